@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import hookspec, testing
-from harness.cli.catalogue import as_data, table_keys
+from harness.cli.catalogue import as_data
 from harness.cli.parser import parser
 from harness.evaluation.checks import BUILD, STAGES, title_of
-from harness.plugins import KINDS, Plugins, load_plugins
+from harness.plugins import Plugins, load_plugins
 from harness.schema import show
-from harness.suite.json_schema import TABLES, Schema, json_schema
+from harness.suite.json_schema import TABLES, Schema, json_schema, keys_of
 from harness_release.file_schemas import file_schemas
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def schemas() -> dict[str, str]:
 def tables_page(plugins: Plugins) -> str:
     """Write every table of a suite with its keys; those without a class are told by the suite's schema."""
     schema: Schema = json_schema(plugins)["properties"]
-    told = as_data([], plugins, table_keys(None), whole=False)["tables"]
+    told = as_data([], plugins, {table: keys_of(cls) for table, cls in TABLES.items()}, whole=False)["tables"]
     lines = ["# Every key of a suite", ""]
     lines += ["Each key with its type and default, and under each table where its keys are explained."]
     others = [f"[{title[0].lower()}{title[1:]}]({_name(page)})" for page, (title, _) in OPTIONS.items()]
@@ -333,7 +333,7 @@ def hooks_page() -> str:
         if name.startswith("harness_"):
             lines += ["", f"## `{name}`", "", "```python", _signature(name, function), "```", ""]
             lines += [prose(inspect.getdoc(function) or "")]
-            lines += _stages() if name == KINDS["check"] else []
+            lines += _stages() if name == "harness_checks" else []
     return "\n".join(lines) + "\n"
 
 

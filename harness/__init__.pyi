@@ -52,7 +52,7 @@ from harness.records.scales import Scale as Scale
 from harness.records.verdicts import Outcome as Outcome
 from harness.records.verdicts import Verdict as Verdict
 from harness.reports.report_json import read_run as read_run
-from harness.reports.training import write_steps as write_steps
+from harness.reports.run_folder import write_steps as write_steps
 
 __all__ = [
     "Adapter",

@@ -107,14 +107,8 @@ class Check(Capabilities):
     leaks: bool = False  # it tells which rows of an evaluation were trained on
 
 
-KINDS: dict[str, type[Capabilities]] = {
-    "loader": Loader,
-    "adapter": Adapter,
-    "trainer": Trainer,
-    "evaluator": Evaluator,
-    "exporter": Exporter,
-    "check": Check,
-}
+_OF: tuple[type[Capabilities], ...] = (Loader, Adapter, Trainer, Evaluator, Exporter, Check)
+KINDS = {kind.__name__.lower(): kind for kind in _OF}
 
 
 def mistakes_of(kind: str, function: Callable[..., Any]) -> Iterator[str]:

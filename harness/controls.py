@@ -18,6 +18,8 @@ Disguise = Callable[[Subject], Subject]
 Make = Callable[[ModelRef], tuple[ModelRef, Disguise | None]]  # the base -> the control, and what stands before it
 ITSELF = "base itself"
 FIX = "claim what it lacks, for instance to be better than the base"
+FOOLED = "It answers nothing, and the gates of the evaluation let it through."
+DISTRUST = "what this evaluation says of answers proves nothing; take another judge, or ask for more than it gave"
 
 
 class NotMade(Exception):
@@ -26,14 +28,18 @@ class NotMade(Exception):
 
 @dataclass(frozen=True)
 class Control:
-    """A negative control: why it must not ship, how it is made, and the plan whose gates it is put through."""
+    """A negative control: why it must not ship, how it is made, and the plan whose gates it is put through.
+
+    An adversary has an `answer` that deserves nothing, before the gates of one `eval`: its plan holds nothing else.
+    """
 
     name: str
     why: str
     plan: Plan
     make: Make
-
-    fix = FIX
+    fix: str = FIX
+    eval: str = ""
+    answer: Callable[[Prompt], str] | None = None
 
 
 def controls_of(plan: Plan, folder: Path) -> list[Control]:
@@ -43,39 +49,24 @@ def controls_of(plan: Plan, folder: Path) -> list[Control]:
     found: dict[str, tuple[str, Make]] = {ITSELF: (itself, lambda base: (replace(base, name=name), None))}
     saboteurs = {p.name: p.function for (kind, _), p in plan.plugins.provided.items() if kind == "saboteur"}
     for label, saboteur in saboteurs.items():
-        found[label] = (_first_line(saboteur), _maker(plan, label, saboteur, folder / label.replace(" ", "-")))
+        out = folder / label.replace(" ", "-")
+        found[label] = (_first_line(saboteur), partial(_sabotaged, plan, label, saboteur, out))
     for label, disguise in {"shuffled answers": Shuffled, "constant answer": Constant}.items():
-        found[label] = (_first_line(disguise), partial(_disguised, name, disguise))
+        found[label] = (_first_line(disguise), partial(_disguised, name, disguise, "disguised"))
     return [Control(label, why, plan, make) for label, (why, make) in found.items()]
 
 
-@dataclass(frozen=True)
-class Adversary:
-    """An answer that deserves nothing, before the gates of one evaluation; `plan` holds nothing else."""
-
-    name: str
-    eval: str
-    answer: Callable[[Prompt], str]
-    plan: Plan
-
-    why = "It answers nothing, and the gates of the evaluation let it through."
-    fix = "what this evaluation says of answers proves nothing; take another judge, or ask for more than it gave"
-
-    def make(self, base: ModelRef) -> tuple[ModelRef, Disguise]:
-        """Return the base under another name and digest, behind the answer."""
-        candidate = replace(base, name=self.plan.candidates[0], digest=f"{self.name}, not {base.digest}")
-        return candidate, partial(Worthless, answer=self.answer)
-
-
-def adversaries_of(plan: Plan) -> list[Adversary]:
+def adversaries_of(plan: Plan) -> list[Control]:
     """Return the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
     found = []
     for name, task in plan.tasks.items():
         answers = task.about.adversaries
         alone = _alone(plan, name)
         if answers and any(g.blocking for g in alone.gates(plan.candidates[0])):
-            made = answers(dict(task.spec.options)).items()
-            found += [Adversary(f"{name}: {label}", name, answer, alone) for label, answer in made]
+            for label, answer in answers(dict(task.spec.options)).items():
+                title, worthless = f"{name}: {label}", partial(Worthless, answer=answer)
+                make = partial(_disguised, plan.candidates[0], worthless, f"{title}, not")
+                found.append(Control(title, FOOLED, alone, make, DISTRUST, name, answer))
     return found
 
 
@@ -93,27 +84,26 @@ def _alone(plan: Plan, evaluation: str) -> Plan:
     return replace(plan, suite=replace(plan.suite, evals=evals, gates=gates), items=items)
 
 
-def _maker(plan: Plan, label: str, saboteur: Callable[..., Any], out: Path) -> Make:
-    def make(base: ModelRef) -> tuple[ModelRef, Disguise | None]:
-        out.mkdir()
-        before = weights_digest(Path(base.path))
-        try:
-            saboteur(Path(base.path), out, seed=plan.suite.about.seed)
-        except UsageError as error:
-            raise NotMade(str(error)) from None
-        if weights_digest(Path(base.path)) != before:
-            raise UsageError(f'saboteur "{label}" changed the base, which all others are compared with')
-        name = plan.candidates[0]
-        if (out / "adapter_config.json").is_file():
-            return replace(base, name=name, adapter=out, digest=f"{base.digest} {weights_digest(out)}"), None
-        return replace(base, name=name, path=str(out), digest=weights_digest(out)), None
+def _sabotaged(
+    plan: Plan, label: str, saboteur: Callable[..., Any], out: Path, base: ModelRef
+) -> tuple[ModelRef, Disguise | None]:
+    out.mkdir()
+    before = weights_digest(Path(base.path))
+    try:
+        saboteur(Path(base.path), out, seed=plan.suite.about.seed)
+    except UsageError as error:
+        raise NotMade(str(error)) from None
+    if weights_digest(Path(base.path)) != before:
+        raise UsageError(f'saboteur "{label}" changed the base, which all others are compared with')
+    name = plan.candidates[0]
+    if (out / "adapter_config.json").is_file():
+        return replace(base, name=name, adapter=out, digest=f"{base.digest} {weights_digest(out)}"), None
+    return replace(base, name=name, path=str(out), digest=weights_digest(out)), None
 
-    return make
 
-
-def _disguised(name: str, disguise: Disguise, base: ModelRef) -> tuple[ModelRef, Disguise]:
+def _disguised(name: str, disguise: Disguise, told: str, base: ModelRef) -> tuple[ModelRef, Disguise]:
     """Return the base under a name and a digest of its own: what stands before it makes it another model."""
-    return replace(base, name=name, digest=f"disguised {base.digest}"), disguise
+    return replace(base, name=name, digest=f"{told} {base.digest}"), disguise
 
 
 def _first_line(thing: Any) -> str:

@@ -58,11 +58,11 @@ class Mistakes:
 
     @contextmanager
     def collecting(self, where: str = "") -> Iterator[None]:
-        """Take what a block raises as UsageError, behind a place where it names none itself, and go on after it."""
+        """Take what a block raises as UsageError, behind a place unless it names that itself, and go on after it."""
         try:
             yield
         except UsageError as error:
-            self.found += [f"{where}: {message}" if where else message for message in error.messages]
+            self.found += [m if m.startswith(where) else f"{where} {m}" for m in error.messages]
 
     def raise_if_any(self) -> None:
         if self.found:
@@ -97,7 +97,6 @@ def disk_full(error: BaseException, folder: Path | None = None) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and what it came of."""
     cause: BaseException | None = error
     for _ in range(20):  # a chain may be a ring
         if cause is not None:

@@ -50,8 +50,8 @@ from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
 from harness.reports import sentence as sentence
 from harness.reports.rows import told_apart as told_apart
+from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import read_rows as read_answers
-from harness.reports.training import LOGS as TRAINING_LOGS
 from harness.stats.tests import cluster_t as cluster_t
 from harness.stats.tests import numbered as numbered
 from harness.stats.tests import wilson as wilson

@@ -21,16 +21,7 @@ from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
 from harness.parts import DISTRIBUTION
 
 HARNESSFILE = "harnessfile.py"
-KINDS = {  # what a table's `use` names -> the hook that provides it
-    "loader": "harness_loaders",
-    "adapter": "harness_adapters",
-    "trainer": "harness_trainers",
-    "evaluator": "harness_evaluators",
-    "exporter": "harness_exporters",
-    "saboteur": "harness_saboteurs",
-    "check": "harness_checks",
-    "workers": "harness_workers",
-}
+KINDS = ("loader", "adapter", "trainer", "evaluator", "exporter", "saboteur", "check", "workers")  # of `use`
 
 
 @dataclass(frozen=True)
@@ -94,7 +85,8 @@ class Plugins:
     def _gather(self) -> dict[tuple[str, str], Provided]:
         mistakes = Mistakes()
         found: dict[tuple[str, str], Provided] = {}
-        for kind, hook in KINDS.items():
+        for kind in KINDS:
+            hook = f"harness_{kind.removesuffix('s')}s"
             for implementation in getattr(self.manager.hook, hook).get_hookimpls():
                 plugin = implementation.plugin_name
                 provided = implementation.function()

@@ -32,7 +32,7 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
     """
     fields = {f.name.rstrip("_"): f for f in dataclasses.fields(cls) if f.name not in given}  # type: ignore[arg-type]
     rest = fields.pop("options", None)
-    hints = _hints(cls)  # type: ignore[arg-type]
+    hints = field_hints(cls)  # type: ignore[arg-type]
     values = {key: value for key, value in given.items() if key in hints}
     options: dict[str, Any] = {}
     wrong: list[tuple[str, str]] = []
@@ -58,7 +58,8 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def field_hints(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by name, read once."""
     return get_type_hints(cls)
 
 
@@ -69,7 +70,7 @@ def takes(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """
     made = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING}
     fields = {f.name: made[f.name]() if f.name in made else f.default for f in dataclasses.fields(cls) if f.init}
-    open_ended, hints = fields.pop("options", None) is not None, _hints(cls)  # type: ignore[arg-type]
+    open_ended, hints = fields.pop("options", None) is not None, field_hints(cls)  # type: ignore[arg-type]
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
         parameters = inspect.signature(function).parameters.values()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.collection.plan import Plan
-from harness.controls import FIX, ITSELF, Adversary, Control, Disguise, NotMade, adversaries_of, controls_of
+from harness.controls import FIX, ITSELF, Control, Disguise, NotMade, adversaries_of, controls_of
 from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evaluation.checks import stage_of
 from harness.gates import contamination
@@ -29,7 +29,6 @@ from harness.records.gates import ships
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample
 from harness.records.verdicts import Outcome, Verdict
-from harness.workers.pool import PATIENCE
 
 SWAPS = 400  # runs of two equal models
 Results = dict[tuple[str, str], Result]  # by subject and eval
@@ -77,10 +76,6 @@ class SelfTest:
     equals: tuple[Equals, ...]
 
     @property
-    def clean(self) -> bool:
-        return self.exit_code is ExitCode.OK
-
-    @property
     def exit_code(self) -> ExitCode:
         """Return 1 where something ships that must not, or equal models are blocked; 6 where one was not judged."""
         judged = [t for t in self.trials if not (t.skipped or t.undecided)]
@@ -91,69 +86,55 @@ class SelfTest:
 
 def selftest(
     path: Path,
+    options: Options | None = None,
     *,
     only: Sequence[str] = (),
-    limit: int | None = None,
-    plugins: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-    on: str = "",
-    patience: float = PATIENCE,
     told: Callable[[Trial], None] = lambda _: None,
     said: Callable[[str], None] = lambda _: None,
 ) -> SelfTest:
     """Put every negative control through a suite in the candidate's place; nothing is exported or counted.
 
-    `only` names some of them, `limit` takes the first rows of every eval, `on` says where they answer, `patience` how
-    many seconds one may be silent there. `told` hears of each trial as it ends, `said` of what it all may cost before.
-    Caps that an evaluator keeps hold for the whole of it. Raises UsageError on mistakes in the suite, on one
-    without candidates or gates, and where an evaluator has nobody to ask.
+    `options` are those of a run, `only` names some of the controls. `told` hears of each trial as it ends, `said` of
+    what it all may cost before. Caps that an evaluator keeps hold for the whole of it. Raises UsageError on mistakes in
+    the suite, on one without candidates or gates, and where an evaluator has nobody to ask.
     """
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as folder:
-        options = Options(
-            out=Path(folder) / "reports",
-            limit=limit,
-            export=False,
-            plugins=tuple(plugins),
-            overrides=tuple(overrides),
-            on=on,
-            patience=patience,
-            counts=False,
-        )
+        options = replace(options or Options(), out=Path(folder) / "reports", export=False, counts=False)
         plan = prepare(path, options)
         if not plan.candidates or not plan.suite.gates:
             raise UsageError(f"{plan.suite.path}: has no candidate or no gate, so there is nothing to test")
         last = plan.suite.exports[0].from_ if plan.suite.exports else plan.candidates[-1]  # the one that ships
         items = tuple(i for i in plan.items if i.subject in (*plan.baselines, last))
         plan = replace(plan, candidates=(last,), items=items)
-        known: list[Control | Adversary] = [*controls_of(plan, Path(folder)), *adversaries_of(plan)]
+        known = [*controls_of(plan, Path(folder)), *adversaries_of(plan)]
         names = [*(c.name for c in known), PLANTED]
         if odd := [name for name in only if name not in names]:
             raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], names)}')
         chosen = [c for c in known if not only or c.name in only]
-        for line in _costs(plan, chosen):
-            said(line)
+        controls = sum(c.answer is None for c in chosen)
+        for name in dict.fromkeys(i.eval for i in plan.items if i.subject in plan.candidates):
+            task, mine = plan.tasks[name], [c.answer for c in chosen if c.answer and c.eval == name]
+            if task.about.estimate and (controls or mine):
+                cost = task.about.estimate(dict(task.spec.options), task.samples or (), controls, mine)
+                said(f"{task.spec.where}: {cost}")
         trials, pairs = list[Trial](), Results()
         kept: dict[str, dict[str, Any]] = {}
         for control in chosen:
             trial, results = _trial(control, options, kept)
             told(trial)
             trials.append(trial)
-            pairs = pairs or (results if isinstance(control, Control) and control.name != ITSELF else {})
+            pairs = pairs or (results if not control.eval and control.name != ITSELF else {})
         planted = _planted(plan)
         if planted != plan and (not only or PLANTED in only):
-            trials.append(_check(planted, options))
+            # The checks, not the gates, see rows that were trained on: no number can tell them.
+            begun, gates = time.monotonic(), planted.suite.gates
+            found = check_suite(planted, options)[0]
+            flags = tuple(f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates))
+            trials.append(
+                Trial(PLANTED, "Training rows stand among the rows of every eval.", flags, time.monotonic() - begun)
+            )
             told(trials[-1])
         return SelfTest(tuple(trials), tuple(_equals(plan, pairs)))
-
-
-def _costs(plan: Plan, chosen: Sequence[Control | Adversary]) -> Iterator[str]:
-    """Yield what evaluators that ask others may have to ask, a line each, as far as they know it."""
-    controls = sum(isinstance(c, Control) for c in chosen)
-    for name in dict.fromkeys(i.eval for i in plan.items if i.subject in plan.candidates):
-        task, mine = plan.tasks[name], [a.answer for a in chosen if isinstance(a, Adversary) and a.eval == name]
-        if task.about.estimate and (controls or mine):
-            told = task.about.estimate(dict(task.spec.options), task.samples or (), controls, mine)
-            yield f"{task.spec.where}: {told}"
 
 
 def _planted(plan: Plan) -> Plan:
@@ -170,10 +151,11 @@ def _planted(plan: Plan) -> Plan:
     return replace(plan, tasks=tasks)
 
 
-def _trial(control: Control | Adversary, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[Trial, Results]:
+def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[Trial, Results]:
     """Put a control through the suite of its plan; return the results too where every evaluation has one."""
     blank = Trial(control.name, control.why, fix=control.fix)
-    execution = begin(control.plan, options, kept)
+    execution = begin(control.plan, options)
+    execution = replace(execution, session=replace(execution.session, kept=kept))
     try:
         ref, disguise = control.make(execution.session.base)
     except NotMade as error:
@@ -212,15 +194,6 @@ def _undecided(verdicts: Sequence[Verdict], plan: Plan, candidate: str) -> str:
         if open_.intersection((*gate.requires, *gate.any_of)):
             open_.add(gate.id)
     return ended[0].why if ended and back and all(v.gate in open_ for v in back) else ""
-
-
-def _check(planted: Plan, options: Options) -> Trial:
-    """Run the checks, not the gates, on rows that were trained on: no number can tell them."""
-    begun = time.monotonic()
-    found, gates = check_suite(planted, options)[0], planted.suite.gates
-    flags = [f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates)]
-    why = "Training rows stand among the rows of every eval."
-    return Trial(PLANTED, why, tuple(flags), time.monotonic() - begun)
 
 
 def _equals(plan: Plan, results: Results) -> Iterator[Equals]:

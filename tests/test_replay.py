@@ -16,7 +16,7 @@ import pytest
 from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.artifacts.digests import digest_of, weights_digest
 from harness.records.samples import Sample, Score
-from harness.release.items import as_kept, scores_of
+from harness.release.export import as_kept, scores_of
 from harness.testing import ROWS, SUITE, TRAIN, Outcome, Project, write_fake
 from harness_release.replay import _difference
 from tests.helpers.exports import edit_gates, reseal

@@ -140,7 +140,7 @@ def test_the_smoke_suite_catches_them_all(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     found = run(Path(__file__).parent.parent / "suites/smoke.toml")
-    assert found.clean
+    assert found.exit_code == 0
     assert {t.name for t in found.trials} == {*NAMES, "untrained adapter"}
     assert not [t.name for t in found.trials if t.skipped]
     assert [e.gate for e in found.equals] == ["chooses better than the base"]

@@ -5,17 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import (
-    command,
-    run_options,
-    with_overrides,
-    with_plugins,
-    with_verbosity,
-    with_workers,
-)
+from harness.cli.options import command, run_options, with_overrides, with_plugins, with_verbosity, with_workers
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 from harness.files import write_text
@@ -30,10 +24,9 @@ HANG = 9  # column at which what selftest says of a model goes on
 
 
 def _check(args: argparse.Namespace) -> int:
-    """`harness check SUITE`: what would go wrong, without training."""
     import time
 
-    from harness.cli.terminal import Terminal
+    from harness.cli.terminal import Terminal, tell_flag
     from harness.pipeline.run import check_suite, prepare
 
     terminal, begun = Terminal(args.v - args.q), time.monotonic()
@@ -49,7 +42,7 @@ def _check(args: argparse.Namespace) -> int:
     if built:
         terminal.preview(built)
     for flag in found:
-        terminal.flag(flag)
+        tell_flag(terminal, flag)
     words = [f.severity for f in found if f.ignored is None]
     counts = {word: words.count(word) for word in ("error", "warning", "note")}
     told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
@@ -80,21 +73,11 @@ def tell_code(terminal: Terminal, plugins: Plugins) -> None:
 
 
 def _selftest(args: argparse.Namespace) -> int:
-    """`harness selftest SUITE`: models that must not ship, through the suite."""
     from harness.cli.screen import Screen
     from harness.selftest import selftest as put_through
 
-    found = put_through(
-        args.suite,
-        only=args.only,
-        limit=args.limit,
-        plugins=args.plugins,
-        overrides=args.overrides,
-        on=args.on,
-        patience=args.patience,
-        told=print_trial,
-        said=lambda line: say(line, sys.stderr),
-    )
+    to_stderr = partial(say, to=sys.stderr)
+    found = put_through(args.suite, run_options(args), only=args.only, told=print_trial, said=to_stderr)
     for equal in found.equals:  # how often a gate blocked and passed two equal models
         rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
         word, style = ("clean", "green") if equal.clean else ("BLOCKS", "bold red")
@@ -109,8 +92,7 @@ def _selftest(args: argparse.Namespace) -> int:
 
 def print_trial(trial: Trial) -> None:
     """Print what became of an impostor: what kept it from shipping, or that nothing did."""
-    from harness.cli.screen import Screen
-    from harness.cli.words import duration
+    from harness.cli.screen import Screen, duration
 
     screen, about = Screen(), f"{trial.name:<32} {duration(trial.seconds):>9}"
     if trial.skipped:

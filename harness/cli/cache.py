@@ -20,7 +20,6 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def _cache(args: argparse.Namespace) -> int:
-    """`harness cache`"""
     from harness.artifacts.kept import KINDS, entries, remove, to_remove
     from harness.files import cache_dir
 

@@ -14,7 +14,6 @@ from harness.errors import RAISES
 from harness.plugins import Plugins, Provided
 from harness.records.metrics import Metric
 from harness.schema import hints_of, kind, options_of, show, with_defaults
-from harness.suite.json_schema import TABLES, keys_of
 from harness.texts.wrapping import paragraphs
 
 Keys = Mapping[str, tuple[Any, Any]]  # type and default, by key
@@ -22,29 +21,20 @@ OTHERS = {"sweep": 'by, alpha, rule, and one option such as "adapter.r"', "merge
 NOTHING = (dataclasses.MISSING, inspect.Parameter.empty)
 
 
-def table_keys(name: str | None) -> dict[str, Keys]:
-    """Return the keys of the suite's tables, or of the one of this name."""
-    return {table: keys_of(cls) for table, cls in TABLES.items() if name in (None, table)}
-
-
-def described(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, Keys], whole: bool) -> Iterator[str]:
+def described(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
     """Yield the lines of a catalogue; `whole` is one of everything, else all is said of what was chosen."""
-    for provided in chosen:
-        yield f"{provided.kind} {provided.name}  ({provided.plugin})"
-        told = inspect.getdoc(provided.function) or ""
-        lines = told.split("\n")[:1] if whole else paragraphs(told)
-        yield from (f"    {line}".rstrip() for line in lines if told)
-        named, open_ended = options_of(provided.function)
-        hints = hints_of(provided.function)
-        for name, parameter in named.items():
-            yield f"    {name}: {_key(hints.get(name, Any), parameter.default)}"
-        if open_ended:
+    for p in told["plugins"]:
+        yield f"{p['kind']} {p['name']}  ({p['plugin']})"
+        lines = p["about"].split("\n")[:1] if whole else paragraphs(p["about"])
+        yield from (f"    {line}".rstrip() for line in lines if p["about"])
+        yield from (f"    {name}: {_key(**option)}" for name, option in p["options"].items())
+        if p["open_ended"]:
             yield "    … and the options of the library behind it"
-        if metrics := _metrics(provided):
-            yield f"    metrics: {', '.join(metrics)}"
+        if p["metrics"]:
+            yield f"    metrics: {', '.join(p['metrics'])}"
     if whole:
         yield "data"
-        yield from (f"    {line}" for line in _sources(plugins))
+        yield from (f"    {line}" for line in told["data"])
         yield "columns"  # of rows, which are understood without `columns =`
         yield "    id, input, target; text or messages in place of them"
         for meant in dict.fromkeys(ALIASES.values()):
@@ -52,16 +42,15 @@ def described(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str,
     for table, words in OTHERS.items() if whole else ():
         yield f"table [{table}]"
         yield f"    {words}"
-    for table, keys in tables.items():
+    for table, keys in told["tables"].items():
         yield f"table [{table}]"
         if whole:
             yield f"    {', '.join(keys)}"
-        for key, (want, default) in keys.items() if not whole else ():
-            yield f"    {key}: {_key(want, default)}"
+        yield from (f"    {key}: {_key(**about)}" for key, about in keys.items() if not whole)
 
 
 def as_data(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, Keys], whole: bool) -> dict[str, Any]:
-    """Return the same as plain data."""
+    """Return a catalogue as plain data: plugins with their options, tables with their keys, and sources of data."""
     found = []
     for p in chosen:
         named, open_ended = options_of(p.function)
@@ -73,19 +62,14 @@ def as_data(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, K
     return {"plugins": found, "tables": keys, "data": list(_sources(plugins)) if whole else []}
 
 
-def _key(want: Any, default: Any) -> str:
-    """Return what a key takes, in words."""
-    if default is None:
-        return f"{kind(want)}, none unless given"
-    return f"{kind(want)}, " + ("required" if _lacks(default) else f"default {show(default)}")
+def _key(type: str, default: Any = None, required: bool = False) -> str:
+    if required:
+        return f"{type}, required"
+    return f"{type}, none unless given" if default is None else f"{type}, default {show(default)}"
 
 
 def _default(value: Any) -> dict[str, Any]:
-    return {"required": True} if _lacks(value) else {"default": value}
-
-
-def _lacks(default: Any) -> bool:
-    return any(default is nothing for nothing in NOTHING)
+    return {"required": True} if any(value is nothing for nothing in NOTHING) else {"default": value}
 
 
 def _metrics(provided: Provided) -> list[str]:

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from harness.cli.screen import Screen
-from harness.cli.words import title
-from harness.errors import UsageError
-from harness.records.run import Run
+from harness.cli.screen import Screen, title
 from harness.records.verdicts import Verdict
-from harness.reports.rows import Listed, Shown, all_rows, changed_rows, failed_rows, lost_and_won
+from harness.reports.rows import Listed, Shown, failed_rows, lost_and_won
 from harness.texts.counts import counted
 from harness.texts.shown import shown
 
 LONGEST = 600  # characters of a text that is shown
-
-
-def flips_of(run: Run, folder: Path) -> list[tuple[Verdict, list[Shown]]]:
-    """Return the rows each gate of a run lost, won or failed; of gates with any.
-
-    Raises UsageError where the folder has other rows.
-    """
-    return [(v, rows) for v in run.verdicts if (rows := changed_rows(run, folder, v))]
 
 
 def print_flips(flips: Sequence[tuple[Verdict, Sequence[Shown]]], most: int) -> None:
@@ -35,15 +23,6 @@ def print_flips(flips: Sequence[tuple[Verdict, Sequence[Shown]]], most: int) -> 
             _print_row(screen, row)
     if not flips:
         screen.line("no row changed between a candidate and the baseline of a gate, and none failed one")
-
-
-def chosen_rows(run: Run, folder: Path, evaluation: str, wrong: bool, most: int | None) -> list[Listed]:
-    """Return rows of one eval or of all, only the `wrong` ones if they are wanted. Raises UsageError at none."""
-    names = [evaluation] if evaluation else dict.fromkeys(r.eval for r in run.reports if r.outcome == "done")
-    found = [all_rows(run, folder, name, wrong=wrong, most=most) for name in names]
-    if not found:
-        raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
-    return found
 
 
 def print_rows(found: Sequence[Listed], most: int, wrong: bool) -> None:

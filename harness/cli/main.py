@@ -49,7 +49,9 @@ def _spellable(words: list[str]) -> list[str]:
 
 def _ended(args: argparse.Namespace) -> int:
     """Run a command; with --json, and in a job of GitHub's, what it prints goes where it can do no harm."""
-    with streams.reserved(documented(args)) as write, _job(args) as args.job:
+    asked = getattr(args, "github", False) or os.environ.get("GITHUB_ACTIONS") == "true"
+    job: AbstractContextManager[Any] = part("job")(args) if asked else nullcontext()  # obeys nothing that models say
+    with streams.reserved(documented(args)) as write, job as args.job:
         code, errors = _concluded(args)
         if args.job:
             args.job.conclude(errors)
@@ -59,12 +61,6 @@ def _ended(args: argparse.Namespace) -> int:
             told = {"format": FORMAT, "command": args.documented, "exit_code": int(code)}
             write(dumps({**told, **getattr(args, "document", {}), **({"errors": errors} if errors else {})}))
         return code
-
-
-def _job(args: argparse.Namespace) -> AbstractContextManager[Any]:
-    """Return the job of GitHub Actions that a command is told to, and that obeys nothing that models say; or None."""
-    asked = getattr(args, "github", False) or os.environ.get("GITHUB_ACTIONS") == "true"
-    return part("job")(args) if asked else nullcontext()
 
 
 def _concluded(args: argparse.Namespace) -> tuple[int, list[str]]:

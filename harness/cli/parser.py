@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness import __version__
-from harness.cli import ahead, cache, project, release, run
+from harness.cli import ahead, cache, project, run
 from harness.cli.options import Parser, with_json
 from harness.errors import RAISES, ExitCode, UsageError, did_you_mean
 
@@ -25,7 +25,7 @@ GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugi
     "start": (project.init,),
     "run": (run.run, ahead.check, "plan", ahead.selftest),
     "look": (run.show, project.explain),
-    "ship": (project.waive, release.verify, "keygen", "sign", "promote"),
+    "ship": (project.waive, project.verify, "keygen", "sign", "promote"),
     "extend": (project.plugins, "schema", cache.cache),
 }
 EXAMPLES = """examples:

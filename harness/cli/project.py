@@ -1,4 +1,4 @@
-"""Commands about a project: `harness init`, `harness plugins`, `harness explain`, `harness waive`."""
+"""Commands about a project and what it ships: `harness init`, `plugins`, `explain`, `waive` and `verify`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import command, with_harnessfile
+from harness.cli.options import PLUGIN_HELP, command, with_harnessfile, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
+from harness.parts import part
 
 EXAMPLES = Path(__file__).parent / "examples"  # a folder a task, of files that are written as they lie there
 ROWS, SCHEMA = ("data/train.jsonl", "data/test.jsonl"), "suite.schema.json"
@@ -49,7 +50,12 @@ def _init(args: argparse.Namespace) -> int:
     for path in paths:
         print(path)
     args.document = {"written": [str(path) for path in paths]}
-    print(f"next: {_from_here(args.folder, suites_of(args.task))}", file=sys.stderr)
+    suites, here = suites_of(args.task), args.folder == Path()
+    commands = [f"harness run {name}" for name in suites]  # several find each other in their folder
+    commands = commands if here else [f"cd {shlex.quote(str(args.folder))}", *commands]
+    if not here and len(suites) == 1:
+        commands = [f"harness run {shlex.quote(str(args.folder / suites[0]))}"]
+    print(f"next: {' && '.join(commands)}", file=sys.stderr)
     return ExitCode.OK
 
 
@@ -58,33 +64,24 @@ def suites_of(task: str) -> list[str]:
     return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
 
 
-def _from_here(folder: Path, suites: Sequence[str]) -> str:
-    """Return the commands that run suites as they are typed outside their folder; several find each other in it."""
-    if folder != Path() and len(suites) == 1:
-        return f"harness run {shlex.quote(str(folder / suites[0]))}"
-    commands = [f"harness run {name}" for name in suites]
-    return " && ".join(commands if folder == Path() else [f"cd {shlex.quote(str(folder))}", *commands])
-
-
 def _plugins(args: argparse.Namespace) -> int:
-    """`harness plugins [NAME]`: what may stand after `use =`, and its options."""
-    from harness.cli.catalogue import as_data, described, table_keys
+    from harness.cli.catalogue import as_data, described
     from harness.plugins import load_plugins
+    from harness.suite.json_schema import TABLES, keys_of
 
     found = load_plugins(args.suite or Path("harness.toml"), args.plugins)
     chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
     chosen.sort(key=lambda p: (p.kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]))
-    tables = table_keys(args.name)
+    tables = {table: keys_of(cls) for table, cls in TABLES.items() if args.name in (None, table)}
     if not chosen and not tables:
         raise UsageError(f'no plugin provides "{args.name}", and no table is called so; see harness plugins')
     args.document = as_data(chosen, found, tables, whole=args.name is None)
-    for line in described(chosen, found, tables, whole=args.name is None):
+    for line in described(args.document, whole=args.name is None):
         say(line)
     return ExitCode.OK
 
 
 def _explain(args: argparse.Namespace) -> int:
-    """`harness explain CODE`: why a check is there."""
     import inspect
 
     from harness.evaluation.checks import BUILD, title_of
@@ -118,7 +115,6 @@ def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
 
 
 def _waive(args: argparse.Namespace) -> int:
-    """`harness waive GATE`: let a gate be broken until a date, in writing."""
     from harness.suite.waivers import waive as add
 
     path, made = add(args.gate, args.reason, args.until, args.suite, args.by)
@@ -156,13 +152,61 @@ def explain(one: argparse.ArgumentParser) -> None:
 
 def waive(one: argparse.ArgumentParser) -> None:
     """let a gate be broken until a date, in writing"""
-    command(
-        one,
-        _waive,
-        'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',
-    )
+    command(one, _waive, 'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31')
     one.add_argument("gate", metavar="GATE", help="the id of a gate")
     one.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken")
     one.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")
     one.add_argument("--suite", type=Path, metavar="SUITE", help="unless only one here or in suites/ has such a gate")
     one.add_argument("--by", metavar="NAME", help="who answers for it; you, unless you say")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from harness.release.policy import read_policy
+    from harness.release.previous import current
+    from harness.release.verify import verify
+
+    if (args.replay is None) != (args.suite is None):
+        raise UsageError("--replay asks the rows of a suite: give both --replay N and --suite SUITE, or neither")
+    last = None
+    with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
+        last = current(args.export)
+    policy = read_policy(args.policy) if args.policy else None
+    found = verify(args.export, policy, recompute=args.recompute, last=last)
+    if found.ok and args.replay is not None:
+        again = part("replay")(args.export, args.suite, args.replay, args.seed, args.plugins)
+        found.notes += again.notes
+        found.ok = not again.differs
+        if again.differs:
+            found.refused = f"replay: {again.differs}"
+        else:
+            found.steps["replay"] = again.says
+    if args.json:
+        args.document = asdict(found)
+    else:
+        for name, told in found.steps.items():
+            say(f"{name}: {told}")
+        for note in found.notes:
+            say(f"note: {note}")
+        if found.ok:
+            say(f"verified: {found.candidate} of suite {found.suite}, root {found.root}")
+    if not found.ok:
+        say(f"refused: {args.export}: {found.refused}", sys.stderr)
+    return ExitCode.OK if found.ok else ExitCode.REFUSED
+
+
+def verify(one: argparse.ArgumentParser) -> None:
+    """check that an export is what passed, without torch and network"""
+    command(
+        one,
+        _verify,
+        "harness verify exports/qa",
+        "harness verify exports/qa --policy policy.toml --recompute",
+        "harness verify exports/qa --replay 20 --suite suite.toml",
+    )
+    one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
+    one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
+    one.add_argument("--recompute", action="store_true", help="judge again from the rows in it; needs numpy and scipy")
+    one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
+    one.add_argument("--suite", type=Path, metavar="SUITE", help="for --replay: your copy of the suite that it passed")
+    one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")
+    with_plugins(one, f"for --replay: {PLUGIN_HELP}")

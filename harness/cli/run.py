@@ -10,14 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.options import (
-    command,
-    run_options,
-    with_overrides,
-    with_plugins,
-    with_verbosity,
-    with_workers,
-)
+from harness.cli.options import command, run_options, with_overrides, with_plugins, with_verbosity, with_workers
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 
@@ -36,7 +29,6 @@ WORST = (  # first what kept a suite from being judged, for the others say nothi
 
 
 def _run(args: argparse.Namespace) -> int:
-    """`harness run SUITE…`"""
     from harness.pipeline.run import prepare
 
     options = run_options(args)
@@ -112,7 +104,6 @@ def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    """`harness show [RUN]`: the report of a run again, or its rows."""
     from harness.reports.report_json import read_run, to_json
     from harness.reports.run_folder import newest
 
@@ -135,17 +126,22 @@ def _show(args: argparse.Namespace) -> int:
 
 def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
     """Print rows: those that gates lost, won or failed, or all rows of an eval."""
-    from harness.cli.flips import chosen_rows, flips_of, print_flips, print_rows
+    from harness.cli.flips import print_flips, print_rows
+    from harness.reports.rows import all_rows, changed_rows
 
     if args.flips:
-        flips = flips_of(report, folder)
+        flips = [(v, rows) for v in report.verdicts if (rows := changed_rows(report, folder, v))]
         gates = [{"gate": v.gate, "candidate": v.candidate, "rows": [asdict(r) for r in rows]} for v, rows in flips]
         args.document = {"run": str(folder), "gates": gates}
         print_flips(flips, args.n)
     else:
-        rows = chosen_rows(report, folder, args.rows or "", args.wrong, None if args.json else args.n)
-        args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in rows}}
-        print_rows(rows, args.n, args.wrong)
+        names = [args.rows] if args.rows else dict.fromkeys(r.eval for r in report.reports if r.outcome == "done")
+        most = None if args.json else args.n
+        found = [all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]
+        if not found:
+            raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
+        args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
+        print_rows(found, args.n, args.wrong)
     return ExitCode.OK
 
 

@@ -1,15 +1,21 @@
-"""A console as we write on it: lines, rules and columns, in which nothing of a text is markup."""
+"""A console as we write on it, in which nothing of a text is markup; numbers and verdicts as a person reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape as unmarked
 
 from harness.cli.streams import on_screen
+from harness.records import words
+from harness.records.verdicts import Outcome, Verdict
 from harness.texts.shown import bounded, shown
 from harness.texts.wrapping import wrapped
+
+SAME = "for the same reason"
+NAMED = 5  # rows that are named where there may be many
 
 
 class Screen:
@@ -22,24 +28,20 @@ class Screen:
 
     @property
     def width(self) -> int | None:
-        """The columns that a line may have, or None where nothing is wrapped."""
+        """The columns that a line may have, or None where nothing is wrapped; a word that is wider stays whole."""
         return self.console.width if self.is_drawn else None
 
     def line(self, text: str, style: str = "", hang: int | None = None) -> None:
         """Print a line; where it is wrapped, the rest of it stands at column `hang`, or two right of its beginning."""
-        for part in self.wrapped(bounded(shown(text)), hang):
+        for part in wrapped(bounded(shown(text)), self.width, hang):
             self.console.print(unmarked(part), style=style or None)
 
     def entry(self, word: str, style: str, text: str, hang: int) -> None:
         """Print a line that begins with a word in a style of its own."""
-        first, *rest = self.wrapped(word + bounded(shown(text)), hang)
+        first, *rest = wrapped(word + bounded(shown(text)), self.width, hang)
         self.console.print(f"[{style}]{unmarked(word)}[/]{unmarked(first[len(word) :])}")
         for part in rest:
             self.console.print(unmarked(part))
-
-    def wrapped(self, text: str, hang: int | None = None) -> list[str]:
-        """Return a line in parts no wider than the screen; a word that is wider stays whole."""
-        return wrapped(text, self.width, hang)
 
     def lines(self, text: str, style: str = "") -> None:
         """Print each line of a text that is one of several, such as a traceback, set off from our own."""
@@ -48,7 +50,7 @@ class Screen:
 
     def rule(self, text: str, style: str = "") -> None:
         """Print a text in the middle of a rule."""
-        for part in self.wrapped(f" {text} ", 1):
+        for part in wrapped(f" {text} ", self.width, 1):
             self.line(part.center(self.console.width, "="), style)
 
     def columns(self, rows: Sequence[Sequence[str]], indent: str = "") -> None:
@@ -72,3 +74,69 @@ class Screen:
             block.append(i)
             taken += 2 + width
         yield block
+
+
+def title(v: Verdict) -> str:
+    """Return the name of a verdict's gate, and in brackets why it does not block by itself."""
+    if v.group:
+        return f'{v.gate} (one of "{v.group}")'
+    if not v.blocking:
+        return f"{v.gate} (warn)"
+    informs = v.outcome is not Outcome.PASS and not v.decides
+    return f"{v.gate} (not what ships)" if informs else v.gate
+
+
+def reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:
+    """Return why each verdict is as it is, a long reason once: gates that no row was put to often share theirs."""
+    whys = [v.why if tests else words.brief(v) for v in verdicts]
+    return [
+        SAME if why == before and v.estimate is None and len(why) > len(SAME) else why
+        for v, why, before in zip(verdicts, whys, ["", *whys], strict=False)
+    ]
+
+
+def some(ids: Sequence[str]) -> str:
+    """Return the first ids as text, with dots for the others."""
+    return ", ".join([*ids[:NAMED], *("…" for _ in ids[NAMED : NAMED + 1])])
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person would: 12.3 s, 4 min 05 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:
+    """Return an interval in brackets after a space, or nothing where a bound is lacking."""
+    return "" if lower is None or upper is None else f" [{write(lower)}, {write(upper)}]"
+
+
+def describe(key: str, value: object) -> str:
+    """Write a fact about a model or a training in words."""
+    label = key.replace("_", " ")
+    if label.endswith("bytes") and isinstance(value, (int, float)):
+        return f"{label.removesuffix('bytes').strip()} {value / 1e6:,.1f} MB".strip()
+    return f"{label} {fact(value)}"
+
+
+def fact(value: object) -> str:
+    """Write a number with four digits that matter, anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def percent(share: float) -> str:
+    """Write a share in percent, with as many digits as it has: 95 %, 97.5 %."""
+    return f"{round(100 * share, 3):g} %"
+
+
+def place(path: str | Path) -> str:
+    """Write a path as short as it can be given from here."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (OSError, ValueError):  # elsewhere, or there is no here
+        return str(path)

@@ -1,31 +1,41 @@
-"""The pytest-like output: one listener among others. Data goes to stdout, and nothing depends on colour."""
+"""The pytest-like output: one listener among others, and the last page, what a run came to.
+
+Data goes to stdout, and nothing depends on colour.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape as unmarked
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.cli.screen import Screen
-from harness.cli.summary import STYLES, Summary, legend, other_bounds, tell_flag
-from harness.cli.words import describe, duration, escape, fact, reasons, some, title
+from harness.cli.screen import Screen, describe, duration, fact, interval, percent, place, reasons, some, title
+from harness.errors import ExitCode
 from harness.hookspec import hookimpl
 from harness.records import words
 from harness.records.findings import Built, Finding
 from harness.records.models import Progress as Sign
-from harness.records.run import Report, Run, Trial
+from harness.records.run import Report, Run, Swept, Trial
 from harness.records.said import endings
 from harness.records.verdicts import Outcome, Verdict
+from harness.reports.sentence import verdict_sentence
 from harness.schema import show
 from harness.texts.counts import counted
-from harness.texts.numbers import number
-from harness.texts.shown import shorten
+from harness.texts.numbers import number, size
+from harness.texts.shown import shorten, shown
 
 IGNORED = -100  # the label of a token that is not learnt
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
 INDENT = " " * 17  # of what is said of a verdict
 QUIET_SECONDS = 30  # between two signs of life where there is no terminal to draw a bar on
+STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
+FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": "dim"}
+REPORTS = ("report.html",)  # what plugins may have written into a run's folder for a person to open
 
 
 class Terminal(Screen):
@@ -94,7 +104,7 @@ class Terminal(Screen):
     def harness_flag(self, run: Run, flag: Finding) -> None:
         self.clear()
         if self.verbosity >= 0:
-            self.flag(flag)
+            tell_flag(self, flag)
 
     @hookimpl
     def harness_trial(self, run: Run, trial: Trial) -> None:
@@ -161,10 +171,6 @@ class Terminal(Screen):
         if self.verbosity > 0:
             self.slices(report)
 
-    def flag(self, flag: Finding) -> None:
-        """Print what a check found: the line, the rows that show it, the way out."""
-        tell_flag(self, flag)
-
     def row(self, run: Run) -> None:
         """Print the first training row as the model sees it, what is learnt between marks."""
         for row in run.shown[:1]:
@@ -187,7 +193,7 @@ class Terminal(Screen):
         claim = f"{title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
         self.entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
         style = "dim" if v.outcome is Outcome.PASS else ""
-        self.line(f"{INDENT}{why}{self.risk(v)}", style, len(INDENT))
+        self.line(f"{INDENT}{why}{other_bounds(v, self.alpha)}", style, len(INDENT))
         for s in v.slices if len(v.slices) > 1 else ():
             open_ = s.outcome is Outcome.FAIL or (s.outcome is not Outcome.PASS and not s.alarm)
             if self.verbosity > 0 or (open_ and s.name != v.driver):
@@ -200,10 +206,6 @@ class Terminal(Screen):
             self.line(f"{INDENT}lost, worst first: {some(v.lost)}", style)
         if v.waiver:
             self.line(f"{INDENT}{v.waiver.says()}", "yellow")
-
-    def risk(self, v: Verdict) -> str:
-        """Return the confidence of a verdict's bounds where it is not what the header says."""
-        return other_bounds(v, self.alpha)
 
     def slices(self, report: Report) -> None:
         for column, values in report.slices.items():
@@ -222,7 +224,7 @@ class Terminal(Screen):
                 *columns, TimeElapsedColumn(), TextColumn("{task.fields[facts]}"), console=self.console, transient=True
             )
             self.bar.start()
-        what, facts = escape(progress.what), escape(facts)
+        what, facts = unmarked(shown(progress.what)), unmarked(shown(facts))
         if self.task is None or progress.what != self.what:
             if self.task is not None:
                 self.bar.remove_task(self.task)
@@ -233,3 +235,156 @@ class Terminal(Screen):
         if self.bar is not None:
             self.bar.stop()
         self.bar, self.task, self.what = None, None, ""
+
+
+class Summary:
+    """The last page of a run. `verbosity`: -1 alone on the screen, 1 with the names of tests and tracebacks."""
+
+    def __init__(self, screen: Screen, run: Run, verbosity: int) -> None:
+        self.screen, self.run, self.verbosity = screen, run, verbosity
+        self.line = screen.line
+
+    def tell(self) -> None:
+        """Print it."""
+        run = self.run
+        if self.verbosity >= 0:
+            self.line("")
+        self.screen.rule("summary")
+        self.table()
+        if run.sweep:
+            self.trials(run.sweep)
+        training = run.facts.get("training")
+        if training and self.verbosity >= 0:
+            said = (describe(k, v) for k, v in training.items() if isinstance(v, (str, int, float)))
+            self.line("training: " + ", ".join(said), hang=10)
+        for flag in run.flags:
+            if flag.severity != "note" or flag.ignored is not None:
+                tell_flag(self.screen, replace(flag, evidence=(), fix=""))
+        for report in run.reports:
+            if report.outcome == "error":
+                self.line(f"ERROR {report.id}: {report.error}", "bold red")
+        self.not_passed()
+        for conclusion in run.conclusions:
+            self.line(conclusion, "bold")
+        for e in (e for e in run.exports if not e.written):
+            self.line(f"not exported: {e.candidate} to {place(e.to)}", "bold red")
+            for reason in e.reasons:
+                self.line(f"  because {reason}")
+        if run.deselected:
+            items = counted(len(run.deselected), "item")
+            self.line(f"{items} deselected")
+        if run.problem:
+            for problem in run.problem.split("\n"):
+                self.line(f"error: {problem}", "bold red")
+        if run.traceback and (self.verbosity > 0 or run.exit_code == ExitCode.INTERNAL):
+            self.screen.lines(run.traceback, "dim")
+        self.ending()
+
+    def not_passed(self) -> None:
+        """Print what did not pass, with what was claimed, and why."""
+        left = [v for v in self.run.verdicts if v.outcome is not Outcome.PASS]
+        if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
+            self.line(legend(self.run.alpha))
+        for v, why in zip(left, reasons(left, tests=self.verbosity > 0), strict=True):
+            claim = f"{v.metric} {v.claim}: ".lstrip() if v.estimate is not None else ""
+            why += other_bounds(v, self.run.alpha)
+            self.line(f"{v.outcome} {v.candidate}: {title(v)}: {claim}{why}", STYLES[v.outcome])
+            if v.waiver:
+                self.line(f"  {v.waiver.says()}", "yellow")
+
+    def ending(self) -> None:
+        """Print the last lines: outcomes, time and exit code, what was decided, and where things are."""
+        run = self.run
+        waived = any(v.waived for v in run.verdicts)
+        style = "green" if run.exit_code == ExitCode.OK and not waived else "bold red"
+        style = "yellow" if run.exit_code == ExitCode.OK and waived else style
+        self.screen.rule(f"{outcomes(run.verdicts)} in {duration(run.seconds)} · exit {int(run.exit_code)}", style)
+        self.line(verdict_sentence(run), style if style == "yellow" else f"bold {style.split()[-1]}")
+        for e in run.exports:
+            if e.written:
+                what = f"{size(e.bytes)}, weights {e.digest[:12]}"
+                self.line(f"exported {e.candidate} to {place(e.to)} ({what})")
+        for name in REPORTS if run.folder else ():
+            if (there := Path(run.folder) / name).is_file():
+                self.line(f"report   {place(there)}", hang=9)
+        if run.folder:
+            self.line(f"run      {place(run.folder)}", hang=9)
+
+    def table(self) -> None:
+        """Print every metric with one column a subject."""
+        done = [r for r in self.run.reports if r.outcome != "skipped"]
+        subjects = list(dict.fromkeys(r.subject for r in done))
+        if not subjects:
+            return
+        cells = {(r.eval, m, r.subject): number(v) for r in done for m, v in r.metrics.items()}
+        rows = [["metric", *subjects]]
+        for evaluation, metric in dict.fromkeys((e, m) for e, m, _ in cells):
+            rows.append([f"{evaluation}.{metric}", *(cells.get((evaluation, metric, s), "–") for s in subjects)])
+        self.screen.columns(rows)
+
+    def trials(self, sweep: Swept) -> None:
+        """Print a sweep's trials, the chosen one marked."""
+        best = sweep.rule == "best"
+        rule = "the best mean is taken" if best else f"each step tested at alpha {sweep.alpha:g}"
+        self.line(f"sweep of {sweep.key} on {sweep.rows} select rows, {rule}:")
+        before = f"against the {'best' if best else 'one'} before"
+        rows = [[f"  {sweep.key}", sweep.by, before, "p", "parameters", "training"]]
+        for t in sweep.trials:
+            mark = ">" if sweep.chosen is not None and t.value == sweep.chosen else " "
+            metric = number(t.metric) + interval(t.lower, t.upper, number)
+            write = sweep.shown
+            change = "–" if t.change is None else write(t.change) + interval(t.change_lower, t.change_upper, write)
+            seconds = "–" if t.seconds is None else duration(t.seconds)
+            parameters = "–" if t.parameters is None else f"{t.parameters:,}"
+            p = "–" if t.p is None else f"{t.p:.2g}"
+            seconds += " (earlier)" if t.reused else ""
+            rows.append([f"{mark} {show(t.value)}", metric, change, p, parameters, seconds])
+        rows += [[f"  {show(value)}", "not tried", "", "", "", ""] for value in sweep.values[len(sweep.trials) :]]
+        self.screen.columns(rows)
+
+
+def tell_flag(screen: Screen, flag: Finding) -> None:
+    """Print what a check found: the line, the rows that show it, the way out."""
+    word, hang = "ignored" if flag.ignored is not None else flag.severity, 11
+    screen.line(f"  {word:<8} {flag.name}: {flag.what}", FLAG_STYLES[word], hang)
+    if flag.ignored is not None:
+        screen.line(f"           {flag.ignored}", "dim", hang)
+        return
+    for line in flag.evidence:
+        screen.line(f"           {line}", "dim", hang)
+    if flag.fix:
+        screen.line(f"           fix: {flag.fix}", hang=hang)
+
+
+def legend(alpha: float) -> str:
+    """Return what the brackets in a report are."""
+    return f"[a, b]  each bound holds at {percent(1 - alpha)}, one-sided"
+
+
+def other_bounds(v: Verdict, alpha: float) -> str:
+    """Return the confidence of a verdict's bounds where the suite's alpha is not theirs."""
+    bounded = (v.lower is not None or v.upper is not None) and v.method not in ("point", "failures counted")
+    return f"; bounds at {percent(1 - v.alpha)}" if v.alpha and v.alpha != alpha and bounded else ""
+
+
+def outcomes(verdicts: Iterable[Verdict]) -> str:
+    """Return how many verdicts came to what: what holds nothing up is counted apart, with the reason."""
+    verdicts = list(verdicts)
+    parts = [f"{n} {o}" for o, n in _tally(v for v in verdicts if v.outcome is Outcome.PASS or v.holds_up)]
+    for why in ("waived", "warn", "any_of", "not what ships"):
+        parts += [f"{n} {o} ({why})" for o, n in _tally(v for v in verdicts if _idle(v) == why)]
+    return ", ".join(parts) or "nothing was gated"
+
+
+def _idle(v: Verdict) -> str:
+    """Return why a verdict that is no PASS holds nothing up, or nothing."""
+    if v.outcome is Outcome.PASS or v.holds_up:
+        return ""
+    if v.waived:
+        return "waived"
+    return "any_of" if v.group else "not what ships" if v.blocking else "warn"
+
+
+def _tally(verdicts: Iterable[Verdict]) -> Iterator[tuple[Outcome, int]]:
+    found = [v.outcome for v in verdicts]
+    yield from ((o, found.count(o)) for o in Outcome if o in found)

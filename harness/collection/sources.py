@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.collection.context import Context
-from harness.data.pairs import to_judged_rows
-from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_training_rows
+from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_judged_rows, to_training_rows
 from harness.internals import schema
 from harness.records.frozen import isolated
 from harness.suite.tables import Eval, Train
@@ -39,7 +38,7 @@ class Sources:
         """Return the rows that an evaluator brings itself, once it may be slow to read them, or None."""
         if not self.context.remote:
             return None
-        with self.context.mistakes.collecting(spec.where):
+        with self.context.mistakes.collecting(f"{spec.where}:"):
             rows: list[dict[str, Any]] = isolated(brings(isolated(dict(spec.options)), self.context.suite.path.parent))
             if not rows:
                 self.context.mistakes.add(spec.where, f'"{spec.use}" has no rows; an empty evaluation proves nothing')

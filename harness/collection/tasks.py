@@ -207,7 +207,7 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
         if told.found or not able.check_rows:
             return samples
         try:
-            with context.mistakes.collecting(spec.where):
+            with context.mistakes.collecting(f"{spec.where}:"):
                 able.check_rows(isolated(samples), isolated(dict(spec.options)), context.suite.path.parent)
                 return samples
         except ModuleNotFoundError as error:

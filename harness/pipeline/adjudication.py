@@ -11,8 +11,7 @@ from harness.collection.plan import Item, Plan
 from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.gates.eligibility import unjudged
-from harness.pipeline.ledger import Ledger, Standing
-from harness.pipeline.looks import look_of, tells
+from harness.pipeline.ledger import Ledger, Standing, look_of, tells
 from harness.records.about import Note
 from harness.records.gates import Gate
 from harness.records.samples import Result
@@ -55,14 +54,6 @@ class Adjudicator:
     def verdicts(self) -> tuple[Verdict, ...]:
         """All verdicts that were given, in their order: what may ship is read from these alone."""
         return tuple(self.said.values())
-
-    def leave_out(self, leaks: contamination.Leaks | None) -> None:
-        """Take note of the rows that leak; None where the check could not look."""
-        self.leaks = leaks
-
-    def take(self, item: Item, result: Result) -> None:
-        """Take the result of an evaluation, which `after` judges."""
-        self.results[item.subject, item.eval] = result
 
     def after(self, item: Item) -> tuple[Verdict, ...]:
         """Return the verdicts that can be given now that an evaluation of a candidate ended, well or not."""
@@ -154,17 +145,12 @@ class Adjudicator:
     def decided(self, item: Item, result: Result) -> bool:
         """Return whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
         gates = [g for g in self.plan.gates(item.subject, item.eval) if g.eval == item.eval]
-        self.presume(item, result.digest)
+        key = item.subject, item.eval
+        if self.ledger and key not in self.guesses:  # which attempt it will be; the ledger is asked once for each
+            with self.ledger.locked():
+                self.guesses[key] = self.ledger.standing(look_of(self.plan, *key, result.digest, self.base, None))
         verdicts = [self.verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
-
-    def presume(self, item: Item, weights: str) -> None:
-        """Find out which attempt an evaluation will be that goes on; the ledger is asked once for each."""
-        key = item.subject, item.eval
-        if self.ledger and key not in self.guesses:
-            with self.ledger.locked():
-                look = look_of(self.plan, *key, weights, self.base, None)
-                self.guesses[key] = self.ledger.standing(look)
 
     def number(self, gate: Gate, candidate: str) -> int:
         """Return which attempt a gate is judged as: at its rows, and at those of the gates that share its risk."""
@@ -179,17 +165,8 @@ class Adjudicator:
         task = self.plan.tasks[gate.eval]
         baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
         samples = task.samples or ()
-        ask = partial(
-            judge,
-            gate,
-            task.metrics.get(gate.metric_name),
-            result or self.results.get((candidate, gate.eval)),
-            baseline,
-            samples,
-            alpha,
-            name=candidate,
-            columns=task.spec.slices,
-        )
+        metric, ours = task.metrics.get(gate.metric_name), result or self.results.get((candidate, gate.eval))
+        ask = partial(judge, gate, metric, ours, baseline, samples, alpha, name=candidate, columns=task.spec.slices)
         if not gate.clean_only:
             return ask()
         return contamination.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha)

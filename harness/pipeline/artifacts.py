@@ -27,9 +27,9 @@ from harness.records.findings import Finding
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Progress, Subject
 from harness.release import conversions
-from harness.release.seal import sealed
+from harness.release.conversions import sealed
 from harness.reports.report_json import dumps
-from harness.reports.training import LOGS, read_steps
+from harness.reports.run_folder import LOGS, read_steps
 from harness.suite.tables import MERGES, Export
 from harness.texts.counts import counted
 
@@ -129,7 +129,7 @@ def make_copy(run: Execution, parent: ModelRef, declared: Export) -> ModelRef:
         out = Artifacts(run.session).copy(declared, parent)
         with _making(run, out):
             ref = conversions.make(declared, parent, exporter, out, run.session.progress)
-        run.record.found.facts[declared.name] = dict(conversions.facts_of(out))
+        run.record.found.facts[declared.name] = read_facts(out / conversions.NOTE)
         return ref
 
 

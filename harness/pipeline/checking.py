@@ -24,7 +24,6 @@ from harness.records.findings import Built, Finding
 from harness.records.run import Segment, ShownRow
 from harness.reports.report_json import made
 from harness.schema import show
-from harness.suite.tables import Sweep
 from harness.texts.shown import whole
 from harness.workers.loading import load_now
 from harness.workers.local import PYTHON
@@ -44,20 +43,16 @@ def check_suite(collection: Plan, options: Options) -> tuple[list[Finding], Buil
 
 def before_training(session: Session) -> tuple[list[Finding], Built | None]:
     """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any."""
-    suite = session.suite
+    suite, sweep = session.suite, session.suite.sweep
     found = contamination.softened(session.checks.run("data", **_data(session)), suite.gates)
     each = zip(trials(session.collection), session.opened.trials, strict=True)
     built = [_built(session, trial, adapter) for trial, adapter in each]
-    return found + tell_apart(suite.sweep, [flags for flags, _ in built]), built[0][1]
-
-
-def tell_apart(sweep: Sweep | None, each: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """Return what was found of all trials once, and before what was found of some of them which those are."""
-    found = [flag for flag in each[0] if all(flag in others for others in each)]
-    for value, flags in zip(sweep.values if sweep else (), each, strict=False):
+    # What was found of all trials is told once, and before what was found of some of them which those are.
+    told = [flag for flag in built[0][0] if all(flag in others for others, _ in built)]
+    for value, (flags, _) in zip(sweep.values if sweep else (), built, strict=False):
         what = f"with {sweep.option} = {show(value)}: " if sweep else ""
-        found += [replace(flag, what=what + flag.what) for flag in flags if flag not in found]
-    return found
+        told += [replace(flag, what=what + flag.what) for flag in flags if flag not in told]
+    return found + told, built[0][1]
 
 
 def recalled_before_training(run: Execution) -> list[Finding]:
@@ -105,7 +100,7 @@ def look_at_data(run: Execution) -> list[Finding]:
     codes = [p.name for stage in ("data", "trainer") for p in run.session.checks.of(stage)]
     with run.record.stage("checks", f"{len(codes)} of the data and of what will be trained on"):
         found = recalled_before_training(run)
-        run.adjudicator.leave_out(contamination.leaks_of(found))
+        run.adjudicator.leaks = contamination.leaks_of(found)
         if any(g.clean_only for g in run.suite.gates):
             run.lock()
         return found
@@ -132,12 +127,10 @@ def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> S
             record.add(one)
     if not (errors := [one.code for one in found if one.counts]):
         return None
-    why = f"{len(errors)} error findings of the checks; harness explain {errors[0]} says why"
-    return Stop(code, why)
+    return Stop(code, f"{len(errors)} error findings of the checks; harness explain {errors[0]} says why")
 
 
 def _data(session: Session) -> dict[str, Any]:
-    """Return what checks of the data see."""
     model, plugins = session.suite.model, session.collection.plugins
     load: Callable[..., Any] = partial(plugins.find("loader", model.use).function, **model.options)
     if PYTHON in model.options:

@@ -34,7 +34,7 @@ from harness.records.models import ModelRef
 from harness.records.run import Run, Swept, Trial
 from harness.records.samples import Result, Sample
 from harness.records.verdicts import Outcome, Verdict
-from harness.reports.training import LOGS, read_steps
+from harness.reports.run_folder import LOGS, read_steps
 from harness.schema import show
 from harness.suite.tables import Sweep
 

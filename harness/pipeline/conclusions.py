@@ -174,21 +174,9 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
     if isinstance(case, Unjudgeable):
         return None
     whole = hypothesis_on(case, case.rows)
-    rows = changed_rows(whole)
-    found = Change(
-        task.spec.name,
-        metric.name,
-        whole.baseline,
-        whole.value,
-        len(whole.ours),
-        rows.won_count,
-        rows.lost_count,
-        rows.won,
-        rows.lost,
-        scale=metric.scale,
-        before=theirs.subject,
-        after=ours.subject,
-    )
+    rows, values = changed_rows(whole), (whole.baseline, whole.value, len(whole.ours))
+    found = Change(task.spec.name, metric.name, *values, rows.won_count, rows.lost_count, rows.won, rows.lost)
+    found = replace(found, scale=metric.scale, before=theirs.subject, after=ours.subject)
     if ours.order or theirs.order:
         return found
     try:
@@ -207,7 +195,9 @@ def _words(change: Change, step: str) -> str:
         return ""
     values = f"{number(c.theirs)} to {number(c.ours)}"
     sure = c.lower is not None and c.upper is not None and (c.lower > 0 or c.upper < 0)
-    bounds = f", {_figure(c, c.estimate)} [{_figure(c, c.lower)}, {_figure(c, c.upper)}]" if c.lower is not None else ""
+    bounds = ""
+    if c.estimate is not None and c.lower is not None and c.upper is not None:
+        bounds = f", {c.written(c.estimate)} [{c.written(c.lower)}, {c.written(c.upper)}]"
     if not c.is_share and (not sure or number(c.theirs) == number(c.ours)):
         return ""
     if not sure:
@@ -216,10 +206,3 @@ def _words(change: Change, step: str) -> str:
     if c.lost > c.won:
         return f"{step} cost {name} {c.lost} row{'s' if c.lost != 1 else ''} and won {c.won} ({values}{bounds})"
     return f"{step} won {name} {c.won} row{'s' if c.won != 1 else ''} and cost {c.lost} ({values}{bounds})"
-
-
-def _figure(change: Change, x: float | None) -> str:
-    """Write a difference as its kind of metric is; that of a perplexity is told by its logarithm."""
-    if x is None:
-        return "nan"
-    return change.written(x)

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from harness.artifacts.reads import beside
 from harness.collection.plan import Plan
@@ -29,7 +28,7 @@ from harness.reports.run_folder import RunFolder
 MOST_SHOWN = 5  # names of files
 
 
-def begin(collection: Plan, options: Options, kept: dict[str, dict[str, Any]] | None = None) -> Execution:
+def begin(collection: Plan, options: Options) -> Execution:
     """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
     record, checks = Record(collection), checks_of(collection, options)
     if options.limit:
@@ -38,7 +37,7 @@ def begin(collection: Plan, options: Options, kept: dict[str, dict[str, Any]] | 
         record.found.part = "a part of the suite proves nothing about the whole"
     record.tell("harness_run_start")
     with record.stage("preflight", "configuration, tokenizer, lengths"):
-        session = open_collection(collection, options, checks, kept)
+        session = open_collection(collection, options, checks)
         record.found.warnings += [told for told in session.collection.warnings if told not in collection.warnings]
         return execution_of(session, record)
 
@@ -86,25 +85,19 @@ def _placed(run: Execution) -> Execution:
     found.facts["model"] = {"path": suite.model.path, **opened.source.facts}
     found.digests |= {"base": opened.source.digest, **{name: s.digest for name, s in opened.others.items()}}
     found.digests |= {name: ref.digest for name, ref in opened.releases.items()}
-    _tell_what_stays(run)
+    # What lies beside models that something is made of, or that are to ship, and would be another one, stays behind.
+    named = suite.candidate and (suite.candidate.adapter or suite.candidate.merged)
+    folders = [Path(opened.source.path)] if suite.merges or suite.trains else []
+    for place in [*folders, *([suite.resolve(named)] if named else [])]:
+        if others := beside(place) if place.is_dir() else []:
+            more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
+            shown = ", ".join(others[:MOST_SHOWN]) + more
+            record.warn(f'"{place}": beside the model lie {shown}, which it is not read from; they stay behind')
     if options.counts and not options.select:
         run.adjudicator.ledger = Ledger.here(record.warn)
         run.adjudicator.ledger.lines()  # a line that was lost is told before anything is measured
     run.lock()
     return replace(run, session=replace(run.session, responses=remembered(options, record.warn)))
-
-
-def _tell_what_stays(run: Execution) -> None:
-    """Warn of what lies beside the models that something is made of, or that are to ship, and would be another one."""
-    suite = run.suite
-    named = suite.candidate and (suite.candidate.adapter or suite.candidate.merged)
-    folders = [Path(run.session.opened.source.path)] if suite.merges or suite.trains else []
-    for folder in [*folders, *([suite.resolve(named)] if named else [])]:
-        others = beside(folder) if folder.is_dir() else []
-        if others:
-            more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
-            shown = ", ".join(others[:MOST_SHOWN]) + more
-            run.record.warn(f'"{folder}": beside the model lie {shown}, which it is not read from; they stay behind')
 
 
 def _finish(run: Execution) -> Run:

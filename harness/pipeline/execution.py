@@ -83,7 +83,7 @@ class Execution:
             self._hear(models)
             return self.crashed(item, error, time.monotonic() - begun)
         self._hear(models)
-        self.adjudicator.take(item, result)
+        self.adjudicator.results[item.subject, item.eval] = result
         earlier = record.answers.get((item.subject, item.eval))  # what is asked now is asked of a judge
         assert task.samples is not None and self.session.folder  # preflight read what was remote
         remarks = capabilities.Evaluator.of(task.function).remarks

@@ -3,6 +3,10 @@
     attempts.jsonl       a line a look; HARNESS_LEDGER names another file
     attempts/<sha256>    what the rows of a look ask, a line a row
 
+A look is what one evaluation tells of a candidate: its weights, what its rows ask, and what they scored. A row is known
+by what it asks (`harness.data.identity`), not by its id, its place or which eval of which suite asked it, so that a
+question is recognised when it is put again in other words. See docs/decisions/0061-attempts.md.
+
 Each line has the digest of what it says and of the last lines before it, so that none can be lost or changed without a
 trace; two ledgers that went on from one are joined by putting their lines into one file. What was there when a release
 was judged stands in its evidence.
@@ -10,23 +14,26 @@ was judged stands in its evidence.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.artifacts.attestation import LEDGER_FORMAT
+from harness.collection.plan import Plan, Task
 from harness.errors import UsageError
 from harness.files import append_line, cache_dir, exclusive, lines_of, write_text
-from harness.pipeline.looks import Look, Row, meets, rows_read, rows_text
+from harness.records.samples import Result
 from harness.records.verdicts import Verdict
 from harness.suite.tables import Suite
 
@@ -36,6 +43,87 @@ DIGITS = 16  # hex digits of a line's digest that evidence tells
 AGAIN = "earlier attempts are then not known here"
 HEAD = ("format", "id", "after", "time")  # what every line has
 TEXTS = ("place", "role", "weights", "base", "project", "rows", "scores", "continues")  # that are read again
+Role = Literal["adapter", "merged", "conversion"]  # of a candidate: models of one are attempts at the same question
+Row = tuple[str, ...]  # the keys of one row
+SHARE = 10  # rows are met again when one in so many of the smaller set is
+ROOTS = (".git", "pyproject.toml")  # what lies in the folder of a project
+
+
+@dataclass(frozen=True)
+class Look:
+    """One evaluation of one candidate; `scores` by row, empty as long as they are not known.
+
+    `base` is the digest of the model it was made of, `project` that of rows which every project has, `most` how many
+    rows there will ever be, where that is declared.
+    """
+
+    role: Role
+    weights: str
+    rows: frozenset[Row]
+    scores: Mapping[Row, Sequence[str]] = dataclasses.field(default_factory=dict)
+    base: str = ""
+    project: str = ""
+    most: int | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the set of rows: of the file that holds it."""
+        return hashlib.sha256(rows_text(self.rows).encode()).hexdigest()
+
+    def scored(self, rows: frozenset[Row] | None = None) -> str:
+        """Return the digest of the scores, of some of the rows or of all; empty where they are not known."""
+        if not self.scores:
+            return ""
+        chosen = self.rows if rows is None else rows
+        return _sha256(sorted([*row, *self.scores.get(row, ())] for row in chosen))
+
+
+def look_of(plan: Plan, candidate: str, name: str, weights: str, base: str, result: Result | None) -> Look:
+    """Return what an eval tells of a candidate, or would tell."""
+    task = plan.tasks[name]
+    project = project_of(plan.suite.path) if task.brings_rows else ""
+    rows, scores = frozenset(filter(None, task.keys)), scores_of(task, result) if result else {}
+    role: Role = "conversion" if candidate in plan.suite.copies else "merged"
+    role = "adapter" if candidate == "adapter" else role
+    return Look(role, weights, rows, scores, base, project, task.spec.rows_at_most)
+
+
+def tells(task: Task) -> bool:
+    """Return whether an eval tells of a candidate by rows, gated or not: all do but those that count."""
+    return any(not m.is_count for m in task.metrics.values()) and any(task.keys)
+
+
+def scores_of(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
+    """Return what each row scored, whatever rows and metrics are called; labels stand beside every row."""
+    scores = {s.id: s for s in result.scores}
+    labels = [_sha256(dataclasses.asdict(found)) for found in result.labels]
+    found: dict[Row, list[str]] = {}
+    for sample, row in zip(task.samples or (), task.keys, strict=True):
+        if row and (score := scores.get(sample.id)) is not None:
+            found.setdefault(row, []).extend(sorted(repr(float(v)) for v in score.values.values()))
+    return {row: (*sorted(values), *labels) for row, values in found.items()}
+
+
+def meets(one: frozenset[Row], other: frozenset[Row]) -> bool:
+    """Return whether two sets of rows have so many in common that a look at one tells of the other."""
+    small, large = sorted((one, other), key=len)
+    keys = {key for row in large for key in row}
+    return bool(small) and SHARE * sum(not keys.isdisjoint(row) for row in small) >= len(small)
+
+
+def project_of(suite: Path) -> str:
+    """Return the name of the project that a suite lies in: of the folder with its repository, or its own."""
+    folder = suite.absolute().parent
+    return next((f.name for f in (folder, *folder.parents) if any((f / r).exists() for r in ROOTS)), folder.name)
+
+
+def rows_text(rows: Iterable[Row]) -> str:
+    """Write rows as a file holds them, the keys of one on a line, sorted."""
+    return "".join(f"{' '.join(row)}\n" for row in sorted(rows))
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -105,7 +193,9 @@ class Ledger:
         near = [line for line in self.looks() if line["role"] == look.role and self._counts(line, look)]
         foreign = [line for line in near if line["base"] and look.base and line["base"] != look.base]
         near = [line for line in near if line not in foreign]
-        first = self._roots()
+        first: dict[str, str] = {}  # the attempt of each look: the first of those that went on from each other
+        for line in self.looks():
+            first[line["id"]] = first.get(line["continues"], line["id"])
         roots = list(dict.fromkeys(first[line["id"]] for line in near))
         number, same = len(roots) + 1, None
         for line in near:
@@ -125,7 +215,8 @@ class Ledger:
         if standing.line:
             return
         told = {
-            "place": place_of(suite.path),
+            # A file with its folder tells copies of a project apart, and no more of the machine.
+            "place": f"{suite.path.absolute().parent.name}/{suite.path.name}",
             "suite": suite.name,
             "suite_digest": suite.digest,
             "candidate": candidate,
@@ -200,13 +291,6 @@ class Ledger:
                 found = line
         return found
 
-    def _roots(self) -> dict[str, str]:
-        """Return the attempt of each look: the first of those that went on from each other."""
-        found: dict[str, str] = {}
-        for line in self.looks():
-            found[line["id"]] = found.get(line["continues"], line["id"])
-        return found
-
     def _stages(self, line: Mapping[str, Any]) -> list[int]:
         """Return the rows of a look and of those that it goes on from, the first of them first."""
         by_id, found = {x["id"]: x for x in self.looks()}, [int(line["n"])]
@@ -222,7 +306,7 @@ class Ledger:
             except OSError:
                 data = b""
             whole = hashlib.sha256(data).hexdigest() == rows
-            self._rows[rows] = rows_read(data.decode()) if whole else None
+            self._rows[rows] = frozenset(tuple(line.split()) for line in data.decode().splitlines()) if whole else None
         return self._rows[rows]
 
     # -- lines -------------------------------------------------------------------------------------
@@ -269,12 +353,6 @@ class Ledger:
 
     def _unwritable(self, error: OSError) -> UsageError:
         return UsageError(f"{self.path}: attempts cannot be written down: {error.strerror}; nothing was exported")
-
-
-def place_of(suite: Path) -> str:
-    """Return a suite's file with its folder, which tells copies of a project apart and no more of the machine."""
-    path = suite.absolute()
-    return f"{path.parent.name}/{path.name}"
 
 
 def attempts_said(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[Standing]) -> list[str]:

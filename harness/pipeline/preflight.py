@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -47,7 +46,9 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     """
     needs.check(plan)
     suite, find = plan.suite, plan.plugins.find
-    if _remote(plan):
+    trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()
+    sources = [*trained, *(s or "" for e in suite.evals for s in (e.data, e.select, e.fewshot_data))]
+    if any(map(is_remote, sources)) or any(t.brings_rows for t in plan.tasks.values()):
         read = collect(suite, plan.plugins, remote=True, limit=limit, selecting=plan.selecting)
         plan = replace(read, items=plan.items, deselected=plan.deselected)
     mistakes = Mistakes()
@@ -59,24 +60,30 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
     has = "adapter" in plan.candidates
     made = [_adapter(t, source, mistakes, known) if has else None for t in trials(plan)]
     candidate = _candidate(plan, source, made[0], mistakes)
-    releases, lacking = _releases(plan, source, made[0], mistakes)
+    releases, lacking = dict[str, ModelRef](), dict[str, str]()  # baselines that were released, or are not there yet
+    for name, baseline in suite.subjects.items():
+        with mistakes.collecting(f"{baseline.where}:"):
+            if baseline.released and (why := release_error(suite, baseline)):
+                lacking[name] = why
+            elif baseline.released:
+                releases[name] = open_release(suite, name, source, made[0], partial(open_folder, plan))
     for export in suite.exports:
         if taken := destination_error(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
         if checks := capabilities.Exporter.of(find("exporter", export.use).function).check:
-            with _told(mistakes, f"{export.where}:"):
+            with mistakes.collecting(f"{export.where}:"):
                 checks(Path((candidate or source).path), dict(export.options))
     for task in plan.tasks.values():
         checks = capabilities.Evaluator.of(task.function).check
         if checks and any(i.eval == task.spec.name for i in plan.items):
-            with _told(mistakes, f"{task.spec.where}:"):
+            with mistakes.collecting(f"{task.spec.where}:"):
                 checks(dict(task.spec.options), suite.path.parent, suite.model.path)
     trains = suite.train if suite.trains and not known else None
     if trains and (checks := capabilities.Trainer.of(find("trainer", trains.use).function).check):
         for trial, one in zip(trials(plan), made, strict=True):
             table = trial.suite.train or trains
             beside = {"adapter": one} if schema.wants(checks, "adapter") else {}
-            with _told(mistakes, table.where):
+            with mistakes.collecting(table.where):
                 checks(**table.given, **beside)
     if not known:
         _lengths(plan, source, mistakes)
@@ -137,17 +144,10 @@ def _content(source: Source) -> str | None:
     return keys.of_folder(folder, source.digest) if folder.is_dir() else None
 
 
-def _remote(plan: Plan) -> bool:
-    train = plan.suite.train
-    trained = (*train.sources, train.validation_data or "") if train else ()
-    sources = [*trained, *(s or "" for e in plan.suite.evals for s in (e.data, e.select, e.fewshot_data))]
-    return any(map(is_remote, sources)) or any(t.brings_rows for t in plan.tasks.values())
-
-
 def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
     """Make the adapter, and check all of it that needs no model."""
     table, use = plan.suite.adapter, plan.suite.model.use
-    with _told(mistakes, table.where if table else str(plan.suite.path)):
+    with mistakes.collecting(table.where if table else str(plan.suite.path)):
         made = make_adapter(plan)
         if made.quantization and "4-bit" in capabilities.Loader.of(plan.plugins.find("loader", use).function).lacks:
             what = f'stands on a base in 4 bits, which "{use}" does not load'
@@ -176,7 +176,7 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
     if declared is None:
         return None
     loader = capabilities.Loader.of(plan.plugins.find("loader", suite.model.use).function)
-    with _told(mistakes, declared.where):
+    with mistakes.collecting(declared.where):
         if declared.merged:
             # What a server serves has a name, not a folder.
             path = declared.merged if loader.remote else str(suite.resolve(declared.merged))
@@ -217,32 +217,6 @@ def open_folder(plan: Plan, path: str) -> Source:
     """Open a model that was made of the suite's."""
     options = {k: v for k, v in plan.suite.model.options.items() if k not in ("sha256", "revision")}
     return _open(plan, plan.suite.model.use, path, options)
-
-
-def _releases(
-    plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mistakes
-) -> tuple[dict[str, ModelRef], dict[str, str]]:
-    """Open the baselines that were released, and say which are not there yet."""
-    found: dict[str, ModelRef] = {}
-    lacking: dict[str, str] = {}
-    for name, baseline in plan.suite.subjects.items():
-        if not baseline.released:
-            continue
-        with _told(mistakes, f"{baseline.where}:"):
-            if why := release_error(plan.suite, baseline):
-                lacking[name] = why
-            else:
-                found[name] = open_release(plan.suite, name, source, adapter, partial(open_folder, plan))
-    return found, lacking
-
-
-@contextmanager
-def _told(mistakes: Mistakes, where: str) -> Iterator[None]:
-    """Add what is raised to the mistakes, after the place where it was made unless it names that itself."""
-    try:
-        yield
-    except UsageError as error:
-        mistakes.found.extend(m if m.startswith(where) else f"{where} {m}" for m in error.messages)
 
 
 def _lengths(plan: Plan, source: Source, mistakes: Mistakes) -> None:

@@ -184,15 +184,13 @@ def checks_of(collection: Plan, options: Options) -> Checks:
     return Checks(collection.plugins, {**collection.suite.checks.ignore, **asked})
 
 
-def open_collection(
-    collection: Plan, options: Options, checks: Checks, kept: dict[str, dict[str, Any]] | None = None
-) -> Session:
+def open_collection(collection: Plan, options: Options, checks: Checks) -> Session:
     """Run preflight. Raises UsageError with every mistake, and with the extra that brings a library that is missing."""
     try:
         checked, opened = preflight.check(collection, options.limit, remembers=options.cache)
     except ModuleNotFoundError as error:
         raise UsageError(f"{collection.suite.path}: {needs.said([error.name or 'of a plugin'])}") from None
-    session = Session(checked, opened, options, checks, {} if kept is None else kept)
+    session = Session(checked, opened, options, checks)
     if checked.suite.train and checked.suite.train.drop_leaks and checked.training:
         session = replace(session, collection=_cleaned(checked, session.base, checks))
     return session

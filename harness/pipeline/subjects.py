@@ -17,8 +17,7 @@ from harness.pipeline.choice import choose
 from harness.pipeline.execution import Execution, is_fatal, told_of
 from harness.pipeline.record import Stop
 from harness.records.models import ModelRef, Subject
-from harness.release.seal import sealed
-from harness.suite.tables import Export
+from harness.release.conversions import sealed
 
 REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
 
@@ -145,7 +144,14 @@ def evaluate_family(run: Execution, ref: ModelRef) -> Stop | None:
         except RAISES as error:
             if of_the_machine(error):
                 raise
-            stop = _copy_failed(run, declared, error)
+            said, trace = told_of(error)  # its gates are ERROR, and other candidates go on
+            run.record.unmade[declared.name] = why = f"{declared.where}: {said}"
+            reached = {r.id for r in run.record.found.reports}
+            for item in (i for i in run.session.items(declared.name) if i.id not in reached):
+                run.failed(item, why, trace)
+                if stop := run.enough():
+                    return stop
+            stop = None
         if stop:
             return stop
     return None
@@ -180,16 +186,4 @@ def evaluate_candidate(
             run.evaluate(item, models)
             if stop := run.enough():
                 return stop
-    return None
-
-
-def _copy_failed(run: Execution, declared: Export, error: BaseException) -> Stop | None:
-    """Report a copy that could not be made or loaded: its gates are ERROR, and other candidates go on."""
-    said, trace = told_of(error)
-    run.record.unmade[declared.name] = why = f"{declared.where}: {said}"
-    reached = {r.id for r in run.record.found.reports}
-    for item in (i for i in run.session.items(declared.name) if i.id not in reached):
-        run.failed(item, why, trace)
-        if stop := run.enough():
-            return stop
     return None

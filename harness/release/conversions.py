@@ -1,31 +1,29 @@
-"""Exports that make other weights: each is a candidate of its own, a copy of its parent, with verdicts of its own.
+"""Candidates as they may ship: what their folder held when the run opened it, and copies that exports make of them.
 
-An exporter with `converts = True` is called once its parent was evaluated, into the work folder; the copy is read back
-from there, evaluated and gated as any candidate is, and what ships is that folder, byte for byte.
+An exporter with `converts = True` makes other weights: it is called once its parent was evaluated, into the work
+folder; the copy is read back from there, evaluated and gated as any candidate is, with verdicts of its own, and what
+ships is that folder, byte for byte.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness import capabilities
 from harness.answers import keys
 from harness.artifacts import formats, kept
-from harness.artifacts.digests import digest_of, template_digest, weights_digest
+from harness.artifacts.digests import digest_of, hash_file, template_digest, weights_digest, weights_of
 from harness.artifacts.reads import OURS
-from harness.errors import CheckFailed
-from harness.files import folder_in_place, read_facts
+from harness.errors import CheckFailed, UsageError
+from harness.files import folder_in_place
 from harness.internals import schema
 from harness.records.frozen import isolated
-from harness.records.gates import ships
-from harness.records.models import ModelRef
-from harness.records.verdicts import Verdict
-from harness.release.seal import sealed
-from harness.suite.tables import Export, Suite
+from harness.records.models import ModelRef, Seal
+from harness.suite.tables import Export
 
 NOTE = f"{OURS}copy.json"
 """The file in which an exporter leaves facts about a copy, for the report."""
@@ -56,7 +54,11 @@ def make(
                 raise CheckFailed(f'has the weights of "{parent.name}"; what changes nothing is no copy')
             if template_digest(work) not in (None, template_digest(Path(parent.path))):
                 raise CheckFailed(f'has another chat template than "{parent.name}"')
-            _deployable(work)
+            try:  # what `harness verify` would refuse, before it is evaluated
+                formats.check_files(work)
+                formats.check_configuration(work)
+            except ValueError as error:
+                raise CheckFailed(str(error)) from None
             kept.seal(work, folder)
     return sealed(ModelRef(declared.name, str(folder), options=opened(declared, parent, exporter)))
 
@@ -68,30 +70,10 @@ def _weights(folder: Path) -> str:
         raise CheckFailed(f"no weights can be read from what was written: {error}") from None
 
 
-def _deployable(folder: Path) -> None:
-    """Raise CheckFailed at what `harness verify` would refuse, before it is evaluated."""
-    try:
-        formats.check_files(folder)
-        formats.check_configuration(folder)
-    except ValueError as error:
-        raise CheckFailed(str(error)) from None
-
-
 def opened(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> dict[str, Any]:
     """Return the loader's options for a copy: its parent's, and what its format wants."""
     wants = capabilities.Exporter.of(exporter).open_options
     return {**parent.options, **(wants(dict(declared.options)) if wants else {})}
-
-
-def facts_of(folder: Path) -> dict[str, Any]:
-    """Return what an exporter noted of a copy; it owes us nothing."""
-    return read_facts(folder / NOTE)
-
-
-def parent_reasons(suite: Suite, declared: Export, verdicts: Iterable[Verdict]) -> list[str]:
-    """Return why a copy may not ship for its parent's sake: gates on that which did not pass."""
-    gated = any(g.blocking and g.applies_to(declared.from_) for g in suite.gates)
-    return ships(verdicts, suite.gates, declared.from_) if declared.name and gated else []
 
 
 def copy_files(ref: ModelRef, to: Path) -> None:
@@ -107,6 +89,27 @@ def copy_files(ref: ModelRef, to: Path) -> None:
         shutil.copyfile(folder / name, to / name)
 
 
-def told_options(options: Mapping[str, Any]) -> str:
-    """Write options as a suite does."""
-    return ", ".join(f"{k} = {json.dumps(v, default=str)}" for k, v in options.items())
+def sealed(ref: ModelRef, base: str = "", reads: Callable[[Path], Iterable[str]] | None = None) -> ModelRef:
+    """Return a candidate with the digests of all that may ship of its folder, each file read once.
+
+    `reads` tells of a folder what its loader reads there, where it says so: of what else lies there texts ship alone.
+    Its own digest becomes that of the weights that were read; of an adapter, with its base's digest and quantisation.
+    What has no folder is returned as it is, and cannot be exported. Raises UsageError
+    when a file cannot be read, CheckFailed when it is not what it must be.
+    """
+    folder = ref.adapter or Path(ref.path)
+    if not folder.is_dir():
+        return ref
+    try:
+        names = formats.shipping(folder)
+        read = {*reads(folder)} if reads else {*names}
+        beside = tuple(name for name in names if name not in read and not formats.is_text(name))
+        files = {name: hash_file(folder / name, follow=True) for name in names if name not in beside}
+        weights, template = weights_of(files), template_digest(Path(ref.path))
+    except OSError as error:
+        raise UsageError(f'"{error.filename or folder}": cannot be read: {error.strerror}') from None
+    except ValueError as error:
+        raise CheckFailed(f'{ref.name} in "{folder}": {error}') from None
+    digest = digest_of([base, weights, ref.quantization]) if ref.adapter else weights
+    digests = {name: hashed.sha256 for name, hashed in files.items()}
+    return replace(ref, digest=digest, seal=Seal(weights, digests, template, base, beside))

@@ -1,12 +1,17 @@
-"""Write an export by the shipping rule: the very bytes that were gated, or nothing; and the evidence beside them."""
+"""Write an export by the shipping rule: the very bytes that were gated, or nothing; and the evidence beside them.
+
+Its items.jsonl says what is said of every row that was judged, and never its texts. The rows come from the results of
+the run that were judged, not from a folder that others can write to.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, 
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
 from harness.artifacts.formats import LEGAL
 from harness.artifacts.reads import ADAPTER
-from harness.collection.plan import Plan
+from harness.collection.plan import Plan, Task
 from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place, write_text
 from harness.gates.contamination import Leaks
@@ -24,17 +29,18 @@ from harness.records.frozen import isolated
 from harness.records.gates import ships
 from harness.records.models import ModelRef
 from harness.records.run import Exported, Run
+from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
-from harness.release.conversions import copy_files, parent_reasons
-from harness.release.items import Results, evaluations_of, rows_of
+from harness.release.conversions import copy_files
 from harness.release.previous import keep_first
 from harness.reports.report_json import dumps, to_json
-from harness.reports.run_folder import writable
+from harness.reports.run_folder import row_of, writable
 from harness.schema import wants
 from harness.stats import tests
 from harness.suite.tables import Export
 
 PLACES = ("base_model_name_or_path", "revision", "auto_mapping")  # where an adapter's base and its class lay
+Results = Mapping[tuple[str, str], Result]  # by subject and evaluation
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,9 @@ def export(
         reasons += [] if reasons else [f"{declared.candidate} was not made"]
     else:
         reasons += ships(judged.verdicts, plan.suite.gates, declared.candidate)
-        reasons += parent_reasons(plan.suite, declared, judged.verdicts)
+        parents = [g for g in plan.suite.gates if g.blocking and g.applies_to(declared.from_)]
+        if declared.name and parents:  # a copy may not ship where its parent may not
+            reasons += ships(judged.verdicts, plan.suite.gates, declared.from_)
     if reasons or ref is None:
         return Exported(declared.use, declared.candidate, declared.to, False, tuple(reasons))
     to = Path(declared.to).resolve()
@@ -131,16 +139,13 @@ def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Ve
             raise CheckFailed(
                 f'{where}: "{name}" {"differs from the file" if known else "is not among the files"} gated'
             )
-    if lost := sorted(name for name in seal.files.keys() - written.keys() if not _is_prose(name)):
+    # What is for people alone may be left out: no program computes anything else without it.
+    lost = sorted(n for n in seal.files.keys() - written.keys() if not (n.endswith(".md") or LEGAL.fullmatch(n)))
+    if lost:
         raise CheckFailed(f'{where}: "{lost[0]}" was gated and not written')
     if template_digest(model) not in (None, seal.template):
         raise CheckFailed(f"{where}: its chat template is not the one that was evaluated")
     return written
-
-
-def _is_prose(name: str) -> bool:
-    """Return whether a file is for people alone; no program computes anything else without it."""
-    return name.endswith(".md") or LEGAL.fullmatch(name) is not None
 
 
 def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
@@ -157,13 +162,7 @@ def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
 
 
 def _write_evidence(
-    plan: Plan,
-    declared: Export,
-    ref: ModelRef,
-    run: Run,
-    work: Path,
-    written: Mapping[str, Hashed],
-    judged: Judged,
+    plan: Plan, declared: Export, ref: ModelRef, run: Run, work: Path, written: Mapping[str, Hashed], judged: Judged
 ) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, private = work / EVIDENCE, {e.name for e in plan.suite.evals if e.private}
@@ -239,3 +238,60 @@ def _without_rows(verdict: Verdict, private: set[str]) -> Verdict:
     if verdict.metric.partition(".")[0] not in private:
         return verdict
     return dataclasses.replace(verdict, won=(), lost=())
+
+
+def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) -> Iterator[dict[str, Any]]:
+    """Yield every scored row of a run, evaluation by evaluation; of a private one a digest a row."""
+    for (subject, name), result in results.items():
+        task, item, scores = tasks[name], f"{subject}::{name}", {s.id: s for s in result.scores}
+        told = (leaks or {}).get(name, {})
+        names = [*result.metrics, *dict.fromkeys(found.side for found in result.labels if found.side)]
+        places = {i: place for place, i in enumerate(result.order)}
+        for number, sample in enumerate(task.samples or ()):
+            if result.missing or sample.id not in scores:
+                continue
+            row = as_kept(number, sample, scores[sample.id], names)
+            if task.spec.private:
+                yield {"item": item, "sha256": digest_of(row)}
+                continue
+            slices = {c: str(sample.row[c]) for c in task.spec.slices if c in sample.row}  # as gates compare them
+            about: dict[str, Any] = {"number": number, "slices": slices, "key": sample.key}
+            about |= {"place": places[sample.id]} if places else {}
+            about |= {"leak": told[sample.id]} if sample.id in told else {}
+            yield {"item": item, **scores_of(row), **about}
+
+
+def evaluations_of(results: Results) -> dict[str, dict[str, Any]]:
+    """Return what holds for all rows of an evaluation: which weights answered which rows, caveats and labels."""
+    return {
+        f"{subject}::{name}": {
+            "weights": result.digest,
+            "rows": result.rows,
+            "caveats": [{"text": c.text, "outcome": c.outcome, "metrics": list(c.metrics)} for c in result.caveats],
+            **({"labels": [asdict(found) for found in result.labels]} if result.labels else {}),
+        }
+        for (subject, name), result in results.items()
+    }
+
+
+def as_kept(number: int, sample: Sample, score: Score, metrics: Sequence[str]) -> dict[str, Any]:
+    """Return a row as a run's folder keeps it, and as it is read from there."""
+    kept: dict[str, Any] = json.loads(
+        json.dumps(row_of(number, sample, score, metrics), ensure_ascii=False, default=str)
+    )
+    return kept
+
+
+def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the evidence says of a row that is not private: scores, and digests of its texts."""
+    values = {name: _number(row[name]) for name in row["metrics"] if name in row}
+    told = {k: row[k] for k in ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")}
+    weights = {name: _number(weight) for name, weight in row["weights"].items()}
+    told |= {"weight": _number(row["weight"]), "weights": weights, **({"lost": row["lost"]} if "lost" in row else {})}
+    told |= {key: row[key] for key in ("ended", "tokens") if key in row}
+    return {**told, "answer_hash": digest_of(row["resps"]), "values": values}
+
+
+def _number(value: Any) -> Any:
+    """Return a number, or None where it is not finite, for which JSON has no words."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -36,16 +36,19 @@ def lock(plan: Plan, run: Run, leaks: contamination.Leaks | None = None) -> dict
     """
     suite = plan.suite
     rows = {name: task.samples or () for name, task in plan.tasks.items()}
+    gates = [(g, [c for c in plan.candidates if g.applies_to(c)]) for g in suite.gates]
     left_out = contamination.locked(leaks, suite.gates, rows) if leaks is not None else {}
+    early = {name: rows[name] for name, task in plan.tasks.items() if task.spec.stop == "early"}
+    stops = {name: looks(len(samples)) for name, samples in early.items() if samples}  # on whatever machine
     return {
         "format": FORMAT,
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": {"name": suite.name, "file": suite.path.name, "digest": suite.digest, **_tables(plan)},
-        "gates": [_gate(plan, g) for g in suite.gates],
+        "gates": [{**_plain(g), "says": g.claim(), "blocking": g.blocking, "candidates": on} for g, on in gates],
         "subjects": dict(run.digests),
         "metrics": {name: _metrics(task.metrics.values()) for name, task in plan.tasks.items()},
         "data": _data(plan),
-        **({"looks": stops} if (stops := _looks(plan)) else {}),
+        **({"looks": stops} if stops else {}),
         **({"left_out": left_out} if left_out else {}),
         "harness": run.harness,
         "plugins": list(plugins_of(plan.plugins)),
@@ -85,18 +88,9 @@ def _is_file(path: Path) -> bool:
 
 
 def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
-    """Return a table that names a plugin, with the defaults of all options."""
-    return {**_plain(table), "options": resolved(plugins.find(kind, table.use).function, table.options)}
-
-
-def resolved(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plugin's options with its defaults, what is secret struck out."""
-    return secrets.struck(schema.with_defaults(function, options))
-
-
-def _gate(plan: Plan, gate: Any) -> dict[str, Any]:
-    on = [c for c in plan.candidates if gate.applies_to(c)]
-    return {**_plain(gate), "says": gate.claim(), "blocking": gate.blocking, "candidates": on}
+    """Return a table that names a plugin, with the defaults of all options, what is secret struck out."""
+    options = schema.with_defaults(plugins.find(kind, table.use).function, table.options)
+    return {**_plain(table), "options": secrets.struck(options)}
 
 
 def _metrics(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
@@ -121,20 +115,11 @@ def _data(plan: Plan) -> dict[str, dict[str, Any]]:
     if plan.training is not None:
         found["train"] = {"rows": len(plan.training), "sha256": digest_of(plan.training)}
     for name, task in plan.tasks.items():
-        for what, rows in (
-            (name, task.samples),
-            (f"{name} (worked examples)", task.shots),
-            (f"{name} (select)", task.select),
-        ):
+        several = {name: task.samples, f"{name} (worked examples)": task.shots, f"{name} (select)": task.select}
+        for what, rows in several.items():
             if rows:
                 found[what] = {"rows": len(rows), "sha256": rows_digest(rows)}
     return found
-
-
-def _looks(plan: Plan) -> dict[str, list[int]]:
-    """Return after how many rows an eval that may stop early is looked at, whatever machine it runs on."""
-    early = {name: task.samples for name, task in plan.tasks.items() if task.spec.stop == "early"}
-    return {name: looks(len(samples)) for name, samples in early.items() if samples}
 
 
 def rows_digest(samples: Sequence[Sample]) -> str:

@@ -19,6 +19,7 @@ public = "…"                  # ed25519, 64 hex digits
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,8 @@ def read_policy(path: Path) -> Policy:
     for mistake in _mistakes(keys, raw.get("threshold", 1)) if len(keys) == len(found) else []:
         complain("", mistake)
     for key, most, want in RANGES if policy else ():
-        if (value := raw.get(key)) is not None and not _within(key, value, most):
+        value = raw.get(key)  # nan is in no range
+        if value is not None and not ((value >= 0 if key == "recomputed" else value > 0) and value <= most):
             complain(key, f'"{key}" is {schema.show(value)}, want {want}')
     mistakes.raise_if_any()
     assert isinstance(policy, Policy)
@@ -97,7 +99,7 @@ def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:
     """Return what is wrong with the keys and their threshold; one key under two names would count twice."""
     mistakes = []
     for key in keys:
-        if not _is_hex(key.public, 64):
+        if not re.fullmatch("[0-9a-fA-F]{64}", key.public):
             mistakes.append(f'key "{key.name or key.keyid}": public is not 64 hex digits')
         if key.scheme != "ed25519":
             mistakes.append(f'key "{key.name or key.keyid}": scheme is "{key.scheme}", want "ed25519"')
@@ -110,17 +112,8 @@ def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:
     return mistakes
 
 
-def _within(key: str, value: float, most: float) -> bool:
-    """Return whether a number is in the range of its key; what is not a number, such as nan, is in none."""
-    return (value >= 0 if key == "recomputed" else value > 0) and value <= most
-
-
 def _huge(value: Any) -> bool:
     """Return whether a value holds a whole number that no policy means, and that cannot be written out."""
     if isinstance(value, (list, dict)):
         return any(_huge(v) for v in (value.values() if isinstance(value, dict) else value))
     return isinstance(value, int) and abs(value) >= LONG
-
-
-def _is_hex(text: str, digits: int) -> bool:
-    return len(text) == digits and all(c in "0123456789abcdefABCDEF" for c in text)

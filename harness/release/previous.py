@@ -1,11 +1,23 @@
-"""The last release and the first, read back from an export folder, and refused unless they are what was gated."""
+"""The last release and the first, read back from an export folder, and refused unless they are what was gated.
+
+Which export is the release says the record that `harness promote` writes beside it:
+
+    exports/support                      what the last run exported
+    exports/support.releases/
+      releases.jsonl                     a line a promotion: root digest, weights, suite, who, when
+      <root, 16 digits>/                 the export as it was promoted, kept so that there is a way back
+
+Where there is a record, the baseline `released` is what it says; without one it is the last export.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +25,13 @@ from harness.artifacts import attestation
 from harness.artifacts.digests import digest_of, file_digest, file_digests, weights_digest
 from harness.artifacts.gguf import gguf_of
 from harness.errors import UsageError
-from harness.files import folder_in_place
+from harness.files import folder_in_place, lines_of
 from harness.records.models import Adapter, ModelRef, Source
 from harness.records.verdicts import Outcome
-from harness.release.promoted import current, first
 from harness.suite.tables import Baseline, Suite
 
 ANCHOR = ".first"  # appended to an export's folder: its first release, kept so that a slow slide is seen
+SUFFIX, RECORD = ".releases", "releases.jsonl"
 
 
 def folder_of(suite: Suite, baseline: Baseline) -> Path:
@@ -68,7 +80,11 @@ def open_release(
         return adapter
 
     ref = shipped(name, folder / "model", lambda: base, reader, open_source, suite.model.options)
-    _pinned(baseline, ref, {str(g.get("digest", "")) for g in gates} - {""}, where)
+    told = f"{where}: its weights have digest {ref.digest[:12]}"
+    if {str(g.get("digest", "")) for g in gates} - {""} != {ref.digest}:
+        raise UsageError(f"{told}, which is not what was gated")
+    if baseline.digest and not ref.digest.startswith(baseline.digest):
+        raise UsageError(f"{told}, the suite pins {baseline.digest[:12]}")
     return ref
 
 
@@ -126,13 +142,6 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
     return list(gates)
 
 
-def _pinned(baseline: Baseline, ref: ModelRef, gated: set[str], where: str) -> None:
-    if gated != {ref.digest}:
-        raise UsageError(f"{where}: its weights have digest {ref.digest[:12]}, which is not what was gated")
-    if baseline.digest and not ref.digest.startswith(baseline.digest):
-        raise UsageError(f"{where}: its weights have digest {ref.digest[:12]}, the suite pins {baseline.digest[:12]}")
-
-
 def _read(path: Path, where: str) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
@@ -145,3 +154,86 @@ def _link(source: str, to: str) -> None:
         os.link(source, to)
     except OSError:  # another file system, or one without links
         shutil.copy2(source, to)
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One line of the record; `back` when it goes back to what had been released before."""
+
+    root: str
+    weights: str
+    suite: str
+    candidate: str
+    signed_by: list[str]
+    by: str
+    at: str  # UTC, ISO 8601
+    back: bool = False
+
+
+def current(export: Path) -> Path | None:
+    """Return the folder of what is released in an export's name, or None when nothing was promoted."""
+    released = standing(export)
+    return releases_of(export) / released[-1].root[:16] if released else None
+
+
+def first(export: Path) -> Path | None:
+    """Return the folder of what was promoted first, or None."""
+    released = history(export)
+    return releases_of(export) / released[0].root[:16] if released else None
+
+
+def history(export: Path) -> list[Promotion]:
+    """Return the record of an export's promotions, the oldest first; raises UsageError when it cannot be read."""
+    path, where = releases_of(export) / RECORD, f"{releases_of(export) / RECORD}"
+    found = []
+    try:
+        for number, line in enumerate(lines_of(path.read_bytes()) if path.exists() else [], 1):
+            where = f"{path}:{number}"
+            found += [_promotion(json.loads(line))] if line.strip() else []
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise UsageError(f"{where}: cannot be read: {why}; it is written by harness promote alone") from None
+    _standing(found, path)
+    return found
+
+
+def standing(export: Path) -> list[Promotion]:
+    """Return the releases of an export that stand, the present one last."""
+    return _standing(history(export), releases_of(export) / RECORD)
+
+
+def releases_of(export: Path) -> Path:
+    """Return the folder of an export's releases and their record."""
+    export = export.resolve()
+    return export.with_name(export.name + SUFFIX)
+
+
+def _standing(lines: Sequence[Promotion], record: Path) -> list[Promotion]:
+    """Return the releases that stand: each promotion adds one, each way back ends at one that stood before."""
+    found: list[Promotion] = []
+    for line in lines:
+        if not line.back:
+            found.append(line)
+            continue
+        for _ in found[1:]:
+            found.pop()
+            if found[-1].root == line.root:
+                break
+        else:
+            what = f"goes back to {line.root[:16]} at {line.at}, which was not the release before"
+            raise UsageError(f"{record}: {what}; it is written by harness promote alone")
+    return found
+
+
+def _promotion(line: Any) -> Promotion:
+    """Return a line of the record; raises TypeError or ValueError when it is none."""
+    if not isinstance(line, dict):
+        raise TypeError("is no object")
+    found = Promotion(**line)
+    texts = [v for k, v in asdict(found).items() if k not in ("signed_by", "back")]
+    named = isinstance(found.signed_by, list) and all(isinstance(s, str) for s in found.signed_by)
+    if not named or not isinstance(found.back, bool) or not all(isinstance(v, str) for v in texts):
+        raise TypeError("a field is of another type")
+    if not re.fullmatch("[0-9a-f]{64}", found.root):
+        raise ValueError("root is no sha256")
+    return found

@@ -24,7 +24,6 @@ from harness.errors import UsageError
 from harness.gates import contamination
 from harness.gates.decide import judge
 from harness.records.gates import Gate
-from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.locked import Locked
@@ -39,6 +38,9 @@ FLOATS = (
 )  # fmt: skip
 SAME = ("n", "weightless", "clusters", "method", "left_out", "copies", "joined", "digest", "won", "lost")
 COUNTS = ("won_count", "lost_count")  # which older evidence does not tell
+Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
+Results = Mapping[tuple[str, str], Result]  # and of each
+Leaks = Mapping[str, Mapping[str, str]]
 TINY = 1e-12  # below which numbers are the same whatever their ratio
 
 
@@ -63,15 +65,6 @@ class Recomputed:
         return sum(g in self.gates for g in self.blocking) / len(self.blocking) if self.blocking else 0.0
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of items.jsonl, by evaluation: of each subject, and of all subjects together as samples."""
-
-    samples: Mapping[str, Sequence[Sample]]
-    results: Mapping[tuple[str, str], Result]
-    leaks: Mapping[str, Mapping[str, str]]
-
-
 def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdicts: Verdicts) -> Recomputed:
     """Judge the gates of an export again whose digests were verified, and whose outcomes follow from their numbers.
 
@@ -85,8 +78,7 @@ def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdict
             raise UsageError(f"--recompute needs the module {module.partition('.')[0]}; {extra}") from None
     recomputed = Recomputed(blocking=[name for name, v in verdicts.items() if v["blocking"]])
     lines = list(_lines(export / EVIDENCE / ITEMS, manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]))
-    case = _Case(locked, manifest, verdicts, _read(lines, manifest, locked))
-    groups = [g for g in locked.gates.values() if g.id in verdicts and g.any_of]
+    case = _Case(locked, manifest, verdicts, *_read(lines, manifest))
     for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
         if why := case.unable_error(gate):
             recomputed.unable[gate.id] = why
@@ -95,9 +87,9 @@ def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdict
             return recomputed
         else:
             recomputed.gates.append(gate.id)
-    for gate in groups:  # Holm over members is made again from their p-values, whoever verifies
-        left = next((m for m in gate.any_of if m in recomputed.unable or m not in verdicts), None)
-        if left:
+    for gate in (g for g in locked.gates.values() if g.id in verdicts and g.any_of):
+        # Holm over members is made again from their p-values, whoever verifies.
+        if left := next((m for m in gate.any_of if m in recomputed.unable or m not in verdicts), None):
             recomputed.unable[gate.id] = f'"{left}" is one of it'
         else:
             recomputed.gates.append(gate.id)
@@ -118,7 +110,7 @@ def _lines(path: Path, sha256: str) -> Iterator[Mapping[str, Any]]:
         raise ValueError(f"{ITEMS} changed while it was read")
 
 
-def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], locked: Locked) -> _Rows:
+def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tuple[Samples, Results, Leaks]:
     """Return the rows as they were judged. Raises ValueError when two lines differ about one row."""
     samples: dict[str, dict[int, Sample]] = {}
     leaks: dict[str, dict[str, str]] = {}
@@ -139,7 +131,7 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], locke
     for name, some in ordered.items():
         if len({s.id for s in some}) < len(some):
             raise ValueError(f'two rows of "{name}" have one id')
-    return _Rows(ordered, results, leaks)
+    return ordered, results, leaks
 
 
 def _score(row: Mapping[str, Any]) -> Score:
@@ -147,14 +139,9 @@ def _score(row: Mapping[str, Any]) -> Score:
         return math.nan if value is None else float(value)
 
     values, weights = ({str(k): number(v) for k, v in row[key].items()} for key in ("values", "weights"))
-    lost = tuple(str(name) for name in row.get("lost", ()))
-    about: dict[str, Any] = {
-        "weights": weights,
-        "lost": lost,
-        "ended": row.get("ended", ""),
-        "tokens": row.get("tokens"),
-    }
-    return Score(str(row["id"]), values, number(row["weight"]), answer=row["answer_hash"], **about)
+    about: dict[str, Any] = {"ended": row.get("ended", ""), "tokens": row.get("tokens"), "answer": row["answer_hash"]}
+    about["lost"] = tuple(str(name) for name in row.get("lost", ()))
+    return Score(str(row["id"]), values, number(row["weight"]), weights=weights, **about)
 
 
 def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Mapping[str, Any]) -> Result:
@@ -187,7 +174,9 @@ class _Case:
     locked: Locked
     manifest: Mapping[str, Any]
     verdicts: Verdicts
-    rows: _Rows
+    samples: Samples
+    results: Results
+    leaks: Leaks
 
     def unable_error(self, gate: Gate) -> str:
         """Return why a gate cannot be judged again by anybody who has the evidence alone, or nothing."""
@@ -220,7 +209,8 @@ class _Case:
         if key := next((key for key in keys if recorded[key] != again[key]), ""):
             return f"has another {key} than its rows come to"
         for one, other in zip(recorded["slices"], again["slices"], strict=False):
-            if not _same_slice(one, other):
+            same = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))
+            if not (same and all(_near(one[key], other[key]) for key in ("lower", "upper"))):
                 return f'says of slice "{one["name"]}" what its rows do not'
         if len(recorded["slices"]) != len(again["slices"]):
             return "has other slices than its rows"
@@ -233,7 +223,7 @@ class _Case:
         name, candidate = gate.eval, self.manifest["candidate"]
         early, there = self.locked.evals[name].get("stop") == "early", self.locked.rows.get(name)
         for subject in (candidate, *((gate.versus,) if gate.versus else ())):
-            result = self.rows.results.get((subject, name))
+            result = self.results.get((subject, name))
             if result is None:
                 return f'has no rows of "{subject}::{name}" in {ITEMS}'
             fewer = early and subject == candidate
@@ -241,45 +231,23 @@ class _Case:
                 return f'has {len(result.scores)} rows of "{subject}::{name}" in {ITEMS}, the lock has {there}'
             if bool(result.order) != fewer:
                 return f'has rows of "{subject}::{name}" in an order that its eval does not ask for'
-        if gate.clean_only and digest_of(self.leaks(name)) != self.locked.left_out[name]["sha256"]:
+        leaks = sorted(self.leaks.get(name, {}).items())
+        if gate.clean_only and digest_of(leaks) != self.locked.left_out[name]["sha256"]:
             return "leaves out other rows than those of the lock"
         return ""
 
-    def leaks(self, name: str) -> list[tuple[str, str]]:
-        return sorted(self.rows.leaks.get(name, {}).items())
-
     def judge(self, gate: Gate) -> Verdict:
         """Judge a gate as `harness.pipeline.adjudication` does, at the risk it was judged at."""
-        candidate, results = str(self.manifest["candidate"]), self.rows.results
-        samples, alpha = self.rows.samples[gate.eval], float(self.verdicts[gate.id]["alpha"])
-        ask = partial(
-            judge,
-            gate,
-            self.metric(gate),
-            results[candidate, gate.eval],
-            results[gate.versus, gate.eval] if gate.versus else None,
-            samples,
-            alpha,
-            name=candidate,
-        )
+        name, metric, samples = str(self.manifest["candidate"]), self.locked.metric(gate), self.samples[gate.eval]
+        if metric and metric.combine:  # the code that makes it of all rows is ours
+            module, _, function = self.locked.combines[gate.metric].partition(":")
+            metric = dataclasses.replace(metric, combine=getattr(importlib.import_module(module), function))
+        ours, alpha = self.results[name, gate.eval], float(self.verdicts[gate.id]["alpha"])
+        theirs = self.results[gate.versus, gate.eval] if gate.versus else None
+        ask = partial(judge, gate, metric, ours, theirs, samples, alpha, name=name)
         if not gate.clean_only:
             return ask()
-        return contamination.judged(
-            gate, samples, self.rows.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha
-        )
-
-    def metric(self, gate: Gate) -> Metric | None:
-        """Return a gate's metric, with the code that makes it of all rows where that is ours."""
-        metric = self.locked.metric(gate)
-        if metric is None or metric.combine is None:
-            return metric
-        module, _, name = self.locked.combines[gate.metric].partition(":")
-        return dataclasses.replace(metric, combine=getattr(importlib.import_module(module), name))
-
-
-def _same_slice(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    facts = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))
-    return facts and all(_near(one[key], other[key]) for key in ("lower", "upper"))
+        return contamination.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=name, alpha=alpha)
 
 
 def _near(one: float | None, other: float | None) -> bool:

@@ -98,25 +98,21 @@ class _Check:
             **({"recompute": self.recompute} if self.recomputes else {}),
         }
         for name, step in steps.items():
-            if why := self.step_error(name, step):
-                self.verified.refused = f"{name}: {why}"
-                return self.verified
+            try:
+                self.verified.steps[name] = step()
+                continue
+            except Refused as error:
+                why = str(error)
+            except formats.Unsafe as error:
+                why = f"{MODEL}/{error}"
+            except OSError as error:
+                why = f"{error.filename or self.folder} cannot be read: {error.strerror or error}"
+            except MALFORMED as error:
+                why = f"the evidence is malformed: {type(error).__name__}: {' '.join(str(error).split())}"
+            self.verified.refused = f"{name}: {why}"
+            return self.verified
         self.verified.ok = True
         return self.verified
-
-    def step_error(self, name: str, step: Callable[[], str]) -> str:
-        """Run one step; return why it refuses, in one line, or nothing."""
-        try:
-            self.verified.steps[name] = step()
-        except Refused as error:
-            return str(error)
-        except formats.Unsafe as error:
-            return f"{MODEL}/{error}"
-        except OSError as error:
-            return f"{error.filename or self.folder} cannot be read: {error.strerror or error}"
-        except MALFORMED as error:
-            return f"the evidence is malformed: {type(error).__name__}: {' '.join(str(error).split())}"
-        return ""
 
     @cached_property
     def evidence(self) -> _Evidence:
@@ -178,7 +174,13 @@ class _Check:
 
     def compare(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
         """Raise Refused unless the files are those listed; names and sizes first, for they cost nothing."""
-        there = _there(self.folder)
+        try:
+            there = dict(walk(self.folder))
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        for name in UNLISTED:
+            if there.pop(name, None) is None:
+                raise Refused(f'"{name}" is missing')
         for name in sorted(listed.keys() | there.keys()):
             if name not in there:
                 raise Refused(f'"{name}" is missing')
@@ -251,7 +253,10 @@ class _Check:
         """Return what the ledger of attempts is. Raises Refused where earlier ones may be missing and that matters."""
         ledger, wanted = self.evidence.manifest.get("ledger"), self.policy.ledger if self.policy else "any"
         doubt = "the evidence does not tell of a ledger of attempts" if ledger is None else ""
-        before = _ledger(self.last) if self.last and self.last.resolve() != self.folder.resolve() else None
+        before = None
+        if self.last and self.last.resolve() != self.folder.resolve():
+            told = self.last / EVIDENCE / MANIFEST  # it may have been moved away
+            before = read_json(_bytes(told)).get("ledger") if told.exists() else None
         if ledger is not None and before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
             doubt = f"attempts may be missing: the last release's ledger has a line that this one lacks ({min(lost)})"
         elif ledger is not None and ledger["began"] and not (wanted == "first" and before is None):
@@ -268,7 +273,14 @@ class _Check:
         if not passed and self.policy and gate in self.policy.gates:
             raise Refused(f'gate "{gate}" is {verdict["outcome"]}, and the policy wants it to pass')
         if not passed:
-            self.verified.notes.append(_waived(verdict, self.policy, self.now))
+            said, waiver = f'gate "{gate}" is {verdict["outcome"]}', verdict.get("waiver")
+            if not waiver:
+                raise Refused(said)
+            if self.policy and not self.policy.waivers:
+                raise Refused(f"{said} and waived; the policy takes no waivers")
+            if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
+                raise Refused(f"{said}, and its waiver ended on {waiver['until']}")
+            self.verified.notes.append(f'gate "{gate}" is waived until {waiver["until"]}: {waiver["reason"]}')
         attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
         if allowed is not None and attempt > allowed:
             raise Refused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
@@ -347,17 +359,6 @@ def _signers(envelope: Envelope, policy: Policy) -> set[str]:
     return by
 
 
-def _there(folder: Path) -> dict[str, int]:
-    try:
-        there = dict(walk(folder))
-    except ValueError as error:
-        raise Refused(str(error)) from None
-    for name in UNLISTED:
-        if there.pop(name, None) is None:
-            raise Refused(f'"{name}" is missing')
-    return there
-
-
 def _check_names(names: Iterable[str]) -> None:
     """Raise Refused at a name that another system could read as another file's."""
     seen: dict[str, str] = {}
@@ -370,17 +371,6 @@ def _check_names(names: Iterable[str]) -> None:
             raise Refused(f'"{name}" and "{other}" differ in case alone')
 
 
-def _waived(verdict: Mapping[str, Any], policy: Policy | None, now: datetime) -> str:
-    gate, waiver = verdict["gate"], verdict.get("waiver")
-    if not waiver:
-        raise Refused(f'gate "{gate}" is {verdict["outcome"]}')
-    if policy and not policy.waivers:
-        raise Refused(f'gate "{gate}" is {verdict["outcome"]} and waived; the policy takes no waivers')
-    if date.fromisoformat(waiver["until"]) < now.astimezone(UTC).date():
-        raise Refused(f'gate "{gate}" is {verdict["outcome"]}, and its waiver ended on {waiver["until"]}')
-    return f'gate "{gate}" is waived until {waiver["until"]}: {waiver["reason"]}'
-
-
 def _bytes(path: Path) -> bytes:
     """Read a small file, never through a link."""
     if path.is_symlink() or not path.is_file():
@@ -388,10 +378,3 @@ def _bytes(path: Path) -> bytes:
     if path.stat().st_size > LARGEST:
         raise Refused(f'"{EVIDENCE}/{path.name}" is too large to be evidence')
     return path.read_bytes()
-
-
-def _ledger(release: Path) -> Mapping[str, Any] | None:
-    """Return what the evidence of a release tells of its ledger, or None; it may have been moved away."""
-    path = release / EVIDENCE / MANIFEST
-    told: Mapping[str, Any] | None = read_json(_bytes(path)).get("ledger") if path.exists() else None
-    return told

@@ -75,8 +75,5 @@ class Events:
             self.file.write(json.dumps(plain(line), ensure_ascii=False, default=str, allow_nan=False) + "\n")
             self.file.flush()
         except OSError:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        with suppress(OSError):  # what waits cannot be written either
-            self.file.close()
+            with suppress(OSError):  # what waits cannot be written either
+                self.file.close()

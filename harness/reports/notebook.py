@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,12 @@ def rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
     for subject in subjects:
         for name, row in read_rows(Path(run.folder), subject, evaluation).items():
             try:
-                found.setdefault(name, _about(row)).update(_scored(subject, row))
+                own = {"id": row["id"], "prompt": row["arguments"][0][0], "target": row["target"]}
+                own["cluster"] = row["cluster"]
+                other = {k: v for k, v in row["doc"].items() if k not in OWN and k not in own}
+                answered = {f"{subject}.answer": row["resps"][0][0]}
+                scored = {f"{subject}.{m}": row.get(m) for m in row["metrics"]}
+                found.setdefault(name, own | other).update(answered | scored)
             except (LookupError, TypeError, AttributeError):
                 raise UsageError(f'{run.folder}: a row of "{evaluation}" on {subject} lacks its parts') from None
     return list(found.values())
@@ -61,28 +66,14 @@ def frame(run: Run, evaluation: str) -> Any:
     return pandas.DataFrame(rows(run, evaluation))
 
 
-def _about(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a row is, whoever was asked."""
-    own = {"id": row["id"], "prompt": row["arguments"][0][0], "target": row["target"], "cluster": row["cluster"]}
-    return {**own, **{k: v for k, v in row["doc"].items() if k not in OWN and k not in own}}
-
-
-def _scored(subject: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a subject answered, and its scores."""
-    return {f"{subject}.answer": row["resps"][0][0], **{f"{subject}.{m}": row.get(m) for m in row["metrics"]}}
-
-
 def _cells(v: Verdict) -> Iterator[str]:
-    yield from (_text(v.candidate), _text(v.gate), f"{GLYPHS[v.outcome]} {v.outcome}{_beside(v)}")
+    # What keeps a verdict from deciding what ships.
+    beside = " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
+    yield from (_text(v.candidate), _text(v.gate), f"{GLYPHS[v.outcome]} {v.outcome}{beside}")
     yield _text(f"{v.metric} {v.claim}".strip())
     yield _number(v.estimate)
     yield "" if v.lower is None or v.upper is None else f"[{_number(v.lower)}, {_number(v.upper)}]"
     yield from (str(v.n), _text(v.why))
-
-
-def _beside(v: Verdict) -> str:
-    """Return what keeps a verdict from deciding what ships, in brackets."""
-    return " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
 
 
 def _number(x: float | None) -> str:

@@ -1,4 +1,7 @@
-"""A run -> report.json and back."""
+"""A run -> report.json and back, with paths of this machine relative, or with the name of a variable in front.
+
+A report is sent and compared, and says where things lie to those who have the folder, not who ran it where.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,26 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 from harness.errors import UsageError
 from harness.records.run import Run
-from harness.reports.places import placed
+from harness.schema import field_hints
 from harness.texts.secrets import hide, struck
 
 FORMAT = 2  # of report.json; raised when an older reader would misread
 END, SUM = "\n}\n", ',\n "sha256": "'  # how it ends, and its last key: the digest of all before it
 CHANGED = "is not as a run wrote it: what it says is not verified; look at the rows, or harness verify the export"
 READ = (1, 2)  # 1 has no training, shown, memory or changes, counts no rows won and lost, and tells of absolute paths
+CONTENT = frozenset({"won", "lost", "won_ids", "lost_ids", "rows", "shown", "items", "deselected"})  # of the data
 
 
 def to_json(run: Run) -> str:
@@ -59,15 +66,10 @@ def read_run(folder: Path) -> Run:
     except (TypeError, ValueError) as error:
         what = f"is not a report of this version of the harness: {error}"
         raise UsageError(f"{path}: {what}; name a folder in reports/") from None
-    if not _as_written(text):
+    body, _, told = text.removesuffix(f'"{END}').rpartition(SUM)
+    if hashlib.sha256(f"{body}{END}".encode()).hexdigest() != told:  # what a run wrote ends with it
         found = dataclasses.replace(found, edited=True, warnings=[f"{path.name} {CHANGED}", *found.warnings])
     return dataclasses.replace(found, folder=str(path.parent)) if found.folder else found
-
-
-def _as_written(text: str) -> bool:
-    """Return whether a report is what a run wrote: its last key says the sha256 of all before it."""
-    body, _, told = text.removesuffix(f'"{END}').rpartition(SUM)
-    return hashlib.sha256(f"{body}{END}".encode()).hexdigest() == told
 
 
 def made(want: Any, value: Any, place: str) -> Any:
@@ -79,7 +81,7 @@ def made(want: Any, value: Any, place: str) -> Any:
     if want is float and type(value) is int:
         return float(value)
     if dataclasses.is_dataclass(want) and isinstance(value, dict) and isinstance(want, type):
-        hints = _hints(want)
+        hints = field_hints(want)
         if strange := [key for key in value if key not in hints]:
             raise TypeError(f'{place} has "{strange[0]}"')
         return want(**{key: made(hints[key], v, f'"{key}"') for key, v in value.items()})
@@ -104,11 +106,6 @@ def _many(origin: Any, args: tuple[Any, ...], value: Any, place: str) -> Any:
     raise TypeError(f"{place} is {json.dumps(value):.40}")
 
 
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
 def _int(digits: str) -> int:
     """Return a whole number; raises ValueError where it is none that anything was counted to."""
     if len(digits) > 19:
@@ -125,3 +122,48 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return hide(value) if isinstance(value, str) else value
+
+
+def placed(value: Any, run: Run) -> Any:
+    """Return plain data of a run with no absolute path into its folders, the user's home or temporary files.
+
+    What lies in the folder of the suite, of the reports or in the current one is relative to it. Names of rows, and
+    rows that are shown, stay as they are.
+    """
+    return _placed(value, _replacer(run))
+
+
+def _placed(value: Any, replace: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return replace(value) if "/" in value or "\\" in value else value
+    if isinstance(value, Mapping):
+        return {k: v if k in CONTENT else _placed(v, replace) for k, v in value.items()}
+    return [_placed(v, replace) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _replacer(run: Run) -> Callable[[str], str]:
+    """Return what replaces the paths in a text, the longest first."""
+    # What stands for each folder, as it is named and where it really is; nothing: paths become relative.
+    places: dict[Path, str] = {Path(tempfile.gettempdir()): "$TMPDIR", Path.home(): "~"}
+    if sys.prefix != sys.base_prefix:
+        places[Path(sys.prefix)] = "$VIRTUAL_ENV"
+    places[Path(__file__).parents[2]] = ""
+    if cache := os.environ.get("HARNESS_CACHE"):
+        places[Path(cache).absolute()] = "$HARNESS_CACHE"
+    here = Path.cwd()
+    beside = [Path(run.path).absolute().parent, *([Path(run.folder).absolute().parent] if run.folder else [])]
+    places |= {folder: "" for folder in beside if not folder.is_relative_to(here)} | {here: ""}
+    names: dict[str, str] = {}
+    for place, name in places.items():
+        names |= {str(p): name for p in (place, place.resolve()) if len(p.parts) > 1}
+    if not names:
+        return lambda text: text
+    longest = sorted(names, key=len, reverse=True)
+    # Not in the middle of another path; a name goes on with letters, digits, dots and dashes.
+    pattern = re.compile(rf"(?:(?<![\w/.~-])|(?<=://))({'|'.join(map(re.escape, longest))})(/|(?![\w.-]))")
+
+    def one(found: re.Match[str]) -> str:
+        name = names[found[1]]
+        return f"{name}{found[2]}" if name else "" if found[2] else "."
+
+    return lambda text: pattern.sub(one, text)

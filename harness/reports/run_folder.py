@@ -1,11 +1,14 @@
-"""The run folder: rows as they come, in lm-evaluation-harness's layout, then report.json and junit.xml."""
+"""The run folder: rows as they come, in lm-evaluation-harness's layout, then report.json and junit.xml.
+
+And the steps of a training, as its trainer notes them beside the adapter, and as a report holds them.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +19,15 @@ from harness.errors import UsageError
 from harness.files import write_text
 from harness.parts import part
 from harness.records.metrics import Metric
-from harness.records.run import Run
-from harness.records.samples import Result, Sample, Score
-from harness.reports.places import placed
-from harness.reports.report_json import dumps, read_run, to_json
+from harness.records.run import Run, TrainingStep
+from harness.records.samples import Result, Sample
+from harness.reports.report_json import dumps, made, placed, read_run, to_json
 from harness.texts.secrets import hide
+
+STEPS = "training.jsonl"  # beside an adapter's folder, a step a line
+LOGS = "logs"
+"""The folder beside an adapter's in which its trainer logs for people, in whatever form."""
+MOST = 1000  # steps in a report; of a longer training every so many
 
 
 class RunFolder:
@@ -48,13 +55,17 @@ class RunFolder:
         """Write the rows of one item, as soon as it is done; `sent` holds prompts as they went to the model, by row."""
         rows, names = {s.id: s for s in result.scores}, list(result.metrics)
         logs = [name for name in names if name in metrics and metrics[name].is_log]
-        told = (
-            row_of(i, s, rows[s.id], names) | _nats(rows[s.id], logs) | _rendered(s, sent)
-            for i, s in enumerate(samples)
-            if s.id in rows
-        )
+
+        def line(number: int, sample: Sample) -> str:
+            row, text = row_of(number, sample, rows[sample.id], names), sent.get(sample.id, sample.input)
+            # A perplexity is held as nats per unit of weight, and these are told as `nats`.
+            nats = {name: row[name] for name in logs if name in rows[sample.id].values}
+            row |= {**{name: _exp(value) for name, value in nats.items()}, "nats": nats} if nats else {}
+            row |= {} if text == sample.input else {"rendered": text}
+            return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+
         path = self.path / result.subject / f"samples_{result.eval}_{self.stamp}.jsonl"
-        write_text(path, (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in told))
+        write_text(path, (line(i, s) for i, s in enumerate(samples) if s.id in rows))
 
     def finish(self, run: Run) -> None:
         """Write report.json, a results file for every subject, and junit.xml."""
@@ -140,23 +151,11 @@ def value_of(row: Mapping[str, Any], metric: str) -> float:
     return float(row.get("nats", {}).get(metric, row[metric]))
 
 
-def _nats(score: Score, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return a row's perplexities, which its score holds as nats per unit of weight, and these as `nats`."""
-    nats = {name: score.values[name] for name in metrics if name in score.values}
-    return {**{name: _exp(value) for name, value in nats.items()}, "nats": nats} if nats else {}
-
-
 def _exp(nats: float) -> float | None:
     try:
         return math.exp(nats)
     except OverflowError:
         return None
-
-
-def _rendered(sample: Sample, sent: Mapping[str, str]) -> dict[str, str]:
-    """Return a row's prompt as it went to the model, where that is another text."""
-    text = sent.get(sample.id)
-    return {} if text is None or text == sample.input else {"rendered": text}
 
 
 def _results(run: Run, subject: str) -> dict[str, Any]:
@@ -188,3 +187,24 @@ def writable(path: Path) -> bool:
             return True
     except OSError:
         return False
+
+
+def write_steps(adapter: Path, steps: Iterable[TrainingStep]) -> None:
+    """Write the steps of a training beside its adapter's folder, where they stay as long as that."""
+    lines = (json.dumps({k: v for k, v in asdict(step).items() if v is not None}) + "\n" for step in steps)
+    write_text(adapter.with_name(STEPS), "".join(lines))
+
+
+def read_steps(adapter: Path) -> tuple[TrainingStep, ...]:
+    """Read the steps of a training, at most MOST of them; a trainer owes us none, so that what is no step is nothing.
+
+    The first, the last and every one with a validation loss are kept, of the others every so many.
+    """
+    try:
+        lines = adapter.with_name(STEPS).read_text("utf-8").splitlines()
+        found = [made(TrainingStep, json.loads(line, parse_constant=lambda _: None), "it") for line in lines]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return ()
+    steps = [step for step in found if isinstance(step, TrainingStep)]
+    every, last = max(1, math.ceil(len(steps) / MOST)), len(steps) - 1
+    return tuple(s for i, s in enumerate(steps) if not i % every or i == last or s.validation is not None)

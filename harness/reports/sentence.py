@@ -52,7 +52,9 @@ def verdict_sentence(run: Run) -> str:
 def _decision(run: Run) -> str:
     gates = [v for v in run.verdicts if not v.group]
     if not gates:
-        return _without_gates(run)
+        failed = any(f.counts for f in run.flags)
+        why = "the run broke off" if run.problem else "a check failed" if failed else ""
+        return f"nothing ships: {why} before a gate was reached" if why else "nothing ships: nothing was gated"
     shipping, why = _shipping(run, gates)
     if not shipping:
         return f"nothing ships: {why}"
@@ -60,7 +62,7 @@ def _decision(run: Run) -> str:
     passed = sum(v.outcome is Outcome.PASS for v in decide)
     text = f"{_listed(shipping)} may ship: {passed} of {_count(len(decide), 'gate')} passed" + _beside(decide)
     if others:
-        left = _joined(_tally([v for v in others if v.outcome is not Outcome.PASS]))
+        left = ", ".join(_tally([v for v in others if v.outcome is not Outcome.PASS]))
         text += f"; {_number(len(others))} more on {_listed(sorted({v.candidate for v in others}))}"
         text += f", of which {left}" if left else ""
     return text
@@ -74,27 +76,19 @@ def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
     free = [c for c in dict.fromkeys(declared) if not any(v.candidate == c for v in held)]
     findings = [f for f in run.flags if f.counts]
     if run.problem:
-        return [], _joined([*_tally(held), "the run broke off"])
+        return [], ", ".join([*_tally(held), "the run broke off"])
     if run.selecting:
         return [], "on select splits nothing is confirmed"
     if run.part:
-        return [], _joined([*_tally(held), run.part])
+        return [], ", ".join([*_tally(held), run.part])
     if findings:
-        return [], _joined([*_tally(held), f"{_count(len(findings), 'check', words=True)} failed"])
+        return [], ", ".join([*_tally(held), f"{_count(len(findings), 'check', words=True)} failed"])
     if len(run.verdicts) < run.gates:
-        return [], _joined([*_tally(held), f"{run.gates - len(run.verdicts)} of {run.gates} gates were not put"])
+        return [], ", ".join([*_tally(held), f"{run.gates - len(run.verdicts)} of {run.gates} gates were not put"])
     refused = {e.candidate: e.reasons[0] for e in run.exports if not e.written and e.reasons not in ((), NOT_ASKED)}
     if run.exit_code == 0:
         return [c for c in free if c not in refused], next(iter(refused.values()), "no blocking gate is on what ships")
-    return list(dict.fromkeys(written)), _joined(_tally(held)) or "something was not evaluated"
-
-
-def _without_gates(run: Run) -> str:
-    if run.problem:
-        return "nothing ships: the run broke off before a gate was reached"
-    if any(f.counts for f in run.flags):
-        return "nothing ships: a check failed before a gate was reached"
-    return "nothing ships: nothing was gated"
+    return list(dict.fromkeys(written)), ", ".join(_tally(held)) or "something was not evaluated"
 
 
 def _beside(gates: Sequence[Verdict]) -> str:
@@ -104,7 +98,7 @@ def _beside(gates: Sequence[Verdict]) -> str:
     other = [v for v in left if v not in waived and v not in warned]
     parts = [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
     parts += _tally(warned, of=("that only warns", "that only warn"))
-    parts += [f"{_listed(sorted({v.candidate for v in other}))} may not: {_joined(_tally(other))}"] if other else []
+    parts += [f"{_listed(sorted({v.candidate for v in other}))} may not: {', '.join(_tally(other))}"] if other else []
     return "".join(f", {part}" for part in parts)
 
 
@@ -122,10 +116,6 @@ def _tally(verdicts: Sequence[Verdict], *, of: tuple[str, str] = ("", "")) -> li
             many = f"{_number(n)} {which}".rstrip() if which or found else _count(n, "gate", words=True)
             found.append(f"{many} {what}")
     return found
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return ", ".join(parts)
 
 
 def _listed(names: Sequence[str]) -> str:

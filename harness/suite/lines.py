@@ -128,5 +128,4 @@ class _Index:
 
 
 def _bare(piece: str) -> str:
-    """Return a key without its quotes."""
     return next(iter(tomllib.loads(f"{piece} = 0"))) if piece[0] in "\"'" else piece

@@ -90,8 +90,7 @@ class _Reader:
         exports = self.many("export", tables.Export, "to")
         checks = self.one("checks", tables.Ignored) or tables.Ignored("[checks]")
         merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
-        self.ranges(about, train)
-        self.coherent(adapter, train, candidate)
+        self.coherent(about, adapter, train, candidate)
         self.mistakes.raise_if_any()
         assert about and model  # or raise_if_any raised
         made = tables.Suite(
@@ -125,8 +124,14 @@ class _Reader:
                         self.complain((name, i), f"[{name}]", key, f"{schema.show(key)} {what}" if key else what)
         self.mistakes.raise_if_any()
 
-    def ranges(self, about: tables.About | None, train: tables.Train | None) -> None:
-        """Record which numbers and names of single tables are out of range."""
+    def coherent(
+        self,
+        about: tables.About | None,
+        adapter: tables.Use | None,
+        train: tables.Train | None,
+        candidate: tables.Candidate | None,
+    ) -> None:
+        """Record which numbers and names are out of range, and which tables do not go together."""
         complain = partial(self.complain, ("suite", 0), "[suite]")
         if about and (what := tables.name_error(about.name)):
             complain("name", what)
@@ -138,6 +143,16 @@ class _Reader:
             self.complain(("train", 0), "[train]", "watch_rows", f"watch_rows is {train.watch_rows}, want at least 1")
         if train and not train.sources:
             self.complain(("train", 0), "[train]", "data", '"data" is empty; name a source of rows')
+        if candidate and train and not self.given:
+            self.complain(("candidate", 0), "[candidate]", "", "takes the place of [train]; remove one of them")
+        if candidate and (candidate.adapter is None) == (candidate.merged is None):
+            self.complain(("candidate", 0), "[candidate]", "", 'want "adapter" or "merged", one of them')
+        if train and not adapter and "adapter" not in self.raw:
+            self.complain(("train", 0), "[train]", "", 'needs an [adapter], for instance use = "lora"')
+        if adapter and not train and not candidate and "train" not in self.raw:
+            self.complain(("adapter", 0), "[adapter]", "", "needs a [train] or a [candidate]")
+        if not self.raw.get("eval"):
+            self.mistakes.add(str(self.path), "no [[eval]]; a suite measures something")
 
     def complain(self, at: tuple[str, int], title: str, key: str, what: str) -> None:
         line = self.lines.get((*at, key)) or self.lines.get((*at, ""))
@@ -285,20 +300,6 @@ class _Reader:
         line = self.lines.get(("sweep", 0, name))
         where = f"{self.path}:{line}: [sweep]" if line else f"{self.path}: [sweep]"
         return tables.Sweep(where, name, option, tuple(values), str(by), alpha, rule)
-
-    def coherent(
-        self, adapter: tables.Use | None, train: tables.Train | None, candidate: tables.Candidate | None
-    ) -> None:
-        if candidate and train and not self.given:
-            self.complain(("candidate", 0), "[candidate]", "", "takes the place of [train]; remove one of them")
-        if candidate and (candidate.adapter is None) == (candidate.merged is None):
-            self.complain(("candidate", 0), "[candidate]", "", 'want "adapter" or "merged", one of them')
-        if train and not adapter and "adapter" not in self.raw:
-            self.complain(("train", 0), "[train]", "", 'needs an [adapter], for instance use = "lora"')
-        if adapter and not train and not candidate and "train" not in self.raw:
-            self.complain(("adapter", 0), "[adapter]", "", "needs a [train] or a [candidate]")
-        if not self.raw.get("eval"):
-            self.mistakes.add(str(self.path), "no [[eval]]; a suite measures something")
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -175,7 +175,6 @@ def _line(option: str, text: str, instead: str) -> str:
 
 
 def _find(gate: str, suite: Path | None) -> Suite:
-    """Return the suite with the gate."""
     from harness.suite.reader import read_suite
 
     if suite is not None:

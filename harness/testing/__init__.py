@@ -28,7 +28,7 @@ from harness.parts import part
 from harness.records.models import Logprob, ModelRef, Progress
 from harness.records.run import Run, TrainingStep
 from harness.records.samples import Prompt
-from harness.reports.training import write_steps
+from harness.reports.run_folder import write_steps
 
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(60)]
 TRAIN = [{"input": f"train {i} say t{i}", "target": f"t{i}"} for i in range(20)]

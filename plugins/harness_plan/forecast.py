@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from harness.collection.plan import Plan
 from harness.pipeline.checking import recalled_before_training
 from harness.pipeline.execution import Execution
-from harness.pipeline.ledger import Ledger
-from harness.pipeline.looks import look_of, tells
+from harness.pipeline.ledger import Ledger, look_of, tells
 from harness.suite.tables import Sweep
 from harness_plan.benchmark import EVALUATION, FULL, Measured, methods_of
 from harness_plan.gate_power import Odds, odds_of

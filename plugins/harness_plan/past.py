@@ -14,8 +14,7 @@ from harness.records.gates import Gate
 from harness.records.run import Run
 from harness.records.samples import Sample
 from harness.records.verdicts import Verdict
-from harness.reports.places import placed_text
-from harness.reports.report_json import read_run
+from harness.reports.report_json import placed, read_run
 from harness.reports.run_folder import read_rows, value_of
 
 FEWEST = 30  # rows of an earlier run from which on it says more than the defaults
@@ -104,4 +103,4 @@ def _read(path: Path, model: str) -> Run | None:
         run = read_run(path)
     except (UsageError, TypeError, KeyError, AttributeError, ValueError):
         return None  # of an older version; there is nothing to learn from it
-    return run if run.model in (model, placed_text(model, run)) else None
+    return run if run.model in (model, placed(model, run)) else None

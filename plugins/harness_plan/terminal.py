@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from harness.cli.screen import duration
 from harness.cli.terminal import Terminal
-from harness.cli.words import duration
 from harness.stats.power import POWER
 from harness_plan.benchmark import EVALUATION, FULL, Measured
 from harness_plan.forecast import Forecast

@@ -25,7 +25,7 @@ from harness.pipeline.session import Session, remembered
 from harness.records.models import Logprob, ModelRef, Source, Subject, chunks
 from harness.records.samples import Prompt
 from harness.release import conversions
-from harness.release.seal import sealed
+from harness.release.conversions import sealed
 from harness.suite.tables import Model
 
 Pair = tuple[Prompt, str]

@@ -74,7 +74,7 @@ def _sign(args: Namespace) -> int:
 def _promote(args: Namespace) -> int:
     """Make an export the release that the next ones are compared with, or go back by one."""
     from harness.release.policy import read_policy
-    from harness.release.promoted import history
+    from harness.release.previous import history
     from harness_release.promote import go_back, promote
 
     if args.list:

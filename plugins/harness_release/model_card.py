@@ -17,7 +17,6 @@ from harness.artifacts.gguf import FACTORS, gguf_of, read_gguf
 from harness.records.models import ModelRef
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
-from harness.release.conversions import told_options
 from harness.suite.tables import Export, Suite
 from harness.texts.secrets import hide, struck
 from harness.texts.shown import code, markdown, spelt
@@ -169,6 +168,7 @@ def _made_of(declared: Export, run: Run) -> str:
     """Return what a copy was made of, and how far it is from it where its exporter measured that."""
     if not declared.name:
         return ""
-    told = f'made by "{declared.use}"' + (f" ({said})" if (said := told_options(struck(declared.options))) else "")
+    said = ", ".join(f"{k} = {json.dumps(v, default=str)}" for k, v in struck(declared.options).items())
+    told = f'made by "{declared.use}"' + (f" ({said})" if said else "")
     facts = "".join(f", {k} {v}" for k, v in struck(run.facts.get(declared.name, {})).items())
     return f", {markdown(f'{told} of {declared.from_}')}, weights `{run.digests[declared.from_][:16]}`{markdown(facts)}"

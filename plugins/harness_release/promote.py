@@ -16,7 +16,7 @@ from harness.artifacts.attestation import EVIDENCE, MANIFEST
 from harness.errors import UsageError
 from harness.files import append_line, copy_range, exclusive, folder_in_place
 from harness.release.policy import Policy
-from harness.release.promoted import RECORD, Promotion, current, releases_of, standing
+from harness.release.previous import RECORD, Promotion, current, releases_of, standing
 from harness.release.verify import Verified, verify
 
 

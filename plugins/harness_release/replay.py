@@ -28,7 +28,7 @@ from harness.plugins import Plugins, load_plugins
 from harness.records.metrics import ENDINGS
 from harness.records.models import ModelRef, Source
 from harness.records.samples import Score
-from harness.release.items import as_kept, scores_of
+from harness.release.export import as_kept, scores_of
 from harness.release.lockfile import plugins_of, rows_digest, table_of
 from harness.release.previous import shipped
 from harness.suite.reader import read_suite

@@ -9,11 +9,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from harness.cli.screen import Screen
+from harness.cli.screen import Screen, fact, percent
 from harness.cli.streams import say
-from harness.cli.summary import Summary, outcomes
-from harness.cli.terminal import Terminal
-from harness.cli.words import fact, percent
+from harness.cli.terminal import Summary, Terminal, outcomes
 from harness.records.about import About, Note
 from harness.records.models import Progress
 from harness.records.run import Run, Segment, ShownRow
@@ -91,8 +89,8 @@ def test_other_lines_wrap_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said without the terminal's console, such as a mistake, wraps on a screen and is whole in a pipe."""
     text = "error: suite.toml:3: " + "what is wrong and what to do; " * 5
     pipe, tty = io.StringIO(), Tty()
-    monkeypatch.setattr("os.get_terminal_size", lambda handle: os.terminal_size((60, 24)))
-    monkeypatch.setattr(tty, "fileno", lambda: 1)
+    monkeypatch.setattr(Tty, "fileno", lambda self: 1)
+    monkeypatch.setattr("harness.cli.streams.os.get_terminal_size", lambda handle: os.terminal_size((60, 24)))
     say(text, pipe)
     say(text, tty)
     assert pipe.getvalue() == f"{text}\n"

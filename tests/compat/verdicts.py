@@ -23,7 +23,7 @@ from harness.pipeline.adjudication import Adjudicator
 from harness.records.gates import Gate, grouped
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
-from harness.release.items import evaluations_of, rows_of
+from harness.release.export import evaluations_of, rows_of
 from harness.release.locked import read_lock
 from harness.release.outcome import verdicts_error
 from harness.release.recompute import recompute
@@ -235,10 +235,10 @@ def _verdicts(case: Drawn) -> dict[str, dict[str, Any]]:
     plugins: Any = None
     plan = Plan(suite, plugins, {"e": task}, ("base",), ("merged",), items)
     court = Adjudicator(plan, (), date(2026, 1, 1), {}, None)
-    court.leave_out(case.leaks)
+    court.leaks = case.leaks
     for item, result in zip(items, (case.theirs, case.ours), strict=True):
         if result:
-            court.take(item, result)
+            court.results[item.subject, item.eval] = result
         court.after(item)
     return {v.gate: json.loads(dumps(dataclasses.asdict(v))) | {"why": v.why} for v in court.verdicts}
 

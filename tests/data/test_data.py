@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.data.pairs import to_judged_rows
-from harness.data.rows import continuation, to_samples, to_training_rows
+from harness.data.rows import continuation, to_judged_rows, to_samples, to_training_rows
 from harness.errors import UsageError
 from harness.records.samples import Sample
 from harness.testing import ROWS, SUITE, TRAIN, Project

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.files import append_line
-from harness.pipeline.ledger import Ledger, Standing
-from harness.pipeline.looks import Look, Row, meets, project_of
+from harness.pipeline.ledger import Ledger, Look, Row, Standing, meets, project_of
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
 from harness.testing import SUITE

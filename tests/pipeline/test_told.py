@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.pipeline import memory
-from harness.pipeline.memory import Memory
+from harness.pipeline import record
+from harness.pipeline.record import Memory
 from harness.records.run import Segment, ShownRow, TrainingStep
 from harness.release.verify import verify
-from harness.reports.training import MOST, STEPS, read_steps, write_steps
+from harness.reports.run_folder import MOST, STEPS, read_steps, write_steps
 from harness.testing import SUITE, Project
 from tests.helpers.suites import SELECT, SPLIT
 
@@ -168,8 +168,8 @@ def test_peaks_are_a_stage_s_own() -> None:
 def test_peaks_that_cannot_begin_anew_are_told_where_they_rose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Elsewhere a stage that stayed below the peak before it has none."""
     peaks = iter([100, 100, 100, 100, 100, 300, 300, 300])
-    monkeypatch.setattr(memory, "PROCESS", tmp_path / "no/such")
-    monkeypatch.setattr(memory, "_resident", lambda: next(peaks))
+    monkeypatch.setattr(record, "PROCESS", tmp_path / "no/such")
+    monkeypatch.setattr(record, "_resident", lambda: next(peaks))
     measured = Memory()
     with measured.stage("calm"):
         pass

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from harness.data.pairs import to_judged_rows  # noqa: E402
+from harness.data.rows import to_judged_rows  # noqa: E402
 from harness.errors import CheckFailed, UsageError  # noqa: E402
 from harness.records.models import Logprob, ModelRef, Progress  # noqa: E402
 from harness.records.samples import Sample  # noqa: E402

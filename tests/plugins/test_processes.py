@@ -24,7 +24,7 @@ from harness.errors import CheckFailed, UsageError
 from harness.internals import schema
 from harness.records.findings import Finding
 from harness.records.models import ModelRef, Progress
-from harness.reports.training import read_steps
+from harness.reports.run_folder import read_steps
 from harness_lora import lora
 from harness_sft import Job, check, sft
 from harness_sft.processes import resolve

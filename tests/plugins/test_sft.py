@@ -23,7 +23,7 @@ from harness.artifacts.kept import NOTES  # noqa: E402
 from harness.data.rows import to_training_rows  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
-from harness.reports.training import STEPS, read_steps  # noqa: E402
+from harness.reports.run_folder import STEPS, read_steps  # noqa: E402
 from harness_checks.batches import cut_rows, end_token, rows_that_vanish  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402

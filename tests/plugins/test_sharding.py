@@ -15,7 +15,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
-from harness.reports.training import read_steps  # noqa: E402
+from harness.reports.run_folder import read_steps  # noqa: E402
 from harness.testing import Project  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
 from harness_sft import Job, check, sft  # noqa: E402

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.release.promoted import current, first, history
+from harness.release.previous import current, first, history
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.suites import ran
 

@@ -13,7 +13,7 @@ import pytest
 from harness.artifacts.attestation import EVIDENCE, MANIFEST
 from harness.artifacts.digests import hash_files, weights_digest, weights_of
 from harness.records.models import ModelRef
-from harness.release.seal import sealed
+from harness.release.conversions import sealed
 from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
 from tests.helpers.files import F32, write
 

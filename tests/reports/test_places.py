@@ -10,8 +10,7 @@ import pytest
 
 import harness
 from harness.records.run import Run
-from harness.reports.places import placed
-from harness.reports.report_json import read_run
+from harness.reports.report_json import placed, read_run
 from harness.testing import Project
 
 
