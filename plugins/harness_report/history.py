@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rich.table import Table
@@ -17,12 +18,11 @@ from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
 from harness.internals import sentence, shown
-from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Chart, draw
-from harness_report.gates import axes, interval_of, scale_of, tick_of, write_of
+from harness_report.compare import FORMAT, STYLES, numbers, printed
+from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Axis, Chart, draw, layer, nice, rule, written
+from harness_report.gates import axes, claim_of, interval_of, tick_of, write_of
 from harness_report.reading import Kept, read_folder
-from harness_report.strips import Axis, layer, nice, rule, written
-from harness_report.terminal import FORMAT, STYLES, numbers, printed
-from harness_report.words import GLYPHS, claimed, day
+from harness_report.words import GLYPHS, day
 from harness_report.words import told as spelt
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -136,8 +136,8 @@ def told(suite: str, past: Sequence[Past]) -> str:
         v = track.last
         write, limit = write_of(kept, v), "" if v.threshold is None else tick_of(kept, v)(v.threshold)
         line = sparkline([None if v is None else v.estimate for v in verdicts])
-        now = write(v.estimate) if v.estimate is not None else "–"
-        table.add_row(Text(shown(f"{track.gate} on {track.candidate}")), Text(line), marks, Text(now), Text(limit))
+        name = shown(f"{track.gate} on {track.candidate}")
+        table.add_row(Text(name), Text(line), marks, Text(write(v.estimate)), Text(limit))
     first, last = past[0].started, past[-1].started
     head = f"{shown(suite)}: {len(past)} runs, {day(first, time=False)} to {day(last, time=False)}"
     said = [f"{day(p.run.started)}  {shown(sentence.verdict_sentence(p.run))}" for p in past[-MOST:]]
@@ -161,16 +161,7 @@ def as_json(suite: str, past: Sequence[Past]) -> str:
 # -- the page --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Trend:
-    """One gate's chart on the page."""
-
-    outcome: str
-    glyph: str
-    chart: Chart
-
-
-def trends_of(past: Sequence[Past]) -> list[Trend]:
+def trends_of(past: Sequence[Past]) -> list[SimpleNamespace]:
     """Return a chart for each gate on what the last run ships: estimate, bounds, limit, and releases."""
     if not past:
         return []
@@ -181,13 +172,13 @@ def trends_of(past: Sequence[Past]) -> list[Trend]:
         v, scale = track.last, axis(kept, track.last)
         if track.candidate != kept.ours or scale is None:
             continue
-        claim = claimed(v, scale_of(kept, v)[1])
+        claim = claim_of(kept, v)
         spec = _trend(scale, track, shown_)
         judged = [(p, w) for p, w in zip(shown_, track.verdicts, strict=True) if w is not None]
         rows = [(day(p.run.started), str(w.outcome), write_of(p.kept, w)(w.estimate)) for p, w in judged]
         svg = draw(spec, f"{track.gate}: {claim}")
         chart = Chart(shown(track.gate), spelt(claim), spec, ("run", "verdict", "estimate"), rows, svg=svg)
-        found.append(Trend(v.outcome.value, GLYPHS[v.outcome], chart))
+        found.append(SimpleNamespace(outcome=v.outcome.value, glyph=GLYPHS[v.outcome], chart=chart))
     return found
 
 
@@ -219,8 +210,8 @@ def _trend(axis: Axis, track: Track, past: Sequence[Past]) -> dict[str, Any]:
         part = interval_of(v) if v else None
         if v is None or part is None:
             continue
-        if part.lower is not None and part.upper is not None and part.upper > part.lower:
-            layers.append(rule(VERDICTS[v.outcome], 3, x=x, y=up(part.lower), y2=up(part.upper)))
+        if part.bar:
+            layers.append(rule(VERDICTS[v.outcome], 3, x=x, y=up(part.bar[0]), y2=up(part.bar[1])))
         places.append((x, up(part.estimate)))
         dot = {"type": "point", "filled": True, "opacity": 1, "size": 58, "color": VERDICTS[v.outcome]}
         layers.append(layer(dot, x=x, y=places[-1][1]))

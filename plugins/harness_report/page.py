@@ -7,20 +7,19 @@ import gc
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import Run
+from harness import Run, UsageError, write_text
 from harness.internals import endings, sentence, shown
 from harness_report import drawing, made, metrics, pairs
 from harness_report.gates import comparison, conclusions_of, drive, link_of, show_gates
-from harness_report.pairs import LOST, WON, Change
-from harness_report.reading import Kept, answer_of
+from harness_report.pairs import LOST, WON
+from harness_report.reading import Kept, answer_of, read_folder
 from harness_report.words import cut, percent, seconds
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 FILE = "report.html"
 ROWS = (4, 3)  # rows lost and won that are shown of a comparison
-PHONE = (2, 1)  # and on a narrow page
 MOST_CHANGES = 8  # comparisons whose rows are shown
 SECTIONS = (
     ("gates", "Gates"),
@@ -38,6 +36,27 @@ SECTIONS = (
     ("rows", "All rows"),
     ("made", "How it was made"),
 )
+
+
+def write_page(folder: Path) -> Path:
+    """Write the page of a run into its folder. Raises UsageError where there is no run, OSError on a full disk."""
+    kept = read_folder(folder)
+    write_text(kept.folder / FILE, render(kept, before(kept)))
+    return kept.folder / FILE
+
+
+def before(kept: Kept) -> Kept | None:
+    """Return the last earlier run of the suite beside a run's folder, or None."""
+    own = kept.folder.resolve()
+    names = sorted(own.parent.glob(f"{kept.run.suite}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True)
+    for path in names:
+        if path.parent.name >= own.name:
+            continue
+        with suppress(UsageError):
+            earlier = read_folder(path.parent)
+            if earlier.run.suite == kept.run.suite and earlier.lock:
+                return earlier
+    return None
 
 
 def render(kept: Kept, last: Kept | None = None) -> str:
@@ -137,9 +156,9 @@ def _commands(kept: Kept) -> list[str]:
     return [*found, f"{again:<38}  # seed {run.seed}; an unchanged suite answers from what is remembered"]
 
 
-def changes_of(kept: Kept, browsed: set[str]) -> list[Change]:
+def changes_of(kept: Kept, browsed: set[str]) -> list[SimpleNamespace]:
     """Return the rows that changed on the candidate: by gate, then adapter as trained against what was merged."""
-    found: dict[tuple[str, str, str], Change] = {}
+    found: dict[tuple[str, str, str], SimpleNamespace] = {}
     for v in sentence.worst_first(kept.run):
         evaluation, _, metric = v.metric.partition(".")
         key = evaluation, metric, v.versus or ""
@@ -156,7 +175,7 @@ def changes_of(kept: Kept, browsed: set[str]) -> list[Change]:
     for evaluation in kept.evals:
         if merged := _merged(kept, evaluation, evaluation in browsed):
             found[evaluation, "", kept.parent] = merged
-    return [folded(c) for c in found.values()][:MOST_CHANGES]
+    return list(found.values())[:MOST_CHANGES]
 
 
 def says(pair: pairs.Pairs) -> bool:
@@ -165,7 +184,7 @@ def says(pair: pairs.Pairs) -> bool:
     return said and bool(pair.count(LOST) + pair.count(WON))
 
 
-def _merged(kept: Kept, evaluation: str, browsed: bool) -> Change | None:
+def _merged(kept: Kept, evaluation: str, browsed: bool) -> SimpleNamespace | None:
     """Return the rows on which the candidate differs from what it was made of: the adapter as it was trained."""
     if not kept.parent or not kept.report(kept.parent, evaluation) or not kept.report(kept.ours, evaluation):
         return None
@@ -175,16 +194,6 @@ def _merged(kept: Kept, evaluation: str, browsed: bool) -> Change | None:
     title = shown(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
     links = comparison(kept, evaluation, kept.parent, kept.ours) if browsed else "-"
     return pairs.change(kept, title, evaluation, pair, most=ROWS, links=links)
-
-
-def folded(c: Change) -> Change:
-    """Return a change with the rows marked that a narrow page leaves out."""
-    seen = {"lost": 0, "won": 0}
-    rows = []
-    for r in c.rows:
-        seen[r.outcome] += 1
-        rows.append(replace(r, fold=seen[r.outcome] > PHONE[r.outcome == "won"]))
-    return replace(c, rows=rows)
 
 
 # -- the file --------------------------------------------------------------------------------------
@@ -211,11 +220,10 @@ def environment() -> Environment:
 
 def fill(template: str, **given: Any) -> str:
     """Return a page from its template, with style, script, and the policy that lets this script alone run."""
-    style = _file("style.css") + drawing_rules()
+    style = _file("style.css") + drawing.dark_rules()
     script = _file("rows.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"'sha256-{digest}'"
-    own = {"style": style, "script": script, "policy": policy, "version": harness.__version__}
+    own = {"style": style, "script": script, "policy": f"'sha256-{digest}'", "version": harness.__version__}
     html: str = environment().get_template(template).render(**own, **given)
     return html.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -223,7 +231,3 @@ def fill(template: str, **given: Any) -> str:
 @cache
 def _file(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text("utf-8")
-
-
-def drawing_rules() -> str:
-    return "@media screen and (prefers-color-scheme:dark){" + drawing.dark_rules() + "}"
