@@ -20,7 +20,7 @@ from harness.internals import counted, judge, markdown, sentence, shown
 from harness_report.gates import claim_of, estimate_of
 from harness_report.made import Setting, settings_of
 from harness_report.pairs import LOST, WON, Pairs, paired
-from harness_report.reading import Kept, Row, value_of
+from harness_report.reading import Kept, Row, table_in, value_of
 from harness_report.words import GLYPHS, day, number
 
 ASKS = ("prompt_hash", "target_hash")  # by which rows of two runs are the same
@@ -120,11 +120,10 @@ def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
     """Test one metric on the rows that both runs asked."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
     ids = [i for i in ours if i in theirs and all(ours[i].get(k) == theirs[i].get(k) for k in ASKS)]
-    left = len(ours.keys() | theirs.keys()) - len(ids)
-    name = f"{evaluation}.{metric}"
-    one, other = {i: ours[i] for i in ids}, {i: theirs[i] for i in ids}
-    pair = paired(metric, other, one, (before.ours, now.ours), lower=now.is_lower(name))
-    verdict = _judged(now, before, name, one, other)
+    left, name = len(ours.keys() | theirs.keys()) - len(ids), f"{evaluation}.{metric}"
+    ours, theirs = {i: ours[i] for i in ids}, {i: theirs[i] for i in ids}
+    pair = paired(metric, theirs, ours, (before.ours, now.ours), lower=now.is_lower(name))
+    verdict = _judged(now, before, name, ours, theirs)
     if pair.rows and not pair.count(LOST) + pair.count(WON):
         reading = ALIKE
     elif now.run.digests.get(now.ours) == before.run.digests.get(before.ours):
@@ -141,7 +140,10 @@ def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs:
     measured = Metric(metric, better, now.scale(name).scale)  # type: ignore[arg-type]
     gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
     samples = [Sample(i, cluster=row.get("cluster"), row={}) for i, row in ours.items()]
-    results = (_result(now, evaluation, metric, ours), _result(before, evaluation, metric, theirs))
+    results = []
+    for kept, rows in ((now, ours), (before, theirs)):
+        scores = tuple(_score(i, row, metric) for i, row in rows.items())
+        results.append(Result(kept.ours, evaluation, scores, {}, kept.run.digests.get(kept.ours) or kept.run.started))
     try:
         return judge(gate, measured, *results, samples, now.run.alpha, name=now.ours)
     except ModuleNotFoundError as error:
@@ -149,18 +151,10 @@ def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs:
         raise UsageError(f"two runs: the test of {name} {hint}") from None
 
 
-def _result(kept: Kept, evaluation: str, metric: str, rows: Mapping[str, Row]) -> Result:
-    scores = tuple(_score(i, row, metric) for i, row in rows.items())
-    digest = kept.run.digests.get(kept.ours) or kept.run.started
-    return Result(kept.ours, evaluation, scores, {}, digest)
-
-
 def _score(key: str, row: Row, metric: str) -> Score:
-    value, weights = value_of(row, metric), row.get("weights")
-    own = weights.get(metric) if isinstance(weights, dict) else None
-    weight = own if isinstance(own, (int, float)) else row.get("weight")
-    known = float(weight) if isinstance(weight, (int, float)) else 1.0
-    return Score(key, {} if value is None else {metric: value}, weight=known)
+    value, weights = value_of(row, metric), (table_in(row, "weights").get(metric), row.get("weight"))
+    weight = next((float(w) for w in weights if isinstance(w, (int, float))), 1.0)
+    return Score(key, {} if value is None else {metric: value}, weight=weight)
 
 
 # -- what else differs -----------------------------------------------------------------------------
@@ -184,10 +178,8 @@ def _notes(now: Kept, before: Kept, between: Sequence[Between]) -> list[str]:
         found.append(f"two suites, {shown(now.run.suite)} and {shown(before.run.suite)}: what has one name is compared")
     if now.ours != before.ours:
         found.append(f"{shown(now.ours)} of this run is compared with {shown(before.ours)} of the other")
-    for b in between:
-        if b.left:
-            evaluation = b.metric.partition(".")[0]
-            found.append(f"{evaluation}: {counted(b.left, 'row')} not asked alike in both runs, and left out")
+    for evaluation, left in ((b.metric.partition(".")[0], b.left) for b in between if b.left):
+        found.append(f"{evaluation}: {counted(left, 'row')} not asked alike in both runs, and left out")
     only = [r.eval for r in now.run.reports if r.subject == now.ours and not before.report(before.ours, r.eval)]
     if only:
         found.append(f"only this run measured {', '.join(map(shown, only))}")
@@ -244,10 +236,9 @@ def told(c: Compared) -> str:
 
 
 def _gate_line(c: Compared, b: Both) -> tuple[str, str, Text]:
-    v, before = b.now, b.before
-    was = f"{before.outcome} {estimate_of(c.before, before)}" if before else "not asked"
-    text = Text(f"{b.name}\n{estimate_of(c.now, v)}, was {was}")
-    return f"{GLYPHS[v.outcome]} {v.outcome}", STYLES[v.outcome], text
+    was = f"{b.before.outcome} {estimate_of(c.before, b.before)}" if b.before else "not asked"
+    text = Text(f"{b.name}\n{estimate_of(c.now, b.now)}, was {was}")
+    return f"{GLYPHS[b.now.outcome]} {b.now.outcome}", STYLES[b.now.outcome], text
 
 
 def _metric_line(c: Compared, b: Between) -> tuple[str, str, Text]:
@@ -312,23 +303,19 @@ def as_json(c: Compared) -> str:
 
 def _run(kept: Kept) -> dict[str, Any]:
     run = kept.run
-    said = sentence.verdict_sentence(run)
-    about = {"suite": run.suite, "started": run.started, "exit_code": int(run.exit_code)}
-    return {"folder": kept.folder.name, **about, "sentence": said, "candidate": kept.ours}
+    about = {"folder": kept.folder.name, "suite": run.suite, "started": run.started, "exit_code": int(run.exit_code)}
+    return {**about, "sentence": sentence.verdict_sentence(run), "candidate": kept.ours}
 
 
-def numbers(v: Verdict | None) -> dict[str, Any] | None:
-    """Return the numbers of a verdict; None where there is none."""
-    if v is None:
-        return None
+def numbers(v: Verdict) -> dict[str, Any]:
+    """Return the numbers of a verdict."""
     keys = ("outcome", "value", "baseline", "estimate", "lower", "upper", "threshold", "n")
     return {key: getattr(v, key) for key in keys}
 
 
 def _gate(c: Compared, b: Both) -> dict[str, Any]:
-    claim = claim_of(c.now, b.now)
-    about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim, "same": b.is_same}
-    return {**about, "now": numbers(b.now), "before": numbers(b.before)}
+    about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim_of(c.now, b.now), "same": b.is_same}
+    return {**about, "now": numbers(b.now), "before": b.before and numbers(b.before)}
 
 
 def _metric(b: Between) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
@@ -126,12 +126,9 @@ def link_of(kept: Kept, v: Verdict, links: bool) -> str:
 
 def comparison(kept: Kept, evaluation: str, theirs: str, ours: str) -> str:
     """Return the part of a link that names two models, where they are not those that the browser compares anyway."""
-    others = {
-        "against": theirs if theirs != kept.against(evaluation)[1] else "",
-        "of": ours if ours != kept.ours else "",
-    }
-    query = urlencode({k: v for k, v in others.items() if v}, quote_via=quote)
-    return f"?{query}" if query else ""
+    others = {"against": theirs} if theirs != kept.against(evaluation)[1] else {}
+    others |= {"of": ours} if ours != kept.ours else {}
+    return f"?{urlencode(others, quote_via=quote)}" if others else ""
 
 
 def estimate_of(kept: Kept, v: Verdict | None) -> str:
@@ -236,18 +233,12 @@ def _said(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
         bounds = bounds_of(v, write)
         told = f", {bounds} with {sure} bounds" if bounds else ""
         return f"{what}{told}; {side} {limit} is allowed."
-    both = f"{what} against {v.versus}, {number(v.value, unit)} against {number(v.baseline, unit)}."
-    upwards = (v.outcome == "PASS") == (v.about is None or v.about.sign > 0)
-    bound, word = (v.lower, "above") if upwards else (v.upper, "below")
+    said = (
+        f"{what} against {v.versus}, {number(v.value, unit)} against {number(v.baseline, unit)}. The limit is {limit}"
+    )
     if v.outcome == "INCONCLUSIVE":
         more = "; ".join(filter(None, [f"the {sure} bounds {bounds_of(v, write)} hold it", words.needed(v)]))
-        return f"{both} The limit is {limit}, and {more}."
-    return f"{both} The limit is {limit}; with {sure} confidence the difference is {word} {write(bound)}."
-
-
-def conclusions_of(kept: Kept) -> Mapping[str, list[str]]:
-    """Return what follows from the verdicts: the first sentence for the head of the page, the others below it."""
-    said = [f"{c[:1].upper()}{c[1:]}" for c in map(shown, kept.run.conclusions)]
-    said = [c if c.endswith(".") else f"{c}." for c in said]
-    short = [c for c in said if len(c) < 260]
-    return {"lead": short[:2], "rest": [c for c in said if c not in short[:2]]}
+        return f"{said}, and {more}."
+    upwards = (v.outcome == "PASS") == (v.about is None or v.about.sign > 0)
+    bound, word = (v.lower, "above") if upwards else (v.upper, "below")
+    return f"{said}; with {sure} confidence the difference is {word} {write(bound)}."

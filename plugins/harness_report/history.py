@@ -46,6 +46,13 @@ class Past:
     def run(self) -> Run:
         return self.kept.run
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can be read: of another version, or cut off, it has no place in a line."""
+        with suppress(UsageError):
+            return bool(self.kept)
+        return False
+
 
 @dataclass(frozen=True)
 class Track:
@@ -67,15 +74,8 @@ def runs_of(suite: str, folder: Path) -> list[Past]:
     released = cache(_released)
     glimpses = (_glimpse(suite, path, released) for path in folder.glob("*/report.json"))
     found = sorted(filter(None, glimpses), key=lambda p: (p.started, p.folder.name))
-    last = list(islice(filter(_is_whole, reversed(found)), MOST))
+    last = list(islice((p for p in reversed(found) if p.is_whole), MOST))
     return [*(found[: found.index(last[-1])] if len(last) == MOST else ()), *reversed(last)]
-
-
-def _is_whole(past: Past) -> bool:
-    """Return whether a run can be read: of another version, or cut off, it has no place in a line."""
-    with suppress(UsageError):
-        return bool(past.kept)
-    return False
 
 
 def _glimpse(suite: str, path: Path, released: Callable[[str], dict[str, str]]) -> Past | None:
@@ -114,13 +114,8 @@ def sparkline(values: Sequence[float | None]) -> str:
     """Return numbers as a line of bars from their least to their greatest; a space where there is none."""
     known = [v for v in values if v is not None and math.isfinite(v)]
     low, high = min(known, default=0.0), max(known, default=0.0)
-
-    def bar(v: float | None) -> str:
-        if v is None or not math.isfinite(v):
-            return " "
-        return BARS[round((v - low) / (high - low) * 7)] if high > low else BARS[3]
-
-    return "".join(map(bar, values))
+    places = {v: round((v - low) / (high - low) * 7) if high > low else 3 for v in known}
+    return "".join(BARS[places[v]] if v in places else " " for v in values)
 
 
 def told(suite: str, past: Sequence[Past]) -> str:
@@ -152,7 +147,7 @@ def as_json(suite: str, past: Sequence[Past]) -> str:
         about: dict[str, Any] = {"folder": p.folder.name, "started": p.started, "released": p.release or None}
         with suppress(UsageError):
             run = read_run(p.folder)  # which `p` would keep
-            gates = [{"gate": v.gate, "candidate": v.candidate, **(numbers(v) or {})} for v in run.verdicts]
+            gates = [{"gate": v.gate, "candidate": v.candidate, **numbers(v)} for v in run.verdicts]
             said = sentence.verdict_sentence(run)
             runs.append({**about, "exit_code": int(run.exit_code), "sentence": said, "gates": gates})
     return json.dumps({"format": FORMAT, "suite": suite, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
@@ -193,7 +188,7 @@ def _trend(axis: Axis, track: Track, past: Sequence[Past]) -> dict[str, Any]:
     limit = up(axis.limit)
     barred = (limit, bottom) if axis.side > 0 else (TOP, limit)
     layers = [layer({"type": "rect", "color": BARRED}, x=LEFT, x2=right, y=barred[0], y2=barred[1])]
-    levels = [t for t in nice(axis.low, axis.high, 3) if abs(up(t) - limit) > 12] if not axis.shares else axis.ticks()
+    levels = axis.ticks() if axis.shares else nice(axis.low, axis.high, 3)
     levels = [t for t in levels if abs(up(t) - limit) > 12]
     named = written(LEFT - 6, limit, axis.write(axis.limit), align="right", colour=INK, weight=600)
     layers += [written(LEFT - 6, up(t), axis.write(t), align="right") for t in levels]
@@ -207,8 +202,7 @@ def _trend(axis: Axis, track: Track, past: Sequence[Past]) -> dict[str, Any]:
             layers += [layer(dashed, x=x, y=TOP, y2=bottom), written(x, TOP - 8, "released")]
         if i % every == 0:
             layers.append(written(x, bottom + 12, " ".join(day(p.run.started, time=False).split()[:2])[:6]))
-        part = interval_of(v) if v else None
-        if v is None or part is None:
+        if v is None or (part := interval_of(v)) is None:
             continue
         if part.bar:
             layers.append(rule(VERDICTS[v.outcome], 3, x=x, y=up(part.bar[0]), y2=up(part.bar[1])))

@@ -88,12 +88,11 @@ def _of(steps: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float
 
 def _epochs(steps: Sequence[Mapping[str, Any]]) -> list[float]:
     """Return the steps at which an epoch ended, but for the last."""
-    found, last = [], 0
+    found: dict[int, float] = {}
     for step, epoch in _of(steps, "epoch")[:-1]:
-        if int(epoch) > last:
-            last = int(epoch)
-            found.append(step)
-    return found if len(found) <= 6 else []
+        if int(epoch) > max(found, default=0):
+            found[int(epoch)] = step
+    return list(found.values()) if len(found) <= 6 else []
 
 
 def _speed(steps: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:

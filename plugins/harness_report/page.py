@@ -6,8 +6,7 @@ import base64
 import gc
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ import harness
 from harness import Run, UsageError, write_text
 from harness.internals import endings, sentence, shown
 from harness_report import drawing, made, metrics, pairs
-from harness_report.gates import comparison, conclusions_of, drive, link_of, show_gates
+from harness_report.gates import comparison, drive, link_of, show_gates
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept, answer_of, read_folder
 from harness_report.words import cut, percent, seconds
@@ -65,34 +64,30 @@ def render(kept: Kept, last: Kept | None = None) -> str:
     `last` is an earlier run of the suite, whose other settings are marked. Raises ModuleNotFoundError without jinja2.
     """
     environment()
-    with _no_collection():
+    enabled = gc.isenabled()
+    gc.disable()  # while very many rows are held, looking for garbage takes half of the time, and finds none
+    try:
         page = page_of(kept, last)
+    finally:
+        if enabled:
+            gc.enable()
     sections = [s for s in SECTIONS if s[0] != "training" or page.training]
     return fill("run.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=folder_name(kept),
                 sections=sections, data=embedded(page.rows))  # fmt: skip
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Let no garbage be looked for while very many rows are held: that takes half of the time, and finds none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
     """Return what the page of a run shows."""
-    run, said = kept.run, conclusions_of(kept)
+    run = kept.run
+    said = [shown(c) for c in run.conclusions]
+    said = [f"{c[:1].upper()}{c[1:]}" + ("" if c.endswith(".") else ".") for c in said]
+    lead = [c for c in said if len(c) < 260][:2]
     rows, note = pairs.browser(kept)
     stages = made.stages_of(kept)
     return SimpleNamespace(
         sentence=headline(run),
-        lead=said["lead"],
-        rest=said["rest"],
+        lead=lead,
+        rest=[c for c in said if c not in lead],
         problems=_problems(kept),
         facts=made.facts_of(kept),
         driver=drive(kept),
@@ -142,10 +137,11 @@ def _problems(kept: Kept) -> list[str]:
 def _note(kept: Kept) -> str:
     passed = all(v.outcome == "PASS" for v in kept.run.verdicts)
     first = "Closest to its limit first." if passed else "Worst first."
-    sure = percent(kept.run.alpha)
-    drawn = " Line: the limit; what is shaded is not allowed. Dashed: no difference. One scale a metric."
-    bars = f" Dot: estimate. Bar: {sure} one-sided bounds, one to each side." if drawing.can_draw() else ""
-    return first + (bars + drawn if bars else f" In brackets: {sure} one-sided bounds, one to each side.")
+    bounds = f"{percent(kept.run.alpha)} one-sided bounds, one to each side."
+    if not drawing.can_draw():
+        return f"{first} In brackets: {bounds}"
+    drawn = "Line: the limit; what is shaded is not allowed. Dashed: no difference. One scale a metric."
+    return f"{first} Dot: estimate. Bar: {bounds} {drawn}"
 
 
 def _commands(kept: Kept) -> list[str]:
@@ -164,17 +160,18 @@ def changes_of(kept: Kept, browsed: set[str]) -> list[SimpleNamespace]:
         key = evaluation, metric, v.versus or ""
         if v.candidate != kept.ours or not v.versus or key in found or kept.scale(v.metric).is_count:
             continue
-        if kept.against(evaluation)[0] == metric:
-            pair = pairs.pairs_of(kept, evaluation, v.versus)
-        else:
-            rows = kept.rows(v.versus, evaluation), kept.rows(v.candidate, evaluation)
-            pair = pairs.paired(metric, *rows, (v.versus, v.candidate), lower=kept.is_lower(v.metric))
+        pair = pairs.pairs_of(kept, evaluation, v.versus, metric)
         links = link_of(kept, v, evaluation in browsed)
         if says(pair):
             found[key] = pairs.change(kept, shown(v.gate), evaluation, pair, most=ROWS, links=links)
     for evaluation in kept.evals:
-        if merged := _merged(kept, evaluation, evaluation in browsed):
-            found[evaluation, "", kept.parent] = merged
+        if not kept.parent or not kept.report(kept.parent, evaluation) or not kept.report(kept.ours, evaluation):
+            continue
+        pair = pairs.pairs_of(kept, evaluation, kept.parent)
+        links = comparison(kept, evaluation, kept.parent, kept.ours) if evaluation in browsed else "-"
+        title = shown(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
+        if says(pair):
+            found[evaluation, "", kept.parent] = pairs.change(kept, title, evaluation, pair, most=ROWS, links=links)
     return list(found.values())[:MOST_CHANGES]
 
 
@@ -182,18 +179,6 @@ def says(pair: pairs.Pairs) -> bool:
     """Return whether rows were answered in words, and some changed."""
     said = any(answer_of(p.ours) is not None for p in pair.rows[:1])
     return said and bool(pair.count(LOST) + pair.count(WON))
-
-
-def _merged(kept: Kept, evaluation: str, browsed: bool) -> SimpleNamespace | None:
-    """Return the rows on which the candidate differs from what it was made of: the adapter as it was trained."""
-    if not kept.parent or not kept.report(kept.parent, evaluation) or not kept.report(kept.ours, evaluation):
-        return None
-    pair = pairs.pairs_of(kept, evaluation, kept.parent)
-    if not says(pair):
-        return None
-    title = shown(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
-    links = comparison(kept, evaluation, kept.parent, kept.ours) if browsed else "-"
-    return pairs.change(kept, title, evaluation, pair, most=ROWS, links=links)
 
 
 # -- the file --------------------------------------------------------------------------------------

@@ -73,14 +73,18 @@ def paired(
     return found
 
 
-def pairs_of(kept: Kept, evaluation: str, theirs: str = "") -> Pairs:
-    """Return an evaluation's rows on the page's candidate, against `theirs` or what its gate or the suite names."""
-    metric, usual = kept.against(evaluation)
-    key = evaluation, theirs or usual
+def pairs_of(kept: Kept, evaluation: str, theirs: str = "", metric: str = "") -> Pairs:
+    """Return an evaluation's rows on the page's candidate, against `theirs` or what its gate or the suite names.
+
+    So it is of the `metric` that tells rows apart.
+    """
+    usual, baseline = kept.against(evaluation)
+    metric, theirs = metric or usual, theirs or baseline
+    key = evaluation, theirs, metric
     if key not in kept.pairs:
-        rows = kept.rows(key[1], evaluation) if kept.report(key[1], evaluation) else {}
+        rows = kept.rows(theirs, evaluation) if kept.report(theirs, evaluation) else {}
         lower = kept.is_lower(f"{evaluation}.{metric}")
-        kept.pairs[key] = paired(metric, rows, kept.rows(kept.ours, evaluation), (key[1], kept.ours), lower=lower)
+        kept.pairs[key] = paired(metric, rows, kept.rows(kept.ours, evaluation), (theirs, kept.ours), lower=lower)
     found: Pairs = kept.pairs[key]
     return found
 

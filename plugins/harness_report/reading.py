@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from sys import intern
@@ -27,7 +27,7 @@ class Kept:
     lock: Mapping[str, Any]
     missing: list[str] = field(default_factory=list)
     rows_: dict[tuple[str, str], dict[str, Row]] = field(default_factory=dict)
-    pairs: dict[tuple[str, str], Any] = field(default_factory=dict)  # rows that were paired before
+    pairs: dict[tuple[str, str, str], Any] = field(default_factory=dict)  # rows that were paired before
 
     # -- the suite ---------------------------------------------------------------------------------
 
@@ -80,15 +80,10 @@ class Kept:
         return list(dict.fromkeys(r.subject for r in self.run.reports if r.outcome == "done"))
 
     @cached_property
-    def candidates(self) -> list[str]:
-        judged = dict.fromkeys(v.candidate for v in self.run.verdicts)
-        return [*judged, *(c for c in dict.fromkeys(e.candidate for e in self.run.exports) if c not in judged)]
-
-    @cached_property
     def ours(self) -> str:
         """The candidate that the page is about: what ships, or the last that was measured."""
         shipping = [e.candidate for e in self.run.exports if e.candidate in self.subjects]
-        judged = [c for c in self.candidates if c in self.subjects]
+        judged = [c for c in dict.fromkeys(v.candidate for v in self.run.verdicts) if c in self.subjects]
         return next(iter([*shipping, *judged[-1:], *self.subjects[-1:]]), "")
 
     @cached_property
@@ -125,7 +120,7 @@ class Kept:
 
     def told(self, name: str) -> Any:
         """Return what newer reports hold under a key, as plain data; None where this one does not."""
-        return _plain(getattr(self.run, name, None))
+        return json.loads(json.dumps(getattr(self.run, name, None), default=asdict))
 
 
 def _kept(row: Row, like: Row, columns: set[str]) -> Row:
@@ -227,13 +222,3 @@ def _list(value: object, key: str) -> list[Any]:
     """Return a list of a table, empty where it has none."""
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, list) else []
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    return value
