@@ -75,19 +75,17 @@ def _lead(c: Compared) -> list[str]:
 
 
 def _facts(kept: Kept, c: Compared | None, past: Sequence[Past]) -> list[tuple[str, str]]:
-    found = [("This run", _run(kept))]
+    found = []
+    for name, one in (("This run", kept), *((("Against", c.before),) if c else ())):
+        verdicts = one.run.verdicts
+        passed = sum(v.outcome == "PASS" for v in verdicts)
+        said = f"{day(one.run.started)}: {passed} of {len(verdicts)} gates passed; {folder_name(one)}"
+        found.append((name, said))
     if c:
-        found.append(("Against", _run(c.before)))
         found.append(("Differs", listed([s.key for s in c.settings][:8]) or "nothing in the configuration"))
     if past:
         found.append(("History", f"{counted(len(past), 'run')} of {shown(kept.run.suite)}"))
     return found
-
-
-def _run(kept: Kept) -> str:
-    verdicts = kept.run.verdicts
-    passed = sum(v.outcome == "PASS" for v in verdicts)
-    return f"{day(kept.run.started)}: {passed} of {len(verdicts)} gates passed; {folder_name(kept)}"
 
 
 def _gates(c: Compared) -> list[SimpleNamespace]:
@@ -112,14 +110,10 @@ def _same(c: Compared) -> str:
 
 def _lines(c: Compared) -> list[SimpleNamespace]:
     """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
-    found = [(b, _part(b)) for b in c.metrics if not b.is_alike]
-    shares = [part for b, part in found if part and c.now.scale(b.metric).is_share]
-    return [_line(c, b, part, shares) for b, part in found]
-
-
-def _part(b: Between) -> Interval | None:
-    v = b.verdict
-    return None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, COLOURS.get(b.reading, OPEN))
+    found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if not b.is_alike]
+    parts = [None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, colour) for _, v, colour in found]
+    shares = [p for (b, _, _), p in zip(found, parts, strict=True) if p and c.now.scale(b.metric).is_share]
+    return [_line(c, b, part, shares) for (b, _, _), part in zip(found, parts, strict=True)]
 
 
 def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]) -> SimpleNamespace:

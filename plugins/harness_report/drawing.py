@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
@@ -70,7 +70,11 @@ class Chart:
     head: tuple[str, ...] = ()
     table: Sequence[tuple[str, ...]] = ()
     subject: str = ""
-    svg: str = ""
+
+    @cached_property
+    def svg(self) -> str:
+        """The chart drawn, with what it shows in words."""
+        return draw(self.spec, f"{self.subject}: {self.title}" if self.subject else f"{self.title}: {self.note}")
 
 
 def can_draw() -> bool:

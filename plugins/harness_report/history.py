@@ -19,7 +19,7 @@ from rich.text import Text
 from harness import Run, UsageError, Verdict, read_run
 from harness.internals import sentence, shown
 from harness_report.compare import FORMAT, STYLES, numbers, printed
-from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Axis, Chart, draw, layer, nice, rule, written
+from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Axis, Chart, layer, nice, rule, written
 from harness_report.gates import axes, claim_of, interval_of, tick_of, write_of
 from harness_report.reading import Kept, read_folder
 from harness_report.words import GLYPHS, day
@@ -167,12 +167,10 @@ def trends_of(past: Sequence[Past]) -> list[SimpleNamespace]:
         v, scale = track.last, axis(kept, track.last)
         if track.candidate != kept.ours or scale is None:
             continue
-        claim = claim_of(kept, v)
         spec = _trend(scale, track, shown_)
         judged = [(p, w) for p, w in zip(shown_, track.verdicts, strict=True) if w is not None]
         rows = [(day(p.run.started), str(w.outcome), write_of(p.kept, w)(w.estimate)) for p, w in judged]
-        svg = draw(spec, f"{track.gate}: {claim}")
-        chart = Chart(shown(track.gate), spelt(claim), spec, ("run", "verdict", "estimate"), rows, svg=svg)
+        chart = Chart(shown(track.gate), spelt(claim_of(kept, v)), spec, ("run", "verdict", "estimate"), rows)
         found.append(SimpleNamespace(outcome=v.outcome.value, glyph=GLYPHS[v.outcome], chart=chart))
     return found
 

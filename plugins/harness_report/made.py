@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from harness import Run
 from harness.internals import counted, shown
 from harness_report import charts
-from harness_report.drawing import Chart, draw
+from harness_report.drawing import Chart
 from harness_report.pairs import Part
 from harness_report.reading import Kept, table_in
 from harness_report.words import NONE, bytes_, cut, day, figure, number, seconds, told
@@ -35,10 +35,9 @@ def training_of(kept: Kept) -> SimpleNamespace | None:
     steps = _steps(kept.told("training"))
     if not facts and not steps:
         return None
-    drawn = [replace(c, svg=draw(c.spec, f"{c.title}: {c.note}")) for c in _series(steps, facts)]
     return SimpleNamespace(
         said=_told(facts),
-        charts=drawn,
+        charts=list(_series(steps, facts)),
         rows=seen_rows(kept.told("shown")),
         findings=_found(kept.run),
         missing="" if steps else "This report keeps no series of the training, only its means.",

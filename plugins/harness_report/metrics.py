@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 
 from harness.internals import OnScale, wilson
 from harness_report import charts
-from harness_report.drawing import ACCENT, BASE, Chart, draw
+from harness_report.drawing import ACCENT, BASE, Chart
 from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of
 from harness_report.reading import Kept, answer_of, table_in, value_of
 from harness_report.words import NAMES, NONE, minus, number
@@ -95,8 +94,7 @@ def _slices(kept: Kept, subject: str, name: str, column: str, order: list[str]) 
         return None
     top = 1.0 if share else max(float(str(r["value"])) for r in rows) * 1.1 or 1.0
     colour = ACCENT if subject == kept.ours else BASE
-    chart = charts.slices(subject, name, column, rows, colour=colour, top=top)
-    return replace(chart, svg=draw(chart.spec, f"{subject}: {chart.title}"))
+    return charts.slices(subject, name, column, rows, colour=colour, top=top)
 
 
 # -- single rows -----------------------------------------------------------------------------------
@@ -107,8 +105,7 @@ def by_row(kept: Kept) -> list[Chart]:
 
     Of choices whose rows tell it also how far the probability of the chosen answer is to be believed.
     """
-    found = [*_paired(kept), *_numbers(kept), *_reliable(kept), *_lengths(kept)]
-    return [replace(c, svg=draw(c.spec, f"{c.title}: {c.note}")) for c in found]
+    return [*_paired(kept), *_numbers(kept), *_reliable(kept), *_lengths(kept)]
 
 
 def _reliable(kept: Kept) -> Iterator[Chart]:
