@@ -57,7 +57,7 @@ def slices(subject: str, metric: str, column: str, rows: Sequence[Spec], *, colo
     axis = {"title": None, "grid": True, "labelFontSize": 10, **rungs}
     x = {**_number("value"), "scale": {"domain": [0, top], "nice": False}, "axis": axis}
     fill = {"condition": {"test": "datum.few", "value": PAGE}, "value": colour}
-    dot = {"filled": True, "opacity": 1, "size": 42, "stroke": colour, "strokeWidth": 1.2}
+    dot: Spec = {"filled": True, "opacity": 1, "size": 42, "stroke": colour, "strokeWidth": 1.2}
     bar = {"y": y, "x": x | {"field": "lower"}, "x2": {"field": "upper"}}
     counts = {"y": y, "x": {"value": WIDTH - 122 - 40 + 34}, "text": {"field": "n"}}
     layers = [
@@ -197,7 +197,7 @@ def series(
         layers.append(_layer(encoding={"x": x, "y": y}, rows=kept, color=BASE if i else ACCENT, opacity=1, **shape))
         # The first is named after its start, others at their end.
         at = points[-1] if i else points[min(len(points) - 1, len(points) // 16)]
-        text = {"text": name, "baseline": "bottom", "color": MUTED if i else ACCENT}
+        text: Spec = {"text": name, "baseline": "bottom", "color": MUTED if i else ACCENT}
         text |= {"align": "right", "dy": -8} if i else {"align": "left", "dx": 8}
         names.append(_layer("text", places, [{"x": at[0], "y": at[1]}], **text))
     layers += names if len(lines) > 1 else []

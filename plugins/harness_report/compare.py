@@ -126,7 +126,7 @@ def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
     verdict = _judged(now, before, name, ours, theirs)
     if pair.rows and not pair.count(LOST) + pair.count(WON):
         reading = ALIKE
-    elif now.run.digests.get(now.ours) == before.run.digests.get(before.ours):
+    elif _digest(now) == _digest(before):
         reading = "the same model"
     else:
         reading = READINGS.get(verdict.outcome, "not comparable")
@@ -140,15 +140,19 @@ def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs:
     measured = Metric(metric, better, now.scale(name).scale)  # type: ignore[arg-type]
     gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
     samples = [Sample(i, cluster=row.get("cluster"), row={}) for i, row in ours.items()]
-    results = []
-    for kept, rows in ((now, ours), (before, theirs)):
-        scores = tuple(_score(i, row, metric) for i, row in rows.items())
-        results.append(Result(kept.ours, evaluation, scores, {}, kept.run.digests.get(kept.ours) or kept.run.started))
+    one, other = (
+        Result(k.ours, evaluation, tuple(_score(*row, metric) for row in rows.items()), {}, _digest(k) or k.run.started)
+        for k, rows in ((now, ours), (before, theirs))
+    )
     try:
-        return judge(gate, measured, *results, samples, now.run.alpha, name=now.ours)
+        return judge(gate, measured, one, other, samples, now.run.alpha, name=now.ours)
     except ModuleNotFoundError as error:
         hint = f"needs {error.name}, which is not installed; pip install 'finetune-harness[recompute]'"
         raise UsageError(f"two runs: the test of {name} {hint}") from None
+
+
+def _digest(kept: Kept) -> str | None:
+    return kept.run.digests.get(kept.ours)
 
 
 def _score(key: str, row: Row, metric: str) -> Score:
@@ -267,9 +271,9 @@ def compared(c: Compared) -> str:
         lines += ["", f"{len(c.same)} gates came to the same numbers."]
     if c.metrics:
         lines += ["", "| metric | reading | before, now | difference | rows |", "|---|---|---|---|---|"]
-    for b in c.metrics:
-        values = f"{number(b.before)}, {number(b.now)}"
-        lines.append(_cells(b.metric, b.reading, values, estimate_of(c.now, b.verdict), f"{len(b.pairs.rows):,}"))
+    for m in c.metrics:
+        values = f"{number(m.before)}, {number(m.now)}"
+        lines.append(_cells(m.metric, m.reading, values, estimate_of(c.now, m.verdict), f"{len(m.pairs.rows):,}"))
     if c.settings:
         lines += ["", f"| configuration | {before} | {now} |", "|---|---|---|"]
         lines += [_cells(s.key, s.before or "", s.value) for s in c.settings]

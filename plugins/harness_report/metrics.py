@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+from harness import Gate
 from harness.internals import OnScale, wilson
 from harness_report import charts
 from harness_report.drawing import ACCENT, BASE, Chart
@@ -13,7 +14,6 @@ from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of
 from harness_report.reading import Kept, answer_of, table_in, value_of
 from harness_report.words import NAMES, NONE, minus, number
 
-MIN_N = 60  # rows of a slice below which it decides no gate, unless a gate says otherwise
 FEWEST = 5  # rows of one probability that are drawn
 MOST_SLICES = 40  # values of a column that are drawn
 
@@ -75,7 +75,7 @@ def slices_of(kept: Kept) -> list[list[Chart]]:
 def min_n_of(kept: Kept) -> int:
     """Return how many rows a slice needs to decide a gate, as the suite's gates say."""
     told = [g.get("min_n") for g in kept.lock.get("gates", ()) if g.get("min_n")]
-    return max([int(n) for n in told if isinstance(n, int)], default=MIN_N)
+    return max([int(n) for n in told if isinstance(n, int)], default=Gate.min_n)
 
 
 def _slices(kept: Kept, subject: str, name: str, column: str, order: list[str]) -> Chart | None:
