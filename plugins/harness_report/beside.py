@@ -18,12 +18,6 @@ from harness_report.reading import Kept
 from harness_report.words import NONE, day, listed, minus, number, percent
 
 COLOURS = {"worse": FAIL, "not told apart": OPEN, "better": PASS}
-SECTIONS = (
-    ("gates", "Gates"),
-    ("between", "Between the runs"),
-    ("changed", "What changed"),
-    ("settings", "Configuration"),
-)
 CLASSES = {"worse": "lost", "better": "won", "not told apart": "told"}
 
 
@@ -36,9 +30,8 @@ def render_beside(kept: Kept, other: Kept | None, past: Sequence[Past]) -> str:
         raise UsageError(f'harness report: the folder holds no run of suite "{kept.run.suite}"; name another --history')
     compared = compare(kept, other) if other else None
     page = _page(kept, compared, past)
-    chosen = [*(SECTIONS if compared else ()), *([("history", "History")] if past else ())]
     name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
-    return fill("beside.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=name, sections=chosen)
+    return fill("beside.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=name)
 
 
 def _page(kept: Kept, c: Compared | None, past: Sequence[Past]) -> SimpleNamespace:
@@ -55,6 +48,7 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[Past]) -> SimpleNamespa
         ours=kept.ours,
         changes=_changes(c) if c else [],
         compared=c,
+        past=past,
         labels=c.labels if c else ("", ""),
         trends=trends_of(past),
         runs=counted(len(past), "run"),
@@ -129,7 +123,7 @@ def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]
         reading=b.reading,
         style=CLASSES.get(b.reading, "slice"),
         metric=b.metric,
-        values=f"{number(b.before, unit)}, now {number(b.now, unit)}",
+        values=f"{number(v.baseline, unit)}, now {number(v.value, unit)}",
         svg=svg,
         estimate=write(v.estimate),
         bounds=bounds_of(v, write),

@@ -59,8 +59,6 @@ class Between:
     metric: str
     verdict: Verdict
     reading: str
-    now: float | None
-    before: float | None
     pairs: Pairs
     left: int  # rows that only one run asked, or that another text stands in
 
@@ -130,7 +128,7 @@ def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
         reading = "the same model"
     else:
         reading = READINGS.get(verdict.outcome, "not comparable")
-    return Between(name, verdict, reading, verdict.value, verdict.baseline, pair, left)
+    return Between(name, verdict, reading, pair, left)
 
 
 def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs: Mapping[str, Row]) -> Verdict:
@@ -249,7 +247,7 @@ def _metric_line(c: Compared, b: Between) -> tuple[str, str, Text]:
     unit, v = c.now.unit(b.metric), b.verdict
     rows = f"{counted(len(b.pairs.rows), 'row')}, {b.pairs.count(LOST)} lost and {b.pairs.count(WON)} won"
     found = f"{estimate_of(c.now, v)}, {rows}" if v.estimate is not None else shown(v.why)
-    text = Text(f"{shown(b.metric)}  {number(b.before, unit)}, now {number(b.now, unit)}\n{found}")
+    text = Text(f"{shown(b.metric)}  {number(v.baseline, unit)}, now {number(v.value, unit)}\n{found}")
     return b.reading, STYLES.get(b.reading, ""), text
 
 
@@ -272,7 +270,7 @@ def compared(c: Compared) -> str:
     if c.metrics:
         lines += ["", "| metric | reading | before, now | difference | rows |", "|---|---|---|---|---|"]
     for m in c.metrics:
-        values = f"{number(m.before)}, {number(m.now)}"
+        values = f"{number(m.verdict.baseline)}, {number(m.verdict.value)}"
         lines.append(_cells(m.metric, m.reading, values, estimate_of(c.now, m.verdict), f"{len(m.pairs.rows):,}"))
     if c.settings:
         lines += ["", f"| configuration | {before} | {now} |", "|---|---|---|"]
@@ -327,5 +325,5 @@ def _metric(b: Between) -> dict[str, Any]:
     test = {"estimate": v.estimate, "lower": v.lower, "upper": v.upper, "p": v.p_pass, "method": v.method, "n": v.n}
     rows = {"won": [p.id for p in b.pairs.of(WON)], "lost": [p.id for p in b.pairs.of(LOST)]}
     counts = {"won_count": len(rows["won"]), "lost_count": len(rows["lost"]), "left_out": b.left}
-    about = {"metric": b.metric, "reading": b.reading, "now": b.now, "before": b.before, "alpha": v.alpha}
+    about = {"metric": b.metric, "reading": b.reading, "now": v.value, "before": v.baseline, "alpha": v.alpha}
     return {**about, **test, **counts, **rows, "why": v.why}

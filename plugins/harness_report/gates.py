@@ -83,12 +83,6 @@ def axes(kepts: Sequence[Kept]) -> Callable[[Kept, Verdict], Axis | None]:
     return axis
 
 
-def show_gates(kept: Kept, *, links: bool) -> list[SimpleNamespace]:
-    """Return all gates, the worst first."""
-    axis = axes([kept])
-    return [show_gate(kept, v, axis(kept, v), [interval_of(v)], links=links) for v in sentence.worst_first(kept.run)]
-
-
 def show_gate(
     kept: Kept, v: Verdict, axis: Axis | None, parts: Sequence[Interval | None], *, links: bool, **before: str
 ) -> SimpleNamespace:

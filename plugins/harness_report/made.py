@@ -35,11 +35,12 @@ def training_of(kept: Kept) -> SimpleNamespace | None:
     steps = _steps(kept.told("training"))
     if not facts and not steps:
         return None
+    kinds = [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.flags]
     return SimpleNamespace(
         said=_told(facts),
         charts=list(_series(steps, facts)),
         rows=seen_rows(kept.told("shown")),
-        findings=_found(kept.run),
+        findings=[shown(f"{kind}: {f.name}: {f.what}" + (f"; {f.fix}" if f.fix else "")) for kind, f in kinds],
         missing="" if steps else "This report keeps no series of the training, only its means.",
         sweep=_sweep(kept.run),
     )
@@ -137,12 +138,6 @@ def seen_rows(kept: object) -> list[list[Part]]:
     return found[:SEEN]
 
 
-def _found(run: Run) -> list[str]:
-    """Return what the checks found, in a line each."""
-    kinds = [("ignored" if f.ignored is not None else f.severity, f) for f in run.flags]
-    return [shown(f"{kind}: {f.name}: {f.what}" + (f"; {f.fix}" if f.fix else "")) for kind, f in kinds]
-
-
 # -- how it was made -------------------------------------------------------------------------------
 
 
@@ -205,7 +200,10 @@ def facts_of(kept: Kept) -> list[tuple[str, str]]:
     attempt = max((v.attempt for v in run.verdicts), default=0)
     suite = ", ".join(filter(None, [run.suite, described])) + (f"; attempt {attempt}" if attempt else "")
     model = run.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")  # without where it came from
-    lines = [("Suite", suite), ("Model", ", ".join(filter(None, [model, _adapter(kept), kept.ours])))]
+    table = table_in(kept.suite, "adapter")
+    rank, adapter = dict(table.get("options") or {}).get("r"), str(table.get("use", ""))
+    adapter += f" of rank {rank}" if rank else ""
+    lines = [("Suite", suite), ("Model", ", ".join(filter(None, [model, adapter, kept.ours])))]
     versus = list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours))
     if versus:
         lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))
@@ -216,10 +214,3 @@ def facts_of(kept: Kept) -> list[tuple[str, str]]:
         done = f"{where}, {bytes_(e.bytes)}, weights {e.digest[:12]}"
         lines.append(("Export", done if e.written else f"{where} was not written: {'; '.join(e.reasons)}"))
     return [(name, told(text)) for name, text in lines]
-
-
-def _adapter(kept: Kept) -> str:
-    if not (table := table_in(kept.suite, "adapter")):
-        return ""
-    rank = dict(table.get("options") or {}).get("r")
-    return f"{table.get('use', '')} of rank {rank}" if rank else str(table.get("use", ""))

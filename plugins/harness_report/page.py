@@ -16,7 +16,7 @@ import harness
 from harness import Run, UsageError, write_text
 from harness.internals import endings, sentence, shown
 from harness_report import drawing, made, metrics, pairs
-from harness_report.gates import comparison, drive, link_of, show_gates
+from harness_report.gates import axes, comparison, drive, interval_of, link_of, show_gate
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept, answer_of, read_folder
 from harness_report.words import cut, percent, seconds
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 FILE = "report.html"
 ROWS = (4, 3)  # rows lost and won that are shown of a comparison
 MOST_CHANGES = 8  # comparisons whose rows are shown
-SECTIONS = (
-    ("gates", "Gates"),
-    ("changed", "What changed"),
-    ("metrics", "Metrics"),
-    ("training", "Training"),
-    ("rows", "All rows"),
-    ("made", "How it was made"),
-)
 
 
 def write_page(folder: Path) -> Path:
@@ -71,9 +63,8 @@ def render(kept: Kept, last: Kept | None = None) -> str:
     finally:
         if enabled:
             gc.enable()
-    sections = [s for s in SECTIONS if s[0] != "training" or page.training]
-    return fill("run.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=folder_name(kept),
-                sections=sections, data=embedded(page.rows))  # fmt: skip
+    title, name = f"{shown(kept.run.suite)}: {page.sentence}", folder_name(kept)
+    return fill("run.html", p=page, title=title, name=name, data=embedded(page.rows))
 
 
 def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
@@ -83,6 +74,7 @@ def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
     said = [f"{c[:1].upper()}{c[1:]}" + ("" if c.endswith(".") else ".") for c in said]
     lead = [c for c in said if len(c) < 260][:2]
     rows, note = pairs.browser(kept)
+    axis, worst_first = axes([kept]), sentence.worst_first(run)
     stages = made.stages_of(kept)
     return SimpleNamespace(
         sentence=headline(run),
@@ -91,7 +83,7 @@ def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
         problems=_problems(kept),
         facts=made.facts_of(kept),
         driver=drive(kept),
-        gates=show_gates(kept, links=bool(rows)),
+        gates=[show_gate(kept, v, axis(kept, v), [interval_of(v)], links=bool(rows)) for v in worst_first],
         gates_note=_note(kept),
         drawn=drawing.can_draw(),
         metrics=metrics.table_of(kept),
