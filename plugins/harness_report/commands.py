@@ -5,12 +5,8 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness import ExitCode, UsageError, write_text
-
-if TYPE_CHECKING:
-    from harness_report.reading import Kept
 
 FORMATS = ("text", "markdown", "json")
 
@@ -52,7 +48,7 @@ def compare(parser: ArgumentParser) -> None:
 
 
 def _report(args: Namespace) -> int:
-    """Write a page, or print Markdown."""
+    """Write a page, or print Markdown. Raises UsageError without jinja2."""
     from harness_report.reading import read_folder
 
     kept = read_folder(args.run)
@@ -63,8 +59,24 @@ def _report(args: Namespace) -> int:
         return ExitCode.OK
     if args.markdown:
         return _compare(Namespace(run=args.run, against=args.against, format="markdown"))
-    html, path = _page(kept, args)
-    path = args.o or path
+    try:
+        from harness_report import page
+
+        if args.against is None and args.history is None:
+            html, name = page.render(kept, page.before(kept)), page.FILE
+        else:
+            from harness_report.beside import render_beside
+            from harness_report.history import runs_of
+
+            other = read_folder(args.against) if args.against else None
+            past = runs_of(kept.run.suite, args.history) if args.history else []
+            html, name = render_beside(kept, other, past), "compare.html" if other else "history.html"
+    except ModuleNotFoundError as error:
+        if error.name != "jinja2":
+            raise
+        hint = "pip install 'finetune-harness[report]', or say --markdown"
+        raise UsageError(f"harness report: a page needs jinja2, which is not installed; {hint}") from None
+    path = args.o or kept.folder / name
     try:
         write_text(path, html)
     except OSError as error:
@@ -75,28 +87,6 @@ def _report(args: Namespace) -> int:
 
         webbrowser.open(path.resolve().as_uri())
     return ExitCode.OK
-
-
-def _page(kept: Kept, args: Namespace) -> tuple[str, Path]:
-    """Return the page that is asked for, and where it goes. Raises UsageError without jinja2."""
-    from harness_report.page import FILE, before, render
-
-    try:
-        if args.against is None and args.history is None:
-            return render(kept, before(kept)), kept.folder / FILE
-        from harness_report.beside import render_beside
-        from harness_report.history import runs_of
-        from harness_report.reading import read_folder
-
-        other = read_folder(args.against) if args.against else None
-        past = runs_of(kept.run.suite, args.history) if args.history else []
-        name = "compare.html" if other else "history.html"
-        return render_beside(kept, other, past), kept.folder / name
-    except ModuleNotFoundError as error:
-        if error.name != "jinja2":
-            raise
-        hint = "pip install 'finetune-harness[report]', or say --markdown"
-        raise UsageError(f"harness report: a page needs jinja2, which is not installed; {hint}") from None
 
 
 def _history(args: Namespace) -> int:

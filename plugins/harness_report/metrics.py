@@ -90,11 +90,9 @@ def _slices(kept: Kept, subject: str, name: str, column: str, order: list[str]) 
             continue
         low, high = wilson(round(value * n), n, kept.run.alpha) if share and 0 <= value <= 1 else (value, value)
         rows.append({"slice": label[:60], "value": value, "lower": low, "upper": high, "n": n, "few": n < least})
-    if not rows:
-        return None
-    top = 1.0 if share else max(float(str(r["value"])) for r in rows) * 1.1 or 1.0
+    top = 1.0 if share else max((float(str(r["value"])) for r in rows), default=0.0) * 1.1 or 1.0
     colour = ACCENT if subject == kept.ours else BASE
-    return charts.slices(subject, name, column, rows, colour=colour, top=top)
+    return charts.slices(subject, name, column, rows, colour=colour, top=top) if rows else None
 
 
 # -- single rows -----------------------------------------------------------------------------------
