@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from harness_report import drawing
 from harness_report.drawing import ACCENT, BARRED, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart, written
-from harness_report.words import NONE, number
+from harness_report.words import number
 
 WIDTH, HEIGHT = 328, 190  # of a panel, px
 POINTS = 400  # of a series, at most
@@ -113,7 +113,9 @@ def ordered(title: str, note: str, values: Sequence[float], *, what: str, limit:
         layers.append(_layer("rule", at, line, color=INK, strokeWidth=1.5))
         text = {"text": f"limit {limit:g}", "align": "left", "baseline": "bottom", "dy": -3, "color": INK}
         layers.append(_layer("text", {**at, "x": {"value": 3}}, line, **text))
-    return Chart(title, note, _panel(layers), ("quantile", "value"), _quantiles(found))
+    return Chart(
+        title, note, _panel(layers), ("quantile", "value"), [(name, number(v)) for name, v in _quantiles(found)]
+    )
 
 
 def scatter(title: str, note: str, pairs: Sequence[tuple[float, float]], names: tuple[str, str]) -> Chart:
@@ -131,7 +133,7 @@ def scatter(title: str, note: str, pairs: Sequence[tuple[float, float]], names: 
         _layer("point", places, points, filled=True, size=24, color=ACCENT, opacity=0.55, strokeWidth=0),
     ]
     sides = [_quantiles(sorted(p[i] for p in pairs)) for i in (0, 1)]
-    table = [(name, one, other) for (name, one), (_, other) in zip(*sides, strict=True)]
+    table = [(name, number(one), number(other)) for (name, one), (_, other) in zip(*sides, strict=True)]
     return Chart(title, note, _panel(layers), ("quantile", *names), table)
 
 
@@ -162,7 +164,7 @@ def lengths(title: str, note: str, series: Mapping[str, Sequence[int]], ours: st
     """Draw how long the subjects' answers are, in characters, as quartiles with the whole range."""
     rows = []
     for name, values in series.items():
-        found = [v for _, v in _quantile_values(sorted(values))]
+        found = [v for _, v in _quantiles(sorted(values))]
         rows.append({"s": name, "ours": name == ours, **dict(zip("abmcd", found, strict=True))})
     axis = {"title": None, "domain": False, "ticks": False, "labelLimit": 100, "labelColor": INK}
     y = {"field": "s", "type": "nominal", "sort": list(series), "axis": axis}
@@ -206,10 +208,6 @@ def series(
     return Chart(title, note, _panel(layers), ("series", "step", "value"), table)
 
 
-def _quantile_values(found: Sequence[Any]) -> list[tuple[str, Any]]:
-    last = len(found) - 1
-    return [(f"{q:.0%}", found[round(q * last)]) for q in (0, 0.25, 0.5, 0.75, 1)] if found else [("0%", NONE)]
-
-
-def _quantiles(found: Sequence[float]) -> list[tuple[str, str]]:
-    return [(name, number(value)) for name, value in _quantile_values(found)]
+def _quantiles(found: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Return five quantiles of sorted values by their names."""
+    return [(f"{q:.0%}", found[round(q * (len(found) - 1))]) for q in (0, 0.25, 0.5, 0.75, 1)]
