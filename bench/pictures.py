@@ -22,7 +22,7 @@ from rich.text import Text
 from bench.child import ROOT
 from harness import read_run
 from harness.cli.terminal import Terminal
-from harness_report.writing import write_page
+from harness_report.page import write_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")

@@ -20,18 +20,10 @@ from harness_judge import prompts
 from harness_judge.options import Budget, Options
 from harness_judge.prompts import Question
 from harness_judge.service import API, AnthropicJudge, OpenAIJudge
-from harness_judge.verdict import Reply
+from harness_judge.verdict import Failed, Reply
 
 Told = Callable[[int, int], None]  # of how many questions have an answer, and how many there are
 HOPELESS = 3  # questions that come to nothing before any is answered: the judge is not there
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A question without a reply, and why; `asked` is false where the budget was used up."""
-
-    why: str
-    asked: bool = True
 
 
 class Bench(Protocol):

@@ -15,9 +15,8 @@ from typing import Any
 
 from harness import Logprob, ModelRef, Subject
 from harness.internals import CachedSubject, Models, Responses
-from harness_judge.bench import Failed
 from harness_judge.prompts import Question
-from harness_judge.verdict import Reply
+from harness_judge.verdict import Failed, Reply
 
 SHORTEST = 64  # characters of a text below which cutting it further would leave nothing to judge
 MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")  # an added token that tells parts of a chat apart, special or not

@@ -10,11 +10,10 @@ from typing import Any
 from harness import Sample, Score
 from harness_judge import prompts, verdict
 from harness_judge.adversaries import score
-from harness_judge.bench import Failed
 from harness_judge.calibration import LONGER_BY
 from harness_judge.options import Options, Prices
 from harness_judge.prompts import Question
-from harness_judge.verdict import NoVerdict, Reply
+from harness_judge.verdict import Failed, NoVerdict, Reply
 
 MOST_ERRORS = 0.02  # share of rows without a verdict above which nothing is concluded from the others
 Outcome = Reply | Failed

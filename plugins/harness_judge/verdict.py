@@ -28,6 +28,14 @@ class Reply:
     problem: str = ""
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A question without a reply, and why; `asked` is false where the budget was used up."""
+
+    why: str
+    asked: bool = True
+
+
 def reply_of(outcome: object) -> Reply:
     """Return what a question came to, if that is a reply; raises NoVerdict, with why it failed."""
     if isinstance(outcome, Reply):

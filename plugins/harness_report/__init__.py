@@ -20,7 +20,7 @@ def harness_run_finish(run: Run) -> None:
     """Write report.html into the run folder, before the terminal names it; what goes wrong is a warning."""
     if not run.folder or not can_render():
         return
-    from harness_report.writing import write_page
+    from harness_report.page import write_page
 
     try:
         write_page(Path(run.folder))

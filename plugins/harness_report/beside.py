@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from types import SimpleNamespace
 
-from harness import UsageError, Verdict
+from harness import UsageError
 from harness.internals import counted, shown
 from harness_report import drawing, pairs
-from harness_report.compare import Between, Both, Compared, compare
-from harness_report.drawing import FAIL, OPEN, PASS, draw
-from harness_report.gates import Shown, axes, bounds_of, drive, interval_of, show_gate, write_of
+from harness_report.compare import Between, Compared, compare
+from harness_report.drawing import FAIL, OPEN, PASS, Interval, axis_of, draw, strip
+from harness_report.gates import axes, bounds_of, drive, interval_of, show_gate, write_of
 from harness_report.history import Past, trends_of
-from harness_report.page import ROWS, fill, folded, folder_name, headline, says
-from harness_report.pairs import LOST, WON, Change
+from harness_report.page import ROWS, fill, folder_name, headline, says
+from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept
-from harness_report.strips import Axis, Interval, axis_of, strip
-from harness_report.words import day, listed, minus, number, percent
+from harness_report.words import NONE, day, listed, minus, number, percent
 
-COLOURS = {"worse": FAIL, "better": PASS, "not told apart": OPEN}
-SECTIONS = (
-    ("gates", "Gates"),
-    ("between", "Between the runs"),
-    ("changed", "What changed"),
-    ("settings", "Configuration"),
-)
+COLOURS = {"worse": FAIL, "not told apart": OPEN, "better": PASS}
 CLASSES = {"worse": "lost", "better": "won", "not told apart": "told"}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One metric between two runs, as the page shows it."""
-
-    reading: str
-    style: str
-    metric: str
-    values: str
-    svg: str
-    estimate: str
-    bounds: str
-    method: str
-    rows: str
-    flips: str
 
 
 def render_beside(kept: Kept, other: Kept | None, past: Sequence[Past]) -> str:
@@ -54,15 +30,8 @@ def render_beside(kept: Kept, other: Kept | None, past: Sequence[Past]) -> str:
         raise UsageError(f'harness report: the folder holds no run of suite "{kept.run.suite}"; name another --history')
     compared = compare(kept, other) if other else None
     page = _page(kept, compared, past)
-    sections = [
-        ("gates", "Gates"),
-        ("between", "Between the runs"),
-        ("changed", "What changed"),
-        ("settings", "Configuration"),
-    ]
-    chosen = [s for s in sections if compared] + ([("history", "History")] if past else [])
     name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
-    return fill("beside.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=name, sections=chosen)
+    return fill("beside.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=name)
 
 
 def _page(kept: Kept, c: Compared | None, past: Sequence[Past]) -> SimpleNamespace:
@@ -79,6 +48,7 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[Past]) -> SimpleNamespa
         ours=kept.ours,
         changes=_changes(c) if c else [],
         compared=c,
+        past=past,
         labels=c.labels if c else ("", ""),
         trends=trends_of(past),
         runs=counted(len(past), "run"),
@@ -91,67 +61,56 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[Past]) -> SimpleNamespa
 def _lead(c: Compared) -> list[str]:
     """Return in a sentence which metrics are worse, better and not told apart."""
     found = []
-    for reading, verb in (("worse", "worse"), ("better", "better"), ("not told apart", "not told apart")):
+    for reading in CLASSES:
         names = [b.metric for b in c.metrics if b.reading == reading]
         if names:
-            found.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} {verb}")
+            found.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} {reading}")
     return [f"Against {c.labels[0]}: {'; '.join(found)}."] if found else []
 
 
 def _facts(kept: Kept, c: Compared | None, past: Sequence[Past]) -> list[tuple[str, str]]:
-    found = [("This run", _run(kept))]
+    found = []
+    for name, one in (("This run", kept), *((("Against", c.before),) if c else ())):
+        verdicts = one.run.verdicts
+        passed = sum(v.outcome == "PASS" for v in verdicts)
+        said = f"{day(one.run.started)}: {passed} of {len(verdicts)} gates passed; {folder_name(one)}"
+        found.append((name, said))
     if c:
-        found.append(("Against", _run(c.before)))
         found.append(("Differs", listed([s.key for s in c.settings][:8]) or "nothing in the configuration"))
     if past:
         found.append(("History", f"{counted(len(past), 'run')} of {shown(kept.run.suite)}"))
     return found
 
 
-def _run(kept: Kept) -> str:
-    verdicts = kept.run.verdicts
-    passed = sum(v.outcome == "PASS" for v in verdicts)
-    return f"{day(kept.run.started)}: {passed} of {len(verdicts)} gates passed; {folder_name(kept)}"
-
-
-def _gates(c: Compared) -> list[Shown]:
+def _gates(c: Compared) -> list[SimpleNamespace]:
     """Return the gates that came to other numbers, the other run's hollow and grey in the same strip."""
-    axis = axes([c.now, c.before])
-    return [_gate(c, b, axis) for b in c.gates]
-
-
-def _gate(c: Compared, b: Both, axis: Callable[[Kept, Verdict], Axis | None]) -> Shown:
-    earlier = b.before
-    parts = [interval_of(earlier, other=True) if earlier else None, interval_of(b.now)]
-    write = write_of(c.now, b.now)
-    return show_gate(
-        *(c.now, b.now, axis(c.now, b.now), parts),
-        links=False,
-        before=write(earlier.estimate) if earlier and earlier.estimate is not None else "–",
-        before_bounds=bounds_of(earlier, write) if earlier else "",
-        before_outcome=str(earlier.outcome) if earlier else "not asked",
-    )
+    axis, found = axes([c.now, c.before]), []
+    for b in c.gates:
+        earlier, write = b.before, write_of(c.now, b.now)
+        parts = [interval_of(earlier, other=True) if earlier else None, interval_of(b.now)]
+        before = {
+            "before": write(earlier.estimate) if earlier else NONE,
+            "before_bounds": bounds_of(earlier, write) if earlier else "",
+            "before_outcome": str(earlier.outcome) if earlier else "not asked",
+        }
+        found.append(show_gate(c.now, b.now, axis(c.now, b.now), parts, links=False, **before))
+    return found
 
 
 def _same(c: Compared) -> str:
-    names = [f"{shown(b.now.gate)} on {shown(b.now.candidate)}" for b in c.same]
+    names = [b.name for b in c.same]
     return f"{counted(len(names), 'gate')} came to the same numbers in both runs: {', '.join(names)}." if names else ""
 
 
-def _lines(c: Compared) -> list[Line]:
+def _lines(c: Compared) -> list[SimpleNamespace]:
     """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
-    found = [b for b in c.metrics if not b.is_alike]
-    parts = {b.metric: _part(b) for b in found}
-    shares = [p for b in found if (p := parts[b.metric]) and c.now.scale(b.metric).is_share]
-    return [_line(c, b, parts[b.metric], shares) for b in found]
+    found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if not b.is_alike]
+    parts = [None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, colour) for _, v, colour in found]
+    shares = [p for (b, _, _), p in zip(found, parts, strict=True) if p and c.now.scale(b.metric).is_share]
+    return [_line(c, b, part, shares) for (b, _, _), part in zip(found, parts, strict=True)]
 
 
-def _part(b: Between) -> Interval | None:
-    v = b.verdict
-    return None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, COLOURS.get(b.reading, OPEN))
-
-
-def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]) -> Line:
+def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]) -> SimpleNamespace:
     v, scale, svg = b.verdict, c.now.scale(b.metric), ""
     write = write_of(c.now, v)
     if part is not None:
@@ -160,13 +119,13 @@ def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]
         on = shares if scale.is_share else [part]
         svg = draw(strip(axis_of(on, 0.0, side, tick, shares=scale.is_log, zero=True), [part]))
     unit = c.now.unit(b.metric)
-    return Line(
+    return SimpleNamespace(
         reading=b.reading,
         style=CLASSES.get(b.reading, "slice"),
         metric=b.metric,
-        values=f"{number(b.before, unit)}, now {number(b.now, unit)}",
+        values=f"{number(v.baseline, unit)}, now {number(v.value, unit)}",
         svg=svg,
-        estimate=write(v.estimate) if v.estimate is not None else "–",
+        estimate=write(v.estimate),
         bounds=bounds_of(v, write),
         method=v.method or shown(v.why),
         rows=counted(len(b.pairs.rows), "pair"),
@@ -174,11 +133,12 @@ def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]
     )
 
 
-def _changes(c: Compared) -> list[Change]:
+def _changes(c: Compared) -> list[SimpleNamespace]:
     """Return the rows that changed between the runs, by metric."""
     found = []
     for b in c.metrics:
         if says(b.pairs):
             one = pairs.change(c.now, b.metric, b.metric.partition(".")[0], b.pairs, most=ROWS, links="-")
-            found.append(folded(replace(one, theirs=c.labels[0], ours=c.labels[1])))
+            one.theirs, one.ours = c.labels
+            found.append(one)
     return found

@@ -5,13 +5,8 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness import ExitCode, UsageError, write_text
-
-if TYPE_CHECKING:
-    from harness_report.compare import Compared
-    from harness_report.reading import Kept
 
 FORMATS = ("text", "markdown", "json")
 
@@ -19,13 +14,9 @@ FORMATS = ("text", "markdown", "json")
 def report(parser: ArgumentParser) -> None:
     """write a run as one HTML page, or as Markdown"""
     parser.set_defaults(command=_report, group="look")
-    parser.epilog = "\n  ".join(
-        (
-            "examples:",
-            "harness report reports/domain-20261126T131146Z --open",
-            "harness report reports/new --against reports/old",
-        )
-    )
+    parser.epilog = """examples:
+  harness report reports/domain-20261126T131146Z --open
+  harness report reports/new --against reports/old"""
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
     parser.add_argument("--against", type=Path, metavar="RUN", help="compare with this run, row by row")
     parser.add_argument("--history", type=Path, metavar="FOLDER", help="show every run of the suite in a folder, too")
@@ -37,7 +28,7 @@ def report(parser: ArgumentParser) -> None:
 def history(parser: ArgumentParser) -> None:
     """print how the gates of a suite stood in every run"""
     parser.set_defaults(command=_history, group="look")
-    parser.epilog = "\n  ".join(("examples:", "harness history suites/domain.toml"))
+    parser.epilog = "examples:\n  harness history suites/domain.toml"
     parser.add_argument("suite", metavar="SUITE", help="the name of a suite, or its file")
     where = "where the run folders are (reports)"
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help=where)
@@ -47,13 +38,9 @@ def history(parser: ArgumentParser) -> None:
 def compare(parser: ArgumentParser) -> None:
     """compare two runs: gates, metrics on the same rows, configuration"""
     parser.set_defaults(command=_compare, group="look")
-    parser.epilog = "\n  ".join(
-        (
-            "examples:",
-            "harness compare reports/new reports/old",
-            "harness compare reports/new reports/old --format markdown",
-        )
-    )
+    parser.epilog = """examples:
+  harness compare reports/new reports/old
+  harness compare reports/new reports/old --format markdown"""
     parser.add_argument("run", type=Path, metavar="RUN", help="the run that is looked at")
     parser.add_argument("against", type=Path, metavar="RUN", help="the one before it")
     parser.add_argument("--format", choices=FORMATS, default="text", help="how to print it (text)")
@@ -61,15 +48,35 @@ def compare(parser: ArgumentParser) -> None:
 
 
 def _report(args: Namespace) -> int:
-    """Write a page, or print Markdown."""
+    """Write a page, or print Markdown. Raises UsageError without jinja2."""
     from harness_report.reading import read_folder
 
     kept = read_folder(args.run)
-    if args.markdown:
-        sys.stdout.write(_markdown(kept, args.against))
+    if args.markdown and args.against is None:
+        from harness_ci import run_markdown
+
+        sys.stdout.write(run_markdown(kept.run, kept.folder))
         return ExitCode.OK
-    html, path = _page(kept, args)
-    path = args.o or path
+    if args.markdown:
+        return _compare(Namespace(run=args.run, against=args.against, format="markdown"))
+    try:
+        from harness_report import page
+
+        if args.against is None and args.history is None:
+            html, name = page.render(kept, page.before(kept)), page.FILE
+        else:
+            from harness_report.beside import render_beside
+            from harness_report.history import runs_of
+
+            other = read_folder(args.against) if args.against else None
+            past = runs_of(kept.run.suite, args.history) if args.history else []
+            html, name = render_beside(kept, other, past), "compare.html" if other else "history.html"
+    except ModuleNotFoundError as error:
+        if error.name != "jinja2":
+            raise
+        hint = "pip install 'finetune-harness[report]', or say --markdown"
+        raise UsageError(f"harness report: a page needs jinja2, which is not installed; {hint}") from None
+    path = args.o or kept.folder / name
     try:
         write_text(path, html)
     except OSError as error:
@@ -80,41 +87,6 @@ def _report(args: Namespace) -> int:
 
         webbrowser.open(path.resolve().as_uri())
     return ExitCode.OK
-
-
-def _markdown(kept: Kept, against: Path | None) -> str:
-    """Return a run as a job's summary has it, or what differs from another one."""
-    if against is None:
-        from harness_ci import run_markdown
-
-        return run_markdown(kept.run, kept.folder)
-    from harness_report.markdown import compared
-    from harness_report.reading import read_folder
-
-    return compared(_compared(kept, read_folder(against)))
-
-
-def _page(kept: Kept, args: Namespace) -> tuple[str, Path]:
-    """Return the page that is asked for, and where it goes. Raises UsageError without jinja2."""
-    from harness_report.page import FILE, render
-    from harness_report.writing import before
-
-    try:
-        if args.against is None and args.history is None:
-            return render(kept, before(kept)), kept.folder / FILE
-        from harness_report.beside import render_beside
-        from harness_report.history import runs_of
-        from harness_report.reading import read_folder
-
-        other = read_folder(args.against) if args.against else None
-        past = runs_of(kept.run.suite, args.history) if args.history else []
-        name = "compare.html" if other else "history.html"
-        return render_beside(kept, other, past), kept.folder / name
-    except ModuleNotFoundError as error:
-        if error.name != "jinja2":
-            raise
-        hint = "pip install 'finetune-harness[report]', or say --markdown"
-        raise UsageError(f"harness report: a page needs jinja2, which is not installed; {hint}") from None
 
 
 def _history(args: Namespace) -> int:
@@ -136,16 +108,9 @@ def _history(args: Namespace) -> int:
 
 def _compare(args: Namespace) -> int:
     """Print what differs between two runs."""
-    from harness_report.markdown import compared
+    from harness_report import compare
     from harness_report.reading import read_folder
-    from harness_report.terminal import as_json, told
 
-    found = _compared(read_folder(args.run), read_folder(args.against))
-    sys.stdout.write({"text": told, "markdown": compared, "json": as_json}[args.format](found))
+    found = compare.compare(read_folder(args.run), read_folder(args.against))
+    sys.stdout.write({"text": compare.told, "markdown": compare.compared, "json": compare.as_json}[args.format](found))
     return ExitCode.OK
-
-
-def _compared(kept: Kept, other: Kept) -> Compared:
-    from harness_report.compare import compare as compare_runs
-
-    return compare_runs(kept, other)

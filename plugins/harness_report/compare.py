@@ -1,19 +1,36 @@
-"""Two runs side by side: gates, metrics on the rows that both asked by a gate's own tests, configuration."""
+"""Two runs side by side: gates, metrics on the rows that both asked by a gate's own tests, configuration.
+
+And how that is told on a terminal, in a pull request and to programs.
+"""
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from harness import Gate, Metric, Outcome, Result, Sample, Score, UsageError, Verdict
-from harness.internals import counted, judge, sentence, shown
+from harness.internals import counted, judge, markdown, sentence, shown
+from harness_report.gates import claim_of, estimate_of
 from harness_report.made import Setting, settings_of
 from harness_report.pairs import LOST, WON, Pairs, paired
-from harness_report.reading import Kept, Row, value_of
-from harness_report.words import day
+from harness_report.reading import Kept, Row, table_in, value_of
+from harness_report.words import GLYPHS, day, number
 
+ASKS = ("prompt_hash", "target_hash")  # by which rows of two runs are the same
+ALIKE = "the same on every row"
 OTHER = "the other run"  # the name of the baseline in a test between two runs
-READINGS = {Outcome.PASS: "better", Outcome.FAIL: "worse", Outcome.INCONCLUSIVE: "not told apart"}
+READINGS = {Outcome.FAIL: "worse", Outcome.INCONCLUSIVE: "not told apart", Outcome.PASS: "better"}  # the worst first
+FORMAT = 1  # of the JSON
+INDENT = 16  # columns of a verdict's word
+STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow", "worse": "red", "better": "green"}
+Line = Table | Text | str | tuple[str, str, Text]  # of a terminal; a tuple is a word, its style, and what it is of
 
 
 @dataclass(frozen=True)
@@ -22,6 +39,11 @@ class Both:
 
     now: Verdict
     before: Verdict | None
+
+    @property
+    def name(self) -> str:
+        """The gate and what it is put to."""
+        return shown(f"{self.now.gate} on {self.now.candidate}")
 
     @property
     def is_same(self) -> bool:
@@ -37,15 +59,13 @@ class Between:
     metric: str
     verdict: Verdict
     reading: str
-    now: float | None
-    before: float | None
     pairs: Pairs
     left: int  # rows that only one run asked, or that another text stands in
 
     @property
     def is_alike(self) -> bool:
         """Return whether no row changed."""
-        return bool(self.pairs.rows) and not self.pairs.count(LOST) + self.pairs.count(WON)
+        return self.reading == ALIKE
 
 
 @dataclass(frozen=True)
@@ -76,9 +96,8 @@ def compare(now: Kept, before: Kept) -> Compared:
     theirs = {(v.gate, v.candidate): v for v in before.run.verdicts}
     both = [Both(v, theirs.get((v.gate, v.candidate))) for v in sentence.worst_first(now.run)]
     between = _all_between(now, before)
-    settings = [*_differing(now, before), *_versions(now, before), *_weights(now, before)]
     differ, same = [b for b in both if not b.is_same], [b for b in both if b.is_same]
-    return Compared(now, before, differ, same, between, settings, _notes(now, before, between))
+    return Compared(now, before, differ, same, between, _differing(now, before), _notes(now, before, between))
 
 
 def _all_between(now: Kept, before: Kept) -> list[Between]:
@@ -91,30 +110,25 @@ def _all_between(now: Kept, before: Kept) -> list[Between]:
         if not now.scale(f"{report.eval}.{metric}").is_of_rows:
             continue
         found.append(_between(now, before, report.eval, metric))
-    order = {"worse": 0, "not told apart": 1, "better": 2}
-    return sorted(found, key=lambda b: order.get(b.reading, 3))
+    order = list(READINGS.values())
+    return sorted(found, key=lambda b: order.index(b.reading) if b.reading in order else len(order))
 
 
 def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
     """Test one metric on the rows that both runs asked."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
-    ids = [i for i in ours if i in theirs and _asks(ours[i]) == _asks(theirs[i])]
-    left = len(ours.keys() | theirs.keys()) - len(ids)
-    name = f"{evaluation}.{metric}"
-    one, other = {i: ours[i] for i in ids}, {i: theirs[i] for i in ids}
-    pair = paired(metric, other, one, (before.ours, now.ours), lower=now.is_lower(name))
-    verdict = _judged(now, before, name, one, other)
-    values = verdict.value, verdict.baseline
-    if now.run.digests.get(now.ours) == before.run.digests.get(before.ours):
+    ids = [i for i in ours if i in theirs and all(ours[i].get(k) == theirs[i].get(k) for k in ASKS)]
+    left, name = len(ours.keys() | theirs.keys()) - len(ids), f"{evaluation}.{metric}"
+    ours, theirs = {i: ours[i] for i in ids}, {i: theirs[i] for i in ids}
+    pair = paired(metric, theirs, ours, (before.ours, now.ours), lower=now.is_lower(name))
+    verdict = _judged(now, before, name, ours, theirs)
+    if pair.rows and not pair.count(LOST) + pair.count(WON):
+        reading = ALIKE
+    elif _digest(now) == _digest(before):
         reading = "the same model"
     else:
         reading = READINGS.get(verdict.outcome, "not comparable")
-    found = Between(name, verdict, reading, *values, pair, left)
-    return replace(found, reading="the same on every row") if found.is_alike else found
-
-
-def _asks(row: Row) -> tuple[object, object]:
-    return row.get("prompt_hash"), row.get("target_hash")
+    return Between(name, verdict, reading, pair, left)
 
 
 def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs: Mapping[str, Row]) -> Verdict:
@@ -124,47 +138,39 @@ def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs:
     measured = Metric(metric, better, now.scale(name).scale)  # type: ignore[arg-type]
     gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
     samples = [Sample(i, cluster=row.get("cluster"), row={}) for i, row in ours.items()]
-    results = (_result(now, evaluation, metric, ours), _result(before, evaluation, metric, theirs))
+    one, other = (
+        Result(k.ours, evaluation, tuple(_score(*row, metric) for row in rows.items()), {}, _digest(k) or k.run.started)
+        for k, rows in ((now, ours), (before, theirs))
+    )
     try:
-        return judge(gate, measured, *results, samples, now.run.alpha, name=now.ours)
+        return judge(gate, measured, one, other, samples, now.run.alpha, name=now.ours)
     except ModuleNotFoundError as error:
         hint = f"needs {error.name}, which is not installed; pip install 'finetune-harness[recompute]'"
         raise UsageError(f"two runs: the test of {name} {hint}") from None
 
 
-def _result(kept: Kept, evaluation: str, metric: str, rows: Mapping[str, Row]) -> Result:
-    scores = tuple(_score(i, row, metric) for i, row in rows.items())
-    digest = kept.run.digests.get(kept.ours) or kept.run.started
-    return Result(kept.ours, evaluation, scores, {}, digest)
+def _digest(kept: Kept) -> str | None:
+    return kept.run.digests.get(kept.ours)
 
 
 def _score(key: str, row: Row, metric: str) -> Score:
-    value, weights = value_of(row, metric), row.get("weights")
-    own = weights.get(metric) if isinstance(weights, dict) else None
-    weight = own if isinstance(own, (int, float)) else row.get("weight")
-    known = float(weight) if isinstance(weight, (int, float)) else 1.0
-    return Score(key, {} if value is None else {metric: value}, weight=known)
+    value, weights = value_of(row, metric), (table_in(row, "weights").get(metric), row.get("weight"))
+    weight = next((float(w) for w in weights if isinstance(w, (int, float))), 1.0)
+    return Score(key, {} if value is None else {metric: value}, weight=weight)
 
 
 # -- what else differs -----------------------------------------------------------------------------
 
 
 def _differing(now: Kept, before: Kept) -> list[Setting]:
-    return [s for s in settings_of(now, before) if s.before is not None]
-
-
-def _versions(now: Kept, before: Kept) -> list[Setting]:
+    """Return what was set otherwise, other versions, and other weights of one name."""
+    found = [s for s in settings_of(now, before) if s.before is not None]
     ours, theirs = now.run.versions, before.run.versions
-    names = dict.fromkeys([*ours, *theirs])
-    return [
-        Setting(n, ours.get(n, "not there"), theirs.get(n, "not there")) for n in names if ours.get(n) != theirs.get(n)
-    ]
-
-
-def _weights(now: Kept, before: Kept) -> list[Setting]:
+    for n in dict.fromkeys([*ours, *theirs]):
+        found.append(Setting(n, ours.get(n, "not there"), theirs.get(n, "not there")))
     ours, theirs = now.run.digests, before.run.digests
-    names = [n for n in ours if n in theirs and ours[n] != theirs[n]]
-    return [Setting(f"weights of {n}", ours[n][:12], theirs[n][:12]) for n in names]
+    found += [Setting(f"weights of {n}", ours[n][:12], theirs[n][:12]) for n in ours if n in theirs]
+    return [s for s in found if s.value != s.before]
 
 
 def _notes(now: Kept, before: Kept, between: Sequence[Between]) -> list[str]:
@@ -174,13 +180,150 @@ def _notes(now: Kept, before: Kept, between: Sequence[Between]) -> list[str]:
         found.append(f"two suites, {shown(now.run.suite)} and {shown(before.run.suite)}: what has one name is compared")
     if now.ours != before.ours:
         found.append(f"{shown(now.ours)} of this run is compared with {shown(before.ours)} of the other")
-    for b in between:
-        if b.left:
-            evaluation = b.metric.partition(".")[0]
-            found.append(f"{evaluation}: {counted(b.left, 'row')} not asked alike in both runs, and left out")
+    for evaluation, left in ((b.metric.partition(".")[0], b.left) for b in between if b.left):
+        found.append(f"{evaluation}: {counted(left, 'row')} not asked alike in both runs, and left out")
     only = [r.eval for r in now.run.reports if r.subject == now.ours and not before.report(before.ours, r.eval)]
     if only:
         found.append(f"only this run measured {', '.join(map(shown, only))}")
     for kept in (now, before):
         found += [f"{shown(kept.folder.resolve().name)}: {shown(m)}" for m in dict.fromkeys(kept.missing)]
     return found
+
+
+# -- for a terminal --------------------------------------------------------------------------------
+
+
+def printed(*parts: Line) -> str:
+    """Return what rich makes of parts, in colours only where stdout is a terminal; a tuple is a word and what it is of.
+
+    Lines break between words; without a terminal they do not break.
+    """
+    real = Console(highlight=False)
+    width = real.width if real.is_terminal else 10_000
+    console = Console(file=io.StringIO(), width=width, highlight=False, force_terminal=real.is_terminal)
+    for part in parts:
+        if isinstance(part, tuple):
+            word, style, text = part
+            grid = Table.grid(padding=(0, 1, 0, 0))
+            grid.add_column(width=INDENT, no_wrap=True)
+            grid.add_row(Text(word, style), text)
+            console.print(grid)
+        else:
+            console.print(part, markup=False)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().split("\n"))
+
+
+def told(c: Compared) -> str:
+    """Return what differs between two runs as lines for a terminal."""
+    before, now = c.labels
+    parts: list[Line] = [
+        f"{now}: {shown(sentence.verdict_sentence(c.now.run))}",
+        f"{before}: {shown(sentence.verdict_sentence(c.before.run))}",
+        *(f"note: {n}" for n in c.notes),
+    ]
+    if c.gates:
+        parts += ["", Text(f"gates, {now} and before", "bold"), *(_gate_line(c, b) for b in c.gates)]
+    if c.same:
+        parts.append(f"{counted(len(c.same), 'gate')} came to the same numbers: {', '.join(b.name for b in c.same)}")
+    if c.metrics:
+        parts += ["", Text(f"{shown(c.now.ours)} on the rows that both asked", "bold")]
+        parts += [_metric_line(c, b) for b in c.metrics if not b.is_alike]
+        if alike := [b.metric for b in c.metrics if b.is_alike]:
+            parts.append(f"the same on every row: {shown(', '.join(alike))}")
+    if c.settings:
+        parts += ["", Text("configuration that differs", "bold")]
+        parts += [f"{s.key}  {s.before}, now {s.value}" for s in c.settings]
+    return printed(*parts)
+
+
+def _gate_line(c: Compared, b: Both) -> tuple[str, str, Text]:
+    was = f"{b.before.outcome} {estimate_of(c.before, b.before)}" if b.before else "not asked"
+    text = Text(f"{b.name}\n{estimate_of(c.now, b.now)}, was {was}")
+    return f"{GLYPHS[b.now.outcome]} {b.now.outcome}", STYLES[b.now.outcome], text
+
+
+def _metric_line(c: Compared, b: Between) -> tuple[str, str, Text]:
+    unit, v = c.now.unit(b.metric), b.verdict
+    rows = f"{counted(len(b.pairs.rows), 'row')}, {b.pairs.count(LOST)} lost and {b.pairs.count(WON)} won"
+    found = f"{estimate_of(c.now, v)}, {rows}" if v.estimate is not None else shown(v.why)
+    text = Text(f"{shown(b.metric)}  {number(v.baseline, unit)}, now {number(v.value, unit)}\n{found}")
+    return b.reading, STYLES.get(b.reading, ""), text
+
+
+# -- for a pull request ----------------------------------------------------------------------------
+
+
+def compared(c: Compared) -> str:
+    """Return what differs between two runs as Markdown."""
+    before, now = map(markdown, c.labels)
+    lines = [f"## {markdown(sentence.verdict_sentence(c.now.run))}", "", f"Against {before}:"]
+    lines += [f"{markdown(sentence.verdict_sentence(c.before.run))}.", *(f"- {markdown(n)}" for n in c.notes)]
+    if c.gates:
+        lines += ["", f"| gate | {before} | {now} |", "|---|---|---|"]
+    for b in c.gates:
+        claim = f"{b.now.gate} on {b.now.candidate}: {claim_of(c.now, b.now)}"
+        claim += "" if b.now.blocking else " (only warns)"
+        lines.append(_cells(claim, _outcome(c.before, b.before), _outcome(c.now, b.now)))
+    if c.same:
+        lines += ["", f"{len(c.same)} gates came to the same numbers."]
+    if c.metrics:
+        lines += ["", "| metric | reading | before, now | difference | rows |", "|---|---|---|---|---|"]
+    for m in c.metrics:
+        values = f"{number(m.verdict.baseline)}, {number(m.verdict.value)}"
+        lines.append(_cells(m.metric, m.reading, values, estimate_of(c.now, m.verdict), f"{len(m.pairs.rows):,}"))
+    if c.settings:
+        lines += ["", f"| configuration | {before} | {now} |", "|---|---|---|"]
+        lines += [_cells(s.key, s.before or "", s.value) for s in c.settings]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(*texts: str) -> str:
+    return "| " + " | ".join(map(markdown, texts)) + " |"
+
+
+def _outcome(kept: Kept, v: Verdict | None) -> str:
+    return "not asked" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_of(kept, v)}"
+
+
+# -- for programs ----------------------------------------------------------------------------------
+
+
+def as_json(c: Compared) -> str:
+    """Return what differs between two runs as JSON."""
+    value = {
+        "format": FORMAT,
+        "run": _run(c.now),
+        "against": _run(c.before),
+        "gates": [_gate(c, b) for b in [*c.gates, *c.same]],
+        "metrics": [_metric(b) for b in c.metrics],
+        "settings": [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings],
+        "notes": c.notes,
+    }
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _run(kept: Kept) -> dict[str, Any]:
+    run = kept.run
+    about = {"folder": kept.folder.name, "suite": run.suite, "started": run.started, "exit_code": int(run.exit_code)}
+    return {**about, "sentence": sentence.verdict_sentence(run), "candidate": kept.ours}
+
+
+def numbers(v: Verdict) -> dict[str, Any]:
+    """Return the numbers of a verdict."""
+    keys = ("outcome", "value", "baseline", "estimate", "lower", "upper", "threshold", "n")
+    return {key: getattr(v, key) for key in keys}
+
+
+def _gate(c: Compared, b: Both) -> dict[str, Any]:
+    about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim_of(c.now, b.now), "same": b.is_same}
+    return {**about, "now": numbers(b.now), "before": b.before and numbers(b.before)}
+
+
+def _metric(b: Between) -> dict[str, Any]:
+    v = b.verdict
+    test = {"estimate": v.estimate, "lower": v.lower, "upper": v.upper, "p": v.p_pass, "method": v.method, "n": v.n}
+    rows = {"won": [p.id for p in b.pairs.of(WON)], "lost": [p.id for p in b.pairs.of(LOST)]}
+    counts = {"won_count": len(rows["won"]), "lost_count": len(rows["lost"]), "left_out": b.left}
+    about = {"metric": b.metric, "reading": b.reading, "now": v.value, "before": v.baseline, "alpha": v.alpha}
+    return {**about, **test, **counts, **rows, "why": v.why}

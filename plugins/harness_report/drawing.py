@@ -1,19 +1,24 @@
-"""Vega-Lite specs -> static SVG, remembered by the spec's digest; without vl-convert there is none."""
+"""Vega-Lite specs -> static SVG, remembered by the spec's digest; and the spec of a gate's strip.
+
+Without vl-convert there is no SVG. A strip is where estimate, interval and limit stand, on one scale a metric.
+"""
 
 from __future__ import annotations
 
 import atexit
+import html
 import json
+import math
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from harness import UsageError, cache_dir, digest_of, write_text
@@ -47,7 +52,12 @@ for line in sys.stdin:
         told = {"why": str(error)}
     print(json.dumps(told), flush=True)
 """
+WIDTH, HEIGHT, EDGE = 256, 39, 12  # px
+APART = 44  # px between two labels
+SHARES = (-0.999, -0.998, -0.995, -0.99, -0.98, -0.95, -0.9, -0.8, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1, 2, 4, 9)
 LONG = re.compile(r"(\.\d\d)\d+")  # digits of a place that no screen shows
+
+Layer = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,11 @@ class Chart:
     head: tuple[str, ...] = ()
     table: Sequence[tuple[str, ...]] = ()
     subject: str = ""
-    svg: str = ""
+
+    @cached_property
+    def svg(self) -> str:
+        """The chart drawn, with what it shows in words."""
+        return draw(self.spec, f"{self.subject}: {self.title}" if self.subject else f"{self.title}: {self.note}")
 
 
 def can_draw() -> bool:
@@ -101,9 +115,8 @@ def draw(spec: Mapping[str, Any], label: str = "") -> str:
     """
     if not can_draw():
         return ""
-    whole = {"background": None, "config": CONFIG, **spec}
-    svg = _remembered(whole)
-    named = f'role="img" aria-label="{_attribute(label)}"' if label else 'aria-hidden="true"'
+    svg = _remembered({"background": None, "config": CONFIG, **spec})
+    named = f'role="img" aria-label="{html.escape(label)}"' if label else 'aria-hidden="true"'
     return svg.replace("<svg", f"<svg {named}", 1)
 
 
@@ -115,22 +128,12 @@ def _remembered(spec: Mapping[str, Any]) -> str:
         path = cache_dir() / "charts" / f"{name}.svg"
         return path.read_text("utf-8")
     except (UsageError, OSError, ValueError, PackageNotFoundError):
-        svg = _drawn(spec)
+        svg = _asked(json.dumps(_spelt(spec)))  # what XML cannot hold ends the process there
+    svg = TAG.sub(lambda tag: LONG.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
     if path is not None and svg:
-        _remember(path, svg)
+        with suppress(OSError):  # on a full disk the next draws it again
+            write_text(path, svg)
     return svg
-
-
-def _remember(path: Path, svg: str) -> None:
-    try:
-        write_text(path, svg)
-    except OSError:
-        return  # on a full disk the next draws it again
-
-
-def _drawn(spec: Mapping[str, Any]) -> str:
-    svg = _asked(json.dumps(_spelt(spec)))  # what XML cannot hold ends the process there
-    return TAG.sub(lambda tag: LONG.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
 
 
 def _spelt(spec: Any) -> Any:
@@ -142,11 +145,134 @@ def _spelt(spec: Any) -> Any:
     return [_spelt(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
 
 
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-
-
 def dark_rules() -> str:
     """Return the rules of a style sheet that turn the colours of charts dark."""
     rules = (f'svg [{a}="{light}"]{{{a}:{dark}}}' for light, dark in DARK.items() for a in ("fill", "stroke"))
-    return "".join(rules)
+    return "@media screen and (prefers-color-scheme:dark){" + "".join(rules) + "}"
+
+
+# -- the strip of a gate ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What a strip shows: an estimate with its bounds, in one colour, hollow where it is the other run's."""
+
+    estimate: float
+    lower: float | None
+    upper: float | None
+    colour: str
+    hollow: bool = False
+
+    @property
+    def bar(self) -> tuple[float, float] | None:
+        """From where to where a bar is drawn, if it is."""
+        if self.lower is None or self.upper is None or self.upper <= self.lower:
+            return None
+        return self.lower, self.upper
+
+    @property
+    def ends(self) -> list[float]:
+        return [x for x in (self.estimate, self.lower, self.upper) if x is not None and math.isfinite(x)]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The scale that strips of one metric share, and how a number on it is written.
+
+    `side` is 1 where the claim wants more than the limit. `shares` of a perplexity are on a logarithmic scale.
+    """
+
+    low: float
+    high: float
+    limit: float
+    side: int
+    write: Callable[[float], str]
+    shares: bool = False
+    zero: bool = False
+
+    def place(self, x: float) -> float:
+        return EDGE + (x - self.low) / (self.high - self.low) * (WIDTH - 2 * EDGE)
+
+    def ticks(self) -> list[float]:
+        """Return where the axis is labelled beside the limit: round numbers that collide with no other label."""
+        wanted = [math.log1p(s) for s in SHARES] if self.shares else nice(self.low, self.high, 4)
+        kept = [self.place(self.limit)]
+        ordered = sorted((x for x in wanted if self.low <= x <= self.high), key=lambda x: (x != 0, x))
+        found = []
+        for x in ordered if self.zero else sorted(ordered):
+            at = self.place(x)
+            if all(abs(at - other) >= APART for other in kept) and EDGE + 4 <= at <= WIDTH - EDGE - 4:
+                kept.append(at)
+                found.append(x)
+        return found
+
+
+def axis_of(
+    parts: Iterable[Interval], limit: float, side: int, write: Callable[[float], str], *, shares: bool, zero: bool
+) -> Axis:
+    """Return a scale that holds intervals and the limit, and 0 of a difference unless it is far from both."""
+    ends = [limit, *(x for p in parts for x in p.ends)]
+    low, high = min(ends), max(ends)
+    span = (high - low) or abs(limit) or 1.0
+    if zero and not shares and low - span < 0 < high + span:
+        low, high = min(low, 0.0), max(high, 0.0)
+        span = (high - low) or span
+    pad = 0.09 * span
+    return Axis(low - pad, high + pad, limit, side, write, shares, zero and low <= 0 <= high)
+
+
+def nice(low: float, high: float, steps: int) -> list[float]:
+    """Return round numbers from low to high, about so many."""
+    raw = (high - low) / steps
+    if raw <= 0 or not math.isfinite(raw):
+        return []
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
+    return [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def strip(axis: Axis, parts: Sequence[Interval]) -> dict[str, Any]:
+    """Return the spec of a strip: shaded is what is not allowed, the line is the limit, a bar runs bound to bound."""
+    base, limit = 20.5, axis.place(axis.limit)
+    barred = (EDGE, limit) if axis.side > 0 else (limit, WIDTH - EDGE)
+    layers = [
+        layer({"type": "rect", "color": BARRED}, x=barred[0], x2=barred[1], y=0, y2=20),
+        rule(BASE, 1, x=EDGE, x2=WIDTH - EDGE, y=base),
+    ]
+    for x in axis.ticks():
+        at = axis.place(x)
+        layers += [rule(BASE, 1, x=at, y=base, y2=base + 4), written(at, 33, axis.write(x))]
+    if axis.zero and axis.limit != 0:
+        dashed = {"type": "rule", "color": BASE, "strokeDash": [2, 2]}
+        layers.append(layer(dashed, x=axis.place(0.0), y=0, y2=20))
+    layers += [
+        rule(INK, 1.5, x=limit, y=2, y2=base),
+        written(min(max(limit, 20.0), WIDTH - 20.0), 33, axis.write(axis.limit), colour=INK, weight=600),
+    ]
+    for i, p in enumerate(parts):
+        y = 10.0 if len(parts) == 1 else 5.5 + 9 * i
+        if p.bar:
+            ends = [min(max(axis.place(x), EDGE / 2), WIDTH - EDGE / 2) for x in p.bar]
+            layers.append(rule(p.colour, 3, x=ends[0], x2=ends[1], y=y))
+        dot = {"type": "point", "filled": True, "opacity": 1, "size": 58}
+        dot |= {"fill": PAGE, "stroke": p.colour, "strokeWidth": 1.5, "size": 46} if p.hollow else {"color": p.colour}
+        layers.append(layer(dot, x=axis.place(p.estimate), y=y))
+    return {"width": WIDTH, "height": HEIGHT, "autosize": "none", "padding": 0, "layer": layers}
+
+
+def rule(colour: str, width: float, **places: float) -> Layer:
+    """Return a layer of one line."""
+    return layer({"type": "rule", "color": colour, "strokeWidth": width}, **places)
+
+
+def written(x: float, y: float, text: str, *, colour: str = MUTED, weight: int = 400, align: str = "center") -> Layer:
+    """Return a layer of one label."""
+    style = {"type": "text", "text": text, "align": align, "baseline": "middle", "color": colour, "fontWeight": weight}
+    return layer(style, x=x, y=y)
+
+
+def layer(mark: dict[str, Any], **places: float) -> Layer:
+    """Return a layer of one mark at places in pixels."""
+    encoding = {key: {"value": round(at, 2)} for key, at in places.items()}
+    return {"data": {"values": [{}]}, "mark": mark, "encoding": encoding}

@@ -3,60 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
 from harness import Verdict
 from harness.internals import OnScale, counted, sentence, shown, words
-from harness_report.drawing import BASE, VERDICTS, draw
-from harness_report.pairs import LOST, WON, paired
+from harness_report.drawing import BASE, VERDICTS, Axis, Interval, axis_of, draw, strip
 from harness_report.reading import Kept
-from harness_report.strips import Axis, Interval, axis_of, strip
 from harness_report.words import GLYPHS, NONE, bytes_, claimed, figure, measured, number, percent, plain, told
 
-NAMED = 20  # rows that a report of format 1 names of those that changed, of a metric which changes on every row
 
-
-@dataclass(frozen=True)
-class Shown:
-    """One gate on one candidate, in the words of the page."""
-
-    outcome: str
-    glyph: str
-    gate: str
-    candidate: str
-    claim: str
-    aside: str  # why it does not block
-    details: list[str]
-    svg: str
-    estimate: str
-    bounds: str
-    second: str
-    rows: str
-    lost: int
-    won: int
-    evaluation: str
-    links: str  # what stands after the outcome in a link to its rows; "-" where there is none
-    before: str = ""  # of the run it is compared with
-    before_bounds: str = ""
-    before_outcome: str = ""
-
-
-@dataclass(frozen=True)
-class Driver:
-    """The gate that decided, or the closest one: its number in large, and what it means in a sentence."""
-
-    title: str
-    number: str
-    said: str
-    svg: str
+def is_counted(v: Verdict) -> bool:
+    """Return whether a verdict counted the rows that failed, of which it has no interval."""
+    return v.method == "failures counted"
 
 
 def scale_of(kept: Kept, v: Verdict) -> tuple[OnScale, str]:
     """Return the scale and unit that a verdict's numbers are written in."""
-    counts = v.method == "failures counted"
-    return (OnScale("count"), "count") if counts else (kept.scale(v.metric), kept.unit(v.metric))
+    return (OnScale("count"), "count") if is_counted(v) else (kept.scale(v.metric), kept.unit(v.metric))
+
+
+def claim_of(kept: Kept, v: Verdict) -> str:
+    """Return a verdict's claim in words."""
+    return claimed(v, scale_of(kept, v)[1])
 
 
 def write_of(kept: Kept, v: Verdict) -> Callable[[float | None], str]:
@@ -87,7 +57,7 @@ def interval_of(v: Verdict, *, other: bool = False) -> Interval | None:
     """Return what a strip shows of a verdict, or None where nothing was estimated."""
     if v.estimate is None or not math.isfinite(v.estimate):
         return None
-    bounds = (None, None) if v.method == "failures counted" else (v.lower, v.upper)
+    bounds = (None, None) if is_counted(v) else (v.lower, v.upper)
     return Interval(v.estimate, *bounds, BASE if other else VERDICTS[v.outcome], hollow=other)
 
 
@@ -96,7 +66,7 @@ def axes(kepts: Sequence[Kept]) -> Callable[[Kept, Verdict], Axis | None]:
     parts: dict[tuple[object, ...], list[Interval]] = {}
 
     def key(v: Verdict) -> tuple[object, ...]:
-        return v.metric, v.versus, v.threshold, v.method == "failures counted"
+        return v.metric, v.versus, v.threshold, is_counted(v)
 
     for kept in kepts:
         for v in kept.run.verdicts:
@@ -113,33 +83,27 @@ def axes(kepts: Sequence[Kept]) -> Callable[[Kept, Verdict], Axis | None]:
     return axis
 
 
-def show_gates(kept: Kept, *, links: bool) -> list[Shown]:
-    """Return all gates, the worst first."""
-    axis = axes([kept])
-    return [show_gate(kept, v, axis(kept, v), [interval_of(v)], links=links) for v in sentence.worst_first(kept.run)]
-
-
 def show_gate(
     kept: Kept, v: Verdict, axis: Axis | None, parts: Sequence[Interval | None], *, links: bool, **before: str
-) -> Shown:
-    """Return one gate in words, with its strip."""
+) -> SimpleNamespace:
+    """Return one gate in the words of the page, with its strip; `before` is of the run that it is compared with."""
     write, found = write_of(kept, v), [p for p in parts if p is not None]
     svg = draw(strip(axis, found)) if axis and found else ""
-    return Shown(
+    return SimpleNamespace(
         outcome=v.outcome.value,
         glyph=GLYPHS[v.outcome],
         gate=shown(v.gate),
         candidate=shown(v.candidate),
-        claim=told(claimed(v, scale_of(kept, v)[1])),
+        claim=told(claim_of(kept, v)),
         aside=_aside(v),
         details=_details(v),
         svg=svg,
-        estimate=write(v.estimate) if v.estimate is not None else NONE,
+        estimate=write(v.estimate),
         bounds=bounds_of(v, write),
         second=_second(kept, v, write),
         rows=_rows(v),
-        lost=_count(kept, v, "lost"),
-        won=_count(kept, v, "won"),
+        lost=v.lost_count or len(v.lost),
+        won=v.won_count or len(v.won),
         evaluation=v.metric.partition(".")[0],
         links=link_of(kept, v, links),
         **before,
@@ -156,17 +120,22 @@ def link_of(kept: Kept, v: Verdict, links: bool) -> str:
 
 def comparison(kept: Kept, evaluation: str, theirs: str, ours: str) -> str:
     """Return the part of a link that names two models, where they are not those that the browser compares anyway."""
-    others = {
-        "against": theirs if theirs != kept.against(evaluation)[1] else "",
-        "of": ours if ours != kept.ours else "",
-    }
-    query = urlencode({k: v for k, v in others.items() if v}, quote_via=quote)
-    return f"?{query}" if query else ""
+    others = {"against": theirs} if theirs != kept.against(evaluation)[1] else {}
+    others |= {"of": ours} if ours != kept.ours else {}
+    return f"?{urlencode(others, quote_via=quote)}" if others else ""
+
+
+def estimate_of(kept: Kept, v: Verdict | None) -> str:
+    """Return a verdict's estimate with its bounds."""
+    if v is None or v.estimate is None:
+        return NONE
+    write = write_of(kept, v)
+    return f"{write(v.estimate)} {bounds_of(v, write)}".rstrip()
 
 
 def bounds_of(v: Verdict, write: Callable[[float | None], str]) -> str:
     """Return a verdict's bounds in brackets; nothing where it was counted."""
-    if v.lower is None or v.upper is None or v.lower == v.upper or v.method == "failures counted":
+    if v.lower is None or v.upper is None or v.lower == v.upper or is_counted(v):
         return ""
     return f"[{write(v.lower)}, {write(v.upper)}]"
 
@@ -194,17 +163,6 @@ def _rows(v: Verdict) -> str:
     return counted(v.n, "row") + (f" in {v.clusters:,} clusters" if v.clusters and v.clusters < v.n else "")
 
 
-def _count(kept: Kept, v: Verdict, which: str) -> int:
-    """Return how many rows a gate won or lost: as it was stored, else counted, for older reports name few of many."""
-    stored, named = getattr(v, f"{which}_count", 0), len(getattr(v, which))
-    if stored or named < NAMED or not v.versus:
-        return int(stored or named)
-    evaluation, _, metric = v.metric.partition(".")
-    rows = kept.rows(v.versus, evaluation), kept.rows(v.candidate, evaluation)
-    pair = paired(metric, *rows, (v.versus, v.candidate), lower=kept.is_lower(v.metric))
-    return max(named, pair.count(WON if which == "won" else LOST))
-
-
 def _aside(v: Verdict) -> str:
     if v.waived and v.waiver:
         return shown(v.waiver.says())
@@ -219,14 +177,12 @@ def _details(v: Verdict) -> list[str]:
     """Return what unfolds under a claim: method, p, alpha, attempt, slices, and the reason in full."""
     found = []
     if v.method:
-        p = (
-            ""
-            if v.p_pass is None or v.method in ("point", "failures counted")
-            else f"; p = {_p(v.p_pass)} for the claim"
-        )
-        p += "" if not p or v.p_fail is None else f", {_p(v.p_fail)} against it"
-        risk = f", α = {v.alpha:g}, one-sided" if p and v.alpha else ""
-        found.append(f"{v.method[:1].upper()}{v.method[1:]}{p}{risk}" + (f"; attempt {v.attempt}" if v.attempt else ""))
+        text = f"{v.method[:1].upper()}{v.method[1:]}"
+        if v.p_pass is not None and v.method != "point" and not is_counted(v):
+            text += f"; p = {_p(v.p_pass)} for the claim"
+            text += f", {_p(v.p_fail)} against it" if v.p_fail is not None else ""
+            text += f", α = {v.alpha:g}, one-sided" if v.alpha else ""
+        found.append(text + (f"; attempt {v.attempt}" if v.attempt else ""))
     found.append(shown(v.why))
     if v.driver:
         found.append(f"The slice that decides, or the worst: {shown(v.driver)}")
@@ -245,17 +201,18 @@ def _p(p: float) -> str:
 # -- what decided ----------------------------------------------------------------------------------
 
 
-def drive(kept: Kept) -> Driver | None:
-    """Return the gate that decided with its number, interval and limit in a sentence; None where there was none."""
+def drive(kept: Kept) -> SimpleNamespace | None:
+    """Return the gate that decided, or the closest one: its number in large, and what that means in a sentence."""
     v = sentence.driver(kept.run)
     if v is None:
         return None
     write, axis, part = write_of(kept, v), axes([kept])(kept, v), interval_of(v)
-    closest = v.outcome == "PASS"
-    title = f"{'The closest gate' if closest else 'What decided'}: {shown(v.gate)}"
-    svg = draw(strip(axis, [part])) if axis and part else ""
-    number_ = write(v.estimate) if v.estimate is not None else GLYPHS[v.outcome]
-    return Driver(title, number_, told(_said(kept, v, write)), svg)
+    return SimpleNamespace(
+        title=f"{'The closest gate' if v.outcome == 'PASS' else 'What decided'}: {shown(v.gate)}",
+        number=write(v.estimate) if v.estimate is not None else GLYPHS[v.outcome],
+        said=told(_said(kept, v, write)),
+        svg=draw(strip(axis, [part])) if axis and part else "",
+    )
 
 
 def _said(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
@@ -270,18 +227,12 @@ def _said(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
         bounds = bounds_of(v, write)
         told = f", {bounds} with {sure} bounds" if bounds else ""
         return f"{what}{told}; {side} {limit} is allowed."
-    both = f"{what} against {v.versus}, {number(v.value, unit)} against {number(v.baseline, unit)}."
-    upwards = (v.outcome == "PASS") == (v.about is None or v.about.sign > 0)
-    bound, word = (v.lower, "above") if upwards else (v.upper, "below")
+    said = (
+        f"{what} against {v.versus}, {number(v.value, unit)} against {number(v.baseline, unit)}. The limit is {limit}"
+    )
     if v.outcome == "INCONCLUSIVE":
         more = "; ".join(filter(None, [f"the {sure} bounds {bounds_of(v, write)} hold it", words.needed(v)]))
-        return f"{both} The limit is {limit}, and {more}."
-    return f"{both} The limit is {limit}; with {sure} confidence the difference is {word} {write(bound)}."
-
-
-def conclusions_of(kept: Kept) -> Mapping[str, list[str]]:
-    """Return what follows from the verdicts: the first sentence for the head of the page, the others below it."""
-    said = [f"{c[:1].upper()}{c[1:]}" for c in map(shown, kept.run.conclusions)]
-    said = [c if c.endswith(".") else f"{c}." for c in said]
-    short = [c for c in said if len(c) < 260]
-    return {"lead": short[:2], "rest": [c for c in said if c not in short[:2]]}
+        return f"{said}, and {more}."
+    upwards = (v.outcome == "PASS") == (v.about is None or v.about.sign > 0)
+    bound, word = (v.lower, "above") if upwards else (v.upper, "below")
+    return f"{said}; with {sure} confidence the difference is {word} {write(bound)}."

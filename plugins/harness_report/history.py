@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rich.table import Table
@@ -17,12 +18,11 @@ from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
 from harness.internals import sentence, shown
-from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Chart, draw
-from harness_report.gates import axes, interval_of, scale_of, tick_of, write_of
+from harness_report.compare import FORMAT, STYLES, numbers, printed
+from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Axis, Chart, layer, nice, rule, written
+from harness_report.gates import axes, claim_of, interval_of, tick_of, write_of
 from harness_report.reading import Kept, read_folder
-from harness_report.strips import Axis, layer, nice, rule, written
-from harness_report.terminal import FORMAT, STYLES, numbers, printed
-from harness_report.words import GLYPHS, claimed, day
+from harness_report.words import GLYPHS, day
 from harness_report.words import told as spelt
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -46,6 +46,13 @@ class Past:
     def run(self) -> Run:
         return self.kept.run
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can be read: of another version, or cut off, it has no place in a line."""
+        with suppress(UsageError):
+            return bool(self.kept)
+        return False
+
 
 @dataclass(frozen=True)
 class Track:
@@ -67,15 +74,8 @@ def runs_of(suite: str, folder: Path) -> list[Past]:
     released = cache(_released)
     glimpses = (_glimpse(suite, path, released) for path in folder.glob("*/report.json"))
     found = sorted(filter(None, glimpses), key=lambda p: (p.started, p.folder.name))
-    last = list(islice(filter(_is_whole, reversed(found)), MOST))
+    last = list(islice((p for p in reversed(found) if p.is_whole), MOST))
     return [*(found[: found.index(last[-1])] if len(last) == MOST else ()), *reversed(last)]
-
-
-def _is_whole(past: Past) -> bool:
-    """Return whether a run can be read: of another version, or cut off, it has no place in a line."""
-    with suppress(UsageError):
-        return bool(past.kept)
-    return False
 
 
 def _glimpse(suite: str, path: Path, released: Callable[[str], dict[str, str]]) -> Past | None:
@@ -114,13 +114,8 @@ def sparkline(values: Sequence[float | None]) -> str:
     """Return numbers as a line of bars from their least to their greatest; a space where there is none."""
     known = [v for v in values if v is not None and math.isfinite(v)]
     low, high = min(known, default=0.0), max(known, default=0.0)
-
-    def bar(v: float | None) -> str:
-        if v is None or not math.isfinite(v):
-            return " "
-        return BARS[round((v - low) / (high - low) * 7)] if high > low else BARS[3]
-
-    return "".join(map(bar, values))
+    places = {v: round((v - low) / (high - low) * 7) if high > low else 3 for v in known}
+    return "".join(BARS[places[v]] if v in places else " " for v in values)
 
 
 def told(suite: str, past: Sequence[Past]) -> str:
@@ -136,8 +131,8 @@ def told(suite: str, past: Sequence[Past]) -> str:
         v = track.last
         write, limit = write_of(kept, v), "" if v.threshold is None else tick_of(kept, v)(v.threshold)
         line = sparkline([None if v is None else v.estimate for v in verdicts])
-        now = write(v.estimate) if v.estimate is not None else "–"
-        table.add_row(Text(shown(f"{track.gate} on {track.candidate}")), Text(line), marks, Text(now), Text(limit))
+        name = shown(f"{track.gate} on {track.candidate}")
+        table.add_row(Text(name), Text(line), marks, Text(write(v.estimate)), Text(limit))
     first, last = past[0].started, past[-1].started
     head = f"{shown(suite)}: {len(past)} runs, {day(first, time=False)} to {day(last, time=False)}"
     said = [f"{day(p.run.started)}  {shown(sentence.verdict_sentence(p.run))}" for p in past[-MOST:]]
@@ -152,7 +147,7 @@ def as_json(suite: str, past: Sequence[Past]) -> str:
         about: dict[str, Any] = {"folder": p.folder.name, "started": p.started, "released": p.release or None}
         with suppress(UsageError):
             run = read_run(p.folder)  # which `p` would keep
-            gates = [{"gate": v.gate, "candidate": v.candidate, **(numbers(v) or {})} for v in run.verdicts]
+            gates = [{"gate": v.gate, "candidate": v.candidate, **numbers(v)} for v in run.verdicts]
             said = sentence.verdict_sentence(run)
             runs.append({**about, "exit_code": int(run.exit_code), "sentence": said, "gates": gates})
     return json.dumps({"format": FORMAT, "suite": suite, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
@@ -161,16 +156,7 @@ def as_json(suite: str, past: Sequence[Past]) -> str:
 # -- the page --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Trend:
-    """One gate's chart on the page."""
-
-    outcome: str
-    glyph: str
-    chart: Chart
-
-
-def trends_of(past: Sequence[Past]) -> list[Trend]:
+def trends_of(past: Sequence[Past]) -> list[SimpleNamespace]:
     """Return a chart for each gate on what the last run ships: estimate, bounds, limit, and releases."""
     if not past:
         return []
@@ -181,13 +167,11 @@ def trends_of(past: Sequence[Past]) -> list[Trend]:
         v, scale = track.last, axis(kept, track.last)
         if track.candidate != kept.ours or scale is None:
             continue
-        claim = claimed(v, scale_of(kept, v)[1])
         spec = _trend(scale, track, shown_)
         judged = [(p, w) for p, w in zip(shown_, track.verdicts, strict=True) if w is not None]
         rows = [(day(p.run.started), str(w.outcome), write_of(p.kept, w)(w.estimate)) for p, w in judged]
-        svg = draw(spec, f"{track.gate}: {claim}")
-        chart = Chart(shown(track.gate), spelt(claim), spec, ("run", "verdict", "estimate"), rows, svg=svg)
-        found.append(Trend(v.outcome.value, GLYPHS[v.outcome], chart))
+        chart = Chart(shown(track.gate), spelt(claim_of(kept, v)), spec, ("run", "verdict", "estimate"), rows)
+        found.append(SimpleNamespace(outcome=v.outcome.value, glyph=GLYPHS[v.outcome], chart=chart))
     return found
 
 
@@ -202,7 +186,7 @@ def _trend(axis: Axis, track: Track, past: Sequence[Past]) -> dict[str, Any]:
     limit = up(axis.limit)
     barred = (limit, bottom) if axis.side > 0 else (TOP, limit)
     layers = [layer({"type": "rect", "color": BARRED}, x=LEFT, x2=right, y=barred[0], y2=barred[1])]
-    levels = [t for t in nice(axis.low, axis.high, 3) if abs(up(t) - limit) > 12] if not axis.shares else axis.ticks()
+    levels = axis.ticks() if axis.shares else nice(axis.low, axis.high, 3)
     levels = [t for t in levels if abs(up(t) - limit) > 12]
     named = written(LEFT - 6, limit, axis.write(axis.limit), align="right", colour=INK, weight=600)
     layers += [written(LEFT - 6, up(t), axis.write(t), align="right") for t in levels]
@@ -216,11 +200,10 @@ def _trend(axis: Axis, track: Track, past: Sequence[Past]) -> dict[str, Any]:
             layers += [layer(dashed, x=x, y=TOP, y2=bottom), written(x, TOP - 8, "released")]
         if i % every == 0:
             layers.append(written(x, bottom + 12, " ".join(day(p.run.started, time=False).split()[:2])[:6]))
-        part = interval_of(v) if v else None
-        if v is None or part is None:
+        if v is None or (part := interval_of(v)) is None:
             continue
-        if part.lower is not None and part.upper is not None and part.upper > part.lower:
-            layers.append(rule(VERDICTS[v.outcome], 3, x=x, y=up(part.lower), y2=up(part.upper)))
+        if part.bar:
+            layers.append(rule(VERDICTS[v.outcome], 3, x=x, y=up(part.bar[0]), y2=up(part.bar[1])))
         places.append((x, up(part.estimate)))
         dot = {"type": "point", "filled": True, "opacity": 1, "size": 58, "color": VERDICTS[v.outcome]}
         layers.append(layer(dot, x=x, y=places[-1][1]))

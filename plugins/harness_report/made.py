@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 from harness import Run
 from harness.internals import counted, shown
 from harness_report import charts
-from harness_report.drawing import Chart, draw
+from harness_report.drawing import Chart
 from harness_report.pairs import Part
-from harness_report.reading import Kept
+from harness_report.reading import Kept, table_in
 from harness_report.words import NONE, bytes_, cut, day, figure, number, seconds, told
 
 SEEN = 3  # training rows that are shown
@@ -28,67 +29,37 @@ class Setting:
     before: str | None = None
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stage of the run, its share of the longest, and its peak of memory where that was kept."""
-
-    name: str
-    seconds: str
-    share: float
-    memory: str
-
-
-@dataclass(frozen=True)
-class Training:
-    """What training left: in words, as charts, three rows as the model saw them, and what was found."""
-
-    said: list[str]
-    charts: list[Chart]
-    rows: list[list[Part]]
-    findings: list[str]
-    missing: str
-    sweep: Sweep | None
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The trials of a sweep: each value with its metric, the change from the one before, and what it took."""
-
-    said: str
-    key: str
-    by: str
-    trials: list[tuple[str, ...]]
-
-
-def training_of(kept: Kept) -> Training | None:
+def training_of(kept: Kept) -> SimpleNamespace | None:
     """Return the section on training; None of a run that trained nothing."""
     facts = kept.run.facts.get("training", {})
     steps = _steps(kept.told("training"))
     if not facts and not steps:
         return None
-    drawn = [replace(c, svg=draw(c.spec, f"{c.title}: {c.note}")) for c in _series(steps, facts)]
-    missing = "" if steps else "This report keeps no series of the training, only its means."
-    return Training(_told(facts), drawn, seen_rows(kept.told("shown")), _found(kept.run), missing, _sweep(kept.run))
+    kinds = [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.flags]
+    return SimpleNamespace(
+        said=_told(facts),
+        charts=list(_series(steps, facts)),
+        rows=seen_rows(kept.told("shown")),
+        findings=[shown(f"{kind}: {f.name}: {f.what}" + (f"; {f.fix}" if f.fix else "")) for kind, f in kinds],
+        missing="" if steps else "This report keeps no series of the training, only its means.",
+        sweep=_sweep(kept.run),
+    )
 
 
-def _sweep(run: Run) -> Sweep | None:
-    """Return what a sweep tried, the chosen value marked; None of a run without one."""
+def _sweep(run: Run) -> SimpleNamespace | None:
+    """Return the trials of a sweep: each value, its metric, the change from the one before, and what it took."""
     s = run.sweep
     if s is None:
         return None
     lines = []
     for t in s.trials:
-        change = NONE if t.change is None else figure(t.change, s, versus=True)
-        bounds = (
-            ""
-            if t.change_lower is None or t.change_upper is None
-            else (f" [{figure(t.change_lower, s, versus=True)}, {figure(t.change_upper, s, versus=True)}]")
-        )
+        change, low, high = (figure(x, s, versus=True) for x in (t.change, t.change_lower, t.change_upper))
+        change += "" if t.change_lower is None or t.change_upper is None else f" [{low}, {high}]"
         took = NONE if t.seconds is None else seconds(t.seconds)
         mark = " ✓ chosen" if s.chosen is not None and t.value == s.chosen else ""
-        lines.append((f"{t.value}{mark}", number(t.metric), change + bounds, took))
+        lines.append([told(text) for text in (f"{t.value}{mark}", number(t.metric), change, took)])
     said = f"Tried on {s.rows:,} select rows, each step tested at α = {s.alpha:g}. {s.why}"
-    return Sweep(told(said), told(s.key), told(s.by), [tuple(map(told, line)) for line in lines])
+    return SimpleNamespace(said=told(said), key=told(s.key), by=told(s.by), trials=lines)
 
 
 def _steps(kept: object) -> list[Mapping[str, Any]]:
@@ -117,12 +88,11 @@ def _of(steps: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float
 
 def _epochs(steps: Sequence[Mapping[str, Any]]) -> list[float]:
     """Return the steps at which an epoch ended, but for the last."""
-    found, last = [], 0
+    found: dict[int, float] = {}
     for step, epoch in _of(steps, "epoch")[:-1]:
-        if int(epoch) > last:
-            last = int(epoch)
-            found.append(step)
-    return found if len(found) <= 6 else []
+        if int(epoch) > max(found, default=0):
+            found[int(epoch)] = step
+    return list(found.values()) if len(found) <= 6 else []
 
 
 def _speed(steps: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
@@ -145,10 +115,9 @@ def _told(facts: Mapping[str, Any]) -> list[str]:
     said = []
     if "steps" in facts and "rows" in facts:
         tokens = f"; {facts['tokens']:,} tokens" if _is_number(facts.get("tokens")) else ""
-        learnt = (
-            f", {facts['supervised_tokens']:,} of them learnt" if _is_number(facts.get("supervised_tokens")) else ""
-        )
-        said.append(f"{counted(facts['steps'], 'step')} over {counted(facts['rows'], 'row')}{tokens}{learnt}.")
+        learnt = facts.get("supervised_tokens")
+        tokens += f", {learnt:,} of them learnt" if _is_number(learnt) else ""
+        said.append(f"{counted(facts['steps'], 'step')} over {counted(facts['rows'], 'row')}{tokens}.")
     if _is_number(facts.get("trainable_parameters")) and _is_number(facts.get("total_parameters")):
         said.append(f"{facts['trainable_parameters']:,} of {facts['total_parameters']:,} parameters trained.")
     if "truncated_rows" in facts:
@@ -169,27 +138,15 @@ def seen_rows(kept: object) -> list[list[Part]]:
     return found[:SEEN]
 
 
-def _found(run: Run) -> list[str]:
-    """Return what the checks found, in a line each."""
-    found = []
-    for f in run.flags:
-        kind = "ignored" if f.ignored is not None else f.severity
-        fix = f"; {f.fix}" if f.fix else ""
-        found.append(shown(f"{kind}: {f.name}: {f.what}{fix}"))
-    return found
-
-
 # -- how it was made -------------------------------------------------------------------------------
 
 
 def settings_of(kept: Kept, before: Kept | None = None) -> list[Setting]:
     """Return the configuration as keys and values, those that were other in `before` with what they were."""
     ours, theirs = flat(kept), flat(before) if before else {}
-    found = [
-        Setting(k, v, theirs.get(k, "not set") if before and theirs.get(k) != v else None) for k, v in ours.items()
-    ]
+    other = {k: theirs.get(k, "not set") for k, v in ours.items() if before and theirs.get(k) != v}
     gone = [Setting(k, "not set", v) for k, v in theirs.items() if k not in ours]
-    return found + gone
+    return [*(Setting(k, v, other.get(k)) for k, v in ours.items()), *gone]
 
 
 def flat(kept: Kept) -> dict[str, str]:
@@ -197,13 +154,11 @@ def flat(kept: Kept) -> dict[str, str]:
     suite = kept.suite
     found: dict[str, Any] = {}
     for table in ("model", "adapter", "train", "sweep", "candidate"):
-        keys = suite.get(table)
-        if isinstance(keys, Mapping):
-            found |= {f"{table}.{k}": v for k, v in keys.items() if k != "options"}
-            found |= {f"{table}.{k}": v for k, v in dict(keys.get("options") or {}).items()}
+        keys = table_in(suite, table)
+        found |= {f"{table}.{k}": v for k, v in keys.items() if k != "options"}
+        found |= {f"{table}.{k}": v for k, v in dict(keys.get("options") or {}).items()}
     found["merge"] = suite.get("merge")
-    about = suite.get("about") if isinstance(suite.get("about"), Mapping) else {}
-    found |= {k: v for k, v in dict(about or {}).items() if k not in ("name", "description")}
+    found |= {k: v for k, v in table_in(suite, "about").items() if k not in ("name", "description")}
     for e in suite.get("evals", ()):
         if isinstance(e, Mapping):
             options = dict(e.get("options") or {})
@@ -220,17 +175,14 @@ def _setting(value: object) -> str:
     return cut(str(value), 160)
 
 
-def stages_of(kept: Kept) -> list[Stage]:
-    """Return the stages with their time, and peak memory where the report keeps it."""
+def stages_of(kept: Kept) -> list[SimpleNamespace]:
+    """Return the stages with their time, its share of the longest, and peak memory where the report keeps it."""
     longest = max(kept.run.stages.values(), default=0.0) or 1.0
-    memory = kept.told("memory")
-    peaks = memory if isinstance(memory, Mapping) else {}
-    found = []
+    peaks, found = kept.told("memory") or {}, []
     for name, took in kept.run.stages.items():
-        known = [
-            bytes_(float(peaks[k])) + k.removeprefix(name) for k in (name, f"{name} (cuda)") if _is_number(peaks.get(k))
-        ]
-        found.append(Stage(told(name), seconds(took), took / longest, ", ".join(known)))
+        keys = [k for k in (name, f"{name} (cuda)") if _is_number(peaks.get(k))]
+        used = ", ".join(bytes_(float(peaks[k])) + k.removeprefix(name) for k in keys)
+        found.append(SimpleNamespace(name=told(name), seconds=seconds(took), share=took / longest, memory=used))
     return found
 
 
@@ -244,32 +196,21 @@ def attempts_of(run: Run) -> list[str]:
 
 def facts_of(kept: Kept) -> list[tuple[str, str]]:
     """Return the lines under the sentence: suite, model, what it is compared with, run, export."""
-    run, about = kept.run, kept.suite.get("about") if isinstance(kept.suite.get("about"), Mapping) else {}
-    described = str((about or {}).get("description") or "")
+    run, described = kept.run, str(table_in(kept.suite, "about").get("description") or "")
     attempt = max((v.attempt for v in run.verdicts), default=0)
     suite = ", ".join(filter(None, [run.suite, described])) + (f"; attempt {attempt}" if attempt else "")
-    lines = [("Suite", suite), ("Model", ", ".join(filter(None, [_model(run), _adapter(kept), kept.ours])))]
+    model = run.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")  # without where it came from
+    table = table_in(kept.suite, "adapter")
+    rank, adapter = dict(table.get("options") or {}).get("r"), str(table.get("use", ""))
+    adapter += f" of rank {rank}" if rank else ""
+    lines = [("Suite", suite), ("Model", ", ".join(filter(None, [model, adapter, kept.ours])))]
     versus = list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours))
     if versus:
         lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))
     lines.append(("Run", f"{day(run.started)}, {seconds(run.seconds)}, exit {run.exit_code}"))
     for e in run.exports:
-        where = e.to.replace("\\", "/").split("/exports/")[-1] if "/exports/" in e.to else e.to.rsplit("/", 1)[-1]
-        where = f"exports/{where}" if "/exports/" in e.to else where
+        inside = "/exports/" in e.to
+        where = "exports/" + e.to.replace("\\", "/").split("/exports/")[-1] if inside else e.to.rsplit("/", 1)[-1]
         done = f"{where}, {bytes_(e.bytes)}, weights {e.digest[:12]}"
         lines.append(("Export", done if e.written else f"{where} was not written: {'; '.join(e.reasons)}"))
     return [(name, told(text)) for name, text in lines]
-
-
-def _adapter(kept: Kept) -> str:
-    table = kept.suite.get("adapter")
-    if not isinstance(table, Mapping):
-        return ""
-    rank = dict(table.get("options") or {}).get("r")
-    return f"{table.get('use', '')} of rank {rank}" if rank else str(table.get("use", ""))
-
-
-def _model(run: Run) -> str:
-    """Return the model's name without the folder or the address it came from."""
-    name = run.model.rstrip("/").rsplit("/", 1)[-1]
-    return name.removesuffix(".gguf")

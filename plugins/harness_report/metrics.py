@@ -4,46 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
-from harness import Verdict
+from harness import Gate
 from harness.internals import OnScale, wilson
 from harness_report import charts
-from harness_report.drawing import ACCENT, BASE, Chart, draw
+from harness_report.drawing import ACCENT, BASE, Chart
 from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of
-from harness_report.reading import Kept, answer_of, value_of
+from harness_report.reading import Kept, answer_of, table_in, value_of
 from harness_report.words import NAMES, NONE, minus, number
 
-MIN_N = 60  # rows of a slice below which it decides no gate, unless a gate says otherwise
 FEWEST = 5  # rows of one probability that are drawn
 MOST_SLICES = 40  # values of a column that are drawn
 
 
-@dataclass(frozen=True)
-class Line:
-    """One metric: its value of every subject, and the candidate's difference from the base."""
+def table_of(kept: Kept) -> SimpleNamespace:
+    """Return every metric of every subject, and the candidate's differences from the base in words and as a bar.
 
-    name: str
-    lower: bool
-    cells: list[str]
-    change: str
-    bar: float  # from -1 to 1; its sign is that of the difference
-    worse: bool
-
-
-@dataclass(frozen=True)
-class Table:
-    """All metrics by subject; on a narrow page only the columns that are `kept`."""
-
-    subjects: list[str]
-    kept: list[bool]
-    ours: str
-    base: str
-    lines: list[Line]
-
-
-def table_of(kept: Kept) -> Table:
-    """Return every metric of every subject, and the candidate's differences from the base."""
+    A bar is from -1 to 1, and its sign that of the difference. On a narrow page only the `kept` columns are shown.
+    """
     subjects = kept.subjects
     base = next((s for s in ("base", *subjects) if s in subjects and s != kept.ours), "")
     narrow = [s in (base, kept.ours) for s in subjects]
@@ -54,9 +33,10 @@ def table_of(kept: Kept) -> Table:
         unit = kept.unit(name)
         change, bar = _change(found.get(base), found.get(kept.ours), kept.scale(name))
         cells = [number(found[s], unit) if s in found else NONE for s in subjects]
-        worse = bar < 0 if not kept.is_lower(name) else bar > 0
-        lines.append(Line(name, kept.is_lower(name), cells, change, bar, worse))
-    return Table(subjects, narrow, kept.ours, base, lines)
+        lower = kept.is_lower(name)
+        worse = bar > 0 if lower else bar < 0
+        lines.append(SimpleNamespace(name=name, lower=lower, cells=cells, change=change, bar=bar, worse=worse))
+    return SimpleNamespace(subjects=subjects, kept=narrow, ours=kept.ours, base=base, lines=lines)
 
 
 def _change(base: float | None, ours: float | None, scale: OnScale) -> tuple[str, float]:
@@ -79,16 +59,15 @@ def _change(base: float | None, ours: float | None, scale: OnScale) -> tuple[str
 def slices_of(kept: Kept) -> list[list[Chart]]:
     """Return a row of charts for each sliced metric, a chart a subject, in one order: the candidate's worst first."""
     found = []
-    for name, columns in _sliced(kept).items():
-        evaluation, _, metric = name.partition(".")
-        for column in columns:
-            mine = kept.report(kept.ours, evaluation)
-            values = mine.slices.get(column, {}) if mine else {}
-            lower = kept.is_lower(name)
-            order = sorted(values, key=lambda v: (values[v].get(metric, math.nan) * (-1 if lower else 1), v))[
-                :MOST_SLICES
-            ]
-            row = [_slices(kept, s, name, column, order) for s in kept.subjects if kept.report(s, evaluation)]
+    for mine in kept.run.reports:
+        if mine.subject != kept.ours or kept.is_private(mine.eval):
+            continue
+        metric, _ = kept.against(mine.eval)
+        name = f"{mine.eval}.{metric}"
+        sign = -1 if kept.is_lower(name) else 1
+        for column, values in mine.slices.items():
+            order = sorted(values, key=lambda v: (values[v].get(metric, math.nan) * sign, v))[:MOST_SLICES]
+            row = [_slices(kept, s, name, column, order) for s in kept.subjects if kept.report(s, mine.eval)]
             found.append([c for c in row if c is not None])
     return [row for row in found if row]
 
@@ -96,16 +75,7 @@ def slices_of(kept: Kept) -> list[list[Chart]]:
 def min_n_of(kept: Kept) -> int:
     """Return how many rows a slice needs to decide a gate, as the suite's gates say."""
     told = [g.get("min_n") for g in kept.lock.get("gates", ()) if g.get("min_n")]
-    return max([int(n) for n in told if isinstance(n, int)], default=MIN_N)
-
-
-def _sliced(kept: Kept) -> dict[str, list[str]]:
-    """Return the first metric of each evaluation that has slices, with their columns."""
-    found: dict[str, list[str]] = {}
-    for r in kept.run.reports:
-        if r.subject == kept.ours and r.slices and not kept.is_private(r.eval):
-            found[f"{r.eval}.{kept.against(r.eval)[0]}"] = list(r.slices)
-    return found
+    return max([int(n) for n in told if isinstance(n, int)], default=Gate.min_n)
 
 
 def _slices(kept: Kept, subject: str, name: str, column: str, order: list[str]) -> Chart | None:
@@ -120,12 +90,9 @@ def _slices(kept: Kept, subject: str, name: str, column: str, order: list[str]) 
             continue
         low, high = wilson(round(value * n), n, kept.run.alpha) if share and 0 <= value <= 1 else (value, value)
         rows.append({"slice": label[:60], "value": value, "lower": low, "upper": high, "n": n, "few": n < least})
-    if not rows:
-        return None
-    top = 1.0 if share else max(float(str(r["value"])) for r in rows) * 1.1 or 1.0
+    top = 1.0 if share else max((float(str(r["value"])) for r in rows), default=0.0) * 1.1 or 1.0
     colour = ACCENT if subject == kept.ours else BASE
-    chart = charts.slices(subject, name, column, rows, colour=colour, top=top)
-    return replace(chart, svg=draw(chart.spec, f"{subject}: {chart.title}"))
+    return charts.slices(subject, name, column, rows, colour=colour, top=top) if rows else None
 
 
 # -- single rows -----------------------------------------------------------------------------------
@@ -136,8 +103,7 @@ def by_row(kept: Kept) -> list[Chart]:
 
     Of choices whose rows tell it also how far the probability of the chosen answer is to be believed.
     """
-    found = [*_paired(kept), *_numbers(kept), *_reliable(kept), *_lengths(kept)]
-    return [replace(c, svg=draw(c.spec, f"{c.title}: {c.note}")) for c in found]
+    return [*_paired(kept), *_numbers(kept), *_reliable(kept), *_lengths(kept)]
 
 
 def _reliable(kept: Kept) -> Iterator[Chart]:
@@ -156,8 +122,7 @@ def _bins(kept: Kept, subject: str, evaluation: str, metric: str) -> list[charts
     """Return the rows by the probability of their chosen answers, in tenths; bins of few rows are left out."""
     tenths: dict[int, list[tuple[float, float]]] = {}
     for row in kept.rows(subject, evaluation).values() if kept.report(subject, evaluation) else ():
-        details = row.get("details")
-        said, right = details.get("probability") if isinstance(details, dict) else None, value_of(row, metric)
+        said, right = table_in(row, "details").get("probability"), value_of(row, metric)
         if isinstance(said, float) and 0 <= said <= 1 and right in (0, 1):
             tenths.setdefault(min(9, int(said * 10)), []).append((said, right))
     found = []
@@ -177,8 +142,7 @@ def _paired(kept: Kept) -> Iterator[Chart]:
             counts = {word: pairs.count(outcome) for word, outcome in words.items()}
             rows.append((f"{evaluation} against {pairs.theirs}", counts))
     if rows:
-        chart = charts.outcomes(rows)
-        yield replace(chart, note=f"share of rows; {kept.ours} against what its gate names")
+        yield charts.outcomes(rows, f"share of rows; {kept.ours} against what its gate names")
 
 
 def _numbers(kept: Kept) -> Iterator[Chart]:
@@ -189,33 +153,29 @@ def _numbers(kept: Kept) -> Iterator[Chart]:
         if r.subject != kept.ours or r.n < 3 or not kept.scale(name).is_of_rows:
             continue
         pairs, title = pairs_of(kept, r.eval), f"{NAMES.get(metric, metric.replace('_', ' '))} by row"
+        title = title[:1].upper() + title[1:]
         unit = "nats a token" if kept.scale(name).is_log or metric == "kl" else metric.replace("_", " ")
         if pairs.rows and not pairs.binary:
             both = [(value_of(p.theirs, metric), value_of(p.ours, metric)) for p in pairs.rows]
             points = [(t, o) for t, o in both if t is not None and o is not None]
             side = "below" if kept.is_lower(name) else "above"
             note = f"{unit}, {baseline} across and {kept.ours} up; {side} the line is better"
-            yield charts.scatter(title[:1].upper() + title[1:], note, points, (baseline, kept.ours))
+            yield charts.scatter(title, note, points, (baseline, kept.ours))
         elif not pairs.rows:
             values = [value_of(row, metric) for row in kept.rows(kept.ours, r.eval).values()]
             known = [v for v in values if v is not None and math.isfinite(v)]
             if len(set(known)) > 2:
-                limit, note = _limit(kept, name), f"{unit}, {len(known):,} rows; a gate is on their weighted mean"
-                yield charts.ordered(title[:1].upper() + title[1:], note, known, what="rows, in order", limit=limit)
-
-
-def _limit(kept: Kept, name: str) -> float | None:
-    """Return the limit of a gate on a metric's mean, where it is on the scale of its rows."""
-    if kept.scale(name).is_log:
-        return None
-    mine: list[Verdict] = [v for v in kept.run.verdicts if v.metric == name and v.candidate == kept.ours]
-    return next((v.threshold for v in mine if not v.versus), None)
+                note = f"{unit}, {len(known):,} rows; a gate is on their weighted mean"
+                mine = [v for v in kept.run.verdicts if v.metric == name and v.candidate == kept.ours and not v.versus]
+                limit = mine[0].threshold if mine and not kept.scale(name).is_log else None  # on the scale of its rows
+                yield charts.ordered(title, note, known, what="rows, in order", limit=limit)
 
 
 def _lengths(kept: Kept) -> Iterator[Chart]:
     """Yield how long the answers are of each evaluation whose answers were written, not chosen."""
     for r in kept.run.reports:
-        if r.subject != kept.ours or kept.is_private(r.eval) or _chosen(kept, r.eval):
+        chosen = "choices" in (kept.evals.get(r.eval, {}).get("options") or {})  # their length says nothing
+        if r.subject != kept.ours or kept.is_private(r.eval) or chosen:
             continue
         found: dict[str, list[int]] = {}
         for s in kept.subjects:
@@ -225,8 +185,3 @@ def _lengths(kept: Kept) -> Iterator[Chart]:
         if kept.ours in found:
             note = "characters; the bar holds half of the answers, the line all of them"
             yield charts.lengths(f"Answer lengths of {r.eval}", note, found, kept.ours)
-
-
-def _chosen(kept: Kept, evaluation: str) -> bool:
-    """Return whether answers were picked from choices, whose length says nothing."""
-    return "choices" in (kept.evals.get(evaluation, {}).get("options") or {})

@@ -6,21 +6,19 @@ import base64
 import gc
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import Run
+from harness import Run, UsageError, write_text
 from harness.internals import endings, sentence, shown
 from harness_report import drawing, made, metrics, pairs
-from harness_report.gates import comparison, conclusions_of, drive, link_of, show_gates
-from harness_report.pairs import LOST, WON, Change
-from harness_report.reading import Kept, answer_of
+from harness_report.gates import axes, comparison, drive, interval_of, link_of, show_gate
+from harness_report.pairs import LOST, WON
+from harness_report.reading import Kept, answer_of, read_folder
 from harness_report.words import cut, percent, seconds
 
 if TYPE_CHECKING:
@@ -28,16 +26,28 @@ if TYPE_CHECKING:
 
 FILE = "report.html"
 ROWS = (4, 3)  # rows lost and won that are shown of a comparison
-PHONE = (2, 1)  # and on a narrow page
 MOST_CHANGES = 8  # comparisons whose rows are shown
-SECTIONS = (
-    ("gates", "Gates"),
-    ("changed", "What changed"),
-    ("metrics", "Metrics"),
-    ("training", "Training"),
-    ("rows", "All rows"),
-    ("made", "How it was made"),
-)
+
+
+def write_page(folder: Path) -> Path:
+    """Write the page of a run into its folder. Raises UsageError where there is no run, OSError on a full disk."""
+    kept = read_folder(folder)
+    write_text(kept.folder / FILE, render(kept, before(kept)))
+    return kept.folder / FILE
+
+
+def before(kept: Kept) -> Kept | None:
+    """Return the last earlier run of the suite beside a run's folder, or None."""
+    own = kept.folder.resolve()
+    names = sorted(own.parent.glob(f"{kept.run.suite}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True)
+    for path in names:
+        if path.parent.name >= own.name:
+            continue
+        with suppress(UsageError):
+            earlier = read_folder(path.parent)
+            if earlier.run.suite == kept.run.suite and earlier.lock:
+                return earlier
+    return None
 
 
 def render(kept: Kept, last: Kept | None = None) -> str:
@@ -46,38 +56,34 @@ def render(kept: Kept, last: Kept | None = None) -> str:
     `last` is an earlier run of the suite, whose other settings are marked. Raises ModuleNotFoundError without jinja2.
     """
     environment()
-    with _no_collection():
-        page = page_of(kept, last)
-    sections = [s for s in SECTIONS if s[0] != "training" or page.training]
-    return fill("run.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=folder_name(kept),
-                sections=sections, data=embedded(page.rows))  # fmt: skip
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Let no garbage be looked for while very many rows are held: that takes half of the time, and finds none."""
     enabled = gc.isenabled()
-    gc.disable()
+    gc.disable()  # while very many rows are held, looking for garbage takes half of the time, and finds none
     try:
-        yield
+        page = page_of(kept, last)
     finally:
         if enabled:
             gc.enable()
+    title, name = f"{shown(kept.run.suite)}: {page.sentence}", folder_name(kept)
+    return fill("run.html", p=page, title=title, name=name, data=embedded(page.rows))
 
 
 def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
     """Return what the page of a run shows."""
-    run, said = kept.run, conclusions_of(kept)
+    run = kept.run
+    said = [shown(c) for c in run.conclusions]
+    said = [f"{c[:1].upper()}{c[1:]}" + ("" if c.endswith(".") else ".") for c in said]
+    lead = [c for c in said if len(c) < 260][:2]
     rows, note = pairs.browser(kept)
+    axis, worst_first = axes([kept]), sentence.worst_first(run)
     stages = made.stages_of(kept)
     return SimpleNamespace(
         sentence=headline(run),
-        lead=said["lead"],
-        rest=said["rest"],
+        lead=lead,
+        rest=[c for c in said if c not in lead],
         problems=_problems(kept),
         facts=made.facts_of(kept),
         driver=drive(kept),
-        gates=show_gates(kept, links=bool(rows)),
+        gates=[show_gate(kept, v, axis(kept, v), [interval_of(v)], links=bool(rows)) for v in worst_first],
         gates_note=_note(kept),
         drawn=drawing.can_draw(),
         metrics=metrics.table_of(kept),
@@ -123,10 +129,11 @@ def _problems(kept: Kept) -> list[str]:
 def _note(kept: Kept) -> str:
     passed = all(v.outcome == "PASS" for v in kept.run.verdicts)
     first = "Closest to its limit first." if passed else "Worst first."
-    sure = percent(kept.run.alpha)
-    drawn = " Line: the limit; what is shaded is not allowed. Dashed: no difference. One scale a metric."
-    bars = f" Dot: estimate. Bar: {sure} one-sided bounds, one to each side." if drawing.can_draw() else ""
-    return first + (bars + drawn if bars else f" In brackets: {sure} one-sided bounds, one to each side.")
+    bounds = f"{percent(kept.run.alpha)} one-sided bounds, one to each side."
+    if not drawing.can_draw():
+        return f"{first} In brackets: {bounds}"
+    drawn = "Line: the limit; what is shaded is not allowed. Dashed: no difference. One scale a metric."
+    return f"{first} Dot: estimate. Bar: {bounds} {drawn}"
 
 
 def _commands(kept: Kept) -> list[str]:
@@ -137,54 +144,33 @@ def _commands(kept: Kept) -> list[str]:
     return [*found, f"{again:<38}  # seed {run.seed}; an unchanged suite answers from what is remembered"]
 
 
-def changes_of(kept: Kept, browsed: set[str]) -> list[Change]:
+def changes_of(kept: Kept, browsed: set[str]) -> list[SimpleNamespace]:
     """Return the rows that changed on the candidate: by gate, then adapter as trained against what was merged."""
-    found: dict[tuple[str, str, str], Change] = {}
+    found: dict[tuple[str, str, str], SimpleNamespace] = {}
     for v in sentence.worst_first(kept.run):
         evaluation, _, metric = v.metric.partition(".")
         key = evaluation, metric, v.versus or ""
         if v.candidate != kept.ours or not v.versus or key in found or kept.scale(v.metric).is_count:
             continue
-        if kept.against(evaluation)[0] == metric:
-            pair = pairs.pairs_of(kept, evaluation, v.versus)
-        else:
-            rows = kept.rows(v.versus, evaluation), kept.rows(v.candidate, evaluation)
-            pair = pairs.paired(metric, *rows, (v.versus, v.candidate), lower=kept.is_lower(v.metric))
+        pair = pairs.pairs_of(kept, evaluation, v.versus, metric)
         links = link_of(kept, v, evaluation in browsed)
         if says(pair):
             found[key] = pairs.change(kept, shown(v.gate), evaluation, pair, most=ROWS, links=links)
     for evaluation in kept.evals:
-        if merged := _merged(kept, evaluation, evaluation in browsed):
-            found[evaluation, "", kept.parent] = merged
-    return [folded(c) for c in found.values()][:MOST_CHANGES]
+        if not kept.parent or not kept.report(kept.parent, evaluation) or not kept.report(kept.ours, evaluation):
+            continue
+        pair = pairs.pairs_of(kept, evaluation, kept.parent)
+        links = comparison(kept, evaluation, kept.parent, kept.ours) if evaluation in browsed else "-"
+        title = shown(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
+        if says(pair):
+            found[evaluation, "", kept.parent] = pairs.change(kept, title, evaluation, pair, most=ROWS, links=links)
+    return list(found.values())[:MOST_CHANGES]
 
 
 def says(pair: pairs.Pairs) -> bool:
     """Return whether rows were answered in words, and some changed."""
     said = any(answer_of(p.ours) is not None for p in pair.rows[:1])
     return said and bool(pair.count(LOST) + pair.count(WON))
-
-
-def _merged(kept: Kept, evaluation: str, browsed: bool) -> Change | None:
-    """Return the rows on which the candidate differs from what it was made of: the adapter as it was trained."""
-    if not kept.parent or not kept.report(kept.parent, evaluation) or not kept.report(kept.ours, evaluation):
-        return None
-    pair = pairs.pairs_of(kept, evaluation, kept.parent)
-    if not says(pair):
-        return None
-    title = shown(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
-    links = comparison(kept, evaluation, kept.parent, kept.ours) if browsed else "-"
-    return pairs.change(kept, title, evaluation, pair, most=ROWS, links=links)
-
-
-def folded(c: Change) -> Change:
-    """Return a change with the rows marked that a narrow page leaves out."""
-    seen = {"lost": 0, "won": 0}
-    rows = []
-    for r in c.rows:
-        seen[r.outcome] += 1
-        rows.append(replace(r, fold=seen[r.outcome] > PHONE[r.outcome == "won"]))
-    return replace(c, rows=rows)
 
 
 # -- the file --------------------------------------------------------------------------------------
@@ -211,11 +197,10 @@ def environment() -> Environment:
 
 def fill(template: str, **given: Any) -> str:
     """Return a page from its template, with style, script, and the policy that lets this script alone run."""
-    style = _file("style.css") + drawing_rules()
+    style = _file("style.css") + drawing.dark_rules()
     script = _file("rows.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"'sha256-{digest}'"
-    own = {"style": style, "script": script, "policy": policy, "version": harness.__version__}
+    own = {"style": style, "script": script, "policy": f"'sha256-{digest}'", "version": harness.__version__}
     html: str = environment().get_template(template).render(**own, **given)
     return html.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -223,7 +208,3 @@ def fill(template: str, **given: Any) -> str:
 @cache
 def _file(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text("utf-8")
-
-
-def drawing_rules() -> str:
-    return "@media screen and (prefers-color-scheme:dark){" + drawing.dark_rules() + "}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from harness_report.words import CUT, cut
 MOST = 20_000  # rows of all evaluations that a page holds whole
 SIZE = 14_000_000  # characters of rows that a page holds
 SHARED = 1 / 3  # of two answers must be the same for their differences to be marked
+PHONE = (2, 1)  # rows lost and won that a narrow page shows of a comparison
 LOST, WON, BOTH, NEITHER, OTHER = range(5)
 OUTCOMES = ("lost", "won", "both", "neither", "other")
 Part = tuple[str, bool]  # a piece of an answer, and whether the other one lacks it
@@ -72,16 +73,18 @@ def paired(
     return found
 
 
-def pairs_of(kept: Kept, evaluation: str, theirs: str = "") -> Pairs:
-    """Return an evaluation's rows on the page's candidate, against `theirs` or what its gate or the suite names."""
-    metric, usual = kept.against(evaluation)
-    key = evaluation, theirs or usual
+def pairs_of(kept: Kept, evaluation: str, theirs: str = "", metric: str = "") -> Pairs:
+    """Return an evaluation's rows on the page's candidate, against `theirs` or what its gate or the suite names.
+
+    So it is of the `metric` that tells rows apart.
+    """
+    usual, baseline = kept.against(evaluation)
+    metric, theirs = metric or usual, theirs or baseline
+    key = evaluation, theirs, metric
     if key not in kept.pairs:
-        there = kept.report(key[1], evaluation) is not None
-        rows = kept.rows(key[1], evaluation) if there else {}
+        rows = kept.rows(theirs, evaluation) if kept.report(theirs, evaluation) else {}
         lower = kept.is_lower(f"{evaluation}.{metric}")
-        names = key[1], kept.ours
-        kept.pairs[key] = paired(metric, rows, kept.rows(kept.ours, evaluation), names, lower=lower)
+        kept.pairs[key] = paired(metric, rows, kept.rows(kept.ours, evaluation), (theirs, kept.ours), lower=lower)
     found: Pairs = kept.pairs[key]
     return found
 
@@ -92,8 +95,7 @@ def pairs_of(kept: Kept, evaluation: str, theirs: str = "") -> Pairs:
 def differing(one: str, other: str) -> tuple[list[Part], list[Part]]:
     """Return two answers in parts, those that the other lacks marked, where they share a third of their words."""
     a, b = one[:CUT].split(), other[:CUT].split()
-    matcher = SequenceMatcher(None, a, b, autojunk=False)
-    blocks = matcher.get_matching_blocks()
+    blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
     shared = sum(m.size for m in blocks)
     if one == other or shared < SHARED * max(len(a), len(b), 1):
         return [(one, False)], [(other, False)]
@@ -119,32 +121,22 @@ def browser(kept: Kept) -> tuple[list[dict[str, Any]], str]:
     """
     judged = [v.metric.partition(".")[0] for v in sentence.worst_first(kept.run)]
     names = dict.fromkeys([*judged, *kept.evals])
-    found = {e: pairs_of(kept, e) for e in names if kept.report(kept.ours, e) and not _is_counted(kept, e)}
-    found = {e: pairs for e, pairs in found.items() if kept.rows(kept.ours, e)}
+    told = [e for e in names if kept.report(kept.ours, e) and not kept.scale(f"{e}.{kept.against(e)[0]}").is_count]
+    found = {e: pairs for e in told for pairs in [pairs_of(kept, e)] if kept.rows(kept.ours, e)}
     total = sum(len(kept.rows(kept.ours, e)) for e in found)
     share = min(1.0, MOST / total) if total else 1.0
     chosen = {e: _chosen(kept, e, pairs, share) for e, pairs in found.items()}
     rows = sum(map(len, chosen.values()))
     most = max(120, min(CUT, SIZE // max(1, rows * (3 + len(kept.subjects)))))
-    shown = [_evaluation(kept, e, pairs, chosen[e], most) for e, pairs in found.items()]
-    note = ""
-    if share < 1:
-        note = f"{total:,} rows: here are all that were won or lost, and a sample of the others, {rows:,} in all."
-    return shown, note
-
-
-def _is_counted(kept: Kept, evaluation: str) -> bool:
-    metric, _ = kept.against(evaluation)
-    return kept.scale(f"{evaluation}.{metric}").is_count
+    note = f"{total:,} rows: here are all that were won or lost, and a sample of the others, {rows:,} in all."
+    return [_evaluation(kept, e, pairs, chosen[e], most) for e, pairs in found.items()], note if share < 1 else ""
 
 
 def _chosen(kept: Kept, evaluation: str, pairs: Pairs, share: float) -> list[str]:
     """Return the ids of the rows that the page holds, the largest change first."""
     every = list(kept.rows(kept.ours, evaluation))
-    ordered = sorted((p for p in pairs.rows), key=lambda p: (p.outcome not in (LOST, WON), p.change))
-    ids = [p.id for p in ordered]
-    there = set(ids)
-    ids += [i for i in every if i not in there]
+    ordered = sorted(pairs.rows, key=lambda p: (p.outcome not in (LOST, WON), p.change))
+    ids = list(dict.fromkeys([*(p.id for p in ordered), *every]))
     if share == 1:
         return ids
     flips = {p.id for p in pairs.rows if pairs.binary and p.outcome in (LOST, WON)}
@@ -163,12 +155,15 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
     lines = []
     for i in ids:
         row, pair = rows[kept.ours][i], outcomes.get(i)
-        texts = _digests(row) if private else [cut(t, most) for t in (_line(row), prompt_of(row), target_of(row))]
-        label = "" if private else cut(slice_of(row, column), 80)
-        said = [_said(rows[s].get(i), private, most) for s in there]
-        scores = [_score(rows[s].get(i), pairs.metric) for s in there]
-        name = str(row.get("doc_hash", ""))[:16] if private else cut(i, 200)
-        lines.append([name, pair.outcome if pair else OTHER, label, *texts, said, scores])
+        outcome, answered = pair.outcome if pair else OTHER, [rows[s].get(i, {}) for s in there]
+        scores = [_score(one, pairs.metric) for one in answered]
+        if private:
+            digests = [str(row.get(f"{k}_hash", ""))[:16] for k in ("doc", "prompt", "target")]
+            lines.append([digests[0], outcome, "", *(f"sha256 {d}" for d in digests), [None] * len(there), scores])
+            continue
+        texts = [cut(t, most) for t in (last_turn(row)[:200], prompt_of(row), target_of(row))]
+        said = [None if (text := answer_of(one)) is None else cut(text, most) for one in answered]
+        lines.append([cut(i, 200), outcome, cut(slice_of(row, column), 80), *texts, said, scores])
     counts = Counter(p.outcome for p in pairs.rows)
     return {
         "name": evaluation,
@@ -186,97 +181,65 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
     }
 
 
-def _line(row: Row) -> str:
-    return last_turn(row)[:200]
-
-
-def _digests(row: Row) -> list[str]:
-    return [f"sha256 {str(row.get(f'{k}_hash', ''))[:16]}" for k in ("doc", "prompt", "target")]
-
-
-def _said(row: Row | None, private: bool, most: int) -> str | None:
-    said = answer_of(row) if row else None
-    return None if said is None or private else cut(said, most)
-
-
-def _score(row: Row | None, metric: str) -> float | None:
-    value = value_of(row, metric) if row else None
+def _score(row: Row, metric: str) -> float | None:
+    value = value_of(row, metric)
     return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
 
 
 # -- what changed ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Changed:
-    """A row that was won or lost, as the page shows it."""
+def change(
+    kept: Kept, title: str, evaluation: str, pairs: Pairs, *, most: tuple[int, int], links: str
+) -> SimpleNamespace:
+    """Return the first rows lost and won of a comparison; of a private evaluation their numbers alone.
 
-    outcome: str
-    link: str
-    prompt: str
-    slice: str
-    theirs: list[Part]
-    ours: list[Part]
-    marks: tuple[str, str]  # of both answers: right, wrong, or a number
-    fold: bool = False  # left out of a narrow page
-
-
-@dataclass(frozen=True)
-class Change:
-    """The rows that one comparison lost and won: the first of them, and how many there are."""
-
-    title: str
-    evaluation: str
-    theirs: str
-    ours: str
-    lost: int
-    won: int
-    rows: list[Changed]
-    links: str  # what stands after the outcome in a link to these rows; "-" where there is none
-    remark: str = ""
-
-    @property
-    def more(self) -> bool:
-        return self.lost + self.won > len(self.rows)
+    `links` is what stands after the outcome in a link to these rows; "-" where there is none.
+    """
+    lost, won = pairs.of(LOST), pairs.of(WON)
+    private, rows = kept.is_private(evaluation), []
+    for found, shown, narrow in () if private else ((lost, most[0], PHONE[0]), (won, most[1], PHONE[1])):
+        rows += [_row(kept, evaluation, pairs, p, i >= narrow) for i, p in enumerate(_differ_first(found, shown))]
+    return SimpleNamespace(
+        title=title,
+        evaluation=evaluation,
+        theirs=pairs.theirs,
+        ours=pairs.ours,
+        lost=len(lost),
+        won=len(won),
+        rows=rows,
+        links=links,
+        remark="The rows are private." if private else "",
+        more=len(lost) + len(won) > len(rows),
+    )
 
 
-def change(kept: Kept, title: str, evaluation: str, pairs: Pairs, *, most: tuple[int, int], links: str) -> Change:
-    """Return the first rows lost and won of a comparison; of a private evaluation their numbers alone."""
-    private = kept.is_private(evaluation)
-    picked = [*_differ_first(pairs.of(LOST), most[0]), *_differ_first(pairs.of(WON), most[1])]
-    rows = [] if private else [_row(kept, evaluation, pairs, p) for p in picked]
-    remark = "The rows are private." if private else ""
-    counts = pairs.count(LOST), pairs.count(WON)
-    return Change(title, evaluation, pairs.theirs, pairs.ours, *counts, rows, links, remark)
-
-
-def _differ_first(found: Sequence[Pair], most: int) -> Iterator[Pair]:
-    """Yield rows of which no two gave the same answer, then others."""
-    seen: dict[tuple[str | None, str | None], Pair] = {}
+def _differ_first(found: Sequence[Pair], most: int) -> list[Pair]:
+    """Return rows of which no two gave the same answer, then others."""
+    first: dict[tuple[str | None, str | None], Pair] = {}
     for p in found:
-        seen.setdefault((answer_of(p.theirs), answer_of(p.ours)), p)
-    first = list(seen.values())
-    kept = {id(p) for p in first}
-    yield from islice([*first, *(p for p in found if id(p) not in kept)], most)
+        first.setdefault((answer_of(p.theirs), answer_of(p.ours)), p)
+    kept = {id(p) for p in first.values()}
+    return [*first.values(), *(p for p in found if id(p) not in kept)][:most]
 
 
-def _row(kept: Kept, evaluation: str, pairs: Pairs, p: Pair) -> Changed:
-    column = kept.column(evaluation)
-    label = cut(slice_of(p.ours, column), 80)
-    theirs, ours = (cut((answer_of(r) or "").strip(), 600) for r in (p.theirs, p.ours))
-    parts = differing(theirs, ours)
-    marks = _mark(p.theirs, pairs), _mark(p.ours, pairs)
-    return Changed(
-        OUTCOMES[p.outcome],
-        f"#{quote(evaluation, '')}/{quote(p.id, '')}",
-        cut(last_turn(p.ours), 200),
-        label,
-        *parts,
-        marks,
+def _row(kept: Kept, evaluation: str, pairs: Pairs, p: Pair, fold: bool) -> SimpleNamespace:
+    """Return a row that was won or lost, as the page shows it; one to `fold` is left out of a narrow page."""
+    theirs, ours = differing(*(cut((answer_of(r) or "").strip(), 600) for r in (p.theirs, p.ours)))
+    return SimpleNamespace(
+        outcome=OUTCOMES[p.outcome],
+        link=f"#{quote(evaluation, '')}/{quote(p.id, '')}",
+        prompt=cut(last_turn(p.ours), 200),
+        slice=cut(slice_of(p.ours, kept.column(evaluation)), 80),
+        theirs=theirs,
+        ours=ours,
+        marks=(_mark(p.theirs, pairs), _mark(p.ours, pairs)),
+        fold=fold,
     )
 
 
 def _mark(row: Row, pairs: Pairs) -> str:
+    """Return what came of an answer: right, wrong, or a number."""
     value = value_of(row, pairs.metric)
     if value is None:
         return ""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from sys import intern
@@ -27,19 +27,18 @@ class Kept:
     lock: Mapping[str, Any]
     missing: list[str] = field(default_factory=list)
     rows_: dict[tuple[str, str], dict[str, Row]] = field(default_factory=dict)
-    pairs: dict[tuple[str, str], Any] = field(default_factory=dict)  # rows that were paired before
+    pairs: dict[tuple[str, str, str], Any] = field(default_factory=dict)  # rows that were paired before
 
     # -- the suite ---------------------------------------------------------------------------------
 
     @property
     def suite(self) -> Mapping[str, Any]:
-        return _table(self.lock, "suite")
+        return table_in(self.lock, "suite")
 
     @cached_property
     def evals(self) -> dict[str, Mapping[str, Any]]:
         """The suite's evaluations by name; of a folder without a lock those that were measured, with nothing said."""
-        told: dict[str, Mapping[str, Any]]
-        told = {str(e["name"]): e for e in _list(self.suite, "evals")}
+        told: dict[str, Mapping[str, Any]] = {str(e["name"]): e for e in _list(self.suite, "evals")}
         return told or {name: {} for name in dict.fromkeys(r.eval for r in self.run.reports)}
 
     def is_private(self, evaluation: str) -> bool:
@@ -50,7 +49,7 @@ class Kept:
     def scale(self, metric: str) -> OnScale:
         """Return the scale of EVAL.METRIC as the lock says it, or as its name and values suggest."""
         evaluation, _, name = metric.partition(".")
-        told = _table(_table(_table(self.lock, "metrics"), evaluation), name).get("scale")
+        told = table_in(table_in(table_in(self.lock, "metrics"), evaluation), name).get("scale")
         if told:
             return OnScale(str(told))
         values = [r.metrics[name] for r in self.run.reports if r.eval == evaluation and name in r.metrics]
@@ -69,9 +68,8 @@ class Kept:
     def column(self, evaluation: str) -> str:
         """Return the column by which an evaluation's rows are sliced, its own or one of another that they have too."""
         own = _list(self.evals.get(evaluation, {}), "slices")
-        row = next(iter(self.rows(self.ours, evaluation).values()), {})
-        doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
-        others = [c for e in self.evals.values() for c in _list(e, "slices") if c in (doc or {})]
+        doc = table_in(next(iter(self.rows(self.ours, evaluation).values()), {}), "doc")
+        others = [c for e in self.evals.values() for c in _list(e, "slices") if c in doc]
         return str(next(iter([*own, *others]), ""))
 
     # -- subjects ----------------------------------------------------------------------------------
@@ -82,15 +80,10 @@ class Kept:
         return list(dict.fromkeys(r.subject for r in self.run.reports if r.outcome == "done"))
 
     @cached_property
-    def candidates(self) -> list[str]:
-        judged = dict.fromkeys(v.candidate for v in self.run.verdicts)
-        return [*judged, *(c for c in dict.fromkeys(e.candidate for e in self.run.exports) if c not in judged)]
-
-    @cached_property
     def ours(self) -> str:
         """The candidate that the page is about: what ships, or the last that was measured."""
         shipping = [e.candidate for e in self.run.exports if e.candidate in self.subjects]
-        judged = [c for c in self.candidates if c in self.subjects]
+        judged = [c for c in dict.fromkeys(v.candidate for v in self.run.verdicts) if c in self.subjects]
         return next(iter([*shipping, *judged[-1:], *self.subjects[-1:]]), "")
 
     @cached_property
@@ -127,13 +120,13 @@ class Kept:
 
     def told(self, name: str) -> Any:
         """Return what newer reports hold under a key, as plain data; None where this one does not."""
-        return _plain(getattr(self.run, name, None))
+        return json.loads(json.dumps(getattr(self.run, name, None), default=asdict))
 
 
 def _kept(row: Row, like: Row, columns: set[str]) -> Row:
     """Return what a page reads of a row, without a second copy of what another subject's says too: there are many."""
-    doc = row.get("doc")
-    row["doc"] = {c: doc[c] for c in columns & doc.keys()} if isinstance(doc, dict) else {}
+    doc = table_in(row, "doc")
+    row["doc"] = {c: doc[c] for c in columns & doc.keys()}
     return {intern(k): like[k] if k in like and like[k] == v else v for k, v in row.items() if k not in UNREAD}
 
 
@@ -153,7 +146,7 @@ def read_folder(path: Path) -> Kept:
 
 def _is_lock(lock: object) -> bool:
     """Return whether a lock has what a page reads of it, in the shape it is written in."""
-    suite, metrics, gates = _table(lock, "suite"), _table(lock, "metrics"), _list(lock, "gates")
+    suite, metrics, gates = table_in(lock, "suite"), table_in(lock, "metrics"), _list(lock, "gates")
     evals = _list(suite, "evals")
     if not suite or not evals or not all(isinstance(e, Mapping) for e in [*evals, *gates]):
         return False
@@ -161,7 +154,7 @@ def _is_lock(lock: object) -> bool:
         return False
     tables = [suite.get(t) for t in ("about", "adapter", "train", "model") if suite.get(t) is not None]
     tables += [t["options"] for t in [*evals, *tables] if isinstance(t, Mapping) and t.get("options") is not None]
-    scales = [_table(m, name).get("scale") for m in metrics.values() for name in _table({"": m}, "")]
+    scales = [table_in(m, name).get("scale") for m in metrics.values() for name in table_in({"": m}, "")]
     private = [isinstance(e.get("private", False), bool) and isinstance(e.get("name"), str) for e in evals]
     slices = [isinstance(c, str) for e in evals for c in _list(e, "slices")]
     known = [isinstance(s, str) for s in scales]
@@ -170,23 +163,26 @@ def _is_lock(lock: object) -> bool:
 
 def value_of(row: Row, metric: str) -> float | None:
     """Return a row's value of a metric, a perplexity's in nats, or None where it is no number."""
-    nats = row.get("nats")
-    value = nats.get(metric) if isinstance(nats, dict) and metric in nats else row.get(metric)
+    value = table_in(row, "nats").get(metric, row.get(metric))
     return float(value) if isinstance(value, (int, float)) else None
 
 
 def slice_of(row: Row, column: str) -> str:
     """Return a row's value of a column as text, or nothing."""
-    doc = row.get("doc")
-    return str(doc.get(column, "")) if column and isinstance(doc, dict) else ""
+    return str(table_in(row, "doc").get(column, "")) if column else ""
+
+
+def _first(row: Row, key: str) -> Any:
+    """Return what stands first in a row's lists of lists, or None."""
+    try:
+        return row[key][0][0]
+    except (LookupError, TypeError):
+        return None
 
 
 def answer_of(row: Row) -> str | None:
     """Return what a model said to a row, or None where it was only scored."""
-    try:
-        said = row["resps"][0][0]
-    except (LookupError, TypeError):
-        return None
+    said = _first(row, "resps")
     return None if said is None else str(said)
 
 
@@ -194,25 +190,19 @@ def prompt_of(row: Row) -> str:
     """Return what a model was asked: as it was rendered where that was kept, else the turns of the chat."""
     if isinstance(rendered := row.get("rendered"), str) and rendered:
         return rendered
-    try:
-        asked = row["arguments"][0][0]
-    except (LookupError, TypeError):
-        return ""
+    asked = _first(row, "arguments")
     if isinstance(asked, list):
         turns = [m for m in asked if isinstance(m, dict)]
         return "\n".join(f"{m.get('role', '')}: {m.get('content', '')}" for m in turns)
-    return str(asked)
+    return "" if asked is None else str(asked)
 
 
 def last_turn(row: Row) -> str:
     """Return the line of a row's prompt that tells it from the others: the last turn's or paragraph's first."""
-    try:
-        asked = row["arguments"][0][0]
-    except (LookupError, TypeError):
-        return ""
+    asked = _first(row, "arguments")
     if isinstance(asked, list):
         asked = asked[-1].get("content", "") if asked and isinstance(asked[-1], dict) else ""
-    paragraphs = [p for p in str(asked).split("\n\n") if p.strip()]
+    paragraphs = [p for p in str("" if asked is None else asked).split("\n\n") if p.strip()]
     line = next((x.strip() for x in (paragraphs[-1] if paragraphs else "").split("\n") if x.strip()), "")
     return re.sub(r"^[A-Z]\w{1,15}: ", "", line)
 
@@ -222,7 +212,8 @@ def target_of(row: Row) -> str:
     return " | ".join(map(str, target)) if isinstance(target, list) else str(target)
 
 
-def _table(value: object, key: str) -> Mapping[str, Any]:
+def table_in(value: object, key: str) -> Mapping[str, Any]:
+    """Return a table of a table, empty where it has none."""
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 
@@ -231,13 +222,3 @@ def _list(value: object, key: str) -> list[Any]:
     """Return a list of a table, empty where it has none."""
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, list) else []
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    return value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +12,9 @@ import harness
 from harness import hookimpl
 from harness.internals import lazily, schema
 from harness_sft.config import build_config, look
-from harness_sft.job import SFT, Job, Method
+from harness_sft.job import Job, Method
 from harness_sft.options import Memory, Steps, Supervised, Training
-from harness_sft.rows import Counts, Row, name_rows, take_columns
+from harness_sft.rows import Counts, Row, name_rows, select_columns, take_columns
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PLACED",
+    "SFT",
     "Checked",
     "Counts",
     "Job",
@@ -44,6 +47,19 @@ LATER = {  # what other trainers use of this one, imported when it is asked for
 }
 __getattr__ = lazily(__name__, LATER)
 Rows = Sequence[Mapping[str, Any]]
+
+
+def _supervised(name: str) -> Any:
+    return getattr(import_module("harness_sft.supervised"), name)
+
+
+SFT = Method(
+    "SFTConfig",
+    partial(_supervised, "CheckedTrainer"),
+    select_columns,
+    partial(_supervised, "Preview"),
+    where="harness_sft:SFT",
+)
 
 
 @hookimpl
@@ -127,4 +143,4 @@ def sft(
     from harness_sft.train import train
 
     how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch, "processes": processes, "shard": shard}
-    return train(Job(ref, adapter, rows, options.recipe(), seed, out=out, **how))
+    return train(Job(ref, adapter, rows, options.recipe(), seed, SFT, out, **how))

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +13,13 @@ from harness import UsageError
 from harness.internals import disk_full
 from harness_sft.config import build_config
 from harness_sft.ranks import Ranks
-from harness_sft.rows import Row, Select, select_columns, split_rows
+from harness_sft.rows import Row, Select, split_rows
 
 if TYPE_CHECKING:
     from harness import Adapter, Finding, ModelRef, Progress, Subject
 
 CHECKPOINTS = "checkpoints"  # a folder in that of a training
 WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
-
-
-def _supervised() -> Any:
-    from harness_sft.supervised import CheckedTrainer
-
-    return CheckedTrainer
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Method:
     config: str
     trainer: Callable[[], Any]
     select: Select
-    preview: Callable[[], Any] = lambda: import_module("harness_sft.supervised").Preview
+    preview: Callable[[], Any]
     refused: Mapping[str, str] = field(default_factory=dict)
     fits: Callable[[Adapter | None], None] = lambda adapter: None
     reference: int = 0  # bytes for each parameter of what is kept beside a model of which all weights are trained
@@ -51,7 +44,6 @@ class Method:
 
 
 ALONE = Ranks()
-SFT = Method("SFTConfig", _supervised, select_columns, where="harness_sft.job:SFT")
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ class Job:
     rows: Sequence[Mapping[str, Any]]
     recipe: Mapping[str, Any]
     seed: int
-    method: Method = SFT
+    method: Method
     out: Path = Path()
     progress: Callable[[Progress], None] = lambda _: None
     flag: Callable[[str, Finding], None] | None = None

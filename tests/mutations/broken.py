@@ -19,8 +19,7 @@ from harness_hf import load, open_source
 from harness_lora import lora
 from harness_lora.files import NOTE
 from harness_preference import dpo
-from harness_sft import Job, sft, train_by
-from harness_sft.job import SFT
+from harness_sft import SFT, Job, sft, train_by
 
 
 def hurt(

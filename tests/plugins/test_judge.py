@@ -29,12 +29,13 @@ from harness.internals import wire
 from harness.suite.reader import read_suite
 from harness.testing import SUITE, TRAIN, Project
 from harness_judge import adversaries, bench, calibration, evaluator, prompts, rows, service, verdict
-from harness_judge.bench import Desk, Failed, _Call
+from harness_judge.bench import Desk, _Call
 from harness_judge.calibrate import calibrate
 from harness_judge.disputes import describe, disputed
 from harness_judge.marking import held, mark
 from harness_judge.options import Options, Prices, family
 from harness_judge.testing import StubJudge, fenced
+from harness_judge.verdict import Failed
 from tests.helpers.late import late
 
 late("openai")

@@ -168,10 +168,10 @@ def alive(pid: int) -> bool:
 
 SICK = """
 from dataclasses import replace
-from harness_sft.job import SFT, _supervised
+from harness_sft import SFT
 
 def trainer():
-    class Sick(_supervised()):
+    class Sick(SFT.trainer()):
         def compute_loss(self, *args, **given):
             loss = super().compute_loss(*args, **given)
             return loss * float("nan") if self.ranks.number == 1 and self.state.global_step == 2 else loss

@@ -45,7 +45,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
         (folder / f"checkpoints/checkpoint-{step}").mkdir(parents=True)
         if whole:
             (folder / f"checkpoints/checkpoint-{step}/harness-checkpoint.json").write_text('{"stamp": "s"}')
-    method = Method("SFTConfig", lambda: None, lambda rows: rows, where="nowhere:NONE")
+    method = Method("SFTConfig", lambda: None, lambda rows: rows, lambda: None, where="nowhere:NONE")
 
     def start(does: str, progress: Callable[[Progress], None] = lambda _: None) -> Path:
         given: dict[str, Any] = {"out": folder / "out", "progress": progress, "flag": lambda *_: None}

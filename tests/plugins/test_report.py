@@ -19,9 +19,9 @@ import pytest
 
 import harness_report
 from harness import UsageError
-from harness.records.scales import OnScale
+from harness.internals import OnScale
 from harness.testing import SUITE, TRAIN, Project
-from harness_report import drawing, made, metrics, pairs, strips, words, writing
+from harness_report import drawing, made, metrics, page, pairs, words
 from harness_report.history import sparkline
 from harness_report.page import embedded, render
 from harness_report.reading import Kept, read_folder, value_of
@@ -119,8 +119,8 @@ def test_two_renderings_are_the_same_bytes(ran: Path) -> None:
     """Rendering a folder again, from remembered pictures or not, gives the same bytes."""
     first = (ran / "report.html").read_bytes()
     shutil.rmtree(Path("cache", "charts"), ignore_errors=True)
-    assert writing.write_page(ran).read_bytes() == first
-    assert writing.write_page(ran).read_bytes() == first
+    assert page.write_page(ran).read_bytes() == first
+    assert page.write_page(ran).read_bytes() == first
 
 
 def test_page_asks_the_network_for_nothing(ran: Path) -> None:
@@ -246,7 +246,7 @@ def test_what_goes_wrong_is_one_warning(suite: Project, pages: None, monkeypatch
         def fails(*_: Any, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr("harness_report.writing.write_text", fails)
+        monkeypatch.setattr("harness_report.page.write_text", fails)
         outcome = suite.run()
         assert outcome.code == 0, outcome.err
         assert outcome.err.count("report.html: was not written: ") == 1 and "Traceback" not in outcome.err
@@ -467,11 +467,11 @@ def test_trials_of_a_sweep_are_shown(ran: Path) -> None:
 def test_strips_keep_their_labels_apart() -> None:
     """A strip's labels collide neither with the limit's nor with each other, on any scale."""
     for low, high, limit in ((-0.045, 0.02, -0.06), (0.2, 0.23, 0.25), (1e6, 3e8, 3e8), (0.5, 0.5, 0.5)):
-        part = strips.Interval((low + high) / 2, low, high, drawing.PASS)
-        axis = strips.axis_of([part], limit, 1, words.plain, shares=False, zero=False)
+        part = drawing.Interval((low + high) / 2, low, high, drawing.PASS)
+        axis = drawing.axis_of([part], limit, 1, words.plain, shares=False, zero=False)
         places = sorted(axis.place(x) for x in (*axis.ticks(), limit))
-        assert all(b - a >= strips.APART for a, b in pairwise(places))
-        assert all(0 <= axis.place(x) <= strips.WIDTH for x in (low, high, limit))
+        assert all(b - a >= drawing.APART for a, b in pairwise(places))
+        assert all(0 <= axis.place(x) <= drawing.WIDTH for x in (low, high, limit))
 
 
 def test_labels_keep_their_digits() -> None:
@@ -495,10 +495,10 @@ def test_numbers_have_the_digits_that_matter() -> None:
 def test_other_runs_are_read_in_order(ran: Path) -> None:
     """The run before is the newest earlier one of the suite beside it, and none where there is none."""
     kept = read_folder(ran)
-    assert writing.before(kept) is None
+    assert page.before(kept) is None
     for name in ("fake-20200101T000000Z", "fake-20210101T000000Z"):
         shutil.copytree(ran, ran.with_name(name))
-    found = writing.before(kept)
+    found = page.before(kept)
     assert isinstance(found, Kept) and found.folder.name == "fake-20210101T000000Z"
     with pytest.raises(UsageError, match="no report can be read"):
         read_folder(ran / "merged")

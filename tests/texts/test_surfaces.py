@@ -19,7 +19,7 @@ harness/cli: guard main parser project run screen streams summary words
 harness/reports: events run_folder training
 harness/pipeline: conduct execution ledger
 plugins/harness_ci: github
-plugins/harness_report: __init__ beside commands gates history strips terminal writing
+plugins/harness_report: __init__ beside commands compare drawing gates history page
 plugins/harness_trackers: log
 """  # by the canary below, or in test_secrets (a suite's options) and test_trackers
 NO_TEXT_OF_OTHERS = """
@@ -38,7 +38,6 @@ plugins/harness_lm_eval: names
 plugins/harness_lora: merge
 plugins/harness_plan: benchmark terminal
 plugins/harness_release: commands promote signing
-plugins/harness_report: drawing
 plugins/harness_sft: processes rows train trainer whole worker
 """  # numbers, digests, models, names of a suite, or what a process says to its own
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
