@@ -14,8 +14,8 @@ import harness_hf
 from harness.records.models import ModelRef
 from harness.records.said import Said, read, told
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness.workers.protocol import read_rows, told_row
-from harness_api.answers import text_of
+from harness.workers.protocol import TOLD, read_rows
+from harness_api.replies import text_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -95,7 +95,7 @@ def test_forty_answers_end_alike(subject: Any, monkeypatch: pytest.MonkeyPatch) 
     """From hf, vLLM, a server, through a worker's messages and out of the cache: the same texts, endings and tokens."""
     script = scripted(subject.tokens)
     own = by_hf(subject, script, monkeypatch)
-    sent = json.loads(json.dumps([told_row("generate", i, said) for i, said in enumerate(own)]))
+    sent = json.loads(json.dumps([[i, TOLD["generate"](said)] for i, said in enumerate(own)]))
     worked = [answer for _, answer in read_rows("generate", sent, set(range(40)))]
     cached = [read(json.loads(json.dumps(told(said)))) for said in own]
     want = [(text, ended) for _, text, ended in script]
