@@ -64,8 +64,8 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     `adapter` is None, to the folder `out` and returns its path. `rows` are the dicts of the training data. Checkpoints
     go to `out.parent`, and a second call after a kill goes on from the last one. `harness.write_steps(out, steps)`
     tells of each harness.TrainingStep, for the report, and is kept with the adapter. What is logged for people goes to
-    `out.parent / harness.TRAINING_LOGS`, and is copied into the folder of every run that uses the adapter. A parameter
-    named `flag` gets a function `flag(code, Finding)` that tells what was found while training, under the code of a
+    `out.parent / harness.internals.TRAINING_LOGS`, and is copied into the folder of every run that uses the adapter. A
+    parameter named `flag` gets a function `flag(code, Finding)` that tells what was found while training, under the code of a
     check; an error that is not ignored ends the training there. A parameter named `watch` gets, if the suite asks for
     it, a function that measures a Subject on select rows and returns numbers by name; call it after each epoch, with
     randomness restored.
@@ -125,8 +125,8 @@ def harness_exporters() -> Provided:  # type: ignore[empty-body]
     of its own then: it is called once `ref` was evaluated, its folder is loaded, evaluated and gated, and shipped as it
     is. It raises UsageError where it cannot, and may take `progress`. `open_options(options) -> dict` gives options of
     the loader that the copy needs, beside its parent's; `check(model, options)` raises UsageError about what can be
-    seen before training, in the folder of the base. Facts for the report go to the file `harness.CONVERSION_NOTES` in
-    `to`, as {"facts": {…}}; files whose names begin with "harness-" are not shipped.
+    seen before training, in the folder of the base. Facts for the report go to the file
+    `harness.internals.CONVERSION_NOTES` in `to`, as {"facts": {…}}; files whose names begin with "harness-" are not shipped.
 
     A parameter named `facts` gets a dict for what the report should tell of any other export.
     """
@@ -158,9 +158,9 @@ def harness_workers() -> Provided:  # type: ignore[empty-body]
     """Return workers for `--on NAME:PLACE`: `workers(place, *, python) -> Workers`, started when they are needed.
 
     They carry messages to processes that answer with a loader's models, elsewhere if need be, and know nothing of them:
-    see harness.workers.protocol. At the other end `harness.Desk().answer(message)` returns the reply, in any
+    see harness.workers.protocol. At the other end `harness.internals.Desk().answer(message)` returns the reply, in any
     environment that has the harness and the loader's plugin. `python` is another interpreter, where the suite's
-    [model] names one. Raises UsageError at a place that is none. A worker that died is `harness.Lost`, never
+    [model] names one. Raises UsageError at a place that is none. A worker that died is `harness.internals.Lost`, never
     another error.
     """
 

@@ -8,7 +8,8 @@ import pytest
 
 from harness.pipeline.conclusions import _words
 from harness.records.run import Change
-from harness.texts.numbers import difference, number, short_number, size
+from harness.records.scales import OnScale
+from harness.texts.numbers import number, short_number, size
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_sizes(count: int, written: str) -> None:
 )
 def test_differences(scale: str, value: float, written: str) -> None:
     """A difference has the digits of the metric that it is of."""
-    assert difference(scale, value) == written
+    assert OnScale(scale).shown(value) == written
 
 
 def test_a_merge_is_told_with_the_digits_of_the_table() -> None:
@@ -59,4 +60,4 @@ def test_a_merge_is_told_with_the_digits_of_the_table() -> None:
     change = Change("qa", "ms", 1234.56, 2345.6, 40, 0, 40, estimate=1111.04, lower=1012.5, upper=1209.6, scale="mean")
     told = _words(change, "merging")
     assert f"({number(change.theirs)} to {number(change.ours)}, " in told
-    assert f"{difference('mean', 1111.04)} [+1,012, +1,210])" in told
+    assert f"{OnScale('mean').shown(1111.04)} [+1,012, +1,210])" in told

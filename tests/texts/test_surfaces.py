@@ -15,8 +15,8 @@ from harness.texts import secrets
 ROOT = Path(__file__).parents[2]
 WRITES = {"print", "write", "writelines", "write_text", "append_line", "log_text", "add_text"}
 TRIED = """
-harness/cli: guard main parser project run screen streams summary words
-harness/reports: events run_folder training
+harness/cli: guard main parser project run screen streams terminal
+harness/reports: events run_folder
 harness/pipeline: conduct execution ledger
 plugins/harness_ci: github
 plugins/harness_report: __init__ beside commands compare drawing gates history page
@@ -26,7 +26,7 @@ NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
 harness/cli: ahead
-harness/pipeline: artifacts choice memory preflight
+harness/pipeline: artifacts choice preflight record
 harness/release: export
 harness/suite: waivers
 harness/workers: child local protocol
