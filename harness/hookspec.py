@@ -65,8 +65,8 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     go to `out.parent`, and a second call after a kill goes on from the last one. `harness.write_steps(out, steps)`
     tells of each harness.TrainingStep, for the report, and is kept with the adapter. What is logged for people goes to
     `out.parent / harness.internals.TRAINING_LOGS`, and is copied into the folder of every run that uses the adapter. A
-    parameter named `flag` gets a function `flag(code, Finding)` that tells what was found while training, under the code of a
-    check; an error that is not ignored ends the training there. A parameter named `watch` gets, if the suite asks for
+    parameter named `flag` gets a function `flag(code, Finding)` that tells what was found while training, under the
+    code of a check; an error that is not ignored ends the training there. A parameter named `watch` gets, if the suite asks for
     it, a function that measures a Subject on select rows and returns numbers by name; call it after each epoch, with
     randomness restored.
     A trainer with an option `validation` does not train on rows that are marked `held_out`, and holds out rows of one
@@ -126,7 +126,8 @@ def harness_exporters() -> Provided:  # type: ignore[empty-body]
     is. It raises UsageError where it cannot, and may take `progress`. `open_options(options) -> dict` gives options of
     the loader that the copy needs, beside its parent's; `check(model, options)` raises UsageError about what can be
     seen before training, in the folder of the base. Facts for the report go to the file
-    `harness.internals.CONVERSION_NOTES` in `to`, as {"facts": {…}}; files whose names begin with "harness-" are not shipped.
+    `harness.internals.CONVERSION_NOTES` in `to`, as {"facts": {…}}; files whose names begin with "harness-" are not
+    shipped.
 
     A parameter named `facts` gets a dict for what the report should tell of any other export.
     """
