@@ -75,7 +75,7 @@ ROOMS = {  # headings of the Python API -> the modules whose names stand there
     "What is decided and found": (
         "harness.records.gates",
         "harness.records.findings",
-        "harness.gates",
+        "harness.claims",
         "harness.errors",
     ),
     HELPERS: ("harness.",),

@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.claims import contamination
+from harness.claims.decide import judge
 from harness.collection.plan import Plan
 from harness.controls import FIX, ITSELF, Adversary, Control, Disguise, NotMade, adversaries_of, controls_of
 from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evaluation.checks import stage_of
-from harness.gates import contamination
-from harness.gates.decide import judge
 from harness.pipeline.checking import check_suite, look_at_data
 from harness.pipeline.conduct import begin, conduct
 from harness.pipeline.execution import Execution

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from harness.claims import contamination
+from harness.claims.min_rows import Sizes, few_clusters_error, sizes_of, unprovable_error
 from harness.collection.context import Context
 from harness.collection.conversions import parent_mistakes
 from harness.collection.plan import Task
 from harness.errors import did_you_mean
-from harness.gates import contamination
-from harness.gates.min_rows import Sizes, few_clusters_error, sizes_of, unprovable_error
 from harness.records.gates import COUNTED, PARENT, Gate
 from harness.records.metrics import Metric
 from harness.suite.tables import alpha_of

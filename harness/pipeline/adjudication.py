@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import date
 from functools import partial
 
+from harness.claims import contamination
+from harness.claims.decide import judge
+from harness.claims.eligibility import unjudged
 from harness.collection.plan import Item, Plan
-from harness.gates import contamination
-from harness.gates.decide import judge
-from harness.gates.eligibility import unjudged
 from harness.pipeline.ledger import Ledger, Standing
 from harness.pipeline.looks import look_of, tells
 from harness.records.about import Note

@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from harness.claims.decide import judge
+from harness.claims.eligibility import Unjudgeable, case_of
+from harness.claims.hypothesis import hypothesis_on
+from harness.claims.inference import infer
+from harness.claims.outcome import changed_rows
 from harness.collection.plan import Plan, Task
 from harness.errors import ExitCode
-from harness.gates.decide import judge
-from harness.gates.eligibility import Unjudgeable, case_of
-from harness.gates.hypothesis import hypothesis_on
-from harness.gates.inference import infer
-from harness.gates.outcome import changed_rows
 from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import attempts_said
 from harness.records import words

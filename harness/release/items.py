@@ -12,8 +12,8 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.artifacts.digests import digest_of
+from harness.claims.contamination import Leaks
 from harness.collection.plan import Task
-from harness.gates.contamination import Leaks
 from harness.records.samples import Result, Sample, Score
 from harness.reports.run_folder import row_of
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from harness.answers import keys
 from harness.artifacts.digests import digest_of, file_digest
+from harness.claims import contamination
 from harness.collection.plan import Plan
-from harness.gates import contamination
 from harness.internals import schema
 from harness.plugins import Plugins
 from harness.records.metrics import Metric

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.gates.hypothesis import Hypothesis
+from harness.claims.hypothesis import Hypothesis
 from harness.internals import schema
 from harness.records.gates import COUNTED, Gate
 from harness.records.verdicts import Outcome

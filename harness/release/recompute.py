@@ -20,9 +20,9 @@ from typing import Any
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_of
 from harness.artifacts.strict import read_json
+from harness.claims import contamination
+from harness.claims.decide import judge
 from harness.errors import UsageError
-from harness.gates import contamination
-from harness.gates.decide import judge
 from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import digest_of
+from harness.claims.validate import member_mistakes
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import read_text
-from harness.gates.validate import member_mistakes
 from harness.internals import schema
 from harness.records.gates import Gate, grouped
 from harness.suite import tables

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness.gates.hypothesis import Hypothesis
+from harness.claims.hypothesis import Hypothesis
 from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from harness.claims.min_rows import unprovable_error
 from harness.collection.plan import Plan, Task
-from harness.gates.min_rows import unprovable_error
 from harness.pipeline.ledger import Standing
 from harness.records import words
 from harness.records.gates import Gate

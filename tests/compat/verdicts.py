@@ -260,7 +260,7 @@ class _Evidence:
 
 
 def _lock(case: Drawn) -> dict[str, Any]:
-    from harness.gates import contamination
+    from harness.claims import contamination
 
     code = {"seconds": "harness_domain.cost:median_seconds"}
     metrics = {

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from harness.claims import contamination
+from harness.claims.decide import judge
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks
-from harness.gates import contamination
-from harness.gates.decide import judge
 from harness.plugins import Provided, load_plugins
 from harness.records.findings import Finding
 from harness.records.gates import Gate

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.gates.decide import judge
+from harness.claims.decide import judge
 from harness.records import metrics
 from harness.records.gates import Gate, ships
 from harness.records.metrics import Metric

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bench import judge_rates
-from harness.gates.agreement import kappa
-from harness.gates.decide import judge
-from harness.gates.labels import corrected
+from harness.claims.agreement import kappa
+from harness.claims.decide import judge
+from harness.claims.labels import corrected
 from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from harness_api.answers import text_of
 
 import harness_hf
 from harness.records.models import ModelRef
 from harness.records.said import Said, read, told
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.workers.protocol import read_rows, told_row
-from harness_api.answers import text_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

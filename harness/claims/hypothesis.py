@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from harness.gates import labels as by_people
-from harness.gates.eligibility import Case
+from harness.claims import labels as by_people
+from harness.claims.eligibility import Case
 from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Sample, Score

@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from harness.gates.eligibility import Case, Unjudgeable, case_of, failed, unjudged
-from harness.gates.hypothesis import Hypothesis, hypothesis_on
-from harness.gates.inference import infer, infer_slices
-from harness.gates.notes import found, together, with_notes
-from harness.gates.outcome import conclude, conclude_slices
+from harness.claims.eligibility import Case, Unjudgeable, case_of, failed, unjudged
+from harness.claims.hypothesis import Hypothesis, hypothesis_on
+from harness.claims.inference import infer, infer_slices
+from harness.claims.notes import found, together, with_notes
+from harness.claims.outcome import conclude, conclude_slices
 from harness.records.about import FEW_CLUSTERS, Note
 from harness.records.gates import Gate
 from harness.records.metrics import Metric
@@ -36,7 +36,7 @@ def judge(
     """Apply a gate to the candidate `name` at risk `alpha`; what is missing, not finite or not paired is an ERROR.
 
     `columns` are the eval's slices, of which the worst is named when the claim was not proven; `without` holds ids
-    of rows that are left out (`harness.gates.contamination`).
+    of rows that are left out (`harness.claims.contamination`).
     """
     case = case_of(gate, metric, candidate, baseline, samples, alpha, without)
     blank = unjudged(gate, name, "", alpha, metric)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.gates.hypothesis import Hypothesis
-from harness.gates.inference import Inference
-from harness.gates.needed import rows_needed
+from harness.claims.hypothesis import Hypothesis
+from harness.claims.inference import Inference
+from harness.claims.needed import rows_needed
 from harness.records.gates import Gate
 from harness.records.verdicts import Outcome, Slice, Verdict
 from harness.stats.tests import holm

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.gates.repeats import Repeats, distinct
+from harness.claims.repeats import Repeats, distinct
 from harness.records.about import Note
 from harness.records.gates import Gate
 from harness.records.metrics import Metric

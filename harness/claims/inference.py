@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.gates import labels as by_people
-from harness.gates.agreement import kappa
-from harness.gates.hypothesis import Hypothesis
+from harness.claims import labels as by_people
+from harness.claims.agreement import kappa
+from harness.claims.hypothesis import Hypothesis
 from harness.stats import tests
 from harness.stats.eprocess import EProcess
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness.gates.hypothesis import Hypothesis
-from harness.gates.inference import differences
-from harness.gates.needed import CLOSE
-from harness.gates.outcome import SlicedOutcome
+from harness.claims.hypothesis import Hypothesis
+from harness.claims.inference import differences
+from harness.claims.needed import CLOSE
+from harness.claims.outcome import SlicedOutcome
 from harness.records.about import Note
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import noted, written
