@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.claims.decide import judge
-from harness.records.gates import Gate
+from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Result, Sample, Score

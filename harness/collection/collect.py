@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from harness.claims.gate import PARENT
+from harness.claims.group import order_mistakes
 from harness.claims.min_rows import unprovable_error
-from harness.claims.validate import order_mistakes
 from harness.collection.context import Context, check_tables
 from harness.collection.conversions import copy_mistakes, with_copies
 from harness.collection.gates import GateChecks
@@ -18,7 +19,6 @@ from harness.collection.tasks import task_of, with_shots
 from harness.errors import UsageError, did_you_mean
 from harness.internals import schema
 from harness.plugins import Plugins
-from harness.records.gates import PARENT
 from harness.suite.tables import Suite, Sweep, alpha_of
 
 

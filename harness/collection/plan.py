@@ -10,11 +10,11 @@ from typing import Any
 
 from harness import capabilities
 from harness.artifacts.digests import digest_of
+from harness.claims.gate import PARENT, Gate
 from harness.data.identity import known_by
 from harness.errors import UsageError
 from harness.internals import schema
 from harness.plugins import Plugins
-from harness.records.gates import PARENT, Gate
 from harness.records.metrics import ENDINGS, Metric
 from harness.records.models import ThoughtBudget
 from harness.records.samples import Sample

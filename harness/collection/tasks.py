@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness import capabilities
+from harness.claims.gate import PARENT
 from harness.collection import needs
 from harness.collection.context import Context
 from harness.collection.plan import Task
@@ -18,7 +19,6 @@ from harness.data.rows import to_samples
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.internals import schema
 from harness.records.frozen import isolated, plain
-from harness.records.gates import PARENT
 from harness.records.metrics import ENDINGS, Metric
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, name_error

@@ -17,11 +17,11 @@ from harness.answers import keys
 from harness.artifacts import formats, kept
 from harness.artifacts.digests import digest_of, template_digest, weights_digest
 from harness.artifacts.reads import OURS
+from harness.claims.gate import ships
 from harness.errors import CheckFailed
 from harness.files import folder_in_place, read_facts
 from harness.internals import schema
 from harness.records.frozen import isolated
-from harness.records.gates import ships
 from harness.records.models import ModelRef
 from harness.records.verdicts import Verdict
 from harness.release.seal import sealed

@@ -16,12 +16,12 @@ from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest
 from harness.artifacts.formats import LEGAL
 from harness.artifacts.reads import ADAPTER
 from harness.claims.contamination import Leaks
+from harness.claims.gate import ships
 from harness.collection.plan import Plan
 from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place, write_text
 from harness.parts import part
 from harness.records.frozen import isolated
-from harness.records.gates import ships
 from harness.records.models import ModelRef
 from harness.records.run import Exported, Run
 from harness.records.verdicts import Verdict

@@ -22,8 +22,8 @@ from harness.artifacts.digests import digest_of
 from harness.artifacts.strict import read_json
 from harness.claims import contamination
 from harness.claims.decide import judge
+from harness.claims.gate import Gate
 from harness.errors import UsageError
-from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict

@@ -18,9 +18,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from harness.claims.gate import Gate
+from harness.claims.group import grouped
 from harness.collection.plan import Item, Plan, Task
 from harness.pipeline.adjudication import Adjudicator
-from harness.records.gates import Gate, grouped
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
 from harness.release.items import evaluations_of, rows_of

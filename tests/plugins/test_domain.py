@@ -12,7 +12,7 @@ import pytest
 
 from harness import Logprob, ModelRef, Sample, Score, UsageError
 from harness.claims.decide import judge
-from harness.records.gates import Gate
+from harness.claims.gate import Gate
 from harness.records.samples import Result
 from harness_domain import contains, exact_match, hf_metric, latency, multiple_choice, regex, size, token_f1
 
