@@ -39,7 +39,7 @@ class GateChecks:
                 complain(f'on names "{candidate}", which is no candidate{did_you_mean(candidate, candidates)}')
         for mistake in parent_mistakes(gate, self.suite):
             complain(mistake)
-        if gate.versus and gate.versus not in (PARENT, *baselines):
+        if gate.versus is not None and gate.versus not in (PARENT, *baselines):
             complain(f'versus is "{gate.versus}", which is no baseline{did_you_mean(gate.versus, baselines)}')
         if task := self.tasks.get(gate.eval):
             self._check_on(gate, task, complain)
