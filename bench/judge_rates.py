@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import stdtr
 
-from harness.gates import agreement, labels
+from harness.claims import agreement, labels
 from harness_judge.calibration import FEWEST
 
 ALPHA = 0.05

@@ -1,6 +1,6 @@
 """Measure whether `harness plan` tells the power that gates have: its number beside how often the gate passes.
 
-A cell draws runs of rows afresh and puts them to `harness.gates.decide.judge`, one by one. The plan knows 100,000
+A cell draws runs of rows afresh and puts them to `harness.claims.decide.judge`, one by one. The plan knows 100,000
 rows of an earlier run, drawn alike, the truth, and the sizes of the clusters.
 """
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.gates.decide import judge
-from harness.records.gates import Gate
+from harness.claims.decide import judge
+from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Result, Sample, Score

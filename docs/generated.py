@@ -73,9 +73,8 @@ ROOMS = {  # headings of the Python API -> the modules whose names stand there
     "Declare a plugin": ("harness.hookspec", "harness.capabilities", "harness.records.metrics", "harness.lazy"),
     "What is asked and answered": ("harness.records.models", "harness.records.samples", "harness.collection"),
     "What is decided and found": (
-        "harness.records.gates",
+        "harness.claims",
         "harness.records.findings",
-        "harness.gates",
         "harness.errors",
     ),
     HELPERS: ("harness.",),

@@ -11,6 +11,7 @@ from harness.capabilities import evaluator as evaluator
 from harness.capabilities import exporter as exporter
 from harness.capabilities import loader as loader
 from harness.capabilities import trainer as trainer
+from harness.claims.gate import Gate as Gate
 from harness.data.pypi import fetch_wheel as fetch_wheel
 from harness.data.rows import continuation as continuation
 from harness.errors import CheckFailed as CheckFailed
@@ -27,7 +28,6 @@ from harness.records.findings import Built as Built
 from harness.records.findings import Example as Example
 from harness.records.findings import Finding as Finding
 from harness.records.findings import TrainingRow as TrainingRow
-from harness.records.gates import Gate as Gate
 from harness.records.metrics import Metric as Metric
 from harness.records.metrics import metric as metric
 from harness.records.models import Adapter as Adapter

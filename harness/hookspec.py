@@ -66,9 +66,9 @@ def harness_trainers() -> Provided:  # type: ignore[empty-body]
     tells of each harness.TrainingStep, for the report, and is kept with the adapter. What is logged for people goes to
     `out.parent / harness.internals.TRAINING_LOGS`, and is copied into the folder of every run that uses the adapter. A
     parameter named `flag` gets a function `flag(code, Finding)` that tells what was found while training, under the
-    code of a check; an error that is not ignored ends the training there. A parameter named `watch` gets, if the suite asks for
-    it, a function that measures a Subject on select rows and returns numbers by name; call it after each epoch, with
-    randomness restored.
+    code of a check; an error that is not ignored ends the training there. A parameter named `watch` gets, if the suite
+    asks for it, a function that measures a Subject on select rows and returns numbers by name; call it after each
+    epoch, with randomness restored.
     A trainer with an option `validation` does not train on rows that are marked `held_out`, and holds out rows of one
     `group` together. Its `@trainer(check=…)`, a function of `(*, …)`, builds the real configuration and raises
     UsageError, at what cannot be with an adapter too where it has a parameter named `adapter`; `look(*, …)` does so at

@@ -22,6 +22,9 @@ from harness.artifacts.reads import meant_otherwise as meant_otherwise
 from harness.artifacts.reads import weight_files as weight_files
 from harness.artifacts.safetensors import read_safetensors as read_safetensors
 from harness.artifacts.strict import read_json as read_json
+from harness.claims import agreement as agreement
+from harness.claims import labels as labels
+from harness.claims.decide import judge as judge
 from harness.collection.plan import Task as Task
 from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
@@ -33,9 +36,6 @@ from harness.errors import disk_full as disk_full
 from harness.errors import out_of_memory as out_of_memory
 from harness.files import copy_range as copy_range
 from harness.files import folder_in_place as folder_in_place
-from harness.gates import agreement as agreement
-from harness.gates import labels as labels
-from harness.gates.decide import judge as judge
 from harness.lazy import lazily as lazily
 from harness.records import words as words
 from harness.records.findings import Severity as Severity

@@ -13,19 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.claims import contamination
+from harness.claims.decide import judge
+from harness.claims.gate import ships
 from harness.collection.plan import Plan
 from harness.controls import FIX, ITSELF, Control, Disguise, NotMade, adversaries_of, controls_of
 from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evaluation.checks import stage_of
-from harness.gates import contamination
-from harness.gates.decide import judge
 from harness.pipeline.checking import check_suite, look_at_data
 from harness.pipeline.conduct import begin, conduct
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Stop
 from harness.pipeline.session import Options, prepare
 from harness.pipeline.subjects import evaluate_baselines, evaluate_candidate
-from harness.records.gates import ships
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample
 from harness.records.verdicts import Outcome, Verdict

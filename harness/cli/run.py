@@ -15,9 +15,9 @@ from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from harness.claims.gate import Gate
     from harness.collection.plan import Plan
     from harness.pipeline.run import Options
-    from harness.records.gates import Gate
     from harness.records.run import Run
 
 SHOWN = 10  # rows of a gate or an eval

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from harness import schema
+from harness.claims.gate import PARENT
+from harness.claims.group import order_mistakes
+from harness.claims.min_rows import unprovable_error
 from harness.collection.context import Context, check_tables
 from harness.collection.conversions import copy_mistakes, with_copies
 from harness.collection.gates import GateChecks
@@ -14,11 +18,7 @@ from harness.collection.plan import Item, Plan, Task, trains_whole
 from harness.collection.sources import Sources, training_rows
 from harness.collection.tasks import task_of, with_shots
 from harness.errors import UsageError, did_you_mean
-from harness.gates.min_rows import unprovable_error
-from harness.gates.validate import order_mistakes
-from harness.internals import schema
 from harness.plugins import Plugins
-from harness.records.gates import PARENT
 from harness.suite.tables import Suite, Sweep, alpha_of
 
 

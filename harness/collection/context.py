@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from harness import capabilities
+from harness import capabilities, schema
 from harness.collection.plan import trains_whole
 from harness.data.rows import several_readings
 from harness.data.templates import template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.internals import schema
 from harness.plugins import Plugins
 from harness.records.frozen import isolated
 from harness.suite.tables import Suite, Train, Use

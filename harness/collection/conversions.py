@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from harness.claims.gate import PARENT, Gate
+from harness.claims.group import grouped
 from harness.plugins import Plugins
-from harness.records.gates import PARENT, Gate, grouped
 from harness.suite.tables import RELEASES, Export, Suite, is_reserved, name_error
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from harness.claims import contamination
+from harness.claims.gate import PARENT, Gate
+from harness.claims.group import COUNTED
+from harness.claims.min_rows import Sizes, few_clusters_error, sizes_of, unprovable_error
 from harness.collection.context import Context
 from harness.collection.conversions import parent_mistakes
 from harness.collection.plan import Task
 from harness.errors import did_you_mean
-from harness.gates import contamination
-from harness.gates.min_rows import Sizes, few_clusters_error, sizes_of, unprovable_error
-from harness.records.gates import COUNTED, PARENT, Gate
 from harness.records.metrics import Metric
 from harness.suite.tables import alpha_of
 
@@ -38,7 +39,7 @@ class GateChecks:
                 complain(f'on names "{candidate}", which is no candidate{did_you_mean(candidate, candidates)}')
         for mistake in parent_mistakes(gate, self.suite):
             complain(mistake)
-        if gate.versus and gate.versus not in (PARENT, *baselines):
+        if gate.versus is not None and gate.versus not in (PARENT, *baselines):
             complain(f'versus is "{gate.versus}", which is no baseline{did_you_mean(gate.versus, baselines)}')
         if task := self.tasks.get(gate.eval):
             self._check_on(gate, task, complain)
@@ -52,7 +53,7 @@ class GateChecks:
             return
         if gate.versus and task.compares:
             complain(f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max')
-        for mistake in gate.mistakes_on(metric):
+        for mistake in gate.mistakes_on(metric, None if task.samples is None else len(task.samples)):
             complain(mistake)
         if gate.group and metric.is_count:
             complain(f'is one of "{gate.group}", {COUNTED}')
@@ -71,9 +72,6 @@ class GateChecks:
         self._check_slices(gate, task, complain)
         if task.spec.stop == "early":
             _check_early(gate, metric, task, complain)
-        rows = None if task.samples is None else len(task.samples)
-        if gate.max_failures is not None and rows is not None and gate.max_failures >= rows:
-            complain(f"max_failures is {gate.max_failures}, and there are {rows} rows")
         self._check_provable(gate, metric, task)
 
     def _check_provable(self, gate: Gate, metric: Metric, task: Task) -> None:
@@ -132,7 +130,8 @@ def _check_early(gate: Gate, metric: Metric, task: Task, complain: Complain) -> 
         f'"{metric.name}" has no known range': not metric.is_share or metric.combine is not None,
         "rows in clusters are not independent": clustered or task.spec.cluster is not None,
         "slices are judged on all their rows": gate.slice is not None,
-        "it counts over all rows": gate.max_failures is not None,
+        "it counts over all rows": gate.kind.counts,
+        "its test is of all rows": gate.kind.has_test and not gate.kind.counts,
         "it is about clusters": gate.estimand == "clusters",
         "it belongs to an any_of": bool(gate.group),
         "its margin is relative": gate.relative,

@@ -8,13 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities
+from harness import capabilities, schema
 from harness.artifacts.digests import digest_of
+from harness.claims.gate import PARENT, Gate
 from harness.data.identity import known_by
 from harness.errors import UsageError
-from harness.internals import schema
 from harness.plugins import Plugins
-from harness.records.gates import PARENT, Gate
 from harness.records.metrics import ENDINGS, Metric
 from harness.records.models import ThoughtBudget
 from harness.records.samples import Sample

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from harness import schema
 from harness.collection.context import Context
 from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_judged_rows, to_training_rows
-from harness.internals import schema
 from harness.records.frozen import isolated
 from harness.suite.tables import Eval, Train
 

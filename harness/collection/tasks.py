@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from harness import capabilities
+from harness import capabilities, schema
+from harness.claims.gate import PARENT
 from harness.collection import needs
 from harness.collection.context import Context
 from harness.collection.plan import Task
@@ -16,9 +17,7 @@ from harness.data import chat
 from harness.data.identity import keyed
 from harness.data.rows import to_samples
 from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.internals import schema
 from harness.records.frozen import isolated, plain
-from harness.records.gates import PARENT
 from harness.records.metrics import ENDINGS, Metric
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, name_error

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness import schema
 from harness.answers import thought
 from harness.answers.store import Responses
+from harness.claims import labels as by_people
 from harness.collection.plan import Task
 from harness.evaluation.evaluate import Heard, appetite, asked_digest, ended, taken
-from harness.gates import labels as by_people
-from harness.internals import schema
 from harness.records.frozen import isolated, plain
 from harness.records.models import Progress, Subject, chunks
 from harness.records.said import Said

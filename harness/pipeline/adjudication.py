@@ -7,19 +7,18 @@ from dataclasses import replace
 from datetime import date
 from functools import partial
 
+from harness.claims import contamination, group
+from harness.claims.decide import judge
+from harness.claims.eligibility import unjudged
+from harness.claims.gate import Gate
 from harness.collection.plan import Item, Plan
-from harness.gates import contamination
-from harness.gates.decide import judge
-from harness.gates.eligibility import unjudged
 from harness.pipeline.ledger import Ledger, Standing, look_of, tells
 from harness.records.about import Note
-from harness.records.gates import Gate
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 from harness.records.words import noted
 from harness.stats.multiple import levels
-from harness.stats.tests import holm
 from harness.suite.waivers import in_force, waiver_error
 
 
@@ -113,13 +112,13 @@ class Adjudicator:
     def any_of(self, gate: Gate, candidate: str, alpha: float) -> None:
         """Judge the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
         asked = [self.plan.named(self.gates[name], candidate) for name in gate.any_of]
-        members = []
-        for member in asked:
-            if unmet := self.unmet(member, candidate):
-                members.append(unjudged(member, candidate, unmet, alpha))
-            else:
-                members.append(self.judge(member, candidate, alpha))
-        adjusted = holm([1.0 if v.p_pass is None else v.p_pass for v in members])
+        members = [
+            unjudged(one, candidate, unmet, alpha)
+            if (unmet := self.unmet(one, candidate))
+            else self.judge(one, candidate, alpha)
+            for one in asked
+        ]
+        adjusted = group.adjusted(v.p_pass for v in members)
         for verdict, p in zip(members, adjusted, strict=True):
             if verdict.outcome is Outcome.PASS and p > alpha:
                 verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE)
@@ -190,20 +189,14 @@ class Adjudicator:
 
 
 def _group(blank: Verdict, members: list[Verdict], p: float) -> Verdict:
-    """Conclude from the members: one proven is a PASS, all refuted a FAIL; one that is missing is an ERROR then."""
-    outcomes = [v.outcome for v in members]
-    if Outcome.PASS in outcomes:
-        outcome = Outcome.PASS
-    elif Outcome.ERROR in outcomes:
-        outcome = Outcome.ERROR
-    else:
-        outcome = Outcome.FAIL if set(outcomes) == {Outcome.FAIL} else Outcome.INCONCLUSIVE
+    """Conclude from the members, of which the least p-value by Holm is `p`."""
+    outcome = group.concluded([v.outcome for v in members])
     proven = [v.gate for v in members if v.outcome is Outcome.PASS]
     notes = [Note("group", {"proven": proven, "of": len(members), "p": p})]
     if outcome is Outcome.ERROR:
         lacking = next(v for v in members if v.outcome is Outcome.ERROR)
         notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
     digest = next((v.digest for v in members if v.digest), "")
-    refuted = [1.0 if v.p_fail is None else v.p_fail for v in members]
     said = replace(blank, outcome=outcome, method="Holm", digest=digest)
-    return noted(replace(said, p_pass=p, p_fail=max(refuted), n=max(v.n for v in members)), *notes)
+    refuted = group.refuted(v.p_fail for v in members)
+    return noted(replace(said, p_pass=p, p_fail=refuted, n=max(v.n for v in members)), *notes)

@@ -12,12 +12,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from harness import schema
 from harness.answers import keys
 from harness.artifacts import kept
 from harness.errors import ExitCode
 from harness.evaluation.evaluate import evaluate
 from harness.files import cache_dir, folder_in_place, read_facts, write_text
-from harness.internals import schema
 from harness.pipeline.checking import look, tell_findings
 from harness.pipeline.execution import Execution
 from harness.pipeline.preflight import recipe_digest

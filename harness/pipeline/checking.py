@@ -11,11 +11,11 @@ from typing import Any
 from harness.answers import keys
 from harness.artifacts import kept
 from harness.artifacts.digests import digest_of
+from harness.claims import contamination
 from harness.collection.plan import Plan, trials
 from harness.errors import ExitCode, UsageError
 from harness.evaluation import checks as check
 from harness.files import cache_dir
-from harness.gates import contamination
 from harness.pipeline import preflight
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Record, Stop

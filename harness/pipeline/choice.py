@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import digest_of, weights_digest
+from harness.claims.decide import judge
+from harness.claims.gate import Gate
 from harness.collection.plan import Plan, trials
 from harness.errors import CheckFailed, ExitCode, UsageError
 from harness.evaluation.evaluate import evaluate
 from harness.files import write_text
-from harness.gates.decide import judge
 from harness.pipeline.artifacts import Artifacts, Trained, keep_logs, train
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Stop
 from harness.pipeline.session import Options, Session, prepare
-from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.models import ModelRef
 from harness.records.run import Run, Swept, Trial

@@ -11,22 +11,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from harness.claims import group
+from harness.claims.decide import judge
+from harness.claims.eligibility import Unjudgeable, case_of
+from harness.claims.gate import Gate
+from harness.claims.hypothesis import hypothesis_on
+from harness.claims.inference import infer
+from harness.claims.outcome import changed_rows
 from harness.collection.plan import Plan, Task
 from harness.errors import ExitCode
-from harness.gates.decide import judge
-from harness.gates.eligibility import Unjudgeable, case_of
-from harness.gates.hypothesis import hypothesis_on
-from harness.gates.inference import infer
-from harness.gates.outcome import changed_rows
 from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import attempts_said
 from harness.records import words
-from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Change
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Verdict
-from harness.stats.tests import holm
 from harness.suite.waivers import unneeded
 from harness.texts.numbers import number
 
@@ -98,7 +98,7 @@ def _compared(plan: Plan, results: Results, candidate: str, baseline: str, alpha
             samples = task.samples or ()
             verdict = judge(gate, metric, ours, theirs, samples, alpha, name=candidate)
             found.append(replace(verdict, gate=gate.metric))
-    adjusted = holm([1.0 if v.p_pass is None else v.p_pass for v in found])
+    adjusted = group.adjusted(v.p_pass for v in found)
     return [
         replace(v, outcome=Outcome.INCONCLUSIVE) if v.outcome is Outcome.PASS and p > alpha else v
         for v, p in zip(found, adjusted, strict=True)
@@ -175,12 +175,14 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
         return None
     whole = hypothesis_on(case, case.rows)
     rows, values = changed_rows(whole), (whole.baseline, whole.value, len(whole.ours))
-    found = Change(task.spec.name, metric.name, *values, rows.won_count, rows.lost_count, rows.won, rows.lost)
-    found = replace(found, scale=metric.scale, before=theirs.subject, after=ours.subject)
+    found = Change(
+        task.spec.name, metric.name, *values, rows["won_count"], rows["lost_count"], rows["won"], rows["lost"],
+        scale=metric.scale, before=theirs.subject, after=ours.subject,
+    )  # fmt: skip
     if ours.order or theirs.order:
         return found
     try:
-        test = infer(whole).test
+        test = infer(whole)
     except (ValueError, ModuleNotFoundError):  # nothing varies, or no gate of the suite needs numpy
         return found
     if not all(map(math.isfinite, (test.estimate, test.lower, test.upper))):

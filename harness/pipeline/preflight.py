@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities
+from harness import capabilities, schema
 from harness.answers import keys
 from harness.artifacts import formats
 from harness.artifacts.digests import digest_of
@@ -19,7 +19,6 @@ from harness.data import fewshot
 from harness.data.rows import continuation, is_remote
 from harness.errors import Mistakes, UsageError
 from harness.files import cache_dir, write_text
-from harness.internals import schema
 from harness.records.models import Adapter, ModelRef, Source
 from harness.release.export import destination_error
 from harness.release.previous import open_release, release_error

@@ -98,7 +98,7 @@ class Labels:
     `truth` holds 1 (the candidate's is better, the criterion is met), 0, or one half for a tie, `said` the instrument's
     value of the same answer, from 0 to 1; labels of one prompt share a cluster. `side` names a value of the scores by
     which the instrument may err otherwise where it is above 0, and `sides` are 1 for the labelled answers that are
-    there. They correct a "proportion", and are all there is to an "agreement": see `harness.gates.labels`.
+    there. They correct a "proportion", and are all there is to an "agreement": see `harness.claims.labels`.
     """
 
     metric: str

@@ -13,14 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities
+from harness import capabilities, schema
 from harness.answers import keys
 from harness.artifacts import formats, kept
 from harness.artifacts.digests import digest_of, hash_file, template_digest, weights_digest, weights_of
 from harness.artifacts.reads import OURS
 from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place
-from harness.internals import schema
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Seal
 from harness.suite.tables import Export

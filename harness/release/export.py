@@ -20,13 +20,13 @@ from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, 
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
 from harness.artifacts.formats import LEGAL
 from harness.artifacts.reads import ADAPTER
+from harness.claims.contamination import Leaks
+from harness.claims.gate import ships
 from harness.collection.plan import Plan, Task
 from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place, write_text
-from harness.gates.contamination import Leaks
 from harness.parts import part
 from harness.records.frozen import isolated
-from harness.records.gates import ships
 from harness.records.models import ModelRef
 from harness.records.run import Exported, Run
 from harness.records.samples import Result, Sample, Score

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.internals import schema
-from harness.records.gates import PARENT, Gate
+from harness import schema
+from harness.claims.gate import PARENT, Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Score
 from harness.suite.tables import About

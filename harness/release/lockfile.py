@@ -14,11 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from harness import schema
 from harness.answers import keys
 from harness.artifacts.digests import digest_of, file_digest
+from harness.claims import contamination
 from harness.collection.plan import Plan
-from harness.gates import contamination
-from harness.internals import schema
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.records.run import Run

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness import schema
 from harness.errors import Mistakes, UsageError
-from harness.internals import schema
 
 LONG = 10**15  # a whole number from here on is refused before anything is done with it
 RANGES = (  # of numbers: their key, the most they may be, and what is wanted

@@ -20,10 +20,10 @@ from typing import Any
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_of
 from harness.artifacts.strict import read_json
+from harness.claims import contamination
+from harness.claims.decide import judge
+from harness.claims.gate import Gate
 from harness.errors import UsageError
-from harness.gates import contamination
-from harness.gates.decide import judge
-from harness.records.gates import Gate
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.locked import Locked

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from harness.internals import schema
+from harness import schema
+from harness.claims.gate import KINDS, Gate
 from harness.plugins import Plugins
-from harness.records.gates import Gate
 from harness.suite.tables import MERGES, About, Baseline, Candidate, Eval, Export, Ignored, Model, Train, Use
 
 Schema = dict[str, Any]
@@ -24,7 +24,6 @@ NO_KEYS = ("where", "options", "group", "among")  # fields that no suite writes
 NAMES: Mapping[type, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array", tuple: "array",
 }  # fmt: skip
-CLAIMS = ("min", "max", "max_failures", "any_of", "versus better_by", "versus worse_by_at_most")  # keys of each
 TABLES = {
     "suite": About, "model": Model, "adapter": Use, "train": Train, "candidate": Candidate, "subject": Baseline,
     "eval": Eval, "gate": Gate, "export": Export, "checks": Ignored,
@@ -56,7 +55,7 @@ def json_schema(plugins: Plugins) -> Schema:
         "candidate": {**_table(Candidate), "oneOf": [{"required": ["adapter"]}, {"required": ["merged"]}]},
         "subject": {"type": "object", "additionalProperties": {**other, "anyOf": [base, *other["anyOf"]]}},
         "eval": _many(_used(plugins, "evaluator", Eval), minItems=1),
-        "gate": _many({**_table(Gate), "oneOf": [{"required": keys.split()} for keys in CLAIMS]}),
+        "gate": _many({**_table(Gate), "oneOf": [{"required": keys.split()} for kind in KINDS for keys in kind.keys]}),
         "merge": {
             "type": "object",
             "description": "Onto which variants of the base an adapter is merged.",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.internals import schema
+from harness import schema
 
 Lines = Mapping[tuple[str, int, str], int]  # (table, number of its element, key) -> line; the key "" is the table
 MENTIONED = 4  # parts of a dotted key that have a line of their own

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import schema
 from harness.artifacts.digests import digest_of
+from harness.claims.gate import Gate
+from harness.claims.group import grouped, member_mistakes
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import read_text
-from harness.gates.validate import member_mistakes
-from harness.internals import schema
-from harness.records.gates import Gate, grouped
 from harness.suite import tables
 from harness.suite.lines import lines_of, refuse_deep_keys
 from harness.texts import secrets

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from harness import schema
 from harness.artifacts.attestation import LOCK
+from harness.claims.gate import PARENT, Gate
 from harness.errors import UsageError
-from harness.internals import schema
-from harness.records.gates import PARENT, Gate
 from harness.stats.tests import spent
 
 MERGES = ("original", "dequantized")

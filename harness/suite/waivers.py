@@ -18,7 +18,7 @@ from harness.files import append_line, read_text
 from harness.records.waivers import Waiver
 
 if TYPE_CHECKING:
-    from harness.records.gates import Gate
+    from harness.claims.gate import Gate
     from harness.records.verdicts import Verdict
     from harness.suite.tables import Suite
 

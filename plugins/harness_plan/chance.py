@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness.gates.hypothesis import Hypothesis
-from harness.records.gates import Gate
+from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
@@ -33,8 +32,8 @@ Find = Callable[[Callable[[float], float]], float | None]
 
 
 @dataclass(frozen=True)
-class Claimed:
-    """A gate on some rows, turned so that larger is better: the truth must be shown to be above `bound`.
+class Case:
+    """A gate on some rows, turned so that larger is better: how likely the truth is shown to be above `bound`.
 
     `clusters` are those of all rows of the eval, `chosen` the numbers of the gate's own (None: all). `past` are such
     rows of an earlier run, `before` its verdict.
@@ -49,12 +48,16 @@ class Claimed:
     before: tuple[Verdict, Run] | None
 
     @cached_property
-    def hypothesis(self) -> Hypothesis:
-        return Hypothesis(self.gate, self.metric, (), () if self.gate.versus else None, (), self.alpha)
+    def oriented(self) -> tuple[int, float, float]:
+        return self.gate.kind.oriented(self.gate, self.metric)
 
     @property
     def sign(self) -> int:
-        return self.hypothesis.sign
+        return self.oriented[0]
+
+    @property
+    def factor(self) -> float:
+        return self.oriented[2]
 
     @cached_property
     def shift(self) -> float:
@@ -63,7 +66,7 @@ class Claimed:
 
     @cached_property
     def bound(self) -> float:
-        return self.hypothesis.margin + self.shift
+        return self.oriented[1] + self.shift
 
     # -- the rows ----------------------------------------------------------------------------------
 
@@ -115,7 +118,7 @@ class Claimed:
         if self.past is None or self.metric.combine or self.metric.labelled:
             return None
         ours, theirs = self.past.ours, self.past.theirs
-        ids, factor = [s.id for s in self.past.samples], self.hypothesis.factor
+        ids, factor = [s.id for s in self.past.samples], self.factor
         others = [theirs[i][0] for i in ids] if theirs is not None else [0.0] * len(ids)
         values = [self.turned(ours[i][0] - factor * o) for i, o in zip(ids, others, strict=True)]
         support, cap = None, self.gate.cap
@@ -194,10 +197,6 @@ class Claimed:
     def turned(self, value: float) -> float:
         return self.sign * value + self.shift
 
-
-class Case(Claimed):
-    """A claim, with how likely these rows are to prove it and what would be needed."""
-
     @cached_property
     def chance(self) -> float | None:
         """How often it passes, if the truth is `truth`; None where that is not known."""
@@ -266,11 +265,11 @@ class Case(Claimed):
     @cached_property
     def equal(self) -> float:
         """The truth of a model that equals its baseline."""
-        if self.hypothesis.factor == 1 or self.past is None or self.past.theirs is None:
+        if self.factor == 1 or self.past is None or self.past.theirs is None:
             return 0.0
         rows = [self.past.theirs[s.id] for s in self.past.samples]
         mean = math.fsum(v * w for v, w in rows) / math.fsum(w for _, w in rows)
-        return self.turned((1 - self.hypothesis.factor) * mean)
+        return self.turned((1 - self.factor) * mean)
 
     @cached_property
     def truth(self) -> float:
@@ -322,8 +321,8 @@ class Case(Claimed):
         margin = self.search(lambda at: power.smallest(at, 0.0, most), lambda x: (equal, equal - x, 1.0))
         if margin is None:
             return ""
-        if self.hypothesis.factor != 1:
-            return f"a margin of {margin * abs((1 - self.hypothesis.factor) / self.equal):.1%}" if self.equal else ""
+        if self.factor != 1:
+            return f"a margin of {margin * abs((1 - self.factor) / self.equal):.1%}" if self.equal else ""
         return f"a margin of {self.shown(-self.sign * margin).lstrip('+-')}"
 
     def needed(self) -> int | None:

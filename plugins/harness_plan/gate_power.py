@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from harness.claims.gate import Gate
+from harness.claims.min_rows import unprovable_error
 from harness.collection.plan import Plan, Task
-from harness.gates.min_rows import unprovable_error
 from harness.pipeline.ledger import Standing
 from harness.records import words
-from harness.records.gates import Gate
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.stats import power
@@ -79,12 +79,14 @@ def _asked(
     alpha, assumed = _risk(plan, gate, task, attempts.get((candidate, gate.eval)))
     blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, alpha=alpha, group=gate.group)
     blank = replace(blank, assumed=assumed)
-    if gate.max_failures is not None or metric.is_count:
+    if gate.kind.counts or metric.is_count:
         return Asked(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
     samples = task.rows_of(metric.name) or ()
     if metric.is_agreement:
         what = "labels decide it, and rows do not"
         return Asked(gate, replace(blank, kind="labels", rows=len(samples), missing=what))
+    if gate.kind.has_test:
+        return Asked(gate, replace(blank, rows=len(samples), missing="the power of its own test is not known"))
     every = task.samples or ()
     number = {s.id: i for i, s in enumerate(every)}
     parts = gate.parts(samples)
@@ -162,7 +164,7 @@ def _doubt(odds: Odds) -> str:
 def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
     """Return the odds of what is counted or compared as it is: there is no power, only what was seen before."""
     rows = len(task.rows_of(gate.metric_name) or ())
-    kind = "point" if gate.max_failures is None else "counted"
+    kind = "counted" if gate.kind.counts else "point"
     what = "decided by its value" if kind == "point" else "failures are counted, nothing is inferred"
     if kind == "counted" and rows > 1:
         # Clopper and Pearson's upper bound of no failures in n rows

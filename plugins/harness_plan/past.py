@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.claims.gate import Gate
 from harness.collection.plan import Plan
 from harness.errors import UsageError
-from harness.records.gates import Gate
 from harness.records.run import Run
 from harness.records.samples import Sample
 from harness.records.verdicts import Verdict

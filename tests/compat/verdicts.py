@@ -18,9 +18,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from harness.claims.gate import Gate
+from harness.claims.group import grouped
 from harness.collection.plan import Item, Plan, Task
 from harness.pipeline.adjudication import Adjudicator
-from harness.records.gates import Gate, grouped
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
 from harness.release.export import evaluations_of, rows_of
@@ -260,7 +261,7 @@ class _Evidence:
 
 
 def _lock(case: Drawn) -> dict[str, Any]:
-    from harness.gates import contamination
+    from harness.claims import contamination
 
     code = {"seconds": "harness_domain.cost:median_seconds"}
     metrics = {

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from harness.claims import contamination
+from harness.claims.decide import judge
+from harness.claims.gate import Gate
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks
-from harness.gates import contamination
-from harness.gates.decide import judge
 from harness.plugins import Provided, load_plugins
 from harness.records.findings import Finding
-from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict

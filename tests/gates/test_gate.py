@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.gates.decide import judge
+from harness.claims.decide import judge
+from harness.claims.gate import Gate, ships
 from harness.records import metrics
-from harness.records.gates import Gate, ships
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict

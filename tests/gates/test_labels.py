@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from bench import judge_rates
-from harness.gates.agreement import kappa
-from harness.gates.decide import judge
-from harness.gates.labels import corrected
-from harness.records.gates import Gate
+from harness.claims.agreement import kappa
+from harness.claims.decide import judge
+from harness.claims.gate import Gate
+from harness.claims.labels import corrected
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.gates.decide import judge
-from harness.records.gates import Gate
+from harness.claims.decide import judge
+from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.gates.needed import Needed, rows_needed
+from harness.claims.needed import Needed, rows_needed
 from harness.stats import power
 from harness.stats import tests as stats
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.gates.min_rows import fewest, unprovable_error
-from harness.records.gates import Gate
+from harness.claims.gate import Gate
+from harness.claims.min_rows import fewest, unprovable_error
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
 from harness.stats import tests

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.gates.decide import judge
-from harness.records.gates import Gate
+from harness.claims.decide import judge
+from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict

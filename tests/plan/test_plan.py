@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.gates.decide import judge
-from harness.records.gates import Gate
+from harness.claims.decide import judge
+from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome

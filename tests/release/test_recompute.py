@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
-from harness.gates.decide import judge
-from harness.records.gates import Gate
+from harness.claims.decide import judge
+from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict

@@ -40,6 +40,7 @@ BROKEN = {
     "two claims": ("min = 0.5", "min = 0.5\nmax = 0.9", "want one claim"),
     "a margin without a baseline": ("min = 0.5", "better_by = 0.1", '"versus" goes with'),
     "a negative margin": ("min = 0.5", 'versus = "base"\nbetter_by = -0.1', "a margin is zero or more"),
+    "an empty baseline": ("min = 0.5", 'versus = ""\nbetter_by = 0.1', 'versus is "", which is no baseline'),
     "missing data": ("test.jsonl", "tst.jsonl", 'data "tst.jsonl" is not there'),
     "data nobody knows": ("test.jsonl", "tickets:test", 'data "tickets:test" is unknown'),
     "a model that is not there": ('path = "base"', 'path = "bass"', 'path "bass": no model is there'),

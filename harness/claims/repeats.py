@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.claims.gate import Gate
 from harness.records.about import Note
-from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
 
@@ -34,7 +34,7 @@ def distinct(
 
     A copy asks the same and scored the same, on all sides, in the same slices. What counts rows counts all of them.
     """
-    if gate.max_failures is not None or (metric.is_count or metric.is_agreement):
+    if gate.kind.counts or metric.is_count or metric.is_agreement:
         return list(rows), Repeats()
     groups: dict[str, dict[Any, list[Sample]]] = {}
     columns = [name.partition("=")[0] for name in gate.slices]

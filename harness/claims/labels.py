@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from harness.gates import agreement
+from harness.claims import agreement
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Score
 from harness.stats.inputs import numbered

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from harness.gates.eligibility import Case, Unjudgeable, case_of, failed, unjudged
-from harness.gates.hypothesis import Hypothesis, hypothesis_on
-from harness.gates.inference import infer, infer_slices
-from harness.gates.notes import found, together, with_notes
-from harness.gates.outcome import conclude, conclude_slices
+from harness.claims.eligibility import Case, Unjudgeable, case_of, failed, unjudged
+from harness.claims.gate import Gate
+from harness.claims.hypothesis import Hypothesis, hypothesis_on
+from harness.claims.inference import infer, infer_slices
+from harness.claims.notes import found, together, with_notes
+from harness.claims.outcome import conclude, conclude_slices
 from harness.records.about import FEW_CLUSTERS, Note
-from harness.records.gates import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample
 from harness.records.verdicts import Outcome, Verdict
@@ -36,7 +36,7 @@ def judge(
     """Apply a gate to the candidate `name` at risk `alpha`; what is missing, not finite or not paired is an ERROR.
 
     `columns` are the eval's slices, of which the worst is named when the claim was not proven; `without` holds ids
-    of rows that are left out (`harness.gates.contamination`).
+    of rows that are left out (`harness.claims.contamination`).
     """
     case = case_of(gate, metric, candidate, baseline, samples, alpha, without)
     blank = unjudged(gate, name, "", alpha, metric)
@@ -60,8 +60,8 @@ def _judge_slices(case: Case, whole: Hypothesis, blank: Verdict) -> Verdict:
     """Judge every slice by itself, and the gate by them. Raises ValueError when that cannot be done."""
     hypotheses = {name: hypothesis_on(case, rows) for name, rows in case.slices.items()}
     tested, untestable = infer_slices(whole, hypotheses)
-    sliced = conclude_slices(blank, case.gate, case.alpha, hypotheses, tested)
-    return with_notes(sliced, hypotheses, untestable, case.gate.min_n)
+    verdict, parts = conclude_slices(blank, case.gate, case.alpha, hypotheses, tested)
+    return with_notes(verdict, parts, hypotheses, len(untestable), case.gate.min_n)
 
 
 def _worst_slice(case: Case, blank: Verdict, verdict: Verdict, columns: Sequence[str]) -> str:
@@ -70,23 +70,16 @@ def _worst_slice(case: Case, blank: Verdict, verdict: Verdict, columns: Sequence
     if not whole or verdict.outcome is Outcome.PASS or verdict.method in SLOW:
         return ""
     worst: list[tuple[float, str]] = []
-    for name, rows in _by_column(case.rows, columns):
+    parts = [replace(case.gate, slice=f"{column}=*").parts(case.rows) for column in columns]
+    for name, rows in (one for part in parts if len(part) > 1 for one in part.items()):
         hypothesis = hypothesis_on(case, rows)
         few = hypothesis.clusters is not None and len(set(hypothesis.clusters)) < FEW_CLUSTERS
         if len(hypothesis.ours) < case.gate.min_n or few:
             continue
         with suppress(ValueError):  # a slice of which nothing can be said drives nothing
-            inference = infer(hypothesis, ties=True)
-            told = found(conclude(blank, inference, hypothesis), hypothesis)[0]
-            worst.append((inference.upper, written(blank.about, [Note("slice", {"name": name, **told.told})])))
+            test = infer(hypothesis, ties=True)
+            told = found(conclude(blank, test, hypothesis), hypothesis)[0]
+            worst.append(
+                (hypothesis.beyond(test)[1], written(blank.about, [Note("slice", {"name": name, **told.told})]))
+            )
     return min(worst)[1] if worst else ""
-
-
-def _by_column(rows: Sequence[Sample], columns: Sequence[str]) -> Iterator[tuple[str, list[Sample]]]:
-    """Yield the rows of each value of each column that has several."""
-    for column in columns:
-        groups: dict[str, list[Sample]] = {}
-        for sample in rows:
-            groups.setdefault(f"{column}={sample.row.get(column)}", []).append(sample)
-        if len(groups) > 1:
-            yield from groups.items()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
 
-from harness.gates import min_rows
+from harness.claims import min_rows
 from harness.stats.power import MOST_ROWS, POWER, pairs_power, rows_for, share_power
 from harness.stats.tests import T_METHODS, Test
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.digests import digest_of
 from harness.capabilities import Check
-from harness.gates.eligibility import failed, unjudged
+from harness.claims.eligibility import failed, unjudged
+from harness.claims.gate import Gate
 from harness.records.about import Note
 from harness.records.findings import Finding
-from harness.records.gates import Gate
 from harness.records.samples import Sample
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import noted

@@ -4,44 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
-from harness.gates import labels as by_people
-from harness.gates.agreement import kappa
-from harness.gates.hypothesis import Hypothesis
+from harness.claims import labels as by_people
+from harness.claims.agreement import kappa
+from harness.claims.bound import Bound
+from harness.claims.hypothesis import Hypothesis
 from harness.stats import tests
 from harness.stats.eprocess import EProcess
 
 
-@dataclass(frozen=True)
-class Inference:
-    """A hypothesis tested: `test` on the metric's own scale, and how far each bound lies beyond the threshold,
-    oriented, so that less is worse; `value` and `baseline` are what was measured."""
-
-    test: tests.Test
-    lower: float
-    upper: float
-    value: float
-    baseline: float | None
-
-
-def infer(hypothesis: Hypothesis, *, ties: bool = False) -> Inference:
-    """Test a hypothesis; `ties` allows rows of which none changed.
+def infer(hypothesis: Hypothesis, *, ties: bool = False) -> tests.Test:
+    """Test a hypothesis, on the metric's own scale; `ties` allows rows of which none changed.
 
     Raises ValueError when it cannot be tested, or when nothing varies.
     """
-    test, lower, upper = (_against if hypothesis.lost else _tested)(hypothesis, ties)
-    return Inference(test, lower, upper, hypothesis.value, hypothesis.baseline)
+    return (_against if hypothesis.lost else _tested)(hypothesis, ties)
 
 
-def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> tuple[dict[str, Inference], list[str]]:
+def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> tuple[dict[str, tests.Test], list[str]]:
     """Return the tests of slices, each by itself, and the names of slices too small to test.
 
     Raises ValueError when no row of the whole changed, a slice that must prove the claim cannot be tested, or none can.
     """
     _check_ties(whole)
     gate = whole.gate
-    tested: dict[str, Inference] = {}
+    tested: dict[str, tests.Test] = {}
     untestable: list[str] = []
     for name, hypothesis in slices.items():
         try:
@@ -56,33 +45,27 @@ def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> tuple[d
     return tested, untestable
 
 
-def _tested(h: Hypothesis, ties: bool) -> tuple[tests.Test, float, float]:
-    """Return the test on the metric's own scale, and its bounds less the margin, oriented."""
+def _tested(h: Hypothesis, ties: bool) -> tests.Test:
     if h.labels is not None or h.metric.labelled or h.metric.is_agreement:
         return _labelled(h)
-    if h.gate.max_failures is not None:
-        return _failures(h, h.gate.max_failures), 0.0, 0.0
-    if h.metric.is_count:
+    test = h.gate.kind.test(h.gate, h.metric, h.units, h.alpha)
+    if test is None and h.metric.is_count:
         test = tests.point(_statistic(h, range(len(h.ours))), h.margin, len(h.ours))
-    else:
+    elif test is None:
         _check_rows(h, ties)
         test = _test_of_rows(h)
         if h.gate.estimand == "clusters":
             test = replace(test, clusters=test.n)
         if math.isinf(test.lower) and math.isinf(test.upper) and test.p_pass == test.p_fail == 1:
             raise ValueError(f"nothing varies over {len(h.ours)} rows, so nothing can be inferred from them")
-    oriented = test.lower - h.margin, test.upper - h.margin
-    if h.sign < 0:
-        test = replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
-    return test, *oriented
+    return test if h.sign > 0 else replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
 
 
-def _against(h: Hypothesis, ties: bool) -> tuple[tests.Test, float, float]:
+def _against(h: Hypothesis, ties: bool) -> tests.Test:
     """Return the test where lost values count against whatever is claimed: the worst of them to prove it, and so on."""
-    (worst, lower, _), (best, _, upper) = (_tested(h.supposing(best), ties) for best in (False, True))
+    worst, best, known = (_tested(h.supposing(best), ties) for best in (False, True, None))
     low, high = (worst, best) if h.sign > 0 else (best, worst)
-    estimate = _tested(h.supposing(None), ties)[0].estimate
-    return replace(worst, estimate=estimate, lower=low.lower, upper=high.upper, p_fail=best.p_fail), lower, upper
+    return replace(worst, estimate=known.estimate, lower=low.lower, upper=high.upper, p_fail=best.p_fail)
 
 
 # -- which test ------------------------------------------------------------------------------------
@@ -90,17 +73,22 @@ def _against(h: Hypothesis, ties: bool) -> tuple[tests.Test, float, float]:
 
 def _test_of_rows(h: Hypothesis) -> tests.Test:
     """Return the test of a mean, or of a metric made from all rows at once."""
-    if h.early:
-        return _sequential(h)
-    if h.metric.combine:
-        return _bootstrap(h)
+    if h.metric.combine and not h.early:
+        units = h.clusters or [s.id for s in h.ours]
+        return tests.cluster_bootstrap(partial(_statistic, h), units, h.margin, h.alpha, support=h.support)
     values, weights = differences(h)
+    if h.early:  # looked at one after the other
+        if len(set(weights)) > 1:
+            raise ValueError("rows have different weights, and a test that may stop early counts them alike")
+        return EProcess(h.margin, h.alpha, h.support, clustered=h.clusters is not None).update(values)
     plain = h.units[2] is None and h.factor == 1 and len(set(weights)) == 1
     if plain and _zeros_and_ones(h):
         return _binary(h)
     _check_variation(h, values)
     if h.theirs is not None and h.margin == 0 and h.factor == 1 and len(set(weights)) == 1:
-        return _sign_flip(h)
+        ours, theirs, clusters = h.units
+        cand, base = ([h.sign * s.values[h.metric.name] for s in rows] for rows in (ours, theirs or ()))
+        return tests.sign_flip(cand, base, clusters, h.alpha, support=h.support)
     return _mean_test(h, values, weights)
 
 
@@ -122,13 +110,6 @@ def _binary(h: Hypothesis) -> tests.Test:
     return tests.tango(wins, losses, n, -h.margin, h.alpha)
 
 
-def _sign_flip(h: Hypothesis) -> tests.Test:
-    """Test "better at all" on rows that count alike."""
-    ours, theirs, clusters = h.units
-    cand, base = ([h.sign * s.values[h.metric.name] for s in rows] for rows in (ours, theirs or ()))
-    return tests.sign_flip(cand, base, clusters, h.alpha, support=h.support)
-
-
 def _mean_test(h: Hypothesis, values: Sequence[float], weights: Sequence[float]) -> tests.Test:
     """Test a weighted mean.
 
@@ -147,30 +128,11 @@ def _mean_test(h: Hypothesis, values: Sequence[float], weights: Sequence[float])
     return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)
 
 
-def _sequential(h: Hypothesis) -> tests.Test:
-    """Test rows that were looked at one after the other."""
-    values, weights = differences(h)
-    if len(set(weights)) > 1:
-        raise ValueError("rows have different weights, and a test that may stop early counts them alike")
-    clustered = h.clusters is not None
-    return EProcess(h.margin, h.alpha, h.support, clustered=clustered).update(values)
-
-
-def _bootstrap(h: Hypothesis) -> tests.Test:
-    """Test a metric made from all rows at once."""
-
-    def statistic(rows: Iterable[int]) -> float:
-        return _statistic(h, rows)
-
-    clusters = h.clusters or [s.id for s in h.ours]
-    return tests.cluster_bootstrap(statistic, clusters, h.margin, h.alpha, support=h.support)
-
-
-def _labelled(h: Hypothesis) -> tuple[tests.Test, float, float]:
+def _labelled(h: Hypothesis) -> tests.Test:
     """Test what people's labels make of the rows, or how far instrument and people agree on them."""
     if h.labels is None:
         raise ValueError(f"there are no labels that tell {h.metric.name}")
-    if h.theirs is not None or h.gate.max_failures is not None:
+    if not isinstance(h.gate.kind, Bound):
         what = f'labels correct the share that {h.metric.name} is; claim "min" or "max"'
         raise ValueError(f"{what}, since its instrument may err otherwise on the other model")
     if h.metric.is_agreement:
@@ -180,33 +142,7 @@ def _labelled(h: Hypothesis) -> tuple[tests.Test, float, float]:
         values = [h.sign * v for v in values]
         sides = by_people.sides_of(h.labels, h.ours)
         test = by_people.corrected(values, weights, h.clusters, h.labels, h.threshold, h.alpha, sides)
-    ends = (test.lower, test.upper) if h.sign > 0 else (test.upper, test.lower)
-    if h.sign < 0:
-        test = replace(test, p_pass=test.p_fail, p_fail=test.p_pass)
-    lower, upper = (h.sign * end - h.margin for end in ends)
-    return test, lower, upper
-
-
-def _failures(h: Hypothesis, allowed: int) -> tests.Test:
-    """Count the rows, or clusters with a row, that failed; the bounds of their share are Clopper and Pearson's (1934).
-
-    Raises ValueError where there is one row or one cluster, or the metric is not 0/1.
-    """
-    name, bad = h.metric.name, 0.0 if h.metric.better == "higher" else 1.0
-    if len(h.ours) < 2:
-        raise ValueError("there is one row; one row proves nothing")
-    if odd := next((s for s in h.ours if s.values[name] not in (0, 1)), None):
-        raise ValueError(f'{name} of row "{odd.id}" is {odd.values[name]:g}; failures are counted of a 0/1 metric')
-    failed = [s.values[name] == bad for s in h.ours]
-    rows = sum(failed)
-    units = h.clusters or [s.id for s in h.ours]
-    if len(set(units)) == 1:
-        raise ValueError(f"all {len(units)} rows are of one cluster; it says nothing about others")
-    hit = len({u for u, f in zip(units, failed, strict=True) if f})
-    bounds = tests.binomial(hit, len(set(units)), 0.5, h.alpha)
-    p = (0.0, 1.0) if rows <= allowed else (1.0, 0.0)
-    clusters = len(set(units)) if h.clusters else None
-    return tests.Test(float(rows), bounds.lower, bounds.upper, *p, "failures counted", len(h.ours), clusters)
+    return test if h.sign > 0 else replace(test, p_pass=test.p_fail, p_fail=test.p_pass)
 
 
 # -- what cannot be tested -------------------------------------------------------------------------

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-from harness.gates.hypothesis import Hypothesis
-from harness.gates.inference import differences
-from harness.gates.needed import CLOSE
-from harness.gates.outcome import SlicedOutcome
+from harness.claims.hypothesis import Hypothesis
+from harness.claims.inference import differences
+from harness.claims.needed import CLOSE
 from harness.records.about import Note
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import noted, written
@@ -51,21 +50,20 @@ def together(hypothesis: Hypothesis) -> list[Note]:
 
 
 def with_notes(
-    sliced: SlicedOutcome, hypotheses: Mapping[str, Hypothesis], untestable: Sequence[str], min_n: int
+    verdict: Verdict, parts: Mapping[str, Verdict], hypotheses: Mapping[str, Hypothesis], untestable: int, min_n: int
 ) -> Verdict:
-    """Return the verdict of a gate on slices with what is said of it and of its slices, `untestable` ones counted."""
-    verdict = sliced.verdict
-    parts = {name: found(part, hypotheses[name]) for name, part in sliced.parts.items()}
-    slices = [replace(s, notes=(own := tuple(parts[s.name])), why=written(verdict.about, own)) for s in sliced.slices]
+    """Return the verdict of a gate on slices with what is said of it and of these, so many of them `untestable`."""
+    told = {name: tuple(found(part, hypotheses[name])) for name, part in parts.items()}
+    slices = [replace(s, notes=told[s.name], why=written(verdict.about, told[s.name])) for s in verdict.slices]
     large, alarms = [s for s in slices if not s.alarm], [s for s in slices if s.alarm]
-    decides = parts[sliced.driver.name]
-    notes = [Note("slice", {"name": sliced.driver.name, **decides[0].told})]
+    decides = told[verdict.driver]
+    notes = [Note("slice", {"name": verdict.driver, **decides[0].told})]
     if len(large) > 1:
         counts = {str(o): n for o in Outcome if (n := sum(s.outcome is o for s in large))}
         notes.append(Note("slices", {"n": len(large), "outcomes": counts}))
     harm = [s.name for s in alarms if s.outcome is Outcome.FAIL]
     notes += [Note("alarms", {"n": len(alarms), "min_n": min_n, "harm": harm})] if alarms else []
-    notes += [Note("untestable", {"n": len(untestable)})] if untestable else []
+    notes += [Note("untestable", {"n": untestable})] if untestable else []
     notes += [Note("none large", {"min_n": min_n})] if not large and not harm else []
     notes += [note for note in decides if note.kind == "sizes"]
     notes += [_needed(verdict, such=True)] if verdict.rows_needed else []

@@ -9,11 +9,11 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.gates.repeats import Repeats, distinct
+from harness.claims.gate import Gate
+from harness.claims.repeats import Repeats, distinct
 from harness.records.about import Note
-from harness.records.gates import Gate
 from harness.records.metrics import Metric
-from harness.records.samples import Caveat, Labels, Result, Sample, Score
+from harness.records.samples import Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import noted
 
@@ -65,8 +65,9 @@ def case_of(
 
     `without` holds ids of rows that are left out.
     """
-    if caveat := _shutting_caveat(gate, candidate, baseline):
-        # a caveat opens no gate
+    # a caveat opens no gate; an ERROR comes before an INCONCLUSIVE
+    caveats = [c for r in (candidate, baseline) if r for c in r.caveats if c.shuts(gate.metric_name)]
+    if caveat := min(caveats, key=lambda c: c.outcome != "ERROR", default=None):
         return Unjudgeable(caveat.text, Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR)
     kept = [s for s in samples if s.id not in without] if without else list(samples)
     slices = gate.parts(kept)
@@ -74,7 +75,9 @@ def case_of(
     if why or metric is None or candidate is None:
         return Unjudgeable(why or "there is no result")
     labels = candidate.labels_of(metric.name)
-    if why := _labels_error(gate, metric, labels):
+    if labels and (gate.slice or gate.estimand == "clusters"):
+        of = "slices" if gate.slice else "the mean over clusters"
+        why = f"the labels that correct {metric.name} are of all rows, and tell nothing of {of}"
         return Unjudgeable(why, digest=candidate.digest)
     rows = _rows(gate, kept, slices, candidate.order)
     ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
@@ -115,12 +118,6 @@ def _rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) 
     return list({s.id: s for rows in slices.values() for s in rows}.values()) if gate.slice else kept
 
 
-def _shutting_caveat(gate: Gate, *results: Result | None) -> Caveat | None:
-    """Return the caveat that keeps a gate from being decided by its rows, an ERROR before an INCONCLUSIVE."""
-    caveats = [c for r in results if r for c in r.caveats if c.shuts(gate.metric_name)]
-    return min(caveats, key=lambda c: c.outcome != "ERROR", default=None)
-
-
 def _missing_error(
     gate: Gate, metric: Metric | None, candidate: Result | None, baseline: Result | None, slices: Slices
 ) -> str:
@@ -145,14 +142,6 @@ def _baseline_error(gate: Gate, candidate: Result, baseline: Result | None) -> s
     if candidate.rows and baseline.rows and candidate.rows != baseline.rows:
         return f'the baseline "{gate.versus}" was evaluated on other rows than the candidate'
     return ""
-
-
-def _labels_error(gate: Gate, metric: Metric, labels: Labels | None) -> str:
-    """Return why the labels that correct the metric cannot for this gate, or nothing."""
-    if not labels or not (gate.slice or gate.estimand == "clusters"):
-        return ""
-    of = "slices" if gate.slice else "the mean over clusters"
-    return f"the labels that correct {metric.name} are of all rows, and tell nothing of {of}"
 
 
 def _scores_error(

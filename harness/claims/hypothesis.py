@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from harness.gates import labels as by_people
-from harness.gates.eligibility import Case
-from harness.records.gates import Gate
+from harness.claims import labels as by_people
+from harness.claims.eligibility import Case
 from harness.records.metrics import Metric
-from harness.records.samples import Labels, Sample, Score
+from harness.records.samples import Sample, Score
+from harness.stats.result import Test
 
 
 class Hypothesis:
@@ -22,32 +21,21 @@ class Hypothesis:
     """
 
     def __init__(
-        self,
-        gate: Gate,
-        metric: Metric,
-        ours: Sequence[Score],
-        theirs: Sequence[Score] | None,
-        clusters: Sequence[str],
-        alpha: float,
-        *,
-        early: bool = False,
-        labels: Labels | None = None,
-        among: int = 1,
+        self, case: Case, ours: Sequence[Score], theirs: Sequence[Score] | None, clusters: Sequence[str]
     ) -> None:
         """Leave out rows of weight 0, which say nothing of the metric, unless their value was lost.
 
-        With `early` the rows stand in a random order, and were looked at while they came; `labels` are the metric's.
-        `among` so many claims the risk is shared, by Holm's method: p-values are read at alpha / `among` and above.
+        Of several claims that share the risk, by Holm's method, p-values are read at alpha / their number and above.
         """
-        self.gate, self.metric, self.alpha, self.early = gate, metric, alpha, early
-        self.levels = [alpha / i for i in range(1, among + 1)]
-        weightless, self.labels = _weightless(metric, ours, theirs), labels
+        self.case, self.gate, self.metric, self.alpha, self.early = case, case.gate, case.metric, case.alpha, case.early
+        self.levels = [case.alpha / i for i in range(1, max(case.gate.among, len(case.slices)) + 1)]
+        weightless, self.labels = _weightless(case.metric, ours, theirs), case.labels
         keep = [i for i in range(len(ours)) if i not in weightless]
         self.ours = [ours[i] for i in keep]
         self.theirs = None if theirs is None else [theirs[i] for i in keep]
         self.groups, self.weightless = [clusters[i] for i in keep], len(weightless)
         self.clusters = self.groups if len(set(self.groups)) < len(self.groups) else None
-        self.sign, self.margin, self.factor = _oriented(gate, metric)
+        self.sign, self.margin, self.factor = case.gate.kind.oriented(case.gate, case.metric)
         self.threshold = self.sign * self.margin
         self.units = self._units()
 
@@ -63,8 +51,12 @@ class Hypothesis:
         good = float(bool(best) == (self.sign > 0))
         ours = [self.ours[i].found(good) for i in keep]
         theirs = None if self.theirs is None else [self.theirs[i].found(1 - good) for i in keep]
-        given = (self.gate, self.metric, ours, theirs, [self.groups[i] for i in keep], self.alpha)
-        return Hypothesis(*given, early=self.early, labels=self.labels, among=len(self.levels))
+        return Hypothesis(self.case, ours, theirs, [self.groups[i] for i in keep])
+
+    def beyond(self, test: Test) -> tuple[float, float]:
+        """Return how far the bounds of a test lie beyond the threshold, turned so that less is worse."""
+        low, high = sorted((self.sign * test.lower, self.sign * test.upper))
+        return low - self.margin, high - self.margin
 
     @cached_property
     def value(self) -> float:
@@ -97,7 +89,7 @@ class Hypothesis:
     @property
     def otherwise(self) -> float | None:
         """The estimate with clusters that count alike, or, of a gate that counts them so, rows; None for no mean."""
-        counted = self.gate.max_failures is not None or self.gate.cap is not None
+        counted = self.gate.kind.counts or self.gate.cap is not None
         if self.metric.combine or self.metric.is_count or counted:
             return None
         results = [rows for rows in (self.ours, self.theirs) if rows is not None]
@@ -125,25 +117,7 @@ def hypothesis_on(case: Case, rows: Sequence[Sample]) -> Hypothesis:
     """Return the claim of a gate about some of its rows."""
     ours = [case.candidate[s.id] for s in rows]
     theirs = [case.baseline[s.id] for s in rows] if case.baseline is not None else None
-    clusters = [s.cluster or s.id for s in rows]
-    given = (case.gate, case.metric, ours, theirs, clusters, case.alpha)
-    among = max(case.gate.among, len(case.slices))
-    return Hypothesis(*given, early=case.early, labels=case.labels, among=among)
-
-
-def _oriented(gate: Gate, metric: Metric) -> tuple[int, float, float]:
-    """Return sign, margin and factor of a claim, so that larger is better; of a perplexity as its logarithm.
-
-    A relative margin is a claim about candidate - factor · baseline, which divides by nothing.
-    """
-    if not gate.versus:
-        bound, sign = (gate.max, -1) if gate.min is None else (gate.min, 1)
-        bound = float(gate.max_failures or 0) if bound is None else bound
-        return sign, sign * (math.log(bound) if metric.is_log else bound), 1.0
-    sign = 1 if metric.better == "higher" else -1
-    if metric.is_log:
-        return sign, sign * math.log1p(sign * gate.margin), 1.0
-    return (sign, 0.0, 1 + sign * gate.margin) if gate.relative else (sign, gate.margin, 1.0)
+    return Hypothesis(case, ours, theirs, [s.cluster or s.id for s in rows])
 
 
 def _weightless(metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None) -> frozenset[int]:

@@ -1,0 +1,44 @@
+"""A metric against a number: `min` and `max`."""
+
+from __future__ import annotations
+
+from harness.claims.gate import Best, Gate, Kind
+from harness.records.about import About
+from harness.records.metrics import Metric
+from harness.records.words import plain
+
+
+class Bound(Kind):
+    """The metric of a candidate is at least, or at most, a number."""
+
+    keys = ("min", "max")
+
+    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+        name, found = metric.name, []
+        for key, bound in (("min", gate.min), ("max", gate.max)):
+            if bound is None:
+                continue
+            if metric.is_share and not 0 <= bound <= 1:
+                meant = f"; is {bound / 100:g} meant?" if 1 < bound <= 100 else ""
+                found.append(f"{key} is {bound:g}, but {name} is a proportion from 0 to 1{meant}")
+            if metric.is_log and bound < 1:
+                found.append(f"{key} is {bound:g}, but a perplexity is 1 or more")
+            if metric.is_count and bound < 0:
+                found.append(f"{key} is {bound:g}, but {name} is a count")
+            if metric.is_agreement and not -1 <= bound < 1:
+                found.append(f"{key} is {bound:g}, but {name} is an agreement, from -1 to 1")
+        return found + super().mistakes_on(gate, metric, rows)
+
+    def words(self, gate: Gate) -> str:
+        return f"at most {plain(gate.max)}" if gate.min is None else f"at least {plain(gate.min)}"
+
+    def about(self, gate: Gate, metric: Metric | None) -> About:
+        return About("bound", -1, gate.max or 0.0) if gate.min is None else About("bound", 1, gate.min)
+
+    def best(self, gate: Gate, metric: Metric) -> Best | None:
+        """Return that every row is right, or wrong, of shares of rows."""
+        if not metric.is_share or metric.combine:
+            return None
+        if gate.min is not None:
+            return Best(f"min = {gate.min:g}", gate.min, "even if every row is right")
+        return Best(f"max = {gate.max:g}", 1 - (gate.max or 0.0), "even if it is 0 on every row")

@@ -1,0 +1,78 @@
+"""How many rows fail: `max_failures`, which is counted, and nothing is inferred."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.claims.gate import Gate, Kind, Units
+from harness.records.about import About
+from harness.records.metrics import Metric
+from harness.stats import tests
+
+
+class Failures(Kind):
+    """At most so many rows are wrong, by a metric that is 0 or 1."""
+
+    keys = ("max_failures",)
+    counts = True
+
+    def mistakes(self, gate: Gate) -> list[str]:
+        found = super().mistakes(gate)
+        if gate.max_failures is not None and gate.max_failures < 0:
+            found.append(f"max_failures is {gate.max_failures}, want 0 or more")
+        if gate.slice or gate.decide == "point":
+            found.append('"max_failures" counts over all rows; leave out "slice" and "decide"')
+        if gate.estimand == "clusters":
+            found.append('"max_failures" counts rows; leave out "estimand"')
+        if gate.clean_only:
+            found.append('"max_failures" counts over all rows, and one that fails is no leak; leave out "clean_only"')
+        return found
+
+    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+        found = super().mistakes_on(gate, metric, rows)
+        if not metric.is_share or metric.combine:
+            found.append(f"max_failures counts rows of a 0/1 metric, and {metric.name} is a {metric.scale}")
+        if rows is not None and (gate.max_failures or 0) >= rows:
+            found.append(f"max_failures is {gate.max_failures}, and there are {rows} rows")
+        return found
+
+    def words(self, gate: Gate) -> str:
+        most = gate.max_failures or 0
+        return f"fails on {'no row' if not most else 'at most one row' if most == 1 else f'at most {most} rows'}"
+
+    def about(self, gate: Gate, metric: Metric | None) -> About:
+        return About("failures", -1 if metric and metric.better == "lower" else 1, gate.max_failures or 0)
+
+    def oriented(self, gate: Gate, metric: Metric) -> tuple[int, float, float]:
+        """Return that fewer are better."""
+        return -1, -float(gate.max_failures or 0), 1.0
+
+    def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> tests.Test:
+        """Count the rows, or clusters with a row, that failed; bounds of their share are Clopper and Pearson's.
+
+        Clopper, Pearson 1934, Biometrika 26:404. Raises ValueError of one row, of one cluster, or of what is not 0/1.
+        """
+        (ours, _, clusters), name, bad = units, metric.name, 0.0 if metric.better == "higher" else 1.0
+        if len(ours) < 2:
+            raise ValueError("there is one row; one row proves nothing")
+        if odd := next((s for s in ours if s.values[name] not in (0, 1)), None):
+            raise ValueError(f'{name} of row "{odd.id}" is {odd.values[name]:g}; failures are counted of a 0/1 metric')
+        failed = [s.values[name] == bad for s in ours]
+        groups = clusters or [s.id for s in ours]
+        count = len(set(groups))
+        if count == 1:
+            raise ValueError(f"all {len(groups)} rows are of one cluster; it says nothing about others")
+        hit = len({u for u, f in zip(groups, failed, strict=True) if f})
+        share = tests.binomial(hit, count, 0.5, alpha)
+        p = (0.0, 1.0) if sum(failed) <= (gate.max_failures or 0) else (1.0, 0.0)
+        seen = count if clusters else None
+        return tests.Test(-float(sum(failed)), -share.upper, -share.lower, *p, "failures counted", len(ours), seen)
+
+    def consistent(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
+        """Return why such a count cannot be, by how many rows there are and by the value, or nothing."""
+        failed, value = verdict["estimate"], verdict["value"]
+        if not (0 <= failed <= verdict["n"] and failed == int(failed)):
+            return f"counts {failed:g} failures of {verdict['n']} rows"
+        perfect = 1.0 if metric.better == "higher" else 0.0
+        return f"counts no failure, its value is {value}" if not failed and value != perfect else ""

@@ -1,0 +1,139 @@
+"""Phase 4 of a verdict: from p-values to an outcome, and to how many rows would decide what these did not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypedDict
+
+from harness.claims.gate import Gate
+from harness.claims.hypothesis import Hypothesis
+from harness.claims.needed import rows_needed
+from harness.records.verdicts import Outcome, Slice, Verdict
+from harness.stats.tests import Test, holm
+
+SHOWN = 20  # rows with the largest changes that are kept of a metric which changes on every row
+
+
+def outcome_of(p_pass: float, p_fail: float, alpha: float) -> Outcome:
+    """Return PASS where the claim is proven at level alpha, FAIL where it is refuted, else INCONCLUSIVE."""
+    if p_pass <= alpha:
+        return Outcome.PASS
+    return Outcome.FAIL if p_fail <= alpha else Outcome.INCONCLUSIVE
+
+
+def conclude(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
+    """Return the verdict of one test, but for its reason."""
+    outcome = outcome_of(test.p_pass, test.p_fail, hypothesis.alpha)
+    verdict = replace(
+        blank,
+        outcome=outcome,
+        value=hypothesis.value,
+        baseline=hypothesis.baseline,
+        estimate=test.estimate,
+        lower=test.lower,
+        upper=test.upper,
+        threshold=hypothesis.threshold,
+        p_pass=test.p_pass,
+        p_fail=test.p_fail,
+        clusters=test.clusters,
+        effective=test.effective if test.clusters else None,
+        method=test.method,
+        n=len(hypothesis.ours),
+        weightless=hypothesis.weightless,
+        **changed_rows(hypothesis),
+    )
+    if outcome is Outcome.INCONCLUSIVE and not hypothesis.labels:  # of which there would have to be more, too
+        return _with_rows_needed(verdict, test, hypothesis)
+    return verdict
+
+
+def conclude_slices(
+    blank: Verdict, gate: Gate, alpha: float, hypotheses: Mapping[str, Hypothesis], tested: Mapping[str, Test]
+) -> tuple[Verdict, dict[str, Verdict]]:
+    """Return the verdict of a gate on slices, each judged by itself, but for its reason, and the verdicts of these.
+
+    `blank` holds what was measured on all rows, and the verdict's `driver` is the slice that decides.
+    Large slices must prove the claim, small ones may only show that it is broken.
+    """
+    parts = {name: conclude(blank, test, hypotheses[name]) for name, test in tested.items()}
+    harm = holm([test.p_fail for test in tested.values()])
+    slices = []
+    for (name, part), p in zip(parts.items(), harm, strict=True):
+        # That all large slices pass needs no correction for being several; that one of all is broken does, by Holm.
+        outcome = outcome_of(tested[name].p_pass, p, alpha)
+        slices.append(Slice(name, part.n, outcome, part.n < gate.min_n, "", part.lower, part.upper))
+    driver, outcome = _driver(slices, hypotheses, tested), outcome_of_slices([(s.outcome, s.alarm) for s in slices])
+    proofs = [tested[s.name].p_pass for s in slices if not s.alarm]
+    verdict = replace(
+        parts[driver],
+        value=blank.value,
+        baseline=blank.baseline,
+        n=blank.n,
+        weightless=blank.weightless,
+        outcome=outcome,
+        driver=driver,
+        slices=tuple(slices),
+        p_pass=max(proofs, default=1.0),
+        p_fail=min(harm),
+    )
+    if not (proofs and outcome is Outcome.INCONCLUSIVE):
+        verdict = replace(verdict, rows_needed=None, rows_range=None)
+    return verdict, parts
+
+
+class Changed(TypedDict):
+    """The ids of the rows won and lost against the baseline, the largest change first, and how many there are."""
+
+    won: tuple[str, ...]
+    lost: tuple[str, ...]
+    won_count: int
+    lost_count: int
+
+
+def changed_rows(h: Hypothesis) -> Changed:
+    """Return which rows of a comparison changed; none of a metric that is made from all rows at once.
+
+    All ids where most rows stay as they are (0/1, shares), else the SHOWN largest each.
+    """
+    name = h.metric.name
+    pairs = () if h.theirs is None or h.metric.combine else zip(h.ours, h.theirs, strict=True)
+    change = [(h.sign * (o.values[name] - t.values[name]) * o.weight_of(name), o.id) for o, t in pairs]
+    kept = None if h.metric.is_share else SHOWN
+    won = [i for _, i in sorted((c for c in change if c[0] > 0), key=lambda c: -c[0])]
+    lost = [i for _, i in sorted((c for c in change if c[0] < 0), key=lambda c: c[0])]
+    return {"won": tuple(won[:kept]), "lost": tuple(lost[:kept]), "won_count": len(won), "lost_count": len(lost)}
+
+
+def _with_rows_needed(verdict: Verdict, test: Test, h: Hypothesis) -> Verdict:
+    """Add how many rows would decide the claim: the test's rows or pairs, times the rows behind each."""
+    rows = len(h.ours)
+    discordance = (len(verdict.won) + len(verdict.lost)) / rows
+    needed = rows_needed(test, h.threshold, h.alpha, discordance)
+    if needed is None:
+        return verdict
+    each = rows / test.n
+    total, least, most = (x and math.ceil(x * each) for x in (needed.rows, needed.least, needed.most))
+    return replace(verdict, rows_needed=total, rows_range=None if least is None else (least, most))
+
+
+def outcome_of_slices(slices: Sequence[tuple[Outcome, bool]]) -> Outcome:
+    """Return a gate's outcome from those of its slices, and whether each is an alarm.
+
+    Alarms prove nothing, so without a large slice the claim is not proven.
+    """
+    if any(outcome is Outcome.FAIL for outcome, _ in slices):
+        return Outcome.FAIL
+    large = {outcome for outcome, alarm in slices if not alarm}
+    return Outcome.PASS if large == {Outcome.PASS} else Outcome.INCONCLUSIVE
+
+
+def _driver(slices: Sequence[Slice], hypotheses: Mapping[str, Hypothesis], tested: Mapping[str, Test]) -> str:
+    """Return the slice that decides: the worst by its upper bound of those that failed or of alarms alone, else the
+    worst by its lower bound of those that must prove the claim."""
+    failed = [s for s in slices if s.outcome is Outcome.FAIL]
+    large = [s for s in slices if not s.alarm]
+    if failed or not large:
+        return min(failed or slices, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[1]).name
+    return min(large, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[0]).name

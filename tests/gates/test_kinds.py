@@ -1,0 +1,157 @@
+"""A new kind of gate is one class and one line: it is judged, written, foreseen and verified as those of the core."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from harness.claims.decide import judge
+from harness.claims.gate import KINDS, Best, Gate, Kind, Units
+from harness.claims.min_rows import unprovable_error
+from harness.collection.plan import Item, Plan, Task
+from harness.records.about import About
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample, Score
+from harness.records.verdicts import Outcome, Verdict
+from harness.release.locked import Locked
+from harness.release.outcome import verdicts_error
+from harness.stats import tests
+from harness.suite import tables
+from harness_plan.gate_power import odds_of
+from harness_plan.past import History
+
+SECONDS = Metric("seconds", "lower", "mean")
+ALPHA = 0.05
+DECIDE: Any = "median"
+
+
+class MedianAtMost(Kind):
+    """The median of rows is at most a number, by a sign test."""
+
+    keys = ("max",)
+
+    def claims(self, gate: Gate) -> bool:
+        return gate.decide == DECIDE
+
+    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+        found = super().mistakes_on(gate, metric, rows)
+        return [*found, f"{metric.name} has no median"] if metric.is_share else found
+
+    def words(self, gate: Gate) -> str:
+        return f"a median of at most {gate.max:g}"
+
+    def about(self, gate: Gate, metric: Metric | None) -> About:
+        return About("bound", -1, gate.max or 0.0)
+
+    def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> tests.Test:
+        values = sorted(-s.values[metric.name] for s in units[0])
+        below = sum(v > -(gate.max or 0.0) for v in values)
+        signs = tests.binomial(below, len(values), 0.5, alpha)
+        # the most of the smallest that a median can be above, by the binomial distribution
+        skip = max((k for k in range(len(values) // 2) if _tail(k, len(values)) <= alpha), default=0)
+        ends = values[skip], values[-1 - skip]
+        return tests.Test(median(values), *ends, signs.p_pass, signs.p_fail, "sign test", len(values))
+
+    def best(self, gate: Gate, metric: Metric) -> Best:
+        return Best(f"a median of {gate.max:g}", 0.5, "even if every row is below it")
+
+    def consistent(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
+        inside = verdict["lower"] <= verdict["estimate"] <= verdict["upper"]
+        return "" if inside else "has its median outside its interval"
+
+
+def _tail(k: int, n: int) -> float:
+    return tests.binomial(n - k, n, 0.5, ALPHA).p_pass
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.claims.gate.KINDS", [*KINDS, MedianAtMost()])
+
+
+GATE = Gate("fast", "e.seconds", max=1.0, decide=DECIDE)
+
+
+SAMPLES = tuple(Sample(f"r{i}") for i in range(44))
+
+
+def judged(values: Sequence[float], gate: Gate = GATE) -> Verdict:
+    rows = SAMPLES[: len(values)]
+    scores = tuple(Score(s.id, {"seconds": v}) for s, v in zip(rows, values, strict=True))
+    return judge(gate, SECONDS, Result("merged", "e", scores, {}, "digest"), None, rows, ALPHA, name="merged")
+
+
+FAST = [0.5 + i / 100 for i in range(40)] + [1000.0] * 4
+
+
+def test_it_is_judged_by_its_own_test() -> None:
+    """The mean of these rows is far above the number, and their median below it for certain."""
+    verdict = judged(FAST)
+    assert (verdict.outcome, verdict.method, verdict.estimate) == (Outcome.PASS, "sign test", median(FAST))
+    assert verdict.lower is not None and verdict.upper is not None
+    assert verdict.lower < median(FAST) < verdict.upper < 1.0
+    assert judge_mean().outcome is not Outcome.PASS
+    assert judged([v + 2 for v in FAST]).outcome is Outcome.FAIL
+    assert judged([0.9, 1.1] * 10).outcome is Outcome.INCONCLUSIVE
+
+
+def judge_mean() -> Verdict:
+    return judged(FAST, replace(GATE, decide="risk"))
+
+
+def test_its_claim_is_written_and_checked() -> None:
+    """Words, data and mistakes come from the class, what all kinds share from the core."""
+    clean = replace(GATE, clean_only=True)
+    assert clean.claim() == "a median of at most 1 without rows that leak"
+    assert clean.about(SECONDS) == About("bound", -1, 1.0, scale="mean", clean=True)
+    assert not GATE.mistakes()
+    assert not GATE.mistakes_on(SECONDS)
+    assert GATE.mistakes_on(Metric("acc", "higher", "proportion")) == ["acc has no median"]
+    assert 'want one claim: "min"' in replace(GATE, min=0.1).mistakes()[0]
+    assert "at most 1" in replace(GATE, decide="risk").claim()
+
+
+def test_what_rows_cannot_prove_is_foreseen() -> None:
+    """Four rows prove nothing about a median, five do."""
+    rows = [Sample(str(i)) for i in range(5)]
+    told = "a median of 1 cannot be proved on 4 rows, even if every row is below it; 5 at least"
+    assert unprovable_error(GATE, SECONDS, rows[:4], ALPHA) == told
+    assert unprovable_error(GATE, SECONDS, rows, ALPHA) == ""
+
+
+def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
+    """The forecast says that it does not know how often such a test proves a claim."""
+    spec = tables.Eval("e", "seconds", "")
+    suite = tables.Suite(tmp_path / "suite.toml", tables.About("s", alpha=ALPHA), tables.Model("base", ""), None, None,
+                         None, {}, (spec,), (GATE,), (), (), "digest")  # fmt: skip
+    plugins: Any = None
+    task = Task(spec, test_no_power_is_told_that_is_anothers, {"seconds": SECONDS}, SAMPLES)
+    plan = Plan(suite, plugins, {"e": task}, ("base",), ("merged",), (Item("s", "merged", "e"),))
+    (asked,) = odds_of(plan, History(tmp_path, plan), {})
+    assert (asked.odds.power, asked.odds.missing) == (None, "the power of its own test is not known")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, ""),
+        ({"estimate": 0.1}, "has its median outside its interval"),
+        ({"outcome": "FAIL"}, "on the wrong side of 1"),
+        ({"p_pass": 0.2}, "its numbers say INCONCLUSIVE"),
+        ({"threshold": 2.0}, "its claim is about 1"),
+        ({"claim": "at most 1"}, "has claim"),
+    ],
+)
+def test_its_verdict_is_verified(changed: dict[str, Any], told: str) -> None:
+    """Threshold, side, p-values and what the class asks of the numbers; the mean of the rows is not asked for."""
+    told_of = json.loads(json.dumps(asdict(judged(FAST)))) | changed
+    locked = Locked(tables.About("s", alpha=ALPHA), {"fast": GATE}, {"e": {"seconds": SECONDS}}, {}, {},
+                    {"e": len(FAST)}, {}, {})  # fmt: skip
+    found = verdicts_error(locked, {"fast": told_of})
+    assert told in found if told else not found
