@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -22,7 +23,8 @@ def found(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
     alike = hypothesis.gate.estimand == "clusters"
     shown = alike or hypothesis.clusters or verdict.method == "failures counted"  # else resampled row by row
     told = {name: getattr(verdict, name) for name in ("value", "baseline", "n", "method", "effective")}
-    told |= {name: float(getattr(verdict, name) or 0.0) for name in ("estimate", "lower", "upper")}
+    bounds = {name: float(getattr(verdict, name) or 0.0) for name in ("estimate", "lower", "upper")}
+    told |= {name: bound if math.isfinite(bound) else None for name, bound in bounds.items()}
     told |= {"clusters": verdict.clusters if shown else None, "alike": alike, "alpha": hypothesis.alpha}
     told |= {"changed": [len(verdict.won), len(verdict.lost)], "factor": hypothesis.factor}
     notes = [Note("found", told)]

@@ -100,7 +100,7 @@ def _figures(about: About | None, told: Told) -> str:
         share = (told["value"] or 0.0) / told["baseline"] - 1 if told["baseline"] else math.nan
         text += f"{share:+.1%}, {estimate:+.3g}"
         text += (
-            f" [{lower:+.3g}, {upper:+.3g}] from {told['factor']:g} of the baseline"
+            f" [{_signed(lower)}, {_signed(upper)}] from {told['factor']:g} of the baseline"
             if told["method"] != "point"
             else ""
         )
@@ -110,13 +110,21 @@ def _figures(about: About | None, told: Told) -> str:
     return text + (f", {won} won and {lost} lost" if about.is_share and (won or lost) else "")
 
 
-def _interval(about: About | None, estimate: float, lower: float, upper: float, method: str) -> str:
+def _signed(x: float | None) -> str:
+    return "–" if x is None else f"{x:+.3g}"
+
+
+def _interval(
+    about: About | None, estimate: float | None, lower: float | None, upper: float | None, method: str
+) -> str:
     value, low, high = (figure(about, x) for x in (estimate, lower, upper))
     return value if method == "point" else f"{value} [{low}, {high}]"
 
 
-def figure(about: About | None, x: float) -> str:
-    """Write a number on the claim's scale: the metric's value, or a difference of two."""
+def figure(about: About | None, x: float | None) -> str:
+    """Write a number on the claim's scale: the metric's value, or a difference of two; none where there is no bound."""
+    if x is None:
+        return short_number(None)
     if about is None or about.kind != "difference":
         return short_number(about.unline(x) if about else x)
     return about.written(x)

@@ -6,6 +6,7 @@ by `harness.release.recompute`, and one who makes up the rows by `harness verify
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ from harness.claims import group
 from harness.claims.gate import Gate
 from harness.claims.group import COUNTED
 from harness.claims.outcome import outcome_of, outcome_of_slices
+from harness.records import words
+from harness.records.about import Note
 from harness.records.metrics import Metric
 from harness.records.verdicts import Outcome
 from harness.release.locked import Locked
+from harness.reports.report_json import plain
 from harness.stats.multiple import levels
 from harness.stats.tests import spent
 
@@ -26,6 +30,8 @@ NEAR = 1e-9  # relative, by which numbers may differ that are the same in the ev
 SURE = 0.25  # the largest alpha at which a claim that is proven has its estimate on the right side for certain
 COUNTS = ("point", "failures counted")  # methods that take no risk: their p-values are 0 and 1
 Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
+_BOUNDS = ("estimate", "lower", "upper")  # of a verdict on slices they are those of the one that decides
+_FOUND = (*_BOUNDS, "value", "baseline", "effective", "n", "method")
 _FLOATS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "whole", "whole_baseline")
 
 
@@ -57,6 +63,7 @@ class _Case:
         yield self.claim_error()
         outcome = Outcome(self.verdict["outcome"])
         if outcome is Outcome.ERROR:
+            yield self.words_error()
             return
         metric = self.locked.metric(self.gate)
         yield from (f"is refused: {mistake}" for mistake in (self.gate.mistakes_on(metric) if metric else ()))
@@ -75,6 +82,7 @@ class _Case:
             yield self.sides_error()
             yield self.sums_error()
             yield self.outcome_error()
+        yield self.words_error()
 
     # -- the claim ---------------------------------------------------------------------------------
 
@@ -86,6 +94,22 @@ class _Case:
             if self.verdict[key] != want:
                 return f"has {key} {schema.show(self.verdict[key])}, the lock {schema.show(want)}"
         return ""
+
+    def words_error(self) -> str:
+        """Return how the claim as data, or what is said in words, differs from what it is made of, or nothing."""
+        v, metric = self.verdict, self.locked.metric(self.gate)
+        about, told = v.get("about"), [Note(**note) for note in v.get("notes") or ()]
+        if about is None or not told:  # older evidence has words alone
+            return ""
+        claims = [self.gate.about(one) for one in {metric, None if v["outcome"] == Outcome.ERROR else metric}]
+        if about not in [plain(dataclasses.asdict(claim)) for claim in claims]:
+            return "claims as data what its gate does not"
+        for note in told:
+            keys = _FOUND if note.kind == "found" else _BOUNDS if note.kind == "slice" else ()
+            if odd := [key for key in keys if (note.told[key] or 0) != (v[key] or 0)]:
+                return f"is said to have {odd[0]} {schema.show(note.told[odd[0]])}, and has {schema.show(v[odd[0]])}"
+        says = [plain(words.written(claim, told)) for claim in claims]
+        return "" if v["why"] in says else "says what its notes do not"
 
     def numbers_error(self) -> str:
         """Return which number is none, or out of its range, or nothing."""

@@ -331,7 +331,7 @@ ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a weight": (ITEMS, rows_of("merged::fluency", weight=math.pi), "has"),
     "labels": (MANIFEST, lambda told: relabelled(told), "the rows come to"),
     "no labels": (MANIFEST, lambda told: relabelled(told, 0), "the rows come to"),
-    "a bound": (GATES, each("clusters", lower=0.4), "has lower 0.4, the rows come to"),
+    "a bound": (GATES, each("clusters", lower=0.4, notes=[]), "has lower 0.4, the rows come to"),
     "a p-value, a little": (GATES, each("clusters", p_fail=0.999), "has p_fail 0.999, the rows come to"),
     "clusters told": (GATES, each("clusters", clusters=180), "has another clusters than its rows come to"),
     "rows that were won": (GATES, each("better", won=[]), "has another won than its rows come to"),
@@ -631,6 +631,9 @@ def lies(v: Mapping[str, Any], better: str) -> dict[str, dict[str, Any]]:
         "blocking": {"blocking": False},
         "rows": {"n": v["n"] + 200},
         "metric": {"metric": "e.other"},
+        "reason": {"why": f"{v['why']}, as everybody knows"},
+        "claim as data": {"about": {**v["about"], "sign": -v["about"]["sign"]}},
+        "a note": {"notes": [{**v["notes"][0], "told": {**v["notes"][0]["told"], "estimate": 0.123}}]},
     }
     found |= {} if v["method"] == "point" else {"alpha": {"alpha": alpha / 2}}
     found |= {"p": {"p_pass": 1.0} if passed else {"outcome": "PASS", "p_pass": alpha * 1.001}}

@@ -367,7 +367,14 @@ def test_waiver_in_force_is_taken_and_told(export: Path) -> None:
     assert f'gate "floor" is waived until {until}: launch' in found.notes
 
 
-REFUTED: dict[str, Any] = {"outcome": "FAIL", "value": 0.2, "estimate": 0.2, "p_pass": 1.0, "p_fail": 0.001}
+REFUTED: dict[str, Any] = {
+    "outcome": "FAIL",
+    "value": 0.2,
+    "estimate": 0.2,
+    "p_pass": 1.0,
+    "p_fail": 0.001,
+    "notes": [],
+}
 NAMES = ["../out", "/etc/passwd", "a//b", "./a", "a\\b", "c:a", "model/a.", "model/a ", "a\nb"]
 
 
