@@ -91,13 +91,10 @@ def suite(project: Project) -> Project:
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which the suite passed once; nobody changes it."""
-    from harness.testing import ROWS, SUITE, TRAIN, Project
+    from harness.testing import SUITE
     from tests.helpers.suites import ran
 
-    folder = tmp_path_factory.mktemp("once")
-    files: dict[str, Any] = {"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN}
-    Project(folder, None).write(files)  # type: ignore[arg-type]  # nothing is captured
-    return ran(folder, "run suite.toml")
+    return ran(tmp_path_factory.mktemp("once"), "run suite.toml", suite=SUITE)
 
 
 @pytest.fixture

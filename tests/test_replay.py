@@ -17,7 +17,7 @@ from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.artifacts.digests import digest_of, weights_digest
 from harness.records.samples import Sample, Score
 from harness.release.export import as_kept, scores_of
-from harness.testing import ROWS, SUITE, TRAIN, Outcome, Project, write_fake
+from harness.testing import ROWS, SUITE, Outcome, Project, write_fake
 from harness_release.replay import _difference
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import REAL, TEXTS, ran
@@ -42,9 +42,7 @@ WORDS = ("--suite", "suite.toml", "-p", "harness.testing")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a suite that was run by the command line: an export that has rows of three evaluations."""
     folder = tmp_path_factory.mktemp("once")
-    files: dict[str, Any] = {"suite.toml": SUITE + MORE, "test.jsonl": ROWS, "train.jsonl": TRAIN, "texts.jsonl": TEXTS}
-    Project(folder, None).write(files)  # type: ignore[arg-type]  # nothing is captured
-    return ran(folder, "run suite.toml -q")
+    return ran(folder, "run suite.toml -q", suite=SUITE + MORE, files={"texts.jsonl": TEXTS})
 
 
 @pytest.fixture

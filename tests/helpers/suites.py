@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.testing import SUITE, Project, write_fake
+from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
+
+Rows = list[dict[str, Any]]
 
 # with a select split
 SELECT = [{"id": f"s{i}", "input": f"choose {i} say v{i}", "target": f"v{i}", "kind": "ab"[i % 2]} for i in range(40)]
@@ -131,13 +134,19 @@ to = "exports/merged"
 """
 
 
-def ran(folder: Path, *lines: str, pages: bool = False) -> Path:
+def ran(
+    folder: Path, *lines: str, suite: str = "", files: Mapping[str, str | Rows] | None = None, pages: bool = False
+) -> Path:
     """Run command lines on fakes in a folder, with its own cache, for tests that have copies of it; return the folder.
 
-    Of a run that does not end with 0 the export must be there.
+    A suite is written there first, with rows, and `files` beside or instead of these. Of a run that does not end with 0
+    the export must be there.
     """
     from harness.cli.main import main
 
+    if suite:
+        beside: dict[str, str | Rows] = {"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN}
+        Project(folder, None).write(beside | dict(files or {}))  # type: ignore[arg-type]  # nothing is captured
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
         patch.chdir(folder)

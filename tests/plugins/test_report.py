@@ -20,7 +20,7 @@ import pytest
 import harness_report
 from harness import UsageError
 from harness.internals import OnScale
-from harness.testing import SUITE, TRAIN, Project
+from harness.testing import SUITE, Project
 from harness_report import drawing, made, metrics, page, pairs, words
 from harness_report.history import sparkline
 from harness_report.page import embedded, render
@@ -60,10 +60,8 @@ use = "size"
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a suite that was run and shipped, with a gate that compares rows and one that warns."""
-    made = tmp_path_factory.mktemp("once")
-    files: dict[str, Any] = {"suite.toml": SUITE + GATES, "test.jsonl": ROWS, "train.jsonl": TRAIN}
-    Project(made, None).write(files)  # type: ignore[arg-type]  # nothing is captured
-    return suites.ran(made, "run suite.toml", pages=True)
+    made, files = tmp_path_factory.mktemp("once"), {"test.jsonl": ROWS}
+    return suites.ran(made, "run suite.toml", suite=SUITE + GATES, files=files, pages=True)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft4Validator
 
 from harness.cli.main import main
-from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.testing import SUITE, Project
 from harness_release.file_schemas import file_schemas
 from tests.helpers.suites import ran
 
@@ -41,13 +41,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit = '\n[[eval]]\nname = "fit"\nuse = "perplexity"\nof = "completion"\ndata = "test.jsonl"\n'
     early = '\n[[eval]]\nname = "early"\nuse = "exact_match"\ndata = "test.jsonl"\nstop = "early"\n'
     gate = '\n[[gate]]\nid = "early"\nmetric = "early.exact_match"\nmin = 0.1\n'
-    suite: dict[str, Any] = {
-        "suite.toml": SUITE + private + fit + early + gate,
-        "test.jsonl": ROWS,
-        "train.jsonl": TRAIN,
-    }
-    Project(folder, None).write(suite)  # type: ignore[arg-type]  # nothing is captured
-    return ran(folder, "run suite.toml --events events.jsonl")
+    suite = SUITE + private + fit + early + gate
+    return ran(folder, "run suite.toml --events events.jsonl", suite=suite)
 
 
 @pytest.mark.slow

@@ -7,32 +7,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.release.previous import current, first, history
-from harness.testing import ROWS, SUITE, TRAIN, Project
-from tests.helpers.suites import ran
+from harness.testing import SUITE, Project
 
 TO = "exports/fake"
 COMPARED = SUITE.replace("min = 0.5", 'versus = "released"\nworse_by_at_most = 0.2')
 
 
-@pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one export, of skill 0.9."""
-    folder = tmp_path_factory.mktemp("once")
-    files: dict[str, Any] = {"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN}
-    Project(folder, None).write(files)  # type: ignore[arg-type]  # nothing is captured
-    return ran(folder, "run suite.toml")
-
-
 @pytest.fixture
-def suite(once: Path, project: Project) -> Project:
-    """A project with that export."""
-    shutil.copytree(once, project.folder, dirs_exist_ok=True)
-    return project
+def suite(passed: Project) -> Project:
+    """A project with one export, of skill 0.9."""
+    return passed
 
 
 def export(suite: Project, skill: float) -> bytes:

@@ -160,8 +160,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recompute")
     train = [*TRAIN, *({"input": r["input"], "target": r["target"]} for r in ROWS[:2])]
     files: dict[str, Any] = {"test.jsonl": ROWS, "train.jsonl": train, "texts.jsonl": TEXTS, "harnessfile.py": PLUGIN}
-    Project(folder, None).write(files | {"suite.toml": suite_text()})  # type: ignore[arg-type]  # nothing is captured
-    return ran(folder, "run suite.toml -q --ignore D10") / "exports/fake"
+    return ran(folder, "run suite.toml -q --ignore D10", suite=suite_text(), files=files) / "exports/fake"
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,10 +26,7 @@ def suite(project: Project) -> Project:
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which that suite has released its model."""
-    folder = tmp_path_factory.mktemp("released")
-    files: dict[str, Any] = {"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN}
-    Project(folder, None).write(files)  # type: ignore[arg-type]  # nothing is captured
-    return ran(folder, "run suite.toml")
+    return ran(tmp_path_factory.mktemp("released"), "run suite.toml", suite=SUITE, files={"test.jsonl": ROWS})
 
 
 def released(passed: Project, gates: str = SLIDE) -> Project:

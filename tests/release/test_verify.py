@@ -21,7 +21,7 @@ from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, 
 from harness.artifacts.digests import file_digest, file_digests, root_digest, walk
 from harness.release.policy import Key, Policy, read_policy
 from harness.release.verify import Verified, verify
-from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.testing import ROWS, SUITE, Project
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.files import F32, write
 from tests.helpers.suites import ran
@@ -37,11 +37,9 @@ WEIGHTS = "model/model.safetensors"
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a signed export, its key and a policy, made once by the command line."""
     folder = tmp_path_factory.mktemp("signed")
-    project = Project(folder, None)  # type: ignore[arg-type]  # nothing is captured
     suite = SUITE + '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
-    project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN})
-    project.write({"base/chat_template.jinja": "{{ messages }}"})
-    ran(folder, "run suite.toml -q", "keygen release", "sign exports/fake --key release.key")
+    lines = ("run suite.toml -q", "keygen release", "sign exports/fake --key release.key")
+    ran(folder, *lines, suite=suite, files={"base/chat_template.jinja": "{{ messages }}"})
     (folder / "policy.toml").write_text('suites = ["fake"]\n' + (folder / "release.pub").read_text("utf-8"), "utf-8")
     return folder
 
