@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.claims.gate import Gate
 from harness.claims.repeats import Repeats, distinct
@@ -99,9 +99,8 @@ def case_of(
 
 def unjudged(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
     """Return the ERROR of a gate that was not put to any row."""
-    claim = (gate.metric, gate.claim(), gate.blocking, gate.versus)
-    blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, group=gate.group)
-    blank = replace(blank, about=gate.about(metric))
+    claim, about = (gate.metric, gate.claim(), gate.blocking, gate.versus), gate.about(metric)
+    blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, group=gate.group, about=about)
     return failed(blank, why) if why else blank
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.claims.gate import Gate, Kind, Units
 from harness.records.about import About
 from harness.records.metrics import Metric
+from harness.records.samples import Score
 from harness.stats import tests
 
 
@@ -56,8 +57,8 @@ class Failures(Kind):
         (ours, _, clusters), name, bad = units, metric.name, 0.0 if metric.better == "higher" else 1.0
         if len(ours) < 2:
             raise ValueError("there is one row; one row proves nothing")
-        if odd := next((s for s in ours if s.values[name] not in (0, 1)), None):
-            raise ValueError(f'{name} of row "{odd.id}" is {odd.values[name]:g}; failures are counted of a 0/1 metric')
+        if odd := fraction(name, ours):
+            raise ValueError(f"{odd}; failures are counted of a 0/1 metric")
         failed = [s.values[name] == bad for s in ours]
         groups = clusters or [s.id for s in ours]
         count = len(set(groups))
@@ -76,3 +77,9 @@ class Failures(Kind):
             return f"counts {failed:g} failures of {verdict['n']} rows"
         perfect = 1.0 if metric.better == "higher" else 0.0
         return f"counts no failure, its value is {value}" if not failed and value != perfect else ""
+
+
+def fraction(name: str, scores: Iterable[Score]) -> str:
+    """Return of which row a metric is neither 0 nor 1, and what it is there, or nothing."""
+    odd = next((s for s in scores if s.values.get(name, 0) not in (0, 1)), None)
+    return f'{name} of row "{odd.id}" is {odd.values[name]:g}' if odd else ""

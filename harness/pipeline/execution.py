@@ -13,6 +13,7 @@ from typing import Any, Literal
 from harness import capabilities
 from harness.answers.cache import CachedSubject, Models, awake, tally
 from harness.artifacts.attestation import LOCK
+from harness.claims.failures import fraction
 from harness.collection import select
 from harness.collection.plan import Item, Plan
 from harness.data.fewshot import FewShot
@@ -202,9 +203,8 @@ class Execution:
     def _refuse_fractions(self, result: Result) -> None:
         """Raise UsageError where failures are to be counted of a metric that is not 0 or 1: not only after training."""
         for gate in (g for g in self.suite.gates if g.max_failures is not None and g.eval == result.eval):
-            name = gate.metric_name
-            if odd := next((s for s in result.scores if s.values.get(name, 0) not in (0, 1)), None):
-                what = f'max_failures counts rows of a 0/1 metric, and {name} of row "{odd.id}" is {odd.values[name]:g}'
+            if odd := fraction(gate.metric_name, result.scores):
+                what = f"max_failures counts rows of a 0/1 metric, and {odd}"
                 raise UsageError(f'gate "{gate.id}": {what}; claim min or max')
 
     def _hear(self, models: Models) -> None:

@@ -101,15 +101,16 @@ class _Case:
         about, told = v.get("about"), [Note(**note) for note in v.get("notes") or ()]
         if about is None or not told:  # older evidence has words alone
             return ""
-        claims = [self.gate.about(one) for one in {metric, None if v["outcome"] == Outcome.ERROR else metric}]
-        if about not in [plain(dataclasses.asdict(claim)) for claim in claims]:
+        metrics = (metric, None) if v["outcome"] == Outcome.ERROR else (metric,)  # which may be why it is one
+        claims = (self.gate.about(one) for one in metrics)
+        claim = next((one for one in claims if plain(dataclasses.asdict(one)) == about), None)
+        if claim is None:
             return "claims as data what its gate does not"
         for note in told:
             keys = _FOUND if note.kind == "found" else _BOUNDS if note.kind == "slice" else ()
             if odd := [key for key in keys if (note.told[key] or 0) != (v[key] or 0)]:
                 return f"is said to have {odd[0]} {schema.show(note.told[odd[0]])}, and has {schema.show(v[odd[0]])}"
-        says = [plain(words.written(claim, told)) for claim in claims]
-        return "" if v["why"] in says else "says what its notes do not"
+        return "" if v["why"] == plain(words.written(claim, told)) else "says what its notes do not"
 
     def numbers_error(self) -> str:
         """Return which number is none, or out of its range, or nothing."""
