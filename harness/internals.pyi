@@ -25,7 +25,7 @@ from harness.artifacts.strict import read_json as read_json
 from harness.claims import agreement as agreement
 from harness.claims import labels as labels
 from harness.claims.decide import judge as judge
-from harness.collection.plan import Task as Task
+from harness.collection.collected import Task as Task
 from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
 from harness.data.pypi import sha256_of as sha256_of

@@ -15,7 +15,7 @@ from harness.answers.cache import CachedSubject, Models, awake, tally
 from harness.artifacts.attestation import LOCK
 from harness.claims.failures import fraction
 from harness.collection import select
-from harness.collection.plan import Item, Plan
+from harness.collection.collected import Collection, Item
 from harness.data.fewshot import FewShot
 from harness.errors import RAISES, CheckFailed, ExitCode, UsageError, of_the_machine
 from harness.evaluation import grading
@@ -48,7 +48,7 @@ class Execution:
         return self.session.suite
 
     @property
-    def collection(self) -> Plan:
+    def collection(self) -> Collection:
         return self.session.collection
 
     def ask(self, item: Item, models: Models, subject: Subject) -> None:
