@@ -24,7 +24,7 @@ from harness.artifacts.safetensors import read_safetensors as read_safetensors
 from harness.artifacts.strict import read_json as read_json
 from harness.claims import agreement as agreement
 from harness.claims import labels as labels
-from harness.claims.decide import judge as judge
+from harness.claims.decide import decide as decide
 from harness.collection.collected import Task as Task
 from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
@@ -102,6 +102,7 @@ __all__ = [
     "copy_files",
     "copy_range",
     "counted",
+    "decide",
     "disk_full",
     "endings",
     "final_answers",
@@ -113,7 +114,6 @@ __all__ = [
     "is_secret",
     "is_sign",
     "isolated",
-    "judge",
     "keys",
     "labels",
     "lazily",

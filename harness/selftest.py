@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.claims import contamination
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import ships
 from harness.collection.collected import Collection
 from harness.controls import FIX, ITSELF, Control, Disguise, NotMade, adversaries_of, controls_of
@@ -176,7 +176,7 @@ def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) 
 
 
 def _stages(ref: ModelRef, disguise: Disguise | None, run: Execution) -> Stop | None:
-    """Run the stages of a run that judge, on a control in the candidate's place; only its gates are tested."""
+    """Run the stages of a run that decide, on a control in the candidate's place; only its gates are tested."""
     if any(g.clean_only for g in run.suite.gates):
         look_at_data(run)
     checks = copy(run.session.checks)  # of which none looks at answers: those of a control are meant to be odd
@@ -201,7 +201,7 @@ def _undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: s
 
 
 def _equals(collection: Collection, results: Results) -> Iterator[Equals]:
-    """Judge each gate that equal models keep on a baseline and a control whose rows were swapped at random."""
+    """Decide each gate that equal models keep on a baseline and a control whose rows were swapped at random."""
     candidate, about = collection.candidates[0], collection.suite.about
     for gate in collection.gates(candidate):
         ours, theirs = results.get((candidate, gate.eval)), results.get((gate.versus or "", gate.eval))
@@ -214,7 +214,7 @@ def _equals(collection: Collection, results: Results) -> Iterator[Equals]:
             pair = _swapped(ours, theirs, task.samples or (), chance)
             metric = task.metrics.get(gate.metric_name)
             # Of rows that leak too: this is about the test, and two equal models leak alike.
-            said.append(judge(gate, metric, *pair, task.samples or (), alpha, name=candidate).outcome)
+            said.append(decide(gate, metric, *pair, task.samples or (), alpha, name=candidate).outcome)
         yield Equals(gate.id, said.count(Outcome.FAIL) / SWAPS, said.count(Outcome.PASS) / SWAPS, alpha, SWAPS)
 
 

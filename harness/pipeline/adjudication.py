@@ -8,7 +8,7 @@ from datetime import date
 from functools import partial
 
 from harness.claims import contamination, group
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.eligibility import unjudged
 from harness.claims.gate import Gate
 from harness.collection.collected import Collection, Item
@@ -76,7 +76,7 @@ class Adjudicator:
             self.ledger.record(self.standings[key], look, self.collection.suite, *key)
 
     def give(self, gate: Gate, candidate: str) -> None:
-        """Judge a gate, and before it those it waits for, if all that it needs has been evaluated."""
+        """Decide a gate, and before it those it waits for, if all that it needs has been evaluated."""
         if (candidate, gate.id) in self.said or not self.ready(gate, candidate):
             return
         for name in (*gate.requires, *((gate.group,) if gate.group else ())):
@@ -91,7 +91,7 @@ class Adjudicator:
         elif gate.any_of:
             self.any_of(gate, candidate, alpha)
         else:
-            self.say(self.judge(gate, candidate, alpha))
+            self.say(self.decide(gate, candidate, alpha))
 
     def ready(self, gate: Gate, candidate: str) -> bool:
         """Return whether all evaluations it needs ended; no deselected one is waited for, but one must be there."""
@@ -110,12 +110,12 @@ class Adjudicator:
         return ""
 
     def any_of(self, gate: Gate, candidate: str, alpha: float) -> None:
-        """Judge the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
+        """Decide the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
         asked = [self.collection.named(self.gates[name], candidate) for name in gate.any_of]
         members = [
             unjudged(one, candidate, unmet, alpha)
             if (unmet := self.unmet(one, candidate))
-            else self.judge(one, candidate, alpha)
+            else self.decide(one, candidate, alpha)
             for one in asked
         ]
         adjusted = group.adjusted(v.p_pass for v in members)
@@ -129,8 +129,8 @@ class Adjudicator:
         attempt = max(v.attempt for v in said)
         self.say(replace(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)), attempt=attempt))
 
-    def judge(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
-        """Judge one gate by itself; an error looked at no number, and a budget takes no risk."""
+    def decide(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
+        """Decide one gate by itself; an error looked at no number, and a budget takes no risk."""
         verdict, standing = self.verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
         if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
             return verdict
@@ -165,7 +165,7 @@ class Adjudicator:
         baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
         samples = task.samples or ()
         metric, ours = task.metrics.get(gate.metric_name), result or self.results.get((candidate, gate.eval))
-        ask = partial(judge, gate, metric, ours, baseline, samples, alpha, name=candidate, columns=task.spec.slices)
+        ask = partial(decide, gate, metric, ours, baseline, samples, alpha, name=candidate, columns=task.spec.slices)
         if not gate.clean_only:
             return ask()
         return contamination.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import digest_of, weights_digest
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.collection.collected import Collection, trials
 from harness.errors import CheckFailed, ExitCode, UsageError
@@ -226,9 +226,9 @@ class Comparison:
         claim = {"min" if self.metric.better == "higher" else "max": 1.0 if self.metric.is_log else 0.5}
         alone = replace(step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
         about = {"value": value, "metric": result.metrics[name], "digest": result.digest, **facts}
-        about |= self._bounds(self._judge(alone, result, None), "")
+        about |= self._bounds(self._decide(alone, result, None), "")
         if best is not None:
-            said = self._judge(step, result, best)
+            said = self._decide(step, result, best)
             change = None if said.estimate is None else self.metric.unline(said.estimate, change=True)
             about |= {"change": change, **self._bounds(said, "change_"), "p": said.p_pass}
             about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
@@ -237,8 +237,8 @@ class Comparison:
                 about["better"] = best_of(both, self.metric) is both[1]
         return Trial(**about)
 
-    def _judge(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
-        return judge(gate, self.metric, ours, theirs, self.samples, self.alpha, name=self.sweep.key)
+    def _decide(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
+        return decide(gate, self.metric, ours, theirs, self.samples, self.alpha, name=self.sweep.key)
 
     def _bounds(self, said: Verdict, prefix: str) -> dict[str, float | None]:
         found: dict[str, float | None] = {}

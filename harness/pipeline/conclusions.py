@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from harness.claims import group
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.eligibility import Unjudgeable, case_of
 from harness.claims.gate import Gate
 from harness.claims.hypothesis import hypothesis_on
@@ -96,7 +96,7 @@ def _compared(collection: Collection, results: Results, candidate: str, baseline
             among = len(collection.tasks)
             gate = Gate("", f"{name}.{metric.name}", versus=baseline, better_by=0.0, severity="warn", among=among)
             samples = task.samples or ()
-            verdict = judge(gate, metric, ours, theirs, samples, alpha, name=candidate)
+            verdict = decide(gate, metric, ours, theirs, samples, alpha, name=candidate)
             found.append(replace(verdict, gate=gate.metric))
     adjusted = group.adjusted(v.p_pass for v in found)
     return [

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import KINDS, Best, Gate, Kind, Units
 from harness.claims.min_rows import unprovable_error
 from harness.collection.collected import Collection, Item, Task
@@ -84,7 +84,7 @@ SAMPLES = tuple(Sample(f"r{i}") for i in range(44))
 def judged(values: Sequence[float], gate: Gate = GATE) -> Verdict:
     rows = SAMPLES[: len(values)]
     scores = tuple(Score(s.id, {"seconds": v}) for s, v in zip(rows, values, strict=True))
-    return judge(gate, SECONDS, Result("merged", "e", scores, {}, "digest"), None, rows, ALPHA, name="merged")
+    return decide(gate, SECONDS, Result("merged", "e", scores, {}, "digest"), None, rows, ALPHA, name="merged")
 
 
 FAST = [0.5 + i / 100 for i in range(40)] + [1000.0] * 4
