@@ -9,7 +9,7 @@ import pytest
 from harness.controls import Constant, Shuffled
 from harness.records.models import Sampling
 from harness.testing import SUITE, FakeSubject, Project
-from harness.workers.local import Local
+from harness_workers.local import Local
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
 NAMES += ["train rows in the test"]
