@@ -37,6 +37,7 @@ plugins/harness_lm_eval: names
 plugins/harness_lora: merge
 plugins/harness_plan: benchmark terminal
 plugins/harness_release: commands promote signing
+plugins/harness_selftest: commands
 plugins/harness_sft: processes rows train trainer whole worker
 plugins/harness_workers: child local protocol
 """  # numbers, digests, models, names of a suite, or what a process says to its own
