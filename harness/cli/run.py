@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.cli.options import command, run_options, with_overrides, with_plugins, with_verbosity, with_workers
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
+from harness.parts import part
 
 if TYPE_CHECKING:
     from harness.claims.gate import Gate
@@ -51,13 +52,12 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
     from harness.pipeline.run import run_suite
     from harness.reports.events import Events
     from harness.reports.report_json import to_json
-    from harness.workers.loading import Shelf
 
     codes, told = [], []
     others = [args.job] if args.job else []  # of what watches all runs: a job of GitHub's, a file of events
     others += [Events(args.events)] if args.events else []
     several = len(args.suite) > 1
-    with closing(Shelf(SHELF if several else 0)) as shelf:
+    with closing(part("shelf")(SHELF if several else 0)) as shelf:
         for path in args.suite:
             listeners = (Terminal(args.v - args.q), *others)
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from harness.collection.collected import Collection, trials
 from harness.errors import ExitCode, UsageError
 from harness.evaluation import checks as check
 from harness.files import cache_dir
+from harness.parts import part
 from harness.pipeline import preflight
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Record, Stop
@@ -25,8 +26,6 @@ from harness.records.run import Segment, ShownRow
 from harness.reports.report_json import made
 from harness.schema import show
 from harness.texts.shown import whole
-from harness.workers.loading import load_now
-from harness.workers.local import PYTHON
 
 LONGEST = 20_000  # characters of a training row that a report shows
 
@@ -132,9 +131,7 @@ def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> S
 
 def _data(session: Session) -> dict[str, Any]:
     model, plugins = session.suite.model, session.collection.plugins
-    load: Callable[..., Any] = partial(plugins.find("loader", model.use).function, **model.options)
-    if PYTHON in model.options:
-        load = partial(load_now, plugins, session.suite.path, model.use, options=model.options)
+    load = partial(part("load_now"), plugins, session.suite.path, model.use, options=model.options)
     return check.data_objects(session.collection, session.base, load)
 
 

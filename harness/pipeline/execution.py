@@ -17,7 +17,7 @@ from harness.claims.failures import fraction
 from harness.collection import select
 from harness.collection.collected import Collection, Item
 from harness.data.fewshot import FewShot
-from harness.errors import RAISES, CheckFailed, ExitCode, UsageError, of_the_machine
+from harness.errors import RAISES, CheckFailed, ExitCode, UsageError, WorkersGone, of_the_machine
 from harness.evaluation import grading
 from harness.evaluation.evaluate import asked_digest, evaluate, sliced, standard_errors
 from harness.files import write_text
@@ -32,7 +32,6 @@ from harness.records.verdicts import Outcome
 from harness.release.lockfile import lock
 from harness.reports.report_json import dumps
 from harness.suite.tables import Suite
-from harness.workers.pool import WorkersGone
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from harness.errors import UsageError
 from harness.files import cache_dir, write_text
 from harness.internals import schema
 from harness.release.lockfile import rows_digest
-from harness.workers.loading import load_now
+from harness_workers import load_now
 
 if TYPE_CHECKING:
     from harness.pipeline.session import Session

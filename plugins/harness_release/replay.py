@@ -33,7 +33,7 @@ from harness.release.lockfile import plugins_of, rows_digest, table_of
 from harness.release.previous import shipped
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
-from harness.workers.loading import load_now
+from harness_workers import load_now
 
 NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
 # of an eval, beside its options: which rows are asked, and how

@@ -17,7 +17,6 @@ from harness.claims import contamination
 from harness.claims.decide import decide
 from harness.claims.gate import ships
 from harness.collection.collected import Collection
-from harness.controls import FIX, ITSELF, Control, Disguise, NotMade, adversaries_of, controls_of
 from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evaluation.checks import stage_of
 from harness.pipeline.checking import check_suite, look_at_data
@@ -29,6 +28,7 @@ from harness.pipeline.subjects import evaluate_baselines, evaluate_candidate
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample
 from harness.records.verdicts import Outcome, Verdict
+from harness_selftest.controls import FIX, ITSELF, Control, Disguise, NotMade, adversaries_of, controls_of
 
 SWAPS = 400  # runs of two equal models
 Results = dict[tuple[str, str], Result]  # by subject and eval
