@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.cli.terminal import Terminal
     from harness.collection.collected import Collection
     from harness.plugins import Plugins
-    from harness.selftest import Trial
+    from harness.selftest import ControlTrial
 
 HANG = 9  # column at which what selftest says of a model goes on
 
@@ -90,7 +90,7 @@ def _selftest(args: argparse.Namespace) -> int:
     return found.exit_code
 
 
-def print_trial(trial: Trial) -> None:
+def print_trial(trial: ControlTrial) -> None:
     """Print what became of an impostor: what kept it from shipping, or that nothing did."""
     from harness.cli.screen import Screen, duration
 

@@ -125,7 +125,7 @@ class Session:
         model, plugins = model or self.suite.model, self.collection.plugins
         on, shelf = self.options.on, self.options.shelf
         loader = plugins.find("loader", model.use).function
-        about, own = capabilities.Loader.of(loader), isolated(list(refs))
+        about, own = capabilities.LoaderCapabilities.of(loader), isolated(list(refs))
         shelf.tell = self.progress
         crew = None if about.remote else workers(on, plugins, model.options)
         with ExitStack() as stack:

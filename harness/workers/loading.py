@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import digest_of
-from harness.capabilities import Loader as Capable
+from harness.capabilities import LoaderCapabilities
 from harness.errors import UsageError, of_the_machine
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
@@ -89,7 +89,7 @@ class Shelf:
 def load_here(loader: Loader, refs: Sequence[ModelRef], tell: Callable[[Progress], None]) -> Iterator[list[Subject]]:
     """Yield a subject per ref that answers in this process, piece by piece as workers would."""
     with load_each(loader, refs) as subjects:
-        times = Capable.of(loader).piece
+        times = LoaderCapabilities.of(loader).piece
         yield [InPieces(subject, tell, times) for subject in subjects]
 
 
