@@ -66,7 +66,7 @@ COMMANDS = {  # a page -> its title and the groups of `harness help` that it lis
     "reference/commands-ship.md": ("Commands that ship", ("ship",)),
     "reference/commands-extend.md": ("Commands that extend", ("extend",)),
 }
-TESTING = ("Project", "Outcome", "write_fake", "FakeSubject", "FakeSource", "FakeAdapter", "StubJudge")
+TESTING = ("Project", "CommandOutcome", "write_fake", "FakeSubject", "FakeSource", "FakeAdapter", "StubJudge")
 HELPERS = "Helpers"
 ROOMS = {  # headings of the Python API -> the modules whose names stand there
     "Run and read": ("harness", "harness.suite", "harness.reports", "harness.records.run"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, Literal
 
 from harness.errors import ExitCode
+from harness.parts import part
 from harness.records.findings import Finding
 from harness.records.scales import Scaled
 from harness.records.verdicts import Outcome, Verdict
@@ -210,15 +210,11 @@ class Run:
 
         Raises UsageError where the folder holds none.
         """
-        return self._notebook().rows(self, evaluation)  # type: ignore[no-any-return]
+        return part("notebook").rows(self, evaluation)  # type: ignore[no-any-return]
 
     def frame(self, evaluation: str) -> Any:
         """Return `rows` as a pandas DataFrame. Raises UsageError where pandas is not installed."""
-        return self._notebook().frame(self, evaluation)
+        return part("notebook").frame(self, evaluation)
 
     def _repr_html_(self) -> str:
-        return self._notebook().html(self)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _notebook() -> Any:
-        return import_module("harness.reports.notebook")  # which reads folders, and so lies above records
+        return part("notebook").html(self)  # type: ignore[no-any-return]

@@ -44,7 +44,7 @@ Results = Mapping[tuple[str, str], Result]  # by subject and evaluation
 
 
 @dataclass(frozen=True)
-class Judged:
+class Decided:
     """What the adjudicator decided, and on what.
 
     `lock` is the suite's as it was written before there was a candidate, `leaks` are the rows that gates with
@@ -59,7 +59,7 @@ class Judged:
 
 
 def export(
-    collection: Collection, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Judged
+    collection: Collection, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Decided
 ) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
 
@@ -168,7 +168,7 @@ def _write_evidence(
     run: Run,
     work: Path,
     written: Mapping[str, Hashed],
-    judged: Judged,
+    judged: Decided,
 ) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, private = work / EVIDENCE, {e.name for e in collection.suite.evals if e.private}

@@ -31,7 +31,7 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 328, 160, 52, 16, 24  # of a chart, px
 
 
 @dataclass(frozen=True)
-class Past:
+class PastRun:
     """One run of a suite, read where more of it is shown than when it was, and the release that it became."""
 
     folder: Path
@@ -67,7 +67,7 @@ class Track:
         return next(v for v in reversed(self.verdicts) if v is not None)
 
 
-def runs_of(suite: str, folder: Path) -> list[Past]:
+def runs_of(suite: str, folder: Path) -> list[PastRun]:
     """Return the runs of a suite in a folder that judged anything, the oldest first. Raises UsageError at no folder."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: is no folder; name the one that the run folders are in")
@@ -78,13 +78,13 @@ def runs_of(suite: str, folder: Path) -> list[Past]:
     return [*(found[: found.index(last[-1])] if len(last) == MOST else ()), *reversed(last)]
 
 
-def _glimpse(suite: str, path: Path, released: Callable[[str], dict[str, str]]) -> Past | None:
+def _glimpse(suite: str, path: Path, released: Callable[[str], dict[str, str]]) -> PastRun | None:
     """Return the run of a report, or None where it is of another suite, judged nothing or is no report."""
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         told = json.loads(path.read_bytes())
         if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
             days = [released(e["to"]).get(e["digest"], "") for e in told["exports"] if e["digest"]]
-            return Past(path.parent, str(told["started"]), next(filter(None, days), ""))
+            return PastRun(path.parent, str(told["started"]), next(filter(None, days), ""))
     return None
 
 
@@ -99,7 +99,7 @@ def _released(to: str) -> dict[str, str]:
     return {str(line.get("weights")): str(line.get("at", ""))[:10] or "released" for line in told}
 
 
-def tracks_of(past: Sequence[Past]) -> list[Track]:
+def tracks_of(past: Sequence[PastRun]) -> list[Track]:
     """Return every gate that any run judged on a candidate, as the last run orders them."""
     by_run = [{(v.gate, v.candidate): v for v in p.run.verdicts} for p in past]
     last = [(v.gate, v.candidate) for v in sentence.worst_first(past[-1].run)] if past else []
@@ -118,7 +118,7 @@ def sparkline(values: Sequence[float | None]) -> str:
     return "".join(BARS[places[v]] if v in places else " " for v in values)
 
 
-def told(suite: str, past: Sequence[Past]) -> str:
+def told(suite: str, past: Sequence[PastRun]) -> str:
     """Return the history of a suite as lines for a terminal: a gate a line, the last runs from left to right."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("gate", "estimates", "verdicts", "last", "limit"):
@@ -140,7 +140,7 @@ def told(suite: str, past: Sequence[Past]) -> str:
     return printed(head, "", table, "", *said, *released)
 
 
-def as_json(suite: str, past: Sequence[Past]) -> str:
+def as_json(suite: str, past: Sequence[PastRun]) -> str:
     """Return the history of a suite as JSON."""
     runs = []
     for p in past:
@@ -156,7 +156,7 @@ def as_json(suite: str, past: Sequence[Past]) -> str:
 # -- the page --------------------------------------------------------------------------------------
 
 
-def trends_of(past: Sequence[Past]) -> list[SimpleNamespace]:
+def trends_of(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return a chart for each gate on what the last run ships: estimate, bounds, limit, and releases."""
     if not past:
         return []
@@ -175,7 +175,7 @@ def trends_of(past: Sequence[Past]) -> list[SimpleNamespace]:
     return found
 
 
-def _trend(axis: Axis, track: Track, past: Sequence[Past]) -> dict[str, Any]:
+def _trend(axis: Axis, track: Track, past: Sequence[PastRun]) -> dict[str, Any]:
     """Return the spec of one gate over the runs: a dot and a bar a run, what is not allowed shaded."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - 8
     step = (right - LEFT) / len(past)
