@@ -58,8 +58,9 @@ def conclude(run: Execution) -> None:
         record.compared = len(results)
         record.found.changes = tuple(changes_of(plan, results)) or record.found.changes
     said = [*conclusions(plan, results, verdicts), *sentences(plan, record.found.changes)]
-    idle = unneeded(record.found.waivers, verdicts)
-    record.found.conclusions = [*record.choices, *said, *attempts, *idle]
+    idle = unneeded(record.found.waivers, verdicts, record.found.flags)
+    passed_over = [f"{code} was ignored, {waiver.says()}" for code, waiver in record.found.passed_over.items()]
+    record.found.conclusions = [*passed_over, *record.choices, *said, *attempts, *idle]
 
 
 def conclusions(plan: Plan, results: Results, verdicts: Sequence[Verdict]) -> list[str]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from harness.records.models import ModelRef, Progress, Subject
 from harness.reports.run_folder import RunFolder
 from harness.suite.reader import read_suite
 from harness.suite.tables import Model, Suite
+from harness.suite.waivers import ignoring, read_waivers
 from harness.workers.loading import Shelf, load_each, load_here
 from harness.workers.local import workers
 from harness.workers.pieces import APPETITE
@@ -180,8 +182,9 @@ def prepare(path: Path, options: Options) -> Plan:
 
 def checks_of(collection: Plan, options: Options) -> Checks:
     """Return the checks of a collection's plugins. Raises UsageError where one that is ignored does not exist."""
-    asked = dict.fromkeys(options.ignore, "--ignore")
-    return Checks(collection.plugins, {**collection.suite.checks.ignore, **asked})
+    suite, asked = collection.suite, dict.fromkeys(options.ignore, "--ignore")
+    waived = ignoring(read_waivers(suite.path), suite, datetime.now(UTC).date())
+    return Checks(collection.plugins, {**suite.checks.ignore, **asked}, waived)
 
 
 def open_collection(collection: Plan, options: Options, checks: Checks) -> Session:

@@ -37,7 +37,10 @@ class Refused(Exception):
 
 @dataclass
 class Verified:
-    """What was found: the steps that were passed, in order, and why it was refused if it was."""
+    """What was found: the steps that were passed, in order, and why it was refused if it was.
+
+    `unable` says of each gate with numbers that was not judged again although that was asked for, why.
+    """
 
     folder: str
     ok: bool = False
@@ -48,6 +51,7 @@ class Verified:
     signed_by: list[str] = field(default_factory=list)
     steps: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -246,6 +250,9 @@ class _Check:
             self.same_weights(verdict)
         if why := verdicts_error(self.locked, verdicts):
             raise Refused(why)
+        for told in self.evidence.manifest.get("ignored", ()):
+            said = f'check "{told["check"]}" failed and was ignored'
+            self.waived(said, f"{said}, waived by {told['by']}", told)
         waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in wanted)
         return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
 
@@ -278,12 +285,16 @@ class _Check:
                 raise Refused(said)
             if self.policy and not self.policy.waivers:
                 raise Refused(f"{said} and waived; the policy takes no waivers")
-            if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
-                raise Refused(f"{said}, and its waiver ended on {waiver['until']}")
-            self.verified.notes.append(f'gate "{gate}" is waived until {waiver["until"]}: {waiver["reason"]}')
+            self.waived(said, f'gate "{gate}" is waived', waiver)
         attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
         if allowed is not None and attempt > allowed:
             raise Refused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
+
+    def waived(self, said: str, noted: str, waiver: Mapping[str, Any]) -> None:
+        """Note a waiver; raises Refused once it has ended."""
+        if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
+            raise Refused(f"{said}, and its waiver ended on {waiver['until']}")
+        self.verified.notes.append(f"{noted} until {waiver['until']}: {waiver['reason']}")
 
     def same_weights(self, verdict: Mapping[str, Any]) -> None:
         """Raise Refused at a verdict on another candidate; one that could not be given may lack a digest."""
@@ -328,6 +339,7 @@ class _Check:
         recomputed = recompute(self.folder, self.evidence.manifest, self.locked, verdicts)
         if recomputed.differs:
             raise Refused(recomputed.differs)
+        self.verified.unable = {g: why for g, why in recomputed.unable.items() if verdicts[g]["outcome"] != "ERROR"}
         wanted = self.policy.recomputed if self.policy else None
         if wanted is not None and recomputed.share < wanted:
             raise Refused(
