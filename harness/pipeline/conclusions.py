@@ -60,7 +60,9 @@ def conclude(run: Execution) -> None:
     said = [*conclusions(collection, results, verdicts), *sentences(collection, record.found.changes)]
     idle = unneeded(record.found.waivers, verdicts, record.found.flags)
     passed_over = [f"{code} was ignored, {waiver.says()}" for code, waiver in record.found.passed_over.items()]
-    record.found.conclusions = [*passed_over, *record.choices, *said, *attempts, *idle]
+    blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
+    left_out = [f"plugins were left out of this run: -p {blocked}"] if blocked else []
+    record.found.conclusions = [*passed_over, *left_out, *record.choices, *said, *attempts, *idle]
 
 
 def conclusions(collection: Collection, results: Results, verdicts: Sequence[Verdict]) -> list[str]:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 # of an eval, beside its name
 LATER = ("chat_template_kwargs", "template", "rows_at_most", "thought_budget")  # where they are used
-ELSEWISE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train], and no part of its recipe
 CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options")
+NO_RECIPE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train]
 
 
 def waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
@@ -67,7 +67,7 @@ def check_digest(code: str, suite: Suite) -> str:
     """Return the sha256 of what a check's errors are ignored of: model, adapter, training and evals, 64 hex digits."""
     tables = {"model": suite.model, "adapter": suite.adapter, "train": suite.train}
     told = {name: dataclasses.asdict(table) if table else {} for name, table in tables.items()}
-    told = {name: {k: v for k, v in table.items() if k not in ELSEWISE} for name, table in told.items()}
+    told = {name: {k: v for k, v in table.items() if k not in NO_RECIPE} for name, table in told.items()}
     return digest_of({"check": code, **told, "evals": [[e.name, _of_eval(e)] for e in suite.evals]})
 
 

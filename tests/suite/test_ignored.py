@@ -120,6 +120,15 @@ def test_code_of_others_is_named(leaked: Path) -> None:
     assert "Code that did not come with the harness had a part in it: " in (export / "README.md").read_text("utf-8")
 
 
+def test_plugins_that_were_left_out_are_named(suite: Project) -> None:
+    """Without the checks nothing looks for a leak: that ships, and report and card say so."""
+    outcome = suite.run("-p", "no:checks")
+    assert outcome.code == 0
+    said = "lugins were left out of this run: -p no:checks"
+    assert f"p{said}" in outcome.out
+    assert f"P{said}" in (suite.folder / "exports/fake/README.md").read_text("utf-8")
+
+
 def test_expired_waiver_of_a_finding_is_refused(leaked: Path, tmp_path: Path) -> None:
     """As that of a gate: from the day after its last one the export is not verified."""
     found = verify(leaked / "exports/fake", now=datetime(3000, 1, 1, 12, tzinfo=UTC))
