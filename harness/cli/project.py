@@ -117,7 +117,7 @@ def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
 def _waive(args: argparse.Namespace) -> int:
     from harness.suite.waivers import waive as add
 
-    path, made = add(args.gate, args.reason, args.until, args.suite, args.by)
+    path, made = add(args.gate, args.reason, args.until, args.suite, args.by, args.plugins)
     args.document = {"path": str(path), "waiver": asdict(made)}
     say(f'{path}: "{made.gate}" ({made.claim}) {made.says()}')
     return ExitCode.OK
@@ -151,13 +151,19 @@ def explain(one: argparse.ArgumentParser) -> None:
 
 
 def waive(one: argparse.ArgumentParser) -> None:
-    """let a gate be broken until a date, in writing"""
-    command(one, _waive, 'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31')
-    one.add_argument("gate", metavar="GATE", help="the id of a gate")
-    one.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken")
+    """let a gate be broken, or a check's error be ignored, until a date, in writing"""
+    command(
+        one,
+        _waive,
+        'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',
+        'harness waive D10-exact --suite suite.toml --reason "asked in both on purpose" --until 2027-01-31',
+    )
+    one.add_argument("gate", metavar="GATE", help="the id of a gate; with --suite also the code of a check")
+    one.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken or ignored")
     one.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")
     one.add_argument("--suite", type=Path, metavar="SUITE", help="unless only one here or in suites/ has such a gate")
     one.add_argument("--by", metavar="NAME", help="who answers for it; you, unless you say")
+    with_plugins(one, f"for a check: {PLUGIN_HELP}")
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -157,6 +157,11 @@ class Record:
             self.tell("harness_report", report=one)
         elif isinstance(one, Finding):
             self.found.flags.append(one)
+            if one.severity == "error" and one.ignored is not None and one.waiver is None:
+                way = f"harness waive {one.code} --suite {self.found.path} --by NAME --reason TEXT --until YYYY-MM-DD"
+                said = f"{one.code} was ignored without a waiver; {way}"
+                known = self.found.part
+                self.found.part = known if said in known else "; ".join(filter(None, [known, said]))
             self.tell("harness_flag", flag=one)
         else:
             assert self.found.sweep

@@ -175,7 +175,7 @@ class Run:
     deselected: tuple[str, ...] = ()
     private: tuple[str, ...] = ()  # evals whose rows go into nothing that is sent away
     selecting: bool = False  # on the select splits, so that nothing was confirmed
-    part: str = ""  # why only a part of the suite was run, of which nothing ships
+    part: str = ""  # why nothing ships whatever the verdicts: a part of the suite was run, or an error was ignored
     folder: str = ""
     seconds: float = 0.0
     exit_code: int = ExitCode.INTERNAL
@@ -201,6 +201,11 @@ class Run:
     @property
     def verdicts(self) -> list[Verdict]:
         return [v for r in self.reports for v in r.verdicts]
+
+    @property
+    def passed_over(self) -> dict[str, Waiver]:
+        """Return the waiver of every error of a check that was ignored, by its code."""
+        return {f.code: f.waiver for f in self.flags if f.severity == "error" and f.waiver}
 
     def count(self, outcome: Outcome) -> int:
         return sum(v.outcome is outcome for v in self.verdicts)

@@ -37,7 +37,10 @@ class ExportRefused(Exception):
 
 @dataclass
 class Verified:
-    """What was found: the steps that were passed, in order, and why it was refused if it was."""
+    """What was found: the steps that were passed, in order, and why it was refused if it was.
+
+    `unable` says of each gate with numbers that was not judged again although that was asked for, why.
+    """
 
     folder: str
     ok: bool = False
@@ -48,6 +51,7 @@ class Verified:
     signed_by: list[str] = field(default_factory=list)
     steps: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class _Verification:
     # -- 1: signatures -----------------------------------------------------------------------------
 
     def signatures(self) -> str:
-        """Return who signed. Raises Refused when a claim has too few signatures for the policy, or a wrong one."""
+        """Return who signed. Raises ExportRefused when a claim has too few signatures for the policy, or a wrong one."""
         if self.policy is None:
             self.verified.notes.append(UNSIGNED)
             return "not checked: no policy"
@@ -149,7 +153,7 @@ class _Verification:
     # -- 2: digests --------------------------------------------------------------------------------
 
     def digests(self) -> str:
-        """Return what was hashed. Raises Refused unless the files are the manifest's, and the claims are about it."""
+        """Return what was hashed. Raises ExportRefused unless the files are the manifest's, and the claims are about it."""
         manifest = self.evidence.manifest
         if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT:
             older = "; export again" if manifest["format"] == 1 else ""
@@ -173,7 +177,7 @@ class _Verification:
         return f"{len(listed)} files, root {self.verified.root[:16]}"
 
     def compare(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raise Refused unless the files are those listed; names and sizes first, for they cost nothing."""
+        """Raise ExportRefused unless the files are those listed; names and sizes first, for they cost nothing."""
         try:
             there = dict(walk(self.folder))
         except ValueError as error:
@@ -198,7 +202,7 @@ class _Verification:
         self.weights({n.removeprefix(f"{MODEL}/"): h for n, h in hashes.items() if n.startswith(f"{MODEL}/")})
 
     def weights(self, model: Mapping[str, Hashed]) -> None:
-        """Raise Refused unless the tensors are those that the gates judged, an adapter's on the same base."""
+        """Raise ExportRefused unless the tensors are those that the gates judged, an adapter's on the same base."""
         manifest = self.evidence.manifest
         try:
             digest = weights_of(model)
@@ -215,7 +219,7 @@ class _Verification:
                 raise ExportRefused(f"{name} was answered by other weights than the lock has")
 
     def claims(self) -> None:
-        """Raise Refused unless the statements are those that this evidence comes to, each of them, and no other."""
+        """Raise ExportRefused unless the statements are those that this evidence comes to, each of them, and no other."""
         raw = self.evidence.raw
         expected = attestation.statements(raw[MANIFEST], raw[LOCK], self.evidence.gates)
         payloads = [e.payload for e in self.envelopes]
@@ -227,7 +231,7 @@ class _Verification:
     # -- 3: gates ----------------------------------------------------------------------------------
 
     def gates(self) -> str:
-        """Return how many gates hold. Raises Refused when one that blocks is not PASS on these weights, nor waived."""
+        """Return how many gates hold. Raises ExportRefused when one that blocks is not PASS on these weights, nor waived."""
         candidate = self.evidence.manifest["candidate"]
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         if len(verdicts) < len(self.evidence.gates):
@@ -246,11 +250,14 @@ class _Verification:
             self.same_weights(verdict)
         if why := verdicts_error(self.locked, verdicts):
             raise ExportRefused(why)
+        for told in self.evidence.manifest.get("ignored", ()):
+            said = f'check "{told["check"]}" failed and was ignored'
+            self.waived(said, f"{said}, waived by {told['by']}", told)
         waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in wanted)
         return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
 
     def attempts(self) -> str:
-        """Return what the ledger of attempts is. Raises Refused where earlier ones may be missing and that matters."""
+        """Return what the ledger of attempts is. Raises ExportRefused where earlier ones may be missing and that matters."""
         ledger, wanted = self.evidence.manifest.get("ledger"), self.policy.ledger if self.policy else "any"
         doubt = "the evidence does not tell of a ledger of attempts" if ledger is None else ""
         before = None
@@ -267,7 +274,7 @@ class _Verification:
         return f"{len(ledger['lines'])} lines in the ledger" if ledger is not None else "no ledger"
 
     def gate(self, verdict: Mapping[str, Any]) -> None:
-        """Raise Refused at a verdict that holds the export up, or note that it is waived."""
+        """Raise ExportRefused at a verdict that holds the export up, or note that it is waived."""
         self.same_weights(verdict)
         gate, passed = verdict["gate"], verdict["outcome"] == "PASS"
         if not passed and self.policy and gate in self.policy.gates:
@@ -278,15 +285,19 @@ class _Verification:
                 raise ExportRefused(said)
             if self.policy and not self.policy.waivers:
                 raise ExportRefused(f"{said} and waived; the policy takes no waivers")
-            if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
-                raise ExportRefused(f"{said}, and its waiver ended on {waiver['until']}")
-            self.verified.notes.append(f'gate "{gate}" is waived until {waiver["until"]}: {waiver["reason"]}')
+            self.waived(said, f'gate "{gate}" is waived', waiver)
         attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
         if allowed is not None and attempt > allowed:
             raise ExportRefused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
 
+    def waived(self, said: str, noted: str, waiver: Mapping[str, Any]) -> None:
+        """Note a waiver; raises ExportRefused once it has ended."""
+        if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
+            raise ExportRefused(f"{said}, and its waiver ended on {waiver['until']}")
+        self.verified.notes.append(f"{noted} until {waiver['until']}: {waiver['reason']}")
+
     def same_weights(self, verdict: Mapping[str, Any]) -> None:
-        """Raise Refused at a verdict on another candidate; one that could not be given may lack a digest."""
+        """Raise ExportRefused at a verdict on another candidate; one that could not be given may lack a digest."""
         manifest, passed = self.evidence.manifest, verdict["outcome"] == "PASS"
         judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
         if verdict["candidate"] != manifest["candidate"] or not judged:
@@ -321,13 +332,14 @@ class _Verification:
     # -- 7: the verdicts from their rows -----------------------------------------------------------
 
     def recompute(self) -> str:
-        """Return how many verdicts follow from their rows. Raises Refused when one does not, or they are too few."""
+        """Return how many verdicts follow from their rows. Raises ExportRefused when one does not, or they are too few."""
         from harness.release.recompute import recompute
 
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         recomputed = recompute(self.folder, self.evidence.manifest, self.locked, verdicts)
         if recomputed.differs:
             raise ExportRefused(recomputed.differs)
+        self.verified.unable = {g: why for g, why in recomputed.unable.items() if verdicts[g]["outcome"] != "ERROR"}
         wanted = self.policy.recomputed if self.policy else None
         if wanted is not None and recomputed.share < wanted:
             raise ExportRefused(
@@ -339,7 +351,7 @@ class _Verification:
 
 
 def _signers(envelope: Envelope, policy: Policy) -> set[str]:
-    """Return the ids of the policy's keys that signed an envelope; raises Refused at a signature that is wrong."""
+    """Return the ids of the policy's keys that signed an envelope; raises ExportRefused at a signature that is wrong."""
     try:
         from securesystemslib.dsse import Envelope as Signed
         from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
@@ -360,7 +372,7 @@ def _signers(envelope: Envelope, policy: Policy) -> set[str]:
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """Raise Refused at a name that another system could read as another file's."""
+    """Raise ExportRefused at a name that another system could read as another file's."""
     seen: dict[str, str] = {}
     for name in names:
         parts = name.split("/")

@@ -24,6 +24,8 @@ def sign(parser: ArgumentParser) -> None:
     command(parser, _sign, "harness sign exports/qa --key keys/release.key")
     parser.add_argument("export", type=Path, metavar="DIR")
     parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key file of harness keygen")
+    unable = "sign gates that cannot be judged again from their rows, on their producer's word"
+    parser.add_argument("--unrecomputed", action="store_true", help=unable)
 
 
 def promote(parser: ArgumentParser) -> None:
@@ -65,7 +67,7 @@ def _sign(args: Namespace) -> int:
     """Put a name to what an export claims."""
     from harness_release.signing import sign
 
-    key = sign(args.export, args.key)
+    key = sign(args.export, args.key, unrecomputed=args.unrecomputed)
     args.document = {"export": str(args.export), "key": key}
     say(f"signed {args.export} with key {key}")
     return ExitCode.OK
@@ -87,12 +89,14 @@ def _promote(args: Namespace) -> int:
             say(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
         return ExitCode.OK
     policy = read_policy(args.policy) if args.policy else None
-    found, folder = (go_back if args.back else promote)(args.export, policy)
-    args.document = {**asdict(found), "kept": str(folder) if found.ok else None}
+    found, folder, changes = (go_back if args.back else promote)(args.export, policy)
+    args.document = {**asdict(found), "kept": str(folder) if found.ok else None, "changes": changes}
     if not found.ok:
         say(f"refused: {found.folder}: {found.refused}", sys.stderr)
         return ExitCode.REFUSED
     say(f"released: {found.candidate} of suite {found.suite}, root {found.root}, kept in {folder}")
+    for changed in changes:
+        say(changed)
     return ExitCode.OK
 
 

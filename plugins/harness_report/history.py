@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -78,25 +78,32 @@ def runs_of(suite: str, folder: Path) -> list[PastRun]:
     return [*(found[: found.index(last[-1])] if len(last) == MOST else ()), *reversed(last)]
 
 
-def _glimpse(suite: str, path: Path, released: Callable[[str], dict[str, str]]) -> PastRun | None:
+def _glimpse(suite: str, path: Path, released: Callable[[str], dict[tuple[str, str], str]]) -> PastRun | None:
     """Return the run of a report, or None where it is of another suite, judged nothing or is no report."""
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         told = json.loads(path.read_bytes())
         if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
-            days = [released(e["to"]).get(e["digest"], "") for e in told["exports"] if e["digest"]]
+            when = str(told["started"])
+            days = [_day(released(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
             return PastRun(path.parent, str(told["started"]), next(filter(None, days), ""))
     return None
 
 
-def _released(to: str) -> dict[str, str]:
-    """Return the days on which weights were first promoted of what is exported to a folder, by their digests."""
+def _day(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
+    """Return the day on which what a run exported was promoted, or nothing; older lines name the weights alone."""
+    return released.get((weights, started)) or released.get((weights, ""), "")
+
+
+def _released(to: str) -> dict[tuple[str, str], str]:
+    """Return the days on which what is exported to a folder was first promoted, by weights and start of the run."""
     record = Path(f"{to}.releases", "releases.jsonl")
     try:
         lines = [json.loads(line) for line in record.read_text("utf-8").split("\n") if line.strip()]
     except (OSError, ValueError, RecursionError):
         return {}
     told = [line for line in reversed(lines) if isinstance(line, dict)]
-    return {str(line.get("weights")): str(line.get("at", ""))[:10] or "released" for line in told}
+    keys = [(str(line.get("weights")), str(line.get("started") or "")) for line in told]
+    return {key: str(line.get("at", ""))[:10] or "released" for key, line in zip(keys, told, strict=True)}
 
 
 def tracks_of(past: Sequence[PastRun]) -> list[Track]:
