@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugi
     "run": (run.run, ahead.check, "plan", "selftest"),
     "look": (run.show, project.explain),
     "ship": (project.waive, project.verify, "keygen", "sign", "promote"),
-    "extend": (project.plugins, "schema", cache.cache),
+    "extend": ("plugins", "schema", cache.cache),
 }
 EXAMPLES = """examples:
   harness init mine && harness run mine/suite.toml

@@ -1,9 +1,8 @@
-"""Commands about a project and what it ships: `harness init`, `plugins`, `explain`, `waive` and `verify`."""
+"""Commands about a project and what it ships: `harness init`, `explain`, `waive` and `verify`."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from contextlib import suppress
@@ -36,7 +35,6 @@ def _init(args: argparse.Namespace) -> int:
 
     from harness.files import write_text
     from harness.plugins import load_plugins
-    from harness.suite.json_schema import json_schema
 
     names = TASKS[args.task]
     paths = [args.folder / name for name in (*names, SCHEMA)]
@@ -45,7 +43,7 @@ def _init(args: argparse.Namespace) -> int:
     for name in names:
         own = EXAMPLES / args.task / name
         write_text(args.folder / name, (own if own.exists() else EXAMPLES / "qa" / name).read_text("utf-8"))
-    made = json_schema(load_plugins(args.folder / "suite.toml"))
+    made = part("suite_schema")(load_plugins(args.folder / "suite.toml"))
     write_text(args.folder / SCHEMA, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     for path in paths:
         print(path)
@@ -62,23 +60,6 @@ def _init(args: argparse.Namespace) -> int:
 def suites_of(task: str) -> list[str]:
     """Return the suites of a task in the order in which they are run."""
     return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
-
-
-def _plugins(args: argparse.Namespace) -> int:
-    from harness.cli.catalogue import as_data, described
-    from harness.plugins import load_plugins
-    from harness.suite.json_schema import TABLES, keys_of
-
-    found = load_plugins(args.suite or Path("harness.toml"), args.plugins)
-    chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
-    chosen.sort(key=lambda p: (p.kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]))
-    tables = {table: keys_of(cls) for table, cls in TABLES.items() if args.name in (None, table)}
-    if not chosen and not tables:
-        raise UsageError(f'no plugin provides "{args.name}", and no table is called so; see harness plugins')
-    args.document = as_data(chosen, found, tables, whole=args.name is None)
-    for line in described(args.document, whole=args.name is None):
-        say(line)
-    return ExitCode.OK
 
 
 def _explain(args: argparse.Namespace) -> int:
@@ -128,19 +109,6 @@ def init(one: argparse.ArgumentParser) -> None:
     command(one, _init, "harness init mine && harness run mine/suite.toml", "harness init --task chat mine")
     one.add_argument("--task", choices=TASKS, default="qa", help="what the model is to do, by default qa")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
-
-
-def plugins(one: argparse.ArgumentParser) -> None:
-    """list what may stand after `use =`, and the options of each"""
-    command(
-        one,
-        _plugins,
-        "harness plugins                      # everything, in short",
-        "harness plugins multiple_choice      # one evaluator: what it reads, its options and metrics",
-        "harness plugins train                # the keys of [train]",
-    )
-    one.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
-    with_harnessfile(one)
 
 
 def explain(one: argparse.ArgumentParser) -> None:

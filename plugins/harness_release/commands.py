@@ -1,14 +1,15 @@
-"""`harness keygen`, `harness sign`, `harness promote` and `harness schema`; imported for the help, so it is light."""
+"""`harness keygen`, `sign`, `promote`, `schema` and `plugins`; imported for the help, so it is light."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import command, with_plugins
+from harness.cli.options import command, with_harnessfile, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 
@@ -47,6 +48,19 @@ def schema(parser: ArgumentParser) -> None:
     files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
     parser.add_argument("--of", metavar="FILE", help=f"of a file that a run or an export writes: {files}")
     with_plugins(parser)
+
+
+def plugins(parser: ArgumentParser) -> None:
+    """list what may stand after `use =`, and the options of each"""
+    command(
+        parser,
+        _plugins,
+        "harness plugins                      # everything, in short",
+        "harness plugins multiple_choice      # one evaluator: what it reads, its options and metrics",
+        "harness plugins train                # the keys of [train]",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
+    with_harnessfile(parser)
 
 
 def _keygen(args: Namespace) -> int:
@@ -107,10 +121,28 @@ def _schema(args: Namespace) -> int:
         made = known[args.of]
     else:
         from harness.plugins import load_plugins
-        from harness.suite.json_schema import json_schema
+        from harness_release.json_schema import json_schema
 
         made = json_schema(load_plugins(args.suite or Path("harness.toml"), args.plugins))
     args.document = {"schema": made}
     if not args.json:
         print(json.dumps(made, indent=1, ensure_ascii=False))
+    return ExitCode.OK
+
+
+def _plugins(args: Namespace) -> int:
+    """List what plugins provide, and the tables and keys of a suite."""
+    from harness.plugins import load_plugins
+    from harness_release.catalogue import as_data, described
+    from harness_release.json_schema import TABLES, keys_of
+
+    found = load_plugins(args.suite or Path("harness.toml"), args.plugins)
+    chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
+    chosen.sort(key=lambda p: (p.kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]))
+    tables = {table: keys_of(cls) for table, cls in TABLES.items() if args.name in (None, table)}
+    if not chosen and not tables:
+        raise UsageError(f'no plugin provides "{args.name}", and no table is called so; see harness plugins')
+    args.document = as_data(chosen, found, tables, whole=args.name is None)
+    for line in described(args.document, whole=args.name is None):
+        say(line)
     return ExitCode.OK
