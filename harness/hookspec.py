@@ -96,7 +96,7 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     checked before a model is loaded: `check=…`, `(options, folder, model's path)`, raising UsageError. The modules
     that it imports late: `needs=…`, `(options) -> names`. What its rows and options must be is checked at collection:
     `check_rows=…`, `(samples, options, folder)`, raising UsageError. Metrics that are not of all rows:
-    `counts=…`, `(metric, sample) -> bool`, by which a plan knows the rows that have weight 0. `asks=("token_kl",)`
+    `counts=…`, `(metric, sample) -> bool`, by which a forecast knows the rows that have weight 0. `asks=("token_kl",)`
     names what it asks of a subject beyond answers and scores. With `json_targets=True` a row's target is any JSON
     value, or the calls of tools that end its messages, and a Sample's the text of it.
 

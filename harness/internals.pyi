@@ -24,8 +24,8 @@ from harness.artifacts.safetensors import read_safetensors as read_safetensors
 from harness.artifacts.strict import read_json as read_json
 from harness.claims import agreement as agreement
 from harness.claims import labels as labels
-from harness.claims.decide import judge as judge
-from harness.collection.plan import Task as Task
+from harness.claims.decide import decide as decide
+from harness.collection.collected import Task as Task
 from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
 from harness.data.pypi import sha256_of as sha256_of
@@ -90,6 +90,7 @@ __all__ = [
     "copy_files",
     "copy_range",
     "counted",
+    "decide",
     "disk_full",
     "endings",
     "final_answers",
@@ -99,7 +100,6 @@ __all__ = [
     "is_sealed",
     "is_secret",
     "isolated",
-    "judge",
     "keys",
     "labels",
     "lazily",

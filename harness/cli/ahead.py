@@ -13,7 +13,7 @@ from harness.files import write_text
 
 if TYPE_CHECKING:
     from harness.cli.terminal import Terminal
-    from harness.collection.plan import Plan
+    from harness.collection.collected import Collection
     from harness.plugins import Plugins
 
 
@@ -29,10 +29,10 @@ def _check(args: argparse.Namespace) -> int:
     if args.write_clean:
         args.overrides = [*args.overrides, "train.drop_leaks=true"]
     options = run_options(args)
-    found, built, plan = check_suite(prepare(args.suite, options), options)
-    for warning in plan.warnings:
+    found, built, collection = check_suite(prepare(args.suite, options), options)
+    for warning in collection.warnings:
         terminal.line(f"warning: {warning}", "yellow")
-    tell_code(terminal, plan.plugins)
+    tell_code(terminal, collection.plugins)
     if built:
         terminal.preview(built)
     for flag in found:
@@ -41,19 +41,19 @@ def _check(args: argparse.Namespace) -> int:
     counts = {word: words.count(word) for word in ("error", "warning", "note")}
     told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
     if args.write_clean:
-        _write_clean(args.write_clean, plan, terminal)
+        _write_clean(args.write_clean, collection, terminal)
     ignored = sum(f.ignored is not None for f in found)
     terminal.line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
-    args.document = {"findings": [asdict(f) for f in found], "warnings": plan.warnings, "counts": counts}
+    args.document = {"findings": [asdict(f) for f in found], "warnings": collection.warnings, "counts": counts}
     return ExitCode.USAGE if counts["error"] else ExitCode.OK
 
 
-def _write_clean(path: Path, plan: Plan, terminal: Terminal) -> None:
+def _write_clean(path: Path, collection: Collection, terminal: Terminal) -> None:
     """Write the rows that are trained on, as they were read, without what was taken out of them."""
     import json
 
-    train = plan.suite.train
-    rows = [row for source, row in plan.origins if train and source != train.validation_data]
+    train = collection.suite.train
+    rows = [row for source, row in collection.origins if train and source != train.validation_data]
     if not rows:
         raise UsageError(f'--write-clean "{path}": the suite trains on no rows, so there is nothing to write')
     write_text(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -12,7 +12,7 @@ from harness.answers import keys
 from harness.artifacts import kept
 from harness.artifacts.digests import digest_of
 from harness.claims import contamination
-from harness.collection.plan import Plan, trials
+from harness.collection.collected import Collection, trials
 from harness.errors import ExitCode, UsageError
 from harness.evaluation import checks as check
 from harness.files import cache_dir
@@ -30,7 +30,7 @@ from harness.texts.shown import whole
 LONGEST = 20_000  # characters of a training row that a report shows
 
 
-def check_suite(collection: Plan, options: Options) -> tuple[list[Finding], Built | None, Plan]:
+def check_suite(collection: Collection, options: Options) -> tuple[list[Finding], Built | None, Collection]:
     """Run the checks of the data and of the built trainer, and train nothing.
 
     Raises UsageError on a mistake in the suite or its data. Returns what was found, what would be trained on, and the
@@ -137,7 +137,7 @@ def _data(session: Session) -> dict[str, Any]:
     return check.data_objects(session.collection, session.base, load)
 
 
-def _built(session: Session, trial: Plan, adapter: Any) -> tuple[list[Finding], Built | None]:
+def _built(session: Session, trial: Collection, adapter: Any) -> tuple[list[Finding], Built | None]:
     """Build a trainer and run its checks; what it refuses is a finding like any other."""
     checks = session.checks
     try:
@@ -151,5 +151,5 @@ def _note(session: Session, *what: Any) -> Path | None:
     """Return the file for what is found of exactly this collection, these models and this code, if any is kept."""
     if not session.options.cache:
         return None
-    key = digest_of([preflight.plan_digest(session.collection, session.opened.source), what])
+    key = digest_of([preflight.collection_digest(session.collection, session.opened.source), what])
     return cache_dir() / "checks" / f"{key}.json"

@@ -13,8 +13,8 @@ from harness.answers.cache import CachedSubject, Models
 from harness.answers.store import Responses
 from harness.collection import needs, select
 from harness.collection.collect import collect
+from harness.collection.collected import Collection, Item
 from harness.collection.places import check_places
-from harness.collection.plan import Item, Plan
 from harness.data import fewshot
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks, data_objects
@@ -66,7 +66,7 @@ class Session:
     no `folder`, and without `responses` no answer is remembered.
     """
 
-    collection: Plan
+    collection: Collection
     opened: Ready
     options: Options
     checks: Checks
@@ -120,7 +120,7 @@ class Session:
         return loaded
 
 
-def prepare(path: Path, options: Options) -> Plan:
+def prepare(path: Path, options: Options) -> Collection:
     """Read, load, collect and select: everything that is fast. Raises UsageError with every mistake."""
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit is {options.limit}, want 1 or more")
@@ -131,18 +131,18 @@ def prepare(path: Path, options: Options) -> Plan:
     for listener in options.listeners:
         plugins.manager.register(listener)
     part("workers")(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
-    plan = collect(suite, plugins, limit=options.limit, selecting=options.select)
+    collection = collect(suite, plugins, limit=options.limit, selecting=options.select)
     check_places(suite, options.out, options.junit_xml)
-    return select.select(plan, options.keyword, options.out if options.last_failed else None)
+    return select.select(collection, options.keyword, options.out if options.last_failed else None)
 
 
-def checks_of(collection: Plan, options: Options) -> Checks:
+def checks_of(collection: Collection, options: Options) -> Checks:
     """Return the checks of a collection's plugins. Raises UsageError where one that is ignored does not exist."""
     asked = dict.fromkeys(options.ignore, "--ignore")
     return Checks(collection.plugins, {**collection.suite.checks.ignore, **asked})
 
 
-def open_collection(collection: Plan, options: Options, checks: Checks) -> Session:
+def open_collection(collection: Collection, options: Options, checks: Checks) -> Session:
     """Run preflight. Raises UsageError with every mistake, and with the extra that brings a library that is missing."""
     try:
         checked, opened = preflight.check(collection, options.limit, remembers=options.cache)
@@ -154,17 +154,17 @@ def open_collection(collection: Plan, options: Options, checks: Checks) -> Sessi
     return session
 
 
-def _cleaned(plan: Plan, base: ModelRef, checks: Checks) -> Plan:
-    """Return a plan without the training rows of which an error or a warning counts, looking until there are none.
+def _cleaned(collection: Collection, base: ModelRef, checks: Checks) -> Collection:
+    """Return a collection without the training rows of which an error or a warning counts, until there are none.
 
     Its warnings say how many these are. Raises UsageError where no row is left.
     """
-    rows, taken = list(zip(plan.training or (), plan.origins, strict=False)), Counter[str]()
-    whole, where = len(rows), f"{plan.suite.path}: [train] drop_leaks"
+    rows, taken = list(zip(collection.training or (), collection.origins, strict=False)), Counter[str]()
+    whole, where = len(rows), f"{collection.suite.path}: [train] drop_leaks"
     while rows:
         training, origins = zip(*rows, strict=True)
-        plan = replace(plan, training=training, origins=origins)
-        found = checks.run("data", CLEANED, **data_objects(plan, base, lambda: None))
+        collection = replace(collection, training=training, origins=origins)
+        found = checks.run("data", CLEANED, **data_objects(collection, base, lambda: None))
         flags = [flag for flag in found if flag.severity != "note" and flag.ignored is None]
         odd = {int(i): flag.code for flag in reversed(flags) for name in TRAINED for i in flag.rows.get(name, ())}
         taken.update(odd.values())
@@ -172,7 +172,7 @@ def _cleaned(plan: Plan, base: ModelRef, checks: Checks) -> Plan:
         if not odd:
             codes = ", ".join(f"{code} {n}" for code, n in sorted(taken.items())) or "none is found"
             told = f"{where}: {whole - len(rows):,} of {whole:,} rows are taken out: {codes}"
-            return replace(plan, warnings=(*plan.warnings, told))
+            return replace(collection, warnings=(*collection.warnings, told))
     raise UsageError(f"{where}: no row is left of {whole:,}; look with harness check")
 
 

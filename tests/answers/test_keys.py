@@ -118,13 +118,13 @@ def keys_of(world: World, *overrides: str) -> dict[str, str]:
             patch.setenv("HARNESS_CACHE", str(folder / "cache"))
             patch.chdir(folder)
             session = opened(Path("suite.toml"), Options(plugins=("harness.testing",), overrides=overrides)).session
-            plan, ready = session.collection, session.opened
+            collection, ready = session.collection, session.opened
             source = ready.source
-            plan = replace(plan, suite=replace(plan.suite, path=Path("/suite.toml")))
+            collection = replace(collection, suite=replace(collection.suite, path=Path("/suite.toml")))
             base = session.base
             return {
-                "checks": preflight.plan_digest(plan, source),
-                "adapter": preflight.recipe_digest(plan, ready, keys.versions()),
+                "checks": preflight.collection_digest(collection, source),
+                "adapter": preflight.recipe_digest(collection, ready, keys.versions()),
                 "answers": testing.identity(base),
                 "copies": str(conversions.folder_of(Path(), _copy(), base, testing.write_fake)),
             }
