@@ -24,7 +24,7 @@ Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is
 GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugin stands; others are at the end
     "start": (project.init,),
     "run": (run.run, ahead.check, "plan", "selftest"),
-    "look": (run.show, project.explain),
+    "look": (run.show, "explain"),
     "ship": (project.waive, project.verify, "keygen", "sign", "promote"),
     "extend": ("plugins", "schema", cache.cache),
 }

@@ -1,4 +1,4 @@
-"""Commands about a project and what it ships: `harness init`, `explain`, `waive` and `verify`."""
+"""Commands about a project and what it ships: `harness init`, `waive` and `verify`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import PLUGIN_HELP, command, with_harnessfile, with_plugins
+from harness.cli.options import PLUGIN_HELP, command, with_plugins
 from harness.cli.streams import say
-from harness.errors import ExitCode, UsageError, did_you_mean
+from harness.errors import ExitCode, UsageError
 from harness.parts import part
 
 EXAMPLES = Path(__file__).parent / "examples"  # a folder a task, of files that are written as they lie there
@@ -62,39 +62,6 @@ def suites_of(task: str) -> list[str]:
     return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
 
 
-def _explain(args: argparse.Namespace) -> int:
-    import inspect
-
-    from harness.evaluation.checks import BUILD, title_of
-    from harness.plugins import load_plugins
-    from harness.texts.wrapping import paragraphs
-
-    found = {n: p for (kind, n), p in load_plugins(args.suite, args.plugins).provided.items() if kind == "check"}
-    texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
-    titles = {name: title for name, p in found.items() if (title := title_of(p))}
-    names = [*texts] if args.code is None else [_code(args.code, texts, titles)]
-    args.document = {"checks": [{"code": n, "title": titles.get(n, ""), "text": texts[n]} for n in names]}
-    for name in names:
-        if args.code is None:
-            title = f"{titles[name]}: " if name in titles else ""
-            say(f"{name:<6} {title}{texts[name].partition(chr(10))[0]}")
-        else:
-            title = f" {titles[name]}" if name in titles else ""
-            for line in paragraphs(f"{name}{title}: {texts[name]}"):
-                say(line)
-    return ExitCode.OK
-
-
-def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
-    """Return the code of a check that is asked for by its code, its title, or both as a finding has them."""
-    codes = {word.lower(): name for name in texts for word in (name, titles.get(name, name))}
-    words = asked.lower().split() or [""]
-    for word in (" ".join(words), words[0], words[-1], words[0].partition("-")[0]):
-        if word in codes:
-            return codes[word]
-    raise UsageError(f'no check "{asked}"{did_you_mean(asked, [*texts, *titles.values()])}; see harness explain')
-
-
 def _waive(args: argparse.Namespace) -> int:
     from harness.suite.waivers import waive as add
 
@@ -109,13 +76,6 @@ def init(one: argparse.ArgumentParser) -> None:
     command(one, _init, "harness init mine && harness run mine/suite.toml", "harness init --task chat mine")
     one.add_argument("--task", choices=TASKS, default="qa", help="what the model is to do, by default qa")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
-
-
-def explain(one: argparse.ArgumentParser) -> None:
-    """say why a check is there; without a code, list all"""
-    command(one, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
-    one.add_argument("code", nargs="?", metavar="CODE", help="a code or a title, as a finding names them")
-    with_harnessfile(one)
 
 
 def waive(one: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
-"""`harness keygen`, `sign`, `promote`, `schema` and `plugins`; imported for the help, so it is light."""
+"""`harness keygen`, `sign`, `promote`, `schema`, `plugins` and `explain`; imported for the help, so it is light."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -60,6 +61,13 @@ def plugins(parser: ArgumentParser) -> None:
         "harness plugins train                # the keys of [train]",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
+    with_harnessfile(parser)
+
+
+def explain(parser: ArgumentParser) -> None:
+    """say why a check is there; without a code, list all"""
+    command(parser, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
+    parser.add_argument("code", nargs="?", metavar="CODE", help="a code or a title, as a finding names them")
     with_harnessfile(parser)
 
 
@@ -146,3 +154,35 @@ def _plugins(args: Namespace) -> int:
     for line in described(args.document, whole=args.name is None):
         say(line)
     return ExitCode.OK
+
+
+def _explain(args: Namespace) -> int:
+    """Print what checks say of themselves: one, or the first line of all."""
+    from harness.evaluation.checks import BUILD, title_of
+    from harness.plugins import load_plugins
+    from harness.texts.wrapping import paragraphs
+
+    found = {n: p for (kind, n), p in load_plugins(args.suite, args.plugins).provided.items() if kind == "check"}
+    texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
+    titles = {name: title for name, p in found.items() if (title := title_of(p))}
+    names = [*texts] if args.code is None else [_code(args.code, texts, titles)]
+    args.document = {"checks": [{"code": n, "title": titles.get(n, ""), "text": texts[n]} for n in names]}
+    for name in names:
+        if args.code is None:
+            title = f"{titles[name]}: " if name in titles else ""
+            say(f"{name:<6} {title}{texts[name].partition(chr(10))[0]}")
+        else:
+            title = f" {titles[name]}" if name in titles else ""
+            for line in paragraphs(f"{name}{title}: {texts[name]}"):
+                say(line)
+    return ExitCode.OK
+
+
+def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
+    """Return the code of a check that is asked for by its code, its title, or both as a finding has them."""
+    codes = {word.lower(): name for name in texts for word in (name, titles.get(name, name))}
+    words = asked.lower().split() or [""]
+    for word in (" ".join(words), words[0], words[-1], words[0].partition("-")[0]):
+        if word in codes:
+            return codes[word]
+    raise UsageError(f'no check "{asked}"{did_you_mean(asked, [*texts, *titles.values()])}; see harness explain')
