@@ -134,7 +134,7 @@ class _Verification:
     # -- 1: signatures -----------------------------------------------------------------------------
 
     def signatures(self) -> str:
-        """Return who signed. Raises ExportRefused when a claim has too few signatures for the policy, or a wrong one."""
+        """Return who signed. Raises ExportRefused at a wrong signature, or too few for the policy."""
         if self.policy is None:
             self.verified.notes.append(UNSIGNED)
             return "not checked: no policy"
@@ -153,7 +153,7 @@ class _Verification:
     # -- 2: digests --------------------------------------------------------------------------------
 
     def digests(self) -> str:
-        """Return what was hashed. Raises ExportRefused unless the files are the manifest's, and the claims are about it."""
+        """Return what was hashed. Raises ExportRefused unless files are the manifest's, and claims are about it."""
         manifest = self.evidence.manifest
         if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT:
             older = "; export again" if manifest["format"] == 1 else ""
@@ -219,7 +219,7 @@ class _Verification:
                 raise ExportRefused(f"{name} was answered by other weights than the lock has")
 
     def claims(self) -> None:
-        """Raise ExportRefused unless the statements are those that this evidence comes to, each of them, and no other."""
+        """Raise ExportRefused unless the statements are all that this evidence comes to, and no other."""
         raw = self.evidence.raw
         expected = attestation.statements(raw[MANIFEST], raw[LOCK], self.evidence.gates)
         payloads = [e.payload for e in self.envelopes]
@@ -231,7 +231,7 @@ class _Verification:
     # -- 3: gates ----------------------------------------------------------------------------------
 
     def gates(self) -> str:
-        """Return how many gates hold. Raises ExportRefused when one that blocks is not PASS on these weights, nor waived."""
+        """Return how many gates hold. Raises ExportRefused where one that blocks neither passed here nor is waived."""
         candidate = self.evidence.manifest["candidate"]
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         if len(verdicts) < len(self.evidence.gates):
@@ -257,7 +257,7 @@ class _Verification:
         return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
 
     def attempts(self) -> str:
-        """Return what the ledger of attempts is. Raises ExportRefused where earlier ones may be missing and that matters."""
+        """Return what the ledger is. Raises ExportRefused where earlier attempts may be missing and that matters."""
         ledger, wanted = self.evidence.manifest.get("ledger"), self.policy.ledger if self.policy else "any"
         doubt = "the evidence does not tell of a ledger of attempts" if ledger is None else ""
         before = None
@@ -332,7 +332,7 @@ class _Verification:
     # -- 7: the verdicts from their rows -----------------------------------------------------------
 
     def recompute(self) -> str:
-        """Return how many verdicts follow from their rows. Raises ExportRefused when one does not, or they are too few."""
+        """Return how many verdicts follow from their rows. Raises ExportRefused when one does not, or few do."""
         from harness.release.recompute import recompute
 
         verdicts = {g["gate"]: g for g in self.evidence.gates}
@@ -351,7 +351,7 @@ class _Verification:
 
 
 def _signers(envelope: Envelope, policy: Policy) -> set[str]:
-    """Return the ids of the policy's keys that signed an envelope; raises ExportRefused at a signature that is wrong."""
+    """Return the policy's keys that signed an envelope, by id; raises ExportRefused at a wrong signature."""
     try:
         from securesystemslib.dsse import Envelope as Signed
         from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError

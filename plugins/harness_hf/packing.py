@@ -13,6 +13,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 import numpy.typing as npt
 
+from harness_workers import common
+
 WORTH_CACHING = 16  # tokens: a shorter shared prefix costs less to run again than a forward pass of its own
 
 
@@ -127,15 +129,3 @@ class Planner:
                 row.mask[start:end, ancestors] = True
                 row.mask[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
         return row
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Count the tokens two sequences begin with in common."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:  # slices are compared in C, so halving beats walking
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -22,8 +22,9 @@ from harness import UsageError
 from harness.internals import out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.attention import can_tile, tiled
-from harness_hf.packing import PackedRow, Planner, common
+from harness_hf.packing import PackedRow, Planner
 from harness_hf.tokens import Pair
+from harness_workers import common
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

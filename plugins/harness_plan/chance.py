@@ -18,7 +18,7 @@ from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.stats import power
-from harness.stats.drawn import RUNS, Claim, Rows, Shares
+from harness_plan.drawn import RUNS, Claim, Rows, Shares
 from harness_plan.past import PastRows, name_of
 
 if TYPE_CHECKING:

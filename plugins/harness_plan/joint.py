@@ -10,8 +10,8 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from harness.stats import power
-from harness.stats.drawn import Claim, Shares
 from harness_plan.chance import BETTER, GateOnRows
+from harness_plan.drawn import Claim, Shares
 from harness_plan.gate_power import GateOdds
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from harness.records.samples import Labels
 from harness.records.verdicts import Verdict
 from harness.release import lockfile
 from harness.reports import events, report_json
-from harness.suite.json_schema import DRAFT, Schema
+from harness_release.json_schema import DRAFT, Schema
 
 TEXT: Schema = {"type": "string"}
 WHOLE: Schema = {"type": "integer", "minimum": 0}

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from harness_vllm.engine import VLLM, Output
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
-PROBES = 8  # windows that are scored both ways when a model is loaded
 APART = {"float32": 1e-3}  # nats a token that the two may differ by
 ROUGH = 0.1  # in half precision, where a row beside others differs
 SHARED = "It was a bright cold day in April, and the clocks were striking thirteen. "

@@ -54,9 +54,9 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
 class Shelf:
     """Loaded models that stay for later suites of one call: the last `most` sets that were asked, none by default."""
 
-    def __init__(self, most: int = 0, tell: Callable[[Progress], None] = lambda _: None) -> None:
+    def __init__(self, most: int = 0) -> None:
         self._most, self._held = most, dict[str, tuple[ExitStack, list[Subject]]]()
-        self.tell = tell  # of the suite that runs
+        self.tell: Callable[[Progress], None] = lambda _: None  # of the suite that runs
 
     def told(self, sign: Progress) -> None:
         """Pass a sign of life on to whoever watches now."""

@@ -186,7 +186,7 @@ def test_what_differs_at_load_is_refused(
     how: dict[str, Any], error: type[Exception], says: str, fake: Any, tmp_path: Path
 ) -> None:
     """A model that scores otherwise with its cache, or ignores the switch, answers nothing."""
-    one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(scoring.PROBES)]
+    one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(8)]
     scoring.compare(one, windows, "base", "float32")
     fake.BROKEN.update(how)
     one.score([c + t for c, t in windows], reads=False)
@@ -198,7 +198,7 @@ def test_what_is_no_number_is_found_where_it_is_asked_for(fake: Any, tmp_path: P
     """A model of NaN loads, as with "hf", and neither its scores nor its answers count."""
     from harness.records.models import Generate
 
-    one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(scoring.PROBES)]
+    one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(8)]
     fake.BROKEN["nan"] = True
     scoring.compare(one, windows, "base", "float32")
     with pytest.raises(CheckFailed, match="log-probabilities are not finite"):
