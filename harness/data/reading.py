@@ -24,6 +24,7 @@ SEPARATORS = (",", ";", "\t", "|")
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by how a file begins
 LONGEST = 300  # characters of what a library says
+TOLD = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
 SNIFFED = 100_000  # characters of a table, and bytes of its encoding, by which they are told
 UNCLOSED = "; is a quote not closed? double those inside a field, or write the rows as .jsonl"
 SHOWN = 20  # wrong rows of a source that are told one by one
@@ -101,12 +102,30 @@ def encoding_of(data: bytes) -> str:
     return "latin-1"
 
 
+def how_written(path: Path, where: str, separator: str | None, encoding: str | None) -> dict[str, str]:
+    """Return encoding and separator of a file, as given or as they look; raises UsageError for what is no text."""
+    if path.suffix.lower() == ".parquet":
+        return {}
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
+    encoding = encoding or encoding_of(data)
+    text = decoded(path, encoding, where)[:SNIFFED]
+    if "\0" in text:
+        raise UsageError(f'{where}: {path}: is no text; save it as "CSV UTF-8", and name that file')
+    found = {"separator": separator or separator_of(text)} if path.suffix.lower() in TABLES else {}
+    return {"encoding": encoding, **found}
+
+
 def separator_of(text: str) -> str:
     """Return what parts the columns of a table: where most of its first rows have as many as the header."""
+    if told := TOLD.match(text):
+        return told[1]
 
     def fits(separator: str) -> tuple[float, int]:
         try:
-            header, *rows = [r for r in islice(csv.reader(text[:SNIFFED].split("\n"), delimiter=separator), 50) if r]
+            header, *rows = [r for r in islice(csv.reader(text.split("\n"), delimiter=separator), 50) if r]
         except (csv.Error, ValueError):
             return 0, 0
         share = sum(len(row) == len(header) for row in rows) / max(1, len(rows))
@@ -184,7 +203,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
     """
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise UsageError(f"{where}: separator is {show(separator)}, want one character")
-    told = re.match(r'"?sep=(.)"?\n', text)
+    told = TOLD.match(text)
     parts = separator or (told[1] if told else TABLES[path.suffix.lower()])
     mistakes, rows, header = Mistakes(), list[Row](), list[str]()
     joined: list[tuple[str, list[str]]] = []  # what is wrong if lines in a field are rows, and how such rows end
@@ -202,7 +221,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
                 rows.append(dict(zip(header, fields, strict=True)))
             elif ends is None:
                 what = (
-                    f"has {len(fields)} fields, and the header {len(header)}; is a {_called(parts)} or a quote missing?"
+                    f"has {len(fields)} fields, and the header {len(header)}; is a {called(parts)} or a quote missing?"
                 )
                 mistakes.add(f"{path}:{last}", what)
     except csv.Error as error:
@@ -236,7 +255,7 @@ def _check_header(header: list[str], separator: str, place: str) -> None:
         raise UsageError(f'{place}: the column "{twice[0]}" stands twice in the header; rename one')
     other = next((one for one in SEPARATORS if one in header[0]), None) if len(header) == 1 else None
     if other:
-        instead = f"is the separator a {_called(other)}? write separator = {json.dumps(other)} beside data"
+        instead = f"is the separator a {called(other)}? write separator = {json.dumps(other)} beside data"
         raise UsageError(f"{place}: the header is one column, {show(header[0])}; {instead}")
 
 
@@ -255,7 +274,8 @@ def _swallowed(lines: list[str], fields: list[str], separator: str, columns: int
     return [line.rpartition(separator)[2] for line in inner] if columns == 2 else []
 
 
-def _called(separator: str) -> str:
+def called(separator: str) -> str:
+    """Return what a separator is called."""
     return {",": "comma", ";": "semicolon", "\t": "tab"}.get(separator, f'"{separator}"')
 
 
