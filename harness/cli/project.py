@@ -57,11 +57,12 @@ def _init(args: argparse.Namespace) -> int:
         commands = commands if args.folder == Path() else [f"cd {folder}", *commands]
         if args.folder != Path() and len(suites) == 1:
             commands = [f"harness run {shlex.quote(str(args.folder / suites[0]))}"]
-    made = part("suite_schema")(load_plugins(suite))
-    files[SCHEMA] = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     for name, text in files.items():
         write_text(args.folder / name, text)
-        print(args.folder / name)
+    made = part("suite_schema")(load_plugins(suite))  # with the plugins of a harnessfile that is among them
+    files[SCHEMA] = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+    write_text(args.folder / SCHEMA, files[SCHEMA])
+    print(*(args.folder / name for name in files), sep="\n")
     args.document = {"written": [str(args.folder / name) for name in files], **told}
     print(f"next: {' && '.join(commands)}", file=sys.stderr)
     return ExitCode.OK

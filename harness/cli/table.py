@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from string import Template
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.cli.streams import say
 from harness.data import reading
 from harness.data.rows import read_rows
-from harness.data.table import LEAST, NUMBER, Roles, Row, cleaned, cut, quoted, roles_of, safe, table_of
+from harness.data.table import LEAST, MOST, NUMBER, Roles, Row, cleaned, cut, quoted, roles_of, safe, table_of
 from harness.errors import UsageError
 from harness.files import write_text
 
@@ -27,80 +28,32 @@ WORDS, LONGEST = 5, 512  # of an answer: on average where it must be met exactly
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
-NEAR = "are nearly rows of another part"
-SUITE = """\
-#:schema suite.schema.json
-# harness run suite.toml
-# Made of {data} by harness init. Every table and key: docs/reference/suite.md
-
-[suite]
-name = {name}
-seed = 17
-alpha = 0.05                      # the risk of shipping a model that breaks a claim
-
-[model]
-use = "hf"
-path = {model}
-
-[adapter]
-use = "lora"
-r = 16
-
-[train]
-use = "sft"
-data = "data/train.jsonl"
-{how}{recipe}
-
-[[eval]]
-name = {eval}
-data = "data/confirm.jsonl"       # gates are judged on these rows
-{select}{how}{use}
-
-[[gate]]
-id = "better than the base"
-metric = "{metric}"
-versus = "base"
-better_by = 0.0                   # any gain that is proven; of 1: 0.05 asks for five points more of a hundred
-{constant}
-[merge]
-base = "original"
-
-[[export]]
-use = "safetensors"
-from = "merged"
-to = {to}
-"""
-CONSTANT = """
-[[gate]]
-id = "better than one answer to all"
-metric = "{metric}"
-min = {min}                       # what {answer} for every row scores
-"""
+NEAR = "nearly rows of another part"
+TEMPLATES = Path(__file__).parent / "examples" / "table"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
 
 
 def files_of(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the files of a suite on a table, by their names, and what was found, which is said; raises UsageError."""
-    how, rows = _read(args)
+    path = reading.file_of(Path(), args.data, "--data")
+    how = reading.how_written(path, "--data", args.separator, args.encoding)
+    rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
         rows, columns = table_of(rows)
         given = {role: name and safe(name) for role in ROLES for name in [getattr(args, role)]}
         roles = roles_of(columns, given, _asked)
+        if roles.label in columns[roles.label]:
+            raise UsageError(f"{quoted(roles.label)} is a name and a value of one column; write a line of names on top")
         kept, choices, dropped = cleaned(rows, columns, roles)
-        draft = Draft(Path(args.data).name, args.model or MODEL, roles, choices, cut(kept, roles.group or roles.input))
+        parts = cut(kept, roles.group or roles.input)
+        dropped[f"more than the {MOST:,} to train on"] = len(kept) - sum(map(len, parts.values()))
+        draft = Draft(Path(args.data).name, args.model or MODEL, roles, choices, parts)
         draft, near = _apart(draft)
         told = _tell(draft, how, len(rows), dropped + near)
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
     return draft.files(), told
-
-
-def _read(args: argparse.Namespace) -> tuple[dict[str, str], list[Row]]:
-    """Return how a file is written and its rows, whose mistakes name it."""
-    path = reading.file_of(Path(), args.data, "--data")
-    how = reading.how_written(path, "--data", args.separator, args.encoding)
-    return how, read_rows(args.data, Path(), lambda _: None, "--data", how)
 
 
 def _asked(role: str, among: Sequence[str]) -> str:
@@ -129,11 +82,7 @@ class Draft:
 
     @property
     def name(self) -> str:
-        return re.sub(r"[^\w-]", "_", Path(self.source).stem)[:40] or "table"
-
-    @property
-    def evaluation(self) -> str:
-        return re.sub(r"[^\w-]", "_", self.roles.label)[:40] or "label"
+        return _named(Path(self.source).stem)
 
     def labels(self, part: str) -> Counter[str]:
         """Return how often each label stands in a part."""
@@ -155,33 +104,41 @@ class Draft:
 
     def files(self) -> dict[str, str]:
         """Return the suite and the rows of its parts."""
-        roles, (metric, use), name = self.roles, self.evaluator(), f"{self.evaluation}."
+        roles, (metric, use), name = self.roles, self.evaluator(), f"{_named(self.roles.label)}."
         label = roles.label.replace("{", "{{").replace("}", "}}")
         template = quoted(f"{roles.input.capitalize()}: {{{roles.input}}}\n{label.capitalize()}:")
         how = f"template = {template}\ncolumns = {{ target = {quoted(roles.label)} }}\n"
         how += f"cluster = {quoted(roles.group)}            # rows of one are kept together\n" if roles.group else ""
         (answer, often), *_ = self.labels("confirm").most_common(1)
         least = math.ceil(1000 * often / len(self.parts["confirm"])) / 1000
-        constant = CONSTANT.format(metric=name + metric, min=least, answer=quoted(answer[:40]))
-        suite = SUITE.format(
-            data=self.source,
+        constant = _filled("constant.toml", metric=name + metric, min=str(least), answer=quoted(answer[:40]))
+        suite = _filled(
+            "suite.toml",
+            data=quoted(self.source),
             name=quoted(self.name),
             model=quoted(self.model),
             how=how,
             recipe=RANDOM if self.model.startswith("tiny:") else RECIPE,
-            eval=quoted(self.evaluation),
+            eval=quoted(_named(roles.label)),
             select='select = "data/select.jsonl"      # is there to choose by\n' if self.parts["select"] else "",
             use=use,
             metric=name + metric,
             constant=constant if metric != "token_f1" else "",
             to=quoted(f"exports/{self.name}"),
         )
-        rows = {f"data/{part}.jsonl": "".join(map(_line, rows)) for part, rows in self.parts.items() if rows}
+        write = json.JSONEncoder(ensure_ascii=False, default=str).encode
+        rows = {
+            f"data/{part}.jsonl": "".join(f"{write(r)}\n" for r in rows) for part, rows in self.parts.items() if rows
+        }
         return {"suite.toml": suite, **rows}
 
 
-def _line(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+def _named(text: str) -> str:
+    return re.sub(r"[^\w-]", "_", text)[:24]  # at most 96 bytes
+
+
+def _filled(file: str, /, **values: str) -> str:
+    return Template((TEMPLATES / file).read_text("utf-8")).substitute(values)
 
 
 def _apart(draft: Draft) -> tuple[Draft, Counter[str]]:
@@ -217,7 +174,7 @@ def _apart(draft: Draft) -> tuple[Draft, Counter[str]]:
         keep["select"] = [i for i in keep["select"] if samples[i].id not in ids]
     parts = {**draft.parts, **{part: [draft.parts[part][i] for i in rows] for part, rows in keep.items()}}
     if len(keep["train"]) < LEAST:
-        what = f"{left[NEAR]:,} rows are nearly rows of another part, and {len(parts['train'])} are left to train on"
+        what = f"{left[NEAR]:,} rows are {NEAR}, and {len(parts['train'])} are left to train on"
         raise UsageError(f"{what}; is there a column of what they have in common? name it with --group")
     return replace(draft, parts=parts), left
 
@@ -235,7 +192,7 @@ def _tell(draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str]
         lines.append(f"choices: {', '.join(map(quoted, draft.choices))}")
     else:
         lines.append(f"answers: in words, by {draft.evaluator()[0]}")
-    lines += [f"left out: {n:,} rows that {why}" for why, n in dropped.items()]
+    lines += [f"left out: {n:,} {why}" for why, n in dropped.items() if n]
     for part, labels in counts.items():
         first = [f"{quoted(label[:30])} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
         shares = f": {', '.join(first)}{' …' * (len(labels) > 4)}" if draft.choices and labels else ""

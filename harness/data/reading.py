@@ -229,6 +229,8 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
         raise UsageError(f"{path}:{last + 1}: not valid CSV: {error}{far}; write the rows as .jsonl") from None
     known = {row[header[-1]] for row in rows} if joined else set()
     mistakes.found += [what for what, ends in joined if not ends or known.issuperset(ends)]
+    if len(mistakes.found) > max(SHOWN, len(rows)):  # one cause
+        mistakes.found = [f"{mistakes.found[0]} {len(mistakes.found) - 1:,} rows more are like this one"]
     shorten(mistakes, f"{path}")
     mistakes.raise_if_any()
     return rows

@@ -24,9 +24,10 @@ NAMES = {  # of columns, in small letters, by what they are taken for
     "group": "group user author customer article document doc conversation thread session speaker patient case",
 }
 KINDS, OFTEN = 40, 5  # different answers that can be chosen from, and rows that each has on average
-FEWEST, LEAST = 60, 20  # rows that can be cut into three, and groups that tell anything
+FEWEST, LEAST, GROUPS = 60, 20, 10  # rows that can be cut into three, those of a part, and groups that can confirm
 EMPTY = ("", "nan", "null")  # as tools write what is not there
 RESERVED = ("choices", "gold", "tools", "chat_template_kwargs")  # columns that mean something else in a suite
+MOST = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
 FEW = "by its few different values"
 NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
@@ -51,10 +52,8 @@ def table_of(rows: Sequence[Row]) -> tuple[list[Row], dict[str, list[str]]]:
     if "messages" in names:
         raise UsageError("rows of messages are no table; harness init --task chat shows a suite for them")
     if len({*names.values()}) < max(2, len(names)):
-        want = "want an input and, in another column, its label or answer"
-        raise UsageError(
-            f"its columns are {', '.join(map(quoted, names)) or 'none'}; {want}, with names that differ in letters"
-        )
+        want = "want an input and, in a column of another name, its label or answer"
+        raise UsageError(f"its columns are {', '.join(map(quoted, names)) or 'none'}; {want}")
     rows = [{names[name]: value for name, value in row.items()} for row in rows]
     return rows, {name: [_text(row.get(name)) for row in rows] for name in names.values()}
 
@@ -103,7 +102,8 @@ def roles_of(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Rol
     of_group, group = "as you say", given["group"]
     for name in [c for c in named["group"] if c in left and c != asked] if group is None else ():
         kinds = Counter(text for text in columns[name] if text)
-        if LEAST <= len(kinds) <= 0.9 * kinds.total() and kinds.total() > 0.9 * len(columns[name]):
+        spread = 5 * GROUPS <= len(kinds) <= 0.9 * kinds.total() and max(kinds.values()) < 0.1 * kinds.total()
+        if spread and kinds.total() > 0.9 * len(columns[name]):
             group, of_group = name, "by its name, and its values repeat"
     return Roles(asked, label, group, {"input": of_input, "label": of_label, "group": of_group})
 
@@ -135,6 +135,9 @@ def cleaned(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[R
     Without labels the answers are free. A row gets its number, from 1, as its id, unless it has one of its own.
     Raises UsageError where nothing can be learnt.
     """
+    for name in (roles.input, roles.label):
+        if odd := next((row[name] for row in rows if isinstance(row.get(name), (list, dict))), None):
+            raise UsageError(f'column "{name}" holds {quoted(str(odd)[:40])}; want text or numbers')
     answers = [" ".join(text.split()) for text in columns[roles.label]]
     spelt = Counter(text for text in answers if text.lower() not in EMPTY)
     usual = {text.casefold(): text for text, _ in reversed(spelt.most_common())}
@@ -152,11 +155,11 @@ def cleaned(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[R
     kept, dropped = list[Row](), Counter[str]()
     for i, (row, key, answer) in enumerate(zip(rows, keys, answers, strict=True)):
         if not key or answer.lower() in EMPTY or (roles.group and not columns[roles.group][i]):
-            dropped["have no input, no label or no group"] += 1
+            dropped["without an input, a label or a group"] += 1
         elif chosen and len(meant[key] - {*EMPTY}) > 1:
-            dropped["have an input that stands there with another label too"] += 1
+            dropped["whose input stands there with another label too"] += 1
         elif key in seen:
-            dropped["ask what a row before them asks"] += 1
+            dropped["that ask what a row before them asks"] += 1
         else:
             written = {roles.input: columns[roles.input][i], roles.label: columns[roles.label][i]}
             written[roles.label] = usual[answer.casefold()] if chosen else written[roles.label]
@@ -164,15 +167,9 @@ def cleaned(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[R
             kept.append({**others, "id": ids[i] if own else i + 1, **written})
         seen.add(key)
     if len(kept) < FEWEST:
-        what = (
-            f"{len(kept)} rows are left of {len(rows)}, and {FEWEST} are the fewest that can be cut and decide anything"
-        )
-        raise UsageError(f"{what}; get more{_told(dropped)}")
+        what = f"{len(kept)} rows are left of {len(rows)}, and {FEWEST} are the fewest that decide anything; get more"
+        raise UsageError("; ".join([what, *(f"{n:,} {why}" for why, n in dropped.items())]))
     return kept, chosen, dropped
-
-
-def _told(dropped: Counter[str]) -> str:
-    return "".join(f"; {n:,} {why}" for why, n in dropped.items())
 
 
 def cut(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
@@ -193,8 +190,9 @@ def cut(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
             parts[name] += groups[group] if fits else []
             rest += [] if fits else [group]
         order = rest
-    parts["train"] = [row for group in order for row in groups[group]]
-    if len(parts["confirm"]) < LEAST or len(parts["train"]) < LEAST:
-        what = f'"{by}" has {len(groups):,} values, too few or too uneven to keep the rows of each together'
-        raise UsageError(f"{what}: {len(parts['confirm'])} rows would confirm; name another --group, or none")
+    parts["train"] = [row for group in order for row in groups[group]][:MOST]
+    confirmed = {canonical(row[by]) for row in parts["confirm"]}
+    if len(confirmed) < GROUPS or min(len(parts["confirm"]), len(parts["train"])) < LEAST:
+        what = f"{len(parts['confirm']):,} rows of {len(confirmed)} would confirm, want {LEAST} of {GROUPS} or more"
+        raise UsageError(f"{quoted(by)} is too uneven to keep the rows of each value together: {what}")
     return parts
