@@ -28,7 +28,7 @@ WORDS, LONGEST = 5, 512  # of an answer: on average where it must be met exactly
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
-NEAR = "nearly rows of another part"
+NEAR = "that are nearly rows of another part"
 TEMPLATES = Path(__file__).parent / "examples" / "table"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
@@ -174,7 +174,7 @@ def _apart(draft: Draft) -> tuple[Draft, Counter[str]]:
         keep["select"] = [i for i in keep["select"] if samples[i].id not in ids]
     parts = {**draft.parts, **{part: [draft.parts[part][i] for i in rows] for part, rows in keep.items()}}
     if len(keep["train"]) < LEAST:
-        what = f"{left[NEAR]:,} rows are {NEAR}, and {len(parts['train'])} are left to train on"
+        what = f"{len(parts['train'])} rows are left to train on without {left[NEAR]:,} {NEAR}"
         raise UsageError(f"{what}; is there a column of what they have in common? name it with --group")
     return replace(draft, parts=parts), left
 
