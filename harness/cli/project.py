@@ -9,12 +9,17 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.cli.options import PLUGIN_HELP, command, with_harnessfile, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.parts import part
 
+if TYPE_CHECKING:
+    from harness.release.policy import Policy
+
+STRICT = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
 EXAMPLES = Path(__file__).parent / "examples"  # a folder a task, of files that are written as they lie there
 ROWS, SCHEMA = ("data/train.jsonl", "data/test.jsonl"), "suite.schema.json"
 TASKS = {  # each runs and passes as it is, on a model that it builds; what a folder lacks is that of qa
@@ -161,17 +166,17 @@ def waive(one: argparse.ArgumentParser) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from harness.release.policy import read_policy
     from harness.release.previous import current
     from harness.release.verify import verify
 
-    if (args.replay is None) != (args.suite is None):
-        raise UsageError("--replay asks the rows of a suite: give both --replay N and --suite SUITE, or neither")
+    if args.replay is not None and args.suite is None:
+        raise UsageError("--replay asks the rows of a suite; name it, --suite SUITE")
     last = None
     with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
         last = current(args.export)
-    policy = read_policy(args.policy) if args.policy else None
-    found = verify(args.export, policy, recompute=args.recompute, last=last)
+    copy = args.suite if args.replay is None else None  # a replay compares what it asks
+    policy, demands = _policy(args)
+    found = verify(args.export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy)
     if found.ok and args.replay is not None:
         again = part("replay")(args.export, args.suite, args.replay, args.seed, args.plugins)
         found.notes += again.notes
@@ -183,6 +188,10 @@ def _verify(args: argparse.Namespace) -> int:
     if args.json:
         args.document = asdict(found)
     else:
+        for line in demands:
+            say(f"demands: {line}")
+        for line in found.overlooked:
+            say(f"not looked at: {line}")
         for name, told in found.steps.items():
             say(f"{name}: {told}")
         for note in found.notes:
@@ -194,19 +203,39 @@ def _verify(args: argparse.Namespace) -> int:
     return ExitCode.OK if found.ok else ExitCode.REFUSED
 
 
+def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
+    """Return what is demanded, and the lines of it where no file says so."""
+    from harness.release.policy import STRICT as LINES
+    from harness.release.policy import read_policy, strict_policy
+
+    if args.policy != STRICT:
+        if args.key is not None:
+            raise UsageError("--key goes with --policy strict; a policy of your own has its keys as [[key]]")
+        return read_policy(args.policy) if args.policy else None, []
+    if args.key is None:
+        raise UsageError("--policy strict trusts the key that you name: --key FILE, the .pub file of harness keygen")
+    return strict_policy(args.key), LINES.splitlines()
+
+
 def verify(one: argparse.ArgumentParser) -> None:
     """check that an export is what passed, without torch and network"""
     command(
         one,
         _verify,
         "harness verify exports/qa",
-        "harness verify exports/qa --policy policy.toml --recompute",
+        "harness verify exports/qa --policy strict --key release.pub",
+        "harness verify exports/qa --policy policy.toml --suite suite.toml",
         "harness verify exports/qa --replay 20 --suite suite.toml",
     )
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
-    one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
+    one.add_argument("--policy", type=Path, metavar="FILE", help='the keys you trust, and what you demand, or "strict"')
+    one.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: the .pub file of the key you trust")
+    help = "evidence of another suite about the same model, for a policy with all_of"
+    one.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
     one.add_argument("--recompute", action="store_true", help="judge again from the rows in it; needs numpy and scipy")
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
-    one.add_argument("--suite", type=Path, metavar="SUITE", help="for --replay: your copy of the suite that it passed")
+    one.add_argument(
+        "--suite", type=Path, metavar="SUITE", help="your copy of the suite: lock and rows are compared with it"
+    )
     one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")
     with_plugins(one, f"for --replay: {PLUGIN_HELP}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,12 @@ ALPHAS = "want more than 0 and at most 0.5"
 SEEDS = 2**32  # what numpy takes
 
 
-def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None = None) -> tables.Suite:
+def read_suite(
+    path: Path, overrides: Sequence[str] = (), candidate: str | Mapping[str, str] | None = None
+) -> tables.Suite:
     """Read a suite; `overrides` are `table.key=value`, `candidate` is a folder that takes the place of training.
+
+    Or the table of such a candidate, as a lock has it.
 
     Raises UsageError with every mistake of the file.
     """
@@ -59,7 +63,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
             _override(raw, override)
     mistakes.raise_if_any()
     if candidate is not None:
-        raw["candidate"] = _candidate(candidate)
+        raw["candidate"] = _candidate(candidate) if isinstance(candidate, str) else dict(candidate)
     secrets.learn(raw)
     return _Reader(path, text, raw, given=candidate is not None).suite()
 

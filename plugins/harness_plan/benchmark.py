@@ -24,7 +24,7 @@ from harness.collection.plan import Item, Plan, Task
 from harness.errors import UsageError
 from harness.files import cache_dir, write_text
 from harness.internals import schema
-from harness.release.lockfile import rows_digest
+from harness.records.samples import rows_digest
 from harness.workers.loading import load_now
 
 if TYPE_CHECKING:

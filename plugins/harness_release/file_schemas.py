@@ -153,10 +153,12 @@ def _item() -> Schema:
         "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
         "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
     }  # fmt: skip
-    private = {"title": "a row of a private evaluation", **table({"item": TEXT, "sha256": DIGEST})}
+    bare = {"item": TEXT, "number": WHOLE, "row": DIGEST}
+    private = {"title": "a row of a private evaluation", **table({"sha256": DIGEST, **bare})}
+    unasked = {"title": "a row that was not asked, for its evaluation stopped early", **table(bare)}
     return {
         "title": "a line of evidence/items.jsonl",
-        "oneOf": [{"title": "a row", **table(keys, "place", "leak", "lost", "ended", "tokens")}, private],
+        "oneOf": [{"title": "a row", **table(keys, "place", "leak", "lost", "ended", "tokens")}, private, unasked],
     }
 
 
