@@ -10,7 +10,7 @@ from typing import Any
 from harness.claims.gate import PARENT, Gate
 from harness.errors import did_you_mean
 from harness.records.verdicts import Outcome
-from harness.release.locked import Locked
+from harness.release.locked import HASHED, Locked
 from harness.release.outcome import Verdicts
 from harness.release.policy import ANY, Policy
 from harness.suite.tables import About
@@ -57,6 +57,8 @@ def _ignored(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any
 
 
 def _rows(policy: Policy, lock: Mapping[str, Any]) -> Iterator[str]:
+    if policy.data and lock.get("format", 1) < HASHED:
+        yield f"harness {lock['harness']} made digests that nothing compares with the rows; export again (data)"
     for name, digest in policy.data.items():
         there = lock["data"].get(name, {}).get("sha256", digest)
         if there != digest:
@@ -94,10 +96,10 @@ def found(policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Ver
         if name not in lock["data"]:
             near = did_you_mean(name, lock["data"])
             lacking[f"data {name}"] = f'the lock has no rows of "{name}"{near} (data)'
-    for claim in policy.claims:
+    for number, claim in enumerate(policy.claims):
         met = _Claim(claim, locked, verdicts, candidate)
         if why := met.error():
-            lacking[claim.id] = f"{met.says}: {why} (claim)"
+            lacking[f"claim {number}"] = f"{met.says}: {why} (claim)"
         else:
             gates.add(met.gate)
     return Found(lacking, frozenset(gates))

@@ -312,6 +312,8 @@ def test_an_export_of_before(once: Path, exports: Path) -> None:
     assert verify(exports / "domain", unsigned).ok
     refused = verify(exports / "domain", replace(unsigned, ignored=[])).refused
     assert "evidence of harness 0.1.0 does not tell which findings were ignored; export again" in refused
+    refused = verify(exports / "domain", replace(unsigned, data={"qa": "1" * 64})).refused
+    assert "harness 0.1.0 made digests that nothing compares with the rows; export again (data)" in refused
 
 
 def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
