@@ -232,7 +232,7 @@ def verify(one: argparse.ArgumentParser) -> None:
     one.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: the .pub file of the key you trust")
     help = "evidence of another suite about the same model, for a policy with all_of"
     one.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
-    one.add_argument("--recompute", action="store_true", help="judge again from the rows in it; needs numpy and scipy")
+    one.add_argument("--recompute", action="store_true", help="decide again from the rows in it; needs numpy and scipy")
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
     one.add_argument(
         "--suite", type=Path, metavar="SUITE", help="your copy of the suite: lock and rows are compared with it"

@@ -11,7 +11,7 @@ from statistics import stdev
 from typing import Any, Unpack
 
 from harness import schema
-from harness.collection.plan import COMPARATIVE, Task
+from harness.collection.collected import COMPARATIVE, Task
 from harness.records.frozen import isolated, plain
 from harness.records.models import Generation, Progress, Subject, ThoughtBudget, chunks
 from harness.records.said import CUT, Said
