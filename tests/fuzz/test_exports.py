@@ -27,6 +27,16 @@ gates = ["floor"]
 max_age_days = 30.0
 max_attempts = 3
 waivers = false
+ignored = []
+plugins = ["finetune-harness 0.1.0"]
+harness = ["0.1.0"]
+all_of = ["fake"]
+data = {qa = "0000000000000000000000000000000000000000000000000000000000000000"}
+
+[[claim]]
+metric = "qa.exact_match"
+min = 0.5
+slice = "kind=*"
 
 [[key]]
 name = "release"
@@ -36,10 +46,29 @@ scheme = "ed25519"
 """
 ODD = st.one_of(
     st.tuples(
-        st.sampled_from(["suites", "threshold", "gates", "stages", "max_age_days", "max_attempts", "waivers", "keyid"]),
+        st.sampled_from(
+            [
+                "suites",
+                "threshold",
+                "gates",
+                "stages",
+                "max_age_days",
+                "max_attempts",
+                "waivers",
+                "keyid",
+                "data",
+                "plugins",
+                "ignored",
+                "all_of",
+                "min",
+                "versus",
+                "better_by",
+                "slice",
+            ]
+        ),
         st.sampled_from(TOML_VALUES),
     ).map(" = ".join),
-    st.sampled_from(["[key]", "[[key]]", "[key.a]", "[[suites]]"]),
+    st.sampled_from(["[key]", "[[key]]", "[key.a]", "[[suites]]", "[claim]", "[[claim]]", "[data]"]),
     st.text(max_size=12),
 )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
@@ -446,6 +448,19 @@ def test_easy_rows_are_no_rows_of_the_copy(once: Path, exports: Path, tmp_path: 
     assert outcome.code == 7
     assert "refused: " in outcome.err
     assert 'suite: rows of "qa" are not those of test.jsonl: 60 rows, 50 in the copy' in outcome.err
+
+
+def test_the_copy_is_compared_without_plugins(once: Path) -> None:
+    """Neither numpy nor any plugin is imported for it: what lies beside the copy is data."""
+    code = """
+import sys
+from harness.cli.main import main
+assert main(["verify", "exports/domain", "--suite", "suite.toml"]) == 0
+assert not {"torch", "numpy"} & set(sys.modules)
+assert not [name for name in sys.modules if name.startswith("harness_")]
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=once, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project: Project) -> None:
