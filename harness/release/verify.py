@@ -25,16 +25,12 @@ from harness.release import demands
 from harness.release.locked import Locked, read_lock
 from harness.release.outcome import verdicts_error
 from harness.release.policy import Policy, overlooked
-from harness.release.signatures import WrongSignature, signers
+from harness.release.signatures import Refused, signers
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
 OLDER = "the rows were not compared with the lock, whose digests an older harness made"
 UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ArithmeticError, MemoryError)
-
-
-class Refused(Exception):
-    """An export that must not be deployed, and why, in one line."""
 
 
 @dataclass
@@ -134,7 +130,7 @@ class _Check:
             try:
                 self.verified.steps[name] = step()
                 continue
-            except (Refused, WrongSignature) as error:
+            except Refused as error:
                 why = str(error)
             except formats.Unsafe as error:
                 why = f"{MODEL}/{error}"
