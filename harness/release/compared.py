@@ -30,7 +30,7 @@ MODEL = (Sample("model"),)  # what an evaluation without data asks
 
 
 @dataclass
-class Compared:
+class SuiteComparison:
     """What differs, a line each, whose rows are the same, and what could not be compared."""
 
     differences: list[str] = field(default_factory=list)
@@ -42,9 +42,9 @@ class Compared:
         return f"as in the copy, with the rows of {', '.join(self.same) or 'no eval'}"
 
 
-def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> Compared:
+def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteComparison:
     """Compare a verified lock with a copy of its suite and the data beside it; raises UsageError where it is wrong."""
-    suite, found = read_suite(file), Compared()
+    suite, found = read_suite(file), SuiteComparison()
     locked = lock["suite"]
     if suite.digest != locked["digest"] and "candidate" in locked:  # which came with the command
         suite = read_suite(file, candidate=locked["candidate"])
@@ -82,7 +82,7 @@ def _tables(
                 yield f"{key} of {name} is {there}, {here} in {file}"
 
 
-def _compare_rows(found: Compared, suite: Suite, spec: Eval, export: Path, lock: Mapping[str, Any]) -> None:
+def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path, lock: Mapping[str, Any]) -> None:
     """Add to what is the same, what differs, or what cannot be read here."""
     digest = lock["data"][spec.name]["sha256"]
     if spec.data is None:

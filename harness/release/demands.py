@@ -13,7 +13,7 @@ from harness.records.verdicts import Outcome
 from harness.release.locked import HASHED, Locked
 from harness.release.outcome import Verdicts
 from harness.release.policy import ANY, Policy
-from harness.suite.tables import About
+from harness.suite.tables import SuiteTable
 
 SKEW = timedelta(hours=1)  # by which clocks may differ
 
@@ -97,7 +97,7 @@ def found(policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Ver
             near = did_you_mean(name, lock["data"])
             lacking[f"data {name}"] = f'the lock has no rows of "{name}"{near} (data)'
     for number, claim in enumerate(policy.claims):
-        met = _Claim(claim, locked, verdicts, candidate)
+        met = _ClaimBesideGates(claim, locked, verdicts, candidate)
         if why := met.error():
             lacking[f"claim {number}"] = f"{met.says}: {why} (claim)"
         else:
@@ -105,7 +105,7 @@ def found(policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Ver
     return Found(lacking, frozenset(gates))
 
 
-class _Claim:
+class _ClaimBesideGates:
     """A claim of a policy beside the gates of a suite."""
 
     def __init__(self, claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) -> None:
@@ -142,7 +142,7 @@ class _Claim:
 
     def verdict_error(self, gate: Gate, *, takes_risk: bool) -> str:
         """Return why the verdict on a gate that covers the claim is not enough, or nothing."""
-        outcome, most = self.verdicts.get(gate.id, {}).get("outcome"), self.claim.alpha or About.alpha
+        outcome, most = self.verdicts.get(gate.id, {}).get("outcome"), self.claim.alpha or SuiteTable.alpha
         risk = gate.alpha or self.locked.about.alpha
         if outcome != Outcome.PASS:
             return f'gate "{gate.id}" is {outcome}' if outcome else f'gate "{gate.id}" has no verdict'

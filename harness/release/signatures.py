@@ -8,12 +8,12 @@ from harness.errors import UsageError
 from harness.release.policy import Policy
 
 
-class Refused(Exception):
+class ExportRefused(Exception):
     """An export that must not be deployed, and why, in one line."""
 
 
 def signers(envelope: Envelope, policy: Policy) -> set[str]:
-    """Return the ids of the policy's keys that signed an envelope; raises Refused where a signature is wrong."""
+    """Return the ids of the policy's keys that signed an envelope; raises ExportRefused where a signature is wrong."""
     try:
         from securesystemslib.dsse import Envelope as Signed
         from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
@@ -30,6 +30,8 @@ def signers(envelope: Envelope, policy: Policy) -> set[str]:
             except (UnverifiedSignatureError, VerificationError):
                 name = next(k.name for k in policy.keys if k.keyid == keyid) or keyid[:16]
                 what = f'the signature by key "{name}" is wrong, whoever else signed'
-                raise Refused(f"{what}; have that line taken out of {attestation.CLAIMS}, or sign again") from None
+                raise ExportRefused(
+                    f"{what}; have that line taken out of {attestation.CLAIMS}, or sign again"
+                ) from None
             by.add(keyid)
     return by
