@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK
-from harness.release.policy import STRICT, overlooked, read_policy
+from harness.release.policy import STRICT, Policy, overlooked, read_policy
 from harness.release.verify import Verified, verify
-from harness.testing import ROWS, Project, write_fake
+from harness.testing import ROWS, SUITE, Project, write_fake
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import ran
 
@@ -283,6 +283,20 @@ def test_ignored_findings(once: Path, exports: Path) -> None:
     assert verify(exports / "domain", replace(unsigned, ignored=["D10-exact"])).ok
     reseal(exports / "domain", ignored=[])
     assert verify(exports / "domain", replace(unsigned, ignored=[])).ok
+
+
+def test_a_leak_that_was_waived_is_named_or_refused(project: Project) -> None:
+    """H2: a release on rows that it was trained on ships with a waiver, and no policy takes it that does not say so."""
+    train = [{"input": row["input"], "target": row["target"]} for row in ROWS]
+    project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": train})
+    until = (date.today() + timedelta(days=30)).isoformat()
+    assert (
+        project.harness("waive", "D10-exact", "--reason", "known", "--until", until, "--suite", "suite.toml").code == 0
+    )
+    assert project.run("--ignore", "D10-exact").code == 0
+    policy, export = Policy(["fake"], threshold=0), project.folder / "exports/fake"
+    assert verify(export, policy).refused.endswith('"D10-exact" was ignored, the policy does not take that (ignored)')
+    assert verify(export, replace(policy, ignored=["D10-exact"])).ok
 
 
 def older(export: Path) -> None:
