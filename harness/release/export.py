@@ -33,7 +33,7 @@ from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
 from harness.release.conversions import copy_files
 from harness.release.previous import keep_first
-from harness.reports.report_json import dumps, to_json
+from harness.reports.report_json import dumps, placed, to_json
 from harness.reports.run_folder import row_of, writable
 from harness.schema import wants
 from harness.stats import tests
@@ -198,6 +198,7 @@ def _about(plan: Plan, declared: Export, ref: ModelRef, run: Run) -> dict[str, A
         "started": run.started,
         "statistics": tests.VERSION,
         "answers": _answers(plan, run, declared.candidate),
+        "invocation": placed(run.invocation, run),
     }
     if ref.adapter and ref.seal:
         about["adapter"] = {"base": ref.seal.base, "weights": ref.seal.weights, "quantization": ref.quantization}

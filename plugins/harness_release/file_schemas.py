@@ -118,14 +118,14 @@ def _manifest() -> Schema:
     keys = {
         "format": {"enum": [attestation.FORMAT]}, "name": TEXT, "candidate": TEXT, "weights": TEXT,
         "template": {"type": ["string", "null"]}, "started": TEXT, "statistics": ANY,
-        "answers": table({"asked": WHOLE, "remembered": WHOLE}),
+        "answers": table({"asked": WHOLE, "remembered": WHOLE}), "invocation": {"type": "object"},
         "adapter": table({"base": ANY, "weights": TEXT, "quantization": ANY}),
         "made_of": table({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
         "evaluations": {"type": "object", "additionalProperties": table({**evaluation, "labels": several}, "labels")},
         "files": {"type": "object", "additionalProperties": of_file},
         "ledger": table({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
     }  # fmt: skip
-    return {"title": "evidence/manifest.json", **table(keys, "adapter", "made_of", "chosen", "ledger")}
+    return {"title": "evidence/manifest.json", **table(keys, "adapter", "made_of", "chosen", "ledger", "invocation")}
 
 
 def _lock() -> Schema:
