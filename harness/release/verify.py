@@ -48,6 +48,8 @@ class Verified:
     signed_by: list[str] = field(default_factory=list)
     steps: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    read: dict[str, str] = field(default_factory=dict)  # the sha256 of files of the evidence, as they were read
+    recomputed: float | None = None  # the share of gates whose verdicts came out of their rows again
 
 
 @dataclass(frozen=True)
@@ -114,16 +116,21 @@ class _Check:
         self.verified.ok = True
         return self.verified
 
+    def read(self, name: str) -> bytes:
+        data = _bytes(self.folder / EVIDENCE / name)
+        self.verified.read[name] = hashlib.sha256(data).hexdigest()
+        return data
+
     @cached_property
     def evidence(self) -> _Evidence:
-        raw = {name: _bytes(self.folder / EVIDENCE / name) for name in (MANIFEST, LOCK, GATES)}
+        raw = {name: self.read(name) for name in (MANIFEST, LOCK, GATES)}
         data = {name: read_json(text) for name, text in raw.items()}
         return _Evidence(data[MANIFEST], data[LOCK], data[GATES], raw)
 
     @cached_property
     def envelopes(self) -> list[Envelope]:
         try:
-            return attestation.read_envelopes(_bytes(self.folder / EVIDENCE / CLAIMS).decode("utf-8"))
+            return attestation.read_envelopes(self.read(CLAIMS).decode("utf-8"))
         except ValueError as error:
             raise Refused(f"{CLAIMS}: {error}") from None
 
@@ -136,7 +143,7 @@ class _Check:
             return "not checked: no policy"
         signed: dict[bytes, set[str]] = {}
         for envelope in self.envelopes:
-            signed.setdefault(envelope.payload, set()).update(_signers(envelope, self.policy))
+            signed.setdefault(envelope.payload, set()).update(signers(envelope, self.policy))
         names = {k.keyid: k.name or k.keyid[:16] for k in self.policy.keys}
         for payload, by in signed.items():
             if len(by) < self.policy.threshold:
@@ -328,6 +335,7 @@ class _Check:
         recomputed = recompute(self.folder, self.evidence.manifest, self.locked, verdicts)
         if recomputed.differs:
             raise Refused(recomputed.differs)
+        self.verified.recomputed = recomputed.share
         wanted = self.policy.recomputed if self.policy else None
         if wanted is not None and recomputed.share < wanted:
             raise Refused(
@@ -338,7 +346,7 @@ class _Check:
         return recomputed.says
 
 
-def _signers(envelope: Envelope, policy: Policy) -> set[str]:
+def signers(envelope: Envelope, policy: Policy) -> set[str]:
     """Return the ids of the policy's keys that signed an envelope; raises Refused at a signature that is wrong."""
     try:
         from securesystemslib.dsse import Envelope as Signed
