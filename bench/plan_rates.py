@@ -1,6 +1,6 @@
 """Measure whether `harness plan` tells the power that gates have: its number beside how often the gate passes.
 
-A cell draws runs of rows afresh and puts them to `harness.claims.decide.judge`, one by one. The plan knows 100,000
+A cell draws runs of rows afresh and puts them to `harness.claims.decide.decide`, one by one. The forecast knows 100,000
 rows of an earlier run, drawn alike, the truth, and the sizes of the clusters.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
@@ -59,7 +59,8 @@ class Cell:
         rows, clusters, passed = self.samples(), np.repeat(np.arange(len(self.sizes)), self.sizes), 0
         for _ in range(runs):
             ours, theirs = self.results(rng, clusters)
-            told = judge(self.gate, self.metric, ours, theirs if self.gate.versus else None, rows, ALPHA, name="merged")
+            sides = (ours, theirs if self.gate.versus else None)
+            told = decide(self.gate, self.metric, *sides, rows, ALPHA, name="merged")
             passed += told.outcome is Outcome.PASS
         return 100 * passed / runs
 

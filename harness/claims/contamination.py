@@ -85,7 +85,7 @@ def judged(
     name: str,
     alpha: float,
 ) -> Verdict:
-    """Judge a gate on the rows that do not leak; `ask` judges it without the ids it is given.
+    """Decide a gate on the rows that do not leak; `ask` decides it without the ids it is given.
 
     ERROR where leaks were not looked for, where they are most rows of the gate or of a slice, or make a slice too
     small to have to prove its claim. What is refuted with the leaking rows is not proven without them.

@@ -219,7 +219,7 @@ def verify(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
     one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
-    one.add_argument("--recompute", action="store_true", help="judge again from the rows in it; needs numpy and scipy")
+    one.add_argument("--recompute", action="store_true", help="decide again from the rows in it; needs numpy and scipy")
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
     one.add_argument("--suite", type=Path, metavar="SUITE", help="for --replay: your copy of the suite that it passed")
     one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from harness import capabilities, schema
-from harness.collection.plan import trains_whole
+from harness.collection.collected import trains_whole
 from harness.data.rows import several_readings
 from harness.data.templates import template_error
 from harness.errors import Mistakes, UsageError, did_you_mean

@@ -10,8 +10,8 @@ from typing import Any
 from harness import capabilities, schema
 from harness.claims.gate import PARENT
 from harness.collection import needs
+from harness.collection.collected import Task
 from harness.collection.context import Context
-from harness.collection.plan import Task
 from harness.collection.sources import Sources, overlap
 from harness.data import chat
 from harness.data.identity import keyed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from harness.records.frozen import isolated, plain
 from harness.records.models import ModelRef
 
 if TYPE_CHECKING:
-    from harness.collection.plan import Plan
+    from harness.collection.collected import Collection
     from harness.plugins import Plugins, Provided
 
 STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may have, and what each is
@@ -88,7 +88,7 @@ class Checks:
     def of(self, stage: str) -> list[Provided]:
         return [p for p in self.provided if self.stages[p.name] == stage]
 
-    def run(self, stage: str, only: Collection[str] = (), **objects: Any) -> list[Finding]:
+    def run(self, stage: str, only: Container[str] = (), **objects: Any) -> list[Finding]:
         """Run the checks of a stage, or `only` some, on its objects and those of the stages before."""
         self.objects |= objects
         found: list[Finding] = []
@@ -161,23 +161,23 @@ def stage_of(provided: Provided) -> str:
     )
 
 
-def data_objects(plan: Plan, base: ModelRef, load: Callable[..., Any]) -> dict[str, Any]:
+def data_objects(collection: Collection, base: ModelRef, load: Callable[..., Any]) -> dict[str, Any]:
     """Return what checks of the data see."""
-    pairs = zip(plan.training or (), plan.origins, strict=True)
+    pairs = zip(collection.training or (), collection.origins, strict=True)
     rows = [TrainingRow(i, source, row, raw) for i, (row, (source, raw)) in enumerate(pairs, 1)]
-    return {"suite": plan.suite, "rows": rows, "tasks": plan.tasks, "base": base, "load": load}
+    return {"suite": collection.suite, "rows": rows, "tasks": collection.tasks, "base": base, "load": load}
 
 
-def build(plan: Plan, base: ModelRef, adapter: Any) -> Built | None:
+def build(collection: Collection, base: ModelRef, adapter: Any) -> Built | None:
     """Return the trainer with its rows prepared, or None when it cannot prepare them without training."""
-    train = plan.suite.train
-    if train is None or not plan.suite.trains or plan.training is None:
+    train = collection.suite.train
+    if train is None or not collection.suite.trains or collection.training is None:
         return None
-    make: Callable[..., Built] | None = plan.plugins.find("trainer", train.use).about.build
+    make: Callable[..., Built] | None = collection.plugins.find("trainer", train.use).about.build
     if make is None:
         return None
-    rows, options = isolated(list(plan.training)), isolated(dict(train.options))
-    return make(isolated(base), adapter, rows, seed=plan.suite.about.seed, **options)
+    rows, options = isolated(list(collection.training)), isolated(dict(train.options))
+    return make(isolated(base), adapter, rows, seed=collection.suite.about.seed, **options)
 
 
 def quote(text: str, width: int = 90) -> str:

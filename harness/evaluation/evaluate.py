@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from harness import schema
 from harness.artifacts.digests import digest_of
-from harness.collection.plan import COMPARATIVE, Task
+from harness.collection.collected import COMPARATIVE, Task
 from harness.records.frozen import isolated, plain
 from harness.records.models import Generation, Progress, Subject, ThoughtBudget, chunks
 from harness.records.said import CUT, Said

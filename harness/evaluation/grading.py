@@ -15,7 +15,7 @@ from harness import schema
 from harness.answers import thought
 from harness.answers.store import Responses
 from harness.claims import labels as by_people
-from harness.collection.plan import Task
+from harness.collection.collected import Task
 from harness.evaluation.evaluate import Heard, appetite, asked_digest, ended, taken
 from harness.records.frozen import isolated, plain
 from harness.records.models import Progress, Subject, chunks

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.artifacts.reads import beside
-from harness.collection.plan import Plan
+from harness.collection.collected import Collection
 from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_machine
 from harness.files import write_text
 from harness.parts import part
@@ -28,7 +28,7 @@ from harness.reports.run_folder import RunFolder
 MOST_SHOWN = 5  # names of files
 
 
-def begin(collection: Plan, options: Options) -> Execution:
+def begin(collection: Collection, options: Options) -> Execution:
     """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
     record, checks = Record(collection), checks_of(collection, options)
     record.found.invocation = options.told()

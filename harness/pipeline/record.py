@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from harness.answers import keys
-from harness.collection.plan import Plan
+from harness.collection.collected import Collection
 from harness.errors import ExitCode
 from harness.records import words
 from harness.records.findings import Finding
@@ -88,7 +88,7 @@ class Record:
     What listeners write decides nothing: nobody reads a copy, and verdicts are those of the adjudicator.
     """
 
-    def __init__(self, collection: Plan) -> None:
+    def __init__(self, collection: Collection) -> None:
         suite = collection.suite
         self.hook = collection.plugins.hook
         self.started = datetime.now(UTC)

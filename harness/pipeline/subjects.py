@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from harness.answers.cache import Models, awake
 from harness.capabilities import Loader
-from harness.collection.plan import Item, Task
+from harness.collection.collected import Item, Task
 from harness.errors import RAISES, ExitCode, of_the_machine
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate

@@ -69,7 +69,7 @@ class Shares:
         return np.asarray(found / found.sum())
 
     def proven(self, claim: Claim, counts: Counts, layout: _Layout, number: int) -> Bools:
-        """Judge one claim on every draw, as `harness.claims.inference` chooses the test."""
+        """Decide one claim on every draw, as `harness.claims.inference` chooses the test."""
         asked = layout.asked[:, number]
         outcome = np.arange(counts.shape[-1])
         ours = outcome & 1

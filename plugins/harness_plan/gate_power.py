@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.claims.gate import Gate
 from harness.claims.min_rows import unprovable_error
-from harness.collection.plan import Plan, Task
+from harness.collection.collected import Collection, Task
 from harness.pipeline.ledger import Standing
 from harness.records import words
 from harness.records.run import Run
@@ -60,23 +60,27 @@ class Asked:
     decides: bool = True
 
 
-def odds_of(plan: Plan, history: History, attempts: Mapping[tuple[str, str], Standing]) -> list[Asked]:
+def odds_of(collection: Collection, history: History, attempts: Mapping[tuple[str, str], Standing]) -> list[Asked]:
     """Return every gate on every candidate with its odds; `attempts` are those to come, by candidate and eval."""
     found = []
-    for candidate in plan.candidates:
-        each = {g.id: _asked(plan, g, candidate, history, attempts) for g in plan.gates(candidate) if not g.any_of}
-        for gate in plan.gates(candidate):
+    for candidate in collection.candidates:
+        each = {
+            g.id: _asked(collection, g, candidate, history, attempts)
+            for g in collection.gates(candidate)
+            if not g.any_of
+        }
+        for gate in collection.gates(candidate):
             one = each[gate.id] if gate.id in each else Asked(gate, _group(gate, candidate, each))
-            found.append(replace(one, decides=plan.decides(gate, candidate)))
+            found.append(replace(one, decides=collection.decides(gate, candidate)))
     return found
 
 
 def _asked(
-    plan: Plan, gate: Gate, candidate: str, history: History, attempts: Mapping[tuple[str, str], Standing]
+    collection: Collection, gate: Gate, candidate: str, history: History, attempts: Mapping[tuple[str, str], Standing]
 ) -> Asked:
-    task = plan.tasks[gate.eval]
+    task = collection.tasks[gate.eval]
     metric = task.metrics[gate.metric_name]
-    alpha, assumed = _risk(plan, gate, task, attempts.get((candidate, gate.eval)))
+    alpha, assumed = _risk(collection, gate, task, attempts.get((candidate, gate.eval)))
     blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, alpha=alpha, group=gate.group)
     blank = replace(blank, assumed=assumed)
     if gate.kind.counts or metric.is_count:
@@ -115,15 +119,15 @@ def _asked(
         note = f"{len(cases)} slices must all pass; the smallest is {list(large)[cases.index(worst)]}"
         whole = math.prod(known) if len(known) == len(cases) else None
         odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
-    if not unprovable_error(gate, metric, samples, alpha_of(gate, plan.suite)):  # else told at collection
+    if not unprovable_error(gate, metric, samples, alpha_of(gate, collection.suite)):  # else told at collection
         odds = replace(odds, warning=unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
     return Asked(gate, odds, cases)
 
 
-def _risk(plan: Plan, gate: Gate, task: Task, standing: Standing | None) -> tuple[float, tuple[str, ...]]:
+def _risk(collection: Collection, gate: Gate, task: Task, standing: Standing | None) -> tuple[float, tuple[str, ...]]:
     """Return the alpha that a gate is tested at, and what that and the power of it assume."""
-    alpha, assumed = alpha_of(gate, plan.suite), []
-    if plan.suite.about.attempts == "spend" and standing and standing.number > 1:
+    alpha, assumed = alpha_of(gate, collection.suite), []
+    if collection.suite.about.attempts == "spend" and standing and standing.number > 1:
         alpha = spent(alpha, standing.number)
         assumed.append(f"attempt {standing.number}, tested at alpha {alpha:.2g}")
     if standing and (at_most := task.spec.rows_at_most) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.claims.gate import Gate
-from harness.collection.plan import Plan
+from harness.collection.collected import Collection
 from harness.errors import UsageError
 from harness.records.run import Run
 from harness.records.samples import Sample
@@ -36,9 +36,11 @@ class Past:
 class History:
     """What earlier runs of a suite found, the newest first."""
 
-    def __init__(self, out: Path, plan: Plan) -> None:
-        self.plan = plan
-        found = [(path.parent, _read(path, plan.suite.model.path)) for path in _reports(out, plan.suite.name)]
+    def __init__(self, out: Path, collection: Collection) -> None:
+        self.collection = collection
+        found = [
+            (path.parent, _read(path, collection.suite.model.path)) for path in _reports(out, collection.suite.name)
+        ]
         self.folders = {id(run): folder for folder, run in found if run}
         self.runs = [run for _, run in found if run]
         self.read: dict[tuple[Path, str, str], Mapping[str, Mapping[str, Any]]] = {}

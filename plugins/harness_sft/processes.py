@@ -20,9 +20,10 @@ from statistics import median
 from typing import IO, TYPE_CHECKING, Any
 
 from harness import Finding, Progress, UsageError, write_text
-from harness.internals import disk_full, gpus, read_error, shorten, told_ref
+from harness.internals import disk_full, shorten
 from harness_sft.job import run_again
 from harness_sft.ranks import raise_finding
+from harness_workers import gpus, read_error, told_ref
 
 if TYPE_CHECKING:
     from harness import Adapter

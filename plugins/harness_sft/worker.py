@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import Finding, Progress
-from harness.internals import read_ref, told_error
 from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, Told
+from harness_workers import read_ref, told_error
 
 if TYPE_CHECKING:
     pass

@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.claims.gate import Gate
 from harness.claims.group import grouped
-from harness.collection.plan import Item, Plan, Task
+from harness.collection.collected import Collection, Item, Task
 from harness.pipeline.adjudication import Adjudicator
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
@@ -234,8 +234,8 @@ def _verdicts(case: Drawn) -> dict[str, dict[str, Any]]:
     items = tuple(Item("drawn", subject, "e") for subject in ("base", "merged"))
     task = Task(case.spec, made, case.metrics, case.samples)
     plugins: Any = None
-    plan = Plan(suite, plugins, {"e": task}, ("base",), ("merged",), items)
-    court = Adjudicator(plan, (), date(2026, 1, 1), {}, None)
+    collection = Collection(suite, plugins, {"e": task}, ("base",), ("merged",), items)
+    court = Adjudicator(collection, (), date(2026, 1, 1), {}, None)
     court.leaks = case.leaks
     for item, result in zip(items, (case.theirs, case.ours), strict=True):
         if result:

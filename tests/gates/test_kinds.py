@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import KINDS, Best, Gate, Kind, Units
 from harness.claims.min_rows import unprovable_error
-from harness.collection.plan import Item, Plan, Task
+from harness.collection.collected import Collection, Item, Task
 from harness.records.about import About
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -84,7 +84,7 @@ SAMPLES = tuple(Sample(f"r{i}") for i in range(44))
 def judged(values: Sequence[float], gate: Gate = GATE) -> Verdict:
     rows = SAMPLES[: len(values)]
     scores = tuple(Score(s.id, {"seconds": v}) for s, v in zip(rows, values, strict=True))
-    return judge(gate, SECONDS, Result("merged", "e", scores, {}, "digest"), None, rows, ALPHA, name="merged")
+    return decide(gate, SECONDS, Result("merged", "e", scores, {}, "digest"), None, rows, ALPHA, name="merged")
 
 
 FAST = [0.5 + i / 100 for i in range(40)] + [1000.0] * 4
@@ -132,8 +132,8 @@ def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
                          None, {}, (spec,), (GATE,), (), (), "digest")  # fmt: skip
     plugins: Any = None
     task = Task(spec, test_no_power_is_told_that_is_anothers, {"seconds": SECONDS}, SAMPLES)
-    plan = Plan(suite, plugins, {"e": task}, ("base",), ("merged",), (Item("s", "merged", "e"),))
-    (asked,) = odds_of(plan, History(tmp_path, plan), {})
+    collection = Collection(suite, plugins, {"e": task}, ("base",), ("merged",), (Item("s", "merged", "e"),))
+    (asked,) = odds_of(collection, History(tmp_path, collection), {})
     assert (asked.odds.power, asked.odds.missing) == (None, "the power of its own test is not known")
 
 

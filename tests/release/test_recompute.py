@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -586,7 +586,7 @@ def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> t
     attempts = "spend" if attempt else "count"
     base = gate.alpha or 0.05
     alpha = base * 6 / (math.pi**2 * attempt**2) if attempt else base
-    verdict = judge(gate, metric, ours, theirs if gate.versus else None, samples, alpha, name="merged")
+    verdict = decide(gate, metric, ours, theirs if gate.versus else None, samples, alpha, name="merged")
     lock = {
         "suite": {"about": {"name": "s", "attempts": attempts}, "exports": [], "evals": [{"name": "e"}]},
         "gates": [

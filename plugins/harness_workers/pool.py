@@ -18,12 +18,12 @@ from statistics import median
 from typing import Any
 
 from harness.answers import keys
-from harness.errors import UsageError
+from harness.errors import WorkersGone
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
-from harness.workers import protocol
-from harness.workers.pieces import Pooled, Work, at_fault, cost_of, cut, some
-from harness.workers.protocol import Lost, Worker, Workers
+from harness_workers import protocol
+from harness_workers.pieces import Pooled, Work, at_fault, cost_of, cut, some
+from harness_workers.protocol import Lost, Worker, Workers
 
 DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
 PATIENCE = 600.0  # seconds that a worker may be silent, unless the user says another number
@@ -32,10 +32,6 @@ HUNG = 10  # times what others took for as much work, if that is longer
 SLOWEST = 20.0  # characters asked and answered a second, before any is known to have been
 TICK = 1.0  # seconds between two looks at the clock
 VERSION = keys.versions()[keys.CORE]
-
-
-class WorkersGone(UsageError):
-    """No worker is left, or none can be had that answers: every other evaluation would end alike."""
 
 
 @dataclass(frozen=True)
