@@ -17,8 +17,8 @@ from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome
-from harness_plan.chance import Case
-from harness_plan.past import Past
+from harness_plan.chance import GateOnRows
+from harness_plan.past import PastRows
 
 ALPHA = 0.05
 KNOWN = 100_000  # rows of the earlier run
@@ -45,14 +45,16 @@ class Cell:
         case = self.case(rng, known)
         return 100 * case.power(self.truth, case.bound)
 
-    def case(self, rng: np.random.Generator, known: int) -> Case:
+    def case(self, rng: np.random.Generator, known: int) -> GateOnRows:
         often = -(-known // sum(self.sizes))
         clusters = np.repeat(np.arange(often * len(self.sizes)), self.sizes * often)
-        results = [{s.id: s for s in r.scores} for r in self.results(rng, clusters)]
-        name = self.metric.name
-        sides = [{i: (s.values[name], s.weight) for i, s in r.items()} for r in results]
-        past = Past(RUN, samples(clusters), sides[0], sides[1] if self.gate.versus else None)
-        return Case(self.gate, self.metric, tuple(s.cluster or s.id for s in self.samples()), None, ALPHA, past, None)
+        ours, theirs, weights = (column.tolist() for column in self.draw(rng, clusters))
+        rows, both = samples(clusters), (ours, theirs if self.gate.versus else None)
+        sides = [values and {s.id: (v, w) for s, v, w in zip(rows, values, weights, strict=True)} for values in both]
+        past = PastRows(RUN, rows, *sides)
+        return GateOnRows(
+            self.gate, self.metric, tuple(s.cluster or s.id for s in self.samples()), None, ALPHA, past, None
+        )
 
     def seen(self, rng: np.random.Generator, runs: int) -> float:
         """Return how often the gate passes, in %."""

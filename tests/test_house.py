@@ -176,7 +176,6 @@ def compared(module: str, parts: Iterable[ast.AST]) -> Iterator[str]:
             yield f"{module}:{node.lineno}: {ast.unparse(node)[:80]}"
 
 
-@pytest.mark.xfail(strict=False, reason="42 names of classes stand in several rooms")
 def test_a_class_name_stands_in_one_room() -> None:
     """Who reads the name of a class, private or not, knows which one is meant."""
     rooms = defaultdict[str, set[str]](set)

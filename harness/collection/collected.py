@@ -51,9 +51,9 @@ class Task:
     select: tuple[Sample, ...] | None = None  # rows to choose by, of an eval that has such a split
 
     @cached_property
-    def about(self) -> capabilities.Evaluator:
+    def about(self) -> capabilities.EvaluatorCapabilities:
         """What its evaluator can do beyond being called."""
-        return capabilities.Evaluator.of(self.function)
+        return capabilities.EvaluatorCapabilities.of(self.function)
 
     @property
     def comparative(self) -> bool:

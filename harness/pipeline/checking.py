@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,9 @@ def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> S
 
 def _data(session: Session) -> dict[str, Any]:
     model, plugins = session.suite.model, session.collection.plugins
-    load = partial(part("load_now"), plugins, session.suite.path, model.use, options=model.options)
+    load: Callable[..., Any] = partial(plugins.find("loader", model.use).function, **model.options)
+    if "python" in model.options:  # of another environment, in a worker there
+        load = partial(part("load_now"), plugins, session.suite.path, model.use, options=model.options)
     return check.data_objects(session.collection, session.base, load)
 
 

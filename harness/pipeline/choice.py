@@ -43,7 +43,7 @@ UNTOLD = ("base_model_name_or_path", "auto_mapping", "revision", "inference_mode
 
 
 @dataclass(frozen=True)
-class Measured:
+class Contender:
     """One of several on the select rows: its number, NaN where it has none, and how many blocking gates it passed."""
 
     name: str
@@ -52,11 +52,11 @@ class Measured:
     gates: int = 0
 
 
-def best_of(measured: Sequence[Measured], metric: Metric) -> Measured:
+def best_of(measured: Sequence[Contender], metric: Metric) -> Contender:
     """Return the one that passes the most gates; among equals the number decides, and then the order they come in."""
     sign = 1 if metric.better == "higher" else -1
 
-    def rank(one: Measured) -> tuple[bool, int, float]:
+    def rank(one: Contender) -> tuple[bool, int, float]:
         return (False, 0, 0.0) if math.isnan(one.value) else (True, one.passed, sign * one.value)
 
     return max(measured, key=rank)  # of equals the first
@@ -82,7 +82,7 @@ def choose(run: Execution, refs: Mapping[str, ModelRef]) -> ModelRef:
     task = run.collection.tasks[evaluation]
     with run.record.stage("choose", f"by {by} on {len(task.select or ())} select rows"):
         results = {v: measure(run.session, by, ref, f"the merge onto the {v} base") for v, ref in refs.items()}
-    found = [Measured(variant, result.metrics[name]) for variant, result in results.items()]
+    found = [Contender(variant, result.metrics[name]) for variant, result in results.items()]
     best = best_of(found, task.metrics[name]).name
     shown = ", ".join(f"{one.name} {one.value:.4g}" for one in found)
     run.record.choices.append(f"the merge onto the {best} base was chosen by {by} on select rows: {shown}")
@@ -109,7 +109,7 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
         seen[identity] = one
     collections = [prepare(path, replace(options, candidate=one, candidates=(), listeners=())) for one in given]
     driver = _driver(collections[0])
-    found, runs = list[Measured](), dict[str, Run]()
+    found, runs = list[Contender](), dict[str, Run]()
     for one, collection in zip(given, collections, strict=True):
         alone = replace(options, candidate=one, candidates=(), select=True, export=False, junit_xml=None)
         runs[one] = run_one(path, alone)
@@ -138,14 +138,14 @@ def _driver(collection: Collection) -> Gate:
     raise UsageError(f"{collection.suite.path}: --candidate: {what}; add one, or name one candidate")
 
 
-def _measured(given: str, run: Run, collection: Collection, driver: Gate) -> Measured:
+def _measured(given: str, run: Run, collection: Collection, driver: Gate) -> Contender:
     """Return what a run on select rows says of what would ship."""
     made = [c for c in collection.candidates if c not in collection.suite.copies]
     subject = next((e.from_ for e in collection.suite.exports if e.from_ in collection.candidates), "") or made[-1]
     passed = [v.outcome is Outcome.PASS for v in run.verdicts if v.candidate == subject and v.blocking]
     reports = [r for r in run.reports if (r.subject, r.eval, r.outcome) == (subject, driver.eval, "done")]
     value = reports[0].metrics.get(driver.metric_name, math.nan) if reports else math.nan
-    return Measured(given, value, sum(passed), len(passed))
+    return Contender(given, value, sum(passed), len(passed))
 
 
 def _identity(folder: Path) -> str:
@@ -233,7 +233,7 @@ class Comparison:
             about |= {"change": change, **self._bounds(said, "change_"), "p": said.p_pass}
             about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
             if self.sweep.rule == "best":
-                both = Measured("before", best.metrics[name]), Measured("this", result.metrics[name])
+                both = Contender("before", best.metrics[name]), Contender("this", result.metrics[name])
                 about["better"] = best_of(both, self.metric) is both[1]
         return Trial(**about)
 

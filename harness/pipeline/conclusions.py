@@ -58,8 +58,11 @@ def conclude(run: Execution) -> None:
         record.compared = len(results)
         record.found.changes = tuple(changes_of(collection, results)) or record.found.changes
     said = [*conclusions(collection, results, verdicts), *sentences(collection, record.found.changes)]
-    idle = unneeded(record.found.waivers, verdicts)
-    record.found.conclusions = [*record.choices, *said, *attempts, *idle]
+    idle = unneeded(record.found.waivers, verdicts, record.found.flags)
+    passed_over = [f"{code} was ignored, {waiver.says()}" for code, waiver in record.found.passed_over.items()]
+    blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
+    left_out = [f"plugins were left out of this run: -p {blocked}"] if blocked else []
+    record.found.conclusions = [*passed_over, *left_out, *record.choices, *said, *attempts, *idle]
 
 
 def conclusions(collection: Collection, results: Results, verdicts: Sequence[Verdict]) -> list[str]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from harness import capabilities
 from harness.answers.cache import CachedSubject, Models, awake, tally
 from harness.artifacts.attestation import LOCK
 from harness.claims.failures import fraction
@@ -86,7 +85,7 @@ class Execution:
         self.adjudicator.results[item.subject, item.eval] = result
         earlier = record.answers.get((item.subject, item.eval))  # what is asked now is asked of a judge
         assert task.samples is not None and self.session.folder  # preflight read what was remote
-        remarks = capabilities.Evaluator.of(task.function).remarks
+        remarks = task.about.remarks
         for line in remarks(isolated(result.scores)) if remarks else ():
             record.warn(f"{item.subject}::{item.eval}: {line}")
         sent = earlier.sent if earlier else self._sent(item, subject) if subject else {}

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities, schema
+from harness import schema
 from harness.answers import keys
 from harness.artifacts import formats
 from harness.artifacts.digests import digest_of
@@ -69,16 +69,16 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
     for export in suite.exports:
         if taken := destination_error(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
-        if checks := capabilities.Exporter.of(find("exporter", export.use).function).check:
+        if checks := find("exporter", export.use).about.check:
             with mistakes.collecting(f"{export.where}:"):
                 checks(Path((candidate or source).path), dict(export.options))
     for task in collection.tasks.values():
-        checks = capabilities.Evaluator.of(task.function).check
+        checks = task.about.check
         if checks and any(i.eval == task.spec.name for i in collection.items):
             with mistakes.collecting(f"{task.spec.where}:"):
                 checks(dict(task.spec.options), suite.path.parent, suite.model.path)
     trains = suite.train if suite.trains and not known else None
-    if trains and (checks := capabilities.Trainer.of(find("trainer", trains.use).function).check):
+    if trains and (checks := find("trainer", trains.use).about.check):
         for trial, one in zip(trials(collection), made, strict=True):
             table = trial.suite.train or trains
             beside = {"adapter": one} if schema.wants(checks, "adapter") else {}
@@ -100,7 +100,7 @@ def open_model(collection: Collection, model: Model) -> Source:
 
 
 def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any]) -> Source:
-    opening = capabilities.Loader.of(collection.plugins.find("loader", use).function).open
+    opening = collection.plugins.find("loader", use).about.open
     if opening is None:
         raise UsageError(f'use: the loader "{use}" opens no source; declare one with @loader(open=…)')
     source: Source = opening(path, **options)
@@ -150,10 +150,7 @@ def _adapter(collection: Collection, source: Source, mistakes: Mistakes, known: 
     table, use = collection.suite.adapter, collection.suite.model.use
     with mistakes.collecting(table.where if table else str(collection.suite.path)):
         made = make_adapter(collection)
-        if (
-            made.quantization
-            and "4-bit" in capabilities.Loader.of(collection.plugins.find("loader", use).function).lacks
-        ):
+        if made.quantization and "4-bit" in collection.plugins.find("loader", use).about.lacks:
             what = f'stands on a base in 4 bits, which "{use}" does not load'
             raise UsageError(f'{what}; use = "lora", or "hf" in [model]')
         if not known:
@@ -179,7 +176,7 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
     suite, declared, opened = collection.suite, collection.suite.candidate, None
     if declared is None:
         return None
-    loader = capabilities.Loader.of(collection.plugins.find("loader", suite.model.use).function)
+    loader = collection.plugins.find("loader", suite.model.use).about
     with mistakes.collecting(declared.where):
         if declared.merged:
             # What a server serves has a name, not a folder.

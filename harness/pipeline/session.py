@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from harness.records.models import ModelRef, Progress, Subject
 from harness.reports.run_folder import RunFolder
 from harness.suite.reader import read_override, read_suite
 from harness.suite.tables import Model, Suite
+from harness.suite.waivers import ignoring, read_waivers
 from harness.texts import secrets
 
 CLEANED = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
@@ -157,8 +159,9 @@ def prepare(path: Path, options: Options) -> Collection:
 
 def checks_of(collection: Collection, options: Options) -> Checks:
     """Return the checks of a collection's plugins. Raises UsageError where one that is ignored does not exist."""
-    asked = dict.fromkeys(options.ignore, "--ignore")
-    return Checks(collection.plugins, {**collection.suite.checks.ignore, **asked})
+    suite, asked = collection.suite, dict.fromkeys(options.ignore, "--ignore")
+    waived = ignoring(read_waivers(suite.path), suite, datetime.now(UTC).date())
+    return Checks(collection.plugins, {**suite.checks.ignore, **asked}, waived)
 
 
 def open_collection(collection: Collection, options: Options, checks: Checks) -> Session:

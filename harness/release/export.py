@@ -44,7 +44,7 @@ Results = Mapping[tuple[str, str], Result]  # by subject and evaluation
 
 
 @dataclass(frozen=True)
-class Judged:
+class Decided:
     """What the adjudicator decided, and on what.
 
     `lock` is the suite's as it was written before there was a candidate, `leaks` are the rows that gates with
@@ -59,7 +59,7 @@ class Judged:
 
 
 def export(
-    collection: Collection, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Judged
+    collection: Collection, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Decided
 ) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
 
@@ -168,7 +168,7 @@ def _write_evidence(
     run: Run,
     work: Path,
     written: Mapping[str, Hashed],
-    judged: Judged,
+    judged: Decided,
 ) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, private = work / EVIDENCE, {e.name for e in collection.suite.evals if e.private}
@@ -180,7 +180,8 @@ def _write_evidence(
     write_text(evidence / GATES, dumps(gates))
     write_text(evidence / ITEMS, (json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
     write_text(evidence / REPORT, to_json(_public(run, private)))
-    write_text(work / CARD, part("card")(collection.suite, declared, ref, run))
+    strange = attestation.of_others(json.loads(judged.lock))
+    write_text(work / CARD, part("card")(collection.suite, declared, ref, run, strange))
     beside = hash_files(work, [name for name, _ in walk(work) if not name.startswith(f"{MODEL}/")])
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
@@ -205,6 +206,9 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
         "statistics": tests.VERSION,
         "answers": _answers(collection, run, declared.candidate),
         "invocation": placed(run.invocation, run),
+        "ignored": [
+            {"check": code, "by": w.by, "reason": w.reason, "until": w.until} for code, w in run.passed_over.items()
+        ],
     }
     if ref.adapter and ref.seal:
         about["adapter"] = {"base": ref.seal.base, "weights": ref.seal.weights, "quantization": ref.quantization}

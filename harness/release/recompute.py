@@ -78,7 +78,7 @@ def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdict
             raise UsageError(f"--recompute needs the module {module.partition('.')[0]}; {extra}") from None
     recomputed = Recomputed(blocking=[name for name, v in verdicts.items() if v["blocking"]])
     lines = list(_lines(export / EVIDENCE / ITEMS, manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]))
-    case = _Case(locked, manifest, verdicts, *_read(lines, manifest))
+    case = _CandidateEvidence(locked, manifest, verdicts, *_read(lines, manifest))
     for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
         if why := case.unable_error(gate):
             recomputed.unable[gate.id] = why
@@ -168,7 +168,7 @@ def _labels(told: Mapping[str, Any]) -> Labels:
 
 
 @dataclass(frozen=True)
-class _Case:
+class _CandidateEvidence:
     """The evidence about one candidate, and its rows."""
 
     locked: Locked

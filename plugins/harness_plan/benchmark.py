@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import capabilities
 from harness.answers import keys
 from harness.artifacts.digests import digest_of
 from harness.collection.collected import Collection, Item, Task
@@ -82,13 +81,13 @@ def methods_of(collection: Collection) -> list[str]:
     suite = collection.suite
     if not (suite.train and suite.adapter and suite.trains):
         return []
-    if capabilities.Trainer.of(collection.plugins.find("trainer", suite.train.use).function).measure is None:
+    if collection.plugins.find("trainer", suite.train.use).about.measure is None:
         return []
     if collection.whole:
         return [FULL]
     own = collection.plugins.find("adapter", suite.adapter.use)
     known = {name for kind, name in collection.plugins.provided if kind == "adapter"}
-    return [own.name, *(n for n in capabilities.Adapter.of(own.function).measured_like if n in known), FULL]
+    return [own.name, *(n for n in own.about.measured_like if n in known), FULL]
 
 
 def known(session: Session) -> dict[str, Measured]:
@@ -128,7 +127,7 @@ def peak_memory() -> tuple[int, str]:
 def _path(session: Session, what: str) -> Path:
     """Return where a measurement is kept: under all that decides it, the number of processors too."""
     collection, suite, base = session.collection, session.suite, session.base
-    identify = capabilities.Loader.of(collection.plugins.find("loader", suite.model.use).function).identity
+    identify = collection.plugins.find("loader", suite.model.use).about.identity
     model = identify(base, **suite.model.options) if identify else None
     machine = [_threads(), os.environ.get("OMP_NUM_THREADS", "")]
     parts: list[Any] = [FORMAT, what, keys.of_model(base), model, keys.versions(), machine, suite.about.seed]
@@ -204,7 +203,7 @@ def _training(session: Session, method: str) -> Measured:
     adapter = None
     if method != FULL:
         adapter = collection.plugins.find("adapter", method).function(**_adapter_options(collection, method))
-    measure = capabilities.Trainer.of(collection.plugins.find("trainer", suite.train.use).function).measure
+    measure = collection.plugins.find("trainer", suite.train.use).about.measure
     assert measure  # `methods_of` names no way to train without
     facts = measure(session.base, adapter, list(collection.training), seed=suite.about.seed, **suite.train.options)
     return Measured(method, **facts)

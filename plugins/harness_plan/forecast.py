@@ -14,7 +14,7 @@ from harness_plan.benchmark import EVALUATION, FULL, Measured, methods_of
 from harness_plan.gate_power import Odds, odds_of
 from harness_plan.joint import Joint, joint_of
 from harness_plan.past import History, name_of
-from harness_plan.workload import Asked, Made, made_of, requests_of, training_tokens
+from harness_plan.workload import Made, Workload, made_of, requests_of, training_tokens
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Forecast:
     runs: tuple[str, ...]  # earlier ones that were learned from, the newest first
     odds: tuple[Odds, ...]
     joint: tuple[Joint, ...]
-    asked: tuple[Asked, ...]
+    asked: tuple[Workload, ...]
     made: tuple[Made, ...]
     sweep: str = ""
     trials: int = 1  # of a sweep at most
@@ -101,7 +101,7 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
 
 def _stages(
     collection: Collection,
-    asked: Sequence[Asked],
+    asked: Sequence[Workload],
     made: Sequence[Made],
     measured: Mapping[str, Measured],
     history: History,
@@ -133,7 +133,7 @@ def _trials(
     """Return how long a sweep trains, each trial as long as the first, and is measured on select rows: the fewest
     trials, and all."""
     evaluation = sweep.by.partition(".")[0]
-    rows = Asked("adapter", evaluation, len(collection.tasks[evaluation].select or ()))
+    rows = Workload("adapter", evaluation, len(collection.tasks[evaluation].select or ()))
     once = _evaluations("select", [rows], measured, history)
     left = [not m.there for m in made]
     few, all_ = sum(left[: sweep.fewest]), sum(left)
@@ -144,7 +144,7 @@ def _trials(
     ]
 
 
-def _evaluations(name: str, asked: Sequence[Asked], measured: Mapping[str, Measured], history: History) -> Stage:
+def _evaluations(name: str, asked: Sequence[Workload], measured: Mapping[str, Measured], history: History) -> Stage:
     seconds, unknown = 0.0, 0
     rows = measured[EVALUATION].rows if EVALUATION in measured else {}
     for one in asked:

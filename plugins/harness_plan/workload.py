@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities
 from harness.answers.cache import CachedSubject, Models
 from harness.artifacts.digests import weights_digest
 from harness.collection.collected import COMPARATIVE, Collection, Item, Task, trials
@@ -32,7 +31,7 @@ Pair = tuple[Prompt, str]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Workload:
     """What one evaluation of one subject asks: requests, how many of them are remembered, tokens they hold.
 
     `unique` counts tokens that are computed when prompts are shared, `answers` those that are generated at most.
@@ -111,7 +110,7 @@ class Listener:
         return unknown
 
 
-def requests_of(run: Execution) -> list[Asked]:
+def requests_of(run: Execution) -> list[Workload]:
     """Return what every evaluation would ask. Raises UsageError when an evaluator refuses its rows."""
     session = replace(run.session, responses=remembered(run.session.options, run.record.warn))
     try:
@@ -214,10 +213,10 @@ class _Ears:
         self.session, self.refs = session, refs
         self.counted: dict[Any, tuple[int, int]] = {}
 
-    def asked(self, item: Item) -> Asked:
+    def asked(self, item: Item) -> Workload:
         collection, ready = self.session.collection, self.session.opened
         task = collection.tasks[item.eval]
-        blank = Asked(item.subject, item.eval, len(task.samples or ()))
+        blank = Workload(item.subject, item.eval, len(task.samples or ()))
         if item.subject in ready.lacking:
             return replace(blank, note="nothing was released yet")
         if task.uncached:
@@ -253,7 +252,7 @@ class _Ears:
         if name not in self.refs:
             return Listener(ModelRef(name, ""), None)
         ref, model = self.refs[name]
-        identify = capabilities.Loader.of(self.session.collection.plugins.find("loader", model.use).function).identity
+        identify = self.session.collection.plugins.find("loader", model.use).about.identity
         identity = identify(ref, **ref.options) if identify and responses else None
         if identity is None or responses is None:
             return Listener(ref, None)

@@ -60,7 +60,7 @@ class Replayed:
 
 
 @dataclass(frozen=True)
-class _Evidence:
+class _ReplayEvidence:
     """What an export says of its candidate; `rows` are those of items.jsonl, by evaluation."""
 
     candidate: str
@@ -138,7 +138,7 @@ def _compare(
         found.notes.append(f"replay: {blind} private rows have log-probabilities, which no digest can be near to")
 
 
-def _read(export: Path) -> _Evidence:
+def _read(export: Path) -> _ReplayEvidence:
     texts = {name: (export / EVIDENCE / name).read_text("utf-8") for name in (MANIFEST, LOCK, ITEMS)}
     manifest, candidate = json.loads(texts[MANIFEST]), str(json.loads(texts[MANIFEST])["candidate"])
     rows: dict[str, list[Mapping[str, Any]]] = {}
@@ -147,13 +147,13 @@ def _read(export: Path) -> _Evidence:
         subject, _, name = row["item"].partition("::")
         if subject == candidate:
             rows.setdefault(name, []).append(row)
-    return _Evidence(candidate, manifest["weights"], json.loads(texts[LOCK]), rows)
+    return _ReplayEvidence(candidate, manifest["weights"], json.loads(texts[LOCK]), rows)
 
 
 # -- what is asked ---------------------------------------------------------------------------------
 
 
-def _collection(found: Replayed, told: _Evidence, suite: Suite, loaded: Plugins) -> Collection:
+def _collection(found: Replayed, told: _ReplayEvidence, suite: Suite, loaded: Plugins) -> Collection:
     """Collect those evaluations of the suite that the candidate has rows of and can answer alone."""
     if lost := sorted(told.rows.keys() - {e.name for e in suite.evals}):
         raise UsageError(
@@ -175,7 +175,7 @@ def _collection(found: Replayed, told: _Evidence, suite: Suite, loaded: Plugins)
     return collection
 
 
-def _check_same(collection: Collection, task: Task, told: _Evidence) -> None:
+def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> None:
     """Raise UsageError unless an eval and its rows are those of the evidence."""
     locked = {e["name"]: e for e in told.lock["suite"]["evals"]}.get(task.spec.name, {})
     here = json.loads(json.dumps(table_of(collection.plugins, "evaluator", task.spec), default=str))
@@ -195,7 +195,7 @@ def _check_same(collection: Collection, task: Task, told: _Evidence) -> None:
     )
 
 
-def _circumstances(collection: Collection, told: _Evidence) -> Iterator[str]:
+def _circumstances(collection: Collection, told: _ReplayEvidence) -> Iterator[str]:
     """Yield what is otherwise here than it was when the model was judged: it may explain a difference."""
     there, model = told.lock["suite"]["model"], table_of(collection.plugins, "loader", collection.suite.model)
     options = {"use": (model["use"], there["use"])}
@@ -213,7 +213,7 @@ def _circumstances(collection: Collection, told: _Evidence) -> Iterator[str]:
             yield f'replay: the code of plugin "{plugin["name"]}" is not that of the evidence'
 
 
-def _said(task: Task, told: _Evidence) -> _Said:
+def _said(task: Task, told: _ReplayEvidence) -> _Said:
     """Return what the evidence says of each row, by its number; private rows have no names, but stand in order."""
     rows, samples = told.rows[task.spec.name], task.samples or ()
     if any("id" in row for row in rows):
@@ -222,7 +222,7 @@ def _said(task: Task, told: _Evidence) -> _Said:
     return dict(enumerate(rows)) if len(rows) == len(samples) else {}
 
 
-def _ref(collection: Collection, model: Path, told: _Evidence) -> ModelRef:
+def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef:
     """Return the model in an export's model/, an adapter on the very base it was judged on."""
 
     def base() -> Source:

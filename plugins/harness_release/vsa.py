@@ -19,7 +19,7 @@ from harness.artifacts.digests import file_digest, root_digest, walk
 from harness.artifacts.strict import read_json
 from harness.errors import UsageError
 from harness.release.policy import Policy
-from harness.release.verify import MALFORMED, Refused, Verified, signers
+from harness.release.verify import MALFORMED, ExportRefused, Verified, signers
 from harness_release.evidence import read_evidence
 from harness_release.signing import enveloped, signer_of
 
@@ -69,11 +69,14 @@ def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
 
 def levels(found: Verified) -> list[str]:
     """Return what was verified of an export, beyond its bytes; each name is said once, and no waiver goes unsaid."""
-    waived = any(g["blocking"] and g["outcome"] != "PASS" for g in read_evidence(found).gates)
+    evidence = read_evidence(found)
+    blocking = [g for g in evidence.gates if g["blocking"]]
+    waived = any(g["outcome"] != "PASS" for g in blocking) or bool(evidence.manifest.get("ignored"))
+    left = [g for g in blocking if g["gate"] in found.unable or g["outcome"] == "ERROR"]
     held = {
         "GATED_WITH_WAIVERS" if waived else "GATED": True,
         "SIGNED": bool(found.signed_by),
-        "RECOMPUTED": found.recomputed == 1.0,
+        "RECOMPUTED": "recompute" in found.steps and not left,
         "REPLAYED": "replay" in found.steps,
     }
     return [f"{LEVEL}_{name}" for name, holds in held.items() if holds]
@@ -82,8 +85,8 @@ def levels(found: Verified) -> list[str]:
 def held(path: Path, found: Verified, policy: Policy | None) -> str:
     """Return what a summary says of an export that is verified.
 
-    Raises Refused where it is of another root, says FAILED, or no key of the policy signed it, and UsageError where it
-    is no summary.
+    Raises ExportRefused where it is of another root, says FAILED, or no key of the policy signed it, and UsageError
+    where it is no summary.
     """
     try:
         text = path.read_text("utf-8")
@@ -102,11 +105,11 @@ def held(path: Path, found: Verified, policy: Policy | None) -> str:
         why = " ".join(str(error).split())
         raise UsageError(f"--summary {path}: is no verification summary: {type(error).__name__}: {why}") from None
     if root != found.root:
-        raise Refused(f"{path} is of another root ({root[:16]}), this export has {found.root[:16]}")
+        raise ExportRefused(f"{path} is of another root ({root[:16]}), this export has {found.root[:16]}")
     if policy and not (by := signers(envelope, policy)):
-        raise Refused(f"{path} is signed by no key of the policy")
+        raise ExportRefused(f"{path} is signed by no key of the policy")
     if result != "PASSED":
-        raise Refused(f"{path} says {json.dumps(says)}")
+        raise ExportRefused(f"{path} says {json.dumps(says)}")
     if not policy:
         return f"{says}, by whom is not known: no policy"
     return f"{says}, signed by {', '.join(sorted(k.name or k.keyid[:16] for k in policy.keys if k.keyid in by))}"

@@ -13,7 +13,7 @@ from harness.cli.options import command, run_options, with_overrides, with_plugi
 from harness.cli.streams import say
 
 if TYPE_CHECKING:
-    from harness_selftest.selftest import Trial
+    from harness_selftest.selftest import ControlTrial
 
 HANG = 9  # column at which what is said of a model goes on
 
@@ -47,7 +47,7 @@ def _selftest(args: argparse.Namespace) -> int:
     return found.exit_code
 
 
-def _print_trial(trial: Trial) -> None:
+def _print_trial(trial: ControlTrial) -> None:
     """Print what became of an impostor: what kept it from shipping, or that nothing did."""
     from harness.cli.screen import Screen, duration
 

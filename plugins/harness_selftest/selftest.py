@@ -36,7 +36,7 @@ PLANTED = "train rows in the test"
 
 
 @dataclass(frozen=True)
-class Trial:
+class ControlTrial:
     """One negative control through the suite: why it must not ship, and what kept it from shipping, if anything did.
 
     `skipped` says why it could not be made of this base, `undecided` what ended its evaluation before it was judged:
@@ -72,7 +72,7 @@ class Equals:
 class SelfTest:
     """What the negative controls and the equal models said about a suite."""
 
-    trials: tuple[Trial, ...]
+    trials: tuple[ControlTrial, ...]
     equals: tuple[Equals, ...]
 
     @property
@@ -89,7 +89,7 @@ def selftest(
     options: Options | None = None,
     *,
     only: Sequence[str] = (),
-    told: Callable[[Trial], None] = lambda _: None,
+    told: Callable[[ControlTrial], None] = lambda _: None,
     said: Callable[[str], None] = lambda _: None,
 ) -> SelfTest:
     """Put every negative control through a suite in the candidate's place; nothing is exported or counted.
@@ -119,7 +119,7 @@ def selftest(
             if task.about.estimate and (controls or mine):
                 cost = task.about.estimate(dict(task.spec.options), task.samples or (), controls, mine)
                 said(f"{task.spec.where}: {cost}")
-        trials, pairs = list[Trial](), Results()
+        trials, pairs = list[ControlTrial](), Results()
         kept: dict[str, dict[str, Any]] = {}
         for control in chosen:
             trial, results = _trial(control, options, kept)
@@ -133,7 +133,9 @@ def selftest(
             found = check_suite(planted, options)[0]
             flags = tuple(f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates))
             trials.append(
-                Trial(PLANTED, "Training rows stand among the rows of every eval.", flags, time.monotonic() - begun)
+                ControlTrial(
+                    PLANTED, "Training rows stand among the rows of every eval.", flags, time.monotonic() - begun
+                )
             )
             told(trials[-1])
         return SelfTest(tuple(trials), tuple(_equals(collection, pairs)))
@@ -153,9 +155,9 @@ def _planted(collection: Collection) -> Collection:
     return replace(collection, tasks=tasks)
 
 
-def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[Trial, Results]:
+def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[ControlTrial, Results]:
     """Put a control through the gates of its collection; return the results too where every evaluation has one."""
-    blank = Trial(control.name, control.why, fix=control.fix)
+    blank = ControlTrial(control.name, control.why, fix=control.fix)
     execution = begin(control.collection, options)
     execution = replace(execution, session=replace(execution.session, kept=kept))
     try:

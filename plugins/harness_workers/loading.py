@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.answers.cache import CachedSubject, Models
 from harness.artifacts.digests import digest_of
-from harness.capabilities import Loader as Capable
+from harness.capabilities import LoaderCapabilities
 from harness.errors import UsageError, of_the_machine
 from harness.plugins import Plugins
 from harness.records.frozen import isolated
@@ -54,9 +54,9 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
 class Shelf:
     """Loaded models that stay for later suites of one call: the last `most` sets that were asked, none by default."""
 
-    def __init__(self, most: int = 0, tell: Callable[[Progress], None] = lambda _: None) -> None:
+    def __init__(self, most: int = 0) -> None:
         self._most, self._held = most, dict[str, tuple[ExitStack, list[Subject]]]()
-        self.tell = tell  # of the suite that runs
+        self.tell: Callable[[Progress], None] = lambda _: None  # of the suite that runs
 
     def told(self, sign: Progress) -> None:
         """Pass a sign of life on to whoever watches now."""
@@ -97,7 +97,7 @@ class Shelf:
 def load_here(loader: Loader, refs: Sequence[ModelRef], tell: Callable[[Progress], None]) -> Iterator[list[Subject]]:
     """Yield a subject per ref that answers in this process, piece by piece as workers would."""
     with load_each(loader, refs) as subjects:
-        times = Capable.of(loader).piece
+        times = LoaderCapabilities.of(loader).piece
         yield [InPieces(subject, tell, times) for subject in subjects]
 
 
@@ -107,7 +107,7 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None) -> Ite
     plugins, suite, options, responses = session.collection.plugins, session.suite, session.options, session.responses
     model, shelf = model or suite.model, options.shelf or Shelf()
     loader = plugins.find("loader", model.use).function
-    about, own = Capable.of(loader), isolated(list(refs))
+    about, own = LoaderCapabilities.of(loader), isolated(list(refs))
     shelf.tell = session.progress
     crew = None if about.remote else workers(options.on, plugins, model.options)
     with ExitStack() as stack:

@@ -31,7 +31,7 @@ from harness.release.recompute import recompute
 from harness.reports.report_json import dumps
 from harness.stats import tests
 from harness.stats.eprocess import looks
-from harness.suite.tables import About, Eval, Model, Suite
+from harness.suite.tables import Eval, Model, Suite, SuiteTable
 from harness_domain.cost import median_seconds
 
 HERE = Path(__file__).parent
@@ -229,7 +229,7 @@ def made(number: int) -> Made:
 
 
 def _verdicts(case: Drawn) -> dict[str, dict[str, Any]]:
-    suite = Suite(Path("suite.toml"), About("drawn", alpha=case.alpha), Model("base", ""), None, None, None, {},
+    suite = Suite(Path("suite.toml"), SuiteTable("drawn", alpha=case.alpha), Model("base", ""), None, None, None, {},
                   (case.spec,), case.gates, (), (), "digest")  # fmt: skip
     items = tuple(Item("drawn", subject, "e") for subject in ("base", "merged"))
     task = Task(case.spec, made, case.metrics, case.samples)

@@ -20,8 +20,7 @@ from harness.records.findings import Finding
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.testing import ROWS, TRAIN, Project
-from harness.testing import Outcome as Ended
+from harness.testing import ROWS, TRAIN, CommandOutcome, Project
 from tests.helpers.suites import CLEAN
 
 METRIC = Metric("acc", "higher", "proportion")
@@ -38,7 +37,7 @@ def suite(project: Project) -> Project:
     return project.write({"suite.toml": CLEAN, "test.jsonl": ROWS, "train.jsonl": leaking(*range(5))})
 
 
-def verdict(outcome: Ended) -> Verdict:
+def verdict(outcome: CommandOutcome) -> Verdict:
     """Return the verdict on the merged model."""
     return next(v for v in outcome.report.verdicts if v.candidate == "merged")
 

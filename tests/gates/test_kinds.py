@@ -128,7 +128,8 @@ def test_what_rows_cannot_prove_is_foreseen() -> None:
 def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
     """The forecast says that it does not know how often such a test proves a claim."""
     spec = tables.Eval("e", "seconds", "")
-    suite = tables.Suite(tmp_path / "suite.toml", tables.About("s", alpha=ALPHA), tables.Model("base", ""), None, None,
+    about = tables.SuiteTable("s", alpha=ALPHA)
+    suite = tables.Suite(tmp_path / "suite.toml", about, tables.Model("base", ""), None, None,
                          None, {}, (spec,), (GATE,), (), (), "digest")  # fmt: skip
     plugins: Any = None
     task = Task(spec, test_no_power_is_told_that_is_anothers, {"seconds": SECONDS}, SAMPLES)
@@ -151,7 +152,7 @@ def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
 def test_its_verdict_is_verified(changed: dict[str, Any], told: str) -> None:
     """Threshold, side, p-values and what the class asks of the numbers; the mean of the rows is not asked for."""
     told_of = json.loads(json.dumps(asdict(judged(FAST)))) | changed
-    locked = Locked(tables.About("s", alpha=ALPHA), {"fast": GATE}, {"e": {"seconds": SECONDS}}, {}, {},
+    locked = Locked(tables.SuiteTable("s", alpha=ALPHA), {"fast": GATE}, {"e": {"seconds": SECONDS}}, {}, {},
                     {"e": len(FAST)}, {}, {})  # fmt: skip
     found = verdicts_error(locked, {"fast": told_of})
     assert told in found if told else not found
