@@ -306,16 +306,22 @@ class _Reader:
         return tables.Sweep(where, name, option, tuple(values), str(by), alpha, rule)
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    """Apply one `--set table.key=value`; elements of lists by their index."""
+def read_override(override: str) -> tuple[list[str], Any]:
+    """Return the keys and the value of one `--set table.key=value`. Raises UsageError."""
     path, equals, value = override.partition("=")
     where = f"--set {schema.show(override)}"
     if not equals or "." not in path:
         raise UsageError(f"{where}: want table.key=value, for instance train.learning_rate=1e-4")
-    *parents, last = path.split(".")
-    if len(parents) > schema.DEEPEST:
+    keys = path.split(".")
+    if len(keys) > schema.DEEPEST + 1:
         raise UsageError(f"{where}: names a table more than {schema.DEEPEST} deep")
-    parsed = _value(value, where)
+    return keys, _value(value, where)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Apply one `--set table.key=value`; elements of lists by their index."""
+    (*parents, last), parsed = read_override(override)
+    where = f"--set {schema.show(override)}"
     here: Any = raw
     for step in parents:
         here = _step(here, step, where) if isinstance(here, list) else here.setdefault(step, {})
