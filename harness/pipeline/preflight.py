@@ -71,7 +71,7 @@ def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tu
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
         if checks := capabilities.Exporter.of(find("exporter", export.use).function).check:
             with mistakes.collecting(f"{export.where}:"):
-                checks(Path((candidate or source).path), dict(export.options))
+                checks(Path((candidate or source).path), export.given)
     for task in plan.tasks.values():
         checks = capabilities.Evaluator.of(task.function).check
         if checks and any(i.eval == task.spec.name for i in plan.items):
