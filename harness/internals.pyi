@@ -24,8 +24,8 @@ from harness.artifacts.safetensors import read_safetensors as read_safetensors
 from harness.artifacts.strict import read_json as read_json
 from harness.claims import agreement as agreement
 from harness.claims import labels as labels
-from harness.claims.decide import judge as judge
-from harness.collection.plan import Task as Task
+from harness.claims.decide import decide as decide
+from harness.collection.collected import Task as Task
 from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
 from harness.data.pypi import sha256_of as sha256_of
@@ -64,15 +64,6 @@ from harness.texts.shown import markdown as markdown
 from harness.texts.shown import shorten as shorten
 from harness.texts.shown import shown as shown
 from harness.texts.shown import whole as whole_text
-from harness.workers.child import Desk as Desk
-from harness.workers.local import gpus as gpus
-from harness.workers.protocol import Lost as Lost
-from harness.workers.protocol import Worker as Worker
-from harness.workers.protocol import is_sign as is_sign
-from harness.workers.protocol import read_error as read_error
-from harness.workers.protocol import read_ref as read_ref
-from harness.workers.protocol import told_error as told_error
-from harness.workers.protocol import told_ref as told_ref
 
 __all__ = [
     "CONVERSION_NOTES",
@@ -81,11 +72,9 @@ __all__ = [
     "ROPE_FACTORS",
     "TRAINING_LOGS",
     "CachedSubject",
-    "Desk",
     "Ended",
     "Eval",
     "Gguf",
-    "Lost",
     "Models",
     "OnScale",
     "Responses",
@@ -94,7 +83,6 @@ __all__ = [
     "Suite",
     "Task",
     "ThoughtBudget",
-    "Worker",
     "agreement",
     "chat",
     "choose_shots",
@@ -102,18 +90,16 @@ __all__ = [
     "copy_files",
     "copy_range",
     "counted",
+    "decide",
     "disk_full",
     "endings",
     "final_answers",
     "folder_in_place",
     "formats",
     "gguf_of",
-    "gpus",
     "is_sealed",
     "is_secret",
-    "is_sign",
     "isolated",
-    "judge",
     "keys",
     "labels",
     "lazily",
@@ -123,10 +109,8 @@ __all__ = [
     "numbered",
     "out_of_memory",
     "read_answers",
-    "read_error",
     "read_gguf",
     "read_json",
-    "read_ref",
     "read_rows",
     "read_safetensors",
     "read_suite",
@@ -140,8 +124,6 @@ __all__ = [
     "template_digest",
     "text_of",
     "told_apart",
-    "told_error",
-    "told_ref",
     "weight_files",
     "weights_digest",
     "whole_text",

@@ -78,7 +78,7 @@ class _Reader:
         for name in self.raw:
             if name not in TABLES:
                 self.complain((name, 0), f"[{name}]", "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
-        about = self.one("suite", tables.About, required=True)
+        about = self.one("suite", tables.SuiteTable, required=True)
         model = self.one("model", tables.Model, required=True)
         sweep = self.sweep()
         adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
@@ -126,7 +126,7 @@ class _Reader:
 
     def coherent(
         self,
-        about: tables.About | None,
+        about: tables.SuiteTable | None,
         adapter: tables.Use | None,
         train: tables.Train | None,
         candidate: tables.Candidate | None,

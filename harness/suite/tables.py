@@ -20,7 +20,7 @@ MERGES = ("original", "dequantized")
 
 
 @dataclass(frozen=True)
-class About:
+class SuiteTable:
     """`[suite]`: `seed` of everything random, `alpha` the risk of shipping a model that breaks a claim.
 
     `attempts` says whether repeated attempts are only counted, or each is tested at its share of alpha.
@@ -245,7 +245,7 @@ class Suite:
     """One suite: model, adapter and train (or a candidate made elsewhere), subjects, evals, gates, merge, exports."""
 
     path: Path
-    about: About
+    about: SuiteTable
     model: Model
     adapter: Use | None
     train: Train | None

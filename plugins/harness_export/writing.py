@@ -83,7 +83,7 @@ def _write(folder: Path, to: Path, quantization: str, llama: Llama, names: Mappi
         writer.add_tensor_info(ROPE_FACTORS, (llama.head // 2,), np.dtype(np.float32), llama.head * 2)
     with ExitStack() as stack:
         stack.callback(writer.close)
-        source = _Source(stack, there, llama)
+        source = _Tensors(stack, there, llama)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -93,7 +93,7 @@ def _write(folder: Path, to: Path, quantization: str, llama: Llama, names: Mappi
             writer.write_tensor_data(np.array(llama.factors(), np.float32))
 
 
-class _Source:
+class _Tensors:
     """The tensors of a model's folder as llama.cpp has them, read when they are asked for."""
 
     def __init__(self, stack: ExitStack, there: Mapping[str, Header], llama: Llama) -> None:
@@ -211,7 +211,7 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
     weighed = _weighed(file)
     wrong = total = 0.0
     with ExitStack() as stack:
-        source, read = (_Source(stack, headers, llama) for headers in (read_headers(folder), there))
+        source, read = (_Tensors(stack, headers, llama) for headers in (read_headers(folder), there))
         for name, tensor in names.items():
             wanted, place = source.tensor(name, tensor), file.tensors[name]
             if place.shape != wanted.shape:
