@@ -101,7 +101,8 @@ def waive(one: argparse.ArgumentParser) -> None:
 
 def _verify(args: argparse.Namespace) -> int:
     from harness.release.previous import current
-    from harness.release.verify import ExportRefused, verify
+    from harness.release.signatures import ExportRefused
+    from harness.release.verify import verify
 
     if args.replay is not None and args.suite is None:
         raise UsageError("--replay asks the rows of a suite; name it, --suite SUITE")
