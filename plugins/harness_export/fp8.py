@@ -29,12 +29,12 @@ NOT_COMPARED |= {"_name_or_path", "use_cache"}
 
 def check(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError where the model is quantised already, or the copy to be read is not in FP8."""
-    from harness_hf import fp8 as checkpoint
+    from harness_hf import is_fp8
 
     path = model / "config.json"
     if path.is_file() and json.loads(path.read_text("utf-8")).get("quantization_config"):
         raise UsageError("the model is quantised already; bits that are gone do not come back")
-    if (made := options.get("path")) and not checkpoint.is_fp8(Path(made)):
+    if (made := options.get("path")) and not is_fp8(Path(made)):
         raise UsageError(f'path is "{made}", which is no folder with weights in FP8 (e4m3)')
 
 
@@ -123,12 +123,12 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
     from harness_export.rounding import INEXACT
     from harness_export.rounding import compare as compare_numbers
     from harness_export.writing import compare_tokenizers
-    from harness_hf import fp8 as checkpoint
+    from harness_hf import read_fp8
     from harness_lora import read_headers
 
     there, left, found, layers = read_headers(parent), set(read_headers(parent)), [0.0, 0.0], 0
     for file in weight_files(copy):
-        for name, here, scale in checkpoint.read(copy, file):
+        for name, here, scale in read_fp8(copy, file):
             if name not in there:
                 raise CheckFailed(f'"{name}" is not in the parent')
             left.discard(name)

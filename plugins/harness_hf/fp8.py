@@ -38,7 +38,7 @@ def is_fp8(folder: Path) -> bool:
     return any(e["dtype"] == DTYPE and n.endswith(".weight") for head in heads for n, e in head.tensors.items())
 
 
-def read(folder: Path, file: str) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+def read_fp8(folder: Path, file: str) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """Yield name, numbers and scales of each weight of a file: of FP8 its codes, and as many scales, in float32.
 
     Raises UsageError at NaN, at a scale that is none, and at a weight without one.
@@ -76,7 +76,7 @@ def dequantise(folder: Path, to: Path) -> None:
     from safetensors.torch import save_file
 
     for file in weight_files(folder):
-        found = {n: (w.float() if scale is None else w * scale) for n, w, scale in read(folder, file)}
+        found = {n: (w.float() if scale is None else w * scale) for n, w, scale in read_fp8(folder, file)}
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, to / file, {"format": "pt"})
     for name in formats.shipping(folder):
         if name.endswith(".safetensors"):

@@ -30,8 +30,8 @@ harness/pipeline: artifacts choice preflight record
 harness/release: export
 harness/suite: waivers
 plugins/harness_checks: frames keys
-plugins/harness_export: __init__ quantised
-plugins/harness_hf: probe sabotage sources
+plugins/harness_export: __init__ fp8 quantised writing
+plugins/harness_hf: fp8 probe sabotage sources
 plugins/harness_judge: calibrate calibration commands testing
 plugins/harness_lm_eval: names
 plugins/harness_lora: merge
