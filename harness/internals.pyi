@@ -36,6 +36,7 @@ from harness.errors import disk_full as disk_full
 from harness.errors import out_of_memory as out_of_memory
 from harness.files import copy_range as copy_range
 from harness.files import folder_in_place as folder_in_place
+from harness.files import open_file as open_file
 from harness.lazy import lazily as lazily
 from harness.records import words as words
 from harness.records.findings import Severity as Severity
@@ -121,6 +122,7 @@ __all__ = [
     "marked_text",
     "meant_otherwise",
     "numbered",
+    "open_file",
     "out_of_memory",
     "read_answers",
     "read_error",
