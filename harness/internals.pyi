@@ -10,6 +10,7 @@ from harness.answers.store import Responses as Responses
 from harness.answers.store import request_key as request_key
 from harness.answers.thought import answers as final_answers
 from harness.artifacts import formats as formats
+from harness.artifacts.attestation import LOCK as LOCK
 from harness.artifacts.digests import template_digest as template_digest
 from harness.artifacts.digests import weights_digest as weights_digest
 from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
@@ -28,6 +29,7 @@ from harness.claims.decide import judge as judge
 from harness.collection.plan import Task as Task
 from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
+from harness.data.identity import keyed as keyed
 from harness.data.pypi import sha256_of as sha256_of
 from harness.data.rows import GROUP as GROUP
 from harness.data.rows import HELD_OUT as HELD_OUT
@@ -38,7 +40,14 @@ from harness.files import copy_range as copy_range
 from harness.files import folder_in_place as folder_in_place
 from harness.files import open_file as open_file
 from harness.lazy import lazily as lazily
+from harness.parts import part as part
+from harness.pipeline.ledger import Ledger as Ledger
+from harness.pipeline.ledger import Look as Look
+from harness.pipeline.ledger import Standing as Standing
+from harness.pipeline.ledger import attempts_said as attempts_said
+from harness.plugins import load_plugins as load_plugins
 from harness.records import words as words
+from harness.records.about import Note as Note
 from harness.records.findings import Severity as Severity
 from harness.records.findings import marked as marked_text
 from harness.records.findings import text_of as text_of
@@ -50,11 +59,14 @@ from harness.records.scales import Scaled as Scaled
 from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
 from harness.reports import sentence as sentence
+from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import told_apart as told_apart
 from harness.reports.run_folder import LOGS as TRAINING_LOGS
+from harness.reports.run_folder import RunFolder as RunFolder
 from harness.reports.run_folder import read_rows as read_answers
 from harness.stats.tests import cluster_t as cluster_t
 from harness.stats.tests import numbered as numbered
+from harness.stats.tests import spent as spent
 from harness.stats.tests import wilson as wilson
 from harness.suite.reader import read_suite as read_suite
 from harness.suite.tables import Eval as Eval
@@ -79,6 +91,7 @@ __all__ = [
     "CONVERSION_NOTES",
     "GROUP",
     "HELD_OUT",
+    "LOCK",
     "ROPE_FACTORS",
     "TRAINING_LOGS",
     "CachedSubject",
@@ -86,17 +99,23 @@ __all__ = [
     "Ended",
     "Eval",
     "Gguf",
+    "Ledger",
+    "Look",
     "Lost",
     "Models",
+    "Note",
     "OnScale",
     "Responses",
+    "RunFolder",
     "Scaled",
     "Severity",
+    "Standing",
     "Suite",
     "Task",
     "ThoughtBudget",
     "Worker",
     "agreement",
+    "attempts_said",
     "chat",
     "choose_shots",
     "cluster_t",
@@ -115,15 +134,18 @@ __all__ = [
     "is_sign",
     "isolated",
     "judge",
+    "keyed",
     "keys",
     "labels",
     "lazily",
+    "load_plugins",
     "markdown",
     "marked_text",
     "meant_otherwise",
     "numbered",
     "open_file",
     "out_of_memory",
+    "part",
     "read_answers",
     "read_error",
     "read_gguf",
@@ -139,8 +161,10 @@ __all__ = [
     "sha256_of",
     "shorten",
     "shown",
+    "spent",
     "template_digest",
     "text_of",
+    "to_json",
     "told_apart",
     "told_error",
     "told_ref",

@@ -1,0 +1,102 @@
+"""`harness gate`: a claim about rows that another tool scored."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import Gate, UsageError
+
+if TYPE_CHECKING:
+    from harness_rows.records import Wanted
+
+CLAIMS = {"worse_by_at_most": "no-worse", "better_by": "better", "min": "at-least", "max": "at-most"}
+NO_CLAIM = """gate: what is claimed? one of
+  --worse-by-at-most 0.02   the candidate is worse than the base by at most that
+  --better-by 0             the candidate is better than the base
+  --min 0.8                 the candidate alone is at least that"""
+COLUMNS = ("id", "score", "input", "target", "cluster", "weight", "repeat")
+
+
+def gate(parser: ArgumentParser) -> None:
+    """gate rows that another tool scored: a folder or file of lm_eval's, a table"""
+    parser.set_defaults(command=_gate, group="run")
+    parser.epilog = """examples:
+  harness gate runs/base runs/candidate --worse-by-at-most 0.02
+  harness gate runs/base runs/candidate --better-by 0 --metric gsm8k:exact_match,strict-match
+  harness gate base.csv candidate.csv --worse-by-at-most 0.02 --id question --score correct"""
+    parser.add_argument(
+        "rows", nargs="+", metavar="BASE CANDIDATE", help="files or folders; CANDIDATE alone with --min"
+    )
+    claim = parser.add_argument_group("what is claimed")
+    claim.add_argument("--worse-by-at-most", type=_margin, metavar="X", help="in the metric's units, or a share: 2%%")
+    claim.add_argument("--better-by", type=_margin, metavar="X", help="0 is: better at all")
+    claim.add_argument("--min", type=float, metavar="X", help="the candidate alone; nothing pairs, so it is weaker")
+    claim.add_argument("--max", type=float, metavar="X", help="the same where less is better")
+    claim.add_argument("--alpha", type=float, default=0.05, metavar="RISK", help="of a wrong PASS (0.05)")
+    rows = parser.add_argument_group("which rows, and how they are read")
+    rows.add_argument("--metric", default="", metavar="TASK:NAME[,FILTER]", help="where a run holds several")
+    rows.add_argument("--as", dest="tool", default="", metavar="TOOL", help="lm_eval, table, …; else by content")
+    way = rows.add_mutually_exclusive_group()
+    way.add_argument("--higher", dest="better", action="store_const", const="higher", help="higher is better")
+    way.add_argument("--lower", dest="better", action="store_const", const="lower", help="lower is better")
+    rows.add_argument("--scale", choices=("proportion", "mean", "perplexity"), help="how rows combine")
+    for name in COLUMNS:
+        rows.add_argument(f"--{name}", metavar="COLUMN", help=f"the column of a row's {name}")
+    rows.add_argument("--slice", action="append", default=[], metavar="COLUMN", help="name the worst part by it")
+    fair = parser.add_argument_group("what may stand in the way")
+    missing = "rows without a score: no verdict, or they count against the claim (refuse)"
+    fair.add_argument("--missing", choices=("refuse", "wrong"), default="refuse", help=missing)
+    fair.add_argument("--allow", default="", metavar="NAMES", help="differences that are meant: template,shots,…")
+    fair.add_argument("--only-common", action="store_true", help="judge the rows that both were asked")
+    out = parser.add_argument_group("what is written and printed")
+    out.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
+    out.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
+    out.add_argument("--github", action="store_true", help="annotate and sum up, as in a job of GitHub's by itself")
+
+
+def _margin(text: str) -> float | str:
+    """Return a margin: a number, or a share as text."""
+    return text if text.endswith("%") else float(text)
+
+
+def claim_of(given: Namespace) -> Gate:
+    """Return the claim that was given as a gate. Raises UsageError where there is none, or several."""
+    said = [name for name in CLAIMS if getattr(given, name) is not None]
+    if len(said) != 1:
+        raise UsageError(*NO_CLAIM.split("\n")) if not said else UsageError("gate: claims one thing at a time")
+    alone = said[0] in ("min", "max")
+    if len(given.rows) > 2 or (len(given.rows) == 1 and not alone):
+        raise UsageError("gate: want BASE and CANDIDATE, or CANDIDATE alone with --min or --max")
+    claim: dict[str, Any] = {said[0]: getattr(given, said[0])}
+    return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", alpha=given.alpha, **claim)
+
+
+def wanted(given: Namespace) -> Wanted:
+    """Return what is to be read of a file."""
+    from harness_rows.records import Wanted
+
+    task, colon, rest = given.metric.rpartition(":")
+    metric, _, filter_ = rest.partition(",")
+    columns: dict[str, str | list[str]] = {name: v for name in COLUMNS if (v := getattr(given, name))}
+    columns |= {"slice": given.slice} if given.slice else {}
+    return Wanted(task if colon else "", metric, filter_, columns, given.better, given.scale)
+
+
+def _gate(args: Namespace) -> int:
+    """Read, decide, write and print. Raises UsageError where that is not possible."""
+    claim = claim_of(args)
+    from harness_rows import gating, writing
+    from harness_rows.fairness import allowed_names
+    from harness_rows.readers import read
+
+    want = wanted(args)
+    ask = gating.Ask(claim, want, args.missing, allowed_names(args.allow), args.only_common, args.alpha)
+    *bases, candidate = [read(path, want, args.tool) for path in args.rows]
+    try:
+        return writing.conclude(bases[0] if bases else None, candidate, ask, args)
+    except ModuleNotFoundError as error:
+        if error.name not in ("numpy", "scipy"):
+            raise
+        raise UsageError(f"gate: needs {error.name}; pip install 'finetune-harness[gate]'") from None
