@@ -26,9 +26,14 @@ from harness.artifacts.strict import read_json as read_json
 from harness.claims import agreement as agreement
 from harness.claims import labels as labels
 from harness.claims.decide import judge as judge
+from harness.collection.collect import check_gates as check_gates
+from harness.collection.context import Context as Context
+from harness.collection.plan import Item as Item
+from harness.collection.plan import Plan as Plan
 from harness.collection.plan import Task as Task
 from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
+from harness.data.identity import key_of as key_of
 from harness.data.identity import keyed as keyed
 from harness.data.pypi import sha256_of as sha256_of
 from harness.data.rows import GROUP as GROUP
@@ -41,9 +46,9 @@ from harness.files import folder_in_place as folder_in_place
 from harness.files import open_file as open_file
 from harness.lazy import lazily as lazily
 from harness.parts import part as part
+from harness.pipeline.adjudication import Adjudicator as Adjudicator
 from harness.pipeline.ledger import Ledger as Ledger
 from harness.pipeline.ledger import Look as Look
-from harness.pipeline.ledger import Standing as Standing
 from harness.pipeline.ledger import attempts_said as attempts_said
 from harness.plugins import load_plugins as load_plugins
 from harness.records import words as words
@@ -66,11 +71,14 @@ from harness.reports.run_folder import RunFolder as RunFolder
 from harness.reports.run_folder import read_rows as read_answers
 from harness.stats.tests import cluster_t as cluster_t
 from harness.stats.tests import numbered as numbered
-from harness.stats.tests import spent as spent
 from harness.stats.tests import wilson as wilson
 from harness.suite.reader import read_suite as read_suite
+from harness.suite.tables import About as About
 from harness.suite.tables import Eval as Eval
+from harness.suite.tables import Model as Model
+from harness.suite.tables import Scored as Scored
 from harness.suite.tables import Suite as Suite
+from harness.suite.waivers import read_waivers as read_waivers
 from harness.texts.counts import counted as counted
 from harness.texts.secrets import is_secret as is_secret
 from harness.texts.shown import markdown as markdown
@@ -94,22 +102,28 @@ __all__ = [
     "LOCK",
     "ROPE_FACTORS",
     "TRAINING_LOGS",
+    "About",
+    "Adjudicator",
     "CachedSubject",
+    "Context",
     "Desk",
     "Ended",
     "Eval",
     "Gguf",
+    "Item",
     "Ledger",
     "Look",
     "Lost",
+    "Model",
     "Models",
     "Note",
     "OnScale",
+    "Plan",
     "Responses",
     "RunFolder",
     "Scaled",
+    "Scored",
     "Severity",
-    "Standing",
     "Suite",
     "Task",
     "ThoughtBudget",
@@ -117,6 +131,7 @@ __all__ = [
     "agreement",
     "attempts_said",
     "chat",
+    "check_gates",
     "choose_shots",
     "cluster_t",
     "copy_files",
@@ -134,6 +149,7 @@ __all__ = [
     "is_sign",
     "isolated",
     "judge",
+    "key_of",
     "keyed",
     "keys",
     "labels",
@@ -154,6 +170,7 @@ __all__ = [
     "read_rows",
     "read_safetensors",
     "read_suite",
+    "read_waivers",
     "request_key",
     "schema",
     "seal_folder",
@@ -161,7 +178,6 @@ __all__ = [
     "sha256_of",
     "shorten",
     "shown",
-    "spent",
     "template_digest",
     "text_of",
     "to_json",

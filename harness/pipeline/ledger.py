@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from harness.artifacts.attestation import LEDGER_FORMAT
 from harness.collection.plan import Plan, Task
@@ -35,6 +35,7 @@ from harness.errors import UsageError
 from harness.files import append_line, cache_dir, exclusive, lines_of, write_text
 from harness.records.samples import Result
 from harness.records.verdicts import Verdict
+from harness.suite.tables import Suite
 
 FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and the only file there that matters
 NAMED = 4  # suites of earlier looks
@@ -125,17 +126,6 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class Asker(Protocol):
-    """Who asks for a look: a suite, or what stands for one."""
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-
-
 @dataclass(frozen=True)
 class Standing:
     """The how-manieth attempt at its rows a look is, from 1; `stages` are the rows of its looks, the last its own.
@@ -220,7 +210,7 @@ class Ledger:
         written, on = (same["id"], same["continues"]) if same else ("", before["id"] if before else "")
         return Standing(number, stages, written, on, others, len({first[x["id"]] for x in foreign}))
 
-    def record(self, standing: Standing, look: Look, suite: Asker, candidate: str, name: str) -> None:
+    def record(self, standing: Standing, look: Look, suite: Suite, candidate: str, name: str) -> None:
         """Write a look down, unless it stands there already. Raises UsageError where that is impossible."""
         if standing.line:
             return

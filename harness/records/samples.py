@@ -12,7 +12,7 @@ Prompt = str | list[dict[str, str]]
 """What a model is asked: a text, or chat messages."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One row of an evaluation's data.
 
@@ -39,7 +39,7 @@ class Sample:
         return [self.id, self.input, self.target, self.row, self.cluster]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness import Gate, UsageError
-
-if TYPE_CHECKING:
-    from harness_rows.records import Wanted
 
 CLAIMS = {"worse_by_at_most": "no-worse", "better_by": "better", "min": "at-least", "max": "at-most"}
 NO_CLAIM = """gate: what is claimed? one of
   --worse-by-at-most 0.02   the candidate is worse than the base by at most that
   --better-by 0             the candidate is better than the base
   --min 0.8                 the candidate alone is at least that"""
-COLUMNS = ("id", "score", "input", "target", "cluster", "weight", "repeat")
+COLUMNS = ("id", "score", "input", "target", "weight", "repeat")
 
 
 def gate(parser: ArgumentParser) -> None:
@@ -44,6 +41,7 @@ def gate(parser: ArgumentParser) -> None:
     rows.add_argument("--scale", choices=("proportion", "mean", "perplexity"), help="how rows combine")
     for name in COLUMNS:
         rows.add_argument(f"--{name}", metavar="COLUMN", help=f"the column of a row's {name}")
+    rows.add_argument("--cluster", metavar="COLUMN", help="what rows share that are not independent")
     rows.add_argument("--slice", action="append", default=[], metavar="COLUMN", help="name the worst part by it")
     fair = parser.add_argument_group("what may stand in the way")
     missing = "rows without a score: no verdict, or they count against the claim (refuse)"
@@ -53,6 +51,7 @@ def gate(parser: ArgumentParser) -> None:
     out = parser.add_argument_group("what is written and printed")
     out.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
     out.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
+    out.add_argument("--write-suite", type=Path, metavar="FILE", help="write it as a suite, for harness run")
     out.add_argument("--github", action="store_true", help="annotate and sum up, as in a job of GitHub's by itself")
 
 
@@ -70,33 +69,32 @@ def claim_of(given: Namespace) -> Gate:
     if len(given.rows) > 2 or (len(given.rows) == 1 and not alone):
         raise UsageError("gate: want BASE and CANDIDATE, or CANDIDATE alone with --min or --max")
     claim: dict[str, Any] = {said[0]: getattr(given, said[0])}
-    return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", alpha=given.alpha, **claim)
+    if not 0 < given.alpha <= 0.5:
+        raise UsageError(f"--alpha is {given.alpha:g}, want more than 0 and at most 0.5")
+    return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", **claim)
 
 
-def wanted(given: Namespace) -> Wanted:
-    """Return what is to be read of a file."""
-    from harness_rows.records import Wanted
-
+def options_of(given: Namespace) -> dict[str, Any]:
+    """Return what was said of how rows are read, as the options of an evaluation; what nobody said is not there."""
     task, colon, rest = given.metric.rpartition(":")
     metric, _, filter_ = rest.partition(",")
-    columns: dict[str, str | list[str]] = {name: v for name in COLUMNS if (v := getattr(given, name))}
-    columns |= {"slice": given.slice} if given.slice else {}
-    return Wanted(task if colon else "", metric, filter_, columns, given.better, given.scale)
+    said = {"task": task if colon else "", "metric": metric, "filter": filter_}
+    said |= {name: getattr(given, name) for name in (*COLUMNS, "tool", "better", "scale", "only_common")}
+    said |= {"missing": given.missing if given.missing != "refuse" else "", "allow": given.allow.split(",")}
+    said["allow"] = [name for name in said["allow"] if name]
+    return {name: value for name, value in said.items() if value}
 
 
 def _gate(args: Namespace) -> int:
     """Read, decide, write and print. Raises UsageError where that is not possible."""
     claim = claim_of(args)
-    from harness_rows import gating, writing
-    from harness_rows.fairness import allowed_names
-    from harness_rows.readers import read
+    from harness_rows import suites, writing
 
-    want = wanted(args)
-    ask = gating.Ask(claim, want, args.missing, allowed_names(args.allow), args.only_common, args.alpha)
-    *bases, candidate = [read(path, want, args.tool) for path in args.rows]
-    try:
-        return writing.conclude(bases[0] if bases else None, candidate, ask, args)
-    except ModuleNotFoundError as error:
-        if error.name not in ("numpy", "scipy"):
-            raise
-        raise UsageError(f"gate: needs {error.name}; pip install 'finetune-harness[gate]'") from None
+    sides = ("base", "candidate") if len(args.rows) > 1 else ("candidate",)
+    about = {"cluster": args.cluster, "slices": args.slice}
+    paths = {side: str(Path(path).expanduser().absolute()) for side, path in zip(sides, args.rows, strict=True)}
+    suite = suites.suite_of(claim, dict(zip(sides, args.rows, strict=True)), options_of(args), args.alpha, **about)
+    found = suites.judged(suite)
+    if args.write_suite:
+        writing.write_suite(found, args.write_suite, paths)
+    return writing.conclude(found, args)

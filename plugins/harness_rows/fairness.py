@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from harness import UsageError, did_you_mean
@@ -39,12 +39,12 @@ class Compared:
     told: tuple[str, ...] = ()
 
 
-def allowed_names(given: str) -> frozenset[str]:
+def allowed_names(given: Iterable[str]) -> frozenset[str]:
     """Return the kinds of unfairness that a user allows. Raises UsageError at one that is none."""
-    names = [name.strip().replace("-", " ") for name in given.split(",") if name.strip()]
+    names = [name.strip().replace("-", " ") for name in given]
     for name in names:
         if name not in NAMES:
-            raise UsageError(f'--allow: nothing is called "{name}"{did_you_mean(name, NAMES)}')
+            raise UsageError(f'allow: nothing is called "{name}"{did_you_mean(name, NAMES)}')
     return frozenset(names)
 
 

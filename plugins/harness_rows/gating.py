@@ -1,17 +1,16 @@
-"""Two runs that another tool scored -> a verdict, by the same tests as a run of ours: pair, compare, decide."""
+"""Two runs that another tool scored -> an evaluation as ours are: paired, compared fairly, of one metric."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
-from harness import Caveat, Gate, Metric, Outcome, Result, Sample, Score, UsageError, Verdict, digest_of
-from harness.internals import Ledger, Look, Note, Standing, attempts_said, counted, judge, shown, spent, words
+from harness import Caveat, Metric, Result, Sample, Score, UsageError, digest_of
+from harness.internals import counted, shown
 from harness_rows import fairness, pairing
 from harness_rows.fairness import Compared
 from harness_rows.metrics import Chosen, choose, weight_of, worst_of
@@ -20,6 +19,7 @@ from harness_rows.records import RawRows, Wanted
 
 EXAMPLES = 3  # rows and reasons that are named
 KINDS = 60  # characters of a reason by which errors are counted
+DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
 TRUST = "rows are taken on trust; no bytes are bound"
 NONE: Mapping[str, float] = {}  # one for all scores, of which there may be millions
 SAID = {"error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are absent"}
@@ -28,75 +28,66 @@ STATES = ("scored", "error", "limit", "skipped", "unscored", "absent")
 
 @dataclass(frozen=True)
 class Ask:
-    """What somebody asks of rows: a claim about them, and what may stand in its way."""
+    """What is asked of the rows of one evaluation, and what may stand in its way."""
 
-    gate: Gate
+    name: str  # of the evaluation
     want: Wanted
     missing: Literal["refuse", "wrong"] = "refuse"
     allow: frozenset[str] = frozenset()
     only_common: bool = False
-    alpha: float = 0.05
-    spend: bool = False
-    path: Path = Path("gate.toml")
-    name: str = "gate"
-
-    @property
-    def digest(self) -> str:
-        return digest_of([self.gate.claim(), self.want.task, self.want.metric, self.missing, sorted(self.allow)])
 
 
 @dataclass(frozen=True)
-class Gated:
-    """What came of two runs: the verdict, and everything that was found on the way to it."""
+class Measured:
+    """The rows of two runs as an evaluation of ours: samples, results by subject, and what was found on the way."""
 
     ask: Ask
-    base: RawRows | None
-    candidate: RawRows
+    runs: Mapping[str, RawRows]
     pairs: Pairs
     chosen: Chosen
     fair: Compared
     samples: tuple[Sample, ...]
     results: Mapping[str, Result]
     states: Mapping[str, Mapping[str, int]]
-    verdict: Verdict
-    attempts: tuple[str, ...] = ()
+
+    @property
+    def conditions(self) -> list[str]:
+        """Under which conditions a verdict on these rows stands, each a part of its reason; the last says its trust."""
+        found = [f"allowed: {text}" for text in self.fair.allowed]
+        if any(self.pairs.dropped):
+            one, other = self.pairs.dropped
+            what = f"{counted(one, 'row')} of base and {other:,} of candidate alone are not judged"
+            found.append(f"{what} (--only-common)")
+        lost = {side: sum(told.values()) - told.get("scored", 0) for side, told in self.states.items()}
+        if self.ask.missing == "wrong" and any(lost.values()):
+            told = " and ".join(f"{n:,} of {side}" for side, n in lost.items() if n)
+            found.append(f"rows without a score, {told}, count against the claim (--missing wrong)")
+        run = self.runs["candidate"]
+        bound = {"none": TRUST, "named": f"rows are taken on trust, of what calls itself {shown(run.bound)}"}
+        return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {shown(run.bound)}")]
 
 
-def decide(base: RawRows | None, candidate: RawRows, ask: Ask, ledger: Ledger | None) -> Gated:
-    """Decide a claim on the rows of two runs; without a base, on those of one.
+def measure(runs: Mapping[str, RawRows], ask: Ask) -> Measured:
+    """Return the rows of a base and a candidate, or of a candidate alone, as an evaluation.
 
     Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
     """
-    runs = [candidate] if base is None else [base, candidate]
-    _check_files(runs)
+    candidate, base = runs["candidate"], runs.get("base")
+    _check_files([*runs.values()])
     pairs = pairing.pair(base or candidate, candidate, only_common=ask.only_common)
     fair = Compared() if base is None else fairness.compare(base, candidate, pairs, ask.allow)
-    chosen = choose(runs, ask.want)
-    name, metric = re.sub(r"[^\w-]", "_", candidate.task)[:80] or "rows", chosen.metric
-    gate = replace(ask.gate, metric=f"{name}.{metric.name}")
-    if wrong := [*gate.mistakes(), *gate.mistakes_on(metric)]:
-        raise UsageError(*wrong)
+    chosen = choose([*runs.values()], ask.want)
+    metric = chosen.metric
     if ask.missing == "wrong" and worst_of(metric) is None:
         raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
-    samples = tuple(_samples(pairs))
-    sides = {"base": pairs.base, "candidate": pairs.candidate} if base else {"candidate": pairs.candidate}
+    known = _known(pairs, candidate.task)
+    samples = tuple(_samples(pairs, known))
+    rows = {"base": pairs.base, "candidate": pairs.candidate}
     results, states = {}, {}
-    for side, run in zip(sides, runs, strict=True):
-        states[side] = Counter(_state(rows, metric.name) for rows in sides[side])
-        results[side] = _result(side, name, run, samples, sides[side], chosen, ask)
-    standing = _attempt(ask, ledger, pairs, candidate, results["candidate"])
-    number = standing.number if standing else 0
-    alpha = spent(ask.alpha, number) if number and ask.spend else ask.alpha
-    columns = sorted({column for sample in samples for column in sample.row})
-    ours, theirs = results["candidate"], results.get("base")
-    verdict = judge(gate, metric, ours, theirs, samples, alpha, name="candidate", columns=columns)
-    if verdict.outcome is not Outcome.ERROR:  # which looked at no number
-        verdict = replace(verdict, attempt=number)
-        verdict = words.noted(verdict, Note("attempt", {"number": number})) if number > 1 else verdict
-    notes = [Note("rows", {"text": text}) for text in _conditions(ask, pairs, fair, states, candidate)]
-    verdict = words.noted(verdict, *notes)
-    said = attempts_said([verdict], ask.spend, [standing]) if standing else []
-    return Gated(ask, base, candidate, pairs, chosen, fair, samples, results, states, verdict, tuple(said))
+    for side, run in runs.items():
+        states[side] = Counter(_state(own, metric.name) for own in rows[side])
+        results[side] = _result(side, run, samples, rows[side], chosen, ask)
+    return Measured(ask, runs, pairs, chosen, fair, samples, results, states)
 
 
 def _check_files(runs: Sequence[RawRows]) -> None:
@@ -106,16 +97,26 @@ def _check_files(runs: Sequence[RawRows]) -> None:
         raise UsageError(f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…); nothing was changed")
 
 
-def _samples(pairs: Pairs) -> list[Sample]:
+def _known(pairs: Pairs, task: str) -> list[str]:
+    """Return what each row is known by, here and in the ledger of attempts.
+
+    A name says less than what was asked: the same names under one task are taken for the same rows.
+    """
+    if pairs.how == "id":
+        return [digest_of([task, name])[:DIGITS] for name in pairs.names]
+    return [(ours or theirs)[0].content for theirs, ours in zip(pairs.base, pairs.candidate, strict=True)]
+
+
+def _samples(pairs: Pairs, known: Sequence[str]) -> list[Sample]:
     """Return the rows as they are judged. Raises UsageError where the sides tell of other clusters or slices."""
     found = []
-    for name, theirs, ours in zip(pairs.names, pairs.base, pairs.candidate, strict=True):
+    for name, key, theirs, ours in zip(pairs.names, known, pairs.base, pairs.candidate, strict=True):
         one = (ours or theirs)[0]
         other = theirs[0] if theirs else one
         cluster, slices = one.cluster or other.cluster, one.slices or other.slices
         if (other.cluster or cluster, other.slices or slices) != (cluster, slices):
             raise UsageError(f'row "{shown(name)}" is of another cluster or slice in base than in candidate')
-        found.append(Sample(name, row=slices, cluster=cluster or None, key=one.content))
+        found.append(Sample(name, row=slices, cluster=cluster or None, key=key))
     return found
 
 
@@ -126,7 +127,7 @@ def _state(rows: Rows, name: str) -> str:
 
 
 def _result(
-    side: str, name: str, run: RawRows, samples: Sequence[Sample], rows: Sequence[Rows], chosen: Chosen, ask: Ask
+    side: str, run: RawRows, samples: Sequence[Sample], rows: Sequence[Rows], chosen: Chosen, ask: Ask
 ) -> Result:
     """Return a run as a result of ours: what has no score counts against the claim, or keeps it from being judged."""
     metric, fill = chosen.metric, None
@@ -143,9 +144,9 @@ def _result(
             weight = weight_of(own[0], metric.name) if own else 1.0
             scores.append(Score(sample.id, values, weight, weights=NONE, details=NONE))
     caveats = (Caveat(_lost(side, samples, rows, metric, run), "ERROR"),) if missing else ()
-    digest = digest_of([*run.sources, run.model])
     means = {metric.name: metric.value(scores)} if scores else {}
-    return Result(side, name, tuple(scores), means, digest, tuple(missing), caveats=caveats)
+    digest = _digest(side, run, samples, scores)
+    return Result(side, ask.name, tuple(scores), means, digest, tuple(missing), caveats=caveats)
 
 
 def _value(rows: Rows, name: str, fill: float | None) -> float | None:
@@ -169,34 +170,14 @@ def _lost(side: str, samples: Sequence[Sample], rows: Sequence[Rows], metric: Me
     return f"{side}: {', '.join(told)}{reasons},{whole} {names}; rerun them, or --missing wrong"
 
 
-def _attempt(ask: Ask, ledger: Ledger | None, pairs: Pairs, run: RawRows, result: Result) -> Standing | None:
-    """Count this look at the rows, and return which attempt it is."""
-    if ledger is None:
-        return None
-    if pairs.how == "content":
-        known = [(ours or theirs)[0].content for theirs, ours in zip(pairs.base, pairs.candidate, strict=True)]
-    else:  # a name says less than what was asked: the same names under one task are taken for the same rows
-        known = [digest_of([run.task, name])[:32] for name in pairs.names]
-    scored = {score.id: [*score.values.values()] for score in result.scores}
-    weights = digest_of(sorted([k, *scored.get(name, ())] for k, name in zip(known, pairs.names, strict=True)))
-    look = Look("merged", run.bound if run.binding == "claimed" else weights, frozenset((k,) for k in known))
-    with ledger.locked():
-        standing = ledger.standing(look)
-        ledger.record(standing, look, ask, "candidate", result.eval)
-    return standing
+def _digest(side: str, run: RawRows, samples: Sequence[Sample], scores: Sequence[Score]) -> str:
+    """Return what a side is known by: the weights it is said to be of, else what they scored, whatever the file.
 
-
-def _conditions(
-    ask: Ask, pairs: Pairs, fair: Compared, states: Mapping[str, Mapping[str, int]], run: RawRows
-) -> list[str]:
-    """Return under which conditions a verdict stands, each a part of its reason."""
-    found = [f"allowed: {text}" for text in fair.allowed]
-    if any(pairs.dropped):
-        one, other = pairs.dropped
-        found.append(f"{counted(one, 'row')} of base and {other:,} of candidate alone are not judged (--only-common)")
-    lost = {side: sum(told.values()) - told.get("scored", 0) for side, told in states.items()}
-    if ask.missing == "wrong" and any(lost.values()):
-        told = " and ".join(f"{n:,} of {side}" for side, n in lost.items() if n)
-        found.append(f"rows without a score, {told}, count against the claim (--missing wrong)")
-    bound = {"none": TRUST, "named": f"rows are taken on trust, of what calls itself {shown(run.bound)}"}
-    return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {shown(run.bound)}")]
+    That a base and a candidate that score alike are one model nobody knows.
+    """
+    if run.binding == "claimed":
+        return run.bound.removeprefix("sha256:")
+    keys, found = {s.id: s.key for s in samples}, hashlib.sha256(side.encode())
+    for line in sorted(f"{keys[s.id]} {[*s.values.values()]} {s.weight!r}\n" for s in scores):
+        found.update(line.encode())
+    return found.hexdigest()

@@ -3,66 +3,74 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import ExitCode, Outcome, Report, Run, UsageError, __version__, write_text
-from harness.internals import LOCK, Ledger, RunFolder, counted, load_plugins, part, shown, to_json, words
-from harness_rows.gating import EXAMPLES, TRUST, Ask, Gated, decide
+from harness import ExitCode, Outcome, Run, UsageError, Verdict, __version__, write_text
+from harness.internals import LOCK, RunFolder, attempts_said, counted, part, shown, to_json, words
+from harness_rows.gating import EXAMPLES, Measured
 from harness_rows.records import RawRows
+from harness_rows.suites import Judged
 
 MOST = 50_000  # rows that are written one by one beside the report
 WIDTH = 80
-CODES = {Outcome.PASS: ExitCode.OK, Outcome.FAIL: ExitCode.FAILED}
+CHANGED = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
 
 
-def conclude(base: RawRows | None, candidate: RawRows, ask: Ask, args: Namespace) -> int:
-    """Decide, write what was found, print it, and return the exit code."""
-    warnings: list[str] = []
-    started = datetime.now(UTC)
-    gated = decide(base, candidate, ask, Ledger.here(warnings.append))
+def conclude(found: Judged, args: Namespace) -> int:
+    """Write what was found, print it, and return the exit code. Raises UsageError where nothing can be written."""
+    assert found.adjudicator
+    run = run_of(found)
     try:
-        run = _written(gated, warnings, started, args.out)
+        _write(found, run, args.out)
         if args.junit_xml:
             write_text(args.junit_xml, part("junit")(run))
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be written: {error.strerror}; make room, or say --out") from None
-    plugins = load_plugins(None)
+    plugins = found.adjudicator.plan.plugins
     if args.job:
         plugins.manager.register(args.job)
     plugins.hook.harness_run_finish(run=run)
     args.document = {"run": json.loads(to_json(run))}
-    for line in lines(gated, run):
+    for line in lines(found, run):
         print(line)
     return run.exit_code
 
 
-def run_of(gated: Gated, warnings: list[str], started: datetime) -> Run:
-    """Return a decided gate as a run."""
-    metric, verdict, ask = gated.chosen.metric, gated.verdict, gated.ask
-    runs = {"base": gated.base, "candidate": gated.candidate}
-    reports = []
-    for side, result in gated.results.items():
-        reports.append(
-            Report(
-                f"{ask.name}::{side}::{result.eval}", side, result.eval, "done", dict(result.metrics),
-                better={metric.name: metric.better}, verdicts=(verdict,) if side == "candidate" else (),
-                n=len(result.scores), of=len(gated.samples), caveats=tuple(c.text for c in result.caveats),
-            )
-        )  # fmt: skip
-    facts = {side: facts_of(run) for side, run in runs.items() if run}
+def run_of(found: Judged) -> Run:
+    """Return judged rows as a run."""
+    suite, adjudicator = found.suite, found.adjudicator
+    assert adjudicator
+    standings = [*adjudicator.standings.values()]
+    conclusions = [line for one in found.measured.values() for line in said(one, adjudicator)]
+    conclusions += attempts_said(found.verdicts, suite.about.attempts == "spend", standings)
+    runs = {side: run for one in found.measured.values() for side, run in one.runs.items()}
+    notes = [note for one in found.measured.values() for run in one.runs.values() for note in run.notes]
+    results = adjudicator.results.items()
     return Run(
-        ask.name, str(ask.path), ask.digest, 0, ask.alpha, (gated.base or gated.candidate).model,
-        started.isoformat(timespec="seconds"), __version__, gates=1, items=tuple(r.id for r in reports),
-        exit_code=CODES.get(verdict.outcome, ExitCode.INCONCLUSIVE), reports=reports, facts=facts,
-        warnings=[*warnings, *gated.candidate.notes, *(gated.base.notes if gated.base else ())],
-        conclusions=[*said(gated), *gated.attempts], digests={s: r.digest for s, r in gated.results.items()},
-        seconds=(datetime.now(UTC) - started).total_seconds(),
+        suite.name, str(suite.path), suite.digest, 0, suite.about.alpha, next(iter(runs.values())).model,
+        found.started.isoformat(timespec="seconds"), __version__, gates=len(suite.gates), exit_code=_code(found),
+        items=tuple(r.id for r in found.reports), reports=found.reports, conclusions=conclusions,
+        facts={side: facts_of(run) for side, run in runs.items()}, warnings=[*found.warnings, *dict.fromkeys(notes)],
+        digests={side: result.digest for (side, _), result in results}, waivers=[*adjudicator.waivers],
+        seconds=(datetime.now(UTC) - found.started).total_seconds(),
     )  # fmt: skip
+
+
+def _code(found: Judged) -> ExitCode:
+    """Return the exit code: a failure outranks what could not be decided, and no gate that blocks is no success."""
+    held = {v.outcome for v in found.verdicts if v.holds_up}
+    if Outcome.FAIL in held:
+        return ExitCode.FAILED
+    if not any(v.blocking for v in found.verdicts):
+        return ExitCode.NOTHING_GATED
+    return ExitCode.INCONCLUSIVE if held else ExitCode.OK
 
 
 def facts_of(run: RawRows) -> dict[str, Any]:
@@ -71,98 +79,121 @@ def facts_of(run: RawRows) -> dict[str, Any]:
     return {"model": run.model, "tool": run.tool, **run.facts, "binding": run.binding, **sources}
 
 
-def _written(gated: Gated, warnings: list[str], started: datetime, out: Path) -> Run:
-    """Write a run's folder, and return the run."""
-    run, metric = run_of(gated, warnings, started), gated.chosen.metric
-    folder = RunFolder(out, run.suite, started)
+def _write(found: Judged, run: Run, out: Path) -> None:
+    """Write the folder of a run."""
+    folder = RunFolder(out, run.suite, found.started)
     run.folder = str(folder.path)
-    name = gated.results["candidate"].eval
-    evals = [{"name": name, "use": "rows", "slices": sorted({c for s in gated.samples for c in s.row})}]
-    told = {"better": metric.better, "scale": metric.scale, "combine": None}
-    gate = {"id": gated.verdict.gate, "metric": gated.verdict.metric, "says": gated.verdict.claim, "blocking": True}
-    lock = {"suite": {"name": run.suite, "evals": evals}, "metrics": {name: {metric.name: told}}, "gates": [gate]}
-    write_text(folder.path / LOCK, json.dumps(lock, indent=1) + "\n")
-    for result in gated.results.values() if len(gated.samples) <= MOST else ():
-        folder.add(result, gated.samples, {metric.name: metric}, {})
+    write_text(folder.path / LOCK, json.dumps(lock_of(found), indent=1, ensure_ascii=False, default=str) + "\n")
+    for one in found.measured.values():
+        for result in one.results.values() if len(one.samples) <= MOST else ():
+            folder.add(result, one.samples, {one.chosen.metric.name: one.chosen.metric}, {})
     folder.finish(run)
-    return run
 
 
-def said(gated: Gated) -> list[str]:
-    """Return what a reader must know of how the verdict came about, a line each."""
-    pairs, metric = gated.pairs, gated.chosen.metric
-    how = (
-        f"{len(pairs.names):,} {'paired by ' + pairs.how if gated.base else 'rows of one run, which pair with nothing'}"
-    )
-    states = {side: dict(told) for side, told in gated.states.items()}
-    if all(set(told) == {"scored"} for told in states.values()):
-        scored = "all scored on both sides" if gated.base else "all scored"
+def lock_of(found: Judged) -> dict[str, Any]:
+    """Return the suite as it was resolved: options, metrics, gates."""
+    evals = [{"name": e.name, "use": e.use, "slices": e.slices, "options": dict(e.options)} for e in found.suite.evals]
+    told = {name: one.chosen.metric for name, one in found.measured.items()}
+    metrics = {n: {m.name: {"better": m.better, "scale": m.scale, "combine": None}} for n, m in told.items()}
+    gates = [{**asdict(g), "says": g.claim(), "blocking": g.blocking} for g in found.suite.gates]
+    suite = {"name": found.suite.name, "digest": found.suite.digest, "about": asdict(found.suite.about), "evals": evals}
+    return {"suite": suite, "metrics": metrics, "gates": gates, "harness": __version__}
+
+
+def write_suite(found: Judged, path: Path, paths: Mapping[str, str]) -> None:
+    """Write what was said and found out as a suite. Raises UsageError where that is impossible."""
+    (spec,), (gate,) = found.suite.evals, found.suite.gates
+    one = found.measured[spec.name]
+    relative = {side: os.path.relpath(place, path.absolute().parent) for side, place in paths.items()}
+    options = {"task": one.runs["candidate"].task, **spec.options, "metric": one.chosen.metric.name}
+    if one.runs["candidate"].tool == "table":
+        del options["task"]  # which is the file's name
+    options |= {"cluster": spec.cluster} if spec.cluster else {}
+    options |= {"slices": spec.slices} if spec.slices else {}
+    claim = {k: v for k, v in asdict(gate).items() if k not in CHANGED and v != asdict(type(gate)("x"))[k]}
+    about = {"name": found.suite.name, "alpha": found.suite.about.alpha}
+    tables = [("[suite]", about), *((f"[rows.{side}]", {"path": place}) for side, place in relative.items())]
+    tables += [("[[eval]]", {"name": spec.name, "use": "rows", **options})]
+    tables += [("[[gate]]", {"id": gate.id, "metric": gate.metric, **claim})]
+    text = "\n".join("\n".join([title, *(f"{k} = {_toml(v)}" for k, v in keys.items()), ""]) for title, keys in tables)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}; name another file") from None
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)  # of texts, numbers, lists of texts and truth as TOML writes them
+
+
+def said(one: Measured, adjudicator: Any) -> list[str]:
+    """Return what a reader must know of how a verdict came about, a line each."""
+    pairs, metric, both = one.pairs, one.chosen.metric, "base" in one.runs
+    how = f"paired by {pairs.how}" if both else "rows of one run, which pair with nothing"
+    if all(set(told) == {"scored"} for told in one.states.values()):
+        scored = "all scored on both sides" if both else "all scored"
     else:
-        scored = " · ".join(
-            f"{side} " + ", ".join(f"{n:,} {state}" for state, n in sorted(told.items()))
-            for side, told in states.items()
-        )
-    attempt = f" · {counted(gated.verdict.attempt, 'attempt')}" if gated.verdict.attempt else ""
-    found = [f"rows       {how} · {scored}{attempt}"]
-    found.append(f"metric     {metric.name} · {metric.better} is better ({gated.chosen.because}) · {metric.scale}")
+        scored = " · ".join(f"{side} {_states(told)}" for side, told in one.states.items())
+    standing = adjudicator.standings.get(("candidate", one.ask.name))
+    attempt = f" · {counted(standing.number, 'attempt')}" if standing else ""
+    found = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
+    name = f"{one.runs['candidate'].task} {metric.name}"
+    found.append(f"metric     {name} · {metric.better} is better ({one.chosen.because}) · {metric.scale}")
     if pairs.repeats != (1, 1):
         found.append(f"repeats    base {pairs.repeats[0]}, candidate {pairs.repeats[1]}; a row is their mean")
     if pairs.renamed:
         found.append(f"names      {pairs.renamed:,} mean another question on the other side; content was followed")
-    if gated.base and not any(verdict_changed(gated)):
+    if both and one.results["base"].scores == one.results["candidate"].scores:
         found.append(f"same       not one of {len(pairs.names):,} rows differs in value; was the adapter applied?")
-    found += [f"told       {line}" for line in gated.fair.told]
+    found += [f"told       {line}" for line in one.fair.told]
     return [shown(line) for line in found]
 
 
-def verdict_changed(gated: Gated) -> tuple[int, int]:
-    """Return how many rows were won and lost."""
-    return gated.verdict.won_count, gated.verdict.lost_count
+def _states(told: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {state}" for state, n in sorted(told.items(), key=lambda kv: kv[0] != "scored"))
 
 
-def lines(gated: Gated, run: Run) -> Iterator[str]:
+def lines(found: Judged, run: Run) -> Iterator[str]:
     """Yield what is printed, at most 80 columns wide where words allow it."""
-    for side, one in (("base", gated.base), ("candidate", gated.candidate)):
-        if one:
-            settings = [one.tool, *(one.facts[k] for k in ("backend", "dtype") if k in one.facts), one.model]
-            yield from _wrapped(f"{side:<10} {shown(' · '.join(settings))}")
+    runs = {side: one for measured in found.measured.values() for side, one in measured.runs.items()}
+    for side, one in runs.items():
+        settings = [one.tool, *(one.facts[k] for k in ("backend", "dtype") if k in one.facts), one.model]
+        yield from _wrapped(f"{side:<10} {shown(' · '.join(settings))}")
     for line in (*run.conclusions, *(f"warning    {w}" for w in run.warnings)):
         yield from _wrapped(shown(line))
+    for verdict in found.verdicts:
+        yield ""
+        yield from _verdict(verdict, found)
     yield ""
-    yield from _verdict(gated)
-    yield ""
-    trust = next((n.told["text"] for n in reversed(gated.verdict.notes) if n.kind == "rows"), TRUST)
-    yield from _wrapped(f"{trust[:1].upper()}{trust[1:]}.")
+    for trust in dict.fromkeys(one.conditions[-1] for one in found.measured.values()):
+        yield from _wrapped(f"{trust[:1].upper()}{trust[1:]}.")
     page = Path(run.folder) / "report.html"
     yield f"report: {page if page.is_file() else run.folder}"
 
 
-def _verdict(gated: Gated) -> Iterator[str]:
-    """Yield the verdict: the estimate and its bound against the limit, then what these rest on."""
-    v, about = gated.verdict, gated.verdict.about
-    head, indent = f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
+def _verdict(v: Verdict, found: Judged) -> Iterator[str]:
+    """Yield a verdict: the estimate and its bound against the limit, then what these rest on."""
+    about, head, indent = v.about, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
     if about is None or v.estimate is None or v.outcome is Outcome.ERROR:
         yield from _wrapped(f"{head}{words.first(v)}", indent)
-        for line in _lost_rows(gated):
-            yield from _wrapped(f"{indent}{line}", indent)
+        results = found.adjudicator.results.items() if found.adjudicator and v.outcome is Outcome.ERROR else ()
+        for (side, name), result in results:
+            for row in result.missing[:EXAMPLES] if name == v.metric.partition(".")[0] else ():
+                yield f'{indent}{side} "{shown(row)}" has no score'
         return
     bound, side = (v.lower, "at least") if about.sign > 0 else (v.upper, "at most")
-    write = (lambda x: words.figure(about, x)) if not about.is_share or v.baseline is None else _points
-    unit = " points" if about.is_share and v.baseline is not None else ""
+    points = about.is_share and v.baseline is not None
+    told = [_points(x) if points else words.figure(about, x) for x in (v.estimate, bound, v.threshold)]
     values = f"{words.figure(None, v.baseline)} → {words.figure(None, v.value)}   " if v.baseline is not None else ""
-    yield from _wrapped(
-        f"{head}{values}{write(v.estimate)}{unit}, {side} {write(bound)} (limit {write(v.threshold)})", indent
-    )
-    what = "pairs" if v.baseline is not None else "rows"
-    changed = f", {v.lost_count:,} lost, {v.won_count:,} won" if v.baseline is not None else ""
+    unit = " points" if points else ""
+    yield from _wrapped(f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]})", indent)
+    changed = f" pairs, {v.lost_count:,} lost, {v.won_count:,} won" if v.baseline is not None else " rows"
     p = v.p_fail if v.outcome is Outcome.FAIL else v.p_pass
     chance = "" if p is None else f" · p {p:.2g}"
-    yield from _wrapped(
-        f"{indent}{v.n:,} {what}{changed} · {v.method}, risk {100 * (v.alpha or 0):g} %{chance}", indent
-    )
-    rest = [n for n in v.notes if n.kind not in ("found", "attempt") and not (n.kind == "rows" and n is v.notes[-1])]
-    for note in rest:
-        yield from _wrapped(f"{indent}{words.written(about, [note])}", indent)
+    yield from _wrapped(f"{indent}{v.n:,}{changed} · {v.method}, risk {100 * (v.alpha or 0):g} %{chance}", indent)
+    for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
+        if note.kind not in ("found", "attempt"):
+            yield from _wrapped(f"{indent}{shown(words.written(about, [note]))}", indent)
     if v.driver:
         yield from _wrapped(f"{indent}worst: {shown(v.driver)}", indent)
 
@@ -171,17 +202,5 @@ def _points(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:+.1f}"
 
 
-def _lost_rows(gated: Gated) -> Iterator[str]:
-    """Yield the first rows that no verdict could be given for."""
-    for side, result in gated.results.items():
-        for name in result.missing[:EXAMPLES]:
-            yield f'{side} "{shown(name)}" has no score'
-
-
 def _wrapped(line: str, indent: str = " " * 11) -> list[str]:
     return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
-
-
-def states_told(states: Mapping[str, int]) -> str:
-    """Return how many rows came to what."""
-    return ", ".join(f"{n:,} {state}" for state, n in sorted(states.items()))

@@ -12,10 +12,10 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from harness import Sample, UsageError, did_you_mean
-from harness.internals import keyed, shown
+from harness import UsageError, did_you_mean
+from harness.internals import key_of, shown
 from harness_rows.guard import Files, number
-from harness_rows.records import RawMetric, RawRow, RawRows, Wanted
+from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
 PIECE = 10_000  # rows whose contents are told at a time
@@ -120,34 +120,27 @@ def _made(
     shared: dict[Any, Any],
 ) -> list[RawRow]:  # fmt: skip
     """Return some lines as rows; what many rows have in common they share."""
-    contents = _contents([line for _, line in piece], columns)
     found = []
-    for (line_number, line), content in zip(piece, contents, strict=True):
+    told = [columns.get(name) for name in ("id", "cluster", "repeat", "input", "target")]
+    scores, weights, slices = columns["score"], columns.get("weight"), columns.get("slice", ())
+    for line_number, line in piece:
         where = f"{path} line {line_number:,}"
-        score = number(line.get(columns["score"]), where)
+        score = number(line.get(scores), where)
         values = shared.setdefault(score, {} if score is None else {metric: score})
-        key, cluster, repeat = (_text(line, columns.get(name)) for name in ("id", "cluster", "repeat"))
-        weight = number(line.get(columns["weight"]), where) if "weight" in columns else 1.0
+        key, cluster, repeat, text, target = [_text(line, column) if column else "" for column in told]
+        weight = number(line.get(weights), where) if weights else 1.0
         if weight is None:
             raise UsageError(f"{where}: has no weight; write 1, or 0 for a row that does not count")
-        slices = {c: _text(line, c) for c in columns.get("slice", ())}
-        slices = shared.setdefault(tuple(slices.items()), slices)
-        state = "unscored" if score is None else "scored"
-        number_ = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
-        row = RawRow(key, False, content, "", values, state, "", number_, weight, intern(cluster), slices)  # type: ignore[arg-type]
-        found.append(row)
+        parts = {c: _text(line, c) for c in slices}
+        parts = shared.setdefault(tuple(parts.items()), parts)
+        time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
+        state: State = "unscored" if score is None else "scored"
+        content = key_of(text, target) if told[3] else ""
+        found.append(RawRow(key, False, content, "", values, state, "", time, weight, intern(cluster), parts))
     return found
 
 
-def _contents(lines: list[Mapping[str, Any]], columns: Mapping[str, Any]) -> list[str]:
-    """Return what each line asks, by the recipe that tells rows of ours."""
-    if "input" not in columns:
-        return [""] * len(lines)
-    texts = ((_text(line, columns["input"]), _text(line, columns.get("target"))) for line in lines)
-    return [sample.key for sample in keyed([Sample("", text, target) for text, target in texts], None)]
-
-
-def _text(line: Mapping[str, Any], column: str | None) -> str:
+def _text(line: Mapping[str, Any], column: str) -> str:
     """Return what a line has in a column as text, nothing where it has none."""
-    value = line.get(column) if column is not None else None
+    value = line.get(column)
     return value if isinstance(value, str) else "" if value is None else str(value)

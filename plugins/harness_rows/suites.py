@@ -1,0 +1,182 @@
+"""Suites whose models others asked: the file with [rows], and the one that the words of `harness gate` come to."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness import Gate, Report, UsageError, Verdict, digest_of
+from harness.internals import (
+    About,
+    Adjudicator,
+    Context,
+    Eval,
+    Item,
+    Ledger,
+    Look,
+    Model,
+    Note,
+    Plan,
+    Scored,
+    Suite,
+    Task,
+    check_gates,
+    load_plugins,
+    read_waivers,
+    words,
+)
+from harness_rows import rows as evaluator
+from harness_rows.fairness import allowed_names
+from harness_rows.gating import Ask, Measured, measure
+from harness_rows.readers import read
+from harness_rows.records import RawRows, Wanted
+
+COLUMNS = ("id", "score", "input", "target", "weight", "repeat")
+
+
+class RowsTask(Task):
+    """An evaluation that others made: what its rows ask is known by digest alone."""
+
+    @cached_property
+    def keys(self) -> list[tuple[str, ...]]:
+        return [(s.key,) for s in self.samples or ()]
+
+
+class RowsAdjudicator(Adjudicator):
+    """The verdicts on rows of others; a look is known by what the rows ask, and a candidate by what it scored."""
+
+    def count(self, item: Item) -> None:
+        result = self.results.get((item.subject, item.eval))
+        if self.ledger is None or result is None or result.missing:
+            return
+        look = Look("merged", result.digest, frozenset(self.plan.tasks[item.eval].keys))
+        with self.ledger.locked():
+            self.standings[item.subject, item.eval] = self.ledger.standing(look)
+            self.ledger.record(self.standings[item.subject, item.eval], look, self.plan.suite, item.subject, item.eval)
+
+
+@dataclass
+class Judged:
+    """A suite of rows, and what came of it: evaluations, reports with their verdicts, and what to know of them."""
+
+    suite: Suite
+    started: datetime
+    measured: dict[str, Measured] = field(default_factory=dict)
+    reports: list[Report] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    adjudicator: RowsAdjudicator | None = None
+
+
+def run_rows(suite: Suite, args: Namespace) -> int:
+    """Run a suite with [rows], whose paths are relative to its folder, and return the exit code."""
+    from harness_rows.writing import conclude
+
+    return conclude(judged(suite), args)
+
+
+def suite_of(gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], alpha: float, **about: Any) -> Suite:
+    """Return the suite that the words of `harness gate` come to: one evaluation, one gate."""
+    where = "harness gate"
+    scored = {side: Scored(path, where) for side, path in paths.items()}
+    name = re.sub(r"[^\w-]", "_", str(options.get("task") or "rows"))[:80]
+    spec = Eval(name, "rows", where, options=options, **about)
+    gate = replace(gate, metric=f"{name}.{options.get('metric') or '?'}", where=where)
+    digest = digest_of([gate.claim(), dict(options), dict(paths), about])
+    parts: Any = (None, None, None, {}, (spec,), (gate,), (), ())
+    return Suite(Path("gate.toml"), About("gate", alpha=alpha), Model("", where, "rows"), *parts, digest, rows=scored)
+
+
+def judged(suite: Suite, *, counts: bool = True) -> Judged:
+    """Read the rows of a suite, and judge its gates. Raises UsageError with what cannot be read or compared."""
+    found = Judged(suite, datetime.now(UTC))
+    found.measured = {spec.name: _measured(suite, spec) for spec in suite.evals}
+    gates = tuple(_settled(gate, found.measured) for gate in suite.gates)
+    found.suite = suite = replace(suite, gates=gates)
+    plan = _plan(suite, found)
+    waivers = read_waivers(suite.path)
+    ledger = Ledger.here(found.warnings.append) if counts else None
+    lacking = {} if "base" in suite.rows else {"base": "there are no rows of a base; add [rows.base]"}
+    adjudicator = RowsAdjudicator(plan, waivers, found.started.date(), lacking, ledger)
+    for name, one in found.measured.items():
+        adjudicator.results |= {(side, name): result for side, result in one.results.items()}
+    for item in plan.items:
+        verdicts = [_conditioned(v, found.measured) for v in adjudicator.after(item)]
+        found.verdicts += verdicts
+        found.reports.append(_report(item, found.measured[item.eval], verdicts))
+    found.adjudicator = adjudicator
+    return found
+
+
+def _measured(suite: Suite, spec: Eval) -> Measured:
+    """Return the rows of one evaluation. Raises UsageError."""
+    options: dict[str, Any] = dict(spec.options)
+    columns: dict[str, Any] = {name: options[name] for name in COLUMNS if options.get(name)}
+    columns |= ({"cluster": spec.cluster} if spec.cluster else {}) | ({"slice": spec.slices} if spec.slices else {})
+    told = (options.get(name, "") for name in ("task", "metric", "filter"))
+    want = Wanted(*told, columns, options.get("better") or None, options.get("scale") or None)
+    allow = allowed_names(options.get("allow") or ())
+    ask = Ask(spec.name, want, options.get("missing", "refuse"), allow, bool(options.get("only_common")))
+    place = suite.path.parent
+    runs = {}
+    for side in ("base", "candidate"):  # in whatever order the file has them
+        if side in suite.rows:
+            one = suite.rows[side]
+            run = read(str(place / Path(one.path).expanduser()), want, options.get("tool", ""))
+            runs[side] = _claimed(run, one)
+    return measure(runs, ask)
+
+
+def _claimed(run: RawRows, one: Scored) -> RawRows:
+    """Return rows with the weights that they are said to be of. Raises UsageError where that is no digest."""
+    if not one.weights:
+        return run
+    if not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
+        raise UsageError(f'{one.where}: weights is "{one.weights[:80]}", want "sha256:" and 64 hex digits')
+    return replace(run, binding="claimed", bound=one.weights)
+
+
+def _settled(gate: Gate, measured: Mapping[str, Measured]) -> Gate:
+    """Return a gate with the metric that was found, where nobody had to name one."""
+    one = measured.get(gate.eval)
+    return replace(gate, metric=f"{gate.eval}.{one.chosen.metric.name}") if one and gate.metric_name == "?" else gate
+
+
+def _plan(suite: Suite, found: Judged) -> Plan:
+    """Return what is judged. Raises UsageError with every mistake in the gates."""
+    plugins = load_plugins(suite.path)
+    sides = tuple(side for side in ("base",) if side in suite.rows)
+    ours = ("candidate",)
+    context = Context(suite, plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
+    tasks: dict[str, Task] = {}
+    for spec in suite.evals:
+        context.use("evaluator", "rows", spec.options, spec.where)
+        if spec.use != "rows":
+            context.mistakes.add(spec.where, f'use is "{spec.use}", which asks a model; of [rows] it is "rows"')
+        one = found.measured[spec.name]
+        tasks[spec.name] = RowsTask(spec, evaluator, {one.chosen.metric.name: one.chosen.metric}, one.samples)
+    check_gates(context, tasks)
+    context.mistakes.raise_if_any()
+    items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
+    return Plan(suite, plugins, tasks, sides, ours, items)
+
+
+def _conditioned(verdict: Verdict, measured: Mapping[str, Measured]) -> Verdict:
+    """Return a verdict with the conditions under which it stands."""
+    one = measured.get(verdict.metric.partition(".")[0]) or next(iter(measured.values()))
+    return words.noted(verdict, *(Note("rows", {"text": text}) for text in one.conditions))
+
+
+def _report(item: Item, one: Measured, verdicts: Iterable[Verdict]) -> Report:
+    result, metric = one.results[item.subject], one.chosen.metric
+    caveats = tuple(c.text for c in result.caveats)
+    return Report(
+        item.id, item.subject, item.eval, "done", dict(result.metrics), better={metric.name: metric.better},
+        verdicts=tuple(verdicts), n=len(result.scores), of=len(one.samples), caveats=caveats,
+    )  # fmt: skip
