@@ -49,7 +49,9 @@ from harness.parts import part as part
 from harness.pipeline.adjudication import Adjudicator as Adjudicator
 from harness.pipeline.ledger import Ledger as Ledger
 from harness.pipeline.ledger import Look as Look
+from harness.pipeline.ledger import Standing as Standing
 from harness.pipeline.ledger import attempts_said as attempts_said
+from harness.plugins import Plugins as Plugins
 from harness.plugins import load_plugins as load_plugins
 from harness.records import words as words
 from harness.records.about import Note as Note
@@ -61,9 +63,11 @@ from harness.records.said import Ended as Ended
 from harness.records.said import endings as endings
 from harness.records.scales import OnScale as OnScale
 from harness.records.scales import Scaled as Scaled
+from harness.records.waivers import Waiver as Waiver
 from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
 from harness.reports import sentence as sentence
+from harness.reports.report_json import made as made_of
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import told_apart as told_apart
 from harness.reports.run_folder import LOGS as TRAINING_LOGS
@@ -119,14 +123,17 @@ __all__ = [
     "Note",
     "OnScale",
     "Plan",
+    "Plugins",
     "Responses",
     "RunFolder",
     "Scaled",
     "Scored",
     "Severity",
+    "Standing",
     "Suite",
     "Task",
     "ThoughtBudget",
+    "Waiver",
     "Worker",
     "agreement",
     "attempts_said",
@@ -155,6 +162,7 @@ __all__ = [
     "labels",
     "lazily",
     "load_plugins",
+    "made_of",
     "markdown",
     "marked_text",
     "meant_otherwise",

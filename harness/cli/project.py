@@ -167,6 +167,8 @@ def _verify(args: argparse.Namespace) -> int:
 
     if (args.replay is None) != (args.suite is None):
         raise UsageError("--replay asks the rows of a suite: give both --replay N and --suite SUITE, or neither")
+    if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
+        return int(part("rows_bundle")(args.export, args))
     last = None
     with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
         last = current(args.export)
@@ -202,10 +204,13 @@ def verify(one: argparse.ArgumentParser) -> None:
         "harness verify exports/qa",
         "harness verify exports/qa --policy policy.toml --recompute",
         "harness verify exports/qa --replay 20 --suite suite.toml",
+        "harness verify reports/gate-…/gate --recompute",
     )
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
     one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
     one.add_argument("--recompute", action="store_true", help="judge again from the rows in it; needs numpy and scipy")
+    of_rows = "of rows that others scored: read these files again; BASE CANDIDATE"
+    one.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
     one.add_argument("--suite", type=Path, metavar="SUITE", help="for --replay: your copy of the suite that it passed")
     one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")

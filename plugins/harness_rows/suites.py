@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,9 +23,12 @@ from harness.internals import (
     Model,
     Note,
     Plan,
+    Plugins,
     Scored,
+    Standing,
     Suite,
     Task,
+    Waiver,
     check_gates,
     load_plugins,
     read_waivers,
@@ -37,6 +40,7 @@ from harness_rows.gating import Ask, Measured, measure
 from harness_rows.readers import read
 from harness_rows.records import RawRows, Wanted
 
+Runs = Mapping[str, Mapping[str, RawRows]]  # by evaluation and side
 COLUMNS = ("id", "score", "input", "target", "weight", "repeat")
 
 
@@ -67,18 +71,20 @@ class Judged:
 
     suite: Suite
     started: datetime
+    plugins: Plugins
+    waivers: list[Waiver]
     measured: dict[str, Measured] = field(default_factory=dict)
     reports: list[Report] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    adjudicator: RowsAdjudicator | None = None
+    standings: Mapping[tuple[str, str], Standing] = field(default_factory=dict)
 
 
 def run_rows(suite: Suite, args: Namespace) -> int:
     """Run a suite with [rows], whose paths are relative to its folder, and return the exit code."""
     from harness_rows.writing import conclude
 
-    return conclude(judged(suite), args)
+    return conclude(judged(suite, load_plugins(suite.path), read_waivers(suite.path)), args)
 
 
 def suite_of(gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], alpha: float, **about: Any) -> Suite:
@@ -93,44 +99,62 @@ def suite_of(gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], a
     return Suite(Path("gate.toml"), About("gate", alpha=alpha), Model("", where, "rows"), *parts, digest, rows=scored)
 
 
-def judged(suite: Suite, *, counts: bool = True) -> Judged:
-    """Read the rows of a suite, and judge its gates. Raises UsageError with what cannot be read or compared."""
-    found = Judged(suite, datetime.now(UTC))
-    found.measured = {spec.name: _measured(suite, spec) for spec in suite.evals}
+def judged(
+    suite: Suite,
+    plugins: Plugins | None = None,
+    waivers: Sequence[Waiver] = (),
+    runs: Runs | None = None,
+    attempts: Mapping[str, int] | None = None,
+) -> Judged:
+    """Judge the gates of a suite on its rows, or on `runs` of which it was told before which attempts they are.
+
+    Without `plugins` those that are installed listen, and no harnessfile is executed.
+
+    Raises UsageError with what cannot be read or compared.
+    """
+    found = Judged(suite, datetime.now(UTC), plugins or load_plugins(None), [*waivers])
+    there = runs_of(suite) if runs is None else runs
+    found.measured = {spec.name: measure(there[spec.name], ask_of(spec)) for spec in suite.evals}
     gates = tuple(_settled(gate, found.measured) for gate in suite.gates)
     found.suite = suite = replace(suite, gates=gates)
     plan = _plan(suite, found)
-    waivers = read_waivers(suite.path)
-    ledger = Ledger.here(found.warnings.append) if counts else None
+    ledger = Ledger.here(found.warnings.append) if attempts is None else None
     lacking = {} if "base" in suite.rows else {"base": "there are no rows of a base; add [rows.base]"}
-    adjudicator = RowsAdjudicator(plan, waivers, found.started.date(), lacking, ledger)
+    adjudicator = RowsAdjudicator(plan, found.waivers, found.started.date(), lacking, ledger)
     for name, one in found.measured.items():
         adjudicator.results |= {(side, name): result for side, result in one.results.items()}
+    for name, number in (attempts or {}).items():
+        for side in suite.rows:
+            adjudicator.standings[side, name] = Standing(number, ())
     for item in plan.items:
         verdicts = [_conditioned(v, found.measured) for v in adjudicator.after(item)]
         found.verdicts += verdicts
         found.reports.append(_report(item, found.measured[item.eval], verdicts))
-    found.adjudicator = adjudicator
+    found.standings = adjudicator.standings
     return found
 
 
-def _measured(suite: Suite, spec: Eval) -> Measured:
-    """Return the rows of one evaluation. Raises UsageError."""
+def runs_of(suite: Suite) -> Runs:
+    """Read the rows of each evaluation of a suite, of base and candidate. Raises UsageError."""
+    found: dict[str, dict[str, RawRows]] = {}
+    for spec in suite.evals:
+        for side in ("base", "candidate"):  # in whatever order the file has them
+            if one := suite.rows.get(side):
+                path = suite.path.parent / Path(one.path).expanduser()
+                run = read(str(path), ask_of(spec).want, spec.options.get("tool", ""))
+                found.setdefault(spec.name, {})[side] = _claimed(run, one)
+    return found
+
+
+def ask_of(spec: Eval) -> Ask:
+    """Return what an evaluation asks of its rows. Raises UsageError at what is unfair by no name."""
     options: dict[str, Any] = dict(spec.options)
     columns: dict[str, Any] = {name: options[name] for name in COLUMNS if options.get(name)}
     columns |= ({"cluster": spec.cluster} if spec.cluster else {}) | ({"slice": spec.slices} if spec.slices else {})
     told = (options.get(name, "") for name in ("task", "metric", "filter"))
     want = Wanted(*told, columns, options.get("better") or None, options.get("scale") or None)
     allow = allowed_names(options.get("allow") or ())
-    ask = Ask(spec.name, want, options.get("missing", "refuse"), allow, bool(options.get("only_common")))
-    place = suite.path.parent
-    runs = {}
-    for side in ("base", "candidate"):  # in whatever order the file has them
-        if side in suite.rows:
-            one = suite.rows[side]
-            run = read(str(place / Path(one.path).expanduser()), want, options.get("tool", ""))
-            runs[side] = _claimed(run, one)
-    return measure(runs, ask)
+    return Ask(spec.name, want, options.get("missing", "refuse"), allow, bool(options.get("only_common")))
 
 
 def _claimed(run: RawRows, one: Scored) -> RawRows:
@@ -150,10 +174,9 @@ def _settled(gate: Gate, measured: Mapping[str, Measured]) -> Gate:
 
 def _plan(suite: Suite, found: Judged) -> Plan:
     """Return what is judged. Raises UsageError with every mistake in the gates."""
-    plugins = load_plugins(suite.path)
     sides = tuple(side for side in ("base",) if side in suite.rows)
     ours = ("candidate",)
-    context = Context(suite, plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
+    context = Context(suite, found.plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
     tasks: dict[str, Task] = {}
     for spec in suite.evals:
         context.use("evaluator", "rows", spec.options, spec.where)
@@ -164,7 +187,7 @@ def _plan(suite: Suite, found: Judged) -> Plan:
     check_gates(context, tasks)
     context.mistakes.raise_if_any()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
-    return Plan(suite, plugins, tasks, sides, ours, items)
+    return Plan(suite, found.plugins, tasks, sides, ours, items)
 
 
 def _conditioned(verdict: Verdict, measured: Mapping[str, Measured]) -> Verdict:

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness import ExitCode, Outcome, Run, UsageError, Verdict, __version__, write_text
 from harness.internals import LOCK, RunFolder, attempts_said, counted, part, shown, to_json, words
+from harness_rows.bundle import FOLDER, write_bundle
 from harness_rows.gating import EXAMPLES, Measured
 from harness_rows.records import RawRows
 from harness_rows.suites import Judged
@@ -25,7 +26,6 @@ CHANGED = ("id", "metric", "where", "group", "among")  # fields of a gate that a
 
 def conclude(found: Judged, args: Namespace) -> int:
     """Write what was found, print it, and return the exit code. Raises UsageError where nothing can be written."""
-    assert found.adjudicator
     run = run_of(found)
     try:
         _write(found, run, args.out)
@@ -33,10 +33,9 @@ def conclude(found: Judged, args: Namespace) -> int:
             write_text(args.junit_xml, part("junit")(run))
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be written: {error.strerror}; make room, or say --out") from None
-    plugins = found.adjudicator.plan.plugins
     if args.job:
-        plugins.manager.register(args.job)
-    plugins.hook.harness_run_finish(run=run)
+        found.plugins.manager.register(args.job)
+    found.plugins.hook.harness_run_finish(run=run)
     args.document = {"run": json.loads(to_json(run))}
     for line in lines(found, run):
         print(line)
@@ -45,20 +44,18 @@ def conclude(found: Judged, args: Namespace) -> int:
 
 def run_of(found: Judged) -> Run:
     """Return judged rows as a run."""
-    suite, adjudicator = found.suite, found.adjudicator
-    assert adjudicator
-    standings = [*adjudicator.standings.values()]
-    conclusions = [line for one in found.measured.values() for line in said(one, adjudicator)]
+    suite, standings = found.suite, [*found.standings.values()]
+    conclusions = [line for one in found.measured.values() for line in said(one, found)]
     conclusions += attempts_said(found.verdicts, suite.about.attempts == "spend", standings)
     runs = {side: run for one in found.measured.values() for side, run in one.runs.items()}
     notes = [note for one in found.measured.values() for run in one.runs.values() for note in run.notes]
-    results = adjudicator.results.items()
+    digests = {side: result.digest for one in found.measured.values() for side, result in one.results.items()}
     return Run(
         suite.name, str(suite.path), suite.digest, 0, suite.about.alpha, next(iter(runs.values())).model,
         found.started.isoformat(timespec="seconds"), __version__, gates=len(suite.gates), exit_code=_code(found),
         items=tuple(r.id for r in found.reports), reports=found.reports, conclusions=conclusions,
         facts={side: facts_of(run) for side, run in runs.items()}, warnings=[*found.warnings, *dict.fromkeys(notes)],
-        digests={side: result.digest for (side, _), result in results}, waivers=[*adjudicator.waivers],
+        digests=digests, waivers=found.waivers,
         seconds=(datetime.now(UTC) - found.started).total_seconds(),
     )  # fmt: skip
 
@@ -87,6 +84,10 @@ def _write(found: Judged, run: Run, out: Path) -> None:
     for one in found.measured.values():
         for result in one.results.values() if len(one.samples) <= MOST else ():
             folder.add(result, one.samples, {one.chosen.metric.name: one.chosen.metric}, {})
+    if all(len(one.samples) <= MOST for one in found.measured.values()):
+        write_bundle(found, folder.path / FOLDER)
+    else:
+        run.warnings.append(f"of more than {MOST:,} rows the report alone is written, and no evidence")
     folder.finish(run)
 
 
@@ -126,7 +127,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)  # of texts, numbers, lists of texts and truth as TOML writes them
 
 
-def said(one: Measured, adjudicator: Any) -> list[str]:
+def said(one: Measured, judged: Judged) -> list[str]:
     """Return what a reader must know of how a verdict came about, a line each."""
     pairs, metric, both = one.pairs, one.chosen.metric, "base" in one.runs
     how = f"paired by {pairs.how}" if both else "rows of one run, which pair with nothing"
@@ -134,7 +135,7 @@ def said(one: Measured, adjudicator: Any) -> list[str]:
         scored = "all scored on both sides" if both else "all scored"
     else:
         scored = " · ".join(f"{side} {_states(told)}" for side, told in one.states.items())
-    standing = adjudicator.standings.get(("candidate", one.ask.name))
+    standing = judged.standings.get(("candidate", one.ask.name))
     attempt = f" · {counted(standing.number, 'attempt')}" if standing else ""
     found = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
     name = f"{one.runs['candidate'].task} {metric.name}"
@@ -176,9 +177,9 @@ def _verdict(v: Verdict, found: Judged) -> Iterator[str]:
     about, head, indent = v.about, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
     if about is None or v.estimate is None or v.outcome is Outcome.ERROR:
         yield from _wrapped(f"{head}{words.first(v)}", indent)
-        results = found.adjudicator.results.items() if found.adjudicator and v.outcome is Outcome.ERROR else ()
-        for (side, name), result in results:
-            for row in result.missing[:EXAMPLES] if name == v.metric.partition(".")[0] else ():
+        one = found.measured.get(v.metric.partition(".")[0])
+        for side, result in one.results.items() if one and v.outcome is Outcome.ERROR else ():
+            for row in result.missing[:EXAMPLES]:
                 yield f'{indent}{side} "{shown(row)}" has no score'
         return
     bound, side = (v.lower, "at least") if about.sign > 0 else (v.upper, "at most")
