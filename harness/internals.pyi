@@ -67,6 +67,7 @@ from harness.records.waivers import Waiver as Waiver
 from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
 from harness.reports import sentence as sentence
+from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import made as made_of
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import told_apart as told_apart
@@ -145,6 +146,7 @@ __all__ = [
     "copy_range",
     "counted",
     "disk_full",
+    "dumps",
     "endings",
     "final_answers",
     "folder_in_place",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ExitCode, Gate, UsageError, write_text
-from harness.internals import About, Eval, Model, Scored, Suite, made_of, read_json, shown
+from harness.internals import About, Eval, Model, Scored, Suite, dumps, made_of, read_json, shown
 from harness_rows.records import RawMetric, RawRow, RawRows
 from harness_rows.suites import Judged, Runs, judged, runs_of
 
@@ -34,9 +34,9 @@ def write_bundle(found: Judged, folder: Path) -> None:
     suite = found.suite
     told = {"about": asdict(suite.about), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
     told |= {"evals": [asdict(e) for e in suite.evals], "gates": [asdict(g) for g in suite.gates]}
-    write_text(folder / SUITE, _json(told))
+    write_text(folder / SUITE, dumps(told))
     write_text(folder / ITEMS, (json.dumps(line) + "\n" for line in _lines(found)))
-    write_text(folder / VERDICTS, _json([asdict(v) for v in found.verdicts]))
+    write_text(folder / VERDICTS, dumps([asdict(v) for v in found.verdicts]))
     sides = {(e, s): run for e, one in found.measured.items() for s, run in one.runs.items()}
     manifest = {
         "format": FORMAT,
@@ -46,7 +46,7 @@ def write_bundle(found: Judged, folder: Path) -> None:
         "runs": [{"eval": e, "side": s, **_about(run)} for (e, s), run in sides.items()],
         "files": {name: _sha256(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
     }
-    write_text(folder / MANIFEST, _json(manifest))
+    write_text(folder / MANIFEST, dumps(manifest))
 
 
 def _about(run: RawRows) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _verified(folder: Path, args: Namespace) -> dict[str, str]:
     if args.recompute or args.sources:
         suite, runs = _suite(folder, manifest), _runs(folder, manifest)
         again = judged(suite, runs=runs, attempts=manifest["attempts"])
-        for one, other in zip(verdicts, json.loads(_json([asdict(v) for v in again.verdicts])), strict=True):
+        for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
             if odd := [key for key in one if key != WAIVER and not _alike(one[key], other[key])]:
                 raise ValueError(f'gate "{one["gate"]}": its rows come to another {odd[0]}')
         steps["recompute"] = f"recomputed {len(verdicts)} of {len(verdicts)} gates"
@@ -151,10 +151,6 @@ def _alike(one: Any, other: Any) -> bool:
         keys = one if isinstance(one, dict) else range(len(one))
         return all(_alike(one[k], other[k]) for k in keys)
     return bool(one == other)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, default=str) + "\n"
 
 
 def _sha256(path: Path) -> str:

@@ -74,9 +74,9 @@ def measure(runs: Mapping[str, RawRows], ask: Ask) -> Measured:
     """
     candidate, base = runs["candidate"], runs.get("base")
     _check_files([*runs.values()])
+    chosen = choose([*runs.values()], ask.want)
     pairs = pairing.pair(base or candidate, candidate, only_common=ask.only_common)
     fair = Compared() if base is None else fairness.compare(base, candidate, pairs, ask.allow)
-    chosen = choose([*runs.values()], ask.want)
     metric = chosen.metric
     if ask.missing == "wrong" and worst_of(metric) is None:
         raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
@@ -93,7 +93,7 @@ def measure(runs: Mapping[str, RawRows], ask: Ask) -> Measured:
 def _check_files(runs: Sequence[RawRows]) -> None:
     """Raise UsageError where two runs are one file."""
     read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs]
-    if len(runs) == 2 and read[0] and read[0] == read[1] and runs[0].model == runs[1].model:
+    if len(runs) == 2 and read[0] and read[0] == read[1] and runs[0].rows == runs[1].rows:
         raise UsageError(f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…); nothing was changed")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness import UsageError
-from harness.internals import open_file, read_json, shorten
+from harness.internals import open_file, read_json, shorten, shown
 
 WHOLE = 1 << 30  # bytes of a file that is read as one text
 LINES = 1 << 36  # of one that is read line by line
@@ -147,8 +147,8 @@ def number(value: Any, where: str) -> float | None:
 
 
 def why_of(text: Any) -> str:
-    """Return what a tool says of an error as one line of a report."""
-    return shorten(" ".join(str(text).split()), WHY - 4)
+    """Return what a tool says of an error as one line of a report, without secrets."""
+    return shorten(shown(" ".join(str(text).split())), WHY - 4)
 
 
 def _inflated(data: bytes, info: zipfile.ZipInfo, path: Path) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -31,7 +30,6 @@ from harness.internals import (
     Waiver,
     check_gates,
     load_plugins,
-    read_waivers,
     words,
 )
 from harness_rows import rows as evaluator
@@ -78,13 +76,6 @@ class Judged:
     verdicts: list[Verdict] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     standings: Mapping[tuple[str, str], Standing] = field(default_factory=dict)
-
-
-def run_rows(suite: Suite, args: Namespace) -> int:
-    """Run a suite with [rows], whose paths are relative to its folder, and return the exit code."""
-    from harness_rows.writing import conclude
-
-    return conclude(judged(suite, load_plugins(suite.path), read_waivers(suite.path)), args)
 
 
 def suite_of(gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], alpha: float, **about: Any) -> Suite:

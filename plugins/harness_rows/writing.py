@@ -12,16 +12,35 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import ExitCode, Outcome, Run, UsageError, Verdict, __version__, write_text
-from harness.internals import LOCK, RunFolder, attempts_said, counted, part, shown, to_json, words
+import harness
+from harness import ExitCode, Outcome, Run, UsageError, Verdict, write_text
+from harness.internals import (
+    LOCK,
+    RunFolder,
+    Suite,
+    attempts_said,
+    counted,
+    dumps,
+    load_plugins,
+    part,
+    read_waivers,
+    shown,
+    to_json,
+    words,
+)
 from harness_rows.bundle import FOLDER, write_bundle
 from harness_rows.gating import EXAMPLES, Measured
 from harness_rows.records import RawRows
-from harness_rows.suites import Judged
+from harness_rows.suites import Judged, judged
 
 MOST = 50_000  # rows that are written one by one beside the report
 WIDTH = 80
 CHANGED = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
+
+
+def run_rows(suite: Suite, args: Namespace) -> int:
+    """Run a suite with [rows], whose paths are relative to its folder, and return the exit code."""
+    return conclude(judged(suite, load_plugins(suite.path), read_waivers(suite.path)), args)
 
 
 def conclude(found: Judged, args: Namespace) -> int:
@@ -44,7 +63,7 @@ def conclude(found: Judged, args: Namespace) -> int:
 
 def run_of(found: Judged) -> Run:
     """Return judged rows as a run."""
-    suite, standings = found.suite, [*found.standings.values()]
+    suite, standings, version = found.suite, [*found.standings.values()], harness.__version__
     conclusions = [line for one in found.measured.values() for line in said(one, found)]
     conclusions += attempts_said(found.verdicts, suite.about.attempts == "spend", standings)
     runs = {side: run for one in found.measured.values() for side, run in one.runs.items()}
@@ -52,7 +71,7 @@ def run_of(found: Judged) -> Run:
     digests = {side: result.digest for one in found.measured.values() for side, result in one.results.items()}
     return Run(
         suite.name, str(suite.path), suite.digest, 0, suite.about.alpha, next(iter(runs.values())).model,
-        found.started.isoformat(timespec="seconds"), __version__, gates=len(suite.gates), exit_code=_code(found),
+        found.started.isoformat(timespec="seconds"), version, gates=len(suite.gates), exit_code=_code(found),
         items=tuple(r.id for r in found.reports), reports=found.reports, conclusions=conclusions,
         facts={side: facts_of(run) for side, run in runs.items()}, warnings=[*found.warnings, *dict.fromkeys(notes)],
         digests=digests, waivers=found.waivers,
@@ -80,7 +99,7 @@ def _write(found: Judged, run: Run, out: Path) -> None:
     """Write the folder of a run."""
     folder = RunFolder(out, run.suite, found.started)
     run.folder = str(folder.path)
-    write_text(folder.path / LOCK, json.dumps(lock_of(found), indent=1, ensure_ascii=False, default=str) + "\n")
+    write_text(folder.path / LOCK, dumps(lock_of(found)))
     for one in found.measured.values():
         for result in one.results.values() if len(one.samples) <= MOST else ():
             folder.add(result, one.samples, {one.chosen.metric.name: one.chosen.metric}, {})
@@ -98,7 +117,7 @@ def lock_of(found: Judged) -> dict[str, Any]:
     metrics = {n: {m.name: {"better": m.better, "scale": m.scale, "combine": None}} for n, m in told.items()}
     gates = [{**asdict(g), "says": g.claim(), "blocking": g.blocking} for g in found.suite.gates]
     suite = {"name": found.suite.name, "digest": found.suite.digest, "about": asdict(found.suite.about), "evals": evals}
-    return {"suite": suite, "metrics": metrics, "gates": gates, "harness": __version__}
+    return {"suite": suite, "metrics": metrics, "gates": gates, "harness": harness.__version__}
 
 
 def write_suite(found: Judged, path: Path, paths: Mapping[str, str]) -> None:
@@ -127,27 +146,27 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)  # of texts, numbers, lists of texts and truth as TOML writes them
 
 
-def said(one: Measured, judged: Judged) -> list[str]:
+def said(one: Measured, found: Judged) -> list[str]:
     """Return what a reader must know of how a verdict came about, a line each."""
     pairs, metric, both = one.pairs, one.chosen.metric, "base" in one.runs
     how = f"paired by {pairs.how}" if both else "rows of one run, which pair with nothing"
-    if all(set(told) == {"scored"} for told in one.states.values()):
+    if all(set(states) == {"scored"} for states in one.states.values()):
         scored = "all scored on both sides" if both else "all scored"
     else:
-        scored = " · ".join(f"{side} {_states(told)}" for side, told in one.states.items())
-    standing = judged.standings.get(("candidate", one.ask.name))
+        scored = " · ".join(f"{side} {_states(states)}" for side, states in one.states.items())
+    standing = found.standings.get(("candidate", one.ask.name))
     attempt = f" · {counted(standing.number, 'attempt')}" if standing else ""
-    found = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
+    told = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
     name = f"{one.runs['candidate'].task} {metric.name}"
-    found.append(f"metric     {name} · {metric.better} is better ({one.chosen.because}) · {metric.scale}")
+    told.append(f"metric     {name} · {metric.better} is better ({one.chosen.because}) · {metric.scale}")
     if pairs.repeats != (1, 1):
-        found.append(f"repeats    base {pairs.repeats[0]}, candidate {pairs.repeats[1]}; a row is their mean")
+        told.append(f"repeats    base {pairs.repeats[0]}, candidate {pairs.repeats[1]}; a row is their mean")
     if pairs.renamed:
-        found.append(f"names      {pairs.renamed:,} mean another question on the other side; content was followed")
+        told.append(f"names      {pairs.renamed:,} mean another question on the other side; content was followed")
     if both and one.results["base"].scores == one.results["candidate"].scores:
-        found.append(f"same       not one of {len(pairs.names):,} rows differs in value; was the adapter applied?")
-    found += [f"told       {line}" for line in one.fair.told]
-    return [shown(line) for line in found]
+        told.append(f"same       not one of {len(pairs.names):,} rows differs in value; was the adapter applied?")
+    told += [f"told       {line}" for line in one.fair.told]
+    return [shown(line) for line in told]
 
 
 def _states(told: Mapping[str, int]) -> str:

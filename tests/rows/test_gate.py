@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts.strict import read_json
+from harness_rows.guard import why_of
 from tests.helpers.others import CLAIM, Said, asked
 
 Gate, Table = Callable[..., Said], Callable[..., Path]
@@ -209,3 +210,14 @@ def test_an_option_that_means_nothing_is_refused(gate: Gate, table: Table) -> No
     assert 'did you mean "template"' in gate(*rows, "--allow", "templat").err
     assert 'did you mean "target"' in gate(*rows, "--score", "targt").err
     assert json.loads(gate(*rows, "--json", "--id", "nothing").out)["exit_code"] == 4
+
+
+def test_a_secret_in_a_tools_words_is_struck(gate: Gate, table: Table, tmp_path: Path) -> None:
+    """What a tool says of an error, and how its run was called, goes nowhere with a token in it."""
+    token = "sk-" + "a" * 30
+    base = table("base", asked(RIGHT))
+    said = gate(base, table(token, asked([*worse(3)[:-1], 1])), "--json", "--write-suite", "gate.toml")
+    assert said.code in (0, 6) and token not in said.out + said.err
+    written = [*(tmp_path / "reports").rglob("*.json*")]
+    assert len(written) > 3 and not [path for path in written if token in path.read_text("utf-8")]
+    assert token not in why_of(f"401 with {token}") and len(why_of("x" * 1000)) <= 200

@@ -130,7 +130,7 @@ def test_what_a_run_lost_is_found(runs: tuple[Path, Path], gate: Gate) -> None:
     change(runs[1], "cap_mc", lambda rows: rows.pop())
     assert "has 19 rows, and its results file counted 20; it is cut, or of two runs" in gate(*runs, *MC).err
     results(runs[1], lambda told: told["n-samples"]["cap_mc"].update(effective=19))
-    assert "the rows give 0.947368, its results file says 0.9; the file is cut" in gate(*runs, *MC).err
+    assert "the rows give 0.894737, its results file says 0.9; the file is cut" in gate(*runs, *MC).err
 
 
 def test_the_newest_run_of_a_folder_is_read(runs: tuple[Path, Path], gate: Gate) -> None:
@@ -149,7 +149,7 @@ def test_a_limit_is_told_with_the_rows(runs: tuple[Path, Path], gate: Gate) -> N
     def cut(told: dict[str, Any]) -> None:
         told["config"]["limit"] = 10.0
         told["n-samples"]["cap_mc"]["effective"] = 10
-        told["results"]["cap_mc"]["acc,none"] = 0.9
+        del told["results"]["cap_mc"]["acc,none"]
 
     change(runs[1], "cap_mc", lambda rows: rows.__delitem__(slice(10, None)))
     results(runs[1], cut)

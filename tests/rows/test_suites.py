@@ -162,7 +162,7 @@ def test_changed_evidence_is_refused(bundle: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_bundle_executes_nothing(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A harnessfile beside a bundle, or where a gate is asked, is not run: the one is of others, the other of nobody."""
+    """A harnessfile beside a bundle, or where a gate is asked, is not run: nobody named it."""
     (tmp_path / "harnessfile.py").write_text("raise SystemExit('executed')", "utf-8")
     assert verify(capsys, bundle, "--recompute").code == 0
     assert main(["gate", "base.jsonl", "candidate.jsonl", *CLAIM]) in (1, 6)
