@@ -20,6 +20,7 @@ LOWER = {
     "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
     "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
 }  # fmt: skip
+LARGEST = 1e100  # of a score: sums of such are numbers
 EXACT = 1e-9  # by which a tool's own number may differ from that of its rows
 
 
@@ -34,9 +35,12 @@ class Chosen:
 def choose(runs: Sequence[RawRows], want: Wanted) -> Chosen:
     """Return the metric that is meant of all runs. Raises UsageError where that, or what it is, is not settled."""
     first = runs[0]
-    readable = [n for n, m in first.metrics.items() if not m.unreadable and all(n in r.metrics for r in runs)]
-    if want.metric and (why := next((m.unreadable for r in runs if (m := r.metrics.get(want.metric))), "")):
-        raise UsageError(f'{shown(first.task)}: "{want.metric}" {why}; it cannot be read from these rows')
+    unread = {n: m.unreadable for run in runs for n, m in run.metrics.items() if m.unreadable}
+    readable = [n for n in first.metrics if n not in unread and all(n in run.metrics for run in runs)]
+    if want.metric in unread:
+        raise UsageError(
+            f'{shown(first.task)}: "{want.metric}" {unread[want.metric]}; it cannot be read from these rows'
+        )
     if want.metric and want.metric not in readable:
         raise UsageError(f'{shown(first.task)}: no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
     if not want.metric and len(readable) != 1:
@@ -45,6 +49,8 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> Chosen:
         raise UsageError(f"{shown(first.task)}: {what}")
     name = want.metric or readable[0]
     values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
+    if odd := [v for v in values if not abs(v) <= LARGEST]:
+        raise UsageError(f"{shown(first.task)}: {shown(name)} is {odd[0]:g} on {len(odd):,} rows, which is no score")
     scale = want.scale or _one(runs, name, "scale") or _scale(name, values)
     better, because = _better(runs, name, values, want)
     metric = Metric(name, better, cast("Scale", scale))
@@ -101,7 +107,7 @@ def _check_sum(run: RawRows, metric: Metric) -> None:
 
 
 def _mean(rows: Iterable[RawRow], name: str) -> float:
-    values = [v for row in rows if (v := row.values.get(name)) is not None]
+    values = [v for row in rows if (v := row.values.get(name)) is not None and abs(v) <= LARGEST]
     return math.fsum(values) / len(values) if values else math.nan
 
 

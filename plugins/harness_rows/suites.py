@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -85,7 +85,7 @@ def suite_of(gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], a
     name = re.sub(r"[^\w-]", "_", str(options.get("task") or "rows"))[:80]
     spec = Eval(name, "rows", where, options=options, **about)
     gate = replace(gate, metric=f"{name}.{options.get('metric') or '?'}", where=where)
-    digest = digest_of([gate.claim(), dict(options), dict(paths), about])
+    digest = digest_of([asdict(gate), dict(options), dict(paths), about])
     parts: Any = (None, None, None, {}, (spec,), (gate,), (), ())
     return Suite(Path("gate.toml"), About("gate", alpha=alpha), Model("", where, "rows"), *parts, digest, rows=scored)
 

@@ -162,6 +162,7 @@ def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
         ({"score": "abc"}, [], '"abc" is no number'),
         ({"score": [1]}, [], "is no number"),
         ({"score": 10**400}, [], "no float can"),
+        ({"score": 1e308}, ["--higher"], "1e+308 on 1 rows, which is no score"),
     ],
 )
 def test_odd_scores_are_refused(
@@ -178,6 +179,7 @@ def test_a_bad_margin_is_told_by_the_gate(gate: Gate, table: Table) -> None:
     """Points as whole numbers are refused as in a suite."""
     rows = table("base", asked(RIGHT)), table("candidate", asked(worse(3)))
     assert "2 points are 0.02" in gate(*rows, claim=("--worse-by-at-most", "2")).err
+    assert 'a margin is "x%"' in gate(*rows, claim=("--better-by", "x%")).err
 
 
 def test_slices_and_clusters_are_read(gate: Gate, table: Table) -> None:

@@ -165,6 +165,20 @@ def test_a_metric_that_overwrote_a_key_is_refused(runs: tuple[Path, Path], gate:
     assert 'a metric is called "filter"' in gate(*runs, *MC).err
 
 
+@pytest.mark.parametrize(
+    ("task", "metric", "values"),
+    [("cap_mc", "acc", [10**4000, 1e999, {"a": 1}, "1.0"]), ("cap_ppl", "word_perplexity", [[10**4000, 5], [-5, 0]])],
+)
+def test_numbers_that_are_none_are_refused(runs: tuple[Path, Path], task: str, metric: str, values: list[Any]) -> None:
+    """What is as large as no float, a text, or of no length, is no score, whatever stands in the other rows."""
+    results(runs[0], lambda told: told.update(results={}))
+    for value in values:
+        change(runs[0], task, lambda rows, v=value: rows[0].update({metric: v}))  # type: ignore[misc]
+        want = Wanted(task, metric)
+        with pytest.raises(UsageError, match=r"printed arrays|holds Infinity"):
+            choose([read(str(runs[0]), want)], want)
+
+
 UNFAIR_RUNS: dict[str, Callable[[dict[str, Any]], None]] = {
     "shots": lambda t: t["n-shot"].update(cap_mc=3),
     "shots seed": lambda t: (t["n-shot"].update(cap_mc=3), t["config"].update(fewshot_seed=7))[0],

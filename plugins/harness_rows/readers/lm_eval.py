@@ -138,20 +138,24 @@ def _metric(
     total = float(told) if type(told) in (int, float) else None
     values = [v for line in lines if (v := line.get(name)) is not None]
     if values and all(map(_is_pair, values)):
-        nats = -math.fsum(v[0] for v in values) / math.fsum(v[1] for v in values)
+        nats = -sum(float(v[0]) for v in values) / sum(float(v[1]) for v in values)
         bits = total is not None and math.isclose(nats / math.log(2), total, rel_tol=1e-9)
         return RawMetric(direction, "mean" if bits else "perplexity", total), -1 / math.log(2) if bits else -1.0
-    if not all(isinstance(v, (bool, int, float)) for v in values):
+    if not all(map(_is_number, values)):
         return RawMetric(direction, None, total, "holds printed arrays, not numbers"), 1.0
-    mean = math.fsum(values) / len(values) if values else math.nan
+    mean = sum(map(float, values)) / len(values) if values else math.nan
     if total and total > 0 and mean < 0 and math.isclose(-mean, math.log(total), rel_tol=1e-9):
         return RawMetric(direction, "perplexity", total), -1.0  # exp of minus the mean, as lm_eval makes it
     return RawMetric(direction, None, total), 1.0
 
 
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number, as large as floats can be at most."""
+    return isinstance(value, (bool, int, float)) and (not isinstance(value, int) or abs(value) < 10**300)
+
+
 def _is_pair(value: Any) -> bool:
-    numbers = isinstance(value, list) and len(value) == 2 and all(type(v) in (int, float) for v in value)
-    return numbers and value[1] > 0
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[1] < math.inf
 
 
 def _rows(
