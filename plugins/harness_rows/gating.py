@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness import Caveat, Metric, Result, Sample, Score, UsageError, digest_of
@@ -20,6 +20,7 @@ from harness_rows.records import RawRows, Wanted
 EXAMPLES = 3  # rows and reasons that are named
 KINDS = 60  # characters of a reason by which errors are counted
 DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
+MOST = 50_000  # rows that are written one by one, and so held until then
 TRUST = "rows are taken on trust; no bytes are bound"
 NONE: Mapping[str, float] = {}  # one for all scores, of which there may be millions
 SAID = {"error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are absent"}
@@ -67,12 +68,12 @@ class Measured:
         return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {shown(run.bound)}")]
 
 
-def measure(runs: Mapping[str, RawRows], ask: Ask) -> Measured:
+def measure(runs: dict[str, RawRows], ask: Ask) -> Measured:
     """Return the rows of a base and a candidate, or of a candidate alone, as an evaluation.
 
     Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
     """
-    candidate, base = runs["candidate"], runs.get("base")
+    candidate, base, task = runs["candidate"], runs.get("base"), runs["candidate"].task
     _check_files([*runs.values()])
     chosen = choose([*runs.values()], ask.want)
     pairs = pairing.pair(base or candidate, candidate, only_common=ask.only_common)
@@ -80,13 +81,17 @@ def measure(runs: Mapping[str, RawRows], ask: Ask) -> Measured:
     metric = chosen.metric
     if ask.missing == "wrong" and worst_of(metric) is None:
         raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
-    known = _known(pairs, candidate.task)
+    del candidate, base
+    known = _known(pairs, task)
     samples = tuple(_samples(pairs, known))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
-    results, states = {}, {}
-    for side, run in runs.items():
-        states[side] = Counter(_state(own, metric.name) for own in rows[side])
-        results[side] = _result(side, run, samples, rows[side], chosen, ask)
+    columns = {side: _column(side, pairs.names, rows[side], metric, ask) for side in runs}
+    if len(samples) > MOST:  # what is needed no more is half of the memory
+        for side in rows:
+            runs |= {side: replace(runs[side], rows=())} if side in runs else {}
+            rows[side].found.clear()
+    results = {side: _result(side, runs[side], samples, column, metric, ask) for side, column in columns.items()}
+    states = {side: column.states for side, column in columns.items()}
     return Measured(ask, runs, pairs, chosen, fair, samples, results, states)
 
 
@@ -126,27 +131,44 @@ def _state(rows: Rows, name: str) -> str:
     return next((state for state in STATES[1:] if state in found), "scored") if rows else "absent"
 
 
-def _result(
-    side: str, run: RawRows, samples: Sequence[Sample], rows: Sequence[Rows], chosen: Chosen, ask: Ask
-) -> Result:
-    """Return a run as a result of ours: what has no score counts against the claim, or keeps it from being judged."""
-    metric, fill = chosen.metric, None
+@dataclass(frozen=True)
+class Column:
+    """What a side scored, row by row; None where there is no score, and nothing to count as. `lost` says why."""
+
+    values: Sequence[float | None]
+    weights: Sequence[float]
+    states: Mapping[str, int]
+    lost: str
+
+
+def _column(side: str, names: Sequence[str], rows: Sequence[Rows], metric: Metric, ask: Ask) -> Column:
+    fill, name = None, metric.name
     if ask.missing == "wrong" and (worst := worst_of(metric)) is not None:
         fill = worst if side == "candidate" else 1.0 - worst
+    values = [_value(own, name, fill) for own in rows]
+    weights = [weight_of(own[0], name) if own else 1.0 for own in rows]
+    lost = _lost(side, names, rows, name) if None in values else ""
+    return Column(values, weights, Counter(_state(own, name) for own in rows), lost)
+
+
+def _result(side: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric, ask: Ask) -> Result:
+    """Return a run as a result of ours, known by the weights it is said to be of, else by what it scored.
+
+    That a base and a candidate that score alike are one model nobody knows.
+    """
     shared: dict[float, dict[str, float]] = {}
-    scores, missing = [], []
-    for sample, own in zip(samples, rows, strict=True):
-        value = _value(own, metric.name, fill)
+    scores, missing, digest = [], [], hashlib.sha256(side.encode())
+    for sample, value, weight in zip(samples, column.values, column.weights, strict=True):
+        digest.update(f"{sample.key} {value} {weight}\n".encode())
         if value is None:
             missing.append(sample.id)
         else:
             values = shared.setdefault(value, {metric.name: value})
-            weight = weight_of(own[0], metric.name) if own else 1.0
             scores.append(Score(sample.id, values, weight, weights=NONE, details=NONE))
-    caveats = (Caveat(_lost(side, samples, rows, metric, run), "ERROR"),) if missing else ()
+    caveats = (Caveat(column.lost, "ERROR"),) if missing else ()
     means = {metric.name: metric.value(scores)} if scores else {}
-    digest = _digest(side, run, samples, scores)
-    return Result(side, ask.name, tuple(scores), means, digest, tuple(missing), caveats=caveats)
+    known = run.bound.removeprefix("sha256:") if run.binding == "claimed" else digest.hexdigest()
+    return Result(side, ask.name, tuple(scores), means, known, tuple(missing), caveats=caveats)
 
 
 def _value(rows: Rows, name: str, fill: float | None) -> float | None:
@@ -158,26 +180,13 @@ def _value(rows: Rows, name: str, fill: float | None) -> float | None:
     return math.fsum(known) / len(known) if len(known) == len(found) else None
 
 
-def _lost(side: str, samples: Sequence[Sample], rows: Sequence[Rows], metric: Metric, run: RawRows) -> str:
+def _lost(side: str, names: Sequence[str], rows: Sequence[Rows], name: str) -> str:
     """Return how many rows of a side have no score, and why."""
-    lost = [(s.id, own) for s, own in zip(samples, rows, strict=True) if _value(own, metric.name, None) is None]
-    states = Counter(_state(own, metric.name) for _, own in lost)
+    lost = [(called, own) for called, own in zip(names, rows, strict=True) if _value(own, name, None) is None]
+    states = Counter(_state(own, name) for _, own in lost)
     told = [f"{n:,} {'row' if n == 1 else 'rows'} {SAID.get(state, 'have no score')}" for state, n in states.items()]
     why = Counter(row.why[:KINDS] for _, own in lost for row in own if row.why)
     reasons = f" ({', '.join(f'{n} {shown(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
-    names = ", ".join(f'"{shown(i)}"' for i, _ in lost[:EXAMPLES])
+    some = ", ".join(f'"{shown(called)}"' for called, _ in lost[:EXAMPLES])
     whole = " all of them, whatever the log says;" if len(lost) == len(rows) else ""
-    return f"{side}: {', '.join(told)}{reasons},{whole} {names}; rerun them, or --missing wrong"
-
-
-def _digest(side: str, run: RawRows, samples: Sequence[Sample], scores: Sequence[Score]) -> str:
-    """Return what a side is known by: the weights it is said to be of, else what they scored, whatever the file.
-
-    That a base and a candidate that score alike are one model nobody knows.
-    """
-    if run.binding == "claimed":
-        return run.bound.removeprefix("sha256:")
-    keys, found = {s.id: s.key for s in samples}, hashlib.sha256(side.encode())
-    for line in sorted(f"{keys[s.id]} {[*s.values.values()]} {s.weight!r}\n" for s in scores):
-        found.update(line.encode())
-    return found.hexdigest()
+    return f"{side}: {', '.join(told)}{reasons},{whole} {some}; rerun them, or --missing wrong"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from harness import UsageError
 from harness.internals import shown
@@ -13,6 +13,23 @@ from harness_rows.records import RawRow, RawRows
 
 EXAMPLES = 3  # names of rows that an error gives
 Rows = tuple[RawRow, ...]  # all that a run has of one row: its repeats, mostly one
+Grouped = dict[str, "RawRow | Rows"]  # by what a row is known by; one alone, as most of millions, without a tuple
+
+
+class Side(Sequence[Rows]):
+    """The rows of one run, in the order of the pairs, each with its repeats."""
+
+    def __init__(self, found: list[RawRow | Rows]) -> None:
+        self.found = found
+
+    def __getitem__(self, i: Any) -> Any:
+        return _all(self.found[i])
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __iter__(self) -> Iterator[Rows]:
+        return map(_all, self.found)
 
 
 @dataclass(frozen=True)
@@ -25,8 +42,8 @@ class Pairs:
 
     how: Literal["content", "id"]
     names: list[str]
-    base: list[Rows]
-    candidate: list[Rows]
+    base: Sequence[Rows]
+    candidate: Sequence[Rows]
     dropped: tuple[int, int] = (0, 0)
     renamed: int = 0
     repeats: tuple[int, int] = (1, 1)
@@ -40,8 +57,8 @@ def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> Pairs:
     asked_by = _several(sides.values()) if how == "content" and named else frozenset[str]()
     left, right = (_grouped(rows, how, named, asked_by, side) for side, rows in sides.items())
     renamed = _renamed(base.rows, candidate.rows) if how == "content" else 0
-    for known, theirs in left.items():
-        ours = right.get(known, theirs)
+    for known in left.keys() & right.keys() if len(left) < len(base.rows) or len(right) < len(candidate.rows) else ():
+        theirs, ours = _all(left[known]), _all(right[known])
         if len(ours) != len(theirs) and (_are_copies(ours) or _are_copies(theirs)):
             what = f'"{_called(theirs[0])}" asks what {len(theirs)} rows of base and {len(ours)} of candidate ask'
             raise UsageError(f"rows: {what}; without names these cannot be told apart, give --id COLUMN")
@@ -49,7 +66,7 @@ def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> Pairs:
     if (only_left or only_right) and not only_common:
         raise UsageError(_uneven((base, candidate), (left, right), (only_left, only_right), renamed))
     # What one side has and could not score is missing, and never left out.
-    lost = [k for k in only_left if _is_lost(left[k])], [k for k in only_right if _is_lost(right[k])]
+    lost = [k for k in only_left if _is_lost(_all(left[k]))], [k for k in only_right if _is_lost(_all(right[k]))]
     kept = [*(k for k in left if k in right), *lost[0], *lost[1]]
     if not kept:
         raise UsageError("rows: base and candidate have none in common; were they asked the same questions?")
@@ -84,14 +101,16 @@ def _several(sides: Iterable[Sequence[RawRow]]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[str], side: str) -> dict[str, Rows]:
+def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[str], side: str) -> Grouped:
     """Return rows by what they are known by, with all repeats of each. Raises UsageError at a row that stands twice."""
-    found: dict[str, Rows] = {}
+    found: Grouped = {}
     for row in rows:
         known = row.key if how == "id" else f"{row.content} {row.key}" if row.content in several else row.content
-        found[known] = (*found.get(known, ()), row)
-    for same in found.values():
-        if named and _are_copies(same):
+        before = found.setdefault(known, row)
+        if before is not row:
+            found[known] = (*_all(before), row)
+    for same in found.values() if named else ():
+        if isinstance(same, tuple) and _are_copies(same):
             values = " and ".join(dict.fromkeys(f"{v:g}" for row in same for v in row.values.values()))
             what = f'id "{shown(same[0].key)}" stands twice in {side}' + (f" with scores {values}" if values else "")
             raise UsageError(f"{what}; name the repeat's column with --repeat, or mend the file")
@@ -105,7 +124,7 @@ def _renamed(base: Sequence[RawRow], candidate: Sequence[RawRow]) -> int:
 
 
 def _uneven(
-    runs: tuple[RawRows, RawRows], sides: tuple[dict[str, Rows], dict[str, Rows]], only: tuple[list[str], list[str]],
+    runs: tuple[RawRows, RawRows], sides: tuple[Grouped, Grouped], only: tuple[list[str], list[str]],
     renamed: int,
 ) -> str:  # fmt: skip
     """Return that the two sides have other rows."""
@@ -119,35 +138,41 @@ def _uneven(
         f"{side}: {len(known):,} rows" + (f" (limit {limit})" if limit not in ("", "none") else "")
         for side, known, limit in zip(("base", "candidate"), sides, limits, strict=True)
     ]
-    names = [_called(sides[i][k][0]) for i in (0, 1) for k in only[i][:EXAMPLES]][:EXAMPLES]
+    names = [_called(_all(sides[i][k])[0]) for i in (0, 1) for k in only[i][:EXAMPLES]][:EXAMPLES]
     some = f"only in base {len(only[0]):,}, only in candidate {len(only[1]):,}, for instance "
     said = f"{', '.join(told)}; {some}" + ", ".join(f'"{shown(name)}"' for name in names)
     return f"{said}; gate what both were asked with --only-common"
 
 
 def _named(
-    how: Literal["content", "id"], kept: list[str], left: dict[str, Rows], right: dict[str, Rows],
+    how: Literal["content", "id"], kept: list[str], left: Grouped, right: Grouped,
     dropped: tuple[int, int], renamed: int,
 ) -> Pairs:  # fmt: skip
     """Return pairs in the order of what they are known by, which no file has; copies are told apart by a number."""
-    names, base, candidate = list[str](), list[Rows](), list[Rows]()
-    taken = Counter(_called((left.get(k) or right[k])[0]) for k in kept)
+    names, base, candidate = list[str](), list[RawRow | Rows](), list[RawRow | Rows]()
+    taken = Counter(_called(_all(left.get(k) or right[k])[0]) for k in kept)
     for known in kept:
-        theirs, ours = left.get(known, ()), right.get(known, ())
+        theirs, ours = _all(left.get(known)), _all(right.get(known))
         called = _called((theirs or ours)[0])
         called = called if taken[called] == 1 else f"{called}#{known[:8]}"
         if not (_are_copies(theirs) or _are_copies(ours)):
             names.append(called)
-            base.append(theirs)
-            candidate.append(ours)
+            base.append(left.get(known, ()))
+            candidate.append(right.get(known, ()))
             continue
         # Which copy is which nobody knows; judged as one question, their sum is the same however they are paired.
         for number in range(max(len(theirs), len(ours))):
             names.append(f"{called}~{number}")
             base.append(_sorted(theirs)[number : number + 1])
             candidate.append(_sorted(ours)[number : number + 1])
-    most = max(map(len, base)), max(map(len, candidate))
-    return Pairs(how, names, base, candidate, dropped, renamed, most)
+    sides = Side(base), Side(candidate)
+    most = max(map(len, sides[0])), max(map(len, sides[1]))
+    return Pairs(how, names, *sides, dropped, renamed, most)
+
+
+def _all(found: RawRow | Rows | None) -> Rows:
+    """Return all that is held of a row."""
+    return () if found is None else found if isinstance(found, tuple) else (found,)
 
 
 def _are_copies(rows: Rows) -> bool:

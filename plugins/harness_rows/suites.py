@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -38,7 +39,7 @@ from harness_rows.gating import Ask, Measured, measure
 from harness_rows.readers import read
 from harness_rows.records import RawRows, Wanted
 
-Runs = Mapping[str, Mapping[str, RawRows]]  # by evaluation and side
+Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
 COLUMNS = ("id", "score", "input", "target", "weight", "repeat")
 
 
@@ -103,7 +104,17 @@ def judged(
 
     Raises UsageError with what cannot be read or compared.
     """
-    found = Judged(suite, datetime.now(UTC), plugins or load_plugins(None), [*waivers])
+    gc.disable()  # while very many rows are held, looking for garbage takes half of the time, and finds none
+    try:
+        return _judged(suite, plugins or load_plugins(None), waivers, runs, attempts)
+    finally:
+        gc.enable()
+
+
+def _judged(
+    suite: Suite, plugins: Plugins, waivers: Sequence[Waiver], runs: Runs | None, attempts: Mapping[str, int] | None
+) -> Judged:
+    found = Judged(suite, datetime.now(UTC), plugins, [*waivers])
     there = runs_of(suite) if runs is None else runs
     found.measured = {spec.name: measure(there[spec.name], ask_of(spec)) for spec in suite.evals}
     gates = tuple(_settled(gate, found.measured) for gate in suite.gates)

@@ -29,11 +29,10 @@ from harness.internals import (
     words,
 )
 from harness_rows.bundle import FOLDER, write_bundle
-from harness_rows.gating import EXAMPLES, Measured
+from harness_rows.gating import EXAMPLES, MOST, Measured
 from harness_rows.records import RawRows
 from harness_rows.suites import Judged, judged
 
-MOST = 50_000  # rows that are written one by one beside the report
 WIDTH = 80
 CHANGED = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
 

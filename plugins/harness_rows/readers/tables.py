@@ -21,6 +21,8 @@ Lines = Iterator[tuple[int, Mapping[str, Any]]]
 PIECE = 10_000  # rows whose contents are told at a time
 DEFAULTS = ("id", "score", "input", "target")  # columns that are read where a table has them and nobody says others
 MOST_COLUMNS = 10_000
+NONE: Mapping[str, float] = {}
+NO_SLICES: Mapping[str, str] = {}
 
 
 class Table:
@@ -124,19 +126,35 @@ def _made(
     told = [columns.get(name) for name in ("id", "cluster", "repeat", "input", "target")]
     scores, weights, slices = columns["score"], columns.get("weight"), columns.get("slice", ())
     for line_number, line in piece:
-        where = f"{path} line {line_number:,}"
-        score = number(line.get(scores), where)
-        values = shared.setdefault(score, {} if score is None else {metric: score})
+        score = line.get(scores)
+        if type(score) is not int or score not in (0, 1):  # as most are
+            score = number(score, f"{path} line {line_number:,}")
+        if (values := shared.get(score)) is None:
+            values = shared[score] = {} if score is None else {metric: float(score)}
         key, cluster, repeat, text, target = [_text(line, column) if column else "" for column in told]
-        weight = number(line.get(weights), where) if weights else 1.0
+        weight = number(line.get(weights), f"{path} line {line_number:,}") if weights else 1.0
         if weight is None:
-            raise UsageError(f"{where}: has no weight; write 1, or 0 for a row that does not count")
-        parts = {c: _text(line, c) for c in slices}
-        parts = shared.setdefault(tuple(parts.items()), parts)
+            raise UsageError(f"{path} line {line_number:,}: has no weight; write 1, or 0 where it does not count")
+        parts = tuple((c, _text(line, c)) for c in slices)
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         state: State = "unscored" if score is None else "scored"
         content = key_of(text, target) if told[3] else ""
-        found.append(RawRow(key, False, content, "", values, state, "", time, weight, intern(cluster), parts))
+        found.append(
+            RawRow(
+                key,
+                False,
+                content,
+                "",
+                values,
+                state,
+                "",
+                time,
+                weight,
+                intern(cluster),
+                shared.setdefault(parts, dict(parts)) if parts else NO_SLICES,
+                NONE,
+            )
+        )
     return found
 
 
