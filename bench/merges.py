@@ -84,7 +84,7 @@ def measure(case: Case, work: Path, seed: int) -> bool:
     (smollm2 if kind == "smollm2" else random_base)(base, kind, dtype, seed)
     random_adapter(base, adapter, r, rate, seed)
     lora().merge(str(base), adapter, out, variant="original")
-    question = parity.Question(str(base), str(adapter), str(out))
+    question = parity.MergeFolders(str(base), str(adapter), str(out))
     told = f"{kind:9} {dtype:9} r {r:2} rate {rate:<6g}"
     try:
         facts = parity.verify(question)
@@ -95,7 +95,7 @@ def measure(case: Case, work: Path, seed: int) -> bool:
         facts = {}
         told += f" REFUSED: {error}"
     print(told)
-    made, ids = parity._Made.of(question), windows(load_tokenizer(str(base)))
+    made, ids = parity._ParityCheck.of(question), windows(load_tokenizer(str(base)))
     theirs = Heard.of(partial(made.load, str(base), str(adapter)), ids)
     for name, change in WAYS.items():
         folder = work / name

@@ -1,6 +1,6 @@
 """Measure whether `harness plan` tells the power that gates have: its number beside how often the gate passes.
 
-A cell draws runs of rows afresh and puts them to `harness.claims.decide.judge`, one by one. The plan knows 100,000
+A cell draws runs of rows afresh and puts them to `harness.claims.decide.decide`, one by one. The forecast knows 100,000
 rows of an earlier run, drawn alike, the truth, and the sizes of the clusters.
 """
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome
-from harness_plan.chance import Case
-from harness_plan.past import Past
+from harness_plan.chance import GateOnRows
+from harness_plan.past import PastRows
 
 ALPHA = 0.05
 KNOWN = 100_000  # rows of the earlier run
@@ -45,21 +45,24 @@ class Cell:
         case = self.case(rng, known)
         return 100 * case.power(self.truth, case.bound)
 
-    def case(self, rng: np.random.Generator, known: int) -> Case:
+    def case(self, rng: np.random.Generator, known: int) -> GateOnRows:
         often = -(-known // sum(self.sizes))
         clusters = np.repeat(np.arange(often * len(self.sizes)), self.sizes * often)
         results = [{s.id: s for s in r.scores} for r in self.results(rng, clusters)]
         name = self.metric.name
         sides = [{i: (s.values[name], s.weight) for i, s in r.items()} for r in results]
-        past = Past(RUN, samples(clusters), sides[0], sides[1] if self.gate.versus else None)
-        return Case(self.gate, self.metric, tuple(s.cluster or s.id for s in self.samples()), None, ALPHA, past, None)
+        past = PastRows(RUN, samples(clusters), sides[0], sides[1] if self.gate.versus else None)
+        return GateOnRows(
+            self.gate, self.metric, tuple(s.cluster or s.id for s in self.samples()), None, ALPHA, past, None
+        )
 
     def seen(self, rng: np.random.Generator, runs: int) -> float:
         """Return how often the gate passes, in %."""
         rows, clusters, passed = self.samples(), np.repeat(np.arange(len(self.sizes)), self.sizes), 0
         for _ in range(runs):
             ours, theirs = self.results(rng, clusters)
-            told = judge(self.gate, self.metric, ours, theirs if self.gate.versus else None, rows, ALPHA, name="merged")
+            sides = (ours, theirs if self.gate.versus else None)
+            told = decide(self.gate, self.metric, *sides, rows, ALPHA, name="merged")
             passed += told.outcome is Outcome.PASS
         return 100 * passed / runs
 

@@ -34,7 +34,7 @@ class Capabilities:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loader(Capabilities):
+class LoaderCapabilities(Capabilities):
     """Of `load(refs, *, …)`.
 
     `identity` names all that an answer depends on, `probe` looks at a candidate's folder, and `reads(path)` names the
@@ -52,7 +52,7 @@ class Loader(Capabilities):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter(Capabilities):
+class AdapterCapabilities(Capabilities):
     """Of `adapter(*, …)`."""
 
     reads_foreign: bool = False  # it reads and merges adapters made elsewhere, where the suite has no [adapter]
@@ -61,7 +61,7 @@ class Adapter(Capabilities):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainer(Capabilities):
+class TrainerCapabilities(Capabilities):
     """Of `train(ref, adapter, rows, out, *, progress, seed, …)`; `look` is a `check` that imports no library."""
 
     look: Given = None
@@ -72,7 +72,7 @@ class Trainer(Capabilities):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluator(Capabilities):
+class EvaluatorCapabilities(Capabilities):
     """Of `evaluate(subject, samples, *, …)`, or of `mark(samples, answers, baseline_answers, *, marking, …)`."""
 
     metrics_for: Given = None
@@ -91,7 +91,7 @@ class Evaluator(Capabilities):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exporter(Capabilities):
+class ExporterCapabilities(Capabilities):
     """Of `export(ref, to, *, …)`."""
 
     check: Given = None
@@ -100,15 +100,14 @@ class Exporter(Capabilities):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check(Capabilities):
+class CheckCapabilities(Capabilities):
     """Of `check(…)`."""
 
     title: str = ""  # its name beside its code, in kebab-case
     leaks: bool = False  # it tells which rows of an evaluation were trained on
 
 
-_OF: tuple[type[Capabilities], ...] = (Loader, Adapter, Trainer, Evaluator, Exporter, Check)
-KINDS = {kind.__name__.lower(): kind for kind in _OF}
+KINDS = {kind.__name__.removesuffix("Capabilities").lower(): kind for kind in Capabilities.__subclasses__()}
 
 
 def mistakes_of(kind: str, function: Callable[..., Any]) -> Iterator[str]:
@@ -157,15 +156,15 @@ def _declares(kind: Callable[P, Capabilities]) -> Callable[P, Callable[[F], F]]:
     return declare
 
 
-loader = _declares(Loader)
+loader = _declares(LoaderCapabilities)
 """Declare what a loader can do beyond being called."""
-adapter = _declares(Adapter)
+adapter = _declares(AdapterCapabilities)
 """Declare what an adapter can do beyond being called."""
-trainer = _declares(Trainer)
+trainer = _declares(TrainerCapabilities)
 """Declare what a trainer can do beyond being called."""
-evaluator = _declares(Evaluator)
+evaluator = _declares(EvaluatorCapabilities)
 """Declare what an evaluator can do beyond being called."""
-exporter = _declares(Exporter)
+exporter = _declares(ExporterCapabilities)
 """Declare what an exporter can do beyond being called."""
-checker = _declares(Check)
+checker = _declares(CheckCapabilities)
 """Declare what a check can do beyond being called."""

@@ -40,6 +40,10 @@ class UsageError(Exception):
         super().__init__("\n".join(self.messages))
 
 
+class WorkersGone(UsageError):
+    """No worker is left, or none can be had that answers: every other evaluation would end alike."""
+
+
 class CheckFailed(RuntimeError):
     """Something is wrong with the model, not with the suite: training diverged, a merge changed nothing."""
 

@@ -96,7 +96,7 @@ def harness_evaluators() -> Provided:  # type: ignore[empty-body]
     checked before a model is loaded: `check=…`, `(options, folder, model's path)`, raising UsageError. The modules
     that it imports late: `needs=…`, `(options) -> names`. What its rows and options must be is checked at collection:
     `check_rows=…`, `(samples, options, folder)`, raising UsageError. Metrics that are not of all rows:
-    `counts=…`, `(metric, sample) -> bool`, by which a plan knows the rows that have weight 0. `asks=("token_kl",)`
+    `counts=…`, `(metric, sample) -> bool`, by which a forecast knows the rows that have weight 0. `asks=("token_kl",)`
     names what it asks of a subject beyond answers and scores. With `json_targets=True` a row's target is any JSON
     value, or the calls of tools that end its messages, and a Sample's the text of it.
 
@@ -159,10 +159,10 @@ def harness_workers() -> Provided:  # type: ignore[empty-body]
     """Return workers for `--on NAME:PLACE`: `workers(place, *, python) -> Workers`, started when they are needed.
 
     They carry messages to processes that answer with a loader's models, elsewhere if need be, and know nothing of them:
-    see harness.workers.protocol. At the other end `harness.internals.Desk().answer(message)` returns the reply, in any
-    environment that has the harness and the loader's plugin. `python` is another interpreter, where the suite's
-    [model] names one. Raises UsageError at a place that is none. A worker that died is `harness.internals.Lost`, never
-    another error.
+    see `protocol` in the package that is called as this hook. At the other end its `Desk().replies(message)` yields
+    what is said back, in any environment that has the harness and the loader's plugin. `python` is another interpreter,
+    where the suite's [model] names one. Raises UsageError at a place that is none. A worker that died is `Lost`, of the
+    same package, never another error.
     """
 
 

@@ -25,12 +25,12 @@ from harness.artifacts.safetensors import read_safetensors as read_safetensors
 from harness.artifacts.strict import read_json as read_json
 from harness.claims import agreement as agreement
 from harness.claims import labels as labels
-from harness.claims.decide import judge as judge
+from harness.claims.decide import decide as decide
 from harness.collection.collect import check_gates as check_gates
+from harness.collection.collected import Collection as Collection
+from harness.collection.collected import Item as Item
+from harness.collection.collected import Task as Task
 from harness.collection.context import Context as Context
-from harness.collection.plan import Item as Item
-from harness.collection.plan import Plan as Plan
-from harness.collection.plan import Task as Task
 from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
 from harness.data.identity import key_of as key_of
@@ -78,11 +78,11 @@ from harness.stats.tests import cluster_t as cluster_t
 from harness.stats.tests import numbered as numbered
 from harness.stats.tests import wilson as wilson
 from harness.suite.reader import read_suite as read_suite
-from harness.suite.tables import About as About
 from harness.suite.tables import Eval as Eval
 from harness.suite.tables import Model as Model
-from harness.suite.tables import Scored as Scored
+from harness.suite.tables import ScoredRows as ScoredRows
 from harness.suite.tables import Suite as Suite
+from harness.suite.tables import SuiteTable as SuiteTable
 from harness.suite.waivers import read_waivers as read_waivers
 from harness.texts.counts import counted as counted
 from harness.texts.secrets import is_secret as is_secret
@@ -90,15 +90,6 @@ from harness.texts.shown import markdown as markdown
 from harness.texts.shown import shorten as shorten
 from harness.texts.shown import shown as shown
 from harness.texts.shown import whole as whole_text
-from harness.workers.child import Desk as Desk
-from harness.workers.local import gpus as gpus
-from harness.workers.protocol import Lost as Lost
-from harness.workers.protocol import Worker as Worker
-from harness.workers.protocol import is_sign as is_sign
-from harness.workers.protocol import read_error as read_error
-from harness.workers.protocol import read_ref as read_ref
-from harness.workers.protocol import told_error as told_error
-from harness.workers.protocol import told_ref as told_ref
 
 __all__ = [
     "CONVERSION_NOTES",
@@ -107,35 +98,32 @@ __all__ = [
     "LOCK",
     "ROPE_FACTORS",
     "TRAINING_LOGS",
-    "About",
     "Adjudicator",
     "CachedSubject",
+    "Collection",
     "Context",
-    "Desk",
     "Ended",
     "Eval",
     "Gguf",
     "Item",
     "Ledger",
     "Look",
-    "Lost",
     "Model",
     "Models",
     "Note",
     "OnScale",
-    "Plan",
     "Plugins",
     "Responses",
     "RunFolder",
     "Scaled",
-    "Scored",
+    "ScoredRows",
     "Severity",
     "Standing",
     "Suite",
+    "SuiteTable",
     "Task",
     "ThoughtBudget",
     "Waiver",
-    "Worker",
     "agreement",
     "attempts_said",
     "chat",
@@ -145,6 +133,7 @@ __all__ = [
     "copy_files",
     "copy_range",
     "counted",
+    "decide",
     "disk_full",
     "dumps",
     "endings",
@@ -152,12 +141,9 @@ __all__ = [
     "folder_in_place",
     "formats",
     "gguf_of",
-    "gpus",
     "is_sealed",
     "is_secret",
-    "is_sign",
     "isolated",
-    "judge",
     "key_of",
     "keyed",
     "keys",
@@ -173,10 +159,8 @@ __all__ = [
     "out_of_memory",
     "part",
     "read_answers",
-    "read_error",
     "read_gguf",
     "read_json",
-    "read_ref",
     "read_rows",
     "read_safetensors",
     "read_suite",
@@ -192,8 +176,6 @@ __all__ = [
     "text_of",
     "to_json",
     "told_apart",
-    "told_error",
-    "told_ref",
     "weight_files",
     "weights_digest",
     "whole_text",

@@ -61,7 +61,10 @@ def test_declared_either_way(project: Project, how: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"decorator": "@evaluator(uncahed=True)"}, "TypeError: Evaluator.__init__() got an unexpected keyword"),
+        (
+            {"decorator": "@evaluator(uncahed=True)"},
+            "TypeError: EvaluatorCapabilities.__init__() got an unexpected keyword",
+        ),
         ({"decorator": "@evaluator(uncached=1)"}, "TypeError: uncached is 1, want true or false"),
         (
             {"attribute": "polite.uncahed = True"},
@@ -91,7 +94,7 @@ def test_decorators_set_attributes() -> None:
     @exporter(converts=True)
     def export() -> None: ...
 
-    assert capabilities.Exporter.of(export) == capabilities.Exporter(converts=True)
+    assert capabilities.ExporterCapabilities.of(export) == capabilities.ExporterCapabilities(converts=True)
     assert vars(export) == {"converts": True}
 
 
@@ -99,7 +102,7 @@ def test_each_kind_has_its_own() -> None:
     """A capability of another kind is a TypeError."""
     with pytest.raises(TypeError, match="unexpected keyword"):
         trainer(converts=True)  # type: ignore[call-arg]
-    assert capabilities.Adapter.of(adapter(measured_like=("a",))(lambda: None)).measured_like == ("a",)
+    assert capabilities.AdapterCapabilities.of(adapter(measured_like=("a",))(lambda: None)).measured_like == ("a",)
     with pytest.raises(TypeError, match="measured_like is 'qlora', want names"):
         adapter(measured_like="qlora")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="title is 3, want a text"):
@@ -110,7 +113,7 @@ def test_adapters_made_elsewhere_have_a_reader() -> None:
     """The adapter that reads what was made elsewhere is the one that declares it; without one there is a way out."""
     plugins = load_plugins(None)
     assert plugins.foreign_adapter().name == "lora"
-    assert capabilities.Adapter.of(plugins.find("adapter", "qlora").function).measured_like == ("lora",)
+    assert capabilities.AdapterCapabilities.of(plugins.find("adapter", "qlora").function).measured_like == ("lora",)
     with pytest.raises(UsageError, match="do not block it with -p no:, or add an"):
         load_plugins(None, ["no:lora"]).foreign_adapter()
 

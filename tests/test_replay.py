@@ -17,7 +17,7 @@ from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.artifacts.digests import digest_of, weights_digest
 from harness.records.samples import Sample, Score
 from harness.release.export import as_kept, scores_of
-from harness.testing import ROWS, SUITE, Outcome, Project, write_fake
+from harness.testing import ROWS, SUITE, CommandOutcome, Project, write_fake
 from harness_release.replay import _difference
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import REAL, TEXTS, ran
@@ -52,7 +52,7 @@ def exported(once: Path, project: Project) -> Project:
     return project
 
 
-def replay(project: Project, rows: int, *words: str) -> Outcome:
+def replay(project: Project, rows: int, *words: str) -> CommandOutcome:
     """Verify the export and ask rows again."""
     return project.harness("verify", "exports/fake", "--replay", str(rows), *WORDS, *words)
 

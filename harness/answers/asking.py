@@ -68,7 +68,7 @@ def insist(ask: Callable[[], R], tries: int, stop: threading.Event = NEVER) -> R
                 raise
 
 
-class Pool(Generic[A, R]):
+class Threads(Generic[A, R]):
     """Threads that each wait for one answer at a time; daemons, so that a server that hangs keeps nobody alive."""
 
     def __init__(self, size: int, ask: Callable[[A], R]) -> None:
@@ -76,7 +76,7 @@ class Pool(Generic[A, R]):
         self._todo: SimpleQueue[tuple[Any, A] | None] = SimpleQueue()
         self._done: SimpleQueue[tuple[Any, R | Exception]] = SimpleQueue()
 
-    def __enter__(self) -> Pool[A, R]:
+    def __enter__(self) -> Threads[A, R]:
         for _ in range(self.size):
             threading.Thread(target=self._work, daemon=True).start()
         return self
@@ -126,7 +126,7 @@ def each(ask: Callable[[int, threading.Event], R], count: int, workers: int) -> 
             stop.set()
             raise
 
-    with Pool(min(workers, count), work) as pool:
+    with Threads(min(workers, count), work) as pool:
         for number in range(count):
             pool.put(number, number)
         try:

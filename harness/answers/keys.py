@@ -27,6 +27,8 @@ from typing import Any
 
 from harness.artifacts.digests import digest_of, file_digest, weights_digest
 from harness.errors import UsageError
+from harness.parts import GROUP as PARTS
+from harness.parts import part
 from harness.records.models import ModelRef
 
 GROUP = "harness"  # of entry points
@@ -106,7 +108,7 @@ def of_code(objects: Iterable[Any], *, core: bool = True) -> str:
 
     That is each module, or all files of the package it belongs to; what these import, by content where it is local or
     a plugin, else by the version of its distribution; and Python. A module that is one file may also be helped by the
-    modules beside it that are named in it. `core` adds the harness itself.
+    modules beside it that are named in it. `core` adds the harness itself, and what loads and asks models for it.
     """
     found = _Code(objects, core)
     return digest_of([platform.python_implementation(), sys.version_info[:2], found.content, found.versions])
@@ -124,7 +126,7 @@ class _Code:
         self.content: dict[str, Any] = {}
         self.versions: dict[str, str | None] = {}
         self.seen = {CORE}
-        for one in [*([sys.modules[CORE]] if core else []), *objects]:
+        for one in [*([sys.modules[CORE], part("load")] if core else []), *objects]:  # which cuts what is asked
             self._add(_module_of(one))
 
     def _add(self, module: ModuleType | str) -> None:
@@ -235,7 +237,7 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
 @functools.cache
 def _points() -> dict[str, str | None]:
     """Return the top-level modules of the harness and of its installed plugins, with the distribution of each."""
-    points = importlib.metadata.entry_points(group=GROUP)
+    points = [p for group in (GROUP, PARTS) for p in importlib.metadata.entry_points(group=group)]
     told = {id(dist): f"{dist.name} {dist.version}" for dist in {id(p.dist): p.dist for p in points if p.dist}.values()}
     return {CORE: None, **{p.module.partition(".")[0]: told.get(id(p.dist)) for p in points}}
 

@@ -26,7 +26,7 @@ from urllib.request import getproxies, proxy_bypass
 from harness.answers.asking import NEVER as NEVER
 from harness.answers.asking import PATIENCE as PATIENCE
 from harness.answers.asking import PAUSE as PAUSE
-from harness.answers.asking import Pool as Pool
+from harness.answers.asking import Threads as Threads
 from harness.answers.asking import Trouble as Trouble
 from harness.answers.asking import each as each
 from harness.answers.asking import insist as insist

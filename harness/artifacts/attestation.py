@@ -80,10 +80,17 @@ def statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]])
         "suite": {"name": suite["name"], "digest": suite["digest"]},
         "harness": locked["harness"],
         "started": told["started"],
+        **({"ignored": told["ignored"], "plugins": of_others(locked)} if "ignored" in told else {}),
         **({"chosen": chosen} if "chosen" in told else {}),
         "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
     }
     return [_payload(TEST_RESULT, subject, test_result), _payload(RELEASE, subject, release)]
+
+
+def of_others(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the plugins of a lock that did not come with the harness, with the digest of their code."""
+    own, *plugins = lock["plugins"]
+    return [p for p in plugins if p["distribution"] is None or p["distribution"] != own["distribution"]]
 
 
 def read_envelopes(text: str) -> list[Envelope]:

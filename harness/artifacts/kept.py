@@ -166,10 +166,9 @@ def entries(cache: Path) -> list[Entry]:
     return sorted((e for e in found if e), key=lambda e: e.used)
 
 
-def to_remove(found: Sequence[Entry], days: float | None, most: int | None, now: float | None = None) -> list[Entry]:
+def to_remove(found: Sequence[Entry], days: float | None, most: int | None) -> list[Entry]:
     """Return the entries unused for so many days, and then the longest unused ones until the rest has `most` bytes."""
-    now = time.time() if now is None else now
-    gone = [e for e in found if days is not None and now - e.used > days * 86400]
+    gone = [e for e in found if days is not None and time.time() - e.used > days * 86400]
     left = [e for e in found if e not in gone]
     while most is not None and left and sum(e.bytes for e in left) > most:
         gone.append(left.pop(0))

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.digests import digest_of
-from harness.capabilities import Check
 from harness.claims.eligibility import failed, unjudged
 from harness.claims.gate import Gate
 from harness.records.about import Note
@@ -63,7 +62,7 @@ def softened(flags: Iterable[Finding], gates: Sequence[Gate]) -> list[Finding]:
 def looks(plugins: Plugins) -> bool:
     """Return whether the contamination check is there, and the harness's own: no other may choose a gate's rows."""
     provided = plugins.provided.get(("check", CHECK))
-    return provided is not None and Check.of(provided.function).leaks and plugins.is_own(provided)
+    return provided is not None and provided.about.leaks and plugins.is_own(provided)
 
 
 def locked(leaks: Leaks, gates: Sequence[Gate], rows: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, Any]]:
@@ -85,7 +84,7 @@ def judged(
     name: str,
     alpha: float,
 ) -> Verdict:
-    """Judge a gate on the rows that do not leak; `ask` judges it without the ids it is given.
+    """Decide a gate on the rows that do not leak; `ask` decides it without the ids it is given.
 
     ERROR where leaks were not looked for, where they are most rows of the gate or of a slice, or make a slice too
     small to have to prove its claim. What is refuted with the leaking rows is not proven without them.

@@ -21,7 +21,7 @@ from harness.records.words import noted, written
 SLOW = ("point", "failures counted", "cluster bootstrap")  # methods after which no slice is looked for
 
 
-def judge(
+def decide(
     gate: Gate,
     metric: Metric | None,
     candidate: Result | None,
@@ -55,7 +55,7 @@ def judge(
     )
     try:
         if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
-            return noted(_judge_slices(case, whole, blank), *case.repeats.notes(blank.n))
+            return noted(_decide_slices(case, whole, blank), *case.repeats.notes(blank.n))
         verdict = conclude(blank, infer(whole), whole)
     except ValueError as error:
         return failed(blank, str(error))
@@ -63,8 +63,8 @@ def judge(
     return replace(verdict, driver=_worst_slice(case, blank, verdict, columns))
 
 
-def _judge_slices(case: Case, whole: Hypothesis, blank: Verdict) -> Verdict:
-    """Judge every slice by itself, and the gate by them. Raises ValueError when that cannot be done."""
+def _decide_slices(case: Case, whole: Hypothesis, blank: Verdict) -> Verdict:
+    """Decide every slice by itself, and the gate by them. Raises ValueError when that cannot be done."""
     hypotheses = {name: hypothesis_on(case, rows) for name, rows in case.slices.items()}
     tested, untestable = infer_slices(whole, hypotheses)
     verdict, parts = conclude_slices(blank, case.gate, case.alpha, hypotheses, tested)

@@ -120,7 +120,7 @@ def _rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) 
 def _missing_error(
     gate: Gate, metric: Metric | None, candidate: Result | None, baseline: Result | None, slices: Slices
 ) -> str:
-    """Return why there is nothing to judge, or nothing to compare with, or nothing."""
+    """Return why there is nothing to decide, or nothing to compare with, or nothing."""
     if candidate is None:
         return f'"{gate.eval}" was not evaluated'
     if metric is None:

@@ -39,7 +39,7 @@ def rows_needed(test: Test, threshold: float, alpha: float, discordance: float |
         return None
     if not (quantile := _quantile(test, alpha)):
         return None  # at alpha 0.5 bounds are the estimate, and tell no error
-    case = _Case(test, threshold, alpha, 1 if distance > 0 else -1, width / quantile, discordance or 0.0)
+    case = _Estimated(test, threshold, alpha, 1 if distance > 0 else -1, width / quantile, discordance or 0.0)
     far = CLOSE * test.n
     rows = case.rows(test.estimate)
     if rows > far:
@@ -51,7 +51,7 @@ def rows_needed(test: Test, threshold: float, alpha: float, discordance: float |
 
 
 @dataclass(frozen=True)
-class _Case:
+class _Estimated:
     """A test, and on which side of the threshold its estimate lies, with which standard error."""
 
     test: Test

@@ -23,10 +23,10 @@ BROUGHT = "harness.commands"  # entry points of commands that installed plugins 
 Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
 GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugin stands; others are at the end
     "start": (project.init,),
-    "run": (run.run, ahead.check, "plan", ahead.selftest),
-    "look": (run.show, project.explain),
+    "run": (run.run, ahead.check, "plan", "selftest"),
+    "look": (run.show, "explain"),
     "ship": (project.waive, project.verify, "keygen", "sign", "promote"),
-    "extend": (project.plugins, "schema", cache.cache),
+    "extend": ("plugins", "schema", cache.cache),
 }
 EXAMPLES = """examples:
   harness init mine && harness run mine/suite.toml

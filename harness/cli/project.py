@@ -1,18 +1,17 @@
-"""Commands about a project and what it ships: `harness init`, `plugins`, `explain`, `waive` and `verify`."""
+"""Commands about a project and what it ships: `harness init`, `waive` and `verify`."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import PLUGIN_HELP, command, with_harnessfile, with_plugins
+from harness.cli.options import PLUGIN_HELP, command, with_plugins
 from harness.cli.streams import say
-from harness.errors import ExitCode, UsageError, did_you_mean
+from harness.errors import ExitCode, UsageError
 from harness.parts import part
 
 EXAMPLES = Path(__file__).parent / "examples"  # a folder a task, of files that are written as they lie there
@@ -36,7 +35,6 @@ def _init(args: argparse.Namespace) -> int:
 
     from harness.files import write_text
     from harness.plugins import load_plugins
-    from harness.suite.json_schema import json_schema
 
     names = TASKS[args.task]
     paths = [args.folder / name for name in (*names, SCHEMA)]
@@ -45,7 +43,7 @@ def _init(args: argparse.Namespace) -> int:
     for name in names:
         own = EXAMPLES / args.task / name
         write_text(args.folder / name, (own if own.exists() else EXAMPLES / "qa" / name).read_text("utf-8"))
-    made = json_schema(load_plugins(args.folder / "suite.toml"))
+    made = part("suite_schema")(load_plugins(args.folder / "suite.toml"))
     write_text(args.folder / SCHEMA, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     for path in paths:
         print(path)
@@ -64,60 +62,10 @@ def suites_of(task: str) -> list[str]:
     return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
 
 
-def _plugins(args: argparse.Namespace) -> int:
-    from harness.cli.catalogue import as_data, described
-    from harness.plugins import load_plugins
-    from harness.suite.json_schema import TABLES, keys_of
-
-    found = load_plugins(args.suite or Path("harness.toml"), args.plugins)
-    chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
-    chosen.sort(key=lambda p: (p.kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]))
-    tables = {table: keys_of(cls) for table, cls in TABLES.items() if args.name in (None, table)}
-    if not chosen and not tables:
-        raise UsageError(f'no plugin provides "{args.name}", and no table is called so; see harness plugins')
-    args.document = as_data(chosen, found, tables, whole=args.name is None)
-    for line in described(args.document, whole=args.name is None):
-        say(line)
-    return ExitCode.OK
-
-
-def _explain(args: argparse.Namespace) -> int:
-    import inspect
-
-    from harness.evaluation.checks import BUILD, title_of
-    from harness.plugins import load_plugins
-    from harness.texts.wrapping import paragraphs
-
-    found = {n: p for (kind, n), p in load_plugins(args.suite, args.plugins).provided.items() if kind == "check"}
-    texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
-    titles = {name: title for name, p in found.items() if (title := title_of(p))}
-    names = [*texts] if args.code is None else [_code(args.code, texts, titles)]
-    args.document = {"checks": [{"code": n, "title": titles.get(n, ""), "text": texts[n]} for n in names]}
-    for name in names:
-        if args.code is None:
-            title = f"{titles[name]}: " if name in titles else ""
-            say(f"{name:<6} {title}{texts[name].partition(chr(10))[0]}")
-        else:
-            title = f" {titles[name]}" if name in titles else ""
-            for line in paragraphs(f"{name}{title}: {texts[name]}"):
-                say(line)
-    return ExitCode.OK
-
-
-def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
-    """Return the code of a check that is asked for by its code, its title, or both as a finding has them."""
-    codes = {word.lower(): name for name in texts for word in (name, titles.get(name, name))}
-    words = asked.lower().split() or [""]
-    for word in (" ".join(words), words[0], words[-1], words[0].partition("-")[0]):
-        if word in codes:
-            return codes[word]
-    raise UsageError(f'no check "{asked}"{did_you_mean(asked, [*texts, *titles.values()])}; see harness explain')
-
-
 def _waive(args: argparse.Namespace) -> int:
     from harness.suite.waivers import waive as add
 
-    path, made = add(args.gate, args.reason, args.until, args.suite, args.by)
+    path, made = add(args.gate, args.reason, args.until, args.suite, args.by, args.plugins)
     args.document = {"path": str(path), "waiver": asdict(made)}
     say(f'{path}: "{made.gate}" ({made.claim}) {made.says()}')
     return ExitCode.OK
@@ -130,34 +78,20 @@ def init(one: argparse.ArgumentParser) -> None:
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
 
 
-def plugins(one: argparse.ArgumentParser) -> None:
-    """list what may stand after `use =`, and the options of each"""
+def waive(one: argparse.ArgumentParser) -> None:
+    """let a gate be broken, or a check's error be ignored, until a date, in writing"""
     command(
         one,
-        _plugins,
-        "harness plugins                      # everything, in short",
-        "harness plugins multiple_choice      # one evaluator: what it reads, its options and metrics",
-        "harness plugins train                # the keys of [train]",
+        _waive,
+        'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',
+        'harness waive D10-exact --suite suite.toml --reason "asked in both on purpose" --until 2027-01-31',
     )
-    one.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
-    with_harnessfile(one)
-
-
-def explain(one: argparse.ArgumentParser) -> None:
-    """say why a check is there; without a code, list all"""
-    command(one, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
-    one.add_argument("code", nargs="?", metavar="CODE", help="a code or a title, as a finding names them")
-    with_harnessfile(one)
-
-
-def waive(one: argparse.ArgumentParser) -> None:
-    """let a gate be broken until a date, in writing"""
-    command(one, _waive, 'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31')
-    one.add_argument("gate", metavar="GATE", help="the id of a gate")
-    one.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken")
+    one.add_argument("gate", metavar="GATE", help="the id of a gate; with --suite also the code of a check")
+    one.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken or ignored")
     one.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")
     one.add_argument("--suite", type=Path, metavar="SUITE", help="unless only one here or in suites/ has such a gate")
     one.add_argument("--by", metavar="NAME", help="who answers for it; you, unless you say")
+    with_plugins(one, f"for a check: {PLUGIN_HELP}")
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -208,7 +142,7 @@ def verify(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
     one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
-    one.add_argument("--recompute", action="store_true", help="judge again from the rows in it; needs numpy and scipy")
+    one.add_argument("--recompute", action="store_true", help="decide again from the rows in it; needs numpy and scipy")
     of_rows = "of rows that others scored: read these files again; BASE CANDIDATE"
     one.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from harness.cli.options import command, run_options, with_overrides, with_plugins, with_verbosity, with_workers
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
+from harness.parts import part
 
 if TYPE_CHECKING:
     from harness.claims.gate import Gate
-    from harness.collection.plan import Plan
+    from harness.collection.collected import Collection
     from harness.pipeline.run import Options
     from harness.records.run import Run
 
@@ -45,9 +46,9 @@ def _run(args: argparse.Namespace) -> int:
             raise UsageError(f"{rows[0].path}: [rows]: is run whole and by itself; leave out the other words")
         return int(part("rows")(rows[0], args))
     if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
-        plans = [prepare(path, options) for path in args.suite]
+        collections = [prepare(path, options) for path in args.suite]
         if args.collect_only:
-            return max(_print_plan(plan, args) for plan in plans)
+            return max(_print_collection(collection, args) for collection in collections)
     return _run_each(args, options)
 
 
@@ -57,13 +58,12 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
     from harness.pipeline.run import run_suite
     from harness.reports.events import Events
     from harness.reports.report_json import to_json
-    from harness.workers.loading import Shelf
 
     codes, told = [], []
     others = [args.job] if args.job else []  # of what watches all runs: a job of GitHub's, a file of events
     others += [Events(args.events)] if args.events else []
     several = len(args.suite) > 1
-    with closing(Shelf(SHELF if several else 0)) as shelf:
+    with closing(part("shelf")(SHELF if several else 0)) as shelf:
         for path in args.suite:
             listeners = (Terminal(args.v - args.q), *others)
             try:
@@ -82,30 +82,30 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
     return min(codes, key=WORST.index)
 
 
-def _print_plan(plan: Plan, args: argparse.Namespace) -> int:
+def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
     from harness.texts.counts import counted
 
-    order = {name: i for i, name in enumerate(plan.tasks)}
+    order = {name: i for i, name in enumerate(collection.tasks)}
     gates: dict[str, list[Gate]] = {name: [] for name in order}
-    for gate in plan.suite.gates if args.v >= args.q else ():
-        gates[max(plan.evals(gate), key=order.__getitem__) if gate.any_of else gate.eval].append(gate)
+    for gate in collection.suite.gates if args.v >= args.q else ():
+        gates[max(collection.evals(gate), key=order.__getitem__) if gate.any_of else gate.eval].append(gate)
     items: list[dict[str, Any]] = []
-    for item in plan.items:
-        rows = plan.tasks[item.eval].samples
-        unread = "rows of its own" if plan.tasks[item.eval].brings_rows else "remote rows"
+    for item in collection.items:
+        rows = collection.tasks[item.eval].samples
+        unread = "rows of its own" if collection.tasks[item.eval].brings_rows else "remote rows"
         items.append({"id": item.id, "rows": None if rows is None else len(rows), "gates": []})
         say(f"{item.id}  {unread if rows is None else counted(len(rows), 'row')}")
-        for gate in gates[item.eval] if item.subject in plan.candidates else ():
+        for gate in gates[item.eval] if item.subject in collection.candidates else ():
             if gate.applies_to(item.subject):
                 note = f' (one of "{gate.group}")' if gate.group else "" if gate.blocking else " (warn)"
                 claim = f"{gate.metric} {gate.claim()}".strip()
                 items[-1]["gates"].append({"id": gate.id, "claim": claim, "blocking": gate.blocking})
                 say(f"    {gate.id}: {claim}{note}")
-    for warning in plan.warnings:
+    for warning in collection.warnings:
         say(f"warning: {warning}", sys.stderr)
-    counts = (counted(len(plan.items), "item"), counted(len(plan.suite.gates), "gate"))
-    print(f"{', '.join(counts)}, {len(plan.deselected)} deselected")
-    args.document = {"items": items, "warnings": plan.warnings, "deselected": plan.deselected}
+    counts = (counted(len(collection.items), "item"), counted(len(collection.suite.gates), "gate"))
+    print(f"{', '.join(counts)}, {len(collection.deselected)} deselected")
+    args.document = {"items": items, "warnings": collection.warnings, "deselected": collection.deselected}
     return ExitCode.OK
 
 

@@ -295,7 +295,7 @@ class Summary:
     def ending(self) -> None:
         """Print the last lines: outcomes, time and exit code, what was decided, and where things are."""
         run = self.run
-        waived = any(v.waived for v in run.verdicts)
+        waived = any(v.waived for v in run.verdicts) or bool(run.passed_over)
         style = "green" if run.exit_code == ExitCode.OK and not waived else "bold red"
         style = "yellow" if run.exit_code == ExitCode.OK and waived else style
         self.screen.rule(f"{outcomes(run.verdicts)} in {duration(run.seconds)} · exit {int(run.exit_code)}", style)
@@ -348,7 +348,7 @@ def tell_flag(screen: Screen, flag: Finding) -> None:
     word, hang = "ignored" if flag.ignored is not None else flag.severity, 11
     screen.line(f"  {word:<8} {flag.name}: {flag.what}", FLAG_STYLES[word], hang)
     if flag.ignored is not None:
-        screen.line(f"           {flag.ignored}", "dim", hang)
+        screen.line(f"           {flag.waiver.says() if flag.waiver else flag.ignored}", "dim", hang)
         return
     for line in flag.evidence:
         screen.line(f"           {line}", "dim", hang)

@@ -1,4 +1,4 @@
-"""Suite -> Plan: what will be evaluated, with every name, option and local file checked.
+"""Suite -> Collection: what will be evaluated, with every name, option and local file checked.
 
 No torch, no tokenizer, no network (but for a plugin's own data that is not in the cache yet).
 """
@@ -11,10 +11,10 @@ from harness import schema
 from harness.claims.gate import PARENT
 from harness.claims.group import order_mistakes
 from harness.claims.min_rows import unprovable_error
+from harness.collection.collected import Collection, Item, Task, trains_whole
 from harness.collection.context import Context, check_tables
 from harness.collection.conversions import copy_mistakes, with_copies
 from harness.collection.gates import GateChecks
-from harness.collection.plan import Item, Plan, Task, trains_whole
 from harness.collection.sources import Sources, training_rows
 from harness.collection.tasks import task_of, with_shots
 from harness.errors import UsageError, did_you_mean
@@ -24,7 +24,7 @@ from harness.suite.tables import Suite, Sweep, alpha_of
 
 def collect(
     suite: Suite, plugins: Plugins, *, remote: bool = False, limit: int | None = None, selecting: bool = False
-) -> Plan:
+) -> Collection:
     """Check names, options and data of a suite, and list its items.
 
     With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those
@@ -59,7 +59,7 @@ def collect(
         raise UsageError(f'{suite.path}: --select: no eval has a select split; give one select = "data/select.jsonl"')
     items, rows = tuple(_items(context, tasks, prompted)), None if training is None else tuple(training)
     told = tuple(origins), tuple(context.warnings)
-    return Plan(suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting)
+    return Collection(suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting)
 
 
 # -- what is chosen on select splits: a merge, the value of a sweep, and what is looked at while training ---------

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from harness import capabilities, schema
-from harness.collection.plan import trains_whole
+from harness.collection.collected import trains_whole
 from harness.data.rows import several_readings
 from harness.data.templates import template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
@@ -96,7 +96,7 @@ def check_tables(context: Context) -> None:
 
 def _look(context: Context, trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
     """Let a trainer look at its options without its library, at those that its signature does not name."""
-    look, known = capabilities.Trainer.of(trainer).look, schema.options_of(trainer)[0]
+    look, known = capabilities.TrainerCapabilities.of(trainer).look, schema.options_of(trainer)[0]
     try:
         if look:
             look(**isolated({name: value for name, value in options.items() if name not in known}))

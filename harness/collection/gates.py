@@ -8,9 +8,9 @@ from harness.claims import contamination
 from harness.claims.gate import PARENT, Gate
 from harness.claims.group import COUNTED
 from harness.claims.min_rows import Sizes, few_clusters_error, sizes_of, unprovable_error
+from harness.collection.collected import Task
 from harness.collection.context import Context
 from harness.collection.conversions import parent_mistakes
-from harness.collection.plan import Task
 from harness.errors import did_you_mean
 from harness.records.metrics import Metric
 from harness.suite.tables import alpha_of

@@ -1,4 +1,4 @@
-"""The modules that a plan needs, looked for before anything is opened or asked, and the extras that bring them."""
+"""The modules that a run needs, looked for before anything is opened or asked, and the extras that bring them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness.collection.plan import Plan
+    from harness.collection.collected import Collection
 
 STATISTICS = ("numpy", "scipy")
 RECOMPUTE = "recompute"  # the extra of the statistics alone, which is part of every other that can gate
@@ -21,16 +21,16 @@ EXTRAS = {
 }
 
 
-def check(plan: Plan) -> None:
-    """Raise UsageError unless the modules of the statistics and of the plan's plugins are installed."""
-    suite, asked = plan.suite, {i.eval for i in plan.items}
+def check(collection: Collection) -> None:
+    """Raise UsageError unless the modules of the statistics and of the plugins that are used are installed."""
+    suite, asked = collection.suite, {i.eval for i in collection.items}
     models = [suite.model, *(s.model for s in suite.subjects.values() if s.use)]
-    used = [(plan.plugins.find("loader", m.use).about.needs, m.options) for m in models]
-    used += [(t.about.needs, t.spec.options) for t in plan.tasks.values() if t.spec.name in asked]
+    used = [(collection.plugins.find("loader", m.use).about.needs, m.options) for m in models]
+    used += [(t.about.needs, t.spec.options) for t in collection.tasks.values() if t.spec.name in asked]
     own = (name for needs, options in used if needs for name in needs(dict(options)))
     needed = list(dict.fromkeys([*STATISTICS, *own]))
     if lacking := [name for name in needed if sys.modules.get(name) is None and find_spec(name) is None]:
-        raise UsageError(f"{plan.suite.path}: {said(lacking, needed)}")
+        raise UsageError(f"{collection.suite.path}: {said(lacking, needed)}")
 
 
 def said(lacking: Sequence[str], needed: Sequence[str] = ()) -> str:

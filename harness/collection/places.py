@@ -21,7 +21,7 @@ LONGEST = 150  # bytes of a folder's name, which leave room for what a file syst
 
 
 @dataclass(frozen=True)
-class _Place:
+class _NamedPath:
     """A path that is written or read: where an error about it stands, what it says there, and its name elsewhere."""
 
     where: str
@@ -46,34 +46,34 @@ def check_places(suite: Suite, out: Path, junit_xml: Path | None) -> None:
     mistakes.raise_if_any()
 
 
-def _written(suite: Suite, out: Path, mistakes: Mistakes) -> Iterator[_Place]:
+def _written(suite: Suite, out: Path, mistakes: Mistakes) -> Iterator[_NamedPath]:
     for export in suite.exports:
         says, name = f"to is {show(export.to)}, which", f"the export {show(export.to)}"
         if export.to.startswith("~"):
             mistakes.add(export.where, f"{says} is not read as your home; write the folder in full")
         elif path := _resolved(Path(export.to), export.where, says, mistakes):
-            yield _Place(export.where, says, name, path)
+            yield _NamedPath(export.where, says, name, path)
     for name, path in ((f"--out {show(str(out))}", out), ("the cache folder", cache_dir())):
         if found := _resolved(path, name, "it", mistakes):
-            yield _Place(name, "it", name, found)
+            yield _NamedPath(name, "it", name, found)
 
 
-def _read(suite: Suite) -> Iterator[_Place]:
+def _read(suite: Suite) -> Iterator[_NamedPath]:
     """Yield what a run reads: folders of models, in which nothing may be written, and files."""
     declared = suite.candidate
     models = [suite.model.path, *(s.path for s in suite.subjects.values() if s.use and s.path)]
     for model in models:
         if os.path.isdir(model):  # noqa: PTH112 -- False where Path raises: for what no path can be
-            yield _Place("model", "", f'the model "{model}"', Path(model).resolve())
+            yield _NamedPath("model", "", f'the model "{model}"', Path(model).resolve())
     for path in (declared.adapter, declared.merged) if declared else ():
         if path:
-            yield _Place("model", "", f'the candidate "{path}"', suite.resolve(path))
+            yield _NamedPath("model", "", f'the candidate "{path}"', suite.resolve(path))
     sources = [s for e in suite.evals for s in (e.data, e.select, e.fewshot_data) if s]
     sources += [*(suite.train.sources if suite.train else ())]
     for source in dict.fromkeys(sliced(source, "data")[0] for source in sources):
         if not is_remote(source) and os.path.isfile(file := suite.resolve(source)):  # noqa: PTH113
-            yield _Place("data", "", f'the data "{source}"', file)
-    yield _Place("data", "", f'the suite "{suite.path}"', suite.path.resolve())
+            yield _NamedPath("data", "", f'the data "{source}"', file)
+    yield _NamedPath("data", "", f'the suite "{suite.path}"', suite.path.resolve())
 
 
 def _resolved(path: Path, where: str, says: str, mistakes: Mistakes) -> Path | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.collection.plan import Item, Plan
+from harness.collection.collected import Collection, Item
 from harness.errors import UsageError
 from harness.records.run import Report
 from harness.reports.run_folder import last_run
@@ -16,17 +16,17 @@ from harness.schema import LONGEST
 BINDS = {"or": 1, "and": 2, "not": 3}  # operators of `-k`, and how closely
 
 
-def select(plan: Plan, keyword: str, last: Path | None) -> Plan:
-    """Return the plan with the items that match `keyword` and, given the reports' folder `last`, failed last time.
+def select(collection: Collection, keyword: str, last: Path | None) -> Collection:
+    """Return the collection of the items that match `keyword` and failed last time, given the folder `last`.
 
     Raises UsageError when nothing is left.
     """
-    if not keyword.strip() and last is None and plan.items:
-        return plan
+    if not keyword.strip() and last is None and collection.items:
+        return collection
     matches = matcher(keyword)
-    chosen = {i.id for i in plan.items if matches(i.id)}
+    chosen = {i.id for i in collection.items if matches(i.id)}
     if last is not None:
-        known = last_run(last, plan.suite.name)
+        known = last_run(last, collection.suite.name)
         kept = {(v.gate, v.candidate) for v in known.verdicts if v.missed}  # which kept a candidate from shipping
         back = [v for v in known.verdicts if v.missed or (v.group, v.candidate) in kept]
         missed = {(r.subject, r.eval) for r in known.reports if r.outcome != "done"}
@@ -34,10 +34,10 @@ def select(plan: Plan, keyword: str, last: Path | None) -> Plan:
         chosen &= {r.id for r in known.reports if (r.subject, r.eval) in missed}
     if not chosen:
         why = f'-k "{keyword}"' if keyword else "--lf"
-        raise UsageError(f"{why}: selects none of {len(plan.items)} items; see --collect-only")
-    wanted = chosen | {other for item in plan.items if item.id in chosen for other in _needed(plan, item)}
-    items = tuple(i for i in plan.items if i.id in wanted)
-    return replace(plan, items=items, deselected=tuple(i.id for i in plan.items if i.id not in wanted))
+        raise UsageError(f"{why}: selects none of {len(collection.items)} items; see --collect-only")
+    wanted = chosen | {other for item in collection.items if item.id in chosen for other in _needed(collection, item)}
+    items = tuple(i for i in collection.items if i.id in wanted)
+    return replace(collection, items=items, deselected=tuple(i.id for i in collection.items if i.id not in wanted))
 
 
 def matcher(expression: str) -> Callable[[str], bool]:
@@ -104,14 +104,14 @@ def failed(report: Report) -> bool:
     return report.outcome == "error" or any(v.missed for v in report.verdicts)
 
 
-def _needed(plan: Plan, item: Item) -> list[str]:
+def _needed(collection: Collection, item: Item) -> list[str]:
     """Return the ids of the items that the gates on an item need: baselines, and those of gates they wait for."""
-    if item.subject not in plan.candidates:
+    if item.subject not in collection.candidates:
         return []
-    about = {e for g in plan.gates(item.subject, item.eval) for e in plan.evals(g)}
-    gates = [g for g in plan.gates(item.subject) if g.eval in about]
+    about = {e for g in collection.gates(item.subject, item.eval) for e in collection.evals(g)}
+    gates = [g for g in collection.gates(item.subject) if g.eval in about]
     found = [replace(item, eval=e) for e in about]
     found += [replace(item, subject=g.versus, eval=g.eval) for g in gates if g.versus]
-    tasks = [plan.tasks[i.eval] for i in (item, *found) if plan.tasks[i.eval].marks == "pairs"]
+    tasks = [collection.tasks[i.eval] for i in (item, *found) if collection.tasks[i.eval].marks == "pairs"]
     found += [replace(item, subject=t.spec.against, eval=t.spec.name) for t in tasks]
     return [i.id for i in found]

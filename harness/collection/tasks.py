@@ -10,8 +10,8 @@ from typing import Any
 from harness import capabilities, schema
 from harness.claims.gate import PARENT
 from harness.collection import needs
+from harness.collection.collected import Task
 from harness.collection.context import Context
-from harness.collection.plan import Task
 from harness.collection.sources import Sources, overlap
 from harness.data import chat
 from harness.data.identity import keyed
@@ -162,7 +162,7 @@ def _samples(
     context: Context, sources: Sources, spec: Eval, function: Callable[..., Any] | None
 ) -> tuple[Samples | None, Samples | None]:
     """Return the samples of an eval and those of its select split, each None where there are none, or none yet."""
-    brings = capabilities.Evaluator.of(function).rows_for if function else None
+    brings = capabilities.EvaluatorCapabilities.of(function).rows_for if function else None
     if spec.chat_template_kwargs and spec.data is None:
         context.mistakes.add(spec.where, f'{chat.ARGUMENTS} is for prompts from "data"; "{spec.use}" has none of these')
     if spec.template is not None and spec.data is None:
@@ -191,7 +191,7 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
     """Return rows as samples, which its evaluator accepts; None where they are wrong."""
     rows = rows[: spec.limit] if spec.limit else rows
     rows = rows[: context.limit] if context.limit else rows
-    able = capabilities.Evaluator.of(function) if function else capabilities.Evaluator()
+    able = capabilities.EvaluatorCapabilities.of(function) if function else capabilities.EvaluatorCapabilities()
     about: dict[str, Any] = {"columns": spec.columns, "cluster": spec.cluster, "slices": spec.slices}
     about |= {"template": spec.template, "json_targets": able.json_targets}
     if spec.data is not None and not context.readable(rows, spec.columns, spec.template, spec.where):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,10 @@ from harness.errors import RAISES, CheckFailed, Mistakes, UsageError, did_you_me
 from harness.records.findings import Built, Finding, TrainingRow
 from harness.records.frozen import isolated, plain
 from harness.records.models import ModelRef
+from harness.records.waivers import Waiver
 
 if TYPE_CHECKING:
-    from harness.collection.plan import Plan
+    from harness.collection.collected import Collection
     from harness.plugins import Plugins, Provided
 
 STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may have, and what each is
@@ -57,11 +58,13 @@ SHOWN = 5  # lines of evidence that are kept
 
 
 class Checks:
-    """The checks of a run's plugins, and what the suite and the command ignore."""
+    """The checks of a run's plugins, what the suite and the command ignore, and the waivers in force, by code."""
 
-    def __init__(self, plugins: Plugins, ignored: Mapping[str, str]) -> None:
+    def __init__(
+        self, plugins: Plugins, ignored: Mapping[str, str], waived: Mapping[str, Waiver] | None = None
+    ) -> None:
         self.provided = [p for (kind, _), p in plugins.provided.items() if kind == "check"]
-        self.ignored = ignored
+        self.ignored, self.waived = ignored, waived or {}
         self.titles = {p.name: title for p in self.provided if (title := title_of(p))}
         self.stages = {p.name: stage_of(p) for p in self.provided}
         self.objects: dict[str, Any] = {}
@@ -88,7 +91,7 @@ class Checks:
     def of(self, stage: str) -> list[Provided]:
         return [p for p in self.provided if self.stages[p.name] == stage]
 
-    def run(self, stage: str, only: Collection[str] = (), **objects: Any) -> list[Finding]:
+    def run(self, stage: str, only: Container[str] = (), **objects: Any) -> list[Finding]:
         """Run the checks of a stage, or `only` some, on its objects and those of the stages before."""
         self.objects |= objects
         found: list[Finding] = []
@@ -106,29 +109,31 @@ class Checks:
     def recall(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
         """Return what is remembered in a file, else look and remember it, unless a check crashed."""
         if (known := kept.read(path, warn)) is not None:
-            return [replace(flag, ignored=self._reason(flag.code)) for flag in (Finding(**told) for told in known)]
+            return [self._passed_over(Finding(**told)) for told in known]
         found = look()
         if not any(flag.kind == CRASHED for flag in found):
             kept.keep(path, [asdict(flag) for flag in found])
         return found
 
-    def _reason(self, code: str) -> str | None:
-        check = code.partition("-")[0]
-        names = (code, check, self.titles.get(check, check))
-        return next((self.ignored[name] for name in names if name in self.ignored), None)
+    def _passed_over(self, flag: Finding) -> Finding:
+        """Return a finding with why it does not count, if so: by suite or command, or an error by its waiver alone."""
+        reason = next((self.ignored[name] for name in flag.names if name in self.ignored), None)
+        waivers = (self.waived[name] for name in flag.names if name in self.waived)
+        waiver = next(waivers, None) if flag.severity == "error" else None
+        return replace(flag, ignored=waiver.says() if waiver and reason is None else reason, waiver=waiver)
 
     def build_failed(self, error: UsageError) -> list[Finding]:
         """Return what the trainer refused as flags."""
         return [self.stamped("build", Finding("error", message)) for message in error.messages]
 
     def stamped(self, check: str, flag: Finding) -> Finding:
-        """Return a finding with its code and title, and with the reason if it is ignored."""
+        """Return a finding with its code and title, and with reason and waiver if it is ignored."""
         code = f"{check}-{flag.kind}" if flag.kind else check
         evidence = tuple(flag.evidence[:SHOWN])
         if more := len(flag.evidence) - SHOWN:
             evidence += (f"and {more} more",) if more > 0 else ()
         title = self.titles.get(check, "")
-        return replace(plain(Finding, flag), code=code, title=title, ignored=self._reason(code), evidence=evidence)
+        return self._passed_over(replace(plain(Finding, flag), code=code, title=title, evidence=evidence))
 
 
 def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Finding]:
@@ -161,23 +166,23 @@ def stage_of(provided: Provided) -> str:
     )
 
 
-def data_objects(plan: Plan, base: ModelRef, load: Callable[..., Any]) -> dict[str, Any]:
+def data_objects(collection: Collection, base: ModelRef, load: Callable[..., Any]) -> dict[str, Any]:
     """Return what checks of the data see."""
-    pairs = zip(plan.training or (), plan.origins, strict=True)
+    pairs = zip(collection.training or (), collection.origins, strict=True)
     rows = [TrainingRow(i, source, row, raw) for i, (row, (source, raw)) in enumerate(pairs, 1)]
-    return {"suite": plan.suite, "rows": rows, "tasks": plan.tasks, "base": base, "load": load}
+    return {"suite": collection.suite, "rows": rows, "tasks": collection.tasks, "base": base, "load": load}
 
 
-def build(plan: Plan, base: ModelRef, adapter: Any) -> Built | None:
+def build(collection: Collection, base: ModelRef, adapter: Any) -> Built | None:
     """Return the trainer with its rows prepared, or None when it cannot prepare them without training."""
-    train = plan.suite.train
-    if train is None or not plan.suite.trains or plan.training is None:
+    train = collection.suite.train
+    if train is None or not collection.suite.trains or collection.training is None:
         return None
-    make: Callable[..., Built] | None = plan.plugins.find("trainer", train.use).about.build
+    make: Callable[..., Built] | None = collection.plugins.find("trainer", train.use).about.build
     if make is None:
         return None
-    rows, options = isolated(list(plan.training)), isolated(dict(train.options))
-    return make(isolated(base), adapter, rows, seed=plan.suite.about.seed, **options)
+    rows, options = isolated(list(collection.training)), isolated(dict(train.options))
+    return make(isolated(base), adapter, rows, seed=collection.suite.about.seed, **options)
 
 
 def quote(text: str, width: int = 90) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from harness import schema
 from harness.artifacts.digests import digest_of
-from harness.collection.plan import COMPARATIVE, Task
+from harness.collection.collected import COMPARATIVE, Task
 from harness.records.frozen import isolated, plain
 from harness.records.models import Generation, Progress, Subject, ThoughtBudget, chunks
 from harness.records.said import CUT, Said
@@ -50,7 +50,7 @@ def evaluate(
     begun = time.monotonic()
     asked = asked_digest(task.samples or ())
     scores: list[Score] = []
-    heard: Any = Heard(subject, task.thought_budget)
+    heard: Any = EndingsKeeper(subject, task.thought_budget)
 
     def result(rows: Sequence[Sample]) -> Result:
         there = {s.id for s in scores}
@@ -140,7 +140,7 @@ def _unique(scores: Any, wanted: set[str]) -> list[Score]:
     return list(found.values())
 
 
-class Heard:
+class EndingsKeeper:
     """A subject that keeps how its answers ended, which evaluators need not pass on; the rest is the subject's own."""
 
     def __init__(self, subject: Subject, budget: ThoughtBudget | None = None) -> None:

@@ -15,8 +15,8 @@ from harness import schema
 from harness.answers import thought
 from harness.answers.store import Responses
 from harness.claims import labels as by_people
-from harness.collection.plan import Task
-from harness.evaluation.evaluate import Heard, appetite, asked_digest, ended, taken
+from harness.collection.collected import Task
+from harness.evaluation.evaluate import EndingsKeeper, appetite, asked_digest, ended, taken
 from harness.records.frozen import isolated, plain
 from harness.records.models import Progress, Subject, chunks
 from harness.records.said import Said
@@ -51,7 +51,7 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
     named, _ = schema.options_of(task.function)
     how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
     scores: list[Score] = []
-    asked: Any = Heard(subject, task.thought_budget)
+    asked: Any = EndingsKeeper(subject, task.thought_budget)
     for rows in chunks(samples, appetite(task, subject)):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
         found = thought.answers(asked, [s.input for s in rows], **how)

@@ -8,10 +8,10 @@ from datetime import date
 from functools import partial
 
 from harness.claims import contamination, group
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.eligibility import unjudged
 from harness.claims.gate import Gate
-from harness.collection.plan import Item, Plan
+from harness.collection.collected import Collection, Item
 from harness.pipeline.ledger import Ledger, Standing, look_of, tells
 from harness.records.about import Note
 from harness.records.samples import Result
@@ -31,17 +31,17 @@ class Adjudicator:
 
     def __init__(
         self,
-        plan: Plan,
+        collection: Collection,
         waivers: Sequence[Waiver],
         today: date,
         lacking: Mapping[str, str],
         ledger: Ledger | None,
         base: str = "",
     ) -> None:
-        self.plan, self.base = plan, base
+        self.collection, self.base = collection, base
         self.waivers, self.today = waivers, today
         self.lacking, self.ledger = lacking, ledger
-        self.gates = {g.id: g for g in plan.suite.gates}
+        self.gates = {g.id: g for g in collection.suite.gates}
         self.results: dict[tuple[str, str], Result] = {}  # by subject and eval
         self.ended: set[tuple[str, str]] = set()
         self.said: dict[tuple[str, str], Verdict] = {}
@@ -57,30 +57,30 @@ class Adjudicator:
     def after(self, item: Item) -> tuple[Verdict, ...]:
         """Return the verdicts that can be given now that an evaluation of a candidate ended, well or not."""
         self.ended.add((item.subject, item.eval))
-        if item.subject not in self.plan.candidates:
+        if item.subject not in self.collection.candidates:
             return ()
         before = len(self.said)
         self.count(item)
-        for gate in self.plan.gates(item.subject, item.eval):
+        for gate in self.collection.gates(item.subject, item.eval):
             self.give(gate, item.subject)
         return self.verdicts[before:]
 
     def count(self, item: Item) -> None:
         """Find out which attempt at its rows an evaluation is, and write that down before anything is said of it."""
         key, result = (item.subject, item.eval), self.results.get((item.subject, item.eval))
-        if self.ledger is None or result is None or not tells(self.plan.tasks[item.eval]):
+        if self.ledger is None or result is None or not tells(self.collection.tasks[item.eval]):
             return
-        look = look_of(self.plan, *key, result.digest, self.base, result)
+        look = look_of(self.collection, *key, result.digest, self.base, result)
         with self.ledger.locked():
             self.standings[key] = self.ledger.standing(look)
-            self.ledger.record(self.standings[key], look, self.plan.suite, *key)
+            self.ledger.record(self.standings[key], look, self.collection.suite, *key)
 
     def give(self, gate: Gate, candidate: str) -> None:
-        """Judge a gate, and before it those it waits for, if all that it needs has been evaluated."""
+        """Decide a gate, and before it those it waits for, if all that it needs has been evaluated."""
         if (candidate, gate.id) in self.said or not self.ready(gate, candidate):
             return
         for name in (*gate.requires, *((gate.group,) if gate.group else ())):
-            self.give(self.plan.named(self.gates[name], candidate), candidate)
+            self.give(self.collection.named(self.gates[name], candidate), candidate)
         if (candidate, gate.id) in self.said:
             return
         if gate.group:
@@ -91,13 +91,13 @@ class Adjudicator:
         elif gate.any_of:
             self.any_of(gate, candidate, alpha)
         else:
-            self.say(self.judge(gate, candidate, alpha))
+            self.say(self.decide(gate, candidate, alpha))
 
     def ready(self, gate: Gate, candidate: str) -> bool:
         """Return whether all evaluations it needs ended; no deselected one is waited for, but one must be there."""
-        chosen = self.plan.chosen[candidate]
+        chosen = self.collection.chosen[candidate]
         own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
-        needed = {e for e in self.plan.evals(gate) if e in chosen}
+        needed = {e for e in self.collection.evals(gate) if e in chosen}
         return bool(own & chosen) and all((candidate, e) in self.ended for e in needed)
 
     def unmet(self, gate: Gate, candidate: str) -> str:
@@ -110,12 +110,12 @@ class Adjudicator:
         return ""
 
     def any_of(self, gate: Gate, candidate: str, alpha: float) -> None:
-        """Judge the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
-        asked = [self.plan.named(self.gates[name], candidate) for name in gate.any_of]
+        """Decide the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
+        asked = [self.collection.named(self.gates[name], candidate) for name in gate.any_of]
         members = [
             unjudged(one, candidate, unmet, alpha)
             if (unmet := self.unmet(one, candidate))
-            else self.judge(one, candidate, alpha)
+            else self.decide(one, candidate, alpha)
             for one in asked
         ]
         adjusted = group.adjusted(v.p_pass for v in members)
@@ -129,25 +129,25 @@ class Adjudicator:
         attempt = max(v.attempt for v in said)
         self.say(replace(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)), attempt=attempt))
 
-    def judge(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
-        """Judge one gate by itself; an error looked at no number, and a budget takes no risk."""
+    def decide(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
+        """Decide one gate by itself; an error looked at no number, and a budget takes no risk."""
         verdict, standing = self.verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
         if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
             return verdict
         number, stages = self.number(gate, candidate), standing.stages
         notes = [Note("attempt", {"number": number})] if number > 1 else []
-        if (most := self.plan.tasks[gate.eval].spec.rows_at_most) is not None:
+        if (most := self.collection.tasks[gate.eval].spec.rows_at_most) is not None:
             notes.append(Note("look", {"number": len(stages), "at": stages[-1], "most": most, "alpha": alpha}))
             verdict = replace(verdict, looks=stages)
         return noted(replace(verdict, attempt=number), *notes)
 
     def decided(self, item: Item, result: Result) -> bool:
         """Return whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
-        gates = [g for g in self.plan.gates(item.subject, item.eval) if g.eval == item.eval]
+        gates = [g for g in self.collection.gates(item.subject, item.eval) if g.eval == item.eval]
         key = item.subject, item.eval
         if self.ledger and key not in self.guesses:  # which attempt it will be; the ledger is asked once for each
             with self.ledger.locked():
-                self.guesses[key] = self.ledger.standing(look_of(self.plan, *key, result.digest, self.base, None))
+                self.guesses[key] = self.ledger.standing(look_of(self.collection, *key, result.digest, self.base, None))
         verdicts = [self.verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
 
@@ -161,25 +161,25 @@ class Adjudicator:
     def verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
         if gate.versus and gate.versus in self.lacking:
             return unjudged(gate, candidate, self.lacking[gate.versus], alpha)
-        task = self.plan.tasks[gate.eval]
+        task = self.collection.tasks[gate.eval]
         baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
         samples = task.samples or ()
         metric, ours = task.metrics.get(gate.metric_name), result or self.results.get((candidate, gate.eval))
-        ask = partial(judge, gate, metric, ours, baseline, samples, alpha, name=candidate, columns=task.spec.slices)
+        ask = partial(decide, gate, metric, ours, baseline, samples, alpha, name=candidate, columns=task.spec.slices)
         if not gate.clean_only:
             return ask()
         return contamination.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha)
 
     def alpha(self, gate: Gate, candidate: str) -> float:
         """Return the level a gate is tested at: of its attempt, and of this look where more rows were declared."""
-        alpha = self.plan.suite.about.risk(self.number(gate, candidate), gate.alpha)
-        task, standing = self.plan.tasks.get(gate.eval), self.standings.get((candidate, gate.eval))
+        alpha = self.collection.suite.about.risk(self.number(gate, candidate), gate.alpha)
+        task, standing = self.collection.tasks.get(gate.eval), self.standings.get((candidate, gate.eval))
         most = task.spec.rows_at_most if task else None
         return alpha if most is None or standing is None else levels(standing.stages, most, alpha)[-1]
 
     def say(self, verdict: Verdict) -> None:
-        gate, suite = self.gates[verdict.gate], self.plan.suite
-        verdict = replace(verdict, decides=self.plan.decides(gate, verdict.candidate))
+        gate, suite = self.gates[verdict.gate], self.collection.suite
+        verdict = replace(verdict, decides=self.collection.decides(gate, verdict.candidate))
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
             waiver = in_force(self.waivers, gate, suite, self.today)
             void = [waiver_error(w, gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver]

@@ -12,10 +12,11 @@ from harness.answers import keys
 from harness.artifacts import kept
 from harness.artifacts.digests import digest_of
 from harness.claims import contamination
-from harness.collection.plan import Plan, trials
+from harness.collection.collected import Collection, trials
 from harness.errors import ExitCode, UsageError
 from harness.evaluation import checks as check
 from harness.files import cache_dir
+from harness.parts import part
 from harness.pipeline import preflight
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Record, Stop
@@ -25,13 +26,11 @@ from harness.records.run import Segment, ShownRow
 from harness.reports.report_json import made
 from harness.schema import show
 from harness.texts.shown import whole
-from harness.workers.loading import load_now
-from harness.workers.local import PYTHON
 
 LONGEST = 20_000  # characters of a training row that a report shows
 
 
-def check_suite(collection: Plan, options: Options) -> tuple[list[Finding], Built | None, Plan]:
+def check_suite(collection: Collection, options: Options) -> tuple[list[Finding], Built | None, Collection]:
     """Run the checks of the data and of the built trainer, and train nothing.
 
     Raises UsageError on a mistake in the suite or its data. Returns what was found, what would be trained on, and the
@@ -133,12 +132,12 @@ def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> S
 def _data(session: Session) -> dict[str, Any]:
     model, plugins = session.suite.model, session.collection.plugins
     load: Callable[..., Any] = partial(plugins.find("loader", model.use).function, **model.options)
-    if PYTHON in model.options:
-        load = partial(load_now, plugins, session.suite.path, model.use, options=model.options)
+    if "python" in model.options:  # of another environment, in a worker there
+        load = partial(part("load_now"), plugins, session.suite.path, model.use, options=model.options)
     return check.data_objects(session.collection, session.base, load)
 
 
-def _built(session: Session, trial: Plan, adapter: Any) -> tuple[list[Finding], Built | None]:
+def _built(session: Session, trial: Collection, adapter: Any) -> tuple[list[Finding], Built | None]:
     """Build a trainer and run its checks; what it refuses is a finding like any other."""
     checks = session.checks
     try:
@@ -152,5 +151,5 @@ def _note(session: Session, *what: Any) -> Path | None:
     """Return the file for what is found of exactly this collection, these models and this code, if any is kept."""
     if not session.options.cache:
         return None
-    key = digest_of([preflight.plan_digest(session.collection, session.opened.source), what])
+    key = digest_of([preflight.collection_digest(session.collection, session.opened.source), what])
     return cache_dir() / "checks" / f"{key}.json"

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import digest_of, weights_digest
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
-from harness.collection.plan import Plan, trials
+from harness.collection.collected import Collection, trials
 from harness.errors import CheckFailed, ExitCode, UsageError
 from harness.evaluation.evaluate import evaluate
 from harness.files import write_text
@@ -43,7 +43,7 @@ UNTOLD = ("base_model_name_or_path", "auto_mapping", "revision", "inference_mode
 
 
 @dataclass(frozen=True)
-class Measured:
+class Contender:
     """One of several on the select rows: its number, NaN where it has none, and how many blocking gates it passed."""
 
     name: str
@@ -52,11 +52,11 @@ class Measured:
     gates: int = 0
 
 
-def best_of(measured: Sequence[Measured], metric: Metric) -> Measured:
+def best_of(measured: Sequence[Contender], metric: Metric) -> Contender:
     """Return the one that passes the most gates; among equals the number decides, and then the order they come in."""
     sign = 1 if metric.better == "higher" else -1
 
-    def rank(one: Measured) -> tuple[bool, int, float]:
+    def rank(one: Contender) -> tuple[bool, int, float]:
         return (False, 0, 0.0) if math.isnan(one.value) else (True, one.passed, sign * one.value)
 
     return max(measured, key=rank)  # of equals the first
@@ -82,7 +82,7 @@ def choose(run: Execution, refs: Mapping[str, ModelRef]) -> ModelRef:
     task = run.collection.tasks[evaluation]
     with run.record.stage("choose", f"by {by} on {len(task.select or ())} select rows"):
         results = {v: measure(run.session, by, ref, f"the merge onto the {v} base") for v, ref in refs.items()}
-    found = [Measured(variant, result.metrics[name]) for variant, result in results.items()]
+    found = [Contender(variant, result.metrics[name]) for variant, result in results.items()]
     best = best_of(found, task.metrics[name]).name
     shown = ", ".join(f"{one.name} {one.value:.4g}" for one in found)
     run.record.choices.append(f"the merge onto the {best} base was chosen by {by} on select rows: {shown}")
@@ -107,16 +107,16 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
         if (same := seen.get(identity := _identity(Path(one)))) is not None:
             raise UsageError(f"--candidate {show(one)}: is {show(same)}, with the same weights; name it once")
         seen[identity] = one
-    plans = [prepare(path, replace(options, candidate=one, candidates=(), listeners=())) for one in given]
-    driver = _driver(plans[0])
-    found, runs = list[Measured](), dict[str, Run]()
-    for one, plan in zip(given, plans, strict=True):
+    collections = [prepare(path, replace(options, candidate=one, candidates=(), listeners=())) for one in given]
+    driver = _driver(collections[0])
+    found, runs = list[Contender](), dict[str, Run]()
+    for one, collection in zip(given, collections, strict=True):
         alone = replace(options, candidate=one, candidates=(), select=True, export=False, junit_xml=None)
         runs[one] = run_one(path, alone)
         if runs[one].exit_code in ENDED:
             return runs[one]
-        found.append(_measured(one, runs[one], plan, driver))
-    task = plans[0].tasks[driver.eval]
+        found.append(_measured(one, runs[one], collection, driver))
+    task = collections[0].tasks[driver.eval]
     best = best_of(found, task.metrics[driver.metric_name])
     if math.isnan(best.value):
         return runs[best.name]
@@ -126,26 +126,26 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
     return best.name, f"{why} ({len(task.select or ())} rows): {told}; it alone met the rows that confirm"
 
 
-def _driver(plan: Plan) -> Gate:
+def _driver(collection: Collection) -> Gate:
     """Return the first blocking gate on rows to select by, whose metric decides among equals."""
-    if not any(t.spec.select for t in plan.tasks.values()):
+    if not any(t.spec.select for t in collection.tasks.values()):
         what = 'several are chosen between on select rows, and no eval has any; give one select = "data/select.jsonl"'
-        raise UsageError(f"{plan.suite.path}: --candidate: {what}, or name one candidate")
-    for gate in plan.suite.gates:
-        if gate.blocking and gate.metric and plan.tasks[gate.eval].spec.select:
+        raise UsageError(f"{collection.suite.path}: --candidate: {what}, or name one candidate")
+    for gate in collection.suite.gates:
+        if gate.blocking and gate.metric and collection.tasks[gate.eval].spec.select:
             return gate
     what = "several are chosen between by their gates, and no blocking gate is on an eval with select rows"
-    raise UsageError(f"{plan.suite.path}: --candidate: {what}; add one, or name one candidate")
+    raise UsageError(f"{collection.suite.path}: --candidate: {what}; add one, or name one candidate")
 
 
-def _measured(given: str, run: Run, plan: Plan, driver: Gate) -> Measured:
+def _measured(given: str, run: Run, collection: Collection, driver: Gate) -> Contender:
     """Return what a run on select rows says of what would ship."""
-    made = [c for c in plan.candidates if c not in plan.suite.copies]
-    subject = next((e.from_ for e in plan.suite.exports if e.from_ in plan.candidates), "") or made[-1]
+    made = [c for c in collection.candidates if c not in collection.suite.copies]
+    subject = next((e.from_ for e in collection.suite.exports if e.from_ in collection.candidates), "") or made[-1]
     passed = [v.outcome is Outcome.PASS for v in run.verdicts if v.candidate == subject and v.blocking]
     reports = [r for r in run.reports if (r.subject, r.eval, r.outcome) == (subject, driver.eval, "done")]
     value = reports[0].metrics.get(driver.metric_name, math.nan) if reports else math.nan
-    return Measured(given, value, sum(passed), len(passed))
+    return Contender(given, value, sum(passed), len(passed))
 
 
 def _identity(folder: Path) -> str:
@@ -226,19 +226,19 @@ class Comparison:
         claim = {"min" if self.metric.better == "higher" else "max": 1.0 if self.metric.is_log else 0.5}
         alone = replace(step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
         about = {"value": value, "metric": result.metrics[name], "digest": result.digest, **facts}
-        about |= self._bounds(self._judge(alone, result, None), "")
+        about |= self._bounds(self._decide(alone, result, None), "")
         if best is not None:
-            said = self._judge(step, result, best)
+            said = self._decide(step, result, best)
             change = None if said.estimate is None else self.metric.unline(said.estimate, change=True)
             about |= {"change": change, **self._bounds(said, "change_"), "p": said.p_pass}
             about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
             if self.sweep.rule == "best":
-                both = Measured("before", best.metrics[name]), Measured("this", result.metrics[name])
+                both = Contender("before", best.metrics[name]), Contender("this", result.metrics[name])
                 about["better"] = best_of(both, self.metric) is both[1]
         return Trial(**about)
 
-    def _judge(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
-        return judge(gate, self.metric, ours, theirs, self.samples, self.alpha, name=self.sweep.key)
+    def _decide(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
+        return decide(gate, self.metric, ours, theirs, self.samples, self.alpha, name=self.sweep.key)
 
     def _bounds(self, said: Verdict, prefix: str) -> dict[str, float | None]:
         found: dict[str, float | None] = {}

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from harness.claims import group
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.eligibility import Unjudgeable, case_of
 from harness.claims.gate import Gate
 from harness.claims.hypothesis import hypothesis_on
 from harness.claims.inference import infer
 from harness.claims.outcome import changed_rows
-from harness.collection.plan import Plan, Task
+from harness.collection.collected import Collection, Task
 from harness.errors import ExitCode
 from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import attempts_said
@@ -49,54 +49,57 @@ def exit_code(run: Execution) -> ExitCode:
 
 def conclude(run: Execution) -> None:
     """Write down what follows from the verdicts, in words."""
-    record, adjudicator, plan = run.record, run.adjudicator, run.collection
+    record, adjudicator, collection = run.record, run.adjudicator, run.collection
     verdicts, results = adjudicator.verdicts, adjudicator.results
-    attempts = attempts_said(verdicts, plan.suite.about.attempts == "spend", [*adjudicator.standings.values()])
+    attempts = attempts_said(verdicts, collection.suite.about.attempts == "spend", [*adjudicator.standings.values()])
     if adjudicator.ledger and adjudicator.ledger.empty and adjudicator.standings:
         attempts.append("earlier attempts at these rows are not known here: the ledger begins with this run")
     if record.compared != len(results):
         record.compared = len(results)
-        record.found.changes = tuple(changes_of(plan, results)) or record.found.changes
-    said = [*conclusions(plan, results, verdicts), *sentences(plan, record.found.changes)]
-    idle = unneeded(record.found.waivers, verdicts)
-    record.found.conclusions = [*record.choices, *said, *attempts, *idle]
+        record.found.changes = tuple(changes_of(collection, results)) or record.found.changes
+    said = [*conclusions(collection, results, verdicts), *sentences(collection, record.found.changes)]
+    idle = unneeded(record.found.waivers, verdicts, record.found.flags)
+    passed_over = [f"{code} was ignored, {waiver.says()}" for code, waiver in record.found.passed_over.items()]
+    blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
+    left_out = [f"plugins were left out of this run: -p {blocked}"] if blocked else []
+    record.found.conclusions = [*passed_over, *left_out, *record.choices, *said, *attempts, *idle]
 
 
-def conclusions(plan: Plan, results: Results, verdicts: Sequence[Verdict]) -> list[str]:
+def conclusions(collection: Collection, results: Results, verdicts: Sequence[Verdict]) -> list[str]:
     """Return for each candidate that may ship, and each few-shot baseline, whether fine-tuning is warranted.
 
     By the gates that ask to be better than it; without one, by a comparison of what both answered.
     """
-    measured = [c for c in plan.candidates if any(subject == c for subject, _ in results)]
-    shipping = [c for c in measured if any(e.candidate == c for e in plan.suite.exports)] or measured[-1:]
-    prompted = [n for n, s in plan.suite.subjects.items() if s.examples and not s.use and not s.released]
+    measured = [c for c in collection.candidates if any(subject == c for subject, _ in results)]
+    shipping = [c for c in measured if any(e.candidate == c for e in collection.suite.exports)] or measured[-1:]
+    prompted = [n for n, s in collection.suite.subjects.items() if s.examples and not s.use and not s.released]
     found = []
     for candidate in shipping:
         for name in prompted:
-            better = {g.id for g in plan.suite.gates if g.versus == name and g.better_by is not None}
+            better = {g.id for g in collection.suite.gates if g.versus == name and g.better_by is not None}
             claims = [v for v in verdicts if v.candidate == candidate and v.gate in better]
             if not claims:
                 attempt = max((v.attempt for v in verdicts if v.candidate == candidate), default=0)
-                claims = _compared(plan, results, candidate, name, plan.suite.about.risk(attempt))
+                claims = _compared(collection, results, candidate, name, collection.suite.about.risk(attempt))
             if claims:
-                found.append(_said(candidate, plan.suite.subjects[name].examples, claims))
+                found.append(_said(candidate, collection.suite.subjects[name].examples, claims))
     return found
 
 
-def _compared(plan: Plan, results: Results, candidate: str, baseline: str, alpha: float) -> list[Verdict]:
+def _compared(collection: Collection, results: Results, candidate: str, baseline: str, alpha: float) -> list[Verdict]:
     """Ask of each eval that both answered, by its first metric, what a gate would have asked; it gates nothing.
 
     One that is proven is enough for the words, so all of them share alpha by Holm's method.
     """
     found = []
-    for name, task in plan.tasks.items():
+    for name, task in collection.tasks.items():
         ours, theirs = results.get((candidate, name)), results.get((baseline, name))
         if ours and theirs and task.metrics:
             metric = next(iter(task.metrics.values()))
-            among = len(plan.tasks)
+            among = len(collection.tasks)
             gate = Gate("", f"{name}.{metric.name}", versus=baseline, better_by=0.0, severity="warn", among=among)
             samples = task.samples or ()
-            verdict = judge(gate, metric, ours, theirs, samples, alpha, name=candidate)
+            verdict = decide(gate, metric, ours, theirs, samples, alpha, name=candidate)
             found.append(replace(verdict, gate=gate.metric))
     adjusted = group.adjusted(v.p_pass for v in found)
     return [
@@ -125,35 +128,35 @@ def _short(v: Verdict) -> str:
     return "; ".join(filter(None, [words.figures(v), words.needed(v)]))
 
 
-def changes_of(plan: Plan, results: Results) -> list[Change]:
+def changes_of(collection: Collection, results: Results) -> list[Change]:
     """Return what changed of every metric that is made of rows, from each candidate to what was made of it."""
     found = []
-    for before, after in _steps(plan):
-        for name, task in plan.tasks.items():
+    for before, after in _steps(collection):
+        for name, task in collection.tasks.items():
             ours, theirs = results.get((after, name)), results.get((before, name))
             if ours and theirs and not task.uncached:
                 metrics = [m for m in task.metrics.values() if m.is_of_rows and not (m.combine or m.labelled)]
-                changes = (_change(task, m, ours, theirs, plan.suite.about.alpha) for m in metrics)
+                changes = (_change(task, m, ours, theirs, collection.suite.about.alpha) for m in metrics)
                 found += [change for change in changes if change]
     return found
 
 
-def sentences(plan: Plan, changes: Sequence[Change]) -> list[str]:
+def sentences(collection: Collection, changes: Sequence[Change]) -> list[str]:
     """Return a sentence for every metric that a step changed: of the gates, and the first of each evaluation."""
-    named = {f"{n}.{next(iter(t.metrics))}" for n, t in plan.tasks.items() if t.metrics}
-    named |= {g.metric for g in plan.suite.gates}
+    named = {f"{n}.{next(iter(t.metrics))}" for n, t in collection.tasks.items() if t.metrics}
+    named |= {g.metric for g in collection.suite.gates}
     found = []
     for c in (c for c in changes if f"{c.eval}.{c.metric}" in named):
         merging = "merging" if c.after == "merged" else f"the merge {c.after}"
-        found.append(_words(c, f"making {c.after} of {c.before}" if c.after in plan.suite.copies else merging))
+        found.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
     return [words for words in found if words]
 
 
-def _steps(plan: Plan) -> Iterator[tuple[str, str]]:
+def _steps(collection: Collection) -> Iterator[tuple[str, str]]:
     """Yield every candidate that was made of another one, after that one."""
-    merged = {plan.suite.merged(variant) for variant in plan.suite.merges}
-    for name in plan.candidates:
-        if copy := plan.suite.copies.get(name):
+    merged = {collection.suite.merged(variant) for variant in collection.suite.merges}
+    for name in collection.candidates:
+        if copy := collection.suite.copies.get(name):
             yield copy.from_, name
         elif name in merged:
             yield "adapter", name

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.artifacts.reads import beside
-from harness.collection.plan import Plan
+from harness.collection.collected import Collection
 from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_machine
 from harness.files import write_text
 from harness.parts import part
@@ -18,17 +18,17 @@ from harness.pipeline.conclusions import conclude, exit_code
 from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import Ledger
 from harness.pipeline.preflight import open_model
-from harness.pipeline.record import Ending, Record, Stop
+from harness.pipeline.record import Record, RunEnding, Stop
 from harness.pipeline.session import Options, Session, checks_of, open_collection, remembered
 from harness.records.frozen import isolated
 from harness.records.run import Report, Run
-from harness.release.export import Judged, export
+from harness.release.export import Decided, export
 from harness.reports.run_folder import RunFolder
 
 MOST_SHOWN = 5  # names of files
 
 
-def begin(collection: Plan, options: Options) -> Execution:
+def begin(collection: Collection, options: Options) -> Execution:
     """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
     record, checks = Record(collection), checks_of(collection, options)
     if options.limit:
@@ -58,19 +58,19 @@ def conduct(run: Execution, stages: Callable[[Execution], Stop | None]) -> Run:
     run = _placed(run)
     try:
         stop = stages(run) or Stop()
-        ending = Ending(exit_code(run) if stop.code is None else stop.code, stop.why)
+        ending = RunEnding(exit_code(run) if stop.code is None else stop.code, stop.why)
     except KeyboardInterrupt:
         why = "interrupted; what was measured is kept, and training goes on from its last checkpoint"
-        ending = Ending(ExitCode.INTERRUPTED, why)
+        ending = RunEnding(ExitCode.INTERRUPTED, why)
     except UsageError as error:
-        ending = Ending(ExitCode.USAGE, str(error))
+        ending = RunEnding(ExitCode.USAGE, str(error))
     except CheckFailed as error:
-        ending = Ending(ExitCode.FAILED, str(error))
+        ending = RunEnding(ExitCode.FAILED, str(error))
     except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
         if full := of_the_machine(error):
-            ending = Ending(ExitCode.USAGE, full)
+            ending = RunEnding(ExitCode.USAGE, full)
         else:
-            ending = Ending(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", traceback.format_exc())
+            ending = RunEnding(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", traceback.format_exc())
     run.record.ending = ending
     return _finish(run)
 
@@ -145,7 +145,7 @@ def export_all(run: Execution, unreached: str = "") -> None:
         why += [f'"{n}" was judged on other rows than were locked before there was a candidate' for n in sorted(odd)]
         ref = record.candidates.get(declared.candidate)
         ledger = adjudicator.ledger.state().told() if adjudicator.ledger else None
-        judged = Judged(adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger)
+        judged = Decided(adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger)
         shown, place = record.shown(), f"export to {declared.to}"
         try:
             record.found.exports.append(export(run.collection, declared, ref, shown, why, judged))

@@ -1,4 +1,4 @@
-"""A run under way, and what every stage does with it: ask a subject, mark its answers, judge its gates, report it."""
+"""A run under way, and what every stage does with it: ask a subject, mark its answers, decide its gates, report it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from harness import capabilities
 from harness.answers.cache import CachedSubject, Models, awake, tally
 from harness.artifacts.attestation import LOCK
 from harness.claims.failures import fraction
 from harness.collection import select
-from harness.collection.plan import Item, Plan
+from harness.collection.collected import Collection, Item
 from harness.data.fewshot import FewShot
-from harness.errors import RAISES, CheckFailed, ExitCode, UsageError, of_the_machine
+from harness.errors import RAISES, CheckFailed, ExitCode, UsageError, WorkersGone, of_the_machine
 from harness.evaluation import grading
 from harness.evaluation.evaluate import asked_digest, evaluate, sliced, standard_errors
 from harness.files import write_text
@@ -32,7 +31,6 @@ from harness.records.verdicts import Outcome
 from harness.release.lockfile import lock
 from harness.reports.report_json import dumps
 from harness.suite.tables import Suite
-from harness.workers.pool import WorkersGone
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Execution:
         return self.session.suite
 
     @property
-    def collection(self) -> Plan:
+    def collection(self) -> Collection:
         return self.session.collection
 
     def ask(self, item: Item, models: Models, subject: Subject) -> None:
@@ -68,7 +66,7 @@ class Execution:
     def evaluate(
         self, item: Item, models: Models, subject: Subject | None = None, against: Subject | None = None
     ) -> Report:
-        """Evaluate one item, judge its gates, write its rows, tell the listeners; without a subject, mark answers.
+        """Evaluate one item, decide its gates, write its rows, tell the listeners; without a subject, mark answers.
 
         What an evaluator raises is its report's error; what every evaluation of these models would raise goes on.
         """
@@ -87,7 +85,7 @@ class Execution:
         self.adjudicator.results[item.subject, item.eval] = result
         earlier = record.answers.get((item.subject, item.eval))  # what is asked now is asked of a judge
         assert task.samples is not None and self.session.folder  # preflight read what was remote
-        remarks = capabilities.Evaluator.of(task.function).remarks
+        remarks = task.about.remarks
         for line in remarks(isolated(result.scores)) if remarks else ():
             record.warn(f"{item.subject}::{item.eval}: {line}")
         sent = earlier.sent if earlier else self._sent(item, subject) if subject else {}
@@ -129,7 +127,7 @@ class Execution:
         return self.failed(item, why, trace, seconds)
 
     def failed(self, item: Item, why: str, trace: str | None, seconds: float = 0.0) -> Report:
-        """Report an evaluation that has no result, and judge the gates that waited for it."""
+        """Report an evaluation that has no result, and decide the gates that waited for it."""
         verdicts = self.adjudicator.after(item)
         return self.report(item, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace)
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.artifacts.attestation import LEDGER_FORMAT
-from harness.collection.plan import Plan, Task
+from harness.collection.collected import Collection, Task
 from harness.errors import UsageError
 from harness.files import append_line, cache_dir, exclusive, lines_of, write_text
 from harness.records.samples import Result
@@ -78,12 +78,12 @@ class Look:
         return _sha256(sorted([*row, *self.scores.get(row, ())] for row in chosen))
 
 
-def look_of(plan: Plan, candidate: str, name: str, weights: str, base: str, result: Result | None) -> Look:
+def look_of(collection: Collection, candidate: str, name: str, weights: str, base: str, result: Result | None) -> Look:
     """Return what an eval tells of a candidate, or would tell."""
-    task = plan.tasks[name]
-    project = project_of(plan.suite.path) if task.brings_rows else ""
+    task = collection.tasks[name]
+    project = project_of(collection.suite.path) if task.brings_rows else ""
     rows, scores = frozenset(filter(None, task.keys)), scores_of(task, result) if result else {}
-    role: Role = "conversion" if candidate in plan.suite.copies else "merged"
+    role: Role = "conversion" if candidate in collection.suite.copies else "merged"
     role = "adapter" if candidate == "adapter" else role
     return Look(role, weights, rows, scores, base, project, task.spec.rows_at_most)
 

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities, schema
+from harness import schema
 from harness.answers import keys
 from harness.artifacts import formats
 from harness.artifacts.digests import digest_of
 from harness.collection import needs
 from harness.collection.collect import collect
-from harness.collection.plan import Plan, Task, trials
+from harness.collection.collected import Collection, Task, trials
 from harness.data import fewshot
 from harness.data.rows import continuation, is_remote
 from harness.errors import Mistakes, UsageError
@@ -38,90 +38,92 @@ class Ready:
     lacking: Mapping[str, str] = field(default_factory=dict)  # releases that are not there yet, and why
 
 
-def check(plan: Plan, limit: int | None = None, *, remembers: bool = True) -> tuple[Plan, Ready]:
+def check(collection: Collection, limit: int | None = None, *, remembers: bool = True) -> tuple[Collection, Ready]:
     """Open the sources, build what the libraries will be given, measure lengths. Raises UsageError on mistakes.
 
-    What passed once on exactly this plan, model and code is not built again, unless `remembers` is false.
+    What passed once on exactly this collection, model and code is not built again, unless `remembers` is false.
     """
-    needs.check(plan)
-    suite, find = plan.suite, plan.plugins.find
+    needs.check(collection)
+    suite, find = collection.suite, collection.plugins.find
     trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()
     sources = [*trained, *(s or "" for e in suite.evals for s in (e.data, e.select, e.fewshot_data))]
-    if any(map(is_remote, sources)) or any(t.brings_rows for t in plan.tasks.values()):
-        read = collect(suite, plan.plugins, remote=True, limit=limit, selecting=plan.selecting)
-        plan = replace(read, items=plan.items, deselected=plan.deselected)
+    if any(map(is_remote, sources)) or any(t.brings_rows for t in collection.tasks.values()):
+        read = collect(suite, collection.plugins, remote=True, limit=limit, selecting=collection.selecting)
+        collection = replace(read, items=collection.items, deselected=collection.deselected)
     mistakes = Mistakes()
-    source = open_model(plan, suite.model)
-    others = {name: open_model(plan, s.model) for name, s in suite.subjects.items() if s.use}
-    looked = [plan_digest(plan, source), [i.id for i in plan.items]]
+    source = open_model(collection, suite.model)
+    others = {name: open_model(collection, s.model) for name, s in suite.subjects.items() if s.use}
+    looked = [collection_digest(collection, source), [i.id for i in collection.items]]
     passed = cache_dir() / "preflight" / digest_of(looked)
     known = remembers and passed.exists()
-    has = "adapter" in plan.candidates
-    made = [_adapter(t, source, mistakes, known) if has else None for t in trials(plan)]
-    candidate = _candidate(plan, source, made[0], mistakes)
+    has = "adapter" in collection.candidates
+    made = [_adapter(t, source, mistakes, known) if has else None for t in trials(collection)]
+    candidate = _candidate(collection, source, made[0], mistakes)
     releases, lacking = dict[str, ModelRef](), dict[str, str]()  # baselines that were released, or are not there yet
     for name, baseline in suite.subjects.items():
         with mistakes.collecting(f"{baseline.where}:"):
             if baseline.released and (why := release_error(suite, baseline)):
                 lacking[name] = why
             elif baseline.released:
-                releases[name] = open_release(suite, name, source, made[0], partial(open_folder, plan))
+                releases[name] = open_release(suite, name, source, made[0], partial(open_folder, collection))
     for export in suite.exports:
         if taken := destination_error(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
-        if checks := capabilities.Exporter.of(find("exporter", export.use).function).check:
+        if checks := find("exporter", export.use).about.check:
             with mistakes.collecting(f"{export.where}:"):
                 checks(Path((candidate or source).path), dict(export.options))
-    for task in plan.tasks.values():
-        checks = capabilities.Evaluator.of(task.function).check
-        if checks and any(i.eval == task.spec.name for i in plan.items):
+    for task in collection.tasks.values():
+        checks = task.about.check
+        if checks and any(i.eval == task.spec.name for i in collection.items):
             with mistakes.collecting(f"{task.spec.where}:"):
                 checks(dict(task.spec.options), suite.path.parent, suite.model.path)
     trains = suite.train if suite.trains and not known else None
-    if trains and (checks := capabilities.Trainer.of(find("trainer", trains.use).function).check):
-        for trial, one in zip(trials(plan), made, strict=True):
+    if trains and (checks := find("trainer", trains.use).about.check):
+        for trial, one in zip(trials(collection), made, strict=True):
             table = trial.suite.train or trains
             beside = {"adapter": one} if schema.wants(checks, "adapter") else {}
             with mistakes.collecting(table.where):
                 checks(**table.given, **beside)
     if not known:
-        _lengths(plan, source, mistakes)
+        _lengths(collection, source, mistakes)
     mistakes.raise_if_any()
     if not known:
         write_text(passed, "")
-    return plan, Ready(source, made[0], tuple(made), candidate, others, releases, lacking)
+    return collection, Ready(source, made[0], tuple(made), candidate, others, releases, lacking)
 
 
-def open_model(plan: Plan, model: Model) -> Source:
+def open_model(collection: Collection, model: Model) -> Source:
     try:
-        return _open(plan, model.use, model.path, model.options)
+        return _open(collection, model.use, model.path, model.options)
     except UsageError as error:
         raise UsageError(*(f"{model.where} {m}" for m in error.messages)) from None
 
 
-def _open(plan: Plan, use: str, path: str, options: Mapping[str, Any]) -> Source:
-    opening = capabilities.Loader.of(plan.plugins.find("loader", use).function).open
+def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any]) -> Source:
+    opening = collection.plugins.find("loader", use).about.open
     if opening is None:
         raise UsageError(f'use: the loader "{use}" opens no source; declare one with @loader(open=…)')
     source: Source = opening(path, **options)
     return source
 
 
-def plan_digest(plan: Plan, source: Source) -> str:
-    """Return a digest of all that the checks of a plan look at: suite, rows, model, code, libraries and switches."""
+def collection_digest(collection: Collection, source: Source) -> str:
+    """Return a digest of what checks of a collection look at: suite, rows, model, code, libraries and switches."""
     where = [source.digest, source.path, source.context, _content(source)]
-    suite = [plan.suite.digest, str(plan.suite.path.resolve()), plan.selecting]
-    return digest_of([suite, plan.rows_digest, where, plan.plugins.code(), keys.versions(), keys.switches()])
+    suite = [collection.suite.digest, str(collection.suite.path.resolve()), collection.selecting]
+    return digest_of(
+        [suite, collection.rows_digest, where, collection.plugins.code(), keys.versions(), keys.switches()]
+    )
 
 
-def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
+def recipe_digest(collection: Collection, ready: Ready, versions: Mapping[str, str]) -> str:
     """Return a digest of all a trained adapter depends on.
 
     Base, adapter, trainer, rows, seed, model options, code, libraries.
 
     Options stand with their defaults, so that a default which changes makes another recipe.
     """
-    suite, find = plan.suite, plan.plugins.find
+    suite, find = collection.suite, collection.plugins.find
     used = [find("loader", suite.model.use)]
     base = [ready.source.digest, _content(ready.source), suite.model.use]
     parts: list[Any] = [base, suite.about.seed, dict(versions), keys.switches()]
@@ -133,8 +135,8 @@ def recipe_digest(plan: Plan, ready: Ready, versions: Mapping[str, str]) -> str:
             used.append(find(kind, table.use))
             parts += [table.use, schema.with_defaults(used[-1].function, table.options)]
     if suite.adapter is None:
-        used.append(plan.plugins.foreign_adapter())
-    return digest_of([*parts, plan.training, plan.plugins.code(*used)])
+        used.append(collection.plugins.foreign_adapter())
+    return digest_of([*parts, collection.training, collection.plugins.code(*used)])
 
 
 def _content(source: Source) -> str | None:
@@ -143,38 +145,38 @@ def _content(source: Source) -> str | None:
     return keys.of_folder(folder, source.digest) if folder.is_dir() else None
 
 
-def _adapter(plan: Plan, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
+def _adapter(collection: Collection, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
     """Make the adapter, and check all of it that needs no model."""
-    table, use = plan.suite.adapter, plan.suite.model.use
-    with mistakes.collecting(table.where if table else str(plan.suite.path)):
-        made = make_adapter(plan)
-        if made.quantization and "4-bit" in capabilities.Loader.of(plan.plugins.find("loader", use).function).lacks:
+    table, use = collection.suite.adapter, collection.suite.model.use
+    with mistakes.collecting(table.where if table else str(collection.suite.path)):
+        made = make_adapter(collection)
+        if made.quantization and "4-bit" in collection.plugins.find("loader", use).about.lacks:
             what = f'stands on a base in 4 bits, which "{use}" does not load'
             raise UsageError(f'{what}; use = "lora", or "hf" in [model]')
         if not known:
             made.check()
-            if plan.suite.trains:
+            if collection.suite.trains:
                 made.check_targets(source.path)
-                for variant in plan.suite.merges:
+                for variant in collection.suite.merges:
                     _check_merge(made, variant, base=source.path)
         return made
     return None
 
 
-def make_adapter(plan: Plan) -> Adapter:
+def make_adapter(collection: Collection) -> Adapter:
     """Return the adapter of the suite, or the plain one that reads what was trained elsewhere."""
-    table = plan.suite.adapter
-    used = plan.plugins.find("adapter", table.use) if table else plan.plugins.foreign_adapter()
+    table = collection.suite.adapter
+    used = collection.plugins.find("adapter", table.use) if table else collection.plugins.foreign_adapter()
     made: Adapter = used.function(**(table.options if table else {}))
     return made
 
 
-def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mistakes) -> Source | None:
+def _candidate(collection: Collection, source: Source, adapter: Adapter | None, mistakes: Mistakes) -> Source | None:
     """Check a candidate made elsewhere: its adapter fits the base and can be merged, or its merged model opens."""
-    suite, declared, opened = plan.suite, plan.suite.candidate, None
+    suite, declared, opened = collection.suite, collection.suite.candidate, None
     if declared is None:
         return None
-    loader = capabilities.Loader.of(plan.plugins.find("loader", suite.model.use).function)
+    loader = collection.plugins.find("loader", suite.model.use).about
     with mistakes.collecting(declared.where):
         if declared.merged:
             # What a server serves has a name, not a folder.
@@ -184,7 +186,7 @@ def _candidate(plan: Plan, source: Source, adapter: Adapter | None, mistakes: Mi
                     what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
                     raise UsageError(f"{declared.where}: {what}")
                 _check_safe(Path(path), declared.where)
-            opened = open_folder(plan, path)
+            opened = open_folder(collection, path)
             if loader.probe:
                 loader.probe(opened.path)
         elif adapter and declared.adapter:
@@ -212,25 +214,25 @@ def _check_safe(folder: Path, where: str) -> None:
         raise UsageError(f'{where}: "{error.filename}": cannot be read: {error.strerror}') from None
 
 
-def open_folder(plan: Plan, path: str) -> Source:
+def open_folder(collection: Collection, path: str) -> Source:
     """Open a model that was made of the suite's."""
-    options = {k: v for k, v in plan.suite.model.options.items() if k not in ("sha256", "revision")}
-    return _open(plan, plan.suite.model.use, path, options)
+    options = {k: v for k, v in collection.suite.model.options.items() if k not in ("sha256", "revision")}
+    return _open(collection, collection.suite.model.use, path, options)
 
 
-def _lengths(plan: Plan, source: Source, mistakes: Mistakes) -> None:
+def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None:
     """Report the rows that do not fit into the model's context with their worked examples and answer."""
     if source.context is None:
         return
-    for task in plan.tasks.values():
+    for task in collection.tasks.values():
         if task.brings_rows:  # it makes its own prompts of them
             continue
         shots = [
             s.examples
-            for name, s in plan.suite.subjects.items()
-            if not s.use and any(i.subject == name and i.eval == task.spec.name for i in plan.items)
+            for name, s in collection.suite.subjects.items()
+            if not s.use and any(i.subject == name and i.eval == task.spec.name for i in collection.items)
         ]
-        pairs = _pairs(task, max(shots, default=0), plan.suite.about.seed)
+        pairs = _pairs(task, max(shots, default=0), collection.suite.about.seed)
         # What is generated at most; a target is then not part of the prompt's length.
         option = schema.options_of(task.function)[0].get("max_new_tokens")
         answer = int(task.spec.options.get("max_new_tokens", option.default)) if option else 0

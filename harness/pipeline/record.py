@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from harness.answers import keys
-from harness.collection.plan import Plan
+from harness.collection.collected import Collection
 from harness.errors import ExitCode
 from harness.records import words
 from harness.records.findings import Finding
@@ -39,7 +39,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Ending:
+class RunEnding:
     """How a run ended, and what ended it where that was no verdict."""
 
     exit_code: ExitCode
@@ -88,13 +88,13 @@ class Record:
     What listeners write decides nothing: nobody reads a copy, and verdicts are those of the adjudicator.
     """
 
-    def __init__(self, collection: Plan) -> None:
+    def __init__(self, collection: Collection) -> None:
         suite = collection.suite
         self.hook = collection.plugins.hook
         self.started = datetime.now(UTC)
         waivers, versions = read_waivers(suite.path), keys.versions()
         self.clock = time.monotonic()
-        self.memory = Memory()
+        self.memory = MemoryPeaks()
         self.found = Run(
             suite.name,
             str(suite.path),
@@ -116,7 +116,7 @@ class Record:
             memory=self.memory.peaks,
         )
         self.warn = self.found.warnings.append  # for what is called and may have to
-        self.ending: Ending | None = None
+        self.ending: RunEnding | None = None
         self.choices: list[str] = []  # in words, the first of the conclusions
         self.compared = 0  # results, of which the changes tell
         self.lock = b""  # as it was written last: before there was a candidate, when it was known which rows leak
@@ -128,7 +128,7 @@ class Record:
     def shown(self) -> Run:
         """Return the run as it stands."""
         grown: dict[str, Any] = {k: copy(v) for k, v in vars(self.found).items() if isinstance(v, (list, dict))}
-        return replace(self.found, **grown, **vars(self.ending or Ending(ExitCode.INTERNAL)))
+        return replace(self.found, **grown, **vars(self.ending or RunEnding(ExitCode.INTERNAL)))
 
     def tell(self, hook: str, **records: Any) -> None:
         """Call a hook that watches; it gets copies, for what a listener writes must decide nothing."""
@@ -157,6 +157,11 @@ class Record:
             self.tell("harness_report", report=one)
         elif isinstance(one, Finding):
             self.found.flags.append(one)
+            if one.severity == "error" and one.ignored is not None and one.waiver is None:
+                way = f"harness waive {one.code} --suite {self.found.path} --by NAME --reason TEXT --until YYYY-MM-DD"
+                said = f"{one.code} was ignored without a waiver; {way}"
+                known = self.found.part
+                self.found.part = known if said in known else "; ".join(filter(None, [known, said]))
             self.tell("harness_flag", flag=one)
         else:
             assert self.found.sweep
@@ -168,7 +173,7 @@ class Record:
         self.candidates[ref.name], self.found.digests[ref.name] = ref, ref.digest
 
 
-class Memory:
+class MemoryPeaks:
     """Peaks by stage, in bytes; a stage inside another counts for both.
 
     Where the system does not let a peak begin anew, a stage has one only if it rose in it.

@@ -11,7 +11,7 @@ from harness.pipeline.choice import among, sweep
 from harness.pipeline.conclusions import conclude, exit_code
 from harness.pipeline.conduct import begin, conduct, execution_of, export_all
 from harness.pipeline.execution import Execution
-from harness.pipeline.record import Ending, Record, Stop
+from harness.pipeline.record import Record, RunEnding, Stop
 from harness.pipeline.session import Options, checks_of, open_collection, prepare
 from harness.pipeline.subjects import evaluate_baselines, evaluate_merged, evaluate_trained
 from harness.records.run import Run
@@ -58,7 +58,7 @@ def stages(run: Execution) -> Stop | None:
         run, stop = trained.run, evaluate_trained(trained)
     if stop:
         return stop
-    run.record.ending = Ending(exit_code(run))  # what is exported carries the report
+    run.record.ending = RunEnding(exit_code(run))  # what is exported carries the report
     conclude(run)
     with run.record.stage("export", f"{len(run.suite.exports)} declared"):
         export_all(run)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities
 from harness.answers.cache import CachedSubject, Models
 from harness.answers.store import Responses
-from harness.artifacts.digests import digest_of
 from harness.collection import needs, select
 from harness.collection.collect import collect
+from harness.collection.collected import Collection, Item
 from harness.collection.places import check_places
-from harness.collection.plan import Item, Plan
 from harness.data import fewshot
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks, data_objects
 from harness.files import cache_dir
+from harness.parts import part
 from harness.pipeline import preflight
 from harness.pipeline.preflight import Ready
 from harness.plugins import load_plugins
@@ -30,11 +29,7 @@ from harness.records.models import ModelRef, Progress, Subject
 from harness.reports.run_folder import RunFolder
 from harness.suite.reader import read_suite
 from harness.suite.tables import Model, Suite
-from harness.workers.loading import Shelf, load_each, load_here
-from harness.workers.local import workers
-from harness.workers.pieces import APPETITE
-from harness.workers.pool import PATIENCE, Opening, Pool
-from harness.workers.protocol import told_ref
+from harness.suite.waivers import ignoring, read_waivers
 
 CLEANED = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
 TRAINED = ("training data", "validation data")
@@ -58,8 +53,8 @@ class Options:
     counts: bool = True  # as an attempt, in the ledger
     plugins: tuple[str, ...] = ()
     on: str = ""  # where models answer: NAME:PLACE of workers, or in this process
-    patience: float = PATIENCE  # seconds that a worker may be silent
-    shelf: Shelf = field(default_factory=Shelf, compare=False)  # where loaded models wait for other suites
+    patience: float = 600.0  # seconds that a worker may be silent
+    shelf: Any = field(default=None, compare=False)  # where loaded models wait for other suites
     ignore: tuple[str, ...] = ()  # codes of checks
     junit_xml: Path | None = None
     listeners: tuple[Any, ...] = ()  # plugins that watch, such as the terminal
@@ -73,7 +68,7 @@ class Session:
     no `folder`, and without `responses` no answer is remembered.
     """
 
-    collection: Plan
+    collection: Collection
     opened: Ready
     options: Options
     checks: Checks
@@ -119,50 +114,15 @@ class Session:
         examples = fewshot.choose(self.collection.tasks[item.eval].shots, baseline.examples, self.suite.about.seed)
         return fewshot.FewShot(item.subject, subject, examples)
 
-    @contextmanager
-    def load(self, refs: Sequence[ModelRef], model: Model | None = None) -> Iterator[tuple[Models, list[Subject]]]:
+    def load(
+        self, refs: Sequence[ModelRef], model: Model | None = None
+    ) -> AbstractContextManager[tuple[Models, list[Subject]]]:
         """Yield models and a subject for each; none is loaded before something is asked that is not remembered."""
-        model, plugins = model or self.suite.model, self.collection.plugins
-        on, shelf = self.options.on, self.options.shelf
-        loader = plugins.find("loader", model.use).function
-        about, own = capabilities.Loader.of(loader), isolated(list(refs))
-        shelf.tell = self.progress
-        crew = None if about.remote else workers(on, plugins, model.options)
-        with ExitStack() as stack:
-            opens: Callable[[], AbstractContextManager[list[Subject]]]
-            if about.remote:
-                opens = partial(load_each, loader, own)  # cut there
-            elif crew:
-                opening = Opening.of(plugins, self.suite.path, model.use, own)
-                pool = Pool(crew, opening, shelf.told, self.options.patience)
-                opens = pool.loaded
-                if crew.elsewhere:
-                    stack.callback(pool.close)
-            else:
-                opens = partial(load_here, loader, own, shelf.told)
-            if not (about.remote or (crew and crew.elsewhere)):
-                key = digest_of([id(loader), on, [told_ref(ref) for ref in own]])
-                opens = partial(shelf.borrowed, key, opens)
-            models = Models(opens)
-            stack.callback(models.close)
-            identify = about.identity if self.responses else None
-            if crew and crew.elsewhere and self.responses:
-                identities: Sequence[str | None] = pool.open()
-            else:
-                identities = [identify(isolated(ref), **ref.options) if identify else None for ref in refs]
-                if crew and not crew.elsewhere and identify:
-                    pool.identities = tuple(identities)
-            appetite = None if about.remote else APPETITE * about.piece
-            subjects: list[Subject] = []
-            for i, (ref, identity) in enumerate(zip(refs, identities, strict=True)):
-                if identity is None or self.responses is None:
-                    subjects.append(models[i])
-                else:
-                    subjects.append(CachedSubject(ref, identity, models, i, self.responses, appetite))
-            yield models, subjects
+        loaded: AbstractContextManager[tuple[Models, list[Subject]]] = part("load")(self, refs, model)
+        return loaded
 
 
-def prepare(path: Path, options: Options) -> Plan:
+def prepare(path: Path, options: Options) -> Collection:
     """Read, load, collect and select: everything that is fast. Raises UsageError with every mistake."""
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit is {options.limit}, want 1 or more")
@@ -174,19 +134,20 @@ def prepare(path: Path, options: Options) -> Plan:
     plugins = load_plugins(path, options.plugins)
     for listener in options.listeners:
         plugins.manager.register(listener)
-    workers(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
-    plan = collect(suite, plugins, limit=options.limit, selecting=options.select)
+    part("workers")(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
+    collection = collect(suite, plugins, limit=options.limit, selecting=options.select)
     check_places(suite, options.out, options.junit_xml)
-    return select.select(plan, options.keyword, options.out if options.last_failed else None)
+    return select.select(collection, options.keyword, options.out if options.last_failed else None)
 
 
-def checks_of(collection: Plan, options: Options) -> Checks:
+def checks_of(collection: Collection, options: Options) -> Checks:
     """Return the checks of a collection's plugins. Raises UsageError where one that is ignored does not exist."""
-    asked = dict.fromkeys(options.ignore, "--ignore")
-    return Checks(collection.plugins, {**collection.suite.checks.ignore, **asked})
+    suite, asked = collection.suite, dict.fromkeys(options.ignore, "--ignore")
+    waived = ignoring(read_waivers(suite.path), suite, datetime.now(UTC).date())
+    return Checks(collection.plugins, {**suite.checks.ignore, **asked}, waived)
 
 
-def open_collection(collection: Plan, options: Options, checks: Checks) -> Session:
+def open_collection(collection: Collection, options: Options, checks: Checks) -> Session:
     """Run preflight. Raises UsageError with every mistake, and with the extra that brings a library that is missing."""
     try:
         checked, opened = preflight.check(collection, options.limit, remembers=options.cache)
@@ -198,17 +159,17 @@ def open_collection(collection: Plan, options: Options, checks: Checks) -> Sessi
     return session
 
 
-def _cleaned(plan: Plan, base: ModelRef, checks: Checks) -> Plan:
-    """Return a plan without the training rows of which an error or a warning counts, looking until there are none.
+def _cleaned(collection: Collection, base: ModelRef, checks: Checks) -> Collection:
+    """Return a collection without the training rows of which an error or a warning counts, until there are none.
 
     Its warnings say how many these are. Raises UsageError where no row is left.
     """
-    rows, taken = list(zip(plan.training or (), plan.origins, strict=False)), Counter[str]()
-    whole, where = len(rows), f"{plan.suite.path}: [train] drop_leaks"
+    rows, taken = list(zip(collection.training or (), collection.origins, strict=False)), Counter[str]()
+    whole, where = len(rows), f"{collection.suite.path}: [train] drop_leaks"
     while rows:
         training, origins = zip(*rows, strict=True)
-        plan = replace(plan, training=training, origins=origins)
-        found = checks.run("data", CLEANED, **data_objects(plan, base, lambda: None))
+        collection = replace(collection, training=training, origins=origins)
+        found = checks.run("data", CLEANED, **data_objects(collection, base, lambda: None))
         flags = [flag for flag in found if flag.severity != "note" and flag.ignored is None]
         odd = {int(i): flag.code for flag in reversed(flags) for name in TRAINED for i in flag.rows.get(name, ())}
         taken.update(odd.values())
@@ -216,7 +177,7 @@ def _cleaned(plan: Plan, base: ModelRef, checks: Checks) -> Plan:
         if not odd:
             codes = ", ".join(f"{code} {n}" for code, n in sorted(taken.items())) or "none is found"
             told = f"{where}: {whole - len(rows):,} of {whole:,} rows are taken out: {codes}"
-            return replace(plan, warnings=(*plan.warnings, told))
+            return replace(collection, warnings=(*collection.warnings, told))
     raise UsageError(f"{where}: no row is left of {whole:,}; look with harness check")
 
 

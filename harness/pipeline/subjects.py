@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from harness.answers.cache import Models, awake
-from harness.capabilities import Loader
-from harness.collection.plan import Item, Task
+from harness.collection.collected import Item, Task
 from harness.errors import RAISES, ExitCode, of_the_machine
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate
@@ -103,7 +102,7 @@ def evaluate_merged(run: Execution) -> Stop | None:
     """Look at a merged model that was made elsewhere, and evaluate it and its copies."""
     made, model = run.session.opened.candidate, run.suite.model
     assert made  # preflight opened it
-    reads = Loader.of(run.collection.plugins.find("loader", model.use).function).reads
+    reads = run.collection.plugins.find("loader", model.use).about.reads
     ref = sealed(ModelRef("merged", made.path, made.digest, options=model.options), reads=reads)
     return look(run, "merged", merged=ref, twin=None) or evaluate_family(run, ref)
 

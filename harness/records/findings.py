@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from harness.records.waivers import Waiver
+
 Severity = Literal["error", "warning", "note"]
 """How bad a finding is: an error stops the run."""
 
@@ -17,7 +19,8 @@ class Finding:
 
     `kind` tells apart what one check looks for ("duplicate"); the code is then "D11-duplicate". `rows` names the
     samples it is about, by evaluation; those of its select split under "NAME (select)". `ignored` is the reason why
-    it does not count. `code` and `title` are the check's, and set by the harness.
+    it does not count, and of an error `waiver` who answers for that. `code` and `title` are the check's, and set by
+    the harness.
     """
 
     severity: Severity
@@ -29,6 +32,7 @@ class Finding:
     code: str = ""
     ignored: str | None = None
     title: str = ""
+    waiver: Waiver | None = None
 
     def __post_init__(self) -> None:
         if self.severity not in get_args(Severity):  # one that is misspelt would stop nothing
@@ -43,6 +47,12 @@ class Finding:
     def counts(self) -> bool:
         """Return whether it stops the run."""
         return self.severity == "error" and self.ignored is None
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Return what it can be ignored by: its code, its check's, and that one's title."""
+        check = self.code.partition("-")[0]
+        return self.code, check, self.title or check
 
 
 @dataclass(frozen=True)

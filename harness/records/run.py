@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, Literal
 
 from harness.errors import ExitCode
+from harness.parts import part
 from harness.records.findings import Finding
 from harness.records.scales import Scaled
 from harness.records.verdicts import Outcome, Verdict
@@ -175,7 +175,7 @@ class Run:
     deselected: tuple[str, ...] = ()
     private: tuple[str, ...] = ()  # evals whose rows go into nothing that is sent away
     selecting: bool = False  # on the select splits, so that nothing was confirmed
-    part: str = ""  # why only a part of the suite was run, of which nothing ships
+    part: str = ""  # why nothing ships whatever the verdicts: a part of the suite was run, or an error was ignored
     folder: str = ""
     seconds: float = 0.0
     exit_code: int = ExitCode.INTERNAL
@@ -202,6 +202,11 @@ class Run:
     def verdicts(self) -> list[Verdict]:
         return [v for r in self.reports for v in r.verdicts]
 
+    @property
+    def passed_over(self) -> dict[str, Waiver]:
+        """Return the waiver of every error of a check that was ignored, by its code."""
+        return {f.code: f.waiver for f in self.flags if f.severity == "error" and f.waiver}
+
     def count(self, outcome: Outcome) -> int:
         return sum(v.outcome is outcome for v in self.verdicts)
 
@@ -210,15 +215,11 @@ class Run:
 
         Raises UsageError where the folder holds none.
         """
-        return self._notebook().rows(self, evaluation)  # type: ignore[no-any-return]
+        return part("notebook").rows(self, evaluation)  # type: ignore[no-any-return]
 
     def frame(self, evaluation: str) -> Any:
         """Return `rows` as a pandas DataFrame. Raises UsageError where pandas is not installed."""
-        return self._notebook().frame(self, evaluation)
+        return part("notebook").frame(self, evaluation)
 
     def _repr_html_(self) -> str:
-        return self._notebook().html(self)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _notebook() -> Any:
-        return import_module("harness.reports.notebook")  # which reads folders, and so lies above records
+        return part("notebook").html(self)  # type: ignore[no-any-return]

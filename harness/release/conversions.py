@@ -71,7 +71,7 @@ def _weights(folder: Path) -> str:
 
 def opened(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> dict[str, Any]:
     """Return the loader's options for a copy: its parent's, and what its format wants."""
-    wants = capabilities.Exporter.of(exporter).open_options
+    wants = capabilities.ExporterCapabilities.of(exporter).open_options
     return {**parent.options, **(wants(dict(declared.options)) if wants else {})}
 
 

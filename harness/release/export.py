@@ -22,7 +22,7 @@ from harness.artifacts.formats import LEGAL
 from harness.artifacts.reads import ADAPTER
 from harness.claims.contamination import Leaks
 from harness.claims.gate import ships
-from harness.collection.plan import Plan, Task
+from harness.collection.collected import Collection, Task
 from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place, write_text
 from harness.parts import part
@@ -44,7 +44,7 @@ Results = Mapping[tuple[str, str], Result]  # by subject and evaluation
 
 
 @dataclass(frozen=True)
-class Judged:
+class Decided:
     """What the adjudicator decided, and on what.
 
     `lock` is the suite's as it was written before there was a candidate, `leaks` are the rows that gates with
@@ -59,7 +59,7 @@ class Judged:
 
 
 def export(
-    plan: Plan, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Judged
+    collection: Collection, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Decided
 ) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
 
@@ -70,15 +70,15 @@ def export(
     if ref is None:
         reasons += [] if reasons else [f"{declared.candidate} was not made"]
     else:
-        reasons += ships(judged.verdicts, plan.suite.gates, declared.candidate)
-        parents = [g for g in plan.suite.gates if g.blocking and g.applies_to(declared.from_)]
+        reasons += ships(judged.verdicts, collection.suite.gates, declared.candidate)
+        parents = [g for g in collection.suite.gates if g.blocking and g.applies_to(declared.from_)]
         if declared.name and parents:  # a copy may not ship where its parent may not
-            reasons += ships(judged.verdicts, plan.suite.gates, declared.from_)
+            reasons += ships(judged.verdicts, collection.suite.gates, declared.from_)
     if reasons or ref is None:
         return Exported(declared.use, declared.candidate, declared.to, False, tuple(reasons))
     to = Path(declared.to).resolve()
-    anchored = any(s.from_ == "first" for s in plan.suite.subjects.values())
-    exporter = plan.plugins.find("exporter", declared.use).function
+    anchored = any(s.from_ == "first" for s in collection.suite.subjects.values())
+    exporter = collection.plugins.find("exporter", declared.use).function
     if taken := destination_error(to):
         raise UsageError(f'{declared.where} to is "{declared.to}", {taken}; nothing was written')
     try:
@@ -95,7 +95,7 @@ def export(
                     options["facts"] = run.facts.setdefault(f"export to {declared.to}", {})
                 exporter(isolated(ref), model, **options)
             written = _compare(declared, ref, model, judged.verdicts)
-            _write_evidence(plan, declared, ref, run, work, written, judged)
+            _write_evidence(collection, declared, ref, run, work, written, judged)
         if anchored:
             keep_first(to)
     except OSError as error:
@@ -162,24 +162,31 @@ def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
 
 
 def _write_evidence(
-    plan: Plan, declared: Export, ref: ModelRef, run: Run, work: Path, written: Mapping[str, Hashed], judged: Judged
+    collection: Collection,
+    declared: Export,
+    ref: ModelRef,
+    run: Run,
+    work: Path,
+    written: Mapping[str, Hashed],
+    judged: Decided,
 ) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
-    evidence, private = work / EVIDENCE, {e.name for e in plan.suite.evals if e.private}
+    evidence, private = work / EVIDENCE, {e.name for e in collection.suite.evals if e.private}
     verdicts = [_without_rows(v, private) for v in judged.verdicts if v.candidate == declared.candidate]
     gates = json.loads(dumps([dataclasses.asdict(v) for v in verdicts]))
-    rows = rows_of(judged.results, plan.tasks, judged.leaks)
+    rows = rows_of(judged.results, collection.tasks, judged.leaks)
     evidence.mkdir()
     (evidence / LOCK).write_bytes(judged.lock)
     write_text(evidence / GATES, dumps(gates))
     write_text(evidence / ITEMS, (json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
     write_text(evidence / REPORT, to_json(_public(run, private)))
-    write_text(work / CARD, part("card")(plan.suite, declared, ref, run))
+    strange = attestation.of_others(json.loads(judged.lock))
+    write_text(work / CARD, part("card")(collection.suite, declared, ref, run, strange))
     beside = hash_files(work, [name for name, _ in walk(work) if not name.startswith(f"{MODEL}/")])
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
     root = root_digest({name: hashed.sha256 for name, hashed in written.items()})
-    about = _about(plan, declared, ref, run) | {"root": root, "evaluations": evaluations_of(judged.results)}
+    about = _about(collection, declared, ref, run) | {"root": root, "evaluations": evaluations_of(judged.results)}
     about |= {"ledger": judged.ledger} if judged.ledger else {}
     manifest = dumps({**about, "files": files}).encode()
     (evidence / MANIFEST).write_bytes(manifest)
@@ -187,7 +194,7 @@ def _write_evidence(
     write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
 
 
-def _about(plan: Plan, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
+def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
     """Return what a manifest says of the candidate and of how it was judged."""
     about: dict[str, Any] = {
         "format": attestation.FORMAT,
@@ -197,7 +204,10 @@ def _about(plan: Plan, declared: Export, ref: ModelRef, run: Run) -> dict[str, A
         "template": ref.seal.template if ref.seal else None,
         "started": run.started,
         "statistics": tests.VERSION,
-        "answers": _answers(plan, run, declared.candidate),
+        "answers": _answers(collection, run, declared.candidate),
+        "ignored": [
+            {"check": code, "by": w.by, "reason": w.reason, "until": w.until} for code, w in run.passed_over.items()
+        ],
     }
     if ref.adapter and ref.seal:
         about["adapter"] = {"base": ref.seal.base, "weights": ref.seal.weights, "quantization": ref.quantization}
@@ -208,7 +218,7 @@ def _about(plan: Plan, declared: Export, ref: ModelRef, run: Run) -> dict[str, A
     return about
 
 
-def _answers(plan: Plan, run: Run, candidate: str) -> dict[str, int]:
+def _answers(collection: Collection, run: Run, candidate: str) -> dict[str, int]:
     """Return how many requests a candidate's verdicts rest on, and how many answers were remembered of an earlier run.
 
     Those to the candidate, and those to whatever it is compared with: a claim about both has two sides.
@@ -217,9 +227,9 @@ def _answers(plan: Plan, run: Run, candidate: str) -> dict[str, int]:
     for verdict in (v for v in run.verdicts if v.candidate == candidate):
         name = verdict.metric.partition(".")[0]
         sides |= {(name, verdict.versus)} if verdict.versus else set()
-        item = next((i for i in plan.items if (i.eval, i.subject) == (name, candidate)), None)
-        if item and (plan.tasks[name].compares or plan.tasks[name].marks == "pairs"):
-            sides.add((name, plan.against(item)))
+        item = next((i for i in collection.items if (i.eval, i.subject) == (name, candidate)), None)
+        if item and (collection.tasks[name].compares or collection.tasks[name].marks == "pairs"):
+            sides.add((name, collection.against(item)))
     of = [r for r in run.reports if (r.eval, r.subject) in sides]
     return {"asked": sum(r.asked for r in of), "remembered": sum(r.remembered for r in of)}
 

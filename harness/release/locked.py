@@ -10,14 +10,14 @@ from harness import schema
 from harness.claims.gate import PARENT, Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Score
-from harness.suite.tables import About
+from harness.suite.tables import SuiteTable
 
 
 @dataclass(frozen=True)
 class Locked:
     """What the lock says that a candidate's verdicts must keep to; gates as they are put to the candidate."""
 
-    about: About
+    about: SuiteTable
     gates: Mapping[str, Gate]
     metrics: Mapping[str, Mapping[str, Metric]]  # by evaluation; what makes one of all rows is not there to be called
     combines: Mapping[str, str]  # EVAL.METRIC -> MODULE:NAME of what makes it of all rows
@@ -43,7 +43,7 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
         raise ValueError(f'gate "{stray[0]}" is named and not there')
     gates = {i: replace(g, among=len(gates[g.group].any_of) if g.group in gates else 1) for i, g in gates.items()}
-    about: About = _read(About, suite["about"])
+    about: SuiteTable = _read(SuiteTable, suite["about"])
     if not 0 < about.alpha <= 0.5:
         raise ValueError(f"alpha is {about.alpha}")
     tables = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}

@@ -18,7 +18,7 @@ from harness import schema
 from harness.answers import keys
 from harness.artifacts.digests import digest_of, file_digest
 from harness.claims import contamination
-from harness.collection.plan import Plan
+from harness.collection.collected import Collection
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.records.run import Run
@@ -29,37 +29,37 @@ from harness.texts import secrets
 FORMAT = 1
 
 
-def lock(plan: Plan, run: Run, leaks: contamination.Leaks | None = None) -> dict[str, Any]:
+def lock(collection: Collection, run: Run, leaks: contamination.Leaks | None = None) -> dict[str, Any]:
     """Return what a suite comes to, once preflight has read its rows: as plain data, without anybody's secrets.
 
     Once it is known which rows leak, those that gates with `clean_only` leave out are told by number and digest.
     """
-    suite = plan.suite
-    rows = {name: task.samples or () for name, task in plan.tasks.items()}
-    gates = [(g, [c for c in plan.candidates if g.applies_to(c)]) for g in suite.gates]
+    suite = collection.suite
+    rows = {name: task.samples or () for name, task in collection.tasks.items()}
+    gates = [(g, [c for c in collection.candidates if g.applies_to(c)]) for g in suite.gates]
     left_out = contamination.locked(leaks, suite.gates, rows) if leaks is not None else {}
-    early = {name: rows[name] for name, task in plan.tasks.items() if task.spec.stop == "early"}
+    early = {name: rows[name] for name, task in collection.tasks.items() if task.spec.stop == "early"}
     stops = {name: looks(len(samples)) for name, samples in early.items() if samples}  # on whatever machine
     return {
         "format": FORMAT,
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
-        "suite": {"name": suite.name, "file": suite.path.name, "digest": suite.digest, **_tables(plan)},
+        "suite": {"name": suite.name, "file": suite.path.name, "digest": suite.digest, **_tables(collection)},
         "gates": [{**_plain(g), "says": g.claim(), "blocking": g.blocking, "candidates": on} for g, on in gates],
         "subjects": dict(run.digests),
-        "metrics": {name: _metrics(task.metrics.values()) for name, task in plan.tasks.items()},
-        "data": _data(plan),
+        "metrics": {name: _metrics(task.metrics.values()) for name, task in collection.tasks.items()},
+        "data": _data(collection),
         **({"looks": stops} if stops else {}),
         **({"left_out": left_out} if left_out else {}),
         "harness": run.harness,
-        "plugins": list(plugins_of(plan.plugins)),
+        "plugins": list(plugins_of(collection.plugins)),
         "python": platform.python_version(),
         "packages": dict(run.versions),
     }
 
 
-def _tables(plan: Plan) -> dict[str, Any]:
+def _tables(collection: Collection) -> dict[str, Any]:
     """Return the suite's tables with the defaults of every plugin's options filled in."""
-    suite, use = plan.suite, partial(table_of, plan.plugins)
+    suite, use = collection.suite, partial(table_of, collection.plugins)
     made: dict[str, Any] = {"about": _plain(suite.about), "model": use("loader", suite.model), "merge": suite.merges}
     made |= {"adapter": use("adapter", suite.adapter)} if suite.adapter else {}
     made |= {"train": use("trainer", suite.train)} if suite.train else {}
@@ -109,12 +109,12 @@ def _plain(table: Any) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(table).items() if k not in ("where", "options") and v is not None}
 
 
-def _data(plan: Plan) -> dict[str, dict[str, Any]]:
+def _data(collection: Collection) -> dict[str, dict[str, Any]]:
     """Return number and digest of the rows that are trained on, evaluated, and shown as worked examples."""
     found: dict[str, dict[str, Any]] = {}
-    if plan.training is not None:
-        found["train"] = {"rows": len(plan.training), "sha256": digest_of(plan.training)}
-    for name, task in plan.tasks.items():
+    if collection.training is not None:
+        found["train"] = {"rows": len(collection.training), "sha256": digest_of(collection.training)}
+    for name, task in collection.tasks.items():
         several = {name: task.samples, f"{name} (worked examples)": task.shots, f"{name} (select)": task.select}
         for what, rows in several.items():
             if rows:

@@ -40,13 +40,13 @@ def verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
     for name, verdict in verdicts.items():
         if name not in locked.gates:
             return f'gate "{name}" is not in the lock'
-        if why := _Case(locked, verdicts, locked.gates[name], verdict).error():
+        if why := _VerdictCheck(locked, verdicts, locked.gates[name], verdict).error():
             return f'gate "{name}" {why}'
     return ""
 
 
 @dataclass(frozen=True)
-class _Case:
+class _VerdictCheck:
     """One verdict, its gate, and the other verdicts on the candidate."""
 
     locked: Locked

@@ -168,6 +168,7 @@ class Promotion:
     by: str
     at: str  # UTC, ISO 8601
     back: bool = False
+    started: str = ""  # when the run began that its evidence is of; older lines do not tell
 
 
 def current(export: Path) -> Path | None:

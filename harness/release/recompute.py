@@ -1,4 +1,4 @@
-"""`harness verify --recompute`: judge the gates again from the rows in the evidence, as the run judged them.
+"""`harness verify --recompute`: decide the gates again from the rows in the evidence, as the run did.
 
 Needs numpy and scipy, and no model: the rows remain their producer's word, which `harness verify --replay` tests. What
 rows alone cannot tell is counted, with its reason, and is never taken for recomputed.
@@ -21,7 +21,7 @@ from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_of
 from harness.artifacts.strict import read_json
 from harness.claims import contamination
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.errors import UsageError
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
@@ -66,7 +66,7 @@ class Recomputed:
 
 
 def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdicts: Verdicts) -> Recomputed:
-    """Judge the gates of an export again whose digests were verified, and whose outcomes follow from their numbers.
+    """Decide the gates of an export again whose digests were verified, and whose outcomes follow from their numbers.
 
     Raises UsageError where numpy or scipy is missing, and ValueError, KeyError or TypeError on malformed rows.
     """
@@ -78,7 +78,7 @@ def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdict
             raise UsageError(f"--recompute needs the module {module.partition('.')[0]}; {extra}") from None
     recomputed = Recomputed(blocking=[name for name, v in verdicts.items() if v["blocking"]])
     lines = list(_lines(export / EVIDENCE / ITEMS, manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]))
-    case = _Case(locked, manifest, verdicts, *_read(lines, manifest))
+    case = _CandidateEvidence(locked, manifest, verdicts, *_read(lines, manifest))
     for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
         if why := case.unable_error(gate):
             recomputed.unable[gate.id] = why
@@ -168,7 +168,7 @@ def _labels(told: Mapping[str, Any]) -> Labels:
 
 
 @dataclass(frozen=True)
-class _Case:
+class _CandidateEvidence:
     """The evidence about one candidate, and its rows."""
 
     locked: Locked
@@ -195,11 +195,11 @@ class _Case:
         return ""
 
     def difference_error(self, gate: Gate) -> str:
-        """Judge a gate again, and return in what it differs from the evidence, or nothing."""
+        """Decide a gate again, and return in what it differs from the evidence, or nothing."""
         if why := self.rows_error(gate):
             return why
         recorded = self.verdicts[gate.id]
-        again = json.loads(dumps(dataclasses.asdict(self.judge(gate))))
+        again = json.loads(dumps(dataclasses.asdict(self.decide(gate))))
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be judged on the rows in the evidence: {again['why']}"
         for key in FLOATS:
@@ -236,15 +236,15 @@ class _Case:
             return "leaves out other rows than those of the lock"
         return ""
 
-    def judge(self, gate: Gate) -> Verdict:
-        """Judge a gate as `harness.pipeline.adjudication` does, at the risk it was judged at."""
+    def decide(self, gate: Gate) -> Verdict:
+        """Decide a gate as `harness.pipeline.adjudication` does, at the risk it was judged at."""
         name, metric, samples = str(self.manifest["candidate"]), self.locked.metric(gate), self.samples[gate.eval]
         if metric and metric.combine:  # the code that makes it of all rows is ours
             module, _, function = self.locked.combines[gate.metric].partition(":")
             metric = dataclasses.replace(metric, combine=getattr(importlib.import_module(module), function))
         ours, alpha = self.results[name, gate.eval], float(self.verdicts[gate.id]["alpha"])
         theirs = self.results[gate.versus, gate.eval] if gate.versus else None
-        ask = partial(judge, gate, metric, ours, theirs, samples, alpha, name=name)
+        ask = partial(decide, gate, metric, ours, theirs, samples, alpha, name=name)
         if not gate.clean_only:
             return ask()
         return contamination.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=name, alpha=alpha)

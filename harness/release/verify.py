@@ -31,13 +31,16 @@ UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ArithmeticError, MemoryError)
 
 
-class Refused(Exception):
+class ExportRefused(Exception):
     """An export that must not be deployed, and why, in one line."""
 
 
 @dataclass
 class Verified:
-    """What was found: the steps that were passed, in order, and why it was refused if it was."""
+    """What was found: the steps that were passed, in order, and why it was refused if it was.
+
+    `unable` says of each gate with numbers that was not judged again although that was asked for, why.
+    """
 
     folder: str
     ok: bool = False
@@ -48,10 +51,11 @@ class Verified:
     signed_by: list[str] = field(default_factory=list)
     steps: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Evidence:
+class _EvidenceFiles:
     """The parts of evidence/ that are read, as bytes and as data."""
 
     manifest: Mapping[str, Any]
@@ -75,10 +79,10 @@ def verify(
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: is no folder; name an export of harness run")
-    return _Check(folder, policy, now or datetime.now(UTC), recompute, last).go()
+    return _Verification(folder, policy, now or datetime.now(UTC), recompute, last).go()
 
 
-class _Check:
+class _Verification:
     """One verification; the evidence is read once, so that what was compared is what is judged."""
 
     def __init__(self, folder: Path, policy: Policy | None, now: datetime, recompute: bool, last: Path | None) -> None:
@@ -101,7 +105,7 @@ class _Check:
             try:
                 self.verified.steps[name] = step()
                 continue
-            except Refused as error:
+            except ExportRefused as error:
                 why = str(error)
             except formats.Unsafe as error:
                 why = f"{MODEL}/{error}"
@@ -115,22 +119,22 @@ class _Check:
         return self.verified
 
     @cached_property
-    def evidence(self) -> _Evidence:
+    def evidence(self) -> _EvidenceFiles:
         raw = {name: _bytes(self.folder / EVIDENCE / name) for name in (MANIFEST, LOCK, GATES)}
         data = {name: read_json(text) for name, text in raw.items()}
-        return _Evidence(data[MANIFEST], data[LOCK], data[GATES], raw)
+        return _EvidenceFiles(data[MANIFEST], data[LOCK], data[GATES], raw)
 
     @cached_property
     def envelopes(self) -> list[Envelope]:
         try:
             return attestation.read_envelopes(_bytes(self.folder / EVIDENCE / CLAIMS).decode("utf-8"))
         except ValueError as error:
-            raise Refused(f"{CLAIMS}: {error}") from None
+            raise ExportRefused(f"{CLAIMS}: {error}") from None
 
     # -- 1: signatures -----------------------------------------------------------------------------
 
     def signatures(self) -> str:
-        """Return who signed. Raises Refused when a claim has too few signatures for the policy, or a wrong one."""
+        """Return who signed. Raises ExportRefused at a wrong signature, or too few for the policy."""
         if self.policy is None:
             self.verified.notes.append(UNSIGNED)
             return "not checked: no policy"
@@ -142,115 +146,118 @@ class _Check:
             if len(by) < self.policy.threshold:
                 kind = str(json.loads(payload).get("predicateType"))
                 who = ", ".join(sorted(names[k] for k in by)) or "no key of the policy"
-                raise Refused(f"claim {kind} is signed by {who}; the policy wants {self.policy.threshold}")
+                raise ExportRefused(f"claim {kind} is signed by {who}; the policy wants {self.policy.threshold}")
         self.verified.signed_by = sorted(names[k] for k in set.intersection(*signed.values()))
         return f"signed by {', '.join(self.verified.signed_by)}"
 
     # -- 2: digests --------------------------------------------------------------------------------
 
     def digests(self) -> str:
-        """Return what was hashed. Raises Refused unless the files are the manifest's, and the claims are about it."""
+        """Return what was hashed. Raises ExportRefused unless files are the manifest's, and claims are about it."""
         manifest = self.evidence.manifest
         if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT:
             older = "; export again" if manifest["format"] == 1 else ""
-            raise Refused(
+            raise ExportRefused(
                 f"{MANIFEST} has format {manifest['format']!r}, this harness reads {attestation.FORMAT}{older}"
             )
         listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
         _check_names(listed)
         if stray := sorted(name for name in listed if not name.startswith(f"{MODEL}/") and name not in BESIDE):
-            raise Refused(f'"{stray[0]}" belongs to no export')
+            raise ExportRefused(f'"{stray[0]}" belongs to no export')
         self.compare(listed)
         for name in (LOCK, GATES):
             if hashlib.sha256(self.evidence.raw[name]).hexdigest() != listed[f"{EVIDENCE}/{name}"]["sha256"]:
-                raise Refused(f'"{EVIDENCE}/{name}" changed while it was read')
+                raise ExportRefused(f'"{EVIDENCE}/{name}" changed while it was read')
         model = {n.removeprefix(f"{MODEL}/"): str(e["sha256"]) for n, e in listed.items() if n.startswith(f"{MODEL}/")}
         if not model or root_digest(model) != manifest["root"]:
-            raise Refused(f"the root digest of {MODEL}/ is not the manifest's")
+            raise ExportRefused(f"the root digest of {MODEL}/ is not the manifest's")
         self.claims()
         self.verified.root, self.verified.candidate = manifest["root"], str(manifest["candidate"])
         self.verified.suite = str(self.evidence.lock["suite"]["name"])
         return f"{len(listed)} files, root {self.verified.root[:16]}"
 
     def compare(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raise Refused unless the files are those listed; names and sizes first, for they cost nothing."""
+        """Raise ExportRefused unless the files are those listed; names and sizes first, for they cost nothing."""
         try:
             there = dict(walk(self.folder))
         except ValueError as error:
-            raise Refused(str(error)) from None
+            raise ExportRefused(str(error)) from None
         for name in UNLISTED:
             if there.pop(name, None) is None:
-                raise Refused(f'"{name}" is missing')
+                raise ExportRefused(f'"{name}" is missing')
         for name in sorted(listed.keys() | there.keys()):
             if name not in there:
-                raise Refused(f'"{name}" is missing')
+                raise ExportRefused(f'"{name}" is missing')
             if name not in listed:
-                raise Refused(f'"{name}" is in no manifest')
+                raise ExportRefused(f'"{name}" is in no manifest')
             if there[name] != listed[name]["size"]:
-                raise Refused(f'"{name}" has {there[name]} bytes, {listed[name]["size"]} in the manifest')
+                raise ExportRefused(f'"{name}" has {there[name]} bytes, {listed[name]["size"]} in the manifest')
         try:
             hashes = hash_files(self.folder, listed)
         except ValueError as error:
-            raise Refused(str(error).removeprefix(f"{self.folder}/")) from None
+            raise ExportRefused(str(error).removeprefix(f"{self.folder}/")) from None
         for name, entry in listed.items():
             if hashes[name].sha256 != entry["sha256"]:
-                raise Refused(f'"{name}" is not the file of the manifest: its sha256 differs')
+                raise ExportRefused(f'"{name}" is not the file of the manifest: its sha256 differs')
         self.weights({n.removeprefix(f"{MODEL}/"): h for n, h in hashes.items() if n.startswith(f"{MODEL}/")})
 
     def weights(self, model: Mapping[str, Hashed]) -> None:
-        """Raise Refused unless the tensors are those that the gates judged, an adapter's on the same base."""
+        """Raise ExportRefused unless the tensors are those that the gates judged, an adapter's on the same base."""
         manifest = self.evidence.manifest
         try:
             digest = weights_of(model)
         except ValueError as error:
-            raise Refused(f"{MODEL}/ {error}") from None
+            raise ExportRefused(f"{MODEL}/ {error}") from None
         if on := manifest.get("adapter"):
             if on["base"] != self.evidence.lock["subjects"]["base"]:
-                raise Refused(f"the adapter in {MODEL}/ was judged on another base than the suite's")
+                raise ExportRefused(f"the adapter in {MODEL}/ was judged on another base than the suite's")
             digest = digest_of([on["base"], digest, on["quantization"]])
         if digest != manifest["weights"]:
-            raise Refused(f"the weights in {MODEL}/ are not the ones that the gates judged")
+            raise ExportRefused(f"the weights in {MODEL}/ are not the ones that the gates judged")
         for name, about in manifest["evaluations"].items():
             if about["weights"] != self.evidence.lock["subjects"].get(name.partition("::")[0], about["weights"]):
-                raise Refused(f"{name} was answered by other weights than the lock has")
+                raise ExportRefused(f"{name} was answered by other weights than the lock has")
 
     def claims(self) -> None:
-        """Raise Refused unless the statements are those that this evidence comes to, each of them, and no other."""
+        """Raise ExportRefused unless the statements are all that this evidence comes to, and no other."""
         raw = self.evidence.raw
         expected = attestation.statements(raw[MANIFEST], raw[LOCK], self.evidence.gates)
         payloads = [e.payload for e in self.envelopes]
         if any(payload not in expected for payload in payloads):
-            raise Refused(f"{CLAIMS} speaks of another export, or of another run's evidence")
+            raise ExportRefused(f"{CLAIMS} speaks of another export, or of another run's evidence")
         if any(payload not in payloads for payload in expected):
-            raise Refused(f"{CLAIMS} lacks a claim")
+            raise ExportRefused(f"{CLAIMS} lacks a claim")
 
     # -- 3: gates ----------------------------------------------------------------------------------
 
     def gates(self) -> str:
-        """Return how many gates hold. Raises Refused when one that blocks is not PASS on these weights, nor waived."""
+        """Return how many gates hold. Raises ExportRefused where one that blocks neither passed here nor is waived."""
         candidate = self.evidence.manifest["candidate"]
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         if len(verdicts) < len(self.evidence.gates):
-            raise Refused("a gate has two verdicts")
+            raise ExportRefused("a gate has two verdicts")
         wanted = {g["id"] for g in self.evidence.lock["gates"] if g["blocking"] and candidate in g["candidates"]}
         if not wanted:
-            raise Refused(f"no blocking gate applies to {candidate}")
+            raise ExportRefused(f"no blocking gate applies to {candidate}")
         if self.policy:
             self.demands(self.policy)
             wanted |= set(self.policy.gates)
         for gate in sorted(wanted):
             if gate not in verdicts:
-                raise Refused(f'gate "{gate}" has no verdict on {candidate}')
+                raise ExportRefused(f'gate "{gate}" has no verdict on {candidate}')
             self.gate(verdicts[gate])
         for verdict in self.evidence.gates:
             self.same_weights(verdict)
         if why := verdicts_error(self.locked, verdicts):
-            raise Refused(why)
+            raise ExportRefused(why)
+        for told in self.evidence.manifest.get("ignored", ()):
+            said = f'check "{told["check"]}" failed and was ignored'
+            self.waived(said, f"{said}, waived by {told['by']}", told)
         waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in wanted)
         return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
 
     def attempts(self) -> str:
-        """Return what the ledger of attempts is. Raises Refused where earlier ones may be missing and that matters."""
+        """Return what the ledger is. Raises ExportRefused where earlier attempts may be missing and that matters."""
         ledger, wanted = self.evidence.manifest.get("ledger"), self.policy.ledger if self.policy else "any"
         doubt = "the evidence does not tell of a ledger of attempts" if ledger is None else ""
         before = None
@@ -262,35 +269,39 @@ class _Check:
         elif ledger is not None and ledger["began"] and not (wanted == "first" and before is None):
             doubt = "attempts before this run are not known: the ledger began with it"
         if doubt and wanted != "any":
-            raise Refused(f'{doubt}; the policy wants ledger = "{wanted}"')
+            raise ExportRefused(f'{doubt}; the policy wants ledger = "{wanted}"')
         self.verified.notes += [doubt] if doubt else []
         return f"{len(ledger['lines'])} lines in the ledger" if ledger is not None else "no ledger"
 
     def gate(self, verdict: Mapping[str, Any]) -> None:
-        """Raise Refused at a verdict that holds the export up, or note that it is waived."""
+        """Raise ExportRefused at a verdict that holds the export up, or note that it is waived."""
         self.same_weights(verdict)
         gate, passed = verdict["gate"], verdict["outcome"] == "PASS"
         if not passed and self.policy and gate in self.policy.gates:
-            raise Refused(f'gate "{gate}" is {verdict["outcome"]}, and the policy wants it to pass')
+            raise ExportRefused(f'gate "{gate}" is {verdict["outcome"]}, and the policy wants it to pass')
         if not passed:
             said, waiver = f'gate "{gate}" is {verdict["outcome"]}', verdict.get("waiver")
             if not waiver:
-                raise Refused(said)
+                raise ExportRefused(said)
             if self.policy and not self.policy.waivers:
-                raise Refused(f"{said} and waived; the policy takes no waivers")
-            if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
-                raise Refused(f"{said}, and its waiver ended on {waiver['until']}")
-            self.verified.notes.append(f'gate "{gate}" is waived until {waiver["until"]}: {waiver["reason"]}')
+                raise ExportRefused(f"{said} and waived; the policy takes no waivers")
+            self.waived(said, f'gate "{gate}" is waived', waiver)
         attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
         if allowed is not None and attempt > allowed:
-            raise Refused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
+            raise ExportRefused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
+
+    def waived(self, said: str, noted: str, waiver: Mapping[str, Any]) -> None:
+        """Note a waiver; raises ExportRefused once it has ended."""
+        if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
+            raise ExportRefused(f"{said}, and its waiver ended on {waiver['until']}")
+        self.verified.notes.append(f"{noted} until {waiver['until']}: {waiver['reason']}")
 
     def same_weights(self, verdict: Mapping[str, Any]) -> None:
-        """Raise Refused at a verdict on another candidate; one that could not be given may lack a digest."""
+        """Raise ExportRefused at a verdict on another candidate; one that could not be given may lack a digest."""
         manifest, passed = self.evidence.manifest, verdict["outcome"] == "PASS"
         judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
         if verdict["candidate"] != manifest["candidate"] or not judged:
-            raise Refused(f'gate "{verdict["gate"]}" judged other weights')
+            raise ExportRefused(f'gate "{verdict["gate"]}" judged other weights')
 
     @cached_property
     def locked(self) -> Locked:
@@ -299,38 +310,39 @@ class _Check:
     def demands(self, policy: Policy) -> None:
         suite, manifest = self.evidence.lock["suite"], self.evidence.manifest
         if suite["name"] not in policy.suites and suite["digest"] not in policy.suites:
-            raise Refused(f'suite "{suite["name"]}" ({suite["digest"][:16]}) is not in the policy')
+            raise ExportRefused(f'suite "{suite["name"]}" ({suite["digest"][:16]}) is not in the policy')
         if policy.stages and manifest["candidate"] not in policy.stages:
-            raise Refused(f"is {manifest['candidate']}, the policy wants {', '.join(policy.stages)}")
+            raise ExportRefused(f"is {manifest['candidate']}, the policy wants {', '.join(policy.stages)}")
         age = self.now - datetime.fromisoformat(manifest["started"])
         if age < -SKEW:
-            raise Refused(f"was made on {manifest['started']}, which is yet to come")
+            raise ExportRefused(f"was made on {manifest['started']}, which is yet to come")
         if policy.max_age_days is not None and age > timedelta(days=policy.max_age_days):
-            raise Refused(f"was made {age.days} days ago, the policy allows {policy.max_age_days:g}")
+            raise ExportRefused(f"was made {age.days} days ago, the policy allows {policy.max_age_days:g}")
         if not policy.remembered and (remembered := manifest["answers"]["remembered"]) != 0:
-            raise Refused(f"{remembered} answers were remembered of an earlier run; the policy takes none")
+            raise ExportRefused(f"{remembered} answers were remembered of an earlier run; the policy takes none")
 
     # -- 6: the chat template ----------------------------------------------------------------------
 
     def template(self) -> str:
         there = template_digest(self.folder / MODEL)
         if there not in (None, self.evidence.manifest["template"]):
-            raise Refused(f"{there} is not the one that was evaluated")
+            raise ExportRefused(f"{there} is not the one that was evaluated")
         return f"{there[:16]}, as evaluated" if there else "none in the export; the base's is used"
 
     # -- 7: the verdicts from their rows -----------------------------------------------------------
 
     def recompute(self) -> str:
-        """Return how many verdicts follow from their rows. Raises Refused when one does not, or they are too few."""
+        """Return how many verdicts follow from their rows. Raises ExportRefused when one does not, or few do."""
         from harness.release.recompute import recompute
 
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         recomputed = recompute(self.folder, self.evidence.manifest, self.locked, verdicts)
         if recomputed.differs:
-            raise Refused(recomputed.differs)
+            raise ExportRefused(recomputed.differs)
+        self.verified.unable = {g: why for g, why in recomputed.unable.items() if verdicts[g]["outcome"] != "ERROR"}
         wanted = self.policy.recomputed if self.policy else None
         if wanted is not None and recomputed.share < wanted:
-            raise Refused(
+            raise ExportRefused(
                 f"{recomputed.says}; {recomputed.share:.0%} of those that block, the policy wants {wanted:.0%}"
             )
         if wanted is None and not recomputed.gates:
@@ -339,7 +351,7 @@ class _Check:
 
 
 def _signers(envelope: Envelope, policy: Policy) -> set[str]:
-    """Return the ids of the policy's keys that signed an envelope; raises Refused at a signature that is wrong."""
+    """Return the policy's keys that signed an envelope, by id; raises ExportRefused at a wrong signature."""
     try:
         from securesystemslib.dsse import Envelope as Signed
         from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
@@ -354,27 +366,27 @@ def _signers(envelope: Envelope, policy: Policy) -> set[str]:
             try:
                 keys[keyid].verify_signature(Signature(keyid, signature.hex()), whole.pae())
             except (UnverifiedSignatureError, VerificationError):
-                raise Refused(f"a signature by key {keyid[:16]} is wrong") from None
+                raise ExportRefused(f"a signature by key {keyid[:16]} is wrong") from None
             by.add(keyid)
     return by
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """Raise Refused at a name that another system could read as another file's."""
+    """Raise ExportRefused at a name that another system could read as another file's."""
     seen: dict[str, str] = {}
     for name in names:
         parts = name.split("/")
         odd = any(p in ("", ".", "..") or p.endswith((".", " ")) or formats.DEVICES.fullmatch(p) for p in parts)
         if odd or not name.isascii() or any(c in '\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name):
-            raise Refused(f"{json.dumps(name)} in the manifest is no plain relative name")
+            raise ExportRefused(f"{json.dumps(name)} in the manifest is no plain relative name")
         if (other := seen.setdefault(name.casefold(), name)) != name:
-            raise Refused(f'"{name}" and "{other}" differ in case alone')
+            raise ExportRefused(f'"{name}" and "{other}" differ in case alone')
 
 
 def _bytes(path: Path) -> bytes:
     """Read a small file, never through a link."""
     if path.is_symlink() or not path.is_file():
-        raise Refused(f'"{EVIDENCE}/{path.name}" is missing')
+        raise ExportRefused(f'"{EVIDENCE}/{path.name}" is missing')
     if path.stat().st_size > LARGEST:
-        raise Refused(f'"{EVIDENCE}/{path.name}" is too large to be evidence')
+        raise ExportRefused(f'"{EVIDENCE}/{path.name}" is too large to be evidence')
     return path.read_bytes()

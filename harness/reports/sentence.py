@@ -61,6 +61,8 @@ def _decision(run: Run) -> str:
     decide, others = [v for v in gates if v.decides], [v for v in gates if not v.decides]
     passed = sum(v.outcome is Outcome.PASS for v in decide)
     text = f"{_listed(shipping)} may ship: {passed} of {_count(len(decide), 'gate')} passed" + _beside(decide)
+    if waived := len(run.passed_over):
+        text += f", {_count(waived, 'failed check', words=True)} {'is' if waived == 1 else 'are'} waived"
     if others:
         left = ", ".join(_tally([v for v in others if v.outcome is not Outcome.PASS]))
         text += f"; {_number(len(others))} more on {_listed(sorted({v.candidate for v in others}))}"

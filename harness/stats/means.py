@@ -19,7 +19,7 @@ RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed 
 
 
 @dataclass(frozen=True)
-class Asked:
+class MeanTest:
     """A test: p_pass and p_fail of every data set against a number, and the bounds of one data set at a level."""
 
     p: Callable[[float], P]
@@ -28,7 +28,7 @@ class Asked:
 
 def asked(
     of: Ratio, kind: Kind, alpha: float, *, discordance: Any = None, support: Support | None = None
-) -> list[Asked]:
+) -> list[MeanTest]:
     """Return the tests of which the weakest counts at a level.
 
     `kind` is what the rows are: in clusters and in a `support` one wide ("share"), differences of 0/1 rows in clusters
@@ -38,11 +38,11 @@ def asked(
         return [_guarded(of, ratio.LEAST, ratio.STEEP)]
     if kind == "share":
         low = support[0]
-        first = Asked(lambda t: ratio.share_t(of, t, low), lambda a: ratio.share_bounds(of, a, low))
+        first = MeanTest(lambda t: ratio.share_t(of, t, low), lambda a: ratio.share_bounds(of, a, low))
     elif kind == "pairs":
-        first = Asked(lambda t: ratio.pairs_t(of, t, discordance), lambda a: ratio.pairs_bounds(of, a, discordance))
+        first = MeanTest(lambda t: ratio.pairs_t(of, t, discordance), lambda a: ratio.pairs_bounds(of, a, discordance))
     else:
-        first = Asked(partial(ratio.skewed_t, of), partial(ratio.skewed_bounds, of))
+        first = MeanTest(partial(ratio.skewed_t, of), partial(ratio.skewed_bounds, of))
     return [first, *_beside(of, alpha, support)]
 
 
@@ -53,7 +53,7 @@ def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
     return independent or (alpha >= ratio.FINEST and bool((of.weights.max(-1) > of.weights.min(-1)).any()))
 
 
-def worst_row(of: Ratio, support: Support) -> Asked:
+def worst_row(of: Ratio, support: Support) -> MeanTest:
     """Return the Bayesian bootstrap with a worst cluster; of clusters of other sizes it is no surer than `unseen`."""
     median, unequal = _median(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
 
@@ -69,7 +69,7 @@ def worst_row(of: Ratio, support: Support) -> Asked:
         least = unseen.bounds(float(median), of.weights, alpha, support)
         return min(found[0], least[0]), max(found[1], least[1])
 
-    return Asked(p, bounds)
+    return MeanTest(p, bounds)
 
 
 def _median(of: Ratio) -> tuple[Floats, Floats]:
@@ -78,12 +78,12 @@ def _median(of: Ratio) -> tuple[Floats, Floats]:
     return np.asarray(np.median(value, -1)), np.asarray(value)
 
 
-def _guarded(of: Ratio, least: Any, steep: Any, *, large: bool = False) -> Asked:
+def _guarded(of: Ratio, least: Any, steep: Any, *, large: bool = False) -> MeanTest:
     given: dict[str, Any] = {"least": least, "steep": steep, "large": large}
-    return Asked(lambda t: ratio.guarded_t(of, t, **given), lambda a: ratio.guarded_bounds(of, a, **given))
+    return MeanTest(lambda t: ratio.guarded_t(of, t, **given), lambda a: ratio.guarded_bounds(of, a, **given))
 
 
-def _beside(of: Ratio, alpha: float, support: Support) -> list[Asked]:
+def _beside(of: Ratio, alpha: float, support: Support) -> list[MeanTest]:
     """Return the tests that must agree: whole clusters resampled, or a guarded t where these say nothing.
 
     They do not where clusters are very uneven, where alpha is small, and where so few vary, or such small ones, that
@@ -109,22 +109,24 @@ def _beside(of: Ratio, alpha: float, support: Support) -> list[Asked]:
     found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
     if resamples and not mute.all():
         drawn = ratio.bootstrap_t(of)
-        resampled = Asked(partial(ratio.bootstrap_p, of, drawn=drawn), lambda a: ratio.bootstrap_bounds(of, a, drawn))
+        resampled = MeanTest(
+            partial(ratio.bootstrap_p, of, drawn=drawn), lambda a: ratio.bootstrap_bounds(of, a, drawn)
+        )
         found.append(_where(~mute, resampled))
     return [test for test in found if test]
 
 
-def _where(some: Any, test: Asked) -> Asked | None:
+def _where(some: Any, test: MeanTest) -> MeanTest | None:
     """Return a test of some data sets, which asks nothing of the others, or None where there are none."""
 
     def p(threshold: float) -> P:
         up, down = test.p(threshold)
         return np.where(some, up, 0.0), np.where(some, down, 0.0)
 
-    return test if some.all() else Asked(p, test.bounds) if some.any() else None
+    return test if some.all() else MeanTest(p, test.bounds) if some.any() else None
 
 
-def _unseen(of: Ratio, support: Support) -> Asked:
+def _unseen(of: Ratio, support: Support) -> MeanTest:
     """Return what the clusters that agree with the median one allow: a disaster that none of them showed.
 
     Of clusters of other sizes what was lost is counted, too, and nothing else is assumed.
@@ -141,7 +143,7 @@ def _unseen(of: Ratio, support: Support) -> Asked:
     def bounds(alpha: float) -> tuple[float, float]:
         return unseen.bounds(float(median), of.weights, alpha, support, (float(below), float(above)))
 
-    return Asked(lambda t: unseen.p(median, of.weights, t, support, (below, above)), bounds)
+    return MeanTest(lambda t: unseen.p(median, of.weights, t, support, (below, above)), bounds)
 
 
 def judged(

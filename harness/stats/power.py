@@ -1,8 +1,8 @@
 """What a gate can prove, before any row is scored: power, the smallest margin, the rows needed.
 
 `truth`, `threshold` and `difference` are turned so that larger is better, as in `harness.stats.tests`; all at a
-one-sided level alpha. Independent 0/1 rows are summed over their outcomes here, all others are drawn by
-`harness.stats.drawn`.
+one-sided level alpha. Independent 0/1 rows are summed over their outcomes here, all others are drawn many at
+once by `harness plan`.
 """
 
 from __future__ import annotations
@@ -105,31 +105,31 @@ def design_effect(sizes: Sequence[int], icc: float) -> float:
     return 1 + (sum(m * m for m in sizes) / sum(sizes) - 1) * icc
 
 
-def smallest(power: Callable[[float], float], least: float, most: float, wanted: float = POWER) -> float | None:
-    """Return where a growing power becomes the wanted one, to 1e-5 of `most`; None when that is not enough."""
-    if power(most) < wanted:
+def smallest(power: Callable[[float], float], least: float, most: float) -> float | None:
+    """Return where a growing power becomes POWER, to 1e-5 of `most`; None when that is not enough."""
+    if power(most) < POWER:
         return None
     low, high = least, most
     while high - low > 1e-5 * most:
         middle = (low + high) / 2
-        low, high = (low, middle) if power(middle) >= wanted else (middle, high)
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
     return high
 
 
-def rows_for(power: Callable[[float], float], wanted: float = POWER, start: int = 2) -> int | None:
-    """Return the fewest rows whose power is the wanted one, where it grows with rows, searched from `start`; None
+def rows_for(power: Callable[[float], float], start: int = 2) -> int | None:
+    """Return the fewest rows whose power is POWER, where it grows with rows, searched from `start`; None
     above MOST_ROWS."""
     high = max(start, 2)
-    while power(high) < wanted:
+    while power(high) < POWER:
         high *= 2
         if high > MOST_ROWS:
             return None
     low = high // 2
-    while low > 1 and power(low) >= wanted:
+    while low > 1 and power(low) >= POWER:
         high, low = low, low // 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(middle) >= wanted else (middle, high)
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
     return high
 
 

@@ -79,7 +79,7 @@ class _Reader:
         for name in self.raw:
             if name not in TABLES:
                 self.complain((name, 0), f"[{name}]", "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
-        about = self.one("suite", tables.About, required=True)
+        about = self.one("suite", tables.SuiteTable, required=True)
         rows = self.rows()
         model = self.one("model", tables.Model, required="rows" not in self.raw)
         sweep = self.sweep()
@@ -115,7 +115,7 @@ class _Reader:
         )
         return made.trial(made.sweep.values[0]) if made.sweep else made
 
-    def rows(self) -> dict[str, tables.Scored]:
+    def rows(self) -> dict[str, tables.ScoredRows]:
         """Return the rows that take the place of models; what needs a model does not go with them."""
         given = self.raw.get("rows", {})
         if not isinstance(given, dict) or ("rows" in self.raw and "candidate" not in given):
@@ -135,7 +135,7 @@ class _Reader:
             at = (f"rows.{name}", 0)
             if name not in ("base", "candidate"):
                 self.complain(at, f"[rows.{schema.show(name)}]", "", "want [rows.base] or [rows.candidate]")
-            elif made := self.table(tables.Scored, table, at, f"[rows.{name}]"):
+            elif made := self.table(tables.ScoredRows, table, at, f"[rows.{name}]"):
                 found[name] = made
         return found
 
@@ -153,7 +153,7 @@ class _Reader:
 
     def coherent(
         self,
-        about: tables.About | None,
+        about: tables.SuiteTable | None,
         adapter: tables.Use | None,
         train: tables.Train | None,
         candidate: tables.Candidate | None,

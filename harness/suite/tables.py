@@ -20,7 +20,7 @@ MERGES = ("original", "dequantized")
 
 
 @dataclass(frozen=True)
-class About:
+class SuiteTable:
     """`[suite]`: `seed` of everything random, `alpha` the risk of shipping a model that breaks a claim.
 
     `attempts` says whether repeated attempts are only counted, or each is tested at its share of alpha.
@@ -169,7 +169,7 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredRows:
     """`[rows.base]` and `[rows.candidate]`: rows that another tool scored; `weights` is what they are said to be of."""
 
     path: str
@@ -247,7 +247,7 @@ class Suite:
     """One suite: model, adapter and train (or a candidate made elsewhere), subjects, evals, gates, merge, exports."""
 
     path: Path
-    about: About
+    about: SuiteTable
     model: Model
     adapter: Use | None
     train: Train | None
@@ -261,7 +261,7 @@ class Suite:
     choose: str | None = None  # EVAL.METRIC on whose select split the merged model that is gated is chosen
     checks: Ignored = field(default_factory=lambda: Ignored("[checks]"))
     sweep: Sweep | None = None  # of what is trained; `adapter` or `train` has its first value
-    rows: Mapping[str, Scored] = field(default_factory=dict)  # that take the place of models
+    rows: Mapping[str, ScoredRows] = field(default_factory=dict)  # that take the place of models
 
     @property
     def name(self) -> str:

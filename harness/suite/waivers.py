@@ -1,4 +1,7 @@
-"""Waivers: a named person answers, until a date, for a gate that did not pass. Never silent, never for ever."""
+"""Waivers: a named person answers, until a date, for a gate that did not pass or a check's error that is ignored.
+
+Never silent, never for ever.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +18,34 @@ from typing import TYPE_CHECKING, Any
 from harness.artifacts.digests import digest_of
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import append_line, read_text
-from harness.records.waivers import Waiver
+from harness.records.waivers import IGNORED, Waiver
 
 if TYPE_CHECKING:
     from harness.claims.gate import Gate
+    from harness.records.findings import Finding
     from harness.records.verdicts import Verdict
-    from harness.suite.tables import Suite
+    from harness.suite.tables import Eval, Suite
 
 # of an eval, beside its name
 LATER = ("chat_template_kwargs", "template", "rows_at_most", "thought_budget")  # where they are used
 CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options")
+NO_RECIPE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train]
 
 
 def waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
-    """Return why a waiver does not count, or nothing when it is in force."""
-    if gate is None:
+    """Return why a waiver does not count, or nothing when it is in force; without a gate it must be for a check."""
+    if gate is None and waiver.claim != IGNORED:
         return "is for no gate of this suite"
     if date.fromisoformat(waiver.until) < today:
         return f"expired on {waiver.until}"
-    if waiver.claim != claim_of(gate):
+    if gate and waiver.claim != claim_of(gate):
         return f'is for another claim, "{waiver.claim}"'
     if not waiver.digest:
         return "does not say for which whole claim it is; write it again with harness waive"
-    if waiver.digest != claim_digest(gate, suite):
+    if gate and waiver.digest != claim_digest(gate, suite):
         return "is for another claim in the same words: its eval, its members or one of its keys was changed"
+    if not gate and waiver.digest != check_digest(waiver.gate, suite):
+        return "is for another suite in the same words: its model, [adapter], [train] or an eval was changed"
     return ""
 
 
@@ -54,6 +61,14 @@ def claim_digest(gate: Gate, suite: Suite) -> str:
     claims of its members.
     """
     return digest_of(_whole_claim(gate, suite))
+
+
+def check_digest(code: str, suite: Suite) -> str:
+    """Return the sha256 of what a check's errors are ignored of: model, adapter, training and evals, 64 hex digits."""
+    tables = {"model": suite.model, "adapter": suite.adapter, "train": suite.train}
+    told = {name: dataclasses.asdict(table) if table else {} for name, table in tables.items()}
+    told = {name: {k: v for k, v in table.items() if k not in NO_RECIPE} for name, table in told.items()}
+    return digest_of({"check": code, **told, "evals": [[e.name, _of_eval(e)] for e in suite.evals]})
 
 
 def waivers_of(suite: Path) -> Path:
@@ -84,13 +99,16 @@ def read_waivers(suite: Path) -> list[Waiver]:
     return found
 
 
-def waive(gate: str, reason: str, until: str, suite: Path | None, by: str | None) -> tuple[Path, Waiver]:
+def waive(
+    gate: str, reason: str, until: str, suite: Path | None, by: str | None, plugins: Sequence[str] = ()
+) -> tuple[Path, Waiver]:
     """Append a waiver to the file beside the suite, and return both.
 
-    Without `suite` it is the only one with such a gate in this folder or in suites/. Raises UsageError when there is
-    no such gate, when it does not block, or when reason, name or date will not do.
+    Without `suite` it is the only one with such a gate in this folder or in suites/; a check's code needs the suite,
+    and perhaps `plugins`. Raises UsageError when there is no such gate or check, when a gate does not block, or when
+    reason, name or date will not do.
     """
-    found = _find(gate, suite)
+    found = _find(gate, suite, plugins)
     today = datetime.now(UTC).date()
     why = _line("--reason", reason, "say why the gate may be broken")
     if by is None:
@@ -105,12 +123,13 @@ def waive(gate: str, reason: str, until: str, suite: Path | None, by: str | None
         raise UsageError(f'--until "{until}": want a date such as {today.isoformat()}') from None
     if last < today:
         raise UsageError(f'--until "{until}": is past; today is {today.isoformat()}')
-    declared = next(g for g in found.gates if g.id == gate)
-    if not declared.blocking:
+    declared = next((g for g in found.gates if g.id == gate), None)
+    if declared and not declared.blocking:
         instead = f'it is one of "{declared.group}"; waive that' if declared.group else "it only warns"
         raise UsageError(f'{found.path}: gate "{gate}" does not block by itself: {instead}')
-    digest = claim_digest(declared, found)
-    made = Waiver(gate, claim_of(declared), why, last.isoformat(), name, today.isoformat(), digest)
+    digest = claim_digest(declared, found) if declared else check_digest(gate, found)
+    claim = claim_of(declared) if declared else IGNORED
+    made = Waiver(gate, claim, why, last.isoformat(), name, today.isoformat(), digest)
     path = waivers_of(found.path)
     try:
         append_line(path, dataclasses.asdict(made))
@@ -124,22 +143,33 @@ def in_force(waivers: Sequence[Waiver], gate: Gate, suite: Suite, today: date) -
     return next((w for w in reversed(waivers) if w.gate == gate.id and not waiver_error(w, gate, suite, today)), None)
 
 
+def ignoring(waivers: Sequence[Waiver], suite: Suite, today: date) -> dict[str, Waiver]:
+    """Return the newest waiver in force for each check that has one, by the name it was given for."""
+    return {w.gate: w for w in waivers if w.claim == IGNORED and not waiver_error(w, None, suite, today)}
+
+
 def void(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
-    """Return why each waiver that does not count does not, unless a newer one for the same gate does."""
-    known = {g.id: g for g in suite.gates}
+    """Return why each waiver that does not count does not, unless a newer one for the same gate or check does."""
+    known, checks = {g.id: g for g in suite.gates}, ignoring(waivers, suite, today)
     said = []
     for waiver in waivers:
-        gate = known.get(waiver.gate)
-        if (why := waiver_error(waiver, gate, suite, today)) and not (gate and in_force(waivers, gate, suite, today)):
+        gate = known.get(waiver.gate) if waiver.claim != IGNORED else None
+        newer = in_force(waivers, gate, suite, today) if gate else checks.get(waiver.gate)
+        if (why := waiver_error(waiver, gate, suite, today)) and not newer:
             said.append(f'the waiver of {waiver.by} for "{waiver.gate}" {why}, and does not count')
     return list(dict.fromkeys(said))
 
 
-def unneeded(waivers: Sequence[Waiver], verdicts: Sequence[Verdict]) -> list[str]:
-    """Return a line for each waiver in force that no verdict of its gate needed."""
+def unneeded(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], flags: Sequence[Finding]) -> list[str]:
+    """Return a line for each waiver that no verdict of its gate, or no error of its check, needed."""
     judged = {v.gate for v in verdicts}
     needed = {v.gate for v in verdicts if v.outcome != "PASS"}
-    idle = dict.fromkeys((w.by, w.gate) for w in waivers if w.gate in judged - needed)
+    found = {name for f in flags if f.severity == "error" for name in f.names}
+    idle = dict.fromkeys(
+        (w.by, w.gate)
+        for w in waivers
+        if (verdicts and w.gate not in found if w.claim == IGNORED else w.gate in judged - needed)
+    )
     return [f'the waiver of {by} for "{gate}" was not needed' for by, gate in idle]
 
 
@@ -156,10 +186,14 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     return {
         **keys,
         "alpha": gate.alpha or suite.about.alpha,
-        "eval": spec and {**{k: getattr(spec, k) for k in CLAIMED}, **{k: v for k in LATER if (v := getattr(spec, k))}},
+        "eval": spec and _of_eval(spec),
         "baseline": dataclasses.asdict(replace(baseline, where="")) if baseline else None,
         "members": [[name, _whole_claim(named[name], suite)] for name in gate.any_of if name in named],
     }
+
+
+def _of_eval(spec: Eval) -> dict[str, Any]:
+    return {**{k: getattr(spec, k) for k in CLAIMED}, **{k: v for k in LATER if (v := getattr(spec, k))}}
 
 
 def _line(option: str, text: str, instead: str) -> str:
@@ -174,14 +208,19 @@ def _line(option: str, text: str, instead: str) -> str:
     return line
 
 
-def _find(gate: str, suite: Path | None) -> Suite:
+def _find(gate: str, suite: Path | None, plugins: Sequence[str]) -> Suite:
+    from harness.plugins import load_plugins
     from harness.suite.reader import read_suite
 
     if suite is not None:
         found = read_suite(suite)
         ids = [g.id for g in found.gates]
         if gate not in ids:
-            raise UsageError(f'{suite}: no gate "{gate}"{did_you_mean(gate, ids)}')
+            provided = load_plugins(suite, plugins).provided.values()
+            codes = ["build", *(p.name for p in provided if p.kind == "check")]
+            titles = [p.about.title for p in provided if p.kind == "check" and p.about.title]
+            if gate not in titles and gate.partition("-")[0] not in codes:
+                raise UsageError(f'{suite}: no gate "{gate}"{did_you_mean(gate, [*ids, *codes, *titles])}')
         return found
     gates = {path: _gates(path) for folder in (Path(), Path("suites")) for path in sorted(folder.glob("*.toml"))}
     having = [path for path, ids in gates.items() if gate in ids]

@@ -228,22 +228,22 @@ class Project:
             path.write_text(lines, "utf-8")
         return self
 
-    def harness(self, *words: str) -> Outcome:
+    def harness(self, *words: str) -> CommandOutcome:
         """Run a command line in process, and return its exit code and what it printed."""
         from harness.cli.main import main
 
         self.capsys.readouterr()
         code = main([*words, *(("-p", __name__) if words[0] in ("run", "check", "plan", "plugins") else ())])
         printed = self.capsys.readouterr()
-        return Outcome(code, printed.out, printed.err, self.folder)
+        return CommandOutcome(code, printed.out, printed.err, self.folder)
 
-    def run(self, *flags: str, suite: str = "suite.toml") -> Outcome:
+    def run(self, *flags: str, suite: str = "suite.toml") -> CommandOutcome:
         """Run `harness run` on the suite."""
         return self.harness("run", str(self.folder / suite), "--out", str(self.folder / "reports"), *flags)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandOutcome:
     """What a command line did."""
 
     code: int
@@ -302,10 +302,10 @@ __all__ = [
     "ROWS",
     "SUITE",
     "TRAIN",
+    "CommandOutcome",
     "FakeAdapter",
     "FakeSource",
     "FakeSubject",
-    "Outcome",
     "Project",
     "StubJudge",
     "project",

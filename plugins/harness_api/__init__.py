@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import hookimpl, loader
 from harness.internals import schema
-from harness_api.options import Options
+from harness_api.options import ApiOptions
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
@@ -20,8 +20,8 @@ def harness_loaders() -> dict[str, Any]:
     return {"api": load}
 
 
-@schema.takes(Options)
-def open_source(path: str, options: Options) -> APISource:
+@schema.takes(ApiOptions)
+def open_source(path: str, options: ApiOptions) -> APISource:
     """Ask the server whether it is there and serves the model, and tell what it offers."""
     from harness_api.scoring import ServerTokens
     from harness_api.server import Server, find
@@ -36,16 +36,16 @@ def open_source(path: str, options: Options) -> APISource:
     return APISource(path, options.digest(path), found.context, found.facts, tokens, options.concurrency)
 
 
-@schema.takes(Options)
-def identity(ref: ModelRef, options: Options) -> str | None:
+@schema.takes(ApiOptions)
+def identity(ref: ModelRef, options: ApiOptions) -> str | None:
     """Return the identity of what an answer depends on; None without a `version`: the model behind may change."""
     return options.identity(ref.path)
 
 
 @loader(open=open_source, identity=identity, remote=True, needs=lambda options: ("openai",), lacks=("thought_budget",))
-@schema.takes(Options)
+@schema.takes(ApiOptions)
 @contextmanager
-def load(refs: Sequence[ModelRef], options: Options) -> Iterator[list[Subject]]:
+def load(refs: Sequence[ModelRef], options: ApiOptions) -> Iterator[list[Subject]]:
     """Answer through a server; the path is the name under which it serves the model.
 
     `api_key_env` names the environment variable that holds the key (for OpenAI's own server OPENAI_API_KEY, for

@@ -17,7 +17,7 @@ OURS = frozenset({  # fields of a request that the harness decides
 
 
 @dataclass(frozen=True)
-class Options:
+class ApiOptions:
     """The options of the loader; their meanings are told there."""
 
     base_url: str = OPENAI
@@ -64,7 +64,7 @@ class Options:
         if not self.version:
             return None
         how = [self.endpoint, self.logprobs, self.context, self.prefix, dict(self.body or {})]
-        return digest_of(["api", self.digest(path), how, keys.of_code([Options], core=False)])
+        return digest_of(["api", self.digest(path), how, keys.of_code([ApiOptions], core=False)])
 
     def key(self) -> tuple[str, str]:
         """Return the variable that holds the key, and the key; two empty texts where none is sent.

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from harness import UsageError, did_you_mean
 from harness.internals import wire
 from harness_api import replies
-from harness_api.options import Options
+from harness_api.options import ApiOptions
 
 T = TypeVar("T")
 MISSING = "loader \"api\": needs the package openai; pip install 'finetune-harness[api]'"
@@ -25,7 +25,7 @@ PROBE = "The capital of France is"
 OUT_OF_ROOM = "output limit was reached"  # a reasoning model's refusal of so short a limit: it understood the rest
 
 
-class Refused(UsageError):
+class RequestRefused(UsageError):
     """The server will not answer a request, however often it is asked."""
 
     def __init__(self, message: str, trouble: wire.Trouble) -> None:
@@ -36,7 +36,7 @@ class Refused(UsageError):
 class Server(wire.Client):
     """An OpenAI-compatible server."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ApiOptions) -> None:
         self.url, self.timeout, self.tries = options.url, options.timeout, options.retries + 1
         variable, key = options.key()
         super().__init__("openai", wire.Peer(self.url, key), variable, MISSING)
@@ -64,7 +64,7 @@ class Server(wire.Client):
         except wire.Trouble as trouble:
             what = f"{self.where}: {self.peer.clean(str(trouble), 300)}"
             if not trouble.passing:
-                raise Refused(f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble) from None
+                raise RequestRefused(f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble) from None
             asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > wire.PATIENCE else ""
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
             raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None
@@ -104,11 +104,11 @@ class Dialect:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find(server: Server, model: str, options: Options) -> Dialect:
+def find(server: Server, model: str, options: ApiOptions) -> Dialect:
     """Return what a server offers for a model; raises UsageError where it does not serve it."""
     entry = served(server, model)
     extra = dict(options.body or {})
-    refusals: list[Refused] = []
+    refusals: list[RequestRefused] = []
     message = {"messages": [{"role": "user", "content": PROBE}]}
     chat = _meet(server, Endpoint(CHAT), {**extra, "model": model, **message}, refusals)
     plain = _meet(server, Endpoint(COMPLETIONS), {**extra, "model": model, "prompt": PROBE}, refusals)
@@ -133,7 +133,7 @@ def served(server: Server, model: str) -> Mapping[str, Any]:
     """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
     try:
         listed = server.ask(MODELS, read=_entries, tries=TRIES, timeout=min(SOON, server.timeout))
-    except Refused as refused:
+    except RequestRefused as refused:
         if refused.trouble.status in (404, 405):
             return {}  # not every server has the list; the probes tell
         raise
@@ -156,14 +156,14 @@ def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
     return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
 
 
-def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: list[Refused]) -> Endpoint | None:
+def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: list[RequestRefused]) -> Endpoint | None:
     """Ask for one token, leaving out what is refused; note a refusal that remains."""
     asked = {**asked, "temperature": 0, "stop": ["###"]}
     while True:
         try:
             server.ask(endpoint.path, endpoint.body(1, asked), read=replies.choice, tries=TRIES)
             return endpoint
-        except Refused as refused:
+        except RequestRefused as refused:
             if OUT_OF_ROOM in refused.trouble.said:
                 return endpoint
             if refused.trouble.status in (401, 403):
@@ -175,7 +175,7 @@ def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: l
             endpoint = adapted
 
 
-def _scoring(server: Server, asked: Mapping[str, Any], options: Options) -> replies.Way | None:
+def _scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
     """Find a way in which the server really gives the log-probs of a prompt; some ignore the question."""
     ways: Sequence[replies.Way] = replies.WAYS if options.logprobs == "auto" else ()
     ways = [way for way in replies.WAYS if way == options.logprobs] or ways

@@ -12,9 +12,9 @@ from typing import Any, TypeVar, Unpack
 from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Sampling, UsageError
 from harness.internals import chat, whole_text, wire
 from harness_api import replies
-from harness_api.options import Options
+from harness_api.options import ApiOptions
 from harness_api.scoring import Scoring, ServerTokens, fields_of
-from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, Refused, Server
+from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefused, Server
 
 T = TypeVar("T")
 STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `wire.before` cuts at the others
@@ -42,7 +42,7 @@ class APISource:
 class APISubject:
     """A model under a name on a server."""
 
-    def __init__(self, ref: ModelRef, server: Server, found: Dialect, options: Options) -> None:
+    def __init__(self, ref: ModelRef, server: Server, found: Dialect, options: ApiOptions) -> None:
         if ref.adapter or ref.quantization:
             raise UsageError(
                 f'model "{ref.name}": the loader "api" puts no adapter on a served model; serve it, and name it in path'
@@ -146,7 +146,7 @@ class APISubject:
         for seed in (1, 2):
             try:
                 said = self.server.ask(endpoint.path, endpoint.body(16, {**how, "seed": seed}), read=replies.choice)
-            except Refused:  # too short a limit for a model that reasons; what it draws then nobody can see
+            except RequestRefused:  # too short a limit for a model that reasons; what it draws then nobody can see
                 return
             texts.add(json.dumps(said, sort_keys=True))  # with the reasoning, where there is any
         if len(texts) == 1:

@@ -54,7 +54,7 @@ def export(folder: Path, to: Path, quantization: str) -> Path:
         writer.add_tensor_info(ROPE_FACTORS, (llama.head // 2,), np.dtype(np.float32), llama.head * 2)
     with ExitStack() as stack:
         stack.callback(writer.close)
-        source = _Source(stack, there, llama)
+        source = _Tensors(stack, there, llama)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -68,7 +68,7 @@ def export(folder: Path, to: Path, quantization: str) -> Path:
     return to
 
 
-class _Source:
+class _Tensors:
     """The tensors of a model's folder as llama.cpp has them, read when they are asked for."""
 
     def __init__(self, stack: ExitStack, there: Mapping[str, Header], llama: Llama) -> None:
@@ -146,7 +146,7 @@ def _check(
     if odd := set(names.values()) ^ (there.keys() - ({"lm_head.weight"} if llama.tied else set())):
         raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in what was read back, and not in both')
     with ExitStack() as stack:
-        source, read = (_Source(stack, headers, llama) for headers in (read_headers(folder), there))
+        source, read = (_Tensors(stack, headers, llama) for headers in (read_headers(folder), there))
         for name, tensor in names.items():
             wanted = dequantize(source.written(name, tensor, kinds[name]), kinds[name])
             if not np.array_equal(wanted, read.tensor(name, tensor)):

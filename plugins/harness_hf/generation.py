@@ -25,8 +25,8 @@ from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.answers import Answer, Choose, Draw, Ending, Marks, chosen, likeliest
 from harness_hf.attention import can_cascade
 from harness_hf.batch import Batch, prefill
-from harness_hf.packing import common
 from harness_hf.tokens import Tokens
+from harness_workers import common
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,11 +13,13 @@ from itertools import accumulate, pairwise
 import numpy as np
 import numpy.typing as npt
 
+from harness_workers import common
+
 WORTH_CACHING = 16  # tokens: a shorter shared prefix costs less to run again than a forward pass of its own
 
 
 @dataclass
-class Row:
+class PackedRow:
     """Tokens to run behind a prefix, and which of them predict what.
 
     `mask[i, j]` says that token i sees token j of the row; None when each sees all before it. `wanted` are the
@@ -47,11 +49,11 @@ class Planner:
         own = (len(tokens) - shared for tokens, shared in zip(self.inputs, self.shared, strict=True))
         self.nodes = [0, *accumulate(own)]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[PackedRow]:
         if self.inputs:
             yield from self._visit(0, len(self.inputs), 0)
 
-    def _visit(self, lo: int, hi: int, cached: int) -> Iterator[Row]:
+    def _visit(self, lo: int, hi: int, cached: int) -> Iterator[PackedRow]:
         """Cut the requests lo..hi, which share at least the `cached` tokens they start with, into rows."""
         if self._size(lo, hi, cached) <= self.budget:
             yield self._row(range(lo, hi), cached)
@@ -66,7 +68,7 @@ class Planner:
         cuts = [lo, *(i for i in range(lo + 1, hi) if self.shared[i] <= level), hi]
         yield from self._pack(list(pairwise(cuts)), level, cached)
 
-    def _pack(self, children: Sequence[tuple[int, int]], level: int, cached: int) -> Iterator[Row]:
+    def _pack(self, children: Sequence[tuple[int, int]], level: int, cached: int) -> Iterator[PackedRow]:
         """Put subtrees that fit into common rows, and visit each that does not by itself."""
         packed: list[int] = []
         size = 0
@@ -87,12 +89,12 @@ class Planner:
         """Count the tree's tokens of requests lo..hi beyond the first `cached`."""
         return len(self.inputs[lo]) - cached + self.nodes[hi] - self.nodes[lo + 1]
 
-    def _pieces(self, lo: int, hi: int, cached: int) -> Iterator[Row]:
+    def _pieces(self, lo: int, hi: int, cached: int) -> Iterator[PackedRow]:
         """Cut one long sequence into rows, each of which has those before it for its prefix."""
         tokens = self.inputs[lo]
         for start in range(cached, len(tokens), self.budget):
             end = min(start + self.budget, len(tokens))
-            row = Row(tokens[:start], tokens[start:end], list(range(start, end)))
+            row = PackedRow(tokens[:start], tokens[start:end], list(range(start, end)))
             begin = max(start, min(self.first[lo:hi]))
             row.wanted = list(range(begin - start, end - start))
             for i in range(lo, hi):
@@ -102,8 +104,8 @@ class Planner:
                     row.targets.append((self.numbers[i], [place - begin for place in mine], outputs))
             yield row
 
-    def _row(self, requests: Sequence[int], cached: int) -> Row:
-        row = Row(self.inputs[requests[0]][:cached])
+    def _row(self, requests: Sequence[int], cached: int) -> PackedRow:
+        row = PackedRow(self.inputs[requests[0]][:cached])
         path: list[int] = []  # the places in the row of the current request's tokens
         mask: list[tuple[int, int, list[int]]] = []  # new tokens from..to, and the ancestors they share
         indices: dict[int, int] = {}
@@ -127,15 +129,3 @@ class Planner:
                 row.mask[start:end, ancestors] = True
                 row.mask[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
         return row
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Count the tokens two sequences begin with in common."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:  # slices are compared in C, so halving beats walking
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

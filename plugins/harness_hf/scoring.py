@@ -22,8 +22,9 @@ from harness import UsageError
 from harness.internals import out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.attention import can_tile, tiled
-from harness_hf.packing import Planner, Row, common
+from harness_hf.packing import PackedRow, Planner
 from harness_hf.tokens import Pair
+from harness_workers import common
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,7 +92,7 @@ class Scorer:
 
     def rows(
         self, pairs: Sequence[Pair], *, numbers: Sequence[int] | None = None, positions: int | None = None
-    ) -> Iterator[Row]:
+    ) -> Iterator[PackedRow]:
         """Cut pairs into rows for `logits`; `positions` bounds the tokens of a row further."""
         numbers = range(len(pairs)) if numbers is None else numbers
         if self.packs:
@@ -101,7 +102,7 @@ class Scorer:
             yield from Planner(pairs, [i], self.context + 1).rows()
 
     @torch.inference_mode()
-    def logits(self, row: Row) -> torch.Tensor:
+    def logits(self, row: PackedRow) -> torch.Tensor:
         """Return the logits (W, V) of the row's wanted places, in the model's dtype."""
         wanted = torch.tensor(row.wanted, device=self.model.device)
         if not self.packs:
@@ -154,7 +155,7 @@ class Scorer:
                     what = "not enough memory to score a single row; use a smaller dtype or model"
                     raise UsageError(f"[model]: {what}") from None
 
-    def _take(self, row: Row, logits: torch.Tensor, found: list[Scored]) -> None:
+    def _take(self, row: PackedRow, logits: torch.Tensor, found: list[Scored]) -> None:
         """Add what a row says about its requests."""
         asked = [
             (where, token) for _, places, tokens in row.targets for where, token in zip(places, tokens, strict=True)
@@ -216,7 +217,7 @@ class Scorer:
         logits: torch.Tensor = done.logits[0]
         return logits
 
-    def _mask(self, row: Row) -> torch.Tensor | None:
+    def _mask(self, row: PackedRow) -> torch.Tensor | None:
         """Return the additive mask (1, 1, T, P + T): all of the prefix, and the ancestors in the row."""
         if row.mask is None:
             return None

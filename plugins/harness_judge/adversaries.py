@@ -43,7 +43,7 @@ Ask = Callable[[Sequence[Question]], Mapping[int, Reply | object]]
 
 
 @dataclass(frozen=True)
-class Case:
+class Exchange:
     """A request with a real answer to it, which adversaries are held against."""
 
     request: str
@@ -52,7 +52,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Trial:
+class AdversaryTrial:
     """What became of one adversary: its mean score against real answers, comparisons, and those without a verdict."""
 
     adversary: str
@@ -70,7 +70,7 @@ class Trial:
         return self.unread < self.wanted and self.score < 0.5
 
 
-def trial(ask: Ask, cases: Sequence[Case], guideline: str = "") -> list[Trial]:
+def trial(ask: Ask, cases: Sequence[Exchange], guideline: str = "") -> list[AdversaryTrial]:
     """Let a judge compare each adversary with real answers, in both orders.
 
     `ask` returns a reply by number for a list of questions; what is no Reply is a question without one.
@@ -89,7 +89,7 @@ def trial(ask: Ask, cases: Sequence[Case], guideline: str = "") -> list[Trial]:
     return [_trial(name, found, 2 * len(cases)) for name, found in scores.items()]
 
 
-def trial_checks(ask: Ask, cases: Sequence[Case], parts: Sequence[Mapping[str, str]]) -> list[Trial]:
+def trial_checks(ask: Ask, cases: Sequence[Exchange], parts: Sequence[Mapping[str, str]]) -> list[AdversaryTrial]:
     """Let a judge check adversaries and real answers; one that meets more criteria than the real answer wins.
 
     `parts` are the criteria, all at once or one by one.
@@ -98,7 +98,7 @@ def trial_checks(ask: Ask, cases: Sequence[Case], parts: Sequence[Mapping[str, s
     texts += [("", case, case.answer) for case in cases]
     plan = [(name, case, text, part) for name, case, text in texts for part in parts]
     replies = ask([check(case.request, text, case.reference, part) for _, case, text, part in plan])
-    met: dict[tuple[str, Case], list[bool]] = {}
+    met: dict[tuple[str, Exchange], list[bool]] = {}
     for i, (name, case, _, part) in enumerate(plan):
         with suppress(NoVerdict):
             verdicts = verdict.check(verdict.reply_of(replies.get(i)), part)
@@ -117,5 +117,5 @@ def score(said: str, first: bool) -> float:
     return {"A": 1.0, "B": 0.0, "tie": 0.5}[said if first else TURNED[said]]
 
 
-def _trial(name: str, scores: Sequence[float], wanted: int) -> Trial:
-    return Trial(name, sum(scores) / len(scores) if scores else 0.0, wanted, wanted - len(scores))
+def _trial(name: str, scores: Sequence[float], wanted: int) -> AdversaryTrial:
+    return AdversaryTrial(name, sum(scores) / len(scores) if scores else 0.0, wanted, wanted - len(scores))

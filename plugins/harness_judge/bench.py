@@ -17,7 +17,7 @@ from typing import Protocol
 from harness import UsageError, digest_of
 from harness.internals import Responses, keys, request_key, wire
 from harness_judge import prompts
-from harness_judge.options import Budget, Options
+from harness_judge.options import Budget, JudgeOptions
 from harness_judge.prompts import Question
 from harness_judge.service import API, AnthropicJudge, OpenAIJudge
 from harness_judge.verdict import Failed, Reply
@@ -41,7 +41,7 @@ class Bench(Protocol):
 
 
 def open_bench(
-    options: Options,
+    options: JudgeOptions,
     responses: Responses | None,
     progress: Told = lambda done, total: None,
     budget: Budget | None = None,
@@ -55,10 +55,10 @@ def open_bench(
 
         return LocalJudge(options.model_name, responses, options.local, progress)
     api = OpenAIJudge if options.backend_name == "openai" else AnthropicJudge
-    return Desk(api(options), options, responses, progress, budget or options.budget())
+    return JudgeDesk(api(options), options, responses, progress, budget or options.budget())
 
 
-def instrument(options: Options, models: dict[str, None]) -> dict[str, str]:
+def instrument(options: JudgeOptions, models: dict[str, None]) -> dict[str, str]:
     """Return the identity of what a calibration holds for: the model that replied, the wording, and what was asked."""
     asked = [options.mode, options.guideline, dict(options.criteria or {}), options.reference, options.k]
     rubric = digest_of([*asked, options.answer_chars, dict(options.body or {})])[:16]
@@ -66,23 +66,23 @@ def instrument(options: Options, models: dict[str, None]) -> dict[str, str]:
 
 
 @dataclass(order=True)
-class _Call:
+class _Attempt:
     due: float
     number: int
     tries: int = 0
 
 
-class Desk:
+class JudgeDesk:
     """Where questions are put to one judge. `models` holds the ids that replied, `capped` the cap that was reached."""
 
     def __init__(
-        self, backend: API, options: Options, responses: Responses | None, progress: Told, budget: Budget
+        self, backend: API, options: JudgeOptions, responses: Responses | None, progress: Told, budget: Budget
     ) -> None:
         self.backend, self.budget, self.responses, self.progress = backend, budget, responses, progress
         self.concurrency, self.tries, self.pause = options.concurrency, options.retries + 1, wire.PAUSE
         self.models: dict[str, None] = {}
         self.capped = ""
-        self._identity = [self.backend.identity, keys.of_content([Desk])]  # how it is asked, and read
+        self._identity = [self.backend.identity, keys.of_content([JudgeDesk])]  # how it is asked, and read
         self._alias = request_key("judge", "model", self._identity)
         self.asked = self.found = self.again = 0  # questions, those remembered, and tries beyond the first
         self.answered = self.failed = 0
@@ -140,8 +140,8 @@ class Desk:
     def _put(self, questions: Sequence[tuple[int, Question]]) -> Iterator[tuple[int, Reply | Failed]]:
         """Ask until every question has a reply, was given up, or the budget is used up."""
         by_number = dict(questions)
-        ready, later = deque(_Call(0.0, i) for i in by_number), list[_Call]()
-        with wire.Pool(min(self.concurrency, len(ready)), self.backend.ask) as pool:
+        ready, later = deque(_Attempt(0.0, i) for i in by_number), list[_Attempt]()
+        with wire.Threads(min(self.concurrency, len(ready)), self.backend.ask) as pool:
             while ready or later or pool.running:
                 while later and later[0].due <= time.monotonic():
                     ready.appendleft(heapq.heappop(later))
@@ -165,7 +165,7 @@ class Desk:
                     yield call.number, reply
                 elif isinstance(outcome, wire.Trouble) and (pause := self._again(call, outcome)) is not None:
                     self.again += 1
-                    heapq.heappush(later, _Call(time.monotonic() + pause, call.number, call.tries + 1))
+                    heapq.heappush(later, _Attempt(time.monotonic() + pause, call.number, call.tries + 1))
                 else:
                     failed = self._given_up(call, outcome, len(by_number))
                     if isinstance(failed, Exception):
@@ -188,14 +188,14 @@ class Desk:
         self._keep(question, outcome)
         return outcome
 
-    def _again(self, call: _Call, trouble: wire.Trouble) -> float | None:
+    def _again(self, call: _Attempt, trouble: wire.Trouble) -> float | None:
         """Return the seconds until the next try, or None if there is none."""
         if not trouble.passing or call.tries + 1 >= self.tries:
             return None
         pause = trouble.pause(call.tries + 1, self.pause)
         return pause if pause <= wire.PATIENCE else None
 
-    def _given_up(self, call: _Call, outcome: Reply | Exception, questions: int) -> Failed | Exception:
+    def _given_up(self, call: _Attempt, outcome: Reply | Exception, questions: int) -> Failed | Exception:
         """Return what a question without a reply is: a failure of its own, or the end of all."""
         assert not isinstance(outcome, Reply)
         if not isinstance(outcome, wire.Trouble):

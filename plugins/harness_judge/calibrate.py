@@ -16,7 +16,7 @@ from harness.internals import Eval, Responses, agreement, numbered, read_answers
 from harness_judge import bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, share_of, write
 from harness_judge.marking import put
-from harness_judge.options import Options
+from harness_judge.options import JudgeOptions
 from harness_judge.prompts import as_text
 from harness_judge.rows import MOST_ERRORS, Judged, first_share
 
@@ -56,7 +56,7 @@ def calibrate(
     that cannot be used, and where the judge cannot be asked.
     """
     spec = _judge_of(suite, evaluation)
-    options = Options(**spec.options)
+    options = JudgeOptions(**spec.options)
     found = _labelled(labels, options, read_answers(run, subject, spec.name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:
@@ -111,7 +111,7 @@ def _judge_of(suite: Path, evaluation: str | None) -> Eval:
 # -- labels ----------------------------------------------------------------------------------------
 
 
-def _labelled(path: Path, options: Options, run: Mapping[str, Mapping[str, Any]]) -> list[Labelled]:
+def _labelled(path: Path, options: JudgeOptions, run: Mapping[str, Mapping[str, Any]]) -> list[Labelled]:
     """Read labels, and find their answers; every mistake is told."""
     found = read_rows(str(path.resolve()), path.parent, lambda source: None, str(path))
     mistakes = Mistakes()
@@ -129,7 +129,7 @@ def _labelled(path: Path, options: Options, run: Mapping[str, Mapping[str, Any]]
     return labelled
 
 
-def _label(row: Mapping[str, Any], options: Options, run: Mapping[str, Mapping[str, Any]]) -> Labelled:
+def _label(row: Mapping[str, Any], options: JudgeOptions, run: Mapping[str, Mapping[str, Any]]) -> Labelled:
     pairwise = options.mode == "pairwise"
     if "id" not in row or "label" not in row:
         raise UsageError(f"has {', '.join(sorted(row))}; {WANT}")
@@ -172,7 +172,7 @@ def _answers(
 
 
 def _compare(
-    found: Sequence[Labelled], judged: Sequence[Judged], options: Options, judge: dict[str, str], where: str
+    found: Sequence[Labelled], judged: Sequence[Judged], options: JudgeOptions, judge: dict[str, str], where: str
 ) -> Calibration:
     """Return how far judge and people agree, on the rows that have a verdict."""
     read = [(f, j) for f, j in zip(found, judged, strict=True) if not j.error]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness import Caveat, Labels, Marking, Metric, Prompt, Sample, Score, evaluator
 from harness.internals import schema
 from harness_judge.calibration import LONGER_BY
-from harness_judge.options import Options
+from harness_judge.options import JudgeOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
     """Find out before anything is loaded whether the judge can be asked. Raises UsageError."""
     from harness_judge.marking import check
 
-    check(Options(**options), folder, judged)
+    check(JudgeOptions(**options), folder, judged)
 
 
 def _needs(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def _estimate(
     """Return what judging so many models, and answers that are known, may take, and which caps hold."""
     from harness_judge.marking import estimate
 
-    return estimate(Options(**options), samples, models, answers)
+    return estimate(JudgeOptions(**options), samples, models, answers)
 
 
 @evaluator(
@@ -86,12 +86,12 @@ def _estimate(
     adversaries=_adversaries,
     estimate=_estimate,
 )
-@schema.takes(Options)
+@schema.takes(JudgeOptions)
 def judge(
     samples: Sequence[Sample],
     answers: Sequence[str],
     baseline_answers: Sequence[str] | None,
-    options: Options,
+    options: JudgeOptions,
     *,
     marking: Marking,
 ) -> Iterator[Score | Caveat | Labels]:

@@ -12,9 +12,9 @@ from harness import Caveat, Labels, Marking, Progress, Prompt, Sample, Score, Us
 from harness.internals import labels as by_people
 from harness_judge import adversaries, bench, calibration, prompts, rows
 from harness_judge.bench import Bench
-from harness_judge.options import Options
+from harness_judge.options import JudgeOptions
 from harness_judge.prompts import Question, speaks_to_the_judge
-from harness_judge.rows import MOST_ERRORS, Judged, Outcome
+from harness_judge.rows import MOST_ERRORS, Judged, Returned
 
 PAIR_VERDICTS = ("win_rate", "position_flip_rate")
 WORD = ("win_rate_controlled", "win_rate_raw")  # metrics of pairs that no label corrects
@@ -22,7 +22,7 @@ ONE_SIDED = 0.95  # share of rows in which one side is the longer one beyond whi
 NAMED = 3  # rows that a line names
 
 
-def check(options: Options, folder: Path, judged: str) -> None:
+def check(options: JudgeOptions, folder: Path, judged: str) -> None:
     """Raise UsageError where the judge cannot be asked: no key, no SDK, no model, no calibration."""
     options.check_family(judged)
     bench.open_bench(options, None).close()
@@ -35,7 +35,7 @@ def mark(
     answers: Sequence[str],
     baseline_answers: Sequence[str] | None,
     marking: Marking,
-    options: Options,
+    options: JudgeOptions,
 ) -> Iterator[Score | Caveat | Labels]:
     """Yield a Score a row, labels, and what must be known of all. Raises UsageError when the judge is not there."""
     options.check_family(marking.judged)
@@ -49,7 +49,7 @@ def mark(
 
 def _marked(
     judge: Bench,
-    options: Options,
+    options: JudgeOptions,
     samples: Sequence[Sample],
     answers: Sequence[str],
     baseline_answers: Sequence[str] | None,
@@ -72,7 +72,7 @@ def _marked(
     yield from (Caveat(text) for text in _notes(judge, options, judged))
 
 
-def put(judge: Bench, planned: Sequence[rows.Row], options: Options) -> list[Judged]:
+def put(judge: Bench, planned: Sequence[rows.JudgeRow], options: JudgeOptions) -> list[Judged]:
     """Put the questions of all rows at once, and read what came back."""
     found = dict(judge.ask([q for row in planned for q in row.questions]))
     outcomes = iter([found[i] for i in range(len(found))])
@@ -83,7 +83,9 @@ def put(judge: Bench, planned: Sequence[rows.Row], options: Options) -> list[Jud
 # -- what must be known of all rows ----------------------------------------------------------------
 
 
-def _cases(options: Options, samples: Sequence[Sample], real: Sequence[str], seed: int) -> list[adversaries.Case]:
+def _cases(
+    options: JudgeOptions, samples: Sequence[Sample], real: Sequence[str], seed: int
+) -> list[adversaries.Exchange]:
     """Choose rows with a real answer: the reference where there is one, else what a model said."""
     found = []
     for row in rows.pairs(options, samples, real, real):
@@ -93,12 +95,12 @@ def _cases(options: Options, samples: Sequence[Sample], real: Sequence[str], see
     best = [f for f in found if f[0]] or [f for f in found if f[2].strip()]
     chosen = random.Random(seed).sample(best, min(options.adversaries, len(best)))  # noqa: S311 -- not for secrets
     return [
-        adversaries.Case(shown["request"], answer[: options.answer_chars], shown.get("reference", ""))
+        adversaries.Exchange(shown["request"], answer[: options.answer_chars], shown.get("reference", ""))
         for _, shown, answer in chosen
     ]
 
 
-def _trials(judge: Bench, options: Options, cases: Sequence[adversaries.Case]) -> list[Caveat]:
+def _trials(judge: Bench, options: JudgeOptions, cases: Sequence[adversaries.Exchange]) -> list[Caveat]:
     """Hold worthless answers against real ones; one that wins shuts the gates."""
     if not cases or judge.capped:
         return []
@@ -117,10 +119,12 @@ def _trials(judge: Bench, options: Options, cases: Sequence[adversaries.Case]) -
     return found
 
 
-def held(judge: Bench, options: Options, cases: Sequence[adversaries.Case]) -> list[adversaries.Trial]:
+def held(
+    judge: Bench, options: JudgeOptions, cases: Sequence[adversaries.Exchange]
+) -> list[adversaries.AdversaryTrial]:
     """Let a judge compare or check the adversaries, in its own mode."""
 
-    def ask(questions: Sequence[Question]) -> dict[int, Outcome]:
+    def ask(questions: Sequence[Question]) -> dict[int, Returned]:
         return dict(judge.ask(questions))
 
     if options.mode == "pairwise":
@@ -129,7 +133,7 @@ def held(judge: Bench, options: Options, cases: Sequence[adversaries.Case]) -> l
 
 
 def estimate(
-    options: Options, samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
+    options: JudgeOptions, samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
 ) -> str:
     """Return what it takes to judge `models` and known `answers` on all rows: judgments, tokens and dollars at most.
 
@@ -156,7 +160,7 @@ def estimate(
 
 
 def _calibrated(
-    options: Options, judge: Bench, folder: Path, scores: Sequence[Score], shut: Sequence[str]
+    options: JudgeOptions, judge: Bench, folder: Path, scores: Sequence[Score], shut: Sequence[str]
 ) -> tuple[list[Labels], list[Caveat]]:
     """Return people's labels by metric, and what is wrong with them, or without them."""
     how, local = "run harness judge calibrate", options.backend_name == "local"
@@ -221,7 +225,7 @@ def _errors(judged: Sequence[Judged]) -> list[Caveat]:
     return [Caveat(f"{rows_}; each counts against whatever is claimed")]
 
 
-def _notes(judge: Bench, options: Options, judged: Sequence[Judged]) -> Iterator[str]:
+def _notes(judge: Bench, options: JudgeOptions, judged: Sequence[Judged]) -> Iterator[str]:
     """Report what was spent, and what a reader of the numbers should doubt."""
     parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them remembered"]
     if judge.again:

@@ -105,7 +105,7 @@ class Anthropic:
 
 
 @dataclass(frozen=True)
-class Options:
+class JudgeOptions:
     """The options of `judge`; their meanings are told there."""
 
     model: str | Mapping[str, str]

@@ -11,16 +11,16 @@ from harness import Sample, Score
 from harness_judge import prompts, verdict
 from harness_judge.adversaries import score
 from harness_judge.calibration import LONGER_BY
-from harness_judge.options import Options, Prices
+from harness_judge.options import JudgeOptions, Prices
 from harness_judge.prompts import Question
 from harness_judge.verdict import Failed, NoVerdict, Reply
 
 MOST_ERRORS = 0.02  # share of rows without a verdict above which nothing is concluded from the others
-Outcome = Reply | Failed
+Returned = Reply | Failed
 
 
 @dataclass(frozen=True)
-class Row:
+class JudgeRow:
     """One row to be judged: the questions about it, what they are, and what was done to its texts."""
 
     sample: Sample
@@ -35,7 +35,7 @@ class Row:
 class Judged:
     """A row with what came of it: a value per metric, or an error, and the verdicts with their reasons."""
 
-    row: Row
+    row: JudgeRow
     values: dict[str, float] = field(default_factory=dict)
     error: str = ""
     asked: bool = True
@@ -45,8 +45,8 @@ class Judged:
 
 
 def asking(
-    options: Options, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str] | None
-) -> list[Row]:
+    options: JudgeOptions, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str] | None
+) -> list[JudgeRow]:
     """Ask of every row what the mode asks; of pairs there is a baseline."""
     if options.mode == "rubric":
         return checks(options, samples, answers)
@@ -54,7 +54,9 @@ def asking(
     return pairs(options, samples, answers, baselines)
 
 
-def pairs(options: Options, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str]) -> list[Row]:
+def pairs(
+    options: JudgeOptions, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str]
+) -> list[JudgeRow]:
     """Ask of every row which answer is better, in both orders, k times."""
     rows = []
     for sample, ours, theirs in zip(samples, answers, baselines, strict=True):
@@ -68,11 +70,11 @@ def pairs(options: Options, samples: Sequence[Sample], answers: Sequence[str], b
                 one, two = (a, b) if first else (b, a)
                 questions.append(prompts.pair(request, one, two, reference, options.guideline, k))
                 asked.append("candidate first" if first else "baseline first")
-        rows.append(Row(sample, ours, theirs, tuple(questions), tuple(asked), tuple(notes)))
+        rows.append(JudgeRow(sample, ours, theirs, tuple(questions), tuple(asked), tuple(notes)))
     return rows
 
 
-def checks(options: Options, samples: Sequence[Sample], answers: Sequence[str]) -> list[Row]:
+def checks(options: JudgeOptions, samples: Sequence[Sample], answers: Sequence[str]) -> list[JudgeRow]:
     """Ask of every answer which criteria it meets, k times; a local judge is asked for each by itself."""
     rows = []
     for sample, answer in zip(samples, answers, strict=True):
@@ -81,17 +83,17 @@ def checks(options: Options, samples: Sequence[Sample], answers: Sequence[str]) 
         notes += [f"answer: {n}" for n in done]
         plan = [(part, k) for k in range(options.k) for part in parts(options)]
         questions = tuple(prompts.check(request, text, reference, part, k) for part, k in plan)
-        rows.append(Row(sample, answer, None, questions, tuple(",".join(part) for part, _ in plan), tuple(notes)))
+        rows.append(JudgeRow(sample, answer, None, questions, tuple(",".join(part) for part, _ in plan), tuple(notes)))
     return rows
 
 
-def parts(options: Options) -> list[dict[str, str]]:
+def parts(options: JudgeOptions) -> list[dict[str, str]]:
     """Return the criteria as they are asked: all at once, or one by one of a judge that says one word."""
     criteria = dict(options.criteria or {})
     return [{n: t} for n, t in criteria.items()] if options.backend_name == "local" else [criteria]
 
 
-def judged_pair(row: Row, outcomes: Sequence[Outcome]) -> Judged:
+def judged_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return a row's score: the mean over both orders, ½ for a judge that only looks at places."""
     found = _booked(row, outcomes)
     scores: dict[bool, list[float]] = {True: [], False: []}
@@ -124,7 +126,7 @@ def first_share(judged: Judged) -> float:
     return sum(win if first else 1 - win for win, first in found) / len(found)
 
 
-def judged_check(row: Row, outcomes: Sequence[Outcome]) -> Judged:
+def judged_check(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return the share of judgments by which each criterion is met, and their mean."""
     found = _booked(row, outcomes)
     met: dict[str, list[bool]] = {}
@@ -179,7 +181,7 @@ def _details(j: Judged) -> Mapping[str, Any]:
     return details
 
 
-def _shown(sample: Sample, options: Options) -> tuple[str, str, list[str]]:
+def _shown(sample: Sample, options: JudgeOptions) -> tuple[str, str, list[str]]:
     """Return request and reference as the judge will see them, and what was done to them."""
     target = sample.target if isinstance(sample.target, str) else "\n".join(sample.target)
     request, done = prompts.clean(prompts.as_text(sample.input), options.answer_chars)
@@ -187,12 +189,12 @@ def _shown(sample: Sample, options: Options) -> tuple[str, str, list[str]]:
     return request, reference, [f"request: {n}" for n in done] + [f"reference: {n}" for n in too]
 
 
-def _booked(row: Row, outcomes: Sequence[Outcome]) -> Judged:
+def _booked(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     replies = [o for o in outcomes if isinstance(o, Reply)]
     return Judged(row, tokens_in=sum(r.tokens_in for r in replies), tokens_out=sum(r.tokens_out for r in replies))
 
 
-def _wrong(found: Judged, outcome: Outcome, why: str, which: Mapping[str, str]) -> None:
+def _wrong(found: Judged, outcome: Returned, why: str, which: Mapping[str, str]) -> None:
     found.error = found.error or why
     found.asked = found.asked and not (isinstance(outcome, Failed) and not outcome.asked)
     found.judgments.append({**which, "error": why})

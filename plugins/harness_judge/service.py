@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from harness import UsageError
 from harness.internals import wire
-from harness_judge.options import HOMES, KEYS, Options, Reserved
+from harness_judge.options import HOMES, KEYS, JudgeOptions, Reserved
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply
 
@@ -81,7 +81,7 @@ class API:
 
     fields: ClassVar[Mapping[str, Any]] = {}  # of every request, unless the options say otherwise
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: JudgeOptions) -> None:
         self.at = at = Service(options.backend_name, options.base_url, options.api_key_env)
         self.model, self.verdict_tokens, self.timeout = options.model_name, options.verdict_tokens, options.timeout
         self.where = f'judge "{self.model}" at {at.place}'
@@ -120,7 +120,7 @@ class OpenAIJudge(API):
 
     fields: ClassVar[Mapping[str, Any]] = {"temperature": 0.0}
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: JudgeOptions) -> None:
         super().__init__(options)
         self._without: frozenset[str] = frozenset()  # fields that the model refuses
         # The older name is the one that all servers know but OpenAI's newer models.

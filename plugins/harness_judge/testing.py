@@ -26,7 +26,7 @@ ORDERS = re.compile(r"ignore all previous instructions", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Asked:
+class ServedRequest:
     """One request that reached the server: what it was, how it ended, and the tokens that were billed for it."""
 
     digest: str  # of its body
@@ -83,11 +83,11 @@ class StubJudge:
         self.refusals, self.declines = refusals, "" if mode == "refuses" else declines
         self.key, self.models, self.lacks, self.returned = key, models, lacks, returned
         self.moved = moved
-        self.log: list[Asked] = []
+        self.log: list[ServedRequest] = []
         self.busy = self.busiest = 0
         self._lock = threading.Lock()
         self._random = random.Random(seed)  # noqa: S311 -- faults, not secrets
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _StubServer(("127.0.0.1", 0), _Handler)
         self._server.stub = self
 
     def __enter__(self) -> StubJudge:
@@ -160,7 +160,7 @@ class StubJudge:
     def model(self, number: int) -> str:
         return str(self.returned(number) if callable(self.returned) else self.returned)
 
-    def record(self, asked: Asked) -> None:
+    def record(self, asked: ServedRequest) -> None:
         with self._lock:
             self.log.append(asked)
 
@@ -185,7 +185,7 @@ def similar(answer: str, data: Mapping[str, str]) -> float:
     return 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours and theirs else 0.0
 
 
-class _Server(ThreadingHTTPServer):
+class _StubServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     stub: StubJudge
@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # header and body are two writes
-    server: _Server
+    server: _StubServer
 
     def do_GET(self) -> None:
         stub, name = self.server.stub, self.path.rsplit("/", 1)[-1]
@@ -288,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
     def note(self, digest: str, outcome: str, tokens_in: int = 0, tokens_out: int = 0) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         times = (self.begun, time.monotonic())
-        self.server.stub.record(Asked(digest, self.path, outcome, *times, tokens_in, tokens_out, headers))
+        self.server.stub.record(ServedRequest(digest, self.path, outcome, *times, tokens_in, tokens_out, headers))
 
     def error(
         self, status: int, kind: str, text: str, headers: Mapping[str, str] | None = None, param: str | None = None

@@ -11,12 +11,12 @@ from harness import Metric, Sample, Score, Subject, evaluator, hookimpl
 from harness_lm_eval import scores, tasks
 from harness_lm_eval.find import find
 from harness_lm_eval.metrics import gauges
-from harness_lm_eval.tasks import Asked
+from harness_lm_eval.tasks import TaskOptions
 
 
 def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
     """Return the metrics of a task from its YAML; light, since collection calls it. Raises UsageError."""
-    asked = Asked.of(options)
+    asked = TaskOptions.of(options)
     found = []
     for gauge in gauges(find(asked.task, folder, asked.include_path)):
         combine = partial(scores.combine, name=gauge.name, alike=gauge.alike, asked=asked, folder=folder)
@@ -26,7 +26,7 @@ def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
 
 def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Read a task's documents: a row each, with "task", "doc_id" and the document's fields. Raises UsageError."""
-    return tasks.rows(Asked.of(options), folder)
+    return tasks.rows(TaskOptions.of(options), folder)
 
 
 @evaluator(metrics_for=metrics_for, rows_for=rows_for, needs=lambda options: ("lm_eval",))
@@ -36,14 +36,14 @@ def lm_eval(
     *,
     folder: Path,
     task: str,
-    shots: int | None = Asked.shots,
-    chat: bool | dict[str, Any] = Asked.chat,
-    multiturn: bool = Asked.multiturn,
-    system: str | None = Asked.system,
-    fixed_shots: bool = Asked.fixed_shots,
-    shots_seed: int = Asked.shots_seed,
-    docs: int | None = Asked.docs,
-    include_path: str | None = Asked.include_path,
+    shots: int | None = TaskOptions.shots,
+    chat: bool | dict[str, Any] = TaskOptions.chat,
+    multiturn: bool = TaskOptions.multiturn,
+    system: str | None = TaskOptions.system,
+    fixed_shots: bool = TaskOptions.fixed_shots,
+    shots_seed: int = TaskOptions.shots_seed,
+    docs: int | None = TaskOptions.docs,
+    include_path: str | None = TaskOptions.include_path,
     gen_kwargs: dict[str, Any] | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Iterator[Score]:
@@ -57,7 +57,7 @@ def lm_eval(
     the task's; of several filters "metric@filter".
     Raises UsageError when the task cannot be served.
     """
-    yield from scores.score(subject, samples, Asked.of(locals()), folder)
+    yield from scores.score(subject, samples, TaskOptions.of(locals()), folder)
 
 
 @hookimpl

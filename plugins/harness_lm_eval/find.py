@@ -34,7 +34,7 @@ class Averaged:
 
 
 @dataclass(frozen=True)
-class Found:
+class NamedTasks:
     """What a name stands for: its tasks, and the metrics that a group aggregates, none where its YAML does not say."""
 
     name: str
@@ -42,7 +42,7 @@ class Found:
     averaged: tuple[Averaged, ...] = ()
 
 
-def find(task: str, folder: Path, include_path: str | None = None, read: Reader | None = None) -> Found:
+def find(task: str, folder: Path, include_path: str | None = None, read: Reader | None = None) -> NamedTasks:
     """Return the tasks behind a name, a group, a tag, or the path of a YAML relative to `folder`.
 
     `include_path` is a folder whose tasks go before lm_eval's own. `read` reads one YAML; by default functions in
@@ -70,15 +70,15 @@ class _Expansion:
         """Every name there is; a task by path needs none."""
         return Names.of(*self._places)
 
-    def named(self, name: str) -> Found:
+    def named(self, name: str) -> NamedTasks:
         if name in self.names.files:
             return self.file(Path(self.names.files[name]))
         if name not in self.names.tags:
             hint = did_you_mean(name, [*self.names.files, *self.names.tags])
             raise UsageError(f'task "{name}": lm_eval has none of this name{hint}')
-        return Found(self.asked, self._all(self.tasks(name, {}, 0)))
+        return NamedTasks(self.asked, self._all(self.tasks(name, {}, 0)))
 
-    def file(self, path: Path) -> Found:
+    def file(self, path: Path) -> NamedTasks:
         config = self.read(path)
         if "class" not in config and "group" in config:
             averaged = config.get("aggregate_metric_list") or ()
@@ -88,8 +88,8 @@ class _Expansion:
                 named = [filters] if isinstance(filters, str) else filters
                 alike = entry.get("weight_by_size") is False
                 found.append(Averaged(entry["metric"], None if named is None else frozenset(named), alike))
-            return Found(self.asked, self._all(self.group(config, path.parent, {}, 0)), tuple(found))
-        return Found(self.asked, (self.leaf(config, path.parent, {}),))
+            return NamedTasks(self.asked, self._all(self.group(config, path.parent, {}, 0)), tuple(found))
+        return NamedTasks(self.asked, (self.leaf(config, path.parent, {}),))
 
     def _all(self, leaves: Iterator[Leaf]) -> tuple[Leaf, ...]:
         found = {leaf.name: leaf for leaf in leaves}

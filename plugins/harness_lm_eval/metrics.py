@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness import Scale, UsageError
-from harness_lm_eval.find import Found, Leaf
+from harness_lm_eval.find import Leaf, NamedTasks
 from harness_lm_eval.names import Config, Function
 
 Direction = Literal["higher", "lower"]
@@ -49,7 +49,7 @@ class Gauge:
     alike: bool = False
 
 
-def gauges(found: Found) -> list[Gauge]:
+def gauges(found: NamedTasks) -> list[Gauge]:
     """Return the metrics that all tasks have, of a group those that its YAML aggregates where it says so.
 
     Raises UsageError on a task that cannot be served, and where there are none.

@@ -176,14 +176,14 @@ def loader() -> Any:
     """Return a safe YAML loader that knows `!function`, relative to its `folder`."""
     safe: Any = getattr(library(), "CSafeLoader", None) or library().SafeLoader
 
-    class Loader(safe):  # type: ignore[misc]
+    class FunctionLoader(safe):  # type: ignore[misc]
         folder = Path()
 
     def function(reader: Any, node: Any) -> Function:
         return Function(reader.folder / reader.construct_scalar(node))
 
-    Loader.add_constructor("!function", function)
-    return Loader
+    FunctionLoader.add_constructor("!function", function)
+    return FunctionLoader
 
 
 def library() -> Any:

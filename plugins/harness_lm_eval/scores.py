@@ -13,14 +13,14 @@ from typing import Any
 from harness import Said, Sample, Score, Subject, UsageError
 from harness_lm_eval import hub
 from harness_lm_eval.metrics import Gauge, Measure
-from harness_lm_eval.tasks import Asked, Served, said, serve
+from harness_lm_eval.tasks import Served, TaskOptions, said, serve
 
 TUPLE = "()"  # marks a list of JSON that was a tuple
 CUT = "prompt cut from the left, tokens: "
 
 
 @dataclass(frozen=True)
-class Row:
+class DocumentRow:
     """A sample, the task it is of, and lm_eval's requests for its document."""
 
     sample: Sample
@@ -36,7 +36,7 @@ class Row:
         return f'task "{self.task.name}", row "{self.sample.id}"'
 
 
-def score(subject: Subject, samples: Sequence[Sample], asked: Asked, folder: Path) -> list[Score]:
+def score(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, folder: Path) -> list[Score]:
     """Score rows with lm_eval's own code; all their requests of a kind go to the subject in one call."""
     from harness_lm_eval.model import SubjectLM
 
@@ -51,7 +51,7 @@ def score(subject: Subject, samples: Sequence[Sample], asked: Asked, folder: Pat
             if task is None or not isinstance(number, int) or not 0 <= number < len(task.docs):
                 raise UsageError(f"{where}: is no document of the task; lm_eval brings its own rows, remove data")
             try:
-                rows.append(Row(sample, task, task.requests(number, template)))
+                rows.append(DocumentRow(sample, task, task.requests(number, template)))
             except UsageError:
                 raise
             except Exception as error:  # templates and functions of the task
@@ -74,7 +74,7 @@ def score(subject: Subject, samples: Sequence[Sample], asked: Asked, folder: Pat
             return [_score(row, metrics, lm.cut) for row in rows]
 
 
-def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int]) -> Score:
+def _score(row: DocumentRow, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int]) -> Score:
     measures = {m.name: m for m in row.task.measures}
     scored = [answer for r in row.requests if r.request_type != "generate_until" for answer in r.resps]
     finite = all(math.isfinite(answer[0] if isinstance(answer, tuple) else answer) for answer in scored)
@@ -115,7 +115,7 @@ def _score(row: Row, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int
     return Score(row.sample.id, values, answer=str(choices[totals.index(max(totals))]), **about)
 
 
-def _value(row: Row, measure: Measure, result: Mapping[str, Any]) -> tuple[float, float]:
+def _value(row: DocumentRow, measure: Measure, result: Mapping[str, Any]) -> tuple[float, float]:
     """Return a row's value on its metric's scale, and its weight; a document that has none of it weighs nothing."""
     found = result.get(measure.metric)
     if found is None:
@@ -133,7 +133,7 @@ def _value(row: Row, measure: Measure, result: Mapping[str, Any]) -> tuple[float
     return (-value if measure.aggregation == "perplexity" else value), 1.0
 
 
-def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: Asked, folder: Path) -> float:
+def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: TaskOptions, folder: Path) -> float:
     """Aggregate a metric over all rows with lm_eval's function: each task, then the tasks by size, or alike.
 
     NaN where a row could not be scored, and where the function refuses the values.

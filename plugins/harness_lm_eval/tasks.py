@@ -25,7 +25,7 @@ OURS = frozenset({"id", "input", "target", "task", "doc_id"})  # columns of a ro
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskOptions:
     """The options of an eval, in a form that can be looked up: what is built for them is built once."""
 
     task: str
@@ -42,7 +42,7 @@ class Asked:
     arguments: str = "{}"  # of the chat template
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Asked:
+    def of(cls, options: Mapping[str, Any]) -> TaskOptions:
         """Pick what is known from the options of a suite's table, and check it; raises UsageError."""
         known: dict[str, Any] = {f.name: options[f.name] for f in fields(cls) if options.get(f.name) is not None}
         if "task" not in known:
@@ -117,7 +117,7 @@ class Served:
     docs: list[Any]
     measures: tuple[Measure, ...]
     sampler: Fixed | Drawn | None
-    asked: Asked
+    asked: TaskOptions
     remote: bool
     weight: float = 1.0
 
@@ -167,15 +167,15 @@ class Served:
 
 
 Tasks = tuple[dict[str, Served], tuple[Gauge, ...]]
-_built: dict[tuple[Asked, Path], Tasks] = {}
+_built: dict[tuple[TaskOptions, Path], Tasks] = {}
 
 
-def serve(asked: Asked, folder: Path) -> Tasks:
+def serve(asked: TaskOptions, folder: Path) -> Tasks:
     """Return the tasks behind the options, with their data, by name; and their metrics. Builds them where need be."""
     return _built.get((asked, folder)) or build(asked, folder)
 
 
-def build(asked: Asked, folder: Path) -> Tasks:
+def build(asked: TaskOptions, folder: Path) -> Tasks:
     """Build the tasks behind the options as their files are now; raises UsageError, one line."""
     with hub.quiet(), hub.seeded():
         found = find(asked.task, folder, asked.include_path, _read)
@@ -196,7 +196,7 @@ def build(asked: Asked, folder: Path) -> Tasks:
     return built, metrics
 
 
-def rows(asked: Asked, folder: Path) -> list[dict[str, Any]]:
+def rows(asked: TaskOptions, folder: Path) -> list[dict[str, Any]]:
     """Return one row a document, of all tasks, task by task; the first of each is tried out. Raises UsageError."""
     served, _ = build(asked, folder)
     found = []
@@ -220,7 +220,7 @@ def said(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _build(leaf: Leaf, asked: Asked) -> Any:
+def _build(leaf: Leaf, asked: TaskOptions) -> Any:
     """Have lm_eval make a task of its configuration, which reads its data; raises UsageError."""
     from lm_eval.tasks import TaskManager
 

@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 from harness import CheckFailed, Progress, UsageError, write_text
 from harness.internals import copy_range, read_safetensors
 from harness_lora.files import CONFIG, NOTE, WEIGHTS, read_config, split_name
-from harness_lora.plan import Plan, Tensors, check_base, check_changed, make_plan
+from harness_lora.plan import MergePlan, Tensors, check_base, check_changed, make_plan
 
 MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, which half precision rounds
 BLOCK = 1 << 18  # elements that are added and rounded at a time; they stay in the processor's cache
@@ -55,7 +55,7 @@ class Merge:
     torch, spend more on waiting for each other than on adding, and with a busy core nearly everything.
     """
 
-    plan: Plan
+    plan: MergePlan
     quantization: Mapping[str, Any] | None
     dtype: torch.dtype  # in which a 4-bit model was loaded
     pool: Executor

@@ -36,7 +36,7 @@ OTHERWISE = "ship the adapter, or merge with PEFT and name that folder as [candi
 
 
 @dataclass(frozen=True)
-class Question:
+class MergeFolders:
     """Folders of base, adapter and merged model, and keywords of a BitsAndBytesConfig where the base is in 4 bits.
 
     `quantization` is of the base that was merged onto; `trained` of the one the adapter was trained on, where that is
@@ -50,13 +50,13 @@ class Question:
     trained: dict[str, Any] | None = None
 
 
-def verify(question: Question) -> dict[str, Any]:
+def verify(question: MergeFolders) -> dict[str, Any]:
     """Compare the merged model with the adapter on the same base; raises CheckFailed when they are two models."""
     from transformers import AutoConfig
 
     from harness_hf import load_tokenizer
 
-    made = _Made.of(question)
+    made = _ParityCheck.of(question)
     facts = made.check()
     config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
     longest = getattr(config, "max_position_embeddings", None) or WINDOW
@@ -87,16 +87,16 @@ def verify(question: Question) -> dict[str, Any]:
 
 
 @dataclass
-class _Made:
+class _ParityCheck:
     """A merge that is looked at: its tensors before and after, and what was to become of them."""
 
-    question: Question
+    question: MergeFolders
     before: Mapping[str, Header]
     after: Mapping[str, Header]
     plan: Any
 
     @classmethod
-    def of(cls, question: Question) -> _Made:
+    def of(cls, question: MergeFolders) -> _ParityCheck:
         from harness_lora.plan import make_plan
 
         base, before = Path(question.base), read_headers(Path(question.base))
@@ -236,7 +236,7 @@ def _differing(one: Any, other: Any) -> int:
     return int((one.contiguous().flatten().view(bits) != other.contiguous().flatten().view(bits)).sum())
 
 
-def _limits(made: _Made, ids: Sequence[Any]) -> tuple[float, float]:
+def _limits(made: _ParityCheck, ids: Sequence[Any]) -> tuple[float, float]:
     """Return the greatest KL and margin that arithmetic alone may cost: known in float32, else measured on the rows.
 
     The noise is between two models whose weights are the same sum, rounded to two of its neighbours.
@@ -270,4 +270,4 @@ def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Seq
 
 
 if __name__ == "__main__":
-    isolated.answer(lambda **question: verify(Question(**question)))
+    isolated.answer(lambda **question: verify(MergeFolders(**question)))

@@ -34,7 +34,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """What becomes of a base's tensors, by name; `config` has the ranks and alphas that PEFT gave to parameters."""
 
     config: Any
@@ -92,7 +92,7 @@ def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header]
     return there, names
 
 
-def check_changed(changed: set[str], plan: Plan) -> None:
+def check_changed(changed: set[str], plan: MergePlan) -> None:
     """Raise CheckFailed when no tensor changed that was to change."""
     if not changed & plan.must:
         raise CheckFailed(
@@ -102,7 +102,9 @@ def check_changed(changed: set[str], plan: Plan) -> None:
         )
 
 
-def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantization: Mapping[str, Any] | None) -> Plan:
+def make_plan(
+    base: Path, adapter: Path, there: Mapping[str, Header], quantization: Mapping[str, Any] | None
+) -> MergePlan:
     """Match the adapter's tensors with the base's; raises UsageError for what cannot be merged."""
     added: dict[str, tuple[str, dict[str, torch.Tensor]]] = {}
     replaced: dict[str, torch.Tensor] = {}
@@ -141,7 +143,7 @@ def make_plan(base: Path, adapter: Path, there: Mapping[str, Header], quantizati
             else:
                 replaced[name] = value
     rest = (frozenset(filter(None, names)) for names in (rounded, transposed))
-    return Plan(config, layout.places, added, replaced, *rest)
+    return MergePlan(config, layout.places, added, replaced, *rest)
 
 
 def _unmergeable(module: str, twin: str | None) -> str:

@@ -45,7 +45,7 @@ def _counts(metric: str, sample: Sample) -> bool:
     return part in ("acc", sample.row["part"])
 
 
-class Found(NamedTuple):
+class RowMark(NamedTuple):
     """What one row came to: NaN where nothing can be said."""
 
     right: float
@@ -83,22 +83,24 @@ def pack(
             yield Score(sample.id, values, answer=found.answer, note=found.note, weights=elsewhere)
 
 
-def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[Found]:
+def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[RowMark]:
     """Yield whether the likeliest choice is the right one, and how likely that is."""
     scored = iter(subject.logprobs([(s.input, f" {choice}") for s in rows for choice in s.row["choices"]]))
     for sample in rows:
         choices = list(sample.row["choices"])
         totals = [next(scored).total for _ in choices]
         if not all(map(math.isfinite, totals)):
-            yield Found(math.nan, "", "a log-probability is not finite", math.nan)
+            yield RowMark(math.nan, "", "a log-probability is not finite", math.nan)
             continue
         most = max(totals)
         answer, right = choices[totals.index(most)], totals[choices.index(sample.target)]
         probability = math.exp(right - most) / math.fsum(math.exp(total - most) for total in totals)
-        yield Found(float(answer == sample.target), answer, "uniform" if totals.count(most) > 1 else None, probability)
+        yield RowMark(
+            float(answer == sample.target), answer, "uniform" if totals.count(most) > 1 else None, probability
+        )
 
 
-def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[Found]:
+def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[RowMark]:
     """Yield whether an answer keeps its instruction, or is the number."""
     answers = subject.generate([s.input for s in rows], **ANSWERED[part])
     for sample, answer in zip(rows, answers, strict=True):
@@ -106,7 +108,7 @@ def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[
             right = rules.kept(answer, sample.row["rule"], sample.row["arguments"])
         else:
             right = answer.strip() == sample.target
-        yield Found(float(right), answer)
+        yield RowMark(float(right), answer)
 
 
 def _parts(parts: Sequence[str]) -> tuple[str, ...]:

@@ -17,15 +17,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import capabilities
 from harness.answers import keys
 from harness.artifacts.digests import digest_of
-from harness.collection.plan import Item, Plan, Task
+from harness.collection.collected import Collection, Item, Task
 from harness.errors import UsageError
 from harness.files import cache_dir, write_text
 from harness.internals import schema
 from harness.release.lockfile import rows_digest
-from harness.workers.loading import load_now
+from harness_workers import load_now
 
 if TYPE_CHECKING:
     from harness.pipeline.session import Session
@@ -77,18 +76,18 @@ class Measured:
         return self.processor / max(1, self.threads) * self.whole_tokens / max(1, self.tokens)
 
 
-def methods_of(plan: Plan) -> list[str]:
+def methods_of(collection: Collection) -> list[str]:
     """Return the ways to train that can be measured, the suite's own first; none where its trainer cannot measure."""
-    suite = plan.suite
+    suite = collection.suite
     if not (suite.train and suite.adapter and suite.trains):
         return []
-    if capabilities.Trainer.of(plan.plugins.find("trainer", suite.train.use).function).measure is None:
+    if collection.plugins.find("trainer", suite.train.use).about.measure is None:
         return []
-    if plan.whole:
+    if collection.whole:
         return [FULL]
-    own = plan.plugins.find("adapter", suite.adapter.use)
-    known = {name for kind, name in plan.plugins.provided if kind == "adapter"}
-    return [own.name, *(n for n in capabilities.Adapter.of(own.function).measured_like if n in known), FULL]
+    own = collection.plugins.find("adapter", suite.adapter.use)
+    known = {name for kind, name in collection.plugins.provided if kind == "adapter"}
+    return [own.name, *(n for n in own.about.measured_like if n in known), FULL]
 
 
 def known(session: Session) -> dict[str, Measured]:
@@ -127,29 +126,29 @@ def peak_memory() -> tuple[int, str]:
 
 def _path(session: Session, what: str) -> Path:
     """Return where a measurement is kept: under all that decides it, the number of processors too."""
-    plan, suite, base = session.collection, session.suite, session.base
-    identify = capabilities.Loader.of(plan.plugins.find("loader", suite.model.use).function).identity
+    collection, suite, base = session.collection, session.suite, session.base
+    identify = collection.plugins.find("loader", suite.model.use).about.identity
     model = identify(base, **suite.model.options) if identify else None
     machine = [_threads(), os.environ.get("OMP_NUM_THREADS", "")]
     parts: list[Any] = [FORMAT, what, keys.of_model(base), model, keys.versions(), machine, suite.about.seed]
-    parts += [plan.plugins.code(), keys.switches()]
+    parts += [collection.plugins.code(), keys.switches()]
     if what == EVALUATION:
         parts += [[e.name, e.use, dict(e.options), e.limit] for e in suite.evals]
-        parts += [[name, rows_digest(t.samples or ()), rows_digest(t.shots)] for name, t in plan.tasks.items()]
+        parts += [[name, rows_digest(t.samples or ()), rows_digest(t.shots)] for name, t in collection.tasks.items()]
         parts += [[name, s.shots] for name, s in suite.subjects.items()]
     else:
-        parts += [_adapter_options(plan, what), suite.train and [suite.train.use, dict(suite.train.options)]]
-        parts.append(plan.training)
+        parts += [_adapter_options(collection, what), suite.train and [suite.train.use, dict(suite.train.options)]]
+        parts.append(collection.training)
     return cache_dir() / "measured" / f"{digest_of(parts)}.json"
 
 
-def _adapter_options(plan: Plan, method: str) -> dict[str, Any]:
+def _adapter_options(collection: Collection, method: str) -> dict[str, Any]:
     """Return the suite's adapter options, less those that only the other adapter of the pair has."""
-    assert plan.suite.adapter
-    own, options = plan.suite.adapter.use, dict(plan.suite.adapter.options)
+    assert collection.suite.adapter
+    own, options = collection.suite.adapter.use, dict(collection.suite.adapter.options)
     if method in (own, FULL):
         return options if method == own else {}
-    ours, theirs = (schema.options_of(plan.plugins.find("adapter", n).function)[0] for n in (own, method))
+    ours, theirs = (schema.options_of(collection.plugins.find("adapter", n).function)[0] for n in (own, method))
     return {k: v for k, v in options.items() if k in theirs or k not in ours}
 
 
@@ -199,14 +198,14 @@ def main() -> None:
 
 
 def _training(session: Session, method: str) -> Measured:
-    plan, suite = session.collection, session.suite
-    assert suite.train and suite.adapter and plan.training is not None
+    collection, suite = session.collection, session.suite
+    assert suite.train and suite.adapter and collection.training is not None
     adapter = None
     if method != FULL:
-        adapter = plan.plugins.find("adapter", method).function(**_adapter_options(plan, method))
-    measure = capabilities.Trainer.of(plan.plugins.find("trainer", suite.train.use).function).measure
+        adapter = collection.plugins.find("adapter", method).function(**_adapter_options(collection, method))
+    measure = collection.plugins.find("trainer", suite.train.use).about.measure
     assert measure  # `methods_of` names no way to train without
-    facts = measure(session.base, adapter, list(plan.training), seed=suite.about.seed, **suite.train.options)
+    facts = measure(session.base, adapter, list(collection.training), seed=suite.about.seed, **suite.train.options)
     return Measured(method, **facts)
 
 
@@ -234,13 +233,13 @@ def _evaluation(session: Session) -> Measured:
     return Measured(EVALUATION, setup=setup, rows=seconds)
 
 
-def _timed(plan: Plan) -> list[tuple[Item, Task]]:
+def _timed(collection: Collection) -> list[tuple[Item, Task]]:
     """Return the evaluations that the base can be timed on: its own, those with examples, and the candidates'."""
     found: dict[Item, Task] = {}
-    for item in plan.items:
-        baseline = plan.suite.subjects.get(item.subject)
+    for item in collection.items:
+        baseline = collection.suite.subjects.get(item.subject)
         if not baseline or not (baseline.use or baseline.released):
-            found.setdefault(item if baseline else replace(item, subject="base"), plan.tasks[item.eval])
+            found.setdefault(item if baseline else replace(item, subject="base"), collection.tasks[item.eval])
     return list(found.items())
 
 

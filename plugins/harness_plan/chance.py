@@ -18,8 +18,8 @@ from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.stats import power
-from harness.stats.drawn import RUNS, Claim, Rows, Shares
-from harness_plan.past import Past, name_of
+from harness_plan.drawn import RUNS, Claim, Rows, Shares
+from harness_plan.past import PastRows, name_of
 
 if TYPE_CHECKING:
     from harness.stats.arrays import Bools
@@ -32,7 +32,7 @@ Find = Callable[[Callable[[float], float]], float | None]
 
 
 @dataclass(frozen=True)
-class Case:
+class GateOnRows:
     """A gate on some rows, turned so that larger is better: how likely the truth is shown to be above `bound`.
 
     `clusters` are those of all rows of the eval, `chosen` the numbers of the gate's own (None: all). `past` are such
@@ -44,7 +44,7 @@ class Case:
     clusters: tuple[str, ...]
     chosen: tuple[int, ...] | None
     alpha: float
-    past: Past | None
+    past: PastRows | None
     before: tuple[Verdict, Run] | None
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.collection.plan import Plan
+from harness.collection.collected import Collection
 from harness.pipeline.checking import recalled_before_training
 from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import Ledger, look_of, tells
@@ -14,7 +14,7 @@ from harness_plan.benchmark import EVALUATION, FULL, Measured, methods_of
 from harness_plan.gate_power import Odds, odds_of
 from harness_plan.joint import Joint, joint_of
 from harness_plan.past import History, name_of
-from harness_plan.workload import Asked, Made, made_of, requests_of, training_tokens
+from harness_plan.workload import Made, Workload, made_of, requests_of, training_tokens
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Forecast:
     runs: tuple[str, ...]  # earlier ones that were learned from, the newest first
     odds: tuple[Odds, ...]
     joint: tuple[Joint, ...]
-    asked: tuple[Asked, ...]
+    asked: tuple[Workload, ...]
     made: tuple[Made, ...]
     sweep: str = ""
     trials: int = 1  # of a sweep at most
@@ -58,13 +58,18 @@ class Forecast:
 
 def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
     """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
-    plan, suite, session = run.collection, run.suite, run.session
-    history = History(session.options.out, plan)
+    collection, suite, session = run.collection, run.suite, run.session
+    history = History(session.options.out, collection)
     ledger = Ledger.here(lambda _: None)
-    looks = [(c, e) for c in plan.candidates for e, t in plan.tasks.items() if e in plan.chosen[c] and tells(t)]
+    looks = [
+        (c, e)
+        for c in collection.candidates
+        for e, t in collection.tasks.items()
+        if e in collection.chosen[c] and tells(t)
+    ]
     # which attempt other weights would be at the rows of every evaluation, by candidate and eval
-    attempts = {key: ledger.standing(look_of(plan, *key, "", "", None)) for key in looks}
-    gates = odds_of(plan, history, attempts)
+    attempts = {key: ledger.standing(look_of(collection, *key, "", "", None)) for key in looks}
+    gates = odds_of(collection, history, attempts)
     odds = [g.odds for g in gates]
     asked, made = requests_of(run), made_of(session)
     order = ("error", "warning", "note")  # of what the checks before training find
@@ -84,37 +89,41 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
         suite.sweep.key if suite.sweep else "",
         len(suite.sweep.values) if suite.sweep else 1,
         suite.sweep.fewest if suite.sweep else 1,
-        len(plan.training or ()),
-        training_tokens(plan, session.opened.source),
-        tuple(methods_of(plan)),
+        len(collection.training or ()),
+        training_tokens(collection, session.opened.source),
+        tuple(methods_of(collection)),
         dict(measured),
-        tuple(_stages(plan, asked, made, measured, history)),
+        tuple(_stages(collection, asked, made, measured, history)),
         tuple(f"{f.severity} {f.name}: {f.what}" for f in sorted(counted, key=lambda f: order.index(f.severity))),
         (*run.record.found.warnings, *doubts),
     )
 
 
 def _stages(
-    plan: Plan, asked: Sequence[Asked], made: Sequence[Made], measured: Mapping[str, Measured], history: History
+    collection: Collection,
+    asked: Sequence[Workload],
+    made: Sequence[Made],
+    measured: Mapping[str, Measured],
+    history: History,
 ) -> list[Stage]:
     """Add up what every stage takes: rows as they took before or as they were measured, less what is remembered."""
     there = {m.name for m in made if m.there}
-    stages = [_evaluations("baselines", [a for a in asked if a.subject in plan.baselines], measured, history)]
-    if plan.suite.trains and plan.suite.adapter:
-        own = measured.get(FULL if plan.whole else plan.suite.adapter.use)
+    stages = [_evaluations("baselines", [a for a in asked if a.subject in collection.baselines], measured, history)]
+    if collection.suite.trains and collection.suite.adapter:
+        own = measured.get(FULL if collection.whole else collection.suite.adapter.use)
         whole = own.whole if own else None
-        if sweep := plan.suite.sweep:
-            stages += _trials(plan, sweep, made, whole, measured, history)
+        if sweep := collection.suite.sweep:
+            stages += _trials(collection, sweep, made, whole, measured, history)
         else:
-            done = ("merged" if plan.whole else "adapter") in there
+            done = ("merged" if collection.whole else "adapter") in there
             stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
-    for name in plan.candidates:
+    for name in collection.candidates:
         stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))
     return stages
 
 
 def _trials(
-    plan: Plan,
+    collection: Collection,
     sweep: Sweep,
     made: Sequence[Made],
     whole: float | None,
@@ -124,7 +133,7 @@ def _trials(
     """Return how long a sweep trains, each trial as long as the first, and is measured on select rows: the fewest
     trials, and all."""
     evaluation = sweep.by.partition(".")[0]
-    rows = Asked("adapter", evaluation, len(plan.tasks[evaluation].select or ()))
+    rows = Workload("adapter", evaluation, len(collection.tasks[evaluation].select or ()))
     once = _evaluations("select", [rows], measured, history)
     left = [not m.there for m in made]
     few, all_ = sum(left[: sweep.fewest]), sum(left)
@@ -135,7 +144,7 @@ def _trials(
     ]
 
 
-def _evaluations(name: str, asked: Sequence[Asked], measured: Mapping[str, Measured], history: History) -> Stage:
+def _evaluations(name: str, asked: Sequence[Workload], measured: Mapping[str, Measured], history: History) -> Stage:
     seconds, unknown = 0.0, 0
     rows = measured[EVALUATION].rows if EVALUATION in measured else {}
     for one in asked:

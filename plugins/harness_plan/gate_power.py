@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.claims.gate import Gate
 from harness.claims.min_rows import unprovable_error
-from harness.collection.plan import Plan, Task
+from harness.collection.collected import Collection, Task
 from harness.pipeline.ledger import Standing
 from harness.records import words
 from harness.records.run import Run
@@ -17,7 +17,7 @@ from harness.stats import power
 from harness.stats.multiple import levels
 from harness.stats.tests import spent
 from harness.suite.tables import alpha_of
-from harness_plan.chance import Case
+from harness_plan.chance import GateOnRows
 from harness_plan.past import FEWEST, History, name_of
 
 
@@ -51,53 +51,57 @@ class Odds:
 
 
 @dataclass(frozen=True)
-class Asked:
+class GateOdds:
     """A gate on a candidate: its odds, and the questions about rows that it is, none where power is no matter."""
 
     gate: Gate
     odds: Odds
-    cases: tuple[Case, ...] = ()
+    cases: tuple[GateOnRows, ...] = ()
     decides: bool = True
 
 
-def odds_of(plan: Plan, history: History, attempts: Mapping[tuple[str, str], Standing]) -> list[Asked]:
+def odds_of(collection: Collection, history: History, attempts: Mapping[tuple[str, str], Standing]) -> list[GateOdds]:
     """Return every gate on every candidate with its odds; `attempts` are those to come, by candidate and eval."""
     found = []
-    for candidate in plan.candidates:
-        each = {g.id: _asked(plan, g, candidate, history, attempts) for g in plan.gates(candidate) if not g.any_of}
-        for gate in plan.gates(candidate):
-            one = each[gate.id] if gate.id in each else Asked(gate, _group(gate, candidate, each))
-            found.append(replace(one, decides=plan.decides(gate, candidate)))
+    for candidate in collection.candidates:
+        each = {
+            g.id: _asked(collection, g, candidate, history, attempts)
+            for g in collection.gates(candidate)
+            if not g.any_of
+        }
+        for gate in collection.gates(candidate):
+            one = each[gate.id] if gate.id in each else GateOdds(gate, _group(gate, candidate, each))
+            found.append(replace(one, decides=collection.decides(gate, candidate)))
     return found
 
 
 def _asked(
-    plan: Plan, gate: Gate, candidate: str, history: History, attempts: Mapping[tuple[str, str], Standing]
-) -> Asked:
-    task = plan.tasks[gate.eval]
+    collection: Collection, gate: Gate, candidate: str, history: History, attempts: Mapping[tuple[str, str], Standing]
+) -> GateOdds:
+    task = collection.tasks[gate.eval]
     metric = task.metrics[gate.metric_name]
-    alpha, assumed = _risk(plan, gate, task, attempts.get((candidate, gate.eval)))
+    alpha, assumed = _risk(collection, gate, task, attempts.get((candidate, gate.eval)))
     blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, alpha=alpha, group=gate.group)
     blank = replace(blank, assumed=assumed)
     if gate.kind.counts or metric.is_count:
-        return Asked(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
+        return GateOdds(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
     samples = task.rows_of(metric.name) or ()
     if metric.is_agreement:
         what = "labels decide it, and rows do not"
-        return Asked(gate, replace(blank, kind="labels", rows=len(samples), missing=what))
+        return GateOdds(gate, replace(blank, kind="labels", rows=len(samples), missing=what))
     if gate.kind.has_test:
-        return Asked(gate, replace(blank, rows=len(samples), missing="the power of its own test is not known"))
+        return GateOdds(gate, replace(blank, rows=len(samples), missing="the power of its own test is not known"))
     every = task.samples or ()
     number = {s.id: i for i, s in enumerate(every)}
     parts = gate.parts(samples)
     large = {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}
     if not large:
         what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass"
-        return Asked(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
+        return GateOdds(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
     past, verdict = history.past(gate, candidate), history.verdict(gate, candidate)
     then = gate.parts(past.samples) if past else {}
     cases = tuple(
-        Case(
+        GateOnRows(
             gate,
             metric,
             tuple(s.cluster or s.id for s in every),
@@ -115,15 +119,15 @@ def _asked(
         note = f"{len(cases)} slices must all pass; the smallest is {list(large)[cases.index(worst)]}"
         whole = math.prod(known) if len(known) == len(cases) else None
         odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
-    if not unprovable_error(gate, metric, samples, alpha_of(gate, plan.suite)):  # else told at collection
+    if not unprovable_error(gate, metric, samples, alpha_of(gate, collection.suite)):  # else told at collection
         odds = replace(odds, warning=unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
-    return Asked(gate, odds, cases)
+    return GateOdds(gate, odds, cases)
 
 
-def _risk(plan: Plan, gate: Gate, task: Task, standing: Standing | None) -> tuple[float, tuple[str, ...]]:
+def _risk(collection: Collection, gate: Gate, task: Task, standing: Standing | None) -> tuple[float, tuple[str, ...]]:
     """Return the alpha that a gate is tested at, and what that and the power of it assume."""
-    alpha, assumed = alpha_of(gate, plan.suite), []
-    if plan.suite.about.attempts == "spend" and standing and standing.number > 1:
+    alpha, assumed = alpha_of(gate, collection.suite), []
+    if collection.suite.about.attempts == "spend" and standing and standing.number > 1:
         alpha = spent(alpha, standing.number)
         assumed.append(f"attempt {standing.number}, tested at alpha {alpha:.2g}")
     if standing and (at_most := task.spec.rows_at_most) is not None:
@@ -134,7 +138,7 @@ def _risk(plan: Plan, gate: Gate, task: Task, standing: Standing | None) -> tupl
     return alpha, tuple(assumed)
 
 
-def _told(case: Case, blank: Odds, known: bool) -> Odds:
+def _told(case: GateOnRows, blank: Odds, known: bool) -> Odds:
     """Return how likely a case is to be proven, and what could be; earlier runs may be `known` that do not tell."""
     blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None)
     if case.chance is None:
@@ -177,7 +181,7 @@ def _seen(past: tuple[Verdict, Run] | None) -> list[str]:
     return [f"{past[0].outcome} in {name_of(past[1])}: {words.first(past[0])}"] if past else []
 
 
-def _group(gate: Gate, candidate: str, each: Mapping[str, Asked]) -> Odds:
+def _group(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:
     """Return the odds that one of several gates is proven, each at its share of the risk."""
     members = [each[name].odds for name in gate.any_of if name in each]
     blank = Odds(gate.id, gate.claim(), candidate, gate.blocking, kind="group", rows=max(m.rows for m in members))

@@ -10,9 +10,9 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from harness.stats import power
-from harness.stats.drawn import Claim, Shares
-from harness_plan.chance import BETTER, Case
-from harness_plan.gate_power import Asked
+from harness_plan.chance import BETTER, GateOnRows
+from harness_plan.drawn import Claim, Shares
+from harness_plan.gate_power import GateOdds
 
 if TYPE_CHECKING:
     from harness.stats.arrays import Bools
@@ -47,20 +47,20 @@ class Joint:
     unknown: tuple[str, ...] = ()
 
 
-def joint_of(asked: Sequence[Asked]) -> list[Joint]:
+def joint_of(asked: Sequence[GateOdds]) -> list[Joint]:
     """Return how likely the blocking gates are to pass together, for every candidate that may ship."""
     found = []
     for candidate in dict.fromkeys(a.odds.candidate for a in asked):
-        suite = _Suite([a for a in asked if a.odds.candidate == candidate])
+        suite = _GatesTogether([a for a in asked if a.odds.candidate == candidate])
         if suite.blocking:
             found.append(suite.joint(candidate))
     return found
 
 
-class _Suite:
+class _GatesTogether:
     """The gates on one candidate."""
 
-    def __init__(self, asked: Sequence[Asked]) -> None:
+    def __init__(self, asked: Sequence[GateOdds]) -> None:
         self.asked = {a.gate.id: a for a in asked}
         holding = [a for a in asked if a.odds.blocking and a.decides]
         self.blocking = [a.gate.id for a in holding if a.odds.power is not None]
@@ -92,7 +92,7 @@ class _Suite:
             found = replace(found, factor=factor, rows={name: math.ceil(n * factor) for name, n in evals.items()})
         return found
 
-    def assumed(self, cases: Sequence[Case]) -> Iterator[str]:
+    def assumed(self, cases: Sequence[GateOnRows]) -> Iterator[str]:
         if any(c.gate.worse_by_at_most is not None for c in cases):
             yield "it equals its baseline where it may be worse"
         if any(not c.shares and c.gate.worse_by_at_most is None for c in cases):
@@ -106,7 +106,7 @@ class _Suite:
         import numpy as np
 
         columns: dict[str, list[Bools]] = {name: [] for name, a in self.asked.items() if a.odds.power is not None}
-        shared: dict[str, list[Case]] = {}
+        shared: dict[str, list[GateOnRows]] = {}
         for name in columns:
             for case in self.asked[name].cases:
                 if case.shares and not case.hopeless:
@@ -146,12 +146,12 @@ class _Suite:
         each = (case.formula(case.better, case.bound, factor) for case in self.asked[name].cases)
         return math.prod(map(NormalDist().cdf, each))
 
-    def cases(self, name: str) -> list[Case]:
+    def cases(self, name: str) -> list[GateOnRows]:
         """Return the questions that a gate is, or the gates it names are."""
         return [case for member in self.asked[name].gate.any_of or [name] for case in self.asked[member].cases]
 
 
-def _together(cases: Sequence[Case], better: bool, factor: float, runs: int) -> Bools:
+def _together(cases: Sequence[GateOnRows], better: bool, factor: float, runs: int) -> Bools:
     """Return (runs, cases): gates on one metric of 0/1 rows, judged on the same rows of the candidate."""
     truths = [case.better if better else case.again for case in cases]
     alone = [t for case, t in zip(cases, truths, strict=True) if not case.gate.versus]
@@ -173,7 +173,7 @@ def _together(cases: Sequence[Case], better: bool, factor: float, runs: int) -> 
     return rows.passes(tuple(claims), cases[0].seed, runs, factor)
 
 
-def _alone(case: Case, better: bool, factor: float, runs: int) -> Bools:
+def _alone(case: GateOnRows, better: bool, factor: float, runs: int) -> Bools:
     """Return (runs,): a gate on rows of its own, or one that passes as often as its power says."""
     import numpy as np
 

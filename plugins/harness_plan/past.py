@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.claims.gate import Gate
-from harness.collection.plan import Plan
+from harness.collection.collected import Collection
 from harness.errors import UsageError
 from harness.records.run import Run
 from harness.records.samples import Sample
@@ -21,7 +21,7 @@ FEWEST = 30  # rows of an earlier run from which on it says more than the defaul
 
 
 @dataclass(frozen=True)
-class Past:
+class PastRows:
     """The rows of an earlier run that a question was put to: as samples, and value and weight by id, of both sides.
 
     Rows of weight 0 are none of them.
@@ -36,9 +36,11 @@ class Past:
 class History:
     """What earlier runs of a suite found, the newest first."""
 
-    def __init__(self, out: Path, plan: Plan) -> None:
-        self.plan = plan
-        found = [(path.parent, _read(path, plan.suite.model.path)) for path in _reports(out, plan.suite.name)]
+    def __init__(self, out: Path, collection: Collection) -> None:
+        self.collection = collection
+        found = [
+            (path.parent, _read(path, collection.suite.model.path)) for path in _reports(out, collection.suite.name)
+        ]
         self.folders = {id(run): folder for folder, run in found if run}
         self.runs = [run for _, run in found if run]
         self.read: dict[tuple[Path, str, str], Mapping[str, Mapping[str, Any]]] = {}
@@ -53,7 +55,7 @@ class History:
                     return v, run
         return None
 
-    def past(self, gate: Gate, candidate: str) -> Past | None:
+    def past(self, gate: Gate, candidate: str) -> PastRows | None:
         """Return the rows of that verdict; None where they were not kept, or do not hold the metric row by row."""
         if (found := self.verdict(gate, candidate)) is None:
             return None
@@ -72,7 +74,7 @@ class History:
         except (UsageError, LookupError, TypeError, ValueError, AttributeError):
             return None
         known = all(s.id in side and all(map(math.isfinite, side[s.id])) for s in samples for side in told)
-        return Past(run, samples, told[0], told[1] if gate.versus else None) if known else None
+        return PastRows(run, samples, told[0], told[1] if gate.versus else None) if known else None
 
     def rows(self, run: Run, subject: str, evaluation: str) -> Mapping[str, Mapping[str, Any]]:
         key = (self.folders[id(run)], subject, evaluation)

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities
 from harness.answers.cache import CachedSubject, Models
 from harness.artifacts.digests import weights_digest
-from harness.collection.plan import COMPARATIVE, Item, Plan, Task, trials
+from harness.collection.collected import COMPARATIVE, Collection, Item, Task, trials
 from harness.data import chat
 from harness.errors import UsageError
 from harness.evaluation import grading
@@ -32,7 +31,7 @@ Pair = tuple[Prompt, str]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Workload:
     """What one evaluation of one subject asks: requests, how many of them are remembered, tokens they hold.
 
     `unique` counts tokens that are computed when prompts are shared, `answers` those that are generated at most.
@@ -111,7 +110,7 @@ class Listener:
         return unknown
 
 
-def requests_of(run: Execution) -> list[Asked]:
+def requests_of(run: Execution) -> list[Workload]:
     """Return what every evaluation would ask. Raises UsageError when an evaluator refuses its rows."""
     session = replace(run.session, responses=remembered(run.session.options, run.record.warn))
     try:
@@ -185,12 +184,12 @@ def _copies(session: Session) -> Iterator[tuple[Made, ModelRef]]:
         yield Made(name, folder.is_dir(), str(folder)), ModelRef(name, str(folder), options=options)
 
 
-def training_tokens(plan: Plan, source: Source) -> int | None:
+def training_tokens(collection: Collection, source: Source) -> int | None:
     """Count the tokens of the training rows, once over, as text or with the model's own chat template."""
-    if plan.training is None:
+    if collection.training is None:
         return None
     rows: list[Mapping[str, Any]] = []
-    for row in plan.training:
+    for row in collection.training:
         both = ("chosen", "rejected") if "chosen" in row else ()
         rows += [{**row, "completion": row[name]} for name in both] or [row]
     return sum(source.count_tokens([_pair(row) for row in rows]))
@@ -214,16 +213,16 @@ class _Ears:
         self.session, self.refs = session, refs
         self.counted: dict[Any, tuple[int, int]] = {}
 
-    def asked(self, item: Item) -> Asked:
-        plan, ready = self.session.collection, self.session.opened
-        task = plan.tasks[item.eval]
-        blank = Asked(item.subject, item.eval, len(task.samples or ()))
+    def asked(self, item: Item) -> Workload:
+        collection, ready = self.session.collection, self.session.opened
+        task = collection.tasks[item.eval]
+        blank = Workload(item.subject, item.eval, len(task.samples or ()))
         if item.subject in ready.lacking:
             return replace(blank, note="nothing was released yet")
         if task.uncached:
             return replace(blank, note="it measures time, so nothing is remembered")
         listener = self.listener(item.subject)
-        against = self.listener(plan.against(item)) if task.comparative else None
+        against = self.listener(collection.against(item)) if task.comparative else None
         if listener.cached:
             self.session.prompted(item, listener.cached)  # which says whether old answers are asked again
         subject: Any = self.session.prompted(item, listener)
@@ -253,7 +252,7 @@ class _Ears:
         if name not in self.refs:
             return Listener(ModelRef(name, ""), None)
         ref, model = self.refs[name]
-        identify = capabilities.Loader.of(self.session.collection.plugins.find("loader", model.use).function).identity
+        identify = self.session.collection.plugins.find("loader", model.use).about.identity
         identity = identify(ref, **ref.options) if identify and responses else None
         if identity is None or responses is None:
             return Listener(ref, None)

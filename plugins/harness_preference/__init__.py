@@ -14,7 +14,7 @@ import harness
 from harness import hookimpl
 from harness.internals import schema
 from harness_preference.evaluator import preference
-from harness_sft import Job, Memory, Method, Steps, Training, besides
+from harness_sft import Memory, Method, Steps, Training, TrainingJob, besides
 
 if TYPE_CHECKING:
     from harness import Adapter, Finding, ModelRef, Progress, Subject
@@ -85,7 +85,7 @@ def dpo(
     """
     from harness_sft import train_by
 
-    return train_by(Job(ref, adapter, rows, options.recipe(), seed, _method("dpo"), out, progress, flag, watch))
+    return train_by(TrainingJob(ref, adapter, rows, options.recipe(), seed, _method("dpo"), out, progress, flag, watch))
 
 
 @harness.trainer(columns=("prompt", "completion", "label"), **besides(KTO, lambda: _method("kto")))
@@ -110,4 +110,4 @@ def kto(
     """
     from harness_sft import train_by
 
-    return train_by(Job(ref, adapter, rows, options.recipe(), seed, _method("kto"), out, progress, flag, watch))
+    return train_by(TrainingJob(ref, adapter, rows, options.recipe(), seed, _method("kto"), out, progress, flag, watch))

@@ -158,7 +158,7 @@ class CheckedKTO(Referenced, WithoutCopy, KTOTrainer):  # type: ignore[misc]
     answers = ALONE
 
 
-class Preview(Trainer):  # type: ignore[misc]
+class PairsPreview(Trainer):  # type: ignore[misc]
     """Put before a trainer that only prepares rows: it keeps them whole beside what it makes of them."""
 
     answers: tuple[str, ...] = ()
@@ -187,13 +187,13 @@ class Preview(Trainer):  # type: ignore[misc]
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
 
-class PreviewDPO(Preview, DPOTrainer):  # type: ignore[misc]
+class PreviewDPO(PairsPreview, DPOTrainer):  # type: ignore[misc]
     """A DPOTrainer that only prepares rows."""
 
     answers = PAIR
 
 
-class PreviewKTO(Preview, KTOTrainer):  # type: ignore[misc]
+class PreviewKTO(PairsPreview, KTOTrainer):  # type: ignore[misc]
     """A KTOTrainer that only prepares rows."""
 
     answers = ALONE

@@ -1,1 +1,1 @@
-"""What a release has beside what decides it: promotions, signatures, the card, schemas of its files, a replay."""
+"""What a release has beside what decides it: promotions, signatures, the card, a replay; and what suites may say."""

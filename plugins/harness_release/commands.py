@@ -1,14 +1,16 @@
-"""`harness keygen`, `harness sign`, `harness promote` and `harness schema`; imported for the help, so it is light."""
+"""`harness keygen`, `sign`, `promote`, `schema`, `plugins` and `explain`; imported for the help, so it is light."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import command, with_plugins
+from harness.cli.options import command, with_harnessfile, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 
@@ -24,6 +26,8 @@ def sign(parser: ArgumentParser) -> None:
     command(parser, _sign, "harness sign exports/qa --key keys/release.key")
     parser.add_argument("export", type=Path, metavar="DIR")
     parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key file of harness keygen")
+    unable = "sign gates that cannot be judged again from their rows, on their producer's word"
+    parser.add_argument("--unrecomputed", action="store_true", help=unable)
 
 
 def promote(parser: ArgumentParser) -> None:
@@ -49,6 +53,26 @@ def schema(parser: ArgumentParser) -> None:
     with_plugins(parser)
 
 
+def plugins(parser: ArgumentParser) -> None:
+    """list what may stand after `use =`, and the options of each"""
+    command(
+        parser,
+        _plugins,
+        "harness plugins                      # everything, in short",
+        "harness plugins multiple_choice      # one evaluator: what it reads, its options and metrics",
+        "harness plugins train                # the keys of [train]",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
+    with_harnessfile(parser)
+
+
+def explain(parser: ArgumentParser) -> None:
+    """say why a check is there; without a code, list all"""
+    command(parser, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
+    parser.add_argument("code", nargs="?", metavar="CODE", help="a code or a title, as a finding names them")
+    with_harnessfile(parser)
+
+
 def _keygen(args: Namespace) -> int:
     """Write a key to sign with, and the table of it for a policy."""
     from harness_release.signing import keygen
@@ -65,7 +89,7 @@ def _sign(args: Namespace) -> int:
     """Put a name to what an export claims."""
     from harness_release.signing import sign
 
-    key = sign(args.export, args.key)
+    key = sign(args.export, args.key, unrecomputed=args.unrecomputed)
     args.document = {"export": str(args.export), "key": key}
     say(f"signed {args.export} with key {key}")
     return ExitCode.OK
@@ -87,12 +111,14 @@ def _promote(args: Namespace) -> int:
             say(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
         return ExitCode.OK
     policy = read_policy(args.policy) if args.policy else None
-    found, folder = (go_back if args.back else promote)(args.export, policy)
-    args.document = {**asdict(found), "kept": str(folder) if found.ok else None}
+    found, folder, changes = (go_back if args.back else promote)(args.export, policy)
+    args.document = {**asdict(found), "kept": str(folder) if found.ok else None, "changes": changes}
     if not found.ok:
         say(f"refused: {found.folder}: {found.refused}", sys.stderr)
         return ExitCode.REFUSED
     say(f"released: {found.candidate} of suite {found.suite}, root {found.root}, kept in {folder}")
+    for changed in changes:
+        say(changed)
     return ExitCode.OK
 
 
@@ -107,10 +133,60 @@ def _schema(args: Namespace) -> int:
         made = known[args.of]
     else:
         from harness.plugins import load_plugins
-        from harness.suite.json_schema import json_schema
+        from harness_release.json_schema import json_schema
 
         made = json_schema(load_plugins(args.suite or Path("harness.toml"), args.plugins))
     args.document = {"schema": made}
     if not args.json:
         print(json.dumps(made, indent=1, ensure_ascii=False))
     return ExitCode.OK
+
+
+def _plugins(args: Namespace) -> int:
+    """List what plugins provide, and the tables and keys of a suite."""
+    from harness.plugins import load_plugins
+    from harness_release.catalogue import as_data, described
+    from harness_release.json_schema import TABLES, keys_of
+
+    found = load_plugins(args.suite or Path("harness.toml"), args.plugins)
+    chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
+    chosen.sort(key=lambda p: (p.kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]))
+    tables = {table: keys_of(cls) for table, cls in TABLES.items() if args.name in (None, table)}
+    if not chosen and not tables:
+        raise UsageError(f'no plugin provides "{args.name}", and no table is called so; see harness plugins')
+    args.document = as_data(chosen, found, tables, whole=args.name is None)
+    for line in described(args.document, whole=args.name is None):
+        say(line)
+    return ExitCode.OK
+
+
+def _explain(args: Namespace) -> int:
+    """Print what checks say of themselves: one, or the first line of all."""
+    from harness.evaluation.checks import BUILD, title_of
+    from harness.plugins import load_plugins
+    from harness.texts.wrapping import paragraphs
+
+    found = {n: p for (kind, n), p in load_plugins(args.suite, args.plugins).provided.items() if kind == "check"}
+    texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
+    titles = {name: title for name, p in found.items() if (title := title_of(p))}
+    names = [*texts] if args.code is None else [_code(args.code, texts, titles)]
+    args.document = {"checks": [{"code": n, "title": titles.get(n, ""), "text": texts[n]} for n in names]}
+    for name in names:
+        if args.code is None:
+            title = f"{titles[name]}: " if name in titles else ""
+            say(f"{name:<6} {title}{texts[name].partition(chr(10))[0]}")
+        else:
+            title = f" {titles[name]}" if name in titles else ""
+            for line in paragraphs(f"{name}{title}: {texts[name]}"):
+                say(line)
+    return ExitCode.OK
+
+
+def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
+    """Return the code of a check that is asked for by its code, its title, or both as a finding has them."""
+    codes = {word.lower(): name for name in texts for word in (name, titles.get(name, name))}
+    words = asked.lower().split() or [""]
+    for word in (" ".join(words), words[0], words[-1], words[0].partition("-")[0]):
+        if word in codes:
+            return codes[word]
+    raise UsageError(f'no check "{asked}"{did_you_mean(asked, [*texts, *titles.values()])}; see harness explain')

@@ -20,7 +20,7 @@ from harness.records.samples import Labels
 from harness.records.verdicts import Verdict
 from harness.release import lockfile
 from harness.reports import events, report_json
-from harness.suite.json_schema import DRAFT, Schema
+from harness_release.json_schema import DRAFT, Schema
 
 TEXT: Schema = {"type": "string"}
 WHOLE: Schema = {"type": "integer", "minimum": 0}
@@ -119,13 +119,14 @@ def _manifest() -> Schema:
         "format": {"enum": [attestation.FORMAT]}, "name": TEXT, "candidate": TEXT, "weights": TEXT,
         "template": {"type": ["string", "null"]}, "started": TEXT, "statistics": ANY,
         "answers": table({"asked": WHOLE, "remembered": WHOLE}),
+        "ignored": {"type": "array", "items": table(dict.fromkeys(("check", "by", "reason", "until"), TEXT))},
         "adapter": table({"base": ANY, "weights": TEXT, "quantization": ANY}),
         "made_of": table({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
         "evaluations": {"type": "object", "additionalProperties": table({**evaluation, "labels": several}, "labels")},
         "files": {"type": "object", "additionalProperties": of_file},
         "ledger": table({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
     }  # fmt: skip
-    return {"title": "evidence/manifest.json", **table(keys, "adapter", "made_of", "chosen", "ledger")}
+    return {"title": "evidence/manifest.json", **table(keys, "ignored", "adapter", "made_of", "chosen", "ledger")}
 
 
 def _lock() -> Schema:

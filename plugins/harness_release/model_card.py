@@ -9,7 +9,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,12 @@ LICENCES = {  # how a licence's text begins -> the Hub's name for it
 }
 
 
-def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
-    """Return the README.md of an export."""
+def write(suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return the README.md of an export; `strange` are the plugins that did not come with the harness."""
     waived = [(v, v.waiver) for v in _verdicts(declared, run) if v.waiver]
     waivers = [f"- **{markdown(v.gate)}**: {markdown(waiver.says())}" for v, waiver in waived]
+    waivers += [f"- **{markdown(check)}** (ignored): {markdown(w.says())}" for check, w in run.passed_over.items()]
+    others = ", ".join(code(f"{p['name']} ({p['distribution'] or p['code'][:16]})") for p in strange)
     took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
     licence, told_by = base_licence(Path(ref.path), run.facts.get("model", {}))
     front = {
@@ -60,6 +62,7 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run) -> str:
         f"Licence of the base: {markdown(told_by)}.",
         f"Suite: {code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
         f"Candidate: {markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
+        f"Code that did not come with the harness had a part in it: {others}." if others else "",
         "## Gates\n\n" + "\n".join(_gates(declared, run)),
         "## Waivers\n\n" + "\n".join(waivers) if waivers else "",
         "\n\n".join(markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),

@@ -1,4 +1,7 @@
-"""`harness promote`: record which export is the release, and go back to the one before; the record only grows."""
+"""`harness promote`: record which export is the release, and go back to the one before; the record only grows.
+
+Of one model, by its root, the newest evidence is kept.
+"""
 
 from __future__ import annotations
 
@@ -6,58 +9,128 @@ import getpass
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from harness.artifacts.attestation import EVIDENCE, MANIFEST
+from harness.artifacts import attestation
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MANIFEST
+from harness.artifacts.strict import read_json
 from harness.errors import UsageError
 from harness.files import append_line, copy_range, exclusive, folder_in_place
 from harness.release.policy import Policy
 from harness.release.previous import RECORD, Promotion, current, releases_of, standing
-from harness.release.verify import Verified, verify
+from harness.release.verify import MALFORMED, Verified, verify
+from harness.texts.numbers import number
+
+MOST = 5  # changes of a kind that are told
+NUMBERED = ("value", "estimate", "lower", "upper")
 
 
-def promote(export: Path, policy: Policy | None = None) -> tuple[Verified, Path | None]:
-    """Verify an export, keep a copy of it, and record it as the release; returns what `verify` found, and the copy.
+def promote(export: Path, policy: Policy | None = None) -> tuple[Verified, Path | None, list[str]]:
+    """Verify an export, keep a copy of it, and record it as the release.
 
-    Nothing is recorded when it is refused, nor a second time when it is the release already. Raises UsageError when
-    the export is not there or the copy cannot be written.
+    Returns what `verify` found, the copy, and what changed against the last release. What was kept of the same model
+    gives way to newer evidence, and to one that more have signed. Nothing is recorded when it is refused, nor a second
+    time when it is the release already. Raises UsageError when the export is not there or the copy cannot be written.
     """
     found = verify(export, policy, last=current(export))
     if not found.ok:
-        return found, None
+        return found, None, []
     to = releases_of(export) / found.root[:16]
     with _alone(export):
-        if not to.is_dir():
+        before, anew = _told(current(export)), _is_newer(_told(export), _told(to))
+        if anew:
             try:
                 with folder_in_place(to) as work:
                     shutil.copytree(export, work, dirs_exist_ok=True, copy_function=_copy)
+                    if not (copied := verify(work, policy, last=current(export))).ok or copied.root != found.root:
+                        why = copied.refused or "another model"
+                        raise UsageError(f"{export}: changed while it was copied: {why}; nothing was promoted")
             except OSError as error:
                 raise UsageError(f"{to}: cannot be written: {error.strerror}; nothing was promoted") from None
         kept = verify(to, policy, last=current(export))
         if kept.ok and kept.root != found.root:
             raise UsageError(f"{to}: is not what was verified, root {found.root[:16]}; remove it and promote again")
         released = standing(export)
-        if kept.ok and (not released or released[-1].root != found.root):
+        if kept.ok and (anew or not released or released[-1].root != found.root):
             _record(export, kept, to, back=False)
-    return kept, to
+    return kept, to, _changes(before, _told(to))
 
 
-def go_back(export: Path, policy: Policy | None = None) -> tuple[Verified, Path]:
+def go_back(export: Path, policy: Policy | None = None) -> tuple[Verified, Path, list[str]]:
     """Record the release before the last one as the release again, if it still is what it was.
 
-    Raises UsageError when there is none.
+    Returns what `promote` does. Raises UsageError when there is none.
     """
     _before(export)
     with _alone(export):
-        to = releases_of(export) / _before(export).root[:16]
+        before, to = _told(current(export)), releases_of(export) / _before(export).root[:16]
         found = verify(to, policy)
         if found.ok:
             _record(export, found, to, back=True)
-    return found, to
+    return found, to, _changes(before, _told(to))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What is compared of evidence: its manifest, the verdicts by gate, and the ids of the keys that signed."""
+
+    manifest: Mapping[str, Any]
+    gates: Mapping[str, Mapping[str, Any]]
+    keys: frozenset[str]
+
+
+def _told(folder: Path | None) -> _Told | None:
+    """Return what the evidence in a folder says, or None where there is none that can be read."""
+    if folder is None:
+        return None
+    try:
+        manifest, gates = (read_json((folder / EVIDENCE / name).read_bytes()) for name in (MANIFEST, GATES))
+        envelopes = attestation.read_envelopes((folder / EVIDENCE / CLAIMS).read_text("utf-8"))
+        datetime.fromisoformat(manifest["started"])
+        return _Told(manifest, {g["gate"]: g for g in gates}, frozenset(k for e in envelopes for k in e.signatures))
+    except (OSError, *MALFORMED):
+        return None
+
+
+def _is_newer(one: _Told | None, kept: _Told | None) -> bool:
+    """Return whether evidence takes the place of what is kept: of a later run, or of the same with a signature more."""
+    if one is None or kept is None:
+        return kept is None
+    if one.manifest == kept.manifest:
+        return not one.keys <= kept.keys
+    return datetime.fromisoformat(one.manifest["started"]) > datetime.fromisoformat(kept.manifest["started"])
+
+
+def _changes(before: _Told | None, now: _Told | None) -> list[str]:
+    """Return what changed since the last release: of gates, numbers and signatures, a line each."""
+    if before is None or now is None:
+        return []
+    both = [gate for gate in now.gates if gate in before.gates]
+    gates = [f'"{gate}" is new' for gate in now.gates if gate not in before.gates]
+    gates += [f'"{gate}" is gone' for gate in before.gates if gate not in now.gates]
+    numbers = []
+    for gate in both:
+        old, new = before.gates[gate], now.gates[gate]
+        claims = [f"{g['metric']} {g['claim']}".strip() for g in (old, new)]
+        gates += [f'"{gate}" claims {claims[1]}, was {claims[0]}'] if claims[0] != claims[1] else []
+        outcomes = [f"{g['outcome']}{' (waived)' if g.get('waiver') else ''}" for g in (old, new)]
+        gates += [f'"{gate}" is {outcomes[1]}, was {outcomes[0]}'] if outcomes[0] != outcomes[1] else []
+        values = [number(g["value"] if g["estimate"] is None else g["estimate"]) for g in (old, new)]
+        if any(old[key] != new[key] for key in NUMBERED):
+            numbers.append(f'"{gate}" {values[1]}, was {values[0]}')
+    signed = [", ".join(sorted(key[:16] for key in keys)) or "nobody" for keys in (now.keys, before.keys)]
+    signatures = [f"by {signed[0]}, was by {signed[1]}"] if now.keys != before.keys else []
+    told = {"gates": gates, "numbers": numbers, "signatures": signatures}
+    return [f"{what}: {'; '.join(_first(said))}" for what, said in told.items() if said]
+
+
+def _first(said: list[str]) -> list[str]:
+    return [*said[:MOST], *([f"and {len(said) - MOST} more"] if len(said) > MOST else [])]
 
 
 def _before(export: Path) -> Promotion:
@@ -82,9 +155,9 @@ def _alone(export: Path) -> Iterator[None]:
 
 
 def _record(export: Path, found: Verified, to: Path, back: bool) -> None:
-    weights = json.loads((to / EVIDENCE / MANIFEST).read_text("utf-8"))["weights"]
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    line = Promotion(found.root, weights, found.suite, found.candidate, found.signed_by, _user(), now, back)
+    manifest = json.loads((to / EVIDENCE / MANIFEST).read_text("utf-8"))
+    now, about = datetime.now(UTC).isoformat(timespec="seconds"), (found.suite, found.candidate, found.signed_by)
+    line = Promotion(found.root, manifest["weights"], *about, _user(), now, back, manifest["started"])
     try:
         append_line(releases_of(export) / RECORD, asdict(line))
     except OSError as error:

@@ -20,7 +20,7 @@ from harness.answers.keys import versions
 from harness.artifacts.attestation import EVIDENCE, ITEMS, LOCK, MANIFEST, MODEL
 from harness.artifacts.digests import digest_of
 from harness.collection.collect import collect
-from harness.collection.plan import Plan, Task
+from harness.collection.collected import Collection, Task
 from harness.errors import UsageError
 from harness.evaluation.evaluate import evaluate
 from harness.pipeline.preflight import make_adapter, open_folder, open_model
@@ -33,7 +33,7 @@ from harness.release.lockfile import plugins_of, rows_digest, table_of
 from harness.release.previous import shipped
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
-from harness.workers.loading import load_now
+from harness_workers import load_now
 
 NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
 # of an eval, beside its options: which rows are asked, and how
@@ -60,7 +60,7 @@ class Replayed:
 
 
 @dataclass(frozen=True)
-class _Evidence:
+class _ReplayEvidence:
     """What an export says of its candidate; `rows` are those of items.jsonl, by evaluation."""
 
     candidate: str
@@ -87,34 +87,41 @@ def replay(export: Path, suite: Path, rows: int, seed: int | None = None, plugin
 
 def _replay(found: Replayed, export: Path, suite: Path, rows: int, plugins: Sequence[str]) -> None:
     told = _read(export)
-    plan = _plan(found, told, read_suite(suite, candidate=str(export / MODEL)), load_plugins(suite, plugins))
-    found.notes += _circumstances(plan, told)
-    known = {name: _said(task, told) for name, task in plan.tasks.items()}
+    collection = _collection(
+        found, told, read_suite(suite, candidate=str(export / MODEL)), load_plugins(suite, plugins)
+    )
+    found.notes += _circumstances(collection, told)
+    known = {name: _said(task, told) for name, task in collection.tasks.items()}
     pairs = [(name, number) for name, said in known.items() for number in said]
     if not pairs:
         raise UsageError("; ".join(["--replay: no row can be asked again", *found.notes]))
     drawn = random.Random(found.seed).sample(pairs, min(rows, len(pairs)))  # noqa: S311 -- told, to be drawn again
-    ref = _ref(plan, export / MODEL, told)
+    ref = _ref(collection, export / MODEL, told)
     if ref.digest != told.weights:
         found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, the evidence is about {told.weights[:16]}"
         return
-    model = plan.suite.model
-    with load_now(plan.plugins, suite, model.use, [ref], model.options) as [subject]:
-        _compare(found, plan, known, drawn, ref.name, subject)
+    model = collection.suite.model
+    with load_now(collection.plugins, suite, model.use, [ref], model.options) as [subject]:
+        _compare(found, collection, known, drawn, ref.name, subject)
     if not found.rows:
         raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))
 
 
 def _compare(
-    found: Replayed, plan: Plan, known: Mapping[str, _Said], drawn: Sequence[tuple[str, int]], name: str, subject: Any
+    found: Replayed,
+    collection: Collection,
+    known: Mapping[str, _Said],
+    drawn: Sequence[tuple[str, int]],
+    name: str,
+    subject: Any,
 ) -> None:
     """Ask the drawn rows, and write down what came of it."""
     different, blind = [], 0
-    tolerance = NEAR if plan.suite.model.options.get("dtype") == "float32" else ROUGH
+    tolerance = NEAR if collection.suite.model.options.get("dtype") == "float32" else ROUGH
     for asked in known:  # in the suite's order
         if not (numbers := sorted(number for e, number in drawn if e == asked)):
             continue
-        for number, row in _ask(plan.tasks[asked], name, subject, numbers):
+        for number, row in _ask(collection.tasks[asked], name, subject, numbers):
             said = known[asked][number]
             why = _difference(said, row, tolerance)
             if why is None:
@@ -131,7 +138,7 @@ def _compare(
         found.notes.append(f"replay: {blind} private rows have log-probabilities, which no digest can be near to")
 
 
-def _read(export: Path) -> _Evidence:
+def _read(export: Path) -> _ReplayEvidence:
     texts = {name: (export / EVIDENCE / name).read_text("utf-8") for name in (MANIFEST, LOCK, ITEMS)}
     manifest, candidate = json.loads(texts[MANIFEST]), str(json.loads(texts[MANIFEST])["candidate"])
     rows: dict[str, list[Mapping[str, Any]]] = {}
@@ -140,13 +147,13 @@ def _read(export: Path) -> _Evidence:
         subject, _, name = row["item"].partition("::")
         if subject == candidate:
             rows.setdefault(name, []).append(row)
-    return _Evidence(candidate, manifest["weights"], json.loads(texts[LOCK]), rows)
+    return _ReplayEvidence(candidate, manifest["weights"], json.loads(texts[LOCK]), rows)
 
 
 # -- what is asked ---------------------------------------------------------------------------------
 
 
-def _plan(found: Replayed, told: _Evidence, suite: Suite, loaded: Plugins) -> Plan:
+def _collection(found: Replayed, told: _ReplayEvidence, suite: Suite, loaded: Plugins) -> Collection:
     """Collect those evaluations of the suite that the candidate has rows of and can answer alone."""
     if lost := sorted(told.rows.keys() - {e.name for e in suite.evals}):
         raise UsageError(
@@ -162,16 +169,16 @@ def _plan(found: Replayed, told: _Evidence, suite: Suite, loaded: Plugins) -> Pl
             evals.append(replace(spec, select=None, fewshot_data=None, stop="end"))
     bare: dict[str, Any] = {"train": None, "candidate": None, "choose": None, "subjects": {}, "gates": ()}
     bare |= {"merges": (), "exports": (), "evals": tuple(evals)}
-    plan = collect(replace(suite, **bare), loaded, remote=True)
-    for task in plan.tasks.values():
-        _check_same(plan, task, told)
-    return plan
+    collection = collect(replace(suite, **bare), loaded, remote=True)
+    for task in collection.tasks.values():
+        _check_same(collection, task, told)
+    return collection
 
 
-def _check_same(plan: Plan, task: Task, told: _Evidence) -> None:
+def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> None:
     """Raise UsageError unless an eval and its rows are those of the evidence."""
     locked = {e["name"]: e for e in told.lock["suite"]["evals"]}.get(task.spec.name, {})
-    here = json.loads(json.dumps(table_of(plan.plugins, "evaluator", task.spec), default=str))
+    here = json.loads(json.dumps(table_of(collection.plugins, "evaluator", task.spec), default=str))
     ours, theirs = ({k: t.get(k) or None for k in ASKED} | t.get("options", {}) for t in (here, locked))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
@@ -188,9 +195,9 @@ def _check_same(plan: Plan, task: Task, told: _Evidence) -> None:
     )
 
 
-def _circumstances(plan: Plan, told: _Evidence) -> Iterator[str]:
+def _circumstances(collection: Collection, told: _ReplayEvidence) -> Iterator[str]:
     """Yield what is otherwise here than it was when the model was judged: it may explain a difference."""
-    there, model = told.lock["suite"]["model"], table_of(plan.plugins, "loader", plan.suite.model)
+    there, model = told.lock["suite"]["model"], table_of(collection.plugins, "loader", collection.suite.model)
     options = {"use": (model["use"], there["use"])}
     options |= {k: (model["options"].get(k), v) for k, v in there["options"].items() if v != "(secret)"}
     for name, (here, then) in options.items():
@@ -200,13 +207,13 @@ def _circumstances(plan: Plan, told: _Evidence) -> Iterator[str]:
     for name, then in told.lock["packages"].items():
         if now.get(name) != then:
             yield f"replay: {name} is {now.get(name) or 'not here'}, {then} in the evidence"
-    codes = {p["name"]: p["code"] for p in plugins_of(plan.plugins)}
+    codes = {p["name"]: p["code"] for p in plugins_of(collection.plugins)}
     for plugin in told.lock["plugins"]:
         if codes.get(plugin["name"]) != plugin["code"]:
             yield f'replay: the code of plugin "{plugin["name"]}" is not that of the evidence'
 
 
-def _said(task: Task, told: _Evidence) -> _Said:
+def _said(task: Task, told: _ReplayEvidence) -> _Said:
     """Return what the evidence says of each row, by its number; private rows have no names, but stand in order."""
     rows, samples = told.rows[task.spec.name], task.samples or ()
     if any("id" in row for row in rows):
@@ -215,17 +222,22 @@ def _said(task: Task, told: _Evidence) -> _Said:
     return dict(enumerate(rows)) if len(rows) == len(samples) else {}
 
 
-def _ref(plan: Plan, model: Path, told: _Evidence) -> ModelRef:
+def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef:
     """Return the model in an export's model/, an adapter on the very base it was judged on."""
 
     def base() -> Source:
-        opened, judged = open_model(plan, plan.suite.model), told.lock["subjects"]["base"]
+        opened, judged = open_model(collection, collection.suite.model), told.lock["subjects"]["base"]
         if opened.digest != judged:
             raise UsageError(f"[model] path: holds weights {opened.digest[:16]}, the base had {judged[:16]}")
         return opened
 
     return shipped(
-        told.candidate, model, base, partial(make_adapter, plan), partial(open_folder, plan), plan.suite.model.options
+        told.candidate,
+        model,
+        base,
+        partial(make_adapter, collection),
+        partial(open_folder, collection),
+        collection.suite.model.options,
     )
 
 

@@ -45,17 +45,24 @@ def keygen(name: Path) -> tuple[Path, Path]:
     return private, told
 
 
-def sign(folder: Path, key: Path) -> str:
+def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> str:
     """Sign an export's claims and return the id of the key; what is not consistent or tells a secret is not signed.
 
+    Gates are judged again from their rows; with `unrecomputed` one that cannot be is signed on its producer's word.
     The new envelopes are appended, so that each signer's lines stay as they are. Raises UsageError.
     """
     signer = _load(key)
     from securesystemslib.dsse import Envelope
 
-    found = verify(folder)
+    try:
+        found = verify(folder, recompute=True)
+        left = [f'gate "{gate}" cannot be judged again: {why}' for gate, why in found.unable.items()]
+    except UsageError as error:  # there is no such folder, nothing to compute with, or no gate that can be judged again
+        found, left = verify(folder), [str(error)]
     if not found.ok:
         raise UsageError(f"{folder}: is not signed: {found.refused}")
+    if left and not unrecomputed:
+        raise UsageError(f"{folder}: is not signed: {left[0]}; --unrecomputed signs it on its producer's word")
     _check_secrets(folder)
     keyid = str(signer.public_key.keyid)
     path = folder / EVIDENCE / CLAIMS

@@ -11,7 +11,7 @@ from harness_report import drawing, pairs
 from harness_report.compare import Between, Compared, compare
 from harness_report.drawing import FAIL, OPEN, PASS, Interval, axis_of, draw, strip
 from harness_report.gates import axes, bounds_of, drive, interval_of, show_gate, write_of
-from harness_report.history import Past, trends_of
+from harness_report.history import PastRun, trends_of
 from harness_report.page import ROWS, fill, folder_name, headline, says
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept
@@ -21,7 +21,7 @@ COLOURS = {"worse": FAIL, "not told apart": OPEN, "better": PASS}
 CLASSES = {"worse": "lost", "better": "won", "not told apart": "told"}
 
 
-def render_beside(kept: Kept, other: Kept | None, past: Sequence[Past]) -> str:
+def render_beside(kept: Kept, other: Kept | None, past: Sequence[PastRun]) -> str:
     """Return the page of a run beside another one, and with the history of its suite.
 
     Raises UsageError where there is neither, ModuleNotFoundError without jinja2.
@@ -34,7 +34,7 @@ def render_beside(kept: Kept, other: Kept | None, past: Sequence[Past]) -> str:
     return fill("beside.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=name)
 
 
-def _page(kept: Kept, c: Compared | None, past: Sequence[Past]) -> SimpleNamespace:
+def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleNamespace:
     return SimpleNamespace(
         sentence=headline(kept.run),
         lead=_lead(c) if c else [],
@@ -68,7 +68,7 @@ def _lead(c: Compared) -> list[str]:
     return [f"Against {c.labels[0]}: {'; '.join(found)}."] if found else []
 
 
-def _facts(kept: Kept, c: Compared | None, past: Sequence[Past]) -> list[tuple[str, str]]:
+def _facts(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> list[tuple[str, str]]:
     found = []
     for name, one in (("This run", kept), *((("Against", c.before),) if c else ())):
         verdicts = one.run.verdicts

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import Gate, Metric, Outcome, Result, Sample, Score, UsageError, Verdict
-from harness.internals import counted, judge, markdown, sentence, shown
+from harness.internals import counted, decide, markdown, sentence, shown
 from harness_report.gates import claim_of, estimate_of
 from harness_report.made import Setting, settings_of
 from harness_report.pairs import LOST, WON, Pairs, paired
@@ -143,7 +143,7 @@ def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs:
         for k, rows in ((now, ours), (before, theirs))
     )
     try:
-        return judge(gate, measured, one, other, samples, now.run.alpha, name=now.ours)
+        return decide(gate, measured, one, other, samples, now.run.alpha, name=now.ours)
     except ModuleNotFoundError as error:
         hint = f"needs {error.name}, which is not installed; pip install 'finetune-harness[recompute]'"
         raise UsageError(f"two runs: the test of {name} {hint}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -31,7 +31,7 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 328, 160, 52, 16, 24  # of a chart, px
 
 
 @dataclass(frozen=True)
-class Past:
+class PastRun:
     """One run of a suite, read where more of it is shown than when it was, and the release that it became."""
 
     folder: Path
@@ -67,7 +67,7 @@ class Track:
         return next(v for v in reversed(self.verdicts) if v is not None)
 
 
-def runs_of(suite: str, folder: Path) -> list[Past]:
+def runs_of(suite: str, folder: Path) -> list[PastRun]:
     """Return the runs of a suite in a folder that judged anything, the oldest first. Raises UsageError at no folder."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: is no folder; name the one that the run folders are in")
@@ -78,28 +78,35 @@ def runs_of(suite: str, folder: Path) -> list[Past]:
     return [*(found[: found.index(last[-1])] if len(last) == MOST else ()), *reversed(last)]
 
 
-def _glimpse(suite: str, path: Path, released: Callable[[str], dict[str, str]]) -> Past | None:
+def _glimpse(suite: str, path: Path, released: Callable[[str], dict[tuple[str, str], str]]) -> PastRun | None:
     """Return the run of a report, or None where it is of another suite, judged nothing or is no report."""
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         told = json.loads(path.read_bytes())
         if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
-            days = [released(e["to"]).get(e["digest"], "") for e in told["exports"] if e["digest"]]
-            return Past(path.parent, str(told["started"]), next(filter(None, days), ""))
+            when = str(told["started"])
+            days = [_day(released(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
+            return PastRun(path.parent, str(told["started"]), next(filter(None, days), ""))
     return None
 
 
-def _released(to: str) -> dict[str, str]:
-    """Return the days on which weights were first promoted of what is exported to a folder, by their digests."""
+def _day(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
+    """Return the day on which what a run exported was promoted, or nothing; older lines name the weights alone."""
+    return released.get((weights, started)) or released.get((weights, ""), "")
+
+
+def _released(to: str) -> dict[tuple[str, str], str]:
+    """Return the days on which what is exported to a folder was first promoted, by weights and start of the run."""
     record = Path(f"{to}.releases", "releases.jsonl")
     try:
         lines = [json.loads(line) for line in record.read_text("utf-8").split("\n") if line.strip()]
     except (OSError, ValueError, RecursionError):
         return {}
     told = [line for line in reversed(lines) if isinstance(line, dict)]
-    return {str(line.get("weights")): str(line.get("at", ""))[:10] or "released" for line in told}
+    keys = [(str(line.get("weights")), str(line.get("started") or "")) for line in told]
+    return {key: str(line.get("at", ""))[:10] or "released" for key, line in zip(keys, told, strict=True)}
 
 
-def tracks_of(past: Sequence[Past]) -> list[Track]:
+def tracks_of(past: Sequence[PastRun]) -> list[Track]:
     """Return every gate that any run judged on a candidate, as the last run orders them."""
     by_run = [{(v.gate, v.candidate): v for v in p.run.verdicts} for p in past]
     last = [(v.gate, v.candidate) for v in sentence.worst_first(past[-1].run)] if past else []
@@ -118,7 +125,7 @@ def sparkline(values: Sequence[float | None]) -> str:
     return "".join(BARS[places[v]] if v in places else " " for v in values)
 
 
-def told(suite: str, past: Sequence[Past]) -> str:
+def told(suite: str, past: Sequence[PastRun]) -> str:
     """Return the history of a suite as lines for a terminal: a gate a line, the last runs from left to right."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("gate", "estimates", "verdicts", "last", "limit"):
@@ -140,7 +147,7 @@ def told(suite: str, past: Sequence[Past]) -> str:
     return printed(head, "", table, "", *said, *released)
 
 
-def as_json(suite: str, past: Sequence[Past]) -> str:
+def as_json(suite: str, past: Sequence[PastRun]) -> str:
     """Return the history of a suite as JSON."""
     runs = []
     for p in past:
@@ -156,7 +163,7 @@ def as_json(suite: str, past: Sequence[Past]) -> str:
 # -- the page --------------------------------------------------------------------------------------
 
 
-def trends_of(past: Sequence[Past]) -> list[SimpleNamespace]:
+def trends_of(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return a chart for each gate on what the last run ships: estimate, bounds, limit, and releases."""
     if not past:
         return []
@@ -175,7 +182,7 @@ def trends_of(past: Sequence[Past]) -> list[SimpleNamespace]:
     return found
 
 
-def _trend(axis: Axis, track: Track, past: Sequence[Past]) -> dict[str, Any]:
+def _trend(axis: Axis, track: Track, past: Sequence[PastRun]) -> dict[str, Any]:
     """Return the spec of one gate over the runs: a dot and a bar a run, what is not allowed shaded."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - 8
     step = (right - LEFT) / len(past)

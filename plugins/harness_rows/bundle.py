@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import ExitCode, Gate, UsageError, write_text
-from harness.internals import About, Eval, Model, Scored, Suite, dumps, made_of, read_json, shown
+from harness.internals import Eval, Model, ScoredRows, Suite, SuiteTable, dumps, made_of, read_json, shown
 from harness_rows.records import RawMetric, RawRow, RawRows
-from harness_rows.suites import Judged, Runs, judged, runs_of
+from harness_rows.suites import JudgedRows, Runs, judged, runs_of
 
 FORMAT, FOLDER = "rows 1", "gate"
 SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json", "manifest.json"
@@ -29,7 +29,7 @@ WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of 
 NEAR = 1e-9  # by which numbers differ on another processor
 
 
-def write_bundle(found: Judged, folder: Path) -> None:
+def write_bundle(found: JudgedRows, folder: Path) -> None:
     """Write the evidence of judged rows. Raises OSError."""
     suite = found.suite
     told = {"about": asdict(suite.about), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
@@ -54,7 +54,7 @@ def _about(run: RawRows) -> dict[str, Any]:
     return {k: v for k, v in asdict(replace(run, rows=())).items() if k != "rows"}
 
 
-def _lines(found: Judged) -> Iterator[list[Any]]:
+def _lines(found: JudgedRows) -> Iterator[list[Any]]:
     for name, one in found.measured.items():
         for side, run in one.runs.items():
             yield from ([name, side, asdict(row)] for row in run.rows)
@@ -121,9 +121,9 @@ def _suite(folder: Path, manifest: Mapping[str, Any]) -> Suite:
     told = read_json((folder / SUITE).read_bytes())
     evals = tuple(made_of(Eval, e, "eval") for e in told["evals"])
     gates = tuple(made_of(Gate, g, "gate") for g in told["gates"])
-    rows = {name: made_of(Scored, r, name) for name, r in told["rows"].items()}
+    rows = {name: made_of(ScoredRows, r, name) for name, r in told["rows"].items()}
     parts: Any = (None, None, None, {}, evals, gates, (), ())
-    about = made_of(About, told["about"], "suite")
+    about = made_of(SuiteTable, told["about"], "suite")
     return Suite(
         Path(Path(manifest["path"]).name), about, Model("", "[rows]", "rows"), *parts, manifest["digest"], rows=rows
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness import UsageError, did_you_mean
 from harness.internals import shorten
-from harness_rows.pairing import Pairs
+from harness_rows.pairing import PairedRows
 from harness_rows.records import RawRows
 
 POINT = ("model", "revision", "adapter", "parameters", "quantisation", "model args")  # what is being compared
@@ -32,7 +32,7 @@ LONGEST = 60  # characters of a fact
 
 
 @dataclass(frozen=True)
-class Compared:
+class Differences:
     """What differs: what was unfair and is allowed, and what is only told, a line each."""
 
     allowed: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ def allowed_names(given: Iterable[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def compare(base: RawRows, candidate: RawRows, pairs: Pairs, allow: Collection[str]) -> Compared:
+def compare(base: RawRows, candidate: RawRows, pairs: PairedRows, allow: Collection[str]) -> Differences:
     """Compare the facts of two runs. Raises UsageError with everything that is unfair and not allowed."""
     unfair: dict[str, str] = {}
     told = []
@@ -74,10 +74,10 @@ def compare(base: RawRows, candidate: RawRows, pairs: Pairs, allow: Collection[s
         unfair[first] = f"prompts differ on {other:,} of {len(pairs.names):,} rows, {unfair[first]}"
     if refused := [name for name in unfair if name not in allow]:
         raise UsageError(*(_refusal(name, unfair[name]) for name in refused))
-    return Compared(tuple(unfair.values()), tuple(told))
+    return Differences(tuple(unfair.values()), tuple(told))
 
 
-def _other_prompts(pairs: Pairs) -> int:
+def _other_prompts(pairs: PairedRows) -> int:
     """Return on how many rows another text was sent."""
     sides = zip(pairs.base, pairs.candidate, strict=True)
     return sum(

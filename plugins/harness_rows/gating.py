@@ -12,9 +12,9 @@ from typing import Literal
 from harness import Caveat, Metric, Result, Sample, Score, UsageError, digest_of
 from harness.internals import counted, shown
 from harness_rows import fairness, pairing
-from harness_rows.fairness import Compared
+from harness_rows.fairness import Differences
 from harness_rows.metrics import Chosen, choose, weight_of, worst_of
-from harness_rows.pairing import Pairs, Rows
+from harness_rows.pairing import PairedRows, Rows
 from harness_rows.records import RawRows, Wanted
 
 EXAMPLES = 3  # rows and reasons that are named
@@ -39,14 +39,14 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRows:
     """The rows of two runs as an evaluation of ours: samples, results by subject, and what was found on the way."""
 
     ask: Ask
     runs: Mapping[str, RawRows]
-    pairs: Pairs
+    pairs: PairedRows
     chosen: Chosen
-    fair: Compared
+    fair: Differences
     samples: tuple[Sample, ...]
     results: Mapping[str, Result]
     states: Mapping[str, Mapping[str, int]]
@@ -68,7 +68,7 @@ class Measured:
         return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {shown(run.bound)}")]
 
 
-def measure(runs: dict[str, RawRows], ask: Ask) -> Measured:
+def measure(runs: dict[str, RawRows], ask: Ask) -> MeasuredRows:
     """Return the rows of a base and a candidate, or of a candidate alone, as an evaluation.
 
     Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
@@ -77,7 +77,7 @@ def measure(runs: dict[str, RawRows], ask: Ask) -> Measured:
     _check_files([*runs.values()])
     chosen = choose([*runs.values()], ask.want)
     pairs = pairing.pair(base or candidate, candidate, only_common=ask.only_common)
-    fair = Compared() if base is None else fairness.compare(base, candidate, pairs, ask.allow)
+    fair = Differences() if base is None else fairness.compare(base, candidate, pairs, ask.allow)
     metric = chosen.metric
     if ask.missing == "wrong" and worst_of(metric) is None:
         raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
@@ -92,7 +92,7 @@ def measure(runs: dict[str, RawRows], ask: Ask) -> Measured:
             rows[side].found.clear()
     results = {side: _result(side, runs[side], samples, column, metric, ask) for side, column in columns.items()}
     states = {side: column.states for side, column in columns.items()}
-    return Measured(ask, runs, pairs, chosen, fair, samples, results, states)
+    return MeasuredRows(ask, runs, pairs, chosen, fair, samples, results, states)
 
 
 def _check_files(runs: Sequence[RawRows]) -> None:
@@ -102,7 +102,7 @@ def _check_files(runs: Sequence[RawRows]) -> None:
         raise UsageError(f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…); nothing was changed")
 
 
-def _known(pairs: Pairs, task: str) -> list[str]:
+def _known(pairs: PairedRows, task: str) -> list[str]:
     """Return what each row is known by, here and in the ledger of attempts.
 
     A name says less than what was asked: the same names under one task are taken for the same rows.
@@ -112,7 +112,7 @@ def _known(pairs: Pairs, task: str) -> list[str]:
     return [(ours or theirs)[0].content for theirs, ours in zip(pairs.base, pairs.candidate, strict=True)]
 
 
-def _samples(pairs: Pairs, known: Sequence[str]) -> list[Sample]:
+def _samples(pairs: PairedRows, known: Sequence[str]) -> list[Sample]:
     """Return the rows as they are judged. Raises UsageError where the sides tell of other clusters or slices."""
     found = []
     for name, key, theirs, ours in zip(pairs.names, known, pairs.base, pairs.candidate, strict=True):

@@ -33,7 +33,7 @@ class Side(Sequence[Rows]):
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedRows:
     """The rows of two runs, by name; a side that lacks a row has none of it.
 
     `dropped` counts the rows that only one side has and nobody judges, `renamed` the names that mean another question
@@ -49,7 +49,7 @@ class Pairs:
     repeats: tuple[int, int] = (1, 1)
 
 
-def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> Pairs:
+def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
     """Pair the rows of two runs. Raises UsageError where they cannot be, or one has rows that the other has not."""
     sides = {"base": base.rows, "candidate": candidate.rows}
     how = _way(sides)
@@ -147,7 +147,7 @@ def _uneven(
 def _named(
     how: Literal["content", "id"], kept: list[str], left: Grouped, right: Grouped,
     dropped: tuple[int, int], renamed: int,
-) -> Pairs:  # fmt: skip
+) -> PairedRows:  # fmt: skip
     """Return pairs in the order of what they are known by, which no file has; copies are told apart by a number."""
     names, base, candidate = list[str](), list[RawRow | Rows](), list[RawRow | Rows]()
     taken = Counter(_called(_all(left.get(k) or right[k])[0]) for k in kept)
@@ -167,7 +167,7 @@ def _named(
             candidate.append(_sorted(ours)[number : number + 1])
     sides = Side(base), Side(candidate)
     most = max(map(len, sides[0])), max(map(len, sides[1]))
-    return Pairs(how, names, *sides, dropped, renamed, most)
+    return PairedRows(how, names, *sides, dropped, renamed, most)
 
 
 def _all(found: RawRow | Rows | None) -> Rows:

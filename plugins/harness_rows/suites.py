@@ -13,8 +13,8 @@ from typing import Any
 
 from harness import Gate, Report, UsageError, Verdict, digest_of
 from harness.internals import (
-    About,
     Adjudicator,
+    Collection,
     Context,
     Eval,
     Item,
@@ -22,11 +22,11 @@ from harness.internals import (
     Look,
     Model,
     Note,
-    Plan,
     Plugins,
-    Scored,
+    ScoredRows,
     Standing,
     Suite,
+    SuiteTable,
     Task,
     Waiver,
     check_gates,
@@ -35,7 +35,7 @@ from harness.internals import (
 )
 from harness_rows import rows as evaluator
 from harness_rows.fairness import allowed_names
-from harness_rows.gating import Ask, Measured, measure
+from harness_rows.gating import Ask, MeasuredRows, measure
 from harness_rows.readers import read
 from harness_rows.records import RawRows, Wanted
 
@@ -58,21 +58,23 @@ class RowsAdjudicator(Adjudicator):
         result = self.results.get((item.subject, item.eval))
         if self.ledger is None or result is None or result.missing:
             return
-        look = Look("merged", result.digest, frozenset(self.plan.tasks[item.eval].keys))
+        look = Look("merged", result.digest, frozenset(self.collection.tasks[item.eval].keys))
         with self.ledger.locked():
             self.standings[item.subject, item.eval] = self.ledger.standing(look)
-            self.ledger.record(self.standings[item.subject, item.eval], look, self.plan.suite, item.subject, item.eval)
+            self.ledger.record(
+                self.standings[item.subject, item.eval], look, self.collection.suite, item.subject, item.eval
+            )
 
 
 @dataclass
-class Judged:
+class JudgedRows:
     """A suite of rows, and what came of it: evaluations, reports with their verdicts, and what to know of them."""
 
     suite: Suite
     started: datetime
     plugins: Plugins
     waivers: list[Waiver]
-    measured: dict[str, Measured] = field(default_factory=dict)
+    measured: dict[str, MeasuredRows] = field(default_factory=dict)
     reports: list[Report] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -82,13 +84,15 @@ class Judged:
 def suite_of(gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], alpha: float, **about: Any) -> Suite:
     """Return the suite that the words of `harness gate` come to: one evaluation, one gate."""
     where = "harness gate"
-    scored = {side: Scored(path, where) for side, path in paths.items()}
+    scored = {side: ScoredRows(path, where) for side, path in paths.items()}
     name = re.sub(r"[^\w-]", "_", str(options.get("task") or "rows"))[:80]
     spec = Eval(name, "rows", where, options=options, **about)
     gate = replace(gate, metric=f"{name}.{options.get('metric') or '?'}", where=where)
     digest = digest_of([asdict(gate), dict(options), dict(paths), about])
     parts: Any = (None, None, None, {}, (spec,), (gate,), (), ())
-    return Suite(Path("gate.toml"), About("gate", alpha=alpha), Model("", where, "rows"), *parts, digest, rows=scored)
+    return Suite(
+        Path("gate.toml"), SuiteTable("gate", alpha=alpha), Model("", where, "rows"), *parts, digest, rows=scored
+    )
 
 
 def judged(
@@ -97,7 +101,7 @@ def judged(
     waivers: Sequence[Waiver] = (),
     runs: Runs | None = None,
     attempts: Mapping[str, int] | None = None,
-) -> Judged:
+) -> JudgedRows:
     """Judge the gates of a suite on its rows, or on `runs` of which it was told before which attempts they are.
 
     Without `plugins` those that are installed listen, and no harnessfile is executed.
@@ -113,8 +117,8 @@ def judged(
 
 def _judged(
     suite: Suite, plugins: Plugins, waivers: Sequence[Waiver], runs: Runs | None, attempts: Mapping[str, int] | None
-) -> Judged:
-    found = Judged(suite, datetime.now(UTC), plugins, [*waivers])
+) -> JudgedRows:
+    found = JudgedRows(suite, datetime.now(UTC), plugins, [*waivers])
     there = runs_of(suite) if runs is None else runs
     found.measured = {spec.name: measure(there[spec.name], ask_of(spec)) for spec in suite.evals}
     gates = tuple(_settled(gate, found.measured) for gate in suite.gates)
@@ -159,7 +163,7 @@ def ask_of(spec: Eval) -> Ask:
     return Ask(spec.name, want, options.get("missing", "refuse"), allow, bool(options.get("only_common")))
 
 
-def _claimed(run: RawRows, one: Scored) -> RawRows:
+def _claimed(run: RawRows, one: ScoredRows) -> RawRows:
     """Return rows with the weights that they are said to be of. Raises UsageError where that is no digest."""
     if not one.weights:
         return run
@@ -168,13 +172,13 @@ def _claimed(run: RawRows, one: Scored) -> RawRows:
     return replace(run, binding="claimed", bound=one.weights)
 
 
-def _settled(gate: Gate, measured: Mapping[str, Measured]) -> Gate:
+def _settled(gate: Gate, measured: Mapping[str, MeasuredRows]) -> Gate:
     """Return a gate with the metric that was found, where nobody had to name one."""
     one = measured.get(gate.eval)
     return replace(gate, metric=f"{gate.eval}.{one.chosen.metric.name}") if one and gate.metric_name == "?" else gate
 
 
-def _plan(suite: Suite, found: Judged) -> Plan:
+def _plan(suite: Suite, found: JudgedRows) -> Collection:
     """Return what is judged. Raises UsageError with every mistake in the gates."""
     sides = tuple(side for side in ("base",) if side in suite.rows)
     ours = ("candidate",)
@@ -189,16 +193,16 @@ def _plan(suite: Suite, found: Judged) -> Plan:
     check_gates(context, tasks)
     context.mistakes.raise_if_any()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
-    return Plan(suite, found.plugins, tasks, sides, ours, items)
+    return Collection(suite, found.plugins, tasks, sides, ours, items)
 
 
-def _conditioned(verdict: Verdict, measured: Mapping[str, Measured]) -> Verdict:
+def _conditioned(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:
     """Return a verdict with the conditions under which it stands."""
     one = measured.get(verdict.metric.partition(".")[0]) or next(iter(measured.values()))
     return words.noted(verdict, *(Note("rows", {"text": text}) for text in one.conditions))
 
 
-def _report(item: Item, one: Measured, verdicts: Iterable[Verdict]) -> Report:
+def _report(item: Item, one: MeasuredRows, verdicts: Iterable[Verdict]) -> Report:
     result, metric = one.results[item.subject], one.chosen.metric
     caveats = tuple(c.text for c in result.caveats)
     return Report(

@@ -29,9 +29,9 @@ from harness.internals import (
     words,
 )
 from harness_rows.bundle import FOLDER, write_bundle
-from harness_rows.gating import EXAMPLES, MOST, Measured
+from harness_rows.gating import EXAMPLES, MOST, MeasuredRows
 from harness_rows.records import RawRows
-from harness_rows.suites import Judged, judged
+from harness_rows.suites import JudgedRows, judged
 
 WIDTH = 80
 CHANGED = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
@@ -42,7 +42,7 @@ def run_rows(suite: Suite, args: Namespace) -> int:
     return conclude(judged(suite, load_plugins(suite.path), read_waivers(suite.path)), args)
 
 
-def conclude(found: Judged, args: Namespace) -> int:
+def conclude(found: JudgedRows, args: Namespace) -> int:
     """Write what was found, print it, and return the exit code. Raises UsageError where nothing can be written."""
     run = run_of(found)
     try:
@@ -60,7 +60,7 @@ def conclude(found: Judged, args: Namespace) -> int:
     return run.exit_code
 
 
-def run_of(found: Judged) -> Run:
+def run_of(found: JudgedRows) -> Run:
     """Return judged rows as a run."""
     suite, standings, version = found.suite, [*found.standings.values()], harness.__version__
     conclusions = [line for one in found.measured.values() for line in said(one, found)]
@@ -78,7 +78,7 @@ def run_of(found: Judged) -> Run:
     )  # fmt: skip
 
 
-def _code(found: Judged) -> ExitCode:
+def _code(found: JudgedRows) -> ExitCode:
     """Return the exit code: a failure outranks what could not be decided, and no gate that blocks is no success."""
     held = {v.outcome for v in found.verdicts if v.holds_up}
     if Outcome.FAIL in held:
@@ -94,7 +94,7 @@ def facts_of(run: RawRows) -> dict[str, Any]:
     return {"model": run.model, "tool": run.tool, **run.facts, "binding": run.binding, **sources}
 
 
-def _write(found: Judged, run: Run, out: Path) -> None:
+def _write(found: JudgedRows, run: Run, out: Path) -> None:
     """Write the folder of a run."""
     folder = RunFolder(out, run.suite, found.started)
     run.folder = str(folder.path)
@@ -109,7 +109,7 @@ def _write(found: Judged, run: Run, out: Path) -> None:
     folder.finish(run)
 
 
-def lock_of(found: Judged) -> dict[str, Any]:
+def lock_of(found: JudgedRows) -> dict[str, Any]:
     """Return the suite as it was resolved: options, metrics, gates."""
     evals = [{"name": e.name, "use": e.use, "slices": e.slices, "options": dict(e.options)} for e in found.suite.evals]
     told = {name: one.chosen.metric for name, one in found.measured.items()}
@@ -119,7 +119,7 @@ def lock_of(found: Judged) -> dict[str, Any]:
     return {"suite": suite, "metrics": metrics, "gates": gates, "harness": harness.__version__}
 
 
-def write_suite(found: Judged, path: Path, paths: Mapping[str, str]) -> None:
+def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None:
     """Write what was said and found out as a suite. Raises UsageError where that is impossible."""
     (spec,), (gate,) = found.suite.evals, found.suite.gates
     one = found.measured[spec.name]
@@ -145,7 +145,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)  # of texts, numbers, lists of texts and truth as TOML writes them
 
 
-def said(one: Measured, found: Judged) -> list[str]:
+def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
     """Return what a reader must know of how a verdict came about, a line each."""
     pairs, metric, both = one.pairs, one.chosen.metric, "base" in one.runs
     how = f"paired by {pairs.how}" if both else "rows of one run, which pair with nothing"
@@ -172,7 +172,7 @@ def _states(told: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {state}" for state, n in sorted(told.items(), key=lambda kv: kv[0] != "scored"))
 
 
-def lines(found: Judged, run: Run) -> Iterator[str]:
+def lines(found: JudgedRows, run: Run) -> Iterator[str]:
     """Yield what is printed, at most 80 columns wide where words allow it."""
     runs = {side: one for measured in found.measured.values() for side, one in measured.runs.items()}
     for side, one in runs.items():
@@ -190,7 +190,7 @@ def lines(found: Judged, run: Run) -> Iterator[str]:
     yield f"report: {page if page.is_file() else run.folder}"
 
 
-def _verdict(v: Verdict, found: Judged) -> Iterator[str]:
+def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     """Yield a verdict: the estimate and its bound against the limit, then what these rest on."""
     about, head, indent = v.about, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
     if about is None or v.estimate is None or v.outcome is Outcome.ERROR:

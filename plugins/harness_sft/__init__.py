@@ -12,7 +12,7 @@ import harness
 from harness import hookimpl
 from harness.internals import lazily, schema
 from harness_sft.config import build_config, look
-from harness_sft.job import Job, Method
+from harness_sft.job import Method, TrainingJob
 from harness_sft.options import Memory, Steps, Supervised, Training
 from harness_sft.rows import Counts, Row, name_rows, select_columns, take_columns
 
@@ -27,12 +27,12 @@ __all__ = [
     "SFT",
     "Checked",
     "Counts",
-    "Job",
     "Memory",
     "Method",
     "Row",
     "Steps",
     "Training",
+    "TrainingJob",
     "besides",
     "look",
     "name_rows",
@@ -90,19 +90,21 @@ def besides(cls: type[Training], method: Callable[[], Method]) -> dict[str, Call
 
     @schema.takes(cls)
     def check(options: Training) -> None:
-        Job(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method()).config(Path("checkpoints"), "cpu")
+        TrainingJob(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method()).config(
+            Path("checkpoints"), "cpu"
+        )
 
     @schema.takes(cls)
     def build(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> Built:
         from harness_sft.build import build
 
-        return build(Job(ref, adapter, rows, options.recipe(), seed, method()))
+        return build(TrainingJob(ref, adapter, rows, options.recipe(), seed, method()))
 
     @schema.takes(cls)
     def measure(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> dict[str, Any]:
         from harness_sft.measure import measure
 
-        return measure(Job(ref, adapter, rows, options.recipe(), seed, method()))
+        return measure(TrainingJob(ref, adapter, rows, options.recipe(), seed, method()))
 
     return {"check": check, "build": build, "measure": measure}
 
@@ -143,4 +145,4 @@ def sft(
     from harness_sft.train import train
 
     how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch, "processes": processes, "shard": shard}
-    return train(Job(ref, adapter, rows, options.recipe(), seed, SFT, out, **how))
+    return train(TrainingJob(ref, adapter, rows, options.recipe(), seed, SFT, out, **how))

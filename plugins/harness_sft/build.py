@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from harness import Built, UsageError
 from harness_hf import load_tokenizer, one_line, quiet
 from harness_lora import check_base
-from harness_sft.job import Job
+from harness_sft.job import TrainingJob
 from harness_sft.likelihood import settle
 from harness_sft.rows import as_dataset
 from harness_sft.train import quiet_libraries
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 
 
-def build(job: Job) -> Built:
+def build(job: TrainingJob) -> Built:
     """Prepare rows as a training would; raises UsageError on what it would refuse."""
     job.method.fits(job.adapter)
     if job.adapter is None:

@@ -47,7 +47,7 @@ ALONE = Ranks()
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One training, or what is only prepared or timed of one; `ranks` are the processes that do it together."""
 
     ref: ModelRef

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import UsageError
-from harness_sft.job import Job
+from harness_sft.job import TrainingJob
 from harness_sft.train import build_trainer, quiet_libraries
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ VALIDATED = 8  # rows that a validation is timed on
 BYTES = 16  # a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
 
 
-def measure(job: Job) -> dict[str, Any]:
+def measure(job: TrainingJob) -> dict[str, Any]:
     """Train a few steps, of an adapter or of all weights, and return the fields of `harness_plan.benchmark.Measured`.
 
     The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights

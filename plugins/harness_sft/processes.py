@@ -20,13 +20,14 @@ from statistics import median
 from typing import IO, TYPE_CHECKING, Any
 
 from harness import Finding, Progress, UsageError, write_text
-from harness.internals import disk_full, gpus, read_error, shorten, told_ref
+from harness.internals import disk_full, shorten
 from harness_sft.job import run_again
 from harness_sft.ranks import raise_finding
+from harness_workers import gpus, read_error, told_ref
 
 if TYPE_CHECKING:
     from harness import Adapter
-    from harness_sft.job import Job
+    from harness_sft.job import TrainingJob
 
 JOB, EVENTS, STOP, STORE, SAID = "job.json", "events.jsonl", "stop", "store", "said.txt"
 ALONE = {  # options that mean another training in several processes, and why
@@ -127,13 +128,13 @@ def told_adapter(adapter: Adapter | None) -> dict[str, Any] | None:
     if adapter is None:
         return None
     told = _plain({"config": adapter.peft_config().to_dict(), "quantization": adapter.quantization})
-    read = Told(told)
+    read = ToldAdapter(told)
     if _plain({"config": read.peft_config().to_dict(), "quantization": read.quantization}) != told:
         raise UsageError("[train] processes: the adapter cannot be told to other processes; train in one")
     return dict(told)
 
 
-class Told:
+class ToldAdapter:
     """An adapter that another process told of: what a training needs of one."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
@@ -151,7 +152,7 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda one: sorted(one) if isinstance(one, set) else str(one)))
 
 
-def launch(job: Job, count: int) -> Path:
+def launch(job: TrainingJob, count: int) -> Path:
     """Train in `count` processes and return `out`; what they tell is passed on as it comes.
 
     An interruption lets them save the step that they are in, if they come to its end; a second one ends them at once,
@@ -181,7 +182,7 @@ def launch(job: Job, count: int) -> Path:
 class Launched:
     """Processes that train, and what they tell. They end when their standard input does: when this process ends."""
 
-    def __init__(self, folder: Path, count: int, said: IO[bytes], job: Job) -> None:
+    def __init__(self, folder: Path, count: int, said: IO[bytes], job: TrainingJob) -> None:
         self.folder, self.progress, self.flag = folder, job.progress, job.flag or raise_finding
         self.errors: list[Mapping[str, Any]] = []
         self.flagged: set[str] = set()

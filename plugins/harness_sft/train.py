@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness import UsageError, digest_of, write_steps, write_text
 from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
-from harness_sft.job import CHECKPOINTS, Job, last_whole_checkpoint, room
+from harness_sft.job import CHECKPOINTS, TrainingJob, last_whole_checkpoint, room
 from harness_sft.processes import launch, refuse_shards, resolve
 from harness_sft.rows import Row, as_dataset
 from harness_sft.whole import write_whole
@@ -36,7 +36,7 @@ LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
-def train(job: Job) -> Path:
+def train(job: TrainingJob) -> Path:
     """Train, or go on from the last checkpoint; see `harness_sft.sft`.
 
     Where several processes are asked for, they are started, and do what follows; with `shard` they share the weights.
@@ -81,7 +81,7 @@ def train(job: Job) -> Path:
 
 
 def build_trainer(
-    job: Job, kept: list[Row], held_out: list[Row], config: SFTConfig, stamp: str = ""
+    job: TrainingJob, kept: list[Row], held_out: list[Row], config: SFTConfig, stamp: str = ""
 ) -> tuple[Checked, dict[str, Any]]:
     """Return the trainer, and the facts about its model: parameters, and bytes of the base as it is held.
 
@@ -155,7 +155,7 @@ def _run(trainer: Checked, checkpoint: Path | None) -> None:
     assert_not_repacked(trainer.model)
 
 
-def _watched(trainer: Checked, job: Job) -> dict[str, float]:
+def _watched(trainer: Checked, job: TrainingJob) -> dict[str, float]:
     """Measure a model in training, its adapter in it, as the harness measures any."""
     from harness import ModelRef
     from harness_hf import HFSubject, Tokens
@@ -170,7 +170,7 @@ def _watched(trainer: Checked, job: Job) -> dict[str, float]:
         subject.scorer.close()
 
 
-def _write(trainer: Checked, job: Job, initial: Path | None, facts: Mapping[str, Any]) -> None:
+def _write(trainer: Checked, job: TrainingJob, initial: Path | None, facts: Mapping[str, Any]) -> None:
     """Write what was trained, once all processes have said that they hold the same, or what slices of it."""
     from peft import get_peft_model_state_dict
 
@@ -262,7 +262,7 @@ def base_bytes(model: PreTrainedModel) -> int:
     return int(total)
 
 
-def _stamp(job: Job) -> str:
+def _stamp(job: TrainingJob) -> str:
     """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up.
 
     How many processes there are is part of it, and whether they share the weights: that decides what a checkpoint is.

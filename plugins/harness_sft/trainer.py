@@ -23,7 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from harness import Finding, Progress, TrainingStep, write_text
 from harness_sft import sharding
-from harness_sft.job import WHOLE, Job, room
+from harness_sft.job import WHOLE, TrainingJob, room
 from harness_sft.likelihood import settle
 from harness_sft.ranks import Order, fill, raise_finding
 from harness_sft.rows import Counts, Obeying
@@ -55,7 +55,7 @@ class Checked(Obeying, ShardedTrainer):
 
     train_dataset: Any
 
-    def __init__(self, model: PreTrainedModel, *, job: Job, stamp: str, held_out: Any, **given: Any) -> None:
+    def __init__(self, model: PreTrainedModel, *, job: TrainingJob, stamp: str, held_out: Any, **given: Any) -> None:
         self.ranks = ranks = job.ranks
         self.counts: dict[str, Counts] = {}
         self.stamp, self.flag = stamp, job.flag or raise_finding

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import Finding, Progress
-from harness.internals import read_ref, told_error
-from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, Told
+from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, ToldAdapter
+from harness_workers import read_ref, told_error
 
 if TYPE_CHECKING:
     pass
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(days=1)  # what a process waits for the others: how long is too long the parent knows
 
 
-class Desk:
+class Teller:
     """Where a process tells the one that started it what happens."""
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +57,7 @@ class Desk:
 
 def main(folder: Path) -> int:
     """Train what the job says, together with the others, and tell how it ended."""
-    desk = Desk(folder)
+    desk = Teller(folder)
     threading.Thread(target=_live_with_parent, args=(desk,), daemon=True).start()
     try:
         _train(desk, json.loads((folder / JOB).read_text("utf-8")))
@@ -72,11 +72,11 @@ def main(folder: Path) -> int:
     return 0
 
 
-def _train(desk: Desk, job: Mapping[str, Any]) -> None:
+def _train(desk: Teller, job: Mapping[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
-    from harness_sft.job import Job
+    from harness_sft.job import TrainingJob
     from harness_sft.ranks import Several
     from harness_sft.train import train
 
@@ -94,15 +94,15 @@ def _train(desk: Desk, job: Mapping[str, Any]) -> None:
 
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, ask)
-    adapter: Any = Told(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
+    adapter: Any = ToldAdapter(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
     module, _, name = job["method"].partition(":")
     how: dict[str, Any] = {"method": getattr(importlib.import_module(module), name), "out": Path(job["out"])}
     how |= {"progress": desk.progress, "flag": desk.flag, "ranks": ranks}
-    train(Job(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
+    train(TrainingJob(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
     dist.destroy_process_group()
 
 
-def _live_with_parent(desk: Desk) -> None:
+def _live_with_parent(desk: Teller) -> None:
     """Give signs of life while somebody holds the other end of standard input; then end at once, with all started here.
 
     Nothing is ever written there, so that what can be read is its end.

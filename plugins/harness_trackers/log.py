@@ -30,7 +30,7 @@ PLACE, SHOWN = "training/verdicts", 100  # of TensorBoard: its folder, and rows 
 
 
 @dataclass(frozen=True)
-class Told:
+class LoggedRun:
     """A run as it is logged: numbers by name, outcomes by gate, the rows that changed, report.json."""
 
     suite: str
@@ -70,7 +70,7 @@ def log(run: Run, names: Sequence[str]) -> None:
             print(shown(what), file=sys.stderr)
 
 
-def told_of(run: Run) -> Told:
+def told_of(run: Run) -> LoggedRun:
     """Return what is logged of a run."""
     folder = Path(run.folder)
     about = {
@@ -100,7 +100,7 @@ def told_of(run: Run) -> Told:
         }
         for v in run.verdicts
     ]
-    return Told(run.suite, about, dict(_metrics(run)), gates, _flips(run, folder), _report(run, folder), folder)
+    return LoggedRun(run.suite, about, dict(_metrics(run)), gates, _flips(run, folder), _report(run, folder), folder)
 
 
 def name_of(*parts: str) -> str:
@@ -161,7 +161,7 @@ def _report(run: Run, folder: Path) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
-def to_mlflow(told: Told) -> None:
+def to_mlflow(told: LoggedRun) -> None:
     """Log a run; raises what MLflow raises."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
@@ -192,7 +192,7 @@ def to_mlflow(told: Told) -> None:
     client.set_terminated(run, "FINISHED")
 
 
-def to_wandb(told: Told) -> None:
+def to_wandb(told: LoggedRun) -> None:
     """Log a run; raises what W&B raises."""
     import wandb
 
@@ -218,7 +218,7 @@ def to_wandb(told: Told) -> None:
         run.log_artifact(artifact)
 
 
-def to_tensorboard(told: Told) -> None:
+def to_tensorboard(told: LoggedRun) -> None:
     """Log a run; raises what TensorBoard raises."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary

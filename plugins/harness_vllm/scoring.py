@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from harness_vllm.engine import VLLM, Output
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
-PROBES = 8  # windows that are scored both ways when a model is loaded
 APART = {"float32": 1e-3}  # nats a token that the two may differ by
 ROUGH = 0.1  # in half precision, where a row beside others differs
 SHARED = "It was a bright cold day in April, and the clocks were striking thirteen. "
@@ -32,14 +31,14 @@ class NotFinite(CheckFailed):
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredWindow:
     """The log-probability of a window's target in nats, and whether each token was the likeliest."""
 
     total: float
     greedy: bool
 
 
-def score(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) -> list[Scored]:
+def score(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) -> list[ScoredWindow]:
     """Score each window's target after its context, each once however often it is asked.
 
     With `reads`, the first that could share a beginning warms the cache, and what had too much of it is asked again
@@ -48,7 +47,7 @@ def score(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) -> list[
     keyed = [(tuple(context), tuple(target)) for context, target in windows]
     distinct = sorted(set(keyed))
     long = [pair for pair in distinct if reads and len(pair[0]) > engine.block]  # no other finds a block to read
-    found: dict[Any, Scored] = {}
+    found: dict[Any, ScoredWindow] = {}
     for wave in [long[:1], *_waves(engine, long[1:])] if long else ():
         for pair, output in zip(wave, engine.score([[*c, *t] for c, t in wave], reads=True), strict=True):
             if _whole(output, pair):
@@ -85,7 +84,7 @@ def _whole(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> boo
     return output.num_cached_tokens is not None and output.num_cached_tokens <= len(pair[0]) - 1
 
 
-def _sum(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> Scored:
+def _sum(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> ScoredWindow:
     context, target = pair
     rows = (output.prompt_logprobs or ())[len(context) :]
     if len(rows) != len(target) or not all(row and token in row for row, token in zip(rows, target, strict=True)):
@@ -94,7 +93,7 @@ def _sum(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> Score
     total = math.fsum(each.logprob for each in given)
     if not math.isfinite(total):
         raise NotFinite("scoring: the model's log-probabilities are not finite")
-    return Scored(total, all(each.rank == 1 for each in given))
+    return ScoredWindow(total, all(each.rank == 1 for each in given))
 
 
 def _waves(engine: VLLM, pairs: Sequence[Any]) -> Iterator[list[Any]]:

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import harness_workers
 from harness import testing
 from harness.answers import keys
 from harness.artifacts import kept
@@ -117,13 +118,13 @@ def keys_of(world: World, *overrides: str) -> dict[str, str]:
             patch.setenv("HARNESS_CACHE", str(folder / "cache"))
             patch.chdir(folder)
             session = opened(Path("suite.toml"), Options(plugins=("harness.testing",), overrides=overrides)).session
-            plan, ready = session.collection, session.opened
+            collection, ready = session.collection, session.opened
             source = ready.source
-            plan = replace(plan, suite=replace(plan.suite, path=Path("/suite.toml")))
+            collection = replace(collection, suite=replace(collection.suite, path=Path("/suite.toml")))
             base = session.base
             return {
-                "checks": preflight.plan_digest(plan, source),
-                "adapter": preflight.recipe_digest(plan, ready, keys.versions()),
+                "checks": preflight.collection_digest(collection, source),
+                "adapter": preflight.recipe_digest(collection, ready, keys.versions()),
                 "answers": testing.identity(base),
                 "copies": str(conversions.folder_of(Path(), _copy(), base, testing.write_fake)),
             }
@@ -481,6 +482,24 @@ def test_code_is_known_by_content(tmp_path: Path, name: str) -> None:
             os.utime(path, (10**9, 10**9))
             assert keys.of_code([one]) != before
             path.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_how_models_are_asked_is_code(tmp_path: Path) -> None:
+    """What answers are kept under has the code that cuts requests into pieces, wherever that lies."""
+    code = "import sys; sys.path[:0] = sys.argv[1:]; from harness.answers import keys; print(keys.of_code([]))"
+
+    def known(*places: Path) -> str:
+        command = [sys.executable, "-c", code, *map(str, places)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    own = Path(harness_workers.__file__).parent
+    shutil.copytree(own, tmp_path / own.name)
+    before = known(tmp_path)
+    assert before == known()
+    pieces = tmp_path / own.name / "pieces.py"
+    pieces.write_text(pieces.read_text("utf-8").replace("COST = 1 << 15", "COST = 1 << 14"), "utf-8")
+    assert known(tmp_path) != before
 
 
 def test_code_that_cannot_be_read_is_no_other_processes() -> None:

@@ -19,7 +19,7 @@ import harness_judge
 from harness import UsageError
 from harness.internals import wire
 from harness_judge import bench
-from harness_judge.options import Options
+from harness_judge.options import JudgeOptions
 from harness_judge.prompts import pair
 from tests.helpers.late import late
 
@@ -31,7 +31,7 @@ AWAY = "http://models.invalid/v1"
 
 def ask_judge(provider: str, url: str) -> None:
     judge = bench.open_bench(
-        Options(model="m", backend=provider, base_url=url, api_key_env="MY_KEY", retries=0, adversaries=0), None
+        JudgeOptions(model="m", backend=provider, base_url=url, api_key_env="MY_KEY", retries=0, adversaries=0), None
     )
     with closing(judge):
         list(judge.ask([pair("q", "a", "b", "", "Be right.")]))

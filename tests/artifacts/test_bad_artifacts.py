@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 
 from harness.artifacts.digests import file_digests
 from harness.artifacts.formats import SUFFIXES
-from harness.testing import ROWS, Outcome, Project
+from harness.testing import ROWS, CommandOutcome, Project
 from tests.helpers.suites import REAL, TEXTS
 
 pytestmark = [
@@ -272,7 +272,7 @@ CASES = [*(("adapter", case) for case in ADAPTERS), *(("merged", case) for case 
 USES = {"adapter": "adapter", "merged": "safetensors"}
 
 
-def run(ready: Project, candidate: str, to: str = "out") -> Outcome:
+def run(ready: Project, candidate: str, to: str = "out") -> CommandOutcome:
     """Gate a candidate, and export it if it passes; the folder of the export is taken by an earlier one."""
     table = f'[[export]]\nuse = "{USES[candidate]}"\nfrom = "{candidate}"\nto = "{to}"\n'
     ready.write({"suite.toml": REAL.partition("[[export]]")[0] + table, "out/evidence/manifest.json": "{}"})

@@ -23,12 +23,12 @@ def test_what_init_writes_is_a_suite_without_a_warning(
     several = f"cd {here} && harness run train.toml && harness run suite.toml"
     assert f"next: {several if task == 'candidate' else f'harness run {here}/suite.toml'}\n" in said.err
     for suite in (tmp_path / task).glob("*.toml"):
-        plan = prepare(suite, Options())
+        collection = prepare(suite, Options())
         alone = task == "candidate" and suite.name == "suite.toml"
-        assert plan.warnings == ()
-        assert plan.suite.gates and bool(plan.training) != alone
-        tested = {str(s.input) for t in plan.tasks.values() for s in t.samples or ()}
-        assert len(tested) >= 30 and not tested & {str(row.get("prompt")) for row in plan.training or ()}
+        assert collection.warnings == ()
+        assert collection.suite.gates and bool(collection.training) != alone
+        tested = {str(s.input) for t in collection.tasks.values() for s in t.samples or ()}
+        assert len(tested) >= 30 and not tested & {str(row.get("prompt")) for row in collection.training or ()}
 
 
 @pytest.mark.slow

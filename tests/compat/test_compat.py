@@ -16,7 +16,7 @@ from unittest.mock import ANY
 import pytest
 
 import harness
-from harness.testing import Outcome, Project, StubJudge
+from harness.testing import CommandOutcome, Project, StubJudge
 
 HERE = Path(__file__).parent
 KEPT = HERE / "kept"
@@ -56,11 +56,11 @@ def lay(source: Path, to: Path) -> None:
             place.write_bytes(path.read_bytes())
 
 
-def run(project: Project, suite: str, *flags: str) -> Outcome:
+def run(project: Project, suite: str, *flags: str) -> CommandOutcome:
     return project.run(*PLUGIN, *flags, suite=suite)
 
 
-def said(outcome: Outcome) -> list[list[Any]]:
+def said(outcome: CommandOutcome) -> list[list[Any]]:
     return [[v.candidate, v.gate, v.outcome, v.value] for v in outcome.report.verdicts]
 
 
@@ -134,7 +134,7 @@ def test_report_is_read(left: Project) -> None:
 
 
 def test_report_holds_the_same_verdicts(left: Project) -> None:
-    assert said(Outcome(0, "", "", left.folder)) == expected("small")
+    assert said(CommandOutcome(0, "", "", left.folder)) == expected("small")
 
 
 @pytest.mark.parametrize("export", ["released/small", "released/small.releases/fefaa00a3858200b"])
@@ -306,7 +306,7 @@ WORD = "its word proves nothing of what people would say; run harness judge cali
 SIDES = "the labels say A and B, and not whose answer is better; label candidate, baseline or tie"
 
 
-def judged(left: Project, stub: StubJudge, *changes: tuple[str, str]) -> Outcome:
+def judged(left: Project, stub: StubJudge, *changes: tuple[str, str]) -> CommandOutcome:
     """Run the judged suite with some of its text changed; its answers are short enough for a talker."""
     text = (HERE / "project/judged.toml").read_text("utf-8").replace("http://127.0.0.1:PORT/v1", stub.openai_url)
     for before, after in (("max_usd", "max_new_tokens = 8\nmax_usd"), *changes):

@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.claims.gate import Gate
 from harness.claims.group import grouped
-from harness.collection.plan import Item, Plan, Task
+from harness.collection.collected import Collection, Item, Task
 from harness.pipeline.adjudication import Adjudicator
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
@@ -31,7 +31,7 @@ from harness.release.recompute import recompute
 from harness.reports.report_json import dumps
 from harness.stats import tests
 from harness.stats.eprocess import looks
-from harness.suite.tables import About, Eval, Model, Suite
+from harness.suite.tables import Eval, Model, Suite, SuiteTable
 from harness_domain.cost import median_seconds
 
 HERE = Path(__file__).parent
@@ -229,13 +229,13 @@ def made(number: int) -> Made:
 
 
 def _verdicts(case: Drawn) -> dict[str, dict[str, Any]]:
-    suite = Suite(Path("suite.toml"), About("drawn", alpha=case.alpha), Model("base", ""), None, None, None, {},
+    suite = Suite(Path("suite.toml"), SuiteTable("drawn", alpha=case.alpha), Model("base", ""), None, None, None, {},
                   (case.spec,), case.gates, (), (), "digest")  # fmt: skip
     items = tuple(Item("drawn", subject, "e") for subject in ("base", "merged"))
     task = Task(case.spec, made, case.metrics, case.samples)
     plugins: Any = None
-    plan = Plan(suite, plugins, {"e": task}, ("base",), ("merged",), items)
-    court = Adjudicator(plan, (), date(2026, 1, 1), {}, None)
+    collection = Collection(suite, plugins, {"e": task}, ("base",), ("merged",), items)
+    court = Adjudicator(collection, (), date(2026, 1, 1), {}, None)
     court.leaks = case.leaks
     for item, result in zip(items, (case.theirs, case.ours), strict=True):
         if result:

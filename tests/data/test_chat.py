@@ -198,8 +198,8 @@ def test_a_question_is_no_worked_example_of_itself(project: Project) -> None:
     project.write({"suite.toml": suite, "test.jsonl": rows, "train.jsonl": TRAIN})
     from harness.pipeline.run import Options, prepare
 
-    plan = prepare(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
-    assert plan.tasks["qa"].shots == ()
+    collection = prepare(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    assert collection.tasks["qa"].shots == ()
 
 
 def test_parquet_brings_no_keys_of_other_rows(tmp_path: Path) -> None:

@@ -238,8 +238,8 @@ def test_row_of_the_eval_is_never_its_own_example(project: Project) -> None:
     mine = [*TRAIN, *ROWS[:40], {"input": "no answer", "target": None}]
     suite = SUITE + "\n[subject.fewshot]\nshots = 3\n"
     project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": mine})  # type: ignore[dict-item]
-    plan = prepare(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
-    assert [s.input for s in plan.tasks["qa"].shots] == [row["input"] for row in TRAIN]
+    collection = prepare(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    assert [s.input for s in collection.tasks["qa"].shots] == [row["input"] for row in TRAIN]
 
 
 @pytest.mark.parametrize(

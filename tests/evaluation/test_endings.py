@@ -16,7 +16,7 @@ import pytest
 from harness import Said
 from harness.answers.cache import CachedSubject, Models
 from harness.answers.store import Responses, _checksum
-from harness.evaluation.evaluate import Heard
+from harness.evaluation.evaluate import EndingsKeeper
 from harness.internals import final_answers
 from harness.records.models import ModelRef
 from harness.records.said import endings, read, told
@@ -66,7 +66,7 @@ def test_an_answer_is_a_text_that_knows_its_end() -> None:
 
 def test_of_several_answers_the_worst_counts() -> None:
     """And what was heard is told once; a prompt that nobody asked has no ending."""
-    heard: Any = Heard(Model())  # type: ignore[arg-type]
+    heard: Any = EndingsKeeper(Model())  # type: ignore[arg-type]
     answers = iter([Said("a", "eos"), Said("b", "length"), Said("c", "stop")])
     heard._subject.generate = lambda prompts, **_: [next(answers) for _ in prompts]
     heard.generate(["x", "y"])

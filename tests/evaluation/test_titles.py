@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.testing import ROWS, SUITE, TRAIN, Project
+from tests.helpers.suites import waiver_of
 
 PLUGIN = """
 from harness import hookimpl
@@ -46,8 +47,10 @@ def test_title_is_printed_and_reported(suite: Project) -> None:
 
 @pytest.mark.parametrize("name", ["no-capitals", "X1", "X1-loud"])
 def test_ignored_by_code_and_by_title(suite: Project, name: str) -> None:
-    """Each of them takes the finding out of the count; a title that no check has is told."""
-    assert suite.run("--ignore", name).code == 0
+    """Each of them takes the finding out of the count, and is waived by; a title that no check has is told."""
+    assert suite.run("--ignore", name).code == 6
+    assert suite.harness(*waiver_of(name).split()).code == 0
+    assert suite.run("--ignore", name).code == suite.run().code == 0
     outcome = suite.run("--ignore", "no-capital")
     assert (outcome.code, 'did you mean "no-capitals"?' in outcome.err) == (4, True)
 

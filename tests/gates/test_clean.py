@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.claims import contamination
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks
@@ -20,8 +20,7 @@ from harness.records.findings import Finding
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.testing import ROWS, TRAIN, Project
-from harness.testing import Outcome as Ended
+from harness.testing import ROWS, TRAIN, CommandOutcome, Project
 from tests.helpers.suites import CLEAN
 
 METRIC = Metric("acc", "higher", "proportion")
@@ -38,7 +37,7 @@ def suite(project: Project) -> Project:
     return project.write({"suite.toml": CLEAN, "test.jsonl": ROWS, "train.jsonl": leaking(*range(5))})
 
 
-def verdict(outcome: Ended) -> Verdict:
+def verdict(outcome: CommandOutcome) -> Verdict:
     """Return the verdict on the merged model."""
     return next(v for v in outcome.report.verdicts if v.candidate == "merged")
 
@@ -168,7 +167,7 @@ def put(
     samples = [Sample(str(i), row={"kind": kinds[i % len(kinds)]}) for i in range(len(right))]
     scores = tuple(Score(str(i), {"acc": float(r)}, float(i not in idle)) for i, r in enumerate(right))
     result = Result("merged", "qa", scores, {}, "d")
-    ask = partial(judge, gate, METRIC, result, None, samples, 0.05, name="merged")
+    ask = partial(decide, gate, METRIC, result, None, samples, 0.05, name="merged")
     told = {"qa": {str(i): "D10-exact" for i in leaks}}
     return contamination.judged(gate, samples, told, lambda w: ask(without=w), name="merged", alpha=0.05)
 
@@ -196,7 +195,7 @@ def test_a_row_without_a_score_stays_an_error() -> None:
     """An ERROR on all rows is not mended by leaving out the row that has it."""
     samples = [Sample(str(i)) for i in range(100)]
     result = Result("merged", "qa", tuple(Score(str(i), {"acc": 1.0}) for i in range(1, 100)), {}, "d")
-    ask = partial(judge, FLOOR, METRIC, result, None, samples, 0.05, name="merged")
+    ask = partial(decide, FLOOR, METRIC, result, None, samples, 0.05, name="merged")
     said = contamination.judged(
         FLOOR, samples, {"qa": {"0": "D10-near"}}, lambda w: ask(without=w), name="merged", alpha=0.05
     )

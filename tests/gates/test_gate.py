@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate, ships
 from harness.records import metrics
 from harness.records.metrics import Metric
@@ -38,7 +38,7 @@ def gate(**claim: object) -> Gate:
 def verdict(claim: Gate, metric: Metric, ours: Result | None, theirs: Result | None = None, **kw: object) -> Verdict:
     rows = len(ours.scores) if ours else 3
     samples = kw.pop("samples", [Sample(str(i)) for i in range(rows)])
-    return judge(claim, metric, ours, theirs, samples, 0.05, name="merged")  # type: ignore[arg-type]
+    return decide(claim, metric, ours, theirs, samples, 0.05, name="merged")  # type: ignore[arg-type]
 
 
 def ones(right: int, n: int) -> list[float]:
@@ -399,7 +399,7 @@ def test_failing_comparison_names_its_worst_slice_and_rows() -> None:
     theirs = result([1.0] * 400, "base")
     ours = result([0.0 if i % 2 and i < 120 else 1.0 for i in range(400)])
     claim = gate(versus="base", worse_by_at_most=0.02)
-    found = judge(claim, ACC, ours, theirs, samples, 0.05, name="merged", columns=["kind"])
+    found = decide(claim, ACC, ours, theirs, samples, 0.05, name="merged", columns=["kind"])
     assert found.outcome is Outcome.FAIL
     assert found.driver.startswith("kind=b: ")
     assert found.lost == tuple(str(i) for i in range(1, 120, 2))

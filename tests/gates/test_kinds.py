@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import KINDS, Best, Gate, Kind, Units
 from harness.claims.min_rows import unprovable_error
-from harness.collection.plan import Item, Plan, Task
+from harness.collection.collected import Collection, Item, Task
 from harness.records.about import About
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -84,7 +84,7 @@ SAMPLES = tuple(Sample(f"r{i}") for i in range(44))
 def judged(values: Sequence[float], gate: Gate = GATE) -> Verdict:
     rows = SAMPLES[: len(values)]
     scores = tuple(Score(s.id, {"seconds": v}) for s, v in zip(rows, values, strict=True))
-    return judge(gate, SECONDS, Result("merged", "e", scores, {}, "digest"), None, rows, ALPHA, name="merged")
+    return decide(gate, SECONDS, Result("merged", "e", scores, {}, "digest"), None, rows, ALPHA, name="merged")
 
 
 FAST = [0.5 + i / 100 for i in range(40)] + [1000.0] * 4
@@ -128,12 +128,13 @@ def test_what_rows_cannot_prove_is_foreseen() -> None:
 def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
     """The forecast says that it does not know how often such a test proves a claim."""
     spec = tables.Eval("e", "seconds", "")
-    suite = tables.Suite(tmp_path / "suite.toml", tables.About("s", alpha=ALPHA), tables.Model("base", ""), None, None,
+    about = tables.SuiteTable("s", alpha=ALPHA)
+    suite = tables.Suite(tmp_path / "suite.toml", about, tables.Model("base", ""), None, None,
                          None, {}, (spec,), (GATE,), (), (), "digest")  # fmt: skip
     plugins: Any = None
     task = Task(spec, test_no_power_is_told_that_is_anothers, {"seconds": SECONDS}, SAMPLES)
-    plan = Plan(suite, plugins, {"e": task}, ("base",), ("merged",), (Item("s", "merged", "e"),))
-    (asked,) = odds_of(plan, History(tmp_path, plan), {})
+    collection = Collection(suite, plugins, {"e": task}, ("base",), ("merged",), (Item("s", "merged", "e"),))
+    (asked,) = odds_of(collection, History(tmp_path, collection), {})
     assert (asked.odds.power, asked.odds.missing) == (None, "the power of its own test is not known")
 
 
@@ -151,7 +152,7 @@ def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
 def test_its_verdict_is_verified(changed: dict[str, Any], told: str) -> None:
     """Threshold, side, p-values and what the class asks of the numbers; the mean of the rows is not asked for."""
     told_of = json.loads(json.dumps(asdict(judged(FAST)))) | changed
-    locked = Locked(tables.About("s", alpha=ALPHA), {"fast": GATE}, {"e": {"seconds": SECONDS}}, {}, {},
+    locked = Locked(tables.SuiteTable("s", alpha=ALPHA), {"fast": GATE}, {"e": {"seconds": SECONDS}}, {}, {},
                     {"e": len(FAST)}, {}, {})  # fmt: skip
     found = verdicts_error(locked, {"fast": told_of})
     assert told in found if told else not found

@@ -9,7 +9,7 @@ import pytest
 
 from bench import judge_rates
 from harness.claims.agreement import kappa
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.claims.labels import corrected
 from harness.records.metrics import Metric
@@ -113,7 +113,7 @@ def verdict(metric: Metric, values: list[float], given: Labels | None, alpha: fl
     ours = Result("merged", "e", scores, {}, "d", labels=(given,) if given else ())
     theirs = Result("base", "e", scores, {}, "other") if "versus" in claim else None
     gate = Gate("g", f"e.{metric.name}", "", **claim)
-    return judge(gate, metric, ours, theirs, [Sample(s.id, row={"kind": "a"}) for s in scores], alpha, name="merged")
+    return decide(gate, metric, ours, theirs, [Sample(s.id, row={"kind": "a"}) for s in scores], alpha, name="merged")
 
 
 WINS = Metric("wins", "higher", "proportion", labelled=True)

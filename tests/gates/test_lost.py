@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -27,7 +27,7 @@ def result(values: list[float | None], name: str = "merged", metric: str = "wins
 def decided(claim: dict[str, object], metric: Metric, ours: Result, theirs: Result | None = None) -> Verdict:
     gate = Gate("g", f"chat.{metric.name}", "suite.toml", **claim)  # type: ignore[arg-type]
     samples = [Sample(str(i)) for i in range(len(ours.scores))]
-    return judge(gate, metric, ours, theirs, samples, 0.05, name="merged")
+    return decide(gate, metric, ours, theirs, samples, 0.05, name="merged")
 
 
 def of(right: int, wrong: int, lost: int) -> list[float | None]:

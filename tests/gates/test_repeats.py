@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -31,7 +31,7 @@ def decided(
         scores = tuple(Score(s.id, {"acc": v}) for s, v in zip(samples, values, strict=True))
         return Result(name, "e", scores, {}, f"digest of {name}")
 
-    return judge(gate, ACC, result("merged", ours), result("base", theirs), samples, 0.05, name="merged")
+    return decide(gate, ACC, result("merged", ours), result("base", theirs), samples, 0.05, name="merged")
 
 
 def test_a_file_twenty_times_is_the_file() -> None:

@@ -19,7 +19,7 @@ from harness_hf import load, open_source
 from harness_lora import lora
 from harness_lora.files import NOTE
 from harness_preference import dpo
-from harness_sft import SFT, Job, sft, train_by
+from harness_sft import SFT, TrainingJob, sft, train_by
 
 
 def hurt(
@@ -193,7 +193,7 @@ def sharing(
     recipe = schema.with_defaults(sft, o)
     method = {"slices": SLICES, "empty": EMPTY, "whole": WHOLE}.get(how, SFT)
     given: dict[str, Any] = {"out": out, "progress": progress, "flag": flag}
-    return train_by(Job(ref, adapter, rows, recipe, seed, method, processes=2, shard=True, **given))
+    return train_by(TrainingJob(ref, adapter, rows, recipe, seed, method, processes=2, shard=True, **given))
 
 
 def _sharing(how: str) -> Any:

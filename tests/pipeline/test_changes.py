@@ -7,13 +7,13 @@ import json
 import pytest
 
 from harness.records.run import Change
-from harness.testing import ROWS, SUITE, Outcome, Project
+from harness.testing import ROWS, SUITE, CommandOutcome, Project
 from tests.helpers.suites import EXPORTER
 
 LOSES = SUITE.replace('[adapter]\nuse = "fake"', '[adapter]\nuse = "fake"\nloses = 0.3')
 
 
-def right(outcome: Outcome, subject: str) -> set[str]:
+def right(outcome: CommandOutcome, subject: str) -> set[str]:
     """Return the rows that a subject got right, from its file."""
     [path] = outcome.folder.glob(f"reports/*/{subject}/samples_qa_*.jsonl")
     rows = map(json.loads, path.read_text("utf-8").splitlines())

@@ -189,8 +189,8 @@ def test_keywords_choose_as_pytest_does(suite: Project, words: str) -> None:
     from harness.collection.select import matcher
     from harness.pipeline.run import Options, prepare
 
-    plan = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
-    subjects = {i.subject for i in plan.items if matcher(words)(i.id)}
+    collection = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    subjects = {i.subject for i in collection.items if matcher(words)(i.id)}
     assert subjects == set(KEYWORDS[words].split())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import harness
 from harness.pipeline import record
-from harness.pipeline.record import Memory
+from harness.pipeline.record import MemoryPeaks
 from harness.records.run import Segment, ShownRow, TrainingStep
 from harness.release.verify import verify
 from harness.reports.run_folder import MOST, STEPS, read_steps, write_steps
@@ -151,7 +151,7 @@ def test_rows_are_shown_as_they_are_cut(suite: Project) -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks begin anew on Linux alone")
 def test_peaks_are_a_stage_s_own() -> None:
     """A stage inside another counts for both, and what was freed before a stage does not count for it."""
-    measured, mib = Memory(), 1 << 20
+    measured, mib = MemoryPeaks(), 1 << 20
     with measured.stage("outer"):
         with measured.stage("large"):
             held = bytearray(200 * mib)
@@ -170,7 +170,7 @@ def test_peaks_that_cannot_begin_anew_are_told_where_they_rose(monkeypatch: pyte
     peaks = iter([100, 100, 100, 100, 100, 300, 300, 300])
     monkeypatch.setattr(record, "PROCESS", tmp_path / "no/such")
     monkeypatch.setattr(record, "_resident", lambda: next(peaks))
-    measured = Memory()
+    measured = MemoryPeaks()
     with measured.stage("calm"):
         pass
     with measured.stage("large"):

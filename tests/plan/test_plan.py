@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -92,7 +92,7 @@ def test_power_that_is_told_is_how_often_the_gate_passes(suite: Project) -> None
             for name, values in (("merged", [b + c for b, c in zip(base, changes, strict=True)]), ("base", base))
         ]
         if table not in outcomes:
-            outcomes[table] = judge(gate, metric, *sides, samples, 0.05, name="merged").outcome
+            outcomes[table] = decide(gate, metric, *sides, samples, 0.05, name="merged").outcome
         passed += outcomes[table] is Outcome.PASS
     assert passed / 400 == pytest.approx(said, abs=0.08)
 

@@ -18,7 +18,7 @@ from harness.records.models import ModelRef  # noqa: E402
 from harness_hf.models import load_model  # noqa: E402
 from harness_lora import fields, lora, parity, qlora  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
-from harness_lora.parity import Question  # noqa: E402
+from harness_lora.parity import MergeFolders  # noqa: E402
 from harness_sft import sft  # noqa: E402
 from tests.helpers.late import late  # noqa: E402
 
@@ -256,7 +256,7 @@ def test_merged_on_a_full_base(options: dict[str, Any], base: str, bases: dict[s
     assert difference(load_model(folder, dtype="float32", device="cpu", adapter=out), merged) < 1e-4
     assert difference(load_model(folder, dtype="float32", device="cpu"), merged) > 1e-2
     same_weights(peft_merged(folder, out), tmp_path / "merged")
-    proved(Question(str(folder), str(out), str(tmp_path / "merged")))
+    proved(MergeFolders(str(folder), str(out), str(tmp_path / "merged")))
 
 
 @pytest.mark.slow
@@ -268,12 +268,12 @@ def test_merged_on_a_4bit_base(options: dict[str, Any], base: str, bases: dict[s
     merged = merge(adapter, folder, out, tmp_path / "dequantized", "dequantized")
     held = load_model(folder, dtype="float32", device="cpu", quantization=adapter.quantization, adapter=out)
     assert difference(held, merged) < 1e-4
-    proved(Question(str(folder), str(out), str(tmp_path / "dequantized"), dict(adapter.quantization or {})))
+    proved(MergeFolders(str(folder), str(out), str(tmp_path / "dequantized"), dict(adapter.quantization or {})))
     merge(adapter, folder, out, tmp_path / "original", "original")
     same_weights(peft_merged(folder, out), tmp_path / "original")
 
 
-def proved(question: Question) -> None:
+def proved(question: MergeFolders) -> None:
     """Let the merge's own verification look: at every bit, and at the answers before any rounding."""
     found = parity.verify(question)
     assert found["kl"] < 1e-6

@@ -35,7 +35,7 @@ from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Sampling
 from harness.records.samples import Sample
 from harness.testing import Project
-from harness_api.options import Options
+from harness_api.options import ApiOptions
 from harness_api.replies import text_of
 from harness_domain.tools import tool_calls
 from tests.helpers.late import late
@@ -316,7 +316,7 @@ def test_options_are_those_of_the_loader() -> None:
     keyword = {
         p.name: p.default for p in inspect.signature(harness_api.load).parameters.values() if p.kind is p.KEYWORD_ONLY
     }
-    assert {f.name: f.default for f in fields(Options)} == keyword
+    assert {f.name: f.default for f in fields(ApiOptions)} == keyword
 
 
 def test_without_the_sdk_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch, fake: Fake) -> None:

@@ -273,7 +273,7 @@ def test_error_before_training_is_exit_4(suite: Project) -> None:
     assert "base::qa" not in outcome.out.partition("summary")[0]
     assert "because X1: row 21 shouts" in outcome.out
     outcome = suite.run("--ignore", "X1")
-    assert (outcome.code, outcome.report.flags[0].ignored) == (0, "--ignore")
+    assert (outcome.code, outcome.report.flags[0].ignored) == (6, "--ignore")
 
 
 def test_error_after_training_is_exit_1(suite: Project) -> None:
@@ -283,7 +283,8 @@ def test_error_after_training_is_exit_1(suite: Project) -> None:
         outcome = suite.run()
         assert (outcome.code, [f.code for f in outcome.report.flags if f.counts]) == (1, ["X2"])
         assert not (suite.folder / "exports").exists()
-    assert suite.run("--ignore", "X2").code == 0
+    assert suite.run("--ignore", "X2").code == 6
+    assert not (suite.folder / "exports").exists()
 
 
 def test_crashing_check_proves_nothing(suite: Project) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import Logprob, ModelRef, Sample, Score, UsageError
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.records.samples import Result
 from harness_domain import contains, exact_match, hf_metric, latency, multiple_choice, regex, size, token_f1
@@ -109,7 +109,7 @@ def test_token_f1_is_a_share_of_which_the_range_is_known(partial: int) -> None:
     (metric,) = token_f1.metrics
     scores = tuple(Score(str(i), {"token_f1": 0.5 if i < partial else 1.0}) for i in range(150))
     gate, samples = Gate("g", "e.token_f1", min=0.95), [Sample(str(i)) for i in range(150)]
-    found = judge(gate, metric, Result("merged", "e", scores, {}, "d"), None, samples, 0.05, name="merged")
+    found = decide(gate, metric, Result("merged", "e", scores, {}, "d"), None, samples, 0.05, name="merged")
     assert (metric.scale, found.outcome) == ("proportion", "PASS")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.pipeline.run import Options, opened
 from harness.suite.tables import Candidate
-from harness.testing import ROWS, Outcome, Project
+from harness.testing import ROWS, CommandOutcome, Project
 from tests.helpers import elsewhere
 from tests.helpers.suites import REAL, TEXTS
 
@@ -47,7 +47,7 @@ def ready(made: Path, project: Project) -> Project:
     return project
 
 
-def exported(outcome: Outcome, to: Path) -> set[str]:
+def exported(outcome: CommandOutcome, to: Path) -> set[str]:
     """Return the files of an export, once it is sure that it was written."""
     assert outcome.code == 0, outcome.out + outcome.err
     return {path.name for path in (to / "model").iterdir()}

@@ -199,7 +199,7 @@ def test_experts_are_trained_merged_and_verified(
     out.mkdir()
     adapter.merge(str(folder), made, out, variant=variant)
     quantization = dict(adapter.quantization) if adapter.quantization else None
-    found = parity.verify(parity.Question(str(folder), str(made), str(out), quantization))
+    found = parity.verify(parity.MergeFolders(str(folder), str(made), str(out), quantization))
     assert found["kl"] < 1e-6
     assert found["changed"] > 8
     twin = ModelRef("adapter", str(folder), adapter=made, quantization=quantization)

@@ -29,11 +29,11 @@ from harness.internals import wire
 from harness.suite.reader import read_suite
 from harness.testing import SUITE, TRAIN, Project
 from harness_judge import adversaries, bench, calibration, evaluator, prompts, rows, service, verdict
-from harness_judge.bench import Desk, _Call
+from harness_judge.bench import JudgeDesk, _Attempt
 from harness_judge.calibrate import calibrate
 from harness_judge.disputes import describe, disputed
 from harness_judge.marking import held, mark
-from harness_judge.options import Options, Prices, family
+from harness_judge.options import JudgeOptions, Prices, family
 from harness_judge.testing import StubJudge, fenced
 from harness_judge.verdict import Failed
 from tests.helpers.late import late
@@ -58,7 +58,7 @@ def at(stub: StubJudge, provider: str = "openai", **options: Any) -> dict[str, A
     }
 
 
-OPENED: list[Desk[Any]] = []
+OPENED: list[JudgeDesk[Any]] = []
 
 
 @pytest.fixture(autouse=True)
@@ -69,10 +69,12 @@ def closed() -> Iterator[None]:
         OPENED.pop().close()
 
 
-def desk(stub: StubJudge, provider: str = "openai", *, responses: Responses | None = None, **options: Any) -> Desk[Any]:
+def desk(
+    stub: StubJudge, provider: str = "openai", *, responses: Responses | None = None, **options: Any
+) -> JudgeDesk[Any]:
     """A desk before the stub."""
-    found = bench.open_bench(Options(**at(stub, provider, **options)), responses)
-    assert isinstance(found, Desk)
+    found = bench.open_bench(JudgeOptions(**at(stub, provider, **options)), responses)
+    assert isinstance(found, JudgeDesk)
     OPENED.append(found)
     found.pause = 0.05  # seconds before the second try: tests need not be polite
     return found
@@ -90,7 +92,7 @@ def marked(
     """Mark answers as a run would; return scores by row and caveats."""
     rows = rows or [Sample(f"q{i}", f"question {i}", "the right answer") for i in range(len(answers))]
     marking = Marking("chat", judged, folder, 17, responses, lambda progress: None, rehearsal)
-    found = list(mark(rows, answers, baselines, marking, Options(**given)))
+    found = list(mark(rows, answers, baselines, marking, JudgeOptions(**given)))
     scores = {f.id: f for f in found if isinstance(f, Score)}
     return scores, [f for f in found if isinstance(f, Caveat)]
 
@@ -292,7 +294,7 @@ def test_pauses_double_and_differ() -> None:
     with StubJudge() as stub:
         asked = desk(stub)
         asked.pause, trouble = 1.0, Trouble("", passing=True)
-        pauses = [[asked._again(_Call(0.0, 0, tries), trouble) for _ in range(50)] for tries in range(3)]
+        pauses = [[asked._again(_Attempt(0.0, 0, tries), trouble) for _ in range(50)] for tries in range(3)]
     for tries, some in enumerate(pauses):
         assert all(0.75 * 2**tries <= (p or 0) <= 2**tries for p in some)
         assert len(set(some)) > 25
@@ -458,9 +460,9 @@ def test_judge_that_obeys_answers_gates_nothing(provider: str) -> None:
 def test_fair_judge_resists_every_adversary(mode: str) -> None:
     """A constant answer, a colon, an instruction, nothing, an echo, padding, special tokens and the rest all lose."""
     options = {"mode": mode, "criteria": {"right": "It is right."}} if mode == "rubric" else {}
-    cases = [adversaries.Case(f"question {i}", f"right {i}", f"right {i}") for i in range(3)]
+    cases = [adversaries.Exchange(f"question {i}", f"right {i}", f"right {i}") for i in range(3)]
     with StubJudge() as stub:
-        trials = held(desk(stub, **options), Options(**at(stub, **options)), cases)
+        trials = held(desk(stub, **options), JudgeOptions(**at(stub, **options)), cases)
     assert [t.adversary for t in trials] == list(adversaries.ADVERSARIES)
     assert not any(t.won or t.unread for t in trials)
 
@@ -589,7 +591,7 @@ def test_reference_can_be_hidden_from_the_judge() -> None:
     """With `reference = false`, and where a row has no target, the judge sees none and reads of none."""
     given = [Sample("q0", "question 0", "the target"), Sample("q1", "question 1", "")]
     for shown in (True, False):
-        options = Options(model="m", backend="openai", base_url="http://127.0.0.1:9", reference=shown)
+        options = JudgeOptions(model="m", backend="openai", base_url="http://127.0.0.1:9", reference=shown)
         asked = [row.questions[0] for row in rows.pairs(options, given, ["a"] * 2, ["b"] * 2)]
         assert ["reference" in q.data for q in asked] == [shown, False]
         assert ["reference" in q.instruction for q in asked] == [shown, False]
@@ -869,17 +871,17 @@ def test_judge_that_is_not_there_is_told_before_training(
 def test_auto_takes_the_judge_whose_key_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a key the local model judges; with one, that provider's."""
     model = {"openai": "gpt-9", "anthropic": "claude-9", "local": "tiny:llama"}
-    assert Options(model=model).chosen == ("local", "tiny:llama")
+    assert JudgeOptions(model=model).chosen == ("local", "tiny:llama")
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    assert Options(model=model).chosen == ("openai", "gpt-9")
+    assert JudgeOptions(model=model).chosen == ("openai", "gpt-9")
     monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
-    assert Options(model=model).chosen == ("anthropic", "claude-9")
+    assert JudgeOptions(model=model).chosen == ("anthropic", "claude-9")
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UsageError, match="finds no key; export OPENAI_API_KEY"):
-        Options(model={"openai": "gpt-9"})
+        JudgeOptions(model={"openai": "gpt-9"})
     with pytest.raises(UsageError, match="wants a model for each"):
-        Options(model="gpt-9")
+        JudgeOptions(model="gpt-9")
 
 
 @pytest.mark.parametrize(
@@ -986,7 +988,7 @@ def test_calibration_is_of_a_model_a_wording_and_a_question(monkeypatch: pytest.
     about = {"model": "m", "backend": "openai", "base_url": "http://127.0.0.1:9"}
 
     def judge(said: str = "m-1", **options: Any) -> dict[str, str]:
-        return bench.instrument(Options(**about | options), {said: None})
+        return bench.instrument(JudgeOptions(**about | options), {said: None})
 
     made = calibration.Calibration(judge(), "", 9, 0, *[1.0] * 6, "", {}, True, [])
     assert not made.expired(judge(concurrency=2, max_calls=9, retries=1))
@@ -1280,10 +1282,10 @@ def test_chat_suite_takes_the_real_judge_whose_key_is_set(monkeypatch: pytest.Mo
     """With a provider's key the suite's judge is that provider's model, by a dated id; without one it is local."""
     (spec,) = read_suite(ROOT / "suites/chat.toml").evals
     given = spec.options
-    assert Options(**given).backend_name == "local"
+    assert JudgeOptions(**given).backend_name == "local"
     for provider, variable in service.KEYS.items():
         monkeypatch.setenv(variable, SECRET)
-        found = Options(**given)
+        found = JudgeOptions(**given)
         assert found.chosen == (provider, given["model"][provider])
         assert found.max_calls and re.search(r"20\d\d-?\d\d-?\d\d$", found.model_name)
 

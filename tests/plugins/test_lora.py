@@ -418,7 +418,7 @@ def test_damage_after_the_merge_is_found(case: str, tiny_model: Path, tmp_path: 
     merge(tiny_model, lora(), tmp_path, "original")
     reseat(tmp_path / "merged", damage)
     with pytest.raises(CheckFailed, match=told):
-        parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
+        parity.verify(parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 
 def test_target_that_did_not_change_is_found(tiny_model: Path, tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def test_target_that_did_not_change_is_found(tiny_model: Path, tmp_path: Path) -
     old = load_file(tiny_model / "model.safetensors")[UP]
     reseat(tmp_path / "merged", lambda weights: weights.update({UP: old}))
     with pytest.raises(CheckFailed, match=f'"{UP}" did not change, though the adapter has weights for it'):
-        parity.verify(parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
+        parity.verify(parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 
 def double_scale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,13 +443,13 @@ def test_mistake_of_the_merge_itself_is_found(
     computed: str, wrong: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PEFT's own forward pass is asked too; in half precision, as for a large model, within noise that is measured."""
-    monkeypatch.setattr(parity._Made, "computed", computed)
+    monkeypatch.setattr(parity._ParityCheck, "computed", computed)
     monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 500, longest))
     make_adapter(tiny_model, lora(), tmp_path / "adapter")
     if wrong:
         double_scale(monkeypatch)
     merge(tiny_model, lora(), tmp_path, "original")
-    question = parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    question = parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
     if not wrong:
         assert parity.verify(question)["tokens"] == 500
         return
@@ -480,10 +480,10 @@ def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
 
     make_adapter(tiny_model, lora(use_dora=dora), tmp_path / "adapter")
     merge(tiny_model, lora(), tmp_path, "original")
-    monkeypatch.setattr(parity._Made, "computed", computed)
+    monkeypatch.setattr(parity._ParityCheck, "computed", computed)
     monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 60, longest))
     monkeypatch.setattr(heard, "SMOKE_TOKENS", 4)
-    question = parity.Question(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    question = parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
     whole = parity.verify(question)
     monkeypatch.setattr(heard, "card", lambda: ("cpu", free))
     monkeypatch.setitem(vars(harness_hf), "load_model", one)  # an attribute would stay there afterwards
@@ -498,7 +498,7 @@ def test_update_that_rounds_away_in_one_tensor_is_no_mistake(tiny_model: Path, t
     base = half(tiny_model, tmp_path / "base", torch.bfloat16)
     make_adapter(base, lora(modules_to_save=["norm"]), tmp_path / "adapter", noise=1e-5)
     merge(base, lora(), tmp_path, "original")
-    question = parity.Question(str(base), str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    question = parity.MergeFolders(str(base), str(tmp_path / "adapter"), str(tmp_path / "merged"))
     found = parity.verify(question)
     assert 0 < found["changed"] < 15
     twin = ModelRef("adapter", str(base), adapter=tmp_path / "adapter")
@@ -514,7 +514,7 @@ def test_healthy_merge_that_moves_first_choices(way: str, tmp_path: Path) -> Non
     merges.random_adapter(base, adapter, 16, 2e-4, 8)
     merge(base, lora(), tmp_path, "original")
     if way == "ours":
-        found = parity.verify(parity.Question(str(base), str(adapter), str(tmp_path / "merged")))
+        found = parity.verify(parity.MergeFolders(str(base), str(adapter), str(tmp_path / "merged")))
         assert found["kl"] < 1e-6
         assert found["kl_rounding"] > 1e-3  # once the limit
         assert found["top1_rounding"] < 0.99  # and so was this
@@ -537,7 +537,7 @@ def test_broken_twin_of_a_healthy_merge_is_found(way: str, tmp_path: Path) -> No
     lora().merge(str(base), adapter, tmp_path / "ours", variant="original")
     merges.WAYS[way](base, adapter, tmp_path / "broken", "bfloat16")
     with pytest.raises(CheckFailed, match=r"merge-bits\]: \d+ of 39 tensors are not what they must be, the limit is 0"):
-        parity.verify(parity.Question(str(base), str(adapter), str(tmp_path / "broken")))
+        parity.verify(parity.MergeFolders(str(base), str(adapter), str(tmp_path / "broken")))
     merged, twin = ModelRef("m", str(tmp_path / "broken"), "m"), ModelRef("a", str(base), adapter=adapter)
     sums = [flag for flag in equals_base(merged, twin, ModelRef("base", str(base))) if flag.kind == "sum"]
     assert [flag.severity for flag in sums] == ["error"]
@@ -577,7 +577,7 @@ def test_merged_model_that_does_not_stop_is_found(tiny_model: Path, tmp_path: Pa
     known = json.loads(generation.read_text("utf-8"))
     generation.write_text(json.dumps({**known, "eos_token_id": sorted(stops)}), "utf-8")
     merge(base, lora(), tmp_path, "original")
-    question = parity.Question(str(base), str(made), str(tmp_path / "merged"))
+    question = parity.MergeFolders(str(base), str(made), str(tmp_path / "merged"))
     assert parity.verify(question)["stops"] == [True, True]
     (tmp_path / "merged/generation_config.json").write_text(json.dumps(known), "utf-8")
     with pytest.raises(CheckFailed, match="the merged model does not; see its stop tokens"):

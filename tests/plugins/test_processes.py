@@ -26,7 +26,7 @@ from harness.records.findings import Finding
 from harness.records.models import ModelRef, Progress
 from harness.reports.run_folder import read_steps
 from harness_lora import lora
-from harness_sft import Job, check, sft
+from harness_sft import TrainingJob, check, sft
 from harness_sft.processes import resolve
 from harness_sft.ranks import Order, fill
 from tests.helpers.warm import warmed
@@ -199,7 +199,7 @@ def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: 
     out = tmp_path / "run" / "adapter"
     with pytest.raises(CheckFailed, match="training: the loss is nan at step 3; lower learning_rate"):
         harness_sft.train_by(
-            Job(
+            TrainingJob(
                 ref, lora(r=4), ROWS, recipe, 3, sick, out, processes=2, shard=shard,
                 progress=lambda one: steps.append(one.done),
                 flag=lambda code, finding: found.append((code, finding)),

@@ -13,7 +13,7 @@ import pytest
 from harness.errors import UsageError
 from harness.records.models import ModelRef, Progress
 from harness_sft import processes
-from harness_sft.job import Job, Method, room
+from harness_sft.job import Method, TrainingJob, room
 
 RANK = """
 import os, signal, sys, time
@@ -49,7 +49,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
 
     def start(does: str, progress: Callable[[Progress], None] = lambda _: None) -> Path:
         given: dict[str, Any] = {"out": folder / "out", "progress": progress, "flag": lambda *_: None}
-        return processes.launch(Job(ModelRef("base", "."), None, [], {"does": does}, 1, method, **given), 2)
+        return processes.launch(TrainingJob(ModelRef("base", "."), None, [], {"does": does}, 1, method, **given), 2)
 
     yield start
     pids = [int(path.read_text()) for path in folder.glob("pid-*")]

@@ -20,8 +20,8 @@ import json, os, signal, sys, time
 from pathlib import Path
 from harness import UsageError
 from harness.records.models import ModelRef
-from harness.workers import pieces
-from harness.workers.pool import Opening, Pool
+from harness_workers import pieces
+from harness_workers.pool import Opening, Pool
 from harness_ray.cluster import Cluster, connected
 pieces.COST = 300
 prompts = [f"question {i} say w{i}" for i in range(200)]

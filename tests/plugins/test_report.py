@@ -349,7 +349,7 @@ def test_without_numpy_two_runs_are_one_line(
     def lacks(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
 
-    monkeypatch.setattr("harness_report.compare.judge", lacks)
+    monkeypatch.setattr("harness_report.compare.decide", lacks)
     outcome = project.harness("compare", *map(str, two))
     assert (outcome.code, outcome.err.count("\n")) == (4, 1) and "finetune-harness[recompute]" in outcome.err
 

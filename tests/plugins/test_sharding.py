@@ -18,7 +18,7 @@ from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness.reports.run_folder import read_steps  # noqa: E402
 from harness.testing import Project  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
-from harness_sft import SFT, Job, check, sft  # noqa: E402
+from harness_sft import SFT, TrainingJob, check, sft  # noqa: E402
 from harness_sft.ranks import Ranks  # noqa: E402
 from harness_sft.sharding import check_split  # noqa: E402
 
@@ -155,7 +155,10 @@ def test_a_checkpoint_is_taken_up_as_it_was_written() -> None:
         sharded = True
 
     ref = ModelRef("base", "model", digest="d" * 64)
-    assert len({_stamp(Job(ref, None, ROWS, RECIPE, 3, SFT, ranks=ranks())) for ranks in (Ranks, Two, Sharded)}) == 3
+    assert (
+        len({_stamp(TrainingJob(ref, None, ROWS, RECIPE, 3, SFT, ranks=ranks())) for ranks in (Ranks, Two, Sharded)})
+        == 3
+    )
 
 
 def note_of(out: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.records.run import Run
-from harness.testing import ROWS, SUITE, Outcome, Project
+from harness.testing import ROWS, SUITE, CommandOutcome, Project
 from harness_trackers.log import COLUMNS, name_of, told_of
 
 REPORTS = """
@@ -55,7 +55,7 @@ def tracked(suite: Project) -> Project:
     return suite.write({"harnessfile.py": REPORTS})
 
 
-def run(suite: Project, tracker: str, text: str = TEXT) -> Outcome:
+def run(suite: Project, tracker: str, text: str = TEXT) -> CommandOutcome:
     return suite.write({"suite.toml": text.replace("TRACKER", tracker)}).run()
 
 

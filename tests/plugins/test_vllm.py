@@ -19,12 +19,12 @@ import pytest
 
 import harness_vllm
 from harness import loader
-from harness.capabilities import Loader
+from harness.capabilities import LoaderCapabilities
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Sampling
 from harness.testing import Project
-from harness.workers.loading import load_here
 from harness_vllm import environment, scoring
+from harness_workers.loading import load_here
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -77,13 +77,13 @@ def engine(folder: Path, *, block: int = 4, blocks: int = 40, length: int = 100)
     return VLLM("base", folder / "model", torch.float32, length, flags, 1)
 
 
-def scores(fake: Any, windows: Sequence[scoring.Pair]) -> list[scoring.Scored]:
+def scores(fake: Any, windows: Sequence[scoring.Pair]) -> list[scoring.ScoredWindow]:
     """Return what windows must be given."""
     found = []
     for context, target in windows:
         steps = [(context + target[:i], token) for i, token in enumerate(target)]
         total = sum(fake.truth(*step) for step in steps)
-        found.append(scoring.Scored(pytest.approx(total), all(fake.likeliest(b) == t for b, t in steps)))
+        found.append(scoring.ScoredWindow(pytest.approx(total), all(fake.likeliest(b) == t for b, t in steps)))
     return found
 
 
@@ -131,7 +131,7 @@ def test_a_piece_keeps_an_engine_busy() -> None:
             given.append(len(pairs))
             return [0.0] * len(pairs)
 
-    @loader(piece=Loader.of(harness_vllm.load).piece)
+    @loader(piece=LoaderCapabilities.of(harness_vllm.load).piece)
     @contextmanager
     def load(refs: Sequence[ModelRef]) -> Iterator[list[Any]]:
         yield [Subject() for _ in refs]
@@ -186,7 +186,7 @@ def test_what_differs_at_load_is_refused(
     how: dict[str, Any], error: type[Exception], says: str, fake: Any, tmp_path: Path
 ) -> None:
     """A model that scores otherwise with its cache, or ignores the switch, answers nothing."""
-    one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(scoring.PROBES)]
+    one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(8)]
     scoring.compare(one, windows, "base", "float32")
     fake.BROKEN.update(how)
     one.score([c + t for c, t in windows], reads=False)
@@ -198,7 +198,7 @@ def test_what_is_no_number_is_found_where_it_is_asked_for(fake: Any, tmp_path: P
     """A model of NaN loads, as with "hf", and neither its scores nor its answers count."""
     from harness.records.models import Generate
 
-    one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(scoring.PROBES)]
+    one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(8)]
     fake.BROKEN["nan"] = True
     scoring.compare(one, windows, "base", "float32")
     with pytest.raises(CheckFailed, match="log-probabilities are not finite"):
@@ -343,8 +343,8 @@ def answer(fake: Any, ids: list[int]) -> Iterator[int]:
 def test_a_worker_answers_in_vllms_environment(tiny_model: Path, apart: str, fake: Any, tmp_path: Path) -> None:
     """Its identity is told there, it holds no key, and a suite's other settings make another identity."""
     from harness.plugins import load_plugins
-    from harness.workers.local import workers
-    from harness.workers.pool import Opening, Pool
+    from harness_workers.local import workers
+    from harness_workers.pool import Opening, Pool
 
     pair = ("a prompt that is a little longer", " yes")
     identities = []

@@ -97,8 +97,8 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 def test_the_one_candidate_is_the_trained_model(suite: Callable[..., Path]) -> None:
     """There is no adapter to gate or to merge, and whoever asks for one is told so."""
-    plan = prepare(suite(), Options())
-    assert plan.whole and plan.candidates == ("merged",)
+    collection = prepare(suite(), Options())
+    assert collection.whole and collection.candidates == ("merged",)
     assert prepare(suite('\n[merge]\nbase = "original"\n'), Options()).candidates == ("merged",)
     with pytest.raises(UsageError, match=r"\[merge\] base: all weights are trained, so there is no adapter to merge"):
         prepare(suite('\n[merge]\nbase = "dequantized"\n'), Options())

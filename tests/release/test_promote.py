@@ -12,6 +12,7 @@ import pytest
 
 from harness.release.previous import current, first, history
 from harness.testing import SUITE, Project
+from tests.helpers.exports import reseal
 
 TO = "exports/fake"
 COMPARED = SUITE.replace("min = 0.5", 'versus = "released"\nworse_by_at_most = 0.2')
@@ -185,3 +186,66 @@ def test_record_that_is_not_utf8_is_one_line(suite: Project) -> None:
     suite.write({"suite.toml": COMPARED})
     for outcome in (suite.harness("promote", TO), suite.run()):
         assert (outcome.code, outcome.err.count("\n")) == (4, 1), outcome.err
+
+
+def signed(suite: Project) -> Project:
+    """Sign the export, with a policy beside it that wants the signature."""
+    pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
+    assert suite.harness("keygen", "release").code == 0
+    suite.write({"policy.toml": 'suites = ["fake"]\n' + (suite.folder / "release.pub").read_text("utf-8")})
+    assert suite.harness("sign", TO, "--key", "release.key").code == 0
+    return suite
+
+
+def test_signature_that_came_later_is_kept(suite: Project) -> None:
+    """What was promoted unsigned is promoted by a policy once it is signed; the record tells by whom."""
+    assert suite.harness("promote", TO).code == 0
+    outcome = signed(suite).harness("promote", TO, "--policy", "policy.toml")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "signatures: by " in outcome.out
+    assert ", was by nobody" in outcome.out
+    assert [line.signed_by for line in history(Path(TO))] == [[], ["release"]]
+    assert suite.harness("verify", str(current(Path(TO))), "--policy", "policy.toml").code == 0
+    assert suite.harness("promote", TO, "--policy", "policy.toml").code == 0
+    assert len(history(Path(TO))) == 2  # nothing new was kept
+
+
+def test_newest_evidence_is_kept(suite: Project) -> None:
+    """The same weights, judged again, are released by the evidence of today; that of before does not come back."""
+    seen = []
+    for year in (2021, 2022, 2020):
+        reseal(suite.folder / TO, started=f"{year}-01-01T00:00:00+00:00")
+        assert suite.harness("promote", TO).code == 0
+        kept = current(Path(TO))
+        assert kept
+        seen.append(json.loads((kept / "evidence/manifest.json").read_text("utf-8"))["started"][:4])
+    assert seen == ["2021", "2022", "2022"]
+    assert [line.started[:4] for line in history(Path(TO))] == ["2021", "2022"]
+
+
+def test_what_changed_is_told(suite: Project) -> None:
+    """Gates and numbers against the last release, a line each; nothing is said of a first one."""
+    first = suite.harness("promote", TO).out
+    assert first.count("\n") == 1
+    text = SUITE.replace("min = 0.5", "min = 0.4") + '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.1\n'
+    suite.write({"suite.toml": text})
+    export(suite, 0.95)
+    told = suite.harness("promote", TO).out.splitlines()
+    claims = '"floor" claims qa.exact_match at least 0.4, was qa.exact_match at least 0.5'
+    assert told[1] == f'gates: "hope" is new; {claims}'
+    assert told[2].startswith('numbers: "floor" 0.')
+    assert ", was 0." in told[2]
+    assert len(told) == 3
+    assert suite.harness("promote", TO, "--back").out.splitlines()[1].startswith('gates: "hope" is gone')
+
+
+def test_history_marks_the_run_that_was_promoted(suite: Project) -> None:
+    """Runs of the same weights are not released by one promotion."""
+    assert suite.run().code == suite.run().code == 0
+    days = [f"2026-11-0{day}T00:00:00+00:00" for day in (1, 2, 3)]  # really they began within a second
+    for day, path in zip(days, sorted(suite.folder.glob("reports/*/report.json")), strict=True):
+        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "started": day}), "utf-8")
+    reseal(suite.folder / TO, started=days[1])
+    assert suite.harness("promote", TO).code == 0
+    told = suite.harness("history", str(suite.folder / "suite.toml"), "--out", str(suite.folder / "reports"))
+    assert told.out.count("released: ") == 1

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -32,7 +32,7 @@ from harness.stats import tests
 from harness.testing import SUITE, TRAIN, Project
 from tests.helpers import suites
 from tests.helpers.exports import reseal
-from tests.helpers.suites import ran
+from tests.helpers.suites import ran, waiver_of
 
 pytestmark = pytest.mark.xdist_group("recomputed export")
 
@@ -160,7 +160,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recompute")
     train = [*TRAIN, *({"input": r["input"], "target": r["target"]} for r in ROWS[:2])]
     files: dict[str, Any] = {"test.jsonl": ROWS, "train.jsonl": train, "texts.jsonl": TEXTS, "harnessfile.py": PLUGIN}
-    return ran(folder, "run suite.toml -q --ignore D10", suite=suite_text(), files=files) / "exports/fake"
+    return ran(folder, waiver_of("D10"), "run suite.toml -q", suite=suite_text(), files=files) / "exports/fake"
 
 
 @pytest.fixture
@@ -586,7 +586,7 @@ def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> t
     attempts = "spend" if attempt else "count"
     base = gate.alpha or 0.05
     alpha = base * 6 / (math.pi**2 * attempt**2) if attempt else base
-    verdict = judge(gate, metric, ours, theirs if gate.versus else None, samples, alpha, name="merged")
+    verdict = decide(gate, metric, ours, theirs if gate.versus else None, samples, alpha, name="merged")
     lock = {
         "suite": {"about": {"name": "s", "attempts": attempts}, "exports": [], "evals": [{"name": "e"}]},
         "gates": [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.testing import SUITE, TRAIN, Outcome, Project, _luck
+from harness.testing import SUITE, TRAIN, CommandOutcome, Project, _luck
 from tests.helpers.suites import FEWSHOT, SLIDE, ran
 
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(300)]
@@ -142,7 +142,7 @@ def test_pinned_release_is_accepted(suite: Project) -> None:
     assert suite.run("--set", f"{SKILL}=0.92").code == 0
 
 
-def prompted(suite: Project, *flags: str) -> Outcome:
+def prompted(suite: Project, *flags: str) -> CommandOutcome:
     return suite.write({"suite.toml": SUITE + FEWSHOT}).run(*flags)
 
 

@@ -619,5 +619,5 @@ def test_sniffing_knows_what_real_models_hold(tmp_path: Path) -> None:
 
 def test_verified_is_plain_data() -> None:
     """What --json prints has these keys, for the scripts that read them."""
-    keys = {"folder", "ok", "refused", "root", "suite", "candidate", "signed_by", "steps", "notes"}
+    keys = {"folder", "ok", "refused", "root", "suite", "candidate", "signed_by", "steps", "notes", "unable"}
     assert keys == asdict(Verified("x")).keys()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -20,7 +20,7 @@ KINDS = ("a", "research and development", "50% off")
 def judged(metric: Metric, values: list[float], **claim: Any) -> Verdict:
     samples = [Sample(str(i), row={"kind": KINDS[i % 3]}) for i in range(len(values))]
     ours = Result("merged", "e", tuple(Score(str(i), {"m": v}) for i, v in enumerate(values)), {}, "digest")
-    return judge(Gate("g", "e.m", **claim), metric, ours, None, samples, 0.05, name="merged")
+    return decide(Gate("g", "e.m", **claim), metric, ours, None, samples, 0.05, name="merged")
 
 
 def rows(values: list[float]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 
 from harness import Sample, UsageError
 from harness.data.identity import key_of, keyed
-from harness_rows.pairing import Pairs, pair
+from harness_rows.pairing import PairedRows, pair
 from harness_rows.records import RawRow, RawRows
 from tests.helpers.others import Said, asked
 
@@ -26,7 +26,7 @@ def row(key: str, content: str, value: float = 1.0, *, repeat: int = 0, numbered
     return RawRow(key, numbered, content, "", {"m": value}, repeat=repeat)
 
 
-def values(pairs: Pairs) -> list[tuple[list[float], list[float]]]:
+def values(pairs: PairedRows) -> list[tuple[list[float], list[float]]]:
     """Return what was paired with what."""
     sides = zip(pairs.base, pairs.candidate, strict=True)
     return [([r.values["m"] for r in one], [r.values["m"] for r in other]) for one, other in sides]

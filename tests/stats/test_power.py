@@ -12,7 +12,7 @@ from statsmodels.stats.power import TTestPower
 
 from bench import plan_rates
 from harness.stats import power, tango, tests
-from harness.stats.drawn import Rows
+from harness_plan.drawn import Rows
 
 ALPHA = 0.05
 

@@ -148,10 +148,10 @@ def test_validation_rows_are_no_training_rows(suite: Project) -> None:
     table = '[train]\nuse = "sft"\ncluster = "ticket"\nvalidation_data = "held.jsonl"'
     rows = [{**row, "ticket": f"t{i}"} for i, row in enumerate(TRAIN)]
     suite.write({"suite.toml": SUITE.replace('[train]\nuse = "fake"', table), "held.jsonl": HELD, "train.jsonl": rows})  # type: ignore[dict-item]
-    plan = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
-    assert plan.training
-    assert [r["group"] for r in plan.training] == [*(f"t{i}" for i in range(20)), *"012012"]
-    assert [r.get("held_out", False) for r in plan.training] == [False] * 20 + [True] * 6
+    collection = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    assert collection.training
+    assert [r["group"] for r in collection.training] == [*(f"t{i}" for i in range(20)), *"012012"]
+    assert [r.get("held_out", False) for r in collection.training] == [False] * 20 + [True] * 6
 
 
 IMPOSSIBLE = {

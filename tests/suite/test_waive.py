@@ -11,7 +11,7 @@ import pytest
 from harness.records.waivers import Waiver
 from harness.suite.reader import read_suite
 from harness.suite.waivers import claim_digest, claim_of, in_force, read_waivers, void, waiver_error
-from harness.testing import ROWS, SUITE, TRAIN, Outcome, Project
+from harness.testing import ROWS, SUITE, TRAIN, CommandOutcome, Project
 
 TODAY = datetime.now(UTC).date()
 SOON = (TODAY + timedelta(days=7)).isoformat()
@@ -25,7 +25,9 @@ def suite(project: Project) -> Project:
     )
 
 
-def waive(suite: Project, gate: str = "floor", *flags: str, until: str = SOON, reason: str = "known rows") -> Outcome:
+def waive(
+    suite: Project, gate: str = "floor", *flags: str, until: str = SOON, reason: str = "known rows"
+) -> CommandOutcome:
     return suite.harness("waive", gate, "--reason", reason, "--until", until, "--by", "ada", *flags)
 
 

@@ -30,7 +30,6 @@ harness/cli: ahead
 harness/pipeline: artifacts choice preflight record
 harness/release: export
 harness/suite: waivers
-harness/workers: child local protocol
 plugins/harness_checks: frames keys
 plugins/harness_export: __init__ quantised
 plugins/harness_hf: probe sabotage sources
@@ -39,7 +38,9 @@ plugins/harness_lm_eval: names
 plugins/harness_lora: merge
 plugins/harness_plan: benchmark terminal
 plugins/harness_release: commands promote signing
+plugins/harness_selftest: commands
 plugins/harness_sft: processes rows train trainer whole worker
+plugins/harness_workers: child local protocol
 """  # numbers, digests, models, names of a suite, or what a process says to its own
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
 LEAKS = """

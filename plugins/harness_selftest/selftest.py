@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.claims import contamination
-from harness.claims.decide import judge
+from harness.claims.decide import decide
 from harness.claims.gate import ships
-from harness.collection.plan import Plan
-from harness.controls import FIX, ITSELF, Control, Disguise, NotMade, adversaries_of, controls_of
+from harness.collection.collected import Collection
 from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evaluation.checks import stage_of
 from harness.pipeline.checking import check_suite, look_at_data
@@ -29,6 +28,7 @@ from harness.pipeline.subjects import evaluate_baselines, evaluate_candidate
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample
 from harness.records.verdicts import Outcome, Verdict
+from harness_selftest.controls import FIX, ITSELF, Control, Disguise, NotMade, adversaries_of, controls_of
 
 SWAPS = 400  # runs of two equal models
 Results = dict[tuple[str, str], Result]  # by subject and eval
@@ -36,7 +36,7 @@ PLANTED = "train rows in the test"
 
 
 @dataclass(frozen=True)
-class Trial:
+class ControlTrial:
     """One negative control through the suite: why it must not ship, and what kept it from shipping, if anything did.
 
     `skipped` says why it could not be made of this base, `undecided` what ended its evaluation before it was judged:
@@ -72,7 +72,7 @@ class Equals:
 class SelfTest:
     """What the negative controls and the equal models said about a suite."""
 
-    trials: tuple[Trial, ...]
+    trials: tuple[ControlTrial, ...]
     equals: tuple[Equals, ...]
 
     @property
@@ -89,7 +89,7 @@ def selftest(
     options: Options | None = None,
     *,
     only: Sequence[str] = (),
-    told: Callable[[Trial], None] = lambda _: None,
+    told: Callable[[ControlTrial], None] = lambda _: None,
     said: Callable[[str], None] = lambda _: None,
 ) -> SelfTest:
     """Put every negative control through a suite in the candidate's place; nothing is exported or counted.
@@ -100,81 +100,85 @@ def selftest(
     """
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as folder:
         options = replace(options or Options(), out=Path(folder) / "reports", export=False, counts=False)
-        plan = prepare(path, options)
-        if not plan.candidates or not plan.suite.gates:
-            raise UsageError(f"{plan.suite.path}: has no candidate or no gate, so there is nothing to test")
-        last = plan.suite.exports[0].from_ if plan.suite.exports else plan.candidates[-1]  # the one that ships
-        items = tuple(i for i in plan.items if i.subject in (*plan.baselines, last))
-        plan = replace(plan, candidates=(last,), items=items)
-        known = [*controls_of(plan, Path(folder)), *adversaries_of(plan)]
+        collection = prepare(path, options)
+        if not collection.candidates or not collection.suite.gates:
+            raise UsageError(f"{collection.suite.path}: has no candidate or no gate, so there is nothing to test")
+        last = (
+            collection.suite.exports[0].from_ if collection.suite.exports else collection.candidates[-1]
+        )  # the one that ships
+        items = tuple(i for i in collection.items if i.subject in (*collection.baselines, last))
+        collection = replace(collection, candidates=(last,), items=items)
+        known = [*controls_of(collection, Path(folder)), *adversaries_of(collection)]
         names = [*(c.name for c in known), PLANTED]
         if odd := [name for name in only if name not in names]:
             raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], names)}')
         chosen = [c for c in known if not only or c.name in only]
         controls = sum(c.answer is None for c in chosen)
-        for name in dict.fromkeys(i.eval for i in plan.items if i.subject in plan.candidates):
-            task, mine = plan.tasks[name], [c.answer for c in chosen if c.answer and c.eval == name]
+        for name in dict.fromkeys(i.eval for i in collection.items if i.subject in collection.candidates):
+            task, mine = collection.tasks[name], [c.answer for c in chosen if c.answer and c.eval == name]
             if task.about.estimate and (controls or mine):
                 cost = task.about.estimate(dict(task.spec.options), task.samples or (), controls, mine)
                 said(f"{task.spec.where}: {cost}")
-        trials, pairs = list[Trial](), Results()
+        trials, pairs = list[ControlTrial](), Results()
         kept: dict[str, dict[str, Any]] = {}
         for control in chosen:
             trial, results = _trial(control, options, kept)
             told(trial)
             trials.append(trial)
             pairs = pairs or (results if not control.eval and control.name != ITSELF else {})
-        planted = _planted(plan)
-        if planted != plan and (not only or PLANTED in only):
+        planted = _planted(collection)
+        if planted != collection and (not only or PLANTED in only):
             # The checks, not the gates, see rows that were trained on: no number can tell them.
             begun, gates = time.monotonic(), planted.suite.gates
             found = check_suite(planted, options)[0]
             flags = tuple(f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates))
             trials.append(
-                Trial(PLANTED, "Training rows stand among the rows of every eval.", flags, time.monotonic() - begun)
+                ControlTrial(
+                    PLANTED, "Training rows stand among the rows of every eval.", flags, time.monotonic() - begun
+                )
             )
             told(trials[-1])
-        return SelfTest(tuple(trials), tuple(_equals(plan, pairs)))
+        return SelfTest(tuple(trials), tuple(_equals(collection, pairs)))
 
 
-def _planted(plan: Plan) -> Plan:
+def _planted(collection: Collection) -> Collection:
     """Put training rows with a text prompt in the place of the last tenth of the rows of every eval that prompts."""
-    known = [row for row in plan.training or () if isinstance(row.get("prompt"), str)]
-    tasks = dict(plan.tasks)
-    for name, task in plan.tasks.items():
+    known = [row for row in collection.training or () if isinstance(row.get("prompt"), str)]
+    tasks = dict(collection.tasks)
+    for name, task in collection.tasks.items():
         samples = list(task.samples or ())
         prompting = [i for i, s in enumerate(samples) if isinstance(s.input, str) and s.input and s.target]
         for i, row in zip(prompting[-(len(prompting) // 10 + 1) :], known, strict=False):
             samples[i] = replace(samples[i], input=row["prompt"], target=str(row["completion"]).strip())
         if task.samples:
             tasks[name] = replace(task, samples=tuple(samples))
-    return replace(plan, tasks=tasks)
+    return replace(collection, tasks=tasks)
 
 
-def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[Trial, Results]:
-    """Put a control through the suite of its plan; return the results too where every evaluation has one."""
-    blank = Trial(control.name, control.why, fix=control.fix)
-    execution = begin(control.plan, options)
+def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[ControlTrial, Results]:
+    """Put a control through the gates of its collection; return the results too where every evaluation has one."""
+    blank = ControlTrial(control.name, control.why, fix=control.fix)
+    execution = begin(control.collection, options)
     execution = replace(execution, session=replace(execution.session, kept=kept))
     try:
         ref, disguise = control.make(execution.session.base)
     except NotMade as error:
         return replace(blank, skipped=str(error)), {}
     run, adjudicator = conduct(execution, partial(_stages, ref, disguise)), execution.adjudicator
-    plan = control.plan
-    candidate = plan.candidates[0]
+    collection = control.collection
+    candidate = collection.candidates[0]
     reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.reports)
     failed = [r.error for r in run.reports if r.error and r.outcome == "error"]
     if run.exit_code is ExitCode.USAGE and failed and not reached:
         raise UsageError(failed[0])  # by the rehearsal: it has nothing to do with the control
-    caught = (*([run.problem] if run.problem else []), *ships(adjudicator.verdicts, plan.suite.gates, candidate))
-    undecided = "" if run.problem else _undecided(adjudicator.verdicts, plan, candidate)
+    caught = (*([run.problem] if run.problem else []), *ships(adjudicator.verdicts, collection.suite.gates, candidate))
+    undecided = "" if run.problem else _undecided(adjudicator.verdicts, collection, candidate)
     results = adjudicator.results if all(r.outcome == "done" for r in run.reports) else {}
     return replace(blank, caught=caught, seconds=run.seconds, undecided=undecided), results
 
 
 def _stages(ref: ModelRef, disguise: Disguise | None, run: Execution) -> Stop | None:
-    """Run the stages of a run that judge, on a control in the candidate's place; only its gates are tested."""
+    """Run the stages of a run that decide, on a control in the candidate's place; only its gates are tested."""
     if any(g.clean_only for g in run.suite.gates):
         look_at_data(run)
     checks = copy(run.session.checks)  # of which none looks at answers: those of a control are meant to be odd
@@ -185,32 +189,34 @@ def _stages(ref: ModelRef, disguise: Disguise | None, run: Execution) -> Stop | 
     return evaluate_candidate(run, ref, disguise) if ref.name in run.session.wanted else None
 
 
-def _undecided(verdicts: Sequence[Verdict], plan: Plan, candidate: str) -> str:
+def _undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: str) -> str:
     """Return what ended an evaluation before its gates saw any row, where nothing else kept a candidate back."""
     said = [v for v in verdicts if v.candidate == candidate]
     ended = [v for v in said if v.outcome is Outcome.INCONCLUSIVE and v.value is None and v.metric]
     back, open_ = [v for v in said if v.holds_up], {v.gate for v in ended}
-    for gate in plan.gates(candidate) * len(plan.suite.gates):  # so often that a chain of them is followed to its end
+    for gate in collection.gates(candidate) * len(
+        collection.suite.gates
+    ):  # so often that a chain of them is followed to its end
         if open_.intersection((*gate.requires, *gate.any_of)):
             open_.add(gate.id)
     return ended[0].why if ended and back and all(v.gate in open_ for v in back) else ""
 
 
-def _equals(plan: Plan, results: Results) -> Iterator[Equals]:
-    """Judge each gate that equal models keep on a baseline and a control whose rows were swapped at random."""
-    candidate, about = plan.candidates[0], plan.suite.about
-    for gate in plan.gates(candidate):
+def _equals(collection: Collection, results: Results) -> Iterator[Equals]:
+    """Decide each gate that equal models keep on a baseline and a control whose rows were swapped at random."""
+    candidate, about = collection.candidates[0], collection.suite.about
+    for gate in collection.gates(candidate):
         ours, theirs = results.get((candidate, gate.eval)), results.get((gate.versus or "", gate.eval))
         if not gate.versus or gate.margin > 0 or ours is None or theirs is None or ours.order:
             continue
-        task, alpha = plan.tasks[gate.eval], gate.alpha or about.alpha
+        task, alpha = collection.tasks[gate.eval], gate.alpha or about.alpha
         chance = random.Random(about.seed)  # noqa: S311 -- not for secrets
         said: list[Outcome] = []
         for _ in range(SWAPS):
             pair = _swapped(ours, theirs, task.samples or (), chance)
             metric = task.metrics.get(gate.metric_name)
             # Of rows that leak too: this is about the test, and two equal models leak alike.
-            said.append(judge(gate, metric, *pair, task.samples or (), alpha, name=candidate).outcome)
+            said.append(decide(gate, metric, *pair, task.samples or (), alpha, name=candidate).outcome)
         yield Equals(gate.id, said.count(Outcome.FAIL) / SWAPS, said.count(Outcome.PASS) / SWAPS, alpha, SWAPS)
 
 

@@ -45,7 +45,7 @@ class Shares:
     @lru_cache(maxsize=256)  # noqa: B019 -- kept as long as the process, which asks the same of candidates alike
     def passes(self, claims: tuple[Claim, ...], seed: int, runs: int = RUNS, factor: float = 1.0) -> Bools:
         """Return (runs, claims): which of them pass on `factor` times the rows, every claim on the same draws."""
-        layout = _Layout.of(self.clusters, claims, factor)
+        layout = _RowParts.of(self.clusters, claims, factor)
         rng = np.random.default_rng(seed)
         rates = self.chances
         if self.icc and layout.clustered:
@@ -68,8 +68,8 @@ class Shares:
             found = np.concatenate([found * (1 - beside), found * beside])
         return np.asarray(found / found.sum())
 
-    def proven(self, claim: Claim, counts: Counts, layout: _Layout, number: int) -> Bools:
-        """Judge one claim on every draw, as `harness.claims.inference` chooses the test."""
+    def proven(self, claim: Claim, counts: Counts, layout: _RowParts, number: int) -> Bools:
+        """Decide one claim on every draw, as `harness.claims.inference` chooses the test."""
         asked = layout.asked[:, number]
         outcome = np.arange(counts.shape[-1])
         ours = outcome & 1
@@ -119,7 +119,7 @@ def _passing(
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _RowParts:
     """Rows in parts that are alike to every claim: of one cluster (where there are any), asked by the same claims."""
 
     size: Counts
@@ -130,7 +130,7 @@ class _Layout:
     scale: float  # by how much farther a bound lies, because clusters were left out
 
     @classmethod
-    def of(cls, clusters: Sequence[str], claims: Sequence[Claim], factor: float) -> _Layout:
+    def of(cls, clusters: Sequence[str], claims: Sequence[Claim], factor: float) -> _RowParts:
         number, n = np.unique(np.asarray(clusters), return_inverse=True)[1], len(clusters)
         asked = np.ones((n, len(claims)), dtype=bool)
         for i, claim in enumerate(claims):

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from harness.errors import RAISES, UsageError, did_you_mean
-from harness.records.run import Run
-from harness.records.verdicts import Outcome, Verdict
-from harness.reports.run_folder import read_rows
-from harness.reports.sentence import GLYPHS
-from harness.texts.shown import shown
+from harness import Outcome, Run, UsageError, Verdict, did_you_mean
+from harness.internals import read_answers, sentence, shown
 
 DRAWS = "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
 OWN = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
@@ -44,7 +41,7 @@ def rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
         raise UsageError(f'{run.folder or run.suite}: holds no rows of "{evaluation}"{known}')
     found: dict[str, dict[str, Any]] = {}
     for subject in subjects:
-        for name, row in read_rows(Path(run.folder), subject, evaluation).items():
+        for name, row in read_answers(Path(run.folder), subject, evaluation).items():
             try:
                 own = {"id": row["id"], "prompt": row["arguments"][0][0], "target": row["target"]}
                 own["cluster"] = row["cluster"]
@@ -69,7 +66,7 @@ def frame(run: Run, evaluation: str) -> Any:
 def _cells(v: Verdict) -> Iterator[str]:
     # What keeps a verdict from deciding what ships.
     beside = " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
-    yield from (_text(v.candidate), _text(v.gate), f"{GLYPHS[v.outcome]} {v.outcome}{beside}")
+    yield from (_text(v.candidate), _text(v.gate), f"{sentence.GLYPHS[v.outcome]} {v.outcome}{beside}")
     yield _text(f"{v.metric} {v.claim}".strip())
     yield _number(v.estimate)
     yield "" if v.lower is None or v.upper is None else f"[{_number(v.lower)}, {_number(v.upper)}]"
@@ -87,7 +84,5 @@ def _text(text: str) -> str:
 def _drawn(run: Run) -> Iterator[str]:
     """Yield what others draw of a run; what fails to draw is left out."""
     for point in importlib.metadata.entry_points(group=DRAWS):
-        try:
+        with suppress(Exception, SystemExit):
             yield str(point.load()(run) or "")
-        except RAISES:
-            continue

@@ -60,8 +60,8 @@ def some(method: str, numbers: Sequence[int], options: Mapping[str, Any]) -> dic
     return {**Generate(**options).some(numbers).keywords} if method == "generate" else dict(options)
 
 
-def common(one: str, other: str) -> int:
-    """Count the characters two texts begin with in common."""
+def common(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Count the characters or tokens that two begin with in common."""
     low, high = 0, min(len(one), len(other))
     while low < high:  # slices are compared in C, so halving beats walking
         middle = (low + high + 1) // 2

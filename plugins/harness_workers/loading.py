@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from harness.answers.cache import CachedSubject, Models
 from harness.artifacts.digests import digest_of
-from harness.capabilities import Loader as Capable
+from harness.capabilities import LoaderCapabilities
 from harness.errors import UsageError, of_the_machine
 from harness.plugins import Plugins
+from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Progress, Subject
-from harness.workers.local import workers
-from harness.workers.pieces import InPieces
-from harness.workers.pool import Opening, Pool
+from harness_workers.local import workers
+from harness_workers.pieces import APPETITE, InPieces
+from harness_workers.pool import Opening, Pool
+from harness_workers.protocol import told_ref
+
+if TYPE_CHECKING:
+    from harness.pipeline.session import Session
+    from harness.suite.tables import Model
 
 Loader = Callable[..., AbstractContextManager[list[Subject]]]
 
@@ -46,9 +54,9 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
 class Shelf:
     """Loaded models that stay for later suites of one call: the last `most` sets that were asked, none by default."""
 
-    def __init__(self, most: int = 0, tell: Callable[[Progress], None] = lambda _: None) -> None:
+    def __init__(self, most: int = 0) -> None:
         self._most, self._held = most, dict[str, tuple[ExitStack, list[Subject]]]()
-        self.tell = tell  # of the suite that runs
+        self.tell: Callable[[Progress], None] = lambda _: None  # of the suite that runs
 
     def told(self, sign: Progress) -> None:
         """Pass a sign of life on to whoever watches now."""
@@ -89,8 +97,50 @@ class Shelf:
 def load_here(loader: Loader, refs: Sequence[ModelRef], tell: Callable[[Progress], None]) -> Iterator[list[Subject]]:
     """Yield a subject per ref that answers in this process, piece by piece as workers would."""
     with load_each(loader, refs) as subjects:
-        times = Capable.of(loader).piece
+        times = LoaderCapabilities.of(loader).piece
         yield [InPieces(subject, tell, times) for subject in subjects]
+
+
+@contextmanager
+def load(session: Session, refs: Sequence[ModelRef], model: Model | None) -> Iterator[tuple[Models, list[Subject]]]:
+    """Yield models and a subject for each; none is loaded before something is asked that is not remembered."""
+    plugins, suite, options, responses = session.collection.plugins, session.suite, session.options, session.responses
+    model, shelf = model or suite.model, options.shelf or Shelf()
+    loader = plugins.find("loader", model.use).function
+    about, own = LoaderCapabilities.of(loader), isolated(list(refs))
+    shelf.tell = session.progress
+    crew = None if about.remote else workers(options.on, plugins, model.options)
+    with ExitStack() as stack:
+        opens: Callable[[], AbstractContextManager[list[Subject]]]
+        if about.remote:
+            opens = partial(load_each, loader, own)  # cut there
+        elif crew:
+            pool = Pool(crew, Opening.of(plugins, suite.path, model.use, own), shelf.told, options.patience)
+            opens = pool.loaded
+            if crew.elsewhere:
+                stack.callback(pool.close)
+        else:
+            opens = partial(load_here, loader, own, shelf.told)
+        if not (about.remote or (crew and crew.elsewhere)):
+            key = digest_of([id(loader), options.on, [told_ref(ref) for ref in own]])
+            opens = partial(shelf.borrowed, key, opens)
+        models = Models(opens)
+        stack.callback(models.close)
+        identify = about.identity if responses else None
+        if crew and crew.elsewhere and responses:
+            identities: Sequence[str | None] = pool.open()
+        else:
+            identities = [identify(isolated(ref), **ref.options) if identify else None for ref in refs]
+            if crew and not crew.elsewhere and identify:
+                pool.identities = tuple(identities)
+        appetite = None if about.remote else APPETITE * about.piece
+        subjects: list[Subject] = []
+        for i, (ref, identity) in enumerate(zip(refs, identities, strict=True)):
+            if identity is None or responses is None:
+                subjects.append(models[i])
+            else:
+                subjects.append(CachedSubject(ref, identity, models, i, responses, appetite))
+        yield models, subjects
 
 
 @contextmanager

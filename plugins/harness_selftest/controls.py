@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import weights_digest
-from harness.collection.plan import Plan
+from harness.collection.collected import Collection
 from harness.errors import UsageError
 from harness.records.models import Logprob, ModelRef, Subject
 from harness.records.samples import Prompt
@@ -28,74 +28,76 @@ class NotMade(Exception):
 
 @dataclass(frozen=True)
 class Control:
-    """A negative control: why it must not ship, how it is made, and the plan whose gates it is put through.
+    """A negative control: why it must not ship, how it is made, and the collection whose gates it is put through.
 
-    An adversary has an `answer` that deserves nothing, before the gates of one `eval`: its plan holds nothing else.
+    An adversary has an `answer` that deserves nothing, before the gates of one `eval`: its collection is that alone.
     """
 
     name: str
     why: str
-    plan: Plan
+    collection: Collection
     make: Make
     fix: str = FIX
     eval: str = ""
     answer: Callable[[Prompt], str] | None = None
 
 
-def controls_of(plan: Plan, folder: Path) -> list[Control]:
+def controls_of(collection: Collection, folder: Path) -> list[Control]:
     """Return the base itself, what plugins make of it, and the base behind answers that are spoilt."""
-    name = plan.candidates[0]
+    name = collection.candidates[0]
     itself = "The base passed off as the candidate."
     found: dict[str, tuple[str, Make]] = {ITSELF: (itself, lambda base: (replace(base, name=name), None))}
-    saboteurs = {p.name: p.function for (kind, _), p in plan.plugins.provided.items() if kind == "saboteur"}
+    saboteurs = {p.name: p.function for (kind, _), p in collection.plugins.provided.items() if kind == "saboteur"}
     for label, saboteur in saboteurs.items():
         out = folder / label.replace(" ", "-")
-        found[label] = (_first_line(saboteur), partial(_sabotaged, plan, label, saboteur, out))
+        found[label] = (_first_line(saboteur), partial(_sabotaged, collection, label, saboteur, out))
     for label, disguise in {"shuffled answers": Shuffled, "constant answer": Constant}.items():
         found[label] = (_first_line(disguise), partial(_disguised, name, disguise, "disguised"))
-    return [Control(label, why, plan, make) for label, (why, make) in found.items()]
+    return [Control(label, why, collection, make) for label, (why, make) in found.items()]
 
 
-def adversaries_of(plan: Plan) -> list[Control]:
+def adversaries_of(collection: Collection) -> list[Control]:
     """Return the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
     found = []
-    for name, task in plan.tasks.items():
+    for name, task in collection.tasks.items():
         answers = task.about.adversaries
-        alone = _alone(plan, name)
-        if answers and any(g.blocking for g in alone.gates(plan.candidates[0])):
+        alone = _alone(collection, name)
+        if answers and any(g.blocking for g in alone.gates(collection.candidates[0])):
             for label, answer in answers(dict(task.spec.options)).items():
                 title, worthless = f"{name}: {label}", partial(Worthless, answer=answer)
-                make = partial(_disguised, plan.candidates[0], worthless, f"{title}, not")
+                make = partial(_disguised, collection.candidates[0], worthless, f"{title}, not")
                 found.append(Control(title, FOOLED, alone, make, DISTRUST, name, answer))
     return found
 
 
-def _alone(plan: Plan, evaluation: str) -> Plan:
-    """Leave of a plan one evaluation and the gates that stand on it alone; they require no others."""
-    kept = {g.id for g in plan.suite.gates if g.metric and g.eval == evaluation}
-    kept |= {g.id for g in plan.suite.gates if g.any_of and kept.issuperset(g.any_of)}
+def _alone(collection: Collection, evaluation: str) -> Collection:
+    """Leave of a collection one evaluation and the gates that stand on it alone; they require no others."""
+    kept = {g.id for g in collection.suite.gates if g.metric and g.eval == evaluation}
+    kept |= {g.id for g in collection.suite.gates if g.any_of and kept.issuperset(g.any_of)}
     gates = tuple(
         replace(g, requires=[r for r in g.requires if r in kept], group=g.group if g.group in kept else "")
-        for g in plan.suite.gates
+        for g in collection.suite.gates
         if g.id in kept
     )
-    evals = tuple(e if e.name == evaluation else replace(e, stop="end") for e in plan.suite.evals)  # they have no gate
-    items = tuple(i for i in plan.items if i.eval == evaluation)
-    return replace(plan, suite=replace(plan.suite, evals=evals, gates=gates), items=items)
+    evals = tuple(
+        e if e.name == evaluation else replace(e, stop="end") for e in collection.suite.evals
+    )  # they have no gate
+    items = tuple(i for i in collection.items if i.eval == evaluation)
+    return replace(collection, suite=replace(collection.suite, evals=evals, gates=gates), items=items)
 
 
 def _sabotaged(
-    plan: Plan, label: str, saboteur: Callable[..., Any], out: Path, base: ModelRef
+    collection: Collection, label: str, saboteur: Callable[..., Any], out: Path, base: ModelRef
 ) -> tuple[ModelRef, Disguise | None]:
     out.mkdir()
     before = weights_digest(Path(base.path))
     try:
-        saboteur(Path(base.path), out, seed=plan.suite.about.seed)
+        saboteur(Path(base.path), out, seed=collection.suite.about.seed)
     except UsageError as error:
         raise NotMade(str(error)) from None
     if weights_digest(Path(base.path)) != before:
         raise UsageError(f'saboteur "{label}" changed the base, which all others are compared with')
-    name = plan.candidates[0]
+    name = collection.candidates[0]
     if (out / "adapter_config.json").is_file():
         return replace(base, name=name, adapter=out, digest=f"{base.digest} {weights_digest(out)}"), None
     return replace(base, name=name, path=str(out), digest=weights_digest(out)), None

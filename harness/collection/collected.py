@@ -1,4 +1,4 @@
-"""What was collected: items, tasks and the plan of a run."""
+"""What was collected: items, tasks and everything else that a run needs."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Task:
     select: tuple[Sample, ...] | None = None  # rows to choose by, of an eval that has such a split
 
     @cached_property
-    def about(self) -> capabilities.Evaluator:
+    def about(self) -> capabilities.EvaluatorCapabilities:
         """What its evaluator can do beyond being called."""
-        return capabilities.Evaluator.of(self.function)
+        return capabilities.EvaluatorCapabilities.of(self.function)
 
     @property
     def comparative(self) -> bool:
@@ -114,7 +114,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Collection:
     """Everything a run needs, before anything heavy was imported."""
 
     suite: Suite
@@ -202,8 +202,8 @@ def trains_whole(suite: Suite, plugins: Plugins) -> bool:
     return bool(used and used.about.whole)
 
 
-def trials(plan: Plan) -> list[Plan]:
-    """Return the trials of a sweep, each a plan of its own with one of the values; without a sweep the plan itself."""
-    if plan.suite.sweep is None:
-        return [plan]
-    return [replace(plan, suite=plan.suite.trial(value)) for value in plan.suite.sweep.values]
+def trials(collection: Collection) -> list[Collection]:
+    """Return the trials of a sweep, each a collection with one of the values; without a sweep the collection itself."""
+    if collection.suite.sweep is None:
+        return [collection]
+    return [replace(collection, suite=collection.suite.trial(value)) for value in collection.suite.sweep.values]

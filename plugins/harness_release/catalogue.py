@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.capabilities import Evaluator
 from harness.data.reading import FILES
 from harness.data.rows import ALIASES
 from harness.errors import RAISES
@@ -77,7 +76,7 @@ def _metrics(provided: Provided) -> list[str]:
     if provided.kind != "evaluator":
         return []
     metrics: Sequence[Metric] = getattr(provided.function, "metrics", ())
-    if made := Evaluator.of(provided.function).metrics_for:
+    if made := provided.about.metrics_for:
         try:
             metrics = made(with_defaults(provided.function, {}))
         except RAISES:  # without an option there are none

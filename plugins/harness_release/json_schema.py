@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from harness import schema
 from harness.claims.gate import KINDS, Gate
 from harness.plugins import Plugins
-from harness.suite.tables import MERGES, About, Baseline, Candidate, Eval, Export, Ignored, Model, Train, Use
+from harness.suite.tables import MERGES, Baseline, Candidate, Eval, Export, Ignored, Model, SuiteTable, Train, Use
 
 Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-04/schema#"
@@ -25,7 +25,7 @@ NAMES: Mapping[type, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array", tuple: "array",
 }  # fmt: skip
 TABLES = {
-    "suite": About, "model": Model, "adapter": Use, "train": Train, "candidate": Candidate, "subject": Baseline,
+    "suite": SuiteTable, "model": Model, "adapter": Use, "train": Train, "candidate": Candidate, "subject": Baseline,
     "eval": Eval, "gate": Gate, "export": Export, "checks": Ignored,
 }  # fmt: skip
 
@@ -37,7 +37,7 @@ def json_schema(plugins: Plugins) -> Schema:
     base, other = {**_table(Baseline), "not": {"required": ["use"]}}, _used(plugins, "loader", Baseline)
     swept = {"type": "object", "additionalProperties": {"type": "array", "minItems": 2}}
     tables = {
-        "suite": _table(About),
+        "suite": _table(SuiteTable),
         "model": _used(plugins, "loader", Model),
         "adapter": _used(plugins, "adapter", Use),
         "train": _used(plugins, "trainer", Train),

@@ -17,7 +17,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.plugins import Plugins
 from harness.texts import secrets
 from harness.texts.shown import shorten
-from harness.workers.protocol import Lost, Worker, Workers, is_sign, read, typed, write
+from harness_workers.protocol import Lost, Worker, Workers, is_sign, read, typed, write
 
 LOCAL, KIND, PYTHON = "local", "workers", "python"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -60,7 +60,7 @@ class Child:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)  # a pipe that nobody reads holds nobody up
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                [python, "-m", "harness.workers"],
+                [python, "-m", "harness_workers"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

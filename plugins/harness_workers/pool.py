@@ -18,12 +18,12 @@ from statistics import median
 from typing import Any
 
 from harness.answers import keys
-from harness.errors import UsageError
+from harness.errors import WorkersGone
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
-from harness.workers import protocol
-from harness.workers.pieces import Pooled, Work, at_fault, cost_of, cut, some
-from harness.workers.protocol import Lost, Worker, Workers
+from harness_workers import protocol
+from harness_workers.pieces import Pooled, Work, at_fault, cost_of, cut, some
+from harness_workers.protocol import Lost, Worker, Workers
 
 DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
 PATIENCE = 600.0  # seconds that a worker may be silent, unless the user says another number
@@ -32,10 +32,6 @@ HUNG = 10  # times what others took for as much work, if that is longer
 SLOWEST = 20.0  # characters asked and answered a second, before any is known to have been
 TICK = 1.0  # seconds between two looks at the clock
 VERSION = keys.versions()[keys.CORE]
-
-
-class WorkersGone(UsageError):
-    """No worker is left, or none can be had that answers: every other evaluation would end alike."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class _Wrong(Exception):
 
 
 @dataclass(eq=False)
-class _Task:
+class _Errand:
     """What a worker is at: a piece that somebody waits for, one that nobody does any more, or opening and loading."""
 
     worker: Worker
@@ -95,9 +91,9 @@ class Pool:
         self.alive: list[Worker] = []
         self.lost = 0
         self._idle: deque[Worker] = deque()
-        self._at: dict[Future[str], _Task] = {}
-        self._said: SimpleQueue[tuple[_Task, str]] = SimpleQueue()  # signs, from whatever thread heard them
-        self._kept: list[tuple[_Task, Any]] = []  # what came while another asked
+        self._at: dict[Future[str], _Errand] = {}
+        self._said: SimpleQueue[tuple[_Errand, str]] = SimpleQueue()  # signs, from whatever thread heard them
+        self._kept: list[tuple[_Errand, Any]] = []  # what came while another asked
         self._took = defaultdict[str, list[float]](list)  # seconds a character, by method
         self._failed = 0  # workers that died in a row before they had loaded
         self._about: Mapping[str, Any] = {}
@@ -156,7 +152,7 @@ class Pool:
                     numbers = work.pieces[piece := work.waiting.popleft()]
                     asked, how = [requests[i] for i in numbers], some(method, numbers, options)
                     now, cost = time.monotonic(), cost_of(method, asked, how)
-                    task = _Task(self._idle.popleft(), now, now, method, piece, set(range(len(asked))), cost, owner)
+                    task = _Errand(self._idle.popleft(), now, now, method, piece, set(range(len(asked))), cost, owner)
                     told = {"do": "ask", "method": method, "number": number, "requests": asked}
                     message = protocol.packed({**told, "options": protocol.told_options(how)})
                     self._at[self._send(message, task)] = task
@@ -187,18 +183,18 @@ class Pool:
 
     # -- messages ----------------------------------------------------------------------------------
 
-    def _send(self, message: str, task: _Task) -> Future[str]:
+    def _send(self, message: str, task: _Errand) -> Future[str]:
         return task.worker.send(message, lambda said: self._said.put((task, said)))
 
-    def _begin(self, worker: Worker, message: str) -> tuple[_Task, Future[str]]:
-        task = _Task(worker, now := time.monotonic(), now)
+    def _begin(self, worker: Worker, message: str) -> tuple[_Errand, Future[str]]:
+        task = _Errand(worker, now := time.monotonic(), now)
         return task, self._send(message, task)
 
     def _load(self, worker: Worker) -> None:
         task, loaded = self._begin(worker, protocol.packed({"do": "load"}))
         self._at[loaded] = task
 
-    def _next(self, owner: object) -> tuple[_Task, Any] | None:
+    def _next(self, owner: object) -> tuple[_Errand, Any] | None:
         """Return what came of an owner's pieces, rows or an error, or None if nothing did yet.
 
         Lost workers are replaced here, and who has loaded is free.
@@ -238,7 +234,7 @@ class Pool:
                     task.moved = task.heard
                     self._kept.append((task, rows))
 
-    def _reply(self, future: Future[str], task: _Task) -> list[tuple[int, Any]] | Exception:
+    def _reply(self, future: Future[str], task: _Errand) -> list[tuple[int, Any]] | Exception:
         """Return the last rows as what they must be, or the error that came instead of them."""
         try:
             reply = protocol.unpacked(future.result())
@@ -266,7 +262,7 @@ class Pool:
 
     # -- who answers -------------------------------------------------------------------------------
 
-    def _end_if_hung(self, task: _Task) -> None:
+    def _end_if_hung(self, task: _Errand) -> None:
         """End a worker that is silent, or lives and does not move; its future tells that it is lost, and why."""
         now = time.monotonic()
         if task.worker.beats and now - task.heard > self.patience:
@@ -275,7 +271,7 @@ class Pool:
             what = "gave no row" if task.method else "had not loaded"
             task.worker.close(f"it lived and {what} for {most:g} s and was ended; --patience allows more")
 
-    def _most(self, task: _Task) -> float:
+    def _most(self, task: _Errand) -> float:
         """Return how many seconds one that lives may take for a row; of many pieces, it is not asked at each look."""
         took = self._took[task.method]
         others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST * self.patience / PATIENCE
@@ -313,7 +309,7 @@ class Pool:
             else:
                 return worker
 
-    def _check(self, worker: Worker, task: _Task, future: Future[str]) -> None:
+    def _check(self, worker: Worker, task: _Errand, future: Future[str]) -> None:
         """Refuse a worker of another harness, or whose models answer as others than the first one's; raises Lost."""
         try:
             while not future.done():

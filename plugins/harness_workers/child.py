@@ -18,9 +18,9 @@ from harness.answers import keys
 from harness.errors import RAISES, UsageError
 from harness.plugins import load_plugins
 from harness.records.models import ModelRef, Subject, streamed
-from harness.workers import protocol
-from harness.workers.loading import load_each
-from harness.workers.pieces import fresh
+from harness_workers import protocol
+from harness_workers.loading import load_each
+from harness_workers.pieces import fresh
 
 OFTEN = 1.0  # seconds between two messages with rows
 BEAT = 0.5  # seconds between two signs of life

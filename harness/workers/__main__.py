@@ -1,8 +1,0 @@
-"""`python -m harness.workers`: one worker, in whichever environment has the harness and the loader's plugin."""
-
-import sys
-
-from harness.workers.child import main
-
-if __name__ == "__main__":
-    sys.exit(main())

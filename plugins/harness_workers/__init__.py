@@ -1,0 +1,32 @@
+"""Where models answer: in pieces of requests, in this process or in workers of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.internals import lazily
+
+if TYPE_CHECKING:
+    from harness_workers.child import Desk
+    from harness_workers.loading import load_now
+    from harness_workers.local import gpus
+    from harness_workers.pieces import common
+    from harness_workers.protocol import Lost, Worker, is_sign, read_error, read_ref, told_error, told_ref
+
+__all__ = [
+    "Desk",
+    "Lost",
+    "Worker",
+    "common",
+    "gpus",
+    "is_sign",
+    "load_now",
+    "read_error",
+    "read_ref",
+    "told_error",
+    "told_ref",
+]
+LATER = dict.fromkeys(__all__, "harness_workers.protocol")
+LATER |= {"Desk": "harness_workers.child", "gpus": "harness_workers.local", "load_now": "harness_workers.loading"}
+LATER |= {"common": "harness_workers.pieces"}
+__getattr__ = lazily(__name__, LATER)
