@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from harness import ExitCode, Gate, UsageError, write_text
+from harness import ExitCode, Gate, write_text
 from harness.internals import Eval, Model, ScoredRows, Suite, SuiteTable, dumps, made_of, read_json, shown
 from harness_rows.records import RawMetric, RawRow, RawRows
 from harness_rows.suites import JudgedRows, Runs, judged, runs_of
@@ -65,7 +65,7 @@ def verify_bundle(folder: Path, args: Namespace) -> int:
     try:
         steps = _verified(folder, args)
         code, refused = ExitCode.OK, ""
-    except (UsageError, ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # of evidence that somebody made whatever is raised is a refusal
         steps, code, refused = {}, ExitCode.REFUSED, shown(str(error) or type(error).__name__)
     args.document = {"folder": str(folder), "ok": not refused, "refused": refused, "steps": steps}
     for name, told in steps.items():
