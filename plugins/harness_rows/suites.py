@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -108,22 +108,27 @@ def judged(
 
     Raises UsageError with what cannot be read or compared.
     """
+    enabled = gc.isenabled()
     gc.disable()  # while very many rows are held, looking for garbage takes half of the time, and finds none
     try:
         return _judged(suite, plugins or load_plugins(None), waivers, runs, attempts)
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
 
 
 def _judged(
     suite: Suite, plugins: Plugins, waivers: Sequence[Waiver], runs: Runs | None, attempts: Mapping[str, int] | None
 ) -> JudgedRows:
     found = JudgedRows(suite, datetime.now(UTC), plugins, [*waivers])
+    sides, ours = tuple(side for side in ("base",) if side in suite.rows), ("candidate",)
+    context = Context(suite, plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
+    _check_evals(context)
     there = runs_of(suite) if runs is None else runs
     found.measured = {spec.name: measure(there[spec.name], ask_of(spec)) for spec in suite.evals}
     gates = tuple(_settled(gate, found.measured) for gate in suite.gates)
     found.suite = suite = replace(suite, gates=gates)
-    plan = _plan(suite, found)
+    plan = _plan(replace(context, suite=suite), found)
     ledger = Ledger.here(found.warnings.append) if attempts is None else None
     lacking = {} if "base" in suite.rows else {"base": "there are no rows of a base; add [rows.base]"}
     adjudicator = RowsAdjudicator(plan, found.waivers, found.started.date(), lacking, ledger)
@@ -178,16 +183,23 @@ def _settled(gate: Gate, measured: Mapping[str, MeasuredRows]) -> Gate:
     return replace(gate, metric=f"{gate.eval}.{one.chosen.metric.name}") if one and gate.metric_name == "?" else gate
 
 
-def _plan(suite: Suite, found: JudgedRows) -> Collection:
-    """Return what is judged. Raises UsageError with every mistake in the gates."""
-    sides = tuple(side for side in ("base",) if side in suite.rows)
-    ours = ("candidate",)
-    context = Context(suite, found.plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
-    tasks: dict[str, Task] = {}
-    for spec in suite.evals:
+def _check_evals(context: Context) -> None:
+    """Raise UsageError where an evaluation asks for what only a model could give, or says what no option may be."""
+    for spec in context.suite.evals:
         context.use("evaluator", "rows", spec.options, spec.where)
         if spec.use != "rows":
             context.mistakes.add(spec.where, f'use is "{spec.use}", which asks a model; of [rows] it is "rows"')
+        plain = Eval(spec.name, spec.use, spec.where, cluster=spec.cluster, slices=spec.slices, options=spec.options)
+        for key in (f.name for f in fields(Eval) if getattr(spec, f.name) != getattr(plain, f.name)):
+            context.mistakes.add(spec.where, f'"{key}" is of rows that are asked here; leave it out')
+    context.mistakes.raise_if_any()
+
+
+def _plan(context: Context, found: JudgedRows) -> Collection:
+    """Return what is judged. Raises UsageError with every mistake in the gates."""
+    suite, sides, ours = context.suite, context.baselines, context.candidates
+    tasks: dict[str, Task] = {}
+    for spec in suite.evals:
         one = found.measured[spec.name]
         tasks[spec.name] = RowsTask(spec, evaluator, {one.chosen.metric.name: one.chosen.metric}, one.samples)
     check_gates(context, tasks)
