@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import ExitCode, Gate, write_text
-from harness.internals import Eval, Model, ScoredRows, Suite, SuiteTable, dumps, made_of, read_json, shown
+from harness.internals import Eval, ScoredRows, Suite, SuiteTable, dumps, made_of, read_json, shown
 from harness_rows.records import RawMetric, RawRow, RawRows
-from harness_rows.suites import JudgedRows, Runs, judged, runs_of
+from harness_rows.suites import JudgedRows, Runs, judged, rows_suite, runs_of
 
 FORMAT, FOLDER = "rows 1", "gate"
 SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json", "manifest.json"
@@ -32,7 +32,7 @@ NEAR = 1e-9  # by which numbers differ on another processor
 def write_bundle(found: JudgedRows, folder: Path) -> None:
     """Write the evidence of judged rows. Raises OSError."""
     suite = found.suite
-    told = {"about": asdict(suite.about), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
+    told: dict[str, Any] = {"about": asdict(suite.about), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
     told |= {"evals": [asdict(e) for e in suite.evals], "gates": [asdict(g) for g in suite.gates]}
     write_text(folder / SUITE, dumps(told))
     write_text(folder / ITEMS, (json.dumps(line) + "\n" for line in _lines(found)))
@@ -122,11 +122,8 @@ def _suite(folder: Path, manifest: Mapping[str, Any]) -> Suite:
     evals = tuple(made_of(Eval, e, "eval") for e in told["evals"])
     gates = tuple(made_of(Gate, g, "gate") for g in told["gates"])
     rows = {name: made_of(ScoredRows, r, name) for name, r in told["rows"].items()}
-    parts: Any = (None, None, None, {}, evals, gates, (), ())
     about = made_of(SuiteTable, told["about"], "suite")
-    return Suite(
-        Path(Path(manifest["path"]).name), about, Model("", "[rows]", "rows"), *parts, manifest["digest"], rows=rows
-    )
+    return rows_suite(Path(Path(manifest["path"]).name), about, evals, gates, manifest["digest"], rows)
 
 
 def _runs(folder: Path, manifest: Mapping[str, Any]) -> Runs:

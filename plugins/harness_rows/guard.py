@@ -87,7 +87,7 @@ class Files:
             infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
             raise UsageError(f"{path}: is no whole zip: {error}; is it still being written?") from None
-        found = {info.filename: partial(_inflated, data, info, path) for info in infos}
+        found: dict[str, Callable[[], bytes]] = {info.filename: partial(_inflated, data, info, path) for info in infos}
         odd = [n for n in found if n.startswith("/") or ".." in n.split("/")]
         odd += [info.filename for info in infos if info.external_attr >> 28 == LINK]
         if odd or len(found) < len(infos) or len(infos) > MEMBERS:

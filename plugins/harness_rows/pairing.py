@@ -42,8 +42,8 @@ class PairedRows:
 
     how: Literal["content", "id"]
     names: list[str]
-    base: Sequence[Rows]
-    candidate: Sequence[Rows]
+    base: Side
+    candidate: Side
     dropped: tuple[int, int] = (0, 0)
     renamed: int = 0
     repeats: tuple[int, int] = (1, 1)

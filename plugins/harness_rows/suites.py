@@ -89,10 +89,18 @@ def suite_of(gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], a
     spec = Eval(name, "rows", where, options=options, **about)
     gate = replace(gate, metric=f"{name}.{options.get('metric') or '?'}", where=where)
     digest = digest_of([asdict(gate), dict(options), dict(paths), about])
-    parts: Any = (None, None, None, {}, (spec,), (gate,), (), ())
+    return rows_suite(Path("gate.toml"), SuiteTable("gate", alpha=alpha), (spec,), (gate,), digest, scored)
+
+
+def rows_suite(
+    path: Path, about: SuiteTable, evals: tuple[Eval, ...], gates: tuple[Gate, ...], digest: str,
+    rows: Mapping[str, ScoredRows],
+) -> Suite:  # fmt: skip
+    """Return a suite without a model."""
     return Suite(
-        Path("gate.toml"), SuiteTable("gate", alpha=alpha), Model("", where, "rows"), *parts, digest, rows=scored
-    )
+        path, about, Model("", "[rows]", "rows"), adapter=None, train=None, candidate=None, subjects={}, evals=evals,
+        gates=gates, merges=(), exports=(), digest=digest, rows=rows,
+    )  # fmt: skip
 
 
 def judged(
@@ -162,8 +170,8 @@ def ask_of(spec: Eval) -> Ask:
     options: dict[str, Any] = dict(spec.options)
     columns: dict[str, Any] = {name: options[name] for name in COLUMNS if options.get(name)}
     columns |= ({"cluster": spec.cluster} if spec.cluster else {}) | ({"slice": spec.slices} if spec.slices else {})
-    told = (options.get(name, "") for name in ("task", "metric", "filter"))
-    want = Wanted(*told, columns, options.get("better") or None, options.get("scale") or None)
+    task, metric, filter_ = (str(options.get(name, "")) for name in ("task", "metric", "filter"))
+    want = Wanted(task, metric, filter_, columns, options.get("better") or None, options.get("scale") or None)
     allow = allowed_names(options.get("allow") or ())
     return Ask(spec.name, want, options.get("missing", "refuse"), allow, bool(options.get("only_common")))
 

@@ -131,7 +131,8 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     options |= {"slices": spec.slices} if spec.slices else {}
     claim = {k: v for k, v in asdict(gate).items() if k not in CHANGED and v != asdict(type(gate)("x"))[k]}
     about = {"name": found.suite.name, "alpha": found.suite.about.alpha}
-    tables = [("[suite]", about), *((f"[rows.{side}]", {"path": place}) for side, place in relative.items())]
+    tables: list[tuple[str, Mapping[str, Any]]] = [("[suite]", about)]
+    tables += ((f"[rows.{side}]", {"path": place}) for side, place in relative.items())
     tables += [("[[eval]]", {"name": spec.name, "use": "rows", **options})]
     tables += [("[[gate]]", {"id": gate.id, "metric": gate.metric, **claim})]
     text = "\n".join("\n".join([title, *(f"{k} = {_toml(v)}" for k, v in keys.items()), ""]) for title, keys in tables)

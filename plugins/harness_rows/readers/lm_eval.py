@@ -135,7 +135,7 @@ def _metric(
     better = tables["higher_is_better"].get(name)
     direction: Better | None = None if better is None else "higher" if better else "lower"
     told = tables["results"].get(f"{name},{filter_}")
-    total = float(told) if type(told) in (int, float) else None
+    total = float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
     values = [v for line in lines if (v := line.get(name)) is not None]
     if values and all(map(_is_pair, values)):
         nats = -sum(float(v[0]) for v in values) / sum(float(v[1]) for v in values)
@@ -164,7 +164,7 @@ def _rows(
 ) -> list[RawRow]:  # fmt: skip
     """Return lines as rows. Their place is no name; what was asked is told by the columns of the task's templates."""
     columns, docs = want.columns, [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
-    name = columns.get("id") or ("id" if all("id" in doc for doc in docs) else "")
+    name, column = str(columns.get("id") or ("id" if all("id" in doc for doc in docs) else "")), columns.get("cluster")
     asked = _asked(tables["configs"], docs[0])
     wanted = [_sample(doc, asked, line.get("target", "")) for line, doc in zip(lines, docs, strict=True)]
     found = []
@@ -180,7 +180,7 @@ def _rows(
                 values[metric] = factor * float(value)
         values = {m: v for m, v in values.items() if not math.isnan(v)}
         key = str(doc.get(name, "")) if name else str(line.get("doc_id", ""))
-        cluster = str(doc.get(columns["cluster"], "")) if "cluster" in columns else ""
+        cluster = str(doc.get(str(column), "")) if column else ""
         slices = {c: str(doc.get(c, "")) for c in columns.get("slice", ())}
         found.append(
             RawRow(

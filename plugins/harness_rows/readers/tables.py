@@ -61,7 +61,6 @@ def _csv(data: bytes, path: Path) -> Lines:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
     header = text.partition("\n")[0]
-    csv.field_size_limit(1 << 26)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", strict=True)
     try:
         names = next(reader, [])
