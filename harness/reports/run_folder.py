@@ -14,7 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.digests import digest_of
 from harness.errors import UsageError
 from harness.files import write_text
 from harness.parts import part
@@ -125,9 +124,7 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "filtered_resps": [score.answer],
         "filter": "none",
         "metrics": list(metrics),
-        "doc_hash": digest_of(sample.row),
-        "prompt_hash": digest_of(prompt),
-        "target_hash": digest_of(sample.target),
+        **sample.hashes,
         **score.values,
         "id": sample.id,
         "cluster": sample.cluster,

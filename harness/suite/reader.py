@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,12 @@ ALPHAS = "want more than 0 and at most 0.5"
 SEEDS = 2**32  # what numpy takes
 
 
-def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None = None) -> tables.Suite:
+def read_suite(
+    path: Path, overrides: Sequence[str] = (), candidate: str | Mapping[str, str] | None = None
+) -> tables.Suite:
     """Read a suite; `overrides` are `table.key=value`, `candidate` is a folder that takes the place of training.
+
+    Or the table of such a candidate, as a lock has it.
 
     Raises UsageError with every mistake of the file.
     """
@@ -60,7 +64,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
             _override(raw, override)
     mistakes.raise_if_any()
     if candidate is not None:
-        raw["candidate"] = _candidate(candidate)
+        raw["candidate"] = _candidate(candidate) if isinstance(candidate, str) else dict(candidate)
     secrets.learn(raw)
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
@@ -329,16 +333,22 @@ class _Reader:
         return tables.Sweep(where, name, option, tuple(values), str(by), alpha, rule)
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    """Apply one `--set table.key=value`; elements of lists by their index."""
+def read_override(override: str) -> tuple[list[str], Any]:
+    """Return the keys and the value of one `--set table.key=value`. Raises UsageError."""
     path, equals, value = override.partition("=")
     where = f"--set {schema.show(override)}"
     if not equals or "." not in path:
         raise UsageError(f"{where}: want table.key=value, for instance train.learning_rate=1e-4")
-    *parents, last = path.split(".")
-    if len(parents) > schema.DEEPEST:
+    keys = path.split(".")
+    if len(keys) > schema.DEEPEST + 1:
         raise UsageError(f"{where}: names a table more than {schema.DEEPEST} deep")
-    parsed = _value(value, where)
+    return keys, _value(value, where)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Apply one `--set table.key=value`; elements of lists by their index."""
+    (*parents, last), parsed = read_override(override)
+    where = f"--set {schema.show(override)}"
     here: Any = raw
     for step in parents:
         here = _step(here, step, where) if isinstance(here, list) else here.setdefault(step, {})

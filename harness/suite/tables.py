@@ -219,6 +219,7 @@ class Export:
     """`[[export]]`: what is written, from which candidate, and where to.
 
     What makes other weights makes a candidate, a copy of its parent `from`; `name` is the copy's, and no other's.
+    `path` is where one lies that was made elsewhere.
     """
 
     use: str
@@ -226,7 +227,13 @@ class Export:
     where: str
     from_: str = "merged"
     name: str = ""  # collection, which knows the exporter, sees to it that all copies have one
+    path: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What its exporter is called with."""
+        return {**self.options, **({"path": self.path} if self.path else {})}
 
     @property
     def candidate(self) -> str:

@@ -77,7 +77,7 @@ def verify_bundle(folder: Path, args: Namespace) -> int:
 
 def _verified(folder: Path, args: Namespace) -> dict[str, str]:
     """Return the steps that were passed. Raises ValueError and others at the first that was not."""
-    if args.policy or args.replay is not None:
+    if args.policy or args.told_as or args.beside or args.replay is not None:
         raise ValueError("rows of others are taken on trust: no policy allows them, and there is no model to ask again")
     manifest = read_json((folder / MANIFEST).read_bytes())
     if manifest.get("format") != FORMAT:

@@ -145,10 +145,12 @@ def _column(side: str, names: Sequence[str], rows: Sequence[Rows], metric: Metri
     fill, name = None, metric.name
     if ask.missing == "wrong" and (worst := worst_of(metric)) is not None:
         fill = worst if side == "candidate" else 1.0 - worst
-    values = [_value(own, name, fill) for own in rows]
     weights = [weight_of(own[0], name) if own else 1.0 for own in rows]
-    lost = _lost(side, names, rows, name) if None in values else ""
-    return Column(values, weights, Counter(_state(own, name) for own in rows), lost)
+    values = [_value(own, name, None) for own in rows]
+    if None not in values:
+        return Column(values, weights, {"scored": len(values)}, "")
+    lost, states = _lost(side, names, rows, name), Counter(_state(own, name) for own in rows)
+    return Column([_value(own, name, fill) for own in rows], weights, states, lost)
 
 
 def _result(side: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric, ask: Ask) -> Result:

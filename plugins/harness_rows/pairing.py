@@ -149,8 +149,12 @@ def _named(
     dropped: tuple[int, int], renamed: int,
 ) -> PairedRows:  # fmt: skip
     """Return pairs in the order of what they are known by, which no file has; copies are told apart by a number."""
-    names, base, candidate = list[str](), list[RawRow | Rows](), list[RawRow | Rows]()
-    taken = Counter(_called(_all(left.get(k) or right[k])[0]) for k in kept)
+    names = [_called(_all(left.get(k) or right[k])[0]) for k in kept]
+    if len({*names}) == len(names) and not any(isinstance(side.get(k), tuple) for side in (left, right) for k in kept):
+        pairs = Side([left.get(k, ()) for k in kept]), Side([right.get(k, ()) for k in kept])
+        return PairedRows(how, names, *pairs, dropped, renamed)
+    taken, names = Counter(names), []
+    base, candidate = list[RawRow | Rows](), list[RawRow | Rows]()
     for known in kept:
         theirs, ours = _all(left.get(known)), _all(right.get(known))
         called = _called((theirs or ours)[0])
