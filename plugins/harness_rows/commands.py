@@ -86,8 +86,18 @@ def options_of(given: Namespace) -> dict[str, Any]:
 
 
 def _gate(args: Namespace) -> int:
-    """Read, decide, write and print. Raises UsageError where that is not possible."""
+    """Gate, where the libraries that decide are there. Raises UsageError where that is not possible."""
     claim = claim_of(args)
+    try:
+        return _gated(claim, args)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("numpy", "scipy"):
+            raise
+        raise UsageError("gate: needs numpy and scipy; pip install 'finetune-harness[gate]'") from None
+
+
+def _gated(claim: Gate, args: Namespace) -> int:
+    """Read, decide, write and print."""
     from harness_rows import suites, writing
 
     sides = ("base", "candidate") if len(args.rows) > 1 else ("candidate",)

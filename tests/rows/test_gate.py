@@ -205,6 +205,21 @@ def test_the_door_is_light(table: Table, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1:] == ["set()"], done
 
 
+@pytest.mark.slow
+def test_a_library_that_is_missing_is_named(table: Table, tmp_path: Path) -> None:
+    """Without numpy and scipy the door names what brings them, and so does a suite."""
+    base, candidate = table("base", asked(RIGHT)), table("candidate", asked(worse(3)))
+    suite = tmp_path / "gate.toml"
+    eval_ = '[[eval]]\nname = "qa"\nuse = "rows"\n[[gate]]\nid = "x"\nmetric = "qa.score"\nmin = 0.1\n'
+    suite.write_text(f'[suite]\nname = "x"\n[rows.candidate]\npath = "{candidate.name}"\n{eval_}', "utf-8")
+    for words in (["gate", str(base), str(candidate), *CLAIM], ["run", str(suite)]):
+        code = "import sys; sys.modules.update(numpy=None, scipy=None)\nfrom harness.cli.main import main\n"
+        code += f"sys.exit(main({words!r}))"
+        env = {"HARNESS_CACHE": str(tmp_path / "cache"), "PATH": ""}
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 4 and "pip install 'finetune-harness[" in done.stderr, done
+
+
 def test_an_option_that_means_nothing_is_refused(gate: Gate, table: Table) -> None:
     """Names of readers, of what is unfair, and of columns are told with those that there are."""
     rows = table("base", asked(RIGHT)), table("candidate", asked(worse(3)))
