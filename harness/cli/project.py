@@ -104,6 +104,8 @@ def _verify(args: argparse.Namespace) -> int:
     from harness.release.signatures import ExportRefused
     from harness.release.verify import verify
 
+    if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
+        return int(part("rows_bundle")(args.export, args))
     if args.replay is not None and args.suite is None:
         raise UsageError("--replay asks the rows of a suite; name it, --suite SUITE")
     if args.told_as and args.json:
@@ -175,6 +177,7 @@ def verify(one: argparse.ArgumentParser) -> None:
         "harness verify exports/qa --policy policy.toml --suite suite.toml",
         "harness verify exports/qa --replay 20 --suite suite.toml",
         "harness verify exports/qa --policy policy.toml --as vsa --sign-with keys/deploy.key > qa.vsa.json",
+        "harness verify reports/gate-…/gate --recompute",
     )
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
     one.add_argument("--policy", type=Path, metavar="FILE", help='the keys you trust, and what you demand, or "strict"')
@@ -182,6 +185,8 @@ def verify(one: argparse.ArgumentParser) -> None:
     help = "evidence of another suite about the same model, for a policy with all_of"
     one.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
     one.add_argument("--recompute", action="store_true", help="decide again from the rows in it; needs numpy and scipy")
+    of_rows = "of rows that others scored: read these files again; BASE CANDIDATE"
+    one.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
     one.add_argument(
         "--suite", type=Path, metavar="SUITE", help="your copy of the suite: lock and rows are compared with it"

@@ -148,6 +148,8 @@ def prepare(path: Path, options: Options) -> Collection:
     if options.maxfail < 0:
         raise UsageError(f"--maxfail is {options.maxfail}, want 1 or more, or 0 to go on whatever fails")
     suite = read_suite(path, options.overrides, options.candidate)
+    if suite.rows:
+        raise UsageError(f"{path}: [rows]: others asked the models, and harness run alone gates what they said")
     plugins = load_plugins(path, options.plugins)
     for listener in options.listeners:
         plugins.manager.register(listener)

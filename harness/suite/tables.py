@@ -169,6 +169,15 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class ScoredRows:
+    """`[rows.base]` and `[rows.candidate]`: rows that another tool scored; `weights` is what they are said to be of."""
+
+    path: str
+    where: str
+    weights: str = ""
+
+
+@dataclass(frozen=True)
 class Eval:
     """`[[eval]]`: an evaluator and its data; `cluster` and `slices` name columns, `limit` takes the first rows.
 
@@ -259,6 +268,7 @@ class Suite:
     choose: str | None = None  # EVAL.METRIC on whose select split the merged model that is gated is chosen
     checks: Ignored = field(default_factory=lambda: Ignored("[checks]"))
     sweep: Sweep | None = None  # of what is trained; `adapter` or `train` has its first value
+    rows: Mapping[str, ScoredRows] = field(default_factory=dict)  # that take the place of models
 
     @property
     def name(self) -> str:

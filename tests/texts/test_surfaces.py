@@ -20,8 +20,9 @@ harness/reports: events run_folder
 harness/pipeline: conduct execution ledger
 plugins/harness_ci: github
 plugins/harness_report: __init__ beside commands compare drawing gates history page
+plugins/harness_rows: bundle writing
 plugins/harness_trackers: log
-"""  # by the canary below, or in test_secrets (a suite's options) and test_trackers
+"""  # by the canary below, or in test_secrets (a suite's options), test_trackers and tests/rows
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
