@@ -106,7 +106,7 @@ def _lines(row: Mapping[str, Any], report: Report, metrics: list[str]) -> Iterat
         "answer_attribution": [] if answer is None else [said | {"is_terminal": True}],
         "metadata": {"cluster": str(row["cluster"])} if row.get("cluster") is not None else {},
     }  # fmt: skip
-    scored = [m for m in metrics if m in row and m not in row.get("lost", ())]
+    scored: list[str | None] = [m for m in metrics if m in row and m not in row.get("lost", ())]
     for metric in scored or [None]:
         score = 0.0 if metric is None else float(row[metric])
         yield {**one, "evaluation_result_id": metric, "evaluation": {"score": score, "is_correct": score == 1.0}}

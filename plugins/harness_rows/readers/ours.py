@@ -54,10 +54,12 @@ class Ours:
         if len(rows) != report["n"]:
             raise UsageError(f"{path}: holds {len(rows):,} rows of {report['n']:,}; the file is cut, or of another run")
         lock, digest = place.with_name(LOCK), run.get("digests", {}).get(subject, "")
-        scales = files.document(lock).get("metrics", {}).get(task, {}) if lock.is_file() else {}
+        locked = files.document(lock) if lock.is_file() else {}
+        scales = locked.get("metrics", {}).get(task, {})
+        spec = next((one for one in locked.get("suite", {}).get("evals", []) if one["name"] == task), {})
         return RawRows(
             f"finetune-harness {run['harness']}", subject, task, _metrics(report, rows, scales, f"{path}"), rows,
-            _facts(run, report), "claimed" if digest else "none", f"sha256:{digest}" if digest else "",
+            _facts(run, report, spec), "claimed" if digest else "none", f"sha256:{digest}" if digest else "",
             tuple(report.get("caveats") or ()), files.sources,
         )  # fmt: skip
 
@@ -104,12 +106,12 @@ def _row(line: Mapping[str, Any], want: Wanted, where: str) -> RawRow:
     found = {n: number(nats.get(n, told.get(n)), f"{where} {called(n)}") for n in names}
     values = {n: value for n, value in found.items() if value is not None}
     lengths = {n: float(line["weights"].get(n, line["weight"])) for n in values}
-    sent = line["prompt_hash"] if "values" in line else digest_of(asked_of(line))
+    own: dict[str, Any] = {"cluster": str(line["cluster"])} if line.get("cluster") else {}
+    sent = line["prompt_hash"] if "values" in line else digest_of(line.get("rendered") or asked_of(line))
     return RawRow(
         key=str(line["id"]), content=line.get("key") or "", prompt=sent, values=values,
         state="scored" if values else "unscored", lengths={n: w for n, w in lengths.items() if w != 1},
-        **({"cluster": str(line["cluster"]), "slices": {}} if line.get("cluster") else {})
-        | about({**(line.get("doc") or {}), **(line.get("slices") or {})}, want, where),
+        **own | about({**(line.get("doc") or {}), **(line.get("slices") or {})}, want, where),
     )  # fmt: skip
 
 
@@ -135,10 +137,11 @@ def _metrics(
     return found
 
 
-def _facts(run: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, str]:
+def _facts(run: Mapping[str, Any], report: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
     """Return what the fairness of a comparison hangs on, as far as a report tells it."""
     facts, versions = run.get("facts") or {}, run.get("versions") or {}
     return facts_of(
+        scorer=spec.get("use"), template=spec.get("template"), generation=spec.get("options"),
         limit="none" if report["of"] in (0, report["n"]) else str(report["n"]), model=run.get("model"),
         transformers=versions.get("transformers"), torch=versions.get("torch"),
         seed=str(run.get("seed")), dtype=(facts.get("model") or {}).get("dtype"),
