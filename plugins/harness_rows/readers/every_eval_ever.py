@@ -10,20 +10,7 @@ from typing import Any
 
 from harness import UsageError
 from harness_rows.guard import Files, number
-from harness_rows.readers.asking import (
-    about,
-    agreed,
-    called,
-    content_of,
-    facts_of,
-    is_equal,
-    mean,
-    numbered,
-    one_of,
-    prompt_of,
-    refusing,
-    why,
-)
+from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, Wanted
 
 VERSION = "0.3."  # of the schema
@@ -51,7 +38,7 @@ class EveryEvalEver:
             return any(path.glob(f"**/*{SAMPLES}"))
         return b'"schema_version"' in head and b'"evaluation_id"' in head
 
-    @refusing
+    @ask.refusing
     def read(self, path: Path, want: Wanted) -> RawRows:
         """Return the samples of one evaluation."""
         files = Files(path)
@@ -60,15 +47,15 @@ class EveryEvalEver:
         results = [r for r in told["evaluation_results"] if _task(r["evaluation_name"], told) == task]
         records = _records(files, samples, told, task, want)
         if not records:
-            raise UsageError(f'{path}: holds no samples of "{called(task)}"')
+            raise UsageError(f'{path}: holds no samples of "{ask.called(task)}"')
         _check_file(told.get("detailed_evaluation_results") or {}, files, samples)
-        if numbered(record.row.key for record in records):
+        if ask.numbered(record.row.key for record in records):
             records = [replace(r, row=replace(r.row, numbered=True)) for r in records]
         metrics = _metrics(results, records, f"{path}")
         rows = [_ended(record, metrics) for record in records]
         library, model = told["eval_library"], told["model_info"]
         more, engine = model.get("additional_details") or {}, model.get("inference_engine") or {}
-        facts = facts_of(
+        facts = ask.facts_of(
             model=model["id"], revision=more.get("revision"), dtype=more.get("dtype"),
             model_args=more.get("model_args"), backend=engine.get("name"), backend_version=engine.get("version"),
             generation=[r["generation_config"] for r in results if r.get("generation_config")],
@@ -89,13 +76,13 @@ def _log(files: Files, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], 
     for log in logs:
         document = files.document(log)
         if not str(document.get("schema_version")).startswith(VERSION):
-            what = f"is of version {called(document.get('schema_version'))} of the schema, and {VERSION}x is read"
+            what = f"is of version {ask.called(document.get('schema_version'))} of the schema, and {VERSION}x is read"
             raise UsageError(f"{log}: {what}; convert it anew with every_eval_ever 0.3")
         for result in document["evaluation_results"]:
             name = _task(result["evaluation_name"], document)
             if told.setdefault(name, (log, document))[0] != log:
-                raise UsageError(f'{path}: holds two logs of "{called(name)}"; name one of its files')
-    task = one_of(list(told), want.task, path, "task")
+                raise UsageError(f'{path}: holds two logs of "{ask.called(name)}"; name one of its files')
+    task = ask.one_of(list(told), want.task, path, "task")
     return *told[task], task
 
 
@@ -121,7 +108,7 @@ def _records(files: Files, path: Path, told: Mapping[str, Any], task: str, want:
         if _task(one["evaluation_name"], told) != task:
             continue
         asked, result = one["input"], one.get("evaluation_result_id")
-        content = content_of(asked["raw"], asked["reference"], choices=asked.get("choices"))
+        content = ask.content_of(asked["raw"], asked["reference"], choices=asked.get("choices"))
         more = one.get("metadata") or {}
         same = (str(one["sample_id"]), content, str(more.get("epoch", "")))
         place = seen[*same, str(result), one["evaluation_name"]] // taken[_name(result)] if result in named else 0
@@ -129,11 +116,11 @@ def _records(files: Files, path: Path, told: Mapping[str, Any], task: str, want:
         repeat = int(more["epoch"]) if str(more.get("epoch", "")).isdecimal() else place
         if (key := (*same, str(place))) not in found:
             row = RawRow(
-                key=same[0], content=content, prompt=prompt_of(asked.get("formatted") or asked["raw"]), repeat=repeat,
-                **about(more, want, where),
+                key=same[0], content=content, prompt=ask.prompt_of(asked.get("formatted") or asked["raw"]),
+                repeat=repeat, **ask.about(more, want, where),
             )  # fmt: skip
             found[key] = _Sampled(row)
-        found[key].error = found[key].error or why(one.get("error") or "")
+        found[key].error = found[key].error or ask.why(one.get("error") or "")
         score = number(one["evaluation"]["score"], where)
         if result is not None and score is not None:
             found[key].values[_name(result)] = score
@@ -156,8 +143,8 @@ def _metrics(results: Sequence[Mapping[str, Any]], records: Sequence[_Sampled], 
             bad = "stands for several results in one log"
         elif not every:
             total, bad = None, "" if all(r.error for r in records) else "has no number on any row"
-        elif not (scored and is_equal(mean(scored), total)):
-            agreed(f"{where} {called(name)}", mean(every), total)
+        elif not (scored and ask.is_equal(ask.mean(scored), total)):
+            ask.agreed(f"{where} {ask.called(name)}", ask.mean(every), total)
             total = None
         found[name] = RawMetric(better, scale, None if bad else total, bad)
     return found

@@ -12,21 +12,7 @@ from typing import Any
 from harness import UsageError
 from harness.internals import counted
 from harness_rows.guard import NUMBER, Files, parsed
-from harness_rows.readers.asking import (
-    about,
-    agreed,
-    called,
-    content_of,
-    facts_of,
-    is_equal,
-    mean,
-    numbered,
-    one_of,
-    only,
-    prompt_of,
-    refusing,
-    why,
-)
+from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
 VERSION = 2  # of the format
@@ -63,20 +49,20 @@ class Inspect:
                 return path.suffix == ".eval"  # cut, which is said when it is read
         return all(word in head for word in (b'"version"', b'"status"', b'"eval"', b'"task_id"'))
 
-    @refusing
+    @ask.refusing
     def read(self, path: Path, want: Wanted) -> RawRows:
         """Return the samples of a log."""
         files = Files(path)
-        log = only(files, path, "*.eval")
+        log = ask.only(files, path, "*.eval")
         header, samples, reductions = _opened(files, log)
         told = header.get("eval")
         if header.get("version") != VERSION or not isinstance(told, dict):
-            what = f"is of version {called(header.get('version'))} of Inspect's format, and {VERSION} is read"
+            what = f"is of version {ask.called(header.get('version'))} of Inspect's format, and {VERSION} is read"
             raise UsageError(f"{path}: {what}; write it anew with inspect log convert")
         if not isinstance(results := header.get("results"), dict):
-            ended = f'its run ended as "{called(header.get("status"))}" before all was scored'
+            ended = f'its run ended as "{ask.called(header.get("status"))}" before all was scored'
             raise UsageError(f"{path}: {ended}; run it again, a part of the rows proves nothing of the rest")
-        task = one_of([str(told.get("task", ""))], want.task, path, "task")
+        task = ask.one_of([str(told.get("task", ""))], want.task, path, "task")
         found = _rows(samples, want, f"{path}")
         _whole(told, found, results, path)
         rows = found.rows
@@ -87,9 +73,9 @@ class Inspect:
         lacks = "has no number on any row" if found.counted else ""  # else all failed, which is missing and no mistake
         metrics = {n: RawMetric(unreadable=found.unreadable.get(n, lacks)) for n in {**totals, **found.unreadable}}
         for name, by_id in found.counted.items():
-            total = agreed(f"{path} {name}", mean([mean(v) for v in by_id.values()]), totals.get(name))
+            total = ask.agreed(f"{path} {name}", ask.mean([ask.mean(v) for v in by_id.values()]), totals.get(name))
             scored = [r.values[name] for r in rows if name in r.values]
-            same = total is not None and scored and is_equal(mean(scored), total)
+            same = total is not None and scored and ask.is_equal(ask.mean(scored), total)
             if name not in found.unreadable:
                 metrics[name] = RawMetric(total=total if same else None)
         notes = [f"{counted(found.halves, 'answer')} counted one half, for being partly right"] if found.halves else []
@@ -131,7 +117,7 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
     """Return the rows of samples."""
     found = _Found()
     for sample in samples:
-        key, here = sample.get("id"), f'{where} sample "{called(sample.get("id"))}"'
+        key, here = sample.get("id"), f'{where} sample "{ask.called(sample.get("id"))}"'
         if not isinstance(key, (str, int)) or not isinstance(sample.get("epoch"), int):
             raise UsageError(f"{here}: has no id or no epoch; it is no sample of Inspect")
         state, reason = _state(sample)
@@ -148,13 +134,13 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
         found.rows.append(
             RawRow(
                 key=str(key),
-                content=content_of(asked, sample.get("target"), choices=sample.get("choices")),
-                prompt=prompt_of(_sent(sample)) if state != "error" else "",
+                content=ask.content_of(asked, sample.get("target"), choices=sample.get("choices")),
+                prompt=ask.prompt_of(_sent(sample)) if state != "error" else "",
                 values=values if state == "scored" else {},
-                state=state, why=reason, repeat=sample["epoch"], **about(sample.get("metadata") or {}, want, here),
+                state=state, why=reason, repeat=sample["epoch"], **ask.about(sample.get("metadata") or {}, want, here),
             )
         )  # fmt: skip
-    if numbered(found.ids):
+    if ask.numbered(found.ids):
         found.rows = [replace(row, numbered=True) for row in found.rows]
     return found
 
@@ -162,11 +148,11 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
 def _state(sample: Mapping[str, Any]) -> tuple[State, str]:
     """Return how a sample ended; an error wins over a score."""
     if error := sample.get("error"):
-        return "error", why(error)
+        return "error", ask.why(error)
     if sample.get("invalidation"):
         return "skipped", "invalidated in its log"
     if limit := sample.get("limit"):
-        return "limit", why(f"{limit.get('type')} limit {limit.get('limit')}" if isinstance(limit, dict) else limit)
+        return "limit", ask.why(f"{limit.get('type')} limit {limit.get('limit')}" if isinstance(limit, dict) else limit)
     return "scored", ""
 
 
@@ -187,7 +173,7 @@ def _number(value: Any) -> float | str:
         return float(value) if abs(value) < 1e300 or value != value else "holds numbers that are too large"
     if value is None:
         return math.nan
-    return f'holds "{called(str(value))[:40]}", which is no number'
+    return f'holds "{ask.called(str(value))[:40]}", which is no number'
 
 
 def _resolved(value: Any, sample: Mapping[str, Any]) -> Any:
@@ -247,7 +233,7 @@ def _reduced(found: _Found, reductions: Iterable[Mapping[str, Any]], where: str)
         reducer = reduction.get("reducer")
         for sample in reduction["samples"]:
             if (key := sample.get("sample_id")) not in rows:
-                raise UsageError(f'{where}: reduces a sample "{called(key)}" that it does not hold; it is cut')
+                raise UsageError(f'{where}: reduces a sample "{ask.called(key)}" that it does not hold; it is cut')
             for name, value in _scores({str(reduction["scorer"]): sample}):
                 name = name if reducer in (None, "mean") else f"{name}/{reducer}"
                 if isinstance(number := _number(value), str):
@@ -266,7 +252,7 @@ def _facts(told: Mapping[str, Any], plan: Mapping[str, Any], reducers: list[str]
     config = told.get("config") or {}
     limits = {k: v for k, v in config.items() if k.endswith("_limit") and v is not None}
     generation = {**(told.get("model_generate_config") or {}), **(plan.get("config") or {}), **limits}
-    return facts_of(
+    return ask.facts_of(
         task_version=str(told.get("task_version", "")),
         template=[[s.get("solver"), s.get("params")] for s in plan.get("steps") or []],
         scorer=[[s.get("name"), s.get("options"), s.get("metrics")] for s in told.get("scorers") or []],

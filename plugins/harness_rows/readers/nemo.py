@@ -9,19 +9,7 @@ from typing import Any
 from harness import UsageError
 from harness.internals import counted
 from harness_rows.guard import Files, number
-from harness_rows.readers.asking import (
-    about,
-    agreed,
-    called,
-    content_of,
-    facts_of,
-    is_equal,
-    mean,
-    one_of,
-    prompt_of,
-    refusing,
-    why,
-)
+from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
 ROWS, BUNDLE = "results.jsonl", "eval-*.json"
@@ -42,19 +30,19 @@ class Nemo:
             return bool(_folders(path))
         return all(key in head for key in KEYS)
 
-    @refusing
+    @ask.refusing
     def read(self, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one benchmark."""
         files, folders = Files(path), _folders(path) if path.is_dir() else [path.parent]
         names = [folder.name for folder in folders]  # of benchmarks, as far as a file system takes them
-        folder = folders[names.index(one_of(names, want.task, path, "task"))] if len(folders) > 1 else folders[0]
+        folder = folders[names.index(ask.one_of(names, want.task, path, "task"))] if len(folders) > 1 else folders[0]
         bundles = sorted(folder.glob(BUNDLE))
         if not bundles:
             raise UsageError(f"{path}: has no {BUNDLE} beside {ROWS}, which tells model and totals; copy it there")
         told = files.document(bundles[-1])  # named by their times; a run anew writes rows over, and a file more
         rows, rewards = _rows(files, folder / ROWS, want)
         bench, config = told["benchmark"], told["config"]
-        name = one_of([str(bench["name"])], "" if len(folders) > 1 else want.task, path, "task")
+        name = ask.one_of([str(bench["name"])], "" if len(folders) > 1 else want.task, path, "task")
         if told["n_results"] != len(rows):
             raise UsageError(
                 f"{path}: holds {len(rows):,} rows of {told['n_results']:,}; the file is cut, or another's"
@@ -63,12 +51,12 @@ class Nemo:
         totals |= {_name(k): v["correct"] / v["total"] for k, v in bench["scores"].items() if k.startswith(SCORER)}
         metrics = {}
         for metric, values in rewards.items():
-            total = agreed(f"{path} {metric}", mean(values), totals.get(metric))
+            total = ask.agreed(f"{path} {metric}", ask.mean(values), totals.get(metric))
             scored = [row.values[metric] for row in rows if metric in row.values]
-            same = total is not None and scored and is_equal(mean(scored), total)
+            same = total is not None and scored and ask.is_equal(ask.mean(scored), total)
             share = metric != "reward" or "pass@1" in bench["scores"]
             metrics[metric] = RawMetric("higher", "proportion" if share else None, total if same else None)
-        facts = facts_of(
+        facts = ask.facts_of(
             model=config.get("model"), epochs=str(bench.get("repeats") or 1), scorer=config.get("scorers"),
             limit=str(config.get("max_problems") or "none"), url=config.get("base_url"),
         )  # fmt: skip
@@ -101,17 +89,17 @@ def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[st
         values: dict[str, float] = {}
         rewards = {"reward": row["reward"], **(row.get("scorer_rewards") or {})}
         for name, value in rewards.items():
-            if (found := number(value, f"{where} {called(name)}")) is None:
-                raise UsageError(f"{where}: {called(name)} has no number, and NeMo gives every row one")
+            if (found := number(value, f"{where} {ask.called(name)}")) is None:
+                raise UsageError(f"{where}: {ask.called(name)} has no number, and NeMo gives every row one")
             every.setdefault(_name(name), []).append(found)
             scored = row["scoring_details"].get(name) if name != "reward" else None
             if not (isinstance(scored, dict) and "error" in scored):  # a scorer that failed gives 0
                 values[_name(name)] = found
         rows.append(
             RawRow(
-                key=str(row["problem_idx"]), numbered=True, content=content_of(row["prompt"], row["expected_answer"]),
-                prompt=prompt_of(row["prompt"]), values=values if state == "scored" else {}, state=state, why=reason,
-                repeat=int(row["repeat"]), **about(row.get("metadata") or {}, want, where),
+                key=str(row["problem_idx"]), numbered=True, repeat=int(row["repeat"]), state=state, why=reason,
+                content=ask.content_of(row["prompt"], row["expected_answer"]), prompt=ask.prompt_of(row["prompt"]),
+                values=values if state == "scored" else {}, **ask.about(row.get("metadata") or {}, want, where),
             )
         )  # fmt: skip
     if not rows:
@@ -122,7 +110,7 @@ def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[st
 def _state(details: Mapping[str, Any]) -> tuple[State, str]:
     """Return how a row ended. A failure is one whatever its reward, and so is a judge that did not judge."""
     if category := details.get("error_category"):  # an "error" alone may be that of code which an answer wrote
-        return STATES.get(str(category), "error"), why(details.get("error") or category)
+        return STATES.get(str(category), "error"), ask.why(details.get("error") or category)
     if isinstance(judge := details.get("judge"), dict) and judge.get("error"):
-        return "error", why(judge["error"])
+        return "error", ask.why(judge["error"])
     return "scored", ""

@@ -11,7 +11,7 @@ from typing import Any, cast
 from harness import UsageError, digest_of
 from harness.internals import LOCK, OnScale, asked_of, counted
 from harness_rows.guard import Files, head_of, number
-from harness_rows.readers.asking import about, agreed, called, facts_of, is_equal, one_of, refusing
+from harness_rows.readers import asking as ask
 from harness_rows.records import Better, RawMetric, RawRow, RawRows, Wanted
 
 REPORT, ITEMS, EVIDENCE = "report.json", "items.jsonl", "evidence"
@@ -32,7 +32,7 @@ class Ours:
         line = head.partition(b"\n")[0]
         return all(key in line for key in (b'"cluster"', b'"weights"', b'"doc_hash"')) or line.startswith(b'{"item": ')
 
-    @refusing
+    @ask.refusing
     def read(self, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one evaluation of one subject."""
         files = Files(path)
@@ -42,13 +42,13 @@ class Ours:
         reports = [r for r in run["reports"] if r["outcome"] != "skipped"]
         folder = path if path.is_dir() else path.parent
         label = folder.name if items is None and folder != place.parent else want.label
-        subject = one_of([r["subject"] for r in reports], label, path, "subject")
+        subject = ask.one_of([r["subject"] for r in reports], label, path, "subject")
         mine = [r for r in reports if r["subject"] == subject]
-        task = one_of([r["eval"] for r in mine], want.task or _task(path), path, "task")
+        task = ask.one_of([r["eval"] for r in mine], want.task or _task(path), path, "task")
         report = next(r for r in mine if r["eval"] == task)
         if report["outcome"] != "done":
-            why = called(report["error"])
-            raise UsageError(f"{path}: {called(subject)} could not be evaluated on {called(task)}: {why}")
+            why = ask.called(report["error"])
+            raise UsageError(f"{path}: {ask.called(subject)} could not be evaluated on {ask.called(task)}: {why}")
         lines = _of_item(files, items, subject, task) if items else files.lines(_samples(path, place, subject, task))
         rows = [_row(one, want, f"{path} line {line:,}") for line, one in lines]
         if len(rows) != report["n"]:
@@ -85,7 +85,7 @@ def _samples(path: Path, report: Path, subject: str, task: str) -> Path:
     found = [path] if path.is_file() else sorted((report.parent / subject).glob("samples_*.jsonl"))
     found = [one for one in found if _task(one) == task]
     if len(found) != 1:
-        what = f"{counted(len(found), 'file')} of rows of {called(task)} on {called(subject)}"
+        what = f"{counted(len(found), 'file')} of rows of {ask.called(task)} on {ask.called(subject)}"
         raise UsageError(f"{path}: holds {what}; name the folder that a run wrote")
     return found[0]
 
@@ -95,7 +95,7 @@ def _of_item(files: Files, path: Path, subject: str, task: str) -> Iterator[tupl
     for line, row in files.lines(path):
         if row["item"] == f"{subject}::{task}":
             if "id" not in row:
-                raise UsageError(f"{path}: {called(task)} is private, and its rows are digests; name the run's folder")
+                raise UsageError(f"{path}: {ask.called(task)} is private, its rows are digests; name the run's folder")
             yield line, row
 
 
@@ -103,7 +103,7 @@ def _row(line: Mapping[str, Any], want: Wanted, where: str) -> RawRow:
     """Return a line as a row; what was lost has no value, and a perplexity is in nats."""
     told, nats = line.get("values", line), line.get("nats") or {}
     names = [n for n in (line["values"] if "values" in line else line["metrics"]) if n not in line.get("lost", ())]
-    found = {n: number(nats.get(n, told.get(n)), f"{where} {called(n)}") for n in names}
+    found = {n: number(nats.get(n, told.get(n)), f"{where} {ask.called(n)}") for n in names}
     values = {n: value for n, value in found.items() if value is not None}
     lengths = {n: float(line["weights"].get(n, line["weight"])) for n in values}
     own: dict[str, Any] = {"cluster": str(line["cluster"])} if line.get("cluster") else {}
@@ -111,7 +111,7 @@ def _row(line: Mapping[str, Any], want: Wanted, where: str) -> RawRow:
     return RawRow(
         key=str(line["id"]), content=line.get("key") or "", prompt=sent, values=values,
         state="scored" if values else "unscored", lengths={n: w for n, w in lengths.items() if w != 1},
-        **own | about({**(line.get("doc") or {}), **(line.get("slices") or {})}, want, where),
+        **own | ask.about({**(line.get("doc") or {}), **(line.get("slices") or {})}, want, where),
     )  # fmt: skip
 
 
@@ -131,8 +131,8 @@ def _metrics(
             continue
         weight = math.fsum(w for _, w in here)
         ours, told = math.fsum(v * w for v, w in here) / weight if weight else math.nan, report["metrics"].get(name)
-        is_log = told is not None and not is_equal(ours, told) and ours < LARGEST and is_equal(math.exp(ours), told)
-        total = told if is_log else agreed(f"{where} {called(name)}", ours, told)
+        is_log = told is not None and not ask.is_equal(ours, told) and ask.is_equal(math.exp(min(ours, LARGEST)), told)
+        total = told if is_log else ask.agreed(f"{where} {ask.called(name)}", ours, told)
         found[name] = RawMetric(cast("Better", better), "perplexity" if is_log else scale, total)
     return found
 
@@ -140,7 +140,7 @@ def _metrics(
 def _facts(run: Mapping[str, Any], report: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
     """Return what the fairness of a comparison hangs on, as far as a report tells it."""
     facts, versions = run.get("facts") or {}, run.get("versions") or {}
-    return facts_of(
+    return ask.facts_of(
         scorer=spec.get("use"), template=spec.get("template"), generation=spec.get("options"),
         limit="none" if report["of"] in (0, report["n"]) else str(report["n"]), model=run.get("model"),
         transformers=versions.get("transformers"), torch=versions.get("torch"),

@@ -10,18 +10,7 @@ from typing import Any
 from harness import UsageError
 from harness.internals import counted
 from harness_rows.guard import Files, number
-from harness_rows.readers.asking import (
-    about,
-    agreed,
-    called,
-    content_of,
-    fact,
-    facts_of,
-    one_of,
-    prompt_of,
-    refusing,
-    why,
-)
+from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
 VERSION = 3  # of the format
@@ -42,30 +31,30 @@ class Promptfoo:
         """Return whether this is an export of promptfoo."""
         return b'"evalId"' in head and b'"results"' in head
 
-    @refusing
+    @ask.refusing
     def read(self, path: Path, want: Wanted) -> RawRows:
         """Return the tests of one provider and one prompt."""
         files = Files(path)
         document = files.document(path)
         results = document["results"]
         if results.get("version") != VERSION:
-            what = f"is of version {called(results.get('version'))} of promptfoo's format, and {VERSION} is read"
+            what = f"is of version {ask.called(results.get('version'))} of promptfoo's format, and {VERSION} is read"
             raise UsageError(f"{path}: {what}; export it anew with a newer promptfoo")
         prompts = results["prompts"]
-        provider = one_of([p["provider"] for p in prompts], want.label, path, "provider")
+        provider = ask.one_of([p["provider"] for p in prompts], want.label, path, "provider")
         labels = [p["label"] if p["provider"] == provider else None for p in prompts]
-        task = one_of([label for label in labels if label is not None], want.task, path, "prompt")
+        task = ask.one_of([label for label in labels if label is not None], want.task, path, "prompt")
         place = labels.index(task)
         mine = [row for row in results["results"] if row["promptIdx"] == place]
         if not mine:
-            raise UsageError(f'{path}: holds no tests of provider "{called(provider)}"')
+            raise UsageError(f'{path}: holds no tests of provider "{ask.called(provider)}"')
         rows = _rows(mine, want, f"{path}")
         metrics = _metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}")
         config, options = document.get("config") or {}, {}
         for one in config.get("providers") or []:
             if isinstance(one, dict) and provider in (one.get("label"), one.get("id")):
                 options = one.get("config") or {}
-        facts = facts_of(
+        facts = ask.facts_of(
             model=provider, template=prompts[place].get("raw"), generation=options,
             judge=((config.get("defaultTest") or {}).get("options") or {}).get("provider"),
         )  # fmt: skip
@@ -82,18 +71,18 @@ def _rows(tests: Sequence[Mapping[str, Any]], want: Wanted, where: str) -> list[
     rows, seen = list[RawRow](), Counter[tuple[str, str]]()
     for test in tests:
         case = test["testCase"]
-        key, here = str(case.get("description") or ""), f"{where} test {called(test.get('testIdx'))}"
-        content = content_of(fact(test["vars"]), "", assertions=case.get("assert"))
+        key, here = str(case.get("description") or ""), f"{where} test {ask.called(test.get('testIdx'))}"
+        content = ask.content_of(ask.fact(test["vars"]), "", assertions=case.get("assert"))
         state, reason = _state(test)
         values: dict[str, float] = {}
         for name, value in {SUCCESS: bool(test["success"]), **(test.get("namedScores") or {})}.items():
-            if (found := number(value, f"{here} {called(name)}")) is not None:
+            if (found := number(value, f"{here} {ask.called(name)}")) is not None:
                 values[name] = found
         rows.append(
             RawRow(
-                key=key, numbered=not key, content=content, prompt=prompt_of(test["prompt"]["raw"]),
+                key=key, numbered=not key, content=content, prompt=ask.prompt_of(test["prompt"]["raw"]),
                 values=values if state == "scored" else {}, state=state, why=reason, repeat=seen[content, key],
-                **about({**test["vars"], **(case.get("metadata") or {})}, want, here),
+                **ask.about({**test["vars"], **(case.get("metadata") or {})}, want, here),
             )
         )  # fmt: skip
         seen[content, key] += 1
@@ -104,20 +93,20 @@ def _state(test: Mapping[str, Any]) -> tuple[State, str]:
     """Return how a test ended: an assertion that failed is a score, one that broke is none."""
     graded = test.get("gradingResult") or {}
     if test.get("failureReason") == ERROR or not graded:
-        return "error", why(test.get("error") or "no answer")
+        return "error", ask.why(test.get("error") or "no answer")
     parts = graded.get("componentResults") or []
     for one in (graded, *parts):
         if (one.get("metadata") or {}).get("graderError") or str(one.get("reason", "")).startswith(BROKE):
-            return "error", why(one.get("reason"))
-    return ("scored", "") if parts else ("unscored", why(graded.get("reason")))
+            return "error", ask.why(one.get("reason"))
+    return ("scored", "") if parts else ("unscored", ask.why(graded.get("reason")))
 
 
 def _metrics(
     tests: Sequence[Mapping[str, Any]], rows: Sequence[RawRow], told: Mapping[str, Any], where: str
 ) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where promptfoo's own counts, of all tests, are not those of the tests."""
-    agreed(f"{where} tests that pass", sum(bool(test["success"]) for test in tests), told.get("testPassCount"))
+    ask.agreed(f"{where} tests that pass", sum(bool(test["success"]) for test in tests), told.get("testPassCount"))
     for name, total in (told.get("namedScores") or {}).items():
-        agreed(f"{where} {called(name)}", sum((t.get("namedScores") or {}).get(name, 0) for t in tests), total)
+        ask.agreed(f"{where} {ask.called(name)}", sum((t.get("namedScores") or {}).get(name, 0) for t in tests), total)
     names = dict.fromkeys([SUCCESS, *(name for row in rows for name in row.values)])
     return {n: RawMetric("higher", "proportion" if n == SUCCESS else None) for n in names}
