@@ -131,9 +131,10 @@ def _moments(x: Floats, chosen: Floats, places: Floats) -> tuple[Floats, Floats,
     """Return means with the pseudo-labels and without, and the covariance; x (runs, n, L), chosen (runs, n)."""
     count = chosen.sum(-1)
     total, many = count + labels.PSEUDO * len(places), (count + 1) / np.maximum(count, 1)
-    plain = np.einsum("rn,rnl->rl", chosen, x)
+    counted = chosen[..., None] * x
+    plain = counted.sum(1)
     mean = (plain + labels.PSEUDO * places.sum(0)) / total[:, None]
-    square = np.einsum("rn,rnl,rnm->rlm", chosen, x, x) + labels.PSEUDO * places.T @ places
+    square = counted.transpose(0, 2, 1) @ x + labels.PSEUDO * places.T @ places
     cov = square / total[:, None, None] - mean[:, :, None] * mean[:, None, :]
     return mean, plain / np.maximum(count, labels.NEAR)[:, None], cov * (many / total)[:, None, None]
 

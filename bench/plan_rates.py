@@ -48,10 +48,10 @@ class Cell:
     def case(self, rng: np.random.Generator, known: int) -> GateOnRows:
         often = -(-known // sum(self.sizes))
         clusters = np.repeat(np.arange(often * len(self.sizes)), self.sizes * often)
-        results = [{s.id: s for s in r.scores} for r in self.results(rng, clusters)]
-        name = self.metric.name
-        sides = [{i: (s.values[name], s.weight) for i, s in r.items()} for r in results]
-        past = PastRows(RUN, samples(clusters), sides[0], sides[1] if self.gate.versus else None)
+        ours, theirs, weights = (column.tolist() for column in self.draw(rng, clusters))
+        rows, both = samples(clusters), (ours, theirs if self.gate.versus else None)
+        sides = [values and {s.id: (v, w) for s, v, w in zip(rows, values, weights, strict=True)} for values in both]
+        past = PastRows(RUN, rows, *sides)
         return GateOnRows(
             self.gate, self.metric, tuple(s.cluster or s.id for s in self.samples()), None, ALPHA, past, None
         )

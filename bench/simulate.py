@@ -542,7 +542,7 @@ def cluster_means(rng: np.random.Generator, count: int, p: float, icc: float, ki
 
 
 def plan_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    yield from plan_rates.plan_page(rng, max(runs // 12, 250))  # each run is judged by itself
+    yield from plan_rates.plan_page(rng, max(runs // 16, 250))  # each run is judged by itself
 
 
 PAGES = {  # a file -> what writes its tables
