@@ -383,7 +383,7 @@ def test_malformed_rows_are_one_line(export: Path, project: Project) -> None:
 def test_a_policy_demands_its_share(export: Path) -> None:
     """A policy with `recomputed` recomputes by itself, and refuses where too many blocking gates cannot be."""
     suites = json.loads((export / EVIDENCE / LOCK).read_text("utf-8"))["suite"]["name"]
-    policy = Policy([suites], recomputed=0.9)
+    policy = Policy([suites], recomputed=0.9, ignored=["D10-exact"])
     assert not verify(export, policy).steps.get("recompute")  # no key signed it
     blocking = [v for v in json.loads((export / EVIDENCE / GATES).read_text("utf-8")) if v["blocking"]]
     share = (len(blocking) - 2) / len(blocking)
