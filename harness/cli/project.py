@@ -101,10 +101,18 @@ def waive(one: argparse.ArgumentParser) -> None:
 
 def _verify(args: argparse.Namespace) -> int:
     from harness.release.previous import current
+    from harness.release.signatures import ExportRefused
     from harness.release.verify import verify
 
+    if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
+        return int(part("rows_bundle")(args.export, args))
     if args.replay is not None and args.suite is None:
         raise UsageError("--replay asks the rows of a suite; name it, --suite SUITE")
+    if args.told_as and args.json:
+        raise UsageError("--as prints a document of its own; leave out --json")
+    if args.sign_with and not args.told_as:
+        raise UsageError("--sign-with signs what --as prints; give --as too, or harness sign to sign the export")
+    write = part("attest")(args.told_as, args.policy, args.sign_with) if args.told_as else None
     last = None
     with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
         last = current(args.export)
@@ -119,19 +127,27 @@ def _verify(args: argparse.Namespace) -> int:
             found.refused = f"replay: {again.differs}"
         else:
             found.steps["replay"] = again.says
+    if found.ok and args.summary:
+        try:
+            found.steps["summary"] = part("summary")(args.summary, found, policy)
+        except ExportRefused as error:
+            found.ok, found.refused = False, f"summary: {error}"
+    document = write(found) if write else ""
+    where = sys.stderr if write else None
     if args.json:
         args.document = asdict(found)
     else:
         for line in demands:
-            say(f"demands: {line}")
+            say(f"demands: {line}", where)
         for line in found.overlooked:
-            say(f"not looked at: {line}")
+            say(f"not looked at: {line}", where)
         for name, told in found.steps.items():
-            say(f"{name}: {told}")
+            say(f"{name}: {told}", where)
         for note in found.notes:
-            say(f"note: {note}")
+            say(f"note: {note}", where)
         if found.ok:
-            say(f"verified: {found.candidate} of suite {found.suite}, root {found.root}")
+            say(f"verified: {found.candidate} of suite {found.suite}, root {found.root}", where)
+    print(document, end="")
     if not found.ok:
         say(f"refused: {args.export}: {found.refused}", sys.stderr)
     return ExitCode.OK if found.ok else ExitCode.REFUSED
@@ -160,6 +176,8 @@ def verify(one: argparse.ArgumentParser) -> None:
         "harness verify exports/qa --policy strict --key release.pub",
         "harness verify exports/qa --policy policy.toml --suite suite.toml",
         "harness verify exports/qa --replay 20 --suite suite.toml",
+        "harness verify exports/qa --policy policy.toml --as vsa --sign-with keys/deploy.key > qa.vsa.json",
+        "harness verify reports/gate-…/gate --recompute",
     )
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
     one.add_argument("--policy", type=Path, metavar="FILE", help='the keys you trust, and what you demand, or "strict"')
@@ -167,9 +185,15 @@ def verify(one: argparse.ArgumentParser) -> None:
     help = "evidence of another suite about the same model, for a policy with all_of"
     one.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
     one.add_argument("--recompute", action="store_true", help="decide again from the rows in it; needs numpy and scipy")
+    of_rows = "of rows that others scored: read these files again; BASE CANDIDATE"
+    one.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
     one.add_argument(
         "--suite", type=Path, metavar="SUITE", help="your copy of the suite: lock and rows are compared with it"
     )
     one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")
     with_plugins(one, f"for --replay: {PLUGIN_HELP}")
+    formats = "print what was found as vsa (a SLSA summary), cyclonedx (a bill of materials) or model-signing"
+    one.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
+    one.add_argument("--sign-with", type=Path, metavar="FILE", help="for --as: your private key, of which it is signed")
+    one.add_argument("--summary", type=Path, metavar="FILE", help="that another printed --as vsa, of this very model")

@@ -33,7 +33,7 @@ from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
 from harness.release.conversions import copy_files
 from harness.release.previous import keep_first
-from harness.reports.report_json import dumps, to_json
+from harness.reports.report_json import dumps, placed, to_json
 from harness.reports.run_folder import row_of, writable
 from harness.schema import wants
 from harness.stats import tests
@@ -205,6 +205,7 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
         "started": run.started,
         "statistics": tests.VERSION,
         "answers": _answers(collection, run, declared.candidate),
+        "invocation": placed(run.invocation, run),
         "ignored": [
             {"check": code, "by": w.by, "reason": w.reason, "until": w.until} for code, w in run.passed_over.items()
         ],

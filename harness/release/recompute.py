@@ -86,8 +86,8 @@ def recompute(
         try:
             importlib.import_module(module)
         except ModuleNotFoundError:
-            extra = "pip install 'finetune-harness[recompute]'; \"recomputed\" in a policy needs it, too"
-            raise UsageError(f"--recompute needs the module {module.partition('.')[0]}; {extra}") from None
+            extra = f"the module {module.partition('.')[0]}; pip install 'finetune-harness[recompute]'"
+            raise UsageError(f'--recompute, or "recomputed" in a policy, needs {extra}') from None
     recomputed = Recomputed(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
     lines = list(_lines(export / EVIDENCE / ITEMS, manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]))
     case = _CandidateEvidence(locked, manifest, verdicts, *_read(lines, manifest))

@@ -51,6 +51,7 @@ class Verified:
     steps: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unable: dict[str, str] = field(default_factory=dict)
+    read: dict[str, str] = field(default_factory=dict)  # the sha256 of files of the evidence, as they were read
 
 
 @dataclass(frozen=True)
@@ -147,16 +148,21 @@ class _Verification:
         self.verified.ok = True
         return self.verified
 
+    def read(self, name: str) -> bytes:
+        data = _bytes(self.folder / EVIDENCE / name)
+        self.verified.read[name] = hashlib.sha256(data).hexdigest()
+        return data
+
     @cached_property
     def evidence(self) -> _EvidenceFiles:
-        raw = {name: _bytes(self.folder / EVIDENCE / name) for name in (MANIFEST, LOCK, GATES)}
+        raw = {name: self.read(name) for name in (MANIFEST, LOCK, GATES)}
         data = {name: read_json(text) for name, text in raw.items()}
         return _EvidenceFiles(data[MANIFEST], data[LOCK], data[GATES], raw)
 
     @cached_property
     def envelopes(self) -> list[Envelope]:
         try:
-            return attestation.read_envelopes(_bytes(self.folder / EVIDENCE / CLAIMS).decode("utf-8"))
+            return attestation.read_envelopes(self.read(CLAIMS).decode("utf-8"))
         except ValueError as error:
             raise ExportRefused(f"{CLAIMS}: {error}") from None
 

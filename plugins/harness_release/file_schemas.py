@@ -118,7 +118,7 @@ def _manifest() -> Schema:
     keys = {
         "format": {"enum": [attestation.FORMAT]}, "name": TEXT, "candidate": TEXT, "weights": TEXT,
         "template": {"type": ["string", "null"]}, "started": TEXT, "statistics": ANY,
-        "answers": table({"asked": WHOLE, "remembered": WHOLE}),
+        "answers": table({"asked": WHOLE, "remembered": WHOLE}), "invocation": {"type": "object"},
         "ignored": {"type": "array", "items": table(dict.fromkeys(("check", "by", "reason", "until"), TEXT))},
         "adapter": table({"base": ANY, "weights": TEXT, "quantization": ANY}),
         "made_of": table({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
@@ -126,7 +126,10 @@ def _manifest() -> Schema:
         "files": {"type": "object", "additionalProperties": of_file},
         "ledger": table({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
     }  # fmt: skip
-    return {"title": "evidence/manifest.json", **table(keys, "ignored", "adapter", "made_of", "chosen", "ledger")}
+    return {
+        "title": "evidence/manifest.json",
+        **table(keys, "ignored", "adapter", "made_of", "chosen", "ledger", "invocation"),
+    }
 
 
 def _lock() -> Schema:

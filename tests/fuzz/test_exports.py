@@ -11,6 +11,9 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST
+from harness.release.policy import read_policy
+from harness.release.verify import verify
+from harness_release.attest import writer
 from tests.fuzz.breaking import TOML_VALUES, VALUES, dumps, lines, structures, texts
 from tests.fuzz.driving import fuzz, harness
 from tests.helpers.suites import ran
@@ -130,6 +133,18 @@ def test_model_files(name: str, value: Any, signed: Path) -> None:
     alike = path.is_file() and path.read_bytes() == data
     path.write_bytes(data)
     assert harness("verify", "copy")[0] == (0 if alike else 7)
+
+
+@fuzz(st.booleans(), st.data())
+def test_summaries(enveloped: bool, data: Any, signed: Path) -> None:
+    """A summary with values replaced, or pieces cut out, is told in a line, and unsigned is taken by no policy."""
+    export, policy, key = Path("exports/fake"), Path("policy.toml"), Path("release.key")
+    text = writer("vsa", policy, key if enveloped else None)(verify(export, read_policy(policy)))
+    changed = structures(json.loads(text), 2).map(lambda found: dumps(found).encode("utf-8", "surrogatepass"))
+    (signed / "odd.json").write_bytes(data.draw(changed | texts(text)))
+    assert harness("verify", "exports/fake", "--summary", "odd.json")[0] in (0, 4, 7)
+    code = harness("verify", "exports/fake", "--policy", "policy.toml", "--summary", "odd.json")[0]
+    assert code in (4, 7) or (enveloped and code == 0)
 
 
 @fuzz(texts(POLICY, TOML_VALUES) | lines(POLICY, ODD).map(lambda text: text.encode("utf-8", "surrogatepass")))

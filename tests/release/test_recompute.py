@@ -425,7 +425,8 @@ sys.exit(code)
         bare = code.replace("import sys\n", f"import sys\nsys.modules[{missing!r}] = None\n", 1)
         done = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (4, ""), done.stderr
-        assert f"--recompute needs the module {missing}; pip install 'finetune-harness[recompute]'" in done.stderr
+        told = f'--recompute, or "recomputed" in a policy, needs the module {missing}; pip install '
+        assert f"{told}'finetune-harness[recompute]'" in done.stderr
 
 
 def test_rows_are_those_that_were_judged(project: Project) -> None:
