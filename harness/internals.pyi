@@ -73,6 +73,7 @@ from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import told_apart as told_apart
 from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import RunFolder as RunFolder
+from harness.reports.run_folder import asked_of as asked_of
 from harness.reports.run_folder import read_rows as read_answers
 from harness.stats.tests import cluster_t as cluster_t
 from harness.stats.tests import numbered as numbered
@@ -86,6 +87,7 @@ from harness.suite.tables import SuiteTable as SuiteTable
 from harness.suite.waivers import read_waivers as read_waivers
 from harness.texts.counts import counted as counted
 from harness.texts.secrets import is_secret as is_secret
+from harness.texts.secrets import struck as struck
 from harness.texts.shown import markdown as markdown
 from harness.texts.shown import shorten as shorten
 from harness.texts.shown import shown as shown
@@ -125,6 +127,7 @@ __all__ = [
     "ThoughtBudget",
     "Waiver",
     "agreement",
+    "asked_of",
     "attempts_said",
     "chat",
     "check_gates",
@@ -172,6 +175,7 @@ __all__ = [
     "sha256_of",
     "shorten",
     "shown",
+    "struck",
     "template_digest",
     "text_of",
     "to_json",

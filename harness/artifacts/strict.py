@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 
-def read_json(text: str | bytes) -> Any:
-    """Return what a text says; raises ValueError where a key stands twice, or at NaN and the infinities."""
+def read_json(text: str | bytes, *, constants: bool = False) -> Any:
+    """Return what a text says; raises ValueError where a key stands twice, or at NaN and the infinities but if told."""
     if isinstance(text, bytes):
         text = text.decode(json.detect_encoding(text), "surrogatepass")
-    return _DECODER.decode(text)
+    return (_WITH_CONSTANTS if constants else _DECODER).decode(text)
 
 
 def no_constant(name: str) -> None:
@@ -27,3 +27,4 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=no_constant)  # one for millions of lines
+_WITH_CONSTANTS = json.JSONDecoder(object_pairs_hook=_once)

@@ -113,13 +113,14 @@ def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, 
 
 
 def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return one row with lm-evaluation-harness's keys, and ours beside them."""
-    prompt = sample.input or sample.row.get("text", "")
+    """Return one row with lm-evaluation-harness's keys and hashes, and ours beside them; it writes a chat as a text."""
+    asked = sample.input or sample.row.get("text", "")
     return {
         "doc_id": number,
         "doc": dict(sample.row),
         "target": sample.target,
-        "arguments": [[prompt]],
+        "arguments": {"gen_args_0": {"arg_0": sample.text}},
+        **({} if isinstance(asked, str) else {"messages": asked}),
         "resps": [[score.answer]],
         "filtered_resps": [score.answer],
         "filter": "none",
@@ -127,6 +128,7 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         **sample.hashes,
         **score.values,
         "id": sample.id,
+        **({"key": sample.key} if sample.key else {}),
         "cluster": sample.cluster,
         "weight": score.weight,
         "weights": dict(score.weights),
@@ -136,6 +138,12 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "note": _told(score.note),
         **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
     }
+
+
+def asked_of(row: Mapping[str, Any]) -> Any:
+    """Return what a row of a samples file asks, a text or a chat; older files have it in lists."""
+    asked = row["arguments"]
+    return row.get("messages", asked["gen_args_0"]["arg_0"]) if isinstance(asked, Mapping) else asked[0][0]
 
 
 def _told(value: Any) -> Any:
@@ -166,10 +174,14 @@ def _results(run: Run, subject: str) -> dict[str, Any]:
             results[r.eval][f"{name}_stderr,none"] = r.stderr.get(name, "N/A")
     return {
         "results": results,
+        "configs": {},  # these three are what its tools look into, and a task of ours has none
+        "versions": {},
+        "n-shot": {},
         "higher_is_better": {r.eval: {m: b == "higher" for m, b in r.better.items()} for r in reports},
         "n-samples": {r.eval: {"original": r.n, "effective": r.n} for r in reports},
+        "model_name": f"{run.suite}/{subject}",
         "config": {"model": run.model, "model_args": run.facts.get("model", {}), "random_seed": run.seed},
-        "date": run.started,
+        "date": int(datetime.fromisoformat(run.started).timestamp()),
         "pretty_env_info": " ".join(f"{k}={v}" for k, v in run.versions.items()),
         "gates": [asdict(v) for v in run.verdicts if v.candidate == subject],
         "artifact": {"subject": subject, "digest": run.digests.get(subject, "")},

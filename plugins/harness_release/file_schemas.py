@@ -98,14 +98,15 @@ def _event() -> Schema:
 def _sample() -> Schema:
     """Return the schema of a line of samples_*.jsonl: the metrics stand beside the keys, each under its own name."""
     keys = {
-        "doc_id": WHOLE, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "array"},
+        "doc_id": WHOLE, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "object"},
+        "messages": {"type": "array"}, "key": TEXT,
         "resps": {"type": "array"}, "filtered_resps": {"type": "array"}, "filter": TEXT,
         "metrics": {"type": "array", "items": TEXT}, "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
         "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
         "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
         "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
     }  # fmt: skip
-    made = table(keys, "details", "nats", "rendered", "lost", "ended", "tokens")
+    made = table(keys, "messages", "key", "details", "nats", "rendered", "lost", "ended", "tokens")
     return {"title": "a line of SUBJECT/samples_EVAL_TIME.jsonl", **made, "additionalProperties": NUMBER}
 
 

@@ -113,10 +113,10 @@ def head_of(path: Path) -> bytes:
         return f.read(HEAD)
 
 
-def parsed(text: bytes | str, where: str, hint: str = "") -> Any:
-    """Return strict JSON. Raises UsageError with the place, and what cannot be read there."""
+def parsed(text: bytes | str, where: str, hint: str = "", *, constants: bool = False) -> Any:
+    """Return strict JSON, NaN and infinities only where told. Raises UsageError with the place and what is wrong."""
     try:
-        return read_json(text)
+        return read_json(text, constants=constants)
     except RecursionError:
         why = "it is nested too deeply"
     except UnicodeDecodeError as error:

@@ -20,7 +20,7 @@ harness/reports: events run_folder
 harness/pipeline: conduct execution ledger
 plugins/harness_ci: github
 plugins/harness_report: __init__ beside commands compare drawing gates history page
-plugins/harness_rows: bundle writing
+plugins/harness_rows: bundle to_every_eval_ever writing
 plugins/harness_trackers: log
 """  # by the canary below, or in test_secrets (a suite's options), test_trackers and tests/rows
 NO_TEXT_OF_OTHERS = """

@@ -11,7 +11,11 @@ from harness.internals import shown
 from harness_rows.guard import head_of
 from harness_rows.records import RawRows, RowReader, Wanted
 
-READERS = {"lm_eval": "lm_eval:LmEval", "table": "tables:Table"}  # name -> module:class; a table is what nobody knows
+READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what nobody knows
+    "ours": "ours:Ours", "inspect": "inspect:Inspect", "nemo": "nemo:Nemo",
+    "every_eval_ever": "every_eval_ever:EveryEvalEver", "promptfoo": "promptfoo:Promptfoo",
+    "deepeval": "deepeval:Deepeval", "lm_eval": "lm_eval:LmEval", "table": "tables:Table",
+}  # fmt: skip
 
 
 def reader(name: str) -> RowReader:
