@@ -5,6 +5,7 @@ And the steps of a training, as its trainer notes them beside the adapter, and a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
@@ -114,18 +115,21 @@ def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, 
 
 def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
     """Return one row with lm-evaluation-harness's keys and hashes, and ours beside them; it writes a chat as a text."""
-    asked = sample.input or sample.row.get("text", "")
+    prompt = sample.input or sample.row.get("text", "")
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
     return {
         "doc_id": number,
         "doc": dict(sample.row),
         "target": sample.target,
-        "arguments": {"gen_args_0": {"arg_0": sample.text}},
-        **({} if isinstance(asked, str) else {"messages": asked}),
+        "arguments": {"gen_args_0": {"arg_0": text}},
+        **({} if text == prompt else {"messages": prompt}),
         "resps": [[score.answer]],
         "filtered_resps": [score.answer],
         "filter": "none",
         "metrics": list(metrics),
-        **sample.hashes,
+        "doc_hash": _hashed(json.dumps(sample.row, indent=2, default=str, ensure_ascii=False)),
+        "prompt_hash": _hashed(text),
+        "target_hash": _hashed(str(sample.target)),
         **score.values,
         "id": sample.id,
         **({"key": sample.key} if sample.key else {}),
@@ -138,6 +142,10 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "note": _told(score.note),
         **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
     }
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def asked_of(row: Mapping[str, Any]) -> Any:
