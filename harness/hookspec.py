@@ -125,9 +125,9 @@ def harness_exporters() -> Provided:  # type: ignore[empty-body]
     of its own then: it is called once `ref` was evaluated, its folder is loaded, evaluated and gated, and shipped as it
     is. It raises UsageError where it cannot, and may take `progress`. `open_options(options) -> dict` gives options of
     the loader that the copy needs, beside its parent's; `check(model, options)` raises UsageError about what can be
-    seen before training, in the folder of the base. Facts for the report go to the file
-    `harness.internals.CONVERSION_NOTES` in `to`, as {"facts": {…}}; files whose names begin with "harness-" are not
-    shipped.
+    seen before training, in the folder of the base. A parameter `path` is where a copy lies that was made elsewhere.
+    Facts for the report go to the file `harness.internals.CONVERSION_NOTES` in `to`, as {"facts": {…}}; files whose
+    names begin with "harness-" are not shipped.
 
     A parameter named `facts` gets a dict for what the report should tell of any other export.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from typing import Any
 
 import pytest
@@ -157,7 +158,7 @@ def test_command_of_a_plugin(points: list[Point], capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "hello you\n"
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "greet     greet someone\n" in capsys.readouterr().out
+    assert re.search(r"^  greet +greet someone$", capsys.readouterr().out, re.MULTILINE)
     points.append(Point("broken", ImportError("no module")))
     assert main(["greet", "you"]) == 4
     assert 'command "broken" of somewhere:build: cannot be loaded: ImportError' in capsys.readouterr().err

@@ -47,7 +47,7 @@ AT_START = {  # libraries set some themselves
 }
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "accelerate", "safetensors",
-    "numpy", "scipy", "gguf",
+    "numpy", "scipy", "gguf", "llama-cpp-python",
 )  # fmt: skip
 _INSTALLED = set[str]()  # modules that were found among what is installed, which stays while a process runs
 _UNKNOWN = uuid.uuid4().hex  # stands for code that cannot be read: what it makes is remembered by no other process

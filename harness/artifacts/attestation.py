@@ -1,4 +1,4 @@
-"""What is in evidence/, and what it claims: two in-toto statements about one digest, in DSSE envelopes, one a line.
+"""What is in evidence/, and what it claims: in-toto statements about one digest, in DSSE envelopes, one a line.
 
 Statement: https://in-toto.io/Statement/v1; envelope: DSSE 1.0. The payload of a statement is the same bytes
 whoever writes it, so that a reader can make it again from the evidence and compare.
@@ -26,6 +26,8 @@ PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 RELEASE = "urn:finetune-harness:release:v1"  # raised when the same evidence would be told in other words
+PROVENANCE = "https://slsa.dev/provenance/v1"
+RUN = "urn:finetune-harness:run"  # what built it, as SLSA asks; it stands for no platform, and claims no level
 NUMBERS = (
     "value", "baseline", "estimate", "lower", "upper", "threshold", "alpha", "n", "clusters", "attempt",
     "left_out", "whole", "whole_baseline",
@@ -47,9 +49,10 @@ class Envelope:
 
 
 def statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]]) -> list[bytes]:
-    """Return the statements about an export: an in-toto test result, and the release in our own words.
+    """Return the statements about an export: an in-toto test result, the release in our own words, and provenance.
 
-    `manifest` and `lock` are the files' bytes. Raises KeyError, TypeError or ValueError when they are malformed.
+    `manifest` and `lock` are the files' bytes; older ones do not tell how the run was called, and have no provenance.
+    Raises KeyError, TypeError or ValueError when they are malformed.
     """
     told, locked = json.loads(manifest), json.loads(lock)
     suite, subject = locked["suite"], [{"name": told["name"], "digest": {"sha256": told["root"]}}]
@@ -84,7 +87,30 @@ def statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]])
         **({"chosen": chosen} if "chosen" in told else {}),
         "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
     }
-    return [_payload(TEST_RESULT, subject, test_result), _payload(RELEASE, subject, release)]
+    told_of = {TEST_RESULT: test_result, RELEASE: release}
+    told_of |= {PROVENANCE: _provenance(told, locked, lock)} if "invocation" in told else {}
+    return [payload(kind, subject, predicate) for kind, predicate in told_of.items()]
+
+
+def _provenance(told: Mapping[str, Any], locked: Mapping[str, Any], lock: bytes) -> dict[str, Any]:
+    """Return how a run was called, and on what; the lock, which it points to, has every option and package."""
+    suite = locked["suite"]
+    models = {key.partition("::")[0]: about["weights"] for key, about in told["evaluations"].items()}
+    digests = {"evidence/suite.lock.json": hashlib.sha256(lock).hexdigest(), f"suite {suite['file']}": suite["digest"]}
+    digests |= {f"model {k}": v for k, v in (models | locked["subjects"]).items() if k != told["candidate"]}
+    digests |= {f"rows {name}": rows["sha256"] for name, rows in locked["data"].items()}
+    digests |= {f"plugin {one['name']}": one["code"] for one in locked["plugins"]}
+    return {
+        "buildDefinition": {
+            "buildType": f"{RUN}:v1",
+            "externalParameters": {"suite": suite["file"], "options": told["invocation"]},
+            "resolvedDependencies": [{"name": n, "digest": {"sha256": d}} for n, d in digests.items() if d],
+        },
+        "runDetails": {
+            "builder": {"id": RUN, "version": {"finetune-harness": locked["harness"]}},
+            "metadata": {"startedOn": told["started"]},
+        },
+    }
 
 
 def of_others(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -112,7 +138,8 @@ def read_envelopes(text: str) -> list[Envelope]:
     return found
 
 
-def _payload(kind: str, subject: Sequence[Any], predicate: Mapping[str, Any]) -> bytes:
+def payload(kind: str, subject: Sequence[Any], predicate: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a statement, the same whoever writes it."""
     statement = {"_type": STATEMENT, "subject": subject, "predicateType": kind, "predicate": predicate}
     return json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
 

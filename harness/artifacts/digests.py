@@ -18,6 +18,7 @@ from harness.artifacts.reads import weight_files
 from harness.artifacts.safetensors import Safetensors, read_header
 from harness.files import open_file
 
+ROW = ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")  # what tells a row in evidence
 CHUNK = 1 << 20  # bytes hashed at a time
 CANONICAL = json.JSONEncoder(sort_keys=True, default=str, ensure_ascii=False)  # made once: a row has many digests
 SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
@@ -79,6 +80,11 @@ def weights_of(files: Mapping[str, Hashed]) -> str:
 def digest_of(value: Any) -> str:
     """Return the sha256 of a value's canonical JSON, 64 hex digits."""
     return hashlib.sha256(CANONICAL.encode(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def row_digest(row: Mapping[str, Any]) -> str:
+    """Return the sha256 of a row of an evaluation: of its name, its cluster, and the digests of its texts."""
+    return digest_of([row[key] for key in ROW])
 
 
 def file_digest(path: Path) -> str:

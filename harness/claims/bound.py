@@ -35,6 +35,12 @@ class Bound(Kind):
     def about(self, gate: Gate, metric: Metric | None) -> About:
         return About("bound", -1, gate.max or 0.0) if gate.min is None else About("bound", 1, gate.min)
 
+    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+        """Return whether its `min` is as high as the claim's, or its `max` as low."""
+        if gate.min is not None:
+            return claim.min is not None and gate.min >= claim.min
+        return gate.max is not None and claim.max is not None and gate.max <= claim.max
+
     def best(self, gate: Gate, metric: Metric) -> Best | None:
         """Return that every row is right, or wrong, of shares of rows."""
         if not metric.is_share or metric.combine:

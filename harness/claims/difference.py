@@ -62,6 +62,13 @@ class Difference(Kind):
             return sign, sign * math.log1p(sign * gate.margin), 1.0
         return (sign, 0.0, 1 + sign * gate.margin) if gate.relative else (sign, gate.margin, 1.0)
 
+    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+        """Return whether its margin is as large, in the same unit; a larger share of what is negative is no more."""
+        if gate.margin == claim.margin and gate.relative == claim.relative:
+            return True
+        units = metric.is_log or (gate.relative == claim.relative and (not gate.relative or not metric.may_be_negative))
+        return units and gate.margin >= claim.margin
+
     def best(self, gate: Gate, metric: Metric) -> Best | None:
         """Return that every row is won, or none is lost where the candidate may be worse."""
         closed = metric.is_share and not metric.combine and not gate.relative

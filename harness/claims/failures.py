@@ -49,6 +49,10 @@ class Failures(Kind):
         """Return that fewer are better."""
         return -1, -float(gate.max_failures or 0), 1.0
 
+    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+        """Return whether it lets as few rows fail."""
+        return (gate.max_failures or 0) <= (claim.max_failures or 0)
+
     def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> tests.Test:
         """Count the rows, or clusters with a row, that failed; bounds of their share are Clopper and Pearson's.
 

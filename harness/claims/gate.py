@@ -133,6 +133,17 @@ class Gate:
             clean=self.clean_only,
         )
 
+    def covers(self, claim: Gate, metric: Metric) -> bool:
+        """Return whether who proves it has proven a claim, too: on the same rows, judged alike, and at least as strict.
+
+        Of a part of the rows that must be proven from `min_n` rows on, and of answers of which few enough are cut.
+        """
+        same = all(getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap"))
+        rows = set(self.slices) == set(claim.slices) and self.clean_only == claim.clean_only
+        rows = rows and (not claim.slice or self.min_n <= claim.min_n)
+        cut = claim.cut_at_most is None or (self.cut_at_most is not None and self.cut_at_most <= claim.cut_at_most)
+        return same and rows and cut and self.kind is claim.kind and self.kind.covers(self, claim, metric)
+
     def applies_to(self, candidate: str) -> bool:
         return not self.on or candidate in self.on
 
@@ -226,6 +237,10 @@ class Kind:
         """
         about = self.about(gate, metric)
         return about.sign, about.sign * metric.line(about.threshold), 1.0
+
+    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+        """Return whether a gate is at least as strict as a claim of this kind on the same rows; by default never."""
+        return False
 
     def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> Test | None:
         """Return the test of its own, turned so that larger is better; None: the one that scale and rows choose.

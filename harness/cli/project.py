@@ -8,12 +8,17 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.cli.options import PLUGIN_HELP, command, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 from harness.parts import part
 
+if TYPE_CHECKING:
+    from harness.release.policy import Policy
+
+STRICT = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
 EXAMPLES = Path(__file__).parent / "examples"  # a folder a task, of files that are written as they lie there
 ROWS, SCHEMA = ("data/train.jsonl", "data/test.jsonl"), "suite.schema.json"
 TASKS = {  # each runs and passes as it is, on a model that it builds; what a folder lacks is that of qa
@@ -119,17 +124,25 @@ def waive(one: argparse.ArgumentParser) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from harness.release.policy import read_policy
     from harness.release.previous import current
+    from harness.release.signatures import ExportRefused
     from harness.release.verify import verify
 
-    if (args.replay is None) != (args.suite is None):
-        raise UsageError("--replay asks the rows of a suite: give both --replay N and --suite SUITE, or neither")
+    if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
+        return int(part("rows_bundle")(args.export, args))
+    if args.replay is not None and args.suite is None:
+        raise UsageError("--replay asks the rows of a suite; name it, --suite SUITE")
+    if args.told_as and args.json:
+        raise UsageError("--as prints a document of its own; leave out --json")
+    if args.sign_with and not args.told_as:
+        raise UsageError("--sign-with signs what --as prints; give --as too, or harness sign to sign the export")
+    write = part("attest")(args.told_as, args.policy, args.sign_with) if args.told_as else None
     last = None
     with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
         last = current(args.export)
-    policy = read_policy(args.policy) if args.policy else None
-    found = verify(args.export, policy, recompute=args.recompute, last=last)
+    copy = args.suite if args.replay is None else None  # a replay compares what it asks
+    policy, demands = _policy(args)
+    found = verify(args.export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy)
     if found.ok and args.replay is not None:
         again = part("replay")(args.export, args.suite, args.replay, args.seed, args.plugins)
         found.notes += again.notes
@@ -138,18 +151,44 @@ def _verify(args: argparse.Namespace) -> int:
             found.refused = f"replay: {again.differs}"
         else:
             found.steps["replay"] = again.says
+    if found.ok and args.summary:
+        try:
+            found.steps["summary"] = part("summary")(args.summary, found, policy)
+        except ExportRefused as error:
+            found.ok, found.refused = False, f"summary: {error}"
+    document = write(found) if write else ""
+    where = sys.stderr if write else None
     if args.json:
         args.document = asdict(found)
     else:
+        for line in demands:
+            say(f"demands: {line}", where)
+        for line in found.overlooked:
+            say(f"not looked at: {line}", where)
         for name, told in found.steps.items():
-            say(f"{name}: {told}")
+            say(f"{name}: {told}", where)
         for note in found.notes:
-            say(f"note: {note}")
+            say(f"note: {note}", where)
         if found.ok:
-            say(f"verified: {found.candidate} of suite {found.suite}, root {found.root}")
+            say(f"verified: {found.candidate} of suite {found.suite}, root {found.root}", where)
+    print(document, end="")
     if not found.ok:
         say(f"refused: {args.export}: {found.refused}", sys.stderr)
     return ExitCode.OK if found.ok else ExitCode.REFUSED
+
+
+def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
+    """Return what is demanded, and the lines of it where no file says so."""
+    from harness.release.policy import STRICT as LINES
+    from harness.release.policy import read_policy, strict_policy
+
+    if args.policy != STRICT:
+        if args.key is not None:
+            raise UsageError("--key goes with --policy strict; a policy of your own has its keys as [[key]]")
+        return read_policy(args.policy) if args.policy else None, []
+    if args.key is None:
+        raise UsageError("--policy strict trusts the key that you name: --key FILE, the .pub file of harness keygen")
+    return strict_policy(args.key), LINES.splitlines()
 
 
 def verify(one: argparse.ArgumentParser) -> None:
@@ -158,13 +197,27 @@ def verify(one: argparse.ArgumentParser) -> None:
         one,
         _verify,
         "harness verify exports/qa",
-        "harness verify exports/qa --policy policy.toml --recompute",
+        "harness verify exports/qa --policy strict --key release.pub",
+        "harness verify exports/qa --policy policy.toml --suite suite.toml",
         "harness verify exports/qa --replay 20 --suite suite.toml",
+        "harness verify exports/qa --policy policy.toml --as vsa --sign-with keys/deploy.key > qa.vsa.json",
+        "harness verify reports/gate-…/gate --recompute",
     )
     one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
-    one.add_argument("--policy", type=Path, metavar="FILE", help="the keys you trust, and what you demand")
+    one.add_argument("--policy", type=Path, metavar="FILE", help='the keys you trust, and what you demand, or "strict"')
+    one.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: the .pub file of the key you trust")
+    help = "evidence of another suite about the same model, for a policy with all_of"
+    one.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
     one.add_argument("--recompute", action="store_true", help="decide again from the rows in it; needs numpy and scipy")
+    of_rows = "of rows that others scored: read these files again; BASE CANDIDATE"
+    one.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
-    one.add_argument("--suite", type=Path, metavar="SUITE", help="for --replay: your copy of the suite that it passed")
+    one.add_argument(
+        "--suite", type=Path, metavar="SUITE", help="your copy of the suite: lock and rows are compared with it"
+    )
     one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")
     with_plugins(one, f"for --replay: {PLUGIN_HELP}")
+    formats = "print what was found as vsa (a SLSA summary), cyclonedx (a bill of materials) or model-signing"
+    one.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
+    one.add_argument("--sign-with", type=Path, metavar="FILE", help="for --as: your private key, of which it is signed")
+    one.add_argument("--summary", type=Path, metavar="FILE", help="that another printed --as vsa, of this very model")

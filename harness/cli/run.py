@@ -30,7 +30,10 @@ WORST = (  # first what kept a suite from being judged, for the others say nothi
 
 
 def _run(args: argparse.Namespace) -> int:
+    from harness.collection import needs
+    from harness.parts import part
     from harness.pipeline.run import prepare
+    from harness.suite.reader import read_suite
 
     options = run_options(args)
     if args.x:
@@ -39,6 +42,13 @@ def _run(args: argparse.Namespace) -> int:
         options = replace(options, candidate=given[0], candidates=given if len(given) > 1 else ())
     if args.junit_xml and len(args.suite) > 1:
         raise UsageError("--junit-xml is one file; run the suites one by one, or read reports/*/junit.xml")
+    if rows := [suite for path in args.suite if (suite := read_suite(path, options.overrides, options.candidate)).rows]:
+        if len(args.suite) > 1 or args.collect_only or args.select or args.keyword or args.limit:
+            raise UsageError(f"{rows[0].path}: [rows]: is run whole and by itself; leave out the other words")
+        try:
+            return int(part("rows")(rows[0], args))
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{rows[0].path}: {needs.said([error.name or 'of a plugin'])}") from None
     if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
         collections = [prepare(path, options) for path in args.suite]
         if args.collect_only:

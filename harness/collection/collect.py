@@ -48,7 +48,7 @@ def collect(
     if suite.sweep:
         _check_sweep(context, suite.sweep, tasks)
     _check_watched(context, tasks)
-    _check_gates(context, tasks)
+    check_gates(context, tasks)
     context.mistakes.raise_if_any()
     prompted = {subject: _shot_evals(context, subject, tasks) for subject in suite.subjects}
     shown = [name for subject, names in prompted.items() if suite.subjects[subject].examples for name in names]
@@ -116,7 +116,7 @@ def _check_watched(context: Context, tasks: Mapping[str, Task]) -> None:
             complain(f'watch: "{name}" needs more than the model that is trained; watch another')
 
 
-def _check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
+def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
     """Check the gates one by one and in their order, and that what stops early or is copied is gated."""
     suite, checks = context.suite, GateChecks(context, tasks)
     if not suite.gates:

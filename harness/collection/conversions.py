@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from harness import schema
 from harness.claims.gate import PARENT, Gate
 from harness.claims.group import grouped
 from harness.plugins import Plugins
@@ -14,6 +15,7 @@ from harness.suite.tables import RELEASES, Export, Suite, is_reserved, name_erro
 def with_copies(suite: Suite, plugins: Plugins) -> Suite:
     """Return the suite with a name for every copy, and with gates that only copies can meet kept to them."""
     exports = tuple(replace(e, name=e.name or e.use) if _converts(e, plugins) else e for e in suite.exports)
+    exports = tuple(replace(e, path=e.path and str(suite.resolve(e.path))) for e in exports)
     suite = replace(suite, exports=exports)
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     only = {g.id for g in suite.gates if not g.on and (g.id in about or about.intersection(g.any_of))}
@@ -25,6 +27,9 @@ def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterat
     """Yield (where, what) is wrong with the copies; `made` are the candidates that they may be made of."""
     taken = {*suite.subjects, *made}
     for export in suite.exports:
+        exporter = plugins.provided.get(("exporter", export.use))
+        if export.path is not None and exporter and not schema.wants(exporter.function, "path"):
+            yield export.where, f'"path" names a copy made elsewhere, and "{export.use}" makes its own; remove it'
         if not export.name:
             continue
         if not _converts(export, plugins):

@@ -68,6 +68,8 @@ def _read(suite: Suite) -> Iterator[_NamedPath]:
     for path in (declared.adapter, declared.merged) if declared else ():
         if path:
             yield _NamedPath("model", "", f'the candidate "{path}"', suite.resolve(path))
+    for path in (e.path for e in suite.exports if e.path):
+        yield _NamedPath("model", "", f'the copy "{path}"', suite.resolve(path))
     sources = [s for e in suite.evals for s in (e.data, e.select, e.fewshot_data) if s]
     sources += [*(suite.train.sources if suite.train else ())]
     for source in dict.fromkeys(sliced(source, "data")[0] for source in sources):

@@ -11,12 +11,11 @@ from statistics import stdev
 from typing import Any, Unpack
 
 from harness import schema
-from harness.artifacts.digests import digest_of
 from harness.collection.collected import COMPARATIVE, Task
 from harness.records.frozen import isolated, plain
 from harness.records.models import Generation, Progress, Subject, ThoughtBudget, chunks
 from harness.records.said import CUT, Said
-from harness.records.samples import Prompt, Result, Sample, Score
+from harness.records.samples import Prompt, Result, Sample, Score, rows_digest
 from harness.stats.eprocess import looks
 from harness.texts.shown import whole
 
@@ -48,7 +47,7 @@ def evaluate(
     if schema.wants(task.function, "folder"):
         options["folder"] = task.folder
     begun = time.monotonic()
-    asked = asked_digest(task.samples or ())
+    asked = rows_digest(task.samples or ())
     scores: list[Score] = []
     heard: Any = EndingsKeeper(subject, task.thought_budget)
 
@@ -78,11 +77,6 @@ def evaluate(
 def appetite(task: Task, subject: Subject) -> int:
     """Return how many rows to hand out at once; what is timed is asked a few at a time."""
     return CHUNK if task.uncached else getattr(subject, "appetite", None) or CHUNK
-
-
-def asked_digest(samples: Sequence[Sample]) -> str:
-    """Return one sha256 for what is asked: ids, inputs, targets and rows, in their order."""
-    return digest_of([(s.id, s.input, s.target, s.row) for s in samples])
 
 
 def taken(score: Score) -> Score:

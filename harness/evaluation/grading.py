@@ -16,11 +16,11 @@ from harness.answers import thought
 from harness.answers.store import Responses
 from harness.claims import labels as by_people
 from harness.collection.collected import Task
-from harness.evaluation.evaluate import EndingsKeeper, appetite, asked_digest, ended, taken
+from harness.evaluation.evaluate import EndingsKeeper, appetite, ended, taken
 from harness.records.frozen import isolated, plain
 from harness.records.models import Progress, Subject, chunks
 from harness.records.said import Said
-from harness.records.samples import Caveat, Labels, Result, Score
+from harness.records.samples import Caveat, Labels, Result, Score, rows_digest
 from harness.texts.shown import whole
 
 ASKED = ("max_new_tokens", "stop", "thought")  # options of a marking evaluator that say how it is answered
@@ -57,7 +57,7 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
         found = thought.answers(asked, [s.input for s in rows], **how)
         for s, (said, all_) in zip(rows, found, strict=True):
             scores.append(ended(Score(s.id, {}, answer=whole(str(said))), Said.of(all_), task))
-    rows_asked = asked_digest(samples)
+    rows_asked = rows_digest(samples)
     seconds = time.monotonic() - begun
     return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=rows_asked)
 

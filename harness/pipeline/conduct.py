@@ -31,6 +31,7 @@ MOST_SHOWN = 5  # names of files
 def begin(collection: Collection, options: Options) -> Execution:
     """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
     record, checks = Record(collection), checks_of(collection, options)
+    record.found.invocation = options.told()
     if options.limit:
         record.found.part = f"--limit {options.limit}: some of the rows prove nothing about the rest"
     elif collection.deselected:

@@ -18,7 +18,7 @@ from harness.collection.collected import Collection, Item
 from harness.data.fewshot import FewShot
 from harness.errors import RAISES, CheckFailed, ExitCode, UsageError, WorkersGone, of_the_machine
 from harness.evaluation import grading
-from harness.evaluation.evaluate import asked_digest, evaluate, sliced, standard_errors
+from harness.evaluation.evaluate import evaluate, sliced, standard_errors
 from harness.files import write_text
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.record import Answered, Record, Stop
@@ -26,7 +26,7 @@ from harness.pipeline.session import Session
 from harness.records.frozen import isolated
 from harness.records.models import Subject
 from harness.records.run import Report
-from harness.records.samples import Result
+from harness.records.samples import Result, rows_digest
 from harness.records.verdicts import Outcome
 from harness.release.lockfile import lock
 from harness.reports.report_json import dumps
@@ -152,7 +152,7 @@ class Execution:
         text = dumps(lock(self.collection, self.record.shown(), self.adjudicator.leaks))
         write_text(self.session.folder.path / LOCK, text)
         self.record.lock = text.encode()
-        self.record.locked_rows = {name: asked_digest(t.samples) for name, t in tasks if t.samples is not None}
+        self.record.locked_rows = {name: rows_digest(t.samples) for name, t in tasks if t.samples is not None}
 
     def marking(self, item: Item, *, rehearsal: bool = False) -> grading.Marking:
         """Return what an evaluator that marks is given."""

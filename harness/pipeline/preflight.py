@@ -71,7 +71,7 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
         if checks := find("exporter", export.use).about.check:
             with mistakes.collecting(f"{export.where}:"):
-                checks(Path((candidate or source).path), dict(export.options))
+                checks(Path((candidate or source).path), export.given)
     for task in collection.tasks.values():
         checks = task.about.check
         if checks and any(i.eval == task.spec.name for i in collection.items):

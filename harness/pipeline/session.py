@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,15 @@ from harness.plugins import load_plugins
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Progress, Subject
 from harness.reports.run_folder import RunFolder
-from harness.suite.reader import read_suite
+from harness.suite.reader import read_override, read_suite
 from harness.suite.tables import Model, Suite
 from harness.suite.waivers import ignoring, read_waivers
+from harness.texts import secrets
 
 CLEANED = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
 TRAINED = ("training data", "validation data")
+ASIDE = {"out", "patience", "junit_xml", "listeners"}  # options of which no verdict depends
+FLAGS = {"overrides": "--set", "keyword": "-k", "last_failed": "--lf", "plugins": "-p"}  # that have another name
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,21 @@ class Options:
     ignore: tuple[str, ...] = ()  # codes of checks
     junit_xml: Path | None = None
     listeners: tuple[Any, ...] = ()  # plugins that watch, such as the terminal
+
+    def told(self) -> dict[str, Any]:
+        """Return what was asked beside the suite, by flag, without secrets and what decides nothing."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.compare and f.name not in ASIDE}
+        asked = {name: value for name, value in given.items() if value != getattr(Options, name)}
+        asked |= {"overrides": [_without_secret(o) for o in self.overrides]} if self.overrides else {}
+        off = {f"--no-{name}": True for name, value in asked.items() if value is False}
+        return {FLAGS.get(name, f"--{name}"): value for name, value in asked.items() if value is not False} | off
+
+
+def _without_secret(override: str) -> str:
+    """Return a `--set` as it may be written down."""
+    keys, value = read_override(override)
+    told = secrets.struck({keys[-1]: value})
+    return override if told == {keys[-1]: value} else f"{'.'.join(keys)}={json.dumps(told[keys[-1]], default=str)}"
 
 
 @dataclass(frozen=True)
@@ -129,6 +148,8 @@ def prepare(path: Path, options: Options) -> Collection:
     if options.maxfail < 0:
         raise UsageError(f"--maxfail is {options.maxfail}, want 1 or more, or 0 to go on whatever fails")
     suite = read_suite(path, options.overrides, options.candidate)
+    if suite.rows:
+        raise UsageError(f"{path}: [rows]: others asked the models, and harness run alone gates what they said")
     plugins = load_plugins(path, options.plugins)
     for listener in options.listeners:
         plugins.manager.register(listener)

@@ -176,6 +176,7 @@ class Run:
     private: tuple[str, ...] = ()  # evals whose rows go into nothing that is sent away
     selecting: bool = False  # on the select splits, so that nothing was confirmed
     part: str = ""  # why nothing ships whatever the verdicts: a part of the suite was run, or an error was ignored
+    invocation: dict[str, Any] = field(default_factory=dict)  # what the command said beside the suite, by flag
     folder: str = ""
     seconds: float = 0.0
     exit_code: int = ExitCode.INTERNAL

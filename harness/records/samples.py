@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from harness.artifacts.digests import digest_of, row_digest
 from harness.records.said import CUT, Ended
 
 Prompt = str | list[dict[str, str]]
 """What a model is asked: a text, or chat messages."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One row of an evaluation's data.
 
@@ -38,8 +39,28 @@ class Sample:
         """All of it as it was given, in the order of its fields, for a digest."""
         return [self.id, self.input, self.target, self.row, self.cluster]
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Digests of the row, of what is asked, and of what is wanted, as evidence has them."""
+        texts = {
+            "doc_hash": self.row,
+            "prompt_hash": self.input or self.row.get("text", ""),
+            "target_hash": self.target,
+        }
+        return {name: digest_of(text) for name, text in texts.items()}
 
-@dataclass(frozen=True)
+    @property
+    def digest(self) -> str:
+        """One sha256 of all that evidence tells of it."""
+        return row_digest({"id": self.id, "cluster": self.cluster, **self.hashes})
+
+
+def rows_digest(samples: Iterable[Sample]) -> str:
+    """Return one sha256 for rows as they are evaluated, in their order: made of the digests of each."""
+    return digest_of([sample.digest for sample in samples])
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
 

@@ -225,4 +225,5 @@ _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
         f"look {told['number']} at {told['at']} of {told['most']} rows, at alpha {told['alpha']:.2g}"
     ),
     "waiver": lambda _, told: f"its waiver {told['why']}",
+    "rows": lambda _, told: str(told["text"]),  # of others: what they are worth, and what was allowed of them
 }

@@ -16,7 +16,7 @@ from typing import Any
 from harness import capabilities, schema
 from harness.answers import keys
 from harness.artifacts import formats, kept
-from harness.artifacts.digests import digest_of, hash_file, template_digest, weights_digest, weights_of
+from harness.artifacts.digests import digest_of, file_digest, hash_file, template_digest, weights_digest, weights_of
 from harness.artifacts.reads import OURS
 from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place
@@ -33,8 +33,18 @@ def folder_of(work: Path, declared: Export, parent: ModelRef, exporter: Callable
     made_of = keys.of_folder(Path(parent.path), parent.digest)
     options = schema.with_defaults(exporter, declared.options)
     how = [keys.of_code([exporter]), keys.versions(), keys.switches()]
+    if declared.path:
+        how.append(_content(Path(declared.path)))
     key = digest_of([parent.digest, made_of, declared.use, options, how])
     return work / f"{declared.name}-{key[:16]}"
+
+
+def _content(path: Path) -> str:
+    """Return a digest of a file or a folder; raises UsageError where there is none."""
+    try:
+        return file_digest(path) if path.is_file() else keys.of_folder(path)
+    except OSError as error:
+        raise UsageError(f'"{path}": cannot be read: {error.strerror}') from None
 
 
 def make(
@@ -48,7 +58,7 @@ def make(
     if not folder.is_dir():
         told = {"progress": progress} if schema.wants(exporter, "progress") else {}
         with folder_in_place(folder) as work:
-            exporter(isolated(parent), work, **isolated(dict(declared.options)), **told)
+            exporter(isolated(parent), work, **isolated(declared.given), **told)
             if _weights(work) == parent.digest:
                 raise CheckFailed(f'has the weights of "{parent.name}"; what changes nothing is no copy')
             if template_digest(work) not in (None, template_digest(Path(parent.path))):

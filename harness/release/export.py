@@ -33,8 +33,8 @@ from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
 from harness.release.conversions import copy_files
 from harness.release.previous import keep_first
-from harness.reports.report_json import dumps, to_json
-from harness.reports.run_folder import row_of, writable
+from harness.reports.report_json import dumps, placed, to_json
+from harness.reports.run_folder import asked_of, row_of, writable
 from harness.schema import wants
 from harness.stats import tests
 from harness.suite.tables import Export
@@ -205,6 +205,7 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
         "started": run.started,
         "statistics": tests.VERSION,
         "answers": _answers(collection, run, declared.candidate),
+        "invocation": placed(run.invocation, run),
         "ignored": [
             {"check": code, "by": w.by, "reason": w.reason, "until": w.until} for code, w in run.passed_over.items()
         ],
@@ -251,18 +252,21 @@ def _without_rows(verdict: Verdict, private: set[str]) -> Verdict:
 
 
 def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) -> Iterator[dict[str, Any]]:
-    """Yield every scored row of a run, evaluation by evaluation; of a private one a digest a row."""
+    """Yield every row of a run, evaluation by evaluation; of a private one, or one that was not asked, its digest."""
     for (subject, name), result in results.items():
         task, item, scores = tasks[name], f"{subject}::{name}", {s.id: s for s in result.scores}
         told = (leaks or {}).get(name, {})
         names = [*result.metrics, *dict.fromkeys(found.side for found in result.labels if found.side)]
         places = {i: place for place, i in enumerate(result.order)}
         for number, sample in enumerate(task.samples or ()):
-            if result.missing or sample.id not in scores:
+            if result.missing:
+                continue
+            if sample.id not in scores:  # it stopped before
+                yield {"item": item, "number": number, "row": sample.digest}
                 continue
             row = as_kept(number, sample, scores[sample.id], names)
             if task.spec.private:
-                yield {"item": item, "sha256": digest_of(row)}
+                yield {"item": item, "sha256": digest_of(row), "number": number, "row": sample.digest}
                 continue
             slices = {c: str(sample.row[c]) for c in task.spec.slices if c in sample.row}  # as gates compare them
             about: dict[str, Any] = {"number": number, "slices": slices, "key": sample.key}
@@ -285,11 +289,14 @@ def evaluations_of(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def as_kept(number: int, sample: Sample, score: Score, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return a row as a run's folder keeps it, and as it is read from there."""
-    kept: dict[str, Any] = json.loads(
-        json.dumps(row_of(number, sample, score, metrics), ensure_ascii=False, default=str)
-    )
-    return kept
+    """Return a row as a run's folder keeps it and as it is read from there, with the digests of the evidence.
+
+    Those are of the values, where the folder's are lm-evaluation-harness's; a private row has a digest of all of it.
+    """
+    kept = json.loads(json.dumps(row_of(number, sample, score, metrics), ensure_ascii=False, default=str))
+    asked = {"doc_hash": kept["doc"], "prompt_hash": asked_of(kept), "target_hash": kept["target"]}
+    kept |= {"arguments": [[asked_of(kept)]], **{name: digest_of(value) for name, value in asked.items()}}
+    return {name: value for name, value in kept.items() if name not in ("key", "messages")}
 
 
 def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness import schema
@@ -11,6 +11,8 @@ from harness.claims.gate import PARENT, Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Score
 from harness.suite.tables import SuiteTable
+
+HASHED = 2  # the format of a lock from which on its digests of rows are made of those in items.jsonl
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,12 @@ class Locked:
     rows: Mapping[str, int]  # of every evaluation
     left_out: Mapping[str, Mapping[str, Any]]
     looks: Mapping[str, Sequence[int]]  # after how many rows evaluations may stop; older locks do not tell
+    parent: str | None = None  # what the candidate is a copy of
+    digests: Mapping[str, str] = field(default_factory=dict)  # of the rows of every evaluation; older locks': none
+
+    def named(self, gate: Gate) -> Gate:
+        """Return a gate as it is put to the candidate."""
+        return replace(gate, versus=self.parent) if gate.versus == PARENT and self.parent else gate
 
     def metric(self, gate: Gate) -> Metric | None:
         return self.metrics.get(gate.eval, {}).get(gate.metric_name)
@@ -55,7 +63,9 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     rows = {name: int(data["rows"]) for name, data in lock["data"].items()}
     evals = {e["name"]: e for e in suite["evals"]}
     looks = {name: tuple(map(int, counts)) for name, counts in lock.get("looks", {}).items()}
-    return Locked(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}), looks)
+    told = {name: str(data["sha256"]) for name, data in lock["data"].items()} if lock.get("format", 1) >= HASHED else {}
+    left_out = lock.get("left_out", {})
+    return Locked(about, gates, metrics, combines, evals, rows, left_out, looks, parent, told)
 
 
 def _gate(table: Mapping[str, Any], candidate: str) -> Gate:

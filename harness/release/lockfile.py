@@ -22,11 +22,12 @@ from harness.collection.collected import Collection
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.records.run import Run
-from harness.records.samples import Sample
+from harness.records.samples import Sample, rows_digest
+from harness.release.locked import HASHED
 from harness.stats.eprocess import looks
 from harness.texts import secrets
 
-FORMAT = 1
+FORMAT = HASHED
 
 
 def lock(collection: Collection, run: Run, leaks: contamination.Leaks | None = None) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def lock(collection: Collection, run: Run, leaks: contamination.Leaks | None = N
         "format": FORMAT,
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": {"name": suite.name, "file": suite.path.name, "digest": suite.digest, **_tables(collection)},
-        "gates": [{**_plain(g), "says": g.claim(), "blocking": g.blocking, "candidates": on} for g, on in gates],
+        "gates": [{**plain_table(g), "says": g.claim(), "blocking": g.blocking, "candidates": on} for g, on in gates],
         "subjects": dict(run.digests),
         "metrics": {name: _metrics(task.metrics.values()) for name, task in collection.tasks.items()},
         "data": _data(collection),
@@ -60,14 +61,15 @@ def lock(collection: Collection, run: Run, leaks: contamination.Leaks | None = N
 def _tables(collection: Collection) -> dict[str, Any]:
     """Return the suite's tables with the defaults of every plugin's options filled in."""
     suite, use = collection.suite, partial(table_of, collection.plugins)
-    made: dict[str, Any] = {"about": _plain(suite.about), "model": use("loader", suite.model), "merge": suite.merges}
+    about = plain_table(suite.about)
+    made: dict[str, Any] = {"about": about, "model": use("loader", suite.model), "merge": suite.merges}
     made |= {"adapter": use("adapter", suite.adapter)} if suite.adapter else {}
     made |= {"train": use("trainer", suite.train)} if suite.train else {}
-    made |= {"candidate": _plain(suite.candidate)} if suite.candidate else {}
+    made |= {"candidate": plain_table(suite.candidate)} if suite.candidate else {}
     if sweep := suite.sweep:
-        made["sweep"] = {**_plain(sweep), "alpha": sweep.alpha or suite.about.alpha}
+        made["sweep"] = {**plain_table(sweep), "alpha": sweep.alpha or suite.about.alpha}
         del made[sweep.table]["options"][sweep.option]  # there is no one value yet
-    made["subjects"] = {name: use("loader", s) if s.use else _plain(s) for name, s in suite.subjects.items()}
+    made["subjects"] = {name: use("loader", s) if s.use else plain_table(s) for name, s in suite.subjects.items()}
     made["evals"] = [{**use("evaluator", e), **_files(suite.path.parent, e.options)} for e in suite.evals]
     made["exports"] = [use("exporter", e) for e in suite.exports]
     return made
@@ -90,7 +92,7 @@ def _is_file(path: Path) -> bool:
 def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
     """Return a table that names a plugin, with the defaults of all options, what is secret struck out."""
     options = schema.with_defaults(plugins.find(kind, table.use).function, table.options)
-    return {**_plain(table), "options": secrets.struck(options)}
+    return {**plain_table(table), "options": secrets.struck(options)}
 
 
 def _metrics(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
@@ -105,7 +107,8 @@ def _code(function: Any) -> str | None:
     return None if function is None else f"{inner.__module__}:{name}"
 
 
-def _plain(table: Any) -> dict[str, Any]:
+def plain_table(table: Any) -> dict[str, Any]:
+    """Return the keys of a table as a lock has them, without the options of a plugin."""
     return {k: v for k, v in dataclasses.asdict(table).items() if k not in ("where", "options") and v is not None}
 
 
@@ -122,9 +125,9 @@ def _data(collection: Collection) -> dict[str, dict[str, Any]]:
     return found
 
 
-def rows_digest(samples: Sequence[Sample]) -> str:
-    """Return one sha256 for rows as they are evaluated, in their order."""
-    return digest_of([s.told for s in samples])
+def digest_as_in(lock: Mapping[str, Any], samples: Sequence[Sample]) -> str:
+    """Return the digest of rows by the recipe of a lock, which may be an older one."""
+    return rows_digest(samples) if lock["format"] >= HASHED else digest_of([s.told for s in samples])
 
 
 def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:

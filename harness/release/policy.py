@@ -1,39 +1,37 @@
-"""What a deployer demands of an export: a TOML file that is his own, with the keys he trusts.
-
-threshold = 1                 # signatures, each by another key
-suites = ["support"]          # names or digests of suites
-gates = ["floor"]             # must have passed, a waiver will not do; those of the suite must anyway
-stages = ["merged"]           # kinds of candidates
-max_age_days = 30
-max_attempts = 3
-ledger = "known"              # of attempts: goes on from that of the last release; "first" may begin with the first
-recomputed = 1.0              # share of blocking gates to be computed again from the rows in the evidence
-remembered = false            # whether an answer that a verdict rests on may come from an earlier run
-waivers = false               # whether a waived gate may stand for one that passed
-
-[[key]]
-name = "release"
-keyid = "…"
-public = "…"                  # ed25519, 64 hex digits
-"""
+"""What a deployer demands of an export: a TOML file that is his own, with the keys he trusts."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from harness import schema
+from harness.claims.gate import Gate
 from harness.errors import Mistakes, UsageError
 
 LONG = 10**15  # a whole number from here on is refused before anything is done with it
+ANY = "*"  # whatever the suite is
+STRICT = """\
+suites = ["*"]                # any suite
+threshold = 1                 # signed by a key of --key
+waivers = false               # each blocking gate passed
+ignored = []                  # no error that a check found was ignored
+remembered = false            # no answer that a verdict rests on came from an earlier run
+recomputed = 1.0              # each blocking gate computed again from its rows; needs numpy and scipy
+ledger = "first"              # of attempts: goes on from that of the last release, where there was one
+"""
 RANGES = (  # of numbers: their key, the most they may be, and what is wanted
     ("max_age_days", 36525, "more than 0 and at most 36525 days"),
     ("max_attempts", 10**6, "1 to 1000000"),
     ("recomputed", 1, "a share from 0 to 1"),
 )
+OF_SUITES = ("any_of", "requires", "on", "decide")  # keys of a gate that say nothing by themselves
+DIGEST = "[0-9a-f]{64}"
+PLUGIN = rf"\S+ (sha256:{DIGEST}|(?!sha256:)\S+)"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Policy:
-    """The demands of one policy file."""
+    """The demands of one policy file.
+
+    None and an empty `all_of`, `data` or `gates` demand nothing; without `ignored` evidence may be silent about it.
+    """
 
     suites: list[str]
     threshold: int = 1
@@ -60,15 +61,77 @@ class Policy:
     recomputed: float | None = None
     remembered: bool = True
     waivers: bool = True
+    ignored: list[str] | None = None
+    data: dict[str, str] = field(default_factory=dict)
+    plugins: list[str] | None = None
+    harness: str | list[str] | None = None
+    all_of: list[str] = field(default_factory=list)
+    claims: tuple[Gate, ...] = ()
     keys: tuple[Key, ...] = ()
+
+    @property
+    def versions(self) -> list[str] | None:
+        """The versions of the harness that may have judged."""
+        return [self.harness] if isinstance(self.harness, str) else self.harness
+
+
+Demanded = Callable[[Policy], bool]
+LOOKED: tuple[tuple[tuple[str, str, Demanded], ...], ...] = (  # a line each: what is looked at, by which key, whether
+    (("who signed it", "[[key]]", lambda p: bool(p.keys)),),
+    (
+        ("which suite", "suites", lambda p: p.suites != [ANY]),
+        ("what its gates claim", "[[claim]]", lambda p: bool(p.claims) or all(map(_is_digest, p.suites))),
+    ),
+    (("which rows", "data", lambda p: bool(p.data)),),
+    (
+        ("which plugins", "plugins", lambda p: p.plugins is not None),
+        ("which harness", "harness", lambda p: p.harness is not None),
+    ),
+    (
+        ("how many attempts", "max_attempts", lambda p: p.max_attempts is not None),
+        ("lost attempts", "ledger", lambda p: p.ledger != "any"),
+        ("waived gates", "waivers", lambda p: not p.waivers),
+        ("ignored findings", "ignored", lambda p: True),
+    ),
+    (
+        ("remembered answers", "remembered", lambda p: not p.remembered),
+        ("verdicts from their rows", "recomputed", lambda p: bool(p.recomputed)),
+    ),
+)
+
+
+def overlooked(policy: Policy | None, looked: Collection[str] = ()) -> list[str]:
+    """Return what is not looked at under a policy, or without one, each with its key, unless that was `looked` at."""
+    lines = []
+    for line in LOOKED:
+        asked = [(what, key) for what, key, is_demanded in line if policy is None or not is_demanded(policy)]
+        left = [f"{what} ({key})" for what, key in asked if key not in looked]
+        lines += [", ".join(left)] if left else []
+    return lines
 
 
 def read_policy(path: Path) -> Policy:
     """Read a policy; raises UsageError with everything that is wrong with it."""
+    return _policy(_read(path, "name a policy file"), path)
+
+
+def strict_policy(keys: Path) -> Policy:
+    """Return the policy STRICT for the keys in a .pub file; raises UsageError as `read_policy`."""
+    return _policy(STRICT + _read(keys, "name the .pub file that harness keygen wrote"), keys)
+
+
+def _read(path: Path, way: str) -> str:
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
+        return path.read_text("utf-8")
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}; name a policy file") from None
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; {way}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+
+
+def _policy(text: str, path: Path) -> Policy:
+    try:
+        raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
     mistakes = Mistakes()
@@ -79,20 +142,70 @@ def read_policy(path: Path) -> Policy:
     for key in (key for key, value in raw.items() if _huge(value)):
         complain(key, f'"{key}" is too large a number')
     mistakes.raise_if_any()
-    tables = raw.pop("key", [])
-    tables = tables if isinstance(tables, list) else [tables]
-    found = [schema.read(Key, t if isinstance(t, dict) else {}, complain) for t in tables]
+    listed: dict[str, list[dict[str, Any]]] = {name: _tables(raw, name, complain) for name in ("key", "claim")}
+    found = [schema.read(Key, table, complain) for table in listed["key"]]
     keys = tuple(k for k in found if k)
-    policy: Any = schema.read(Policy, raw, complain, keys=keys)
+    claims = tuple(_claims(listed["claim"], complain))
+    raw = {"suites": [], **raw} if raw.get("all_of") else raw
+    policy: Any = schema.read(Policy, raw, complain, keys=keys, claims=claims)
     for mistake in _mistakes(keys, raw.get("threshold", 1)) if len(keys) == len(found) else []:
         complain("", mistake)
-    for key, most, want in RANGES if policy else ():
-        value = raw.get(key)  # nan is in no range
-        if value is not None and not ((value >= 0 if key == "recomputed" else value > 0) and value <= most):
-            complain(key, f'"{key}" is {schema.show(value)}, want {want}')
+    for mistake in _odd(policy, raw) if policy else ():
+        complain("", mistake)
     mistakes.raise_if_any()
     assert isinstance(policy, Policy)
     return policy
+
+
+def _tables(raw: dict[str, Any], name: str, complain: schema.Complain) -> list[dict[str, Any]]:
+    """Take `[[name]]` out of a policy; a key that was pasted below it, and is the policy's own, is given back."""
+    tables = raw.pop(name, [])
+    tables = [t if isinstance(t, dict) else {} for t in (tables if isinstance(tables, list) else [tables])]
+    cls: Any = {"key": Key, "claim": Gate}[name]
+    ours = {f.name for f in fields(Policy)} - {f.name for f in fields(cls)} - {"keys", "claims"}
+    for table in tables:
+        for key in [key for key in table if key in ours]:
+            complain(key, f'"{key}" stands below [[{name}]], and is read as a key of it; put it above [[{name}]]')
+            raw.setdefault(key, table.pop(key))
+    return tables
+
+
+def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> list[Gate]:
+    """Read claims as gates are read; which others they stand with is a suite's own affair."""
+    claims = []
+    for number, table in enumerate(tables, 1):
+
+        def said(_: str, what: str, title: str = f"[[claim]] number {number}") -> None:
+            complain("", f"{title}: {what}")
+
+        claim = schema.read(Gate, {"id": f"claim {number}", **table}, said, where="", group="", among=1)
+        for key in OF_SUITES if claim else ():
+            if key in table:
+                said(key, f'"{key}" is for gates of a suite; leave it out')
+        for mistake in claim.mistakes() if claim and not any(key in table for key in OF_SUITES) else ():
+            said("", mistake)
+        claims += [claim] if claim else []
+    return claims
+
+
+def _odd(policy: Policy, raw: Mapping[str, Any]) -> list[str]:
+    """Return which values no export can have."""
+    odd = []
+    for key, most, want in RANGES:
+        value = raw.get(key)  # nan is in no range
+        if value is not None and not ((value >= 0 if key == "recomputed" else value > 0) and value <= most):
+            odd.append(f'"{key}" is {schema.show(value)}, want {want}')
+    for name, digest in policy.data.items():
+        if not re.fullmatch(DIGEST, digest):
+            odd.append(f'"data" of "{name}" is {schema.show(digest)}, want the 64 hex digits of suite.lock.json')
+    for plugin in policy.plugins or ():
+        if not re.fullmatch(PLUGIN, plugin):
+            odd.append(f'"plugins" has {schema.show(plugin)}, want "NAME VERSION" or "NAME sha256:CODE" of the lock')
+    return odd
+
+
+def _is_digest(suite: str) -> bool:
+    return re.fullmatch(DIGEST, suite) is not None
 
 
 def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:

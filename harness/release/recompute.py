@@ -11,14 +11,14 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import EVIDENCE, ITEMS
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_of, row_digest
 from harness.artifacts.strict import read_json
 from harness.claims import contamination
 from harness.claims.decide import decide
@@ -49,7 +49,7 @@ class Recomputed:
     """How many gates were judged again, why others could not be, and the first that `differs`, if one does."""
 
     gates: list[str] = field(default_factory=list)
-    blocking: list[str] = field(default_factory=list)  # those among all that block
+    wanted: Collection[str] = ()  # those among all that block, or that a policy names
     unable: dict[str, str] = field(default_factory=dict)
     differs: str = ""
 
@@ -61,22 +61,34 @@ class Recomputed:
 
     @property
     def share(self) -> float:
-        """The share of blocking gates that were recomputed."""
-        return sum(g in self.gates for g in self.blocking) / len(self.blocking) if self.blocking else 0.0
+        """The share of wanted gates that were recomputed."""
+        return sum(g in self.gates for g in self.wanted) / len(self.wanted) if self.wanted else 0.0
+
+    def short_of(self, share: float | None, named: Collection[str]) -> str:
+        """Return why a policy that wants such a share, and all those that it has `named`, refuses it, or nothing."""
+        if share and (lost := sorted(self.unable.keys() & set(named))):
+            return f'"{lost[0]}", which the policy names, not recomputed, because {self.unable[lost[0]]} (recomputed)'
+        if share is None or self.share >= share:
+            return ""
+        rest = f"{self.share:.0%} of those that block, the policy wants {share:.0%} (recomputed)"
+        return f"{self.says}; {rest}"
 
 
-def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdicts: Verdicts) -> Recomputed:
+def recompute(
+    export: Path, manifest: Mapping[str, Any], locked: Locked, verdicts: Verdicts, named: Collection[str] = ()
+) -> Recomputed:
     """Decide the gates of an export again whose digests were verified, and whose outcomes follow from their numbers.
 
+    And compare the rows with the lock's. Wanted are the gates that block, and those that are `named`.
     Raises UsageError where numpy or scipy is missing, and ValueError, KeyError or TypeError on malformed rows.
     """
     for module in NEEDS:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError:
-            extra = "pip install 'finetune-harness[recompute]'"
-            raise UsageError(f"--recompute needs the module {module.partition('.')[0]}; {extra}") from None
-    recomputed = Recomputed(blocking=[name for name, v in verdicts.items() if v["blocking"]])
+            extra = f"the module {module.partition('.')[0]}; pip install 'finetune-harness[recompute]'"
+            raise UsageError(f'--recompute, or "recomputed" in a policy, needs {extra}') from None
+    recomputed = Recomputed(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
     lines = list(_lines(export / EVIDENCE / ITEMS, manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]))
     case = _CandidateEvidence(locked, manifest, verdicts, *_read(lines, manifest))
     for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
@@ -93,6 +105,7 @@ def recompute(export: Path, manifest: Mapping[str, Any], locked: Locked, verdict
             recomputed.unable[gate.id] = f'"{left}" is one of it'
         else:
             recomputed.gates.append(gate.id)
+    recomputed.differs = _rows_error(lines, locked) if locked.digests else ""
     return recomputed
 
 
@@ -110,6 +123,20 @@ def _lines(path: Path, sha256: str) -> Iterator[Mapping[str, Any]]:
         raise ValueError(f"{ITEMS} changed while it was read")
 
 
+def _rows_error(lines: Sequence[Mapping[str, Any]], locked: Locked) -> str:
+    """Return of which evaluation the rows are not those of the lock, or differ between subjects, or nothing."""
+    digests: dict[str, dict[int, str]] = {}
+    for row in lines:
+        name, number = row["item"].partition("::")[2], row["number"]
+        digest = row_digest(row) if "id" in row else row["row"]
+        if digests.setdefault(name, {}).setdefault(number, digest) != digest:
+            return f'row {number} of "{name}" is told in two ways'
+    for name, rows in digests.items():
+        if digest_of([rows[number] for number in sorted(rows)]) != locked.digests[name]:
+            return f'the rows of "{name}" in {ITEMS} are not those of the lock'
+    return ""
+
+
 def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tuple[Samples, Results, Leaks]:
     """Return the rows as they were judged. Raises ValueError when two lines differ about one row."""
     samples: dict[str, dict[int, Sample]] = {}
@@ -117,7 +144,7 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tu
     rows: dict[tuple[str, str], list[tuple[int, int, Score]]] = {}
     for row in lines:
         subject, _, name = row["item"].partition("::")
-        if "sha256" in row:
+        if "id" not in row:  # private, or not asked
             continue
         number, score = row["number"], _score(row)
         sample = Sample(row["id"], row=dict(row["slices"]), cluster=row["cluster"], key=row.get("key", ""))

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,16 @@ from harness.artifacts.attestation import BESIDE, CLAIMS, EVIDENCE, GATES, LOCK,
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
 from harness.artifacts.strict import read_json
 from harness.errors import UsageError
+from harness.release import demands
 from harness.release.locked import Locked, read_lock
 from harness.release.outcome import verdicts_error
-from harness.release.policy import Policy
+from harness.release.policy import Policy, overlooked
+from harness.release.signatures import ExportRefused, signers
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
-SKEW = timedelta(hours=1)  # by which clocks may differ
+OLDER = "the rows were not compared with the lock, whose digests an older harness made"
 UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ArithmeticError, MemoryError)
-
-
-class ExportRefused(Exception):
-    """An export that must not be deployed, and why, in one line."""
 
 
 @dataclass
@@ -49,9 +47,11 @@ class Verified:
     suite: str = ""
     candidate: str = ""
     signed_by: list[str] = field(default_factory=list)
+    overlooked: list[str] = field(default_factory=list)  # what nobody demanded, and nothing looked at
     steps: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unable: dict[str, str] = field(default_factory=dict)
+    read: dict[str, str] = field(default_factory=dict)  # the sha256 of files of the evidence, as they were read
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,52 @@ def verify(
     *,
     recompute: bool = False,
     last: Path | None = None,
+    beside: Sequence[Path] = (),
+    suite: Path | None = None,
 ) -> Verified:
     """Check an export, and with `recompute` its verdicts from the rows in the evidence, too.
 
+    Exports `beside` it are evidence of other suites about the same model; each is checked, and what a policy names of
+    gates, rows and claims one of them must have. With `suite` the lock and the rows are compared with that copy.
     Raises UsageError when there is no such folder, or what is asked for needs a package that is not there; everything
     else is in what is returned.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: is no folder; name an export of harness run")
-    return _Verification(folder, policy, now or datetime.now(UTC), recompute, last).go()
+    for one in (folder, *beside):
+        if not one.is_dir():
+            raise UsageError(f"{one}: is no folder; name an export of harness run")
+    how = _How(policy, now or datetime.now(UTC), recompute, joined=bool(beside))
+    check = _Verification(folder, how, last, [_Verification(one, how) for one in beside], suite)
+    looked = {"recomputed"} if recompute else set()
+    check.verified.overlooked = overlooked(policy, looked | ({"suites", "[[claim]]", "data"} if suite else set()))
+    return check.go()
+
+
+@dataclass(frozen=True)
+class _How:
+    """By which demands, and when; where exports are `joined`, what one lacks another may have."""
+
+    policy: Policy | None
+    now: datetime
+    recompute: bool
+    joined: bool
 
 
 class _Verification:
     """One verification; the evidence is read once, so that what was compared is what is judged."""
 
-    def __init__(self, folder: Path, policy: Policy | None, now: datetime, recompute: bool, last: Path | None) -> None:
-        self.folder, self.policy, self.now, self.last = folder, policy, now, last
-        self.recomputes = recompute or bool(policy and policy.recomputed is not None)
+    def __init__(
+        self,
+        folder: Path,
+        how: _How,
+        last: Path | None = None,
+        others: Sequence[_Verification] = (),
+        suite: Path | None = None,
+    ) -> None:
+        self.folder, self.how, self.policy, self.last = folder, how, how.policy, last
+        self.others, self.suite = others, suite
+        self.recomputes = how.recompute or bool(self.policy and self.policy.recomputed is not None)
         self.verified = Verified(str(folder))
+        self.met = demands.Met({}, frozenset())
 
     def go(self) -> Verified:
         steps: dict[str, Callable[[], str]] = {
@@ -100,6 +128,8 @@ class _Verification:
             "configuration": lambda: formats.check_configuration(self.folder / MODEL),
             "chat template": self.template,
             **({"recompute": self.recompute} if self.recomputes else {}),
+            **({"all_of": self.together} if self.others or self.alone else {}),
+            **({"suite": self.compare_suite} if self.suite else {}),
         }
         for name, step in steps.items():
             try:
@@ -118,16 +148,21 @@ class _Verification:
         self.verified.ok = True
         return self.verified
 
+    def read(self, name: str) -> bytes:
+        data = _bytes(self.folder / EVIDENCE / name)
+        self.verified.read[name] = hashlib.sha256(data).hexdigest()
+        return data
+
     @cached_property
     def evidence(self) -> _EvidenceFiles:
-        raw = {name: _bytes(self.folder / EVIDENCE / name) for name in (MANIFEST, LOCK, GATES)}
+        raw = {name: self.read(name) for name in (MANIFEST, LOCK, GATES)}
         data = {name: read_json(text) for name, text in raw.items()}
         return _EvidenceFiles(data[MANIFEST], data[LOCK], data[GATES], raw)
 
     @cached_property
     def envelopes(self) -> list[Envelope]:
         try:
-            return attestation.read_envelopes(_bytes(self.folder / EVIDENCE / CLAIMS).decode("utf-8"))
+            return attestation.read_envelopes(self.read(CLAIMS).decode("utf-8"))
         except ValueError as error:
             raise ExportRefused(f"{CLAIMS}: {error}") from None
 
@@ -140,13 +175,14 @@ class _Verification:
             return "not checked: no policy"
         signed: dict[bytes, set[str]] = {}
         for envelope in self.envelopes:
-            signed.setdefault(envelope.payload, set()).update(_signers(envelope, self.policy))
+            signed.setdefault(envelope.payload, set()).update(signers(envelope, self.policy))
         names = {k.keyid: k.name or k.keyid[:16] for k in self.policy.keys}
         for payload, by in signed.items():
             if len(by) < self.policy.threshold:
                 kind = str(json.loads(payload).get("predicateType"))
                 who = ", ".join(sorted(names[k] for k in by)) or "no key of the policy"
-                raise ExportRefused(f"claim {kind} is signed by {who}; the policy wants {self.policy.threshold}")
+                wants = f"the policy wants {self.policy.threshold} (threshold)"
+                raise ExportRefused(f"claim {kind} is signed by {who}; {wants}")
         self.verified.signed_by = sorted(names[k] for k in set.intersection(*signed.values()))
         return f"signed by {', '.join(self.verified.signed_by)}"
 
@@ -199,10 +235,10 @@ class _Verification:
         for name, entry in listed.items():
             if hashes[name].sha256 != entry["sha256"]:
                 raise ExportRefused(f'"{name}" is not the file of the manifest: its sha256 differs')
-        self.weights({n.removeprefix(f"{MODEL}/"): h for n, h in hashes.items() if n.startswith(f"{MODEL}/")})
+        self.judged({n.removeprefix(f"{MODEL}/"): h for n, h in hashes.items() if n.startswith(f"{MODEL}/")})
 
-    def weights(self, model: Mapping[str, Hashed]) -> None:
-        """Raise ExportRefused unless the tensors are those that the gates judged, an adapter's on the same base."""
+    def judged(self, model: Mapping[str, Hashed]) -> None:
+        """Raise ExportRefused unless the gates judged these tensors, on the same base, and the lock's rows."""
         manifest = self.evidence.manifest
         try:
             digest = weights_of(model)
@@ -217,6 +253,8 @@ class _Verification:
         for name, about in manifest["evaluations"].items():
             if about["weights"] != self.evidence.lock["subjects"].get(name.partition("::")[0], about["weights"]):
                 raise ExportRefused(f"{name} was answered by other weights than the lock has")
+            if about["rows"] != self.locked.digests.get(name.partition("::")[2], about["rows"]):
+                raise ExportRefused(f"{name} was asked other rows than the lock has")
 
     def claims(self) -> None:
         """Raise ExportRefused unless the statements are all that this evidence comes to, and no other."""
@@ -240,8 +278,12 @@ class _Verification:
         if not wanted:
             raise ExportRefused(f"no blocking gate applies to {candidate}")
         if self.policy:
-            self.demands(self.policy)
-            wanted |= set(self.policy.gates)
+            if why := next(demands.refused(self.policy, self.evidence.manifest, self.evidence.lock, self.how.now), ""):
+                raise ExportRefused(why)
+            self.met = demands.found(self.policy, self.evidence.lock, self.locked, verdicts, candidate)
+            if self.met.lacking and not self.how.joined:
+                raise ExportRefused(next(iter(self.met.lacking.values())))
+            wanted |= set(self.policy.gates) & verdicts.keys()
         for gate in sorted(wanted):
             if gate not in verdicts:
                 raise ExportRefused(f'gate "{gate}" has no verdict on {candidate}')
@@ -288,11 +330,11 @@ class _Verification:
             self.waived(said, f'gate "{gate}" is waived', waiver)
         attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
         if allowed is not None and attempt > allowed:
-            raise ExportRefused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed}')
+            raise ExportRefused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed} (max_attempts)')
 
     def waived(self, said: str, noted: str, waiver: Mapping[str, Any]) -> None:
         """Note a waiver; raises ExportRefused once it has ended."""
-        if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
+        if date.fromisoformat(waiver["until"]) < self.how.now.astimezone(UTC).date():
             raise ExportRefused(f"{said}, and its waiver ended on {waiver['until']}")
         self.verified.notes.append(f"{noted} until {waiver['until']}: {waiver['reason']}")
 
@@ -306,20 +348,6 @@ class _Verification:
     @cached_property
     def locked(self) -> Locked:
         return read_lock(self.evidence.lock, self.evidence.manifest["candidate"])
-
-    def demands(self, policy: Policy) -> None:
-        suite, manifest = self.evidence.lock["suite"], self.evidence.manifest
-        if suite["name"] not in policy.suites and suite["digest"] not in policy.suites:
-            raise ExportRefused(f'suite "{suite["name"]}" ({suite["digest"][:16]}) is not in the policy')
-        if policy.stages and manifest["candidate"] not in policy.stages:
-            raise ExportRefused(f"is {manifest['candidate']}, the policy wants {', '.join(policy.stages)}")
-        age = self.now - datetime.fromisoformat(manifest["started"])
-        if age < -SKEW:
-            raise ExportRefused(f"was made on {manifest['started']}, which is yet to come")
-        if policy.max_age_days is not None and age > timedelta(days=policy.max_age_days):
-            raise ExportRefused(f"was made {age.days} days ago, the policy allows {policy.max_age_days:g}")
-        if not policy.remembered and (remembered := manifest["answers"]["remembered"]) != 0:
-            raise ExportRefused(f"{remembered} answers were remembered of an earlier run; the policy takes none")
 
     # -- 6: the chat template ----------------------------------------------------------------------
 
@@ -336,39 +364,58 @@ class _Verification:
         from harness.release.recompute import recompute
 
         verdicts = {g["gate"]: g for g in self.evidence.gates}
-        recomputed = recompute(self.folder, self.evidence.manifest, self.locked, verdicts)
+        named = {*self.met.gates, *(set(self.policy.gates) & verdicts.keys() if self.policy else ())}
+        recomputed = recompute(self.folder, self.evidence.manifest, self.locked, verdicts, named)
         if recomputed.differs:
             raise ExportRefused(recomputed.differs)
         self.verified.unable = {g: why for g, why in recomputed.unable.items() if verdicts[g]["outcome"] != "ERROR"}
-        wanted = self.policy.recomputed if self.policy else None
-        if wanted is not None and recomputed.share < wanted:
-            raise ExportRefused(
-                f"{recomputed.says}; {recomputed.share:.0%} of those that block, the policy wants {wanted:.0%}"
-            )
-        if wanted is None and not recomputed.gates:
+        if self.policy and (why := recomputed.short_of(self.policy.recomputed, named)):
+            raise ExportRefused(why)
+        if (self.policy is None or self.policy.recomputed is None) and not recomputed.gates:
             raise UsageError(f"--recompute: no gate can be judged again; {recomputed.says}")
-        return recomputed.says
+        return recomputed.says if self.locked.digests else f"{recomputed.says}; {OLDER}"
 
+    # -- 8: other evidence about the same model, and the deployer's copy of the suite --------------
 
-def _signers(envelope: Envelope, policy: Policy) -> set[str]:
-    """Return the policy's keys that signed an envelope, by id; raises ExportRefused at a wrong signature."""
-    try:
-        from securesystemslib.dsse import Envelope as Signed
-        from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
-        from securesystemslib.signer import Signature, SSlibKey
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--policy needs the module {error.name}; pip install 'finetune-harness[sign]'") from None
-    keys = {k.keyid: SSlibKey(k.keyid, "ed25519", k.scheme, {"public": k.public.lower()}) for k in policy.keys}
-    whole = Signed(envelope.payload, attestation.PAYLOAD, {})
-    by = set()
-    for keyid, signature in envelope.signatures.items():
-        if keyid in keys:
-            try:
-                keys[keyid].verify_signature(Signature(keyid, signature.hex()), whole.pae())
-            except (UnverifiedSignatureError, VerificationError):
-                raise ExportRefused(f"a signature by key {keyid[:16]} is wrong") from None
-            by.add(keyid)
-    return by
+    @property
+    def alone(self) -> bool:
+        """Whether it stands for all suites that a policy wants."""
+        return bool(self.policy and self.policy.all_of and not self.how.joined)
+
+    def together(self) -> str:
+        """Return which suites it passed. Raises ExportRefused where one is missing, refused, or of another model."""
+        for other in self.others:
+            if not other.go().ok:
+                raise ExportRefused(f"{other.folder}: {other.verified.refused}")
+            if other.model != self.model:
+                raise ExportRefused(f"{other.folder} holds another model, root {other.verified.root[:16]}")
+            self.verified.notes += [f"{other.folder}: {note}" for note in other.verified.notes if note != UNSIGNED]
+        every = [self, *self.others]
+        for wanted in self.policy.all_of if self.policy else ():
+            if not any(demands.is_one_of(check.evidence.lock["suite"], [wanted]) for check in every):
+                raise ExportRefused(f'there is no evidence of suite "{wanted}"; add its export, --with DIR')
+        for demand, why in self.met.lacking.items():
+            if all(demand in check.met.lacking for check in every):
+                raise ExportRefused(why)
+        return f"one model passed {', '.join(check.verified.suite for check in every)}"
+
+    @property
+    def model(self) -> tuple[str, str]:
+        """Its files, and its weights with what an adapter stands on."""
+        return self.verified.root, str(self.evidence.manifest["weights"])
+
+    def compare_suite(self) -> str:
+        """Return what is as in the deployer's copy of the suite. Raises ExportRefused where anything differs."""
+        from harness.release.compared import compare_suite
+
+        assert self.suite
+        found = compare_suite(self.suite, self.folder, self.evidence.lock)
+        self.verified.notes += [f"suite: {note}" for note in found.notes]
+        if found.differences:
+            first, *rest = found.differences
+            self.verified.notes += [f"suite: {one}" for one in rest]
+            raise ExportRefused(f"{first}{f' ({len(rest)} more)' if rest else ''}")
+        return found.says
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -5,16 +5,17 @@ And the steps of a training, as its trainer notes them beside the adapter, and a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.digests import digest_of
 from harness.errors import UsageError
 from harness.files import write_text
 from harness.parts import part
@@ -114,22 +115,25 @@ def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, 
 
 
 def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return one row with lm-evaluation-harness's keys, and ours beside them."""
+    """Return one row with lm-evaluation-harness's keys and hashes, and ours beside them; it writes a chat as a text."""
     prompt = sample.input or sample.row.get("text", "")
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
     return {
         "doc_id": number,
         "doc": dict(sample.row),
         "target": sample.target,
-        "arguments": [[prompt]],
+        "arguments": {"gen_args_0": {"arg_0": text}},
+        **({} if text == prompt else {"messages": prompt}),
         "resps": [[score.answer]],
         "filtered_resps": [score.answer],
         "filter": "none",
         "metrics": list(metrics),
-        "doc_hash": digest_of(sample.row),
-        "prompt_hash": digest_of(prompt),
-        "target_hash": digest_of(sample.target),
+        "doc_hash": _hashed(_indented(sample.row)),
+        "prompt_hash": _hashed(text),
+        "target_hash": _hashed(str(sample.target)),
         **score.values,
         "id": sample.id,
+        **({"key": sample.key} if sample.key else {}),
         "cluster": sample.cluster,
         "weight": score.weight,
         "weights": dict(score.weights),
@@ -139,6 +143,24 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "note": _told(score.note),
         **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
     }
+
+
+def _indented(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON with an indent, of which lm-evaluation-harness makes its hash; Python's is slow."""
+    write = partial(json.dumps, default=str, ensure_ascii=False)
+    if any(isinstance(value, (dict, list, tuple)) for value in row.values()) or not row:
+        return write(row, indent=2)
+    return "{\n" + ",\n".join(f"  {write(str(k))}: {write(v)}" for k, v in row.items()) + "\n}"
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def asked_of(row: Mapping[str, Any]) -> Any:
+    """Return what a row of a samples file asks, a text or a chat; older files have it in lists."""
+    asked = row["arguments"]
+    return row.get("messages", asked["gen_args_0"]["arg_0"]) if isinstance(asked, Mapping) else asked[0][0]
 
 
 def _told(value: Any) -> Any:
@@ -169,10 +191,14 @@ def _results(run: Run, subject: str) -> dict[str, Any]:
             results[r.eval][f"{name}_stderr,none"] = r.stderr.get(name, "N/A")
     return {
         "results": results,
+        "configs": {},  # these three are what its tools look into, and a task of ours has none
+        "versions": {},
+        "n-shot": {},
         "higher_is_better": {r.eval: {m: b == "higher" for m, b in r.better.items()} for r in reports},
         "n-samples": {r.eval: {"original": r.n, "effective": r.n} for r in reports},
+        "model_name": f"{run.suite}/{subject}",
         "config": {"model": run.model, "model_args": run.facts.get("model", {}), "random_seed": run.seed},
-        "date": run.started,
+        "date": int(datetime.fromisoformat(run.started).timestamp()),
         "pretty_env_info": " ".join(f"{k}={v}" for k, v in run.versions.items()),
         "gates": [asdict(v) for v in run.verdicts if v.candidate == subject],
         "artifact": {"subject": subject, "digest": run.digests.get(subject, "")},

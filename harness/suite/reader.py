@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from harness.suite.lines import lines_of, refuse_deep_keys
 from harness.texts import secrets
 
 TABLES = (
-    "suite", "model", "adapter", "train", "sweep", "candidate", "subject", "eval", "gate", "merge", "export", "checks",
+    "suite", "model", "rows", "adapter", "train", "sweep", "candidate", "subject", "eval", "gate", "merge", "export",
+    "checks",
 )  # fmt: skip
 SWEPT = {"adapter": tables.Use, "train": tables.Train}  # tables of whose options one may be swept
 ARRAYS = ("eval", "gate", "export")
@@ -29,8 +30,12 @@ ALPHAS = "want more than 0 and at most 0.5"
 SEEDS = 2**32  # what numpy takes
 
 
-def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None = None) -> tables.Suite:
+def read_suite(
+    path: Path, overrides: Sequence[str] = (), candidate: str | Mapping[str, str] | None = None
+) -> tables.Suite:
     """Read a suite; `overrides` are `table.key=value`, `candidate` is a folder that takes the place of training.
+
+    Or the table of such a candidate, as a lock has it.
 
     Raises UsageError with every mistake of the file.
     """
@@ -59,7 +64,7 @@ def read_suite(path: Path, overrides: Sequence[str] = (), candidate: str | None 
             _override(raw, override)
     mistakes.raise_if_any()
     if candidate is not None:
-        raw["candidate"] = _candidate(candidate)
+        raw["candidate"] = _candidate(candidate) if isinstance(candidate, str) else dict(candidate)
     secrets.learn(raw)
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
@@ -79,7 +84,8 @@ class _Reader:
             if name not in TABLES:
                 self.complain((name, 0), f"[{name}]", "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
         about = self.one("suite", tables.SuiteTable, required=True)
-        model = self.one("model", tables.Model, required=True)
+        rows = self.rows()
+        model = self.one("model", tables.Model, required="rows" not in self.raw)
         sweep = self.sweep()
         adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
         candidate = self.one("candidate", tables.Candidate)
@@ -92,11 +98,11 @@ class _Reader:
         merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
         self.coherent(about, adapter, train, candidate)
         self.mistakes.raise_if_any()
-        assert about and model  # or raise_if_any raised
+        assert about and (model or rows)  # or raise_if_any raised
         made = tables.Suite(
             self.path,
             about,
-            model,
+            model or tables.Model("", "[rows]", "rows"),
             adapter,
             train,
             candidate,
@@ -109,8 +115,33 @@ class _Reader:
             self.raw.get("merge", {}).get("choose"),
             checks,
             None if candidate else sweep,
+            rows,
         )
         return made.trial(made.sweep.values[0]) if made.sweep else made
+
+    def rows(self) -> dict[str, tables.ScoredRows]:
+        """Return the rows that take the place of models; what needs a model does not go with them."""
+        given = self.raw.get("rows", {})
+        if not isinstance(given, dict) or ("rows" in self.raw and "candidate" not in given):
+            self.complain(
+                ("rows", 0), "[rows]", "", "want tables [rows.base] and [rows.candidate], or the second alone"
+            )
+            return {}
+        for name in TABLES if given else ():
+            if name in self.raw and name not in ("suite", "rows", "eval", "gate"):
+                title = f"[[{name}]]" if name in ARRAYS else f"[{name}]"
+                why = (
+                    "what ships must have been asked here" if name == "export" else "others asked, and no model is here"
+                )
+                self.complain((name, 0), "[rows]", "", f"and {title}: {why}; gate the model itself, or leave it out")
+        found = {}
+        for name, table in given.items():
+            at = (f"rows.{name}", 0)
+            if name not in ("base", "candidate"):
+                self.complain(at, f"[rows.{schema.show(name)}]", "", "want [rows.base] or [rows.candidate]")
+            elif made := self.table(tables.ScoredRows, table, at, f"[rows.{name}]"):
+                found[name] = made
+        return found
 
     def sound(self) -> None:
         """Raise UsageError when there are values that no key can have, before any of them is looked at."""
@@ -302,16 +333,22 @@ class _Reader:
         return tables.Sweep(where, name, option, tuple(values), str(by), alpha, rule)
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    """Apply one `--set table.key=value`; elements of lists by their index."""
+def read_override(override: str) -> tuple[list[str], Any]:
+    """Return the keys and the value of one `--set table.key=value`. Raises UsageError."""
     path, equals, value = override.partition("=")
     where = f"--set {schema.show(override)}"
     if not equals or "." not in path:
         raise UsageError(f"{where}: want table.key=value, for instance train.learning_rate=1e-4")
-    *parents, last = path.split(".")
-    if len(parents) > schema.DEEPEST:
+    keys = path.split(".")
+    if len(keys) > schema.DEEPEST + 1:
         raise UsageError(f"{where}: names a table more than {schema.DEEPEST} deep")
-    parsed = _value(value, where)
+    return keys, _value(value, where)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Apply one `--set table.key=value`; elements of lists by their index."""
+    (*parents, last), parsed = read_override(override)
+    where = f"--set {schema.show(override)}"
     here: Any = raw
     for step in parents:
         here = _step(here, step, where) if isinstance(here, list) else here.setdefault(step, {})

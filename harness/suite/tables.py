@@ -172,6 +172,15 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class ScoredRows:
+    """`[rows.base]` and `[rows.candidate]`: rows that another tool scored; `weights` is what they are said to be of."""
+
+    path: str
+    where: str
+    weights: str = ""
+
+
+@dataclass(frozen=True)
 class Eval:
     """`[[eval]]`: an evaluator and its data; `cluster` and `slices` name columns, `limit` takes the first rows.
 
@@ -216,6 +225,7 @@ class Export:
     """`[[export]]`: what is written, from which candidate, and where to.
 
     What makes other weights makes a candidate, a copy of its parent `from`; `name` is the copy's, and no other's.
+    `path` is where one lies that was made elsewhere.
     """
 
     use: str
@@ -223,7 +233,13 @@ class Export:
     where: str
     from_: str = "merged"
     name: str = ""  # collection, which knows the exporter, sees to it that all copies have one
+    path: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What its exporter is called with."""
+        return {**self.options, **({"path": self.path} if self.path else {})}
 
     @property
     def candidate(self) -> str:
@@ -258,6 +274,7 @@ class Suite:
     choose: str | None = None  # EVAL.METRIC on whose select split the merged model that is gated is chosen
     checks: Ignored = field(default_factory=lambda: Ignored("[checks]"))
     sweep: Sweep | None = None  # of what is trained; `adapter` or `train` has its first value
+    rows: Mapping[str, ScoredRows] = field(default_factory=dict)  # that take the place of models
 
     @property
     def name(self) -> str:

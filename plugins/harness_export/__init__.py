@@ -1,5 +1,5 @@
 """[[export]]: merged models ("safetensors") and adapters ("adapter") as they were gated; copies in fewer bits ("nf4",
-"int8") and GGUF files ("gguf"), which are candidates of their own.
+"int8", "fp8") and GGUF files ("gguf"), which are candidates of their own.
 
 The first two are copied byte by byte. Of an adapter one thing is not copied: where its base and the base's class lay,
 on this machine or on the Hub; who loads it says. A GGUF file holds other weights, so it is a candidate of its own.
@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import ModelRef, UsageError, exporter, hookimpl
-from harness.internals import copy_files
+from harness.internals import copy_files, gguf_of
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
-Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
+Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0"]
 
 
 @hookimpl
 def harness_exporters() -> dict[str, Callable[..., Path]]:
+    from harness_export.fp8 import fp8
     from harness_export.quantised import int8, nf4
 
-    return {"safetensors": safetensors, "adapter": adapter, "nf4": nf4, "int8": int8, "gguf": gguf}
+    copies: dict[str, Callable[..., Path]] = {"nf4": nf4, "int8": int8, "fp8": fp8, "gguf": gguf}
+    return {"safetensors": safetensors, "adapter": adapter, **copies}
 
 
 def safetensors(ref: ModelRef, to: Path) -> Path:
@@ -57,22 +59,41 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
 
 
 def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
-    """Raise UsageError when a model like the one in a folder cannot be written as GGUF."""
+    """Raise UsageError when a model like the one in a folder cannot be written as GGUF, or `path` is no file of it."""
+    from harness_export.k_quants import check_installed
     from harness_export.llama import read_config
 
     if (model / "config.json").is_file():
         read_config(model)
+    check_installed(options.get("quantization") or "")
+    if made := options.get("path"):
+        from harness_export.writing import check_types
+
+        if options.get("quantization"):
+            raise UsageError('"quantization" is what the file says that "path" names; remove it')
+        check_types(_file(Path(made)))
 
 
 @exporter(converts=True, check=_check_gguf)
-def gguf(ref: ModelRef, to: Path, *, quantization: Quantization = "F16") -> Path:
-    """Write model.gguf for llama.cpp, from a merged Llama; read it back and compare.
+def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, path: str | None = None) -> Path:
+    """Write model.gguf for llama.cpp, from a merged Llama, or take the one at `path`; read it back and compare.
 
-    Vectors stay in F32; with 4 or 5 bits, input and output embeddings are Q8_0. Raises UsageError for a model that
-    cannot be written so, CheckFailed when what was read back is another model.
+    F16 unless `quantization` says otherwise. Vectors stay in F32; with 4 or 5 bits, input and output embeddings are
+    Q8_0, and in K-quants what llama.cpp makes of them. Raises UsageError for a model that cannot be written so,
+    CheckFailed when what was read back is another model.
     """
     from harness_export.writing import export
 
     if ref.adapter:
         raise UsageError(f'export "gguf" writes merged models, and {ref.name} is an adapter; from = "merged"')
-    return export(Path(ref.path), to, quantization)
+    return export(Path(ref.path), to, quantization or "F16", _file(Path(path)) if path else None)
+
+
+def _file(path: Path) -> Path:
+    """Return the GGUF file that a path names, or that its folder holds; raises UsageError where none is there."""
+    try:
+        if file := gguf_of(path) if path.is_dir() else path if path.is_file() else None:
+            return file
+    except ValueError as error:
+        raise UsageError(f"path: {error}") from None
+    raise UsageError(f'path is "{path}", and no GGUF file is there')

@@ -1,32 +1,41 @@
-"""Write a Llama as a GGUF file, a tensor at a time, and read it back through transformers.
+"""Write a Llama as a GGUF file, a tensor at a time, and read it back through transformers; or one of somebody else.
 
+K-quants are made by llama.cpp's own quantizer, of a file in the model's own dtype.
 Imports torch and numpy: import this module inside functions.
 """
 # ruff: noqa: TID253 (imported only where a model is exported)
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
 from harness import CheckFailed, UsageError
-from harness.internals import ROPE_FACTORS, template_digest
+from harness.internals import CONVERSION_NOTES, ROPE_FACTORS, Gguf, isolated, read_gguf, template_digest
+from harness_export.k_quants import K_QUANTS
 from harness_export.llama import Llama, metadata_of, name_of, read_config, reorder
+from harness_export.rounding import CODES, EXACT, compare_blocks
 from harness_hf import Tokens, resolve
 from harness_lora import Header, read_headers
 
 FILE = "model.gguf"
 FINE = {"token_embd.weight", "output.weight"}  # what a few bits hurt most
 COARSE = ("Q4", "Q5")
+WEIGHED = "quantize.imatrix."  # how the keys begin in which llama.cpp says that an importance matrix chose the scales
+UNSURE = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")  # in which such a matrix chooses the codes as well
 KEPT = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"]
 KEPT += ("num_key_value_heads", "max_position_embeddings", "vocab_size", "tie_word_embeddings")
 TEXTS = (
@@ -37,15 +46,35 @@ TEXTS = (
 )
 
 
-def export(folder: Path, to: Path, quantization: str) -> Path:
-    """Write the model in a folder to `to`/model.gguf; memory: its largest tensor, and to read it back the model.
+def export(folder: Path, to: Path, quantization: str, path: Path | None = None) -> Path:
+    """Write the model in a folder to `to`/model.gguf, or take the file at `path` for it, and compare the two.
 
-    Raises UsageError when it cannot be written so, CheckFailed when what was read back is another model.
+    Memory: its largest tensor, and to read it back the model. Raises UsageError when it cannot be written so,
+    CheckFailed when what was read back is another model.
     """
     llama, there = read_config(folder), read_headers(folder)
     names = {name: tensor for tensor in sorted(there, key=_in_order) if (name := name_of(tensor, llama))}
+    if path:
+        shutil.copyfile(path, to / FILE)
+    elif quantization in K_QUANTS:
+        with tempfile.TemporaryDirectory(dir=to) as work:
+            dtypes = {there[tensor].dtype for tensor in names.values()}
+            _write(folder, Path(work) / FILE, min(dtypes) if dtypes in ({"BF16"}, {"F16"}) else "F32", llama, names)
+            asked = {"source": str(Path(work) / FILE), "to": str(to / FILE), "quantization": quantization}
+            isolated.ask("harness_export.k_quants", asked, f'export "gguf": {quantization} could not be made')
+    else:
+        _write(folder, to / FILE, quantization, llama, names)
+    for licence in sorted(folder.glob("LICEN[CS]E*")) + sorted(folder.glob("NOTICE*")):
+        shutil.copyfile(licence, to / licence.name)
+    facts = _check(folder, to, names, llama) | ({"made": "elsewhere"} if path else {})
+    (to / CONVERSION_NOTES).write_text(json.dumps({"facts": facts}), "utf-8")
+    return to
+
+
+def _write(folder: Path, to: Path, quantization: str, llama: Llama, names: Mapping[str, str]) -> None:
+    there = read_headers(folder)
     kinds = {name: _kind(name, there[tensor], quantization) for name, tensor in names.items()}
-    writer = _writer(to / FILE, folder, llama, quantization)
+    writer = _writer(to, folder, llama, quantization)
     for name, tensor in names.items():
         shape, kind = there[tensor].shape, kinds[name]
         size = int(np.prod(quant_shape_to_byte_shape(shape, kind), dtype=np.int64))
@@ -62,10 +91,6 @@ def export(folder: Path, to: Path, quantization: str) -> Path:
             writer.write_tensor_data(source.written(name, tensor, kinds[name]))
         if llama.scaling:
             writer.write_tensor_data(np.array(llama.factors(), np.float32))
-    for path in sorted(folder.glob("LICEN[CS]E*")) + sorted(folder.glob("NOTICE*")):
-        shutil.copyfile(path, to / path.name)
-    _check(folder, to, names, kinds, llama)
-    return to
 
 
 class _Tensors:
@@ -131,25 +156,71 @@ def _kind(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
     return kind
 
 
-def _check(
-    folder: Path, to: Path, names: Mapping[str, str], kinds: Mapping[str, GGMLQuantizationType], llama: Llama
-) -> None:
-    """Compare what transformers reads of the file with the model; raises CheckFailed where it is another one.
+def check_types(file: Path) -> Gguf:
+    """Return what a GGUF file holds; raises UsageError where it is no Llama's, or coarser than the type that it says.
 
-    Each tensor must be, bit for bit, what the gguf package makes of the blocks that were to be written.
+    Rows that are no whole blocks of that type are in a finer one; llama.cpp sees to it.
+    """
+    try:
+        found = read_gguf(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"path: {error}") from None
+    if (architecture := found.metadata.get("general.architecture")) != "llama":
+        raise UsageError(f'path: "{file}" is of the architecture {architecture}, and only llama is known here')
+    number = found.metadata.get("general.file_type")
+    if type(number) is not int or number not in {int(known) for known in LlamaFileType}:
+        raise UsageError(f'path: "{file}" says the general.file_type {number}, which is none of llama.cpp')
+    said = LlamaFileType(number).name.partition("_")[2]
+    least = _bits(re.sub("_[SML]$", "", said))
+    for name, tensor in found.tensors.items():
+        if tensor.type not in (*CODES, *EXACT):
+            raise UsageError(f'path: "{file}" says {said}, and "{name}" is {tensor.type}, which is not compared here')
+        if _bits(tensor.type) < least:
+            raise UsageError(f'path: "{file}" says {said}, and "{name}" is {tensor.type}')
+        if tensor.type in UNSURE and _weighed(found):
+            what = f'whose codes an importance matrix chose; quantise "{name}" without it'
+            raise UsageError(f'path: "{file}" holds "{name}" in {tensor.type}, {what}')
+    return found
+
+
+def _weighed(found: Gguf) -> bool:
+    return any(key.startswith(WEIGHED) for key in found.metadata)
+
+
+def _bits(kind: str) -> float:
+    """Return the bits of a number, and no end of them for a type that is no tensor's."""
+    found = GGMLQuantizationType.__members__.get(kind)
+    return math.inf if found is None else 8 * GGML_QUANT_SIZES[found][1] / GGML_QUANT_SIZES[found][0]
+
+
+def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> dict[str, Any]:
+    """Compare a file, and what transformers reads of it, with the model; raises CheckFailed where it is another one.
+
+    Each tensor must be the model's, rounded, and what was read of it, bit for bit, what the gguf package makes of it.
     """
     from transformers import AutoConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+    file = check_types(to / FILE)
+    if odd := set(names) ^ (file.tensors.keys() - {ROPE_FACTORS}):
+        raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in the file, and not in both')
     back = resolve(str(to))
     there = read_headers(back)
     if odd := set(names.values()) ^ (there.keys() - ({"lm_head.weight"} if llama.tied else set())):
         raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in what was read back, and not in both')
+    weighed = _weighed(file)
+    wrong = total = 0.0
     with ExitStack() as stack:
         source, read = (_Tensors(stack, headers, llama) for headers in (read_headers(folder), there))
         for name, tensor in names.items():
-            wanted = dequantize(source.written(name, tensor, kinds[name]), kinds[name])
-            if not np.array_equal(wanted, read.tensor(name, tensor)):
+            wanted, place = source.tensor(name, tensor), file.tensors[name]
+            if place.shape != wanted.shape:
+                raise CheckFailed(f'export "gguf": "{name}" is {[*place.shape]}, and in the model {[*wanted.shape]}')
+            blocks = np.fromfile(to / FILE, np.uint8, place.end - place.begin, offset=place.begin)
+            blocks = blocks.reshape(*place.shape[:-1], -1)
+            off, all_ = compare_blocks(name, wanted, blocks, place.type, weighed=weighed)
+            wrong, total = wrong + off, total + all_
+            if not np.array_equal(dequantize(blocks, GGMLQuantizationType[place.type]), read.tensor(name, tensor)):
                 raise CheckFailed(f'export "gguf": "{tensor}" was read back with other values')
     before, after = (AutoConfig.from_pretrained(str(f), local_files_only=True) for f in (folder, back))
     said = {name: (getattr(before, name), getattr(after, name)) for name in KEPT}
@@ -160,12 +231,22 @@ def _check(
     old, new = (LlamaRotaryEmbedding(config).inv_freq.numpy() for config in (before, after))
     if not np.allclose(old, new, rtol=1e-5, atol=0):
         raise CheckFailed('export "gguf": the rotary frequencies read back are others')
+    compare_tokenizers(folder, back)
+    if template_digest(to) != template_digest(folder):
+        raise CheckFailed("the chat template read back is another one")
+    kinds = Counter(tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1)
+    told = ", ".join(f"{many} {kind}" for kind, many in kinds.most_common())
+    return {"relative_error": round(math.sqrt(wrong / max(total, 1e-300)), 6), "tensors": told}
+
+
+def compare_tokenizers(folder: Path, back: Path) -> None:
+    """Raise CheckFailed where two folders cut texts into other tokens, stop at others or say a turn otherwise."""
     ours, theirs = Tokens.of(str(folder)), Tokens.of(str(back))
+    if ours.tokenizer.chat_template != theirs.tokenizer.chat_template:
+        raise CheckFailed("the chat template read back is another one")
     for text in TEXTS:
         if ours.texts([text]) != theirs.texts([text]):
-            raise CheckFailed(f'export "gguf": the tokenizer read back cuts "{text[:24]}…" into other tokens')
+            raise CheckFailed(f'the tokenizer read back cuts "{text[:24]}…" into other tokens')
     special = [(t.tokenizer.bos_token_id, t.tokenizer.eos_token_id, t.stops) for t in (ours, theirs)]
     if special[0] != special[1]:
-        raise CheckFailed('export "gguf": the tokenizer read back has other special tokens')
-    if ours.tokenizer.chat_template != theirs.tokenizer.chat_template or template_digest(to) != template_digest(folder):
-        raise CheckFailed('export "gguf": the chat template read back is another one')
+        raise CheckFailed("the tokenizer read back has other special tokens")

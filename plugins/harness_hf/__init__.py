@@ -60,6 +60,7 @@ __all__ = [
     "fitting",
     "free_memory",
     "identify",
+    "is_fp8",
     "keep_4bit_layout",
     "load",
     "load_model",
@@ -68,6 +69,7 @@ __all__ = [
     "open_source",
     "parameters_of",
     "quiet",
+    "read_fp8",
     "resolve",
     "resolve_device",
     "resolve_dtype",
@@ -83,6 +85,7 @@ LATER |= dict.fromkeys(("fast_linear", "use_onednn"), "harness_hf.linear")
 LATER |= dict.fromkeys(("LocalSource", "parameters_of", "resolve", "told_of"), "harness_hf.sources")
 LATER |= dict.fromkeys(("Described", "HFSubject", "free_memory"), "harness_hf.subject")
 LATER |= dict.fromkeys(("DEFAULT_CONTEXT", "Tokens"), "harness_hf.tokens")
+LATER |= dict.fromkeys(("is_fp8", "read_fp8"), "harness_hf.fp8")
 LATER |= {"SPLITS": "harness_hf.restore", "split_name": "harness_hf.restore:name_of"}
 __getattr__ = lazily(__name__, LATER)
 DType = Literal["auto", "float32", "bfloat16", "float16"]

@@ -207,7 +207,7 @@ def _opened(folder: Path) -> Path:
     except ValueError as error:
         raise UsageError(f'model "{folder}": {error}') from None
     if file is None or found is None:
-        return _checked(folder)
+        return _in_float32(_checked(folder))
     from harness_hf import restore
 
     restore.check(file, found)
@@ -219,6 +219,21 @@ def _opened(folder: Path) -> Path:
         return {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds, **_licence(file)}
 
     return _made(f"{file.stem}-{_conversion('exactly', file.name, digest)}", make)
+
+
+def _in_float32(folder: Path) -> Path:
+    """Return a folder, or one in the cache with what its weights in FP8 are, exactly."""
+    from harness_hf import fp8
+
+    if not fp8.is_fp8(folder):
+        return folder
+    digest = folder_digest(folder)
+
+    def make(work: Path) -> dict[str, Any]:
+        fp8.dequantise(folder, work)
+        return {"fp8_sha256": digest, "bytes": bytes_of(folder), "dtype": fp8.DTYPE}
+
+    return _made(f"{folder.name}-{_conversion('fp8', keys.of_folder(folder, digest))}", make)
 
 
 def _made(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Mistakes, Sample, UsageError, cache_dir, did_you_mean, digest_of
-from harness.internals import Eval, Responses, agreement, numbered, read_answers, read_rows, read_suite
+from harness.internals import Eval, Responses, agreement, asked_of, numbered, read_answers, read_rows, read_suite
 from harness_judge import bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, share_of, write
 from harness_judge.marking import put
@@ -164,7 +164,7 @@ def _answers(
     ours, theirs = there["resps"][0][0], there.get("details", {}).get("baseline_answer")
     if pairwise and theirs is None:
         raise UsageError(f'"{name}" was not compared in that run; name the subject that was with --subject')
-    sample = Sample(name, there["arguments"][0][0], there.get("target", ""), there["doc"])
+    sample = Sample(name, asked_of(there), there.get("target", ""), there["doc"])
     return sample, (ours, theirs) if pairwise else (ours,)
 
 

@@ -23,7 +23,7 @@ from harness.collection.collected import Collection, Item, Task
 from harness.errors import UsageError
 from harness.files import cache_dir, write_text
 from harness.internals import schema
-from harness.release.lockfile import rows_digest
+from harness.records.samples import rows_digest
 from harness_workers import load_now
 
 if TYPE_CHECKING:

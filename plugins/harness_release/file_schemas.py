@@ -98,14 +98,15 @@ def _event() -> Schema:
 def _sample() -> Schema:
     """Return the schema of a line of samples_*.jsonl: the metrics stand beside the keys, each under its own name."""
     keys = {
-        "doc_id": WHOLE, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "array"},
+        "doc_id": WHOLE, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "object"},
+        "messages": {"type": "array"}, "key": TEXT,
         "resps": {"type": "array"}, "filtered_resps": {"type": "array"}, "filter": TEXT,
         "metrics": {"type": "array", "items": TEXT}, "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
         "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
         "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
         "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
     }  # fmt: skip
-    made = table(keys, "details", "nats", "rendered", "lost", "ended", "tokens")
+    made = table(keys, "messages", "key", "details", "nats", "rendered", "lost", "ended", "tokens")
     return {"title": "a line of SUBJECT/samples_EVAL_TIME.jsonl", **made, "additionalProperties": NUMBER}
 
 
@@ -118,7 +119,7 @@ def _manifest() -> Schema:
     keys = {
         "format": {"enum": [attestation.FORMAT]}, "name": TEXT, "candidate": TEXT, "weights": TEXT,
         "template": {"type": ["string", "null"]}, "started": TEXT, "statistics": ANY,
-        "answers": table({"asked": WHOLE, "remembered": WHOLE}),
+        "answers": table({"asked": WHOLE, "remembered": WHOLE}), "invocation": {"type": "object"},
         "ignored": {"type": "array", "items": table(dict.fromkeys(("check", "by", "reason", "until"), TEXT))},
         "adapter": table({"base": ANY, "weights": TEXT, "quantization": ANY}),
         "made_of": table({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
@@ -126,7 +127,10 @@ def _manifest() -> Schema:
         "files": {"type": "object", "additionalProperties": of_file},
         "ledger": table({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
     }  # fmt: skip
-    return {"title": "evidence/manifest.json", **table(keys, "ignored", "adapter", "made_of", "chosen", "ledger")}
+    return {
+        "title": "evidence/manifest.json",
+        **table(keys, "ignored", "adapter", "made_of", "chosen", "ledger", "invocation"),
+    }
 
 
 def _lock() -> Schema:
@@ -154,10 +158,12 @@ def _item() -> Schema:
         "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
         "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
     }  # fmt: skip
-    private = {"title": "a row of a private evaluation", **table({"item": TEXT, "sha256": DIGEST})}
+    bare = {"item": TEXT, "number": WHOLE, "row": DIGEST}
+    private = {"title": "a row of a private evaluation", **table({"sha256": DIGEST, **bare})}
+    unasked = {"title": "a row that was not asked, for its evaluation stopped early", **table(bare)}
     return {
         "title": "a line of evidence/items.jsonl",
-        "oneOf": [{"title": "a row", **table(keys, "place", "leak", "lost", "ended", "tokens")}, private],
+        "oneOf": [{"title": "a row", **table(keys, "place", "leak", "lost", "ended", "tokens")}, private, unasked],
     }
 
 

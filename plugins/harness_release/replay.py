@@ -29,7 +29,7 @@ from harness.records.metrics import ENDINGS
 from harness.records.models import ModelRef, Source
 from harness.records.samples import Score
 from harness.release.export import as_kept, scores_of
-from harness.release.lockfile import plugins_of, rows_digest, table_of
+from harness.release.lockfile import digest_as_in, plugins_of, table_of
 from harness.release.previous import shipped
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
@@ -145,7 +145,7 @@ def _read(export: Path) -> _ReplayEvidence:
     for line in texts[ITEMS].split("\n")[:-1]:
         row = json.loads(line)
         subject, _, name = row["item"].partition("::")
-        if subject == candidate:
+        if subject == candidate and ("id" in row or "sha256" in row):  # it was asked
             rows.setdefault(name, []).append(row)
     return _ReplayEvidence(candidate, manifest["weights"], json.loads(texts[LOCK]), rows)
 
@@ -185,7 +185,7 @@ def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> No
             mine, other = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (ours, theirs))
             raise UsageError(f"{task.spec.where}: {key} is {mine}, {other} in the evidence; name the suite it passed")
     samples = task.samples or ()
-    if rows_digest(samples) == told.lock["data"].get(task.spec.name, {}).get("sha256"):
+    if digest_as_in(told.lock, samples) == told.lock["data"].get(task.spec.name, {}).get("sha256"):
         return
     said = {r["id"]: r for r in told.rows[task.spec.name] if "id" in r}
     changed = [s.id for s in samples if s.id in said and digest_of(s.row) != said[s.id]["doc_hash"]]

@@ -51,9 +51,7 @@ def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> str:
     Gates are judged again from their rows; with `unrecomputed` one that cannot be is signed on its producer's word.
     The new envelopes are appended, so that each signer's lines stay as they are. Raises UsageError.
     """
-    signer = _load(key)
-    from securesystemslib.dsse import Envelope
-
+    signer = signer_of(key)
     try:
         found = verify(folder, recompute=True)
         left = [f'gate "{gate}" cannot be judged again: {why}' for gate, why in found.unable.items()]
@@ -70,13 +68,20 @@ def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> str:
     envelopes = attestation.read_envelopes(text)
     signed = {e.payload for e in envelopes if keyid in e.signatures}
     payloads = dict.fromkeys(e.payload for e in envelopes)
-    signatures = {p: Envelope(p, attestation.PAYLOAD, {}).sign(signer) for p in payloads if p not in signed}
-    new = [attestation.Envelope(p, {str(s.keyid): bytes.fromhex(s.signature)}) for p, s in signatures.items()]
+    new = [enveloped(p, signer) for p in payloads if p not in signed]
     try:
         write_text(path, text + "".join(f"{e.line()}\n" for e in new))
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
     return keyid
+
+
+def enveloped(payload: bytes, signer: Any) -> attestation.Envelope:
+    """Return a statement in an envelope that one key signed."""
+    from securesystemslib.dsse import Envelope
+
+    signature = Envelope(payload, attestation.PAYLOAD, {}).sign(signer)
+    return attestation.Envelope(payload, {str(signature.keyid): bytes.fromhex(signature.signature)})
 
 
 def _check_secrets(folder: Path) -> None:
@@ -92,24 +97,32 @@ def _check_secrets(folder: Path) -> None:
                         )
 
 
-def _load(key: Path) -> Any:
-    signers = _signers()
+def signer_of(key: Path, option: str = "--key") -> Any:
+    """Return what signs with an Ed25519 key. Raises UsageError."""
+    private = read_private(key, option)
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    if not isinstance(private, Ed25519PrivateKey):
+        raise UsageError(f"{option} {key}: is no Ed25519 key; make one with harness keygen")
+    return _signers()(private)
+
+
+def read_private(key: Path, option: str) -> Any:
+    """Read a private key, which nobody else may read. Raises UsageError."""
+    _signers()
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         private = load_pem_private_key(key.read_bytes(), None)
     except OSError as error:
-        raise UsageError(f"--key {key}: cannot be read: {error.strerror}") from None
+        raise UsageError(f"{option} {key}: cannot be read: {error.strerror}") from None
     except (ValueError, TypeError) as error:
-        raise UsageError(f"--key {key}: is no private key in PEM: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{option} {key}: is no private key in PEM: {' '.join(str(error).split())}") from None
     except Exception as error:  # cryptography's own, for keys it does not know
-        raise UsageError(f"--key {key}: cannot be used: {' '.join(str(error).split())}") from None
-    if not isinstance(private, Ed25519PrivateKey):
-        raise UsageError(f"--key {key}: is no Ed25519 key; make one with harness keygen")
+        raise UsageError(f"{option} {key}: cannot be used: {' '.join(str(error).split())}") from None
     if key.stat().st_mode & 0o077:
-        raise UsageError(f"--key {key}: others than its owner can read or write it; chmod 600 {key}")
-    return signers(private)
+        raise UsageError(f"{option} {key}: others than its owner can read or write it; chmod 600 {key}")
+    return private
 
 
 def _signers() -> Any:

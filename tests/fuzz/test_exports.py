@@ -11,6 +11,9 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST
+from harness.release.policy import read_policy
+from harness.release.verify import verify
+from harness_release.attest import writer
 from tests.fuzz.breaking import TOML_VALUES, VALUES, dumps, lines, structures, texts
 from tests.fuzz.driving import fuzz, harness
 from tests.helpers.suites import ran
@@ -27,6 +30,16 @@ gates = ["floor"]
 max_age_days = 30.0
 max_attempts = 3
 waivers = false
+ignored = []
+plugins = ["finetune-harness 0.1.0"]
+harness = ["0.1.0"]
+all_of = ["fake"]
+data = {qa = "0000000000000000000000000000000000000000000000000000000000000000"}
+
+[[claim]]
+metric = "qa.exact_match"
+min = 0.5
+slice = "kind=*"
 
 [[key]]
 name = "release"
@@ -36,10 +49,29 @@ scheme = "ed25519"
 """
 ODD = st.one_of(
     st.tuples(
-        st.sampled_from(["suites", "threshold", "gates", "stages", "max_age_days", "max_attempts", "waivers", "keyid"]),
+        st.sampled_from(
+            [
+                "suites",
+                "threshold",
+                "gates",
+                "stages",
+                "max_age_days",
+                "max_attempts",
+                "waivers",
+                "keyid",
+                "data",
+                "plugins",
+                "ignored",
+                "all_of",
+                "min",
+                "versus",
+                "better_by",
+                "slice",
+            ]
+        ),
         st.sampled_from(TOML_VALUES),
     ).map(" = ".join),
-    st.sampled_from(["[key]", "[[key]]", "[key.a]", "[[suites]]"]),
+    st.sampled_from(["[key]", "[[key]]", "[key.a]", "[[suites]]", "[claim]", "[[claim]]", "[data]"]),
     st.text(max_size=12),
 )
 
@@ -101,6 +133,18 @@ def test_model_files(name: str, value: Any, signed: Path) -> None:
     alike = path.is_file() and path.read_bytes() == data
     path.write_bytes(data)
     assert harness("verify", "copy")[0] == (0 if alike else 7)
+
+
+@fuzz(st.booleans(), st.data())
+def test_summaries(enveloped: bool, data: Any, signed: Path) -> None:
+    """A summary with values replaced, or pieces cut out, is told in a line, and unsigned is taken by no policy."""
+    export, policy, key = Path("exports/fake"), Path("policy.toml"), Path("release.key")
+    text = writer("vsa", policy, key if enveloped else None)(verify(export, read_policy(policy)))
+    changed = structures(json.loads(text), 2).map(lambda found: dumps(found).encode("utf-8", "surrogatepass"))
+    (signed / "odd.json").write_bytes(data.draw(changed | texts(text)))
+    assert harness("verify", "exports/fake", "--summary", "odd.json")[0] in (0, 4, 7)
+    code = harness("verify", "exports/fake", "--policy", "policy.toml", "--summary", "odd.json")[0]
+    assert code in (4, 7) or (enveloped and code == 0)
 
 
 @fuzz(texts(POLICY, TOML_VALUES) | lines(POLICY, ODD).map(lambda text: text.encode("utf-8", "surrogatepass")))

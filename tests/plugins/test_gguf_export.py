@@ -14,21 +14,16 @@ import harness_export
 import harness_hf
 from harness import ModelRef, UsageError
 from harness.artifacts.digests import file_digest, template_digest, weights_digest
-from harness.artifacts.formats import check_files
+from harness.artifacts.formats import check_files, shipping
 from harness.artifacts.gguf import read_gguf
 from harness.errors import CheckFailed
 from harness_hf import restore, sources
-from harness_hf.tiny import CHAT_TEMPLATE, SPECIAL, TURN_END
 from harness_release import model_card
+from tests.helpers.llamas import TEXTS, build
 
 pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")
 
-TEXTS = [
-    "It's 1,234  apples; don't they'll\r\n\n say 12345?  ",
-    "Größe 東京 \N{WAVING HAND SIGN} x²",
-    "def f(a):\n\treturn a",
-]
 SCALING = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
 SCALING |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 128}
 
@@ -42,39 +37,6 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def build(folder: Path, split: str = "smollm", rows: int = 0, **config: Any) -> Path:
-    """Write a random Llama with grouped queries and a BPE trained on this file; `rows` embeddings are no token's."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.BPE())
-    restore.cut(backend, split)
-    backend.decoder = decoders.ByteLevel()
-    special = [*SPECIAL.values(), TURN_END]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator([*TEXTS, Path(__file__).read_text("utf-8")], trainer)
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))]
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=[TURN_END], **SPECIAL)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    made = {"num_key_value_heads": 2, "initializer_range": 0.2, "max_position_embeddings": 512, **shape, **ids}
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer) + rows, **{**made, **config})).float()
-        for name, weight in model.named_parameters():
-            if "norm" in name:
-                torch.nn.init.normal_(weight, 1.0, 0.3)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +65,8 @@ def test_every_type_is_written_and_read_back(llama: Path, tmp_path: Path, quanti
     assert found.tensors["blk.0.attn_q.weight"].type == quantization
     assert found.tensors["blk.0.attn_norm.weight"].type == "F32"
     assert "output.weight" not in found.tensors
-    assert check_files(to) == "1 files"
+    assert shipping(to) == ["model.gguf"]
+    check_files(to)
     assert weights_digest(to) == file_digest(to / "model.gguf")
     assert template_digest(to) == template_digest(llama)
 
@@ -212,7 +175,7 @@ def test_another_file_is_found_out(llama: Path, tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patched:
         patched.setattr(writing, "resolve", flipped)
-        with pytest.raises(CheckFailed, match="read back with other values"):
+        with pytest.raises(CheckFailed, match="is not its parent's, in F32"):
             export(llama, tmp_path / "flipped")
 
 

@@ -90,9 +90,9 @@ def test_layout_is_what_the_docs_say(export: Path) -> None:
 
 
 def test_claims_are_in_toto_statements(export: Path) -> None:
-    """Two statements about the root digest, first unsigned and then signed, with numbers in decimal."""
+    """Three statements about the root digest, first unsigned and then signed, with numbers in decimal."""
     envelopes = attestation.read_envelopes((export / EVIDENCE / CLAIMS).read_text("utf-8"))
-    assert [len(e.signatures) for e in envelopes] == [0, 0, 1, 1]
+    assert [len(e.signatures) for e in envelopes] == [0, 0, 0, 1, 1, 1]
     result, release = (json.loads(e.payload) for e in envelopes[:2])
     model = {n.removeprefix("model/"): file_digest(export / n) for n, _ in walk(export) if n.startswith("model/")}
     assert result["subject"] == release["subject"] == [{"name": "fake", "digest": {"sha256": root_digest(model)}}]
@@ -619,5 +619,6 @@ def test_sniffing_knows_what_real_models_hold(tmp_path: Path) -> None:
 
 def test_verified_is_plain_data() -> None:
     """What --json prints has these keys, for the scripts that read them."""
-    keys = {"folder", "ok", "refused", "root", "suite", "candidate", "signed_by", "steps", "notes", "unable"}
+    keys = {"folder", "ok", "refused", "root", "suite", "candidate", "signed_by", "steps", "notes"}
+    keys |= {"overlooked", "unable", "read"}
     assert keys == asdict(Verified("x")).keys()

@@ -20,8 +20,9 @@ harness/reports: events run_folder
 harness/pipeline: conduct execution ledger
 plugins/harness_ci: github
 plugins/harness_report: __init__ beside commands compare drawing gates history page
+plugins/harness_rows: bundle to_every_eval_ever writing
 plugins/harness_trackers: log
-"""  # by the canary below, or in test_secrets (a suite's options) and test_trackers
+"""  # by the canary below, or in test_secrets (a suite's options), test_trackers and tests/rows
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
@@ -30,8 +31,8 @@ harness/pipeline: artifacts choice preflight record
 harness/release: export
 harness/suite: waivers
 plugins/harness_checks: frames keys
-plugins/harness_export: __init__ quantised
-plugins/harness_hf: probe sabotage sources
+plugins/harness_export: __init__ fp8 quantised writing
+plugins/harness_hf: fp8 probe sabotage sources
 plugins/harness_judge: calibrate calibration commands testing
 plugins/harness_lm_eval: names
 plugins/harness_lora: merge

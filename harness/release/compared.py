@@ -1,0 +1,137 @@
+"""`harness verify --suite FILE`: the lock and its rows beside the deployer's own copy of suite and data.
+
+No plugin is imported and nothing is fetched: what only they can read is told as not compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.attestation import EVIDENCE, ITEMS
+from harness.artifacts.digests import row_digest
+from harness.collection.tasks import by_prompt
+from harness.data.reading import FILES, sliced
+from harness.data.rows import read_rows, to_samples
+from harness.errors import Mistakes
+from harness.records.samples import Sample
+from harness.release.lockfile import digest_as_in, plain_table
+from harness.reports.report_json import dumps
+from harness.schema import show
+from harness.suite.reader import read_suite
+from harness.suite.tables import Eval, Suite
+from harness.texts import secrets
+
+LOCKED = ("says", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
+MODEL = (Sample("model"),)  # what an evaluation without data asks
+
+
+@dataclass
+class SuiteComparison:
+    """What differs, a line each, whose rows are the same, and what could not be compared."""
+
+    differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
+
+    @property
+    def says(self) -> str:
+        return f"as in the copy, with the rows of {', '.join(self.same) or 'no eval'}"
+
+
+def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteComparison:
+    """Compare a verified lock with a copy of its suite and the data beside it; raises UsageError where it is wrong."""
+    suite, found = read_suite(file), SuiteComparison()
+    locked = lock["suite"]
+    if suite.digest != locked["digest"] and "candidate" in locked:  # which came with the command
+        suite = read_suite(file, candidate=locked["candidate"])
+    if suite.digest != locked["digest"]:
+        found.differences.append(f"its digest is {locked['digest'][:16]}, that of {file} {suite.digest[:16]}")
+        ours = {f'gate "{g.id}"': plain_table(g) for g in suite.gates}
+        found.differences += _tables({f'gate "{g["id"]}"': g for g in lock["gates"]}, ours, file)
+        evals = {f'eval "{e.name}"': {**plain_table(e), **secrets.struck(dict(e.options))} for e in suite.evals}
+        theirs = {f'eval "{e["name"]}"': {**e, **e["options"]} for e in locked["evals"]}
+        found.differences += _tables(theirs, evals, file, defaults=True)
+    for spec in suite.evals:
+        if spec.name in lock["data"]:
+            _compare_rows(found, suite, spec, export, lock)
+    if beside := sorted(lock["data"].keys() - {e.name for e in suite.evals}):
+        found.notes.append(f"not compared: {', '.join(beside)}")
+    return found
+
+
+def _tables(
+    theirs: Mapping[str, Mapping[str, Any]],
+    ours: Mapping[str, Mapping[str, Any]],
+    file: Path,
+    *,
+    defaults: bool = False,
+) -> Iterator[str]:
+    """Yield how tables of the lock differ from those of a suite, of which a lock may have keys with `defaults` more."""
+    for name in dict.fromkeys((*theirs, *ours)):
+        if name not in ours or name not in theirs:
+            yield f"{name} is not in {'the lock' if name in ours else file}"
+            continue
+        lock, copy = theirs[name], json.loads(dumps(ours[name]))
+        for key in copy if defaults else {**lock, **copy}:
+            if key not in LOCKED and lock.get(key) != copy.get(key):
+                there, here = (show(one[key]) if key in one else "not there" for one in (lock, copy))
+                yield f"{key} of {name} is {there}, {here} in {file}"
+
+
+def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path, lock: Mapping[str, Any]) -> None:
+    """Add to what is the same, what differs, or what cannot be read here."""
+    digest = lock["data"][spec.name]["sha256"]
+    if spec.data is None:
+        if digest_as_in(lock, MODEL) != digest:
+            found.notes.append(f'rows of "{spec.name}" not compared: its evaluator brings them')
+        return
+    if Path(sliced(spec.data, spec.where)[0]).suffix not in FILES:
+        found.notes.append(
+            f'rows of "{spec.name}" not compared: "{spec.data}" is no file that is read without a plugin'
+        )
+        return
+    readings = _readings(spec, suite.path.parent)
+    if any(digest_as_in(lock, samples) == digest for samples in readings):
+        found.same.append(spec.name)
+        return
+    there, here = lock["data"][spec.name]["rows"], readings[0]
+    which = f"{there} rows, {len(here)} in the copy" if there != len(here) else _first(here, spec.name, export)
+    found.differences.append(f'rows of "{spec.name}" are not those of {spec.data}{f": {which}" if which else ""}')
+
+
+def _readings(spec: Eval, folder: Path) -> list[list[Sample]]:
+    """Return the rows of a file as each kind of evaluator has them read: with targets of JSON, or joined by prompt.
+
+    Raises UsageError where it can be read in no such way.
+    """
+    assert spec.data is not None
+    rows = read_rows(spec.data, folder, lambda _: None, spec.where)[: spec.limit]
+    how: dict[str, Any] = {
+        "columns": spec.columns,
+        "cluster": spec.cluster,
+        "slices": spec.slices,
+        "template": spec.template,
+    }
+    made, mistakes = list[list[Sample]](), Mistakes()
+    for json_targets in (False, True):
+        with mistakes.collecting():
+            found = to_samples(rows, spec.where, arguments=spec.chat_template_kwargs, json_targets=json_targets, **how)
+            made += [found] if spec.cluster else [found, list(by_prompt(tuple(found)))]
+    if not made:
+        mistakes.raise_if_any()
+    return made
+
+
+def _first(samples: list[Sample], name: str, export: Path) -> str:
+    """Return the first row that the evidence tells otherwise, or nothing where it tells rows by digests of old."""
+    with (export / EVIDENCE / ITEMS).open(encoding="utf-8") as f:
+        for row in map(json.loads, f):
+            if row["item"].partition("::")[2] == name and "number" in row:
+                told = row_digest(row) if "id" in row else row["row"]
+                if told != samples[row["number"]].digest:
+                    return f'the first is row "{samples[row["number"]].id}"'
+    return ""

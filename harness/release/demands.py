@@ -1,0 +1,151 @@
+"""What a policy demands of evidence beyond keys and gates: each refusal ends with the key that demands it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from harness.claims.gate import PARENT, Gate
+from harness.errors import did_you_mean
+from harness.records.verdicts import Outcome
+from harness.release.locked import HASHED, Locked
+from harness.release.outcome import Verdicts
+from harness.release.policy import ANY, Policy
+from harness.suite.tables import SuiteTable
+
+SKEW = timedelta(hours=1)  # by which clocks may differ
+
+
+def refused(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any], now: datetime) -> Iterator[str]:
+    """Yield why an export is none that a policy takes, whatever its gates say."""
+    suite = lock["suite"]
+    if not is_one_of(suite, [*policy.suites, *policy.all_of]):
+        yield f'suite "{suite["name"]}" ({suite["digest"][:16]}) is not in the policy (suites)'
+    if policy.stages and manifest["candidate"] not in policy.stages:
+        yield f"is {manifest['candidate']}, the policy wants {', '.join(policy.stages)} (stages)"
+    age = now - datetime.fromisoformat(manifest["started"])
+    if age < -SKEW:
+        yield f"was made on {manifest['started']}, which is yet to come"
+    if policy.max_age_days is not None and age > timedelta(days=policy.max_age_days):
+        yield f"was made {age.days} days ago, the policy allows {policy.max_age_days:g} (max_age_days)"
+    if not policy.remembered and (remembered := manifest["answers"]["remembered"]) != 0:
+        yield f"{remembered} answers were remembered of an earlier run; the policy takes none (remembered)"
+    if policy.versions is not None and lock["harness"] not in policy.versions:
+        yield f"harness {lock['harness']} judged it, the policy wants {' or '.join(policy.versions)} (harness)"
+    yield from _ignored(policy, manifest, lock)
+    yield from _rows(policy, lock)
+    if policy.plugins is not None:
+        yield from _plugins(policy.plugins, lock["plugins"])
+
+
+def is_one_of(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
+    """Return whether a suite of a lock is named, or pinned by its digest."""
+    return ANY in wanted or suite["name"] in wanted or suite["digest"] in wanted
+
+
+def _ignored(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any]) -> Iterator[str]:
+    if "ignored" not in manifest:
+        if policy.ignored is not None:
+            what = f"evidence of harness {lock['harness']} does not tell which findings were ignored"
+            yield f"{what}; export again, or leave the key out (ignored)"
+        return
+    for check in (str(one["check"]) for one in manifest["ignored"]):
+        if check not in (policy.ignored or ()):
+            yield f'the finding "{check}" was ignored, the policy does not take that (ignored)'
+
+
+def _rows(policy: Policy, lock: Mapping[str, Any]) -> Iterator[str]:
+    if policy.data and lock.get("format", 1) < HASHED:
+        yield f"harness {lock['harness']} made digests that nothing compares with the rows; export again (data)"
+    for name, digest in policy.data.items():
+        there = lock["data"].get(name, {}).get("sha256", digest)
+        if there != digest:
+            yield f'the rows of "{name}" are {there[:16]}, the policy wants {digest[:16]} (data)'
+
+
+def _plugins(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield which plugins are not listed, by the version they were installed with or by their code."""
+    for plugin in plugins:
+        code, version = f"{plugin['name']} sha256:{plugin['code']}", plugin["distribution"]
+        if code in wanted or version in wanted:
+            continue
+        called = {plugin["name"], (version or "").partition(" ")[0]}
+        others = [one for one in wanted if one.partition(" ")[0] in called]
+        which = f"the policy wants {' or '.join(others)}" if others else "which is not in the policy"
+        by_code = not version or any("sha256:" in one for one in others)
+        yield f'plugin "{plugin["name"]}" is {code if by_code else version}, {which} (plugins)'
+
+
+@dataclass(frozen=True)
+class Met:
+    """What of one export's evidence meets a policy's claims, and what of it another export may still show."""
+
+    lacking: Mapping[str, str]  # by what is demanded: why it is not met here
+    gates: frozenset[str]  # that meet a claim
+
+
+def found(policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Verdicts, candidate: str) -> Met:
+    """Return what meets the claims of a policy, and which of its gates, rows and claims are not met by this export."""
+    lacking, gates = dict[str, str](), set[str]()
+    for gate in policy.gates:
+        if gate not in verdicts:
+            lacking[f"gate {gate}"] = f'gate "{gate}" has no verdict on {candidate} (gates)'
+    for name in policy.data:
+        if name not in lock["data"]:
+            near = did_you_mean(name, lock["data"])
+            lacking[f"data {name}"] = f'the lock has no rows of "{name}"{near} (data)'
+    for number, claim in enumerate(policy.claims):
+        met = _ClaimBesideGates(claim, locked, verdicts, candidate)
+        if why := met.error():
+            lacking[f"claim {number}"] = f"{met.says}: {why} (claim)"
+        else:
+            gates.add(met.gate)
+    return Met(lacking, frozenset(gates))
+
+
+class _ClaimBesideGates:
+    """A claim of a policy beside the gates of a suite."""
+
+    def __init__(self, claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) -> None:
+        self.claim, self.locked, self.verdicts, self.candidate = claim, locked, verdicts, candidate
+        self.says, self.gate = f"{claim.metric} {claim.claim()}", ""
+
+    def error(self) -> str:
+        """Return why no gate meets it, or nothing; `gate` is then the one that does."""
+        metric = self.locked.metric(self.claim)
+        if metric is None:
+            known = [f"{name}.{one}" for name, metrics in self.locked.metrics.items() for one in metrics]
+            return f'the suite has no metric "{self.claim.metric}"{did_you_mean(self.claim.metric, known)}'
+        if mistakes := self.claim.mistakes_on(metric):
+            return mistakes[0]
+        gates = [g for g in self.locked.gates.values() if g.metric == self.claim.metric and self.counts(g)]
+        covers = [g for g in gates if g.covers(self.named, metric)]
+        whys = [self.verdict_error(g, takes_risk=not (metric.is_count or g.kind.counts)) for g in covers]
+        if "" in whys:
+            self.gate = covers[whys.index("")].id
+            return ""
+        if whys:
+            return whys[0]
+        told = ", ".join(f'"{g.id}" says {g.claim()}' for g in gates)
+        return f"no gate that blocks says as much; {told}" if told else "no gate that blocks is about this metric"
+
+    @property
+    def named(self) -> Gate:
+        """The claim with the name of the candidate that a copy was made of."""
+        return self.locked.named(self.claim) if self.claim.versus == PARENT else self.claim
+
+    def counts(self, gate: Gate) -> bool:
+        """Return whether a gate keeps the candidate from shipping, or is about it where the claim says "warn"."""
+        return gate.applies_to(self.candidate) and not gate.group and (gate.blocking or not self.claim.blocking)
+
+    def verdict_error(self, gate: Gate, *, takes_risk: bool) -> str:
+        """Return why the verdict on a gate that covers the claim is not enough, or nothing."""
+        outcome, most = self.verdicts.get(gate.id, {}).get("outcome"), self.claim.alpha or SuiteTable.alpha
+        risk = gate.alpha or self.locked.about.alpha
+        if outcome != Outcome.PASS:
+            return f'gate "{gate.id}" is {outcome}' if outcome else f'gate "{gate.id}" has no verdict'
+        if takes_risk and risk > most:
+            return f'gate "{gate.id}" takes a risk of {risk:g}, want alpha of at most {most:g}'
+        return ""

@@ -1,0 +1,167 @@
+"""Copies of a merged model in FP8 (e4m3), as vLLM and transformers load them; of one's own making, or somebody else's.
+
+What is written is compressed-tensors' "float-quantized": linear layers but the head, in 8 bits with a scale of each row
+or each tensor, activations as they are. Either way every number is compared with its parent's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness import CheckFailed, ModelRef, Progress, UsageError, exporter
+from harness.internals import CONVERSION_NOTES, formats, weight_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST = 448.0  # of e4m3
+BITS, LEAST = 4, 2.0**-9  # of a number: its leading bit and three behind it; the smallest step
+ELSEWHERE = 'quantise it with another tool, and name what that wrote with path = "…"'
+Scales = Literal["channel", "tensor"]
+NOT_COMPARED = {"quantization_config", "compression_config", "dtype", "torch_dtype", "transformers_version"}
+NOT_COMPARED |= {"_name_or_path", "use_cache"}
+
+
+def check(model: Path, options: Mapping[str, Any]) -> None:
+    """Raise UsageError where the model is quantised already, or the copy to be read is not in FP8."""
+    from harness_hf import is_fp8
+
+    path = model / "config.json"
+    if path.is_file() and json.loads(path.read_text("utf-8")).get("quantization_config"):
+        raise UsageError("the model is quantised already; bits that are gone do not come back")
+    if (made := options.get("path")) and not is_fp8(Path(made)):
+        raise UsageError(f'path is "{made}", which is no folder with weights in FP8 (e4m3)')
+
+
+@exporter(converts=True, check=check)
+def fp8(
+    ref: ModelRef,
+    to: Path,
+    *,
+    progress: Callable[[Progress], None],
+    scales: Scales = "channel",
+    path: str | None = None,
+) -> Path:
+    """Quantise the linear layers of a merged model to FP8, or take the copy in a folder `path` that was made elsewhere.
+
+    Raises UsageError for a model whose layers are named otherwise in its files, CheckFailed where a number is not its
+    parent's, rounded.
+    """
+    if ref.adapter:
+        raise UsageError(f'export "fp8" quantises whole models, and {ref.name} is an adapter; from = "merged"')
+    parent = Path(ref.path)
+    check(parent, {"path": path} if path else {})
+    progress(Progress("fp8", 0, 2, {"now": "reading" if path else "quantising"}))
+    source = Path(path) if path else parent
+    for name in formats.shipping(source):
+        (to / name).parent.mkdir(exist_ok=True)
+        if path or not name.endswith((".safetensors", formats.INDEX)):
+            shutil.copyfile(source / name, to / name)
+    if not path:
+        _write(parent, to, scales)
+    progress(Progress("fp8", 1, 2, {"now": "comparing"}))
+    facts = compare(parent, to) | ({"made": "elsewhere"} if path else {})
+    (to / CONVERSION_NOTES).write_text(json.dumps({"facts": facts}), "utf-8")
+    progress(Progress("fp8", 2, 2, {"now": "done"}))
+    return to
+
+
+def _write(parent: Path, to: Path, scales: Scales) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    layers, ignored = _layers(parent)
+    places: dict[str, str] = {}
+    for file in weight_files(parent):
+        found = load_file(parent / file)
+        for name in layers & found.keys():
+            weight = found[name]
+            highest = weight.abs().amax(1, keepdim=True) if scales == "channel" else weight.abs().amax().reshape(1)
+            # Rounded to the model's own dtype, in which they are kept; 0 where a row is.
+            scale = (highest.float() / LARGEST).to(weight.dtype)
+            scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+            codes = (weight.float() / scale.float()).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+            found |= {name: codes, f"{name}_scale": scale}
+        save_file(found, to / file, {"format": "pt"})
+        places |= dict.fromkeys(found, file)
+    if lost := layers - places.keys():
+        raise UsageError(f'export "fp8": no file has "{min(lost)}"; {ELSEWHERE}')
+    for index in parent.glob(f"*{formats.INDEX}"):
+        (to / index.name).write_text(json.dumps({"metadata": {}, "weight_map": places}, indent=2), "utf-8")
+    weights = {"num_bits": 8, "type": "float", "strategy": scales, "symmetric": True, "dynamic": False}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    told = {"quant_method": "compressed-tensors", "format": "float-quantized", "quantization_status": "compressed"}
+    config = json.loads((parent / "config.json").read_text("utf-8"))
+    config["quantization_config"] = {**told, "ignore": ignored, "config_groups": {"group_0": group}}
+    (to / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _layers(folder: Path) -> tuple[set[str], list[str]]:
+    """Return the weights of linear layers, and the names of those that stay as they are."""
+    from torch.nn import Linear
+
+    from harness_hf import skeleton
+
+    model = skeleton(folder)
+    if experts := [name for name, weight in model.named_parameters() if weight.ndim > 2]:
+        raise UsageError(
+            f'export "fp8": "{experts[0]}" is no layer; quantise it elsewhere, and name it with path = "…"'
+        )
+    linear, head = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}, model.get_output_embeddings()
+    return {f"{n}.weight" for n, m in linear.items() if m is not head}, [n for n, m in linear.items() if m is head]
+
+
+def compare(parent: Path, copy: Path) -> dict[str, Any]:
+    """Compare every tensor, the configuration and the tokenizer; raises CheckFailed where one is another's."""
+    from safetensors import safe_open
+
+    from harness_export.rounding import INEXACT
+    from harness_export.rounding import compare as compare_numbers
+    from harness_export.writing import compare_tokenizers
+    from harness_hf import read_fp8
+    from harness_lora import read_headers
+
+    there, left, found, layers = read_headers(parent), set(read_headers(parent)), [0.0, 0.0], 0
+    for file in weight_files(copy):
+        for name, here, scale in read_fp8(copy, file):
+            if name not in there:
+                raise CheckFailed(f'"{name}" is not in the parent')
+            left.discard(name)
+            with safe_open(there[name].file, "pt") as opened:
+                wanted = opened.get_tensor(name).float()
+            if wanted.shape != here.shape:
+                raise CheckFailed(f'"{name}" is {list(here.shape)}, and its parent\'s {list(wanted.shape)}')
+            if scale is None:
+                compare_numbers(name, wanted.numpy(), here.float().numpy(), 0)
+                continue
+            allowed = _step(here) * scale * (0.5 + (here.abs() == LARGEST)) + INEXACT * wanted.abs()
+            off = compare_numbers(name, wanted.numpy(), (here * scale).numpy(), allowed.numpy())
+            found, layers = [found[0] + off[0], found[1] + off[1]], layers + 1
+    tied = {name for name in left if name == "lm_head.weight" and _config(copy).get("tie_word_embeddings")}
+    if left - tied:
+        raise CheckFailed(f'"{min(left)}" is in the parent alone')
+    ours, theirs = ({k: v for k, v in _config(f).items() if k not in NOT_COMPARED} for f in (copy, parent))
+    if odd := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
+        raise CheckFailed(f"config.json: {odd[0]} is {ours.get(odd[0])}, and in the parent {theirs.get(odd[0])}")
+    compare_tokenizers(parent, copy)
+    return {"relative_error": round(math.sqrt(found[0] / max(found[1], 1e-300)), 6), "layers": layers}
+
+
+def _step(codes: Tensor) -> Tensor:
+    """Return how far apart numbers of e4m3 lie at codes."""
+    import torch
+
+    return torch.ldexp(torch.ones_like(codes), torch.frexp(codes).exponent - BITS).clamp_min(LEAST)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return a folder's configuration with all defaults."""
+    from transformers import AutoConfig
+
+    found = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    return dict(found.to_dict())

@@ -1,0 +1,40 @@
+"""K-quants, made by llama.cpp's own quantizer: asked in a process of its own, which a failed assertion there ends.
+
+    python -m harness_export.k_quants < QUESTION
+
+The question is a JSON object, what `quantise` takes, and the last line of stdout {"facts": {}} or {"finding": "…"}.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from importlib.util import find_spec
+from typing import Any
+
+from harness import CheckFailed, UsageError
+from harness.internals import isolated
+
+K_QUANTS = ("Q6_K", "Q5_K_M", "Q4_K_M")
+INSTALL = "pip install 'finetune-harness[llama-cpp]'"
+
+
+def check_installed(quantization: str) -> None:
+    """Raise UsageError where a quantization wants llama.cpp, and it is not installed."""
+    if quantization in K_QUANTS and find_spec("llama_cpp") is None:
+        raise UsageError(f"{quantization} is made by llama.cpp, and llama-cpp-python is not installed; {INSTALL}")
+
+
+def quantise(source: str, to: str, quantization: str) -> dict[str, Any]:
+    """Quantise a GGUF file in one thread a core; raises CheckFailed where llama.cpp refuses it."""
+    import llama_cpp
+    from gguf import LlamaFileType
+
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype = int(LlamaFileType[f"MOSTLY_{quantization}"])
+    if llama_cpp.llama_model_quantize(source.encode(), to.encode(), ctypes.byref(settings)):
+        raise CheckFailed(f'export "gguf": llama.cpp could not make {quantization} of the model')
+    return {}
+
+
+if __name__ == "__main__":
+    isolated.answer(quantise)

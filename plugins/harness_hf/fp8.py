@@ -1,0 +1,119 @@
+"""Checkpoints whose weights are FP8 (e4m3) with scales: what their numbers are, whatever library wrote them.
+
+A weight `X` has a scale `X_scale` (compressed-tensors, FBGEMM, ModelOpt) or `X_scale_inv` (transformers' fine-grained
+FP8, DeepSeek): one number, one of each row, or one of each block. That activations are rounded to FP8 as well, as some
+runtimes do, is no matter of the weights, and not done here.
+
+Imports torch inside functions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import UsageError
+from harness.internals import formats, read_safetensors, weight_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DTYPE = "F8_E4M3"
+SCALES = ("_scale", "_scale_inv")
+OF_ACTIVATIONS = ("input_scale", "k_scale", "v_scale", "q_scale", "activation_scale", "output_scale")
+BLOCK = 128  # rows and columns of a block where no configuration says
+SAID = ("quantization_config", "compression_config")
+
+
+def is_fp8(folder: Path) -> bool:
+    """Return whether a folder has a weight in FP8, by the headers of its files."""
+    try:
+        heads = [read_safetensors(folder / name) for name in weight_files(folder)]
+    except (OSError, ValueError):
+        return False  # told where the weights are read
+    return any(e["dtype"] == DTYPE and n.endswith(".weight") for head in heads for n, e in head.tensors.items())
+
+
+def read_fp8(folder: Path, file: str) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Yield name, numbers and scales of each weight of a file: of FP8 its codes, and as many scales, in float32.
+
+    Raises UsageError at NaN, at a scale that is none, and at a weight without one.
+    """
+    import torch
+    from safetensors import safe_open
+
+    heads = {f: read_safetensors(folder / f).tensors for f in weight_files(folder)}
+    files = {tensor: f for f, head in heads.items() for tensor in head}
+    weights = [tensor for head in heads.values() for tensor, entry in head.items() if entry["dtype"] == DTYPE]
+    scales_of = {f"{weight}{end}" for weight in weights for end in SCALES}
+    with safe_open(folder / file, "pt") as opened:
+        for name in heads[file]:
+            if name in scales_of or name.endswith(OF_ACTIVATIONS):
+                continue
+            weight = opened.get_tensor(name)
+            if weight.dtype is not torch.float8_e4m3fn:
+                yield name, weight, None
+                continue
+            scale = next((f"{name}{end}" for end in SCALES if f"{name}{end}" in files), None)
+            if scale is None or weight.ndim != 2:
+                raise _wrong(folder, name, "has no scale" if scale is None else f"has {weight.ndim} dimensions")
+            with safe_open(folder / files[scale], "pt") as other:
+                scales = other.get_tensor(scale).float()
+            if not bool((scales.isfinite() & (scales > 0)).all()):
+                raise _wrong(folder, scale, "has a scale that is not above 0")
+            codes = weight.float()
+            if not bool(codes.isfinite().all()):
+                raise _wrong(folder, name, "has NaN")
+            yield name, codes, _spread(scales, codes, folder, scale)
+
+
+def dequantise(folder: Path, to: Path) -> None:
+    """Write the model of a folder with its numbers in float32, as no library need know of FP8."""
+    from safetensors.torch import save_file
+
+    for file in weight_files(folder):
+        found = {n: (w.float() if scale is None else w * scale) for n, w, scale in read_fp8(folder, file)}
+        save_file({name: tensor.contiguous() for name, tensor in found.items()}, to / file, {"format": "pt"})
+    for name in formats.shipping(folder):
+        if name.endswith(".safetensors"):
+            continue
+        (to / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, to / name)
+        if name.endswith(formats.INDEX):
+            index = json.loads((folder / name).read_text("utf-8"))
+            there = {t: f for f in weight_files(folder) for t in read_safetensors(to / f).tensors}
+            (to / name).write_text(json.dumps({**index, "weight_map": there}, indent=2), "utf-8")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    plain = {key: value for key, value in config.items() if key not in (*SAID, "torch_dtype")}
+    (to / "config.json").write_text(json.dumps({**plain, "dtype": "float32"}, indent=2), "utf-8")
+
+
+def _spread(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Tensor:
+    """Return a scale for each number."""
+    if scales.numel() == 1:
+        return scales.reshape(1, 1).expand_as(codes)
+    scales = scales[:, None] if scales.ndim == 1 else scales
+    for dimension, size in enumerate(codes.shape):
+        many = scales.shape[dimension] if scales.ndim == 2 else 0
+        block = {1: size, size: 1}.get(many) or _block(folder)[dimension]
+        if math.ceil(size / block) != many:
+            raise _wrong(folder, name, f"has the shape {list(scales.shape)}, for weights of {list(codes.shape)}")
+        scales = scales.repeat_interleave(block, dimension).narrow(dimension, 0, size)
+    return scales
+
+
+def _block(folder: Path) -> list[int]:
+    """Return rows and columns of a block, as the configuration says in the words of one library or another."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    said: dict[str, Any] = next((config[key] for key in SAID if isinstance(config.get(key), dict)), {})
+    groups = [g.get("weights") or {} for g in (said.get("config_groups") or {}).values()]
+    sizes = [said.get("weight_block_size"), *(weights.get("block_structure") for weights in groups)]
+    return next((list(size) for size in sizes if size), [BLOCK, BLOCK])
+
+
+def _wrong(folder: Path, tensor: str, what: str) -> UsageError:
+    return UsageError(f'model "{folder}": "{tensor}" {what}; quantise it again')

@@ -1,0 +1,120 @@
+"""A SLSA verification summary: that an export met a policy, or did not, for those who deploy it further.
+
+https://slsa.dev/verification_summary/v1. The levels are our own: none says how anything was built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from harness import __version__
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, MODEL, STATEMENT, Envelope, payload, read_envelopes
+from harness.artifacts.digests import file_digest, root_digest, walk
+from harness.artifacts.strict import read_json
+from harness.errors import UsageError
+from harness.release.policy import Policy
+from harness.release.signatures import ExportRefused, signers
+from harness.release.verify import MALFORMED, Verified
+from harness_release.evidence import read_evidence
+from harness_release.signing import enveloped, signer_of
+
+KIND = "https://slsa.dev/verification_summary/v1"
+URN, LEVEL = "urn:finetune-harness", "FINETUNE_HARNESS"
+
+
+def policy_of(policy: Path) -> dict[str, Any]:
+    """Return what a summary calls a policy: by its name, and a file by its sha256."""
+    told: dict[str, Any] = {"uri": f"{URN}:policy:{quote(policy.name)}"}
+    if policy.is_file():
+        told["digest"] = {"sha256": hashlib.sha256(policy.read_bytes()).hexdigest()}
+    return told
+
+
+def signer(key: Path | None) -> Any:
+    """Return what signs with the deployer's key, where there is one. Raises UsageError."""
+    return signer_of(key, "--sign-with") if key else None
+
+
+def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
+    """Return the summary of an export that was verified, or refused: a statement, or in an envelope signed by `signer`.
+
+    Of an export whose model cannot be hashed there is none, and a note says why.
+    """
+    name = Path(found.folder).resolve().name
+    try:
+        root = found.root or _root(Path(found.folder) / MODEL)
+    except (OSError, ValueError) as error:
+        found.notes.append(f"no summary is written, for there are no bytes that it could be about: {error}")
+        return ""
+    claims = found.read.get(CLAIMS)
+    told = {
+        "verifier": {"id": f"{URN}:verify", "version": {"finetune-harness": __version__}},
+        "timeVerified": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "resourceUri": f"{URN}:export:{quote(name)}",
+        "policy": policy,
+        "inputAttestations": [{"name": f"{EVIDENCE}/{CLAIMS}", "digest": {"sha256": claims}}] if claims else [],
+        "verificationResult": "PASSED" if found.ok else "FAILED",
+        "verifiedLevels": levels(found) if found.ok else ["FAILED"],
+        "slsaVersion": "1.1",
+        **({} if found.ok else {f"{URN}:refused": found.refused}),
+    }
+    statement = payload(KIND, [{"name": name, "digest": {"sha256": root}}], told)
+    return (enveloped(statement, signer).line() if signer else statement.decode()) + "\n"
+
+
+def levels(found: Verified) -> list[str]:
+    """Return what was verified of an export, beyond its bytes; each name is said once, and no waiver goes unsaid."""
+    evidence = read_evidence(found)
+    blocking = [g for g in evidence.gates if g["blocking"]]
+    waived = any(g["outcome"] != "PASS" for g in blocking) or bool(evidence.manifest.get("ignored"))
+    left = [g for g in blocking if g["gate"] in found.unable or g["outcome"] == "ERROR"]
+    held = {
+        "GATED_WITH_WAIVERS" if waived else "GATED": True,
+        "SIGNED": bool(found.signed_by),
+        "RECOMPUTED": "recompute" in found.steps and not left,
+        "REPLAYED": "replay" in found.steps,
+    }
+    return [f"{LEVEL}_{name}" for name, holds in held.items() if holds]
+
+
+def held(path: Path, found: Verified, policy: Policy | None) -> str:
+    """Return what a summary says of an export that is verified.
+
+    Raises ExportRefused where it is of another root, says FAILED, or no key of the policy signed it, and UsageError
+    where it is no summary.
+    """
+    try:
+        text = path.read_text("utf-8")
+        data = read_json(text)
+        envelope = Envelope(text.encode(), {}) if "_type" in data else read_envelopes(text)[0]
+        statement = read_json(envelope.payload)
+        told = statement["predicate"]
+        if (statement["_type"], statement["predicateType"]) != (STATEMENT, KIND):
+            raise ValueError(f"its predicate is {statement['predicateType']}")
+        (subject,) = statement["subject"]
+        root, result = str(subject["digest"]["sha256"]), str(told["verificationResult"])
+        says = f"{result} on {told['timeVerified']} under {told['policy']['uri']}, {', '.join(told['verifiedLevels'])}"
+    except OSError as error:
+        raise UsageError(f"--summary {path}: cannot be read: {error.strerror}") from None
+    except MALFORMED as error:
+        why = " ".join(str(error).split())
+        raise UsageError(f"--summary {path}: is no verification summary: {type(error).__name__}: {why}") from None
+    if root != found.root:
+        raise ExportRefused(f"{path} is of another root ({root[:16]}), this export has {found.root[:16]}")
+    if policy and not (by := signers(envelope, policy)):
+        raise ExportRefused(f"{path} is signed by no key of the policy")
+    if result != "PASSED":
+        raise ExportRefused(f"{path} says {json.dumps(says)}")
+    if not policy:
+        return f"{says}, by whom is not known: no policy"
+    return f"{says}, signed by {', '.join(sorted(k.name or k.keyid[:16] for k in policy.keys if k.keyid in by))}"
+
+
+def _root(model: Path) -> str:
+    return root_digest({name: file_digest(model / name) for name, _ in walk(model)})

@@ -1,0 +1,49 @@
+"""Small random Llamas with a byte-level BPE of their own, as a GGUF file can say them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness_hf import restore
+from harness_hf.tiny import CHAT_TEMPLATE, SPECIAL, TURN_END
+
+TEXTS = [
+    "It's 1,234  apples; don't they'll\r\n\n say 12345?  ",
+    "Größe 東京 \N{WAVING HAND SIGN} x²",
+    "def f(a):\n\treturn a",
+]
+
+
+def build(folder: Path, split: str = "smollm", rows: int = 0, **config: Any) -> Path:
+    """Write a random Llama with grouped queries and a BPE trained on this file; `rows` embeddings are no token's."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    restore.cut(backend, split)
+    backend.decoder = decoders.ByteLevel()
+    special = [*SPECIAL.values(), TURN_END]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator([*TEXTS, Path(__file__).read_text("utf-8")], trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=[TURN_END], **SPECIAL)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    made = {"num_key_value_heads": 2, "initializer_range": 0.2, "max_position_embeddings": 512, **shape, **ids}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer) + rows, **{**made, **config})).float()
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                torch.nn.init.normal_(weight, 1.0, 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,403 @@
+"""`verify --as`: what was verified is told in the words of others, whose own tools take it, and nothing else is."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from harness.artifacts import attestation
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL
+from harness.artifacts.digests import file_digests, root_digest
+from harness.cli.main import main
+from harness.errors import UsageError
+from harness.pipeline.run import Options
+from harness.release.policy import read_policy
+from harness.release.verify import signers, verify
+from harness.testing import SUITE
+from harness_release.attest import writer
+from tests.helpers.exports import reseal
+from tests.helpers.late import late
+from tests.helpers.suites import EXPORTER, WHOLE, ran
+
+pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
+
+pytestmark = pytest.mark.xdist_group("attested export")
+
+validation, schema = late("cyclonedx.validation.json"), late("cyclonedx.schema")
+hashing, signing, verifying = (late(f"model_signing.{name}") for name in ("hashing", "signing", "verifying"))
+SIGNED = ("keygen release", "sign exports/fake --key release.key", "keygen deploy")
+Told = Callable[..., tuple[int, str, str]]
+
+
+def attested(folder: Path, suite: str, *lines: str, demands: str = "") -> Path:
+    """Run a suite, sign its export, and write the policies of the one who deploys it and of one who trusts him."""
+    ran(folder, *lines, *SIGNED, suite=suite, files={"harnessfile.py": EXPORTER})
+    keys = [(folder / f"{name}.pub").read_text("utf-8") for name in ("release", "deploy")]
+    (folder / "policy.toml").write_text(f'suites = ["fake"]\n{demands}\n{keys[0]}', "utf-8")
+    (folder / "next.toml").write_text('suites = ["fake"]\n' + "".join(keys), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a signed export, made once."""
+    folder = tmp_path_factory.mktemp("attested")
+    return attested(folder, SUITE, "run suite.toml -q --set train.skill=0.95 --no-cache", demands="recomputed = 1.0")
+
+
+@pytest.fixture
+def there(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, in which commands run."""
+    folder = shutil.copytree(made, tmp_path / "there", symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    return folder
+
+
+@pytest.fixture
+def told(there: Path, capsys: pytest.CaptureFixture[str]) -> Told:
+    """`harness verify exports/fake` with more words: its exit code, and what it printed on both streams."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(["verify", "exports/fake", *words])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+VSA = ("--policy", "policy.toml", "--as", "vsa")
+
+
+def ec_key(there: Path, curve: Any) -> None:
+    """Write ec.key and ec.pub, as openssl does."""
+    key = ec.generate_private_key(curve)
+    pem, kind = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
+    (there / "ec.key").write_bytes(key.private_bytes(pem, kind, serialization.NoEncryption()))
+    (there / "ec.key").chmod(0o600)
+    public = serialization.PublicFormat.SubjectPublicKeyInfo
+    (there / "ec.pub").write_bytes(key.public_key().public_bytes(pem, public))
+
+
+def root_of(there: Path) -> str:
+    """Return the root digest of the model that is there."""
+    files = file_digests(there / "exports/fake" / MODEL)
+    return root_digest({name: str(about["sha256"]) for name, about in files.items()})
+
+
+def test_a_summary_says_what_was_verified(there: Path, told: Told) -> None:
+    """It is about the root that passed, under this policy, from these claims, and claims no level of SLSA's."""
+    code, out, err = told(*VSA)
+    statement = json.loads(out)
+    predicate = statement["predicate"]
+    assert code == 0 and "verified: merged" in err
+    assert statement["predicateType"] == "https://slsa.dev/verification_summary/v1"
+    assert statement["subject"] == [{"name": "fake", "digest": {"sha256": root_of(there)}}]
+    digests = file_digests(there)
+    assert predicate["policy"]["digest"]["sha256"] == digests["policy.toml"]["sha256"]
+    (claims,) = predicate["inputAttestations"]
+    assert claims["digest"]["sha256"] == digests[f"exports/fake/{EVIDENCE}/{CLAIMS}"]["sha256"]
+    assert predicate["verificationResult"] == "PASSED"
+    levels = ["GATED", "SIGNED", "RECOMPUTED"]
+    assert predicate["verifiedLevels"] == [f"FINETUNE_HARNESS_{level}" for level in levels]
+    again = json.loads(told(*VSA)[1])
+    assert again["predicate"].pop("timeVerified") and predicate.pop("timeVerified")
+    assert again == statement
+
+
+def test_a_level_is_said_only_of_what_was_done(there: Path, told: Told) -> None:
+    """What no policy asked to recompute was not recomputed."""
+    lax = (there / "policy.toml").read_text("utf-8").replace("recomputed = 1.0", "")
+    (there / "policy.toml").write_text(lax, "utf-8")
+    levels = json.loads(told(*VSA)[1])["predicate"]["verifiedLevels"]
+    assert levels == ["FINETUNE_HARNESS_GATED", "FINETUNE_HARNESS_SIGNED"]
+
+
+def test_a_replay_is_a_level(there: Path, told: Told) -> None:
+    """A model that was asked again, and answered as it did, is said to have been; one that was not is not."""
+    replay = ("--replay", "9", "--suite", "suite.toml", "-p", "harness.testing")
+    assert json.loads(told(*VSA, *replay)[1])["predicate"]["verifiedLevels"][-1] == "FINETUNE_HARNESS_REPLAYED"
+
+
+def test_a_refusal_is_summed_up_too(there: Path, told: Told) -> None:
+    """The summary is about the bytes that are there, says FAILED and why; the exit code stays 7."""
+    (there / "exports/fake/model/config.json").write_text("{ }", "utf-8")
+    code, out, err = told(*VSA, "--sign-with", "deploy.key")
+    (envelope,) = attestation.read_envelopes(out)
+    statement = json.loads(envelope.payload)
+    predicate = statement["predicate"]
+    assert code == 7 and "refused: exports/fake: digests" in err
+    assert statement["subject"][0]["digest"]["sha256"] == root_of(there)
+    assert (predicate["verificationResult"], predicate["verifiedLevels"]) == ("FAILED", ["FAILED"])
+    assert "config.json" in predicate["urn:finetune-harness:refused"]
+    assert signers(envelope, read_policy(there / "next.toml"))
+
+
+def test_of_what_cannot_be_hashed_there_is_no_summary(there: Path, told: Told) -> None:
+    """A link in the model is refused, nothing is written about it, and it is said why."""
+    (there / "exports/fake/model/more.json").symlink_to("config.json")
+    code, out, err = told(*VSA)
+    assert (code, out) == (7, "")
+    assert 'note: no summary is written, for there are no bytes that it could be about: "more.json" is a link' in err
+
+
+def test_a_waiver_is_a_level_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export that ships on a waiver is not called gated without a word."""
+    waive = "waive floor --reason known --until 2027-01-31 --suite suite.toml"
+    broken = SUITE.replace("min = 0.5", "min = 0.99")
+    folder = tmp_path / "waived"
+    folder.mkdir()
+    (folder / "suite.toml").write_text(broken, "utf-8")
+    attested(folder, broken, waive, "run suite.toml -q")
+    monkeypatch.chdir(folder)
+    found = verify(Path("exports/fake"), read_policy(Path("policy.toml")))
+    statement = json.loads(writer("vsa", Path("policy.toml"), None)(found))
+    levels = statement["predicate"]["verifiedLevels"]
+    assert levels == ["FINETUNE_HARNESS_GATED_WITH_WAIVERS", "FINETUNE_HARNESS_SIGNED"]
+
+
+def test_a_summary_is_taken_for_its_export_alone(there: Path, told: Told) -> None:
+    """Signed by a key of the policy, about this root, and PASSED: all else is one line that says what it is."""
+    signed = told(*VSA, "--sign-with", "deploy.key")[1]
+    (there / "vsa.json").write_text(signed, "utf-8")
+    summary = ("--summary", "vsa.json")
+    code, out, _ = told("--policy", "next.toml", *summary)
+    assert code == 0 and "summary: PASSED on " in out and "FINETUNE_HARNESS_RECOMPUTED, signed by deploy\n" in out
+    assert "by whom is not known: no policy" in told(*summary)[1]
+    assert "vsa.json is signed by no key of the policy" in told("--policy", "policy.toml", *summary)[2]
+
+    def refused(change: Callable[[dict[str, Any]], Any], *, keep: bool = False) -> str:
+        (envelope,) = attestation.read_envelopes(signed)
+        statement = json.loads(envelope.payload)
+        change(statement)
+        payload = json.dumps(statement).encode()
+        told_as = replace(envelope, payload=payload).line() if keep else payload.decode()
+        (there / "vsa.json").write_text(told_as + "\n", "utf-8")
+        code, _, err = told(*summary, *(("--policy", "next.toml") if keep else ()))
+        assert code == 7
+        return err
+
+    other = "0" * 64
+    err = refused(lambda s: s["subject"][0]["digest"].update(sha256=other))
+    assert err == (
+        f"refused: exports/fake: summary: vsa.json is of another root ({other[:16]}), "
+        f"this export has {root_of(there)[:16]}\n"
+    )
+    assert 'vsa.json says "FAILED on' in refused(lambda s: s["predicate"].update(verificationResult="FAILED"))
+    later = {"timeVerified": "2999-01-01T00:00:00Z"}
+    assert "is wrong" in refused(lambda s: s["predicate"].update(later), keep=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--as", "vsa"), "--as vsa says that a policy was met; give --policy FILE too"),
+        (("--as", "cyclondx"), '--as "cyclondx": no such format; did you mean "cyclonedx"?'),
+        (("--as", "cyclonedx", "--json"), "--as prints a document of its own; leave out --json"),
+        (("--as", "cyclonedx", "--sign-with", "deploy.key"), "--as cyclonedx is not signed"),
+        (("--as", "model-signing"), "--as model-signing is a signature; give --sign-with FILE"),
+        (("--as", "model-signing", "--sign-with", "deploy.key"), "--sign-with deploy.key: is no EC key"),
+        ((*VSA, "--sign-with", "deploy.pub"), "--sign-with deploy.pub: is no private key in PEM"),
+        ((*VSA, "--sign-with", "none.key"), "--sign-with none.key: cannot be read"),
+        (("--sign-with", "deploy.key"), "--sign-with signs what --as prints"),
+        (("--summary", "none.json"), "--summary none.json: cannot be read"),
+        (("--summary", "suite.toml"), "--summary suite.toml: is no verification summary"),
+        (("--summary", f"exports/fake/{EVIDENCE}/{GATES}"), "is no verification summary"),
+        (("--summary", "claim.json"), "is no verification summary: ValueError: its predicate is https://in-toto.io"),
+    ],
+)
+def test_what_cannot_be_told_is_one_line(there: Path, told: Told, words: tuple[str, ...], says: str) -> None:
+    """A format, a key or a summary that is none ends with exit 4, and prints nothing."""
+    claims = (there / f"exports/fake/{EVIDENCE}/{CLAIMS}").read_text("utf-8")
+    (there / "claim.json").write_text(claims.partition("\n")[0] + "\n", "utf-8")
+    code, out, err = told(*words)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 4 and len(errors) == 1 and says in errors[0]
+    assert "--as" not in words or out == "" or json.loads(out)["errors"]
+
+
+# -- CycloneDX -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_bill_of_materials_is_valid(there: Path, told: Told) -> None:
+    """It is CycloneDX 1.6 to their own validator, has every file with its digest, and the numbers of the gates."""
+    code, out, _ = told("--policy", "policy.toml", "--as", "cyclonedx")
+    assert code == 0
+    assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(out) is None
+    bom = json.loads(out)
+    model = bom["metadata"]["component"]
+    assert model["hashes"] == [{"alg": "SHA-256", "content": root_of(there)}]
+    listed = [*model["components"], *(c for c in bom["components"] if c["type"] == "file")]
+    manifest = json.loads((there / f"exports/fake/{EVIDENCE}/{MANIFEST}").read_text("utf-8"))
+    sums = {name: about["sha256"] for name, about in manifest["files"].items()}
+    assert {c["name"]: c["hashes"][0]["content"] for c in listed} == sums
+    (gate,) = json.loads((there / f"exports/fake/{EVIDENCE}/{GATES}").read_text("utf-8"))
+    (metric,) = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    assert (metric["type"], float(metric["value"])) == ("qa.exact_match", gate["value"])
+    assert float(metric["confidenceInterval"]["lowerBound"]) == gate["lower"]
+    (claim,) = bom["declarations"]["claims"]
+    assert (claim["target"], claim["predicate"]) == (model["bom-ref"], "qa.exact_match at least 0.5")
+    assert told("--policy", "policy.toml", "--as", "cyclonedx")[1] == out
+
+
+@pytest.mark.slow
+def test_a_bill_of_materials_tells_of_ancestors_and_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy has its parent and the base, the change from what it is compared with, and what failed as a limit."""
+    hope = '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.1\nseverity = "warn"\nslice = "kind=*"\n'
+    never = '\n[[gate]]\nid = "never"\nmetric = "qa.exact_match"\nmin = 1\nseverity = "warn"\n'
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    ran(folder, "run suite.toml -q", suite=WHOLE + hope + never, files={"harnessfile.py": EXPORTER})
+    monkeypatch.chdir(folder)
+    out = writer("cyclonedx", None, None)(verify(Path("exports/fewer")))
+    assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(out) is None
+    model = json.loads(out)["metadata"]["component"]
+    assert [one["name"] for one in model["pedigree"]["ancestors"]] == ["merged", "base"]
+    metrics = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    assert {m["type"] for m in metrics} == {"qa.exact_match", "qa.exact_match, change from merged"}
+    gates = {g["gate"]: g for g in json.loads(Path(f"exports/fewer/{EVIDENCE}/{GATES}").read_text("utf-8"))}
+    sliced = [m for m in metrics if "slice" in m]
+    assert {m["slice"] for m in sliced} == {"kind=a", "kind=b"}
+    assert [(m["slice"], float(m["value"])) for m in sliced if "value" in m] == [
+        (gates["hope"]["driver"], gates["hope"]["value"])
+    ]
+    limits = model["modelCard"]["considerations"]["technicalLimitations"]
+    assert any(limit.startswith('gate "never" is ') for limit in limits)
+
+
+def test_nothing_is_told_of_what_was_refused(there: Path, told: Told) -> None:
+    """No bill of materials and no signature is written of an export that did not pass."""
+    ec_key(there, ec.SECP256R1())
+    (there / "exports/fake/model/config.json").write_text("{ }", "utf-8")
+    assert told("--as", "cyclonedx")[:2] == (7, "")
+    assert told("--as", "model-signing", "--sign-with", "ec.key")[:2] == (7, "")
+
+
+def test_evidence_that_lacks_what_is_asked_is_one_line(there: Path, told: Told) -> None:
+    """What its writer left out, and verify does not need, is no traceback."""
+    path = there / f"exports/fake/{EVIDENCE}/{LOCK}"
+    lock = json.loads(path.read_text("utf-8"))
+    del lock["packages"]
+    path.write_text(json.dumps(lock), "utf-8")
+    reseal(there / "exports/fake")
+    code, out, err = told("--as", "cyclonedx")
+    assert (code, out) == (4, "")
+    assert "error: --as cyclonedx: exports/fake: the evidence is malformed: KeyError: 'packages'" in err
+
+
+def test_what_changed_after_it_was_verified_is_not_told(there: Path) -> None:
+    """What is written rests on the bytes that verify read."""
+    found = verify(Path("exports/fake"))
+    path = there / f"exports/fake/{EVIDENCE}/{GATES}"
+    path.write_text(path.read_text("utf-8") + "\n", "utf-8")
+    with pytest.raises(UsageError, match=r"gates\.json: changed while it was verified; verify it again"):
+        writer("cyclonedx", None, None)(found)
+
+
+# -- OpenSSF model signing -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
+def test_their_tool_takes_our_signature(there: Path, told: Told, curve: Any) -> None:
+    """`model_signing verify key` accepts it, and refuses a file that was changed, added or taken away."""
+    ec_key(there, curve)
+    code, out, _ = told("--policy", "policy.toml", "--as", "model-signing", "--sign-with", "ec.key")
+    assert code == 0
+    (there / "model.sig").write_text(out, "utf-8")
+    model = there / "exports/fake/model"
+
+    def check() -> None:
+        verifying.Config().use_elliptic_key_verifier(public_key="ec.pub").verify(model, "model.sig")
+
+    check()
+    (model / "more.json").write_text("{}", "utf-8")
+    with pytest.raises(ValueError, match=r"Extra files found in model 'model': more\.json"):
+        check()
+    (model / "more.json").unlink()
+    (model / "config.json").write_text("{ }", "utf-8")
+    with pytest.raises(ValueError, match=r"Hash mismatch for 'config\.json'"):
+        check()
+
+
+@pytest.mark.slow
+def test_a_signature_of_their_tool_is_about_our_root(there: Path) -> None:
+    """What they sign, keyless or not, has the digest that our claims are about."""
+    ec_key(there, ec.SECP256R1())
+    signing.Config().use_elliptic_key_signer(private_key=there / "ec.key").sign(
+        there / "exports/fake/model", there / "their.sig"
+    )
+    bundle = json.loads((there / "their.sig").read_text("utf-8"))
+    statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+    assert statement["subject"][0]["digest"]["sha256"] == verify(there / "exports/fake").root
+
+
+# -- provenance ------------------------------------------------------------------------------------
+
+
+def statements(export: Path) -> list[dict[str, Any]]:
+    """Return what is claimed of an export, each once."""
+    envelopes = attestation.read_envelopes((export / EVIDENCE / CLAIMS).read_text("utf-8"))
+    return [json.loads(payload) for payload in dict.fromkeys(e.payload for e in envelopes)]
+
+
+def test_provenance_says_how_the_run_was_called(there: Path) -> None:
+    """The options of the command, and what it was made of, by digest; packages are in the lock it points to."""
+    export = there / "exports/fake"
+    (provenance,) = (s for s in statements(export) if s["predicateType"] == "https://slsa.dev/provenance/v1")
+    built, lock = provenance["predicate"]["buildDefinition"], json.loads((export / EVIDENCE / LOCK).read_text("utf-8"))
+    options = {"--set": ["train.skill=0.95"], "--no-cache": True, "-p": ["harness.testing"]}
+    assert built["externalParameters"] == {"suite": "suite.toml", "options": options}
+    materials = {one["name"]: one["digest"]["sha256"] for one in built["resolvedDependencies"]}
+    assert materials[f"{EVIDENCE}/{LOCK}"] == file_digests(export)[f"{EVIDENCE}/{LOCK}"]["sha256"]
+    assert materials["model base"] == lock["subjects"]["base"]
+    assert materials["rows qa"] == lock["data"]["qa"]["sha256"]
+    assert {"model adapter", "rows train", "plugin hf", "plugin harnessfile.py"} <= materials.keys()
+    assert "model merged" not in materials  # which was made, and of nothing that it is
+    assert json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["invocation"] == options
+
+
+def test_evidence_without_provenance_is_still_verified(there: Path) -> None:
+    """Older evidence does not say how its run was called, and claims nothing of it."""
+    export = there / "exports/fake"
+    path = export / EVIDENCE / MANIFEST
+    manifest = json.loads(path.read_text("utf-8"))
+    del manifest["invocation"]
+    path.write_text(json.dumps(manifest), "utf-8")
+    reseal(export)
+    assert len(statements(export)) == 2
+    assert verify(export).ok
+
+
+def test_an_option_cannot_be_denied(there: Path) -> None:
+    """An invocation that was edited is not the one that was claimed."""
+    export = there / "exports/fake"
+    path = export / EVIDENCE / MANIFEST
+    path.write_text(path.read_text("utf-8").replace("train.skill=0.95", "train.skill=0.55"), "utf-8")
+    assert "speaks of another export" in verify(export).refused
+
+
+def test_what_is_told_of_a_command_holds_no_secret() -> None:
+    """Values under a secret name are struck, of any type and depth; what decides nothing is not told."""
+    overrides = ("model.api_key=abc", "model.headers={a = 'b'}", "eval.0.options={password='x'}", "train.seed=3")
+    asked = Options(overrides=overrides, out=Path("/somewhere"), ignore=("D10",), cache=False).told()
+    assert asked == {
+        "--set": [
+            'model.api_key="(secret)"',
+            'model.headers={"a": "(secret)"}',
+            'eval.0.options={"password": "(secret)"}',
+            "train.seed=3",
+        ],
+        "--ignore": ("D10",),
+        "--no-cache": True,
+    }

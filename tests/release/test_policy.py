@@ -1,0 +1,593 @@
+"""What a deployer can demand: each policy is met by a real export, and refused where one thing of it is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK
+from harness.release.policy import STRICT, Policy, overlooked, read_policy
+from harness.release.verify import Verified, verify
+from harness.testing import ROWS, SUITE, Project, write_fake
+from tests.helpers.exports import edit_gates, reseal
+from tests.helpers.suites import ran
+
+pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
+
+pytestmark = pytest.mark.xdist_group("policies")
+
+HEAD = """
+[suite]
+name = "{0}"
+
+[model]
+use = "fake"
+path = "base"
+
+[candidate]
+merged = "made"
+
+[[export]]
+use = "safetensors"
+to = "exports/{0}"
+
+[[eval]]
+name = "qa"
+use = "exact_match"
+data = "test.jsonl"
+slices = ["kind"]
+"""
+HIDDEN = """
+[[eval]]
+name = "hidden"
+use = "exact_match"
+data = "test.jsonl"
+private = true
+"""
+EVALS = """
+[[eval]]
+name = "quick"
+use = "exact_match"
+data = "more.jsonl"
+stop = "early"
+
+[[eval]]
+name = "weight"
+use = "size"
+"""
+DOMAIN = {
+    "floor": 'metric = "qa.exact_match"\nmin = 0.5',
+    "better": 'metric = "qa.exact_match"\nversus = "base"\nbetter_by = 0.05\nalpha = 0.1',
+    "share": 'metric = "qa.exact_match"\nversus = "base"\nworse_by_at_most = "5%"',
+    "few fail": 'metric = "qa.exact_match"\nmax_failures = 20',
+    "each kind": 'metric = "qa.exact_match"\nmin = 0.4\nslice = "kind=*"\nmin_n = 20',
+    "small": 'metric = "weight.bytes"\nmax = 2000',
+    "soon": 'metric = "quick.exact_match"\nmin = 0.3',
+    "unseen": 'metric = "hidden.exact_match"\nmin = 0.5\nseverity = "warn"',
+    "hope": 'metric = "qa.exact_match"\nmin = 0.9999\nseverity = "warn"',
+}
+SAFETY = {
+    "polite": 'metric = "qa.exact_match"\nmin = 0.3',
+    "perfect": 'metric = "qa.exact_match"\nmax_failures = 0',
+    "secret": 'metric = "hidden.exact_match"\nmin = 0.5',
+}
+
+
+MORE = [{"id": f"m{i}", "input": f"more {i} say w{i}", "target": f"w{i}"} for i in range(180)]
+
+
+def suite_of(name: str, gates: dict[str, str], evals: str = "") -> str:
+    """Return a suite about the model `made`."""
+    return (
+        HEAD.format(name) + HIDDEN + evals + "".join(f'\n[[gate]]\nid = "{i}"\n{claim}\n' for i, claim in gates.items())
+    )
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Signed exports of two suites about one model; of the first at its second attempt, of the other with a waiver."""
+    folder = tmp_path_factory.mktemp("policies")
+    for name, skill in (("made", 0.95), ("fair", 0.93)):
+        write_fake(folder / name, skill)
+    ran(
+        folder,
+        "run suite.toml -q --candidate fair",
+        "run suite.toml -q",
+        f"waive perfect --reason known --until {date.today() + timedelta(days=30)} --suite safety.toml",
+        "run safety.toml -q --no-cache",
+        "keygen release",
+        "keygen second",
+        "sign exports/domain --key release.key --unrecomputed",
+        "sign exports/safety --key release.key --unrecomputed",
+        suite=suite_of("domain", DOMAIN, EVALS),
+        files={"safety.toml": suite_of("safety", SAFETY), "more.jsonl": MORE},
+    )
+    return folder
+
+
+@pytest.fixture
+def exports(once: Path, tmp_path: Path) -> Path:
+    """A folder with copies of both exports, to break."""
+    return shutil.copytree(once / "exports", tmp_path / "exports")
+
+
+def lock_of(export: Path) -> dict[str, Any]:
+    """Return the lock of an export."""
+    lock: dict[str, Any] = json.loads((export / EVIDENCE / LOCK).read_text("utf-8"))
+    return lock
+
+
+def policy_text(folder: Path, lines: str, keys: tuple[str, ...] = ("release",)) -> str:
+    """Return a policy of the suite "domain", unless lines say another; `<…>` stands for what the lock has."""
+    lock = lock_of(folder / "exports/domain")
+    known = {f"<{name}>": data["sha256"] for name, data in lock["data"].items()} | {"<suite>": lock["suite"]["digest"]}
+    known |= {"<code>": next(p["code"] for p in lock["plugins"] if p["name"] == "harness.testing")}
+    known |= {"<ours>": lock["plugins"][0]["distribution"], "<none>": "0" * 64}
+    for name, value in known.items():
+        lines = lines.replace(name, value)
+    head = "" if lines.startswith("suites") else 'suites = ["domain"]\n'
+    plain, claims = (lines.partition("[[claim]]")[0], "".join(lines.partition("[[claim]]")[1:]))
+    tables = "\n".join((folder / f"{name}.pub").read_text("utf-8") for name in keys)
+    return f"{head}{plain}\n{tables}\n{claims}\n"
+
+
+def verified(folder: Path, exports: Path, lines: str, name: str = "domain", **how: Any) -> Verified:
+    """Verify an export under a policy of these lines, by the key that signed it unless `keys` are given."""
+    path = exports.parent / "policy.toml"
+    path.write_text(policy_text(folder, lines, how.pop("keys", ("release",))), "utf-8")
+    return verify(exports / name, read_policy(path), **how)
+
+
+TESTED = 'plugins = ["<ours>", "harness.testing sha256:<code>"]'
+QA = '[[claim]]\nmetric = "qa.exact_match"\n'
+# what is demanded and met, what is demanded and not met, and what is said of it: the last word is the key
+POLICIES: dict[str, tuple[str, str, str]] = {
+    "a suite by name": ('suites = ["domain"]', 'suites = ["other"]', "is not in the policy (suites)"),
+    "a suite by digest": ('suites = ["<suite>"]', 'suites = ["<none>"]', "is not in the policy (suites)"),
+    "a gate that is there": ('gates = ["floor"]', 'gates = ["safe"]', 'gate "safe" has no verdict on merged (gates)'),
+    "a gate that passed": ('gates = ["unseen"]', 'gates = ["hope"]', 'gates: gate "hope" is FAIL'),
+    "a stage": ('stages = ["merged"]', 'stages = ["adapter"]', "the policy wants adapter (stages)"),
+    "an age": ("max_age_days = 1", "max_age_days = 1e-9", "the policy allows 1e-09 (max_age_days)"),
+    "attempts": ("max_attempts = 2", "max_attempts = 1", "was asked 2 times, the policy allows 1 (max_attempts)"),
+    "a share": (
+        "recomputed = 1.0",
+        'recomputed = 1.0\ngates = ["unseen"]',
+        'rows of "hidden" are private (recomputed)',
+    ),
+    "no memory": ("remembered = true", "remembered = false", "answers were remembered of an earlier run; the policy"),
+    "rows": ('data = {qa = "<qa>"}', 'data = {qa = "<none>"}', "the policy wants 0000000000000000 (data)"),
+    "private rows": ('data = {hidden = "<hidden>"}', 'data = {hidden = "<none>"}', 'the rows of "hidden" are'),
+    "rows of a known eval": (
+        'data = {qa = "<qa>"}',
+        'data = {qua = "<qa>"}',
+        'no rows of "qua"; did you mean "qa"? (data)',
+    ),
+    "listed plugins": (TESTED, 'plugins = ["<ours>"]', "which is not in the policy (plugins)"),
+    "plugins of a version": (
+        TESTED,
+        TESTED.replace("<ours>", "finetune-harness 9"),
+        "wants finetune-harness 9 (plugins)",
+    ),
+    "plugins by their code": (TESTED, TESTED.replace("<code>", "<none>"), f"sha256:{'0' * 64} (plugins)"),
+    "a harness": ('harness = "0.1.0"', 'harness = "9"', "harness 0.1.0 judged it, the policy wants 9 (harness)"),
+    "one harness of several": ('harness = ["9", "0.1.0"]', 'harness = ["8", "9"]', "the policy wants 8 or 9 (harness)"),
+    "a bound from below": (
+        f"{QA}min = 0.5",
+        f"{QA}min = 0.51",
+        'at least 0.51: no gate that blocks says as much; "floor"',
+    ),
+    "a bound from above": (
+        '[[claim]]\nmetric = "weight.bytes"\nmax = 2000',
+        '[[claim]]\nmetric = "weight.bytes"\nmax = 1999',
+        'weight.bytes at most 1,999: no gate that blocks says as much; "small" says at most 2,000 (claim)',
+    ),
+    "another baseline": (
+        f'{QA}versus = "base"\nbetter_by = 0.04\nalpha = 0.1',
+        f'{QA}versus = "released"\nbetter_by = 0.04\nalpha = 0.1',
+        "better than released by 0.04: no gate that blocks says as much",
+    ),
+    "a larger margin": (
+        f'{QA}versus = "base"\nworse_by_at_most = 0.02\nalpha = 0.1',
+        f'{QA}versus = "base"\nbetter_by = 0.06\nalpha = 0.1',
+        "no gate that blocks says as much",
+    ),
+    "a margin in another unit": (
+        f'{QA}versus = "base"\nworse_by_at_most = "6%"',
+        f'{QA}versus = "base"\nbetter_by = "1%"',
+        "better than base by 1%: no gate that blocks says as much",
+    ),
+    "a smaller risk": (
+        f'{QA}versus = "base"\nbetter_by = 0.05\nalpha = 0.1',
+        f'{QA}versus = "base"\nbetter_by = 0.05',
+        'gate "better" takes a risk of 0.1, want alpha of at most 0.05 (claim)',
+    ),
+    "fewer failures": (f"{QA}max_failures = 20", f"{QA}max_failures = 19", "no gate that blocks says as much"),
+    "a slice": (f'{QA}min = 0.4\nslice = "kind=*"', f'{QA}min = 0.4\nslice = "kind=a"', "no gate that blocks says as"),
+    "smaller slices": (
+        f'{QA}min = 0.4\nslice = "kind=*"\nmin_n = 20',
+        f'{QA}min = 0.4\nslice = "kind=*"\nmin_n = 19',
+        "no gate that blocks says as much",
+    ),
+    "a gate that blocks": (
+        '[[claim]]\nmetric = "hidden.exact_match"\nmin = 0.5\nseverity = "warn"',
+        '[[claim]]\nmetric = "hidden.exact_match"\nmin = 0.5',
+        "no gate that blocks is about this metric (claim)",
+    ),
+    "a gate that warned": (
+        f'{QA}min = 0.5\nseverity = "warn"',
+        f'{QA}min = 0.99\nseverity = "warn"',
+        'gate "hope" is FAIL (claim)',
+    ),
+    "clean rows": (f"{QA}min = 0.5", f"{QA}min = 0.5\nclean_only = true", "no gate that blocks says as much"),
+    "cut answers": (f"{QA}min = 0.5", f"{QA}min = 0.5\ncut_at_most = 0.1", "no gate that blocks says as much"),
+    "clusters": (f"{QA}min = 0.5", f'{QA}min = 0.5\nestimand = "clusters"', "no gate that blocks says as much"),
+    "an unknown metric": (
+        '[[claim]]\nmetric = "quick.exact_match"\nmin = 0.3',
+        '[[claim]]\nmetric = "quick.exactmatch"\nmin = 0.3',
+        'no metric "quick.exactmatch"; did you mean "quick.exact_match"? (claim)',
+    ),
+    "a possible claim": (f"{QA}min = 0.5", f"{QA}min = 50", "is 0.5 meant? (claim)"),
+    "all suites": ('all_of = ["domain"]', 'all_of = ["domain", "safety"]', 'no evidence of suite "safety"; add its'),
+}
+
+
+@pytest.mark.parametrize("case", POLICIES)
+def test_a_policy_that_is_not_met_is_refused(case: str, once: Path, exports: Path) -> None:
+    """One export, two policies that differ in one thing: the first takes it, the second names what it lacks."""
+    met, unmet, told = POLICIES[case]
+    found = verified(once, exports, met)
+    assert (found.ok, found.refused) == (True, "")
+    found = verified(once, exports, unmet)
+    assert not found.ok
+    assert told in found.refused
+    assert "\n" not in found.refused
+
+
+def test_keys_of_a_policy(once: Path, exports: Path) -> None:
+    """Who signed, and how many, is named with its key."""
+    found = verified(once, exports, "threshold = 2", keys=("release", "second"))
+    assert "is signed by release; the policy wants 2 (threshold)" in found.refused
+    assert "is signed by no key of the policy" in verified(once, exports, "", keys=("second",)).refused
+    assert verified(once, exports, "threshold = 1", keys=("release", "second")).ok
+
+
+def test_waivers(once: Path, exports: Path) -> None:
+    """A waived gate stands for one that passed unless the policy says otherwise, and never for a claim."""
+    suites = 'suites = ["safety"]\n'
+    assert verified(once, exports, f"{suites}waivers = true", "safety").ok
+    found = verified(once, exports, f"{suites}waivers = false", "safety")
+    assert 'gate "perfect" is FAIL and waived; the policy takes no waivers' in found.refused
+    found = verified(once, exports, f"{suites}{QA}max_failures = 3", "safety")
+    assert 'fails on at most 3 rows: gate "perfect" is FAIL (claim)' in found.refused
+
+
+def test_ignored_findings(once: Path, exports: Path) -> None:
+    """What was ignored is told in the manifest; a policy takes none that it does not name."""
+    ignored = [{"check": "D10-exact", "by": "kim", "reason": "known", "until": "2099-12-31"}]
+    path = exports / "policy.toml"
+    path.write_text(policy_text(once, ""), "utf-8")
+    unsigned = replace(read_policy(path), threshold=0)
+    reseal(exports / "domain", ignored=ignored)
+    refused = 'gates: the finding "D10-exact" was ignored, the policy does not take that (ignored)'
+    assert verify(exports / "domain", unsigned).refused == refused
+    assert verify(exports / "domain", replace(unsigned, ignored=["D11"])).refused == refused
+    assert verify(exports / "domain", replace(unsigned, ignored=["D10-exact"])).ok
+    reseal(exports / "domain", ignored=[])
+    assert verify(exports / "domain", replace(unsigned, ignored=[])).ok
+
+
+def test_a_leak_that_was_waived_is_named_or_refused(project: Project) -> None:
+    """H2: a release on rows that it was trained on ships with a waiver, and no policy takes it that does not say so."""
+    train = [{"input": row["input"], "target": row["target"]} for row in ROWS]
+    project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": train})
+    until = (date.today() + timedelta(days=30)).isoformat()
+    assert (
+        project.harness("waive", "D10-exact", "--reason", "known", "--until", until, "--suite", "suite.toml").code == 0
+    )
+    assert project.run("--ignore", "D10-exact").code == 0
+    policy, export = Policy(["fake"], threshold=0), project.folder / "exports/fake"
+    assert verify(export, policy).refused.endswith('"D10-exact" was ignored, the policy does not take that (ignored)')
+    assert verify(export, replace(policy, ignored=["D10-exact"])).ok
+
+
+def older(export: Path) -> None:
+    """Make an export what the harness before wrote: other digests of rows, and no word of what was ignored."""
+    path, items = export / EVIDENCE / LOCK, export / EVIDENCE / ITEMS
+    lock = json.loads(path.read_text("utf-8")) | {"format": 1}
+    lock["data"] = {name: {**data, "sha256": "1" * 64} for name, data in lock["data"].items()}
+    path.write_text(json.dumps(lock), "utf-8")
+    rows = [json.loads(line) for line in items.read_text("utf-8").splitlines()]
+    bare = [{k: v for k, v in r.items() if "id" in r or k in ("item", "sha256")} for r in rows]
+    items.write_text("".join(json.dumps(r) + "\n" for r in bare if len(r) > 1), "utf-8")
+    manifest = json.loads((export / EVIDENCE / "manifest.json").read_text("utf-8"))
+    manifest.pop("ignored", None)
+    (export / EVIDENCE / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    reseal(export)
+
+
+def test_an_export_of_before(once: Path, exports: Path) -> None:
+    """It verifies; what it cannot tell is said, and refused where a policy asks for it."""
+    older(exports / "domain")
+    found = verify(exports / "domain", recompute=True)
+    assert (found.ok, found.refused) == (True, "")
+    assert found.steps["recompute"].endswith(
+        "; the rows were not compared with the lock, whose digests an older harness made"
+    )
+    path = exports / "policy.toml"
+    path.write_text(policy_text(once, ""), "utf-8")
+    unsigned = replace(read_policy(path), threshold=0)
+    assert verify(exports / "domain", unsigned).ok
+    refused = verify(exports / "domain", replace(unsigned, ignored=[])).refused
+    assert "evidence of harness 0.1.0 does not tell which findings were ignored; export again" in refused
+    refused = verify(exports / "domain", replace(unsigned, data={"qa": "1" * 64})).refused
+    assert "harness 0.1.0 made digests that nothing compares with the rows; export again (data)" in refused
+
+
+def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """Return the edit of all rows in the evidence, or of all of the lock."""
+
+    def edit(export: Path) -> None:
+        path = export / EVIDENCE / name
+        if name == ITEMS:
+            rows = [change(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+            path.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+        else:
+            path.write_text(json.dumps(change(json.loads(path.read_text("utf-8")))), "utf-8")
+        reseal(export)
+
+    return edit
+
+
+def other_rows(lock: dict[str, Any]) -> dict[str, Any]:
+    """Return a lock with another digest of rows."""
+    return {**lock, "data": {name: {**data, "sha256": "0" * 64} for name, data in lock["data"].items()}}
+
+
+def rows(when: Callable[[Any], bool], **changes: Any) -> Callable[[Path], None]:
+    """Return the edit of some rows in the evidence."""
+    return edited(ITEMS, lambda row: {**row, **changes} if when(row) else row)
+
+
+UNTIED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "hashes of rows": (
+        rows(lambda r: "::qa" in r["item"], doc_hash="0" * 64),
+        'the rows of "qa" in items.jsonl are not those',
+    ),
+    "hashes of one side": (rows(lambda r: r["item"] == "base::qa", doc_hash="0" * 64), "is told in two ways"),
+    "private rows": (rows(lambda r: "::hidden" in r["item"], row="0" * 64), 'the rows of "hidden" in items.jsonl are'),
+    "rows that were not asked": (rows(lambda r: "id" not in r and "::quick" in r["item"], row="0" * 64), 'of "quick"'),
+    "a digest beside a row": (
+        rows(lambda r: "::qa" in r["item"], doc_hash="0" * 64, row="1" * 64),
+        'the rows of "qa" in items',
+    ),
+    "the lock": (edited(LOCK, other_rows), "was asked other rows than the lock has"),
+}
+
+
+@pytest.mark.parametrize("case", UNTIED)
+def test_rows_are_tied_to_the_lock(case: str, exports: Path) -> None:
+    """H5: digests of rows in items.jsonl, and of all of them in the lock, cannot be changed one without the other."""
+    edit, told = UNTIED[case]
+    assert verify(exports / "domain", recompute=True).ok
+    edit(exports / "domain")
+    found = verify(exports / "domain", recompute=True)
+    assert not found.ok
+    assert told in found.refused
+
+
+def test_the_gates_that_a_policy_names_are_recomputed(once: Path, exports: Path) -> None:
+    """M8: numbers of a gate that only warns, on private rows, were made up, and the policy stood on them."""
+    secret = {"outcome": "PASS"}
+    path = exports / "domain" / EVIDENCE / GATES
+    gates = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps([{**g, **secret} if g["gate"] == "unseen" else g for g in gates]), "utf-8")
+    reseal(exports / "domain")
+    text = exports / "policy.toml"
+    text.write_text(
+        policy_text(once, 'recomputed = 1.0\n[[claim]]\nmetric = "hidden.exact_match"\nmin = 0.5\nseverity = "warn"')
+    )
+    found = verify(exports / "domain", replace(read_policy(text), threshold=0))
+    assert found.refused.startswith('recompute: "unseen", which the policy names, not recomputed')
+    assert found.refused.endswith("(recomputed)")
+
+
+BOTH = 'suites = ["domain", "safety"]\nall_of = ["domain", "safety"]\n'
+
+
+def test_several_suites_are_demanded_together(once: Path, exports: Path) -> None:
+    """M6: each is verified under the same policy, about one model; gates, rows and claims may be of any of them."""
+    others = [exports / "safety"]
+    found = verified(once, exports, BOTH, beside=others)
+    assert found.refused == ""
+    assert found.steps["all_of"] == "one model passed domain, safety"
+    assert verified(once, exports, 'all_of = ["<suite>", "safety"]', beside=others).ok
+    named = f'{BOTH}gates = ["floor", "polite"]\ndata = {{quick = "<quick>"}}\n{QA}max_failures = 20'
+    assert verified(once, exports, named, beside=others).ok
+    found = verified(once, exports, f'{BOTH}gates = ["floor", "kind"]', beside=others)
+    assert found.refused == 'all_of: gate "kind" has no verdict on merged (gates)'
+    found = verified(once, exports, BOTH + "waivers = false", beside=others)
+    assert found.refused.startswith(f"all_of: {others[0]}: gates: ")
+    found = verified(once, exports, BOTH.replace("safety", "law"), beside=others)
+    assert found.refused.startswith(f'all_of: {others[0]}: gates: suite "safety"')
+
+
+def test_another_model_is_no_evidence_about_this_one(once: Path, exports: Path) -> None:
+    """What joins them is the root of the model."""
+    (exports / "safety/model/config.json").write_text('{"a": 1}', "utf-8")
+    reseal(exports / "safety")
+    assert (
+        f"{exports / 'safety'} holds another model, root"
+        in verify(exports / "domain", beside=[exports / "safety"]).refused
+    )
+    assert verify(exports / "domain").ok
+
+
+def test_the_copy_of_a_suite(once: Path, exports: Path, tmp_path: Path) -> None:
+    """`--suite` compares lock and rows with the deployer's, and says which row, gate or key differs."""
+    for name in ("suite.toml", "test.jsonl", "more.jsonl"):
+        shutil.copy(once / name, tmp_path / name)
+    shutil.copytree(once / "made", tmp_path / "made")
+    found = verify(exports / "domain", suite=tmp_path / "suite.toml")
+    assert (found.ok, found.steps["suite"]) == (True, "as in the copy, with the rows of qa, hidden, quick")
+    rows = [{**r, "input": "question say w3"} if r["id"] == "q3" else r for r in ROWS]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+    found = verify(exports / "domain", suite=tmp_path / "suite.toml")
+    which = 'are not those of test.jsonl: the first is row "q3"'
+    assert found.refused == f'suite: rows of "qa" {which} (1 more)'
+    assert f'suite: rows of "hidden" {which}' in found.notes
+    shutil.copy(once / "test.jsonl", tmp_path / "test.jsonl")
+    suite = (once / "suite.toml").read_text("utf-8").replace("min = 0.5\n", "min = 0.6\n", 1)
+    (tmp_path / "suite.toml").write_text(suite.replace('data = "test.jsonl"', 'data = "hub:a/b:test"', 1), "utf-8")
+    found = verify(exports / "domain", suite=tmp_path / "suite.toml")
+    assert "its digest is" in found.refused
+    assert f'suite: min of gate "floor" is 0.5, 0.6 in {tmp_path / "suite.toml"}' in found.notes
+    assert any('rows of "qa" not compared: "hub:a/b:test"' in note for note in found.notes)
+
+
+def test_easy_rows_are_no_rows_of_the_copy(once: Path, exports: Path, tmp_path: Path, project: Project) -> None:
+    """H5: rows of the producer's choice are found by the command, in a process without torch or plugins."""
+    shutil.copy(once / "suite.toml", tmp_path / "suite.toml")
+    shutil.copy(once / "more.jsonl", tmp_path / "more.jsonl")
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ROWS[:50]), "utf-8")
+    outcome = project.harness("verify", str(exports / "domain"), "--suite", str(tmp_path / "suite.toml"))
+    assert outcome.code == 7
+    assert "refused: " in outcome.err
+    assert 'suite: rows of "qa" are not those of test.jsonl: 60 rows, 50 in the copy' in outcome.err
+
+
+def test_the_copy_is_compared_without_plugins(once: Path) -> None:
+    """Neither numpy nor any plugin is imported for it: what lies beside the copy is data."""
+    code = """
+import sys
+from harness.cli.main import main
+assert main(["verify", "exports/domain", "--suite", "suite.toml"]) == 0
+assert not {"torch", "numpy"} & set(sys.modules)
+assert not [name for name in sys.modules if name.startswith("harness_")]
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=once, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project: Project) -> None:
+    """Without a policy at most six lines name what nobody demanded; a policy leaves those that it does not demand."""
+    bare = project.harness("verify", str(exports / "domain")).out.splitlines()
+    first = [line for line in bare if line.startswith("not looked at: ")]
+    assert bare[: len(first)] == first
+    assert len(first) == 6
+    keys = (
+        "[[key]]",
+        "suites",
+        "[[claim]]",
+        "data",
+        "plugins",
+        "harness",
+        "max_attempts",
+        "ledger",
+        "waivers",
+        "ignored",
+    )
+    assert [key for key in (*keys, "remembered", "recomputed") if f"({key})" not in " ".join(first)] == []
+    text = (
+        f"suites = ['<suite>']\nremembered = false\nrecomputed = 1.0\ndata = {{qa = '<qa>'}}\n{TESTED}\nwaivers = false"
+    )
+    (project.folder / "policy.toml").write_text(policy_text(once, text), "utf-8")
+    assert overlooked(read_policy(project.folder / "policy.toml")) == [
+        "which harness (harness)",
+        "how many attempts (max_attempts), lost attempts (ledger)",
+    ]
+
+
+def test_strict(once: Path, exports: Path, project: Project) -> None:
+    """The strict policy is a list that is printed and documented; an export that meets it is verified."""
+    from harness_release.signing import sign
+
+    assert STRICT in (Path(__file__).parents[2] / "docs/how-to/demand-what-must-hold.md").read_text("utf-8")
+    strict = ("--policy", "strict", "--key", str(once / "release.pub"))
+    outcome = project.harness("verify", str(exports / "domain"), *strict)
+    assert [f"demands: {line}" for line in STRICT.splitlines()] == outcome.out.splitlines()[: STRICT.count("\n")]
+    assert (outcome.code, "(remembered)" in outcome.err) == (7, True)
+    assert project.harness("verify", str(exports / "safety"), *strict).code == 7
+    reseal(exports / "domain", ignored=[], answers={"asked": 120, "remembered": 0})
+    sign(exports / "domain", once / "release.key", unrecomputed=True)
+    outcome = project.harness("verify", str(exports / "domain"), *strict)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert project.harness("verify", str(exports / "domain"), *strict[:2]).code == 4
+    assert project.harness("verify", str(exports / "domain"), *strict[2:]).code == 4
+    outcome = project.harness("verify", str(exports / "domain"), *strict[:3], str(once / "second.pub"))
+    assert (outcome.code, "no key of the policy" in outcome.err) == (7, True)
+
+
+KEY = f'[[key]]\nkeyid = "a"\npublic = "{"0" * 64}"\n'
+WRONG: dict[str, tuple[str, str]] = {
+    "a key pasted above": (
+        f'{KEY}suites = ["a"]',
+        '"suites" stands below [[key]], and is read as a key of it; put it above',
+    ),
+    "a claim pasted above": (
+        f'[[claim]]\nmetric = "a.b"\nmin = 1\nsuites = ["a"]\n{KEY}',
+        '"suites" stands below [[claim]]',
+    ),
+    "an unknown key of a claim": (
+        f'suites = ["a"]\n[[claim]]\nmetric = "a.b"\nmix = 1\n{KEY}',
+        '[[claim]] number 1: unknown key "mix"; did you mean "min"?',
+    ),
+    "a claim of nothing": (f'suites = ["a"]\n[[claim]]\nmetric = "a.b"\n{KEY}', "number 1: want one claim"),
+    "a claim of no metric": (f'suites = ["a"]\n[[claim]]\nmin = 1\n{KEY}', 'number 1: metric is "", want EVAL.METRIC'),
+    "a claim of gates": (f'suites = ["a"]\n[[claim]]\nany_of = ["x", "y"]\n{KEY}', '"any_of" is for gates of a suite'),
+    "a digest that is none": (
+        f'suites = ["a"]\ndata = {{qa = "abc"}}\n{KEY}',
+        '"data" of "qa" is "abc", want the 64 hex',
+    ),
+    "a plugin without version": (
+        f'suites = ["a"]\nplugins = ["abc"]\n{KEY}',
+        '"plugins" has "abc", want "NAME VERSION"',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_policy_is_one_line(case: str, project: Project) -> None:
+    """A policy that cannot be meant names what is wrong, and nothing that follows from it."""
+    text, told = WRONG[case]
+    project.write({"policy.toml": text})
+    (project.folder / "x").mkdir()
+    outcome = project.harness("verify", "x", "--policy", "policy.toml")
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1), outcome.err
+    assert told in outcome.err
+
+
+def test_a_wrong_signature_beside_a_right_one_names_its_key(once: Path, exports: Path) -> None:
+    """Two signatures, of which one fails."""
+    path = exports / "domain" / EVIDENCE / "claims.intoto.jsonl"
+    lines = path.read_text("utf-8").splitlines()
+    signed = json.loads(lines[-1])
+    twisted = {**signed["signatures"][0], "sig": "A" * 86 + "=="}
+    path.write_text("\n".join([*lines, json.dumps({**signed, "signatures": [twisted]})]) + "\n", "utf-8")
+    found = verified(once, exports, "")
+    assert found.refused.startswith('signatures: the signature by key "release" is wrong, whoever else signed')
+
+
+def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
+    """H5: the id of a gate says nothing of its threshold; a claim does."""
+    said = "at least 0.01"
+
+    def lower(lock: dict[str, Any]) -> dict[str, Any]:
+        return {**lock, "gates": [{**g, "min": 0.01, "says": said} if g["id"] == "floor" else g for g in lock["gates"]]}
+
+    edited(LOCK, lower)(exports / "domain")
+    edit_gates(exports / "domain", threshold=0.01, claim=said, notes=[])
+    text = exports / "policy.toml"
+    text.write_text(policy_text(once, 'gates = ["floor"]'), "utf-8")
+    assert verify(exports / "domain", replace(read_policy(text), threshold=0)).ok
+    text.write_text(policy_text(once, f'gates = ["floor"]\n{QA}min = 0.5'), "utf-8")
+    refused = verify(exports / "domain", replace(read_policy(text), threshold=0)).refused
+    assert '"floor" says at least 0.01' in refused
