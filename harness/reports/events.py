@@ -201,6 +201,7 @@ def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Pa
             found = replace(found, progress=sign, **({"since": at, "before": sign.done} if new else {}))
         elif kind == "report":
             run.reports.append(made(Report, told, "it"))
+            found = replace(found, progress=None, since=None)
         elif kind == "verdict":
             last = run.reports[-1]
             run.reports[-1] = replace(last, verdicts=(*last.verdicts, made(Verdict, told, "it")))
