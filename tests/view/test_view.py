@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import random
 import re
 import shutil
@@ -60,6 +61,17 @@ def test_runs_are_listed(run: Path, server: Served) -> None:
     assert 'href="/run/later"' in first and "1 January 2030" in first and "model.path other &lt;b&gt;" in first
     assert "may ship: 1 of 1 gate passed" in second and "✓ floor: 0.900 [0.812, 0.956]" in second
     assert "2030-02-03" in second and "model.path" not in second
+
+
+def test_a_run_is_read_again_only_where_it_changed(run: Path, server: Served) -> None:
+    """Hundreds of runs would else be read for each look at the list."""
+    before, path = server.ask("/").body, run / "report.json"
+    about = path.stat()
+    path.write_text(" " * about.st_size, "utf-8")
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert server.ask("/").body == before
+    os.utime(path)
+    assert "no report can be read" in server.ask("/").body
 
 
 def test_a_run_is_its_static_report(run: Path, server: Served) -> None:
