@@ -26,7 +26,7 @@ plugins/harness_trackers: log
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
-harness/cli: ahead
+harness/cli: ahead table
 harness/pipeline: artifacts choice preflight record
 harness/release: export
 harness/suite: waivers
