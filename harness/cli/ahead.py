@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import command, run_options, with_overrides, with_plugins, with_verbosity
+from harness.cli.options import command, run_options, with_candidate, with_overrides, with_plugins, with_verbosity
 from harness.errors import ExitCode, UsageError
 from harness.files import write_text
 
@@ -71,6 +71,7 @@ def check(one: argparse.ArgumentParser) -> None:
     command(one, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
     one.add_argument("suite", type=Path, metavar="SUITE")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    with_candidate(one)
     with_plugins(one)
     with_overrides(one)
     one.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")

@@ -48,7 +48,9 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
     trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()
     sources = [*trained, *(s or "" for e in suite.evals for s in (e.data, e.select, e.fewshot_data))]
     if any(map(is_remote, sources)) or any(t.brings_rows for t in collection.tasks.values()):
-        read = collect(suite, collection.plugins, remote=True, limit=limit, selecting=collection.selecting)
+        read = collect(
+            suite, collection.plugins, remote=True, limit=limit, selecting=collection.selecting, ahead=collection.ahead
+        )
         collection = replace(read, items=collection.items, deselected=collection.deselected)
     mistakes = Mistakes()
     source = open_model(collection, suite.model)
@@ -56,7 +58,7 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
     looked = [collection_digest(collection, source), [i.id for i in collection.items]]
     passed = cache_dir() / "preflight" / digest_of(looked)
     known = remembers and passed.exists()
-    has = "adapter" in collection.candidates
+    has = "adapter" in collection.candidates and bool(suite.train or suite.candidate)
     made = [_adapter(t, source, mistakes, known) if has else None for t in trials(collection)]
     candidate = _candidate(collection, source, made[0], mistakes)
     releases, lacking = dict[str, ModelRef](), dict[str, str]()  # baselines that were released, or are not there yet

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import command, run_options, with_overrides, with_plugins
+from harness.cli.options import command, run_options, with_candidate, with_overrides, with_plugins
 from harness.errors import ExitCode
 
 
@@ -19,7 +19,7 @@ def plan(parser: ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="as if nothing were remembered")
-    parser.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
+    with_candidate(parser)
     with_plugins(parser)
     with_overrides(parser)
 
