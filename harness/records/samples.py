@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -43,19 +41,13 @@ class Sample:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Digests of the row, of what is asked, and of what is wanted, as lm-evaluation-harness makes them."""
+        """Digests of the row, of what is asked, and of what is wanted, as evidence has them."""
         texts = {
-            "doc_hash": json.dumps(self.row, indent=2, default=str, ensure_ascii=False),
-            "prompt_hash": self.text,
-            "target_hash": str(self.target),
+            "doc_hash": self.row,
+            "prompt_hash": self.input or self.row.get("text", ""),
+            "target_hash": self.target,
         }
-        return {name: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for name, text in texts.items()}
-
-    @property
-    def text(self) -> str:
-        """What is asked as one text: of a chat its JSON."""
-        asked = self.input or self.row.get("text", "")
-        return asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)
+        return {name: digest_of(text) for name, text in texts.items()}
 
     @property
     def digest(self) -> str:

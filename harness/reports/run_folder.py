@@ -5,12 +5,14 @@ And the steps of a training, as its trainer notes them beside the adapter, and a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,18 +116,21 @@ def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, 
 
 def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
     """Return one row with lm-evaluation-harness's keys and hashes, and ours beside them; it writes a chat as a text."""
-    asked = sample.input or sample.row.get("text", "")
+    prompt = sample.input or sample.row.get("text", "")
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
     return {
         "doc_id": number,
         "doc": dict(sample.row),
         "target": sample.target,
-        "arguments": {"gen_args_0": {"arg_0": sample.text}},
-        **({} if isinstance(asked, str) else {"messages": asked}),
+        "arguments": {"gen_args_0": {"arg_0": text}},
+        **({} if text == prompt else {"messages": prompt}),
         "resps": [[score.answer]],
         "filtered_resps": [score.answer],
         "filter": "none",
         "metrics": list(metrics),
-        **sample.hashes,
+        "doc_hash": _hashed(_indented(sample.row)),
+        "prompt_hash": _hashed(text),
+        "target_hash": _hashed(str(sample.target)),
         **score.values,
         "id": sample.id,
         **({"key": sample.key} if sample.key else {}),
@@ -138,6 +143,18 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "note": _told(score.note),
         **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
     }
+
+
+def _indented(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON with an indent, of which lm-evaluation-harness makes its hash; Python's is slow."""
+    write = partial(json.dumps, default=str, ensure_ascii=False)
+    if any(isinstance(value, (dict, list, tuple)) for value in row.values()) or not row:
+        return write(row, indent=2)
+    return "{\n" + ",\n".join(f"  {write(str(k))}: {write(v)}" for k, v in row.items()) + "\n}"
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def asked_of(row: Mapping[str, Any]) -> Any:

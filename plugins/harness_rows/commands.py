@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness import Gate, UsageError
+from harness import UsageError
+
+if TYPE_CHECKING:
+    from harness import Gate
 
 CLAIMS = {"worse_by_at_most": "no-worse", "better_by": "better", "min": "at-least", "max": "at-most"}
 NO_CLAIM = """gate: what is claimed? one of
@@ -62,6 +65,8 @@ def _margin(text: str) -> float | str:
 
 def claim_of(given: Namespace) -> Gate:
     """Return the claim that was given as a gate. Raises UsageError where there is none, or several."""
+    from harness import Gate
+
     said = [name for name in CLAIMS if getattr(given, name) is not None]
     if len(said) != 1:
         raise UsageError(*NO_CLAIM.split("\n")) if not said else UsageError("gate: claims one thing at a time")

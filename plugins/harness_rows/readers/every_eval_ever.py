@@ -11,7 +11,7 @@ from typing import Any
 from harness import UsageError
 from harness_rows.guard import Files, number
 from harness_rows.readers import asking as ask
-from harness_rows.records import RawMetric, RawRow, RawRows, Wanted
+from harness_rows.records import Better, RawMetric, RawRow, RawRows, Wanted
 
 VERSION = "0.3."  # of the schema
 SAMPLES = "_samples.jsonl"
@@ -136,7 +136,7 @@ def _metrics(results: Sequence[Mapping[str, Any]], records: Sequence[_Sampled], 
         unsure = "polarity" in (config.get("additional_details") or {})  # the converter did not know, and wrote higher
         scored = [r.values[name] for r in records if name in r.values and not r.error]
         every = [r.values[name] for r in records if name in r.values]
-        better = None if unsure else "lower" if config["lower_is_better"] else "higher"
+        better: Better | None = None if unsure else "lower" if config["lower_is_better"] else "higher"
         scale = "proportion" if config.get("metric_unit") == "proportion" else None
         total, bad = result["score_details"].get("score"), ""
         if taken[name] > 1:

@@ -56,7 +56,9 @@ class Ours:
         lock, digest = place.with_name(LOCK), run.get("digests", {}).get(subject, "")
         locked = files.document(lock) if lock.is_file() else {}
         scales = locked.get("metrics", {}).get(task, {})
-        spec = next((one for one in locked.get("suite", {}).get("evals", []) if one["name"] == task), {})
+        spec: dict[str, Any] = next(
+            (one for one in locked.get("suite", {}).get("evals", []) if one["name"] == task), {}
+        )
         return RawRows(
             f"finetune-harness {run['harness']}", subject, task, _metrics(report, rows, scales, f"{path}"), rows,
             _facts(run, report, spec), "claimed" if digest else "none", f"sha256:{digest}" if digest else "",

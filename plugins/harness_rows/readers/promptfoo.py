@@ -50,7 +50,8 @@ class Promptfoo:
             raise UsageError(f'{path}: holds no tests of provider "{ask.called(provider)}"')
         rows = _rows(mine, want, f"{path}")
         metrics = _metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}")
-        config, options = document.get("config") or {}, {}
+        config = document.get("config") or {}
+        options: dict[str, Any] = {}
         for one in config.get("providers") or []:
             if isinstance(one, dict) and provider in (one.get("label"), one.get("id")):
                 options = one.get("config") or {}
