@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,11 @@ def _check(args: argparse.Namespace) -> int:
         raise UsageError(f'--write-clean "{args.write_clean}": is there already; name a file that is not')
     if args.write_clean:
         args.overrides = [*args.overrides, "train.drop_leaks=true"]
-    options = run_options(args)
-    found, built, collection = check_suite(prepare(args.suite, options), options)
+    options = replace(run_options(args), listeners=(terminal,))
+    try:
+        found, built, collection = check_suite(prepare(args.suite, options), options)
+    finally:
+        terminal.clear()
     for warning in collection.warnings:
         terminal.line(f"warning: {warning}", "yellow")
     tell_code(terminal, collection.plugins)

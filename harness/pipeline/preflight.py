@@ -19,7 +19,7 @@ from harness.data import fewshot
 from harness.data.rows import continuation, is_remote
 from harness.errors import Mistakes, UsageError
 from harness.files import cache_dir, write_text
-from harness.records.models import Adapter, ModelRef, Source
+from harness.records.models import Adapter, ModelRef, Progress, Source
 from harness.release.export import destination_error
 from harness.release.previous import open_release, release_error
 from harness.suite.tables import Model
@@ -53,6 +53,7 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
         )
         collection = replace(read, items=collection.items, deselected=collection.deselected)
     mistakes = Mistakes()
+    collection.plugins.hook.harness_progress(progress=Progress("preflight", 0, 1, {"now": "libraries and models"}))
     source = open_model(collection, suite.model)
     others = {name: open_model(collection, s.model) for name, s in suite.subjects.items() if s.use}
     looked = [collection_digest(collection, source), [i.id for i in collection.items]]
@@ -226,7 +227,9 @@ def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None
     """Report the rows that do not fit into the model's context with their worked examples and answer."""
     if source.context is None:
         return
-    for task in collection.tasks.values():
+    tell = collection.plugins.hook.harness_progress
+    for done, task in enumerate(collection.tasks.values()):
+        tell(progress=Progress("preflight, tokens", done, len(collection.tasks), {"now": task.spec.name}))
         if task.brings_rows:  # it makes its own prompts of them
             continue
         shots = [

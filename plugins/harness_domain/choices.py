@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,9 +78,8 @@ def _choices(sample: Sample, column: str | list[str]) -> list[str]:
     found = found.get("text") if isinstance(found, dict) else found
     where = f'row "{sample.id}": column "{column}"'
     if found is None:
-        instead = (
-            f", or write choices = {json.dumps(several)}" if len(several := re.split(r"\s*,\s*", column)) > 1 else ""
-        )
+        several = [part.strip() for part in column.split(",")]
+        instead = f", or write choices = {json.dumps(several)}" if len(several) > 1 else ""
         raise UsageError(f"{where} is missing; name the column that has the choices{instead}")
     if not isinstance(found, Sequence) or isinstance(found, str) or not all(isinstance(c, str) and c for c in found):
         raise UsageError(f"{where} is {found!r}, want a list of texts that are not empty")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from harness.cli.options import command, run_options, with_candidate, with_overrides, with_plugins
@@ -26,21 +26,24 @@ def plan(parser: ArgumentParser) -> None:
 
 def _plan(args: Namespace) -> int:
     """Tell what a run can prove, takes and needs, before any training."""
+    from harness.cli.terminal import Terminal
     from harness.pipeline.run import opened
     from harness_plan import benchmark
     from harness_plan.forecast import forecast
 
-    run = opened(args.suite, run_options(args))
-    known = benchmark.measure(run.session) if args.measure else benchmark.known(run.session)
-    found = forecast(run, known)
+    terminal = Terminal()
+    try:
+        run = opened(args.suite, replace(run_options(args), listeners=(terminal,)))
+        known = benchmark.measure(run.session) if args.measure else benchmark.known(run.session)
+        found = forecast(run, known)
+    finally:
+        terminal.clear()
     if args.json:
         args.document = asdict(found)
         return ExitCode.OK
     from harness.cli.ahead import tell_code
-    from harness.cli.terminal import Terminal
     from harness_plan.terminal import tell
 
-    terminal = Terminal()
     tell_code(terminal, run.collection.plugins)
     tell(found, terminal)
     return ExitCode.OK

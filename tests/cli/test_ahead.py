@@ -12,7 +12,7 @@ from harness.testing import ROWS, SUITE, TRAIN, Project
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/gate-in-ci.md"
 FOR_CANDIDATES = re.sub(r"\[adapter\].*?(?=\[\[eval)", "", SUITE, flags=re.DOTALL)
-COMMANDS = (["check"], ["plan"], ["selftest", "-p", "harness.testing"])
+SELFTEST = pytest.param(["selftest", "-p", "harness.testing"], id="selftest", marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def gated(project: Project) -> Project:
     return project.write({"suites/release.toml": FOR_CANDIDATES, "suites/test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+@pytest.mark.parametrize("words", [["check"], ["plan"], SELFTEST])
 @pytest.mark.parametrize("given", [(), ("--candidate", "good")], ids=["none", "given"])
 def test_a_suite_for_candidates_is_looked_at(gated: Project, words: list[str], given: tuple[str, ...]) -> None:
     """Without a candidate and with one; a name that no candidate can have is a mistake as before."""
