@@ -384,10 +384,10 @@ def _index(here: list[Any], step: str, where: str) -> int:
     return int(step)
 
 
-def _invalid(path: Path, text: str, why: str) -> str:
+def _invalid(path: Path, text: str, error: str) -> str:
     """Return a mistake in TOML with the line it is in, less what may be a secret, and what is often meant."""
-    if not (found := re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", why)):
-        return f"{path}: not valid TOML: {why}"
+    if not (found := re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", error)):
+        return f"{path}: not valid TOML: {error}"
     line = text.split("\n")[int(found[2]) - 1].strip()
     hint = '; write straight quotes, "…"' if re.search("[“”„‘’«»]", line) else ""
     hint = hint or ('; TOML is key = "value"' if re.match(r"[\w-]+:", line) else "")
@@ -397,7 +397,7 @@ def _invalid(path: Path, text: str, why: str) -> str:
 
 
 def _order_error(values: Any, *, by_step: bool) -> str:
-    """Return why values cannot be tried one after the other, or nothing."""
+    """Return error values cannot be tried one after the other, or nothing."""
     if not isinstance(values, list):
         return "want a list of values"
     if len(values) < 2:
