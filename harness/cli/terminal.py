@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape as unmarked
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.cli.screen import Screen, describe, fact, interval, percent, place, reasons, some, title
 from harness.errors import ExitCode
@@ -203,6 +203,8 @@ class Terminal(Screen):
     def verdict(self, v: Verdict, why: str) -> None:
         claim = f"{title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
         self.entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
+        if _folded(v, self.verbosity):
+            return
         style = "dim" if v.outcome is Outcome.PASS else ""
         self.line(f"{INDENT}{why}{other_bounds(v, self.alpha)}", style, len(INDENT))
         for s in v.slices if len(v.slices) > 1 else ():
@@ -231,8 +233,9 @@ class Terminal(Screen):
     def draw(self, progress: Sign, facts: str) -> None:
         if self.bar is None:
             columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total}"))
+            times = TimeElapsedColumn(), TimeRemainingColumn()
             self.bar = Progress(
-                *columns, TimeElapsedColumn(), TextColumn("{task.fields[facts]}"), console=self.console, transient=True
+                *columns, *times, TextColumn("{task.fields[facts]}"), console=self.console, transient=True
             )
             self.bar.start()
         what, facts = unmarked(shown(progress.what)), unmarked(shown(facts))
@@ -293,7 +296,7 @@ class Summary:
 
     def not_passed(self) -> None:
         """Print what did not pass, with what was claimed, and why."""
-        left = [v for v in self.run.verdicts if v.outcome is not Outcome.PASS]
+        left = [v for v in self.run.verdicts if v.outcome is not Outcome.PASS and not _folded(v, self.verbosity)]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(legend(self.run.alpha))
         for v, why in zip(left, reasons(left, tests=self.verbosity > 0), strict=True):
@@ -385,6 +388,11 @@ def outcomes(verdicts: Iterable[Verdict]) -> str:
     for why in ("waived", "warn", "any_of", "not what ships"):
         parts += [f"{n} {o} ({why})" for o, n in _tally(v for v in verdicts if _idle(v) == why)]
     return ", ".join(parts) or "nothing was gated"
+
+
+def _folded(v: Verdict, verbosity: int) -> bool:
+    """Return whether a verdict is told in a line without -v: it was measured, and is not about what ships."""
+    return verbosity <= 0 and not v.decides and v.estimate is not None and not v.waiver
 
 
 def _idle(v: Verdict) -> str:

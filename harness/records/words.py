@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.records.verdicts import Slice, Verdict
 
 Told = Mapping[str, Any]
+FEW = 20  # rows: of fewer, how many times as many are needed tells nobody anything
 
 
 def noted(verdict: Verdict, *notes: Note) -> Verdict:
@@ -155,6 +156,8 @@ def _labels(_: About | None, told: Told) -> str:
 def _needed(_: About | None, told: Told) -> str:
     if told["rows"] is None:
         return "more rows like these would not decide it"
+    if told["range"] is None and (n := told.get("n", FEW)) < FEW:  # older ones do not say how many there were
+        return f"{n} rows decide nothing: more than {told['close'] * n} would be needed"
     if told["range"] is None:
         return f"too close to call: more than {told['close']} times these rows would be needed"
     least, most = told["range"]
