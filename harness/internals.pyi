@@ -64,8 +64,11 @@ from harness.records.said import endings as endings
 from harness.records.scales import OnScale as OnScale
 from harness.records.scales import Scaled as Scaled
 from harness.records.waivers import Waiver as Waiver
+from harness.release import demands as demands
 from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
+from harness.release.locked import Locked as Locked
+from harness.release.policy import Policy as Policy
 from harness.reports import sentence as sentence
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import made as made_of
@@ -109,12 +112,14 @@ __all__ = [
     "Gguf",
     "Item",
     "Ledger",
+    "Locked",
     "Look",
     "Model",
     "Models",
     "Note",
     "OnScale",
     "Plugins",
+    "Policy",
     "Responses",
     "RunFolder",
     "Scaled",
@@ -137,6 +142,7 @@ __all__ = [
     "copy_range",
     "counted",
     "decide",
+    "demands",
     "disk_full",
     "dumps",
     "endings",
