@@ -35,6 +35,7 @@ from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
 from harness.data.identity import key_of as key_of
 from harness.data.identity import keyed as keyed
+from harness.data.pypi import fetch_wheel as fetch_wheel
 from harness.data.pypi import sha256_of as sha256_of
 from harness.data.rows import GROUP as GROUP
 from harness.data.rows import HELD_OUT as HELD_OUT
@@ -146,6 +147,7 @@ __all__ = [
     "disk_full",
     "dumps",
     "endings",
+    "fetch_wheel",
     "final_answers",
     "folder_in_place",
     "formats",

@@ -8,7 +8,6 @@ verdicts.json   what was decided
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
@@ -32,6 +31,7 @@ from harness.internals import (
     dumps,
     made_of,
     read_json,
+    sha256_of,
     shown,
 )
 from harness_rows.records import RawMetric, RawRow, RawRows
@@ -62,7 +62,7 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
         "harness": harness.__version__,
         "attempts": {e: standing.number for (_, e), standing in found.standings.items()},
         "runs": [{"eval": e, "side": s, **_about(run)} for (e, s), run in sides.items()],
-        "files": {name: _sha256(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
+        "files": {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
     }
     write_text(folder / MANIFEST, dumps(manifest))
 
@@ -101,7 +101,7 @@ def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str,
     if manifest.get("format") != FORMAT:
         raise ValueError(f"is no bundle of this version ({FORMAT})")
     for name, digest in manifest["files"].items():
-        if name not in (SUITE, ITEMS, VERDICTS) or _sha256(folder / name) != digest:
+        if name not in (SUITE, ITEMS, VERDICTS) or sha256_of(folder / name) != digest:
             raise ValueError(f"{name} is not what was written")
     bound = {f"{r['side']}: {r['binding']}" + (f" ({r['bound']})" if r["bound"] else "") for r in manifest["runs"]}
     steps = {"files": f"{len(manifest['files'])} as they were written", "binding": ", ".join(sorted(bound))}
@@ -200,7 +200,3 @@ def _alike(one: Any, other: Any) -> bool:
         keys = one if isinstance(one, dict) else range(len(one))
         return all(_alike(one[k], other[k]) for k in keys)
     return bool(one == other)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import UsageError, did_you_mean
 from harness.internals import key_of, shown
-from harness_rows.guard import Files, number
+from harness_rows.guard import BOM, Files, number
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
@@ -32,7 +32,7 @@ class Table:
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Return whether it begins as Parquet, as an object of JSON, or as a header with commas or tabs does."""
-        text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+        text = head.removeprefix(BOM).lstrip()
         first = text.partition(b"\n")[0]
         return head.startswith(b"PAR1") or text[:1] == b"{" or (b"\0" not in head and (b"," in first or b"\t" in first))
 
@@ -51,7 +51,7 @@ def table(path: Path, lines: Lines, want: Wanted) -> RawRows:
 def _lines(path: Path, files: Files) -> Lines:
     """Yield the lines of a table with their numbers. Raises UsageError."""
     with path.open("rb") as f:
-        head = f.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = f.read(4096).removeprefix(BOM).lstrip()
     if head.startswith(b"PAR1"):
         return _parquet(files.whole(path), path)
     return files.lines(path) if head[:1] == b"{" else _csv(files.whole(path), path)
