@@ -52,6 +52,7 @@ from harness.reports import sentence as sentence
 from harness.reports.rows import told_apart as told_apart
 from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import read_rows as read_answers
+from harness.stats.multiple import holm as holm
 from harness.stats.tests import cluster_t as cluster_t
 from harness.stats.tests import numbered as numbered
 from harness.stats.tests import wilson as wilson
@@ -97,6 +98,7 @@ __all__ = [
     "folder_in_place",
     "formats",
     "gguf_of",
+    "holm",
     "is_sealed",
     "is_secret",
     "isolated",

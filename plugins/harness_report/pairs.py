@@ -12,8 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
-from harness.internals import sentence
-from harness_report.reading import Kept, Row, answer_of, last_turn, prompt_of, slice_of, target_of, value_of
+from harness import Verdict
+from harness.internals import holm, sentence
+from harness_report.reading import Kept, Row, answer_of, last_turn, prompt_of, slice_of, table_in, target_of, value_of
 from harness_report.words import CUT, cut
 
 MOST = 20_000  # rows of all evaluations that a page holds whole
@@ -87,6 +88,45 @@ def pairs_of(kept: Kept, evaluation: str, theirs: str = "", metric: str = "") ->
         kept.pairs[key] = paired(metric, rows, kept.rows(kept.ours, evaluation), (theirs, kept.ours), lower=lower)
     found: Pairs = kept.pairs[key]
     return found
+
+
+def wrong_rows(kept: Kept, v: Verdict) -> int:
+    """Return how many rows of a claim about a share were got wrong; 0 where they cannot be read."""
+    evaluation, _, metric = v.metric.partition(".")
+    if v.about is None or not v.about.is_share or not kept.report(v.candidate, evaluation):
+        return 0
+    best = 0.0 if kept.is_lower(v.metric) else 1.0
+    values = [(value_of(row, metric), row) for row in kept.rows(v.candidate, evaluation).values()]
+    return sum(x == 1 - best for x, row in values if v.about.covers(table_in(row, "doc")))
+
+
+def lost_slices(kept: Kept, evaluation: str, metric: str, theirs: str) -> list[str]:
+    """Return the slices of which alone it is proven that rows were lost, in words: by exact sign tests, after Holm.
+
+    A cluster counts once, by what it lost and won.
+    """
+    rows = pairs_of(kept, evaluation, theirs, metric)
+    column, private = kept.column(evaluation), kept.is_private(evaluation)
+    found: dict[str, list[Pair]] = {}
+    for pair in rows.rows if rows.binary and column and not private else ():
+        found.setdefault(slice_of(pair.ours, column), []).append(pair)
+    signs = []
+    for parts in found.values():
+        units: dict[Any, float] = {}
+        for p in parts:
+            key = p.id if p.ours.get("cluster") is None else ("cluster", str(p.ours["cluster"]))
+            units[key] = units.get(key, 0.0) + p.change
+        down, up = sum(x < 0 for x in units.values()), sum(x > 0 for x in units.values())
+        signs.append(sum(math.comb(down + up, k) for k in range(up + 1)) / 2 ** (down + up))
+    told = []
+    for (name, parts), chance in zip(found.items(), holm(signs), strict=True):
+        if chance <= kept.run.alpha:
+            right = [
+                sum(bool(value_of(side, metric)) for side in sides)
+                for sides in ([q.theirs for q in parts], [q.ours for q in parts])
+            ]
+            told.append(f"“{cut(name, 80)}” {right[0]} of {len(parts)} to {right[1]}")
+    return told
 
 
 # -- words that differ -----------------------------------------------------------------------------

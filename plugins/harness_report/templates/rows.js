@@ -267,6 +267,7 @@ function page(doc, win, data) {
     const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName);
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (typing) { if (event.key === "Escape") event.target.blur(); return; }
+    if (event.key === "o") { const folds = [...doc.querySelectorAll("details")], open = folds.some((f) => !f.open); for (const f of folds) f.open = open; }
     if (event.key === "/") { event.preventDefault(); $("rows").scrollIntoView(); $("find").focus(); }
     if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
     if (event.key === "Enter" && at >= 0 && event.target.tagName === "TR") toggle(current().rows[found[at]]);
