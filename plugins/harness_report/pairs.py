@@ -14,7 +14,19 @@ from urllib.parse import quote
 
 from harness import Verdict
 from harness.internals import holm, sentence
-from harness_report.reading import Kept, Row, answer_of, last_turn, prompt_of, slice_of, table_in, target_of, value_of
+from harness_report.reading import (
+    Kept,
+    Row,
+    answer_of,
+    last_turn,
+    prompt_of,
+    slice_of,
+    table_in,
+    target_of,
+    text_of,
+    turns_of,
+    value_of,
+)
 from harness_report.words import CUT, cut
 
 MOST = 20_000  # rows of all evaluations that a page holds whole
@@ -192,6 +204,10 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
     rows = {s: kept.rows(s, evaluation) for s in there}
     outcomes = {p.id: p for p in pairs.rows}
     column, private = kept.column(evaluation), kept.is_private(evaluation)
+    worst, shares = (
+        float(kept.is_lower(f"{evaluation}.{pairs.metric}")),
+        kept.scale(f"{evaluation}.{pairs.metric}").is_share,
+    )
     lines = []
     for i in ids:
         row, pair = rows[kept.ours][i], outcomes.get(i)
@@ -201,9 +217,12 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
             digests = [str(row.get(f"{k}_hash", ""))[:16] for k in ("doc", "prompt", "target")]
             lines.append([digests[0], outcome, "", *(f"sha256 {d}" for d in digests), [None] * len(there), scores])
             continue
-        texts = [cut(t, most) for t in (last_turn(row)[:200], prompt_of(row), target_of(row))]
+        turns = [(cut(role, 80), cut(text, most)) for role, text in turns_of(row)]
+        texts = [cut(last_turn(row)[:200], most), turns or cut(prompt_of(row), most), cut(target_of(row), most)]
         said = [None if (text := answer_of(one)) is None else cut(text, most) for one in answered]
-        lines.append([cut(i, 200), outcome, cut(slice_of(row, column), 80), *texts, said, scores])
+        why = [_why(one, pairs.metric, min(most, 600)) for one in answered]
+        why = why if any(why) else []
+        lines.append([cut(i, 200), outcome, cut(slice_of(row, column), 80), *texts, said, scores, why])
     counts = Counter(p.outcome for p in pairs.rows)
     return {
         "name": evaluation,
@@ -215,10 +234,24 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
         "ours": there.index(kept.ours),
         "slice": column,
         "private": private,
+        "wrong": [sum(value_of(row, pairs.metric) == worst for row in rows[s].values()) for s in there]
+        if shares
+        else [],
         "total": len(rows[kept.ours]),
         "counts": [counts[o] for o in range(len(OUTCOMES))],
         "rows": lines,
     }
+
+
+def _why(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
+    """Return what says why an answer counts as it does: its note, what the evaluator tells, and its other metrics."""
+    told = {"note": row.get("note"), **table_in(row, "details")}
+    found = [
+        (cut(key, 80), cut(text_of(value), most)) for key, value in told.items() if value not in (None, "", [], {})
+    ]
+    names = row.get("metrics") if isinstance(row.get("metrics"), list) else []
+    others = ((str(m), _score(row, m)) for m in names if m != metric)
+    return found + [(cut(m, 80), f"{x:g}") for m, x in others if x is not None]
 
 
 def _score(row: Row, metric: str) -> float | None:

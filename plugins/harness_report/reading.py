@@ -15,7 +15,7 @@ from harness import Report, Run, UsageError, read_run
 from harness.internals import OnScale, read_answers, told_apart
 
 Row = dict[str, Any]
-UNREAD = {"doc_id", "filtered_resps", "filter", "metrics", "id", "note"}  # of a row, on every page
+UNREAD = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every page
 
 
 @dataclass
@@ -192,9 +192,20 @@ def prompt_of(row: Row) -> str:
         return rendered
     asked = _first(row, "arguments")
     if isinstance(asked, list):
-        turns = [m for m in asked if isinstance(m, dict)]
-        return "\n".join(f"{m.get('role', '')}: {m.get('content', '')}" for m in turns)
+        return "\n".join(f"{role}: {said}" for role, said in turns_of(row))
     return "" if asked is None else str(asked)
+
+
+def turns_of(row: Row) -> list[tuple[str, str]]:
+    """Return the turns of the chat that a model was asked, each its role and its text; none where that was a text."""
+    asked = _first(row, "arguments")
+    turns = [m for m in asked if isinstance(m, dict)] if isinstance(asked, list) else []
+    return [(str(m.get("role", "")), text_of(m.get("content", ""))) for m in turns]
+
+
+def text_of(value: Any) -> str:
+    """Return a text as it stands, anything else as JSON that a person can read."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
 
 
 def last_turn(row: Row) -> str:
