@@ -113,6 +113,7 @@ def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
         commands=_commands(kept),
         changes=changes_of(kept, {e["name"] for e in rows}),
         slices=metrics.slices_of(kept),
+        traded=metrics.traded(kept),
         by_row=metrics.by_row(kept),
         missing=[cut(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here
     )

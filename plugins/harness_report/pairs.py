@@ -249,8 +249,8 @@ def _why(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
     found = [
         (cut(key, 80), cut(text_of(value), most)) for key, value in told.items() if value not in (None, "", [], {})
     ]
-    names = row.get("metrics") if isinstance(row.get("metrics"), list) else []
-    others = ((str(m), _score(row, m)) for m in names if m != metric)
+    names: object = row.get("metrics")
+    others = ((m, _score(row, m)) for m in map(str, names if isinstance(names, list) else ()) if m != metric)
     return found + [(cut(m, 80), f"{x:g}") for m, x in others if x is not None]
 
 

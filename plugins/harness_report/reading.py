@@ -11,7 +11,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from harness import Report, Run, UsageError, read_run
+from harness import Metric, Report, Result, Run, Sample, Score, UsageError, read_run
 from harness.internals import OnScale, read_answers, told_apart
 
 Row = dict[str, Any]
@@ -165,6 +165,29 @@ def value_of(row: Row, metric: str) -> float | None:
     """Return a row's value of a metric, a perplexity's in nats, or None where it is no number."""
     value = table_in(row, "nats").get(metric, row.get(metric))
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def metric_of(kept: Kept, name: str) -> Metric:
+    """Return EVAL.METRIC as a gate reads it."""
+    better = "lower" if kept.is_lower(name) else "higher"
+    return Metric(name.partition(".")[2], better, kept.scale(name).scale)  # type: ignore[arg-type]
+
+
+def result_of(kept: Kept, evaluation: str, metric: str, rows: Mapping[str, Row]) -> Result:
+    """Return rows of the page's candidate as a gate reads them."""
+    scores = tuple(_score(key, row, metric) for key, row in rows.items())
+    return Result(kept.ours, evaluation, scores, {}, kept.run.digests.get(kept.ours) or kept.run.started)
+
+
+def samples_of(rows: Mapping[str, Row]) -> list[Sample]:
+    """Return what was asked in rows as far as a gate reads it."""
+    return [Sample(key, cluster=row.get("cluster"), row={}) for key, row in rows.items()]
+
+
+def _score(key: str, row: Row, metric: str) -> Score:
+    value, weights = value_of(row, metric), (table_in(row, "weights").get(metric), row.get("weight"))
+    weight = next((float(w) for w in weights if isinstance(w, (int, float))), 1.0)
+    return Score(key, {} if value is None else {metric: value}, weight=weight)
 
 
 def slice_of(row: Row, column: str) -> str:

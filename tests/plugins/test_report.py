@@ -198,6 +198,52 @@ def test_slices_that_lost_rows_are_named(ran: Path) -> None:
     assert pairs.lost_slices(read_folder(ran), "qa", "exact_match", "base") == []
 
 
+def test_slices_are_told_by_how_they_changed(ran: Path) -> None:
+    """What fell most comes first, with bounds that clusters make wider; rows that are few are marked."""
+    pytest.importorskip("numpy")
+    changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i % 4 == 0)))
+
+    def told(report: Any) -> None:
+        for r in report["reports"]:
+            n = {"base": (10, 10), "adapter": (30, 30), "merged": (15, 0)}.get(r["subject"])
+            if r["eval"] == "qa" and n:
+                r["slices"] = {"kind": {k: {"exact_match": x / 30, "n": 30} for k, x in zip("ab", n, strict=True)}}
+
+    rewritten(ran, "report.json", told)
+    base, adapter = metrics.slices_of(read_folder(ran))
+    assert (adapter.title, adapter.note) == ("qa.exact_match by kind", "adapter to merged")
+    assert adapter.table == [("b *", "1.000", "0.000", "30"), ("a *", "1.000", "0.500", "30")]
+    assert [row["fell"] for row in base.spec["data"]["values"]] == [True, False]
+    alone = adapter.spec["data"]["values"][1]
+    changed(ran, "merged", "qa", lambda i, row: row.update(cluster=str(i // 8)))
+    together = metrics.slices_of(read_folder(ran))[1].spec["data"]["values"][1]
+    assert together["lower"] < alone["lower"] < 0.5 < alone["upper"] < together["upper"]
+
+
+def test_gain_is_drawn_against_forgetting(ran: Path) -> None:
+    """A point for each model that has both metrics, and lines where the margins of the gates are."""
+    assert metrics.traded(read_folder(ran)) is None  # no gate asks that nothing be forgotten
+    kept = read_folder(ran)
+    better = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
+    assert better.about
+    loss = replace(better, gate="keeps", threshold=-0.05, about=replace(better.about, threshold=-0.05))
+    reports = [*kept.run.reports, replace(kept.run.reports[0], verdicts=(loss,))]
+    chart = metrics.traded(replace(kept, run=replace(kept.run, reports=reports)))
+    assert chart and [name for name, *_ in chart.table] == ["base", "adapter", "merged"]
+    lines = [layer["data"]["values"][0] for layer in chart.spec["layer"][:2]]
+    assert better.baseline and lines == [{"kept": pytest.approx(better.baseline - 0.05)}, {"gained": better.baseline}]
+
+
+def test_one_row_far_out_leaves_the_others_their_room() -> None:
+    """It is counted, not drawn; a mean is drawn with its bounds, and lengths hold nine answers of ten."""
+    chart = metrics.charts.scatter("t", "n", [(1.0 + i / 100, 1.0) for i in range(99)] + [(90.0, 1.0)], ("a", "b"))
+    assert chart.note == "n; 1 farther out" and chart.spec["layer"][0]["data"]["values"][1]["b"] < 4
+    drawn = str(metrics.charts.ordered("t", "n", [0.1, 0.2, 0.3], what="rows", mean=(0.2, 0.15, 0.25)).spec)
+    assert "mean 0.200" in drawn and "{'v': 0.15, 'w': 0.25}" in drawn
+    lengths = metrics.charts.lengths("t", "n", {"a": [*range(100), 7000]}, "a")
+    assert lengths.table == [("a", "5", "25", "50", "75", "95")]
+
+
 def test_two_renderings_are_the_same_bytes(ran: Path) -> None:
     """Rendering a folder again, from remembered pictures or not, gives the same bytes."""
     first = (ran / "report.html").read_bytes()

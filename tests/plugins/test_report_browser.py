@@ -130,6 +130,27 @@ def test_page_fits_its_window(tab: Browser, page: Path, width: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_paper_has_every_reason_and_no_browser(tab: Browser, page: Path) -> None:
+    """What unfolds on a screen stands open on paper, in the columns of a desk; marks stand on the side of the text."""
+    tab.open(page, 700)
+    every = "[...document.querySelectorAll('.gates details p')]"
+    seen = f"{every}.filter((p) => p.checkVisibility({{contentVisibilityAuto: true}}))"
+    assert tab.value(f"{seen}.length") == 0
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    tab.value("new Promise((drawn) => setTimeout(drawn, 200))")
+    assert tab.value(f"{seen}.length") == tab.value(f"{every}.length") > 0
+    assert tab.value("getComputedStyle(document.querySelector('.gates thead')).position") == "static"
+    assert tab.value("document.querySelector('#sec-rows').getBoundingClientRect().height") == 0
+    tab.call("Emulation.setEmulatedMedia", media="screen")
+    tab.value("document.querySelector('.changed .answer').dir = 'rtl'")
+    box, mark = (
+        f"document.querySelector('.changed .answer{part}').getBoundingClientRect().right" for part in ("", " .mark")
+    )
+    assert tab.value(f"{mark} <= {box}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_rows_are_browsed_by_link_and_key(tab: Browser, page: Path) -> None:
     """Links filter and open rows, keys move and open them, and the address follows."""
     tab.open(page, hash="#qa:lost")
