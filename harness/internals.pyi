@@ -85,6 +85,7 @@ from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import RunFolder as RunFolder
 from harness.reports.run_folder import asked_of as asked_of
 from harness.reports.run_folder import read_rows as read_answers
+from harness.stats.multiple import holm as holm
 from harness.stats.tests import cluster_t as cluster_t
 from harness.stats.tests import numbered as numbered
 from harness.stats.tests import wilson as wilson
@@ -162,6 +163,7 @@ __all__ = [
     "folder_in_place",
     "formats",
     "gguf_of",
+    "holm",
     "is_sealed",
     "is_secret",
     "isolated",

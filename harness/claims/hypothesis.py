@@ -97,7 +97,7 @@ class Hypothesis:
         means = [self._mean(rows if self.gate.estimand == "clusters" else self._means(rows)) for rows in results]
         return means[0] - self.factor * means[1] if len(means) > 1 else means[0]
 
-    def _units(self) -> tuple[Sequence[Score], Sequence[Score] | None, list[str] | None]:
+    def _units(self) -> tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]:
         """Return what is tested of candidate and baseline, and its clusters: the rows, or the mean of each cluster."""
         if self.gate.estimand == "clusters":
             return self._means(self.ours), None if self.theirs is None else self._means(self.theirs), None

@@ -25,7 +25,7 @@ from harness.records.run import Report, Run, Swept, Trial
 from harness.records.said import endings
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.events import Underway
-from harness.reports.sentence import verdict_sentence
+from harness.reports.sentence import let_through, verdict_sentence, worst_first
 from harness.schema import show
 from harness.texts.counts import counted
 from harness.texts.numbers import duration, number, size
@@ -278,11 +278,12 @@ class Summary:
             if report.outcome == "error":
                 self.line(f"ERROR {report.id}: {report.error}", "bold red")
         self.not_passed()
-        for conclusion in run.conclusions:
+        through = let_through(run)
+        for conclusion in (c for c in run.conclusions if c not in through):
             self.line(conclusion, "bold")
         for e in (e for e in run.exports if not e.written):
             self.line(f"not exported: {e.candidate} to {place(e.to)}", "bold red")
-            for reason in e.reasons:
+            for reason in () if any(v.holds_up for v in run.verdicts) else e.reasons:  # they stand above
                 self.line(f"  because {reason}")
         if run.deselected:
             items = counted(len(run.deselected), "item")
@@ -296,14 +297,14 @@ class Summary:
 
     def not_passed(self) -> None:
         """Print what did not pass, with what was claimed, and why."""
-        left = [v for v in self.run.verdicts if v.outcome is not Outcome.PASS and not _folded(v, self.verbosity)]
+        left = [v for v in worst_first(self.run) if v.outcome is not Outcome.PASS and not _folded(v, self.verbosity)]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(legend(self.run.alpha))
         for v, why in zip(left, reasons(left, tests=self.verbosity > 0), strict=True):
             claim = f"{v.metric} {v.claim}: ".lstrip() if v.estimate is not None else ""
             why += other_bounds(v, self.run.alpha)
             self.line(f"{v.outcome} {v.candidate}: {title(v)}: {claim}{why}", STYLES[v.outcome])
-            if v.waiver:
+            if v.waiver and not v.decides:  # others stand at the end
                 self.line(f"  {v.waiver.says()}", "yellow")
 
     def ending(self) -> None:
@@ -314,6 +315,8 @@ class Summary:
         style = "yellow" if run.exit_code == ExitCode.OK and waived else style
         self.screen.rule(f"{outcomes(run.verdicts)} in {duration(run.seconds)} · exit {int(run.exit_code)}", style)
         self.line(verdict_sentence(run), style if style == "yellow" else f"bold {style.split()[-1]}")
+        for line in let_through(run):
+            self.line(line, "yellow")
         for e in run.exports:
             if e.written:
                 what = f"{size(e.bytes)}, weights {e.digest[:12]}"

@@ -33,6 +33,11 @@ def brief(v: Verdict | Slice, about: About | None = None) -> str:
     return written(getattr(v, "about", about), v.notes, tests=False) if v.notes else v.why
 
 
+def reason(v: Verdict, *, tests: bool = False) -> str:
+    """Return in a line what a verdict claims and why it is as it is; with `tests` as it stands in `why`."""
+    return f"{v.metric} {v.claim}".strip() + f": {v.why if tests else brief(v)}"
+
+
 def first(v: Verdict) -> str:
     """Return the first thing that is said of a verdict: what was found, or why nothing was."""
     return written(v.about, v.notes[:1]) if v.notes else v.why

@@ -45,8 +45,9 @@ class Claims:
         import harness
 
         __tracebackhide__ = True
+        said: Any = {**self.said, **claim}
         try:
-            gated = harness.gate(*self.rows, **self.said, **claim)
+            gated = harness.gate(*self.rows, **said)
         except harness.UsageError as error:
             pytest.fail(str(error), pytrace=False)
         if gated.outcome == "INCONCLUSIVE" and self.inconclusive == "skip":

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from harness import UsageError
-from harness.internals import counted, shown
+from harness.internals import counted, sentence, shown
 from harness_report import drawing, pairs
 from harness_report.compare import Between, Compared, compare
 from harness_report.drawing import FAIL, OPEN, PASS, Interval, axis_of, draw, strip
-from harness_report.gates import axes, bounds_of, drive, interval_of, show_gate, write_of
+from harness_report.gates import axes, bounds_of, heads, interval_of, show_gate, write_of
 from harness_report.history import PastRun, trends_of
 from harness_report.page import ROWS, fill, folder_name, headline, says
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept
-from harness_report.words import NONE, day, listed, minus, number, percent
+from harness_report.words import GLYPHS, NONE, day, listed, minus, number, percent
 
 COLOURS = {"worse": FAIL, "not told apart": OPEN, "better": PASS}
 CLASSES = {"worse": "lost", "better": "won", "not told apart": "told"}
@@ -31,7 +31,7 @@ def render_beside(kept: Kept, other: Kept | None, past: Sequence[PastRun]) -> st
     compared = compare(kept, other) if other else None
     page = _page(kept, compared, past)
     name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
-    return fill("beside.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=name)
+    return fill("beside.html", p=page, title=f"{page.glyph} {shown(kept.run.suite)}: {page.sentence}", name=name)
 
 
 def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleNamespace:
@@ -39,7 +39,9 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleName
         sentence=headline(kept.run),
         lead=_lead(c) if c else [],
         facts=_facts(kept, c, past),
-        driver=drive(kept),
+        heads=heads(kept),
+        outcome=sentence.outcome(kept.run).value,
+        glyph=GLYPHS[sentence.outcome(kept.run)],
         notes=c.notes if c else [],
         gates=_gates(c) if c else [],
         same=_same(c) if c else "",
