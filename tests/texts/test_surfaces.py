@@ -40,7 +40,7 @@ plugins/harness_plan: benchmark terminal
 plugins/harness_release: commands promote signing
 plugins/harness_selftest: commands
 plugins/harness_sft: processes rows train trainer whole worker
-plugins/harness_workers: child local protocol
+plugins/harness_workers: cards child local protocol
 """  # numbers, digests, models, names of a suite, or what a process says to its own
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
 LEAKS = """
