@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,10 @@ def train(job: TrainingJob) -> Path:
     count = resolve(job.processes, {**job.recipe, **spread}, config.gradient_accumulation_steps, device)
     if job.shard:
         refuse_shards(count, job.recipe, job.adapter)
+    if device == "cuda" and ranks.count == 1:
+        from harness_sft.memory import check_room
+
+        check_room(replace(job, processes=count))
     if count > 1:
         return launch(job, count)
     config.gradient_accumulation_steps //= ranks.count
