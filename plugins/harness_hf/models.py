@@ -256,7 +256,7 @@ def resolve_device(device: str) -> torch.device:
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = device.partition(":")[0]
-    if not there["cuda"] and name in ("auto", "cuda") and (why := here().refusal(device)):
+    if not there["cuda"] and (why := here().refusal(device)):
         raise UsageError(why)
     if device == "auto":
         device = name = next(name for name, ok in there.items() if ok)

@@ -67,7 +67,7 @@ class Seen(NamedTuple):
 
     def refusal(self, device: str) -> str:
         """Return why a model cannot be loaded on a device: "auto" passes no GPU over that PyTorch was built for."""
-        why = self.why_none()
+        why = self.why_none() if device.partition(":")[0] in ("auto", "cuda") else ""
         passed_over = device == "auto" and not (nodes() and self.built)
         return f'[model] device "{device}": {why}; or set device = "cpu"' if why and not passed_over else ""
 
