@@ -41,8 +41,11 @@ from harness.data.rows import HELD_OUT as HELD_OUT
 from harness.data.rows import read_rows as read_rows
 from harness.errors import disk_full as disk_full
 from harness.errors import out_of_memory as out_of_memory
+from harness.files import append_line as append_line
 from harness.files import copy_range as copy_range
+from harness.files import exclusive as exclusive
 from harness.files import folder_in_place as folder_in_place
+from harness.files import lines_of as lines_of
 from harness.files import open_file as open_file
 from harness.lazy import lazily as lazily
 from harness.parts import part as part
@@ -67,6 +70,9 @@ from harness.records.waivers import Waiver as Waiver
 from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
 from harness.reports import sentence as sentence
+from harness.reports.events import FILE as EVENTS
+from harness.reports.events import Underway as Underway
+from harness.reports.events import read_events as read_events
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import made as made_of
 from harness.reports.report_json import to_json as to_json
@@ -95,6 +101,7 @@ from harness.texts.shown import whole as whole_text
 
 __all__ = [
     "CONVERSION_NOTES",
+    "EVENTS",
     "GROUP",
     "HELD_OUT",
     "LOCK",
@@ -125,8 +132,10 @@ __all__ = [
     "SuiteTable",
     "Task",
     "ThoughtBudget",
+    "Underway",
     "Waiver",
     "agreement",
+    "append_line",
     "asked_of",
     "attempts_said",
     "chat",
@@ -140,6 +149,7 @@ __all__ = [
     "disk_full",
     "dumps",
     "endings",
+    "exclusive",
     "final_answers",
     "folder_in_place",
     "formats",
@@ -152,6 +162,7 @@ __all__ = [
     "keys",
     "labels",
     "lazily",
+    "lines_of",
     "load_plugins",
     "made_of",
     "markdown",
@@ -162,6 +173,7 @@ __all__ = [
     "out_of_memory",
     "part",
     "read_answers",
+    "read_events",
     "read_gguf",
     "read_json",
     "read_rows",

@@ -272,7 +272,7 @@ def test_methods_are_compared_row_by_row() -> None:
 def test_parts_of_a_card_are_taken_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was measured here is kept, what failed is tried again and named with its reason, and no page goes to docs."""
+    """What was measured is kept, what failed is tried again and named with its reason, and no page goes to docs."""
     from bench import gpu
 
     asked: list[str] = []

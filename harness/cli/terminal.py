@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape as unmarked
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.cli.screen import Screen, describe, duration, fact, interval, percent, place, reasons, some, title
+from harness.cli.screen import Screen, describe, fact, interval, percent, place, reasons, some, title
 from harness.errors import ExitCode
 from harness.hookspec import hookimpl
 from harness.records import words
@@ -23,10 +24,11 @@ from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Swept, Trial
 from harness.records.said import endings
 from harness.records.verdicts import Outcome, Verdict
+from harness.reports.events import Underway
 from harness.reports.sentence import verdict_sentence
 from harness.schema import show
 from harness.texts.counts import counted
-from harness.texts.numbers import number, size
+from harness.texts.numbers import duration, number, size
 from harness.texts.shown import shorten, shown
 
 IGNORED = -100  # the label of a token that is not learnt
@@ -130,6 +132,15 @@ class Terminal(Screen):
             if self.verbosity >= 0:
                 self.item(report)
         Summary(self, run, self.verbosity).tell()
+
+    def underway(self, found: Underway) -> None:
+        """Print what a run came to so far, and what it was at when it was last heard of."""
+        self.harness_run_start(found.run)
+        for flag in found.run.flags:
+            tell_flag(self, flag)
+        for report in found.run.reports:
+            self.item(report)
+        self.line(found.said(datetime.now(UTC)), "bold" if found.running else "bold yellow")
 
     def warnings(self, run: Run) -> None:
         """Print the warnings that came since the last time."""
