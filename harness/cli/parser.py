@@ -22,7 +22,7 @@ EXIT_CODES = (
 BROUGHT = "harness.commands"  # entry points of commands that installed plugins bring
 Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
 GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugin stands; others are at the end
-    "start": (project.init,),
+    "start": (project.init, "doctor"),
     "run": (run.run, ahead.check, "plan", "selftest"),
     "look": (run.show, "explain"),
     "ship": (project.waive, project.verify, "keygen", "sign", "promote"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -84,9 +84,9 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
     if trains and (checks := find("trainer", trains.use).about.check):
         for trial, one in zip(trials(collection), made, strict=True):
             table = trial.suite.train or trains
-            beside = {"adapter": one} if schema.wants(checks, "adapter") else {}
+            beside = {"adapter": one, "ref": ModelRef("base", source.path, options=suite.model.options)}
             with mistakes.collecting(table.where):
-                checks(**table.given, **beside)
+                checks(**table.given, **_wanted(checks, beside))
     if not known:
         _lengths(collection, source, mistakes)
     mistakes.raise_if_any()
@@ -203,8 +203,11 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
 
 def _check_merge(made: Adapter, variant: str, **known: Any) -> None:
     """Raise UsageError when an adapter cannot be merged; an older plugin takes the variant alone."""
-    taken = {name: value for name, value in known.items() if schema.wants(made.check_merge, name)}
-    made.check_merge(variant, **taken)
+    made.check_merge(variant, **_wanted(made.check_merge, known))
+
+
+def _wanted(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in known.items() if schema.wants(function, name)}
 
 
 def _check_safe(folder: Path, where: str) -> None:

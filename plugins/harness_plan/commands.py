@@ -16,6 +16,7 @@ def plan(parser: ArgumentParser) -> None:
     command(parser, _plan, *examples)
     parser.add_argument("suite", type=Path, metavar="SUITE")
     parser.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
+    parser.add_argument("--rate", type=float, metavar="TOKENS", help="as if it trained on so many tokens a second")
     parser.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="as if nothing were remembered")
@@ -35,6 +36,9 @@ def _plan(args: Namespace) -> int:
     try:
         run = opened(args.suite, replace(run_options(args), listeners=(terminal,)))
         known = benchmark.measure(run.session) if args.measure else benchmark.known(run.session)
+        if args.rate is not None:
+            rated = benchmark.at_rate(run.session, args.rate)
+            known[rated.what] = rated
         found = forecast(run, known)
     finally:
         terminal.clear()

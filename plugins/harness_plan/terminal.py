@@ -166,6 +166,9 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
         least, most = forecast.fewest, f"{forecast.trials} trainings"
         most = f"{least} trainings of it at least, {forecast.trials} at most" if forecast.trials > least else most
         terminal.line(f"  {forecast.sweep} is swept: {most}; the first is told, and the others taken to be like it")
+    if forecast.memory:
+        parts = " + ".join(f"{size / 1e9:,.2f} GB of {name}" for name, size in forecast.memory.items())
+        terminal.line(f"  memory of each process, at least: {parts} = {sum(forecast.memory.values()) / 1e9:,.2f} GB")
     if not forecast.measured:
         terminal.line(
             f"  time and memory are not known before they are measured: harness plan {forecast.path} --measure"

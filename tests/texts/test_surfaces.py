@@ -41,7 +41,7 @@ plugins/harness_release: commands promote signing
 plugins/harness_selftest: commands
 plugins/harness_sft: processes rows train trainer whole worker
 plugins/harness_view: commands labels
-plugins/harness_workers: child local protocol
+plugins/harness_workers: cards child local protocol
 """  # numbers, digests, models, names of a suite, what a process says to its own, or what a run's folder holds
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
 LEAKS = """
