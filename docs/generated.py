@@ -47,18 +47,18 @@ CODES = {  # a page -> its title and the first letters of the checks that it lis
     "reference/check-codes-models.md": ("Every check of training, merges and results", "PTME"),
 }
 FORMATS = {  # a page -> its title, where its keys are explained, and the schemas that it shows
-    "reference/formats.md": ("Formats of a run", "run-folder.md", ("report", "sample", "event", "lock")),
+    "reference/formats.md": ("Formats of a run", "run-folder.md", ("report", "sample", "event")),
     "reference/formats-evidence.md": (
         "Formats of evidence",
         "evidence.md",
-        ("manifest", "gates", "item", "claim", "attempt"),
+        ("lock", "manifest", "gates", "item", "claim", "attempt"),
     ),
 }
 MEANT = {  # where a table's keys are explained
     "adapter": "suite-training.md#adapter", "train": "suite-training.md#train", "sweep": "suite-training.md#sweep",
     "candidate": "suite-training.md#candidate", "eval": "suite-evals.md#eval", "gate": "suite-gates.md#gate",
     "merge": "suite-exports.md#merge", "export": "suite-exports.md#export", "subject": "suite.md#subjectname",
-    "suite": "suite.md#suite", "model": "suite.md#model", "checks": "suite.md#checks",
+    "suite": "suite.md#suite", "rows": "suite.md#rows", "model": "suite.md#model", "checks": "suite.md#checks",
 }  # fmt: skip
 COMMANDS = {  # a page -> its title and the groups of `harness help` that it lists
     "reference/commands-run.md": ("Commands that start and run", ("start", "run")),
@@ -195,8 +195,8 @@ def options_page(plugins: Plugins, page: str, title: str, kinds: Sequence[str]) 
 
 def _heading(table: str) -> str:
     """Return a table's name as it is written in a suite."""
-    if table == "subject":
-        return "[subject.NAME]"
+    if table in ("subject", "rows"):
+        return f"[{table}.NAME]"
     return f"[[{table}]]" if table in LISTS else f"[{table}]"
 
 

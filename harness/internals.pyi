@@ -10,6 +10,7 @@ from harness.answers.store import Responses as Responses
 from harness.answers.store import request_key as request_key
 from harness.answers.thought import answers as final_answers
 from harness.artifacts import formats as formats
+from harness.artifacts.attestation import LOCK as LOCK
 from harness.artifacts.digests import template_digest as template_digest
 from harness.artifacts.digests import weights_digest as weights_digest
 from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
@@ -25,19 +26,39 @@ from harness.artifacts.strict import read_json as read_json
 from harness.claims import agreement as agreement
 from harness.claims import labels as labels
 from harness.claims.decide import decide as decide
+from harness.collection.collect import check_gates as check_gates
+from harness.collection.collected import Collection as Collection
+from harness.collection.collected import Item as Item
 from harness.collection.collected import Task as Task
+from harness.collection.context import Context as Context
 from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
+from harness.data.identity import key_of as key_of
+from harness.data.identity import keyed as keyed
+from harness.data.pypi import fetch_wheel as fetch_wheel
 from harness.data.pypi import sha256_of as sha256_of
 from harness.data.rows import GROUP as GROUP
 from harness.data.rows import HELD_OUT as HELD_OUT
 from harness.data.rows import read_rows as read_rows
 from harness.errors import disk_full as disk_full
 from harness.errors import out_of_memory as out_of_memory
+from harness.files import append_line as append_line
 from harness.files import copy_range as copy_range
+from harness.files import exclusive as exclusive
 from harness.files import folder_in_place as folder_in_place
+from harness.files import lines_of as lines_of
+from harness.files import open_file as open_file
 from harness.lazy import lazily as lazily
+from harness.parts import part as part
+from harness.pipeline.adjudication import Adjudicator as Adjudicator
+from harness.pipeline.ledger import Ledger as Ledger
+from harness.pipeline.ledger import Look as Look
+from harness.pipeline.ledger import Standing as Standing
+from harness.pipeline.ledger import attempts_said as attempts_said
+from harness.plugins import Plugins as Plugins
+from harness.plugins import load_plugins as load_plugins
 from harness.records import words as words
+from harness.records.about import Note as Note
 from harness.records.findings import Severity as Severity
 from harness.records.findings import marked as marked_text
 from harness.records.findings import text_of as text_of
@@ -46,11 +67,23 @@ from harness.records.said import Ended as Ended
 from harness.records.said import endings as endings
 from harness.records.scales import OnScale as OnScale
 from harness.records.scales import Scaled as Scaled
+from harness.records.waivers import Waiver as Waiver
+from harness.release import demands as demands
 from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
+from harness.release.locked import Locked as Locked
+from harness.release.policy import Policy as Policy
 from harness.reports import sentence as sentence
+from harness.reports.events import FILE as EVENTS
+from harness.reports.events import Underway as Underway
+from harness.reports.events import read_events as read_events
+from harness.reports.report_json import dumps as dumps
+from harness.reports.report_json import made as made_of
+from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import told_apart as told_apart
 from harness.reports.run_folder import LOGS as TRAINING_LOGS
+from harness.reports.run_folder import RunFolder as RunFolder
+from harness.reports.run_folder import asked_of as asked_of
 from harness.reports.run_folder import read_rows as read_answers
 from harness.stats.multiple import holm as holm
 from harness.stats.tests import cluster_t as cluster_t
@@ -58,9 +91,14 @@ from harness.stats.tests import numbered as numbered
 from harness.stats.tests import wilson as wilson
 from harness.suite.reader import read_suite as read_suite
 from harness.suite.tables import Eval as Eval
+from harness.suite.tables import Model as Model
+from harness.suite.tables import ScoredRows as ScoredRows
 from harness.suite.tables import Suite as Suite
+from harness.suite.tables import SuiteTable as SuiteTable
+from harness.suite.waivers import read_waivers as read_waivers
 from harness.texts.counts import counted as counted
 from harness.texts.secrets import is_secret as is_secret
+from harness.texts.secrets import struck as struck
 from harness.texts.shown import markdown as markdown
 from harness.texts.shown import shorten as shorten
 from harness.texts.shown import shown as shown
@@ -68,32 +106,59 @@ from harness.texts.shown import whole as whole_text
 
 __all__ = [
     "CONVERSION_NOTES",
+    "EVENTS",
     "GROUP",
     "HELD_OUT",
+    "LOCK",
     "ROPE_FACTORS",
     "TRAINING_LOGS",
+    "Adjudicator",
     "CachedSubject",
+    "Collection",
+    "Context",
     "Ended",
     "Eval",
     "Gguf",
+    "Item",
+    "Ledger",
+    "Locked",
+    "Look",
+    "Model",
     "Models",
+    "Note",
     "OnScale",
+    "Plugins",
+    "Policy",
     "Responses",
+    "RunFolder",
     "Scaled",
+    "ScoredRows",
     "Severity",
+    "Standing",
     "Suite",
+    "SuiteTable",
     "Task",
     "ThoughtBudget",
+    "Underway",
+    "Waiver",
     "agreement",
+    "append_line",
+    "asked_of",
+    "attempts_said",
     "chat",
+    "check_gates",
     "choose_shots",
     "cluster_t",
     "copy_files",
     "copy_range",
     "counted",
     "decide",
+    "demands",
     "disk_full",
+    "dumps",
     "endings",
+    "exclusive",
+    "fetch_wheel",
     "final_answers",
     "folder_in_place",
     "formats",
@@ -102,20 +167,29 @@ __all__ = [
     "is_sealed",
     "is_secret",
     "isolated",
+    "key_of",
+    "keyed",
     "keys",
     "labels",
     "lazily",
+    "lines_of",
+    "load_plugins",
+    "made_of",
     "markdown",
     "marked_text",
     "meant_otherwise",
     "numbered",
+    "open_file",
     "out_of_memory",
+    "part",
     "read_answers",
+    "read_events",
     "read_gguf",
     "read_json",
     "read_rows",
     "read_safetensors",
     "read_suite",
+    "read_waivers",
     "request_key",
     "schema",
     "seal_folder",
@@ -123,8 +197,10 @@ __all__ = [
     "sha256_of",
     "shorten",
     "shown",
+    "struck",
     "template_digest",
     "text_of",
+    "to_json",
     "told_apart",
     "weight_files",
     "weights_digest",

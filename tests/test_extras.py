@@ -242,3 +242,12 @@ def test_the_extra_report_alone_writes_pages(wheel: Path, tmp_path: Path) -> Non
     (run / "report.html").unlink(missing_ok=True)
     call(command, "report", str(run), cwd=folder)
     assert "<svg" in (run / "report.html").read_text("utf-8")
+
+
+def test_the_extra_gate_alone_gates_rows(wheel: Path, tmp_path: Path) -> None:
+    """With `gate` and nothing else two folders of lm_eval's are a verdict, by the package's own name."""
+    command = installed(wheel, "gate", tmp_path / "env")
+    kept = Path(__file__).parent / "fixtures" / "rows" / "lm_eval-0.4.13"
+    words = ("gate", str(kept / "base"), str(kept / "candidate_bf16"), "--metric", "cap_mc:acc")
+    said = call(str(Path(command).with_name("finetune-harness")), *words, "--worse-by-at-most", "0.2", cwd=tmp_path)
+    assert "PASS  no-worse" in said

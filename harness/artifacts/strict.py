@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 
-def read_json(text: str | bytes) -> Any:
-    """Return what a text says; raises ValueError where a key stands twice, or at NaN and the infinities."""
-    return json.loads(text, object_pairs_hook=_once, parse_constant=no_constant)
+def read_json(text: str | bytes, *, constants: bool = False) -> Any:
+    """Return what a text says; raises ValueError where a key stands twice, or at NaN and the infinities but if told."""
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    return (_WITH_CONSTANTS if constants else _DECODER).decode(text)
 
 
 def no_constant(name: str) -> None:
@@ -22,3 +24,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a key is there twice")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=no_constant)  # one for millions of lines
+_WITH_CONSTANTS = json.JSONDecoder(object_pairs_hook=_once)

@@ -36,6 +36,9 @@ def distinct(
     """
     if gate.kind.counts or metric.is_count or metric.is_agreement:
         return list(rows), Repeats()
+    keys = [s.key for s in rows if s.key]
+    if len({*keys}) == len(keys):  # which of millions of rows is quickly seen
+        return list(rows), Repeats()
     groups: dict[str, dict[Any, list[Sample]]] = {}
     columns = [name.partition("=")[0] for name in gate.slices]
     for s in rows:

@@ -6,10 +6,12 @@ targets. Texts are compared as `canonical` ones, and the order and the names of 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from harness.artifacts.digests import digest_of
@@ -27,9 +29,21 @@ def keyed(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]
     for sample in samples:
         asked, wanted = _asked(sample, names), _wanted(sample)
         lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
-        key = digest_of([sorted(asked), wanted, _plain(lists)])[:DIGITS] if any(asked) or wanted else ""
-        found.append(replace(sample, key=key))
+        found.append(replace(sample, key=_key(sorted(asked), wanted, lists)))
     return tuple(found)
+
+
+def key_of(text: str, target: str) -> str:
+    """Return the key that `keyed` gives a row with one text and one target, without making a Sample of it."""
+    asked, wanted = canonical(text), canonical(target)
+    told = (
+        f"[[{quoted(asked) if text else ''}], [{quoted(wanted) if wanted else ''}], {quoted('{}')}]"  # as `digest_of`
+    )
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if asked or wanted else ""
+
+
+def _key(asked: Sequence[str], wanted: Sequence[str], lists: Mapping[str, Any]) -> str:
+    return digest_of([asked, wanted, _plain(lists) if lists else "{}"])[:DIGITS] if any(asked) or wanted else ""
 
 
 def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str, ...]]:
@@ -54,9 +68,11 @@ def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str,
 
 def canonical(text: Any) -> str:
     """Return a text in small letters, in Unicode's compatible form, without what is not seen, one space for several."""
-    folded = unicodedata.normalize("NFKC", str(text)).casefold()
-    seen = "".join(c for c in folded if unicodedata.category(c) != "Cf") if not folded.isascii() else folded
-    return " ".join(seen.split())
+    text = str(text)
+    if text.isascii():  # which is its own compatible form
+        return " ".join(text.lower().split())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
 
 
 def _asked(sample: Sample, names: Sequence[str]) -> list[str]:

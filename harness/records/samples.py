@@ -13,7 +13,7 @@ Prompt = str | list[dict[str, str]]
 """What a model is asked: a text, or chat messages."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One row of an evaluation's data.
 
@@ -60,7 +60,7 @@ def rows_digest(samples: Iterable[Sample]) -> str:
     return digest_of([sample.digest for sample in samples])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.records.verdicts import Slice, Verdict
 
 Told = Mapping[str, Any]
+FEW = 20  # rows: of fewer, how many times as many are needed tells nobody anything
 
 
 def noted(verdict: Verdict, *notes: Note) -> Verdict:
@@ -160,6 +161,8 @@ def _labels(_: About | None, told: Told) -> str:
 def _needed(_: About | None, told: Told) -> str:
     if told["rows"] is None:
         return "more rows like these would not decide it"
+    if told["range"] is None and (n := told.get("n", FEW)) < FEW:  # older ones do not say how many there were
+        return f"{n} rows decide nothing: more than {told['close'] * n} would be needed"
     if told["range"] is None:
         return f"too close to call: more than {told['close']} times these rows would be needed"
     least, most = told["range"]
@@ -230,4 +233,5 @@ _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
         f"look {told['number']} at {told['at']} of {told['most']} rows, at alpha {told['alpha']:.2g}"
     ),
     "waiver": lambda _, told: f"its waiver {told['why']}",
+    "rows": lambda _, told: str(told["text"]),  # of others: what they are worth, and what was allowed of them
 }

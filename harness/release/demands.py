@@ -79,14 +79,14 @@ def _plugins(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Ite
 
 
 @dataclass(frozen=True)
-class Found:
+class Met:
     """What of one export's evidence meets a policy's claims, and what of it another export may still show."""
 
     lacking: Mapping[str, str]  # by what is demanded: why it is not met here
     gates: frozenset[str]  # that meet a claim
 
 
-def found(policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Verdicts, candidate: str) -> Found:
+def found(policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Verdicts, candidate: str) -> Met:
     """Return what meets the claims of a policy, and which of its gates, rows and claims are not met by this export."""
     lacking, gates = dict[str, str](), set[str]()
     for gate in policy.gates:
@@ -102,7 +102,7 @@ def found(policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Ver
             lacking[f"claim {number}"] = f"{met.says}: {why} (claim)"
         else:
             gates.add(met.gate)
-    return Found(lacking, frozenset(gates))
+    return Met(lacking, frozenset(gates))
 
 
 class _ClaimBesideGates:

@@ -34,7 +34,7 @@ from harness.records.verdicts import Verdict
 from harness.release.conversions import copy_files
 from harness.release.previous import keep_first
 from harness.reports.report_json import dumps, placed, to_json
-from harness.reports.run_folder import row_of, writable
+from harness.reports.run_folder import asked_of, row_of, writable
 from harness.schema import wants
 from harness.stats import tests
 from harness.suite.tables import Export
@@ -289,11 +289,14 @@ def evaluations_of(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def as_kept(number: int, sample: Sample, score: Score, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return a row as a run's folder keeps it, and as it is read from there."""
-    kept: dict[str, Any] = json.loads(
-        json.dumps(row_of(number, sample, score, metrics), ensure_ascii=False, default=str)
-    )
-    return kept
+    """Return a row as a run's folder keeps it and as it is read from there, with the digests of the evidence.
+
+    Those are of the values, where the folder's are lm-evaluation-harness's; a private row has a digest of all of it.
+    """
+    kept = json.loads(json.dumps(row_of(number, sample, score, metrics), ensure_ascii=False, default=str))
+    asked = {"doc_hash": kept["doc"], "prompt_hash": asked_of(kept), "target_hash": kept["target"]}
+    kept |= {"arguments": [[asked_of(kept)]], **{name: digest_of(value) for name, value in asked.items()}}
+    return {name: value for name, value in kept.items() if name not in ("key", "messages")}
 
 
 def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class _Verification:
         self.others, self.suite = others, suite
         self.recomputes = how.recompute or bool(self.policy and self.policy.recomputed is not None)
         self.verified = Verified(str(folder))
-        self.met = demands.Found({}, frozenset())
+        self.met = demands.Met({}, frozenset())
 
     def go(self) -> Verified:
         steps: dict[str, Callable[[], str]] = {

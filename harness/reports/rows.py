@@ -13,7 +13,7 @@ from harness.artifacts.attestation import LOCK
 from harness.errors import UsageError, did_you_mean
 from harness.records.run import Report, Run
 from harness.records.verdicts import Verdict
-from harness.reports.run_folder import each_row, value_of
+from harness.reports.run_folder import asked_of, each_row, value_of
 from harness.texts.counts import counted
 
 ORDER = {"lost": 0, "wrong": 1, "won": 2, "right": 3, "": 4}
@@ -151,7 +151,7 @@ def _rows(
         asked = (row for row in each_row(folder, subject, evaluation) if row["id"] in ids)
         for row in islice(asked, len(ids)):
             answers.setdefault(row["id"], []).append((subject, _answer(row, metric)))
-            about[row["id"]] = _text(row["arguments"][0][0]), _text(row["target"])
+            about[row["id"]] = _text(asked_of(row)), _text(row["target"])
     return [Shown(change, i, *about[i], tuple(answers[i])) for change, i in chosen]
 
 

@@ -5,12 +5,14 @@ And the steps of a training, as its trainer notes them beside the adapter, and a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +85,10 @@ def last_run(out: Path, suite: str) -> Run:
     return read_run(found[-1])
 
 
-def newest(out: Path) -> Path:
-    """Return the folder of the newest run under `out`, of whatever suite. Raises UsageError when there is none."""
-    found = sorted(out.glob("*/report.json"), key=lambda p: (p.stat().st_mtime, p.parent.name))
+def newest(out: Path, names: Sequence[str] = ("report.json",)) -> Path:
+    """Return the folder under `out` in which one of these files is the newest. Raises UsageError when there is none."""
+    there = [path for name in names for path in out.glob(f"*/{name}")]
+    found = sorted(there, key=lambda p: (p.stat().st_mtime, p.parent.name))
     if not found:
         raise UsageError(f"{out}: holds no run; name the folder of one, or run a suite first")
     return found[-1].parent
@@ -113,20 +116,25 @@ def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, 
 
 
 def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return one row with lm-evaluation-harness's keys, and ours beside them."""
+    """Return one row with lm-evaluation-harness's keys and hashes, and ours beside them; it writes a chat as a text."""
     prompt = sample.input or sample.row.get("text", "")
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
     return {
         "doc_id": number,
         "doc": dict(sample.row),
         "target": sample.target,
-        "arguments": [[prompt]],
+        "arguments": {"gen_args_0": {"arg_0": text}},
+        **({} if text == prompt else {"messages": prompt}),
         "resps": [[score.answer]],
         "filtered_resps": [score.answer],
         "filter": "none",
         "metrics": list(metrics),
-        **sample.hashes,
+        "doc_hash": _hashed(_indented(sample.row)),
+        "prompt_hash": _hashed(text),
+        "target_hash": _hashed(str(sample.target)),
         **score.values,
         "id": sample.id,
+        **({"key": sample.key} if sample.key else {}),
         "cluster": sample.cluster,
         "weight": score.weight,
         "weights": dict(score.weights),
@@ -136,6 +144,24 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "note": _told(score.note),
         **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
     }
+
+
+def _indented(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON with an indent, of which lm-evaluation-harness makes its hash; Python's is slow."""
+    write = partial(json.dumps, default=str, ensure_ascii=False)
+    if any(isinstance(value, (dict, list, tuple)) for value in row.values()) or not row:
+        return write(row, indent=2)
+    return "{\n" + ",\n".join(f"  {write(str(k))}: {write(v)}" for k, v in row.items()) + "\n}"
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def asked_of(row: Mapping[str, Any]) -> Any:
+    """Return what a row of a samples file asks, a text or a chat; older files have it in lists."""
+    asked = row["arguments"]
+    return row.get("messages", asked["gen_args_0"]["arg_0"]) if isinstance(asked, Mapping) else asked[0][0]
 
 
 def _told(value: Any) -> Any:
@@ -166,10 +192,14 @@ def _results(run: Run, subject: str) -> dict[str, Any]:
             results[r.eval][f"{name}_stderr,none"] = r.stderr.get(name, "N/A")
     return {
         "results": results,
+        "configs": {},  # these three are what its tools look into, and a task of ours has none
+        "versions": {},
+        "n-shot": {},
         "higher_is_better": {r.eval: {m: b == "higher" for m, b in r.better.items()} for r in reports},
         "n-samples": {r.eval: {"original": r.n, "effective": r.n} for r in reports},
+        "model_name": f"{run.suite}/{subject}",
         "config": {"model": run.model, "model_args": run.facts.get("model", {}), "random_seed": run.seed},
-        "date": run.started,
+        "date": int(datetime.fromisoformat(run.started).timestamp()),
         "pretty_env_info": " ".join(f"{k}={v}" for k, v in run.versions.items()),
         "gates": [asdict(v) for v in run.verdicts if v.candidate == subject],
         "artifact": {"subject": subject, "digest": run.digests.get(subject, "")},

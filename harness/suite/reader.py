@@ -21,7 +21,8 @@ from harness.suite.lines import lines_of, refuse_deep_keys
 from harness.texts import secrets
 
 TABLES = (
-    "suite", "model", "adapter", "train", "sweep", "candidate", "subject", "eval", "gate", "merge", "export", "checks",
+    "suite", "model", "rows", "adapter", "train", "sweep", "candidate", "subject", "eval", "gate", "merge", "export",
+    "checks",
 )  # fmt: skip
 SWEPT = {"adapter": tables.Use, "train": tables.Train}  # tables of whose options one may be swept
 ARRAYS = ("eval", "gate", "export")
@@ -38,7 +39,9 @@ def read_suite(
 
     Raises UsageError with every mistake of the file.
     """
-    text = read_text(path, hint="; name a suite, for instance suites/smoke.toml")
+    inside = path / "suite.toml"
+    known = inside if inside.is_file() else "a suite, for instance suites/smoke.toml"
+    text = read_text(path, hint=f"; name {known}")
     try:
         refuse_deep_keys(text)
         raw = tomllib.loads(text)
@@ -47,7 +50,7 @@ def read_suite(
             name, line = found.groups()
             instead = f"write [[{name}]] for each" if name in ARRAYS else "remove one of them"
             raise UsageError(f"{path}:{line}: [{name}] stands twice; {instead}") from None
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
+        raise UsageError(_invalid(path, text, str(error))) from None
     except RecursionError:
         raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} deep") from None
     except ValueError:  # Python reads no whole number of more than 4,300 digits
@@ -83,7 +86,8 @@ class _Reader:
             if name not in TABLES:
                 self.complain((name, 0), f"[{name}]", "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
         about = self.one("suite", tables.SuiteTable, required=True)
-        model = self.one("model", tables.Model, required=True)
+        rows = self.rows()
+        model = self.one("model", tables.Model, required="rows" not in self.raw)
         sweep = self.sweep()
         adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
         candidate = self.one("candidate", tables.Candidate)
@@ -96,11 +100,11 @@ class _Reader:
         merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
         self.coherent(about, adapter, train, candidate)
         self.mistakes.raise_if_any()
-        assert about and model  # or raise_if_any raised
+        assert about and (model or rows)  # or raise_if_any raised
         made = tables.Suite(
             self.path,
             about,
-            model,
+            model or tables.Model("", "[rows]", "rows"),
             adapter,
             train,
             candidate,
@@ -113,8 +117,33 @@ class _Reader:
             self.raw.get("merge", {}).get("choose"),
             checks,
             None if candidate else sweep,
+            rows,
         )
         return made.trial(made.sweep.values[0]) if made.sweep else made
+
+    def rows(self) -> dict[str, tables.ScoredRows]:
+        """Return the rows that take the place of models; what needs a model does not go with them."""
+        given = self.raw.get("rows", {})
+        if not isinstance(given, dict) or ("rows" in self.raw and "candidate" not in given):
+            self.complain(
+                ("rows", 0), "[rows]", "", "want tables [rows.base] and [rows.candidate], or the second alone"
+            )
+            return {}
+        for name in TABLES if given else ():
+            if name in self.raw and name not in ("suite", "rows", "eval", "gate"):
+                title = f"[[{name}]]" if name in ARRAYS else f"[{name}]"
+                why = (
+                    "what ships must have been asked here" if name == "export" else "others asked, and no model is here"
+                )
+                self.complain((name, 0), "[rows]", "", f"and {title}: {why}; gate the model itself, or leave it out")
+        found = {}
+        for name, table in given.items():
+            at = (f"rows.{name}", 0)
+            if name not in ("base", "candidate"):
+                self.complain(at, f"[rows.{schema.show(name)}]", "", "want [rows.base] or [rows.candidate]")
+            elif made := self.table(tables.ScoredRows, table, at, f"[rows.{name}]"):
+                found[name] = made
+        return found
 
     def sound(self) -> None:
         """Raise UsageError when there are values that no key can have, before any of them is looked at."""
@@ -319,17 +348,16 @@ def read_override(override: str) -> tuple[list[str], Any]:
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
-    """Apply one `--set table.key=value`; elements of lists by their index."""
+    """Apply one `--set table.key=value`; elements of lists by name or index."""
     (*parents, last), parsed = read_override(override)
     where = f"--set {schema.show(override)}"
     here: Any = raw
     for step in parents:
-        here = _step(here, step, where) if isinstance(here, list) else here.setdefault(step, {})
+        here = here[_index(here, step, where)] if isinstance(here, list) else here.setdefault(step, {})
         if not isinstance(here, (dict, list)):
             raise UsageError(f"{where}: {schema.show(step)} is {schema.show(here)}, not a table")
     if isinstance(here, list):
-        _step(here, last, where)
-        here[int(last)] = parsed
+        here[_index(here, last, where)] = parsed
     else:
         here[last] = parsed
 
@@ -345,14 +373,31 @@ def _value(value: str, where: str) -> Any:
         raise UsageError(f"{where}: holds a whole number of thousands of digits") from None
 
 
-def _step(here: list[Any], step: str, where: str) -> Any:
+def _index(here: list[Any], step: str, where: str) -> int:
+    """Return the place in a list that is named: by number, or as an eval by its `name` and a gate by its `id`."""
+    names = [str(t.get("name", t.get("id", t.get("to")))) if isinstance(t, dict) else "" for t in here]
+    if step in names:
+        return names.index(step)
     if not re.fullmatch(r"[0-9]{1,9}", step) or int(step) >= len(here):
-        raise UsageError(f"{where}: {schema.show(step)} is no element of a list of {len(here)}; they count from 0")
-    return here[int(step)]
+        what = f"{schema.show(step)} is no element of a list of {len(here)}"
+        raise UsageError(f"{where}: {what}, which count from 0{did_you_mean(step, filter(None, names))}")
+    return int(step)
+
+
+def _invalid(path: Path, text: str, error: str) -> str:
+    """Return a mistake in TOML with the line it is in, less what may be a secret, and what is often meant."""
+    if not (found := re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", error)):
+        return f"{path}: not valid TOML: {error}"
+    line = text.split("\n")[int(found[2]) - 1].strip()
+    hint = '; write straight quotes, "…"' if re.search("[“”„‘’«»]", line) else ""
+    hint = hint or ('; TOML is key = "value"' if re.match(r"[\w-]+:", line) else "")
+    hidden = any(map(secrets.is_secret, re.findall(r"""[\w-]+(?=["']?\s*[=:])""", line)))
+    shown = "" if hidden else f": {secrets.hide(line)}"
+    return f"{path}:{found[2]}: not valid TOML: {found[1]}{shown[: schema.LONGEST]}{hint}"
 
 
 def _order_error(values: Any, *, by_step: bool) -> str:
-    """Return why values cannot be tried one after the other, or nothing."""
+    """Return error values cannot be tried one after the other, or nothing."""
     if not isinstance(values, list):
         return "want a list of values"
     if len(values) < 2:

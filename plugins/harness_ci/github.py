@@ -22,7 +22,7 @@ from harness_ci.markdown import run_markdown
 
 MOST = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
 LONGEST = 1000  # characters of a message
-TELLING = ("run", "check", "plan", "selftest", "show", "judge", "verify")  # commands that print texts of models
+TELLING = ("run", "gate", "check", "plan", "selftest", "show", "judge", "verify")  # commands that print texts of models
 PLACE = re.compile(r"(?P<file>[^:\n]+\.toml)(?::(?P<line>\d+))?: (?P<what>.*)")
 
 

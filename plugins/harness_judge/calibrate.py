@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Mistakes, Sample, UsageError, cache_dir, did_you_mean, digest_of
-from harness.internals import Eval, Responses, agreement, numbered, read_answers, read_rows, read_suite
+from harness.internals import Eval, Responses, agreement, asked_of, numbered, read_answers, read_rows, read_suite
 from harness_judge import bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, share_of, write
 from harness_judge.marking import put
@@ -25,6 +25,7 @@ SAYS = {"A": 1.0, "tie": 0.5, "B": 0.0, "met": 1.0, "not met": 0.0}  # of the ca
 SIDES = {"A": "A, or candidate", "tie": "tie", "B": "B, or baseline"}
 MET_LABELS = {"true": "met", "yes": "met", "1": "met", "false": "not met", "no": "not met", "0": "not met"}
 NAMED = 5  # rows that a line names
+DISPUTES = "disputes"  # what labels of no random draw say of theirs
 WANT = "want id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
 
 
@@ -136,6 +137,8 @@ def _label(row: Mapping[str, Any], options: JudgeOptions, run: Mapping[str, Mapp
     known, said = (PAIR_LABELS if pairwise else MET_LABELS), str(row["label"]).strip().lower()
     if said not in known:
         raise UsageError(f'label is "{row["label"]}"{did_you_mean(said, known)}')
+    if row.get("drawn") == DISPUTES:
+        raise UsageError("was drawn from the disputes, on which a judge errs most; label rows drawn at random")
     criterion, criteria = "", list(options.criteria or {})
     if not pairwise:
         criterion = str(row.get("criterion") or (criteria[0] if len(criteria) == 1 else ""))
@@ -164,7 +167,7 @@ def _answers(
     ours, theirs = there["resps"][0][0], there.get("details", {}).get("baseline_answer")
     if pairwise and theirs is None:
         raise UsageError(f'"{name}" was not compared in that run; name the subject that was with --subject')
-    sample = Sample(name, there["arguments"][0][0], there.get("target", ""), there["doc"])
+    sample = Sample(name, asked_of(there), there.get("target", ""), there["doc"])
     return sample, (ours, theirs) if pairwise else (ours,)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError, read_run
-from harness.internals import read_answers, shorten
+from harness.internals import asked_of, read_answers, shorten
 from harness_judge.prompts import as_text
 
 Row = Mapping[str, Any]
@@ -37,7 +37,7 @@ def disputed(row: Row) -> bool:
 def describe(item: str, row: Row) -> list[str]:
     """Write a row in lines: request, target, answers, and every verdict with its reason."""
     target = row["target"] if isinstance(row["target"], str) else "\n".join(row["target"])
-    texts = {"request": as_text(row["arguments"][0][0]), "target": target, "answer": row["resps"][0][0]}
+    texts = {"request": as_text(asked_of(row)), "target": target, "answer": row["resps"][0][0]}
     if "baseline_answer" in row["details"]:
         texts |= {"baseline": row["details"]["baseline_answer"]}
     lines = [f'{item}  "{row["id"]}"', *(f"  {name:<9} {shorten(text)}" for name, text in texts.items())]

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from harness.cli.screen import duration
 from harness.cli.terminal import Terminal
 from harness.stats.power import POWER
+from harness.texts.numbers import duration
 from harness_plan.benchmark import EVALUATION, FULL, Measured
 from harness_plan.forecast import Forecast
 from harness_plan.gate_power import Odds

@@ -77,11 +77,11 @@ def table(keys: Mapping[str, Schema], *optional: str) -> Schema:
 
 
 def _event() -> Schema:
-    """Return the schema of a line of `--events`: one for each kind of event."""
+    """Return the schema of a line of events.jsonl: one for each kind of event."""
     report = {k: v for k, v in record(Report)["properties"].items() if k not in ("verdicts", "traceback")}
     run = record(Run)["properties"]
     kinds = {
-        "run_start": {k: run[k] for k in ("suite", "path", "model", "items", "gates")},
+        "run_start": {k: run[k] for k in events.BEGUN},
         "stage": {"stage": TEXT, "detail": TEXT},
         "progress": record(Progress)["properties"],
         "report": report,
@@ -92,20 +92,21 @@ def _event() -> Schema:
     }
     head = {"format": {"enum": [events.FORMAT]}, "at": TEXT}
     lines = [{"title": kind, **table({**head, "event": {"enum": [kind]}, **keys})} for kind, keys in kinds.items()]
-    return {"title": "a line of the file that --events names", "oneOf": lines}
+    return {"title": "a line of events.jsonl", "oneOf": lines}
 
 
 def _sample() -> Schema:
     """Return the schema of a line of samples_*.jsonl: the metrics stand beside the keys, each under its own name."""
     keys = {
-        "doc_id": WHOLE, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "array"},
+        "doc_id": WHOLE, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "object"},
+        "messages": {"type": "array"}, "key": TEXT,
         "resps": {"type": "array"}, "filtered_resps": {"type": "array"}, "filter": TEXT,
         "metrics": {"type": "array", "items": TEXT}, "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
         "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
         "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
         "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
     }  # fmt: skip
-    made = table(keys, "details", "nats", "rendered", "lost", "ended", "tokens")
+    made = table(keys, "messages", "key", "details", "nats", "rendered", "lost", "ended", "tokens")
     return {"title": "a line of SUBJECT/samples_EVAL_TIME.jsonl", **made, "additionalProperties": NUMBER}
 
 

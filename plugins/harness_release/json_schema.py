@@ -16,7 +16,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from harness import schema
 from harness.claims.gate import KINDS, Gate
 from harness.plugins import Plugins
-from harness.suite.tables import MERGES, Baseline, Candidate, Eval, Export, Ignored, Model, SuiteTable, Train, Use
+from harness.suite.tables import (
+    MERGES,
+    Baseline,
+    Candidate,
+    Eval,
+    Export,
+    Ignored,
+    Model,
+    ScoredRows,
+    SuiteTable,
+    Train,
+    Use,
+)  # fmt: skip
 
 Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-04/schema#"
@@ -25,8 +37,8 @@ NAMES: Mapping[type, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array", tuple: "array",
 }  # fmt: skip
 TABLES = {
-    "suite": SuiteTable, "model": Model, "adapter": Use, "train": Train, "candidate": Candidate, "subject": Baseline,
-    "eval": Eval, "gate": Gate, "export": Export, "checks": Ignored,
+    "suite": SuiteTable, "model": Model, "rows": ScoredRows, "adapter": Use, "train": Train, "candidate": Candidate,
+    "subject": Baseline, "eval": Eval, "gate": Gate, "export": Export, "checks": Ignored,
 }  # fmt: skip
 
 
@@ -39,6 +51,7 @@ def json_schema(plugins: Plugins) -> Schema:
     tables = {
         "suite": _table(SuiteTable),
         "model": _used(plugins, "loader", Model),
+        "rows": {"type": "object", "additionalProperties": _table(ScoredRows), "required": ["candidate"]},
         "adapter": _used(plugins, "adapter", Use),
         "train": _used(plugins, "trainer", Train),
         "sweep": {
@@ -66,7 +79,8 @@ def json_schema(plugins: Plugins) -> Schema:
         "checks": _table(Ignored),
     }
     whole: Schema = {"$schema": DRAFT, "title": "A suite of finetune-harness", "type": "object", "properties": tables}
-    return {**whole, "additionalProperties": False, "required": ["suite", "model", "eval"]}
+    either = [{"required": ["model"], "not": {"required": ["rows"]}}, {"required": ["rows"]}]
+    return {**whole, "additionalProperties": False, "required": ["suite", "eval"], "anyOf": either}
 
 
 def keys_of(cls: type) -> dict[str, tuple[Any, Any]]:

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from harness import ExitCode, UsageError, write_text
+from harness.internals import part
 
 FORMATS = ("text", "markdown", "json")
 
@@ -21,7 +22,10 @@ def report(parser: ArgumentParser) -> None:
     parser.add_argument("--against", type=Path, metavar="RUN", help="compare with this run, row by row")
     parser.add_argument("--history", type=Path, metavar="FOLDER", help="show every run of the suite in a folder, too")
     parser.add_argument("--markdown", action="store_true", help="print Markdown for a pull request instead")
-    parser.add_argument("-o", type=Path, metavar="FILE", help="where to write (RUN/report.html, RUN/compare.html)")
+    other = "write logs of another format instead: every-eval-ever"
+    parser.add_argument("--as", dest="form", choices=("every-eval-ever",), metavar="FORMAT", help=other)
+    where = "where to write (RUN/report.html, RUN/compare.html, RUN/every_eval_ever)"
+    parser.add_argument("-o", type=Path, metavar="FILE", help=where)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
 
 
@@ -51,6 +55,9 @@ def _report(args: Namespace) -> int:
     """Write a page, or print Markdown. Raises UsageError without jinja2."""
     from harness_report.reading import read_folder
 
+    if args.form:
+        sys.stdout.write("".join(f"{path}\n" for path in part("every_eval_ever")(args.run, args.o)))
+        return ExitCode.OK
     kept = read_folder(args.run)
     if args.markdown and args.against is None:
         from harness_ci import run_markdown

@@ -20,10 +20,9 @@ from harness.internals import counted, decide, markdown, sentence, shown
 from harness_report.gates import claim_of, estimate_of
 from harness_report.made import Setting, settings_of
 from harness_report.pairs import LOST, WON, Pairs, paired
-from harness_report.reading import Kept, Row, metric_of, result_of, samples_of
+from harness_report.reading import Kept, Row, asks, metric_of, result_of, samples_of
 from harness_report.words import GLYPHS, day, number
 
-ASKS = ("prompt_hash", "target_hash")  # by which rows of two runs are the same
 ALIKE = "the same on every row"
 OTHER = "the other run"  # the name of the baseline in a test between two runs
 READINGS = {Outcome.FAIL: "worse", Outcome.INCONCLUSIVE: "not told apart", Outcome.PASS: "better"}  # the worst first
@@ -117,7 +116,7 @@ def _all_between(now: Kept, before: Kept) -> list[Between]:
 def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
     """Test one metric on the rows that both runs asked."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
-    ids = [i for i in ours if i in theirs and all(ours[i].get(k) == theirs[i].get(k) for k in ASKS)]
+    ids = [i for i in ours if i in theirs and asks(ours[i]) == asks(theirs[i])]
     left, name = len(ours.keys() | theirs.keys()) - len(ids), f"{evaluation}.{metric}"
     ours, theirs = {i: ours[i] for i in ids}, {i: theirs[i] for i in ids}
     pair = paired(metric, theirs, ours, (before.ours, now.ours), lower=now.is_lower(name))

@@ -73,30 +73,30 @@ def runs_of(suite: str, folder: Path) -> list[PastRun]:
     """Return the runs of a suite in a folder that judged anything, the oldest first. Raises UsageError at no folder."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: is no folder; name the one that the run folders are in")
-    released = cache(_released)
-    glimpses = (_glimpse(suite, path, released) for path in folder.glob("*/report.json"))
+    days = cache(released)
+    glimpses = (_glimpse(suite, path, days) for path in folder.glob("*/report.json"))
     found = sorted(filter(None, glimpses), key=lambda p: (p.started, p.folder.name))
     last = list(islice((p for p in reversed(found) if p.is_whole), MOST))
     return [*(found[: found.index(last[-1])] if len(last) == MOST else ()), *reversed(last)]
 
 
-def _glimpse(suite: str, path: Path, released: Callable[[str], dict[tuple[str, str], str]]) -> PastRun | None:
+def _glimpse(suite: str, path: Path, days: Callable[[str], dict[tuple[str, str], str]]) -> PastRun | None:
     """Return the run of a report, or None where it is of another suite, judged nothing or is no report."""
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         told = json.loads(path.read_bytes())
         if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
             when = str(told["started"])
-            days = [_day(released(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
-            return PastRun(path.parent, str(told["started"]), next(filter(None, days), ""))
+            found = [release_of(days(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
+            return PastRun(path.parent, when, next(filter(None, found), ""))
     return None
 
 
-def _day(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
+def release_of(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
     """Return the day on which what a run exported was promoted, or nothing; older lines name the weights alone."""
     return released.get((weights, started)) or released.get((weights, ""), "")
 
 
-def _released(to: str) -> dict[tuple[str, str], str]:
+def released(to: str) -> dict[tuple[str, str], str]:
     """Return the days on which what is exported to a folder was first promoted, by weights and start of the run."""
     record = Path(f"{to}.releases", "releases.jsonl")
     try:

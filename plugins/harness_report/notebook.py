@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Outcome, Run, UsageError, Verdict, did_you_mean
-from harness.internals import read_answers, sentence, shown
+from harness.internals import asked_of, read_answers, sentence, shown
 
 DRAWS = "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
 OWN = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
@@ -43,7 +43,7 @@ def rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
     for subject in subjects:
         for name, row in read_answers(Path(run.folder), subject, evaluation).items():
             try:
-                own = {"id": row["id"], "prompt": row["arguments"][0][0], "target": row["target"]}
+                own = {"id": row["id"], "prompt": asked_of(row), "target": row["target"]}
                 own["cluster"] = row["cluster"]
                 other = {k: v for k, v in row["doc"].items() if k not in OWN and k not in own}
                 answered = {f"{subject}.answer": row["resps"][0][0]}

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from harness_report.words import GLYPHS, cut, listed, percent, seconds
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-FILE = "report.html"
+FILE, PACKAGE = "report.html", "harness_report"
 ROWS = (4, 3)  # rows lost and won that are shown of a comparison
 MOST_GATES = 12  # that are shown where they passed; others unfold
 MOST_CHANGES = 8  # comparisons whose rows are shown
@@ -217,30 +218,25 @@ def embedded(value: object) -> str:
 
 
 @cache
-def environment() -> Environment:
-    """Return the templates, which escape whatever they are given. Raises ModuleNotFoundError without jinja2."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def environment(package: str = PACKAGE) -> Environment:
+    """Return templates, a package's first, which escape all they are given. Raises ModuleNotFoundError without it."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("harness_report")
+    loader = ChoiceLoader([PackageLoader(name) for name in dict.fromkeys([package, PACKAGE])])
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def fill(template: str, **given: Any) -> str:
+def fill(template: str, package: str = PACKAGE, code: str = "rows.js", **given: Any) -> str:
     """Return a page from its template, with style, script, and the policy that lets this script alone run."""
-    style = _file("style.css") + drawing.dark_rules()
-    script = _file("rows.js")
+    style = _source("style.css") + drawing.dark_rules()
+    script = _source(code, package)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    own: dict[str, Any] = {
-        "style": style,
-        "script": script,
-        "policy": f"'sha256-{digest}'",
-        "version": harness.__version__,
-    }
-    own["icon"] = drawing.icon
-    html: str = environment().get_template(template).render(**own, **given)
+    own: dict[str, Any] = {"style": style, "script": script, "policy": f"'sha256-{digest}'", "icon": drawing.icon}
+    own["version"] = harness.__version__
+    html: str = environment(package).get_template(template).render(**own, **given)
     return html.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @cache
-def _file(name: str) -> str:
-    return (Path(__file__).parent / "templates" / name).read_text("utf-8")
+def _source(name: str, package: str = PACKAGE) -> str:
+    return files(package).joinpath("templates", name).read_text("utf-8")

@@ -12,7 +12,7 @@ from sys import intern
 from typing import Any
 
 from harness import Metric, Report, Result, Run, Sample, Score, UsageError, read_run
-from harness.internals import OnScale, read_answers, told_apart
+from harness.internals import OnScale, asked_of, read_answers, told_apart
 
 Row = dict[str, Any]
 UNREAD = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every page
@@ -198,9 +198,14 @@ def slice_of(row: Row, column: str) -> str:
 def _first(row: Row, key: str) -> Any:
     """Return what stands first in a row's lists of lists, or None."""
     try:
-        return row[key][0][0]
+        return asked_of(row) if key == "arguments" else row[key][0][0]
     except (LookupError, TypeError):
         return None
+
+
+def asks(row: Row) -> tuple[Any, Any]:
+    """Return by what rows of two runs are the same."""
+    return _first(row, "arguments"), row.get("target")
 
 
 def answer_of(row: Row) -> str | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Run, UsageError
-from harness.internals import read_answers, sentence, shown
+from harness.internals import asked_of, read_answers, sentence, shown
 from harness_ci import run_markdown
 
 MOST = 1000  # rows of the table of what changed
@@ -144,7 +144,7 @@ def _flips(run: Run, folder: Path) -> list[list[str]]:
             for i in (i for i in ids if i in ours and i in theirs):
                 asked = [
                     t if isinstance(t, str) else json.dumps(t, ensure_ascii=False)
-                    for t in (ours[i]["arguments"][0][0], ours[i]["target"])
+                    for t in (asked_of(ours[i]), ours[i]["target"])
                 ]
                 said = [rows[i]["resps"][0][0] for rows in (theirs, ours)]
                 texts = [shown("" if text is None else str(text), lines=True) for text in (*asked, *said)]

@@ -137,6 +137,23 @@ def test_no_check_chooses_the_rows(suite: Project) -> None:
     assert "took some" in outcome.out
 
 
+LOADS = """
+def wide(load, base):
+    with load([base], dtype="float32") as [subject]:
+        yield Finding("note", f"loaded {subject.name} with {sorted(inspect.signature(load).parameters)}")
+
+@hookimpl
+def harness_checks():
+    return {"X1": wide}
+"""
+
+
+def test_a_check_loads_models_as_their_loader_does(suite: Project) -> None:
+    """It sees the loader's options, and may give one of its own: what is compared exactly is loaded in float32."""
+    suite.write({"harnessfile.py": f"import inspect\n{HEAD}{LOADS}"})
+    assert "loaded base with ['dtype', 'refs']" in suite.run().out
+
+
 def test_a_check_says_an_error_as_an_error() -> None:
     """A severity that is misspelt would stop nothing, so there is no such flag."""
     with pytest.raises(ValueError, match="want one of error, warning, note"):

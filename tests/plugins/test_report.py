@@ -527,7 +527,12 @@ def test_without_numpy_two_runs_are_one_line(
 @pytest.mark.slow
 def test_rows_asked_otherwise_are_left_out(two: tuple[Path, Path], project: Project) -> None:
     """A row with another text under the same id is no pair, and that is said; so are two suites."""
-    changed(two[1], "merged", "qa", lambda i, row: row.update(prompt_hash="other") if i < 10 else None)
+    changed(
+        two[1],
+        "merged",
+        "qa",
+        lambda i, row: row.update(arguments={"gen_args_0": {"arg_0": "other"}}) if i < 10 else None,
+    )
     rewritten(two[1], "report.json", lambda r: r.update(suite="another"))
     found = json.loads(project.harness("compare", *map(str, two), "--json").out)
     assert found["metrics"][0]["n"] == 50 and found["metrics"][0]["left_out"] == 10

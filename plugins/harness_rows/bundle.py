@@ -1,0 +1,202 @@
+"""The evidence of a gate on rows of others: the rows as they were read, from which the verdicts come out again.
+
+manifest.json   what was read (sha256 and size of each file), the binding, and the digests of the other files
+suite.json      the suite, its gates and how its rows are read
+items.jsonl     a line a row: evaluation, side and all that the reader found
+verdicts.json   what was decided
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import ExitCode, Gate, Outcome, write_text
+from harness.internals import (
+    Eval,
+    Locked,
+    Policy,
+    ScoredRows,
+    Suite,
+    SuiteTable,
+    demands,
+    dumps,
+    made_of,
+    read_json,
+    sha256_of,
+    shown,
+)
+from harness_rows.records import RawMetric, RawRow, RawRows
+from harness_rows.suites import JudgedRows, Runs, judged, rows_suite, runs_of
+
+FORMAT, FOLDER = "rows 1", "gate"
+SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json", "manifest.json"
+WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
+BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
+UNTOLD = {"keys": "[[key]]", "all_of": "all_of", "plugins": "plugins", "ledger": "ledger"}  # of a policy
+NEAR = 1e-9  # by which numbers differ on another processor
+
+
+def write_bundle(found: JudgedRows, folder: Path) -> None:
+    """Write the evidence of judged rows. Raises OSError."""
+    suite = found.suite
+    told: dict[str, Any] = {"about": asdict(suite.about), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
+    told |= {"evals": [asdict(e) for e in suite.evals], "gates": [asdict(g) for g in suite.gates]}
+    write_text(folder / SUITE, dumps(told))
+    write_text(folder / ITEMS, (json.dumps(line) + "\n" for line in _lines(found)))
+    write_text(folder / VERDICTS, dumps([asdict(v) for v in found.verdicts]))
+    sides = {(e, s): run for e, one in found.measured.items() for s, run in one.runs.items()}
+    manifest = {
+        "format": FORMAT,
+        "path": str(suite.path),
+        "digest": suite.digest,
+        "started": found.started.isoformat(timespec="seconds"),
+        "harness": harness.__version__,
+        "attempts": {e: standing.number for (_, e), standing in found.standings.items()},
+        "runs": [{"eval": e, "side": s, **_about(run)} for (e, s), run in sides.items()],
+        "files": {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
+    }
+    write_text(folder / MANIFEST, dumps(manifest))
+
+
+def _about(run: RawRows) -> dict[str, Any]:
+    """Return what is told of a run beside its rows."""
+    return {k: v for k, v in asdict(replace(run, rows=())).items() if k != "rows"}
+
+
+def _lines(found: JudgedRows) -> Iterator[list[Any]]:
+    for name, one in found.measured.items():
+        for side, run in one.runs.items():
+            yield from ([name, side, asdict(row)] for row in run.rows)
+
+
+def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
+    """Say whether a bundle is what was written, and its verdicts what its rows, or the sources again, come to."""
+    try:
+        steps = _verified(folder, args, policy)
+        code, refused = ExitCode.OK, ""
+    except Exception as error:  # of evidence that somebody made whatever is raised is a refusal
+        steps, code, refused = {}, ExitCode.REFUSED, shown(str(error) or type(error).__name__)
+    args.document = {"folder": str(folder), "ok": not refused, "refused": refused, "steps": steps}
+    for name, told in steps.items():
+        print(f"{name}: {shown(told)}")
+    if refused:
+        print(f"refused: {folder}: {refused}", file=sys.stderr)
+    return code
+
+
+def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str, str]:
+    """Return the steps that were passed. Raises ValueError and others at the first that was not."""
+    if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
+        raise ValueError("rows of others are no export: there is no model to ask again, and nothing to state of one")
+    manifest = read_json((folder / MANIFEST).read_bytes())
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"is no bundle of this version ({FORMAT})")
+    for name, digest in manifest["files"].items():
+        if name not in (SUITE, ITEMS, VERDICTS) or sha256_of(folder / name) != digest:
+            raise ValueError(f"{name} is not what was written")
+    bound = {f"{r['side']}: {r['binding']}" + (f" ({r['bound']})" if r["bound"] else "") for r in manifest["runs"]}
+    steps = {"files": f"{len(manifest['files'])} as they were written", "binding": ", ".join(sorted(bound))}
+    verdicts = read_json((folder / VERDICTS).read_bytes())
+    if args.recompute or args.sources or policy:
+        suite, runs = _suite(folder, manifest), _runs(folder, manifest)
+        again = judged(suite, runs=runs, attempts=manifest["attempts"])
+        for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
+            if odd := [key for key in one if key != WAIVER and not _alike(one[key], other[key])]:
+                raise ValueError(f'gate "{one["gate"]}": its rows come to another {odd[0]}')
+        steps["recompute"] = f"recomputed {len(verdicts)} of {len(verdicts)} gates"
+        if policy:
+            steps["policy"] = _allowed(policy, manifest, again)
+        if args.sources:
+            steps["sources"] = _same_sources(suite, runs, args.sources)
+    steps["verdicts"] = ", ".join(f"{v['outcome']} {v['gate']}" for v in verdicts)
+    return steps
+
+
+def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> str:
+    """Return what a policy took. Raises ValueError at the first demand that rows do not meet, or tell nothing of."""
+    if policy.binding is None:
+        raise ValueError("rows of others are taken on trust, and the policy takes none (binding)")
+    for side, run in ((side, run) for one in again.measured.values() for side, run in one.runs.items()):
+        if BINDINGS.index(run.binding) < BINDINGS.index(policy.binding):
+            what = f'{side} is bound by "{run.binding}"'
+            raise ValueError(f'{what}, the policy wants "{policy.binding}" (binding)')
+    for field, key in UNTOLD.items():
+        if getattr(policy, field) != getattr(Policy([]), field):
+            raise ValueError(f"the evidence of rows does not tell what the policy demands ({key})")
+    told = {"candidate": "candidate", "started": manifest["started"], "ignored": []}
+    told["answers"] = {"remembered": "nobody knows how many"}
+    suite, verdicts = again.suite, {v.gate: v for v in again.verdicts}
+    about = {"name": suite.name, "digest": suite.digest}
+    lock: dict[str, Any] = {"suite": about, "harness": manifest["harness"], "data": {}, "plugins": []}
+    metrics = {name: {one.chosen.metric.name: one.chosen.metric} for name, one in again.measured.items()}
+    locked = Locked(suite.about, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
+    met = demands.found(policy, lock, locked, {g: asdict(v) for g, v in verdicts.items()}, "candidate")
+    for why in (*demands.refused(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):
+        raise ValueError(why)
+    if not any(v.blocking for v in again.verdicts):
+        raise ValueError("no blocking gate applies to candidate")
+    for v in again.verdicts:
+        if v.holds_up or (v.gate in policy.gates and v.outcome is not Outcome.PASS):
+            raise ValueError(f'gate "{v.gate}" is {v.outcome}; of rows no waiver is taken')
+        if policy.max_attempts is not None and (v.attempt or 1) > policy.max_attempts:
+            what = f'gate "{v.gate}" was asked {v.attempt} times, the policy allows {policy.max_attempts}'
+            raise ValueError(f"{what} (max_attempts)")
+    return f'binding is at least "{policy.binding}"'
+
+
+def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
+    """Return how many rows were read again and are the same. Raises ValueError where they are not."""
+    sides = ("base", "candidate")[-len(paths) :]
+    scored = {
+        side: replace(suite.rows[side], path=str(Path(p).absolute())) for side, p in zip(sides, paths, strict=True)
+    }
+    count = 0
+    for name, there in runs_of(replace(suite, rows=scored)).items():
+        for side, run in there.items():
+            told = runs[name][side]
+            if [*run.rows] != [*told.rows] or run.facts != told.facts or run.metrics != told.metrics:
+                raise ValueError(f"{side} of {name}: the sources hold other rows than the bundle")
+            count += len(run.rows)
+    return f"{count:,} rows read again, and the same"
+
+
+def _suite(folder: Path, manifest: Mapping[str, Any]) -> Suite:
+    told = read_json((folder / SUITE).read_bytes())
+    evals = tuple(made_of(Eval, e, "eval") for e in told["evals"])
+    gates = tuple(made_of(Gate, g, "gate") for g in told["gates"])
+    rows = {name: made_of(ScoredRows, r, name) for name, r in told["rows"].items()}
+    about = made_of(SuiteTable, told["about"], "suite")
+    return rows_suite(Path(Path(manifest["path"]).name), about, evals, gates, manifest["digest"], rows)
+
+
+def _runs(folder: Path, manifest: Mapping[str, Any]) -> Runs:
+    """Return the rows in a bundle, by evaluation and side."""
+    rows: dict[tuple[str, str], list[RawRow]] = {}
+    with (folder / ITEMS).open("rb") as f:
+        for name, side, row in map(read_json, f):
+            rows.setdefault((name, side), []).append(RawRow(**row))
+    found: dict[str, dict[str, RawRows]] = {}
+    for run in manifest["runs"]:
+        name, side = run.pop("eval"), run.pop("side")
+        run |= {"metrics": {m: RawMetric(**told) for m, told in run["metrics"].items()}, "notes": tuple(run["notes"])}
+        run["sources"] = tuple((p, d, n) for p, d, n in run["sources"])
+        found.setdefault(name, {})[side] = RawRows(rows=rows[name, side], **run)
+    return found
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=NEAR, abs_tol=NEAR)
+    if isinstance(one, (list, dict)) and type(one) is type(other) and len(one) == len(other):
+        keys = one if isinstance(one, dict) else range(len(one))
+        return all(_alike(one[k], other[k]) for k in keys)
+    return bool(one == other)

@@ -1,0 +1,91 @@
+"""What differs between two runs beside the model: what is unfair is refused unless it is allowed by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from harness import UsageError, did_you_mean
+from harness.internals import shorten
+from harness_rows.pairing import PairedRows
+from harness_rows.records import RawRows
+
+POINT = ("model", "revision", "adapter", "parameters", "quantisation", "model args")  # what is being compared
+UNFAIR = {  # and how one says it
+    "shots": "few-shot examples differ",
+    "template": "chat templates differ",
+    "system": "system instructions differ",
+    "task version": "versions of the task differ",
+    "filter": "filters of answers differ",
+    "scorer": "what scores the answers differs",
+    "generation": "generation settings differ",
+    "judge": "judge differs",
+    "epochs": "repeats differ, so the means have other noise",
+}
+PROMPTS = ("shots", "template", "system")  # that explain why prompts differ
+ADVICE = {
+    "judge": "a judge's drift is not a model's",
+    "template": "--allow template if that is meant",
+}
+NAMES = (*UNFAIR, "prompt")
+LONGEST = 60  # characters of a fact
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What differs: what was unfair and is allowed, and what is only told, a line each."""
+
+    allowed: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+
+
+def allowed_names(given: Iterable[str]) -> frozenset[str]:
+    """Return the kinds of unfairness that a user allows. Raises UsageError at one that is none."""
+    names = [name.strip().replace("-", " ") for name in given]
+    for name in names:
+        if name not in NAMES:
+            raise UsageError(f'allow: nothing is called "{name}"{did_you_mean(name, NAMES)}')
+    return frozenset(names)
+
+
+def compare(base: RawRows, candidate: RawRows, pairs: PairedRows, allow: Collection[str]) -> Differences:
+    """Compare the facts of two runs. Raises UsageError with everything that is unfair and not allowed."""
+    unfair: dict[str, str] = {}
+    told = []
+    for name in sorted({*base.facts, *candidate.facts} - {*POINT, "limit"}):
+        theirs, ours = base.facts.get(name), candidate.facts.get(name)
+        if theirs == ours:
+            continue
+        if theirs is None or ours is None:
+            side, known = ("candidate", ours) if theirs is None else ("base", theirs)
+            told.append(f"{name} is known of {side} alone: {shorten(known or '', LONGEST)}")
+        elif name in UNFAIR:
+            unfair[name] = f"{UNFAIR[name]}: {shorten(theirs, LONGEST)} and {shorten(ours, LONGEST)}"
+        else:
+            told.append(f"{name} {shorten(theirs, LONGEST)} / {shorten(ours, LONGEST)}")
+    if base.tool != candidate.tool:
+        told.append(f"tool {base.tool} / {candidate.tool}")
+    if "epochs" not in unfair and pairs.repeats[0] != pairs.repeats[1]:
+        unfair["epochs"] = f"{UNFAIR['epochs']}: base has {pairs.repeats[0]}, candidate {pairs.repeats[1]}"
+    if (other := _other_prompts(pairs)) and not {*PROMPTS} & unfair.keys():
+        unfair["prompt"] = f"prompts differ on {other:,} of {len(pairs.names):,} rows"
+    elif other:
+        first = next(name for name in PROMPTS if name in unfair)
+        unfair[first] = f"prompts differ on {other:,} of {len(pairs.names):,} rows, {unfair[first]}"
+    if refused := [name for name in unfair if name not in allow]:
+        raise UsageError(*(_refusal(name, unfair[name]) for name in refused))
+    return Differences(tuple(unfair.values()), tuple(told))
+
+
+def _other_prompts(pairs: PairedRows) -> int:
+    """Return on how many rows another text was sent."""
+    sides = zip(pairs.base, pairs.candidate, strict=True)
+    return sum(
+        bool(theirs and ours and theirs[0].prompt and ours[0].prompt and theirs[0].prompt != ours[0].prompt)
+        for theirs, ours in sides
+    )
+
+
+def _refusal(name: str, what: str) -> str:
+    allow = f"rerun one, or --allow {name.replace(' ', '-')}"
+    return f"{what}; {ADVICE.get(name, allow)}"

@@ -1,0 +1,191 @@
+"""Two runs that another tool scored -> an evaluation as ours are: paired, compared fairly, of one metric."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from harness import Caveat, Metric, Result, Sample, Score, UsageError, digest_of
+from harness.internals import counted, shown
+from harness_rows import fairness, pairing
+from harness_rows.fairness import Differences
+from harness_rows.metrics import Chosen, choose, weight_of, worst_of
+from harness_rows.pairing import PairedRows, Rows
+from harness_rows.records import RawRows, Wanted
+
+EXAMPLES = 3  # rows and reasons that are named
+KINDS = 60  # characters of a reason by which errors are counted
+DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
+MOST = 50_000  # rows that are written one by one, and so held until then
+TRUST = "rows are taken on trust; no bytes are bound"
+NONE: Mapping[str, float] = {}  # one for all scores, of which there may be millions
+SAID = {"error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are absent"}
+STATES = ("scored", "error", "limit", "skipped", "unscored", "absent")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked of the rows of one evaluation, and what may stand in its way."""
+
+    name: str  # of the evaluation
+    want: Wanted
+    missing: Literal["refuse", "wrong"] = "refuse"
+    allow: frozenset[str] = frozenset()
+    only_common: bool = False
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """The rows of two runs as an evaluation of ours: samples, results by subject, and what was found on the way."""
+
+    ask: Ask
+    runs: Mapping[str, RawRows]
+    pairs: PairedRows
+    chosen: Chosen
+    fair: Differences
+    samples: tuple[Sample, ...]
+    results: Mapping[str, Result]
+    states: Mapping[str, Mapping[str, int]]
+
+    @property
+    def conditions(self) -> list[str]:
+        """Under which conditions a verdict on these rows stands, each a part of its reason; the last says its trust."""
+        found = [f"allowed: {text}" for text in self.fair.allowed]
+        if any(self.pairs.dropped):
+            one, other = self.pairs.dropped
+            what = f"{counted(one, 'row')} of base and {other:,} of candidate alone are not judged"
+            found.append(f"{what} (--only-common)")
+        lost = {side: sum(told.values()) - told.get("scored", 0) for side, told in self.states.items()}
+        if self.ask.missing == "wrong" and any(lost.values()):
+            told = " and ".join(f"{n:,} of {side}" for side, n in lost.items() if n)
+            found.append(f"rows without a score, {told}, count against the claim (--missing wrong)")
+        run = self.runs["candidate"]
+        bound = {"none": TRUST, "named": f"rows are taken on trust, of what calls itself {shown(run.bound)}"}
+        return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {shown(run.bound)}")]
+
+
+def measure(runs: dict[str, RawRows], ask: Ask) -> MeasuredRows:
+    """Return the rows of a base and a candidate, or of a candidate alone, as an evaluation.
+
+    Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
+    """
+    candidate, base, task = runs["candidate"], runs.get("base"), runs["candidate"].task
+    _check_files([*runs.values()])
+    chosen = choose([*runs.values()], ask.want)
+    pairs = pairing.pair(base or candidate, candidate, only_common=ask.only_common)
+    fair = Differences() if base is None else fairness.compare(base, candidate, pairs, ask.allow)
+    metric = chosen.metric
+    if ask.missing == "wrong" and worst_of(metric) is None:
+        raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
+    del candidate, base
+    known = _known(pairs, task)
+    samples = tuple(_samples(pairs, known))
+    rows = {"base": pairs.base, "candidate": pairs.candidate}
+    columns = {side: _column(side, pairs.names, rows[side], metric, ask) for side in runs}
+    if len(samples) > MOST:  # what is needed no more is half of the memory
+        for side in rows:
+            runs |= {side: replace(runs[side], rows=())} if side in runs else {}
+            rows[side].found.clear()
+    results = {side: _result(side, runs[side], samples, column, metric, ask) for side, column in columns.items()}
+    states = {side: column.states for side, column in columns.items()}
+    return MeasuredRows(ask, runs, pairs, chosen, fair, samples, results, states)
+
+
+def _check_files(runs: Sequence[RawRows]) -> None:
+    """Raise UsageError where two runs are one file."""
+    read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs]
+    if len(runs) == 2 and read[0] and read[0] == read[1] and runs[0].rows == runs[1].rows:
+        raise UsageError(f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…); nothing was changed")
+
+
+def _known(pairs: PairedRows, task: str) -> list[str]:
+    """Return what each row is known by, here and in the ledger of attempts.
+
+    A name says less than what was asked: the same names under one task are taken for the same rows.
+    """
+    if pairs.how == "id":
+        return [digest_of([task, name])[:DIGITS] for name in pairs.names]
+    return [(ours or theirs)[0].content for theirs, ours in zip(pairs.base, pairs.candidate, strict=True)]
+
+
+def _samples(pairs: PairedRows, known: Sequence[str]) -> list[Sample]:
+    """Return the rows as they are judged. Raises UsageError where the sides tell of other clusters or slices."""
+    found = []
+    for name, key, theirs, ours in zip(pairs.names, known, pairs.base, pairs.candidate, strict=True):
+        one = (ours or theirs)[0]
+        other = theirs[0] if theirs else one
+        cluster, slices = one.cluster or other.cluster, one.slices or other.slices
+        if (other.cluster or cluster, other.slices or slices) != (cluster, slices):
+            raise UsageError(f'row "{shown(name)}" is of another cluster or slice in base than in candidate')
+        found.append(Sample(name, row=slices, cluster=cluster or None, key=key))
+    return found
+
+
+def _state(rows: Rows, name: str) -> str:
+    """Return what came of a row: scored, or the worst of what came of its repeats."""
+    found = {"unscored" if row.state == "scored" and name not in row.values else row.state for row in rows}
+    return next((state for state in STATES[1:] if state in found), "scored") if rows else "absent"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a side scored, row by row; None where there is no score, and nothing to count as. `lost` says why."""
+
+    values: Sequence[float | None]
+    weights: Sequence[float]
+    states: Mapping[str, int]
+    lost: str
+
+
+def _column(side: str, names: Sequence[str], rows: Sequence[Rows], metric: Metric, ask: Ask) -> Column:
+    fill, name = None, metric.name
+    if ask.missing == "wrong" and (worst := worst_of(metric)) is not None:
+        fill = worst if side == "candidate" else 1.0 - worst
+    weights = [weight_of(own[0], name) if own else 1.0 for own in rows]
+    values = [_value(own, name, None) for own in rows]
+    if None not in values:
+        return Column(values, weights, {"scored": len(values)}, "")
+    lost, states = _lost(side, names, rows, name), Counter(_state(own, name) for own in rows)
+    return Column([_value(own, name, fill) for own in rows], weights, states, lost)
+
+
+def _result(side: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric, ask: Ask) -> Result:
+    """Return a run as a result of ours, known by the weights it is said to be of, else by what it scored.
+
+    That a base and a candidate that score alike are one model nobody knows.
+    """
+    told = zip(samples, column.values, column.weights, strict=True)
+    values = {v: {metric.name: v} for v in {*column.values} if v is not None}  # one for all rows that scored alike
+    scores = [Score(s.id, values[v], w, weights=NONE, details=NONE) for s, v, w in told if v is not None]
+    missing = [s.id for s, v in zip(samples, column.values, strict=True) if v is None]
+    keys = " ".join(s.key for s in samples)
+    digest = hashlib.sha256(f"{side} {keys} {column.values} {column.weights}".encode())
+    caveats = (Caveat(column.lost, "ERROR"),) if missing else ()
+    means = {metric.name: metric.value(scores)} if scores else {}
+    known = run.bound.removeprefix("sha256:") if run.binding == "claimed" else digest.hexdigest()
+    return Result(side, ask.name, tuple(scores), means, known, tuple(missing), caveats=caveats)
+
+
+def _value(rows: Rows, name: str, fill: float | None) -> float | None:
+    """Return the mean of what the repeats of a row scored; None where one has no score, and nothing to count as."""
+    if len(rows) == 1 and rows[0].state == "scored" and name in rows[0].values:
+        return rows[0].values[name]
+    found = [row.values.get(name, fill) if row.state == "scored" else fill for row in rows] or [fill]
+    known = [v for v in found if v is not None]
+    return math.fsum(known) / len(known) if len(known) == len(found) else None
+
+
+def _lost(side: str, names: Sequence[str], rows: Sequence[Rows], name: str) -> str:
+    """Return how many rows of a side have no score, and why."""
+    lost = [(called, own) for called, own in zip(names, rows, strict=True) if _value(own, name, None) is None]
+    states = Counter(_state(own, name) for _, own in lost)
+    told = [f"{n:,} {'row' if n == 1 else 'rows'} {SAID.get(state, 'have no score')}" for state, n in states.items()]
+    why = Counter(row.why[:KINDS] for _, own in lost for row in own if row.why)
+    reasons = f" ({', '.join(f'{n} {shown(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
+    some = ", ".join(f'"{shown(called)}"' for called, _ in lost[:EXAMPLES])
+    whole = " all of them, whatever the log says;" if len(lost) == len(rows) else ""
+    return f"{side}: {', '.join(told)}{reasons},{whole} {some}; rerun them, or --missing wrong"

@@ -1,0 +1,116 @@
+"""Which metric of a file is meant, which way is better and how its rows combine: told, or known by name, or refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from harness import Metric, Scale, UsageError, did_you_mean
+from harness.internals import OnScale, shown
+from harness_rows.readers.asking import is_equal
+from harness_rows.records import Better, RawRow, RawRows, Wanted
+
+SHARES = {
+    "acc", "acc_norm", "accuracy", "contains", "correct", "em", "exact_match", "f1", "includes", "is_correct", "match",
+    "pass", "pass@1", "pass_rate", "passed", "precision", "recall", "success", "win_rate",
+}  # fmt: skip
+HIGHER = {*SHARES, "auc", "bertscore", "bleu", "chrf", "mcc", "meteor", "reward", "rouge1", "rouge2", "rougel"}
+LOWER = {
+    "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
+    "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
+}  # fmt: skip
+LARGEST = 1e100  # of a score: sums of such are numbers
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A metric, and by what its direction and its scale are known."""
+
+    metric: Metric
+    because: str
+
+
+def choose(runs: Sequence[RawRows], want: Wanted) -> Chosen:
+    """Return the metric that is meant of all runs. Raises UsageError where that, or what it is, is not settled."""
+    first = runs[0]
+    unread = {n: m.unreadable for run in runs for n, m in run.metrics.items() if m.unreadable}
+    readable = [n for n in first.metrics if n not in unread and all(n in run.metrics for run in runs)]
+    if want.metric in unread:
+        raise UsageError(
+            f'{shown(first.task)}: "{want.metric}" {unread[want.metric]}; it cannot be read from these rows'
+        )
+    if want.metric and want.metric not in readable:
+        raise UsageError(f'{shown(first.task)}: no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
+    if not want.metric and len(readable) != 1:
+        known = ", ".join(f"{shown(n)} ({_mean(first.rows, n):.3g})" for n in readable)
+        what = f"has metrics {known}; name one, --metric {shown(readable[0])}" if readable else "has no metric to read"
+        raise UsageError(f"{shown(first.task)}: {what}")
+    name = want.metric or readable[0]
+    values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
+    if odd := [v for v in values if not abs(v) <= LARGEST]:
+        raise UsageError(f"{shown(first.task)}: {shown(name)} is {odd[0]:g} on {len(odd):,} rows, which is no score")
+    scale = want.scale or _one(runs, name, "scale") or _scale(name, values)
+    better, because = _better(runs, name, values, want)
+    metric = Metric(name, better, cast("Scale", scale))
+    if metric.is_share and (beyond := [v for v in values if not 0 <= v <= 1]):
+        raise UsageError(f"{shown(name)}: {beyond[0]:g} is no share; divide by 100, or say --scale mean")
+    for run in runs:
+        _check_sum(run, metric)
+    return Chosen(metric, because)
+
+
+def weight_of(row: RawRow, name: str) -> float:
+    """Return what a row counts in a metric."""
+    return row.weight * row.lengths.get(name, 1.0)
+
+
+def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
+    """Return what files tell of a metric, all of them the same. Raises UsageError where they do not."""
+    told = {str(v) for run in runs if (v := getattr(run.metrics[name], what)) is not None}
+    if len(told) > 1:
+        raise UsageError(f"{shown(name)}: {what} is {' and '.join(sorted(told))}; the runs mean other metrics by it")
+    return next(iter(told), "")
+
+
+def _better(runs: Sequence[RawRows], name: str, values: Iterable[float], want: Wanted) -> tuple[Better, str]:
+    known = name.lower().replace("-", "_")
+    if want.better:
+        return want.better, "as said"
+    if told := _one(runs, name, "better"):
+        return cast("Better", told), "says the file"
+    if known in HIGHER or known in LOWER:
+        return "lower" if known in LOWER else "higher", "by its name"
+    if set(values) <= {0.0, 1.0}:
+        return "higher", "every value is 0 or 1"
+    raise UsageError(f"{shown(name)}: which direction is better is not known; say --higher or --lower")
+
+
+def _scale(name: str, values: Sequence[float]) -> str:
+    """Return a share where all values are 0 or 1, or the name is known to be of one, else a mean."""
+    shares = name.lower().replace("-", "_") in SHARES or set(values) <= {0.0, 1.0}
+    return "proportion" if shares else "mean"
+
+
+def _check_sum(run: RawRows, metric: Metric) -> None:
+    """Raise UsageError where a tool's own number over its scored rows is not what these rows make."""
+    total = run.metrics[metric.name].total
+    if total is None:
+        return
+    rows = [(v, weight_of(row, metric.name)) for row in run.rows if (v := row.values.get(metric.name)) is not None]
+    whole = math.fsum(w for _, w in rows)
+    found = metric.unline(math.fsum(v * w for v, w in rows) / whole) if whole else math.nan
+    if not is_equal(found, total):
+        what = f"the rows give {found:.6g}, its results file says {total:.6g}"
+        raise UsageError(f"{shown(run.task)} {metric.name}: {what}; the file is cut, or of another run")
+
+
+def _mean(rows: Iterable[RawRow], name: str) -> float:
+    values = [v for row in rows if (v := row.values.get(name)) is not None and abs(v) <= LARGEST]
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def worst_of(metric: Metric) -> float | None:
+    """Return the worst value that a row may have, where the scale has one."""
+    return (0.0 if metric.better == "higher" else 1.0) if OnScale(metric.scale).is_share else None

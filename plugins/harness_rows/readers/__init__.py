@@ -1,0 +1,43 @@
+"""The readers of other tools' rows, in the order in which they are asked whether a file is theirs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+from harness import UsageError, did_you_mean
+from harness.internals import shown
+from harness_rows.guard import head_of
+from harness_rows.records import RawRows, RowReader, Wanted
+
+READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what nobody knows
+    "ours": "ours:Ours", "inspect": "inspect:Inspect", "nemo": "nemo:Nemo",
+    "every_eval_ever": "every_eval_ever:EveryEvalEver", "promptfoo": "promptfoo:Promptfoo",
+    "deepeval": "deepeval:Deepeval", "lm_eval": "lm_eval:LmEval", "table": "tables:Table",
+}  # fmt: skip
+
+
+def reader(name: str) -> RowReader:
+    """Return a reader by its name. Raises UsageError where there is none."""
+    if name not in READERS:
+        raise UsageError(f'--as: no reader "{name}"{did_you_mean(name, READERS)}')
+    module, _, kind = READERS[name].partition(":")
+    made: RowReader = getattr(import_module(f"harness_rows.readers.{module}"), kind)()
+    return made
+
+
+def read(given: str, want: Wanted, name: str = "") -> RawRows:
+    """Return the rows that a path holds, which may end in #LABEL, by the reader that knows it.
+
+    Raises UsageError where none does.
+    """
+    path, label = Path(given), ""
+    if "#" in given and not path.exists():
+        text, _, label = given.rpartition("#")
+        path = Path(text)
+    head = head_of(path)
+    for one in [reader(name)] if name else map(reader, READERS):
+        if name or one.sniff(path, head):
+            return one.read(path, replace(want, label=label))
+    raise UsageError(f"{shown(str(path))}: holds no rows that are known; lm_eval needs --log_samples")

@@ -1,0 +1,264 @@
+"""Inspect's logs, .eval and .json: each sample says how it ended, and the log's "success" says nothing of that."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness import UsageError
+from harness.internals import counted
+from harness_rows.guard import BOM, NUMBER, Files, parsed
+from harness_rows.readers import asking as ask
+from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
+
+VERSION = 2  # of the format
+WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+MEANS = ("accuracy", "mean")  # metrics of Inspect that are the mean of a score
+ATTACHED = "attachment://"  # a text that stands elsewhere in its sample
+
+
+@dataclass
+class _Found:
+    """The samples of a log: rows, the id of each, and by score and id every number that Inspect counts."""
+
+    rows: list[RawRow] = field(default_factory=list)
+    ids: list[Any] = field(default_factory=list)
+    counted: dict[str, dict[Any, list[float]]] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    halves: int = 0
+
+
+class Inspect:
+    """Logs of Inspect, of a version that is known."""
+
+    name = "inspect"
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Return whether this is a log, or a folder with one."""
+        if path.is_dir():
+            return next(path.glob("*.eval"), None) is not None
+        if head.startswith(b"PK"):
+            try:
+                with zipfile.ZipFile(path) as log:
+                    return not {"header.json", "_journal/start.json"}.isdisjoint(log.namelist())
+            except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+                return path.suffix == ".eval"  # cut, which is said when it is read
+        return all(word in head for word in (b'"version"', b'"status"', b'"eval"', b'"task_id"'))
+
+    @ask.refusing
+    def read(self, path: Path, want: Wanted) -> RawRows:
+        """Return the samples of a log."""
+        files = Files(path)
+        log = ask.only(files, path, "*.eval")
+        header, samples, reductions = _opened(files, log)
+        told = header.get("eval")
+        if header.get("version") != VERSION or not isinstance(told, dict):
+            what = f"is of version {ask.called(header.get('version'))} of Inspect's format, and {VERSION} is read"
+            raise UsageError(f"{path}: {what}; write it anew with inspect log convert")
+        if not isinstance(results := header.get("results"), dict):
+            ended = f'its run ended as "{ask.called(header.get("status"))}" before all was scored'
+            raise UsageError(f"{path}: {ended}; run it again, a part of the rows proves nothing of the rest")
+        task = ask.one_of([str(told.get("task", ""))], want.task, path, "task")
+        found = _rows(samples, want, f"{path}")
+        _whole(told, found, results, path)
+        rows = found.rows
+        reducers = sorted({str(r["reducer"]) for r in reductions if r.get("reducer") not in (None, "mean")})
+        if reducers:
+            rows = _reduced(found, reductions, f"{path}")
+        totals = _totals(results, found.counted)
+        lacks = "has no number on any row" if found.counted else ""  # else all failed, which is missing and no mistake
+        metrics = {n: RawMetric(unreadable=found.unreadable.get(n, lacks)) for n in {**totals, **found.unreadable}}
+        for name, by_id in found.counted.items():
+            total = ask.agreed(f"{path} {name}", ask.mean([ask.mean(v) for v in by_id.values()]), totals.get(name))
+            scored = [r.values[name] for r in rows if name in r.values]
+            same = total is not None and scored and ask.is_equal(ask.mean(scored), total)
+            if name not in found.unreadable:
+                metrics[name] = RawMetric(total=total if same else None)
+        notes = [f"{counted(found.halves, 'answer')} counted one half, for being partly right"] if found.halves else []
+        cut = sum(row.state == "limit" for row in rows)
+        notes += [f"{counted(cut, 'sample')} ended at a limit, where Inspect scored what there was"] if cut else []
+        tool = f"inspect_ai {told.get('packages', {}).get('inspect_ai', '?')}"
+        return RawRows(
+            tool, str(told.get("model", "")), task, metrics, rows, _facts(told, header.get("plan") or {}, reducers),
+            notes=tuple(notes), sources=files.sources,
+        )  # fmt: skip
+
+
+def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]:
+    """Return header, samples one by one, and reductions. Raises UsageError where the log has not ended."""
+
+    def read(what: bytes, where: str) -> Any:
+        return parsed(what, where, constants=True)  # NaN is how Inspect writes that a sample was not scored
+
+    with log.open("rb") as f:
+        packed = f.read(2) == b"PK"
+    if not packed:
+        document = read(files.whole(log).removeprefix(BOM), f"{log}")
+        samples = document.get("samples")
+        if not isinstance(samples, list):
+            raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
+        return document, samples, document.get("reductions") or []
+    members = files.members(log)
+    if "header.json" not in members:
+        raise UsageError(f"{log}: is the log of a run that has not ended; wait for it, or run it again")
+    names = [n for n in members if n.startswith("samples/") and n.endswith(".json")]
+    if not names:
+        raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
+    samples = (read(members[n](), f"{log} {n}") for n in names)
+    reductions = read(members["reductions.json"](), f"{log} reductions.json") if "reductions.json" in members else []
+    return read(members["header.json"](), f"{log} header.json"), samples, reductions
+
+
+def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
+    """Return the rows of samples."""
+    found = _Found()
+    for sample in samples:
+        key, here = sample.get("id"), f'{where} sample "{ask.called(sample.get("id"))}"'
+        if not isinstance(key, (str, int)) or not isinstance(sample.get("epoch"), int):
+            raise UsageError(f"{here}: has no id or no epoch; it is no sample of Inspect")
+        state, reason = _state(sample)
+        asked, values = _resolved(sample.get("input"), sample), dict[str, float]()
+        for name, value in _scores(sample.get("scores") or {}):
+            if isinstance(number := _number(value), str):
+                found.unreadable.setdefault(name, number)
+            elif not math.isnan(number):
+                values[name] = number
+                found.halves += value == "P"
+                found.counted.setdefault(name, {}).setdefault(key, []).append(number)
+        state = "unscored" if state == "scored" and not values else state
+        found.ids.append(key)
+        found.rows.append(
+            RawRow(
+                key=str(key),
+                content=ask.content_of(asked, sample.get("target"), choices=sample.get("choices")),
+                prompt=ask.prompt_of(_sent(sample)) if state != "error" else "",
+                values=values if state == "scored" else {},
+                state=state, why=reason, repeat=sample["epoch"], **ask.about(sample.get("metadata") or {}, want, here),
+            )
+        )  # fmt: skip
+    if ask.numbered(found.ids):
+        found.rows = [replace(row, numbered=True) for row in found.rows]
+    return found
+
+
+def _state(sample: Mapping[str, Any]) -> tuple[State, str]:
+    """Return how a sample ended; an error wins over a score."""
+    if error := sample.get("error"):
+        return "error", ask.why(error)
+    if sample.get("invalidation"):
+        return "skipped", "invalidated in its log"
+    if limit := sample.get("limit"):
+        return "limit", ask.why(f"{limit.get('type')} limit {limit.get('limit')}" if isinstance(limit, dict) else limit)
+    return "scored", ""
+
+
+def _scores(scores: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Yield every score of a sample; one that is a table has its metrics under its keys."""
+    for name, score in scores.items():
+        value = score.get("value") if isinstance(score, dict) else None
+        for key, one in value.items() if isinstance(value, dict) else [("", value)]:
+            yield f"{name}/{key}" if key else name, one
+
+
+def _number(value: Any) -> float | str:
+    """Return a score as Inspect counts it, NaN for one that is none, or why it is no number."""
+    if isinstance(value, str):
+        word = WORDS.get(value, WORDS.get(value.lower()) if len(value) > 1 else None)
+        value = word if word is not None else float(value) if NUMBER.fullmatch(value) else value
+    if isinstance(value, (bool, int, float)):
+        return float(value) if abs(value) < 1e300 or value != value else "holds numbers that are too large"
+    if value is None:
+        return math.nan
+    return f'holds "{ask.called(str(value))[:40]}", which is no number'
+
+
+def _resolved(value: Any, sample: Mapping[str, Any]) -> Any:
+    """Return a text, or messages without what is not of the question, with attachments in their place."""
+    if isinstance(value, str):
+        attached = sample.get("attachments") or {}
+        return attached.get(value.removeprefix(ATTACHED), value) if value.startswith(ATTACHED) else value
+    if isinstance(value, list):
+        return [_resolved(one, sample) for one in value]
+    if isinstance(value, dict):
+        return {k: _resolved(v, sample) for k, v in value.items() if k not in ("id", "source")}
+    return value
+
+
+def _sent(sample: Mapping[str, Any]) -> list[Any]:
+    """Return the messages before the first answer."""
+    found: list[Any] = []
+    for message in sample.get("messages") or []:
+        if not isinstance(message, dict) or message.get("role") == "assistant":
+            break
+        found.append([message.get("role"), _resolved(message.get("content"), sample)])
+    return found
+
+
+def _whole(told: Mapping[str, Any], found: _Found, results: Mapping[str, Any], path: Path) -> None:
+    """Raise UsageError where a log has not each sample of its run, each once."""
+    ids = (told.get("dataset") or {}).get("sample_ids") or []
+    asked = len(ids) * int((told.get("config") or {}).get("epochs") or 1) or results.get("total_samples")
+    there = {(type(i), i, row.repeat) for i, row in zip(found.ids, found.rows, strict=True)}
+    if len(there) < len(found.rows):
+        raise UsageError(f"{path}: holds a sample twice, of the same id and epoch; it cannot be read")
+    if asked != len(there):
+        raise UsageError(f"{path}: holds {len(there):,} of the {asked:,} samples its run asked; run it again")
+
+
+def _totals(results: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Inspect says of each score over all samples, by our names; None where that is no mean."""
+    found: dict[str, Any] = {}
+    for score in results.get("scores") or []:
+        short = {str(k).rpartition("/")[2]: m.get("value") for k, m in (score.get("metrics") or {}).items()}
+        reducer = "" if score.get("reducer") in (None, "mean") else f"/{score['reducer']}"
+        name, alone = f"{score['name']}{reducer}", score["name"] == score.get("scorer")
+        name = name if alone or name in known else f"{score.get('scorer')}/{name}"
+        found[name] = next((short[m] for m in MEANS if m in short), None)
+    return found
+
+
+def _reduced(found: _Found, reductions: Iterable[Mapping[str, Any]], where: str) -> list[RawRow]:
+    """Return a row for each sample: its scores are what its epochs were reduced to, and its state is their worst."""
+    rows: dict[Any, RawRow] = {}
+    for key, row in zip(found.ids, found.rows, strict=True):
+        before = rows.setdefault(key, replace(row, repeat=0, values={}))
+        if before.state == "scored" != row.state:
+            rows[key] = replace(row, repeat=0, values={})
+    found.counted.clear()
+    for reduction in reductions:
+        reducer = reduction.get("reducer")
+        for sample in reduction["samples"]:
+            if (key := sample.get("sample_id")) not in rows:
+                raise UsageError(f'{where}: reduces a sample "{ask.called(key)}" that it does not hold; it is cut')
+            for name, value in _scores({str(reduction["scorer"]): sample}):
+                name = name if reducer in (None, "mean") else f"{name}/{reducer}"
+                if isinstance(number := _number(value), str):
+                    found.unreadable.setdefault(name, number)
+                elif not math.isnan(number):
+                    found.counted.setdefault(name, {})[key] = [number]
+    return [
+        replace(row, values={n: by_id[key][0] for n, by_id in found.counted.items() if key in by_id})
+        if row.state == "scored" else row
+        for key, row in rows.items()
+    ]  # fmt: skip
+
+
+def _facts(told: Mapping[str, Any], plan: Mapping[str, Any], reducers: list[str]) -> dict[str, str]:
+    """Return what the fairness of a comparison hangs on."""
+    config = told.get("config") or {}
+    limits = {k: v for k, v in config.items() if k.endswith("_limit") and v is not None}
+    generation = {**(told.get("model_generate_config") or {}), **(plan.get("config") or {}), **limits}
+    return ask.facts_of(
+        task_version=str(told.get("task_version", "")),
+        template=[[s.get("solver"), s.get("params")] for s in plan.get("steps") or []],
+        scorer=[[s.get("name"), s.get("options"), s.get("metrics")] for s in told.get("scorers") or []],
+        generation=generation, judge=told.get("model_roles"), limit=str(config.get("limit") or "none"),
+        epochs=" ".join([str(config.get("epochs") or 1), *reducers]),
+        task_args=told.get("task_args"), model=told.get("model"), model_args=told.get("model_args"),
+        backend=str(told.get("model", "")).split("/")[0], git=told.get("revision"),
+        shuffled=str((told.get("dataset") or {}).get("shuffled")),
+    )  # fmt: skip

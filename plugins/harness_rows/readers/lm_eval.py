@@ -1,0 +1,211 @@
+"""Folders of lm-evaluation-harness: `results_DATE.json` and, with --log_samples, `samples_TASK_DATE.jsonl`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import Sample, UsageError, digest_of
+from harness.internals import keyed
+from harness_rows.guard import Files
+from harness_rows.readers import asking as ask
+from harness_rows.records import Better, Binding, RawMetric, RawRow, RawRows, Wanted
+
+DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
+BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
+CODE = ("def ", "<function", "functools")  # how lm_eval writes a template that is a function
+OWN = {
+    *["doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"]
+}  # keys of a row
+Line = dict[str, Any]
+
+
+class LmEval:
+    """Reads the newest run in a folder of lm_eval's, or that of one samples file."""
+
+    name = "lm_eval"
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Return whether a file is a line of samples with lm_eval's hashes, or a folder holds such."""
+        if path.is_dir():
+            return any(path.rglob("samples_*.jsonl")) or any(path.rglob("results_*.json"))
+        first = head.partition(b"\n")[0]
+        return all(f'"{key}"'.encode() in first for key in ("doc_hash", "filtered_resps", "metrics"))
+
+    def read(self, path: Path, want: Wanted) -> RawRows:
+        """Return the rows of one task and filter. Raises UsageError where that is not settled."""
+        folder = path if path.is_dir() else path.parent
+        files = Files(folder)
+        samples, results, task, notes = _newest(path, files, want.task)
+        told = files.document(results) if results else {}
+        if not isinstance(told, dict):
+            raise UsageError(f"{results}: is no results file of lm_eval")
+        lines, name = _of_filter(files.lines(samples), task, want)
+        tables = {k: _table(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")}
+        _check_whole(samples, lines, tables["n-samples"])
+        named = dict.fromkeys(m for line in lines for m in line["metrics"])
+        metrics = {m: _metric(m, name, lines, tables) for m in named}
+        rows = _rows(samples, lines, metrics, tables, want)
+        config = _table(told, "config")
+        model = str(told.get("model_name") or _table(config, "model_args").get("pretrained") or folder.name)
+        binding: Binding = "named" if config.get("model_sha") else "none"
+        return RawRows(
+            f"lm_eval {told.get('lm_eval_version', 'of an unknown version')}", model, task,
+            {m: metric for m, (metric, _) in metrics.items()}, rows, _facts(told, tables["configs"], task, name),
+            binding, str(config.get("model_sha") or ""), notes, files.sources,
+        )  # fmt: skip
+
+
+def _newest(path: Path, files: Files, task: str) -> tuple[Path, Path | None, str, tuple[str, ...]]:
+    """Return the samples of a task, the results beside them, the task, and which others than the newest there are."""
+    found = [path] if path.is_file() else files.listed("**/samples_*.jsonl")
+    dated = [(m[2], m[1], p) for p in found if (m := re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", p.name))]
+    if not dated:
+        raise UsageError(f"{path}: holds no rows that are known; lm_eval needs --log_samples")
+    task = ask.one_of(sorted({name for _, name, _ in dated}), task, path, "task")
+    date, _, samples = max((d, str(p), p) for d, name, p in dated if name == task)
+    dates = sorted({d for d, name, _ in dated if name == task} - {date})
+    notes = (f"of {len(dates) + 1} runs in {path} the newest, {date}, is read; before it {dates[-1]}",) if dates else ()
+    results = samples.with_name(f"results_{date}.json")
+    return samples, results if results.is_file() else None, task, notes
+
+
+def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tuple[list[Line], str]:
+    """Return the lines of one filter: a file has a line for each."""
+    found: dict[str, list[Line]] = {}
+    for number, line in lines:
+        metrics = line.get("metrics")
+        if not isinstance(metrics, list) or not all(isinstance(m, str) for m in metrics) or "doc" not in line:
+            raise UsageError(f"{task}: line {number:,} is no row of lm_eval; lines are never skipped")
+        if odd := OWN.intersection(metrics):
+            raise UsageError(
+                f'{task}: a metric is called "{min(odd)}", and lm_eval wrote it over what the row had there'
+            )
+        found.setdefault(str(line.get("filter", "none")), []).append(line)
+    if not found:
+        raise UsageError(f"{task}: holds no rows")
+    metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
+    name = ask.one_of([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
+    return found[name], name
+
+
+def _check_whole(samples: Path, lines: Sequence[Line], told: Mapping[str, Any]) -> None:
+    """Raise UsageError where a file has other rows than its run counted."""
+    counted = told.get("effective")
+    if isinstance(counted, int) and counted != len(lines):
+        what = f"has {len(lines):,} rows, and its results file counted {counted:,}"
+        raise UsageError(f"{samples}: {what}; it is cut, or of two runs")
+
+
+def _metric(
+    name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str, Mapping[str, Any]]
+) -> tuple[RawMetric, float]:
+    """Return what is known of a metric, and what its rows are multiplied by: by which the tool's own number is made.
+
+    A pair of numbers is a log-likelihood and how many units it is of.
+    """
+    better = tables["higher_is_better"].get(name)
+    direction: Better | None = None if better is None else "higher" if better else "lower"
+    told = tables["results"].get(f"{name},{filter_}")
+    total = float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
+    values = [v for line in lines if (v := line.get(name)) is not None]
+    if values and all(map(_is_pair, values)):
+        nats = -sum(float(v[0]) for v in values) / sum(float(v[1]) for v in values)
+        bits = total is not None and math.isclose(nats / math.log(2), total, rel_tol=1e-9)
+        return RawMetric(direction, "mean" if bits else "perplexity", total), -1 / math.log(2) if bits else -1.0
+    if not all(map(_is_number, values)):
+        return RawMetric(direction, None, total, "holds printed arrays, not numbers"), 1.0
+    mean = sum(map(float, values)) / len(values) if values else math.nan
+    if total and total > 0 and mean < 0 and math.isclose(-mean, math.log(total), rel_tol=1e-9):
+        return RawMetric(direction, "perplexity", total), -1.0  # exp of minus the mean, as lm_eval makes it
+    return RawMetric(direction, None, total), 1.0
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number, as large as floats can be at most."""
+    return isinstance(value, (bool, int, float)) and (not isinstance(value, int) or abs(value) < 10**300)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[1] < math.inf
+
+
+def _rows(
+    samples: Path, lines: Sequence[Line], metrics: Mapping[str, tuple[RawMetric, float]],
+    tables: Mapping[str, Mapping[str, Any]], want: Wanted,
+) -> list[RawRow]:  # fmt: skip
+    """Return lines as rows. Their place is no name; what was asked is told by the columns of the task's templates."""
+    columns, docs = want.columns, [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
+    name = str(columns.get("id") or ("id" if all("id" in doc for doc in docs) else ""))
+    asked = _asked(tables["configs"], docs[0])
+    wanted = [_sample(doc, asked, line.get("target", "")) for line, doc in zip(lines, docs, strict=True)]
+    found = []
+    for number, (line, doc, sample) in enumerate(zip(lines, docs, keyed(wanted, None), strict=True), 1):
+        values, lengths = dict[str, float](), dict[str, float]()
+        for metric, (about, factor) in metrics.items():
+            value = line.get(metric)
+            if about.unreadable or value is None or metric not in line["metrics"]:
+                continue
+            if _is_pair(value):
+                values[metric], lengths[metric] = factor * value[0] / value[1], float(value[1])
+            else:
+                values[metric] = factor * float(value)
+        values = {m: v for m, v in values.items() if not math.isnan(v)}
+        key = str(doc.get(name, "")) if name else str(line.get("doc_id", ""))
+        found.append(
+            RawRow(
+                key, not name, sample.key, str(line.get("prompt_hash", "")), values,
+                "scored" if values else "unscored", lengths=lengths,
+                **ask.about(doc, want, f"{samples} row {number:,}"),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _asked(config: Mapping[str, Any], doc: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a row that its task asks: those its templates name, else all but a name of the row."""
+    names = []
+    for key in ("doc_to_text", "doc_to_choice"):
+        text = config.get(key)
+        if isinstance(text, str) and not text.startswith(CODE):
+            names += [text] if text in doc else [n for part in BRACES.findall(text) for n in WORD.findall(part)]
+    return sorted({n for n in names if n in doc}) or sorted(c for c in doc if c != "id")
+
+
+def _sample(doc: Mapping[str, Any], asked: Sequence[str], target: Any) -> Sample:
+    """Return what a row asks, as rows of ours do: one text, and the lists to choose from."""
+    lists = {c: doc[c] for c in asked if isinstance(doc.get(c), (list, dict))}
+    text = "\n".join(str(doc.get(c, "")) for c in asked if c not in lists)
+    return Sample("", text, [str(t) for t in target] if isinstance(target, list) else str(target), row=lists)
+
+
+def _facts(told: Mapping[str, Any], config: Mapping[str, Any], task: str, name: str) -> dict[str, str]:
+    """Return what fairness compares; a model's path and dtype stand in a task's metadata too, and are no task."""
+    run, args = _table(told, "config"), _table(_table(told, "config"), "model_args")
+    shots = _table(told, "n-shot").get(task, config.get("num_fewshot"))
+    seed = run.get("fewshot_seed") if shots else None
+    system = told.get("system_instruction")
+    limit = "none" if (most := run.get("limit")) is None else most
+    return {} if not told else ask.facts_of(
+        shots=None if shots is None else f"{shots} shots" + (f", seed {seed}" if seed is not None else ""),
+        template=str(told.get("chat_template_sha") or "none")[:16],
+        system=digest_of(system)[:16] if system else "none",
+        task_version=str(_table(told, "versions").get(task, "")),
+        filter={"name": name, "filters": config.get("filter_list")},
+        scorer=[config.get("metric_list"), config.get("output_type")],
+        generation={**_table(config, "generation_kwargs"), **_table(run, "gen_kwargs")},
+        epochs=config.get("repeats"), limit=f"{limit:g}" if isinstance(limit, (int, float)) else limit,
+        dtype=str(run.get("model_dtype") or args.get("dtype") or "").removeprefix("torch."),
+        batch=run.get("batch_size"), device=run.get("device"), backend=run.get("model"),
+        max_length=told.get("max_length"), transformers=told.get("transformers_version"), git=told.get("git_hash"),
+        model=told.get("model_name"), revision=run.get("model_revision"),
+    )  # fmt: skip
+
+
+def _table(value: Any, key: str) -> Mapping[str, Any]:
+    """Return a table of a table, empty where it has none."""
+    found = value.get(key) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}

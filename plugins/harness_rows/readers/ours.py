@@ -1,0 +1,150 @@
+"""Rows of our own: a run's folder in reports/, one subject's folder in it, or the evidence of an export."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from harness import UsageError, digest_of
+from harness.internals import LOCK, OnScale, asked_of, counted
+from harness_rows.guard import Files, head_of, number
+from harness_rows.readers import asking as ask
+from harness_rows.records import Better, RawMetric, RawRow, RawRows, Wanted
+
+REPORT, ITEMS, EVIDENCE = "report.json", "items.jsonl", "evidence"
+NAMED = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+\.jsonl")
+LARGEST = 700.0  # nats whose exponential a float holds
+
+
+class Ours:
+    """Rows that the harness wrote; `#SUBJECT` behind the path of a run or of evidence names the model."""
+
+    name = "ours"
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Return whether the harness wrote this: a line of rows has a key that no other tool writes."""
+        if path.is_dir():
+            rows = _items(path) or next((p for to in ("", "*/") for p in path.glob(f"{to}samples_*.jsonl")), None)
+            return rows is not None and _report(path) is not None and self.sniff(rows, head_of(rows))
+        line = head.partition(b"\n")[0]
+        return all(key in line for key in (b'"cluster"', b'"weights"', b'"doc_hash"')) or line.startswith(b'{"item": ')
+
+    @ask.refusing
+    def read(self, path: Path, want: Wanted) -> RawRows:
+        """Return the rows of one evaluation of one subject."""
+        files = Files(path)
+        if (place := _report(path)) is None:
+            raise UsageError(f"{path}: has no {REPORT}; its run did not end, or a file was taken from its folder")
+        run, items = files.document(place), _items(path)
+        reports = [r for r in run["reports"] if r["outcome"] != "skipped"]
+        folder = path if path.is_dir() else path.parent
+        label = folder.name if items is None and folder != place.parent else want.label
+        subject = ask.one_of([r["subject"] for r in reports], label, path, "subject")
+        mine = [r for r in reports if r["subject"] == subject]
+        task = ask.one_of([r["eval"] for r in mine], want.task or _task(path), path, "task")
+        report = next(r for r in mine if r["eval"] == task)
+        if report["outcome"] != "done":
+            why = ask.called(report["error"])
+            raise UsageError(f"{path}: {ask.called(subject)} could not be evaluated on {ask.called(task)}: {why}")
+        lines = _of_item(files, items, subject, task) if items else files.lines(_samples(path, place, subject, task))
+        rows = [_row(one, want, f"{path} line {line:,}") for line, one in lines]
+        if len(rows) != report["n"]:
+            raise UsageError(f"{path}: holds {len(rows):,} rows of {report['n']:,}; the file is cut, or of another run")
+        lock, digest = place.with_name(LOCK), run.get("digests", {}).get(subject, "")
+        locked = files.document(lock) if lock.is_file() else {}
+        scales = locked.get("metrics", {}).get(task, {})
+        spec: dict[str, Any] = next(
+            (one for one in locked.get("suite", {}).get("evals", []) if one["name"] == task), {}
+        )
+        return RawRows(
+            f"finetune-harness {run['harness']}", subject, task, _metrics(report, rows, scales, f"{path}"), rows,
+            _facts(run, report, spec), "claimed" if digest else "none", f"sha256:{digest}" if digest else "",
+            tuple(report.get("caveats") or ()), files.sources,
+        )  # fmt: skip
+
+
+def _report(path: Path) -> Path | None:
+    """Return the report of the run that a path belongs to."""
+    folder = path if path.is_dir() else path.parent
+    return next((p for p in (folder / REPORT, folder / EVIDENCE / REPORT, folder.parent / REPORT) if p.is_file()), None)
+
+
+def _items(path: Path) -> Path | None:
+    """Return the rows of an export, which are in one file."""
+    return next((p for p in (path, path / ITEMS, path / EVIDENCE / ITEMS) if p.name == ITEMS and p.is_file()), None)
+
+
+def _task(path: Path) -> str:
+    """Return the evaluation that a file of rows is of, by its name."""
+    return match[1] if (match := NAMED.fullmatch(path.name)) else ""
+
+
+def _samples(path: Path, report: Path, subject: str, task: str) -> Path:
+    """Return the file of an evaluation's rows of a subject."""
+    found = [path] if path.is_file() else sorted((report.parent / subject).glob("samples_*.jsonl"))
+    found = [one for one in found if _task(one) == task]
+    if len(found) != 1:
+        what = f"{counted(len(found), 'file')} of rows of {ask.called(task)} on {ask.called(subject)}"
+        raise UsageError(f"{path}: holds {what}; name the folder that a run wrote")
+    return found[0]
+
+
+def _of_item(files: Files, path: Path, subject: str, task: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of an evaluation of a subject. Raises UsageError where they are private."""
+    for line, row in files.lines(path):
+        if row["item"] == f"{subject}::{task}":
+            if "id" not in row:
+                raise UsageError(f"{path}: {ask.called(task)} is private, its rows are digests; name the run's folder")
+            yield line, row
+
+
+def _row(line: Mapping[str, Any], want: Wanted, where: str) -> RawRow:
+    """Return a line as a row; what was lost has no value, and a perplexity is in nats."""
+    told, nats = line.get("values", line), line.get("nats") or {}
+    names = [n for n in (line["values"] if "values" in line else line["metrics"]) if n not in line.get("lost", ())]
+    found = {n: number(nats.get(n, told.get(n)), f"{where} {ask.called(n)}") for n in names}
+    values = {n: value for n, value in found.items() if value is not None}
+    lengths = {n: float(line["weights"].get(n, line["weight"])) for n in values}
+    own: dict[str, Any] = {"cluster": str(line["cluster"])} if line.get("cluster") else {}
+    sent = line["prompt_hash"] if "values" in line else digest_of(line.get("rendered") or asked_of(line))
+    return RawRow(
+        key=str(line["id"]), content=line.get("key") or "", prompt=sent, values=values,
+        state="scored" if values else "unscored", lengths={n: w for n, w in lengths.items() if w != 1},
+        **own | ask.about({**(line.get("doc") or {}), **(line.get("slices") or {})}, want, where),
+    )  # fmt: skip
+
+
+def _metrics(
+    report: Mapping[str, Any], rows: list[RawRow], scales: Mapping[str, Any], where: str
+) -> dict[str, RawMetric]:
+    """Return metrics. Raises UsageError where the report's numbers are not those of its rows."""
+    found = {}
+    for name, better in report["better"].items():
+        here = [(r.values[name], r.lengths.get(name, 1.0)) for r in rows if name in r.values]
+        scale = scales.get(name, {}).get("scale")
+        if not here or (scale and not OnScale(scale).is_of_rows):
+            why = (
+                f'is on the scale "{scale}", of which a row alone says nothing' if here else "has no number on any row"
+            )
+            found[name] = RawMetric(unreadable=why)
+            continue
+        weight = math.fsum(w for _, w in here)
+        ours, told = math.fsum(v * w for v, w in here) / weight if weight else math.nan, report["metrics"].get(name)
+        is_log = told is not None and not ask.is_equal(ours, told) and ask.is_equal(math.exp(min(ours, LARGEST)), told)
+        total = told if is_log else ask.agreed(f"{where} {ask.called(name)}", ours, told)
+        found[name] = RawMetric(cast("Better", better), "perplexity" if is_log else scale, total)
+    return found
+
+
+def _facts(run: Mapping[str, Any], report: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the fairness of a comparison hangs on, as far as a report tells it."""
+    facts, versions = run.get("facts") or {}, run.get("versions") or {}
+    return ask.facts_of(
+        scorer=spec.get("use"), template=spec.get("template"), generation=spec.get("options"),
+        limit="none" if report["of"] in (0, report["n"]) else str(report["n"]), model=run.get("model"),
+        transformers=versions.get("transformers"), torch=versions.get("torch"),
+        seed=str(run.get("seed")), dtype=(facts.get("model") or {}).get("dtype"),
+    )  # fmt: skip

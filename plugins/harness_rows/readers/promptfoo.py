@@ -1,0 +1,113 @@
+"""promptfoo's output.json: repeats stand as tests, a test without assertions succeeds, one that broke only fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import UsageError
+from harness.internals import counted
+from harness_rows.guard import Files, number
+from harness_rows.readers import asking as ask
+from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
+
+VERSION = 3  # of the format
+ERROR = 2  # failureReason: no answer came; 1 is an assertion that failed, 0 none
+SUCCESS = "success"
+BROKE = (  # what promptfoo says of an assertion that itself failed; nothing else tells it from one that did not hold
+    "Custom function threw error", "Invalid regex pattern:", "Scoring function error:", "Python code execution failed",
+    "Ruby code execution failed", "Webhook error", "Error executing",
+)  # fmt: skip
+
+
+class Promptfoo:
+    """An export of promptfoo eval, of one provider and prompt; `#LABEL` behind its path names the provider."""
+
+    name = "promptfoo"
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Return whether this is an export of promptfoo."""
+        return b'"evalId"' in head and b'"results"' in head
+
+    @ask.refusing
+    def read(self, path: Path, want: Wanted) -> RawRows:
+        """Return the tests of one provider and one prompt."""
+        files = Files(path)
+        document = files.document(path)
+        results = document["results"]
+        if results.get("version") != VERSION:
+            what = f"is of version {ask.called(results.get('version'))} of promptfoo's format, and {VERSION} is read"
+            raise UsageError(f"{path}: {what}; export it anew with a newer promptfoo")
+        prompts = results["prompts"]
+        provider = ask.one_of([p["provider"] for p in prompts], want.label, path, "provider")
+        labels = [p["label"] if p["provider"] == provider else None for p in prompts]
+        task = ask.one_of([label for label in labels if label is not None], want.task, path, "prompt")
+        place = labels.index(task)
+        mine = [row for row in results["results"] if row["promptIdx"] == place]
+        if not mine:
+            raise UsageError(f'{path}: holds no tests of provider "{ask.called(provider)}"')
+        rows = _rows(mine, want, f"{path}")
+        metrics = _metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}")
+        config = document.get("config") or {}
+        options: dict[str, Any] = {}
+        for one in config.get("providers") or []:
+            if isinstance(one, dict) and provider in (one.get("label"), one.get("id")):
+                options = one.get("config") or {}
+        facts = ask.facts_of(
+            model=provider, template=prompts[place].get("raw"), generation=options,
+            judge=((config.get("defaultTest") or {}).get("options") or {}).get("provider"),
+        )  # fmt: skip
+        broke, bare = (sum(row.state == state for row in rows) for state in ("error", "unscored"))
+        lost = f"{counted(broke, 'test')} without an answer or by an assertion that broke, which promptfoo counts as 0"
+        notes = [lost] if broke else []
+        notes += [f"{counted(bare, 'test')} without an assertion, which promptfoo counts as success"] if bare else []
+        tool = f"promptfoo {(document.get('metadata') or {}).get('promptfooVersion', '?')}"
+        return RawRows(tool, provider, task, metrics, rows, facts, notes=tuple(notes), sources=files.sources)
+
+
+def _rows(tests: Sequence[Mapping[str, Any]], want: Wanted, where: str) -> list[RawRow]:
+    """Return rows; of one that stands several times, without a number, each is a repeat."""
+    rows, seen = list[RawRow](), Counter[tuple[str, str]]()
+    for test in tests:
+        case = test["testCase"]
+        key, here = str(case.get("description") or ""), f"{where} test {ask.called(test.get('testIdx'))}"
+        content = ask.content_of(ask.fact(test["vars"]), "", assertions=case.get("assert"))
+        state, reason = _state(test)
+        values: dict[str, float] = {}
+        for name, value in {SUCCESS: bool(test["success"]), **(test.get("namedScores") or {})}.items():
+            if (found := number(value, f"{here} {ask.called(name)}")) is not None:
+                values[name] = found
+        rows.append(
+            RawRow(
+                key=key, numbered=not key, content=content, prompt=ask.prompt_of(test["prompt"]["raw"]),
+                values=values if state == "scored" else {}, state=state, why=reason, repeat=seen[content, key],
+                **ask.about({**test["vars"], **(case.get("metadata") or {})}, want, here),
+            )
+        )  # fmt: skip
+        seen[content, key] += 1
+    return rows
+
+
+def _state(test: Mapping[str, Any]) -> tuple[State, str]:
+    """Return how a test ended: an assertion that failed is a score, one that broke is none."""
+    graded = test.get("gradingResult") or {}
+    if test.get("failureReason") == ERROR or not graded:
+        return "error", ask.why(test.get("error") or "no answer")
+    parts = graded.get("componentResults") or []
+    for one in (graded, *parts):
+        if (one.get("metadata") or {}).get("graderError") or str(one.get("reason", "")).startswith(BROKE):
+            return "error", ask.why(one.get("reason"))
+    return ("scored", "") if parts else ("unscored", ask.why(graded.get("reason")))
+
+
+def _metrics(
+    tests: Sequence[Mapping[str, Any]], rows: Sequence[RawRow], told: Mapping[str, Any], where: str
+) -> dict[str, RawMetric]:
+    """Return metrics. Raises UsageError where promptfoo's own counts, of all tests, are not those of the tests."""
+    ask.agreed(f"{where} tests that pass", sum(bool(test["success"]) for test in tests), told.get("testPassCount"))
+    for name, total in (told.get("namedScores") or {}).items():
+        ask.agreed(f"{where} {ask.called(name)}", sum((t.get("namedScores") or {}).get(name, 0) for t in tests), total)
+    names = dict.fromkeys([SUCCESS, *(name for row in rows for name in row.values)])
+    return {n: RawMetric("higher", "proportion" if n == SUCCESS else None) for n in names}

@@ -1,0 +1,238 @@
+"""Suites whose models others asked: the file with [rows], and the one that the words of `harness gate` come to."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from harness import Gate, Report, UsageError, Verdict, digest_of
+from harness.internals import (
+    Adjudicator,
+    Collection,
+    Context,
+    Eval,
+    Item,
+    Ledger,
+    Look,
+    Model,
+    Note,
+    Plugins,
+    ScoredRows,
+    Standing,
+    Suite,
+    SuiteTable,
+    Task,
+    Waiver,
+    check_gates,
+    load_plugins,
+    words,
+)
+from harness_rows import rows as evaluator
+from harness_rows.commands import COLUMNS
+from harness_rows.fairness import allowed_names
+from harness_rows.gating import Ask, MeasuredRows, measure
+from harness_rows.readers import read
+from harness_rows.readers.tables import Lines, table
+from harness_rows.records import RawRows, Wanted
+
+Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
+
+
+class RowsTask(Task):
+    """An evaluation that others made: what its rows ask is known by digest alone."""
+
+    @cached_property
+    def keys(self) -> list[tuple[str, ...]]:
+        return [(s.key,) for s in self.samples or ()]
+
+
+class RowsAdjudicator(Adjudicator):
+    """The verdicts on rows of others; a look is known by what the rows ask, and a candidate by what it scored."""
+
+    def count(self, item: Item) -> None:
+        result = self.results.get((item.subject, item.eval))
+        if self.ledger is None or result is None or result.missing:
+            return
+        samples = self.collection.tasks[item.eval].samples or ()
+        look = Look("merged", result.digest, frozenset((s.key,) for s in samples))
+        with self.ledger.locked():
+            standing = self.standings[item.subject, item.eval] = self.ledger.standing(look)
+            self.ledger.record(standing, look, self.collection.suite, item.subject, item.eval)
+
+
+@dataclass
+class JudgedRows:
+    """A suite of rows, and what came of it: evaluations, reports with their verdicts, and what to know of them."""
+
+    suite: Suite
+    started: datetime
+    plugins: Plugins
+    waivers: list[Waiver]
+    measured: dict[str, MeasuredRows] = field(default_factory=dict)
+    reports: list[Report] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    standings: Mapping[tuple[str, str], Standing] = field(default_factory=dict)
+
+
+def suite_of(gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], alpha: float, **about: Any) -> Suite:
+    """Return the suite that the words of `harness gate` come to: one evaluation, one gate."""
+    where = "harness gate"
+    scored = {side: ScoredRows(path, where) for side, path in paths.items()}
+    name = re.sub(r"[^\w-]", "_", str(options.get("task") or "rows"))[:80]
+    spec = Eval(name, "rows", where, options=options, **about)
+    gate = replace(gate, metric=f"{name}.{options.get('metric') or '?'}", where=where)
+    digest = digest_of([asdict(gate), dict(options), dict(paths), about])
+    return rows_suite(Path("gate.toml"), SuiteTable("gate", alpha=alpha), (spec,), (gate,), digest, scored)
+
+
+def rows_suite(
+    path: Path, about: SuiteTable, evals: tuple[Eval, ...], gates: tuple[Gate, ...], digest: str,
+    rows: Mapping[str, ScoredRows],
+) -> Suite:  # fmt: skip
+    """Return a suite without a model."""
+    return Suite(
+        path, about, Model("", "[rows]", "rows"), adapter=None, train=None, candidate=None, subjects={}, evals=evals,
+        gates=gates, merges=(), exports=(), digest=digest, rows=rows,
+    )  # fmt: skip
+
+
+def judged(
+    suite: Suite,
+    plugins: Plugins | None = None,
+    waivers: Sequence[Waiver] = (),
+    runs: Runs | None = None,
+    attempts: Mapping[str, int] | None = None,
+) -> JudgedRows:
+    """Judge the gates of a suite on its rows, or on `runs` of which it was told before which attempts they are.
+
+    Without `plugins` those that are installed listen, and no harnessfile is executed.
+
+    Raises UsageError with what cannot be read or compared.
+    """
+    enabled = gc.isenabled()
+    gc.disable()  # while very many rows are held, looking for garbage takes half of the time, and finds none
+    try:
+        return _judged(suite, plugins or load_plugins(None), waivers, runs, attempts)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _judged(
+    suite: Suite, plugins: Plugins, waivers: Sequence[Waiver], runs: Runs | None, attempts: Mapping[str, int] | None
+) -> JudgedRows:
+    found = JudgedRows(suite, datetime.now(UTC), plugins, [*waivers])
+    sides, ours = tuple(side for side in ("base",) if side in suite.rows), ("candidate",)
+    context = Context(suite, plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
+    _check_evals(context)
+    there = runs_of(suite) if runs is None else runs
+    found.measured = {spec.name: measure(there[spec.name], ask_of(spec)) for spec in suite.evals}
+    gates = tuple(_settled(gate, found.measured) for gate in suite.gates)
+    found.suite = suite = replace(suite, gates=gates)
+    collection = _collection(replace(context, suite=suite), found)
+    ledger = Ledger.here(found.warnings.append) if attempts is None else None
+    lacking = {} if "base" in suite.rows else {"base": "there are no rows of a base; add [rows.base]"}
+    adjudicator = RowsAdjudicator(collection, found.waivers, found.started.date(), lacking, ledger)
+    for name, one in found.measured.items():
+        adjudicator.results |= {(side, name): result for side, result in one.results.items()}
+    for name, number in (attempts or {}).items():
+        for side in suite.rows:
+            adjudicator.standings[side, name] = Standing(number, ())
+    for item in collection.items:
+        verdicts = [_conditioned(v, found.measured) for v in adjudicator.after(item)]
+        found.verdicts += verdicts
+        found.reports.append(_report(item, found.measured[item.eval], verdicts))
+    found.standings = adjudicator.standings
+    return found
+
+
+def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> Runs:
+    """Read the rows of each evaluation of a suite, of base and candidate, but for those that are `held`.
+
+    Raises UsageError.
+    """
+    found: dict[str, dict[str, RawRows]] = {}
+    for spec in suite.evals:
+        for side in ("base", "candidate"):  # in whatever order the file has them
+            if one := suite.rows.get(side):
+                path, want = suite.path.parent / Path(one.path).expanduser(), ask_of(spec).want
+                if side in held:
+                    run = table(Path(side), held[side], want)
+                else:
+                    run = read(str(path), want, spec.options.get("tool", ""))
+                found.setdefault(spec.name, {})[side] = _claimed(run, one)
+    return found
+
+
+def ask_of(spec: Eval) -> Ask:
+    """Return what an evaluation asks of its rows. Raises UsageError at what is unfair by no name."""
+    options: dict[str, Any] = dict(spec.options)
+    columns: dict[str, Any] = {name: options[name] for name in COLUMNS if options.get(name)}
+    columns |= ({"cluster": spec.cluster} if spec.cluster else {}) | ({"slice": spec.slices} if spec.slices else {})
+    task, metric, filter_ = (str(options.get(name, "")) for name in ("task", "metric", "filter"))
+    want = Wanted(task, metric, filter_, columns, options.get("better") or None, options.get("scale") or None)
+    allow = allowed_names(options.get("allow") or ())
+    return Ask(spec.name, want, options.get("missing", "refuse"), allow, bool(options.get("only_common")))
+
+
+def _claimed(run: RawRows, one: ScoredRows) -> RawRows:
+    """Return rows with the weights that they are said to be of. Raises UsageError where that is no digest."""
+    if not one.weights:
+        return run
+    if not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
+        raise UsageError(f'{one.where}: weights is "{one.weights[:80]}", want "sha256:" and 64 hex digits')
+    return replace(run, binding="claimed", bound=one.weights)
+
+
+def _settled(gate: Gate, measured: Mapping[str, MeasuredRows]) -> Gate:
+    """Return a gate with the metric that was found, where nobody had to name one."""
+    one = measured.get(gate.eval)
+    return replace(gate, metric=f"{gate.eval}.{one.chosen.metric.name}") if one and gate.metric_name == "?" else gate
+
+
+def _check_evals(context: Context) -> None:
+    """Raise UsageError where an evaluation asks for what only a model could give, or says what no option may be."""
+    for spec in context.suite.evals:
+        context.use("evaluator", "rows", spec.options, spec.where)
+        if spec.use != "rows":
+            context.mistakes.add(spec.where, f'use is "{spec.use}", which asks a model; of [rows] it is "rows"')
+        plain = Eval(spec.name, spec.use, spec.where, cluster=spec.cluster, slices=spec.slices, options=spec.options)
+        for key in (f.name for f in fields(Eval) if getattr(spec, f.name) != getattr(plain, f.name)):
+            context.mistakes.add(spec.where, f'"{key}" is of rows that are asked here; leave it out')
+    context.mistakes.raise_if_any()
+
+
+def _collection(context: Context, found: JudgedRows) -> Collection:
+    """Return what is judged. Raises UsageError with every mistake in the gates."""
+    suite, sides, ours = context.suite, context.baselines, context.candidates
+    tasks: dict[str, Task] = {}
+    for spec in suite.evals:
+        one = found.measured[spec.name]
+        tasks[spec.name] = RowsTask(spec, evaluator, {one.chosen.metric.name: one.chosen.metric}, one.samples)
+    check_gates(context, tasks)
+    context.mistakes.raise_if_any()
+    items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
+    return Collection(suite, found.plugins, tasks, sides, ours, items)
+
+
+def _conditioned(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:
+    """Return a verdict with the conditions under which it stands."""
+    one = measured.get(verdict.metric.partition(".")[0]) or next(iter(measured.values()))
+    return words.noted(verdict, *(Note("rows", {"text": text}) for text in one.conditions))
+
+
+def _report(item: Item, one: MeasuredRows, verdicts: Iterable[Verdict]) -> Report:
+    result, metric = one.results[item.subject], one.chosen.metric
+    caveats = tuple(c.text for c in result.caveats)
+    return Report(
+        item.id, item.subject, item.eval, "done", dict(result.metrics), better={metric.name: metric.better},
+        verdicts=tuple(verdicts), n=len(result.scores), of=len(one.samples), caveats=caveats,
+    )  # fmt: skip

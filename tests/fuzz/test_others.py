@@ -1,0 +1,82 @@
+"""Rows of other tools before `harness gate`, and what it leaves before `harness verify`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from tests.fuzz.breaking import dumps, structures, texts
+from tests.fuzz.driving import fuzz, harness
+from tests.helpers.others import asked
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fuzzed rows")]
+
+KEPT = Path(__file__).parents[1] / "fixtures" / "rows" / "lm_eval-0.4.13"
+TABLE = "".join(json.dumps(row) + "\n" for row in asked([1] * 20 + [0] * 5))
+CSV = "id,input,score\n" + "".join(f"q-{i},What is {i}?,{i % 2}\n" for i in range(25))
+WORDS = st.sampled_from([[], ["--missing", "wrong"], ["--only-common"], ["--scale", "mean"], ["--slice", "continent"]])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder with lm_eval's files, a table, and the evidence of a gate; the current directory meanwhile."""
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(KEPT / "base", folder / "base")
+    shutil.copytree(KEPT / "candidate_bf16", folder / "whole")
+    (folder / "base.jsonl").write_text(TABLE, "utf-8")
+    (folder / "base.csv").write_text(CSV, "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_CACHE", str(folder / "cache"))
+        patch.setattr("harness_report.can_render", lambda: False)
+        patch.chdir(folder)
+        claim = ("--worse-by-at-most", "0.1", "--metric", "cap_mc:acc")
+        assert harness("gate", "base", "whole", "--out", "kept", *claim)[0] == 6
+        yield folder
+
+
+def gated(folder: Path, name: str, data: bytes, words: list[str]) -> None:
+    """Gate lm_eval's folder with one file put in another's place: a verdict, or lines that say why there is none."""
+    copy = folder / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder / "whole", copy)
+    next(copy.glob(name)).write_bytes(data)
+    metric = ("--metric", "cap_mc:acc", "--worse-by-at-most", "0.1", "--out", "out")
+    assert harness("gate", "base", "copy", *metric, *words)[0] in (0, 1, 4, 6)
+
+
+@fuzz(st.sampled_from(["samples_cap_mc*", "results*"]), WORDS, st.data())
+def test_structure(name: str, words: list[str], data: Any, runs: Path) -> None:
+    """JSON of lm_eval with values replaced, and of a table."""
+    text = next((runs / "whole").glob(name)).read_text("utf-8")
+    if name == "results*":
+        changed = dumps(data.draw(structures(json.loads(text))))
+    else:
+        found = data.draw(structures([json.loads(line) for line in text.splitlines()], 2))
+        changed = "".join(dumps(row) + "\n" for row in found) if isinstance(found, list) else dumps(found)
+    gated(runs, name, changed.encode("utf-8", "surrogatepass"), words)
+
+
+@fuzz(st.sampled_from(["base.jsonl", "base.csv"]), WORDS, st.data())
+def test_tables(name: str, words: list[str], data: Any, runs: Path) -> None:
+    """Tables with pieces cut out or put in."""
+    (runs / "odd").write_bytes(data.draw(texts((runs / name).read_text("utf-8"), ["NaN", "1e999", "-1", "null", ","])))
+    assert harness("gate", name, "odd", "--worse-by-at-most", "0.1", "--out", "out", *words)[0] in (0, 1, 4, 6)
+
+
+@fuzz(st.sampled_from(["manifest.json", "suite.json", "verdicts.json", "items.jsonl"]), st.data())
+def test_evidence(name: str, data: Any, runs: Path) -> None:
+    """Evidence that was changed is refused."""
+    shutil.rmtree(runs / "gate", ignore_errors=True)
+    shutil.copytree(next(runs.glob("kept/*/gate")), runs / "gate")
+    path = runs / "gate" / name
+    text = path.read_text("utf-8")
+    found = [json.loads(line) for line in text.splitlines()] if name == "items.jsonl" else json.loads(text)
+    path.write_text(dumps(data.draw(structures(found, 2))), "utf-8", "surrogatepass")
+    assert harness("verify", "gate", "--recompute")[0] in (0, 7) and (
+        name == "manifest.json" or path.read_text() != text
+    )

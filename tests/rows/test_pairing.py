@@ -1,0 +1,96 @@
+"""Which row is which: by what is asked, by names that mean something, never by place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import Sample, UsageError
+from harness.data.identity import key_of, keyed
+from harness_rows.pairing import PairedRows, pair
+from harness_rows.records import RawRow, RawRows
+from tests.helpers.others import Said, asked
+
+Gate, Table = Callable[..., Said], Callable[..., Path]
+
+
+def rows(*given: RawRow) -> RawRows:
+    """Return a run of these rows."""
+    return RawRows("tool", "model", "task", {}, given)
+
+
+def row(key: str, content: str, value: float = 1.0, *, repeat: int = 0, numbered: bool = False) -> RawRow:
+    """Return a row that was scored."""
+    return RawRow(key, numbered, content, "", {"m": value}, repeat=repeat)
+
+
+def values(pairs: PairedRows) -> list[tuple[list[float], list[float]]]:
+    """Return what was paired with what."""
+    sides = zip(pairs.base, pairs.candidate, strict=True)
+    return [([r.values["m"] for r in one], [r.values["m"] for r in other]) for one, other in sides]
+
+
+def test_content_wins_over_names() -> None:
+    """Names that mean another question on the other side are counted, and not followed."""
+    base = rows(row("1", "france", 0.1), row("2", "japan", 0.2))
+    candidate = rows(row("1", "japan", 0.3), row("2", "france", 0.4))
+    pairs = pair(base, candidate, only_common=False)
+    assert (pairs.how, pairs.renamed, values(pairs)) == ("content", 2, [([0.1], [0.4]), ([0.2], [0.3])])
+
+
+def test_names_tell_copies_apart() -> None:
+    """Several rows that ask the same are paired by their names."""
+    base = rows(row("a", "x", 0.0), row("b", "x", 1.0))
+    candidate = rows(row("b", "x", 0.9), row("a", "x", 0.1))
+    assert sorted(values(pair(base, candidate, only_common=False))) == [([0.0], [0.1]), ([1.0], [0.9])]
+
+
+def test_copies_without_names_need_the_same_number() -> None:
+    """Copies that nothing tells apart are paired in an order that no file has, or refused where one lacks some."""
+    base = rows(row("1", "x", 1.0, numbered=True), row("2", "x", 0.0, numbered=True))
+    candidate = rows(row("7", "x", 0.0, numbered=True), row("8", "x", 1.0, numbered=True))
+    assert values(pair(base, candidate, only_common=False)) == [([0.0], [0.0]), ([1.0], [1.0])]
+    with pytest.raises(UsageError, match="cannot be told apart"):
+        pair(base, rows(row("7", "x", 0.0, numbered=True)), only_common=False)
+
+
+def test_running_numbers_pair_nothing() -> None:
+    """Rows without input are paired by texts, and by numbers only where somebody says that these are names."""
+    with pytest.raises(UsageError, match="running numbers, and places pair nothing"):
+        pair(rows(row("1", "", numbered=True)), rows(row("1", "", numbered=True)), only_common=False)
+    with pytest.raises(UsageError, match="no input and no name"):
+        pair(rows(row("", "")), rows(row("", "")), only_common=False)
+    assert pair(rows(row("1", "")), rows(row("1", "")), only_common=False).how == "id"
+
+
+def test_a_row_that_stands_twice_is_refused(gate: Gate, table: Table) -> None:
+    """A name that comes twice is no repeat unless a column says so."""
+    base, candidate = asked([1] * 20), asked([1] * 19 + [0])
+    said = gate(table("base", [*base, dict(base[3], score=0)]), table("candidate", candidate))
+    assert 'id "q-3" stands twice in base with scores 1 and 0; name the repeat\'s column with --repeat' in said.err
+
+
+def test_numbers_as_names_are_said_aloud(gate: Gate, table: Table) -> None:
+    """A table with running numbers alone is refused; with --id they are names, and less than what was asked."""
+    base, candidate = ([{"id": i, "score": int(i != odd)} for i in range(100)] for odd in (3, 4))
+    files = table("base", base), table("candidate", candidate)
+    assert "running numbers" in gate(*files).err
+    assert "100 paired by id" in gate(*files, "--id", "id").out
+
+
+def test_other_rows_are_refused_with_examples(gate: Gate, table: Table) -> None:
+    """Rows of one side alone are told with both counts; the same names for other questions are told as that."""
+    said = gate(table("base", asked([1] * 20)), table("candidate", asked([1] * 10)))
+    assert "base: 20 rows, candidate: 10 rows; only in base 10, only in candidate 0, for instance " in said.err
+    other = [dict(row, input=row["input"] + " Really?") for row in asked([1] * 20)]
+    said = gate(table("base", asked([1] * 20)), table("candidate", other))
+    assert "is another question than base's" in said.err and "on 20 of 20 rows" in said.err
+
+
+def test_a_question_is_known_as_our_own_are() -> None:
+    """A text and a target have the key that a row of a suite has, however they are spelt."""
+    one, other = (Sample("", text, "Paris") for text in ("What  is THIS?", "what is this?"))
+    assert {s.key for s in keyed([one, other], None)} == {key_of("What is this?", "PARIS")}
+    assert key_of("", "") == "" and key_of("a", "") != key_of("", "a")

@@ -1,0 +1,378 @@
+"""Readers of other tools' rows on files that the tools made, and on what became of such files: read, or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import UsageError
+from harness_rows.guard import Files
+from harness_rows.pairing import pair
+from harness_rows.readers import READERS, read, reader
+from harness_rows.records import RawRow, RawRows, Wanted
+from tests.helpers.others import Said
+
+FILES = Path(__file__).parents[1] / "fixtures" / "rows"
+INSPECT, NEMO, EEE = FILES / "inspect-0.3.285", FILES / "nemo_evaluator-0.3.0", FILES / "every_eval_ever-0.3.0"
+PROMPTFOO, DEEPEVAL = FILES / "promptfoo-0.123.1" / "output.json", FILES / "deepeval-4.3.1" / "test_run.json"
+KEPT = Path(__file__).parents[1] / "compat" / "kept"
+OURS = [f"{KEPT}/reports/small#merged", f"{KEPT}/reports/small/base", f"{KEPT}/released/small#base"]
+ANY = {
+    "inspect": [p for p in sorted(INSPECT.iterdir()) if p.stem != "crashed"],
+    "nemo": sorted(NEMO.iterdir()),
+    "every_eval_ever": [EEE / "lm_base#cap_mc", EEE / "lm_candidate_bf16", EEE / "in_one_error", EEE / "in_reducers"],
+    "promptfoo": [PROMPTFOO],
+    "deepeval": [DEEPEVAL],
+    "ours": OURS,
+}
+ASKED = "What is the capital of"
+
+
+def rows_of(path: object, **want: Any) -> RawRows:
+    """Return the rows of a path, where "#TASK" is the task of a log of Every Eval Ever."""
+    name, _, task = str(path).partition("#") if EEE.name in str(path) else (str(path), "", "")
+    return read(name, Wanted(task=want.pop("task", task), **want))
+
+
+def states(rows: Iterable[RawRow]) -> Counter[str]:
+    return Counter(row.state for row in rows)
+
+
+def refused(path: object, **want: Any) -> str:
+    """Return the one line by which a path is refused."""
+    with pytest.raises(UsageError) as told:
+        rows_of(path, **want)
+    assert len(told.value.messages) == 1
+    return str(told.value)
+
+
+# -- all of them -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tool", "path"), [(tool, path) for tool, paths in ANY.items() for path in paths])
+def test_each_file_is_known_by_what_it_holds(tool: str, path: Path, tmp_path: Path) -> None:
+    """A real file is read by the reader of its tool and no other before it, and says of each metric what it knows."""
+    there = Path(str(path).partition("#")[0])
+    head = b"" if there.is_dir() else there.read_bytes()[:4096]
+    assert next(name for name in READERS if reader(name).sniff(there, head)) == tool
+    run = rows_of(path)
+    assert run.rows and run.metrics and run.sources and all(size > 0 for _, _, size in run.sources)
+    assert all(row.content or tool == "ours" for row in run.rows)
+    for row in run.rows:
+        assert (row.state == "scored") == bool(row.values) or any(m.unreadable for m in run.metrics.values())
+        assert set(row.values) <= set(run.metrics)
+    pair(run, run, only_common=False)  # nothing stands twice
+
+
+@pytest.mark.parametrize("tool", ANY)
+def test_slices_and_clusters_are_columns_of_a_row(tool: str) -> None:
+    """A column that a row has beside its question makes slices and clusters; one that it has not is refused."""
+    names = {"inspect": "boom", "nemo": "continent", "every_eval_ever": "filter", "promptfoo": "answer", "ours": "kind"}
+    path = {"ours": f"{KEPT}/reports/small/base", "inspect": INSPECT / "one_error.eval"}.get(tool, ANY[tool][0])
+    if tool in names:
+        run = rows_of(path, columns={"slice": [names[tool]], "cluster": names[tool]})
+        assert {row.cluster for row in run.rows} == {row.slices[names[tool]] for row in run.rows} != {""}
+    assert 'has no column "colour"' in refused(path, columns={"slice": ["colour"]})
+
+
+# -- Inspect ---------------------------------------------------------------------------------------
+
+
+def test_inspect_success_is_not_asked() -> None:
+    """A sample in error is one whatever the log's status, and a score of nothing is no score."""
+    run = rows_of(INSPECT / "one_error.eval")
+    assert states(run.rows) == {"scored": 4, "error": 1}
+    (lost,) = (row for row in run.rows if row.state == "error")
+    assert (lost.key, lost.values, lost.why) == ("cap-germany", {}, "RuntimeError('boom')")
+    assert run.metrics["match"].total == 1.0
+    both = rows_of(INSPECT / "chat_and_error.eval")
+    assert [("length" in row.values, "words" in row.values) for row in both.rows].count((False, True)) == 1  # NaN
+
+
+def test_inspect_numbers_are_places() -> None:
+    """Samples that were numbered after a shuffle pair by what they ask."""
+    base, candidate = (rows_of(INSPECT / f"autoid_{how}.eval") for how in ("in_order", "shuffled"))
+    assert all(row.numbered for run in (base, candidate) for row in run.rows)
+    pairs = pair(base, candidate, only_common=False)
+    assert (pairs.how, len(pairs.names), pairs.renamed > 0) == ("content", 5, True)
+    assert all(a[0].content == b[0].content for a, b in zip(pairs.base, pairs.candidate, strict=True))
+
+
+def test_inspect_scores_as_inspect_counts_them() -> None:
+    """Letters, words, parts and tables have the numbers of Inspect's own means, epoch by epoch."""
+    run = rows_of(INSPECT / "epochs2_base.eval")
+    assert {n: m.total for n, m in run.metrics.items()} == {
+        "match": 0.9, "partial": 0.95, "dictish/len": 6.7, "dictish/caps": 1.2
+    }  # fmt: skip
+    assert Counter(row.repeat for row in run.rows) == {1: 5, 2: 5}
+    assert "one half" in run.notes[0] and 0.5 in {row.values["partial"] for row in run.rows}
+    reduced = rows_of(INSPECT / "reducers.eval")
+    assert {(r.values["match"], r.values["match/max"], r.repeat) for r in reduced.rows} == {(1 / 3, 1.0, 0)}
+    assert (len(reduced.rows), reduced.facts["epochs"]) == (5, "3 max")
+
+
+def test_inspect_what_was_asked() -> None:
+    """A question is its input, target and choices, whole; prompts differ by what a solver put around it."""
+    text, chat, long = (rows_of(INSPECT / f"{n}.eval") for n in ("epochs2_base", "chat_and_error", "long"))
+    assert {row.content for row in text.rows} == {row.content for row in chat.rows}
+    assert {row.prompt for row in text.rows}.isdisjoint({row.prompt for row in chat.rows})
+    assert len({row.content for row in long.rows}) == 5  # their summaries are cut, and one text
+    assert len({row.content for row in rows_of(INSPECT / "choices.eval").rows}) == 5
+    assert rows_of(INSPECT / "json_two_rows.json").facts["limit"] == "2"
+
+
+def test_inspect_part_of_a_run_is_no_run(tmp_path: Path) -> None:
+    """A log that crashed, that lacks samples, or that was cut, is refused; what ended at a limit is missing."""
+    assert 'run ended as "error"' in refused(INSPECT / "crashed.eval")
+    log = json.loads((INSPECT / "json_two_rows.json").read_text())
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(log | {"samples": log["samples"][:1]}))
+    assert "holds 1 of the 2 samples" in refused(path)
+    path.write_text(json.dumps(log | {"samples": [log["samples"][0]] * 2}))
+    assert "twice" in refused(path)
+    cut = tmp_path / "cut.eval"
+    cut.write_bytes((INSPECT / "one_error.eval").read_bytes()[:9000])
+    assert "no whole zip" in refused(cut)
+    assert states(rows_of(INSPECT / "limit.eval").rows) == {"limit": 5}
+
+
+def packed(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as log:
+        for name, data in members.items():
+            log.writestr(name, data)
+    return path
+
+
+def test_inspect_zips_that_lead_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bomb, a name that leads out and a member that is no sample are refused, each in a line."""
+    header = Files(INSPECT).members(INSPECT / "one_error.eval")["header.json"]()
+    monkeypatch.setattr("harness_rows.guard.MEMBER", 1 << 20)
+    bomb = packed(tmp_path / "bomb.eval", {"header.json": header, "samples/a.json": b" " * (1 << 21)})
+    assert "inflates to more than" in refused(bomb)
+    assert "leads out" in refused(packed(tmp_path / "out.eval", {"header.json": header, "../samples/a.json": b"{}"}))
+    assert "no sample of Inspect" in refused(
+        packed(tmp_path / "odd.eval", {"header.json": header, "samples/a.json": b"{}"})
+    )
+    assert "has not ended" in refused(packed(tmp_path / "live.eval", {"_journal/start.json": b"{}"}))
+    old = json.dumps(json.loads(header) | {"version": 1}).encode()
+    assert "version 1" in refused(packed(tmp_path / "old.eval", {"header.json": old, "samples/a.json": b"{}"}))
+
+
+# -- NeMo ------------------------------------------------------------------------------------------
+
+
+def test_nemo_failures_are_not_zeros() -> None:
+    """What NeMo graded 0 since its machinery failed is missing, and what the solver gave up on ended at a limit."""
+    run = rows_of(NEMO / "errors")
+    assert states(run.rows) == {"scored": 2, "error": 3, "limit": 1}
+    assert {row.why for row in run.rows if row.state == "error"} == {"no route to model", "boom", "endpoint hung up"}
+    assert run.metrics["reward"].total is None and "4 rows failed" in run.notes[1]
+
+
+def test_nemo_pairs_by_question() -> None:
+    """Rows in another order, each asked twice, pair with their repeats; the totals are NeMo's."""
+    base, candidate = rows_of(NEMO / "base"), rows_of(NEMO / "candidate")
+    pairs = pair(base, candidate, only_common=False)
+    assert (pairs.how, len(pairs.names), pairs.repeats) == ("content", 6, (2, 2))
+    assert base.metrics["reward"].total == pytest.approx(8 / 12) == base.metrics["fuzzy_match"].total
+    assert rows_of(NEMO / "fractional").metrics["reward"].scale is None
+    assert rows_of(NEMO / "limit").facts["limit"] == "4"
+    assert "5 tasks (base, candidate, errors, fractional, limit)" in refused(NEMO)
+    assert rows_of(NEMO, task="limit").model == "stub-limit"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda lines: lines[:-1], "holds 11 rows of 12"),
+        (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": 0.0', 1), *lines[1:]], "the file says"),
+        (lambda lines: [*lines[:-1], lines[-1][:50]], "line 12: cannot be read; lines are never skipped"),
+        (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": NaN', 1), *lines[1:]], "NaN"),
+        (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": "good"', 1), *lines[1:]], '"good" is no number'),
+        (lambda lines: [lines[0].replace('"repeat": 0', '"repeat": []', 1), *lines[1:]], "not what nemo writes"),
+        (lambda lines: [lines[0].replace('"problem_idx"', '"reward"', 1), *lines[1:]], "twice"),
+        (lambda lines: ["[" * 100_000, *lines], "nested too deeply"),
+        (lambda lines: [lines[0].replace("1.0", "1" * 5000, 1), *lines[1:]], "digits"),
+        (lambda lines: [], "holds no rows"),
+    ],
+)  # fmt: skip
+def test_nemo_files_that_were_changed(change: Callable[[list[str]], list[str]], told: str, tmp_path: Path) -> None:
+    """Cut, edited and broken lines are refused with their place."""
+    shutil.copytree(NEMO / "base", tmp_path / "run")
+    path = tmp_path / "run" / "results.jsonl"
+    path.write_text("\n".join(change(path.read_text().splitlines())))
+    assert told in refused(tmp_path / "run")
+
+
+# -- Every Eval Ever -------------------------------------------------------------------------------
+
+
+def test_every_eval_ever_zeros_that_are_no_scores() -> None:
+    """An error wins over the 0 beside it, and a result without a number is no metric of the rows."""
+    failed = rows_of(EEE / "in_one_error")
+    assert states(failed.rows) == {"scored": 4, "error": 1}
+    assert rows_of(EEE / "lm_base", task="cap_ppl").metrics["word_perplexity"].unreadable
+    assert states(rows_of(EEE / "lm_base", task="cap_ppl").rows) == {"unscored": 20}
+    assert "several results" in rows_of(EEE / "in_reducers").metrics["match/accuracy"].unreadable
+
+
+def test_every_eval_ever_says_what_lm_eval_says() -> None:
+    """The converter's rows of a run of lm_eval have the values, totals and directions of that run's own files."""
+    converted = rows_of(EEE / "lm_base", task="cap_mc")
+    own = rows_of(FILES / "lm_eval-0.4.13" / "base", task="cap_mc")
+    for metric in ("acc", "acc_norm"):
+        assert [r.values[metric] for r in converted.rows] == [r.values[metric] for r in own.rows]
+        assert (converted.metrics[metric].total, converted.metrics[metric].better) == (
+            own.metrics[metric].total,
+            "higher",
+        )
+    assert all(row.numbered for row in converted.rows)
+    pairs = pair(converted, rows_of(EEE / "lm_candidate_bf16"), only_common=False)
+    assert (pairs.how, len(pairs.names)) == ("content", 20)
+
+
+def test_every_eval_ever_is_whole(tmp_path: Path) -> None:
+    """Samples that the log does not name by their sha256, of another log or without one, are refused."""
+    shutil.copytree(EEE / "lm_candidate_bf16", tmp_path / "run")
+    (samples,) = (tmp_path / "run").glob("*_samples.jsonl")
+    log = next(p for p in (tmp_path / "run").glob("*.json"))
+    lines = samples.read_text().splitlines(keepends=True)
+    samples.write_text("".join(lines[:-1]))
+    assert "sha256" in refused(tmp_path / "run")
+    samples.write_text("".join(lines).replace('"evaluation_id": "cap_mc', '"evaluation_id": "other', 1))
+    assert "another evaluation" in refused(tmp_path / "run")
+    log.write_text(log.read_text().replace('"schema_version": "0.3.0"', '"schema_version": "1.0"'))
+    assert "0.3.x is read" in refused(tmp_path / "run")
+    log.unlink()
+    assert "belong together" in refused(samples)
+
+
+# -- promptfoo, deepeval ---------------------------------------------------------------------------
+
+
+def test_promptfoo_tests_are_no_rows() -> None:
+    """Repeats are one test's, no assertion is no score, and an assertion that broke is no answer that failed."""
+    run = rows_of(f"{PROMPTFOO}#base")
+    assert states(run.rows) == {"scored": 4, "error": 2, "unscored": 2}
+    assert Counter(row.repeat for row in run.rows) == {0: 4, 1: 4} and len({row.content for row in run.rows}) == 4
+    assert {row.values["success"] for row in run.rows if row.key == "cap-italy"} == {0.0}
+    assert 'no provider "x"' in refused(f"{PROMPTFOO}#x")
+
+
+def test_promptfoo_counts_are_its_own(tmp_path: Path) -> None:
+    """A file that lacks tests, and one of another format, are refused."""
+    whole = json.loads(PROMPTFOO.read_text())
+    path = tmp_path / "out.json"
+    rows = whole["results"]["results"]
+    path.write_text(json.dumps(whole | {"results": {**whole["results"], "results": rows[1:]}}))
+    assert "tests that pass: the rows give 3, the file says 4" in refused(path)
+    path.write_text(json.dumps(whole | {"results": {**whole["results"], "version": 2}}))
+    assert "version 2 of promptfoo's format" in refused(path)
+    two = [*whole["results"]["prompts"], {**whole["results"]["prompts"][0], "provider": "other"}]
+    path.write_text(json.dumps(whole | {"results": {**whole["results"], "prompts": two}}))
+    assert "2 providers (base, other)" in refused(path)
+    assert len(rows_of(f"{path}#base").rows) == 8
+
+
+def test_deepeval_errors_are_no_failures(tmp_path: Path) -> None:
+    """A metric that failed has no score, a threshold tells which way is better, and numbered names are places."""
+    run = rows_of(DEEPEVAL)
+    assert states(run.rows) == {"scored": 4, "error": 1} and all(row.numbered for row in run.rows)
+    assert (run.metrics["Exact"].better, run.metrics["Exact"].total) == ("higher", 0.25)
+    told = json.loads(DEEPEVAL.read_text())
+    path = tmp_path / "run.json"
+    for case in told["testCases"]:
+        for metric in case["metricsData"]:
+            metric["success"] = not metric["success"]
+    path.write_text(json.dumps(told))
+    assert rows_of(path).metrics["Exact"].better == "lower"
+    told["testCases"][0]["metricsData"] *= 2
+    path.write_text(json.dumps(told))
+    assert "twice" in refused(path)
+
+
+def test_a_metric_that_failed_is_missing(gate: Callable[..., Said], tmp_path: Path) -> None:
+    """Where one metric of a row failed and another did not, a gate on the one has a verdict."""
+    told = json.loads(DEEPEVAL.read_text())
+    for name in ("base", "candidate"):
+        for case in told["testCases"]:
+            score = {"name": "Exact", "threshold": 0.5, "success": True, "score": 1.0}
+            lost = name == "candidate" and case["order"] == 2
+            case["metricsData"] = [
+                score,
+                score | {"name": "Other"} | ({"error": "boom", "score": None} if lost else {}),
+            ]
+        (tmp_path / f"{name}.json").write_text(json.dumps(told | {"metricsScores": [], "identifier": name}))
+    sides = tmp_path / "base.json", tmp_path / "candidate.json"
+    claim = ("--worse-by-at-most", "0.6")
+    assert gate(*sides, "--metric", "Exact", claim=claim).code == 0
+    said = gate(*sides, "--metric", "Other", claim=claim)
+    assert said.code == 6 and "test_case_2" in said.out
+
+
+def test_a_run_that_failed_on_every_row_has_no_verdict(gate: Callable[..., Said], tmp_path: Path) -> None:
+    """All samples in error under "success" are missing rows and no mistake of the user's: exit 6, and what happened."""
+    log = json.loads((INSPECT / "json_two_rows.json").read_text())
+    for sample in log["samples"]:
+        sample |= {"scores": {}, "error": {"message": "boom"}}
+    for score in log["results"]["scores"]:
+        score |= {"scored_samples": 0, "metrics": {k: m | {"value": 0.0} for k, m in score["metrics"].items()}}
+    (tmp_path / "log.json").write_text(json.dumps(log | {"reductions": []}))
+    said = gate(INSPECT / "json_two_rows.json", tmp_path / "log.json", "--metric", "match")
+    assert said.code == 6 and "boom" in said.out and log["status"] == "success"
+
+
+# -- what nobody writes ----------------------------------------------------------------------------
+
+LEAVES: list[Any] = [None, "x", -1, 1e999, [], {}, True, "1,5", [None], {"a": {}}]
+
+
+def broken(value: Any, place: int, leaf: Any) -> tuple[Any, int]:
+    """Return a document with another leaf at a place, counted through it, and how many places are left."""
+    if place == 0:
+        return leaf, -1
+    place -= 1
+    if isinstance(value, (dict, list)):
+        copy: Any = type(value)(value)
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            copy[key], place = broken(value[key], place, leaf)
+            if place < 0:
+                return copy, place
+        return copy, place
+    return value, place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", ["promptfoo", "deepeval", "inspect", "every_eval_ever", "nemo"])
+def test_broken_documents_are_read_or_refused(tool: str, tmp_path: Path) -> None:
+    """Whatever stands in the place of a value, a file is read, or refused in one line."""
+    source = {"promptfoo": PROMPTFOO, "deepeval": DEEPEVAL, "inspect": INSPECT / "json_two_rows.json"}.get(tool)
+    if source is None:
+        source = next(
+            p for p in (EEE / "in_one_error" if tool == "every_eval_ever" else NEMO / "errors").glob("*.json")
+        )
+        shutil.copytree(source.parent, tmp_path, dirs_exist_ok=True)
+    whole = json.loads(source.read_text())
+    if tool == "inspect":
+        for sample in whole["samples"]:
+            sample |= {"events": [], "events_data": None}
+    path, ended = tmp_path / source.name, Counter[str]()
+    for place in range(1, 400):
+        document, left = broken(whole, place, LEAVES[place % len(LEAVES)])
+        if left >= 0:
+            break
+        path.write_text(json.dumps(document).replace("Infinity", "1e999"))
+        try:
+            run = reader(tool).read(path if source.parent != NEMO / "errors" else tmp_path, Wanted())
+            assert run.rows
+            ended["read"] += 1
+        except UsageError:
+            ended["refused"] += 1
+    assert ended["read"] and ended["refused"]
