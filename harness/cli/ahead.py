@@ -42,6 +42,7 @@ def _check(args: argparse.Namespace) -> int:
         tell_flag(terminal, flag)
     words = [f.severity for f in found if f.ignored is None]
     counts = {word: words.count(word) for word in ("error", "warning", "note")}
+    counts["warning"] += len(collection.warnings)
     told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
     if args.write_clean:
         _write_clean(args.write_clean, collection, terminal)

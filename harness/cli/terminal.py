@@ -297,7 +297,8 @@ class Summary:
 
     def not_passed(self) -> None:
         """Print what did not pass, with what was claimed, and why."""
-        left = [v for v in worst_first(self.run) if v.outcome is not Outcome.PASS and not _folded(v, self.verbosity)]
+        open_ = [v for v in worst_first(self.run) if v.outcome is not Outcome.PASS]
+        left = [v for v in open_ if not _folded(v, self.verbosity)]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(legend(self.run.alpha))
         for v, why in zip(left, reasons(left, tests=self.verbosity > 0), strict=True):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 from harness import UsageError
@@ -11,8 +13,9 @@ from harness_report import drawing, pairs
 from harness_report.compare import Between, Compared, compare
 from harness_report.drawing import FAIL, OPEN, PASS, Interval, axis_of, draw, strip
 from harness_report.gates import axes, bounds_of, heads, interval_of, show_gate, write_of
-from harness_report.history import PastRun, trends_of
-from harness_report.page import ROWS, fill, folder_name, headline, says
+from harness_report.history import MOST, PastRun, runs_told, trends_of
+from harness_report.metrics import traded
+from harness_report.page import FILE, ROWS, fill, folder_name, headline, says
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept
 from harness_report.words import GLYPHS, NONE, day, listed, minus, number, percent
@@ -53,11 +56,24 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleName
         past=past,
         labels=c.labels if c else ("", ""),
         trends=trends_of(past),
+        past_runs=_past(kept, past),
+        traded=traded(kept, [p.kept for p in past[-MOST:]]) if past else None,
         runs=counted(len(past), "run"),
         released=any(p.release for p in past),
         sure=percent(kept.run.alpha),
         drawn=drawing.can_draw(),
     )
+
+
+def _past(kept: Kept, past: Sequence[PastRun]) -> list[SimpleNamespace]:
+    """Return the runs of the suite with a link to each page from this one's folder, and which this one is."""
+    found = runs_told(past)
+    for line in found:
+        line.link = (
+            Path(os.path.relpath(line.path, kept.folder), FILE).as_posix() if (line.path / FILE).is_file() else ""
+        )
+        line.ours = line.path.resolve() == kept.folder.resolve()
+    return found
 
 
 def _lead(c: Compared) -> list[str]:
@@ -73,10 +89,7 @@ def _lead(c: Compared) -> list[str]:
 def _facts(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> list[tuple[str, str]]:
     found = []
     for name, one in (("This run", kept), *((("Against", c.before),) if c else ())):
-        verdicts = one.run.verdicts
-        passed = sum(v.outcome == "PASS" for v in verdicts)
-        said = f"{day(one.run.started)}: {passed} of {len(verdicts)} gates passed; {folder_name(one)}"
-        found.append((name, said))
+        found.append((name, f"{day(one.run.started)}: {shown(sentence.verdict_sentence(one.run))}; {folder_name(one)}"))
     if c:
         found.append(("Differs", listed([s.key for s in c.settings][:8]) or "nothing in the configuration"))
     if past:

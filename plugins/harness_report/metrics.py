@@ -14,7 +14,7 @@ from harness_report import charts
 from harness_report.drawing import Chart
 from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of
 from harness_report.reading import Kept, Row, answer_of, metric_of, result_of, samples_of, slice_of, table_in, value_of
-from harness_report.words import NAMES, NONE, day, measured, minus, number
+from harness_report.words import NAMES, NONE, measured, minus, number, short_day
 
 FEWEST = 5  # rows of one probability that are drawn
 MOST_SLICES = 40  # values of a column that are drawn
@@ -126,7 +126,9 @@ def traded(kept: Kept, past: Sequence[Kept] = ()) -> Chart | None:
     if not gains or not losses:
         return None
     gain, loss = sentence.gain(kept.run) or gains[0], losses[0]
-    models = [(kept, s, s) for s in kept.subjects] if not past else [(k, k.ours, day(k.run.started)) for k in past]
+    models = (
+        [(kept, s, s) for s in kept.subjects] if not past else [(k, k.ours, short_day(k.run.started)) for k in past]
+    )
     points = []
     for one, subject, name in models:
         values = [_value(one, subject, v.metric) for v in (loss, gain)]
@@ -136,7 +138,7 @@ def traded(kept: Kept, past: Sequence[Kept] = ()) -> Chart | None:
                     "name": shown(name),
                     "kept": values[0],
                     "gained": values[1],
-                    "ours": one is kept and subject == kept.ours,
+                    "ours": one.folder == kept.folder and subject == kept.ours,
                 }
             )
     names = (measured(loss.metric), measured(gain.metric))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -16,18 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import harness_report
 from harness import Outcome, UsageError
+from harness.cli.terminal import Terminal
 from harness.internals import OnScale
+from harness.records import words as verdict_words
+from harness.records.about import Note
 from harness.records.findings import Finding
 from harness.records.run import Change
 from harness.records.waivers import Waiver
 from harness.testing import SUITE, Project
+from harness_ci import run_markdown
+from harness_ci.junit import junit
 from harness_report import drawing, made, metrics, page, pairs, words
 from harness_report.history import sparkline
 from harness_report.page import embedded, render
 from harness_report.reading import Kept, read_folder, value_of
+from harness_trackers.log import told_of
 from tests.helpers import suites
 
 pytest.importorskip("jinja2")
@@ -148,6 +156,36 @@ def test_reasons_stand_under_the_sentence(ran: Path) -> None:
     assert html.count(why) == 2  # the other is in the gate's row
     wrong = sum(row["exact_match"] == 0 for row in kept.rows("merged", "qa").values())
     assert f'<a href="#qa:wrong">{wrong} wrong</a>' in html
+
+
+def test_every_surface_tells_what_the_record_says(ran: Path) -> None:
+    """A number that is planted in a verdict's record is on every surface in one wording."""
+    kept = read_folder(ran)
+    floor = next(v for v in kept.run.verdicts if v.gate == "floor" and v.decides)
+    notes = [
+        replace(n, told={**n.told, "estimate": 0.4321, "lower": 0.3987, "upper": 0.5654, "n": 77})
+        for n in floor.notes[:1]
+    ]
+    notes.append(Note("needed", {"rows": 900, "range": [1234, 5678], "such": False, "close": 20}))
+    why = verdict_words.written(floor.about, notes)
+    planted = {"outcome": Outcome.INCONCLUSIVE, "notes": tuple(notes), "why": why, "n": 77}
+    changed_ = held(kept, of=["floor"], estimate=0.4321, lower=0.3987, upper=0.5654, **planted)
+    run = changed_.run
+    screen = Terminal(console=Console(file=io.StringIO(), width=10_000))
+    screen.show(run)
+    assert isinstance(screen.console.file, io.StringIO)
+    logged = told_of(run)
+    surfaces = {
+        "page": head(render(changed_)),
+        "junit": junit(run),
+        "markdown": run_markdown(run),
+        "trackers": logged.note,
+        "table of trackers": str(logged.gates),
+        "terminal": screen.console.file.getvalue(),
+    }
+    for told in ("0.432 [0.399, 0.565], n=77", "about 1,300 to 5,700 rows would decide it"):
+        plain = {name: text.replace("\\", "").replace("−", "-") for name, text in surfaces.items()}
+        assert [name for name, text in plain.items() if told not in text] == []
 
 
 def test_what_was_let_through_comes_first(ran: Path) -> None:
@@ -515,7 +553,12 @@ def test_pages_beside_others(two: tuple[Path, Path], project: Project) -> None:
         "History of the suite",
     ):
         assert text in html, text
+    assert html.count("merged may ship: 2 of 3 gates passed") >= 3  # of both runs as their own pages have it
     assert "<script" not in html
+    project.harness("report", str(two[0]), "--history", str(two[0].parent))
+    html = (two[0] / "history.html").read_text("utf-8")
+    assert f'<a href="../{two[1].name}/report.html">{two[1].name}</a>' in html and 'href="#sec-history"' in html
+    assert re.search(f"{two[0].name}</a> <b>this run</b>.*train.skill 0.5 → 0.9", html)
     assert project.harness("report", str(two[0]), "--history", "cache").code == 4
 
 
@@ -523,6 +566,9 @@ def test_history_is_a_line_a_gate(two: tuple[Path, Path], project: Project) -> N
     """`harness history` prints every gate over the runs of a suite, by its name or file, and JSON for programs."""
     out = project.harness("history", "fake").out
     assert "fake: 2 runs" in out and re.search(r"floor on merged\s+\S\S\s+✓✓", out)
+    lines = [line for line in out.splitlines() if line.startswith("fake-")]
+    assert [line.split()[0] for line in lines] == [two[0].name, two[1].name]
+    assert "✓ merged may ship" in lines[0] and lines[0].endswith("train.skill 0.5 → 0.9")
     found = json.loads(project.harness("history", "suite.toml", "--json").out)
     assert [r["folder"] for r in found["runs"]] == [two[1].name, two[0].name]
     assert sparkline([0.0, None, 1.0]) == "▁ █" and sparkline([2.0, 2.0]) == "▄▄"
@@ -534,7 +580,7 @@ def test_releases_are_marked(two: tuple[Path, Path], project: Project) -> None:
     record = Path(f"{export.to}.releases/releases.jsonl")
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"weights": export.digest, "at": "2026-11-26T10:00:00+00:00"}) + "\n", "utf-8")
-    assert "on 2026-11-26" in project.harness("history", "fake").out
+    assert "; released on 2026-11-26" in project.harness("history", "fake").out
 
 
 def test_markdown_for_a_pull_request(ran: Path, project: Project) -> None:
@@ -626,6 +672,7 @@ def test_numbers_have_the_digits_that_matter() -> None:
     assert words.number(288.7e6, "bytes") == "288.7\xa0MB" and words.number(float("nan")) == "–"
     assert words.figure(-0.69314718, OnScale("perplexity"), versus=True) == "−50.0\xa0%"
     assert words.seconds(453.0) == "7 min 33 s"
+    assert words.short_day("2026-11-05T09:00:00+00:00") == "5 Nov"
 
 
 def test_other_runs_are_read_in_order(ran: Path) -> None:
