@@ -12,6 +12,7 @@ from harness.capabilities import exporter as exporter
 from harness.capabilities import loader as loader
 from harness.capabilities import trainer as trainer
 from harness.claims.gate import Gate as Gate
+from harness.data.pypi import fetch_wheel as fetch_wheel
 from harness.data.rows import continuation as continuation
 from harness.errors import CheckFailed as CheckFailed
 from harness.errors import ExitCode as ExitCode
@@ -95,6 +96,7 @@ __all__ = [
     "digest_of",
     "evaluator",
     "exporter",
+    "fetch_wheel",
     "gate",
     "hookimpl",
     "loader",

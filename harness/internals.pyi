@@ -35,7 +35,6 @@ from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
 from harness.data.identity import key_of as key_of
 from harness.data.identity import keyed as keyed
-from harness.data.pypi import fetch_wheel as fetch_wheel
 from harness.data.pypi import sha256_of as sha256_of
 from harness.data.rows import GROUP as GROUP
 from harness.data.rows import HELD_OUT as HELD_OUT
@@ -158,7 +157,6 @@ __all__ = [
     "dumps",
     "endings",
     "exclusive",
-    "fetch_wheel",
     "final_answers",
     "folder_in_place",
     "formats",

@@ -22,8 +22,8 @@ Score(1, {})
 
 
 def test_the_face_that_stays_is_small() -> None:
-    """At most fifty names, each there, and none that is in the face that moves."""
-    assert len(harness.__all__) <= 50
+    """Fifty names and `gate` at most, each there, and none that is in the face that moves."""
+    assert len(harness.__all__) <= 51
     assert not set(harness.__all__) & set(internals.__all__)
     for face in (harness, internals):
         for name in face.__all__:
