@@ -92,8 +92,8 @@ class Events:
         try:
             if self.file is None and run and run.folder:
                 self.file = (Path(run.folder) / FILE).open("w", encoding="utf-8", errors="backslashreplace")
-                with suppress(OSError):  # a file system without locks
-                    fcntl.flock(self.file, fcntl.LOCK_EX)
+                with suppress(OSError):  # a file system without locks, or two runs that write one file: none waits
+                    fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self.file is None:
                 return
             if not self.file.closed:
