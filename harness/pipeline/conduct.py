@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,8 +57,16 @@ def conduct(run: Execution, stages: Callable[[Execution], Stop | None]) -> Run:
 
     Raises UsageError where nothing can be written.
     """
-    with closing(run.record.events):
+    try:
         return _conducted(_placed(run), stages)
+    finally:
+        leave(run)
+
+
+def leave(run: Execution) -> None:
+    """End what a run that was begun writes of itself as it goes; it hears nothing of later ones of its collection."""
+    run.record.events.close()
+    run.collection.plugins.manager.unregister(run.record.events)
 
 
 def _conducted(run: Execution, stages: Callable[[Execution], Stop | None]) -> Run:

@@ -20,7 +20,7 @@ from harness.collection.collected import Collection
 from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evaluation.checks import stage_of
 from harness.pipeline.checking import check_suite, look_at_data
-from harness.pipeline.conduct import begin, conduct
+from harness.pipeline.conduct import begin, conduct, leave
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Stop
 from harness.pipeline.session import Options, prepare
@@ -163,6 +163,7 @@ def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) 
     try:
         ref, disguise = control.make(execution.session.base)
     except NotMade as error:
+        leave(execution)
         return replace(blank, skipped=str(error)), {}
     run, adjudicator = conduct(execution, partial(_stages, ref, disguise)), execution.adjudicator
     collection = control.collection
