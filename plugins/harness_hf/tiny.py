@@ -15,10 +15,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tiny_model(folder: Path, *, seed: int = 0) -> Path:
+def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Path:
     """Write a random Llama (2 layers, hidden size 64, context 512) and a byte-level tokenizer; return the folder.
 
-    The same seed gives the same bytes.
+    The same seed gives the same bytes. One that `stops` has what ends a turn among its stop tokens.
     """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -43,8 +43,9 @@ def build_tiny_model(folder: Path, *, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).float()
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(TURN_END)] if stops else tokenizer.eos_token_id
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
     )
     with quiet():
         model.save_pretrained(folder)
