@@ -161,7 +161,7 @@ def test_preview_and_evidence(lab: Lab, capsys: pytest.CaptureFixture[str]) -> N
     assert 'row "2" = training row 4: "Which shelf has the saddle?\\n"' in printed
     assert "warning  D11-secret training-data-quality: 1 of 17 rows" in printed
     assert "A" * 16 not in printed  # what may be a secret is not printed
-    assert printed.endswith("s\n") and "1 error, 1 warning, 0 notes, 0 ignored" in printed
+    assert printed.endswith("s\n") and "1 error, 2 warnings, 0 notes, 0 ignored" in printed
 
 
 @pytest.mark.slow
