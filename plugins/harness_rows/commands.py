@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import UsageError
+from harness_rows.records import COLUMNS
 
 if TYPE_CHECKING:
     from harness import Gate
@@ -16,7 +17,6 @@ NO_CLAIM = """gate: what is claimed? one of
   --worse-by-at-most 0.02   the candidate is worse than the base by at most that
   --better-by 0             the candidate is better than the base
   --min 0.8                 the candidate alone is at least that"""
-COLUMNS = ("id", "score", "input", "target", "weight", "repeat")
 
 
 def gate(parser: ArgumentParser) -> None:

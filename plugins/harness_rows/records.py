@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+COLUMNS = ("id", "score", "input", "target", "weight", "repeat")  # of a table, which a user names
 State = Literal["scored", "error", "limit", "skipped", "unscored"]
 Better = Literal["higher", "lower"]
 Binding = Literal["none", "named", "claimed"]

@@ -35,12 +35,11 @@ from harness.internals import (
     words,
 )
 from harness_rows import rows as evaluator
-from harness_rows.commands import COLUMNS
 from harness_rows.fairness import allowed_names
 from harness_rows.gating import Ask, MeasuredRows, measure
 from harness_rows.readers import read
 from harness_rows.readers.tables import Lines, table
-from harness_rows.records import RawRows, Wanted
+from harness_rows.records import COLUMNS, RawRows, Wanted
 
 Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
 

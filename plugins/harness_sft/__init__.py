@@ -19,7 +19,7 @@ from harness_workers import nodes
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
-    from harness_sft.train import PLACED
+    from harness_sft.job import PLACED
     from harness_sft.train import train as train_by
     from harness_sft.trainer import Checked
 
@@ -42,7 +42,7 @@ __all__ = [
     "train_by",
 ]
 LATER = {  # what other trainers use of this one, imported when it is asked for
-    "PLACED": "harness_sft.train",
+    "PLACED": "harness_sft.job",
     "Checked": "harness_sft.trainer",
     "train_by": "harness_sft.train:train",
 }

@@ -18,6 +18,7 @@ from harness_sft.rows import Row, Select, split_rows
 if TYPE_CHECKING:
     from harness import Adapter, Finding, ModelRef, Progress, Subject
 
+PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 CHECKPOINTS = "checkpoints"  # a folder in that of a training
 WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
 
@@ -103,3 +104,18 @@ def room(folder: Path) -> Iterator[None]:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def place(ref: ModelRef, adapter: Adapter | None, *, sharded: bool) -> dict[str, Any]:
+    """Return how a base that is trained is loaded: whole in float32, too; shared on the CPU, as where its slices go."""
+    from harness_hf import resolve_device, resolve_dtype
+
+    placed = {name: ref.options[name] for name in PLACED if name in ref.options}
+    chosen = placed.get("dtype", "auto")
+    dtype = str(resolve_dtype(chosen, resolve_device(placed.get("device", "auto")))).removeprefix("torch.")
+    if adapter is None or (chosen, dtype) == ("auto", "float16"):  # whose gradients vanish
+        placed["dtype"] = dtype = "float32"
+    if sharded:  # it need not fit there
+        placed |= {"device": "cpu", "dtype": dtype}
+        placed.pop("device_map", None)
+    return placed

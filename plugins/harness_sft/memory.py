@@ -11,8 +11,7 @@ from torch import nn
 
 from harness import UsageError
 from harness_hf import quiet, resolve_device, skeleton
-from harness_sft.job import TrainingJob
-from harness_sft.train import place
+from harness_sft.job import TrainingJob, place
 from harness_workers import gpus
 
 BLOCK, NESTED = 64, 256  # numbers that share a scale in 4 bits, and scales that share one with double quantisation

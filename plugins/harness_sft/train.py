@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness import UsageError, digest_of, write_steps, write_text
 from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
 from harness_lora import ADAPTER_NOTE, MOVES_BASE
-from harness_sft.job import CHECKPOINTS, TrainingJob, last_whole_checkpoint, room
+from harness_sft.job import CHECKPOINTS, TrainingJob, last_whole_checkpoint, place, room
 from harness_sft.processes import launch, refuse_shards, resolve
 from harness_sft.rows import Row, as_dataset
 from harness_sft.whole import write_whole
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from trl import SFTConfig
 
-    from harness import Adapter, ModelRef
+    from harness import Adapter
     from harness_sft.trainer import Checked
 
-PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
@@ -123,21 +122,6 @@ def build_trainer(
         remark = f"sharded over {ranks.count} processes, experimental: never run on a GPU here"
         job.progress(Progress("train", 0, 0, remark=remark))
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
-
-
-def place(ref: ModelRef, adapter: Adapter | None, *, sharded: bool) -> dict[str, Any]:
-    """Return how a base that is trained is loaded: whole in float32, too; shared on the CPU, as where its slices go."""
-    from harness_hf import resolve_device, resolve_dtype
-
-    placed = {name: ref.options[name] for name in PLACED if name in ref.options}
-    chosen = placed.get("dtype", "auto")
-    dtype = str(resolve_dtype(chosen, resolve_device(placed.get("device", "auto")))).removeprefix("torch.")
-    if adapter is None or (chosen, dtype) == ("auto", "float16"):  # whose gradients vanish
-        placed["dtype"] = dtype = "float32"
-    if sharded:  # it need not fit there
-        placed |= {"device": "cpu", "dtype": dtype}
-        placed.pop("device_map", None)
-    return placed
 
 
 def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:

@@ -14,8 +14,8 @@ from harness.records.models import ModelRef
 from harness_hf import models
 from harness_hf.scoring import Scorer
 from harness_ray.cluster import Cluster
+from harness_sft.job import place
 from harness_sft.processes import resolve
-from harness_sft.train import place
 from harness_vllm import engine
 from harness_vllm.environment import Flags
 from harness_workers import cards
