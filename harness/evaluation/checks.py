@@ -64,7 +64,7 @@ class Checks:
         self, plugins: Plugins, ignored: Mapping[str, str], waived: Mapping[str, Waiver] | None = None
     ) -> None:
         self.provided = [p for (kind, _), p in plugins.provided.items() if kind == "check"]
-        self.tell = plugins.hook.harness_progress
+        self.plugins = plugins
         self.ignored, self.waived = ignored, waived or {}
         self.titles = {p.name: title for p in self.provided if (title := title_of(p))}
         self.stages = {p.name: stage_of(p) for p in self.provided}
@@ -99,7 +99,9 @@ class Checks:
         chosen = [p for p in self.of(stage) if not only or p.name in only]
         for done, provided in enumerate(chosen):
             name = f"{provided.name} {self.titles.get(provided.name, '')}".strip()
-            self.tell(progress=Progress(f"checks of the {stage}", done, len(chosen), {"now": name}))
+            self.plugins.hook.harness_progress(
+                progress=Progress(f"checks of the {stage}", done, len(chosen), {"now": name})
+            )
             wanted = inspect.signature(provided.function).parameters
             given = {name: self.own(name) for name in wanted}
             found += [self.stamped(provided.name, flag) for flag in _flags(provided, given)]

@@ -41,7 +41,7 @@ def test_too_few_rows_are_inconclusive(suite: Project) -> None:
     outcome = suite.run("--set", "train.skill=0.75")
     assert outcome.code == 6
     assert outcome.verdict("floor") == "INCONCLUSIVE"
-    assert "rows would be needed" in outcome.out
+    assert "7 rows decide nothing: more than 140 would be needed" in outcome.out
 
 
 def test_nothing_gated_is_not_ok(suite: Project) -> None:

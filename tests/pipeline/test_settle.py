@@ -167,7 +167,7 @@ def test_few_clusters_are_told_before_and_after(suite: Project) -> None:
     told = 'gate "floor": 12 clusters are few: below 20 little can be proved'
     assert suite.run("--collect-only").err.count(told) == 1
     outcome = suite.run()
-    assert outcome.out.count("n=60 in few clusters (12)") >= 2
+    assert outcome.out.count("n=60 in few clusters (12)") == 1  # the adapter's, which does not ship, unfolds with -v
     assert suite.run("-v").out.count("n=60 in few clusters (12), cluster t") >= 2
     assert sum(told in w for w in outcome.report.warnings) == 1
 

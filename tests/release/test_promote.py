@@ -248,4 +248,4 @@ def test_history_marks_the_run_that_was_promoted(suite: Project) -> None:
     reseal(suite.folder / TO, started=days[1])
     assert suite.harness("promote", TO).code == 0
     told = suite.harness("history", str(suite.folder / "suite.toml"), "--out", str(suite.folder / "reports"))
-    assert told.out.count("released: ") == 1
+    assert told.out.count("released on ") == 1
