@@ -138,7 +138,7 @@ def test_caveat_can_keep_a_gate_shut(suite: Project, shut: str, code: int) -> No
 
 
 def test_long_reason_is_said_once_where_several_gates_share_it(suite: Project) -> None:
-    """Two gates on two candidates that one caveat shuts: once an item and once in the summary, of those that decide first."""
+    """Two gates on two candidates that one caveat shuts: once an item, once in the summary, what decides first."""
     text = MARKED.replace('use = "compare"', 'use = "compare"\nsay = "the judge was at the sherry"\nshut = "ERROR"')
     text += '\n[[gate]]\nid = "ceiling"\nmetric = "qa.wins"\nmax = 1.0\nseverity = "warn"\n'
     lines = suite.write({"suite.toml": text}).run("-v").out.splitlines()
