@@ -136,7 +136,7 @@ def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
     if not suite.gates:
         what = "there is no [[gate]], so nothing is decided and the run will end with exit 5"
         context.warnings.append(f"{suite.path}: {what}; add one, or read the numbers alone")
-    elif not (suite.train or suite.candidate):
+    elif not (suite.train or suite.candidate or suite.rows):
         what = "there are gates and no candidate to judge, so the run will end with exit 5"
         context.warnings.append(f"{suite.path}: {what}; add [adapter] and [train], or give --candidate")
     for gate in suite.gates:
