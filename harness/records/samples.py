@@ -40,13 +40,14 @@ class Sample:
         return [self.id, self.input, self.target, self.row, self.cluster]
 
     @property
+    def asked(self) -> Any:
+        """What is asked, or the text that is scored."""
+        return self.input or self.row.get("text", "")
+
+    @property
     def hashes(self) -> dict[str, str]:
         """Digests of the row, of what is asked, and of what is wanted, as evidence has them."""
-        texts = {
-            "doc_hash": self.row,
-            "prompt_hash": self.input or self.row.get("text", ""),
-            "target_hash": self.target,
-        }
+        texts = {"doc_hash": self.row, "prompt_hash": self.asked, "target_hash": self.target}
         return {name: digest_of(text) for name, text in texts.items()}
 
     @property

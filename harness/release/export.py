@@ -34,7 +34,7 @@ from harness.records.verdicts import Verdict
 from harness.release.conversions import copy_files
 from harness.release.previous import keep_first
 from harness.reports.report_json import dumps, placed, to_json
-from harness.reports.run_folder import asked_of, row_of, writable
+from harness.reports.run_folder import row_of, writable
 from harness.schema import wants
 from harness.stats import tests
 from harness.suite.tables import Export
@@ -294,8 +294,9 @@ def as_kept(number: int, sample: Sample, score: Score, metrics: Sequence[str]) -
     Those are of the values, where the folder's are lm-evaluation-harness's; a private row has a digest of all of it.
     """
     kept = json.loads(json.dumps(row_of(number, sample, score, metrics), ensure_ascii=False, default=str))
-    asked = {"doc_hash": kept["doc"], "prompt_hash": asked_of(kept), "target_hash": kept["target"]}
-    kept |= {"arguments": [[asked_of(kept)]], **{name: digest_of(value) for name, value in asked.items()}}
+    kept |= sample.hashes
+    if "arguments" not in score.values:  # or a metric of this name stands there
+        kept["arguments"] = [[sample.asked]]
     return {name: value for name, value in kept.items() if name not in ("key", "messages")}
 
 

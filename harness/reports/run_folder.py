@@ -117,7 +117,7 @@ def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, 
 
 def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
     """Return one row with lm-evaluation-harness's keys and hashes, and ours beside them; it writes a chat as a text."""
-    prompt = sample.input or sample.row.get("text", "")
+    prompt = sample.asked
     text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
     return {
         "doc_id": number,

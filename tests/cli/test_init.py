@@ -35,13 +35,14 @@ def test_what_init_writes_is_a_suite_without_a_warning(
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("task", ["classify", "tools"])  # a text and a chat; all six take two minutes of a core
 def test_what_init_writes_runs_and_passes(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands that init names end with exit 0, every gate passed and the model exported."""
+    """The commands that init names end with exit 0, every gate passed and the model exported, as its rows say."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     assert main(["init", "--task", task]) == 0
     for name in suites_of(task):
         assert main(["run", name]) == 0
     assert list(tmp_path.glob("exports/*/model/*.safetensors"))
+    assert main(["verify", str(next(tmp_path.glob("exports/*"))), "--recompute"]) == 0
 
 
 def test_unknown_task_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

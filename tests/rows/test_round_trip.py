@@ -13,6 +13,7 @@ import pytest
 
 from harness import Sample, Score
 from harness.cli.main import main
+from harness.release.export import as_kept, scores_of
 from harness.reports.run_folder import asked_of, row_of
 from harness.testing import SUITE, Project
 from harness_rows.readers import read, reader
@@ -45,6 +46,15 @@ def test_a_row_is_as_lm_eval_writes_it() -> None:
 
 
 @pytest.mark.slow
+def test_a_metric_may_be_called_as_a_key_of_a_row_is() -> None:
+    """Evidence has the value of a metric "arguments", and of what was asked digests alone; a run's folder has both."""
+    sample, score = Sample("q", "né?", "a", {"a": 1}), Score("q", {"arguments": 0.5})
+    assert asked_of(row_of(3, sample, score, ["arguments"])) == "né?"
+    told = scores_of(as_kept(3, sample, score, ["arguments"]))
+    assert told["values"] == {"arguments": 0.5} and "né" not in str(told)
+    assert {name: told[name] for name in sample.hashes} == sample.hashes
+
+
 def test_tools_of_lm_eval_read_a_run(run: Path) -> None:
     """Its own functions find the files of a run, make its table of them, and hash a row alike."""
     utils = pytest.importorskip("lm_eval.utils")
