@@ -263,10 +263,13 @@ def _claim(final: Path) -> tuple[Path, int]:
         os.close(handle)
 
 
-def locked(handle: int) -> bool | None:
-    """Take the lock of an open file or folder if nobody has it; None where the file system knows no such locks."""
+def locked(handle: int, *, shared: bool = False) -> bool | None:
+    """Take the lock of an open file or folder if nobody has it, or, `shared`, if nobody has it alone.
+
+    None where the file system knows no such locks.
+    """
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import UsageError
-from harness.files import lines_of, open_file
+from harness.files import lines_of, locked, open_file
 from harness.hookspec import hookimpl
 from harness.records.findings import Finding
 from harness.records.models import Progress
@@ -92,8 +91,7 @@ class Events:
         try:
             if self.file is None and run and run.folder:
                 self.file = (Path(run.folder) / FILE).open("w", encoding="utf-8", errors="backslashreplace")
-                with suppress(OSError):  # a file system without locks, or two runs that write one file: none waits
-                    fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked(self.file.fileno())
             if self.file is None:
                 return
             if not self.file.closed:
@@ -176,13 +174,8 @@ def read_events(folder: Path) -> Underway:
 
 def _is_held(file: IO[bytes]) -> bool | None:
     """Return whether the process that writes a file still lives; None where its file system knows no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    return False
+    free = locked(file.fileno(), shared=True)
+    return None if free is None else not free
 
 
 def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> Underway:
