@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from harness import UsageError, hookimpl
+from harness.internals import schema
+from harness_rows.records import RowsOptions
 
 
-def rows(
-    subject: Any,
-    samples: Any,
-    *,
-    task: str = "",
-    metric: str = "",
-    filter: str = "",
-    tool: str = "",
-    better: Literal["", "higher", "lower"] = "",
-    scale: Literal["", "proportion", "mean", "perplexity"] = "",
-    id: str = "",
-    score: str = "",
-    input: str = "",
-    target: str = "",
-    weight: str = "",
-    repeat: str = "",
-    missing: Literal["refuse", "wrong"] = "refuse",
-    allow: list[str] | None = None,
-    only_common: bool = False,
-) -> Any:
+@schema.takes(RowsOptions)
+def rows(subject: Any, samples: Any, options: RowsOptions) -> Any:
     """Read one metric of rows that another tool scored; of suites with [rows], which ask no model.
 
     `task`, `metric` and lm_eval's `filter` are named where a run holds several, `tool` where its files do not tell who

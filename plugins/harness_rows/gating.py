@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from harness import Caveat, Metric, Result, Sample, Score, UsageError, digest_of
 from harness.internals import counted, shown
@@ -28,21 +27,11 @@ STATES = ("scored", "error", "limit", "skipped", "unscored", "absent")
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What is asked of the rows of one evaluation, and what may stand in its way."""
-
-    name: str  # of the evaluation
-    want: Wanted
-    missing: Literal["refuse", "wrong"] = "refuse"
-    allow: frozenset[str] = frozenset()
-    only_common: bool = False
-
-
-@dataclass(frozen=True)
 class MeasuredRows:
     """The rows of two runs as an evaluation of ours: samples, results by subject, and what was found on the way."""
 
-    ask: Ask
+    name: str  # of the evaluation
+    want: Wanted
     runs: Mapping[str, RawRows]
     pairs: PairedRows
     chosen: Chosen
@@ -60,7 +49,7 @@ class MeasuredRows:
             what = f"{counted(one, 'row')} of base and {other:,} of candidate alone are not judged"
             found.append(f"{what} (--only-common)")
         lost = {side: sum(told.values()) - told.get("scored", 0) for side, told in self.states.items()}
-        if self.ask.missing == "wrong" and any(lost.values()):
+        if self.want.missing == "wrong" and any(lost.values()):
             told = " and ".join(f"{n:,} of {side}" for side, n in lost.items() if n)
             found.append(f"rows without a score, {told}, count against the claim (--missing wrong)")
         run = self.runs["candidate"]
@@ -68,31 +57,35 @@ class MeasuredRows:
         return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {shown(run.bound)}")]
 
 
-def measure(runs: dict[str, RawRows], ask: Ask) -> MeasuredRows:
+def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
     """Return the rows of a base and a candidate, or of a candidate alone, as an evaluation.
 
     Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
     """
     candidate, base, task = runs["candidate"], runs.get("base"), runs["candidate"].task
     _check_files([*runs.values()])
-    chosen = choose([*runs.values()], ask.want)
-    pairs = pairing.pair(base or candidate, candidate, only_common=ask.only_common)
-    fair = Differences() if base is None else fairness.compare(base, candidate, pairs, ask.allow)
+    chosen = choose([*runs.values()], want)
+    pairs = pairing.pair(base or candidate, candidate, only_common=want.only_common)
+    fair = (
+        Differences()
+        if base is None
+        else fairness.compare(base, candidate, pairs, fairness.allowed_names(want.allow or ()))
+    )
     metric = chosen.metric
-    if ask.missing == "wrong" and worst_of(metric) is None:
+    if want.missing == "wrong" and worst_of(metric) is None:
         raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
     del candidate, base
     known = _known(pairs, task)
     samples = tuple(_samples(pairs, known))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
-    columns = {side: _column(side, pairs.names, rows[side], metric, ask) for side in runs}
+    columns = {side: _column(side, pairs.names, rows[side], metric, want) for side in runs}
     if len(samples) > MOST:  # what is needed no more is half of the memory
         for side in rows:
             runs |= {side: replace(runs[side], rows=())} if side in runs else {}
             rows[side].found.clear()
-    results = {side: _result(side, runs[side], samples, column, metric, ask) for side, column in columns.items()}
+    results = {side: _result(side, name, runs[side], samples, column, metric) for side, column in columns.items()}
     states = {side: column.states for side, column in columns.items()}
-    return MeasuredRows(ask, runs, pairs, chosen, fair, samples, results, states)
+    return MeasuredRows(name, want, runs, pairs, chosen, fair, samples, results, states)
 
 
 def _check_files(runs: Sequence[RawRows]) -> None:
@@ -141,9 +134,9 @@ class Column:
     lost: str
 
 
-def _column(side: str, names: Sequence[str], rows: Sequence[Rows], metric: Metric, ask: Ask) -> Column:
+def _column(side: str, names: Sequence[str], rows: Sequence[Rows], metric: Metric, want: Wanted) -> Column:
     fill, name = None, metric.name
-    if ask.missing == "wrong" and (worst := worst_of(metric)) is not None:
+    if want.missing == "wrong" and (worst := worst_of(metric)) is not None:
         fill = worst if side == "candidate" else 1.0 - worst
     weights = [weight_of(own[0], name) if own else 1.0 for own in rows]
     values = [_value(own, name, None) for own in rows]
@@ -153,7 +146,7 @@ def _column(side: str, names: Sequence[str], rows: Sequence[Rows], metric: Metri
     return Column([_value(own, name, fill) for own in rows], weights, states, lost)
 
 
-def _result(side: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric, ask: Ask) -> Result:
+def _result(side: str, name: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric) -> Result:
     """Return a run as a result of ours, known by the weights it is said to be of, else by what it scored.
 
     That a base and a candidate that score alike are one model nobody knows.
@@ -167,7 +160,7 @@ def _result(side: str, run: RawRows, samples: Sequence[Sample], column: Column, 
     caveats = (Caveat(column.lost, "ERROR"),) if missing else ()
     means = {metric.name: metric.value(scores)} if scores else {}
     known = run.bound.removeprefix("sha256:") if run.binding == "claimed" else digest.hexdigest()
-    return Result(side, ask.name, tuple(scores), means, known, tuple(missing), caveats=caveats)
+    return Result(side, name, tuple(scores), means, known, tuple(missing), caveats=caveats)
 
 
 def _value(rows: Rows, name: str, fill: float | None) -> float | None:

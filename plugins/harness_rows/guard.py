@@ -75,10 +75,7 @@ class Files:
                     raise UsageError(f"{path} line {number:,}: {what}")
                 text = line.removeprefix(BOM) if number == 1 else line
                 if not text.isspace() and text:
-                    try:
-                        row = read_json(str(text, "utf-8", "surrogatepass"))  # as nearly all lines are, of millions
-                    except (ValueError, RecursionError):
-                        row = parsed(text, f"{path} line {number:,}", "; lines are never skipped")
+                    row = parsed(text, f"{path} line {number:,}", "; lines are never skipped")
                     if not isinstance(row, dict):
                         raise UsageError(f"{path} line {number:,}: is no object; lines are never skipped")
                     yield number, row
@@ -150,8 +147,9 @@ def number(value: Any, where: str) -> float | None:
     raise UsageError(f'{where}: "{what}" is no number; an empty score is a missing row, --missing says what it counts')
 
 
-def why_of(text: Any) -> str:
-    """Return what a tool says of an error as one line of a report, without secrets."""
+def why_of(error: Any) -> str:
+    """Return what a tool says of an error as one line of a report, without secrets; of a table its message."""
+    text = error.get("message") or error if isinstance(error, dict) else error
     return shorten(shown(" ".join(str(text).split())), WHY - 4)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 COLUMNS = ("id", "score", "input", "target", "weight", "repeat")  # of a table, which a user names
 State = Literal["scored", "error", "limit", "skipped", "unscored"]
@@ -72,34 +71,35 @@ class RawRows:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a user asked for of a file; "" is whatever there is one of.
-
-    `columns` are the names of a table's columns for "id", "score", "cluster", "weight", "slice" (several), "input",
-    "target" and "repeat"; `label` stands after "#" in a path.
-    """
+class RowsOptions:
+    """The options of `rows`; their meanings are told there."""
 
     task: str = ""
     metric: str = ""
     filter: str = ""
-    columns: Mapping[str, str | list[str]] = field(default_factory=dict)
-    better: Better | None = None
-    scale: str | None = None
+    tool: str = ""
+    better: Literal["", "higher", "lower"] = ""
+    scale: Literal["", "proportion", "mean", "perplexity"] = ""
+    id: str = ""
+    score: str = ""
+    input: str = ""
+    target: str = ""
+    weight: str = ""
+    repeat: str = ""
+    missing: Literal["refuse", "wrong"] = "refuse"
+    allow: list[str] | None = None
+    only_common: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted(RowsOptions):
+    """What a user asked for of a file; "" is whatever there is one of. `label` stands after "#" in a path."""
+
+    cluster: str = ""
+    slices: Sequence[str] = ()
     label: str = ""
 
-
-class RowReader(Protocol):
-    """What reads the rows of one tool."""
-
-    name: str
-
-    def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether this tool wrote it, by what it holds; the head of a folder is empty."""
-        ...
-
-    def read(self, path: Path, want: Wanted) -> RawRows:
-        """Return the rows of one task.
-
-        Raises UsageError for what cannot be read, or is not settled.
-        """
-        ...
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of a table that were named, but those of clusters and slices."""
+        return {name: column for name in COLUMNS if (column := getattr(self, name))}

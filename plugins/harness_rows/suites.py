@@ -36,10 +36,10 @@ from harness.internals import (
 )
 from harness_rows import rows as evaluator
 from harness_rows.fairness import allowed_names
-from harness_rows.gating import Ask, MeasuredRows, measure
+from harness_rows.gating import MeasuredRows, measure
 from harness_rows.readers import read
 from harness_rows.readers.tables import Lines, table
-from harness_rows.records import COLUMNS, RawRows, Wanted
+from harness_rows.records import RawRows, Wanted
 
 Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
 
@@ -133,7 +133,7 @@ def _judged(
     context = Context(suite, plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
     _check_evals(context)
     there = runs_of(suite) if runs is None else runs
-    found.measured = {spec.name: measure(there[spec.name], ask_of(spec)) for spec in suite.evals}
+    found.measured = {spec.name: measure(spec.name, there[spec.name], wanted_of(spec)) for spec in suite.evals}
     gates = tuple(_settled(gate, found.measured) for gate in suite.gates)
     found.suite = suite = replace(suite, gates=gates)
     collection = _collection(replace(context, suite=suite), found)
@@ -162,24 +162,17 @@ def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> R
     for spec in suite.evals:
         for side in ("base", "candidate"):  # in whatever order the file has them
             if one := suite.rows.get(side):
-                path, want = suite.path.parent / Path(one.path).expanduser(), ask_of(spec).want
-                if side in held:
-                    run = table(Path(side), held[side], want)
-                else:
-                    run = read(str(path), want, spec.options.get("tool", ""))
+                path, want = suite.path.parent / Path(one.path).expanduser(), wanted_of(spec)
+                run = table(Path(side), held[side], want) if side in held else read(str(path), want)
                 found.setdefault(spec.name, {})[side] = _claimed(run, one)
     return found
 
 
-def ask_of(spec: Eval) -> Ask:
+def wanted_of(spec: Eval) -> Wanted:
     """Return what an evaluation asks of its rows. Raises UsageError at what is unfair by no name."""
-    options: dict[str, Any] = dict(spec.options)
-    columns: dict[str, Any] = {name: options[name] for name in COLUMNS if options.get(name)}
-    columns |= ({"cluster": spec.cluster} if spec.cluster else {}) | ({"slice": spec.slices} if spec.slices else {})
-    task, metric, filter_ = (str(options.get(name, "")) for name in ("task", "metric", "filter"))
-    want = Wanted(task, metric, filter_, columns, options.get("better") or None, options.get("scale") or None)
-    allow = allowed_names(options.get("allow") or ())
-    return Ask(spec.name, want, options.get("missing", "refuse"), allow, bool(options.get("only_common")))
+    want = Wanted(**spec.options, cluster=spec.cluster or "", slices=spec.slices)
+    allowed_names(want.allow or ())
+    return want
 
 
 def _claimed(run: RawRows, one: ScoredRows) -> RawRows:

@@ -152,7 +152,7 @@ def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
         scored = "all scored on both sides" if both else "all scored"
     else:
         scored = " · ".join(f"{side} {_states(states)}" for side, states in one.states.items())
-    standing = found.standings.get(("candidate", one.ask.name))
+    standing = found.standings.get(("candidate", one.name))
     attempt = f" · {counted(standing.number, 'attempt')}" if standing else ""
     told = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
     name = f"{one.runs['candidate'].task} {metric.name}"

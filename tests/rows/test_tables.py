@@ -34,7 +34,7 @@ def test_every_form_is_read_alike(tmp_path: Path, table: Table) -> None:
     found = []
     for name, data in forms.items():
         (tmp_path / name).write_bytes(data)
-        found.append(read(str(tmp_path / name), Wanted(columns={"id": "id"})).rows)
+        found.append(read(str(tmp_path / name), Wanted(id="id")).rows)
     assert all(rows == found[0] for rows in found) and [r.key for r in found[0]] == ["0001", "0002"]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from harness import UsageError, did_you_mean
 from harness.internals import shown
 from harness_rows.guard import head_of
-from harness_rows.records import RawRows, RowReader, Wanted
+from harness_rows.readers.asking import Reader
+from harness_rows.records import RawRows, Wanted
 
 READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what nobody knows
     "ours": "ours:Ours", "inspect": "inspect:Inspect", "nemo": "nemo:Nemo",
@@ -18,17 +19,17 @@ READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what
 }  # fmt: skip
 
 
-def reader(name: str) -> RowReader:
+def reader(name: str) -> Reader:
     """Return a reader by its name. Raises UsageError where there is none."""
     if name not in READERS:
         raise UsageError(f'--as: no reader "{name}"{did_you_mean(name, READERS)}')
     module, _, kind = READERS[name].partition(":")
-    made: RowReader = getattr(import_module(f"harness_rows.readers.{module}"), kind)()
+    made: Reader = getattr(import_module(f"harness_rows.readers.{module}"), kind)()
     return made
 
 
-def read(given: str, want: Wanted, name: str = "") -> RawRows:
-    """Return the rows that a path holds, which may end in #LABEL, by the reader that knows it.
+def read(given: str, want: Wanted) -> RawRows:
+    """Return the rows that a path holds, which may end in #LABEL, by the reader of its tool or that knows it.
 
     Raises UsageError where none does.
     """
@@ -37,7 +38,7 @@ def read(given: str, want: Wanted, name: str = "") -> RawRows:
         text, _, label = given.rpartition("#")
         path = Path(text)
     head = head_of(path)
-    for one in [reader(name)] if name else map(reader, READERS):
-        if name or one.sniff(path, head):
+    for one in [reader(want.tool)] if want.tool else map(reader, READERS):
+        if want.tool or one.sniff(path, head):
             return one.read(path, replace(want, label=label))
     raise UsageError(f"{shown(str(path))}: holds no rows that are known; lm_eval needs --log_samples")

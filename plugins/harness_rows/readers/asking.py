@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from harness import Sample, UsageError, did_you_mean, digest_of
-from harness.internals import keyed, shorten, shown, struck
-from harness_rows.guard import Files, why_of
-from harness_rows.records import RawRows, Wanted
+from harness.internals import counted, keyed, shorten, shown, struck
+from harness_rows.guard import Files, number
+from harness_rows.records import RawMetric, RawRow, RawRows, Wanted
 
 EXACT = 1e-9  # by which a tool's own number may differ from that of its rows
 
 
-def refusing(read: Callable[[Any, Path, Wanted], RawRows]) -> Callable[[Any, Path, Wanted], RawRows]:
-    """Make a reader refuse a file that has the keys of its tool, and under them what that tool never writes."""
+class Reader:
+    """What reads the rows of one tool: `words` stand in the beginning of its files, `files` lie in its folders."""
 
-    @wraps(read)
-    def strictly(reader: Any, path: Path, want: Wanted) -> RawRows:
+    name: ClassVar[str]
+    words: ClassVar[tuple[str, ...]] = ()
+    files: ClassVar[tuple[str, ...]] = ()
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Return whether this tool wrote it, by what it holds; the head of a folder is empty."""
+        if path.is_dir():
+            return any(next(path.glob(pattern), None) for pattern in self.files)
+        return all(word.encode() in head for word in self.words)
+
+    def read(self, path: Path, want: Wanted) -> RawRows:
+        """Return the rows of one task.
+
+        Raises UsageError for what cannot be read, is not settled, or what the tool never writes under its keys.
+        """
+        files = Files(path if path.is_dir() else path.parent)
         try:
-            return read(reader, path, want)
+            found = self.rows(files, path, want)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            what = f"is not what {reader.name} writes ({type(error).__name__}: {shorten(str(error), 60)})"
+            what = f"is not what {self.name} writes ({type(error).__name__}: {shorten(str(error), 60)})"
             raise UsageError(f"{path}: {what}; write it anew with a version that is known") from None
+        if not found.rows:
+            raise UsageError(f"{path}: holds no rows")
+        return replace(found, sources=files.sources)
 
-    return strictly
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+        """Return the rows of one task, but for the files that were read."""
+        raise NotImplementedError
 
 
 def content_of(asked: Any, wanted: Any, **beside: Any) -> str:
@@ -55,11 +74,6 @@ def facts_of(**told: Any) -> dict[str, str]:
     return {name.replace("_", " "): text for name, value in struck(told).items() if (text := fact(value))}
 
 
-def why(error: Any) -> str:
-    """Return what a tool says of an error, without secrets; of a table its message."""
-    return shown(why_of(error.get("message") or error if isinstance(error, dict) else error))
-
-
 def called(name: Any) -> str:
     """Return a name of a file as an error shows it."""
     return shorten(shown(str(name)), 60)
@@ -73,10 +87,8 @@ def about(columns: Mapping[str, Any], want: Wanted, where: str) -> dict[str, Any
             raise UsageError(f'{where}: has no column "{name}"{did_you_mean(name, columns)}')
         return fact(columns[name]) or str(columns[name])
 
-    cluster, slices = want.columns.get("cluster", ""), want.columns.get("slice", [])
-    names = [slices] if isinstance(slices, str) else slices
-    found: dict[str, Any] = {"slices": {n: text(n) for n in names if n}}
-    return found | ({"cluster": text(cluster)} if isinstance(cluster, str) and cluster else {})
+    found: dict[str, Any] = {"slices": {name: text(name) for name in want.slices}}
+    return found | ({"cluster": text(want.cluster)} if want.cluster else {})
 
 
 SAY = {"task": "--metric TASK:NAME", "prompt": "--metric TASK:NAME", "provider": "#LABEL", "subject": "#SUBJECT"}
@@ -93,21 +105,45 @@ def one_of(found: Sequence[str], wanted: str, path: Path, what: str, say: str = 
     raise UsageError(f"{path}: holds rows of {len(names)} {what}s ({some}); name one with {say}")
 
 
-def only(files: Files, path: Path, *patterns: str) -> Path:
-    """Return a file, or the only one of a folder. Raises UsageError where there are several."""
-    found = [one for pattern in patterns for one in files.listed(pattern)] if path.is_dir() else [path]
-    if len(found) != 1:
-        raise UsageError(f"{path}: holds {len(found)} runs; name one of its files, such as {found[-1].name}")
-    return found[0]
+def at(table: Any, *keys: str) -> Any:
+    """Return what stands in tables under keys, each in the one before; None where there is nothing."""
+    for key in keys:
+        table = (table or {}).get(key)
+    return table
 
 
-def numbered(keys: Iterable[Any]) -> bool:
-    """Return whether names are places: whole numbers, one and all."""
-    return all(isinstance(k, int) or str(k).isdecimal() for k in keys)
+def scores(told: Mapping[str, Any], where: str) -> dict[str, float]:
+    """Return the metrics that have a number. Raises UsageError at what is neither one nor nothing."""
+    found = {str(name): number(value, f"{where} {called(name)}") for name, value in told.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def numbered(rows: list[RawRow], keys: Iterable[Any]) -> list[RawRow]:
+    """Return rows, of which keys name nothing where they are places: whole numbers, one and all."""
+    places = all(isinstance(k, int) or str(k).isdecimal() for k in keys)
+    return [replace(row, numbered=True) for row in rows] if places else rows
+
+
+def noted(*told: tuple[int, str, str]) -> tuple[str, ...]:
+    """Return notes: how many, of what, and what of them; none where there are none."""
+    return tuple(f"{counted(n, noun)} {what}" for n, noun, what in told if n)
 
 
 def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
+
+
+def totalled(
+    where: str, name: str, rows: Iterable[RawRow], every: Sequence[float], told: Any, about: RawMetric
+) -> RawMetric:
+    """Return a metric with the tool's own number, where it is that of the scored rows.
+
+    Raises UsageError where it is not that of `every` row that the tool counts.
+    """
+    total = agreed(f"{where} {called(name)}", mean(every), told) if every else None
+    scored = [row.values[name] for row in rows if name in row.values]
+    same = total is not None and scored and is_equal(mean(scored), total)
+    return replace(about, total=total if same else None)
 
 
 def is_equal(ours: float, theirs: float, exact: float = EXACT) -> bool:

@@ -7,46 +7,53 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError
-from harness_rows.guard import Files, number
+from harness_rows.guard import Files, number, why_of
 from harness_rows.readers import asking as ask
 from harness_rows.records import Better, RawMetric, RawRow, RawRows, Wanted
 
+BESIDE = b'"metricsData"', b'"testPassed"', b'"evalMode"'  # of which one stands beside "testCases"
 AUTO = "test_case_"  # how deepeval names a case without a name, by its place
 
 
-class Deepeval:
+class Deepeval(ask.Reader):
     """A test run of deepeval."""
 
-    name = "deepeval"
+    name, words = "deepeval", ('"testCases"',)
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Return whether this is a test run of deepeval."""
-        return b'"testCases"' in head and (b'"metricsData"' in head or b'"testPassed"' in head or b'"evalMode"' in head)
+        return super().sniff(path, head) and any(
+            key in head for key in (b'"metricsData"', b'"testPassed"', b'"evalMode"')
+        )
 
-    @ask.refusing
-    def read(self, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         """Return the cases of a test run."""
-        files = Files(path)
         run = files.document(path)
         if run.get("conversationalTestCases"):
             raise UsageError(f"{path}: holds conversations, of which a turn is no row; they are not read")
-        rows, said = list[RawRow](), dict[str, list[Mapping[str, Any]]]()
-        for case in run["testCases"]:
-            rows.append(_row(case, said, want, f'{path} case "{ask.called(case.get("name"))}"'))
-        if not rows:
-            raise UsageError(f"{path}: holds no test cases")
-        metrics, totals = {}, {m["metric"]: m for m in run.get("metricsScores") or []}
-        for name in said:
+        said: dict[str, list[Mapping[str, Any]]] = {}
+        rows = [_row(case, said, want, f'{path} case "{ask.called(case.get("name"))}"') for case in run["testCases"]]
+        metrics, totals = {}, {m["metric"]: m.get("scores") for m in run.get("metricsScores") or []}
+        for name, told in said.items():
             values = [row.values[name] for row in rows if name in row.values]
-            scores, where = totals.get(name, {}).get("scores"), f"{path} {ask.called(name)}"
-            total = ask.agreed(where, ask.mean(values), ask.mean(scores)) if scores and values else None
-            metrics[name] = RawMetric(_better(said[name]), total=total)
+            total = ask.mean(totals[name]) if totals.get(name) else None
+            metrics[name] = ask.totalled(f"{path}", name, rows, values, total, RawMetric(_better(told)))
         judges = {n: sorted({m.get("evaluationModel") or "" for m in told} - {""}) for n, told in said.items()}
         scorer = {n: [told[0].get("threshold"), told[0].get("strictMode")] for n, told in said.items()}
         hyper = run.get("hyperparameters") or {}
         facts = ask.facts_of(judge={n: j for n, j in judges.items() if j}, scorer=scorer, hyperparameters=hyper)
         model, task = str(hyper.get("model") or ""), str(run.get("identifier") or "test run")
-        return RawRows("deepeval", model, task, metrics, rows, facts, sources=files.sources)
+        return RawRows("deepeval", model, task, metrics, rows, facts)
+
+
+def _better(told: list[Mapping[str, Any]]) -> Better | None:
+    """Return which way is better, where scores, thresholds and successes tell it without a contradiction."""
+    known = set[Better]()
+    for one in told:
+        score, threshold = one.get("score"), one.get("threshold")
+        if not one.get("error") and score is not None and threshold is not None and score != threshold:
+            known.add("higher" if (score > threshold) == bool(one.get("success")) else "lower")
+    return known.pop() if len(known) == 1 else None
 
 
 def _row(case: Mapping[str, Any], said: dict[str, list[Mapping[str, Any]]], want: Wanted, where: str) -> RawRow:
@@ -60,7 +67,7 @@ def _row(case: Mapping[str, Any], said: dict[str, list[Mapping[str, Any]]], want
         said.setdefault(name, []).append(metric)
         score = number(metric.get("score"), f"{where} {ask.called(name)}")
         if metric.get("error"):
-            errors.append(ask.why(metric["error"]))
+            errors.append(why_of(metric["error"]))
         elif score is not None:
             values[name] = score
     key = str(case["name"])
@@ -70,13 +77,3 @@ def _row(case: Mapping[str, Any], said: dict[str, list[Mapping[str, Any]]], want
         values=values, state="scored" if values else "error" if errors else "unscored", why="; ".join(errors)[:200],
         **ask.about(case.get("additionalMetadata") or case.get("metadata") or {}, want, where),
     )  # fmt: skip
-
-
-def _better(told: list[Mapping[str, Any]]) -> Better | None:
-    """Return which way is better, where scores, thresholds and successes tell it without a contradiction."""
-    known = set[Better]()
-    for one in told:
-        score, threshold = one.get("score"), one.get("threshold")
-        if not one.get("error") and score is not None and threshold is not None and score != threshold:
-            known.add("higher" if (score > threshold) == bool(one.get("success")) else "lower")
-    return known.pop() if len(known) == 1 else None

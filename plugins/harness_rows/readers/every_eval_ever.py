@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness import UsageError
-from harness_rows.guard import Files, number
+from harness_rows.guard import Files, number, why_of
 from harness_rows.readers import asking as ask
 from harness_rows.records import Better, RawMetric, RawRow, RawRows, Wanted
 
@@ -18,41 +18,24 @@ SAMPLES = "_samples.jsonl"
 LM_EVAL = "lm_eval"  # which has a filter behind the name of its task
 
 
-@dataclass
-class _Sampled:
-    """One row: what its records say of it, the scores that count, and all that stand there, those of errors too."""
-
-    row: RawRow
-    values: dict[str, float] = field(default_factory=dict)
-    error: str = ""
-
-
-class EveryEvalEver:
+class EveryEvalEver(ask.Reader):
     """A log of Every Eval Ever with its samples, or a folder with some."""
 
-    name = "every_eval_ever"
+    name, words, files = "every_eval_ever", ('"schema_version"', '"evaluation_id"'), (f"**/*{SAMPLES}",)
 
-    def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether this is such a log, its samples, or a folder with them."""
-        if path.is_dir():
-            return any(path.glob(f"**/*{SAMPLES}"))
-        return b'"schema_version"' in head and b'"evaluation_id"' in head
-
-    @ask.refusing
-    def read(self, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         """Return the samples of one evaluation."""
-        files = Files(path)
         log, told, task = _log(files, path, want)
         samples = log.with_name(log.stem + SAMPLES)
         results = [r for r in told["evaluation_results"] if _task(r["evaluation_name"], told) == task]
-        records = _records(files, samples, told, task, want)
-        if not records:
-            raise UsageError(f'{path}: holds no samples of "{ask.called(task)}"')
+        rows = _rows(files, samples, told, task, want)
         _check_file(told.get("detailed_evaluation_results") or {}, files, samples)
-        if ask.numbered(record.row.key for record in records):
-            records = [replace(r, row=replace(r.row, numbered=True)) for r in records]
-        metrics = _metrics(results, records, f"{path}")
-        rows = [_ended(record, metrics) for record in records]
+        metrics = _metrics(results, rows, f"{path}")
+        for row in rows:  # an error wins over a score, which converters write beside it
+            row.state = "error" if row.state == "error" else "scored" if row.values else "unscored"
+            readable = {n: v for n, v in row.values.items() if not metrics[n].unreadable}
+            row.values = {} if row.state == "error" else readable
+        rows = ask.numbered(rows, [row.key for row in rows])
         library, model = told["eval_library"], told["model_info"]
         more, engine = model.get("additional_details") or {}, model.get("inference_engine") or {}
         facts = ask.facts_of(
@@ -62,7 +45,7 @@ class EveryEvalEver:
             judge=[j for r in results if (j := r["metric_config"].get("llm_scoring"))] or None,
         )  # fmt: skip
         tool = f"every_eval_ever of {library['name']} {library.get('version', '?')}"
-        return RawRows(tool, str(model["id"]), task, metrics, rows, facts, sources=files.sources)
+        return RawRows(tool, str(model["id"]), task, metrics, rows, facts)
 
 
 def _log(files: Files, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], str]:
@@ -95,11 +78,14 @@ def _name(result: Any) -> str:
     return str(result).replace(":", "/")
 
 
-def _records(files: Files, path: Path, told: Mapping[str, Any], task: str, want: Wanted) -> list[_Sampled]:
-    """Return what the lines of a task say of each row, whose repeats have an epoch or come one after the other."""
+def _rows(files: Files, path: Path, told: Mapping[str, Any], task: str, want: Wanted) -> list[RawRow]:
+    """Return what the lines of a task say of each row, with all scores that stand there, those of errors too.
+
+    Repeats have an epoch, or come one after the other.
+    """
     named = [r["evaluation_result_id"] for r in told["evaluation_results"] if _task(r["evaluation_name"], told) == task]
     taken = Counter(map(_name, named))  # of which one stands for several results, whose records nothing tells apart
-    found: dict[tuple[str, ...], _Sampled] = {}
+    found: dict[tuple[str, ...], tuple[RawRow, dict[str, float]]] = {}
     seen = Counter[tuple[str, ...]]()
     for line, one in files.lines(path):
         where = f"{path} line {line:,}"
@@ -115,47 +101,41 @@ def _records(files: Files, path: Path, told: Mapping[str, Any], task: str, want:
         seen[*same, str(result), one["evaluation_name"]] += 1
         repeat = int(more["epoch"]) if str(more.get("epoch", "")).isdecimal() else place
         if (key := (*same, str(place))) not in found:
+            values = dict[str, float]()
             row = RawRow(
                 key=same[0], content=content, prompt=ask.prompt_of(asked.get("formatted") or asked["raw"]),
-                repeat=repeat, **ask.about(more, want, where),
+                values=values, repeat=repeat, **ask.about(more, want, where),
             )  # fmt: skip
-            found[key] = _Sampled(row)
-        found[key].error = found[key].error or ask.why(one.get("error") or "")
+            found[key] = row, values
+        row, values = found[key]
+        if error := one.get("error"):
+            row.state, row.why = "error", row.why or why_of(error)
         score = number(one["evaluation"]["score"], where)
         if result is not None and score is not None:
-            found[key].values[_name(result)] = score
-    return list(found.values())
+            values[_name(result)] = score
+    return [row for row, _ in found.values()]
 
 
-def _metrics(results: Sequence[Mapping[str, Any]], records: Sequence[_Sampled], where: str) -> dict[str, RawMetric]:
+def _metrics(results: Sequence[Mapping[str, Any]], rows: Sequence[RawRow], where: str) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where the log's own score is not that of its samples."""
     taken = Counter(_name(r["evaluation_result_id"]) for r in results)
+    ended = [row for row in rows if row.state != "error"]
     found = {}
     for result in results:
         name, config = _name(result["evaluation_result_id"]), result["metric_config"]
         unsure = "polarity" in (config.get("additional_details") or {})  # the converter did not know, and wrote higher
-        scored = [r.values[name] for r in records if name in r.values and not r.error]
-        every = [r.values[name] for r in records if name in r.values]
+        scored, every = ([row.values[name] for row in some if name in row.values] for some in (ended, rows))
         better: Better | None = None if unsure else "lower" if config["lower_is_better"] else "higher"
-        scale = "proportion" if config.get("metric_unit") == "proportion" else None
-        total, bad = result["score_details"].get("score"), ""
+        about = RawMetric(better, "proportion" if config.get("metric_unit") == "proportion" else None)
+        total = result["score_details"].get("score")
         if taken[name] > 1:
-            bad = "stands for several results in one log"
-        elif not every:
-            total, bad = None, "" if all(r.error for r in records) else "has no number on any row"
-        elif not (scored and ask.is_equal(ask.mean(scored), total)):
-            ask.agreed(f"{where} {ask.called(name)}", ask.mean(every), total)
-            total = None
-        found[name] = RawMetric(better, scale, None if bad else total, bad)
+            found[name] = replace(about, unreadable="stands for several results in one log")
+        elif ended and not every:
+            found[name] = replace(about, unreadable="has no number on any row")
+        else:  # the tool counts an error as 0, or leaves it out
+            counted = scored if scored and ask.is_equal(ask.mean(scored), total) else every
+            found[name] = ask.totalled(where, name, ended, counted, total, about)
     return found
-
-
-def _ended(record: _Sampled, metrics: Mapping[str, RawMetric]) -> RawRow:
-    """Return a row as it ended: an error wins over a score, which converters write beside it."""
-    if record.error:
-        return replace(record.row, state="error", why=record.error)
-    values = {n: v for n, v in record.values.items() if not metrics[n].unreadable}
-    return replace(record.row, state="scored" if record.values else "unscored", values=values)
 
 
 def _check_file(told: Mapping[str, Any], files: Files, path: Path) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError
-from harness.internals import counted
-from harness_rows.guard import BOM, NUMBER, Files, parsed
+from harness_rows.guard import BOM, NUMBER, Files, parsed, why_of
 from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
@@ -31,30 +30,43 @@ class _Found:
     unreadable: dict[str, str] = field(default_factory=dict)
     halves: int = 0
 
+    def count(self, key: Any, scores: Mapping[str, Any], reducer: str = "") -> dict[str, float]:
+        """Count the scores of a sample, and return its numbers; one that is a table has its metrics under its keys."""
+        values: dict[str, float] = {}
+        for score, said in scores.items():
+            told = said.get("value") if isinstance(said, dict) else None
+            for inner, value in told.items() if isinstance(told, dict) else [("", told)]:
+                name = (f"{score}/{inner}" if inner else score) + reducer
+                if isinstance(number := _number(value), str):
+                    self.unreadable.setdefault(name, number)
+                elif not math.isnan(number):
+                    values[name] = number
+                    self.counted.setdefault(name, {}).setdefault(key, []).append(number)
+                    self.halves += value == "P"
+        return values
 
-class Inspect:
+
+class Inspect(ask.Reader):
     """Logs of Inspect, of a version that is known."""
 
-    name = "inspect"
+    name, words, files = "inspect", ('"version"', '"status"', '"eval"', '"task_id"'), ("*.eval",)
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Return whether this is a log, or a folder with one."""
-        if path.is_dir():
-            return next(path.glob("*.eval"), None) is not None
-        if head.startswith(b"PK"):
-            try:
-                with zipfile.ZipFile(path) as log:
-                    return not {"header.json", "_journal/start.json"}.isdisjoint(log.namelist())
-            except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-                return path.suffix == ".eval"  # cut, which is said when it is read
-        return all(word in head for word in (b'"version"', b'"status"', b'"eval"', b'"task_id"'))
+        if not head.startswith(b"PK"):
+            return super().sniff(path, head)
+        try:
+            with zipfile.ZipFile(path) as log:
+                return not {"header.json", "_journal/start.json"}.isdisjoint(log.namelist())
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return path.suffix == ".eval"  # cut, which is said when it is read
 
-    @ask.refusing
-    def read(self, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         """Return the samples of a log."""
-        files = Files(path)
-        log = ask.only(files, path, "*.eval")
-        header, samples, reductions = _opened(files, log)
+        logs = files.listed("*.eval") if path.is_dir() else [path]
+        if len(logs) != 1:
+            raise UsageError(f"{path}: holds {len(logs)} runs; name one of its files, such as {logs[-1].name}")
+        header, samples, reductions = _opened(files, logs[0])
         told = header.get("eval")
         if header.get("version") != VERSION or not isinstance(told, dict):
             what = f"is of version {ask.called(header.get('version'))} of Inspect's format, and {VERSION} is read"
@@ -65,7 +77,7 @@ class Inspect:
         task = ask.one_of([str(told.get("task", ""))], want.task, path, "task")
         found = _rows(samples, want, f"{path}")
         _whole(told, found, results, path)
-        rows = found.rows
+        rows, halves = found.rows, found.halves
         reducers = sorted({str(r["reducer"]) for r in reductions if r.get("reducer") not in (None, "mean")})
         if reducers:
             rows = _reduced(found, reductions, f"{path}")
@@ -73,18 +85,17 @@ class Inspect:
         lacks = "has no number on any row" if found.counted else ""  # else all failed, which is missing and no mistake
         metrics = {n: RawMetric(unreadable=found.unreadable.get(n, lacks)) for n in {**totals, **found.unreadable}}
         for name, by_id in found.counted.items():
-            total = ask.agreed(f"{path} {name}", ask.mean([ask.mean(v) for v in by_id.values()]), totals.get(name))
-            scored = [r.values[name] for r in rows if name in r.values]
-            same = total is not None and scored and ask.is_equal(ask.mean(scored), total)
-            if name not in found.unreadable:
-                metrics[name] = RawMetric(total=total if same else None)
-        notes = [f"{counted(found.halves, 'answer')} counted one half, for being partly right"] if found.halves else []
-        cut = sum(row.state == "limit" for row in rows)
-        notes += [f"{counted(cut, 'sample')} ended at a limit, where Inspect scored what there was"] if cut else []
+            every, bad = [ask.mean(v) for v in by_id.values()], found.unreadable.get(name, "")
+            metric = ask.totalled(f"{path}", name, rows, every, totals.get(name), RawMetric())
+            metrics[name] = RawMetric(unreadable=bad) if bad else metric
+        notes = ask.noted(
+            (halves, "answer", "counted one half, for being partly right"),
+            (sum(r.state == "limit" for r in rows), "sample", "ended at a limit, where Inspect scored what there was"),
+        )
         tool = f"inspect_ai {told.get('packages', {}).get('inspect_ai', '?')}"
         return RawRows(
             tool, str(told.get("model", "")), task, metrics, rows, _facts(told, header.get("plan") or {}, reducers),
-            notes=tuple(notes), sources=files.sources,
+            notes=notes,
         )  # fmt: skip
 
 
@@ -96,21 +107,22 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
 
     with log.open("rb") as f:
         packed = f.read(2) == b"PK"
-    if not packed:
+    if packed:
+        members = files.members(log)
+        if "header.json" not in members:
+            raise UsageError(f"{log}: is the log of a run that has not ended; wait for it, or run it again")
+        document = read(members["header.json"](), f"{log} header.json")
+        names = [n for n in members if n.startswith("samples/") and n.endswith(".json")]
+        samples = (read(members[n](), f"{log} {n}") for n in names) if names else None
+        reduced = "reductions.json" in members
+        reductions = read(members["reductions.json"](), f"{log} reductions.json") if reduced else []
+    else:
         document = read(files.whole(log).removeprefix(BOM), f"{log}")
-        samples = document.get("samples")
-        if not isinstance(samples, list):
-            raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
-        return document, samples, document.get("reductions") or []
-    members = files.members(log)
-    if "header.json" not in members:
-        raise UsageError(f"{log}: is the log of a run that has not ended; wait for it, or run it again")
-    names = [n for n in members if n.startswith("samples/") and n.endswith(".json")]
-    if not names:
+        samples = document.get("samples") if isinstance(document.get("samples"), list) else None
+        reductions = document.get("reductions") or []
+    if samples is None:
         raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
-    samples = (read(members[n](), f"{log} {n}") for n in names)
-    reductions = read(members["reductions.json"](), f"{log} reductions.json") if "reductions.json" in members else []
-    return read(members["header.json"](), f"{log} header.json"), samples, reductions
+    return document, samples, reductions
 
 
 def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
@@ -121,14 +133,7 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
         if not isinstance(key, (str, int)) or not isinstance(sample.get("epoch"), int):
             raise UsageError(f"{here}: has no id or no epoch; it is no sample of Inspect")
         state, reason = _state(sample)
-        asked, values = _resolved(sample.get("input"), sample), dict[str, float]()
-        for name, value in _scores(sample.get("scores") or {}):
-            if isinstance(number := _number(value), str):
-                found.unreadable.setdefault(name, number)
-            elif not math.isnan(number):
-                values[name] = number
-                found.halves += value == "P"
-                found.counted.setdefault(name, {}).setdefault(key, []).append(number)
+        asked, values = _resolved(sample.get("input"), sample), found.count(key, sample.get("scores") or {})
         state = "unscored" if state == "scored" and not values else state
         found.ids.append(key)
         found.rows.append(
@@ -140,28 +145,19 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
                 state=state, why=reason, repeat=sample["epoch"], **ask.about(sample.get("metadata") or {}, want, here),
             )
         )  # fmt: skip
-    if ask.numbered(found.ids):
-        found.rows = [replace(row, numbered=True) for row in found.rows]
+    found.rows = ask.numbered(found.rows, found.ids)
     return found
 
 
 def _state(sample: Mapping[str, Any]) -> tuple[State, str]:
     """Return how a sample ended; an error wins over a score."""
     if error := sample.get("error"):
-        return "error", ask.why(error)
+        return "error", why_of(error)
     if sample.get("invalidation"):
         return "skipped", "invalidated in its log"
     if limit := sample.get("limit"):
-        return "limit", ask.why(f"{limit.get('type')} limit {limit.get('limit')}" if isinstance(limit, dict) else limit)
+        return "limit", why_of(f"{limit.get('type')} limit {limit.get('limit')}" if isinstance(limit, dict) else limit)
     return "scored", ""
-
-
-def _scores(scores: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    """Yield every score of a sample; one that is a table has its metrics under its keys."""
-    for name, score in scores.items():
-        value = score.get("value") if isinstance(score, dict) else None
-        for key, one in value.items() if isinstance(value, dict) else [("", value)]:
-            yield f"{name}/{key}" if key else name, one
 
 
 def _number(value: Any) -> float | str:
@@ -200,8 +196,8 @@ def _sent(sample: Mapping[str, Any]) -> list[Any]:
 
 def _whole(told: Mapping[str, Any], found: _Found, results: Mapping[str, Any], path: Path) -> None:
     """Raise UsageError where a log has not each sample of its run, each once."""
-    ids = (told.get("dataset") or {}).get("sample_ids") or []
-    asked = len(ids) * int((told.get("config") or {}).get("epochs") or 1) or results.get("total_samples")
+    ids = ask.at(told, "dataset", "sample_ids") or []
+    asked = len(ids) * int(ask.at(told, "config", "epochs") or 1) or results.get("total_samples")
     there = {(type(i), i, row.repeat) for i, row in zip(found.ids, found.rows, strict=True)}
     if len(there) < len(found.rows):
         raise UsageError(f"{path}: holds a sample twice, of the same id and epoch; it cannot be read")
@@ -234,17 +230,11 @@ def _reduced(found: _Found, reductions: Iterable[Mapping[str, Any]], where: str)
         for sample in reduction["samples"]:
             if (key := sample.get("sample_id")) not in rows:
                 raise UsageError(f'{where}: reduces a sample "{ask.called(key)}" that it does not hold; it is cut')
-            for name, value in _scores({str(reduction["scorer"]): sample}):
-                name = name if reducer in (None, "mean") else f"{name}/{reducer}"
-                if isinstance(number := _number(value), str):
-                    found.unreadable.setdefault(name, number)
-                elif not math.isnan(number):
-                    found.counted.setdefault(name, {})[key] = [number]
-    return [
-        replace(row, values={n: by_id[key][0] for n, by_id in found.counted.items() if key in by_id})
-        if row.state == "scored" else row
-        for key, row in rows.items()
-    ]  # fmt: skip
+            found.count(key, {str(reduction["scorer"]): sample}, "" if reducer in (None, "mean") else f"/{reducer}")
+    for key, row in rows.items():
+        if row.state == "scored":
+            row.values = {n: by_id[key][0] for n, by_id in found.counted.items() if key in by_id}
+    return [*rows.values()]
 
 
 def _facts(told: Mapping[str, Any], plan: Mapping[str, Any], reducers: list[str]) -> dict[str, str]:
@@ -260,5 +250,5 @@ def _facts(told: Mapping[str, Any], plan: Mapping[str, Any], reducers: list[str]
         epochs=" ".join([str(config.get("epochs") or 1), *reducers]),
         task_args=told.get("task_args"), model=told.get("model"), model_args=told.get("model_args"),
         backend=str(told.get("model", "")).split("/")[0], git=told.get("revision"),
-        shuffled=str((told.get("dataset") or {}).get("shuffled")),
+        shuffled=str(ask.at(told, "dataset", "shuffled")),
     )  # fmt: skip

@@ -17,28 +17,23 @@ from harness_rows.records import Better, Binding, RawMetric, RawRow, RawRows, Wa
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
 CODE = ("def ", "<function", "functools")  # how lm_eval writes a template that is a function
-OWN = {
-    *["doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"]
-}  # keys of a row
+# keys of a row
+OWN = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"}
 Line = dict[str, Any]
 
 
-class LmEval:
+class LmEval(ask.Reader):
     """Reads the newest run in a folder of lm_eval's, or that of one samples file."""
 
-    name = "lm_eval"
+    name, files = "lm_eval", ("**/samples_*.jsonl", "**/results_*.json")
+    words = ('"doc_hash"', '"filtered_resps"', '"metrics"')
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Return whether a file is a line of samples with lm_eval's hashes, or a folder holds such."""
-        if path.is_dir():
-            return any(path.rglob("samples_*.jsonl")) or any(path.rglob("results_*.json"))
-        first = head.partition(b"\n")[0]
-        return all(f'"{key}"'.encode() in first for key in ("doc_hash", "filtered_resps", "metrics"))
+        return super().sniff(path, head.partition(b"\n")[0])
 
-    def read(self, path: Path, want: Wanted) -> RawRows:
-        """Return the rows of one task and filter. Raises UsageError where that is not settled."""
-        folder = path if path.is_dir() else path.parent
-        files = Files(folder)
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+        """Return the rows of one task and filter."""
         samples, results, task, notes = _newest(path, files, want.task)
         told = files.document(results) if results else {}
         if not isinstance(told, dict):
@@ -50,12 +45,12 @@ class LmEval:
         metrics = {m: _metric(m, name, lines, tables) for m in named}
         rows = _rows(samples, lines, metrics, tables, want)
         config = _table(told, "config")
-        model = str(told.get("model_name") or _table(config, "model_args").get("pretrained") or folder.name)
+        model = str(told.get("model_name") or _table(config, "model_args").get("pretrained") or files.root.name)
         binding: Binding = "named" if config.get("model_sha") else "none"
         return RawRows(
             f"lm_eval {told.get('lm_eval_version', 'of an unknown version')}", model, task,
             {m: metric for m, (metric, _) in metrics.items()}, rows, _facts(told, tables["configs"], task, name),
-            binding, str(config.get("model_sha") or ""), notes, files.sources,
+            binding, str(config.get("model_sha") or ""), notes,
         )  # fmt: skip
 
 
@@ -81,12 +76,11 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
         if not isinstance(metrics, list) or not all(isinstance(m, str) for m in metrics) or "doc" not in line:
             raise UsageError(f"{task}: line {number:,} is no row of lm_eval; lines are never skipped")
         if odd := OWN.intersection(metrics):
-            raise UsageError(
-                f'{task}: a metric is called "{min(odd)}", and lm_eval wrote it over what the row had there'
-            )
+            what = f'a metric is called "{min(odd)}", and lm_eval wrote it over what the row had there'
+            raise UsageError(f"{task}: {what}")
         found.setdefault(str(line.get("filter", "none")), []).append(line)
     if not found:
-        raise UsageError(f"{task}: holds no rows")
+        return [], ""
     metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
     name = ask.one_of([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
     return found[name], name
@@ -138,8 +132,8 @@ def _rows(
     tables: Mapping[str, Mapping[str, Any]], want: Wanted,
 ) -> list[RawRow]:  # fmt: skip
     """Return lines as rows. Their place is no name; what was asked is told by the columns of the task's templates."""
-    columns, docs = want.columns, [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
-    name = str(columns.get("id") or ("id" if all("id" in doc for doc in docs) else ""))
+    docs = [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
+    name = want.id or ("id" if all("id" in doc for doc in docs) else "")
     asked = _asked(tables["configs"], docs[0])
     wanted = [_sample(doc, asked, line.get("target", "")) for line, doc in zip(lines, docs, strict=True)]
     found = []

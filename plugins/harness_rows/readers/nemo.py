@@ -7,33 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError
-from harness.internals import counted
-from harness_rows.guard import Files, number
+from harness_rows.guard import Files, number, why_of
 from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
 ROWS, BUNDLE = "results.jsonl", "eval-*.json"
-KEYS = (b'"problem_idx"', b'"reward"', b'"expected_answer"', b'"scoring_details"')  # of a row
 STATES: Mapping[str, State] = {"infra_error": "error", "system": "error", "tool_infra": "error", "graceful": "limit"}
 SCORER = "scorer:"
 UNTOLD = "NeMo's files do not tell system prompt and generation settings; they were not compared"
 
 
-class Nemo:
+class Nemo(ask.Reader):
     """The folder of one benchmark of a run of NeMo Evaluator, or one with several of them."""
 
-    name = "nemo"
+    name, words = "nemo", ('"problem_idx"', '"reward"', '"expected_answer"', '"scoring_details"')
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Return whether these are rows of NeMo Evaluator, or a folder with them."""
-        if path.is_dir():
-            return bool(_folders(path))
-        return all(key in head for key in KEYS)
+        return bool(_folders(path)) if path.is_dir() else super().sniff(path, head)
 
-    @ask.refusing
-    def read(self, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one benchmark."""
-        files, folders = Files(path), _folders(path) if path.is_dir() else [path.parent]
+        folders = _folders(path) if path.is_dir() else [path.parent]
         names = [folder.name for folder in folders]  # of benchmarks, as far as a file system takes them
         folder = folders[names.index(ask.one_of(names, want.task, path, "task"))] if len(folders) > 1 else folders[0]
         bundles = sorted(folder.glob(BUNDLE))
@@ -43,31 +38,26 @@ class Nemo:
         rows, rewards = _rows(files, folder / ROWS, want)
         bench, config = told["benchmark"], told["config"]
         name = ask.one_of([str(bench["name"])], "" if len(folders) > 1 else want.task, path, "task")
-        if told["n_results"] != len(rows):
-            raise UsageError(
-                f"{path}: holds {len(rows):,} rows of {told['n_results']:,}; the file is cut, or another's"
-            )
-        totals = {"reward": (bench["scores"].get("summary") or {}).get("mean")}
+        if rows and told["n_results"] != len(rows):
+            what = f"holds {len(rows):,} rows of {told['n_results']:,}; the file is cut, or another's"
+            raise UsageError(f"{path}: {what}")
+        totals = {"reward": ask.at(bench, "scores", "summary", "mean")}
         scorers = {k.removeprefix(SCORER): v for k, v in bench["scores"].items() if k.startswith(SCORER)}
         totals |= {name: v["correct"] / v["total"] for name, v in scorers.items()}
         metrics = {}
         for metric, values in rewards.items():
-            total = ask.agreed(f"{path} {metric}", ask.mean(values), totals.get(metric))
-            scored = [row.values[metric] for row in rows if metric in row.values]
-            same = total is not None and scored and ask.is_equal(ask.mean(scored), total)
             share = metric != "reward" or "pass@1" in bench["scores"]
-            metrics[metric] = RawMetric("higher", "proportion" if share else None, total if same else None)
+            about = RawMetric("higher", "proportion" if share else None)
+            metrics[metric] = ask.totalled(f"{path}", metric, rows, values, totals.get(metric), about)
         facts = ask.facts_of(
             model=config.get("model"), epochs=str(bench.get("repeats") or 1), scorer=config.get("scorers"),
             limit=str(config.get("max_problems") or "none"), url=config.get("base_url"),
         )  # fmt: skip
-        graded = sum(row.state != "scored" for row in rows)
-        notes = [UNTOLD] + ([f"{counted(graded, 'row')} failed, which NeMo counts as 0"] if graded else [])
-        notes += [f"{len(bundles) - 1:,} older {BUNDLE} were not read"] if len(bundles) > 1 else []
+        failed = sum(row.state != "scored" for row in rows)
+        notes = (UNTOLD, *ask.noted((failed, "row", "failed, which NeMo counts as 0")))
+        notes += (f"{len(bundles) - 1:,} older {BUNDLE} were not read",) if len(bundles) > 1 else ()
         tool = f"nemo_evaluator {told.get('sdk_version', '?')}"
-        return RawRows(
-            tool, str(config.get("model", "")), name, metrics, rows, facts, notes=tuple(notes), sources=files.sources
-        )
+        return RawRows(tool, str(config.get("model", "")), name, metrics, rows, facts, notes=notes)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -80,11 +70,9 @@ def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[st
     """Return rows, and what NeMo Evaluator counts by metric: every reward, those of failures too."""
     rows, every = list[RawRow](), dict[str, list[float]]()
     for line, row in files.lines(path):
-        where = f"{path} line {line:,}"
+        where, values = f"{path} line {line:,}", dict[str, float]()
         state, reason = _state(row["scoring_details"])
-        values: dict[str, float] = {}
-        rewards = {"reward": row["reward"], **(row.get("scorer_rewards") or {})}
-        for scorer, value in rewards.items():
+        for scorer, value in {"reward": row["reward"], **(row.get("scorer_rewards") or {})}.items():
             name = scorer.removeprefix(SCORER)  # as one can say it: a colon stands between a task and its metric
             if (found := number(value, f"{where} {ask.called(name)}")) is None:
                 raise UsageError(f"{where}: {ask.called(name)} has no number, and NeMo gives every row one")
@@ -99,15 +87,13 @@ def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[st
                 values=values if state == "scored" else {}, **ask.about(row.get("metadata") or {}, want, where),
             )
         )  # fmt: skip
-    if not rows:
-        raise UsageError(f"{path}: holds no rows")
     return rows, dict(every)
 
 
 def _state(details: Mapping[str, Any]) -> tuple[State, str]:
     """Return how a row ended. A failure is one whatever its reward, and so is a judge that did not judge."""
     if category := details.get("error_category"):  # an "error" alone may be that of code which an answer wrote
-        return STATES.get(str(category), "error"), ask.why(details.get("error") or category)
+        return STATES.get(str(category), "error"), why_of(details.get("error") or category)
     if isinstance(judge := details.get("judge"), dict) and judge.get("error"):
-        return "error", ask.why(judge["error"])
+        return "error", why_of(judge["error"])
     return "scored", ""

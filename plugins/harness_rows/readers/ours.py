@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from harness import UsageError, digest_of
 from harness.internals import LOCK, OnScale, asked_of, counted
-from harness_rows.guard import Files, head_of, number
+from harness_rows.guard import Files, head_of
 from harness_rows.readers import asking as ask
 from harness_rows.records import Better, RawMetric, RawRow, RawRows, Wanted
 
@@ -19,7 +19,7 @@ NAMED = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+\.jsonl")
 LARGEST = 700.0  # nats whose exponential a float holds
 
 
-class Ours:
+class Ours(ask.Reader):
     """Rows that the harness wrote; `#SUBJECT` behind the path of a run or of evidence names the model."""
 
     name = "ours"
@@ -32,10 +32,8 @@ class Ours:
         line = head.partition(b"\n")[0]
         return all(key in line for key in (b'"cluster"', b'"weights"', b'"doc_hash"')) or line.startswith(b'{"item": ')
 
-    @ask.refusing
-    def read(self, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one evaluation of one subject."""
-        files = Files(path)
         if (place := _report(path)) is None:
             raise UsageError(f"{path}: has no {REPORT}; its run did not end, or a file was taken from its folder")
         run, items = files.document(place), _items(path)
@@ -56,13 +54,11 @@ class Ours:
         lock, digest = place.with_name(LOCK), run.get("digests", {}).get(subject, "")
         locked = files.document(lock) if lock.is_file() else {}
         scales = locked.get("metrics", {}).get(task, {})
-        spec: dict[str, Any] = next(
-            (one for one in locked.get("suite", {}).get("evals", []) if one["name"] == task), {}
-        )
+        spec: dict[str, Any] = {one["name"]: one for one in ask.at(locked, "suite", "evals") or []}.get(task, {})
         return RawRows(
             f"finetune-harness {run['harness']}", subject, task, _metrics(report, rows, scales, f"{path}"), rows,
             _facts(run, report, spec), "claimed" if digest else "none", f"sha256:{digest}" if digest else "",
-            tuple(report.get("caveats") or ()), files.sources,
+            tuple(report.get("caveats") or ()),
         )  # fmt: skip
 
 
@@ -105,8 +101,7 @@ def _row(line: Mapping[str, Any], want: Wanted, where: str) -> RawRow:
     """Return a line as a row; what was lost has no value, and a perplexity is in nats."""
     told, nats = line.get("values", line), line.get("nats") or {}
     names = [n for n in (line["values"] if "values" in line else line["metrics"]) if n not in line.get("lost", ())]
-    found = {n: number(nats.get(n, told.get(n)), f"{where} {ask.called(n)}") for n in names}
-    values = {n: value for n, value in found.items() if value is not None}
+    values = ask.scores({n: nats.get(n, told.get(n)) for n in names}, where)
     lengths = {n: float(line["weights"].get(n, line["weight"])) for n in values}
     own: dict[str, Any] = {"cluster": str(line["cluster"])} if line.get("cluster") else {}
     sent = line["prompt_hash"] if "values" in line else digest_of(line.get("rendered") or asked_of(line))
@@ -126,10 +121,8 @@ def _metrics(
         here = [(r.values[name], r.lengths.get(name, 1.0)) for r in rows if name in r.values]
         scale = scales.get(name, {}).get("scale")
         if not here or (scale and not OnScale(scale).is_of_rows):
-            why = (
-                f'is on the scale "{scale}", of which a row alone says nothing' if here else "has no number on any row"
-            )
-            found[name] = RawMetric(unreadable=why)
+            alone = f'is on the scale "{scale}", of which a row alone says nothing'
+            found[name] = RawMetric(unreadable=alone if here else "has no number on any row")
             continue
         weight = math.fsum(w for _, w in here)
         ours, told = math.fsum(v * w for v, w in here) / weight if weight else math.nan, report["metrics"].get(name)

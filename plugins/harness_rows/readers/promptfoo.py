@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError
-from harness.internals import counted
-from harness_rows.guard import Files, number
+from harness_rows.guard import Files, why_of
 from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
@@ -22,19 +21,13 @@ BROKE = (  # what promptfoo says of an assertion that itself failed; nothing els
 )  # fmt: skip
 
 
-class Promptfoo:
+class Promptfoo(ask.Reader):
     """An export of promptfoo eval, of one provider and prompt; `#LABEL` behind its path names the provider."""
 
-    name = "promptfoo"
+    name, words = "promptfoo", ('"evalId"', '"results"')
 
-    def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether this is an export of promptfoo."""
-        return b'"evalId"' in head and b'"results"' in head
-
-    @ask.refusing
-    def read(self, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         """Return the tests of one provider and one prompt."""
-        files = Files(path)
         document = files.document(path)
         results = document["results"]
         if results.get("version") != VERSION:
@@ -46,25 +39,21 @@ class Promptfoo:
         task = ask.one_of([label for label in labels if label is not None], want.task, path, "prompt")
         place = labels.index(task)
         mine = [row for row in results["results"] if row["promptIdx"] == place]
-        if not mine:
-            raise UsageError(f'{path}: holds no tests of provider "{ask.called(provider)}"')
         rows = _rows(mine, want, f"{path}")
-        metrics = _metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}")
-        config = document.get("config") or {}
-        options: dict[str, Any] = {}
-        for one in config.get("providers") or []:
-            if isinstance(one, dict) and provider in (one.get("label"), one.get("id")):
-                options = one.get("config") or {}
+        metrics = _metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}") if rows else {}
+        named = [p for p in ask.at(document, "config", "providers") or [] if isinstance(p, dict)]
+        own = [p.get("config") or {} for p in named if provider in (p.get("label"), p.get("id"))]
         facts = ask.facts_of(
-            model=provider, template=prompts[place].get("raw"), generation=options,
-            judge=((config.get("defaultTest") or {}).get("options") or {}).get("provider"),
+            model=provider, template=prompts[place].get("raw"), generation=own[-1] if own else {},
+            judge=ask.at(document, "config", "defaultTest", "options", "provider"),
         )  # fmt: skip
         broke, bare = (sum(row.state == state for row in rows) for state in ("error", "unscored"))
-        lost = f"{counted(broke, 'test')} without an answer or by an assertion that broke, which promptfoo counts as 0"
-        notes = [lost] if broke else []
-        notes += [f"{counted(bare, 'test')} without an assertion, which promptfoo counts as success"] if bare else []
+        lost = "without an answer or by an assertion that broke, which promptfoo counts as 0"
+        notes = ask.noted(
+            (broke, "test", lost), (bare, "test", "without an assertion, which promptfoo counts as success")
+        )
         tool = f"promptfoo {(document.get('metadata') or {}).get('promptfooVersion', '?')}"
-        return RawRows(tool, provider, task, metrics, rows, facts, notes=tuple(notes), sources=files.sources)
+        return RawRows(tool, provider, task, metrics, rows, facts, notes=notes)
 
 
 def _rows(tests: Sequence[Mapping[str, Any]], want: Wanted, where: str) -> list[RawRow]:
@@ -75,10 +64,7 @@ def _rows(tests: Sequence[Mapping[str, Any]], want: Wanted, where: str) -> list[
         key, here = str(case.get("description") or ""), f"{where} test {ask.called(test.get('testIdx'))}"
         content = ask.content_of(ask.fact(test["vars"]), "", assertions=case.get("assert"))
         state, reason = _state(test)
-        values: dict[str, float] = {}
-        for name, value in {SUCCESS: bool(test["success"]), **(test.get("namedScores") or {})}.items():
-            if (found := number(value, f"{here} {ask.called(name)}")) is not None:
-                values[name] = found
+        values = ask.scores({SUCCESS: bool(test["success"]), **(test.get("namedScores") or {})}, here)
         rows.append(
             RawRow(
                 key=key, numbered=not key, content=content, prompt=ask.prompt_of(test["prompt"]["raw"]),
@@ -94,12 +80,12 @@ def _state(test: Mapping[str, Any]) -> tuple[State, str]:
     """Return how a test ended: an assertion that failed is a score, one that broke is none."""
     graded = test.get("gradingResult") or {}
     if test.get("failureReason") == ERROR or not graded:
-        return "error", ask.why(test.get("error") or "no answer")
+        return "error", why_of(test.get("error") or "no answer")
     parts = graded.get("componentResults") or []
     for one in (graded, *parts):
-        if (one.get("metadata") or {}).get("graderError") or str(one.get("reason", "")).startswith(BROKE):
-            return "error", ask.why(one.get("reason"))
-    return ("scored", "") if parts else ("unscored", ask.why(graded.get("reason")))
+        if ask.at(one, "metadata", "graderError") or str(one.get("reason", "")).startswith(BROKE):
+            return "error", why_of(one.get("reason"))
+    return ("scored", "") if parts else ("unscored", why_of(graded.get("reason")))
 
 
 def _metrics(

@@ -6,7 +6,6 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from sys import intern
@@ -15,6 +14,7 @@ from typing import Any
 from harness import UsageError, did_you_mean
 from harness.internals import key_of, shown
 from harness_rows.guard import BOM, Files, number
+from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
@@ -25,7 +25,7 @@ NONE: Mapping[str, float] = {}
 NO_SLICES: Mapping[str, str] = {}
 
 
-class Table:
+class Table(ask.Reader):
     """Reads tables; whatever nobody else knows and looks like one."""
 
     name = "table"
@@ -36,15 +36,14 @@ class Table:
         first = text.partition(b"\n")[0]
         return head.startswith(b"PAR1") or text[:1] == b"{" or (b"\0" not in head and (b"," in first or b"\t" in first))
 
-    def read(self, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         """Return a table's rows. Raises UsageError with the line of what cannot be read."""
-        files = Files(path.parent)
-        return replace(table(path, _lines(path, files), want), sources=files.sources)
+        return table(path, _lines(path, files), want)
 
 
 def table(path: Path, lines: Lines, want: Wanted) -> RawRows:
-    """Return the rows of a table, whatever it was read from. Raises UsageError as `Table.read`."""
-    rows, metric = _rows_of(path, lines, want), want.metric or str(want.columns.get("score") or "score")
+    """Return the rows of a table, whatever it was read from. Raises UsageError as `Table.rows`."""
+    rows, metric = _rows_of(path, lines, want), want.metric or want.score or "score"
     return RawRows("table", path.stem, want.task or path.stem, {metric: RawMetric()}, rows)
 
 
@@ -94,23 +93,20 @@ def _parquet(data: bytes, path: Path) -> Lines:
 
 def _rows_of(path: Path, lines: Lines, want: Wanted) -> list[RawRow]:
     """Return the lines as rows; names that all are numbers name nothing, unless their column was named."""
-    rows, shared, columns = list[RawRow](), dict[Any, Any](), dict[str, Any]()
+    rows, shared, columns = list[RawRow](), dict[Any, Any](), dict[str, str]()
     while piece := list(islice(lines, PIECE)):
         columns = columns or _columns(piece[0][1], want, path)
-        rows += _made(path, piece, columns, want.metric or columns["score"], shared)
-    if not rows:
-        raise UsageError(f"{path}: holds no rows")
-    if "id" not in want.columns and all(row.key.isdecimal() for row in rows):
-        return [replace(row, numbered=True) for row in rows]
-    return rows
+        rows += _made(path, piece, columns, want, shared)
+    return rows if want.id else ask.numbered(rows, [row.key for row in rows])
 
 
-def _columns(line: Mapping[str, Any], want: Wanted, path: Path) -> dict[str, Any]:
+def _columns(line: Mapping[str, Any], want: Wanted, path: Path) -> dict[str, str]:
     """Return the columns that are read. Raises UsageError at one that the table lacks."""
-    found = {name: name for name in DEFAULTS if name in line} | dict(want.columns)
-    if want.metric and "score" not in want.columns:
+    found = {name: name for name in DEFAULTS if name in line} | want.columns
+    if want.metric and not want.score:
         found["score"] = want.metric
-    for column in [c for value in found.values() for c in ([value] if isinstance(value, str) else value)]:
+    found |= {"cluster": want.cluster} if want.cluster else {}
+    for column in (*found.values(), *want.slices):
         if column not in line:
             raise UsageError(f'{path}: has no column "{shown(column)}"{did_you_mean(column, map(str, line))}')
     if "score" not in found:
@@ -120,13 +116,13 @@ def _columns(line: Mapping[str, Any], want: Wanted, path: Path) -> dict[str, Any
 
 
 def _made(
-    path: Path, piece: Sequence[tuple[int, Mapping[str, Any]]], columns: Mapping[str, Any], metric: str,
+    path: Path, piece: Sequence[tuple[int, Mapping[str, Any]]], columns: Mapping[str, str], want: Wanted,
     shared: dict[Any, Any],
 ) -> list[RawRow]:  # fmt: skip
     """Return some lines as rows; what many rows have in common they share."""
-    found = []
+    found, metric, slices = [], want.metric or columns["score"], want.slices
     told: list[Any] = [columns.get(name) for name in ("id", "cluster", "repeat", "input", "target")]
-    scores, weights, slices = columns["score"], columns.get("weight"), columns.get("slice", ())
+    scores, weights = columns["score"], columns.get("weight")
     for line_number, line in piece:
         score = line.get(scores)
         if type(score) is not int or score not in (0, 1):  # as most are
