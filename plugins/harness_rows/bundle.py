@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,9 +51,13 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
     told: dict[str, Any] = {"about": asdict(suite.about), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
     told |= {"evals": [asdict(e) for e in suite.evals], "gates": [asdict(g) for g in suite.gates]}
     write_text(folder / SUITE, dumps(told))
-    write_text(folder / ITEMS, (json.dumps(line) + "\n" for line in _lines(found)))
-    write_text(folder / VERDICTS, dumps([asdict(v) for v in found.verdicts]))
     sides = {(e, s): run for e, one in found.measured.items() for s, run in one.runs.items()}
+    lines = (json.dumps([e, s, asdict(row)]) + "\n" for (e, s), run in sides.items() for row in run.rows)
+    write_text(folder / ITEMS, lines)
+    write_text(folder / VERDICTS, dumps([asdict(v) for v in found.verdicts]))
+    runs = [{"eval": e, "side": s, **asdict(replace(run, rows=()))} for (e, s), run in sides.items()]
+    for about in runs:
+        del about["rows"]  # which have a file of their own
     manifest = {
         "format": FORMAT,
         "path": str(suite.path),
@@ -61,21 +65,10 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
         "started": found.started.isoformat(timespec="seconds"),
         "harness": harness.__version__,
         "attempts": {e: standing.number for (_, e), standing in found.standings.items()},
-        "runs": [{"eval": e, "side": s, **_about(run)} for (e, s), run in sides.items()],
+        "runs": runs,
         "files": {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
     }
     write_text(folder / MANIFEST, dumps(manifest))
-
-
-def _about(run: RawRows) -> dict[str, Any]:
-    """Return what is told of a run beside its rows."""
-    return {k: v for k, v in asdict(replace(run, rows=())).items() if k != "rows"}
-
-
-def _lines(found: JudgedRows) -> Iterator[list[Any]]:
-    for name, one in found.measured.items():
-        for side, run in one.runs.items():
-            yield from ([name, side, asdict(row)] for row in run.rows)
 
 
 def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:

@@ -23,10 +23,7 @@ UNFAIR = {  # and how one says it
     "epochs": "repeats differ, so the means have other noise",
 }
 PROMPTS = ("shots", "template", "system")  # that explain why prompts differ
-ADVICE = {
-    "judge": "a judge's drift is not a model's",
-    "template": "--allow template if that is meant",
-}
+ADVICE = {"judge": "a judge's drift is not a model's", "template": "--allow template if that is meant"}
 NAMES = (*UNFAIR, "prompt")
 LONGEST = 60  # characters of a fact
 
@@ -67,25 +64,12 @@ def compare(base: RawRows, candidate: RawRows, pairs: PairedRows, allow: Collect
         told.append(f"tool {base.tool} / {candidate.tool}")
     if "epochs" not in unfair and pairs.repeats[0] != pairs.repeats[1]:
         unfair["epochs"] = f"{UNFAIR['epochs']}: base has {pairs.repeats[0]}, candidate {pairs.repeats[1]}"
-    if (other := _other_prompts(pairs)) and not {*PROMPTS} & unfair.keys():
-        unfair["prompt"] = f"prompts differ on {other:,} of {len(pairs.names):,} rows"
-    elif other:
-        first = next(name for name in PROMPTS if name in unfair)
-        unfair[first] = f"prompts differ on {other:,} of {len(pairs.names):,} rows, {unfair[first]}"
+    both = ((theirs[0], ours[0]) for theirs, ours in zip(pairs.base, pairs.candidate, strict=True) if theirs and ours)
+    if other := sum(bool(one.prompt and two.prompt and one.prompt != two.prompt) for one, two in both):
+        first = next((name for name in PROMPTS if name in unfair), "prompt")
+        differ = f"prompts differ on {other:,} of {len(pairs.names):,} rows"
+        unfair[first] = f"{differ}, {unfair[first]}" if first in unfair else differ
     if refused := [name for name in unfair if name not in allow]:
-        raise UsageError(*(_refusal(name, unfair[name]) for name in refused))
+        said = {name: ADVICE.get(name, f"rerun one, or --allow {name.replace(' ', '-')}") for name in refused}
+        raise UsageError(*(f"{unfair[name]}; {advice}" for name, advice in said.items()))
     return Differences(tuple(unfair.values()), tuple(told))
-
-
-def _other_prompts(pairs: PairedRows) -> int:
-    """Return on how many rows another text was sent."""
-    sides = zip(pairs.base, pairs.candidate, strict=True)
-    return sum(
-        bool(theirs and ours and theirs[0].prompt and ours[0].prompt and theirs[0].prompt != ours[0].prompt)
-        for theirs, ours in sides
-    )
-
-
-def _refusal(name: str, what: str) -> str:
-    allow = f"rerun one, or --allow {name.replace(' ', '-')}"
-    return f"{what}; {ADVICE.get(name, allow)}"

@@ -75,8 +75,7 @@ def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
     if want.missing == "wrong" and worst_of(metric) is None:
         raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
     del candidate, base
-    known = _known(pairs, task)
-    samples = tuple(_samples(pairs, known))
+    samples = tuple(_samples(pairs, task))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
     columns = {side: _column(side, pairs.names, rows[side], metric, want) for side in runs}
     if len(samples) > MOST:  # what is needed no more is half of the memory
@@ -95,21 +94,16 @@ def _check_files(runs: Sequence[RawRows]) -> None:
         raise UsageError(f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…); nothing was changed")
 
 
-def _known(pairs: PairedRows, task: str) -> list[str]:
-    """Return what each row is known by, here and in the ledger of attempts.
+def _samples(pairs: PairedRows, task: str) -> list[Sample]:
+    """Return the rows as they are judged. Raises UsageError where the sides tell of other clusters or slices.
 
-    A name says less than what was asked: the same names under one task are taken for the same rows.
+    Their keys, here and in the ledger of attempts, are what was asked, else a name, which says less: the same names
+    under one task are taken for the same rows.
     """
-    if pairs.how == "id":
-        return [digest_of([task, name])[:DIGITS] for name in pairs.names]
-    return [(ours or theirs)[0].content for theirs, ours in zip(pairs.base, pairs.candidate, strict=True)]
-
-
-def _samples(pairs: PairedRows, known: Sequence[str]) -> list[Sample]:
-    """Return the rows as they are judged. Raises UsageError where the sides tell of other clusters or slices."""
     found = []
-    for name, key, theirs, ours in zip(pairs.names, known, pairs.base, pairs.candidate, strict=True):
+    for name, theirs, ours in zip(pairs.names, pairs.base, pairs.candidate, strict=True):
         one = (ours or theirs)[0]
+        key = digest_of([task, name])[:DIGITS] if pairs.how == "id" else one.content
         other = theirs[0] if theirs else one
         cluster, slices = one.cluster or other.cluster, one.slices or other.slices
         if (other.cluster or cluster, other.slices or slices) != (cluster, slices):
@@ -142,8 +136,10 @@ def _column(side: str, names: Sequence[str], rows: Sequence[Rows], metric: Metri
     values = [_value(own, name, None) for own in rows]
     if None not in values:
         return Column(values, weights, {"scored": len(values)}, "")
-    lost, states = _lost(side, names, rows, name), Counter(_state(own, name) for own in rows)
-    return Column([_value(own, name, fill) for own in rows], weights, states, lost)
+    lost = [(called, own) for called, own, value in zip(names, rows, values, strict=True) if value is None]
+    states = Counter(_state(own, name) for own in rows)
+    values = values if fill is None else [_value(own, name, fill) for own in rows]
+    return Column(values, weights, states, _lost(side, lost, len(rows), name))
 
 
 def _result(side: str, name: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric) -> Result:
@@ -172,13 +168,12 @@ def _value(rows: Rows, name: str, fill: float | None) -> float | None:
     return math.fsum(known) / len(known) if len(known) == len(found) else None
 
 
-def _lost(side: str, names: Sequence[str], rows: Sequence[Rows], name: str) -> str:
+def _lost(side: str, lost: Sequence[tuple[str, Rows]], rows: int, name: str) -> str:
     """Return how many rows of a side have no score, and why."""
-    lost = [(called, own) for called, own in zip(names, rows, strict=True) if _value(own, name, None) is None]
     states = Counter(_state(own, name) for _, own in lost)
     told = [f"{n:,} {'row' if n == 1 else 'rows'} {SAID.get(state, 'have no score')}" for state, n in states.items()]
     why = Counter(row.why[:KINDS] for _, own in lost for row in own if row.why)
     reasons = f" ({', '.join(f'{n} {shown(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
     some = ", ".join(f'"{shown(called)}"' for called, _ in lost[:EXAMPLES])
-    whole = " all of them, whatever the log says;" if len(lost) == len(rows) else ""
+    whole = " all of them, whatever the log says;" if len(lost) == rows else ""
     return f"{side}: {', '.join(told)}{reasons},{whole} {some}; rerun them, or --missing wrong"

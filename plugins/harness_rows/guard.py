@@ -92,10 +92,8 @@ class Files:
         odd = [n for n in found if n.startswith("/") or ".." in n.split("/")]
         odd += [info.filename for info in infos if info.external_attr >> 28 == LINK]
         if odd or len(found) < len(infos) or len(infos) > MEMBERS:
-            what = (
-                f'a member "{shorten(odd[0], 80)}" that leads out of it' if odd else "members of one name, or too many"
-            )
-            raise UsageError(f"{path}: has {what}")
+            out = f'a member "{shorten(odd[0], 80)}" that leads out of it' if odd else ""
+            raise UsageError(f"{path}: has {out or 'members of one name, or too many'}")
         return found
 
     def _keep(self, path: Path, f: IO[bytes], digest: str, size: int) -> None:

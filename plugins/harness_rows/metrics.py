@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from harness import Metric, Scale, UsageError, did_you_mean
-from harness.internals import OnScale, shown
+from harness.internals import shown
 from harness_rows.readers.asking import is_equal
 from harness_rows.records import Better, RawRow, RawRows, Wanted
 
@@ -37,23 +37,33 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> Chosen:
     first = runs[0]
     unread = {n: m.unreadable for run in runs for n, m in run.metrics.items() if m.unreadable}
     readable = [n for n in first.metrics if n not in unread and all(n in run.metrics for run in runs)]
+    where = shown(first.task)
     if want.metric in unread:
-        raise UsageError(
-            f'{shown(first.task)}: "{want.metric}" {unread[want.metric]}; it cannot be read from these rows'
-        )
+        raise UsageError(f'{where}: "{want.metric}" {unread[want.metric]}; it cannot be read from these rows')
     if want.metric and want.metric not in readable:
-        raise UsageError(f'{shown(first.task)}: no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
+        raise UsageError(f'{where}: no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
     if not want.metric and len(readable) != 1:
         known = ", ".join(f"{shown(n)} ({_mean(first.rows, n):.3g})" for n in readable)
         what = f"has metrics {known}; name one, --metric {shown(readable[0])}" if readable else "has no metric to read"
-        raise UsageError(f"{shown(first.task)}: {what}")
+        raise UsageError(f"{where}: {what}")
     name = want.metric or readable[0]
     values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
     if odd := [v for v in values if not abs(v) <= LARGEST]:
-        raise UsageError(f"{shown(first.task)}: {shown(name)} is {odd[0]:g} on {len(odd):,} rows, which is no score")
-    scale = want.scale or _one(runs, name, "scale") or _scale(name, values)
-    better, because = _better(runs, name, values, want)
-    metric = Metric(name, better, cast("Scale", scale))
+        raise UsageError(f"{where}: {shown(name)} is {odd[0]:g} on {len(odd):,} rows, which is no score")
+    known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
+    share = "proportion" if known in SHARES or is_binary else "mean"
+    scale = want.scale or _one(runs, name, "scale") or share
+    if want.better:
+        better, because = str(want.better), "as said"
+    elif told := _one(runs, name, "better"):
+        better, because = told, "says the file"
+    elif known in HIGHER or known in LOWER:
+        better, because = "lower" if known in LOWER else "higher", "by its name"
+    elif is_binary:
+        better, because = "higher", "every value is 0 or 1"
+    else:
+        raise UsageError(f"{shown(name)}: which direction is better is not known; say --higher or --lower")
+    metric = Metric(name, cast("Better", better), cast("Scale", scale))
     if metric.is_share and (beyond := [v for v in values if not 0 <= v <= 1]):
         raise UsageError(f"{shown(name)}: {beyond[0]:g} is no share; divide by 100, or say --scale mean")
     for run in runs:
@@ -72,25 +82,6 @@ def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
     if len(told) > 1:
         raise UsageError(f"{shown(name)}: {what} is {' and '.join(sorted(told))}; the runs mean other metrics by it")
     return next(iter(told), "")
-
-
-def _better(runs: Sequence[RawRows], name: str, values: Iterable[float], want: Wanted) -> tuple[Better, str]:
-    known = name.lower().replace("-", "_")
-    if want.better:
-        return want.better, "as said"
-    if told := _one(runs, name, "better"):
-        return cast("Better", told), "says the file"
-    if known in HIGHER or known in LOWER:
-        return "lower" if known in LOWER else "higher", "by its name"
-    if set(values) <= {0.0, 1.0}:
-        return "higher", "every value is 0 or 1"
-    raise UsageError(f"{shown(name)}: which direction is better is not known; say --higher or --lower")
-
-
-def _scale(name: str, values: Sequence[float]) -> str:
-    """Return a share where all values are 0 or 1, or the name is known to be of one, else a mean."""
-    shares = name.lower().replace("-", "_") in SHARES or set(values) <= {0.0, 1.0}
-    return "proportion" if shares else "mean"
 
 
 def _check_sum(run: RawRows, metric: Metric) -> None:
@@ -113,4 +104,4 @@ def _mean(rows: Iterable[RawRow], name: str) -> float:
 
 def worst_of(metric: Metric) -> float | None:
     """Return the worst value that a row may have, where the scale has one."""
-    return (0.0 if metric.better == "higher" else 1.0) if OnScale(metric.scale).is_share else None
+    return (0.0 if metric.better == "higher" else 1.0) if metric.is_share else None

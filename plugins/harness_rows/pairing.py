@@ -83,7 +83,7 @@ def _way(sides: dict[str, Sequence[RawRow]]) -> Literal["content", "id"]:
     if all(row.content for rows in sides.values() for row in rows):
         return "content"
     for side, rows in sides.items():
-        if any(row.numbered or not row.key for row in rows):
+        if not _names_mean(rows):
             what = "rows are known by no input and no name" if not rows[0].key else "names of rows are running numbers"
             raise UsageError(f"{side}: {what}, and places pair nothing; give --id COLUMN, or --input COLUMN")
     return "id"

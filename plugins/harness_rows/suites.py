@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -103,34 +104,32 @@ def rows_suite(
     )  # fmt: skip
 
 
+@contextmanager
+def _without_garbage() -> Iterator[None]:
+    """Look for no garbage: while very many rows are held, that takes half of the time, and finds none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_garbage()
 def judged(
-    suite: Suite,
-    plugins: Plugins | None = None,
-    waivers: Sequence[Waiver] = (),
-    runs: Runs | None = None,
+    suite: Suite, plugins: Plugins | None = None, waivers: Sequence[Waiver] = (), runs: Runs | None = None,
     attempts: Mapping[str, int] | None = None,
-) -> JudgedRows:
+) -> JudgedRows:  # fmt: skip
     """Judge the gates of a suite on its rows, or on `runs` of which it was told before which attempts they are.
 
     Without `plugins` those that are installed listen, and no harnessfile is executed.
 
     Raises UsageError with what cannot be read or compared.
     """
-    enabled = gc.isenabled()
-    gc.disable()  # while very many rows are held, looking for garbage takes half of the time, and finds none
-    try:
-        return _judged(suite, plugins or load_plugins(None), waivers, runs, attempts)
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _judged(
-    suite: Suite, plugins: Plugins, waivers: Sequence[Waiver], runs: Runs | None, attempts: Mapping[str, int] | None
-) -> JudgedRows:
-    found = JudgedRows(suite, datetime.now(UTC), plugins, [*waivers])
-    sides, ours = tuple(side for side in ("base",) if side in suite.rows), ("candidate",)
-    context = Context(suite, plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
+    found = JudgedRows(suite, datetime.now(UTC), plugins or load_plugins(None), [*waivers])
+    sides, ours = (("base",) if "base" in suite.rows else ()), ("candidate",)
+    context = Context(suite, found.plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
     _check_evals(context)
     there = runs_of(suite) if runs is None else runs
     found.measured = {spec.name: measure(spec.name, there[spec.name], wanted_of(spec)) for spec in suite.evals}
@@ -146,9 +145,15 @@ def _judged(
         for side in suite.rows:
             adjudicator.standings[side, name] = Standing(number, ())
     for item in collection.items:
-        verdicts = [_conditioned(v, found.measured) for v in adjudicator.after(item)]
+        verdicts = tuple(_conditioned(v, found.measured) for v in adjudicator.after(item))
         found.verdicts += verdicts
-        found.reports.append(_report(item, found.measured[item.eval], verdicts))
+        one = found.measured[item.eval]
+        result, metric = one.results[item.subject], one.chosen.metric
+        report = Report(
+            item.id, item.subject, item.eval, "done", dict(result.metrics), better={metric.name: metric.better},
+            verdicts=verdicts, n=len(result.scores), of=len(one.samples), caveats=tuple(c.text for c in result.caveats),
+        )  # fmt: skip
+        found.reports.append(report)
     found.standings = adjudicator.standings
     return found
 
@@ -219,12 +224,3 @@ def _conditioned(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verd
     """Return a verdict with the conditions under which it stands."""
     one = measured.get(verdict.metric.partition(".")[0]) or next(iter(measured.values()))
     return words.noted(verdict, *(Note("rows", {"text": text}) for text in one.conditions))
-
-
-def _report(item: Item, one: MeasuredRows, verdicts: Iterable[Verdict]) -> Report:
-    result, metric = one.results[item.subject], one.chosen.metric
-    caveats = tuple(c.text for c in result.caveats)
-    return Report(
-        item.id, item.subject, item.eval, "done", dict(result.metrics), better={metric.name: metric.better},
-        verdicts=tuple(verdicts), n=len(result.scores), of=len(one.samples), caveats=caveats,
-    )  # fmt: skip

@@ -151,7 +151,8 @@ def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
     if all(set(states) == {"scored"} for states in one.states.values()):
         scored = "all scored on both sides" if both else "all scored"
     else:
-        scored = " · ".join(f"{side} {_states(states)}" for side, states in one.states.items())
+        each = [(side, sorted(n.items(), key=lambda told: told[0] != "scored")) for side, n in one.states.items()]
+        scored = " · ".join(f"{side} " + ", ".join(f"{n:,} {state}" for state, n in told) for side, told in each)
     standing = found.standings.get(("candidate", one.name))
     attempt = f" · {counted(standing.number, 'attempt')}" if standing else ""
     told = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
@@ -165,10 +166,6 @@ def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
         told.append(f"same       not one of {len(pairs.names):,} rows differs in value; was the adapter applied?")
     told += [f"told       {line}" for line in one.fair.told]
     return [shown(line) for line in told]
-
-
-def _states(told: Mapping[str, int]) -> str:
-    return ", ".join(f"{n:,} {state}" for state, n in sorted(told.items(), key=lambda kv: kv[0] != "scored"))
 
 
 def lines(found: JudgedRows, run: Run) -> Iterator[str]:

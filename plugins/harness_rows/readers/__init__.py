@@ -9,7 +9,7 @@ from pathlib import Path
 from harness import UsageError, did_you_mean
 from harness.internals import shown
 from harness_rows.guard import head_of
-from harness_rows.readers.asking import Reader
+from harness_rows.readers.asking import RowReader
 from harness_rows.records import RawRows, Wanted
 
 READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what nobody knows
@@ -19,12 +19,12 @@ READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what
 }  # fmt: skip
 
 
-def reader(name: str) -> Reader:
+def reader(name: str) -> RowReader:
     """Return a reader by its name. Raises UsageError where there is none."""
     if name not in READERS:
         raise UsageError(f'--as: no reader "{name}"{did_you_mean(name, READERS)}')
     module, _, kind = READERS[name].partition(":")
-    made: Reader = getattr(import_module(f"harness_rows.readers.{module}"), kind)()
+    made: RowReader = getattr(import_module(f"harness_rows.readers.{module}"), kind)()
     return made
 
 

@@ -17,7 +17,7 @@ from harness_rows.records import RawMetric, RawRow, RawRows, Wanted
 EXACT = 1e-9  # by which a tool's own number may differ from that of its rows
 
 
-class Reader:
+class RowReader:
     """What reads the rows of one tool: `words` stand in the beginning of its files, `files` lie in its folders."""
 
     name: ClassVar[str]

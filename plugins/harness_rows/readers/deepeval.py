@@ -15,7 +15,7 @@ BESIDE = b'"metricsData"', b'"testPassed"', b'"evalMode"'  # of which one stands
 AUTO = "test_case_"  # how deepeval names a case without a name, by its place
 
 
-class Deepeval(ask.Reader):
+class Deepeval(ask.RowReader):
     """A test run of deepeval."""
 
     name, words = "deepeval", ('"testCases"',)

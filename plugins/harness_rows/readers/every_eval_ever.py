@@ -18,7 +18,7 @@ SAMPLES = "_samples.jsonl"
 LM_EVAL = "lm_eval"  # which has a filter behind the name of its task
 
 
-class EveryEvalEver(ask.Reader):
+class EveryEvalEver(ask.RowReader):
     """A log of Every Eval Ever with its samples, or a folder with some."""
 
     name, words, files = "every_eval_ever", ('"schema_version"', '"evaluation_id"'), (f"**/*{SAMPLES}",)

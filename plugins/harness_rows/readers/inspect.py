@@ -46,7 +46,7 @@ class _Found:
         return values
 
 
-class Inspect(ask.Reader):
+class Inspect(ask.RowReader):
     """Logs of Inspect, of a version that is known."""
 
     name, words, files = "inspect", ('"version"', '"status"', '"eval"', '"task_id"'), ("*.eval",)

@@ -22,7 +22,7 @@ OWN = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filte
 Line = dict[str, Any]
 
 
-class LmEval(ask.Reader):
+class LmEval(ask.RowReader):
     """Reads the newest run in a folder of lm_eval's, or that of one samples file."""
 
     name, files = "lm_eval", ("**/samples_*.jsonl", "**/results_*.json")

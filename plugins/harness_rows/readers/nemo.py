@@ -17,7 +17,7 @@ SCORER = "scorer:"
 UNTOLD = "NeMo's files do not tell system prompt and generation settings; they were not compared"
 
 
-class Nemo(ask.Reader):
+class Nemo(ask.RowReader):
     """The folder of one benchmark of a run of NeMo Evaluator, or one with several of them."""
 
     name, words = "nemo", ('"problem_idx"', '"reward"', '"expected_answer"', '"scoring_details"')

@@ -19,7 +19,7 @@ NAMED = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+\.jsonl")
 LARGEST = 700.0  # nats whose exponential a float holds
 
 
-class Ours(ask.Reader):
+class Ours(ask.RowReader):
     """Rows that the harness wrote; `#SUBJECT` behind the path of a run or of evidence names the model."""
 
     name = "ours"

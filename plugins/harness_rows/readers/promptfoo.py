@@ -21,7 +21,7 @@ BROKE = (  # what promptfoo says of an assertion that itself failed; nothing els
 )  # fmt: skip
 
 
-class Promptfoo(ask.Reader):
+class Promptfoo(ask.RowReader):
     """An export of promptfoo eval, of one provider and prompt; `#LABEL` behind its path names the provider."""
 
     name, words = "promptfoo", ('"evalId"', '"results"')

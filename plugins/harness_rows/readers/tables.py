@@ -25,7 +25,7 @@ NONE: Mapping[str, float] = {}
 NO_SLICES: Mapping[str, str] = {}
 
 
-class Table(ask.Reader):
+class Table(ask.RowReader):
     """Reads tables; whatever nobody else knows and looks like one."""
 
     name = "table"
