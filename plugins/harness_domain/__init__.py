@@ -18,17 +18,5 @@ from harness_domain.tools import tool_calls
 
 @hookimpl
 def harness_evaluators() -> dict[str, Any]:
-    return {
-        "exact_match": exact_match,
-        "contains": contains,
-        "token_f1": token_f1,
-        "regex": regex,
-        "numeric": numeric,
-        "json": json,
-        "tool_calls": tool_calls,
-        "regression": regression,
-        "multiple_choice": multiple_choice,
-        "hf_metric": hf_metric,
-        "latency": latency,
-        "size": size,
-    }
+    answers = (exact_match, contains, token_f1, regex, numeric, json, tool_calls, regression)
+    return {one.__name__: one for one in (*answers, multiple_choice, hf_metric, latency, size)}

@@ -21,43 +21,61 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import Marking, Sample, Score, Subject, UsageError, evaluator, metric
-from harness.internals import final_answers
+from harness.internals import final_answers, schema
 from harness_domain.values import BOM
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
 LINE = ("\n",)  # an answer is one line unless the suite says otherwise
 
 
+@dataclass(frozen=True)
+class Matching:
+    """The options of what compares an answer with targets: how it is asked for, and how both are made alike."""
+
+    max_new_tokens: int = 32
+    stop: tuple[str, ...] = LINE
+    thought: tuple[str, ...] = ()
+    ignore_case: bool = True
+    ignore_punctuation: bool = True
+    ignore_articles: bool = False
+
+    def scores(
+        self, name: str, compare: Callable[[str, str], float], subject: Subject, samples: Sequence[Sample]
+    ) -> Iterator[Score]:
+        """Score each answer by the target that it fits best."""
+
+        def matcher(sample: Sample) -> Callable[[str], float]:
+            targets = [self.normal(t) for t in targets_of(sample)]
+            if not all(targets):
+                raise UsageError(f'row "{sample.id}": nothing of a target is left; say ignore_punctuation = false')
+            return lambda answer: max(compare(self.normal(answer), target) for target in targets)
+
+        matches = [matcher(s) for s in samples]  # rows that cannot be scored are told before anything slow
+        return _scores(name, matches, subject, samples, self.max_new_tokens, self.stop, self.thought)
+
+    def normal(self, text: str) -> str:
+        """Return a text as it is compared."""
+        text = unicodedata.normalize("NFC", text.removeprefix(BOM))
+        if self.ignore_case:
+            text = text.casefold()
+        if self.ignore_punctuation:
+            text = "".join(c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
+        if self.ignore_articles:
+            text = ARTICLES.sub(" ", text)
+        return " ".join(text.split())
+
+
 @metric("exact_match", better="higher", scale="proportion")
-def exact_match(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    max_new_tokens: int = 32,
-    stop: tuple[str, ...] = LINE,
-    thought: tuple[str, ...] = (),
-    ignore_case: bool = True,
-    ignore_punctuation: bool = True,
-    ignore_articles: bool = False,
-) -> Iterator[Score]:
+@schema.takes(Matching)
+def exact_match(subject: Subject, samples: Sequence[Sample], options: Matching) -> Iterator[Score]:
     """Score 1 where the answer is a target. Raises UsageError on a row without a target."""
-    normal = Normal(ignore_case, ignore_punctuation, ignore_articles)
-    same = _best(lambda answer, target: float(answer == target), normal)
-    return _generate_and_match("exact_match", same, subject, samples, max_new_tokens, stop, thought)
+    return options.scores("exact_match", lambda answer, target: float(answer == target), subject, samples)
 
 
 @metric("contains", better="higher", scale="proportion")
+@schema.takes(Matching)
 def contains(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    max_new_tokens: int = 32,
-    stop: tuple[str, ...] = LINE,
-    thought: tuple[str, ...] = (),
-    ignore_case: bool = True,
-    ignore_punctuation: bool = True,
-    ignore_articles: bool = False,
-    whole_words: bool = True,
+    subject: Subject, samples: Sequence[Sample], options: Matching, *, whole_words: bool = True
 ) -> Iterator[Score]:
     """Score 1 where a target is in the answer, as whole words: "no" is not in "I do not know".
 
@@ -68,28 +86,17 @@ def contains(
         edges = r"(?<!\w)%s(?!\w)" if whole_words else "%s"
         return float(re.search(edges % re.escape(target), answer) is not None)
 
-    normal = Normal(ignore_case, ignore_punctuation, ignore_articles)
-    return _generate_and_match("contains", _best(within, normal), subject, samples, max_new_tokens, stop, thought)
+    return options.scores("contains", within, subject, samples)
 
 
 @metric("token_f1", better="higher", scale="proportion")
-def token_f1(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    max_new_tokens: int = 32,
-    stop: tuple[str, ...] = LINE,
-    thought: tuple[str, ...] = (),
-    ignore_case: bool = True,
-    ignore_punctuation: bool = True,
-    ignore_articles: bool = False,
-) -> Iterator[Score]:
+@schema.takes(Matching)
+def token_f1(subject: Subject, samples: Sequence[Sample], options: Matching) -> Iterator[Score]:
     """Score the words an answer shares with its target: F1 of two bags of words (Rajpurkar et al. 2016, SQuAD).
 
     Raises UsageError on a row without a target.
     """
-    normal = Normal(ignore_case, ignore_punctuation, ignore_articles)
-    return _generate_and_match("token_f1", _best(word_f1, normal), subject, samples, max_new_tokens, stop, thought)
+    return options.scores("token_f1", word_f1, subject, samples)
 
 
 @metric("regex", better="higher", scale="proportion")
@@ -111,29 +118,10 @@ def regex(
     except re.error as error:
         raise UsageError(f'regex: pattern "{pattern}" cannot be read: {error}') from None
 
-    def found(sample: Sample) -> Callable[[str], float]:
-        return lambda answer: float(wanted.search(answer.strip()) is not None)
+    def found(answer: str) -> float:
+        return float(wanted.search(answer.strip()) is not None)
 
-    return _generate_and_match("regex", found, subject, samples, max_new_tokens, stop, thought)
-
-
-@dataclass(frozen=True)
-class Normal:
-    """How two texts are made alike before they are compared."""
-
-    ignore_case: bool = True
-    ignore_punctuation: bool = True
-    ignore_articles: bool = False
-
-    def __call__(self, text: str) -> str:
-        text = unicodedata.normalize("NFC", text.removeprefix(BOM))
-        if self.ignore_case:
-            text = text.casefold()
-        if self.ignore_punctuation:
-            text = "".join(c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
-        if self.ignore_articles:
-            text = ARTICLES.sub(" ", text)
-        return " ".join(text.split())
+    return _scores("regex", [found] * len(samples), subject, samples, max_new_tokens, stop, thought)
 
 
 def word_f1(answer: str, target: str) -> float:
@@ -143,20 +131,10 @@ def word_f1(answer: str, target: str) -> float:
     return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
 
 
-Matcher = Callable[[Sample], Callable[[str], float]]
-
-
-def _generate_and_match(
-    name: str,
-    matcher: Matcher,
-    subject: Subject,
-    samples: Sequence[Sample],
-    max_new_tokens: int,
-    stop: Sequence[str],
-    thought: Sequence[str],
+def _scores(
+    name: str, matches: Sequence[Callable[[str], float]], subject: Subject, samples: Sequence[Sample], *asked: Any
 ) -> Iterator[Score]:
-    matches = [matcher(s) for s in samples]  # rows that cannot be scored are told before anything slow
-    found = answered(subject, samples, max_new_tokens, stop, thought)
+    found = answered(subject, samples, *asked)
     for sample, match, (said, details) in zip(samples, matches, found, strict=True):
         yield Score(sample.id, {name: match(said)}, answer=said, details=details)
 
@@ -168,18 +146,6 @@ def answered(
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
     found = final_answers(subject, [s.input for s in samples], **how)
     return ((said, {"generated": whole} if thought else {}) for said, whole in found)
-
-
-def _best(compare: Callable[[str, str], float], normal: Normal) -> Matcher:
-    """Make a matcher that takes the target an answer fits best."""
-
-    def matcher(sample: Sample) -> Callable[[str], float]:
-        targets = [normal(t) for t in targets_of(sample)]
-        if not all(targets):
-            raise UsageError(f'row "{sample.id}": nothing of a target is left; say ignore_punctuation = false')
-        return lambda answer: max(compare(normal(answer), target) for target in targets)
-
-    return matcher
 
 
 def targets_of(sample: Sample) -> list[str]:
@@ -221,7 +187,7 @@ def regression(
     share in their order: 2 · matching words / all words of both (difflib's, after Ratcliff and Obershelp). Raises
     UsageError on a row without exactly one target, where targets are compared.
     """
-    normal = Normal(ignore_case, ignore_punctuation)
+    normal = Matching(ignore_case=ignore_case, ignore_punctuation=ignore_punctuation).normal
     before = [_earlier(s) for s in samples] if earlier == "target" else baseline or ()
     for sample, said, then in zip(samples, answers, before, strict=True):
         ours, theirs = normal(said), normal(then)

@@ -89,25 +89,8 @@ def quoted(answer: str) -> bool:
     return len(text) > 2 and text[0] in '"“' and text[-1] in '"”'
 
 
-RULES: dict[str, Callable[..., bool]] = {
-    rule.__name__: rule
-    for rule in (
-        lower,
-        upper,
-        bullets,
-        numbered,
-        keys,
-        equals,
-        starts,
-        ends,
-        words,
-        includes,
-        one_of,
-        copies,
-        items,
-        quoted,
-    )
-}
+CHECKS = (lower, upper, bullets, numbered, keys, equals, starts, ends, words, includes, one_of, copies, items, quoted)
+RULES: dict[str, Callable[..., bool]] = {rule.__name__: rule for rule in CHECKS}
 
 
 def kept(answer: str, rule: str, arguments: Mapping[str, Any]) -> bool:
