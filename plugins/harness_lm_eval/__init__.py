@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Metric, Sample, Score, Subject, evaluator, hookimpl
+from harness.internals import schema
 from harness_lm_eval import scores, tasks
 from harness_lm_eval.find import find
 from harness_lm_eval.metrics import gauges
@@ -30,23 +31,8 @@ def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
 
 
 @evaluator(metrics_for=metrics_for, rows_for=rows_for, needs=lambda options: ("lm_eval",))
-def lm_eval(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    folder: Path,
-    task: str,
-    shots: int | None = TaskOptions.shots,
-    chat: bool | dict[str, Any] = TaskOptions.chat,
-    multiturn: bool = TaskOptions.multiturn,
-    system: str | None = TaskOptions.system,
-    fixed_shots: bool = TaskOptions.fixed_shots,
-    shots_seed: int = TaskOptions.shots_seed,
-    docs: int | None = TaskOptions.docs,
-    include_path: str | None = TaskOptions.include_path,
-    gen_kwargs: dict[str, Any] | None = None,
-    metadata: dict[str, Any] | None = None,
-) -> Iterator[Score]:
+@schema.takes(TaskOptions)
+def lm_eval(subject: Subject, samples: Sequence[Sample], options: TaskOptions, *, folder: Path) -> Iterator[Score]:
     """Score a task, group or tag of lm-evaluation-harness, or a YAML beside the suite, as its HF backend would.
 
     `shots` worked examples (else as many as the task says) are the same for every document with `fixed_shots`, so
@@ -57,7 +43,7 @@ def lm_eval(
     the task's; of several filters "metric@filter".
     Raises UsageError when the task cannot be served.
     """
-    yield from scores.score(subject, samples, TaskOptions.of(locals()), folder)
+    yield from scores.score(subject, samples, options, folder)
 
 
 @hookimpl

@@ -55,25 +55,23 @@ def network(wanted: bool) -> Iterator[str]:
         barred = "HF_HUB_OFFLINE is set"
     elif wanted and not reachable():
         barred = f"{constants.ENDPOINT} cannot be reached"
-    wished: list[tuple[Any, str, bool]] = [
-        (constants, "HF_HUB_OFFLINE", bool(barred)),
-        (constants, "HF_HUB_DISABLE_TELEMETRY", True),
-        (datasets_config, "HF_HUB_OFFLINE", bool(barred)),
-        (datasets_config, "HF_UPDATE_DOWNLOAD_COUNTS", False),
+    offline = bool(barred)
+    wished: list[tuple[Any, dict[str, bool]]] = [
+        (constants, {"HF_HUB_OFFLINE": offline, "HF_HUB_DISABLE_TELEMETRY": True}),
+        (datasets_config, {"HF_HUB_OFFLINE": offline, "HF_UPDATE_DOWNLOAD_COUNTS": False}),
     ]
     if "evaluate" in sys.modules:
         from evaluate import config as evaluate_config
 
-        wished += [(evaluate_config, "HF_EVALUATE_OFFLINE", bool(barred))]
-        wished += [(evaluate_config, "HF_UPDATE_DOWNLOAD_COUNTS", False)]
-    before = [(module, name, getattr(module, name)) for module, name, _ in wished]
+        wished += [(evaluate_config, {"HF_EVALUATE_OFFLINE": offline, "HF_UPDATE_DOWNLOAD_COUNTS": False})]
+    before = [(module, {name: getattr(module, name) for name in values}) for module, values in wished]
     try:
-        for module, name, value in wished:
-            setattr(module, name, value)
+        for module, values in wished:
+            vars(module).update(values)
         yield barred
     finally:
-        for module, name, value in before:
-            setattr(module, name, value)
+        for module, values in before:
+            vars(module).update(values)
 
 
 @lru_cache(maxsize=1)
@@ -94,16 +92,15 @@ def quiet() -> Iterator[None]:
     """Keep the libraries' log lines and progress bars off the terminal."""
     import datasets
 
-    loggers = [logging.getLogger(name) for name in TALKATIVE]
-    levels = [logger.level for logger in loggers]
+    levels = {logger: logger.level for logger in map(logging.getLogger, TALKATIVE)}
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    for logger in loggers:
+    for logger in levels:
         logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
         if not bars:
             datasets.enable_progress_bars()

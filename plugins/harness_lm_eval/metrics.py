@@ -15,11 +15,8 @@ Direction = Literal["higher", "lower"]
 OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"})  # from 0 to 1 on a document
 SCALES: Mapping[str, Scale] = {  # of those of lm_eval's aggregations that a sum over rows can make
-    "mean": "mean",
-    "nanmean": "mean",
-    "perplexity": "perplexity",
-    "weighted_perplexity": "perplexity",
-    "bits_per_byte": "mean",
+    **{"mean": "mean", "nanmean": "mean", "bits_per_byte": "mean"},
+    **{"perplexity": "perplexity", "weighted_perplexity": "perplexity"},
 }
 MEANS = frozenset({"mean", "nanmean"})  # the mean over a group's documents is the group's, as lm_eval has it
 OTHER = "other"  # every aggregation that needs all documents at once
@@ -96,22 +93,17 @@ def measures(leaf: Leaf) -> list[Measure]:
 def _declared(config: Config) -> Iterator[Measure]:
     """Yield the metrics a YAML lists, by filter; a metric without a known direction is left out."""
     filters = [f["name"] for f in config.get("filter_list") or ()] or ["none"]
-    listed = config.get("metric_list")
-    if listed is None:
-        known = _registry().DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]
-        listed = [{"metric": metric} for metric in known]
+    if (listed := config.get("metric_list")) is None:
+        defaults = _registry().DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]
+        listed = [{"metric": metric} for metric in defaults]
     for entry in listed:
         metric = entry["metric"].rpartition(".")[2] if isinstance(entry["metric"], Function) else entry["metric"]
-        if "higher_is_better" in entry:
-            higher = entry["higher_is_better"]
-        else:
-            higher = _registry().higher_is_better_registry.get(metric, None)  # which raises without the None
+        known = "higher_is_better" in entry  # its registry raises without the None
+        higher = entry["higher_is_better"] if known else _registry().higher_is_better_registry.get(metric, None)
         if not isinstance(higher, bool):
             continue
-        if "aggregation" in entry:
-            aggregation = entry["aggregation"]
-        else:
-            aggregation = _name_of(_registry().metric_agg_registry.get(metric, None))
+        told = "aggregation" in entry
+        aggregation = entry["aggregation"] if told else _name_of(_registry().metric_agg_registry.get(metric, None))
         kind = aggregation if aggregation in SCALES else OTHER
         for name in filters:
             ours = metric if len(filters) == 1 else f"{metric}@{name}"

@@ -46,8 +46,7 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return an answer a request; requests with the same options are asked together, greedy repeats once."""
-        groups: dict[str, list[int]] = {}
-        options = [self._options(request) for request in requests]
+        groups, options = dict[str, list[int]](), [self._options(request) for request in requests]
         for number, one in enumerate(options):
             groups.setdefault(repr(one), []).append(number)
         answers = [""] * len(requests)
@@ -107,8 +106,7 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
 
     def _seeds(self, requests: Sequence[Any]) -> tuple[int, ...]:
         """Return a seed a request: other documents and other repeats draw other numbers, the same ones every time."""
-        repeats: Counter[tuple[Any, ...]] = Counter()
-        seeds = []
+        repeats, seeds = Counter[tuple[Any, ...]](), []
         for request in requests:
             who = (request.task_name, request.doc_id, request.idx)
             text = repr((self.seed, *who, repeats[who]))

@@ -13,7 +13,7 @@ from typing import Any
 from harness import Said, Sample, Score, Subject, UsageError
 from harness_lm_eval import hub
 from harness_lm_eval.metrics import Gauge, Measure
-from harness_lm_eval.tasks import Served, TaskOptions, said, serve
+from harness_lm_eval.tasks import Served, TaskOptions, blamed, serve
 
 TUPLE = "()"  # marks a list of JSON that was a tuple
 CUT = "prompt cut from the left, tokens: "
@@ -42,35 +42,29 @@ def score(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, folde
 
     with hub.quiet():
         served, metrics = serve(asked, folder)
-        lm = SubjectLM(subject, seed=asked.shots_seed, arguments=json.loads(asked.arguments))
-        template = lm.apply_chat_template if asked.chat else None
+        lm = SubjectLM(subject, seed=asked.shots_seed, arguments=asked.arguments)
+        template = None if asked.chat is False else lm.apply_chat_template
         rows = []
         for sample in samples:
             task, number = served.get(str(sample.row.get("task"))), sample.row.get("doc_id")
             where = f'row "{sample.id}"'
             if task is None or not isinstance(number, int) or not 0 <= number < len(task.docs):
                 raise UsageError(f"{where}: is no document of the task; lm_eval brings its own rows, remove data")
-            try:
+            with blamed(f"{where}: its prompt cannot be made"):
                 rows.append(DocumentRow(sample, task, task.requests(number, template)))
-            except UsageError:
-                raise
-            except Exception as error:  # templates and functions of the task
-                raise UsageError(f"{where}: its prompt cannot be made: {said(error)}") from None
         requests = [request for row in rows for request in row.requests]
         for kind in dict.fromkeys(request.request_type for request in requests):  # each as often as its task wants
             asked_for = [r for r in requests if r.request_type == kind for _ in range(r.repeats or 1)]
             for request, answer in zip(asked_for, getattr(lm, kind)(asked_for), strict=True):
                 request.resps.append(answer)
         with hub.network(any(row.task.remote for row in rows)):
-            for one in {row.task.name: row.task for row in rows}.values():
-                served_task = one.task  # whose _instances is where apply_filters looks for them
-                served_task._instances = [request for row in rows if row.task is one for request in row.requests]
+            for one in {row.task.name: row.task for row in rows}.values():  # apply_filters looks at _instances
+                one.task._instances = [request for row in rows if row.task is one for request in row.requests]
                 try:
-                    served_task.apply_filters()
-                except Exception as error:
-                    raise UsageError(f'task "{one.name}": its filters fail: {said(error)}') from None
+                    with blamed(f'task "{one.name}": its filters fail'):
+                        one.task.apply_filters()
                 finally:
-                    served_task._instances = None
+                    one.task._instances = None
             return [_score(row, metrics, lm.cut) for row in rows]
 
 
@@ -80,14 +74,10 @@ def _score(row: DocumentRow, metrics: Sequence[Gauge], cut: Mapping[tuple[str, i
     finite = all(math.isfinite(answer[0] if isinstance(answer, tuple) else answer) for answer in scored)
     task, requests = row.task.task, sorted(row.requests, key=lambda request: request.idx)
     results: dict[str, dict[str, Any]] = {}  # by filter and metric
-    try:
+    with blamed(f"{row.where}: its results cannot be computed"):
         for name in requests[0].filtered_resps if finite else ():
             results[name] = task.process_results(row.doc, [request.filtered_resps[name] for request in requests])
-    except Exception as error:  # the task's own code
-        raise UsageError(f"{row.where}: its results cannot be computed: {said(error)}") from None
-    values: dict[str, float] = {}
-    weights: dict[str, float] = {}
-    kept: dict[str, Any] = {}
+    values, weights, kept = dict[str, float](), dict[str, float](), dict[str, Any]()
     for gauge in metrics:
         measure = measures[gauge.name]
         result = results.get(measure.filter, {})
@@ -148,12 +138,11 @@ def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: TaskOptio
     parts = []
     for task, of in ((served[task], of) for task, of in items.items() if of):
         metric = next(m.metric for m in task.measures if m.name == name)
-        try:
-            parts.append((float(task.task.aggregation()[metric](of)), 1 if alike else len(of)))
-        except (ValueError, ZeroDivisionError):
-            return math.nan
-        except Exception as error:
-            raise UsageError(f'task "{task.name}": its metric "{metric}" cannot be aggregated: {said(error)}') from None
+        with blamed(f'task "{task.name}": its metric "{metric}" cannot be aggregated'):
+            try:
+                parts.append((float(task.task.aggregation()[metric](of)), 1 if alike else len(of)))
+            except (ValueError, ZeroDivisionError):
+                return math.nan
     total = sum(size for _, size in parts)
     return sum(value * size for value, size in parts) / total if total else math.nan
 

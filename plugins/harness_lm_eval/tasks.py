@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from glob import glob
 from itertools import islice
 from pathlib import Path
@@ -26,36 +28,41 @@ OURS = frozenset({"id", "input", "target", "task", "doc_id"})  # columns of a ro
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """The options of an eval, in a form that can be looked up: what is built for them is built once."""
+    """The options of an eval; their meanings are told there. `key` is what they are looked up by."""
 
     task: str
     shots: int | None = None
-    chat: bool = False
+    chat: bool | dict[str, Any] = False
     multiturn: bool = True
     system: str | None = None
     fixed_shots: bool = True
     shots_seed: int = 1234  # lm_eval's own
     docs: int | None = None
     include_path: str | None = None
-    gen_kwargs: str = "null"  # JSON
-    metadata: str = "null"
-    arguments: str = "{}"  # of the chat template
+    gen_kwargs: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("shots", self.shots, 0), ("docs", self.docs, 1)):
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise UsageError(f"{name} is {value}, want {least} or more")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> TaskOptions:
-        """Pick what is known from the options of a suite's table, and check it; raises UsageError."""
+        """Pick what is known from the options of a suite's table; raises UsageError."""
         known: dict[str, Any] = {f.name: options[f.name] for f in fields(cls) if options.get(f.name) is not None}
         if "task" not in known:
             raise UsageError('say which task: task = "arc_easy", or the path of a YAML')
-        for name, least in (("shots", 0), ("docs", 1)):
-            if name in known and not (isinstance(known[name], int) and known[name] >= least):
-                raise UsageError(f"{name} is {known[name]}, want {least} or more")
-        if isinstance(given := known.get("chat"), Mapping):
-            known |= {"chat": True, "arguments": json.dumps(chat.arguments_of({}, given), sort_keys=True)}
-        for name in ("gen_kwargs", "metadata"):
-            if name in known:
-                known[name] = json.dumps(known[name], sort_keys=True)
         return cls(**known)
+
+    @cached_property
+    def key(self) -> str:
+        return json.dumps([asdict(self), self.arguments], sort_keys=True)
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the chat template."""
+        return dict(chat.arguments_of({}, self.chat)) if isinstance(self.chat, Mapping) else {}
 
 
 Doc = dict[str, Any]
@@ -129,22 +136,11 @@ class Served:
             self.sampler.before(number, self.docs, count)
         else:  # a task that draws for itself: the same for every document
             task.set_fewshot_seed(seed=self.asked.shots_seed)
-        context = task.fewshot_context(
-            doc,
-            num_fewshot=count,
-            system_instruction=self.asked.system,
-            apply_chat_template=template is not None,
-            fewshot_as_multiturn=self.asked.multiturn,
-            chat_template=template,
-            gen_prefix=task.doc_to_prefix(doc),
-        )
-        found = task.construct_requests(
-            doc=doc,
-            ctx=context,
-            metadata=(task.config["task"], number, task.config.repeats),
-            apply_chat_template=template is not None,
-            chat_template=template,
-        )
+        chats: dict[str, Any] = {"apply_chat_template": template is not None, "chat_template": template}
+        asked = {"system_instruction": self.asked.system, "fewshot_as_multiturn": self.asked.multiturn, **chats}
+        context = task.fewshot_context(doc, num_fewshot=count, gen_prefix=task.doc_to_prefix(doc), **asked)
+        metadata = (task.config["task"], number, task.config.repeats)
+        found = task.construct_requests(doc=doc, ctx=context, metadata=metadata, **chats)
         return found if isinstance(found, list) else [found]
 
     def row(self, number: int) -> dict[str, Any]:
@@ -167,12 +163,12 @@ class Served:
 
 
 Tasks = tuple[dict[str, Served], tuple[Gauge, ...]]
-_built: dict[tuple[TaskOptions, Path], Tasks] = {}
+_built: dict[tuple[str, Path], Tasks] = {}
 
 
 def serve(asked: TaskOptions, folder: Path) -> Tasks:
     """Return the tasks behind the options, with their data, by name; and their metrics. Builds them where need be."""
-    return _built.get((asked, folder)) or build(asked, folder)
+    return _built.get((asked.key, folder)) or build(asked, folder)
 
 
 def build(asked: TaskOptions, folder: Path) -> Tasks:
@@ -192,7 +188,7 @@ def build(asked: TaskOptions, folder: Path) -> Tasks:
     built = {one.name: replace(one, weight=rows / (len(each) * len(one.docs))) for one in each}
     while len(_built) >= KEPT:
         del _built[next(iter(_built))]
-    _built[asked, folder] = built, metrics
+    _built[asked.key, folder] = built, metrics
     return built, metrics
 
 
@@ -202,16 +198,23 @@ def rows(asked: TaskOptions, folder: Path) -> list[dict[str, Any]]:
     found = []
     with hub.quiet():
         for one in served.values():
-            try:
+            with blamed(f'task "{one.name}": fails on a document'):
                 one.requests(0, None)
                 some = [one.row(number) for number in range(len(one.docs))]
-            except UsageError:
-                raise
-            except Exception as error:  # templates and functions of the task
-                raise UsageError(f'task "{one.name}": fails on a document: {said(error)}') from None
             names = [f"{one.name}:" * (len(served) > 1) + str(number) for number in range(len(some))]
             found += [{"id": name, **row} for name, row in zip(names, some, strict=True)]
     return found
+
+
+@contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Raise a UsageError of what failed by somebody else's code: templates, functions and modules of a task."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{what}: {said(error)}") from None
 
 
 def said(error: Exception) -> str:
@@ -228,7 +231,7 @@ def _build(leaf: Leaf, asked: TaskOptions) -> Any:
     if options := config.get("dataset_kwargs"):  # files beside the YAML, which lm_eval looks for where it runs
         named = {k: _located(options[k], leaf.folder) for k in ("data_files", "data_dir") if k in options}
         config["dataset_kwargs"] = {**options, **named}
-    metadata = json.loads(asked.metadata) or {}
+    metadata = asked.metadata or {}
     with hub.network(hub.needs_hub(config)) as barred:
         try:
             (task,) = TaskManager(include_defaults=False, metadata=metadata).load(config)["tasks"].values()
@@ -241,7 +244,7 @@ def _build(leaf: Leaf, asked: TaskOptions) -> Any:
         raise UsageError(f'task "{leaf.name}": says num_fewshot: 0, which lm_eval keeps; remove shots')
     if asked.shots is not None:
         task.set_config("num_fewshot", asked.shots)
-    if (more := json.loads(asked.gen_kwargs)) and task.OUTPUT_TYPE == "generate_until":
+    if (more := asked.gen_kwargs) and task.OUTPUT_TYPE == "generate_until":
         task.set_config("generation_kwargs", more, update=True)
     return task
 
@@ -286,10 +289,8 @@ def _read(path: Path) -> Config:
     """Read a YAML as lm_eval does, the functions it names imported."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    try:
+    with blamed(f'"{path}": lm_eval cannot read it'):
         return dict(load_yaml(path, resolve_func=True))
-    except Exception as error:  # a module of the task that cannot be imported, for instance
-        raise UsageError(f'"{path}": lm_eval cannot read it: {said(error)}') from None
 
 
 def _target(target: Any, choices: list[str]) -> str | list[str]:
