@@ -34,7 +34,7 @@ from harness.internals import (
     sha256_of,
     shown,
 )
-from harness_rows.records import RawMetric, RawRow, RawRows
+from harness_rows.records import RawRow, RawRows
 from harness_rows.suites import JudgedRows, Runs, judged, rows_suite, runs_of
 
 FORMAT, FOLDER = "rows 1", "gate"
@@ -180,9 +180,8 @@ def _runs(folder: Path, manifest: Mapping[str, Any]) -> Runs:
     found: dict[str, dict[str, RawRows]] = {}
     for run in manifest["runs"]:
         name, side = run.pop("eval"), run.pop("side")
-        run |= {"metrics": {m: RawMetric(**told) for m, told in run["metrics"].items()}, "notes": tuple(run["notes"])}
-        run["sources"] = tuple((p, d, n) for p, d, n in run["sources"])
-        found.setdefault(name, {})[side] = RawRows(rows=rows[name, side], **run)
+        told = made_of(RawRows, {**run, "rows": []}, "runs")
+        found.setdefault(name, {})[side] = replace(told, rows=rows[name, side])
     return found
 
 

@@ -102,7 +102,6 @@ def _gate(args: Namespace) -> int:
 
 
 def _gated(claim: Gate, args: Namespace) -> int:
-    """Read, decide, write and print."""
     from harness_rows import suites, writing
 
     sides = ("base", "candidate") if len(args.rows) > 1 else ("candidate",)

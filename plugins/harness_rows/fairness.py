@@ -69,7 +69,7 @@ def compare(base: RawRows, candidate: RawRows, pairs: PairedRows, allow: Collect
         first = next((name for name in PROMPTS if name in unfair), "prompt")
         differ = f"prompts differ on {other:,} of {len(pairs.names):,} rows"
         unfair[first] = f"{differ}, {unfair[first]}" if first in unfair else differ
-    if refused := [name for name in unfair if name not in allow]:
-        said = {name: ADVICE.get(name, f"rerun one, or --allow {name.replace(' ', '-')}") for name in refused}
-        raise UsageError(*(f"{unfair[name]}; {advice}" for name, advice in said.items()))
+    if refused := [name for name in unfair if name not in allowed_names(allow)]:
+        hints = {name: ADVICE.get(name, f"rerun one, or --allow {name.replace(' ', '-')}") for name in refused}
+        raise UsageError(*(f"{unfair[name]}; {hint}" for name, hint in hints.items()))
     return Differences(tuple(unfair.values()), tuple(told))

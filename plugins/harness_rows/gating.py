@@ -63,14 +63,12 @@ def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
     Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
     """
     candidate, base, task = runs["candidate"], runs.get("base"), runs["candidate"].task
-    _check_files([*runs.values()])
+    read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
+    if base and read[0] and read[0] == read[1] and base.rows == candidate.rows:
+        raise UsageError(f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…); nothing was changed")
     chosen = choose([*runs.values()], want)
     pairs = pairing.pair(base or candidate, candidate, only_common=want.only_common)
-    fair = (
-        Differences()
-        if base is None
-        else fairness.compare(base, candidate, pairs, fairness.allowed_names(want.allow or ()))
-    )
+    fair = fairness.compare(base, candidate, pairs, want.allow or ()) if base else Differences()
     metric = chosen.metric
     if want.missing == "wrong" and worst_of(metric) is None:
         raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
@@ -85,13 +83,6 @@ def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
     results = {side: _result(side, name, runs[side], samples, column, metric) for side, column in columns.items()}
     states = {side: column.states for side, column in columns.items()}
     return MeasuredRows(name, want, runs, pairs, chosen, fair, samples, results, states)
-
-
-def _check_files(runs: Sequence[RawRows]) -> None:
-    """Raise UsageError where two runs are one file."""
-    read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs]
-    if len(runs) == 2 and read[0] and read[0] == read[1] and runs[0].rows == runs[1].rows:
-        raise UsageError(f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…); nothing was changed")
 
 
 def _samples(pairs: PairedRows, task: str) -> list[Sample]:

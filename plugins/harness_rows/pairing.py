@@ -135,7 +135,6 @@ def _uneven(
     runs: tuple[RawRows, RawRows], sides: tuple[Grouped, Grouped], only: tuple[list[str], list[str]],
     renamed: int,
 ) -> str:  # fmt: skip
-    """Return that the two sides have other rows."""
     if renamed and len(only[0]) == len(sides[0]):
         there = {row.key: row.content for row in runs[0].rows}
         name = shown(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
@@ -182,7 +181,6 @@ def _named(
 
 
 def _all(found: RawRow | Rows | None) -> Rows:
-    """Return all that is held of a row."""
     return () if found is None else found if isinstance(found, tuple) else (found,)
 
 

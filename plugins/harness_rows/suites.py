@@ -133,7 +133,8 @@ def judged(
     _check_evals(context)
     there = runs_of(suite) if runs is None else runs
     found.measured = {spec.name: measure(spec.name, there[spec.name], wanted_of(spec)) for spec in suite.evals}
-    gates = tuple(_settled(gate, found.measured) for gate in suite.gates)
+    names = {f"{name}.?": f"{name}.{one.chosen.metric.name}" for name, one in found.measured.items()}
+    gates = tuple(replace(gate, metric=names.get(gate.metric, gate.metric)) for gate in suite.gates)
     found.suite = suite = replace(suite, gates=gates)
     collection = _collection(replace(context, suite=suite), found)
     ledger = Ledger.here(found.warnings.append) if attempts is None else None
@@ -189,12 +190,6 @@ def _claimed(run: RawRows, one: ScoredRows) -> RawRows:
     return replace(run, binding="claimed", bound=one.weights)
 
 
-def _settled(gate: Gate, measured: Mapping[str, MeasuredRows]) -> Gate:
-    """Return a gate with the metric that was found, where nobody had to name one."""
-    one = measured.get(gate.eval)
-    return replace(gate, metric=f"{gate.eval}.{one.chosen.metric.name}") if one and gate.metric_name == "?" else gate
-
-
 def _check_evals(context: Context) -> None:
     """Raise UsageError where an evaluation asks for what only a model could give, or says what no option may be."""
     for spec in context.suite.evals:
@@ -208,7 +203,6 @@ def _check_evals(context: Context) -> None:
 
 
 def _collection(context: Context, found: JudgedRows) -> Collection:
-    """Return what is judged. Raises UsageError with every mistake in the gates."""
     suite, sides, ours = context.suite, context.baselines, context.candidates
     tasks: dict[str, Task] = {}
     for spec in suite.evals:

@@ -39,9 +39,8 @@ def _write_one(run: Run, report: Report, scales: Mapping[str, Any], folder: Path
     named = str(uuid.UUID(digest[:32], version=4))  # the same run has the same name
     rows = list(read_answers(folder, report.subject, report.eval).values())
     ours = [m for m in report.metrics if m in scales]
-    plain = [
-        m for m in ours if OnScale(scales[m]["scale"]).is_mean and all(_weight(row, m) == 1 for row in rows if m in row)
-    ]
+    weighed = {m for row in rows for m in ours if m in row and row["weights"].get(m, row["weight"]) != 1}
+    plain = [m for m in ours if OnScale(scales[m]["scale"]).is_mean and m not in weighed]
     time = str(datetime.fromisoformat(run.started).timestamp())
     about = {"schema_version": SCHEMA, "evaluation_id": f"{_name(report.eval)}/{owner}_{model}/{time}"}
     lines = [json.dumps(struck(line), ensure_ascii=False) + "\n" for row in rows for line in _lines(row, report, plain)]
@@ -110,10 +109,6 @@ def _lines(row: Mapping[str, Any], report: Report, metrics: list[str]) -> Iterat
     for metric in scored or [None]:
         score = 0.0 if metric is None else float(row[metric])
         yield {**one, "evaluation_result_id": metric, "evaluation": {"score": score, "is_correct": score == 1.0}}
-
-
-def _weight(row: Mapping[str, Any], metric: str) -> float:
-    return float(row["weights"].get(metric, row["weight"]))
 
 
 def _name(text: str) -> str:

@@ -29,7 +29,10 @@ class EveryEvalEver(ask.RowReader):
         samples = log.with_name(log.stem + SAMPLES)
         results = [r for r in told["evaluation_results"] if _task(r["evaluation_name"], told) == task]
         rows = _rows(files, samples, told, task, want)
-        _check_file(told.get("detailed_evaluation_results") or {}, files, samples)
+        digest = next(sha for name, sha, _ in files.sources if name == str(samples))
+        named = told.get("detailed_evaluation_results") or {}
+        if named.get("hash_algorithm") == "sha256" and named.get("checksum") not in (None, digest):
+            raise UsageError(f"{samples}: is not the file that its log names by sha256; it was changed or cut")
         metrics = _metrics(results, rows, f"{path}")
         for row in rows:  # an error wins over a score, which converters write beside it
             row.state = "error" if row.state == "error" else "scored" if row.values else "unscored"
@@ -136,10 +139,3 @@ def _metrics(results: Sequence[Mapping[str, Any]], rows: Sequence[RawRow], where
             counted = scored if scored and ask.is_equal(ask.mean(scored), total) else every
             found[name] = ask.totalled(where, name, ended, counted, total, about)
     return found
-
-
-def _check_file(told: Mapping[str, Any], files: Files, path: Path) -> None:
-    """Raise UsageError where samples are not those that the log names."""
-    digest = next(sha for name, sha, _ in files.sources if name == str(path))
-    if told.get("hash_algorithm") == "sha256" and told.get("checksum") not in (None, digest):
-        raise UsageError(f"{path}: is not the file that its log names by sha256; it was changed or cut")

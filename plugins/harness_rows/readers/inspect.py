@@ -126,7 +126,6 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
 
 
 def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
-    """Return the rows of samples."""
     found = _Found()
     for sample in samples:
         key, here = sample.get("id"), f'{where} sample "{ask.called(sample.get("id"))}"'

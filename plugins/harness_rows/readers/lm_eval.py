@@ -40,7 +40,10 @@ class LmEval(ask.RowReader):
             raise UsageError(f"{results}: is no results file of lm_eval")
         lines, name = _of_filter(files.lines(samples), task, want)
         tables = {k: _table(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")}
-        _check_whole(samples, lines, tables["n-samples"])
+        counted = tables["n-samples"].get("effective")
+        if isinstance(counted, int) and counted != len(lines):
+            what = f"has {len(lines):,} rows, and its results file counted {counted:,}"
+            raise UsageError(f"{samples}: {what}; it is cut, or of two runs")
         named = dict.fromkeys(m for line in lines for m in line["metrics"])
         metrics = {m: _metric(m, name, lines, tables) for m in named}
         rows = _rows(samples, lines, metrics, tables, want)
@@ -84,14 +87,6 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
     metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
     name = ask.one_of([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
     return found[name], name
-
-
-def _check_whole(samples: Path, lines: Sequence[Line], told: Mapping[str, Any]) -> None:
-    """Raise UsageError where a file has other rows than its run counted."""
-    counted = told.get("effective")
-    if isinstance(counted, int) and counted != len(lines):
-        what = f"has {len(lines):,} rows, and its results file counted {counted:,}"
-        raise UsageError(f"{samples}: {what}; it is cut, or of two runs")
 
 
 def _metric(

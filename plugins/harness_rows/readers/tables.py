@@ -48,7 +48,6 @@ def table(path: Path, lines: Lines, want: Wanted) -> RawRows:
 
 
 def _lines(path: Path, files: Files) -> Lines:
-    """Yield the lines of a table with their numbers. Raises UsageError."""
     with path.open("rb") as f:
         head = f.read(4096).removeprefix(BOM).lstrip()
     if head.startswith(b"PAR1"):
