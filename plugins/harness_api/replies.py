@@ -48,16 +48,17 @@ def text_of(reply: Any, stop: Sequence[str] = ()) -> Said:
     text = text or "" if called and (text is None or isinstance(text, str)) else text
     if ended == "content_filter":
         raise wire.Trouble("its content filter withheld the answer", hint="take the row out, or ask another server")
+    used_up = f"answered nothing but hidden reasoning (finish_reason {ended!r})"
     if not isinstance(text, str):
         if _reasoned(reply, message):
-            raise wire.Trouble(_used_up(ended), hint=MORE)
+            raise wire.Trouble(used_up, hint=MORE)
         if message.get("refusal"):
             raise wire.Trouble("the model gave a refusal in place of an answer", hint="take the row out")
         raise wire.Trouble(f"answered with {type(text).__name__} as text (finish_reason {ended!r}), want a string")
     if not isinstance(ended, (str, type(None))) or ended not in ENDED:
         raise wire.Trouble(f'ended an answer by "{ended}", want "stop" or "length"')
     if not text and not called and ended == "length" and _reasoned(reply, message):
-        raise wire.Trouble(_used_up(ended), hint=MORE)
+        raise wire.Trouble(used_up, hint=MORE)
     if not text and not called and ENDED[ended] == "tool":
         raise wire.Trouble(f"answered with no text and no call (finish_reason {ended!r})")
     said = wire.before(text, stop)
@@ -98,10 +99,6 @@ def _tokens(reply: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 def _table(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _used_up(ended: Any) -> str:
-    return f"answered nothing but hidden reasoning (finish_reason {ended!r})"
 
 
 @dataclass(frozen=True)
@@ -189,14 +186,10 @@ def _prompt(entries: Sequence[Mapping[str, Mapping[str, Any]] | None]) -> list[P
 
 def _echo(logprobs: Mapping[str, Any]) -> list[Position]:
     """Read the legacy shape: parallel lists, and per place the likeliest tokens with their log-probs."""
-    found = []
-    lists = zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True)
-    for number, (text, value, top) in enumerate(lists):
-        if value is None:
-            if number:
-                raise ValueError("only the first token is not predicted")
-            found.append(Position(str(text), None, False))
-        else:
-            best = max(float(v) for v in top.values())
-            found.append(Position(str(text), float(value), float(value) >= best))
+    found = list[Position]()
+    for text, value, top in zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True):
+        if value is None and found:
+            raise ValueError("only the first token is not predicted")
+        greedy = value is not None and float(value) >= max(float(v) for v in top.values())
+        found.append(Position(str(text), None if value is None else float(value), greedy))
     return found

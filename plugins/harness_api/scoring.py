@@ -26,10 +26,8 @@ class Scoring:
         self, server: Server, dialect: Dialect, asked: Mapping[str, Any], tokens: ServerTokens | None, advice: str
     ) -> None:
         if dialect.scoring is None:
-            raise UsageError(
-                f"{server.where}: offers no log-probs of a prompt, which this evaluation needs; serve the model with"
-                " vLLM, or use an evaluator that generates"
-            )
+            what = "offers no log-probs of a prompt, which this evaluation needs"
+            raise UsageError(f"{server.where}: {what}; serve the model with vLLM, or use an evaluator that generates")
         self.server, self.way, self.tokens, self.advice = server, dialect.scoring, tokens, advice
         # One token is generated with each request, so the window is smaller by one.
         self.room = dialect.context - 1 if dialect.context else None
@@ -42,9 +40,8 @@ class Scoring:
         if self.tokens:
             return self._by_tokens(self.tokens, prompt, text, truncate, stop)
         if not isinstance(prompt, str):
-            raise UsageError(
-                f"{self.server.where}: tells no tokens, so continuations of messages cannot be scored; give text"
-            )
+            what = "tells no tokens, so continuations of messages cannot be scored; give text"
+            raise UsageError(f"{self.server.where}: {what}")
         return self._by_text(prompt, text, stop) if text else Logprob(0.0, 0, 0, True)
 
     def _by_tokens(
@@ -83,20 +80,16 @@ class Scoring:
                 return spelt[1:]  # nothing predicts the first token: BOS, or the text's own
             scored = replies.after(spelt, continuation)
             if scored is None:
-                raise wire.Trouble(
-                    "no token begins exactly where the continuation does, so it has no exact log-probability"
-                )
+                what = "no token begins exactly where the continuation does, so it has no exact log-probability"
+                raise wire.Trouble(what)
             return scored
 
         found = self._ask(whole, read, text, stop)
         return replies.added(found, len(text.encode()) if prompt else self._bytes(found, text))
 
     def _ask(self, prompt: str | list[int], read: Any, text: str, stop: threading.Event) -> Sequence[Position]:
-        asked = {**self.asked, "prompt": prompt}
-        about = f" (the text ending {text[-40:]!r})"
-        found: Sequence[Position] = self.server.ask(
-            COMPLETIONS, asked, read=read, about=about, advice=self.advice, stop=stop
-        )
+        how: dict[str, Any] = {"about": f" (the text ending {text[-40:]!r})", "advice": self.advice, "stop": stop}
+        found: Sequence[Position] = self.server.ask(COMPLETIONS, {**self.asked, "prompt": prompt}, read=read, **how)
         return found
 
     def _fitting(self, pair: Pair, text: str, truncate: bool) -> Pair:
@@ -104,10 +97,8 @@ class Scoring:
         if self.room is None or len(context) + len(target) <= self.room:
             return pair
         if not truncate or len(target) >= self.room:
-            raise UsageError(
-                f"{self.server.where}: a row has {len(context) + len(target)} tokens, there is room for {self.room};"
-                f" shorten the one ending {text[-40:]!r}"
-            )
+            what = f"a row has {len(context) + len(target)} tokens, there is room for {self.room}"
+            raise UsageError(f"{self.server.where}: {what}; shorten the one ending {text[-40:]!r}")
         return context[len(target) - self.room :], target
 
     def _rolling(self, pair: Pair) -> list[Pair]:
@@ -126,10 +117,8 @@ class Scoring:
         """Return the bytes of a whole text that are scored: all, or those after its first token."""
         spelt = "".join(p.text or "" for p in found)
         if not text.endswith(spelt):
-            raise UsageError(
-                f"{self.server.where}: puts no BOS before texts, and its tokens do not spell the text ending"
-                f" {text[-40:]!r}, so the bytes that are scored are unknown; set prefix"
-            )
+            what = f"puts no BOS before texts, and its tokens do not spell the text ending {text[-40:]!r}"
+            raise UsageError(f"{self.server.where}: {what}, so the bytes that are scored are unknown; set prefix")
         return len(spelt.encode())
 
 

@@ -6,7 +6,7 @@ That is found out with one tiny request each, once, before anything is measured.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -43,17 +43,10 @@ class Server(wire.Client):
         self.where = f'server "{self.url}"{self.peer.through}'
 
     def ask(
-        self,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        *,
-        read: Callable[[Any], T],
-        about: str = "",
-        advice: str = "start it, or correct base_url",
-        tries: int | None = None,
-        timeout: float | None = None,
+        self, path: str, body: Mapping[str, Any] | None = None, *, read: Callable[[Any], T], about: str = "",
+        advice: str = "start it, or correct base_url", tries: int | None = None, timeout: float | None = None,
         stop: threading.Event = wire.NEVER,
-    ) -> T:
+    ) -> T:  # fmt: skip
         """POST a body, or GET without one; return what `read` makes of the JSON that comes.
 
         Tries again, with pauses that double and those that the server asks for, until `stop` is set. `about` says in
@@ -168,8 +161,7 @@ def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: l
                 return endpoint
             if refused.trouble.status in (401, 403):
                 raise
-            adapted = endpoint.adapted(refused.trouble)
-            if adapted is None:
+            if (adapted := endpoint.adapted(refused.trouble)) is None:
                 refusals.append(refused)
                 return None
             endpoint = adapted
@@ -177,9 +169,7 @@ def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: l
 
 def _scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
     """Find a way in which the server really gives the log-probs of a prompt; some ignore the question."""
-    ways: Sequence[replies.Way] = replies.WAYS if options.logprobs == "auto" else ()
-    ways = [way for way in replies.WAYS if way == options.logprobs] or ways
-    for way in ways:
+    for way in (way for way in replies.WAYS if options.logprobs in (way, "auto")):
         body = {**asked, "prompt": PROBE, **replies.request(way)}
         try:
             found = server.ask(COMPLETIONS, body, read=partial(replies.positions, way=way), tries=1)
@@ -191,8 +181,7 @@ def _scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> r
 
 
 def _tokenizes(server: Server, model: str) -> bool:
-    url = tokens_url(server)
-    if url is None:
+    if (url := tokens_url(server)) is None:
         return False
     try:
         asked = {"model": model, "prompt": PROBE, "add_special_tokens": False}

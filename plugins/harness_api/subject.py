@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Sampling, UsageError
 from harness.internals import chat, whole_text, wire
@@ -16,7 +16,6 @@ from harness_api.options import ApiOptions
 from harness_api.scoring import Scoring, ServerTokens, fields_of
 from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefused, Server
 
-T = TypeVar("T")
 STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `wire.before` cuts at the others
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
 
@@ -44,20 +43,18 @@ class APISubject:
 
     def __init__(self, ref: ModelRef, server: Server, found: Dialect, options: ApiOptions) -> None:
         if ref.adapter or ref.quantization:
-            raise UsageError(
-                f'model "{ref.name}": the loader "api" puts no adapter on a served model; serve it, and name it in path'
-            )
+            what = 'the loader "api" puts no adapter on a served model; serve it, and name it in path'
+            raise UsageError(f'model "{ref.name}": {what}')
         self.name, self.model = ref.name, ref.path
         self.digest = ref.digest or options.digest(ref.path)
         self.server, self.dialect, self.options = server, found, options
         self.context = found.context
         self.tokens = ServerTokens(server, ref.path, options.prefix) if found.tokenizes else None
         self.asked = {**(options.body or {}), "model": ref.path}
-        self.advice = "run again, what was answered is kept"
+        kept = 'run again; with version = "…" what was answered would have been kept'
+        self.advice = "run again, what was answered is kept" if options.version else kept
         self.notes: list[str] = []
         self._draws = False  # until that was seen
-        if not options.version:
-            self.advice = 'run again; with version = "…" what was answered would have been kept'
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -66,7 +63,7 @@ class APISubject:
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
-        return _in_order(self.stream_generate(prompts, **options))
+        return [answer for _, answer in sorted(self.stream_generate(prompts, **options))]
 
     def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
         """Answer each prompt, greedily unless told to sample; yield (number, answer) as answers come.
@@ -88,7 +85,7 @@ class APISubject:
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""
-        return _in_order(self.stream_logprobs(pairs, **options))
+        return [score for _, score in sorted(self.stream_logprobs(pairs, **options))]
 
     def stream_logprobs(
         self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False
@@ -111,7 +108,8 @@ class APISubject:
         return self.tokens.count(pairs, self.options.concurrency)
 
     def _answer(self, prompt: Prompt, how: Generate, ended: threading.Event) -> str:
-        about, stops = f" (the prompt ending {_end(prompt)!r})", [s for s in how.stop if s]
+        said = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "")) if prompt else ""
+        about, stops = f" (the prompt ending {said[-40:]!r})", [s for s in how.stop if s]  # few-shot ones begin alike
         endpoint, asked = self._addressed(self._cut(prompt, how.max_new_tokens, ended) if how.truncate else prompt)
         drawn: dict[str, Any] = {"temperature": 0}
         if sampling := how.drawn:
@@ -119,14 +117,8 @@ class APISubject:
             if sampling.top_k:  # OpenAI does not know it; 0 would have to be said in another way to every server
                 drawn["top_k"] = sampling.top_k
         asked = {**self.asked, **drawn, **asked, **({"stop": stops[:STOPS]} if stops else {})}
-        text = self.server.ask(
-            endpoint.path,
-            endpoint.body(how.max_new_tokens, asked),
-            read=partial(replies.text_of, stop=stops),
-            about=about,
-            advice=self.advice,
-            stop=ended,
-        )
+        body, read = endpoint.body(how.max_new_tokens, asked), partial(replies.text_of, stop=stops)
+        text = self.server.ask(endpoint.path, body, read=read, about=about, advice=self.advice, stop=ended)
         if (key := self.server.peer.key) and key in text:
             raise UsageError(f"{self.server.where}: repeats its key in an answer{about}; do not use it")
         if (mended := whole_text(text)) != text:
@@ -150,10 +142,9 @@ class APISubject:
                 return
             texts.add(json.dumps(said, sort_keys=True))  # with the reasoning, where there is any
         if len(texts) == 1:
-            raise UsageError(
-                f"{self.server.where}: ignores temperature: two seeds drew the same answer at {HOT:g}; transformers"
-                " serve, for one, samples only where the model's generation_config.json says do_sample"
-            )
+            only = "transformers serve, for one, samples only where the model's generation_config.json says do_sample"
+            what = f"ignores temperature: two seeds drew the same answer at {HOT:g}; {only}"
+            raise UsageError(f"{self.server.where}: {what}")
         self._draws = True
 
     def _addressed(self, prompt: Any) -> tuple[Endpoint, dict[str, Any]]:
@@ -179,14 +170,3 @@ class APISubject:
         room = max(1, self.context - max_new_tokens)
         ids = self.tokens.prompt(prompt, stop)
         return prompt if len(ids) <= room else ids[-room:]
-
-
-def _end(prompt: Prompt) -> str:
-    """Return how a prompt ends: few-shot prompts all begin alike."""
-    text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "")) if prompt else ""
-    return text[-40:]
-
-
-def _in_order(stream: Iterator[tuple[int, T]]) -> list[T]:
-    found = dict(stream)
-    return [found[i] for i in range(len(found))]

@@ -41,11 +41,9 @@ class Bench(Protocol):
 
 
 def open_bench(
-    options: JudgeOptions,
-    responses: Responses | None,
-    progress: Told = lambda done, total: None,
+    options: JudgeOptions, responses: Responses | None, progress: Told = lambda done, total: None,
     budget: Budget | None = None,
-) -> Bench:
+) -> Bench:  # fmt: skip
     """Make the judge that the options name; nothing was asked or loaded yet.
 
     `budget` is what is left of one, else it is as the options say. Raises UsageError.
@@ -97,10 +95,10 @@ class JudgeDesk:
         for i, question in enumerate(questions):
             same.setdefault(self._key(question, ""), []).append(i)
         self.asked += len(questions)
-        known, done = self._remembered(questions), 0
-        self.found += len(known)
+        known = self._remembered(questions)
+        done = len(known)
+        self.found += done
         for i, reply in known.items():
-            done += 1
             self.models.setdefault(reply.model)
             yield i, reply
         missing = {numbers[0]: numbers for numbers in same.values() if numbers[0] not in known}
@@ -159,9 +157,7 @@ class JudgeDesk:
                 if ended is None:
                     continue
                 call, outcome = ended
-                question = by_number[call.number]
-                reply = self._settle(question, outcome)
-                if reply is not None:
+                if (reply := self._settle(by_number[call.number], outcome)) is not None:
                     yield call.number, reply
                 elif isinstance(outcome, wire.Trouble) and (pause := self._again(call, outcome)) is not None:
                     self.again += 1
@@ -201,8 +197,7 @@ class JudgeDesk:
         if not isinstance(outcome, wire.Trouble):
             return outcome
         self.failed += 1
-        tries = f", after {call.tries + 1} tries" if call.tries else ""
-        why = f"{outcome}{tries}"
+        why = f"{outcome}, after {call.tries + 1} tries" if call.tries else f"{outcome}"
         if outcome.fatal or (not self.answered + self.found and self.failed >= min(HOPELESS, questions)):
             return UsageError(f"{self.backend.where}: {why}")
         return Failed(why)

@@ -28,6 +28,8 @@ NAMED = 5  # rows that a line names
 DISPUTES = "disputes"  # what labels of no random draw say of theirs
 WANT = "want id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
 
+Run = Mapping[str, Mapping[str, Any]]  # rows of a run by their ids
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -42,15 +44,9 @@ class Labelled:
 
 
 def calibrate(
-    labels: Path,
-    suite: Path,
-    *,
-    evaluation: str | None = None,
-    run: Path | None = None,
-    subject: str = "merged",
-    out: Path | None = None,
-    warn: Callable[[str], None] = lambda text: None,
-) -> tuple[Calibration, Path]:
+    labels: Path, suite: Path, *, evaluation: str | None = None, run: Path | None = None, subject: str = "merged",
+    out: Path | None = None, warn: Callable[[str], None] = lambda text: None,
+) -> tuple[Calibration, Path]:  # fmt: skip
     """Ask the judge of a suite's eval what people were asked, and write how far the two agree.
 
     Rows of `labels` hold the answers themselves, or are ids of a run's rows on a subject. Raises UsageError on labels
@@ -96,7 +92,6 @@ def describe(made: Calibration) -> list[str]:
 
 
 def _judge_of(suite: Path, evaluation: str | None) -> Eval:
-    """Return the eval of a suite that is judged."""
     judged = [e for e in read_suite(suite).evals if e.use == "judge"]
     names = [e.name for e in judged]
     if evaluation is not None:
@@ -112,7 +107,7 @@ def _judge_of(suite: Path, evaluation: str | None) -> Eval:
 # -- labels ----------------------------------------------------------------------------------------
 
 
-def _labelled(path: Path, options: JudgeOptions, run: Mapping[str, Mapping[str, Any]]) -> list[Labelled]:
+def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
     """Read labels, and find their answers; every mistake is told."""
     found = read_rows(str(path.resolve()), path.parent, lambda source: None, str(path))
     mistakes = Mistakes()
@@ -130,7 +125,7 @@ def _labelled(path: Path, options: JudgeOptions, run: Mapping[str, Mapping[str, 
     return labelled
 
 
-def _label(row: Mapping[str, Any], options: JudgeOptions, run: Mapping[str, Mapping[str, Any]]) -> Labelled:
+def _label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Labelled:
     pairwise = options.mode == "pairwise"
     if "id" not in row or "label" not in row:
         raise UsageError(f"has {', '.join(sorted(row))}; {WANT}")
@@ -148,9 +143,7 @@ def _label(row: Mapping[str, Any], options: JudgeOptions, run: Mapping[str, Mapp
     return Labelled(str(row["id"]), known[said], sample, answers, criterion, said not in ("a", "b"))
 
 
-def _answers(
-    row: Mapping[str, Any], pairwise: bool, run: Mapping[str, Mapping[str, Any]]
-) -> tuple[Sample, tuple[str, ...]]:
+def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, tuple[str, ...]]:
     """Return what was answered: from the row itself, or from the run that it is of."""
     name = str(row["id"])
     if "input" in row:
@@ -187,42 +180,22 @@ def _compare(
     human, ours = [f.label for f, _ in read], [_said(f, j) for f, j in read]
     if len(set(human)) < 2:
         raise UsageError(f'{where}: people said "{human[0]}" only; agreement needs rows of more than one kind')
-    prompts = [
-        int(number) for number in numbered(as_text(f.sample.input) for f, _ in read)
-    ]  # one's are not independent
+    prompts = [int(n) for n in numbered(as_text(f.sample.input) for f, _ in read)]  # one's are not independent
     kinds = ("A", "B") if options.mode == "pairwise" else ("met", "not met")
     agreed = [[o == kind for h, o in zip(human, ours, strict=True) if h == kind] for kind in kinds]
     sensitivity, specificity = (sum(each) / len(each) if each else math.nan for each in agreed)
+    pairs, differ = list[tuple[str, float, float, int, bool]](), list[tuple[str, str, str]]()
+    for (f, j), prompt, said in zip(read, prompts, ours, strict=True):
+        longer = j.row.baseline is not None and len(j.row.answer) > len(j.row.baseline)
+        pairs.append((f.criterion, SAYS[f.label], j.values[f.criterion or "win_rate"], prompt, longer))
+        differ += [(f"{f.id} {f.criterion}".strip(), f.label, said)] if f.label != said else []
     made = Calibration(
-        judge=dict(judge),
-        labels=digest_of([[f.id, f.criterion, f.label, f.answers] for f in found]),
-        n=len(read),
-        errors=errors,
+        dict(judge), digest_of([[f.id, f.criterion, f.label, f.answers] for f in found]), n=len(read), errors=errors,
         agreement=sum(h == o for h, o in zip(human, ours, strict=True)) / len(read),
-        kappa=math.nan,
-        kappa_lower=math.nan,
-        kappa_upper=math.nan,
-        sensitivity=sensitivity,
-        specificity=specificity,
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
-        first=_first(read, prompts) if options.mode == "pairwise" else {},
-        sided=all(f.sided for f, _ in read),
-        pairs=[
-            (
-                f.criterion,
-                SAYS[f.label],
-                j.values[f.criterion or "win_rate"],
-                prompt,
-                j.row.baseline is not None and len(j.row.answer) > len(j.row.baseline),
-            )
-            for (f, j), prompt in zip(read, prompts, strict=True)
-        ],
-        differ=[
-            (f"{f.id} {f.criterion}".strip(), f.label, said)
-            for (f, _), said in zip(read, ours, strict=True)
-            if f.label != said
-        ],
-    )
+        kappa=math.nan, kappa_lower=math.nan, kappa_upper=math.nan, sensitivity=sensitivity, specificity=specificity,
+        made=datetime.now(UTC).isoformat(timespec="seconds"), sided=all(f.sided for f, _ in read),
+        first=_first(read, prompts) if options.mode == "pairwise" else {}, pairs=pairs, differ=differ,
+    )  # fmt: skip
     try:
         test = agreement.kappa(made.agreeing(), 0.0, ALPHA)
     except ValueError as error:

@@ -34,7 +34,6 @@ def judge(parser: ArgumentParser) -> None:
 
 
 def _calibrate(args: Namespace) -> int:
-    """Hold a judge against human labels."""
     from harness_judge.calibrate import calibrate, describe
 
     def warn(text: str) -> None:
@@ -50,7 +49,6 @@ def _calibrate(args: Namespace) -> int:
 
 
 def _disputes(args: Namespace) -> int:
-    """Print the rows over which a judge was of two minds."""
     from harness_judge.disputes import describe, disputed, judged
 
     rows = list(judged(args.run))

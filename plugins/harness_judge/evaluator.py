@@ -53,11 +53,6 @@ def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
     check(JudgeOptions(**options), folder, judged)
 
 
-def _needs(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the SDK that the backend needs; where any will do, none is needed."""
-    return (options["backend"],) if options.get("backend") in ("anthropic", "openai") else ()
-
-
 def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
     """Return answers that deserve nothing, whatever the judge: functions of the request."""
     from harness_judge.adversaries import ADVERSARIES
@@ -82,7 +77,7 @@ def _estimate(
     marks=lambda options: "answers" if options.get("mode") == "rubric" else "pairs",
     metrics_for=_metrics_for,
     check=_check,
-    needs=_needs,
+    needs=lambda options: tuple(sdk for sdk in ("anthropic", "openai") if options.get("backend") == sdk),
     adversaries=_adversaries,
     estimate=_estimate,
 )

@@ -31,36 +31,34 @@ def check(options: JudgeOptions, folder: Path, judged: str) -> None:
 
 
 def mark(
-    samples: Sequence[Sample],
-    answers: Sequence[str],
-    baseline_answers: Sequence[str] | None,
-    marking: Marking,
+    samples: Sequence[Sample], answers: Sequence[str], baseline_answers: Sequence[str] | None, marking: Marking,
     options: JudgeOptions,
-) -> Iterator[Score | Caveat | Labels]:
+) -> Iterator[Score | Caveat | Labels]:  # fmt: skip
     """Yield a Score a row, labels, and what must be known of all. Raises UsageError when the judge is not there."""
     options.check_family(marking.judged)
     budget = marking.kept.setdefault("budget", options.budget())  # of all that is judged in this run
-    judge = bench.open_bench(
-        options, marking.responses, lambda done, total: marking.progress(Progress(marking.what, done, total)), budget
+
+    def progress(done: int, total: int) -> None:
+        marking.progress(Progress(marking.what, done, total))
+
+    real = baseline_answers if baseline_answers is not None else answers
+    planned, cases = (
+        rows.asking(options, samples, answers, baseline_answers),
+        _cases(options, samples, real, marking.seed),
     )
-    with closing(judge):
-        yield from _marked(judge, options, samples, answers, baseline_answers, marking)
+    with closing(bench.open_bench(options, marking.responses, progress, budget)) as judge:
+        yield from _marked(judge, options, planned, cases, marking)
 
 
 def _marked(
-    judge: Bench,
-    options: JudgeOptions,
-    samples: Sequence[Sample],
-    answers: Sequence[str],
-    baseline_answers: Sequence[str] | None,
+    judge: Bench, options: JudgeOptions, planned: Sequence[rows.JudgeRow], cases: Sequence[adversaries.Exchange],
     marking: Marking,
-) -> Iterator[Score | Caveat | Labels]:
-    judged = put(judge, rows.asking(options, samples, answers, baseline_answers), options)
+) -> Iterator[Score | Caveat | Labels]:  # fmt: skip
+    judged = put(judge, planned, options)
     if marking.rehearsal and all(j.error for j in judged):
         raise UsageError(f'judge "{options.model_name}": gave no verdict at all: {judged[0].error}')
     verdicts = PAIR_VERDICTS if options.mode == "pairwise" else ("rubric", *(options.criteria or {}))
-    real = baseline_answers if baseline_answers is not None else answers
-    caveats = [] if marking.rehearsal else _trials(judge, options, _cases(options, samples, real, marking.seed))
+    caveats = [] if marking.rehearsal else _trials(judge, options, cases)
     scores = list(rows.to_scores(judged, verdicts, options.priced()))
     yield from scores
     shut = (*WORD, "win_rate") if options.mode == "pairwise" else verdicts  # the rest is about the judge
@@ -217,12 +215,11 @@ def _errors(judged: Sequence[Judged]) -> list[Caveat]:
     if not wrong:
         return []
     share = len(wrong) / len(judged)
-    rows_ = (
-        f'{len(wrong)} of {len(judged)} rows have no verdict, for instance "{wrong[0].row.sample.id}": {wrong[0].error}'
-    )
+    first = f'for instance "{wrong[0].row.sample.id}": {wrong[0].error}'
+    what = f"{len(wrong)} of {len(judged)} rows have no verdict, {first}"
     if share > MOST_ERRORS:
-        return [Caveat(f"{rows_} ({share:.1%}, at most {MOST_ERRORS:.0%} may)", "ERROR")]
-    return [Caveat(f"{rows_}; each counts against whatever is claimed")]
+        return [Caveat(f"{what} ({share:.1%}, at most {MOST_ERRORS:.0%} may)", "ERROR")]
+    return [Caveat(f"{what}; each counts against whatever is claimed")]
 
 
 def _notes(judge: Bench, options: JudgeOptions, judged: Sequence[Judged]) -> Iterator[str]:

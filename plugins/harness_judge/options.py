@@ -73,13 +73,9 @@ class Budget:
         """Take what a call can cost at most out of the budget, if it is there."""
         tokens = most.tokens_in + most.tokens_out
         usd = self.prices.usd(most.tokens_in, most.tokens_out)
-        would: dict[str, int | Decimal] = {
-            "max_calls": self.calls + 1,
-            "max_tokens": self.tokens + tokens,
-            "max_usd": self.usd + usd,
-        }
-        for name, cap in self._caps.items():
-            if cap is not None and would[name] > cap:
+        would: tuple[int | Decimal, ...] = (self.calls + 1, self.tokens + tokens, self.usd + usd)
+        for (name, cap), used in zip(self._caps.items(), would, strict=True):
+            if cap is not None and used > cap:
                 self.reached = f"{name} = {cap}"
                 return False
         self.calls, self.tokens, self.usd, self.reached = self.calls + 1, self.tokens + tokens, self.usd + usd, ""
@@ -137,8 +133,7 @@ class JudgeOptions:
     chosen: tuple[str, str] = field(init=False, default=("", ""))
 
     def __post_init__(self) -> None:
-        wrong = [*self._out_of_range(), *self._wrong_criteria()]
-        if wrong:
+        if wrong := [*self._out_of_range(), *self._wrong_criteria()]:
             raise UsageError(*wrong)
         object.__setattr__(self, "chosen", self._choose())
         if wrong := list(self._wrong_chosen()):
@@ -167,9 +162,8 @@ class JudgeOptions:
         ours = family(self.model_name)
         if ours and ours == family(judged) and not self.allow_same_family:
             both = f'"{self.model_name}" and "{judged}" are both of the family "{ours}"'
-            raise UsageError(
-                f"{both}, and models prefer their own; take another judge, or say allow_same_family = true"
-            )
+            hint = "take another judge, or say allow_same_family = true"
+            raise UsageError(f"{both}, and models prefer their own; {hint}")
 
     def _out_of_range(self) -> Iterator[str]:
         for name, least in LEAST.items():

@@ -121,15 +121,13 @@ def as_text(prompt: Prompt) -> str:
 
 def clean(text: str, most: int) -> tuple[str, list[str]]:
     """Return a text fit to be shown to a judge, and what was done to it."""
-    done = []
-    stripped = text
+    done, stripped = [], text
     while SPECIAL.search(stripped):  # what is left of one may join to another
         stripped = SPECIAL.sub("", stripped)
     if stripped != text:
         done.append("chat special tokens removed")
-    plain = "".join(
-        c for c in stripped if c in "\n\t" or (unicodedata.category(c) not in UNSEEN and c not in INVISIBLE)
-    )
+    unseen = {c for c in {*stripped} - {*"\n\t"} if unicodedata.category(c) in UNSEEN or c in INVISIBLE}
+    plain = "".join(c for c in stripped if c not in unseen)
     if plain != stripped:
         done.append("control characters removed")
     if len(plain) > most:
@@ -154,9 +152,5 @@ def digest() -> str:
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    about = {"required": list(properties), "additionalProperties": False}
+    return {"type": "object", "properties": dict(properties), **about}

@@ -95,8 +95,7 @@ def parts(options: JudgeOptions) -> list[dict[str, str]]:
 
 def judged_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return a row's score: the mean over both orders, ½ for a judge that only looks at places."""
-    found = _booked(row, outcomes)
-    scores: dict[bool, list[float]] = {True: [], False: []}
+    found, scores = _booked(row, outcomes), {True: list[float](), False: list[float]()}
     for order, outcome in zip(row.asked, outcomes, strict=True):
         first = order == "candidate first"
         try:
@@ -128,8 +127,7 @@ def first_share(judged: Judged) -> float:
 
 def judged_check(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return the share of judgments by which each criterion is met, and their mean."""
-    found = _booked(row, outcomes)
-    met: dict[str, list[bool]] = {}
+    found, met = _booked(row, outcomes), dict[str, list[bool]]()
     for names, outcome in zip(row.asked, outcomes, strict=True):
         try:
             reply = verdict.reply_of(outcome)

@@ -160,13 +160,9 @@ class OpenAIJudge(API):
             problem = f"the judge refused: {self.at.peer.clean(str(message.get('refusal') or ended))}"
         elif ended == "length":
             problem = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
-        return Reply(
-            self.at.hide(str(message.get("content") or "")),
-            str(body.get("model") or self.model),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
-            problem,
-        )
+        said, model = self.at.hide(str(message.get("content") or "")), str(body.get("model") or self.model)
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        return Reply(said, model, *tokens, problem)
 
 
 class AnthropicJudge(API):

@@ -82,8 +82,7 @@ class StubJudge:
         self.latency = hang if mode == "slow" else latency
         self.refusals, self.declines = refusals, "" if mode == "refuses" else declines
         self.key, self.models, self.lacks, self.returned = key, models, lacks, returned
-        self.moved = moved
-        self.log: list[ServedRequest] = []
+        self.moved, self.log = moved, list[ServedRequest]()
         self.busy = self.busiest = 0
         self._lock = threading.Lock()
         self._random = random.Random(seed)  # noqa: S311 -- faults, not secrets
@@ -154,16 +153,6 @@ class StubJudge:
         ours, theirs = (len(a), len(b)) if longer else (similar(a, data), similar(b, data))
         return "tie" if ours == theirs else "A" if ours > theirs else "B"
 
-    def refuses(self, text: str) -> bool:
-        return self.mode == "refuses" or (bool(self.declines) and self.declines in text)
-
-    def model(self, number: int) -> str:
-        return str(self.returned(number) if callable(self.returned) else self.returned)
-
-    def record(self, asked: ServedRequest) -> None:
-        with self._lock:
-            self.log.append(asked)
-
     def enter(self, step: int) -> None:
         with self._lock:
             self.busy += step
@@ -230,8 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         if unknown := next((name for name in stub.lacks if name in body), None):
             self.note(digest, "400")
             return self.error(400, "invalid_request_error", f"unsupported parameter: {unknown}", param=unknown)
-        fault = stub.fault()
-        if fault:
+        if fault := stub.fault():
             self.note(digest, fault)
         time.sleep(stub.hang if fault == "timeout" else stub.latency)
         if fault:
@@ -243,9 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
     def judge(self, body: Mapping[str, Any]) -> tuple[str, int, int]:
         """Return the text of a reply and the tokens that are billed: four characters each."""
         texts = [m["content"] for m in body["messages"]] + [str(body.get("system", ""))]
-        schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema") or (
-            (body.get("output_config") or {}).get("format", {}).get("schema")
-        )
+        told = body.get("response_format") or {}, body.get("output_config") or {}  # of OpenAI's API, and Anthropic's
+        schema = told[0].get("json_schema", told[1].get("format", {})).get("schema")
         if schema is None:  # not asked to judge: it answers
             text = "stub " + " ".join(texts[0].split()[-3:])
         else:
@@ -255,8 +242,9 @@ class _Handler(BaseHTTPRequestHandler):
     def reply(self, body: Mapping[str, Any], text: str, tokens_in: int, tokens_out: int) -> dict[str, Any]:
         """Write a reply as either API does."""
         stub = self.server.stub
-        model, refuses = stub.model(len(stub.log)), stub.refuses(body["messages"][-1]["content"])
-        cut = stub.mode == "cut"
+        model = str(stub.returned(len(stub.log)) if callable(stub.returned) else stub.returned)
+        declined = stub.declines and stub.declines in body["messages"][-1]["content"]
+        refuses, cut = stub.mode == "refuses" or declined, stub.mode == "cut"
         text = text[: len(text) // 2] if cut else text
         if self.path.endswith("/messages"):
             usage = {"input_tokens": tokens_in, "output_tokens": tokens_out}
@@ -288,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
     def note(self, digest: str, outcome: str, tokens_in: int = 0, tokens_out: int = 0) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         times = (self.begun, time.monotonic())
-        self.server.stub.record(ServedRequest(digest, self.path, outcome, *times, tokens_in, tokens_out, headers))
+        self.server.stub.log.append(ServedRequest(digest, self.path, outcome, *times, tokens_in, tokens_out, headers))
 
     def error(
         self, status: int, kind: str, text: str, headers: Mapping[str, str] | None = None, param: str | None = None
@@ -298,11 +286,8 @@ class _Handler(BaseHTTPRequestHandler):
     def send(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(data)),
-            **(headers or {}),
-        }.items():
+        about = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        for name, value in {**about, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
