@@ -25,8 +25,7 @@ def harness_exporters() -> dict[str, Callable[..., Path]]:
     from harness_export.fp8 import fp8
     from harness_export.quantised import int8, nf4
 
-    copies: dict[str, Callable[..., Path]] = {"nf4": nf4, "int8": int8, "fp8": fp8, "gguf": gguf}
-    return {"safetensors": safetensors, "adapter": adapter, **copies}
+    return {one.__name__: one for one in (safetensors, adapter, nf4, int8, fp8, gguf)}
 
 
 def safetensors(ref: ModelRef, to: Path) -> Path:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from harness import CheckFailed, ModelRef, Progress, UsageError, exporter
-from harness.internals import CONVERSION_NOTES, formats, weight_files
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from harness.internals import formats, weight_files
+from harness_export.quantised import check_whole, convert
 
 LARGEST = 448.0  # of e4m3
 BITS, LEAST = 4, 2.0**-9  # of a number: its leading bit and three behind it; the smallest step
@@ -31,9 +29,7 @@ def check(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError where the model is quantised already, or the copy to be read is not in FP8."""
     from harness_hf import is_fp8
 
-    path = model / "config.json"
-    if path.is_file() and json.loads(path.read_text("utf-8")).get("quantization_config"):
-        raise UsageError("the model is quantised already; bits that are gone do not come back")
+    check_whole(model)
     if (made := options.get("path")) and not is_fp8(Path(made)):
         raise UsageError(f'path is "{made}", which is no folder with weights in FP8 (e4m3)')
 
@@ -52,23 +48,9 @@ def fp8(
     Raises UsageError for a model whose layers are named otherwise in its files, CheckFailed where a number is not its
     parent's, rounded.
     """
-    if ref.adapter:
-        raise UsageError(f'export "fp8" quantises whole models, and {ref.name} is an adapter; from = "merged"')
-    parent = Path(ref.path)
+    parent, made = Path(ref.path), Path(path) if path else None
     check(parent, {"path": path} if path else {})
-    progress(Progress("fp8", 0, 2, {"now": "reading" if path else "quantising"}))
-    source = Path(path) if path else parent
-    for name in formats.shipping(source):
-        (to / name).parent.mkdir(exist_ok=True)
-        if path or not name.endswith((".safetensors", formats.INDEX)):
-            shutil.copyfile(source / name, to / name)
-    if not path:
-        _write(parent, to, scales)
-    progress(Progress("fp8", 1, 2, {"now": "comparing"}))
-    facts = compare(parent, to) | ({"made": "elsewhere"} if path else {})
-    (to / CONVERSION_NOTES).write_text(json.dumps({"facts": facts}), "utf-8")
-    progress(Progress("fp8", 2, 2, {"now": "done"}))
-    return to
+    return convert("fp8", ref, to, progress, partial(_write, parent, to, scales), partial(compare, parent, to), made)
 
 
 def _write(parent: Path, to: Path, scales: Scales) -> None:
@@ -109,15 +91,14 @@ def _layers(folder: Path) -> tuple[set[str], list[str]]:
 
     model = skeleton(folder)
     if experts := [name for name, weight in model.named_parameters() if weight.ndim > 2]:
-        raise UsageError(
-            f'export "fp8": "{experts[0]}" is no layer; quantise it elsewhere, and name it with path = "…"'
-        )
+        raise UsageError(f'export "fp8": "{experts[0]}" is no layer; {ELSEWHERE}')
     linear, head = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}, model.get_output_embeddings()
     return {f"{n}.weight" for n, m in linear.items() if m is not head}, [n for n, m in linear.items() if m is head]
 
 
 def compare(parent: Path, copy: Path) -> dict[str, Any]:
     """Compare every tensor, the configuration and the tokenizer; raises CheckFailed where one is another's."""
+    import torch
     from safetensors import safe_open
 
     from harness_export.rounding import INEXACT
@@ -139,7 +120,8 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
             if scale is None:
                 compare_numbers(name, wanted.numpy(), here.float().numpy(), 0)
                 continue
-            allowed = _step(here) * scale * (0.5 + (here.abs() == LARGEST)) + INEXACT * wanted.abs()
+            step = torch.ldexp(torch.ones_like(here), torch.frexp(here).exponent - BITS).clamp_min(LEAST)
+            allowed = step * scale * (0.5 + (here.abs() == LARGEST)) + INEXACT * wanted.abs()
             off = compare_numbers(name, wanted.numpy(), (here * scale).numpy(), allowed.numpy())
             found, layers = [found[0] + off[0], found[1] + off[1]], layers + 1
     tied = {name for name in left if name == "lm_head.weight" and _config(copy).get("tie_word_embeddings")}
@@ -150,13 +132,6 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
         raise CheckFailed(f"config.json: {odd[0]} is {ours.get(odd[0])}, and in the parent {theirs.get(odd[0])}")
     compare_tokenizers(parent, copy)
     return {"relative_error": round(math.sqrt(found[0] / max(found[1], 1e-300)), 6), "layers": layers}
-
-
-def _step(codes: Tensor) -> Tensor:
-    """Return how far apart numbers of e4m3 lie at codes."""
-    import torch
-
-    return torch.ldexp(torch.ones_like(codes), torch.frexp(codes).exponent - BITS).clamp_min(LEAST)
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -31,6 +31,14 @@ IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 FURTHER_STOPS = ("eot", "eom")
 
 
+KEYS = {  # of the architecture in a GGUF file -> fields of a Llama
+    **{"block_count": "layers", "context_length": "context", "embedding_length": "width"},
+    **{"feed_forward_length": "inner", "attention.head_count": "heads", "attention.head_count_kv": "kv_heads"},
+    **{"attention.key_length": "head", "attention.value_length": "head", "attention.layer_norm_rms_epsilon": "eps"},
+    **{"rope.dimension_count": "head", "rope.freq_base": "theta", "vocab_size": "vocabulary"},
+}
+
+
 @dataclass(frozen=True)
 class Llama:
     """What of a Llama's config.json decides how it computes."""
@@ -61,18 +69,8 @@ class Llama:
 
     def metadata(self) -> Iterator[tuple[str, int | float]]:
         """Yield the keys of the architecture; floats become 32 bits."""
-        yield "llama.block_count", self.layers
-        yield "llama.context_length", self.context
-        yield "llama.embedding_length", self.width
-        yield "llama.feed_forward_length", self.inner
-        yield "llama.attention.head_count", self.heads
-        yield "llama.attention.head_count_kv", self.kv_heads
-        yield "llama.attention.key_length", self.head
-        yield "llama.attention.value_length", self.head
-        yield "llama.attention.layer_norm_rms_epsilon", self.eps
-        yield "llama.rope.dimension_count", self.head
-        yield "llama.rope.freq_base", self.theta
-        yield "llama.vocab_size", self.vocabulary
+        for key, name in KEYS.items():
+            yield f"llama.{key}", getattr(self, name)
 
 
 def read_config(folder: Path) -> Llama:
@@ -88,21 +86,15 @@ def read_config(folder: Path) -> Llama:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3") or rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise _refused(f'rotary positions of the type "{kind}"')
-    heads = int(config["num_attention_heads"])
+    heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
     return Llama(
-        layers=int(config["num_hidden_layers"]),
-        width=int(config["hidden_size"]),
-        inner=int(config["intermediate_size"]),
-        heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head=int(config.get("head_dim") or config["hidden_size"] // heads),
-        context=int(config["max_position_embeddings"]),
-        vocabulary=int(config["vocab_size"]),
-        eps=float(config["rms_norm_eps"]),
-        theta=float(rope.get("rope_theta", 10000.0)),
+        layers=int(config["num_hidden_layers"]), width=width, inner=int(config["intermediate_size"]), heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads), head=int(config.get("head_dim") or width // heads),
+        context=int(config["max_position_embeddings"]), vocabulary=int(config["vocab_size"]),
+        eps=float(config["rms_norm_eps"]), theta=float(rope.get("rope_theta", 10000.0)),
         tied=bool(config.get("tie_word_embeddings")),
         scaling={name: float(rope[name]) for name in LLAMA3} if kind == "llama3" else None,
-    )
+    )  # fmt: skip
 
 
 def name_of(tensor: str, llama: Llama) -> str | None:

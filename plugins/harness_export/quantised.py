@@ -15,6 +15,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'finetune-harness[hf]'"
 SHARD = "5GB"
-WRITTEN = ("config.json", "generation_config.json")  # by transformers, with what it must know of the quantisation
 HALF_GAP = 0.16  # of a block's largest number: half the widest gap of NF4's grid, 0.152, and rounding
 SCALES = 0.05  # of the tensor's largest number: what the scales lose in 8 bits
 ROW = 0.01  # of a row's largest number, in int8: half of 1/127, and rounding
@@ -45,6 +45,11 @@ def check(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError where bitsandbytes is missing, or the model is quantised already."""
     if find_spec("bitsandbytes") is None:
         raise UsageError(f"bitsandbytes is not installed; {INSTALL}")
+    check_whole(model)
+
+
+def check_whole(model: Path) -> None:
+    """Raise UsageError where a model is quantised already."""
     path = model / "config.json"
     if path.is_file() and json.loads(path.read_text("utf-8")).get("quantization_config"):
         raise UsageError("the model is quantised already; bits that are gone do not come back")
@@ -73,21 +78,30 @@ def int8(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], thres
 def _quantise(
     kind: str, ref: ModelRef, to: Path, settings: Mapping[str, Any], progress: Callable[[Progress], None]
 ) -> Path:
+    asked, lost = {"parent": ref.path, "copy": str(to)}, "what was written could not be read back"
+    check(Path(ref.path), {})
+    compared = partial(isolated.ask, "harness_export.quantised", asked, lost)
+    return convert(kind, ref, to, progress, partial(write, Path(ref.path), to, settings), compared)
+
+
+def convert(
+    kind: str, ref: ModelRef, to: Path, progress: Callable[[Progress], None], write: Callable[[], None],
+    compare: Callable[[], dict[str, Any]], made: Path | None = None,
+) -> Path:  # fmt: skip
+    """Copy what lies beside a model's weights, or a copy that was `made` elsewhere, `write` the rest, and `compare`."""
     if ref.adapter:
         raise UsageError(f'export "{kind}" quantises whole models, and {ref.name} is an adapter; export the merged one')
-    parent = Path(ref.path)
-    check(parent, {})
-    progress(Progress(kind, 0, STEPS, {"now": "quantising"}))
-    write(parent, to, settings)
+    progress(Progress(kind, 0, STEPS, {"now": "reading" if made else "quantising"}))
+    source = made or Path(ref.path)
+    for name in formats.shipping(source):  # tokenizer, chat template, licence
+        if made or not name.endswith((".safetensors", formats.INDEX)):
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, to / name)
+    if not made:
+        write()
     progress(Progress(kind, 1, STEPS, {"now": "reading back"}))
-    for name in formats.shipping(parent):  # beside the weights: tokenizer, chat template, licence
-        if not name.endswith((".safetensors", formats.INDEX)) and name not in WRITTEN:
-            (to / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(parent / name, to / name)
-    asked, lost = {"parent": str(parent), "copy": str(to)}, "what was written could not be read back"
-    (to / CONVERSION_NOTES).write_text(
-        json.dumps({"facts": isolated.ask("harness_export.quantised", asked, lost)}), "utf-8"
-    )
+    facts = compare() | ({"made": "elsewhere"} if made else {})
+    (to / CONVERSION_NOTES).write_text(json.dumps({"facts": facts}), "utf-8")
     progress(Progress(kind, STEPS, STEPS, {"now": "done"}))
     return to
 
@@ -101,14 +115,9 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
     config = AutoConfig.from_pretrained(str(parent), local_files_only=True, trust_remote_code=False)
     computes = {"bnb_4bit_compute_dtype": config.dtype} if "load_in_4bit" in settings and config.dtype else {}
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            str(parent),
-            dtype="auto",
-            quantization_config=BitsAndBytesConfig(**settings, **computes),
-            device_map={"": "cpu"},
-            local_files_only=True,
-            trust_remote_code=False,
-        )
+        held, safe = BitsAndBytesConfig(**settings, **computes), {"local_files_only": True, "trust_remote_code": False}
+        how: dict[str, Any] = {"dtype": "auto", "device_map": {"": "cpu"}, **safe}
+        model = AutoModelForCausalLM.from_pretrained(str(parent), quantization_config=held, **how)
         keep_4bit_layout(model)
         if wrong := wrong_on_cpu(model):
             raise UsageError(f'{wrong}; use = "int8"')

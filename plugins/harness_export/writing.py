@@ -123,17 +123,10 @@ def _writer(path: Path, folder: Path, llama: Llama, quantization: str) -> Any:
     named = {"F32": "ALL_F32"}.get(quantization, f"MOSTLY_{quantization}")
     writer.add_file_type(int(LlamaFileType[named]))
     writer.add_quantization_version(2)
+    adds: dict[type, Any] = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+    adds |= {str: writer.add_string, list: writer.add_array}
     for key, value in (*llama.metadata(), *metadata_of(folder, llama.vocabulary)):
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_array(key, value)
+        adds[type(value)](key, value)
     return writer
 
 
@@ -149,10 +142,8 @@ def _kind(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
     try:
         quant_shape_to_byte_shape(header.shape, kind)
     except ValueError:
-        raise UsageError(
-            f'export "gguf": "{name}" has rows of {header.shape[-1]}, which are no whole blocks of {kind.name}; '
-            'use "F16"'
-        ) from None
+        what = f"has rows of {header.shape[-1]}, which are no whole blocks of {kind.name}"
+        raise UsageError(f'export "gguf": "{name}" {what}; use "F16"') from None
     return kind
 
 
