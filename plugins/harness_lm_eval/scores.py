@@ -42,7 +42,7 @@ def score(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, folde
 
     with hub.quiet():
         served, metrics = serve(asked, folder)
-        lm = SubjectLM(subject, seed=asked.shots_seed, arguments=asked.arguments)
+        lm = SubjectLM(subject, seed=asked.shots_seed, arguments=asked.template_arguments())
         template = None if asked.chat is False else lm.apply_chat_template
         rows = []
         for sample in samples:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
 from glob import glob
 from itertools import islice
 from pathlib import Path
@@ -28,7 +26,7 @@ OURS = frozenset({"id", "input", "target", "task", "doc_id"})  # columns of a ro
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """The options of an eval; their meanings are told there. `key` is what they are looked up by."""
+    """The options of an eval; their meanings are told there."""
 
     task: str
     shots: int | None = None
@@ -46,6 +44,11 @@ class TaskOptions:
         for name, value, least in (("shots", self.shots, 0), ("docs", self.docs, 1)):
             if value is not None and not (isinstance(value, int) and value >= least):
                 raise UsageError(f"{name} is {value}, want {least} or more")
+        self.template_arguments()
+
+    def template_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the chat template; raises UsageError on what no template can be given."""
+        return chat.arguments_of({}, self.chat) if isinstance(self.chat, Mapping) else {}
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> TaskOptions:
@@ -54,15 +57,6 @@ class TaskOptions:
         if "task" not in known:
             raise UsageError('say which task: task = "arc_easy", or the path of a YAML')
         return cls(**known)
-
-    @cached_property
-    def key(self) -> str:
-        return json.dumps([asdict(self), self.arguments], sort_keys=True)
-
-    @cached_property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of the chat template."""
-        return dict(chat.arguments_of({}, self.chat)) if isinstance(self.chat, Mapping) else {}
 
 
 Doc = dict[str, Any]
@@ -168,7 +162,7 @@ _built: dict[tuple[str, Path], Tasks] = {}
 
 def serve(asked: TaskOptions, folder: Path) -> Tasks:
     """Return the tasks behind the options, with their data, by name; and their metrics. Builds them where need be."""
-    return _built.get((asked.key, folder)) or build(asked, folder)
+    return _built.get((repr(asked), folder)) or build(asked, folder)
 
 
 def build(asked: TaskOptions, folder: Path) -> Tasks:
@@ -188,7 +182,7 @@ def build(asked: TaskOptions, folder: Path) -> Tasks:
     built = {one.name: replace(one, weight=rows / (len(each) * len(one.docs))) for one in each}
     while len(_built) >= KEPT:
         del _built[next(iter(_built))]
-    _built[asked.key, folder] = built, metrics
+    _built[repr(asked), folder] = built, metrics
     return built, metrics
 
 

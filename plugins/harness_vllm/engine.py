@@ -58,9 +58,8 @@ class VLLM:
         except Exception as error:  # whatever it calls what it does not take
             raise UsageError(f'model "{name}": vLLM cannot load it: {one_line(error)}') from None
         if found != dtype:
-            raise UsageError(
-                f'model "{name}": vLLM computes in {found} where {dtype} was asked for; name another dtype'
-            )
+            what = f"vLLM computes in {found} where {dtype} was asked for"
+            raise UsageError(f'model "{name}": {what}; name another dtype')
 
     def score(self, prompts: Sequence[list[int]], *, reads: bool) -> Sequence[Output]:
         """Return what every token of each prompt is given."""
@@ -74,18 +73,12 @@ class VLLM:
         """Answer each prompt, to a stop string, one of `stops` or its `most` tokens; raises CheckFailed at NaN."""
         drawn = how.drawn
         seeds = drawn.seeds if drawn else (None,) * len(prompts)
-        chosen: dict[str, Any] = {"temperature": 0}
+        chosen: dict[str, Any] = {"stop": [s for s in how.stop if s], "stop_token_ids": list(stops), "logprobs": 0}
+        chosen["temperature"] = drawn.temperature if drawn else 0
         if drawn:
-            chosen = {"temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": drawn.top_k}
+            chosen |= {"top_p": drawn.top_p, "top_k": drawn.top_k}
         each = [
-            self._params(
-                max_tokens=tokens,
-                stop=[s for s in how.stop if s],
-                stop_token_ids=list(stops),
-                logprobs=0,
-                seed=None if seed is None else seed % (1 << 63),
-                **chosen,
-            )
+            self._params(max_tokens=tokens, seed=None if seed is None else seed % (1 << 63), **chosen)
             for tokens, seed in zip(most, seeds, strict=True)
         ]
         answers = [output.outputs[0] for output in self._ask(prompts, each)]
@@ -128,5 +121,4 @@ def _arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dic
     }
     if torch.cuda.is_available():
         ours["gpu_memory_utilization"] = (flags.gpu_memory_utilization or SHARE) / share
-        return ON_GPU | dict(flags.engine) | ours
-    return ON_CPU | dict(flags.engine) | ours
+    return (ON_GPU if torch.cuda.is_available() else ON_CPU) | dict(flags.engine or {}) | ours

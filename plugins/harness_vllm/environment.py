@@ -10,17 +10,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import harness_hf
 from harness import UsageError, cache_dir, did_you_mean, digest_of
 from harness.internals import keys, schema
-from harness_hf import DEFAULT_CONTEXT, told_of
 
 if TYPE_CHECKING:
     from harness import ModelRef
@@ -74,9 +73,8 @@ def _probe(python: str) -> tuple[dict[str, bool], list[str]]:
         found, said = json.loads(done.stdout)
         return {name: bool(found[name]) for name in WANTED}, [str(one) for one in said]
     except OSError as error:
-        raise UsageError(
-            f'python "{python}": {error.strerror}; want the interpreter of an environment, {HOW}'
-        ) from None
+        what = f"{error.strerror}; want the interpreter of an environment, {HOW}"
+        raise UsageError(f'python "{python}": {what}') from None
     except (subprocess.SubprocessError, ValueError, TypeError, KeyError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
         raise UsageError(f'python "{python}": is no interpreter of Python ({" ".join(said)}); {HOW}') from None
@@ -120,36 +118,39 @@ def enter(*, batch_invariant: bool) -> Any:
 
 @dataclass(frozen=True)
 class Flags:
-    """How an engine is started."""
+    """The options of the loader: how an engine is started, by which interpreter, and which files are a model's."""
 
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float | None = None
     max_model_len: int | None = None
+    python: str | None = None
     batch_invariant: bool = False
-    engine: Mapping[str, Any] = field(default_factory=dict)
+    engine: Mapping[str, Any] | None = None
+    revision: str | None = None
+    sha256: str | None = None
 
 
-def check_flags(parallel: int, utilization: float | None, length: int | None, engine: Mapping[str, Any]) -> None:
+def check_flags(flags: Flags) -> None:
     """Raise UsageError at values that no engine could be started with."""
-    if parallel < 1:
-        raise UsageError(f"tensor_parallel_size is {parallel}, want 1 or more")
-    if utilization is not None and not 0 < utilization <= 1:
-        raise UsageError(f"gpu_memory_utilization is {utilization}, want a share from 0 to 1")
+    share, length = flags.gpu_memory_utilization, flags.max_model_len
+    if flags.tensor_parallel_size < 1:
+        raise UsageError(f"tensor_parallel_size is {flags.tensor_parallel_size}, want 1 or more")
+    if share is not None and not 0 < share <= 1:
+        raise UsageError(f"gpu_memory_utilization is {share}, want a share from 0 to 1")
     if length is not None and length <= SPARE:
         raise UsageError(f"max_model_len is {length}, want more than {SPARE}")
-    for name, value in engine.items():
+    for name, value in (flags.engine or {}).items():
         if name not in PASSED:
-            known = did_you_mean(name, PASSED)
-            raise UsageError(f'engine: "{name}" is not passed on to vLLM{known}')
+            raise UsageError(f'engine: "{name}" is not passed on to vLLM{did_you_mean(name, PASSED)}')
         if not schema.fits(value, PASSED[name]):
             raise UsageError(f"engine: {name} is {schema.show(value)}, want {schema.kind(PASSED[name])}")
 
 
-def source(path: str, length: int | None, *, revision: str | None, sha256: str | None) -> LocalSource:
+def source(path: str, flags: Flags) -> LocalSource:
     """Describe a model as "hf" does, with the context that vLLM has room for; raises UsageError at a quantised one."""
-    opened = harness_hf.open_source(path, revision=revision, sha256=sha256)
-    if told := told_of(Path(opened.path), "config.json").get("quantization_config"):
+    opened, length = harness_hf.open_source(path, revision=flags.revision, sha256=flags.sha256), flags.max_model_len
+    if told := harness_hf.told_of(Path(opened.path), "config.json").get("quantization_config"):
         kind = told.get("quant_method", "quantised") if isinstance(told, dict) else told
         raise UsageError(f'model "{path}": is stored in {kind}, which no test proves here with vLLM; use = "hf"')
     return replace(opened, context=context(opened.context, length, path)) if opened.context or length else opened
@@ -159,27 +160,26 @@ def context(named: int | None, length: int | None, path: str) -> int:
     """Return the most tokens of a context, of a model that names so many."""
     if length and named and length > named:
         raise UsageError(f'max_model_len is {length}, the context of model "{path}" is {named}; ask for no more')
-    return (length or named or DEFAULT_CONTEXT) - SPARE
+    return (length or named or harness_hf.DEFAULT_CONTEXT) - SPARE
 
 
-def identity(ref: ModelRef, options: Mapping[str, Any]) -> str | None:
+def identity(ref: ModelRef, flags: Flags) -> str | None:
     """Digest weights, adapter, tokenizer, hardware, libraries, vLLM's version, flags and switches, and our code.
 
-    `options` are all of the loader's; which interpreter runs it is no part of it.
+    Which interpreter runs it is no part of it.
     """
     version = installed()
     if version is None:
         return None  # told by a worker of that environment
-    pins = {} if Path(ref.path).is_dir() else {k: options[k] for k in ("revision", "sha256") if k in options}
-    flags = {k: v for k, v in options.items() if k != "python"}
-    code = keys.of_code([identity])
-    return digest_of([harness_hf.identify(ref, **pins), version, flags, switches(), code])
+    pins: Any = {} if Path(ref.path).is_dir() else {"revision": flags.revision, "sha256": flags.sha256}
+    told = {name: value for name, value in vars(flags).items() if name != "python"}
+    return digest_of([harness_hf.identify(ref, **pins), version, told, switches(), keys.of_code([identity])])
 
 
 def stops(folder: Path) -> set[int]:
     """Return the stop tokens that a model's configurations name."""
     found: set[int] = set()
     for name in ("config.json", "generation_config.json"):
-        eos = told_of(folder, name).get("eos_token_id")
+        eos = harness_hf.told_of(folder, name).get("eos_token_id")
         found |= {eos} if isinstance(eos, int) else set(eos or ())
     return found

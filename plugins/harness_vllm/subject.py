@@ -5,7 +5,7 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -114,9 +114,9 @@ class VLLMSubject(Described):
         self.engine.forget()
 
 
-def load_subjects(refs: Sequence[ModelRef], flags: Flags, pins: Mapping[str, str | None]) -> list[VLLMSubject]:
+def load_subjects(refs: Sequence[ModelRef], flags: Flags) -> list[VLLMSubject]:
     """Load the models of some refs, each in an engine of its own; raises UsageError."""
-    subjects: list[VLLMSubject] = []
+    subjects, pins = list[VLLMSubject](), {"revision": flags.revision, "sha256": flags.sha256}
     try:
         for ref in refs:
             if ref.quantization:

@@ -83,7 +83,7 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
             raise UsageError(f"{task}: {what}")
         found.setdefault(str(line.get("filter", "none")), []).append(line)
     if not found:
-        return [], ""
+        raise UsageError(f"{task}: holds no rows")
     metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
     name = ask.one_of([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
     return found[name], name
