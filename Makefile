@@ -14,7 +14,7 @@ FUZZ ?= 300s
 # the tests start hundreds of processes, and each would compile the harness anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick packaging pages fuzz mutations smoke check fix bench bench-merge bench-verify vllm architectures simulate simulate-long pictures docs release clean
+.PHONY: demo test quick packaging pages fuzz mutations smoke check fix bench bench-merge bench-verify gpu vllm architectures simulate simulate-long pictures docs release clean
 
 demo: $(DEMO)
 	$(BIN)/harness run suites/domain.toml
@@ -92,6 +92,11 @@ bench-merge: $(READY)
 
 bench-verify: $(READY)
 	$(BIN)/python bench/verify.py
+
+# what one card does, on models made on the spot: make gpu PARTS="doctor qlora" measures those again;
+# docs/how-to/run-on-gpus.md
+gpu: $(READY)
+	$(BIN)/python -m bench.gpu $(PARTS)
 
 # beside vLLM, which wants other versions than we do and so has an environment of its own: 3.4 GB, two minutes
 VLLM = .vllm

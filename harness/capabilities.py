@@ -68,6 +68,7 @@ class TrainerCapabilities(Capabilities):
     check: Given = None
     build: Given = None
     measure: Given = None
+    memory: Given = None  # bytes that each process holds at least, by what they are
     columns: tuple[str, ...] = ()  # what a row must have, where that is not an answer or a text to learn
 
 

@@ -35,14 +35,18 @@ from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
 from harness.data.identity import key_of as key_of
 from harness.data.identity import keyed as keyed
+from harness.data.pypi import fetch_wheel as fetch_wheel
 from harness.data.pypi import sha256_of as sha256_of
 from harness.data.rows import GROUP as GROUP
 from harness.data.rows import HELD_OUT as HELD_OUT
 from harness.data.rows import read_rows as read_rows
 from harness.errors import disk_full as disk_full
 from harness.errors import out_of_memory as out_of_memory
+from harness.files import append_line as append_line
 from harness.files import copy_range as copy_range
+from harness.files import exclusive as exclusive
 from harness.files import folder_in_place as folder_in_place
+from harness.files import lines_of as lines_of
 from harness.files import open_file as open_file
 from harness.lazy import lazily as lazily
 from harness.parts import part as part
@@ -64,9 +68,15 @@ from harness.records.said import endings as endings
 from harness.records.scales import OnScale as OnScale
 from harness.records.scales import Scaled as Scaled
 from harness.records.waivers import Waiver as Waiver
+from harness.release import demands as demands
 from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
+from harness.release.locked import Locked as Locked
+from harness.release.policy import Policy as Policy
 from harness.reports import sentence as sentence
+from harness.reports.events import FILE as EVENTS
+from harness.reports.events import Underway as Underway
+from harness.reports.events import read_events as read_events
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import made as made_of
 from harness.reports.report_json import to_json as to_json
@@ -75,6 +85,7 @@ from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import RunFolder as RunFolder
 from harness.reports.run_folder import asked_of as asked_of
 from harness.reports.run_folder import read_rows as read_answers
+from harness.stats.multiple import holm as holm
 from harness.stats.tests import cluster_t as cluster_t
 from harness.stats.tests import numbered as numbered
 from harness.stats.tests import wilson as wilson
@@ -95,6 +106,7 @@ from harness.texts.shown import whole as whole_text
 
 __all__ = [
     "CONVERSION_NOTES",
+    "EVENTS",
     "GROUP",
     "HELD_OUT",
     "LOCK",
@@ -109,12 +121,14 @@ __all__ = [
     "Gguf",
     "Item",
     "Ledger",
+    "Locked",
     "Look",
     "Model",
     "Models",
     "Note",
     "OnScale",
     "Plugins",
+    "Policy",
     "Responses",
     "RunFolder",
     "Scaled",
@@ -125,8 +139,10 @@ __all__ = [
     "SuiteTable",
     "Task",
     "ThoughtBudget",
+    "Underway",
     "Waiver",
     "agreement",
+    "append_line",
     "asked_of",
     "attempts_said",
     "chat",
@@ -137,13 +153,17 @@ __all__ = [
     "copy_range",
     "counted",
     "decide",
+    "demands",
     "disk_full",
     "dumps",
     "endings",
+    "exclusive",
+    "fetch_wheel",
     "final_answers",
     "folder_in_place",
     "formats",
     "gguf_of",
+    "holm",
     "is_sealed",
     "is_secret",
     "isolated",
@@ -152,6 +172,7 @@ __all__ = [
     "keys",
     "labels",
     "lazily",
+    "lines_of",
     "load_plugins",
     "made_of",
     "markdown",
@@ -162,6 +183,7 @@ __all__ = [
     "out_of_memory",
     "part",
     "read_answers",
+    "read_events",
     "read_gguf",
     "read_json",
     "read_rows",

@@ -266,3 +266,34 @@ def test_methods_are_compared_row_by_row() -> None:
     weighted = {"a": {"perplexity": 2.0, "weight": 3.0}, "b": {"perplexity": 1.0, "weight": 1.0}}
     other = {"b": {"perplexity": 1.0, "weight": 1.0}, "a": {"perplexity": 1.0, "weight": 3.0}}
     assert against(weighted, other, "perplexity")[0] == 0.75
+
+
+@pytest.mark.slow
+def test_parts_of_a_card_are_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was measured is kept, what failed is tried again and named with its reason, and no page goes to docs."""
+    from bench import gpu
+
+    asked: list[str] = []
+
+    def fine(setting: Setting, small: bool) -> dict[str, Any]:
+        """Tell its number."""
+        asked.append("fine")
+        return {"rows": [["a number", len(asked)]]}
+
+    def failing(setting: Setting, small: bool) -> dict[str, Any]:
+        asked.append("failing")
+        raise ChildError("two cards are needed, and there is one")
+
+    monkeypatch.setattr(gpu, "WORK", tmp_path)
+    monkeypatch.setattr(gpu, "PARTS", {"fine": fine, "failing": failing})
+    given = ["--device", "cpu", "--size", "tiny"]
+    assert (gpu.main(given), gpu.main(given), asked) == (0, 0, ["fine", "failing", "failing"])
+    said = (tmp_path / "performance-gpu.md").read_text("utf-8")
+    assert "| a number | 1 |" in said
+    assert "## Not run\n\n- failing: two cards are needed, and there is one" in said
+    assert gpu.main([*given, "failing"]) == 1
+    with pytest.raises(SystemExit):
+        gpu.main(["none"])
+    assert 'no part "none"; known: fine, failing' in capsys.readouterr().err

@@ -32,32 +32,43 @@ TASKS = {  # each runs and passes as it is, on a model that it builds; what a fo
 
 
 def _init(args: argparse.Namespace) -> int:
-    """`harness init [FOLDER]`: a suite and example data that run and pass, for a task.
+    """`harness init [FOLDER]`: a suite and example data that run and pass, for a task, or a suite on a table.
 
     Beside them lies the suites' JSON Schema, which editors read.
     """
     import json
 
+    from harness.cli import table
     from harness.files import write_text
     from harness.plugins import load_plugins
 
-    names = TASKS[args.task]
-    paths = [args.folder / name for name in (*names, SCHEMA)]
-    if taken := [path for path in paths if path.exists()]:
-        raise UsageError(f"{taken[0]}: is there already; choose an empty folder")
-    for name in names:
-        own = EXAMPLES / args.task / name
-        write_text(args.folder / name, (own if own.exists() else EXAMPLES / "qa" / name).read_text("utf-8"))
-    made = part("suite_schema")(load_plugins(args.folder / "suite.toml"))
-    write_text(args.folder / SCHEMA, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    for path in paths:
-        print(path)
-    args.document = {"written": [str(path) for path in paths]}
-    suites, here = suites_of(args.task), args.folder == Path()
-    commands = [f"harness run {name}" for name in suites]  # several find each other in their folder
-    commands = commands if here else [f"cd {shlex.quote(str(args.folder))}", *commands]
-    if not here and len(suites) == 1:
-        commands = [f"harness run {shlex.quote(str(args.folder / suites[0]))}"]
+    task, of_data = args.task or "qa", [f"--{name}" for name in table.OPTIONS if getattr(args, name) is not None]
+    if args.data and args.task:
+        raise UsageError("--task brings rows of its own, and --data names yours; give one of them")
+    if of_data and not args.data:
+        raise UsageError(f"{of_data[0]}: is about a table, which --data FILE names")
+    suite, folder = args.folder / "suite.toml", shlex.quote(str(args.folder))
+    for name in (*(table.FILES if args.data else TASKS[task]), SCHEMA):
+        if (args.folder / name).exists():
+            raise UsageError(f"{args.folder / name}: is there already; choose an empty folder")
+    if args.data:
+        files, told = table.files_of(args)
+        commands = [f"harness {word} {shlex.quote(str(suite))}" for word in ("check", "plan", "run")]
+    else:
+        owns = {name: EXAMPLES / task / name for name in TASKS[task]}
+        files = {n: (own if own.exists() else EXAMPLES / "qa" / n).read_text("utf-8") for n, own in owns.items()}
+        told, suites = {}, suites_of(task)
+        commands = [f"harness run {name}" for name in suites]  # several find each other in their folder
+        commands = commands if args.folder == Path() else [f"cd {folder}", *commands]
+        if args.folder != Path() and len(suites) == 1:
+            commands = [f"harness run {shlex.quote(str(args.folder / suites[0]))}"]
+    for name, text in files.items():
+        write_text(args.folder / name, text)
+    made = part("suite_schema")(load_plugins(suite))  # with the plugins of a harnessfile that is among them
+    files[SCHEMA] = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+    write_text(args.folder / SCHEMA, files[SCHEMA])
+    print(*(args.folder / name for name in files), sep="\n")
+    args.document = {"written": [str(args.folder / name) for name in files], **told}
     print(f"next: {' && '.join(commands)}", file=sys.stderr)
     return ExitCode.OK
 
@@ -77,9 +88,22 @@ def _waive(args: argparse.Namespace) -> int:
 
 
 def init(one: argparse.ArgumentParser) -> None:
-    """write a suite and example data that run and pass"""
-    command(one, _init, "harness init mine && harness run mine/suite.toml", "harness init --task chat mine")
-    one.add_argument("--task", choices=TASKS, default="qa", help="what the model is to do, by default qa")
+    """write a suite on your table, or with example data, that runs"""
+    command(
+        one,
+        _init,
+        "harness init mine && harness run mine/suite.toml",
+        "harness init --task chat mine",
+        "harness init mine --data mood.csv --input message --label mood",
+    )
+    one.add_argument("--task", choices=TASKS, help="what the model is to do with example data, by default qa")
+    one.add_argument("--data", metavar="FILE", help="your rows: .csv, .tsv, .json, .jsonl or .parquet, cut in three")
+    one.add_argument("--input", metavar="COLUMN", help="of --data: what is asked; found where it is clear")
+    one.add_argument("--label", metavar="COLUMN", help="of --data: the label or answer that is wanted; likewise")
+    one.add_argument("--group", metavar="COLUMN", help="of --data: whose rows stay together, as of a user; likewise")
+    one.add_argument("--separator", metavar="CHARACTER", help="of --data: what parts its columns; likewise")
+    one.add_argument("--encoding", metavar="NAME", help="of --data: such as utf-16 or cp1252; likewise")
+    one.add_argument("--model", metavar="PATH", help="of --data: the base, as in [model]; by default SmolLM2-135M")
     one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
 
 
@@ -105,7 +129,7 @@ def _verify(args: argparse.Namespace) -> int:
     from harness.release.verify import verify
 
     if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
-        return int(part("rows_bundle")(args.export, args))
+        return int(part("rows_bundle")(args.export, args, _policy(args)[0]))
     if args.replay is not None and args.suite is None:
         raise UsageError("--replay asks the rows of a suite; name it, --suite SUITE")
     if args.told_as and args.json:

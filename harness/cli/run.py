@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from harness.collection.collected import Collection
     from harness.pipeline.run import Options
     from harness.records.run import Run
+    from harness.reports.events import Underway
 
 SHOWN = 10  # rows of a gate or an eval
 SHELF = 2  # sets of loaded models that several suites share: a base and a candidate
@@ -65,9 +66,10 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
 
     codes, told = [], []
     others = [args.job] if args.job else []  # of what watches all runs: a job of GitHub's, a file of events
-    others += [Events(args.events)] if args.events else []
     several = len(args.suite) > 1
-    with closing(part("shelf")(SHELF if several else 0)) as shelf:
+    with ExitStack() as closed:
+        shelf = closed.enter_context(closing(part("shelf")(SHELF if several else 0)))
+        others += [closed.enter_context(closing(Events(args.events)))] if args.events else []
         for path in args.suite:
             listeners = (Terminal(args.v - args.q), *others)
             try:
@@ -114,23 +116,43 @@ def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from harness.reports.events import FILE, read_events
     from harness.reports.report_json import read_run, to_json
     from harness.reports.run_folder import newest
 
     if args.n < 1:
         raise UsageError(f"-n is {args.n}, want 1 or more")
-    place = args.run or newest(Path("reports"))
+    asks = args.flips or args.rows is not None or args.wrong
+    names = ("report.json",) if asks else ("report.json", FILE)
+    place = args.run or newest(Path("reports"), names)
+    if place.is_dir() and not any((place / name).exists() for name in ("report.json", FILE)):
+        place = newest(place, names)  # of the runs in a folder
     if place.is_dir() and not (place / "report.json").exists():
-        place = newest(place)  # of the runs in a folder
+        if asks:
+            raise UsageError(f"{place}: holds no rows before its run has ended; look with harness show {place}")
+        return _show_underway(args, read_events(place))
     report = read_run(place)
     folder = place if place.is_dir() else place.parent
-    if args.flips or args.rows is not None or args.wrong:
+    if asks:
         return _show_rows(args, report, folder)
     args.document = {"run": json.loads(to_json(report))}
     if not args.json:
         from harness.cli.terminal import Terminal
 
         Terminal(args.v - args.q).show(replace(report, folder=str(folder)))
+    return ExitCode.OK
+
+
+def _show_underway(args: argparse.Namespace, found: Underway) -> int:
+    """Print what a run that has no report yet, or was cut off, came to so far."""
+    progress, run = found.progress, found.run
+    told = {"suite": run.suite, "state": found.state, "stage": found.stage, "heard": found.heard.isoformat()}
+    signs = {"progress": progress and asdict(progress), "left_seconds": found.left}
+    args.document = {"underway": {**told, **signs, "reports": [asdict(r) for r in run.reports]}}
+    if not args.json:
+        from harness.cli.terminal import Terminal
+
+        Terminal(args.v - args.q).underway(found)
     return ExitCode.OK
 
 

@@ -100,13 +100,6 @@ def some(ids: Sequence[str]) -> str:
     return ", ".join([*ids[:NAMED], *("…" for _ in ids[NAMED : NAMED + 1])])
 
 
-def duration(seconds: float) -> str:
-    """Write seconds as a person would: 12.3 s, 4 min 05 s."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-
-
 def interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:
     """Return an interval in brackets after a space, or nothing where a bound is lacking."""
     return "" if lower is None or upper is None else f" [{write(lower)}, {write(upper)}]"

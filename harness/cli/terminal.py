@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape as unmarked
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.cli.screen import Screen, describe, duration, fact, interval, percent, place, reasons, some, title
+from harness.cli.screen import Screen, describe, fact, interval, percent, place, reasons, some, title
 from harness.errors import ExitCode
 from harness.hookspec import hookimpl
 from harness.records import words
@@ -23,10 +24,11 @@ from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Swept, Trial
 from harness.records.said import endings
 from harness.records.verdicts import Outcome, Verdict
-from harness.reports.sentence import verdict_sentence
+from harness.reports.events import Underway
+from harness.reports.sentence import let_through, verdict_sentence, worst_first
 from harness.schema import show
 from harness.texts.counts import counted
-from harness.texts.numbers import number, size
+from harness.texts.numbers import duration, number, size
 from harness.texts.shown import shorten, shown
 
 IGNORED = -100  # the label of a token that is not learnt
@@ -131,6 +133,15 @@ class Terminal(Screen):
                 self.item(report)
         Summary(self, run, self.verbosity).tell()
 
+    def underway(self, found: Underway) -> None:
+        """Print what a run came to so far, and what it was at when it was last heard of."""
+        self.harness_run_start(found.run)
+        for flag in found.run.flags:
+            tell_flag(self, flag)
+        for report in found.run.reports:
+            self.item(report)
+        self.line(found.said(datetime.now(UTC)), "bold" if found.running else "bold yellow")
+
     def warnings(self, run: Run) -> None:
         """Print the warnings that came since the last time."""
         for warning in run.warnings[self.warned :]:
@@ -192,6 +203,8 @@ class Terminal(Screen):
     def verdict(self, v: Verdict, why: str) -> None:
         claim = f"{title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
         self.entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
+        if _folded(v, self.verbosity):
+            return
         style = "dim" if v.outcome is Outcome.PASS else ""
         self.line(f"{INDENT}{why}{other_bounds(v, self.alpha)}", style, len(INDENT))
         for s in v.slices if len(v.slices) > 1 else ():
@@ -220,8 +233,9 @@ class Terminal(Screen):
     def draw(self, progress: Sign, facts: str) -> None:
         if self.bar is None:
             columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total}"))
+            times = TimeElapsedColumn(), TimeRemainingColumn()
             self.bar = Progress(
-                *columns, TimeElapsedColumn(), TextColumn("{task.fields[facts]}"), console=self.console, transient=True
+                *columns, *times, TextColumn("{task.fields[facts]}"), console=self.console, transient=True
             )
             self.bar.start()
         what, facts = unmarked(shown(progress.what)), unmarked(shown(facts))
@@ -264,11 +278,12 @@ class Summary:
             if report.outcome == "error":
                 self.line(f"ERROR {report.id}: {report.error}", "bold red")
         self.not_passed()
-        for conclusion in run.conclusions:
+        through = let_through(run)
+        for conclusion in (c for c in run.conclusions if c not in through):
             self.line(conclusion, "bold")
         for e in (e for e in run.exports if not e.written):
             self.line(f"not exported: {e.candidate} to {place(e.to)}", "bold red")
-            for reason in e.reasons:
+            for reason in () if any(v.holds_up for v in run.verdicts) else e.reasons:  # they stand above
                 self.line(f"  because {reason}")
         if run.deselected:
             items = counted(len(run.deselected), "item")
@@ -282,14 +297,15 @@ class Summary:
 
     def not_passed(self) -> None:
         """Print what did not pass, with what was claimed, and why."""
-        left = [v for v in self.run.verdicts if v.outcome is not Outcome.PASS]
+        open_ = [v for v in worst_first(self.run) if v.outcome is not Outcome.PASS]
+        left = [v for v in open_ if not _folded(v, self.verbosity)]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(legend(self.run.alpha))
         for v, why in zip(left, reasons(left, tests=self.verbosity > 0), strict=True):
             claim = f"{v.metric} {v.claim}: ".lstrip() if v.estimate is not None else ""
             why += other_bounds(v, self.run.alpha)
             self.line(f"{v.outcome} {v.candidate}: {title(v)}: {claim}{why}", STYLES[v.outcome])
-            if v.waiver:
+            if v.waiver and not v.decides:  # others stand at the end
                 self.line(f"  {v.waiver.says()}", "yellow")
 
     def ending(self) -> None:
@@ -300,6 +316,8 @@ class Summary:
         style = "yellow" if run.exit_code == ExitCode.OK and waived else style
         self.screen.rule(f"{outcomes(run.verdicts)} in {duration(run.seconds)} · exit {int(run.exit_code)}", style)
         self.line(verdict_sentence(run), style if style == "yellow" else f"bold {style.split()[-1]}")
+        for line in let_through(run):
+            self.line(line, "yellow")
         for e in run.exports:
             if e.written:
                 what = f"{size(e.bytes)}, weights {e.digest[:12]}"
@@ -374,6 +392,11 @@ def outcomes(verdicts: Iterable[Verdict]) -> str:
     for why in ("waived", "warn", "any_of", "not what ships"):
         parts += [f"{n} {o} ({why})" for o, n in _tally(v for v in verdicts if _idle(v) == why)]
     return ", ".join(parts) or "nothing was gated"
+
+
+def _folded(v: Verdict, verbosity: int) -> bool:
+    """Return whether a verdict is told in a line without -v: it was measured, and is not about what ships."""
+    return verbosity <= 0 and not v.decides and v.estimate is not None and not v.waiver
 
 
 def _idle(v: Verdict) -> str:

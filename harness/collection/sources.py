@@ -22,16 +22,21 @@ class Sources:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._read: dict[str, list[dict[str, Any]]] = {}  # rows by source
+        self._read: dict[tuple[str | None, ...], list[dict[str, Any]]] = {}  # rows by source and how it is read
 
-    def rows(self, source: str, where: str) -> list[dict[str, Any]] | None:
-        """Read a source once it may be read, and once only; None when it is remote and not yet time, or wrong."""
+    def rows(self, source: str, table: Train | Eval) -> list[dict[str, Any]] | None:
+        """Read a source as its table says, once it may be read, and once only.
+
+        None when it is remote and not yet time, or wrong.
+        """
         if is_remote(source) and not self.context.remote:
             return None
         with self.context.mistakes.collecting():
-            if source not in self._read:
-                self._read[source] = read_rows(source, self.context.suite.path.parent, self._ask, where)
-            return self._read[source]
+            key = (source, table.separator, table.encoding)
+            if key not in self._read:
+                how = {"separator": table.separator, "encoding": table.encoding}
+                self._read[key] = read_rows(source, self.context.suite.path.parent, self._ask, table.where, how)
+            return self._read[key]
         return None
 
     def own_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
@@ -73,7 +78,7 @@ def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, An
     judged = trainer.about.columns if trainer else ()
     rows: list[dict[str, Any]] = []
     for source in (*train.sources, *([train.validation_data] if train.validation_data else [])):
-        found = sources.rows(source, train.where)
+        found = sources.rows(source, train)
         if found is None:
             return None, origins
         where = f'{train.where} data "{source}"'

@@ -74,7 +74,8 @@ def with_shots(context: Context, sources: Sources, task: Task) -> Task:
     if source is None:
         context.mistakes.add(spec.where, "few-shot needs worked examples; name them with fewshot_data")
         return task
-    if task.samples is None or (rows := sources.rows(source, spec.where)) is None:
+    table = spec if spec.fewshot_data or not train else train
+    if task.samples is None or (rows := sources.rows(source, table)) is None:
         return task
     columns, template = spec.columns, spec.template
     if train and not spec.fewshot_data and (train.template or not (columns or template)):  # read as it is trained on
@@ -172,13 +173,13 @@ def _samples(
     if spec.data is not None and brings is not None:
         context.mistakes.add(spec.where, f'"{spec.use}" brings its own rows; remove "data"')
         return None, None
-    rows = sources.rows(spec.data, spec.where) if spec.data is not None else sources.own_rows(brings, spec)
+    rows = sources.rows(spec.data, spec) if spec.data is not None else sources.own_rows(brings, spec)
     chosen: Samples | None = None
     if spec.select is not None and spec.data is None:
         context.mistakes.add(spec.where, '"select" stands beside "data"; an eval without data has nothing to choose on')
         return None, None
     if spec.select is not None:
-        other = sources.rows(spec.select, spec.where)
+        other = sources.rows(spec.select, spec)
         if other is not None and rows is not None and (both := overlap(spec.cluster, other, rows)):
             what = f'select "{spec.select}": {both}; what chose a candidate cannot confirm it'
             context.mistakes.add(spec.where, what)

@@ -8,42 +8,130 @@ import json
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from harness.errors import Mistakes, UsageError
-from harness.files import read_text
-from harness.schema import DEEPEST, is_deep
+from harness.schema import DEEPEST, is_deep, show
 
 Row = dict[str, Any]
-FILES = (".jsonl", ".json", ".csv", ".parquet")
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+TABLES = {".csv": ",", ".tsv": "\t"}  # and what parts their columns unless a suite says so
+SEPARATORS = (",", ";", "\t", "|")
+WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by how a file begins
 LONGEST = 300  # characters of what a library says
+TOLD = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
+SNIFFED = 100_000  # characters of a table, and bytes of its encoding, by which they are told
+UNCLOSED = "; is a quote not closed? double those inside a field, or write the rows as .jsonl"
 SHOWN = 20  # wrong rows of a source that are told one by one
 
 
-def read_file(folder: Path, source: str, where: str) -> list[Row]:
+def read_file(
+    folder: Path, source: str, where: str, separator: str | None = None, encoding: str | None = None
+) -> list[Row]:
     """Return the rows of the file `source` in `folder`. Raises UsageError with the place of mistakes."""
-    try:
-        path = (folder / Path(source).expanduser()).resolve()
-        path.is_file()
-    except (OSError, RuntimeError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f'{where}: data "{source[:100]}" is no path: {why}; name a file') from None
-    if path.suffix not in FILES:
-        known = "a file (" + ", ".join(FILES) + "), hub:NAME:SPLIT, or what a plugin's harness_read_samples knows"
-        raise UsageError(f'{where}: data "{source}" is unknown; want {known}')
-    if not path.is_file():
-        raise UsageError(f'{where}: data "{source}" is not there; looked for {path}')
-    if path.suffix == ".parquet":
+    path = file_of(folder, source, where)
+    if path.suffix.lower() == ".parquet":
         return _read_parquet(path, where)
-    text = read_text(path, encoding="utf-8-sig", where=f"{where}: ")
-    if path.suffix == ".csv":
-        return _read_csv(text, path)
-    if path.suffix == ".json":
+    text = decoded(path, encoding, where)
+    if path.suffix.lower() in TABLES:
+        return _read_csv(text, path, separator, where)
+    if path.suffix.lower() == ".json":
         return _rows_of(_parse(text, f"{path}"), path)
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
     return _rows_of([_parse(line, f"{path}:{n}") for n, line in lines], path)
+
+
+def file_of(folder: Path, source: str, where: str) -> Path:
+    """Return the path of the file `source` in `folder`; raises UsageError where there is none that can be read."""
+    try:
+        path = (folder / Path(source).expanduser()).resolve()
+        there, is_folder = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f'{where}: data "{source[:100]}" is no path: {why}; name a file') from None
+    what = ""
+    if "://" in source:
+        what = "is a URL; download it, and name the file"
+    elif is_folder:
+        what = "is a folder; name a file in it"
+    elif path.suffix.lower() in WORKBOOKS:
+        what = 'is a workbook; save its sheet as "CSV UTF-8", and name that file'
+    elif path.suffix.lower() not in FILES:
+        known = "a file (" + ", ".join(FILES) + "), hub:NAME:SPLIT, or what a plugin's harness_read_samples knows"
+        what = f"is unknown; want {known}"
+    elif not there:
+        what = f"is not there; looked for {path}"
+    if what:
+        raise UsageError(f'{where}: data "{source}" {what}')
+    return path
+
+
+def decoded(path: Path, encoding: str | None, where: str) -> str:
+    """Return the text of a file in an encoding, by default UTF-8, with or without a BOM; raises UsageError."""
+    try:
+        data = path.read_bytes()
+        with io.TextIOWrapper(io.BytesIO(data), encoding or "utf-8-sig") as text:
+            return text.read().removeprefix("\ufeff")
+    except OSError as error:
+        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
+    except UnicodeError as error:
+        why = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
+        instead = f'write encoding = "{encoding_of(data)}" beside it, or save it as "CSV UTF-8"'
+        raise UsageError(f"{where}: {path}: is not {(encoding or 'utf-8').upper()}: {why}; {instead}") from None
+    except (LookupError, ValueError):
+        what = f'no encoding is called {show(encoding)}; want "utf-8", "utf-16", "cp1252", or another that Python has'
+        raise UsageError(f"{where}: {what}") from None
+
+
+def encoding_of(data: bytes) -> str:
+    """Return in which encoding a file is, as far as its bytes tell: what is no Unicode is Windows' or Latin-1."""
+    zeros = [data[i:2000:2].count(0) for i in (0, 1)]  # every other byte of UTF-16 in which letters are Latin
+    if marked := next((name for mark, name in ENCODINGS.items() if data.startswith(mark)), ""):
+        return marked
+    if max(zeros) > len(data[:2000]) / 5 and min(zeros) * 10 < max(zeros):
+        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    for name in ("utf-8", "cp1252"):
+        with suppress(UnicodeError):
+            data.decode(name)
+            return name
+    return "latin-1"
+
+
+def how_written(path: Path, where: str, separator: str | None, encoding: str | None) -> dict[str, str]:
+    """Return encoding and separator of a file, as given or as they look; raises UsageError for what is no text."""
+    if path.suffix.lower() == ".parquet":
+        return {}
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
+    encoding = encoding or encoding_of(data)
+    text = decoded(path, encoding, where)[:SNIFFED]
+    if "\0" in text:
+        raise UsageError(f'{where}: {path}: is no text; save it as "CSV UTF-8", and name that file')
+    found = {"separator": separator or separator_of(text)} if path.suffix.lower() in TABLES else {}
+    return {"encoding": encoding, **found}
+
+
+def separator_of(text: str) -> str:
+    """Return what parts the columns of a table: where most of its first rows have as many as the header."""
+    if told := TOLD.match(text):
+        return told[1]
+
+    def fits(separator: str) -> tuple[float, int]:
+        try:
+            header, *rows = [r for r in islice(csv.reader(text.split("\n"), delimiter=separator), 50) if r]
+        except (csv.Error, ValueError):
+            return 0, 0
+        share = sum(len(row) == len(header) for row in rows) / max(1, len(rows))
+        return (share, len(header)) if len(header) > 1 else (0, 0)
+
+    return max(SEPARATORS, key=fits)
 
 
 def sliced(source: str, where: str) -> tuple[str, slice | None]:
@@ -108,26 +196,89 @@ def _rows_of(found: Any, path: Path) -> list[Row]:
     return found
 
 
-def _read_csv(text: str, path: Path) -> list[Row]:
-    """Return the rows of a CSV file under its header's names; every row has as many fields as the header."""
-    mistakes, rows = Mistakes(), []
-    reader = csv.reader(io.StringIO(text, newline=""))
+def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[Row]:
+    """Return the rows of a CSV file under its header's names; every row has as many fields as the header.
+
+    A first line `sep=;`, which Excel writes and reads, is no row and names the separator.
+    """
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
+        raise UsageError(f"{where}: separator is {show(separator)}, want one character")
+    told = TOLD.match(text)
+    parts = separator or (told[1] if told else TABLES[path.suffix.lower()])
+    mistakes, rows, header = Mistakes(), list[Row](), list[str]()
+    joined: list[tuple[str, list[str]]] = []  # what is wrong if lines in a field are rows, and how such rows end
+    last = 0
     try:
-        header = next((names for names in reader if names), [])
-        if twice := [name for name, n in Counter(header).items() if n > 1]:
-            what = f'the column "{twice[0]}" stands twice in the header; rename one'
-            raise UsageError(f"{path}:{reader.line_num}: {what}")
-        for fields in reader:
-            if fields and len(fields) != len(header):
-                what = f"has {len(fields)} fields, and the header {len(header)}; is a comma or a quote missing?"
-                mistakes.add(f"{path}:{reader.line_num}", what)
-            elif fields:
+        for first, last, lines, fields in _records(text[told.end() if told else 0 :], parts, 1 + bool(told)):
+            if not header:
+                header = fields
+                _check_header(header, parts, f"{path}:{last}")
+                continue
+            ends = _swallowed(lines, fields, parts, len(header)) if last > first else None
+            if ends is not None:
+                joined.append((f"{path}: lines {first} to {last} are one row{UNCLOSED}", ends))
+            if len(fields) == len(header):
                 rows.append(dict(zip(header, fields, strict=True)))
+            elif ends is None:
+                what = (
+                    f"has {len(fields)} fields, and the header {len(header)}; is a {called(parts)} or a quote missing?"
+                )
+                mistakes.add(f"{path}:{last}", what)
     except csv.Error as error:
-        raise UsageError(f"{path}:{reader.line_num}: not valid CSV: {error}; write the rows as .jsonl") from None
+        far = f" (line {last + 1} on; is a quote not closed?)" if "field limit" in str(error) else ""
+        raise UsageError(f"{path}:{last + 1}: not valid CSV: {error}{far}; write the rows as .jsonl") from None
+    known = {row[header[-1]] for row in rows} if joined else set()
+    mistakes.found += [what for what, ends in joined if not ends or known.issuperset(ends)]
+    if len(mistakes.found) > max(SHOWN, len(rows)):  # one cause
+        mistakes.found = [f"{mistakes.found[0]} {len(mistakes.found) - 1:,} rows more are like this one"]
     shorten(mistakes, f"{path}")
     mistakes.raise_if_any()
     return rows
+
+
+def _records(text: str, separator: str, first: int) -> Iterator[tuple[int, int, list[str], list[str]]]:
+    """Yield the number of the first and the last line of each row that is not empty, these lines, and its fields."""
+    lines: list[str] = []
+
+    def taken() -> Iterator[str]:
+        for line in io.StringIO(text, newline=""):
+            lines.append(line)
+            yield line
+
+    for fields in csv.reader(taken(), delimiter=separator):
+        if fields:
+            yield first, first + len(lines) - 1, lines, fields
+        first += len(lines)
+        lines.clear()
+
+
+def _check_header(header: list[str], separator: str, place: str) -> None:
+    if twice := [name for name, n in Counter(header).items() if n > 1]:
+        raise UsageError(f'{place}: the column "{twice[0]}" stands twice in the header; rename one')
+    other = next((one for one in SEPARATORS if one in header[0]), None) if len(header) == 1 else None
+    if other:
+        instead = f"is the separator a {called(other)}? write separator = {json.dumps(other)} beside data"
+        raise UsageError(f"{place}: the header is one column, {show(header[0])}; {instead}")
+
+
+def _swallowed(lines: list[str], fields: list[str], separator: str, columns: int) -> list[str] | None:
+    """Return how lines in a field end that a quote which is not closed made of rows, or None where it is text.
+
+    That is certain, and how they end tells nothing, where text follows the closing quote, or the file ends before it.
+    """
+    try:
+        list(csv.reader(lines, delimiter=separator, strict=True))
+    except csv.Error:
+        return []
+    inner = [line for field in fields for line in field.split("\n")[1:-1]]
+    if not inner or any(line.count(separator) != columns - 1 for line in inner):
+        return None
+    return [line.rpartition(separator)[2] for line in inner] if columns == 2 else []
+
+
+def called(separator: str) -> str:
+    """Return what a separator is called."""
+    return {",": "comma", ";": "semicolon", "\t": "tab"}.get(separator, f'"{separator}"')
 
 
 def _read_parquet(path: Path, where: str) -> list[Row]:

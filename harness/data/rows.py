@@ -35,11 +35,14 @@ def is_remote(source: str) -> bool:
     return source.startswith("hub:")
 
 
-def read_rows(source: str, folder: Path, ask: Callable[[str], list[Row] | None], where: str) -> list[Row]:
+def read_rows(
+    source: str, folder: Path, ask: Callable[[str], list[Row] | None], where: str, how: Mapping[str, str | None] = {}
+) -> list[Row]:
     """Return the rows of a source: a plugin's, a file relative to `folder`, or `hub:NAME[/CONFIG]:SPLIT`.
 
     `ask` asks the plugins. A source may end in a slice as Python has them, `x.csv[:960]`; of a data set of the Hub
-    that is the library's own. Raises UsageError when the source is not there, empty, or malformed.
+    that is the library's own. `how` has the separator and the encoding of a file. Raises UsageError when the source
+    is not there, empty, or malformed.
     """
     rows = ask(source)
     if rows is None and is_remote(source):
@@ -47,7 +50,7 @@ def read_rows(source: str, folder: Path, ask: Callable[[str], list[Row] | None],
     if rows is None:
         name, part = reading.sliced(source, where)
         rows = ask(name) if part else None
-        rows = reading.read_file(folder, name, where) if rows is None else rows
+        rows = reading.read_file(folder, name, where, **how) if rows is None else rows
         rows = rows[part] if part else rows
     if not rows:
         raise UsageError(f'{where}: data "{source}" has no rows; an empty evaluation proves nothing')

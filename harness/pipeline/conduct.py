@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def begin(collection: Collection, options: Options) -> Execution:
         record.found.part = f"--limit {options.limit}: some of the rows prove nothing about the rest"
     elif collection.deselected:
         record.found.part = "a part of the suite proves nothing about the whole"
+    collection.plugins.manager.register(record.events)
     record.tell("harness_run_start")
     with record.stage("preflight", "configuration, tokenizer, lengths"):
         session = open_collection(collection, options, checks)
@@ -57,7 +59,11 @@ def conduct(run: Execution, stages: Callable[[Execution], Stop | None]) -> Run:
 
     Raises UsageError where nothing can be written.
     """
-    run = _placed(run)
+    with closing(run.record.events):
+        return _conducted(_placed(run), stages)
+
+
+def _conducted(run: Execution, stages: Callable[[Execution], Stop | None]) -> Run:
     try:
         stop = stages(run) or Stop()
         ending = RunEnding(exit_code(run) if stop.code is None else stop.code, stop.why)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from harness.data import fewshot
 from harness.data.rows import continuation, is_remote
 from harness.errors import Mistakes, UsageError
 from harness.files import cache_dir, write_text
-from harness.records.models import Adapter, ModelRef, Source
+from harness.records.models import Adapter, ModelRef, Progress, Source
 from harness.release.export import destination_error
 from harness.release.previous import open_release, release_error
 from harness.suite.tables import Model
@@ -49,15 +49,18 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
     trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()
     sources = [*trained, *(s or "" for e in suite.evals for s in (e.data, e.select, e.fewshot_data))]
     if any(map(is_remote, sources)) or any(t.brings_rows for t in collection.tasks.values()):
-        read = collect(suite, collection.plugins, remote=True, limit=limit, selecting=collection.selecting)
+        read = collect(
+            suite, collection.plugins, remote=True, limit=limit, selecting=collection.selecting, ahead=collection.ahead
+        )
         collection = replace(read, items=collection.items, deselected=collection.deselected)
     mistakes = Mistakes()
+    collection.plugins.hook.harness_progress(progress=Progress("preflight", 0, 1, {"now": "libraries and models"}))
     source = open_model(collection, suite.model)
     others = {name: open_model(collection, s.model) for name, s in suite.subjects.items() if s.use}
     looked = [collection_digest(collection, source), [i.id for i in collection.items]]
     passed = cache_dir() / "preflight" / digest_of(looked)
     known = remembers and passed.exists()
-    has = "adapter" in collection.candidates
+    has = "adapter" in collection.candidates and bool(suite.train or suite.candidate)
     made = [_adapter(t, source, mistakes, known) if has else None for t in trials(collection)]
     candidate = _candidate(collection, source, made[0], mistakes)
     releases, lacking = dict[str, ModelRef](), dict[str, str]()  # baselines that were released, or are not there yet
@@ -82,9 +85,9 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
     if trains and (checks := find("trainer", trains.use).about.check):
         for trial, one in zip(trials(collection), made, strict=True):
             table = trial.suite.train or trains
-            beside = {"adapter": one} if schema.wants(checks, "adapter") else {}
+            beside = {"adapter": one, "ref": ModelRef("base", source.path, options=suite.model.options)}
             with mistakes.collecting(table.where):
-                checks(**table.given, **beside)
+                checks(**table.given, **_wanted(checks, beside))
     if not known:
         _lengths(collection, source, mistakes)
     mistakes.raise_if_any()
@@ -206,8 +209,11 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
 
 def _check_merge(made: Adapter, variant: str, **known: Any) -> None:
     """Raise UsageError when an adapter cannot be merged; an older plugin takes the variant alone."""
-    taken = {name: value for name, value in known.items() if schema.wants(made.check_merge, name)}
-    made.check_merge(variant, **taken)
+    made.check_merge(variant, **_wanted(made.check_merge, known))
+
+
+def _wanted(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in known.items() if schema.wants(function, name)}
 
 
 def _check_safe(folder: Path, where: str) -> None:
@@ -230,7 +236,9 @@ def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None
     """Report the rows that do not fit into the model's context with their worked examples and answer."""
     if source.context is None:
         return
-    for task in collection.tasks.values():
+    tell = collection.plugins.hook.harness_progress
+    for done, task in enumerate(collection.tasks.values()):
+        tell(progress=Progress("preflight, tokens", done, len(collection.tasks), {"now": task.spec.name}))
         if task.brings_rows:  # it makes its own prompts of them
             continue
         shots = [

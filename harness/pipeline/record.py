@@ -23,6 +23,7 @@ from harness.records.frozen import isolated
 from harness.records.models import ModelRef
 from harness.records.run import Report, Run, Trial
 from harness.records.samples import Result
+from harness.reports.events import Events
 from harness.suite.waivers import read_waivers, void
 
 FIELDS = frozenset(f.name for f in fields(Run))
@@ -91,6 +92,7 @@ class Record:
     def __init__(self, collection: Collection) -> None:
         suite = collection.suite
         self.hook = collection.plugins.hook
+        self.events = Events()
         self.started = datetime.now(UTC)
         waivers, versions = read_waivers(suite.path), keys.versions()
         self.clock = time.monotonic()

@@ -1,79 +1,212 @@
-"""A run as it goes, a line of JSON an event, for editors and scripts."""
+"""A run as it goes, a line of JSON an event, for editors and scripts; and what these lines come to so far."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from harness.errors import UsageError
+from harness.files import lines_of, open_file
 from harness.hookspec import hookimpl
 from harness.records.findings import Finding
 from harness.records.models import Progress
 from harness.records.run import Report, Run, Trial
-from harness.reports.report_json import plain
+from harness.records.verdicts import Verdict
+from harness.reports.report_json import made, placed, plain
+from harness.texts.counts import counted
+from harness.texts.numbers import duration
 
 FORMAT = 1  # of a line; raised when a reader of an older one would misread it
+FILE = "events.jsonl"  # in a run's folder
+EVERY = 1.0  # seconds between two signs of life of one kind that are written
+BEGUN = ("suite", "path", "digest", "seed", "alpha", "model", "started", "harness", "items", "gates", "shipping")
 
 
 class Events:
-    """A listener that writes what it hears to a file, each line as soon as it is heard.
+    """A listener that writes what it hears, each line as soon as it is heard: to a file, or into the run's folder.
 
-    Raises UsageError where the file cannot be written. One that cannot be written later on is written no more: it
-    decides nothing.
+    What was heard before there is a folder waits for it. While the run goes on the file in it is locked: a lock ends
+    with its process. Raises UsageError where a file that was named cannot be written. One that cannot be written later
+    on is written no more: it decides nothing.
     """
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self.file = path.open("w", encoding="utf-8", errors="backslashreplace")
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            raise UsageError(f'--events "{path}": cannot be written: {why}; name a file that can be') from None
+    def __init__(self, path: Path | None = None) -> None:
+        self.path, self.file, self.waiting = path, None if path is None else _opened(path), list[str]()
+        self.run: Run | None = None
+        self.last: tuple[str, float] = "", 0.0
+
+    def close(self) -> None:
+        """End the file."""
+        if self.file:
+            self.file.close()
 
     @hookimpl
     def harness_run_start(self, run: Run) -> None:
-        self.write("run_start", suite=run.suite, path=run.path, model=run.model, items=run.items, gates=run.gates)
+        self.write("run_start", run, **{name: getattr(run, name) for name in BEGUN})
 
     @hookimpl
     def harness_stage(self, run: Run, stage: str, detail: str) -> None:
-        self.write("stage", stage=stage, detail=detail)
+        self.write("stage", run, stage=stage, detail=detail)
 
     @hookimpl
     def harness_progress(self, progress: Progress) -> None:
-        self.write("progress", **asdict(progress))
+        what, at = self.last
+        if progress.what != what or progress.remark or progress.done >= progress.total or time.monotonic() - at > EVERY:
+            self.last = progress.what, time.monotonic()
+            self.write("progress", **asdict(progress))
 
     @hookimpl
     def harness_report(self, run: Run, report: Report) -> None:
         told = {key: value for key, value in asdict(report).items() if key not in ("verdicts", "traceback")}
-        self.write("report", **told)
+        self.write("report", run, **told)
         for verdict in report.verdicts:
-            self.write("verdict", **asdict(verdict))
+            self.write("verdict", run, **asdict(verdict))
 
     @hookimpl
     def harness_flag(self, run: Run, flag: Finding) -> None:
-        self.write("finding", **asdict(flag))
+        self.write("finding", run, **asdict(flag))
 
     @hookimpl
     def harness_trial(self, run: Run, trial: Trial) -> None:
-        self.write("trial", **asdict(trial))
+        self.write("trial", run, **asdict(trial))
 
     @hookimpl(trylast=True)
     def harness_run_finish(self, run: Run) -> None:
         told = {"exit_code": int(run.exit_code), "problem": run.problem, "conclusions": run.conclusions}
-        self.write("run_finish", **told, folder=run.folder, seconds=run.seconds)
-        self.file.close()
+        self.write("run_finish", run, **told, folder=run.folder, seconds=run.seconds)
 
-    def write(self, event: str, **told: Any) -> None:
-        """Write a line, without secrets."""
-        if self.file.closed:
-            return
+    def write(self, event: str, run: Run | None = None, **told: Any) -> None:
+        """Write a line without secrets, and in a run's folder without places of this machine."""
+        self.run = run or self.run
         line = {"format": FORMAT, "event": event, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **told}
+        if self.path is None and self.run:
+            line = placed(line, self.run)
+        self.waiting.append(json.dumps(plain(line), ensure_ascii=False, default=str, allow_nan=False) + "\n")
         try:
-            self.file.write(json.dumps(plain(line), ensure_ascii=False, default=str, allow_nan=False) + "\n")
-            self.file.flush()
+            if self.file is None and run and run.folder:
+                self.file = (Path(run.folder) / FILE).open("w", encoding="utf-8", errors="backslashreplace")
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(self.file, fcntl.LOCK_EX)
+            if self.file is None:
+                return
+            if not self.file.closed:
+                self.file.writelines(self.waiting)
+                self.file.flush()
         except OSError:
             with suppress(OSError):  # what waits cannot be written either
-                self.file.close()
+                self.close()
+        self.waiting.clear()
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        return path.open("w", encoding="utf-8", errors="backslashreplace")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f'--events "{path}": cannot be written: {why}; name a file that can be') from None
+
+
+# -- read again ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Underway:
+    """A run as its events tell of it: what was found so far, its stage, the last sign of life, and since when.
+
+    `running` is None where nobody can tell.
+    """
+
+    run: Run
+    running: bool | None
+    heard: datetime
+    stage: str = ""
+    progress: Progress | None = None
+    since: datetime | None = None  # the first sign of this kind, with so many `before` it
+    before: int = 0
+    ended: bool = False
+
+    @property
+    def left(self) -> float | None:
+        """Return the seconds that what it is at takes on, at the pace so far, or None where there is none."""
+        p, since = self.progress, self.since
+        if p is None or since is None or p.done <= self.before or p.done >= p.total:
+            return None
+        return (self.heard - since).total_seconds() / (p.done - self.before) * (p.total - p.done)
+
+    @property
+    def state(self) -> str:
+        """Return in words how it stands."""
+        words = {True: "running", False: "cut off", None: "not known to have ended"}
+        return "ended" if self.ended else words[self.running]
+
+    def said(self, now: datetime) -> str:
+        """Return in a line how it stands, at what it is, how long that takes on, and how much is done."""
+        p = self.progress
+        at = [self.stage, f"{p.what} {p.done:,} of {p.total:,}" if p and p.total else ""]
+        at += [f"about {duration(self.left)} left of it"] if self.running and self.left is not None else []
+        done = f"{len(self.run.reports):,} of {counted(len(self.run.items), 'item')} done"
+        ago = max((now - self.heard).total_seconds(), 0.0)
+        heard = f"heard of {duration(ago)} ago" if self.running else f"last heard of {self.heard:%Y-%m-%d %H:%M:%S} UTC"
+        way = "" if self.running or self.ended else "; harness run asks nothing again that is remembered"
+        return f"{self.state}: {', '.join(filter(None, [*at, done, heard]))}{way}"
+
+
+def read_events(folder: Path) -> Underway:
+    """Read what a run's folder tells of it so far. Raises UsageError where it tells nothing that can be read."""
+    path = folder / FILE
+    try:
+        with open_file(path) as file:
+            running = _is_held(file)
+            lines = [json.loads(line) for line in lines_of(file.read()) if line]
+        if not lines or any(line["format"] != FORMAT for line in lines):
+            raise UsageError(f"{path}: is not of this version of the harness")
+        return _so_far(lines, running, folder)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; name a folder in reports/") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise UsageError(f"{path}: cannot be read as events; run the suite again") from None
+
+
+def _is_held(file: IO[bytes]) -> bool | None:
+    """Return whether the process that writes a file still lives; None where its file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
+def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> Underway:
+    first, *rest = lines
+    run = made(Run, {name: first[name] for name in BEGUN}, "it")
+    found = Underway(replace(run, folder=str(folder)), running, datetime.fromisoformat(lines[-1]["at"]))
+    for line in rest:
+        told = {key: value for key, value in line.items() if key not in ("format", "event", "at")}
+        kind = line["event"]
+        if kind == "stage":
+            found = replace(found, stage=str(told["stage"]), progress=None, since=None)
+        elif kind == "progress":
+            facts = dict(told.pop("facts"))  # texts or numbers
+            sign, at = replace(made(Progress, told, "it"), facts=facts), datetime.fromisoformat(line["at"])
+            new = found.progress is None or found.progress.what != sign.what
+            found = replace(found, progress=sign, **({"since": at, "before": sign.done} if new else {}))
+        elif kind == "report":
+            run.reports.append(made(Report, told, "it"))
+            found = replace(found, progress=None, since=None)
+        elif kind == "verdict":
+            last = run.reports[-1]
+            run.reports[-1] = replace(last, verdicts=(*last.verdicts, made(Verdict, told, "it")))
+        elif kind == "finding":
+            run.flags.append(made(Finding, told, "it"))
+        elif kind == "run_finish":
+            found = replace(found, ended=True)
+    return found

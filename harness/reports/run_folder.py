@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,10 @@ def last_run(out: Path, suite: str) -> Run:
     return read_run(found[-1])
 
 
-def newest(out: Path) -> Path:
-    """Return the folder of the newest run under `out`, of whatever suite. Raises UsageError when there is none."""
-    found = sorted(out.glob("*/report.json"), key=lambda p: (p.stat().st_mtime, p.parent.name))
+def newest(out: Path, names: Sequence[str] = ("report.json",)) -> Path:
+    """Return the folder under `out` in which one of these files is the newest. Raises UsageError when there is none."""
+    there = [path for name in names for path in out.glob(f"*/{name}")]
+    found = sorted(there, key=lambda p: (p.stat().st_mtime, p.parent.name))
     if not found:
         raise UsageError(f"{out}: holds no run; name the folder of one, or run a suite first")
     return found[-1].parent
@@ -127,7 +129,7 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "filtered_resps": [score.answer],
         "filter": "none",
         "metrics": list(metrics),
-        "doc_hash": _hashed(json.dumps(sample.row, indent=2, default=str, ensure_ascii=False)),
+        "doc_hash": _hashed(_indented(sample.row)),
         "prompt_hash": _hashed(text),
         "target_hash": _hashed(str(sample.target)),
         **score.values,
@@ -142,6 +144,14 @@ def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> d
         "note": _told(score.note),
         **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
     }
+
+
+def _indented(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON with an indent, of which lm-evaluation-harness makes its hash; Python's is slow."""
+    write = partial(json.dumps, default=str, ensure_ascii=False)
+    if any(isinstance(value, (dict, list, tuple)) for value in row.values()) or not row:
+        return write(row, indent=2)
+    return "{\n" + ",\n".join(f"  {write(str(k))}: {write(v)}" for k, v in row.items()) + "\n}"
 
 
 def _hashed(text: str) -> str:

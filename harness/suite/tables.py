@@ -64,6 +64,7 @@ class Train:
     `cluster` names a column whose rows are held out together, `validation_data` a source of rows that are only
     validated with, `watch` evals of which some select rows are looked at after each epoch.
     `template` writes the inputs out of the columns that it names between braces.
+    `separator` and `encoding` are those of files of text.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
     `drop_leaks` takes out the rows of which D10 and D11 tell, before anything else is done with them.
     `processes` train together, "auto" one a GPU, and with `shard` share the weights. Neither is part of the recipe,
@@ -76,6 +77,8 @@ class Train:
     where: str
     columns: dict[str, str] = field(default_factory=dict)
     template: str | None = None
+    separator: str | None = None
+    encoding: str | None = None
     cluster: str | None = None
     validation_data: str | None = None
     watch: list[str] = field(default_factory=list)
@@ -184,6 +187,7 @@ class Eval:
     `data` confirms: it is what gates are judged on. `select` is for choosing, as often as you like. `stop` says
     whether a candidate answers every row, or in a random order only as many as its gates need.
     `template` writes the inputs out of the columns that it names between braces.
+    `separator` and `encoding` are those of files of text.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
     `rows_at_most` are all the rows that there will ever be: looks at more and more of them share one risk.
     `thought_budget` is the most tokens of a thought, which is then closed by force.
@@ -196,6 +200,8 @@ class Eval:
     select: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     template: str | None = None
+    separator: str | None = None
+    encoding: str | None = None
     cluster: str | None = None
     slices: list[str] = field(default_factory=list)
     limit: int | None = None

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from harness.suite.tables import Eval, Suite
 
 # of an eval, beside its name
-LATER = ("chat_template_kwargs", "template", "rows_at_most", "thought_budget")  # where they are used
+FORM = ("separator", "encoding")
+LATER = ("chat_template_kwargs", "template", "rows_at_most", "thought_budget", *FORM)  # where they are used
 CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options")
 NO_RECIPE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train]
 
@@ -67,7 +68,10 @@ def check_digest(code: str, suite: Suite) -> str:
     """Return the sha256 of what a check's errors are ignored of: model, adapter, training and evals, 64 hex digits."""
     tables = {"model": suite.model, "adapter": suite.adapter, "train": suite.train}
     told = {name: dataclasses.asdict(table) if table else {} for name, table in tables.items()}
-    told = {name: {k: v for k, v in table.items() if k not in NO_RECIPE} for name, table in told.items()}
+    told = {
+        name: {k: v for k, v in table.items() if k not in NO_RECIPE and (v or k not in FORM)}
+        for name, table in told.items()
+    }
     return digest_of({"check": code, **told, "evals": [[e.name, _of_eval(e)] for e in suite.evals]})
 
 

@@ -29,3 +29,10 @@ def size(n: int) -> str:
         if n >= unit:
             return f"{n / unit:,.1f} {name}" if n < 100 * unit else f"{n / unit:,.0f} {name}"
     return f"{n} B"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person would: 12.3 s, 4 min 05 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"

@@ -20,6 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from harness import CheckFailed, UsageError
 from harness.internals import meant_otherwise, read_safetensors
 from harness_hf.linear import use_onednn
+from harness_workers import card, here
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,7 +63,7 @@ def load_model(
     """
     if threads:
         torch.set_num_threads(threads)
-    place = resolve_device(device)
+    place = _placed(device)
     wanted = resolve_dtype(dtype, place)
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     if quantization:
@@ -94,13 +95,14 @@ def load_model(
     return model.eval()
 
 
-def skeleton(path: str | Path) -> Any:
-    """Build the model of a folder without weights."""
+def skeleton(path: str | Path, dtype: str = "") -> Any:
+    """Build the model of a folder without weights, in eval mode."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    told = {"dtype": DTYPES[dtype]} if dtype else {}
     with quiet(), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config, **told, trust_remote_code=False).eval()
 
 
 def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
@@ -248,30 +250,49 @@ def _linear4bit(model: PreTrainedModel) -> list[Any]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device by name; "auto" is CUDA, else MPS, else the CPU. Raises UsageError when it is not there."""
+    """Return the device by name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises UsageError when it is not there, and when "auto" finds a GPU that PyTorch was built for and cannot use.
+    """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = device.partition(":")[0]
+    if not there["cuda"] and (why := here().refusal(device)):
+        raise UsageError(why)
     if device == "auto":
-        device = next(name for name, ok in there.items() if ok)
-    if not there.get(device.partition(":")[0], False):
+        device = name = next(name for name, ok in there.items() if ok)
+    if not there.get(name, False):
         known = ", ".join(f'"{name}"' for name, ok in there.items() if ok)
         raise UsageError(f'[model] device "{device}": is not on this machine; there is {known}')
     return torch.device(device)
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the dtype by name; "auto" is bfloat16 where the hardware computes in it, else float32.
+def _placed(device: str) -> torch.device:
+    """Return the device by name, a GPU with its number; raises UsageError when it is full, too.
 
-    A CPU that only emulates bfloat16 is several times slower in it than in float32.
+    What loads in threads of its own takes one without a number for GPU 0, whichever this process has chosen.
+    """
+    place = resolve_device(device)
+    if place.type != "cuda":
+        return place
+    place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
+    if full := card(place.index).full(place.index):
+        raise UsageError(f"[model] device: {full}")
+    return place
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the dtype by name; "auto" is bfloat16 where the hardware computes in it, else float16 on a GPU.
+
+    A CPU that only emulates bfloat16 is several times slower in it than in float32, which "auto" is there.
     """
     if dtype in DTYPES:
         return DTYPES[dtype]
     if dtype != "auto":
         raise UsageError(f'[model] dtype "{dtype}": unknown; known: "auto", "float32", "bfloat16", "float16"')
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        native = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
     return torch.bfloat16 if native else torch.float32
 
 

@@ -104,12 +104,12 @@ class Scorer:
     @torch.inference_mode()
     def logits(self, row: PackedRow) -> torch.Tensor:
         """Return the logits (W, V) of the row's wanted places, in the model's dtype."""
-        wanted = torch.tensor(row.wanted, device=self.model.device)
+        wanted = row.wanted  # no tensor: it would go to the first GPU of a model, and the head may be on another
         if not self.packs:
             whole: torch.Tensor = self.model(input_ids=self._ids(row.tokens), use_cache=False).logits[0]
             return whole[wanted]
         self._walk_to(row.prefix)
-        found = self._forward(row.tokens, row.positions, self._mask(row), wanted if len(wanted) else 1)
+        found = self._forward(row.tokens, row.positions, self._mask(row), wanted or 1)
         if row.mask is None:
             self.path = row.prefix + row.tokens
         else:
@@ -245,9 +245,9 @@ class Scorer:
                 logits = self.model(input_ids=ids.to(device), attention_mask=seen.to(device), use_cache=False).logits
             for k, i in enumerate(batch):
                 context, target = pairs[i]
-                places = torch.arange(len(context) - 1, len(inputs[i]), device=device)
+                places = torch.arange(len(context) - 1, len(inputs[i]), device=logits.device)
                 found = Scored()
-                found.add(*_gather(logits[k], places, torch.tensor(target, device=device)))
+                found.add(*_gather(logits[k], places, torch.tensor(target, device=logits.device)))
                 yield i, found
 
     def _batches(self, inputs: Sequence[list[int]]) -> Iterator[list[int]]:

@@ -237,6 +237,8 @@ def load_subjects(
         base = bases[key]
         activate = base.activation(ref.adapter)
         subjects.append(HFSubject(ref, folder, base.causal, base.tokens, activate, **options))
+        if placed["dtype"] == "auto" and base.causal.dtype == torch.float16:
+            subjects[-1].tell("computes in float16, for this GPU has no bfloat16")
     return subjects
 
 

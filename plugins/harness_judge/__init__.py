@@ -10,6 +10,7 @@ from typing import Any
 from harness import hookimpl
 from harness.internals import lazily
 
+__all__ = ["calibrate", "calibration", "disputes", "prompts"]  # modules of labels, which harness_view asks for
 __getattr__ = lazily(__name__, {"load": "harness_judge.loader", "open_source": "harness_judge.loader"})
 
 

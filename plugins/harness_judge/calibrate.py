@@ -25,6 +25,7 @@ SAYS = {"A": 1.0, "tie": 0.5, "B": 0.0, "met": 1.0, "not met": 0.0}  # of the ca
 SIDES = {"A": "A, or candidate", "tie": "tie", "B": "B, or baseline"}
 MET_LABELS = {"true": "met", "yes": "met", "1": "met", "false": "not met", "no": "not met", "0": "not met"}
 NAMED = 5  # rows that a line names
+DISPUTES = "disputes"  # what labels of no random draw say of theirs
 WANT = "want id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
 
 
@@ -136,6 +137,8 @@ def _label(row: Mapping[str, Any], options: JudgeOptions, run: Mapping[str, Mapp
     known, said = (PAIR_LABELS if pairwise else MET_LABELS), str(row["label"]).strip().lower()
     if said not in known:
         raise UsageError(f'label is "{row["label"]}"{did_you_mean(said, known)}')
+    if row.get("drawn") == DISPUTES:
+        raise UsageError("was drawn from the disputes, on which a judge errs most; label rows drawn at random")
     criterion, criteria = "", list(options.criteria or {})
     if not pairwise:
         criterion = str(row.get("criterion") or (criteria[0] if len(criteria) == 1 else ""))

@@ -67,12 +67,18 @@ class Calibration:
 BEFORE = "it does not tell which answer was the longer one, which an older harness did not keep"
 
 
+def prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dict[str, int]:
+    """Return of how many prompts labels of each kind are that a calibration needs."""
+    kinds = {"is better or met": 1.0, "is not": 0.0}
+    each = list(zip(truth, prompts, strict=True))
+    return {name: len({prompt for said, prompt in each if said == kind}) for name, kind in kinds.items()}
+
+
 def too_few(labels: Labels) -> str:
     """Return which kind of labels is of too few prompts to tell how the judge errs on it, or nothing."""
-    for kind, name in ((1.0, "is better or met"), (0.0, "is not")):
-        prompts = {c for truth, c in zip(labels.truth, labels.clusters, strict=True) if truth == kind}
-        if len(prompts) < FEWEST:
-            return f"on {len(prompts)} prompts people said that it {name}, want {FEWEST} at least"
+    for name, count in prompts_by_kind(labels.truth, labels.clusters).items():
+        if count < FEWEST:
+            return f"on {count} prompts people said that it {name}, want {FEWEST} at least"
     return ""
 
 

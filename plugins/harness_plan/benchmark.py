@@ -24,6 +24,7 @@ from harness.errors import UsageError
 from harness.files import cache_dir, write_text
 from harness.internals import schema
 from harness.records.samples import rows_digest
+from harness_plan.workload import training_tokens
 from harness_workers import load_now
 
 if TYPE_CHECKING:
@@ -90,6 +91,26 @@ def methods_of(collection: Collection) -> list[str]:
     return [own.name, *(n for n in own.about.measured_like if n in known), FULL]
 
 
+def memory_of(session: Session) -> dict[str, int]:
+    """Return the bytes that each process of the training holds at least, by what they are, where its trainer knows."""
+    collection, table = session.collection, session.suite.train
+    if not (table and session.suite.trains and (memory := collection.plugins.find("trainer", table.use).about.memory)):
+        return {}
+    found: dict[str, int] = memory(session.base, session.opened.adapter, **table.given)
+    return found
+
+
+def at_rate(session: Session, rate: float) -> Measured:
+    """Return what the training takes at so many tokens a second, as somebody has seen elsewhere."""
+    collection, table, what = session.collection, session.suite.train, methods_of(session.collection)
+    tokens = training_tokens(collection, session.opened.source) if table and what else None
+    if not table or not tokens or not rate > 0:
+        raise UsageError(f"--rate {rate:g}: want tokens a second of a training here, whose rows are known")
+    options = schema.with_defaults(collection.plugins.find("trainer", table.use).function, table.options)
+    whole = round(tokens * float(options.get("num_train_epochs") or 1))
+    return Measured(what[0], tokens=round(rate), seconds=1.0, whole_tokens=whole)
+
+
 def known(session: Session) -> dict[str, Measured]:
     """Return what was measured before for exactly this model, recipe, rows and machine."""
     found = {}
@@ -104,7 +125,7 @@ def known(session: Session) -> dict[str, Measured]:
 def measure(session: Session) -> dict[str, Measured]:
     """Measure everything anew, one process after the other, say so on stderr, and keep it."""
     found = {}
-    options = {name: getattr(session.options, name) for name in ("candidate", "limit", "overrides", "plugins")}
+    options = {name: getattr(session.options, name) for name in ("ahead", "candidate", "limit", "overrides", "plugins")}
     for what in (*methods_of(session.collection), EVALUATION):
         print(f"measuring {what} …", file=sys.stderr)
         found[what] = one = _in_process({"what": what, "suite": str(session.suite.path), "options": options})

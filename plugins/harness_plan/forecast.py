@@ -10,7 +10,7 @@ from harness.pipeline.checking import recalled_before_training
 from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import Ledger, look_of, tells
 from harness.suite.tables import Sweep
-from harness_plan.benchmark import EVALUATION, FULL, Measured, methods_of
+from harness_plan.benchmark import EVALUATION, FULL, Measured, memory_of, methods_of
 from harness_plan.gate_power import Odds, odds_of
 from harness_plan.joint import Joint, joint_of
 from harness_plan.past import History, name_of
@@ -51,6 +51,7 @@ class Forecast:
     training_tokens: int | None = None  # of all rows once
     methods: tuple[str, ...] = ()
     measured: Mapping[str, Measured] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)  # bytes that each process of a training holds at least
     stages: tuple[Stage, ...] = ()
     findings: tuple[str, ...] = ()  # of the checks before training
     warnings: tuple[str, ...] = ()
@@ -93,6 +94,7 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
         training_tokens(collection, session.opened.source),
         tuple(methods_of(collection)),
         dict(measured),
+        memory_of(session),
         tuple(_stages(collection, asked, made, measured, history)),
         tuple(f"{f.severity} {f.name}: {f.what}" for f in sorted(counted, key=lambda f: order.index(f.severity))),
         (*run.record.found.warnings, *doubts),

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from harness.cli.screen import duration
 from harness.cli.terminal import Terminal
 from harness.stats.power import POWER
+from harness.texts.numbers import duration
 from harness_plan.benchmark import EVALUATION, FULL, Measured
 from harness_plan.forecast import Forecast
 from harness_plan.gate_power import Odds
@@ -95,8 +95,8 @@ def _details(odds: Odds) -> Iterator[str]:
     if odds.power is not None:
         parts = [odds.truth]
         if odds.proves:
-            parts.append(f"80% at {odds.proves}")
-        parts.append(f"{odds.needed:,} rows for 80%" if odds.needed not in (None, odds.rows) else "")
+            parts.append(f"proven 80% of the time at {odds.proves}")
+        parts.append(f"so with {odds.needed:,} rows" if odds.needed not in (None, odds.rows) else "")
         yield "; ".join(filter(None, parts))
     size = [f"n={odds.rows:,}" + (f" in {odds.clusters:,} clusters" if odds.clusters else "")]
     size[0] += f", like {odds.effective:,.0f} independent rows" if odds.clusters and odds.effective else ""
@@ -166,6 +166,9 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
         least, most = forecast.fewest, f"{forecast.trials} trainings"
         most = f"{least} trainings of it at least, {forecast.trials} at most" if forecast.trials > least else most
         terminal.line(f"  {forecast.sweep} is swept: {most}; the first is told, and the others taken to be like it")
+    if forecast.memory:
+        parts = " + ".join(f"{size / 1e9:,.2f} GB of {name}" for name, size in forecast.memory.items())
+        terminal.line(f"  memory of each process, at least: {parts} = {sum(forecast.memory.values()) / 1e9:,.2f} GB")
     if not forecast.measured:
         terminal.line(
             f"  time and memory are not known before they are measured: harness plan {forecast.path} --measure"

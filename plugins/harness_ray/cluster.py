@@ -39,10 +39,15 @@ class Cluster:
     """Workers of a cluster: one a GPU, or one a processor where there are none, as Ray counts them."""
 
     def __init__(self, place: str, python: str | None) -> None:
-        self.place, self.said = place, f"ray:{place}" if place else "ray"
-        self.elsewhere = bool(place)  # other machines say themselves what they are
-        if place and not re.fullmatch(r"[^\s:/]+:\d{1,5}", place):
-            raise UsageError(f'--on "{self.said}": want "ray" or "ray:HOST:PORT"')
+        self.said, self.elsewhere = (
+            f"ray:{place}" if place else "ray",
+            bool(place),
+        )  # nodes say what they are
+        found = re.fullmatch(r"([^\s:/?]+:\d{1,5})(?:\?gpus=([1-9]\d*))?", place)
+        if place and not found:
+            raise UsageError(f'--on "{self.said}": want "ray", "ray:HOST:PORT" or "ray:HOST:PORT?gpus=1"')
+        self.place, asked = found.groups("") if found else ("", "")
+        self.asked, self.each = bool(asked), int(asked or 1)
         if python:
             what = "and the model has an interpreter of its own"
             raise UsageError(f'--on "{self.said}": the nodes decide what Python they run, {what}; use --on local:N')
@@ -52,8 +57,8 @@ class Cluster:
         """Start an actor on every GPU or processor; raises UsageError where there is no Ray, no cluster or none."""
         ray = connected(self)
         offered = ray.cluster_resources()
-        self.kind = "GPU" if offered.get("GPU", 0) >= 1 else "CPU"
-        count = self._free(ray, _held.get(self.place, 1))
+        self.kind = "GPU" if self.asked or offered.get("GPU", 0) >= 1 else "CPU"
+        count = self._free(ray, _held.get(self.place, 1)) or int(self.asked)  # a cluster grows when it is asked
         _held[self.place] = count
         if not count:
             raise UsageError(
@@ -72,13 +77,16 @@ class Cluster:
     def _free(self, ray: Any, wanted: int) -> int:
         """Return how many GPUs or processors are free; what was in use a moment ago may take some seconds to be."""
         until = time.monotonic() + PATIENCE
-        while (count := int(ray.available_resources().get(self.kind, 0))) < wanted and time.monotonic() < until:
+        while (count := self._room(ray)) < wanted and time.monotonic() < until:
             time.sleep(0.2)
         return count
 
+    def _room(self, ray: Any) -> int:
+        return int(ray.available_resources().get(self.kind, 0)) // self.each
+
     def _actor(self, ray: Any) -> Worker:
         self.started += 1
-        needs = {"num_gpus": 1, "num_cpus": 0} if self.kind == "GPU" else {"num_cpus": 1}
+        needs = {"num_gpus": self.each, "num_cpus": 0} if self.kind == "GPU" else {"num_cpus": 1}
         made = ray.remote(Desk).options(max_restarts=0, max_task_retries=0, **needs).remote()
         return Actor(ray, made, f"worker {self.started}")
 

@@ -77,11 +77,11 @@ def table(keys: Mapping[str, Schema], *optional: str) -> Schema:
 
 
 def _event() -> Schema:
-    """Return the schema of a line of `--events`: one for each kind of event."""
+    """Return the schema of a line of events.jsonl: one for each kind of event."""
     report = {k: v for k, v in record(Report)["properties"].items() if k not in ("verdicts", "traceback")}
     run = record(Run)["properties"]
     kinds = {
-        "run_start": {k: run[k] for k in ("suite", "path", "model", "items", "gates")},
+        "run_start": {k: run[k] for k in events.BEGUN},
         "stage": {"stage": TEXT, "detail": TEXT},
         "progress": record(Progress)["properties"],
         "report": report,
@@ -92,7 +92,7 @@ def _event() -> Schema:
     }
     head = {"format": {"enum": [events.FORMAT]}, "at": TEXT}
     lines = [{"title": kind, **table({**head, "event": {"enum": [kind]}, **keys})} for kind, keys in kinds.items()]
-    return {"title": "a line of the file that --events names", "oneOf": lines}
+    return {"title": "a line of events.jsonl", "oneOf": lines}
 
 
 def _sample() -> Schema:

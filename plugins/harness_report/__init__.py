@@ -9,6 +9,8 @@ from pathlib import Path
 from harness import Run, hookimpl
 from harness.internals import shown
 
+__all__ = ["beside", "gates", "history", "made", "page", "reading", "words"]  # modules that harness_view shows runs by
+
 
 def can_render() -> bool:
     """Return whether pages can be written here."""

@@ -15,6 +15,7 @@ from harness_sft.config import build_config, look
 from harness_sft.job import Method, TrainingJob
 from harness_sft.options import Memory, Steps, Supervised, Training
 from harness_sft.rows import Counts, Row, name_rows, select_columns, take_columns
+from harness_workers import nodes
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
@@ -69,9 +70,14 @@ def harness_trainers() -> dict[str, Any]:
 
 @schema.takes(Supervised)
 def check(
-    options: Supervised, *, processes: int | str = 1, shard: bool = False, adapter: Adapter | None = None
+    options: Supervised,
+    *,
+    processes: int | str = 1,
+    shard: bool = False,
+    adapter: Adapter | None = None,
+    ref: ModelRef | None = None,
 ) -> None:
-    """Build the real SFTConfig; raises UsageError on what it refuses, and on what only we can set."""
+    """Build the real SFTConfig; raises UsageError on what it refuses, what only we can set, and what no GPU holds."""
     from harness_sft.processes import refuse, refuse_shards
 
     recipe = options.recipe()
@@ -79,13 +85,17 @@ def check(
         refuse_shards(processes, recipe, adapter)
     config = build_config(recipe, Path("checkpoints"), seed=0, device="cpu")
     refuse(processes, recipe, config.gradient_accumulation_steps)
+    if ref and nodes():
+        from harness_sft.memory import check_room
+
+        check_room(TrainingJob(ref, adapter, (), recipe, 0, SFT, processes=processes, shard=shard))
 
 
 def besides(cls: type[Training], method: Callable[[], Method]) -> dict[str, Callable[..., Any]]:
     """Return what can be done with a trainer besides training: check its options, prepare its rows, time its steps.
 
-    `build` returns what would be learnt from rows, and `measure` what a few steps took; each raises UsageError as a
-    training would.
+    `build` returns what would be learnt from rows, `measure` what a few steps took and `memory` the bytes that are held
+    at least; each raises UsageError as a training would.
     """
 
     @schema.takes(cls)
@@ -106,7 +116,15 @@ def besides(cls: type[Training], method: Callable[[], Method]) -> dict[str, Call
 
         return measure(TrainingJob(ref, adapter, rows, options.recipe(), seed, method()))
 
-    return {"check": check, "build": build, "measure": measure}
+    @schema.takes(cls)
+    def memory(
+        ref: ModelRef, adapter: Adapter | None, options: Training, *, processes: int | str = 1, shard: bool = False
+    ) -> dict[str, int]:
+        from harness_sft.memory import needed
+
+        return needed(TrainingJob(ref, adapter, (), options.recipe(), 0, method(), processes=processes, shard=shard))
+
+    return {"check": check, "build": build, "measure": measure, "memory": memory}
 
 
 @harness.trainer(**besides(Supervised, lambda: SFT) | {"look": look, "check": check})

@@ -23,7 +23,7 @@ from harness import Finding, Progress, UsageError, write_text
 from harness.internals import disk_full, shorten
 from harness_sft.job import run_again
 from harness_sft.ranks import raise_finding
-from harness_workers import gpus, read_error, told_ref
+from harness_workers import enough, gpus, read_error, told_ref
 
 if TYPE_CHECKING:
     from harness import Adapter
@@ -34,6 +34,7 @@ ALONE = {  # options that mean another training in several processes, and why
     "accelerator_config": "rows are dealt out by the harness",
     "auto_find_batch_size": "one process would halve its batch alone",
     "dataloader_drop_last": "the last batch of an epoch is a smaller one",
+    "device_map": "each would spread its model over all GPUs",
     "ddp_backend": "it is gloo on a CPU and NCCL on GPUs",
     "deepspeed": "shard = true is what there is",
     "fsdp": "set shard = true",
@@ -76,10 +77,7 @@ def refuse(processes: int | str, recipe: Mapping[str, Any], accumulated: int) ->
         raise UsageError('train_sampling_strategy: with several processes want "random" or "sequential"')
     if recipe.get("average_tokens_across_devices") is False:
         raise UsageError("average_tokens_across_devices: is false, and a token must count the same in all processes")
-    there = len(gpus()) or os.cpu_count() or 1
-    if int(processes) > there:
-        what = "GPUs" if gpus() else "cores, and no GPU"
-        raise UsageError(f"processes: is {processes}, and this machine has {there} {what}; ask for {there} at most")
+    enough(f"processes = {processes}", int(processes))
 
 
 def refuse_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adapter | None) -> None:

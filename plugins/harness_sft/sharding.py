@@ -10,12 +10,13 @@ Imports torch and transformers: import this module inside functions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -33,6 +34,7 @@ from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from harness import CheckFailed, UsageError
+from harness_hf import use_onednn
 from harness_sft.ranks import Ranks
 
 STATE = "sharded"  # a folder in a checkpoint
@@ -89,12 +91,28 @@ def shard(model: nn.Module, ranks: Ranks, device: str) -> None:
     """
     if len(trained := sorted({str(p.dtype) for p in model.parameters() if p.requires_grad})) > 1:
         raise UsageError(f"[train] shard: weights of {' and '.join(trained)} are trained, and can only be of one dtype")
-    mesh = init_device_mesh(device, (ranks.count,))
+    mesh, whole = init_device_mesh(device, (ranks.count,)), dict(model.named_parameters())
     layers = set(getattr(model, "_no_split_modules", None) or ())
     for module in reversed([m for m in model.modules() if type(m).__name__ in layers]):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)  # else what it holds stays whole after a validation
     check_split(model, ranks)
+    hand_out(model, whole, ranks, device)
+
+
+@torch.no_grad()
+def hand_out(model: nn.Module, whole: Mapping[str, torch.Tensor], ranks: Ranks, device: str) -> None:
+    """Give each process its slices of the first one's whole weights, where it has none of its own, and all buffers."""
+    if not ranks.first:
+        model.to_empty(device=device)
+        use_onednn(model)
+    for name, parameter in model.named_parameters():
+        values = (
+            whole[name].detach() if ranks.first else torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        )
+        put(parameter, values, source=0)
+    for buffer in model.buffers():
+        dist.broadcast(buffer, 0)
 
 
 def check_split(model: nn.Module, ranks: Ranks) -> None:
@@ -123,11 +141,11 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return found.detach().cpu()
 
 
-def put(parameter: torch.Tensor, values: torch.Tensor) -> None:
-    """Write a whole tensor into a parameter, of which this process may hold a slice."""
+def put(parameter: torch.Tensor, values: torch.Tensor, source: int | None = None) -> None:
+    """Write a whole tensor, of all processes or of one, into a parameter of which this process may hold a slice."""
     if isinstance(parameter, DTensor):
         values = values.to(parameter.to_local().device)
-        values = distribute_tensor(values, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        values = distribute_tensor(values, parameter.device_mesh, parameter.placements, src_data_rank=source)
     parameter.copy_(values)
 
 

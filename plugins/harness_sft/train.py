@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from trl import SFTConfig
 
-    from harness import Adapter
+    from harness import Adapter, ModelRef
     from harness_sft.trainer import Checked
 
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
@@ -47,9 +47,14 @@ def train(job: TrainingJob) -> Path:
     device = resolve_device(job.ref.options.get("device", "auto")).type
     config = job.config(checkpoints, device)
     job.method.fits(job.adapter)
-    count = resolve(job.processes, job.recipe, config.gradient_accumulation_steps, device)
+    spread = {} if job.shard else {"device_map": job.ref.options.get("device_map")}
+    count = resolve(job.processes, {**job.recipe, **spread}, config.gradient_accumulation_steps, device)
     if job.shard:
         refuse_shards(count, job.recipe, job.adapter)
+    if device == "cuda" and ranks.count == 1:
+        from harness_sft.memory import check_room
+
+        check_room(replace(job, processes=count))
     if count > 1:
         return launch(job, count)
     config.gradient_accumulation_steps //= ranks.count
@@ -88,17 +93,14 @@ def build_trainer(
     Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
     """
     from harness import Progress
-    from harness_hf import load_model, load_tokenizer, resolve_device, resolve_dtype
+    from harness_hf import load_model, load_tokenizer, skeleton
 
     adapter, ranks, ref = job.adapter, job.ranks, job.ref
-    placed = {name: ref.options[name] for name in PLACED if name in ref.options}
-    if adapter is None:
-        placed["dtype"] = "float32"
-    if ranks.sharded:  # it need not fit where its slices go, and is of the dtype that it would have there
-        dtype = resolve_dtype(placed.get("dtype", "auto"), resolve_device(placed.pop("device", "auto")))
-        placed |= {"device": "cpu", "dtype": str(dtype).removeprefix("torch.")}
-        placed.pop("device_map", None)
-    base = load_model(ref.path, quantization=adapter.quantization if adapter else None, **placed)
+    placed = place(ref, adapter, sharded=ranks.sharded)
+    if ranks.sharded and not ranks.first:  # it gets its slices from the first, so that one holds the whole base
+        base = skeleton(ref.path, placed["dtype"])
+    else:
+        base = load_model(ref.path, quantization=adapter.quantization if adapter else None, **placed)
     size = base_bytes(base)
     model = _adapt(base, adapter, config.seed) if adapter else base
     trainable, total = model.get_nb_trainable_parameters() if adapter else (base.num_parameters(),) * 2
@@ -121,6 +123,21 @@ def build_trainer(
         remark = f"sharded over {ranks.count} processes, experimental: never run on a GPU here"
         job.progress(Progress("train", 0, 0, remark=remark))
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
+
+
+def place(ref: ModelRef, adapter: Adapter | None, *, sharded: bool) -> dict[str, Any]:
+    """Return how a base that is trained is loaded: whole in float32, too; shared on the CPU, as where its slices go."""
+    from harness_hf import resolve_device, resolve_dtype
+
+    placed = {name: ref.options[name] for name in PLACED if name in ref.options}
+    chosen = placed.get("dtype", "auto")
+    dtype = str(resolve_dtype(chosen, resolve_device(placed.get("device", "auto")))).removeprefix("torch.")
+    if adapter is None or (chosen, dtype) == ("auto", "float16"):  # whose gradients vanish
+        placed["dtype"] = dtype = "float32"
+    if sharded:  # it need not fit there
+        placed |= {"device": "cpu", "dtype": dtype}
+        placed.pop("device_map", None)
+    return placed
 
 
 def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:

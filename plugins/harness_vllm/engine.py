@@ -18,6 +18,8 @@ from harness_vllm import environment
 from harness_vllm.environment import Flags
 
 # its own are 128, and all there is
+ON_GPU = {"max_num_batched_tokens": 2048}  # each has its logits whole in `prompt_logprobs`, beside what vLLM plans for
+SHARE = 0.8  # of a card, for the same reason
 ON_CPU = {"block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 2 << 30}
 
 
@@ -105,7 +107,11 @@ class VLLM:
 
     def _ask(self, prompts: Sequence[list[int]], params: Sequence[Any]) -> list[Any]:
         given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        return list(self._llm.generate(given, list(params), use_tqdm=False)) if given else []
+        try:
+            return list(self._llm.generate(given, list(params), use_tqdm=False)) if given else []
+        except torch.OutOfMemoryError as error:
+            what = "set a smaller gpu_memory_utilization, or max_num_batched_tokens in [model.engine]"
+            raise UsageError(f"[model]: vLLM has no memory left: {one_line(error)}; {what}") from None
 
 
 def _arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dict[str, Any]:
@@ -121,6 +127,6 @@ def _arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dic
         "seed": 0,
     }
     if torch.cuda.is_available():
-        ours["gpu_memory_utilization"] = (flags.gpu_memory_utilization or 0.9) / share
-        return dict(flags.engine) | ours
+        ours["gpu_memory_utilization"] = (flags.gpu_memory_utilization or SHARE) / share
+        return ON_GPU | dict(flags.engine) | ours
     return ON_CPU | dict(flags.engine) | ours

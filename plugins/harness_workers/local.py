@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,33 +11,29 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import UsageError, did_you_mean
 from harness.plugins import Plugins
-from harness.texts import secrets
 from harness.texts.shown import shorten
+from harness_workers.cards import enough, environment
 from harness_workers.protocol import Lost, Worker, Workers, is_sign, read, typed, write
 
 LOCAL, KIND, PYTHON = "local", "workers", "python"
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 GRACE = 5.0  # seconds that a process has to end by itself
 
 
 class Local:
-    """`--on local:N`: N child processes of this interpreter, or of another."""
+    """`--on local:N`: N child processes of this interpreter, or of another; `local:NxG` gives each G GPUs."""
 
     def __init__(self, place: str, python: str | None = None) -> None:
         self.said, self.elsewhere, self.python = f"local:{place}", python is not None, python or sys.executable
-        if not place.isdecimal() or int(place) < 1:
-            raise UsageError(f'{typed(self.said)}: want a number of workers, such as "local:2"')
-        self.count, self.gpus = int(place), gpus()
-        most, what = (len(self.gpus), "GPUs") if self.gpus else (os.cpu_count() or 1, "cores, and no GPU")
-        if self.count > most:
-            raise UsageError(f"{typed(self.said)}: this machine has {most} {what}; ask for {most} workers at most")
-        self.started = 0
+        if not (found := re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", place)):
+            what = 'want a number of workers, such as "local:2", or "local:2x4" with four GPUs each'
+            raise UsageError(f"{typed(self.said)}: {what}")
+        self.count, self.started = int(found[1]), 0
+        self.gpus = enough(typed(self.said), self.count, python, int(found[2] or 0))
+        self.all = self.count == 1 and not found[2]
 
     def start(self) -> list[Worker]:
         """Start the processes."""
@@ -45,7 +42,7 @@ class Local:
     def again(self) -> Worker:
         """Start one more, on the GPU of the one that it follows; one alone has all GPUs, as this process would."""
         self.started += 1
-        device = self.gpus[(self.started - 1) % self.count] if self.gpus and self.count > 1 else None
+        device = self.gpus[(self.started - 1) % self.count] if self.gpus and not self.all else None
         return Child(self.python, f"worker {self.started}", environment(device, ours=not self.elsewhere))
 
 
@@ -120,27 +117,6 @@ class Child:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-
-
-def gpus() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get(VISIBLE)
-    if named is not None:
-        return [name for name in named.split(",") if name.strip() not in ("", "-1")]
-    return [str(i) for i, _ in enumerate(sorted(Path("/proc/driver/nvidia/gpus").glob("*")))]
-
-
-def environment(device: str | None, *, ours: bool) -> dict[str, str]:
-    """Return the environment of a worker: one GPU or one thread unless told, nobody's keys, and our modules if ours."""
-    found = {k: v for k, v in os.environ.items() if not secrets.is_secret(k) and secrets.hide(v) == v}
-    if device is not None:
-        found[VISIBLE] = device
-    for name in THREADS:
-        found.setdefault(name, os.environ.get("OMP_NUM_THREADS", "1"))
-    found["PYTHONSAFEPATH"] = "1"  # nothing is imported from the folder that this process happens to be in
-    if ours:
-        found["PYTHONPATH"] = os.pathsep.join(p or "." for p in sys.path)
-    return found
 
 
 def workers(on: str, plugins: Plugins, options: Mapping[str, Any]) -> Workers | None:

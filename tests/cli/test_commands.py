@@ -128,6 +128,7 @@ def test_every_command_writes_one_document(suite: Project) -> None:
     assert "findings" in document(suite, "check", "suite.toml")
     assert "odds" in document(suite, "plan", "suite.toml")
     assert document(suite, "selftest", "suite.toml", "-p", "harness.testing").keys() >= {"trials", "equals"}
+    assert document(suite, "doctor")["lines"]
     assert document(suite, "explain", "d10")["checks"]
     assert document(suite, "plugins").keys() >= {"plugins", "tables", "data"}
     assert document(suite, "schema", "suite.toml", "-p", "harness.testing")["schema"]

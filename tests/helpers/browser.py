@@ -48,8 +48,16 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url="about:blank")
         self.console: list[dict[str, Any]] = []
-        self.call("Page.navigate", url=page.resolve().as_uri() + hash)
-        while self.value("location.protocol !== 'about:' && document.readyState") != "complete":
+        self.visit(page.resolve().as_uri() + hash)
+
+    def visit(self, url: str) -> None:
+        """Go to an address, and wait until its page is there."""
+        self.call("Page.navigate", url=url)
+        self.until("location.protocol !== 'about:'")
+
+    def until(self, expression: str) -> None:
+        """Wait until a page is there of which an expression holds."""
+        while not self.value(f"document.readyState === 'complete' && ({expression})"):
             time.sleep(0.02)
 
     def value(self, expression: str) -> Any:

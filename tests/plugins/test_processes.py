@@ -29,6 +29,7 @@ from harness_lora import lora
 from harness_sft import TrainingJob, check, sft
 from harness_sft.processes import resolve
 from harness_sft.ranks import Order, fill
+from tests.helpers.gpus import L4, machine
 from tests.helpers.warm import warmed
 
 WEIGHTS = "adapter_model.safetensors"
@@ -169,6 +170,7 @@ def alive(pid: int) -> bool:
 SICK = """
 from dataclasses import replace
 from harness_sft import SFT
+from tests.helpers.gpus import L4, machine  # noqa: E402
 
 def trainer():
     class Sick(SFT.trainer()):
@@ -216,7 +218,7 @@ def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: 
         ({"processes": 2, "auto_find_batch_size": True}, "auto_find_batch_size: cannot be set with several processes"),
         ({"processes": 2, "train_sampling_strategy": "group_by_length"}, "train_sampling_strategy: with several"),
         ({"processes": 2, "average_tokens_across_devices": False}, "average_tokens_across_devices: is false"),
-        ({"processes": 4096, "gradient_accumulation_steps": 4096}, "processes: is 4096, and this machine has "),
+        ({"processes": 4096, "gradient_accumulation_steps": 4096}, "processes = 4096: this machine has "),
     ],
 )
 @pytest.mark.slow
@@ -228,9 +230,9 @@ def test_refused(options: dict[str, Any], message: str) -> None:
     assert line.startswith(message)
 
 
-def test_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ "auto" is one process a GPU, as far as the batches of a step can be dealt out, and one without a GPU."""
-    monkeypatch.setattr("harness_sft.processes.gpus", lambda: ["0", "1", "2"])
+    machine(tmp_path, monkeypatch, L4, L4, L4)
     assert [resolve("auto", {}, steps, "cuda") for steps in (1, 2, 3, 4, 9, 8)] == [1, 2, 3, 2, 3, 2]
     assert resolve("auto", {}, 8, "cpu") == 1
 

@@ -125,8 +125,8 @@ def test_a_node_that_goes_away_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("host", 'want "ray" or "ray:HOST:PORT"'),
-        ("host:port", 'want "ray" or "ray:HOST:PORT"'),
+        ("host", 'want "ray", "ray:HOST:PORT" or'),
+        ("host:port", 'want "ray", "ray:HOST:PORT" or'),
         ("127.0.0.1:1", "no cluster is there (Connection refused); ray start --head makes one"),
         ("127.0.0.1:99999", "no cluster is there"),
         ("nowhere.invalid:6379", "no cluster is there"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,6 +143,28 @@ def test_weights_that_are_not_split_are_counted() -> None:
     """A model that nobody has split, as accelerate leaves it on a CPU without a word, is refused in one line."""
     with pytest.raises(UsageError, match=r"^\[train\] shard: 0 of 2 parameters are split, and 1 processes hold 12 num"):
         check_split(torch.nn.Linear(3, 3), Ranks())
+
+
+def test_one_process_reads_the_base(tiny_model: Path, tmp_path: Path) -> None:
+    """Of several that share the weights the first alone holds them whole: 70 B would be there eight times else."""
+    from harness_hf import quiet
+    from harness_sft.train import build_trainer
+
+    class Second(Ranks):
+        number, count, sharded = 1, 2, True
+
+    class Reached(Exception):
+        pass
+
+    def built(model: Any, **_: Any) -> None:
+        assert {p.device.type for name, p in model.named_parameters() if "lora" not in name} == {"meta"}
+        raise Reached
+
+    method = replace(SFT, trainer=lambda: built)
+    ref = ModelRef("base", str(tiny_model), options={"device": "cpu"})
+    job = TrainingJob(ref, lora(r=4), ROWS, RECIPE, 3, method, tmp_path, progress=lambda _: None, ranks=Second())
+    with quiet(), pytest.raises(Reached):
+        build_trainer(job, ROWS, [], SimpleNamespace(seed=3))  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_is_taken_up_as_it_was_written() -> None:

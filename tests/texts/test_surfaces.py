@@ -26,7 +26,7 @@ plugins/harness_trackers: log
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
-harness/cli: ahead
+harness/cli: ahead table
 harness/pipeline: artifacts choice preflight record
 harness/release: export
 harness/suite: waivers
@@ -40,8 +40,9 @@ plugins/harness_plan: benchmark terminal
 plugins/harness_release: commands promote signing
 plugins/harness_selftest: commands
 plugins/harness_sft: processes rows train trainer whole worker
-plugins/harness_workers: child local protocol
-"""  # numbers, digests, models, names of a suite, or what a process says to its own
+plugins/harness_view: commands labels
+plugins/harness_workers: cards child local protocol
+"""  # numbers, digests, models, names of a suite, what a process says to its own, or what a run's folder holds
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
 LEAKS = """
 from harness import Score, hookimpl, metric

@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.records.models import ModelRef, Sampling
-from harness_workers import local, pieces
+from harness_workers import cards, pieces
 from harness_workers.loading import load_here
 from harness_workers.local import Local
 from harness_workers.pool import Opening, Pool
@@ -46,7 +46,7 @@ def test_one_process_and_one_two_and_five_workers_give_the_same_bits(monkeypatch
 
     monkeypatch.setattr(pieces, "COST", 700)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(local, "gpus", list)
+    monkeypatch.setattr(cards, "NODES", ())
     path = str(harness_hf.open_source("tiny:llama").path)
     refs = [ModelRef(name, path, options=OPTIONS) for name in ("one", "other")]
     signs: list[Any] = []

@@ -17,10 +17,12 @@ import pytest
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef
 from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
-from harness_workers import local
-from harness_workers.local import Child, Local, environment
+from harness_workers import cards, local
+from harness_workers.cards import environment
+from harness_workers.local import Child, Local
 from harness_workers.pool import Opening, Pool, WorkersGone
 from harness_workers.protocol import LENGTH, PROTOCOL, Lost, packed, read_error, told_error, unpacked
+from tests.helpers.gpus import L4, machine
 
 ASK = {"do": "ask", "number": 0, "options": {}}
 LOADER = """
@@ -178,7 +180,7 @@ def program(folder: Path, code: str) -> str:
 def test_a_worker_ends_with_its_driver(tmp_path: Path) -> None:
     """When the driver is killed its pipe closes, and the worker ends in the middle of what it does."""
     code = (
-        "import sys, time; from harness_workers.local import Child, environment; "
+        "import sys, time; from harness_workers.cards import environment; from harness_workers.local import Child; "
         "from harness_workers.protocol import packed; "
         "made = Child(sys.executable, 'w', environment(None, ours=True)); made.send('{}').result(); "
         "print(made._process.pid, flush=True); time.sleep(60)"
@@ -233,7 +235,7 @@ def test_errors_keep_their_kind_and_run_nothing() -> None:
 def suite(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project that passes, on a machine of eight cores."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(local, "gpus", list)
+    monkeypatch.setattr(cards, "NODES", ())
     return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
@@ -258,7 +260,7 @@ def test_a_suite_runs_on_workers_with_the_same_verdicts(suite: Project) -> None:
         ("local", '--on "local:": want a number of workers, such as "local:2"'),
         ("local:none", 'want a number of workers, such as "local:2"'),
         ("local:0", 'want a number of workers, such as "local:2"'),
-        ("local:9", "this machine has 8 cores, and no GPU; ask for 8 workers at most"),
+        ("local:9", "this machine has 8 cores, and no GPU; ask for 8 at most"),
     ],
 )
 def test_workers_that_cannot_be_are_a_mistake(on: str, says: str, suite: Project) -> None:
@@ -267,17 +269,12 @@ def test_workers_that_cannot_be_are_a_mistake(on: str, says: str, suite: Project
     assert (outcome.code, outcome.err.count("\n"), says in outcome.err) == (4, 1, True), outcome.err
 
 
-def test_more_workers_than_gpus_are_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU has one worker, and a successor comes onto the GPU of the one that was lost."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
-    with pytest.raises(UsageError, match="this machine has 2 GPUs; ask for 2 workers at most"):
-        Local("3")
-    assert Local("2").gpus == ["4", "5"]
-
-
 @pytest.mark.parametrize(("count", "seen"), [("2", ["4", "5", "4"]), ("1", ["4,5", "4,5"])])
-def test_a_worker_alone_sees_every_gpu(count: str, seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that is spread over several has them all; of several workers each has one."""
+def test_a_worker_alone_sees_every_gpu(
+    count: str, seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is spread over several has them all; of several workers each has one, and so has its successor."""
+    machine(tmp_path, monkeypatch, *[L4] * 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     given: list[str] = []
     monkeypatch.setattr(local, "Child", lambda python, name, env: given.append(env["CUDA_VISIBLE_DEVICES"]))
@@ -340,7 +337,7 @@ def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.
     from harness_workers import pieces
 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(local, "gpus", list)
+    monkeypatch.setattr(cards, "NODES", ())
     monkeypatch.setattr(pieces, "COST", 100)
     ref = ModelRef("base", str(write_fake(tmp_path / "base", 0.3)))
     pool = Pool(Local("2"), Opening("fake", [ref], "", ["harness.testing"]), lambda _: None)

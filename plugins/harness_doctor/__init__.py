@@ -1,0 +1,1 @@
+"""What of this machine a run would use, and what would keep it from running."""

@@ -1,0 +1,74 @@
+"""What a training holds at least, from a model without weights. Imports torch: import this module inside functions."""
+# ruff: noqa: TID253 (imported only where a training is planned)
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness import UsageError
+from harness_hf import quiet, resolve_device, skeleton
+from harness_sft.job import TrainingJob
+from harness_sft.train import place
+from harness_workers import gpus
+
+BLOCK, NESTED = 64, 256  # numbers that share a scale in 4 bits, and scales that share one with double quantisation
+MOMENTS = {"adafactor": 0, "sgd": 0}  # bytes a trained number, by the beginning of the optimizer's name; Adam's are 8
+SMALL = 2  # of an optimizer in 8 bits
+
+
+def needed(job: TrainingJob) -> dict[str, int]:
+    """Return the bytes that each process holds, by what they are; raises UsageError where the adapter does not fit.
+
+    The inputs of layers are those of a batch of the longest rows, which are held until its gradient is made.
+    """
+    model: Any = skeleton(job.ref.path, place(job.ref, job.adapter, sharded=True)["dtype"])
+    bits = job.adapter.quantization if job.adapter else None
+    head, whole = model.get_output_embeddings(), {id(p) for p in model.parameters()}
+    packed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m is not head} if bits else set()
+    if job.adapter:
+        from peft import get_peft_model
+
+        try:
+            with quiet():
+                model = get_peft_model(model, job.adapter.peft_config(), low_cpu_mem_usage=True)
+        except (ValueError, TypeError, IndexError, RuntimeError) as error:
+            raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
+    parameters = list(model.parameters())
+    frozen = sum(_packed(p, bits) if id(p) in packed else p.nbytes for p in parameters if id(p) in whole)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    optim = str(job.recipe.get("optim", "adamw_torch"))
+    moments = SMALL if "8bit" in optim else next((n for name, n in MOMENTS.items() if optim.startswith(name)), 8)
+    found = {"weights": frozen, "trained": (4 + moments + (4 if job.adapter else job.method.reference)) * trained}
+    if job.shard:
+        found = {name: math.ceil(size / _count(job)) for name, size in found.items()}
+    text = model.config.get_text_config()
+    rows = job.recipe["per_device_train_batch_size"] * (job.recipe.get("max_length") or 0)
+    return found | {"layer inputs": rows * text.num_hidden_layers * text.hidden_size * model.dtype.itemsize}
+
+
+def check_room(job: TrainingJob) -> None:
+    """Raise UsageError where weights, gradients and moments are more than the GPU has, before an hour is lost."""
+    device = resolve_device(job.ref.options.get("device", "auto"))
+    if device.type != "cuda" or job.ref.options.get("device_map"):
+        return
+    found, card = needed(job), torch.cuda.get_device_properties(device.index or 0)
+    need = found["weights"] + found["trained"]
+    if need > card.total_memory:
+        has = f"needs {need / 1e9:,.1f} GB on a GPU for weights, gradients and moments, and {card.name} has"
+        how = 'use = "qlora" in [adapter] holds the base in 4 bits, and shard = true shares it between processes'
+        raise UsageError(f"{has} {card.total_memory / 1e9:,.1f}; {how}")
+
+
+def _packed(parameter: torch.Tensor, bits: Any) -> int:
+    """Return the bytes of a weight in 4 bits with its scales, which double quantisation holds in a byte each."""
+    scales = math.ceil(parameter.numel() / BLOCK)
+    nested = bits.get("bnb_4bit_use_double_quant")
+    return math.ceil(parameter.numel() / 2) + (scales + 4 * math.ceil(scales / NESTED) if nested else 4 * scales)
+
+
+def _count(job: TrainingJob) -> int:
+    return max(1, len(gpus())) if job.processes == "auto" else int(job.processes)

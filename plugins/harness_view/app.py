@@ -1,0 +1,239 @@
+"""The pages, and who may have them: GET but for labels, from this address alone, and nothing but what was listed."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from harness import UsageError
+from harness.internals import Underway, read_events, sentence, shown, words
+from harness_report import beside, page, reading
+from harness_report import words as spelt
+from harness_view.labels import DRAWS, RANDOM, Queue, ToLabel, queues
+from harness_view.runs import REPORT, Runs
+
+OURS = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
+THEIRS = "sandbox allow-scripts; frame-ancestors 'none'"  # a file of a run's folder may be anybody's: no origin of ours
+MOST = 100_000  # bytes of a form
+TEXT = 100_000  # characters of an answer
+EVERY = 1.0  # seconds between two looks at a run
+
+
+class Guard:
+    """Refuse what does not come from a page of ours: another Host or Origin, or without the token."""
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], token: str) -> None:
+        self.app, self.hosts, self.token = app, hosts, token
+        self.cookie = f"harness-view-{min(hosts).rpartition(':')[2]}"  # cookies do not tell ports apart
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def safe(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("content-security-policy", OURS)
+                headers.update({"x-content-type-options": "nosniff", "cache-control": "no-store"})
+                headers.update({"referrer-policy": "same-origin", "cross-origin-resource-policy": "same-origin"})
+            await send(message)
+
+        answer = self.refused(Request(scope)) or self.app
+        await answer(scope, receive, safe)
+
+    def refused(self, request: Request) -> Response | None:
+        """Return what to answer in place of a page, or None."""
+        headers: Headers = request.headers
+        given, origins = headers.getlist("host"), headers.getlist("origin")
+        if len(given) != 1 or given[0] not in self.hosts:
+            return PlainTextResponse("this server has another address", HTTPStatus.MISDIRECTED_REQUEST)
+        own = origins == [f"http://{given[0]}"]
+        if not own and (origins or request.method not in ("GET", "HEAD")):
+            return PlainTextResponse("only its own pages may ask this of it", HTTPStatus.FORBIDDEN)
+        if self.token and not _same(request.cookies.get(self.cookie, ""), self.token):
+            if not _same(request.query_params.get("token", ""), self.token):
+                return PlainTextResponse("open the address that harness view printed", HTTPStatus.UNAUTHORIZED)
+            entered = RedirectResponse("/", HTTPStatus.SEE_OTHER)
+            entered.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
+            return entered
+        return None
+
+
+def _same(given: str, token: str) -> bool:
+    return secrets.compare_digest(given.encode(), token.encode())
+
+
+class Pages:
+    """What is answered; a folder is looked up among those that there are, and never made of a path."""
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+
+    def list(self, request: Request) -> Response:
+        """Every run."""
+        return _page("list.html", "Runs", name=self.runs.folder.resolve().name, runs=self.runs.listed())
+
+    def run(self, request: Request) -> Response:
+        """The report as it lies in the folder; of a run without one what it came to so far."""
+        folder = self._folder(request.path_params["name"])
+        if not (folder / REPORT).exists():
+            found = read_events(folder)
+            return _page(
+                "watch.html", found.run.suite, name=folder.name, watched=found.running is not False, **_seen(found)
+            )
+        if (written := folder / page.FILE).is_file():
+            return _foreign(written.read_text("utf-8", "replace"))
+        kept = reading.read_folder(folder)
+        return _foreign(page.render(kept, page.before(kept)))
+
+    async def events(self, request: Request) -> Response:
+        """A run as it goes, for as long as it goes."""
+        folder = self._folder(request.path_params["name"])
+        await run_in_threadpool(read_events, folder)
+        return StreamingResponse(_told(folder), media_type="text/event-stream")
+
+    def compare(self, request: Request) -> Response:
+        """Two runs beside each other, the later one first."""
+        names = request.query_params.getlist("run")
+        if len({*names}) != 2:
+            raise UsageError(f"{len({*names})} runs are ticked; tick two")
+        before, now = sorted(
+            (reading.read_folder(self._folder(name)) for name in names), key=lambda kept: kept.run.started
+        )
+        return _foreign(beside.render_beside(now, before, []))
+
+    def label(self, request: Request) -> Response:
+        """The next question, or who is asked."""
+        name, asked = request.path_params["name"], request.query_params
+        items = queues(self._folder(name))
+        given = {"run": name, "items": items, "draws": DRAWS, "by": asked.get("by", "").strip()}
+        if not given["by"]:
+            return _page("label.html", "Label", name=name, queue=None, **given)
+        queue = _queue(items, dict(asked))
+        question = queue.next(given["by"])
+        given |= {"item": asked["item"], "queue": queue, "standing": [*map(shown, queue.standing())], "q": question}
+        return _page("label.html", "Label", name=name, **given, **(_blind(question, given["by"]) if question else {}))
+
+    async def labelled(self, request: Request) -> Response:
+        """Write a label, and ask on."""
+        size = request.headers.get("content-length", "")
+        if not size.isdecimal() or int(size) > MOST:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        said = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True))
+        name = request.path_params["name"]
+        await run_in_threadpool(self._write, name, said)
+        again = {key: said[key] for key in ("item", "drawn", "by")}
+        return RedirectResponse(f"/label/{quote(name, safe='')}?{urlencode(again)}", HTTPStatus.SEE_OTHER)
+
+    def _write(self, name: str, said: dict[str, str]) -> None:
+        queue, by = _queue(queues(self._folder(name)), said), said.get("by", "").strip()
+        question = queue.questions.get((said.get("id", ""), said.get("criterion", "")))
+        keys = _keys(question) if question else ()
+        if not by or question is None or said.get("pressed") not in keys:
+            raise UsageError("that is no label of this run; go back and try again")
+        try:
+            queue.add(question, said["pressed"], by)
+        except OSError as error:
+            raise UsageError(f"{queue.path}: cannot be written: {error.strerror}; make room and try again") from None
+
+    def _folder(self, name: str) -> Path:
+        if folder := self.runs.folders().get(name):
+            return folder
+        raise HTTPException(HTTPStatus.NOT_FOUND, "no such run")
+
+
+def _queue(items: dict[str, dict[str, Queue]], said: dict[str, str]) -> Queue:
+    try:
+        return items[said["item"]][said.setdefault("drawn", RANDOM)]
+    except KeyError:
+        raise UsageError("that is no judged item of this run; go back and choose one") from None
+
+
+def _keys(question: ToLabel) -> tuple[str, ...]:
+    return ("1", "2") if question.criterion else ("1", "2", "0")
+
+
+def _blind(question: ToLabel, by: str) -> dict[str, Any]:
+    """Return what a person sees of a question: nothing of whose answer it is, or what the judge said."""
+    answers = [spelt.cut(answer, TEXT) for answer in question.answers]
+    texts = {"prompt": spelt.cut(question.prompt, TEXT), "reference": spelt.cut(question.reference, TEXT)}
+    says = ("Met", "Not met") if question.criterion else ("First is better", "Second is better", "A tie")
+    buttons = list(zip(_keys(question), says, strict=True))
+    return {**texts, "answers": answers[::-1] if question.turned(by) else answers, "buttons": buttons}
+
+
+def _seen(found: Underway) -> dict[str, Any]:
+    """Return what the part of a page needs that changes while a run goes on."""
+    said = shown(found.said(datetime.now(UTC)))
+    gates = [(str(v.outcome), sentence.GLYPHS[v.outcome], v, shown(words.brief(v))) for v in found.run.verdicts]
+    odd = [shown(f"{r.id}: {r.error}") for r in found.run.reports if r.error]
+    odd += [shown(f"{f.code}: {f.what}") for f in found.run.flags if f.severity != "note"]
+    return {"said": said, "gates": gates, "odd": odd, "found": found}
+
+
+async def _told(folder: Path) -> AsyncIterator[str]:
+    """Yield the part that changes whenever it does, and the end."""
+    last = ""
+    while True:
+        found = await run_in_threadpool(read_events, folder)
+        html = page.environment("harness_view").get_template("seen.html").render(**_seen(found))
+        if html != last:
+            yield "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
+        last = html
+        if found.ended or found.running is False:
+            yield "event: end\ndata:\n\n"
+            return
+        await asyncio.sleep(EVERY)
+
+
+def _page(template: str, title: str, **given: Any) -> Response:
+    return HTMLResponse(page.fill(template, "harness_view", "view.js", title=shown(title), **given))
+
+
+def _foreign(html: str) -> Response:
+    return HTMLResponse(html, headers={"content-security-policy": THEIRS})
+
+
+async def _mistake(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(shown(str(error)), HTTPStatus.BAD_REQUEST)
+
+
+def app_of(runs: Runs, hosts: frozenset[str], token: str = "") -> ASGIApp:
+    """Return the application for some names of this server."""
+    pages = Pages(runs)
+    routes = [
+        Route("/", pages.list),
+        Route("/compare", pages.compare),
+        Route("/run/{name}", pages.run),
+        Route("/run/{name}/events", pages.events),
+        Route("/label/{name}", pages.label),
+        Route("/label/{name}", pages.labelled, methods=["POST"]),
+    ]
+    app = Starlette(routes=routes, exception_handlers={UsageError: _mistake})
+    app.router.redirect_slashes = False
+    return Guard(app, hosts, token)
+
+
+def server_of(app: ASGIApp) -> uvicorn.Server:
+    """Return what answers at a socket until the process is interrupted."""
+    config = uvicorn.Config(
+        app, log_level="error", access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=1
+    )
+    return uvicorn.Server(config)

@@ -1,0 +1,73 @@
+"""`harness view`: a server on this machine, for one person or a few."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+import sys
+from argparse import ArgumentParser, Namespace
+from contextlib import suppress
+from pathlib import Path
+
+from harness import ExitCode, UsageError
+from harness.internals import shown
+
+PORT = 8765
+
+
+def view(parser: ArgumentParser) -> None:
+    """watch runs, list and compare them, and label a judge's rows, in a browser"""
+    parser.set_defaults(command=_view, group="look")
+    parser.epilog = """examples:
+  harness view
+  harness view reports --host 10.0.0.7 --token"""
+    where = "where the run folders are (reports)"
+    parser.add_argument("reports", type=Path, nargs="?", default=Path("reports"), metavar="REPORTS", help=where)
+    parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"0 takes any that is free ({PORT})")
+    host = "another address of this machine than 127.0.0.1, for others, who need the token"
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
+    parser.add_argument("--token", action="store_true", help="let in only who opens the address that is printed")
+
+
+def _view(args: Namespace) -> int:
+    """Serve until interrupted. Raises UsageError where nothing can be served."""
+    try:
+        from harness_view.app import app_of, server_of
+        from harness_view.runs import Runs
+    except ModuleNotFoundError as error:
+        raise UsageError(f"harness view: needs {error.name}; pip install 'finetune-harness[view]'") from None
+    runs = Runs(args.reports)
+    if not runs.listed():
+        raise UsageError(f"{args.reports}: holds no run; name the folder that the run folders are in")
+    listening = _listening(args)
+    host, port = listening.getsockname()[:2]
+    name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    hosts = {name, f"localhost:{port}"} if ipaddress.ip_address(host).is_loopback else {name}
+    token = secrets.token_urlsafe(24) if args.token else ""
+    print(shown(f"http://{name}/" + (f"?token={token}" if token else "")), flush=True)
+    print("ctrl-c ends it", file=sys.stderr)
+    with suppress(KeyboardInterrupt), listening:
+        server_of(app_of(runs, frozenset(hosts), token)).run(sockets=[listening])
+    return ExitCode.OK
+
+
+def _listening(args: Namespace) -> socket.socket:
+    """Return a socket at the address that was asked for."""
+    try:
+        address = ipaddress.ip_address(args.host)
+    except ValueError:
+        raise UsageError(f'--host "{args.host}": is no address; name one of this machine, such as 10.0.0.7') from None
+    if address.is_unspecified:  # the names by which it is reached could not be told from others
+        raise UsageError(f'--host "{args.host}": is every address; name the one by which it is reached')
+    if not 0 <= args.port < 1 << 16:
+        raise UsageError(f"--port is {args.port}, want one from 1 to 65,535, or 0 for any")
+    if not address.is_loopback and not args.token:
+        raise UsageError(f'--host "{args.host}": others can reach it; say --token, too')
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    try:
+        return socket.create_server((args.host, args.port), family=family)
+    except OSError as error:
+        raise UsageError(
+            f"{args.host}:{args.port}: cannot be listened at: {error.strerror}; say --port, 0 for any"
+        ) from None

@@ -1,0 +1,175 @@
+"""What people say of a judge's rows: asked blind and in an order of each person's own, kept beside the rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from harness import Labels, UsageError
+from harness.internals import agreement, append_line, asked_of, counted, exclusive, lines_of, numbered
+from harness_judge import calibrate, calibration, disputes, prompts
+
+RANDOM, DISPUTES, SAYS = "at random", calibrate.DISPUTES, calibrate.SAYS
+DRAWS = (RANDOM, DISPUTES)
+PAIR = {"1": ("candidate", "baseline"), "2": ("baseline", "candidate"), "0": ("tie", "tie")}  # as shown, and turned
+MET = {"1": "yes", "2": "no"}
+TRUTH = {"candidate": SAYS["A"], "baseline": SAYS["B"], "tie": SAYS["tie"], "yes": SAYS["met"], "no": SAYS["not met"]}
+
+
+@dataclass(frozen=True)
+class ToLabel:
+    """One thing to say: which of two answers is better, or whether an answer meets a criterion."""
+
+    row: Mapping[str, Any]
+    criterion: str = ""
+
+    @property
+    def id(self) -> tuple[str, str]:
+        return str(self.row["id"]), self.criterion
+
+    @property
+    def prompt(self) -> str:
+        return prompts.as_text(asked_of(self.row))
+
+    @property
+    def reference(self) -> str:
+        target = self.row.get("target", "")
+        return target if isinstance(target, str) else "\n".join(target)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The candidate's answer, and of a pair the baseline's."""
+        ours = str(self.row["resps"][0][0])
+        return (ours,) if self.criterion else (ours, str(self.row["details"]["baseline_answer"]))
+
+    @property
+    def judge(self) -> float | None:
+        """What the judge said, from 0 to 1; None where a verdict is lacking."""
+        value = self.row.get(self.criterion or "win_rate")
+        lacking = any("error" in one for one in self.row["details"]["judgments"])
+        return float(value) if isinstance(value, (int, float)) and not lacking else None
+
+    def place(self, by: str) -> bytes:
+        """Return where it stands in a person's order; the first byte says which answer that person sees first."""
+        return sha256(json.dumps([by, *self.id]).encode()).digest()
+
+    def turned(self, by: str) -> bool:
+        """Return whether a person sees the baseline's answer first."""
+        return not self.criterion and self.place(by)[-1] % 2 == 1
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What is asked of one judged item of a run, and the file of what was said of it."""
+
+    path: Path
+    drawn: str
+    questions: Mapping[tuple[str, str], ToLabel]
+
+    def said(self) -> list[dict[str, Any]]:
+        """Return the labels there are. Raises UsageError where the file holds anything else."""
+        try:
+            found = [json.loads(line) for line in lines_of(self.path.read_bytes()) if line]
+            return [line for line in found if (line["id"], line.get("criterion", "")) and TRUTH[line["label"]] >= 0]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            raise UsageError(f"{self.path}: cannot be read as labels; mend it or move it away") from None
+
+    def next(self, by: str) -> ToLabel | None:
+        """Return what a person is asked next: nothing that anybody has answered."""
+        done = {_key(line) for line in self.said()}
+        left = (q for key, q in self.questions.items() if key not in done)
+        return min(left, key=lambda q: q.place(by), default=None)
+
+    def add(self, question: ToLabel, pressed: str, by: str) -> None:
+        """Write what a person said, with the sides turned back. Raises OSError where it cannot be."""
+        turned = question.turned(by)
+        label = MET[pressed] if question.criterion else PAIR[pressed][turned]
+        answers = question.answers
+        seen = {"criterion": question.criterion, "answer": answers[0]} if question.criterion else {}
+        seen = seen or {"answer_a": answers[0], "answer_b": answers[1], "first": "baseline" if turned else "candidate"}
+        about = {"by": by, "at": datetime.now(UTC).isoformat(timespec="seconds"), "drawn": self.drawn}
+        shown = {"input": asked_of(question.row), "reference": question.reference, **seen}
+        with exclusive(self.path):
+            twice = any(_key(line) == question.id and line.get("by") == by for line in self.said())
+            if not twice:  # as a key may be pressed
+                append_line(self.path, {"id": question.row["id"], "label": label, **shown, **about})
+
+    def standing(self) -> list[str]:
+        """Return in lines how many labels there are, how far they and the judge agree, and what is lacking."""
+        said: dict[tuple[str, str], set[str]] = {}
+        for line in self.said():
+            said.setdefault(_key(line), set()).add(line["label"])
+        known = [(self.questions[k], TRUTH[min(labels)]) for k, labels in said.items() if k in self.questions]
+        found = [f"{len(known):,} of {counted(len(self.questions), 'row')} labelled", *_agreed(known)]
+        if odd := [f'"{" ".join(key).strip()}"' for key, labels in said.items() if len(labels) > 1]:
+            found.append(f"People differ on {', '.join(odd)}; settle that in the file")
+        if self.drawn == DISPUTES:
+            return [*found, "Of rows on which the judge errs most, which calibrate nothing"]
+        fewest = calibration.FEWEST
+        kinds = calibration.prompts_by_kind([truth for _, truth in known], [q.prompt for q, _ in known])
+        more = [f"{fewest - n} that say it {name}" for name, n in kinds.items() if n < fewest]
+        return [
+            *found,
+            f"At least {' and '.join(more)} are needed" if more else "Enough for a calibration; more prove more",
+        ]
+
+
+def _key(line: Mapping[str, Any]) -> tuple[str, str]:
+    return str(line["id"]), str(line.get("criterion", ""))
+
+
+def _agreed(known: Sequence[tuple[ToLabel, float]]) -> list[str]:
+    """Return in a line how far people and judge agree, with bounds, where that can be told."""
+    both = [(q, truth, q.judge) for q, truth in known if q.judge is not None]
+    groups = tuple(int(n) for n in numbered(q.prompt for q, *_ in both))
+    if len(set(groups)) < 2:
+        return []
+    truth = tuple(truth for _, truth, _ in both)
+    said = tuple(0.5 if x == 0.5 and not q.criterion else float((x or 0.0) > 0.5) for q, _, x in both)
+    share = calibration.share_of([float(a == b) for a, b in zip(truth, said, strict=True)], groups)
+    found = "The judge agrees on {:.3f} [{:.3f}, {:.3f}]".format(*share)
+    try:
+        kappa = agreement.kappa(Labels("kappa", truth, said, groups), 0.0, calibration.ALPHA)
+    except ValueError:  # one kind only
+        return [found]
+    return [f"{found}, kappa {kappa.estimate:.3f} [{kappa.lower:.3f}, {kappa.upper:.3f}]; one-sided 95 % bounds"]
+
+
+def queues(folder: Path) -> dict[str, dict[str, Queue]]:
+    """Return the queues of each judged item of a run, by how they are drawn. Raises UsageError where there is none."""
+    try:
+        return _queues(folder, (folder / "report.json").stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise UsageError(f"{folder}: has no report; labels are of a run that has ended") from None
+
+
+@lru_cache(2)
+def _queues(folder: Path, _: int) -> dict[str, dict[str, Queue]]:
+    items: dict[str, list[Mapping[str, Any]]] = {}
+    for item, row in disputes.judged(folder):
+        items.setdefault(item, []).append(row)
+    return {item: {drawn: _queue(folder, item, rows, drawn) for drawn in DRAWS} for item, rows in items.items()}
+
+
+def _queue(folder: Path, item: str, rows: Sequence[Mapping[str, Any]], drawn: str) -> Queue:
+    subject, _, evaluation = item.partition("::")
+    name = "labels" if drawn == RANDOM else DISPUTES
+    asked = [row for row in rows if drawn == RANDOM or disputes.disputed(row)]
+    each = [ToLabel(row, criterion) for row in asked for criterion in _criteria(row)]
+    return Queue(folder / subject / f"{evaluation}.{name}.jsonl", drawn, {q.id: q for q in each})
+
+
+def _criteria(row: Mapping[str, Any]) -> list[str]:
+    details = row["details"]
+    if "baseline_answer" in details:
+        return [""]
+    names = (one.get("criterion") or one.get("criteria", "") for one in details["judgments"])
+    return list(dict.fromkeys(name for several in names for name in several.split(",")))

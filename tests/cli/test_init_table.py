@@ -1,0 +1,241 @@
+"""`harness init --data`: a table becomes a suite that collects without a warning, or one line says why not."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from harness.cli.main import main
+from harness.pipeline.run import Options, prepare
+
+THINGS = ("parcel", "invoice", "refund", "password", "courier", "voucher", "zip", "profile", "card", "receipt")
+MOODS = ("good", "bad", "so so")
+TEXTS = [f"{a} {b} went {c}, number {i}" for i, (a, b, c) in enumerate(itertools.product(THINGS, THINGS, MOODS))]
+Init = Callable[..., tuple[int, str]]
+
+
+def table(labels: Iterable[str] = MOODS, header: str = "text,mood", rows: int = 300) -> str:
+    """Return a CSV of as many rows, whose labels take turns."""
+    lines = [f'"{text}",{label}' for text, label in zip(TEXTS[:rows], itertools.cycle(labels), strict=False)]
+    return "\n".join([header, *lines]) + "\n"
+
+
+@pytest.fixture
+def init(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Init:
+    """Run `harness init mine --data NAME` on a file of this content; returns the exit code and what was said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, content: str | bytes | None = None, *options: str) -> tuple[int, str]:
+        if content is not None:
+            Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        code = main(["init", "mine", "--data", name, *options])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def parts(folder: str = "mine") -> dict[str, list[dict[str, str]]]:
+    """Return the rows of each part that was written."""
+    files = sorted(Path(folder, "data").glob("*.jsonl"))
+    return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
+
+
+def many(kinds: int, rows: int = 300) -> str:
+    return table([f"kind {i}" for i in range(kinds)], rows=rows)
+
+
+def objects(rows: Iterable[dict[str, object]]) -> str:
+    return json.dumps(list(rows))
+
+
+DICTS: list[dict[str, object]] = [{"text": t, "mood": m} for t, m in zip(TEXTS, itertools.cycle(MOODS), strict=False)]
+DONE: dict[str, tuple[str, str | bytes, list[str], str]] = {  # file, content, options, what is said of it
+    "commas": ("a.csv", table(), [], 'input: "text", by its name'),
+    "semicolons": ("a.csv", table().replace('",', '";').replace("text,", "text;"), [], 'separator ";"'),
+    "tabs": ("a.csv", table().replace('",', '"\t').replace("text,", "text\t"), [], 'separator "\\t"'),
+    "bars": ("a.csv", table().replace('",', '"|').replace("text,", "text|"), [], 'separator "|"'),
+    "UTF-16": ("a.csv", table().encode("utf-16"), [], 'encoding "utf-16"'),
+    "a BOM": ("a.csv", table().encode("utf-8-sig"), [], 'input: "text", by its name'),
+    "Windows": ("a.csv", table(["schön", "übel"]).encode("cp1252"), [], 'choices: "schön", "übel"'),
+    "Excel": ("a.csv", "sep=;\r\n" + table().replace('",', '";').replace("text,", "text;"), [], 'separator ";"'),
+    "JSON": ("a.json", objects(DICTS), [], 'choices: "bad", "good", "so so"'),
+    "JSON Lines": ("a.jsonl", "\n".join(map(json.dumps, DICTS)), [], "train: 170 rows"),
+    "truth values": ("a.json", objects({**d, "mood": d["mood"] == "bad"} for d in DICTS), [], '"false", "true"'),
+    "numbers": ("a.json", objects({**d, "mood": i % 3} for i, d in enumerate(DICTS)), [], 'choices: "0", "1", "2"'),
+    "floats": ("a.json", objects({**d, "mood": i % 3 / 1} for i, d in enumerate(DICTS)), [], 'choices: "0", "1", "2"'),
+    "decimal commas": ("a.csv", table(['"1,5"', '"2,5"']), [], 'choices: "1,5", "2,5"'),
+    "many decimal commas": ("a.csv", table([f'"{i},5"' for i in range(99)]), [], "answers: in words, by correct"),
+    "40 labels": ("a.csv", many(40), [], 'choices: "kind 0"'),
+    "41 labels": ("a.csv", many(41), [], "answers: in words, by exact_match"),
+    "long answers": (
+        "a.csv",
+        table([f"it is a long answer, of {i}".replace(",", "") for i in range(99)]),
+        [],
+        "token_f1",
+    ),
+    "spellings": ("a.csv", table(["Good", "good ", "good", "bad"]), [], 'choices: "bad", "good"'),
+    "empty labels": ("a.csv", table(["a", "b", "", "nan"]), [], "left out: 150 without an input, a label or a group"),
+    "repeats": ("a.csv", table() + table(rows=10).partition("\n")[2], [], "10 that ask what a row before them asks"),
+    "two labels": ("a.csv", table() + f'"{TEXTS[0]}",bad\n', [], "2 whose input stands there with another label too"),
+    "odd names": ("a.csv", table(header="te{x}t.en[0],Mood: now"), ["--label", "Mood: now"], 'label: "Mood_ now"'),
+    "a column of choices": ("a.csv", table(header="text,gold"), ["--label", "gold"], 'choices: "bad"'),
+    "no name known": ("a.csv", table(header="was,wie"), [], 'label: "wie", by its few different values'),
+    "capitals": ("A.CSV", table(header="Text,Mood"), [], 'input: "Text", by its name'),
+    "a quote in a name": ("a.csv", table(header='text,"mo""od"'), [], 'label: "mo\\"od"'),
+}
+LONG = [" ".join(TEXTS[i : i + 3]).replace("went", f"w{i}") for i in range(0, 60, 3)]
+NEARLY = "text,mood\n" + "".join(f'"{text}, {end}",{end}\n' for text in LONG for end in ("yes", "no", "maybe"))
+GROUPED = table([f"{mood},{user}" for user in "aab" for mood in MOODS], "text,mood,user")
+WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
+    "nothing there": ("a.csv", None, [], 'data "a.csv" is not there; looked for'),
+    "a folder": (".", None, [], 'data "." is a folder; name a file in it'),
+    "a URL": ("https://x.org/a.csv", None, [], "is a URL; download it, and name the file"),
+    "a workbook": ("a.xlsx", b"PK\3\4", [], 'is a workbook; save its sheet as "CSV UTF-8"'),
+    "a workbook by another name": ("a.csv", b"PK\3\4" + bytes(range(256)) * 9, [], "a.csv: is no text; save it as"),
+    "another kind": ("a.txt", table(), [], 'data "a.txt" is unknown; want a file (.jsonl, .json, .csv, .tsv, .parq'),
+    "no path": ("a\0.csv", None, [], "is no path"),
+    "empty": ("a.csv", "", [], 'data "a.csv" has no rows'),
+    "a header alone": ("a.csv", "text,mood\n", [], 'data "a.csv" has no rows'),
+    "no header": ("a.csv", table().partition("\n")[2], [], "write a line of names on top"),
+    "one column": ("a.csv", "text\n" + "\n".join(TEXTS).replace(",", ""), [], 'its columns are "text"; want an'),
+    "one label": ("a.csv", table(["good"]), [], 'column "mood": all labels are "good", so there is nothing to learn'),
+    "no label": ("a.csv", table([""]), ["--label", "mood"], 'column "mood": no row has a label'),
+    "30 rows": ("a.csv", table(rows=30), [], "30 rows are left of 30, and 60 are the fewest"),
+    "repeats alone": ("a.csv", table(rows=2) * 1 + table(rows=2).partition("\n")[2] * 99, [], "198 that ask what"),
+    "no such column": ("a.csv", table(), ["--label", "mod"], 'there is no such column; did you mean "mood"?'),
+    "no such input": ("a.csv", table(), ["--input", "x"], '--input "x": there is no such column; known: "mood"'),
+    "one column twice": ("a.csv", table(), ["--label", "text", "--input", "text"], "one column is named twice"),
+    "group is label": ("a.csv", table(), ["--label", "mood", "--group", "mood"], "one column is named twice"),
+    "few groups": ("a.csv", GROUPED, ["--group", "user"], '"user" is too uneven to keep the rows of each value'),
+    "a column twice": ("a.csv", table(header="text,text"), [], 'the column "text" stands twice in the header'),
+    "names alike": ("a.csv", table(header="a.b,a_b"), [], 'its columns are "a.b", "a_b"; want'),
+    "open quote": ("a.csv", table() + '"open,good\n' + table(), [], "is a quote not closed?"),
+    "unquoted commas": ("a.csv", table().replace('"', ""), [], "quote missing? 299 rows more are like this one"),
+    "cut JSON": ("a.json", objects(DICTS)[:-9], [], "a.json: not valid JSON"),
+    "JSON of one": ("a.json", '{"a": 1}', [], "holds dict, want a list of objects"),
+    "JSON of lists": ("a.json", "[[1, 2]]", [], "row 0 is [1, 2], want an object"),
+    "a list as .jsonl": ("a.jsonl", "[1]\n", [], "row 0 is [1], want an object"),
+    "chats": ("a.json", objects({"messages": []} for _ in TEXTS), [], "harness init --task chat shows"),
+    "lists": ("a.json", objects({**d, "text": [1]} for d in DICTS), [], 'column "text" holds "[1]"; want text'),
+    "no parquet": ("a.parquet", table(), [], "a.parquet: not valid parquet"),
+    "a wrong encoding": ("a.csv", table(["schön", "b"]).encode("cp1252"), ["--encoding", "utf-8"], "is not UTF-8"),
+    "no encoding": ("a.csv", table(), ["--encoding", "excel"], 'no encoding is called "excel"'),
+    "a wrong separator": ("a.csv", table(), ["--separator", ";"], "is the separator a comma?"),
+    "a long separator": ("a.csv", table(), ["--separator", "tab"], 'separator is "tab", want one character'),
+    "a task as well": ("a.csv", table(), ["--task", "qa"], "--task brings rows of its own"),
+    "no text": ("a.csv", bytes(range(256)) * 20, [], "is no text"),
+    "nearly alike": ("a.csv", NEARLY, [], "is there a column of what they have in common? name it with --group"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DONE)
+def test_a_table_becomes_a_suite_without_a_warning(case: str, init: Init) -> None:
+    """What is written collects, asks what stood in the table, and holds no row twice."""
+    name, content, options, told = DONE[case]
+    code, said = init(name, content, *options)
+    assert (code, told in said) == (0, True), said
+    collection = prepare(Path("mine/suite.toml"), Options())
+    assert collection.warnings == () and len(collection.suite.gates) >= 1
+    rows = [row for part in parts().values() for row in part]
+    assert len({row["id"] for row in rows}) == len(rows) >= 100
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_one_line_and_nothing_is_written(case: str, init: Init) -> None:
+    """What no suite can be made of exits 4 with a line that names it, and leaves no file."""
+    name, content, options, told = WRONG[case]
+    code, said = init(name, content, *options)
+    assert (code, told in said, said.count("\n"), Path("mine").exists()) == (4, True, 1, False), said
+
+
+def test_parquet_is_a_table(init: Init) -> None:
+    """Rows of a parquet file are cut as those of any other."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(DICTS), "a.parquet")
+    assert init("a.parquet")[0] == 0
+    assert sum(map(len, parts().values())) == 300
+
+
+def test_nothing_is_written_over(init: Init) -> None:
+    """Where one of the files is there already, it stays as it is and nothing else is written."""
+    Path("mine/data").mkdir(parents=True)
+    Path("mine/data/select.jsonl").write_text("mine")
+    code, said = init("a.csv", table())
+    assert (code, "mine/data/select.jsonl: is there already" in said) == (4, True)
+    assert [p.read_text() for p in Path("mine").rglob("*") if p.is_file()] == ["mine"]
+
+
+def test_rows_of_a_group_stay_together(init: Init) -> None:
+    """All rows of a user are in one part, whether the column is named or found, and the test knows its clusters."""
+    rows = [{**row, "user_id": f"u{i % 60}", "team": f"t{i % 50}"} for i, row in enumerate(DICTS)]
+    for group, options in {"user_id": [], "team": ["--group", "team", "--label", "mood"]}.items():
+        code, said = init("a.json", objects(rows), *options, "--input", "text", *(["--label", "mood"] * (not options)))
+        assert (code, f'group: "{group}"' in said) == (0, True), said
+        users = [{row[group] for row in part} for part in parts().values()]
+        assert len(set.union(*users)) == sum(map(len, users)) and len(users) == 3
+        suite = prepare(Path("mine/suite.toml"), Options()).suite
+        assert suite.train and suite.train.cluster == suite.evals[0].cluster == group
+        Path("mine").rename(group)
+
+
+def test_the_cut_depends_on_the_rows_alone(init: Init) -> None:
+    """The same rows in another order, and other rows beside them, are cut alike."""
+    init("a.json", objects(DICTS))
+    Path("mine").rename("first")
+    init("a.json", objects(reversed(DICTS)))
+    first, again = ({k: {r["text"] for r in rows} for k, rows in parts(name).items()} for name in ("first", "mine"))
+    assert first == again
+    assert {part: len(rows) for part, rows in first.items()} == {"train": 170, "select": 30, "confirm": 100}
+
+
+def test_near_duplicates_are_in_no_two_parts(init: Init) -> None:
+    """Rows that ask nearly what rows of another part ask are left out and counted, and D10 finds none of them."""
+    twins = [{**row, "text": f"{row['text']}, please do look into it at once for me"} for row in DICTS]
+    twins += [{**row, "text": str(row["text"]).replace("it", "this")} for row in twins]
+    code, said = init("a.json", objects(DICTS + twins))
+    kept = {part: {row["text"] for row in rows} for part, rows in parts().items()}
+    assert code == 0 and " nearly rows of another part" in said
+    assert not any(f"{text}, please do look into it at once for me" in kept["train"] for text in kept["confirm"])
+
+
+def test_a_column_that_cannot_be_told_is_asked_for(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal the choices are shown; elsewhere the line names them and the option."""
+    rows = [{**row, "class": i % 2} for i, row in enumerate(DICTS)]
+    code, said = init("a.json", objects(rows))
+    assert (code, 'cannot tell which column is the label; name it with --label: "mood", "class"' in said) == (4, True)
+    terminal = io.StringIO("mod\nmood\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    code, said = init("a.json", objects(rows))
+    assert (code, "which column is the label? [mood/class]" in said) == (0, True), said
+    Path("mine").rename("first")
+    code, said = init("a.json", objects(rows))  # and nothing is left to read
+    assert (code, "the question has no answer; name it with --label" in said) == (4, True)
+
+
+def test_what_was_found_is_data_too(init: Init, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json columns, shares, what was left out and what one answer scores are one document."""
+    Path("a.csv").write_text(table())
+    assert main(["init", "mine", "--data", "a.csv", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["columns"] == {"input": "text", "label": "mood", "group": None}
+    assert sum(n for part in told["rows"].values() for n in part.values()) == 300 - sum(told["dropped"].values())
+    assert told["constant"] == max(told["rows"]["confirm"].values()) / 100
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.parametrize(
+    "labels", [MOODS, [f"number {i}" for i in range(60)], [f"{i},5".replace(",", ".") for i in range(60)]]
+)
+def test_what_is_written_passes_the_checks(labels: list[str], init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` finds no error and no warning in a suite of labels, of words and of numbers; `plan` can tell of it."""
+    monkeypatch.setenv("HARNESS_CACHE", str(Path("cache").resolve()))
+    assert init("a.csv", table(labels), "--model", "tiny:llama")[0] == 0
+    assert main(["check", "mine/suite.toml"]) == 0
+    assert main(["plan", "mine/suite.toml"]) == 0

@@ -1,0 +1,70 @@
+"""`harness view` in a thread, at a port of its own, and what a browser would send it."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply: status, headers in lower case, body."""
+
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server and its port."""
+
+    port: int
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def ask(self, path: str, method: str = "GET", body: str | None = None, **headers: str) -> Answer:
+        """Send a request as it stands; a header None is left out, and Host is the server's own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        sent = {"Host": self.host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        connection.putrequest(method, path, skip_host=True)
+        for name, value in sent.items():
+            connection.putheader(name, value)
+        if body is not None:
+            connection.putheader("Content-Length", str(len(body.encode())))
+        connection.endheaders(None if body is None else body.encode())
+        reply = connection.getresponse()
+        found = Answer(reply.status, {k.lower(): v for k, v in reply.getheaders()}, reply.read().decode())
+        connection.close()
+        return found
+
+    def post(self, path: str, said: Mapping[str, Any], **headers: str) -> Answer:
+        """Send a form as the server's own pages do."""
+        return self.ask(path, "POST", urlencode(said), **{"Origin": f"http://{self.host}", **headers})
+
+
+@contextmanager
+def served(folder: Path, token: str = "") -> Iterator[Served]:
+    """Serve the runs in a folder."""
+    from harness_view.app import app_of, server_of
+    from harness_view.runs import Runs
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        server = server_of(app_of(Runs(folder), frozenset({f"127.0.0.1:{port}"}), token))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield Served(port)
+        finally:
+            server.should_exit = True
+            thread.join()
