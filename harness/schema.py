@@ -131,10 +131,11 @@ def wants(function: Callable[..., Any], name: str) -> bool:
 def uncallable(function: Callable[..., Any], given: Sequence[str], names: Sequence[str]) -> str:
     """Return why a plugin's callable cannot be called with so many arguments and these keywords, or nothing."""
     signature = inspect.signature(function)
-    own = {n: p for n, p in signature.parameters.items() if p.kind is not p.KEYWORD_ONLY and n not in INJECTED}
-    taken = [p for n, p in signature.parameters.items() if n in names or n in own]
+    options = {*options_of(function)[0], *INJECTED} - {*names}
     try:
-        signature.replace(parameters=taken).bind(*given, **dict.fromkeys(names))
+        inspect.Signature([p for n, p in signature.parameters.items() if n not in options]).bind(
+            *given, **dict.fromkeys(names)
+        )
     except TypeError as error:
         return f"{signature} is called with ({', '.join(given)}, *, {', '.join((*names, 'its options'))}): {error}"
     return ""

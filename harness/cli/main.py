@@ -79,11 +79,9 @@ def _concluded(args: argparse.Namespace) -> tuple[int, list[str]]:
             return ExitCode.INTERRUPTED, ["interrupted"]
         raise
     except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
-        line = of_the_machine(error) or blame.told(error)
-        if not line or getattr(args, "v", False):
-            print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
-        if line:
+        if line := of_the_machine(error) or blame.told(error):
             return _refused([line]), [line]
+        print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
         return ExitCode.INTERNAL, [f"{type(error).__name__}: {error}"]
 
 

@@ -52,7 +52,6 @@ BUILD = """The trainer refuses the rows or its options.
 
 What cannot be prepared cannot be trained on; the line says which rows or which option.
 It is found before anything is measured, because the trainer is built without being run."""
-TRAINED = ("training data", "validation data")  # findings name rows of these by their numbers
 SELECTED = " (select)"  # behind the name of an evaluation: the rows of its select split
 CRASHED = "crashed"  # the kind of a check that could not look
 LARGE = {"built"}  # objects that checks share: a copy of every token for each would take longer than the checks
@@ -109,14 +108,12 @@ class Checks:
         return found
 
     def strange(self, flag: Finding) -> str:
-        """Return which rows a finding names that there are not, or nothing."""
-        for name, ids in flag.rows.items() if "tasks" in self.objects and flag.rows.keys() - {*TRAINED} else ():
-            if task := self.objects["tasks"].get(name.removesuffix(SELECTED)):
+        """Return which row of an evaluation a finding names that there is not, or nothing."""
+        for name, ids in flag.rows.items():
+            if task := self.objects.get("tasks", {}).get(name.removesuffix(SELECTED)):
                 known = {s.id for s in (task.select if name.endswith(SELECTED) else task.samples) or ()}
                 if odd := next((i for i in ids if i not in known), None):
                     return f' names row "{odd}" of "{name}", which has no such row'
-            elif name not in TRAINED:
-                return f' names rows of "{name}", which is no evaluation{did_you_mean(name, self.objects["tasks"])}'
         return ""
 
     def own(self, name: str) -> Any:

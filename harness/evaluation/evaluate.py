@@ -129,7 +129,7 @@ def scores_of(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[type, 
 
     Raises UsageError at anything else, with the evaluator's line.
     """
-    wanted, rated = {s.id for s in rows}, {n for n, m in task.metrics.items() if m.is_of_rows} - {*task.endings}
+    wanted = {s.id for s in rows}
     for one in blame.each(task.function, made, kinds, f"an iterable of {', '.join(k.__name__ for k in kinds)}"):
         if isinstance(one, Score):
             try:
@@ -137,9 +137,6 @@ def scores_of(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[type, 
                     raise ValueError(f'row "{one.id}" is none of those it was given, or scored twice')
                 wanted.remove(one.id)
                 one = taken(one)
-                odd, lacking = one.values.keys() - task.metrics.keys(), rated - one.values.keys() - {*one.lost}
-                if odd and lacking:
-                    raise ValueError(f'row "{one.id}" has "{min(odd)}" and not the metric "{min(lacking)}"')
             except (TypeError, ValueError, AttributeError) as error:
                 raise blame.slip(task.function, f": {error}", made) from None
         yield one

@@ -19,7 +19,7 @@ from harness.collection.collected import Collection, Item
 from harness.collection.places import check_places
 from harness.data import fewshot
 from harness.errors import UsageError
-from harness.evaluation.checks import TRAINED, Checks, data_objects
+from harness.evaluation.checks import Checks, data_objects
 from harness.files import cache_dir
 from harness.parts import part
 from harness.pipeline import preflight
@@ -34,6 +34,7 @@ from harness.suite.waivers import ignoring, read_waivers
 from harness.texts import secrets
 
 CLEANED = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
+TRAINED = ("training data", "validation data")
 ASIDE = {"out", "patience", "junit_xml", "listeners"}  # options of which no verdict depends
 FLAGS = {"overrides": "--set", "keyword": "-k", "last_failed": "--lf", "plugins": "-p"}  # that have another name
 

@@ -282,7 +282,7 @@ BAD_EVALUATORS = {
     "forgets rows": ("if s.id != 'q3': yield Score(s.id, {'m': 1.0})", 6, "1 of 60 rows got no score"),
     "invents rows": ("yield Score(s.id + 'x', {'m': 1.0})", 4, "none of the rows it was given"),
     "scores twice": ("yield Score(s.id, {'m': 1.0}); yield Score(s.id, {'m': 1.0})", 4, "twice"),
-    "lacks the metric": ("yield Score(s.id, {'other': 1.0})", 4, 'not the metric "m"'),
+    "lacks the metric": ("yield Score(s.id, {'other': 1.0})", 6, 'have no "m"'),
     "yields nothing": ("if False: yield", 6, "60 of 60 rows got no score"),
 }
 

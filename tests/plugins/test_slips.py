@@ -174,7 +174,7 @@ SLIPS = {
     "a weight that is a text": Slip(
         EVALUATOR, "s.target)})", 's.target)}, weight="much")', 'harnessfile.py:8: mine: row "q0": "weight" is'
     ),
-    "a score of another metric": Slip(EVALUATOR, '{"mine": f', '{"Mine": f', "harnessfile.py:8: mine"),
+    "a score of another metric": Slip(EVALUATOR, '{"mine": f', '{"Mine": f', 'rows have no "mine"'),
     "a score above 1 on a proportion": Slip(EVALUATOR, "float(a == s.target)", "100.0", "qa.mine"),
     "a score that is NaN": Slip(EVALUATOR, "float(a == s.target)", 'float("nan")', "qa.mine"),
     "a keyword that a Score has not": Slip(EVALUATOR, "s.id, {", "s.id, value={", "harnessfile.py:8: TypeError"),
@@ -267,9 +267,6 @@ SLIPS = {
     ),
     "a check with rows that are not there": Slip(
         CHECK, FINDS, 'yield Finding("warning", "odd", rows={"qa": ["q1", "x1"]})', 'odd names row "x1" of "qa"'
-    ),
-    "a check with an evaluation that is not there": Slip(
-        CHECK, FINDS, 'yield Finding("warning", "odd", rows={"QA": ["q1"]})', 'harnessfile.py:4: odd names rows of "QA"'
     ),
     "a check that forgot to yield": Slip(CHECK, "yield Finding", "Finding", "harnessfile.py:4: odd returned None"),
     "a check that returns one": Slip(CHECK, FINDS, 'return Finding("error", "odd")', "harnessfile.py:4: odd returned"),
