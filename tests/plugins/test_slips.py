@@ -208,13 +208,13 @@ SLIPS = {
         EVALUATOR, "@metric", "@evaluator(check_rows=lambda *_: 1 / 0)\n@metric", "harnessfile.py:4: ZeroDivisionError"
     ),
     "a loader without @contextmanager": Slip(
-        LOADER, "@contextmanager\n", "", "harnessfile.py:22: mine: 'generator' object"
+        LOADER, "@contextmanager\n", "", "harnessfile.py:22: mine: 'builtins.generator' object"
     ),
     "a loader that returns a list": Slip(
         LOADER,
         f"@contextmanager\ndef mine(refs):\n    with testing.load(refs) as inner:\n        {LENDS}",
         "def mine(refs):\n    return []",
-        "harnessfile.py:22: mine: 'list' object",
+        "harnessfile.py:22: mine: 'builtins.list' object",
     ),
     "a loader of one subject": Slip(
         LOADER, LENDS, "yield Model(refs[0], inner[0])", "harnessfile.py:22: mine yielded no list of"
