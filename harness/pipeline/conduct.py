@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from harness import blame
 from harness.artifacts.reads import beside
 from harness.collection.collected import Collection
 from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_machine
@@ -84,7 +85,9 @@ def _conducted(run: Execution, stages: Callable[[Execution], Stop | None]) -> Ru
         if full := of_the_machine(error):
             ending = RunEnding(ExitCode.USAGE, full)
         else:
-            ending = RunEnding(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", traceback.format_exc())
+            theirs, trace = blame.told(error), traceback.format_exc()
+            code = ExitCode.USAGE if theirs else ExitCode.INTERNAL
+            ending = RunEnding(code, theirs or f"{type(error).__name__}: {error}", trace)
     run.record.ending = ending
     return _finish(run)
 
