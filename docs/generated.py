@@ -47,11 +47,11 @@ CODES = {  # a page -> its title and the first letters of the checks that it lis
     "reference/check-codes-models.md": ("Every check of training, merges and results", "PTME"),
 }
 FORMATS = {  # a page -> its title, where its keys are explained, and the schemas that it shows
-    "reference/formats.md": ("Formats of a run", "run-folder.md", ("report", "sample", "event", "lock")),
+    "reference/formats.md": ("Formats of a run", "run-folder.md", ("report", "sample", "event")),
     "reference/formats-evidence.md": (
         "Formats of evidence",
         "evidence.md",
-        ("manifest", "gates", "item", "claim", "attempt"),
+        ("lock", "manifest", "gates", "item", "claim", "attempt"),
     ),
 }
 MEANT = {  # where a table's keys are explained

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __getattr__, _names = attach(__name__, __file__)
-__all__ = [*_names, "run"]
+__all__ = [*_names, "gate", "run"]
 
 
 def __dir__() -> list[str]:
@@ -36,3 +36,14 @@ def run(suite: str | Path, *, overrides: Sequence[str] = (), **options: Any) -> 
         return run_suite(Path(suite), Options(overrides=tuple(overrides), **options))
     except SystemExit as error:  # or the caller would end with the plugin's exit code
         raise RuntimeError(f"a plugin called sys.exit({error.code!r})") from error
+
+
+def gate(base: Any, candidate: Any = None, **said: Any) -> Any:
+    """Gate rows that another tool scored, as `harness gate` would without printing, and return what came of it.
+
+    Rows are a path, dicts, names with scores, or a frame; `said` are the words of the command: `worse_by_at_most=0.02`.
+    Raises UsageError where rows cannot be read, paired or compared fairly, or nothing is claimed.
+    """
+    from harness.parts import part
+
+    return part("gate")(base, candidate, **said)

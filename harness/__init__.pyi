@@ -12,7 +12,6 @@ from harness.capabilities import exporter as exporter
 from harness.capabilities import loader as loader
 from harness.capabilities import trainer as trainer
 from harness.claims.gate import Gate as Gate
-from harness.data.pypi import fetch_wheel as fetch_wheel
 from harness.data.rows import continuation as continuation
 from harness.errors import CheckFailed as CheckFailed
 from harness.errors import ExitCode as ExitCode
@@ -53,6 +52,7 @@ from harness.records.verdicts import Outcome as Outcome
 from harness.records.verdicts import Verdict as Verdict
 from harness.reports.report_json import read_run as read_run
 from harness.reports.run_folder import write_steps as write_steps
+from harness_rows.gated import Gated
 
 __all__ = [
     "Adapter",
@@ -95,7 +95,7 @@ __all__ = [
     "digest_of",
     "evaluator",
     "exporter",
-    "fetch_wheel",
+    "gate",
     "hookimpl",
     "loader",
     "metric",
@@ -109,4 +109,5 @@ __all__ = [
 
 __version__: str
 
+def gate(base: Any, candidate: Any = None, **said: Any) -> Gated: ...
 def run(suite: str | Path, *, overrides: Sequence[str] = (), **options: Any) -> Run: ...

@@ -35,6 +35,7 @@ from harness.data import chat as chat
 from harness.data.fewshot import choose as choose_shots
 from harness.data.identity import key_of as key_of
 from harness.data.identity import keyed as keyed
+from harness.data.pypi import fetch_wheel as fetch_wheel
 from harness.data.pypi import sha256_of as sha256_of
 from harness.data.rows import GROUP as GROUP
 from harness.data.rows import HELD_OUT as HELD_OUT
@@ -67,8 +68,11 @@ from harness.records.said import endings as endings
 from harness.records.scales import OnScale as OnScale
 from harness.records.scales import Scaled as Scaled
 from harness.records.waivers import Waiver as Waiver
+from harness.release import demands as demands
 from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
+from harness.release.locked import Locked as Locked
+from harness.release.policy import Policy as Policy
 from harness.reports import sentence as sentence
 from harness.reports.events import FILE as EVENTS
 from harness.reports.events import Underway as Underway
@@ -81,6 +85,7 @@ from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import RunFolder as RunFolder
 from harness.reports.run_folder import asked_of as asked_of
 from harness.reports.run_folder import read_rows as read_answers
+from harness.stats.multiple import holm as holm
 from harness.stats.tests import cluster_t as cluster_t
 from harness.stats.tests import numbered as numbered
 from harness.stats.tests import wilson as wilson
@@ -116,12 +121,14 @@ __all__ = [
     "Gguf",
     "Item",
     "Ledger",
+    "Locked",
     "Look",
     "Model",
     "Models",
     "Note",
     "OnScale",
     "Plugins",
+    "Policy",
     "Responses",
     "RunFolder",
     "Scaled",
@@ -146,14 +153,17 @@ __all__ = [
     "copy_range",
     "counted",
     "decide",
+    "demands",
     "disk_full",
     "dumps",
     "endings",
     "exclusive",
+    "fetch_wheel",
     "final_answers",
     "folder_in_place",
     "formats",
     "gguf_of",
+    "holm",
     "is_sealed",
     "is_secret",
     "isolated",

@@ -7,31 +7,61 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.errors import CheckFailed, UsageError
 
+SIGN = "progress: "  # begins a line that is no answer yet
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
-def ask(module: str, question: Mapping[str, Any], lost: str, *, seconds: float | None = None) -> dict[str, Any]:
+def ask(
+    module: str,
+    question: Mapping[str, Any],
+    lost: str,
+    *,
+    seconds: float | None = None,
+    heard: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
     """Run a module that calls `answer`, with the question as JSON on its stdin, and return the facts.
 
+    `heard` gets what, done and total of each sign of life that the module gives by `tell`.
     Raises the CheckFailed that it tells; and UsageError, which begins with `lost`, when it comes to no answer, in
     `seconds` where they are given.
     """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET}
     command = [sys.executable, "-P", "-m", module]
-    asked = json.dumps(question)
+    last, ends = "", time.monotonic() + (seconds or threading.TIMEOUT_MAX)
+    with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+", errors="replace") as errors:
+        asked.write(json.dumps(question))
+        asked.seek(0)
+        pipes: Any = {"stdin": asked, "stdout": subprocess.PIPE, "stderr": errors}
+        with subprocess.Popen(command, text=True, env=env, **pipes) as done:
+            timer = threading.Timer(seconds or threading.TIMEOUT_MAX, done.kill)
+            timer.start()
+            try:
+                for line in done.stdout or ():
+                    if line.startswith(SIGN):
+                        heard and heard(*json.loads(line.removeprefix(SIGN)))
+                    else:
+                        last = line.strip() or last
+            except BaseException:
+                done.kill()
+                raise
+            finally:
+                timer.cancel()
+        errors.seek(0)
+        said = errors.read()
+    if time.monotonic() >= ends:
+        raise UsageError(f"{lost} in {seconds:g} s by a process of its own")
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, env=env, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise UsageError(f"{lost} in {seconds:g} s by a process of its own") from None
-    try:
-        told = json.loads(done.stdout.strip().rpartition("\n")[2])
+        told = json.loads(last)
     except ValueError:
-        why = done.stderr.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
+        why = said.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
         if done.returncode < 0:
             late = done.returncode == -signal.SIGXCPU
             why = "it took too long" if late else f"it was killed by signal {-done.returncode}, as when memory runs out"
@@ -39,6 +69,11 @@ def ask(module: str, question: Mapping[str, Any], lost: str, *, seconds: float |
     if "finding" in told:
         raise CheckFailed(told["finding"])
     return dict(told["facts"])
+
+
+def tell(what: str, done: int, total: int) -> None:
+    """Give a sign of life, in the process that is asked."""
+    print(SIGN + json.dumps([what, done, total]), flush=True)
 
 
 def answer(look: Callable[..., Mapping[str, Any]]) -> None:

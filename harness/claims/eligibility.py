@@ -149,7 +149,7 @@ def _scores_error(
     """Return what is wrong with a result's scores of the rows, or nothing."""
     if missing := [s.id for s in rows if s.id not in scores]:
         return f"{len(missing)} of {len(rows)} rows got no score, {_examples(missing)}"
-    if strange := list(scores.keys() - {s.id for s in samples}):
+    if len(scores) > len(rows) and (strange := list(scores.keys() - {s.id for s in samples})):
         return f"was evaluated on {len(strange)} rows that are not the gate's, {_examples(strange)}"
     if len(scores) < len(result.scores):
         return "scored a row twice"
@@ -186,6 +186,8 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
     """
     most = THOUGHTS if gate.cut_at_most is None else gate.cut_at_most
     for name, scores in sides.items():
+        if gate.cut_at_most is None and not any(scores[s.id].values.get("thought_cut") for s in rows):
+            continue  # as of nearly all, of which there may be millions
         own = {s.id: scores[s.id] for s in rows}
         if gate.cut_at_most is None:
             cut = {i for i, s in own.items() if s.values.get("thought_cut") == 1}

@@ -30,19 +30,20 @@ class Hypothesis:
         self.case, self.gate, self.metric, self.alpha, self.early = case, case.gate, case.metric, case.alpha, case.early
         self.levels = [case.alpha / i for i in range(1, max(case.gate.among, len(case.slices)) + 1)]
         weightless, self.labels = _weightless(case.metric, ours, theirs), case.labels
-        keep = [i for i in range(len(ours)) if i not in weightless]
-        self.ours = [ours[i] for i in keep]
-        self.theirs = None if theirs is None else [theirs[i] for i in keep]
-        self.groups, self.weightless = [clusters[i] for i in keep], len(weightless)
+        self.ours, self.theirs, self.groups, self.weightless = ours, theirs, clusters, len(weightless)
+        if weightless:
+            keep = [i for i in range(len(ours)) if i not in weightless]
+            self.ours, self.groups = [ours[i] for i in keep], [clusters[i] for i in keep]
+            self.theirs = None if theirs is None else [theirs[i] for i in keep]
         self.clusters = self.groups if len(set(self.groups)) < len(self.groups) else None
         self.sign, self.margin, self.factor = case.gate.kind.oriented(case.gate, case.metric)
         self.threshold = self.sign * self.margin
         self.units = self._units()
 
-    @property
+    @cached_property
     def lost(self) -> bool:
         """Whether the value of some row is not known."""
-        return any(s.lost for s in (*self.ours, *(self.theirs or ())))
+        return any(s.lost for rows in (self.ours, self.theirs or ()) for s in rows)
 
     def supposing(self, best: bool | None) -> Hypothesis:
         """Return the same with every lost value as good for the claim as can be, or as bad; with None without them."""
@@ -96,7 +97,7 @@ class Hypothesis:
         means = [self._mean(rows if self.gate.estimand == "clusters" else self._means(rows)) for rows in results]
         return means[0] - self.factor * means[1] if len(means) > 1 else means[0]
 
-    def _units(self) -> tuple[Sequence[Score], Sequence[Score] | None, list[str] | None]:
+    def _units(self) -> tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]:
         """Return what is tested of candidate and baseline, and its clusters: the rows, or the mean of each cluster."""
         if self.gate.estimand == "clusters":
             return self._means(self.ours), None if self.theirs is None else self._means(self.theirs), None

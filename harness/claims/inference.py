@@ -245,4 +245,4 @@ def _zeros_and_ones(h: Hypothesis) -> bool:
     if not h.metric.is_share:
         return False
     ours, theirs, _ = h.units
-    return all(s.values[h.metric.name] in (0, 1) for s in (*ours, *(theirs or ())))
+    return {s.values[h.metric.name] for rows in (ours, theirs or ()) for s in rows} <= {0, 1}

@@ -74,7 +74,7 @@ def with_notes(
 
 
 def _needed(verdict: Verdict, *, such: bool = False) -> Note:
-    told = {"rows": verdict.rows_needed, "range": verdict.rows_range, "such": such, "close": CLOSE}
+    told = {"rows": verdict.rows_needed, "range": verdict.rows_range, "such": such, "close": CLOSE, "n": verdict.n}
     return Note("needed", told)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import command, run_options, with_overrides, with_plugins, with_verbosity
+from harness.cli.options import command, run_options, with_candidate, with_overrides, with_plugins, with_verbosity
 from harness.errors import ExitCode, UsageError
 from harness.files import write_text
 
@@ -28,8 +28,11 @@ def _check(args: argparse.Namespace) -> int:
         raise UsageError(f'--write-clean "{args.write_clean}": is there already; name a file that is not')
     if args.write_clean:
         args.overrides = [*args.overrides, "train.drop_leaks=true"]
-    options = run_options(args)
-    found, built, collection = check_suite(prepare(args.suite, options), options)
+    options = replace(run_options(args), listeners=(terminal,))
+    try:
+        found, built, collection = check_suite(prepare(args.suite, options), options)
+    finally:
+        terminal.clear()
     for warning in collection.warnings:
         terminal.line(f"warning: {warning}", "yellow")
     tell_code(terminal, collection.plugins)
@@ -39,6 +42,7 @@ def _check(args: argparse.Namespace) -> int:
         tell_flag(terminal, flag)
     words = [f.severity for f in found if f.ignored is None]
     counts = {word: words.count(word) for word in ("error", "warning", "note")}
+    counts["warning"] += len(collection.warnings)
     told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
     if args.write_clean:
         _write_clean(args.write_clean, collection, terminal)
@@ -71,6 +75,7 @@ def check(one: argparse.ArgumentParser) -> None:
     command(one, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
     one.add_argument("suite", type=Path, metavar="SUITE")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    with_candidate(one)
     with_plugins(one)
     with_overrides(one)
     one.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")

@@ -104,6 +104,12 @@ def with_overrides(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE", help=help)
 
 
+def with_candidate(parser: argparse.ArgumentParser) -> None:
+    """Add --candidate to a command that only looks ahead, and takes a suite for candidates without one, too."""
+    parser.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
+    parser.set_defaults(ahead=True)
+
+
 def with_verbosity(parser: argparse._ActionsContainer) -> None:
     """Add -q and -v."""
     parser.add_argument("-q", action="count", default=0, help="the summary only")

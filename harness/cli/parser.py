@@ -12,7 +12,7 @@ from typing import Any
 from harness import __version__
 from harness.cli import ahead, cache, project, run
 from harness.cli.options import Parser, with_json
-from harness.errors import RAISES, ExitCode, UsageError, did_you_mean
+from harness.errors import EVERYDAY, RAISES, ExitCode, UsageError, did_you_mean
 
 EXIT_CODES = (
     "exit codes: 0 every blocking gate passed or is waived, 1 a gate failed, 2 interrupted, "
@@ -31,6 +31,7 @@ GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugi
 EXAMPLES = """examples:
   harness init mine && harness run mine/suite.toml
   harness show --rows --wrong"""
+RUNS = ("train", "eval", "evaluate", "test")  # what others call it
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -97,9 +98,26 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         made.print_help(sys.stderr)
         made.exit(ExitCode.USAGE)
     if not words[0].startswith("-") and words[0] not in made.commands.choices:
-        meant = did_you_mean(words[0], made.commands.choices)
+        meant = did_you_mean("run" if words[0] in RUNS else words[0], made.commands.choices)
         made.error(f'no command "{words[0]}"{meant if "did you mean" in meant else "; see harness help"}')
-    return made.parse_args(words)
+    args, left = made.parse_known_args(words)
+    if left:
+        one = made.commands.choices.get(words[0], made)
+        one.error(
+            f"unrecognized arguments: {' '.join(left)}{_instead(left, words) if hasattr(args, 'overrides') else ''}"
+        )
+    return args
+
+
+def _instead(left: Sequence[str], words: Sequence[str]) -> str:
+    """Return the --set that was meant by an option that is a key of the suite, or nothing."""
+    name, _, value = left[0].partition("=")
+    key = name.removeprefix("--").replace("-", "_")
+    if not name.startswith("--"):
+        return "; a value with spaces stands in quotes: --set 'TABLE.KEY=two words'" if "--set" in words else ""
+    known = {"model": "model.path", "data": "train.data"} | {n: f"train.{n}" for n in EVERYDAY.values()}
+    where = known.get(EVERYDAY.get(key, key))
+    return f"; did you mean --set {where}={value or next(iter(left[1:]), '…')}?" if where else ""
 
 
 def _bring(made: _Whole) -> None:

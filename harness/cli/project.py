@@ -129,7 +129,7 @@ def _verify(args: argparse.Namespace) -> int:
     from harness.release.verify import verify
 
     if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
-        return int(part("rows_bundle")(args.export, args))
+        return int(part("rows_bundle")(args.export, args, _policy(args)[0]))
     if args.replay is not None and args.suite is None:
         raise UsageError("--replay asks the rows of a suite; name it, --suite SUITE")
     if args.told_as and args.json:

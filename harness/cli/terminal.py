@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape as unmarked
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.cli.screen import Screen, describe, fact, interval, percent, place, reasons, some, title
 from harness.errors import ExitCode
@@ -25,7 +25,7 @@ from harness.records.run import Report, Run, Swept, Trial
 from harness.records.said import endings
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.events import Underway
-from harness.reports.sentence import verdict_sentence
+from harness.reports.sentence import let_through, verdict_sentence, worst_first
 from harness.schema import show
 from harness.texts.counts import counted
 from harness.texts.numbers import duration, number, size
@@ -203,6 +203,8 @@ class Terminal(Screen):
     def verdict(self, v: Verdict, why: str) -> None:
         claim = f"{title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
         self.entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
+        if _folded(v, self.verbosity):
+            return
         style = "dim" if v.outcome is Outcome.PASS else ""
         self.line(f"{INDENT}{why}{other_bounds(v, self.alpha)}", style, len(INDENT))
         for s in v.slices if len(v.slices) > 1 else ():
@@ -231,8 +233,9 @@ class Terminal(Screen):
     def draw(self, progress: Sign, facts: str) -> None:
         if self.bar is None:
             columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total}"))
+            times = TimeElapsedColumn(), TimeRemainingColumn()
             self.bar = Progress(
-                *columns, TimeElapsedColumn(), TextColumn("{task.fields[facts]}"), console=self.console, transient=True
+                *columns, *times, TextColumn("{task.fields[facts]}"), console=self.console, transient=True
             )
             self.bar.start()
         what, facts = unmarked(shown(progress.what)), unmarked(shown(facts))
@@ -275,11 +278,12 @@ class Summary:
             if report.outcome == "error":
                 self.line(f"ERROR {report.id}: {report.error}", "bold red")
         self.not_passed()
-        for conclusion in run.conclusions:
+        through = let_through(run)
+        for conclusion in (c for c in run.conclusions if c not in through):
             self.line(conclusion, "bold")
         for e in (e for e in run.exports if not e.written):
             self.line(f"not exported: {e.candidate} to {place(e.to)}", "bold red")
-            for reason in e.reasons:
+            for reason in () if any(v.holds_up for v in run.verdicts) else e.reasons:  # they stand above
                 self.line(f"  because {reason}")
         if run.deselected:
             items = counted(len(run.deselected), "item")
@@ -293,14 +297,15 @@ class Summary:
 
     def not_passed(self) -> None:
         """Print what did not pass, with what was claimed, and why."""
-        left = [v for v in self.run.verdicts if v.outcome is not Outcome.PASS]
+        open_ = [v for v in worst_first(self.run) if v.outcome is not Outcome.PASS]
+        left = [v for v in open_ if not _folded(v, self.verbosity)]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(legend(self.run.alpha))
         for v, why in zip(left, reasons(left, tests=self.verbosity > 0), strict=True):
             claim = f"{v.metric} {v.claim}: ".lstrip() if v.estimate is not None else ""
             why += other_bounds(v, self.run.alpha)
             self.line(f"{v.outcome} {v.candidate}: {title(v)}: {claim}{why}", STYLES[v.outcome])
-            if v.waiver:
+            if v.waiver and not v.decides:  # others stand at the end
                 self.line(f"  {v.waiver.says()}", "yellow")
 
     def ending(self) -> None:
@@ -311,6 +316,8 @@ class Summary:
         style = "yellow" if run.exit_code == ExitCode.OK and waived else style
         self.screen.rule(f"{outcomes(run.verdicts)} in {duration(run.seconds)} · exit {int(run.exit_code)}", style)
         self.line(verdict_sentence(run), style if style == "yellow" else f"bold {style.split()[-1]}")
+        for line in let_through(run):
+            self.line(line, "yellow")
         for e in run.exports:
             if e.written:
                 what = f"{size(e.bytes)}, weights {e.digest[:12]}"
@@ -385,6 +392,11 @@ def outcomes(verdicts: Iterable[Verdict]) -> str:
     for why in ("waived", "warn", "any_of", "not what ships"):
         parts += [f"{n} {o} ({why})" for o, n in _tally(v for v in verdicts if _idle(v) == why)]
     return ", ".join(parts) or "nothing was gated"
+
+
+def _folded(v: Verdict, verbosity: int) -> bool:
+    """Return whether a verdict is told in a line without -v: it was measured, and is not about what ships."""
+    return verbosity <= 0 and not v.decides and v.estimate is not None and not v.waiver
 
 
 def _idle(v: Verdict) -> str:

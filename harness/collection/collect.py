@@ -23,12 +23,20 @@ from harness.suite.tables import Suite, Sweep, alpha_of
 
 
 def collect(
-    suite: Suite, plugins: Plugins, *, remote: bool = False, limit: int | None = None, selecting: bool = False
+    suite: Suite,
+    plugins: Plugins,
+    *,
+    remote: bool = False,
+    limit: int | None = None,
+    selecting: bool = False,
+    ahead: bool = False,
 ) -> Collection:
     """Check names, options and data of a suite, and list its items.
 
     With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those
-    of its select split. Raises UsageError with every mistake.
+    of its select split. With `ahead` a suite for candidates has one that is still to come.
+
+    Raises UsageError with every mistake.
     """
     suite = with_copies(suite, plugins)
     made: tuple[str, ...] = ()  # the models that training and merging, or somebody else, make, in order
@@ -36,6 +44,10 @@ def collect(
         made = ("merged",)
     elif suite.train or suite.candidate:
         made = ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))
+    elif ahead:
+        named = {*(e.from_ for e in suite.exports), *(name for g in suite.gates for name in g.on)}
+        known = ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))
+        made = tuple(name for name in known if name in named) or ("merged",)
     copies = suite.copies.values()
     candidates = tuple(name for one in made for name in (one, *(e.name for e in copies if e.from_ == one)))
     context = Context(suite, plugins, remote, limit, selecting, ("base", *suite.subjects), candidates, made)
@@ -59,7 +71,9 @@ def collect(
         raise UsageError(f'{suite.path}: --select: no eval has a select split; give one select = "data/select.jsonl"')
     items, rows = tuple(_items(context, tasks, prompted)), None if training is None else tuple(training)
     told = tuple(origins), tuple(context.warnings)
-    return Collection(suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting)
+    return Collection(
+        suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting, ahead=ahead
+    )
 
 
 # -- what is chosen on select splits: a merge, the value of a sweep, and what is looked at while training ---------
@@ -122,7 +136,7 @@ def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
     if not suite.gates:
         what = "there is no [[gate]], so nothing is decided and the run will end with exit 5"
         context.warnings.append(f"{suite.path}: {what}; add one, or read the numbers alone")
-    elif not context.candidates:
+    elif not (suite.train or suite.candidate):
         what = "there are gates and no candidate to judge, so the run will end with exit 5"
         context.warnings.append(f"{suite.path}: {what}; add [adapter] and [train], or give --candidate")
     for gate in suite.gates:

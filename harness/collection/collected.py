@@ -127,6 +127,7 @@ class Collection:
     origins: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # source and whole row of each training row
     warnings: tuple[str, ...] = ()
     selecting: bool = False  # on the select splits: nothing is confirmed, nothing ships
+    ahead: bool = False  # only looked at: a suite for candidates stands with one that is still to come
     deselected: tuple[str, ...] = field(default=())
 
     @cached_property

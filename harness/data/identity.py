@@ -6,10 +6,12 @@ targets. Texts are compared as `canonical` ones, and the order and the names of 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from harness.artifacts.digests import digest_of
@@ -33,8 +35,11 @@ def keyed(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]
 
 def key_of(text: str, target: str) -> str:
     """Return the key that `keyed` gives a row with one text and one target, without making a Sample of it."""
-    wanted = canonical(target)
-    return _key([canonical(text)] if text else [], [wanted] if wanted else [], {})
+    asked, wanted = canonical(text), canonical(target)
+    told = (
+        f"[[{quoted(asked) if text else ''}], [{quoted(wanted) if wanted else ''}], {quoted('{}')}]"  # as `digest_of`
+    )
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if asked or wanted else ""
 
 
 def _key(asked: Sequence[str], wanted: Sequence[str], lists: Mapping[str, Any]) -> str:

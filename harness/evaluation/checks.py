@@ -19,7 +19,7 @@ from harness.collection import needs
 from harness.errors import RAISES, CheckFailed, Mistakes, UsageError, did_you_mean
 from harness.records.findings import Built, Finding, TrainingRow
 from harness.records.frozen import isolated, plain
-from harness.records.models import ModelRef
+from harness.records.models import ModelRef, Progress
 from harness.records.waivers import Waiver
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Checks:
         self, plugins: Plugins, ignored: Mapping[str, str], waived: Mapping[str, Waiver] | None = None
     ) -> None:
         self.provided = [p for (kind, _), p in plugins.provided.items() if kind == "check"]
+        self.tell = plugins.hook.harness_progress
         self.ignored, self.waived = ignored, waived or {}
         self.titles = {p.name: title for p in self.provided if (title := title_of(p))}
         self.stages = {p.name: stage_of(p) for p in self.provided}
@@ -95,7 +96,10 @@ class Checks:
         """Run the checks of a stage, or `only` some, on its objects and those of the stages before."""
         self.objects |= objects
         found: list[Finding] = []
-        for provided in (p for p in self.of(stage) if not only or p.name in only):
+        chosen = [p for p in self.of(stage) if not only or p.name in only]
+        for done, provided in enumerate(chosen):
+            name = f"{provided.name} {self.titles.get(provided.name, '')}".strip()
+            self.tell(progress=Progress(f"checks of the {stage}", done, len(chosen), {"now": name}))
             wanted = inspect.signature(provided.function).parameters
             given = {name: self.own(name) for name in wanted}
             found += [self.stamped(provided.name, flag) for flag in _flags(provided, given)]

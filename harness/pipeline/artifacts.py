@@ -112,7 +112,8 @@ def merge(run: Execution, adapter: ModelRef, variant: str) -> ModelRef | Stop:
             with folder_in_place(out) as folder:
                 made.merge(adapter.path, adapter.adapter, folder, variant=variant, **told)
                 if verify := getattr(made, "verify", None):
-                    facts = verify(adapter.path, adapter.adapter, folder, variant=variant)
+                    told = {"progress": run.session.progress} if schema.wants(verify, "progress") else {}
+                    facts = verify(adapter.path, adapter.adapter, folder, variant=variant, **told)
                     write_text(folder / MERGED, dumps({"facts": facts}))
                 kept.seal(folder, out)
         if facts := read_facts(out / MERGED):

@@ -22,6 +22,7 @@ from harness.pipeline.execution import Execution
 from harness.pipeline.record import Record, Stop
 from harness.pipeline.session import Options, Session, checks_of, open_collection
 from harness.records.findings import Built, Finding
+from harness.records.models import Progress
 from harness.records.run import Segment, ShownRow
 from harness.reports.report_json import made
 from harness.schema import show
@@ -140,6 +141,7 @@ def _data(session: Session) -> dict[str, Any]:
 def _built(session: Session, trial: Collection, adapter: Any) -> tuple[list[Finding], Built | None]:
     """Build a trainer and run its checks; what it refuses is a finding like any other."""
     checks = session.checks
+    session.progress(Progress("training rows", 0, 1, {"now": "as the trainer prepares them"}))
     try:
         built = check.build(trial, session.base, adapter) if checks.of("trainer") else None
     except UsageError as error:

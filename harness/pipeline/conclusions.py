@@ -27,6 +27,7 @@ from harness.records.metrics import Metric
 from harness.records.run import Change
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Verdict
+from harness.reports.sentence import ignored
 from harness.suite.waivers import unneeded
 from harness.texts.numbers import number
 
@@ -57,12 +58,12 @@ def conclude(run: Execution) -> None:
     if record.compared != len(results):
         record.compared = len(results)
         record.found.changes = tuple(changes_of(collection, results)) or record.found.changes
-    said = [*conclusions(collection, results, verdicts), *sentences(collection, record.found.changes)]
+    record.found.warranted = conclusions(collection, results, verdicts)
+    said = [*record.found.warranted, *sentences(collection, record.found.changes)]
     idle = unneeded(record.found.waivers, verdicts, record.found.flags)
-    passed_over = [f"{code} was ignored, {waiver.says()}" for code, waiver in record.found.passed_over.items()]
     blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
     left_out = [f"plugins were left out of this run: -p {blocked}"] if blocked else []
-    record.found.conclusions = [*passed_over, *left_out, *record.choices, *said, *attempts, *idle]
+    record.found.conclusions = [*ignored(record.found), *left_out, *record.choices, *said, *attempts, *idle]
 
 
 def conclusions(collection: Collection, results: Results, verdicts: Sequence[Verdict]) -> list[str]:

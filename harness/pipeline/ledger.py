@@ -66,9 +66,14 @@ class Look:
     most: int | None = None
 
     @cached_property
+    def text(self) -> str:
+        """What the file of the set of rows holds."""
+        return rows_text(self.rows)
+
+    @cached_property
     def digest(self) -> str:
         """The digest of the set of rows: of the file that holds it."""
-        return hashlib.sha256(rows_text(self.rows).encode()).hexdigest()
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
     def scored(self, rows: frozenset[Row] | None = None) -> str:
         """Return the digest of the scores, of some of the rows or of all; empty where they are not known."""
@@ -236,7 +241,7 @@ class Ledger:
             if not self.lines():
                 self._append({"ledger": uuid.uuid4().hex})
             if self._read(look.digest) is None:
-                write_text(self.file(look.digest), rows_text(look.rows))
+                write_text(self.file(look.digest), look.text)
                 self._rows[look.digest] = look.rows
             self._append(told)
         except OSError as error:

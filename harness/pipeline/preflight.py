@@ -19,7 +19,7 @@ from harness.data import fewshot
 from harness.data.rows import continuation, is_remote
 from harness.errors import Mistakes, UsageError
 from harness.files import cache_dir, write_text
-from harness.records.models import Adapter, ModelRef, Source
+from harness.records.models import Adapter, ModelRef, Progress, Source
 from harness.release.export import destination_error
 from harness.release.previous import open_release, release_error
 from harness.suite.tables import Model
@@ -48,15 +48,18 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
     trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()
     sources = [*trained, *(s or "" for e in suite.evals for s in (e.data, e.select, e.fewshot_data))]
     if any(map(is_remote, sources)) or any(t.brings_rows for t in collection.tasks.values()):
-        read = collect(suite, collection.plugins, remote=True, limit=limit, selecting=collection.selecting)
+        read = collect(
+            suite, collection.plugins, remote=True, limit=limit, selecting=collection.selecting, ahead=collection.ahead
+        )
         collection = replace(read, items=collection.items, deselected=collection.deselected)
     mistakes = Mistakes()
+    collection.plugins.hook.harness_progress(progress=Progress("preflight", 0, 1, {"now": "libraries and models"}))
     source = open_model(collection, suite.model)
     others = {name: open_model(collection, s.model) for name, s in suite.subjects.items() if s.use}
     looked = [collection_digest(collection, source), [i.id for i in collection.items]]
     passed = cache_dir() / "preflight" / digest_of(looked)
     known = remembers and passed.exists()
-    has = "adapter" in collection.candidates
+    has = "adapter" in collection.candidates and bool(suite.train or suite.candidate)
     made = [_adapter(t, source, mistakes, known) if has else None for t in trials(collection)]
     candidate = _candidate(collection, source, made[0], mistakes)
     releases, lacking = dict[str, ModelRef](), dict[str, str]()  # baselines that were released, or are not there yet
@@ -227,7 +230,9 @@ def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None
     """Report the rows that do not fit into the model's context with their worked examples and answer."""
     if source.context is None:
         return
-    for task in collection.tasks.values():
+    tell = collection.plugins.hook.harness_progress
+    for done, task in enumerate(collection.tasks.values()):
+        tell(progress=Progress("preflight, tokens", done, len(collection.tasks), {"now": task.spec.name}))
         if task.brings_rows:  # it makes its own prompts of them
             continue
         shots = [

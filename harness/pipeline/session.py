@@ -55,6 +55,7 @@ class Options:
     select: bool = False
     cache: bool = True
     counts: bool = True  # as an attempt, in the ledger
+    ahead: bool = field(default=False, compare=False)  # only looked at, so that a candidate may still be lacking
     plugins: tuple[str, ...] = ()
     on: str = ""  # where models answer: NAME:PLACE of workers, or in this process
     patience: float = 600.0  # seconds that a worker may be silent
@@ -154,7 +155,7 @@ def prepare(path: Path, options: Options) -> Collection:
     for listener in options.listeners:
         plugins.manager.register(listener)
     part("workers")(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
-    collection = collect(suite, plugins, limit=options.limit, selecting=options.select)
+    collection = collect(suite, plugins, limit=options.limit, selecting=options.select, ahead=options.ahead)
     check_places(suite, options.out, options.junit_xml)
     return select.select(collection, options.keyword, options.out if options.last_failed else None)
 

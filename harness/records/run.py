@@ -185,6 +185,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     waivers: list[Waiver] = field(default_factory=list)  # of the suite, in force or not
     conclusions: list[str] = field(default_factory=list)  # what follows from the verdicts, in words
+    warranted: list[str] = field(default_factory=list)  # those of them that say whether tuning was worth it
     flags: list[Finding] = field(default_factory=list)  # what the checks found
     sweep: Swept | None = None
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.records.verdicts import Slice, Verdict
 
 Told = Mapping[str, Any]
+FEW = 20  # rows: of fewer, how many times as many are needed tells nobody anything
 
 
 def noted(verdict: Verdict, *notes: Note) -> Verdict:
@@ -30,6 +31,11 @@ def written(about: About | None, notes: Sequence[Note], *, tests: bool = True) -
 def brief(v: Verdict | Slice, about: About | None = None) -> str:
     """Return the reason of a verdict, or of a slice of one, without the name of its test; an older one as it stands."""
     return written(getattr(v, "about", about), v.notes, tests=False) if v.notes else v.why
+
+
+def reason(v: Verdict, *, tests: bool = False) -> str:
+    """Return in a line what a verdict claims and why it is as it is; with `tests` as it stands in `why`."""
+    return f"{v.metric} {v.claim}".strip() + f": {v.why if tests else brief(v)}"
 
 
 def first(v: Verdict) -> str:
@@ -155,6 +161,8 @@ def _labels(_: About | None, told: Told) -> str:
 def _needed(_: About | None, told: Told) -> str:
     if told["rows"] is None:
         return "more rows like these would not decide it"
+    if told["range"] is None and (n := told.get("n", FEW)) < FEW:  # older ones do not say how many there were
+        return f"{n} rows decide nothing: more than {told['close'] * n} would be needed"
     if told["range"] is None:
         return f"too close to call: more than {told['close']} times these rows would be needed"
     least, most = told["range"]

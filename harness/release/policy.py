@@ -49,6 +49,7 @@ class Policy:
     """The demands of one policy file.
 
     None and an empty `all_of`, `data` or `gates` demand nothing; without `ignored` evidence may be silent about it.
+    Without `binding` no rows of others are taken; with it there may be no keys, since nobody signs those.
     """
 
     suites: list[str]
@@ -65,6 +66,7 @@ class Policy:
     data: dict[str, str] = field(default_factory=dict)
     plugins: list[str] | None = None
     harness: str | list[str] | None = None
+    binding: Literal["none", "named", "claimed"] | None = None
     all_of: list[str] = field(default_factory=list)
     claims: tuple[Gate, ...] = ()
     keys: tuple[Key, ...] = ()
@@ -148,7 +150,7 @@ def _policy(text: str, path: Path) -> Policy:
     claims = tuple(_claims(listed["claim"], complain))
     raw = {"suites": [], **raw} if raw.get("all_of") else raw
     policy: Any = schema.read(Policy, raw, complain, keys=keys, claims=claims)
-    for mistake in _mistakes(keys, raw.get("threshold", 1)) if len(keys) == len(found) else []:
+    for mistake in _mistakes(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else []:
         complain("", mistake)
     for mistake in _odd(policy, raw) if policy else ():
         complain("", mistake)
@@ -208,7 +210,7 @@ def _is_digest(suite: str) -> bool:
     return re.fullmatch(DIGEST, suite) is not None
 
 
-def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:
+def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> list[str]:
     """Return what is wrong with the keys and their threshold; one key under two names would count twice."""
     mistakes = []
     for key in keys:
@@ -218,7 +220,7 @@ def _mistakes(keys: tuple[Key, ...], threshold: Any) -> list[str]:
             mistakes.append(f'key "{key.name or key.keyid}": scheme is "{key.scheme}", want "ed25519"')
     if len({k.public.lower() for k in keys}) < len(keys) or len({k.keyid for k in keys}) < len(keys):
         mistakes.append("a key is there twice")
-    if not keys:
+    if not keys and not of_rows:
         mistakes.append("has no [[key]]; add the .pub file that harness keygen wrote")
     if isinstance(threshold, int) and not 1 <= threshold <= max(1, len(keys)):
         mistakes.append(f"threshold is {threshold}, want 1 to {len(keys)}, the number of keys")

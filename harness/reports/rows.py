@@ -156,12 +156,12 @@ def _rows(
 
 
 def _answer(row: Mapping[str, Any], metric: str) -> str:
-    """Return what was answered, or where nothing was the row's numbers."""
-    said = row["resps"][0][0]
+    """Return what was answered, or where nothing was the row's numbers, and what was noted of it."""
+    said, note = row["resps"][0][0], f" (note: {row['note']})" if row.get("note") else ""
     if said is not None:
-        return _text(said)
+        return _text(said) + note
     told = {name: row.get(name) for name in (metric, *row["metrics"])}
-    return ", ".join(f"{name} {value:.4g}" for name, value in told.items() if isinstance(value, (int, float)))
+    return ", ".join(f"{name} {value:.4g}" for name, value in told.items() if isinstance(value, (int, float))) + note
 
 
 def _text(value: Any) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness.records.run import Run
+from harness.errors import ExitCode
+from harness.records import words
+from harness.records.run import Change, Run
 from harness.records.verdicts import Outcome, Verdict
 
 GLYPHS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.INCONCLUSIVE: "?", Outcome.ERROR: "!"}  # beside its word
@@ -28,6 +30,55 @@ def driver(run: Run) -> Verdict | None:
     """Return the verdict that decided: the worst of those that block, or where all passed the closest one."""
     found = worst_first(run)
     return next((v for v in found if v.blocking and v.decides), found[0] if found else None)
+
+
+def gain(run: Run) -> Verdict | None:
+    """Return the largest gain that a gate on what ships proved: of a share of rows, else on any other scale."""
+    asked = [(v, v.about) for v in run.verdicts if v.decides and v.outcome is Outcome.PASS and v.about and v.estimate]
+    gains = [(a.is_share, abs(v.estimate or 0.0), v) for v, a in asked if a.kind == "difference" and a.threshold >= 0]
+    return max(gains, key=lambda g: g[:2])[2] if gains else None
+
+
+def unsaid(run: Run) -> list[Change]:
+    """Return the losses that making what ships proved and no gate asks about, the worst first, of shares of rows first.
+
+    They are of the metrics that gates name, and of the first of each eval.
+    """
+    shipping = {v.candidate for v in run.verdicts if v.decides}
+    asked = {(v.candidate, v.metric, v.versus) for v in run.verdicts}
+    named = {v.metric for v in run.verdicts} | {f"{r.eval}.{m}" for r in run.reports for m in [*r.metrics][:1]}
+    less = {f"{r.eval}.{m}" for r in run.reports for m, way in r.better.items() if way == "lower"}
+    found = []
+    for c in run.changes:
+        name = f"{c.eval}.{c.metric}"
+        if c.after not in shipping or name not in named or (c.after, name, c.before) in asked:
+            continue
+        if c.estimate is not None and c.lower is not None and c.upper is not None:
+            lost = c.lower > 0 if name in less else c.upper < 0
+            found += [(c.is_share, abs(c.estimate), c)] if lost else []
+    return [c for *_, c in sorted(found, key=lambda f: f[:2], reverse=True)]
+
+
+def outcome(run: Run) -> Outcome:
+    """Return what a run came to: PASS where something may ship."""
+    gates = [v for v in run.verdicts if not v.group]
+    if run.edited:
+        return Outcome.ERROR
+    if gates and _shipping(run, gates)[0]:
+        return Outcome.PASS
+    return Outcome.FAIL if run.exit_code == ExitCode.FAILED else Outcome.INCONCLUSIVE
+
+
+def let_through(run: Run) -> list[str]:
+    """Return in words what ships although it did not pass: each gate that is waived, each check that was ignored."""
+    waived = [v for v in worst_first(run) if v.waived and v.decides]
+    said = [f"{v.gate} on {v.candidate}, {v.waiver.says()}: {words.reason(v)}" for v in waived if v.waiver]
+    return said + ignored(run)
+
+
+def ignored(run: Run) -> list[str]:
+    """Return in words each error of a check that was ignored."""
+    return [f"{code} was ignored, {waiver.says()}" for code, waiver in run.passed_over.items()]
 
 
 def distance(v: Verdict) -> float:

@@ -39,7 +39,9 @@ def read_suite(
 
     Raises UsageError with every mistake of the file.
     """
-    text = read_text(path, hint="; name a suite, for instance suites/smoke.toml")
+    inside = path / "suite.toml"
+    known = inside if inside.is_file() else "a suite, for instance suites/smoke.toml"
+    text = read_text(path, hint=f"; name {known}")
     try:
         refuse_deep_keys(text)
         raw = tomllib.loads(text)
@@ -48,7 +50,7 @@ def read_suite(
             name, line = found.groups()
             instead = f"write [[{name}]] for each" if name in ARRAYS else "remove one of them"
             raise UsageError(f"{path}:{line}: [{name}] stands twice; {instead}") from None
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
+        raise UsageError(_invalid(path, text, str(error))) from None
     except RecursionError:
         raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} deep") from None
     except ValueError:  # Python reads no whole number of more than 4,300 digits
@@ -346,17 +348,16 @@ def read_override(override: str) -> tuple[list[str], Any]:
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
-    """Apply one `--set table.key=value`; elements of lists by their index."""
+    """Apply one `--set table.key=value`; elements of lists by name or index."""
     (*parents, last), parsed = read_override(override)
     where = f"--set {schema.show(override)}"
     here: Any = raw
     for step in parents:
-        here = _step(here, step, where) if isinstance(here, list) else here.setdefault(step, {})
+        here = here[_index(here, step, where)] if isinstance(here, list) else here.setdefault(step, {})
         if not isinstance(here, (dict, list)):
             raise UsageError(f"{where}: {schema.show(step)} is {schema.show(here)}, not a table")
     if isinstance(here, list):
-        _step(here, last, where)
-        here[int(last)] = parsed
+        here[_index(here, last, where)] = parsed
     else:
         here[last] = parsed
 
@@ -372,14 +373,31 @@ def _value(value: str, where: str) -> Any:
         raise UsageError(f"{where}: holds a whole number of thousands of digits") from None
 
 
-def _step(here: list[Any], step: str, where: str) -> Any:
+def _index(here: list[Any], step: str, where: str) -> int:
+    """Return the place in a list that is named: by number, or as an eval by its `name` and a gate by its `id`."""
+    names = [str(t.get("name", t.get("id", t.get("to")))) if isinstance(t, dict) else "" for t in here]
+    if step in names:
+        return names.index(step)
     if not re.fullmatch(r"[0-9]{1,9}", step) or int(step) >= len(here):
-        raise UsageError(f"{where}: {schema.show(step)} is no element of a list of {len(here)}; they count from 0")
-    return here[int(step)]
+        what = f"{schema.show(step)} is no element of a list of {len(here)}"
+        raise UsageError(f"{where}: {what}, which count from 0{did_you_mean(step, filter(None, names))}")
+    return int(step)
+
+
+def _invalid(path: Path, text: str, error: str) -> str:
+    """Return a mistake in TOML with the line it is in, less what may be a secret, and what is often meant."""
+    if not (found := re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", error)):
+        return f"{path}: not valid TOML: {error}"
+    line = text.split("\n")[int(found[2]) - 1].strip()
+    hint = '; write straight quotes, "…"' if re.search("[“”„‘’«»]", line) else ""
+    hint = hint or ('; TOML is key = "value"' if re.match(r"[\w-]+:", line) else "")
+    hidden = any(map(secrets.is_secret, re.findall(r"""[\w-]+(?=["']?\s*[=:])""", line)))
+    shown = "" if hidden else f": {secrets.hide(line)}"
+    return f"{path}:{found[2]}: not valid TOML: {found[1]}{shown[: schema.LONGEST]}{hint}"
 
 
 def _order_error(values: Any, *, by_step: bool) -> str:
-    """Return why values cannot be tried one after the other, or nothing."""
+    """Return error values cannot be tried one after the other, or nothing."""
     if not isinstance(values, list):
         return "want a list of values"
     if len(values) < 2:

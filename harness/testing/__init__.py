@@ -233,7 +233,11 @@ class Project:
         from harness.cli.main import main
 
         self.capsys.readouterr()
-        code = main([*words, *(("-p", __name__) if words[0] in ("run", "check", "plan", "plugins") else ())])
+        needs = words[0] in ("run", "check", "plan", "plugins")
+        try:
+            code = main([*words, *(("-p", __name__) if needs else ())])
+        except SystemExit as ended:  # by argparse: a wrong word, or --help
+            code = int(ended.code or 0)
         printed = self.capsys.readouterr()
         return CommandOutcome(code, printed.out, printed.err, self.folder)
 

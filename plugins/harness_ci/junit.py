@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+from harness.records import words
 from harness.records.run import Report, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.texts.shown import shown
@@ -70,7 +71,7 @@ def _junit_outcome(case: ET.Element, report: Report, verdict: Verdict | None) ->
         return
     if verdict.outcome is Outcome.PASS:
         return
-    outcome, why = verdict.outcome, f"{verdict.metric} {verdict.claim}: {verdict.why}".strip()
+    outcome, why = verdict.outcome, words.reason(verdict, tests=True)
     if verdict.waiver:
         ET.SubElement(case, "skipped", message=f"{outcome}, {verdict.waiver.says()} ({why})")
     elif not verdict.blocking:

@@ -11,7 +11,7 @@ from harness.records import words
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.rows import Shown, changed_rows, failed_rows, lost_and_won, private_evals
-from harness.reports.sentence import GLYPHS, verdict_sentence, worst_first
+from harness.reports.sentence import GLYPHS, let_through, verdict_sentence, worst_first
 from harness.texts.counts import counted
 from harness.texts.shown import code, markdown, shown
 
@@ -29,6 +29,7 @@ def run_markdown(run: Run, folder: Path | None = None) -> str:
         f"## {markdown(verdict_sentence(run))}",
         " · ".join([code(run.suite), code(run.model), run.started, f"exit {int(run.exit_code)}"]),
         *map(markdown, (run.problem or "").splitlines()[:FLIPS]),
+        "\n".join(f"- **{markdown(line)}**" for line in let_through(run)),
         "\n".join(_gates(run)),
         "\n".join(f"- {markdown(line)}" for line in _said(run)),
     ]
@@ -60,15 +61,15 @@ def _note(v: Verdict) -> str:
 def _said(run: Run) -> Iterator[str]:
     """Yield what follows from the verdicts, what checks found, and what was written or not."""
     yield from run.warnings[:1] if run.edited else ()
-    yield from run.conclusions
-    yield from (v.waiver.says() for v in run.verdicts if v.waiver and v.waived)
+    yield from (c for c in run.conclusions if c not in let_through(run))
     yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.flags if f.severity != "note" and f.ignored is None)
     yield from (f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error")
+    held = any(v.holds_up for v in run.verdicts)  # and the table says why
     for e in run.exports:
         yield (
             f"exported {e.candidate} to {Path(e.to).name}, weights {e.digest[:12]}"
             if e.written
-            else (f"not exported: {e.candidate}: {'; '.join(e.reasons)}")
+            else f"not exported: {e.candidate}" + ("" if held else f": {'; '.join(e.reasons)}")
         )
 
 

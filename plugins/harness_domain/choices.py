@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import string
 from collections import Counter
@@ -77,7 +78,9 @@ def _choices(sample: Sample, column: str | list[str]) -> list[str]:
     found = found.get("text") if isinstance(found, dict) else found
     where = f'row "{sample.id}": column "{column}"'
     if found is None:
-        raise UsageError(f"{where} is missing; name the column that has the choices")
+        several = [part.strip() for part in column.split(",")]
+        instead = f", or write choices = {json.dumps(several)}" if len(several) > 1 else ""
+        raise UsageError(f"{where} is missing; name the column that has the choices{instead}")
     if not isinstance(found, Sequence) or isinstance(found, str) or not all(isinstance(c, str) and c for c in found):
         raise UsageError(f"{where} is {found!r}, want a list of texts that are not empty")
     if len(set(found)) < len(found) or len(found) < 2:

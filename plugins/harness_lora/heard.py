@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ class Heard:
     stops: set[int | None]
 
     @classmethod
-    def of(cls, load: Callable[[], Any], ids: Sequence[Any], path: str = "") -> Heard:
+    def of(cls, load: Callable[[], Any], ids: Iterable[Any], path: str = "") -> Heard:
         """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too."""
         import torch
 

@@ -62,8 +62,11 @@ def verify(question: MergeFolders) -> dict[str, Any]:
     longest = getattr(config, "max_position_embeddings", None) or WINDOW
     ids = windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
     kl, margin = _limits(made, ids)
-    theirs = Heard.of(partial(made.load, question.base, question.adapter, question.quantization), ids, question.base)
-    unrounded = Heard.of(made.unrounded, ids)
+    few = ids[:TRAINED_WINDOWS] if question.trained else []
+    each = partial(_each, iter(range(1, len(ids) * 3 + len(few) + 1)), len(ids) * 3 + len(few))
+    adapted = partial(made.load, question.base, question.adapter, question.quantization)
+    theirs = Heard.of(adapted, each(ids), question.base)
+    unrounded = Heard.of(made.unrounded, each(ids))
     before = compare(theirs, unrounded, ids)
     if not (before.kl < kl and before.margin <= margin):
         raise CheckFailed(
@@ -71,7 +74,7 @@ def verify(question: MergeFolders) -> dict[str, Any]:
             f"{before.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's "
             f"leads by {before.margin:.2g} nats, limit {margin:.2g}, on {before.tokens} tokens; {OTHERWISE}"
         )
-    merged = Heard.of(partial(made.load, question.merged), ids, question.merged)
+    merged = Heard.of(partial(made.load, question.merged), each(ids), question.merged)
     after = compare(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
     dtype = "+".join(sorted({made.before[name].dtype for name in made.plan.must}))  # as their file names it
@@ -79,11 +82,17 @@ def verify(question: MergeFolders) -> dict[str, Any]:
     facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
     _check_ends(merged.stops, theirs.ends, merged.ends)
     if question.trained:
-        few = ids[:TRAINED_WINDOWS]
-        trained = Heard.of(partial(made.load, question.base, question.adapter, question.trained), few)
+        trained = Heard.of(partial(made.load, question.base, question.adapter, question.trained), each(few))
         apart = compare(trained, merged, few)
         facts |= {"kl_as_trained": apart.kl, "top1_as_trained": apart.top1}
     return {**facts, "stops": [end is not None for end in merged.ends]}
+
+
+def _each(numbers: Iterator[int], of: int, ids: Sequence[Any]) -> Iterator[Any]:
+    """Yield windows, and give a sign of life at each."""
+    for window, number in zip(ids, numbers, strict=False):
+        isolated.tell("merged against adapter, texts", number, of)
+        yield window
 
 
 @dataclass
@@ -149,7 +158,8 @@ class _ParityCheck:
         for header in (*self.before.values(), *self.after.values()):
             opened.setdefault(header.file, safe_open(header.file, "pt"))
         with self._merge() as merge:
-            for name in self.before:
+            for number, name in enumerate(self.before, 1):
+                isolated.tell("merged against adapter, tensors", number, len(self.before))
                 old, new = (opened[found[name].file].get_tensor(name) for found in (self.before, self.after))
                 if not is_finite(new):
                     many = int((~torch.isfinite(new)).sum())

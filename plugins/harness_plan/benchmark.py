@@ -125,7 +125,7 @@ def known(session: Session) -> dict[str, Measured]:
 def measure(session: Session) -> dict[str, Measured]:
     """Measure everything anew, one process after the other, say so on stderr, and keep it."""
     found = {}
-    options = {name: getattr(session.options, name) for name in ("candidate", "limit", "overrides", "plugins")}
+    options = {name: getattr(session.options, name) for name in ("ahead", "candidate", "limit", "overrides", "plugins")}
     for what in (*methods_of(session.collection), EVALUATION):
         print(f"measuring {what} …", file=sys.stderr)
         found[what] = one = _in_process({"what": what, "suite": str(session.suite.path), "options": options})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from harness.cli.options import command, run_options, with_overrides, with_plugins
+from harness.cli.options import command, run_options, with_candidate, with_overrides, with_plugins
 from harness.errors import ExitCode
 
 
@@ -20,31 +20,34 @@ def plan(parser: ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="as if nothing were remembered")
-    parser.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
+    with_candidate(parser)
     with_plugins(parser)
     with_overrides(parser)
 
 
 def _plan(args: Namespace) -> int:
     """Tell what a run can prove, takes and needs, before any training."""
+    from harness.cli.terminal import Terminal
     from harness.pipeline.run import opened
     from harness_plan import benchmark
     from harness_plan.forecast import forecast
 
-    run = opened(args.suite, run_options(args))
-    known = benchmark.measure(run.session) if args.measure else benchmark.known(run.session)
-    if args.rate is not None:
-        rated = benchmark.at_rate(run.session, args.rate)
-        known[rated.what] = rated
-    found = forecast(run, known)
+    terminal = Terminal()
+    try:
+        run = opened(args.suite, replace(run_options(args), listeners=(terminal,)))
+        known = benchmark.measure(run.session) if args.measure else benchmark.known(run.session)
+        if args.rate is not None:
+            rated = benchmark.at_rate(run.session, args.rate)
+            known[rated.what] = rated
+        found = forecast(run, known)
+    finally:
+        terminal.clear()
     if args.json:
         args.document = asdict(found)
         return ExitCode.OK
     from harness.cli.ahead import tell_code
-    from harness.cli.terminal import Terminal
     from harness_plan.terminal import tell
 
-    terminal = Terminal()
     tell_code(terminal, run.collection.plugins)
     tell(found, terminal)
     return ExitCode.OK

@@ -95,8 +95,8 @@ def _details(odds: Odds) -> Iterator[str]:
     if odds.power is not None:
         parts = [odds.truth]
         if odds.proves:
-            parts.append(f"80% at {odds.proves}")
-        parts.append(f"{odds.needed:,} rows for 80%" if odds.needed not in (None, odds.rows) else "")
+            parts.append(f"proven 80% of the time at {odds.proves}")
+        parts.append(f"so with {odds.needed:,} rows" if odds.needed not in (None, odds.rows) else "")
         yield "; ".join(filter(None, parts))
     size = [f"n={odds.rows:,}" + (f" in {odds.clusters:,} clusters" if odds.clusters else "")]
     size[0] += f", like {odds.effective:,.0f} independent rows" if odds.clusters and odds.effective else ""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 from harness import UsageError
-from harness.internals import counted, shown
+from harness.internals import counted, sentence, shown
 from harness_report import drawing, pairs
 from harness_report.compare import Between, Compared, compare
 from harness_report.drawing import FAIL, OPEN, PASS, Interval, axis_of, draw, strip
-from harness_report.gates import axes, bounds_of, drive, interval_of, show_gate, write_of
-from harness_report.history import PastRun, trends_of
-from harness_report.page import ROWS, fill, folder_name, headline, says
+from harness_report.gates import axes, bounds_of, heads, interval_of, show_gate, write_of
+from harness_report.history import MOST, PastRun, runs_told, trends_of
+from harness_report.metrics import traded
+from harness_report.page import FILE, ROWS, fill, folder_name, headline, says
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept
-from harness_report.words import NONE, day, listed, minus, number, percent
+from harness_report.words import GLYPHS, NONE, day, listed, minus, number, percent
 
 COLOURS = {"worse": FAIL, "not told apart": OPEN, "better": PASS}
 CLASSES = {"worse": "lost", "better": "won", "not told apart": "told"}
@@ -31,7 +34,7 @@ def render_beside(kept: Kept, other: Kept | None, past: Sequence[PastRun]) -> st
     compared = compare(kept, other) if other else None
     page = _page(kept, compared, past)
     name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
-    return fill("beside.html", p=page, title=f"{shown(kept.run.suite)}: {page.sentence}", name=name)
+    return fill("beside.html", p=page, title=f"{page.glyph} {shown(kept.run.suite)}: {page.sentence}", name=name)
 
 
 def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleNamespace:
@@ -39,7 +42,9 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleName
         sentence=headline(kept.run),
         lead=_lead(c) if c else [],
         facts=_facts(kept, c, past),
-        driver=drive(kept),
+        heads=heads(kept),
+        outcome=sentence.outcome(kept.run).value,
+        glyph=GLYPHS[sentence.outcome(kept.run)],
         notes=c.notes if c else [],
         gates=_gates(c) if c else [],
         same=_same(c) if c else "",
@@ -51,11 +56,24 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleName
         past=past,
         labels=c.labels if c else ("", ""),
         trends=trends_of(past),
+        past_runs=_past(kept, past),
+        traded=traded(kept, [p.kept for p in past[-MOST:]]) if past else None,
         runs=counted(len(past), "run"),
         released=any(p.release for p in past),
         sure=percent(kept.run.alpha),
         drawn=drawing.can_draw(),
     )
+
+
+def _past(kept: Kept, past: Sequence[PastRun]) -> list[SimpleNamespace]:
+    """Return the runs of the suite with a link to each page from this one's folder, and which this one is."""
+    found = runs_told(past)
+    for line in found:
+        line.link = (
+            Path(os.path.relpath(line.path, kept.folder), FILE).as_posix() if (line.path / FILE).is_file() else ""
+        )
+        line.ours = line.path.resolve() == kept.folder.resolve()
+    return found
 
 
 def _lead(c: Compared) -> list[str]:
@@ -71,10 +89,7 @@ def _lead(c: Compared) -> list[str]:
 def _facts(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> list[tuple[str, str]]:
     found = []
     for name, one in (("This run", kept), *((("Against", c.before),) if c else ())):
-        verdicts = one.run.verdicts
-        passed = sum(v.outcome == "PASS" for v in verdicts)
-        said = f"{day(one.run.started)}: {passed} of {len(verdicts)} gates passed; {folder_name(one)}"
-        found.append((name, said))
+        found.append((name, f"{day(one.run.started)}: {shown(sentence.verdict_sentence(one.run))}; {folder_name(one)}"))
     if c:
         found.append(("Differs", listed([s.key for s in c.settings][:8]) or "nothing in the configuration"))
     if past:

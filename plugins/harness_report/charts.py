@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness_report import drawing
-from harness_report.drawing import ACCENT, BARRED, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart, written
+from harness_report.drawing import ACCENT, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart, written
 from harness_report.words import number
 
 WIDTH, HEIGHT = 328, 190  # of a panel, px
 POINTS = 400  # of a series, at most
+NINE_OF_TEN = (0.05, 0.25, 0.5, 0.75, 0.95)
 Spec = dict[str, Any]
 
 
@@ -47,60 +48,82 @@ def _axis(field: str, title: str | None, **more: Any) -> Spec:
     return {**_number(field), "scale": scale, "axis": {"title": title, "tickCount": 5, **more}}
 
 
-def slices(subject: str, metric: str, column: str, rows: Sequence[Spec], *, colour: str, top: float) -> Chart:
-    """Draw a metric by slice: rows of slice, value, lower, upper, n and few, in their order."""
+def slices(title: str, note: str, rows: Sequence[Spec], *, top: float, names: tuple[str, str]) -> Chart:
+    """Draw a metric by slice, hollow where it came from: rows of slice, before, value, lower, upper, n, fell."""
     labels = {"labelLimit": 108, "labelColor": INK, "labelFontSize": 10, "labelPadding": 8}
     lines = {"title": None, "domain": False, "ticks": False, **labels}
-    order = [r["slice"] for r in rows]
-    y = {"field": "slice", "type": "nominal", "sort": order, "axis": lines, "scale": {"padding": 0}}
+    y = {
+        "field": "slice",
+        "type": "nominal",
+        "sort": [r["slice"] for r in rows],
+        "axis": lines,
+        "scale": {"padding": 0},
+    }
     rungs = {"values": [0, 0.25, 0.5, 0.75, 1], "format": ".2~f"} if top == 1 else {"tickCount": 4}
     axis = {"title": None, "grid": True, "labelFontSize": 10, **rungs}
     x = {**_number("value"), "scale": {"domain": [0, top], "nice": False}, "axis": axis}
-    fill = {"condition": {"test": "datum.few", "value": PAGE}, "value": colour}
-    dot: Spec = {"filled": True, "opacity": 1, "size": 42, "stroke": colour, "strokeWidth": 1.2}
-    bar = {"y": y, "x": x | {"field": "lower"}, "x2": {"field": "upper"}}
+    dot: Spec = {"filled": True, "opacity": 1, "size": 42, "strokeWidth": 1.2}
+    way = {"condition": {"test": "datum.fell", "value": FAIL}, "value": ACCENT}
     counts = {"y": y, "x": {"value": WIDTH - 122 - 40 + 34}, "text": {"field": "n"}}
     layers = [
-        _layer("rule", bar, color=colour, strokeWidth=1.5),
-        _layer("point", {"y": y, "x": x, "fill": fill}, **dot),
+        _layer("rule", {"y": y, "x": x | {"field": "lower"}, "x2": {"field": "upper"}}, color=HAIR, strokeWidth=7),
+        _layer("rule", {"y": y, "x": x | {"field": "before"}, "x2": {"field": "value"}, "color": way}, strokeWidth=1.5),
+        _layer("point", {"y": y, "x": x | {"field": "before"}}, fill=PAGE, stroke=BASE, **dot),
+        _layer("point", {"y": y, "x": x, "fill": way, "stroke": way}, **dot),
         _layer("text", counts, align="right", fontSize=10),
     ]
     spec = _panel(layers, left=122, right=40, height=14 * len(rows) + 34, bottom=22) | {"data": {"values": list(rows)}}
-    table = [(r["slice"], number(r["value"]), f"{r['n']}") for r in rows]
-    flat = "; 0 in every slice" if all(r["value"] == 0 for r in rows) else ""
-    return Chart(f"{metric} by {column}{flat}", "", spec, (column, "value", "rows"), table, subject=subject)
+    table = [(r["slice"], number(r["before"]), number(r["value"]), f"{r['n']}") for r in rows]
+    return Chart(title, note, spec, ("slice", *names, "rows"), table)
 
 
 def outcomes(rows: Sequence[tuple[str, Mapping[str, int]]], note: str) -> Chart:
-    """Draw how many rows both got right, were won, were lost and neither got right, of each comparison."""
-    colours = {"both right": HAIR, "won": PASS, "lost": FAIL, "neither": BARRED}
-    layers, height, whole = [], 40 * len(rows) + 34, WIDTH - 24
+    """Draw how many rows were lost, to the left, and won, to the right, of each comparison; others are counted."""
+    most = max(1, *(n for _, counts in rows for n in (counts["lost"], counts["won"])))
+    layers, middle, height = [], WIDTH / 2, 40 * len(rows) + 6
     for i, (name, counts) in enumerate(rows):
-        total, at, top = sum(counts.values()) or 1, 12.0, 40 * i
-        untold = []
-        for word, n in counts.items():
-            wide = whole * n / total
-            box = {"type": "rect", "color": colours[word], "stroke": PAGE, "strokeWidth": 1}
-            layers.append(drawing.layer(box, x=at, x2=at + wide, y=top + 18, y2=top + 36))
-            if n and wide > 7 * len(f"{word} {n}") - 12:
-                ink = PAGE if word in ("won", "lost") else INK
-                layers.append(written(at + wide / 2, top + 27, f"{word} {n}", colour=ink))
-            elif n:
-                untold.append(f"{word} {n}")
-            at += wide
-        told = f"{name}; {', '.join(untold)}" if untold else name
-        layers.append(written(12, top + 9, told, colour=INK, align="left"))
-    for share in range(0, 101, 20):
-        align = "left" if share == 0 else "right" if share == 100 else "center"
-        layers.append(written(12 + whole * share / 100, height - 20, f"{share} %", align=align))
+        top = 40 * i
+        alike = ", ".join(f"{word} {counts[word]:,}" for word in ("both right", "neither"))
+        layers.append(written(12, top + 9, f"{name}; {alike}", colour=INK, align="left"))
+        layers.append(drawing.rule(INK, 1, x=middle, x2=middle, y=top + 17, y2=top + 35))
+        for word, side, colour in (("lost", -1, FAIL), ("won", 1, PASS)):
+            end = middle + side * counts[word] / most * (middle - 64)
+            box = {"type": "rect", "color": colour}
+            layers.append(drawing.layer(box, x=min(middle, end), x2=max(middle, end), y=top + 19, y2=top + 33))
+            label = f"{counts[word]:,} {word}"
+            layers.append(
+                written(end + 5 * side, top + 26, label, colour=colour, align="left" if side > 0 else "right")
+            )
     spec = {"width": WIDTH, "height": height, "autosize": "none", "padding": 0, "layer": layers}
-    head = ("rows", *colours)
-    table = [(name, *(str(counts[k]) for k in colours)) for name, counts in rows]
-    return Chart("Paired outcomes", note, spec, head, table)
+    words = ("both right", "won", "lost", "neither")
+    table = [(name, *(str(counts[k]) for k in words)) for name, counts in rows]
+    return Chart("Paired outcomes", note, spec, ("rows", *words), table)
 
 
-def ordered(title: str, note: str, values: Sequence[float], *, what: str, limit: float | None) -> Chart:
-    """Draw the rows' values of a metric in their order, the smallest first, with the limit of their mean."""
+def traded(
+    points: Sequence[Spec], names: tuple[str, str], limits: tuple[float | None, float | None], note: str
+) -> Chart:
+    """Draw what models gained against what they kept: rows of name, kept, gained and ours; lines where they must be."""
+    x, y = (
+        _axis(f, t, grid=False, scale={"zero": False, "padding": 16})
+        for f, t in zip(("kept", "gained"), (names[0], None), strict=True)
+    )
+    own = {"condition": {"test": "datum.ours", "value": ACCENT}, "value": BASE}
+    layers = [
+        _layer("rule", {key: {**axis, "field": field}}, [{field: at}], color=INK, strokeWidth=1)
+        for key, axis, field, at in (("x", x, "kept", limits[0]), ("y", y, "gained", limits[1]))
+        if at is not None
+    ]
+    layers.append(_layer("point", {"x": x, "y": y, "color": own}, points, filled=True, size=58, opacity=1))
+    label = {"x": x, "y": y, "text": {"field": "name"}}
+    layers.append(_layer("text", label, points, dy=-10, align="center", color=INK))
+    table = [(p["name"], number(p["kept"]), number(p["gained"])) for p in points]
+    spec = _panel(layers, right=44, height=220)
+    return Chart("Gain against forgetting", note, spec, ("model", *names), table)
+
+
+def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: Sequence[float]) -> Chart:
+    """Draw the rows' values of a metric in their order, the smallest first, with their mean and its bounds, or none."""
     found = sorted(values)
     n, step = len(found), max(1, len(found) // POINTS)
     points = [{"i": i + 1, "v": v} for i, v in enumerate(found) if i % step == 0 or i == n - 1]
@@ -108,10 +131,13 @@ def ordered(title: str, note: str, values: Sequence[float], *, what: str, limit:
     x = _axis("i", what, grid=False, scale={"domain": [1, n], "nice": False}, values=rungs)
     places = {"x": x, "y": _axis("v", None, grid=True, scale={"zero": True})}
     layers = [_layer("point", places, points, filled=True, size=26, color=ACCENT, opacity=1)]
-    if limit is not None:
-        at, line = {"y": _number("v")}, [{"v": limit}]
+    if mean:
+        value, low, high = mean
+        box = [{"v": low, "w": high}]
+        layers.insert(0, _layer("rect", {"y": _number("v"), "y2": {"field": "w"}}, box, color=HAIR))
+        at, line = {"y": _number("v")}, [{"v": value}]
         layers.append(_layer("rule", at, line, color=INK, strokeWidth=1.5))
-        text = {"text": f"limit {limit:g}", "align": "left", "baseline": "bottom", "dy": -3, "color": INK}
+        text = {"text": f"mean {number(value)}", "align": "left", "baseline": "bottom", "dy": -5, "color": INK}
         layers.append(_layer("text", {**at, "x": {"value": 3}}, line, **text))
     return Chart(
         title, note, _panel(layers), ("quantile", "value"), [(name, number(v)) for name, v in _quantiles(found)]
@@ -120,7 +146,11 @@ def ordered(title: str, note: str, values: Sequence[float], *, what: str, limit:
 
 def scatter(title: str, note: str, pairs: Sequence[tuple[float, float]], names: tuple[str, str]) -> Chart:
     """Draw the rows' values of a metric, the baseline's across and the candidate's up."""
-    chosen = sorted(pairs)[:: max(1, len(pairs) // POINTS)]
+    largest = sorted(max(p) for p in pairs)
+    far = largest[int(0.98 * (len(largest) - 1))] * 1.25  # one row far out would push all others into a corner
+    near = sorted(p for p in pairs if max(p) <= far) or sorted(pairs)
+    note += f"; {len(pairs) - len(near)} farther out" if len(near) < len(pairs) else ""
+    chosen = near[:: max(1, len(near) // POINTS)]
     low, top = min(0.0, *(min(p) for p in chosen)), max(max(p) for p in chosen) or 1.0
     steps = drawing.nice(low, top, 5)
     low, top = min(low, *steps), steps[-1] + (steps[1] - steps[0]) if steps[-1] < top else top
@@ -147,24 +177,22 @@ def reliability(title: str, note: str, series: Mapping[str, Sequence[Bin]]) -> C
     y = _axis("v", None, grid=True, scale=unit)
     places = {"x": x, "y": y}
     layers = [_layer("line", places, [{"p": 0, "v": 0}, {"p": 1, "v": 1}], color=INK, strokeWidth=1)]
-    for i, (name, bins) in enumerate(series.items()):
+    for i, bins in enumerate(series.values()):
         colour = BASE if i else ACCENT
         rows = [{"p": b.said, "v": b.right, "low": b.low, "high": b.high} for b in bins]
         if not i:
             ends = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}
             layers.append(_layer("rule", ends, rows, color=colour, strokeWidth=1.5))
         layers.append(_layer("point", places, rows, filled=True, size=42, color=colour, opacity=1))
-        text = {"text": name, "align": "right", "dx": -6, "dy": 9 if i else -7, "color": MUTED}
-        layers.append(_layer("text", places, [max(rows, key=lambda row: row["p"])], **text))
     table = [(name, f"{b.said:.2f}", f"{b.right:.2f}", str(b.n)) for name, bins in series.items() for b in bins]
     return Chart(title, note, _panel(layers), ("subject", "probability", "right", "rows"), table)
 
 
 def lengths(title: str, note: str, series: Mapping[str, Sequence[int]], ours: str) -> Chart:
-    """Draw how long the subjects' answers are, in characters, as quartiles with the whole range."""
+    """Draw how long the subjects' answers are, in characters, as quartiles, with nine answers of ten."""
     rows = []
     for name, values in series.items():
-        found = [v for _, v in _quantiles(sorted(values))]
+        found = [v for _, v in _quantiles(sorted(values), NINE_OF_TEN)]
         rows.append({"s": name, "ours": name == ours, **dict(zip("abmcd", found, strict=True))})
     axis = {"title": None, "domain": False, "ticks": False, "labelLimit": 100, "labelColor": INK}
     y = {"field": "s", "type": "nominal", "sort": list(series), "axis": axis}
@@ -177,7 +205,7 @@ def lengths(title: str, note: str, series: Mapping[str, Sequence[int]], ours: st
     ]
     spec = _panel(layers, left=104, height=26 * len(rows) + 48) | {"data": {"values": rows}}
     table = [(r["s"], *(f"{r[k]:,}" for k in "abmcd")) for r in rows]
-    return Chart(title, note, spec, ("subject", "least", "quarter", "half", "three quarters", "most"), table)
+    return Chart(title, note, spec, ("subject", *(f"{q:.0%}" for q in NINE_OF_TEN)), table)
 
 
 def series(
@@ -208,6 +236,6 @@ def series(
     return Chart(title, note, _panel(layers), ("series", "step", "value"), table)
 
 
-def _quantiles(found: Sequence[Any]) -> list[tuple[str, Any]]:
-    """Return five quantiles of sorted values by their names."""
-    return [(f"{q:.0%}", found[round(q * (len(found) - 1))]) for q in (0, 0.25, 0.5, 0.75, 1)]
+def _quantiles(found: Sequence[Any], at: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> list[tuple[str, Any]]:
+    """Return quantiles of sorted values by their names."""
+    return [(f"{q:.0%}", found[round(q * (len(found) - 1))]) for q in at]

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import Gate, Metric, Outcome, Result, Sample, Score, UsageError, Verdict
+from harness import Gate, Outcome, UsageError, Verdict
 from harness.internals import counted, decide, markdown, sentence, shown
 from harness_report.gates import claim_of, estimate_of
 from harness_report.made import Setting, settings_of
 from harness_report.pairs import LOST, WON, Pairs, paired
-from harness_report.reading import Kept, Row, asks, table_in, value_of
+from harness_report.reading import Kept, Row, asks, metric_of, result_of, samples_of
 from harness_report.words import GLYPHS, day, number
 
 ALIKE = "the same on every row"
@@ -133,16 +133,10 @@ def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
 def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs: Mapping[str, Row]) -> Verdict:
     """Put the claim "better than the other run" to rows, as a gate with no margin would be."""
     evaluation, _, metric = name.partition(".")
-    better = "lower" if now.is_lower(name) else "higher"
-    measured = Metric(metric, better, now.scale(name).scale)  # type: ignore[arg-type]
     gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
-    samples = [Sample(i, cluster=row.get("cluster"), row={}) for i, row in ours.items()]
-    one, other = (
-        Result(k.ours, evaluation, tuple(_score(*row, metric) for row in rows.items()), {}, _digest(k) or k.run.started)
-        for k, rows in ((now, ours), (before, theirs))
-    )
+    one, other = (result_of(k, evaluation, metric, rows) for k, rows in ((now, ours), (before, theirs)))
     try:
-        return decide(gate, measured, one, other, samples, now.run.alpha, name=now.ours)
+        return decide(gate, metric_of(now, name), one, other, samples_of(ours), now.run.alpha, name=now.ours)
     except ModuleNotFoundError as error:
         hint = f"needs {error.name}, which is not installed; pip install 'finetune-harness[recompute]'"
         raise UsageError(f"two runs: the test of {name} {hint}") from None
@@ -150,12 +144,6 @@ def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs:
 
 def _digest(kept: Kept) -> str | None:
     return kept.run.digests.get(kept.ours)
-
-
-def _score(key: str, row: Row, metric: str) -> Score:
-    value, weights = value_of(row, metric), (table_in(row, "weights").get(metric), row.get("weight"))
-    weight = next((float(w) for w in weights if isinstance(w, (int, float))), 1.0)
-    return Score(key, {} if value is None else {metric: value}, weight=weight)
 
 
 # -- what else differs -----------------------------------------------------------------------------

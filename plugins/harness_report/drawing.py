@@ -23,6 +23,7 @@ from typing import Any
 
 from harness import UsageError, cache_dir, digest_of, write_text
 from harness.internals import shown
+from harness_report.words import told
 
 PAGE, INK, MUTED, ACCENT = "#fdfcf9", "#1f2326", "#5a5f65", "#1f5f99"
 PASS, OPEN, FAIL, BASE, HAIR, BARRED = "#14694f", "#855700", "#b3261e", "#7d8288", "#d8d5cd", "#f2f0ea"
@@ -139,10 +140,17 @@ def _remembered(spec: Mapping[str, Any]) -> str:
 def _spelt(spec: Any) -> Any:
     """Return a spec with every text in it as it may be shown."""
     if isinstance(spec, str):
-        return shown(spec)
+        return told(spec)
     if isinstance(spec, Mapping):
         return {shown(str(key)): _spelt(value) for key, value in spec.items()}
     return [_spelt(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
+
+
+def icon(glyph: str, outcome: str) -> str:
+    """Return the picture of a page among the tabs of a browser: its glyph on the colour of its verdict."""
+    text = f'<text x="8" y="13" font-size="13" text-anchor="middle" fill="{PAGE}">{glyph}</text>'
+    box = f'<rect width="16" height="16" rx="3" fill="{VERDICTS[outcome]}"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{box}{text}</svg>'
 
 
 def dark_rules() -> str:
@@ -192,7 +200,9 @@ class Axis:
     zero: bool = False
 
     def place(self, x: float) -> float:
-        return EDGE + (x - self.low) / (self.high - self.low) * (WIDTH - 2 * EDGE)
+        """Return where a number stands: the limit in the middle, what is allowed to the right of it."""
+        reach = max(self.high - self.limit, self.limit - self.low)
+        return WIDTH / 2 + self.side * (x - self.limit) / reach * (WIDTH / 2 - EDGE)
 
     def ticks(self) -> list[float]:
         """Return where the axis is labelled beside the limit: round numbers that collide with no other label."""
@@ -233,11 +243,10 @@ def nice(low: float, high: float, steps: int) -> list[float]:
 
 
 def strip(axis: Axis, parts: Sequence[Interval]) -> dict[str, Any]:
-    """Return the spec of a strip: shaded is what is not allowed, the line is the limit, a bar runs bound to bound."""
+    """Return the spec of a strip: shaded what is not allowed, in the middle the limit, a bar from bound to bound."""
     base, limit = 20.5, axis.place(axis.limit)
-    barred = (EDGE, limit) if axis.side > 0 else (limit, WIDTH - EDGE)
     layers = [
-        layer({"type": "rect", "color": BARRED}, x=barred[0], x2=barred[1], y=0, y2=20),
+        layer({"type": "rect", "color": BARRED}, x=EDGE, x2=limit, y=0, y2=20),
         rule(BASE, 1, x=EDGE, x2=WIDTH - EDGE, y=base),
     ]
     for x in axis.ticks():

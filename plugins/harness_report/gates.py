@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 from harness import Verdict
 from harness.internals import OnScale, counted, sentence, shown, words
 from harness_report.drawing import BASE, VERDICTS, Axis, Interval, axis_of, draw, strip
+from harness_report.pairs import lost_slices, wrong_rows
 from harness_report.reading import Kept
 from harness_report.words import GLYPHS, NONE, bytes_, claimed, figure, measured, number, percent, plain, told
 
@@ -102,10 +103,7 @@ def show_gate(
         bounds=bounds_of(v, write),
         second=_second(kept, v, write),
         rows=_rows(v),
-        lost=v.lost_count or len(v.lost),
-        won=v.won_count or len(v.won),
-        evaluation=v.metric.partition(".")[0],
-        links=link_of(kept, v, links),
+        changed=rows_of(kept, v, links),
         **before,
     )
 
@@ -146,7 +144,7 @@ def _second(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str
     if more := words.needed(v):
         return more
     if v.estimate is None:
-        return ""
+        return shown(words.brief(v))
     if v.versus:
         return f"{number(v.value, unit)} against {number(v.baseline, unit)}"
     limit = write(v.threshold) if kept.scale(v.metric).is_log or unit == "bytes" else plain(v.threshold or 0.0)
@@ -201,18 +199,72 @@ def _p(p: float) -> str:
 # -- what decided ----------------------------------------------------------------------------------
 
 
-def drive(kept: Kept) -> SimpleNamespace | None:
-    """Return the gate that decided, or the closest one: its number in large, and what that means in a sentence."""
-    v = sentence.driver(kept.run)
-    if v is None:
-        return None
+def heads(kept: Kept) -> list[SimpleNamespace]:
+    """Return what a release turns on: its largest proven gain, the gate that decided or is closest, what no gate says.
+
+    Each is a number in large, and what that means in a sentence.
+    """
+    gain, driver = sentence.gain(kept.run), sentence.driver(kept.run)
+    close = "The closest gate" if driver and driver.outcome == "PASS" else "What decided"
+    found = [(f"{close}: ", driver)] if driver and driver.estimate is not None else []
+    if gain and gain is not driver:
+        found.insert(0 if close == "The closest gate" else 1, ("What it gains: ", gain))
+    return [_head(kept, title, v) for title, v in found] + _unsaid(kept)
+
+
+def _head(kept: Kept, title: str, v: Verdict) -> SimpleNamespace:
     write, axis, part = write_of(kept, v), axes([kept])(kept, v), interval_of(v)
+    svg = draw(strip(axis, [part])) if axis and part else ""
     return SimpleNamespace(
-        title=f"{'The closest gate' if v.outcome == 'PASS' else 'What decided'}: {shown(v.gate)}",
-        number=write(v.estimate) if v.estimate is not None else GLYPHS[v.outcome],
-        said=told(_said(kept, v, write)),
-        svg=draw(strip(axis, [part])) if axis and part else "",
+        title=title + shown(v.gate), number=write(v.estimate), said=told(_said(kept, v, write)), svg=svg, style=""
     )
+
+
+def _unsaid(kept: Kept) -> list[SimpleNamespace]:
+    """Return the worst loss that was proven and is in no gate, then the others, with the slices that they are in."""
+    said, numbers = [], []
+    for c in sentence.unsaid(kept.run):
+        name = f"{c.eval}.{c.metric}"
+        change, low, high = (figure(x, c, versus=True) for x in (c.estimate, c.lower, c.upper))
+        values = " to ".join(number(x, kept.unit(name)) for x in (c.theirs, c.ours))
+        slices = lost_slices(kept, c.eval, c.metric, c.before)
+        numbers.append(change)
+        said.append(f"{measured(name)} {values}, {change} [{low}, {high}]" + "".join(f", {s}" for s in slices))
+    title = f"What no gate says: {c.before} to {c.after}" if said else ""
+    text = told(f"{'; '.join(said)}.")
+    return [SimpleNamespace(title=title, number=numbers[0], said=text, svg="", style="INCONCLUSIVE")] if said else []
+
+
+def reasons_of(kept: Kept, *, links: bool) -> list[SimpleNamespace]:
+    """Return in a line each why something may not ship, the worst first."""
+    held = [v for v in sentence.worst_first(kept.run) if v.holds_up]
+    return [
+        SimpleNamespace(
+            outcome=v.outcome.value,
+            glyph=GLYPHS[v.outcome],
+            name=shown(f"{v.gate} on {v.candidate}"),
+            said=shown(words.reason(v)),
+            rows=rows_of(kept, v, links),
+        )
+        for v in held
+    ]
+
+
+def rows_of(kept: Kept, v: Verdict, links: bool) -> list[tuple[str, str]]:
+    """Return the rows that a verdict lost and won, or got wrong, each with the link to them, "" where there is none."""
+    evaluation, _, metric = v.metric.partition(".")
+    if v.versus:
+        lost, won = v.lost_count or len(v.lost), v.won_count or len(v.won)
+        link = link_of(kept, v, links)
+        return [
+            (f"{n:,} {word}", "" if link == "-" else f"#{quote(evaluation, '')}:{word}{link}")
+            for n, word in ((lost, "lost"), (won, "won"))
+            if lost or won
+        ]
+    wrong = wrong_rows(kept, v)
+    told_apart = links and kept.against(evaluation)[0] == metric
+    of = f"?of={quote(v.candidate, '')}" if v.candidate != kept.ours else ""
+    return [(f"{wrong:,} wrong", f"#{quote(evaluation, '')}:wrong{of}" if told_apart else "")] if wrong else []
 
 
 def _said(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:

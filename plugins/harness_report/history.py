@@ -21,11 +21,13 @@ from harness.internals import sentence, shown
 from harness_report.compare import FORMAT, STYLES, numbers, printed
 from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Axis, Chart, layer, nice, rule, written
 from harness_report.gates import axes, claim_of, interval_of, tick_of, write_of
+from harness_report.made import settings_of
 from harness_report.reading import Kept, read_folder
-from harness_report.words import GLYPHS, day
+from harness_report.words import GLYPHS, day, short_day
 from harness_report.words import told as spelt
 
 BARS = "▁▂▃▄▅▆▇█"
+CHANGED = 4  # keys that are told of a run
 MOST = 24  # runs that a chart or a line of the terminal shows, the last ones
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 328, 160, 52, 16, 24  # of a chart, px
 
@@ -142,9 +144,40 @@ def told(suite: str, past: Sequence[PastRun]) -> str:
         table.add_row(Text(name), Text(line), marks, Text(write(v.estimate)), Text(limit))
     first, last = past[0].started, past[-1].started
     head = f"{shown(suite)}: {len(past)} runs, {day(first, time=False)} to {day(last, time=False)}"
-    said = [f"{day(p.run.started)}  {shown(sentence.verdict_sentence(p.run))}" for p in past[-MOST:]]
-    released = [f"released: {p.folder.name} on {p.release}" for p in past if p.release]
-    return printed(head, "", table, "", *said, *released)
+    runs = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("run", "when", "came to", "decided", "changed"):
+        runs.add_column(name, overflow="fold")
+    for one in runs_told(past):
+        runs.add_row(*map(Text, (one.folder, one.when, one.said, one.driver, one.changed)))
+    return printed(head, "", table, "", runs)
+
+
+def runs_told(past: Sequence[PastRun]) -> list[SimpleNamespace]:
+    """Return the last runs, the newest first: what each came to, what decided, and what was set otherwise before it."""
+    found = []
+    last = past[-MOST:]
+    for before, p in zip([None, *last], last, strict=False):
+        v = sentence.driver(p.run)
+        keys = [
+            f"{s.key} {s.before} → {s.value}"
+            for s in settings_of(p.kept, before.kept if before else None)
+            if s.before is not None
+        ]
+        said = f"{GLYPHS[sentence.outcome(p.run)]} {sentence.verdict_sentence(p.run)}" + (
+            f"; released on {p.release}" if p.release else ""
+        )
+        found.append(
+            SimpleNamespace(
+                folder=shown(p.folder.name),
+                path=p.folder,
+                when=day(p.run.started),
+                outcome=sentence.outcome(p.run).value,
+                said=shown(said),
+                driver=shown(f"{v.gate} {write_of(p.kept, v)(v.estimate)}") if v else "",
+                changed=", ".join(keys[:CHANGED]) + (f" and {len(keys) - CHANGED} more" if len(keys) > CHANGED else ""),
+            )
+        )
+    return found[::-1]
 
 
 def as_json(suite: str, past: Sequence[PastRun]) -> str:
@@ -206,7 +239,7 @@ def _trend(axis: Axis, track: Track, past: Sequence[PastRun]) -> dict[str, Any]:
             dashed = {"type": "rule", "color": BASE, "strokeDash": [2, 2]}
             layers += [layer(dashed, x=x, y=TOP, y2=bottom), written(x, TOP - 8, "released")]
         if i % every == 0:
-            layers.append(written(x, bottom + 12, " ".join(day(p.run.started, time=False).split()[:2])[:6]))
+            layers.append(written(x, bottom + 12, short_day(p.run.started)))
         if v is None or (part := interval_of(v)) is None:
             continue
         if part.bar:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import PureWindowsPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -203,7 +204,9 @@ def facts_of(kept: Kept) -> list[tuple[str, str]]:
     table = table_in(kept.suite, "adapter")
     rank, adapter = dict(table.get("options") or {}).get("r"), str(table.get("use", ""))
     adapter += f" of rank {rank}" if rank else ""
-    lines = [("Suite", suite), ("Model", ", ".join(filter(None, [model, adapter, kept.ours])))]
+    brought = str(table_in(kept.suite, "candidate").get(kept.ours) or "").rstrip("/\\")
+    name = kept.ours + (f", which is {PureWindowsPath(brought).name}" if brought else "")  # of either kind of path
+    lines = [("Suite", suite), ("Model", ", ".join(filter(None, [model, adapter, name])))]
     versus = list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours))
     if versus:
         lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))
@@ -212,5 +215,6 @@ def facts_of(kept: Kept) -> list[tuple[str, str]]:
         inside = "/exports/" in e.to
         where = "exports/" + e.to.replace("\\", "/").split("/exports/")[-1] if inside else e.to.rsplit("/", 1)[-1]
         done = f"{where}, {bytes_(e.bytes)}, weights {e.digest[:12]}"
-        lines.append(("Export", done if e.written else f"{where} was not written: {'; '.join(e.reasons)}"))
+        why = "" if any(v.holds_up for v in run.verdicts) else f": {'; '.join(e.reasons)}"  # they stand above
+        lines.append(("Export", done if e.written else f"{where} was not written{why}"))
     return [(name, told(text)) for name, text in lines]

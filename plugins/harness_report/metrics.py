@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 
-from harness import Gate
-from harness.internals import OnScale, wilson
+from harness import Gate, Report, Verdict
+from harness.internals import OnScale, decide, sentence, shown, wilson
 from harness_report import charts
-from harness_report.drawing import ACCENT, BASE, Chart
+from harness_report.drawing import Chart
 from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of
-from harness_report.reading import Kept, answer_of, table_in, value_of
-from harness_report.words import NAMES, NONE, minus, number
+from harness_report.reading import Kept, Row, answer_of, metric_of, result_of, samples_of, slice_of, table_in, value_of
+from harness_report.words import NAMES, NONE, measured, minus, number, short_day
 
 FEWEST = 5  # rows of one probability that are drawn
 MOST_SLICES = 40  # values of a column that are drawn
 
 
 def table_of(kept: Kept) -> SimpleNamespace:
-    """Return every metric of every subject, and the candidate's differences from the base in words and as a bar.
+    """Return every metric of every subject, and how the candidate's differ from the base's.
 
-    A bar is from -1 to 1, and its sign that of the difference. On a narrow page only the `kept` columns are shown.
+    On a narrow page only the `kept` columns are shown.
     """
     subjects = kept.subjects
     base = next((s for s in ("base", *subjects) if s in subjects and s != kept.ours), "")
@@ -31,45 +33,38 @@ def table_of(kept: Kept) -> SimpleNamespace:
         evaluation, _, metric = name.partition(".")
         found = {r.subject: r.metrics[metric] for r in kept.run.reports if r.eval == evaluation and metric in r.metrics}
         unit = kept.unit(name)
-        change, bar = _change(found.get(base), found.get(kept.ours), kept.scale(name))
+        change = _change(found.get(base), found.get(kept.ours), kept.scale(name))
         cells = [number(found[s], unit) if s in found else NONE for s in subjects]
-        lower = kept.is_lower(name)
-        worse = bar > 0 if lower else bar < 0
-        lines.append(SimpleNamespace(name=name, lower=lower, cells=cells, change=change, bar=bar, worse=worse))
+        lines.append(SimpleNamespace(name=name, lower=kept.is_lower(name), cells=cells, change=change))
     return SimpleNamespace(subjects=subjects, kept=narrow, ours=kept.ours, base=base, lines=lines)
 
 
-def _change(base: float | None, ours: float | None, scale: OnScale) -> tuple[str, float]:
-    """Return a difference in words, and as a bar: a share of the whole, or of the base where there is no whole."""
+def _change(base: float | None, ours: float | None, scale: OnScale) -> str:
+    """Return a difference in words, as a share of the base where there is no whole."""
     if base is None or ours is None or not math.isfinite(base + ours):
-        return NONE, 0.0
+        return NONE
     if base == ours:
-        return "same", 0.0
-    if scale.is_share:
-        return minus(f"{ours - base:+.3f}"), max(-1.0, min(1.0, ours - base))
-    if not base:
-        return minus(f"{ours - base:+.4g}"), 0.0
-    share = ours / base - 1
-    return minus(f"{share:+.1%}"), max(-1.0, min(1.0, share))
+        return "same"
+    if scale.is_share or not base:
+        return minus(f"{ours - base:+.3f}" if scale.is_share else f"{ours - base:+.4g}")
+    return minus(f"{ours / base - 1:+.1%}")
 
 
 # -- slices ----------------------------------------------------------------------------------------
 
 
-def slices_of(kept: Kept) -> list[list[Chart]]:
-    """Return a row of charts for each sliced metric, a chart a subject, in one order: the candidate's worst first."""
+def slices_of(kept: Kept) -> list[Chart]:
+    """Return how each slice of each sliced metric changed, against the baseline and what the candidate was made of."""
     found = []
     for mine in kept.run.reports:
-        if mine.subject != kept.ours or kept.is_private(mine.eval):
+        if mine.subject != kept.ours or mine.outcome != "done" or kept.is_private(mine.eval):
             continue
-        metric, _ = kept.against(mine.eval)
-        name = f"{mine.eval}.{metric}"
-        sign = -1 if kept.is_lower(name) else 1
-        for column, values in mine.slices.items():
-            order = sorted(values, key=lambda v: (values[v].get(metric, math.nan) * sign, v))[:MOST_SLICES]
-            row = [_slices(kept, s, name, column, order) for s in kept.subjects if kept.report(s, mine.eval)]
-            found.append([c for c in row if c is not None])
-    return [row for row in found if row]
+        metric, baseline = kept.against(mine.eval)
+        for theirs in dict.fromkeys(filter(None, (baseline, kept.parent))):
+            other = kept.report(theirs, mine.eval)
+            if other and theirs != kept.ours:
+                found += [_slices(kept, mine, other, metric, column) for column in mine.slices]
+    return [chart for chart in found if chart]
 
 
 def min_n_of(kept: Kept) -> int:
@@ -78,21 +73,92 @@ def min_n_of(kept: Kept) -> int:
     return max([int(n) for n in told if isinstance(n, int)], default=Gate.min_n)
 
 
-def _slices(kept: Kept, subject: str, name: str, column: str, order: list[str]) -> Chart | None:
+def _slices(kept: Kept, mine: Report, other: Report, metric: str, column: str) -> Chart | None:
+    """Draw the slices of a metric by how they changed, the worst first."""
+    name = f"{mine.eval}.{metric}"
+    share, least, sign = kept.scale(name).is_share, min_n_of(kept), -1 if kept.is_lower(name) else 1
+    bounds = _bounds(kept, name, column) if share else {}
+    rows: list[dict[str, Any]] = []
+    for label, told in mine.slices[column].items():
+        value, before = told.get(metric, math.nan), other.slices.get(column, {}).get(label, {}).get(metric, math.nan)
+        n = int(told.get("n", 0))
+        if n and math.isfinite(value + before):
+            low, high = bounds.get(label, (value, value))
+            row = {"slice": label[:60] + (" *" if n < least else ""), "n": n, "fell": sign * (value - before) < 0}
+            rows.append(row | {"value": value, "before": before, "lower": low, "upper": high})
+    rows = sorted(rows, key=lambda r: (sign * (r["value"] - r["before"]), r["slice"]))[:MOST_SLICES]
+    top = 1.0 if share else max((max(r["value"], r["before"]) for r in rows), default=0.0) * 1.1 or 1.0
+    title, names = f"{name} by {column}", (other.subject, kept.ours)
+    return charts.slices(title, " to ".join(names), rows, top=top, names=names) if rows else None
+
+
+def _bounds(kept: Kept, name: str, column: str) -> dict[str, tuple[float, float]]:
+    """Return the bounds of each slice's share: over clusters as a gate's where rows have them, else Wilson's."""
     evaluation, _, metric = name.partition(".")
-    report = kept.report(subject, evaluation)
-    values = report.slices.get(column, {}) if report else {}
-    rows, share, least = [], kept.scale(name).is_share, min_n_of(kept)
-    for label in order:
-        told = values.get(label, {})
-        value, n = told.get(metric, math.nan), int(told.get("n", 0))
-        if not math.isfinite(value) or not n:
+    parts: dict[str, dict[str, Row]] = {}
+    for key, row in kept.rows(kept.ours, evaluation).items():
+        parts.setdefault(slice_of(row, column), {})[key] = row
+    gate, measured, alpha, found = Gate("slice", name, min=0.5), metric_of(kept, name), kept.run.alpha, {}
+    for label, rows in parts.items():
+        if all(row.get("cluster") is None for row in rows.values()):
+            right = sum(value_of(row, metric) or 0.0 for row in rows.values())
+            found[label] = wilson(round(right), len(rows), alpha)
             continue
-        low, high = wilson(round(value * n), n, kept.run.alpha) if share and 0 <= value <= 1 else (value, value)
-        rows.append({"slice": label[:60], "value": value, "lower": low, "upper": high, "n": n, "few": n < least})
-    top = 1.0 if share else max((float(str(r["value"])) for r in rows), default=0.0) * 1.1 or 1.0
-    colour = ACCENT if subject == kept.ours else BASE
-    return charts.slices(subject, name, column, rows, colour=colour, top=top) if rows else None
+        with suppress(ModuleNotFoundError):  # of clusters' statistics
+            result = result_of(kept, evaluation, metric, rows)
+            v = decide(gate, measured, result, None, samples_of(rows), alpha, name=kept.ours)
+            if v.lower is not None and v.upper is not None:
+                found[label] = v.lower, v.upper
+    return found
+
+
+# -- gain against forgetting ----------------------------------------------------------------------
+
+
+def traded(kept: Kept, past: Sequence[Kept] = ()) -> Chart | None:
+    """Return what each model, or each of the suite's `past` runs, gained against what it kept, the margins as lines.
+
+    None where no gate asks to be better and another to be hardly worse.
+    """
+    asked = [v for v in sentence.worst_first(kept.run) if v.candidate == kept.ours and v.about and v.versus]
+    gains = [v for v in asked if v.about and v.about.threshold >= 0]
+    losses = [v for v in asked if v.about and v.about.threshold < 0]
+    if not gains or not losses:
+        return None
+    gain, loss = sentence.gain(kept.run) or gains[0], losses[0]
+    models = (
+        [(kept, s, s) for s in kept.subjects] if not past else [(k, k.ours, short_day(k.run.started)) for k in past]
+    )
+    points = []
+    for one, subject, name in models:
+        values = [_value(one, subject, v.metric) for v in (loss, gain)]
+        if None not in values:
+            points.append(
+                {
+                    "name": shown(name),
+                    "kept": values[0],
+                    "gained": values[1],
+                    "ours": one.folder == kept.folder and subject == kept.ours,
+                }
+            )
+    names = (measured(loss.metric), measured(gain.metric))
+    ways = ["less" if kept.is_lower(v.metric) else "more" for v in (loss, gain)]
+    note = f"{names[1]} up, {ways[1]} is gained; {names[0]} across, {ways[0]} is kept"
+    note += f"; lines: the limits of “{gain.gate}” and “{loss.gate}”"
+    return charts.traded(points, names, (_limit(loss), _limit(gain)), shown(note)) if len(points) > 1 else None
+
+
+def _value(kept: Kept, subject: str, name: str) -> float | None:
+    report = kept.report(subject, name.partition(".")[0])
+    value = report.metrics.get(name.partition(".")[2]) if report else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _limit(v: Verdict) -> float | None:
+    """Return from which value on a comparison's claim holds, if that is one number."""
+    if v.about is None or v.baseline is None or v.threshold is None or (v.about.relative and not v.about.is_log):
+        return None
+    return v.about.unline(v.about.line(v.baseline) + v.threshold)
 
 
 # -- single rows -----------------------------------------------------------------------------------
@@ -115,6 +181,7 @@ def _reliable(kept: Kept) -> Iterator[Chart]:
         bins = {name: _bins(kept, name, r.eval, metric) for name in dict.fromkeys((kept.ours, baseline))}
         if len(bins[kept.ours]) > 1:
             note = "share of rows that are right; on the line the model is as often right as it says"
+            note += f"; grey: {baseline}" if bins.get(baseline) and baseline != kept.ours else ""
             yield charts.reliability(f"Reliability of {r.eval}", note, {name: b for name, b in bins.items() if b})
 
 
@@ -142,7 +209,7 @@ def _paired(kept: Kept) -> Iterator[Chart]:
             counts = {word: pairs.count(outcome) for word, outcome in words.items()}
             rows.append((f"{evaluation} against {pairs.theirs}", counts))
     if rows:
-        yield charts.outcomes(rows, f"share of rows; {kept.ours} against what its gate names")
+        yield charts.outcomes(rows, f"rows that {kept.ours} lost and won against what its gate names")
 
 
 def _numbers(kept: Kept) -> Iterator[Chart]:
@@ -153,6 +220,7 @@ def _numbers(kept: Kept) -> Iterator[Chart]:
         if r.subject != kept.ours or r.n < 3 or not kept.scale(name).is_of_rows:
             continue
         pairs, title = pairs_of(kept, r.eval), f"{NAMES.get(metric, metric.replace('_', ' '))} by row"
+        title = f"log {title}" if kept.scale(name).is_log else title
         title = title[:1].upper() + title[1:]
         unit = "nats a token" if kept.scale(name).is_log or metric == "kl" else metric.replace("_", " ")
         if pairs.rows and not pairs.binary:
@@ -165,10 +233,12 @@ def _numbers(kept: Kept) -> Iterator[Chart]:
             values = [value_of(row, metric) for row in kept.rows(kept.ours, r.eval).values()]
             known = [v for v in values if v is not None and math.isfinite(v)]
             if len(set(known)) > 2:
-                note = f"{unit}, {len(known):,} rows; a gate is on their weighted mean"
+                note = (
+                    f"{unit}, {len(known):,} rows; the line is their weighted mean, which a gate is on, with its bounds"
+                )
                 mine = [v for v in kept.run.verdicts if v.metric == name and v.candidate == kept.ours and not v.versus]
-                limit = mine[0].threshold if mine and not kept.scale(name).is_log else None  # on the scale of its rows
-                yield charts.ordered(title, note, known, what="rows, in order", limit=limit)
+                mean = [x for v in mine[:1] for x in (v.estimate, v.lower, v.upper) if x is not None]
+                yield charts.ordered(title, note, known, what="rows, in order", mean=mean if len(mean) == 3 else ())
 
 
 def _lengths(kept: Kept) -> Iterator[Chart]:
@@ -183,5 +253,5 @@ def _lengths(kept: Kept) -> Iterator[Chart]:
             if known := [len(a) for a in said if a is not None]:
                 found[s] = known
         if kept.ours in found:
-            note = "characters; the bar holds half of the answers, the line all of them"
+            note = "characters; the bar holds half of the answers, the line nine of ten"
             yield charts.lengths(f"Answer lengths of {r.eval}", note, found, kept.ours)

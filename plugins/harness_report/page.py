@@ -6,6 +6,8 @@ import base64
 import gc
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
@@ -14,19 +16,20 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import Run, UsageError, write_text
-from harness.internals import endings, sentence, shown
+from harness import Run, UsageError, Verdict, write_text
+from harness.internals import counted, endings, sentence, shown
 from harness_report import drawing, made, metrics, pairs
-from harness_report.gates import axes, comparison, drive, interval_of, link_of, show_gate
+from harness_report.gates import axes, comparison, heads, interval_of, link_of, reasons_of, show_gate
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept, answer_of, read_folder
-from harness_report.words import cut, percent, seconds
+from harness_report.words import GLYPHS, cut, listed, percent, seconds
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 FILE, PACKAGE = "report.html", "harness_report"
 ROWS = (4, 3)  # rows lost and won that are shown of a comparison
+MOST_GATES = 12  # that are shown where they passed; others unfold
 MOST_CHANGES = 8  # comparisons whose rows are shown
 
 
@@ -64,27 +67,32 @@ def render(kept: Kept, last: Kept | None = None) -> str:
     finally:
         if enabled:
             gc.enable()
-    title, name = f"{shown(kept.run.suite)}: {page.sentence}", folder_name(kept)
+    title, name = f"{page.glyph} {shown(kept.run.suite)}: {page.sentence}", folder_name(kept)
     return fill("run.html", p=page, title=title, name=name, data=embedded(page.rows))
 
 
 def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
     """Return what the page of a run shows."""
     run = kept.run
-    said = [shown(c) for c in run.conclusions]
-    said = [f"{c[:1].upper()}{c[1:]}" + ("" if c.endswith(".") else ".") for c in said]
-    lead = [c for c in said if len(c) < 260][:2]
+    through = sentence.let_through(run)
     rows, note = pairs.browser(kept)
-    axis, worst_first = axes([kept]), sentence.worst_first(run)
+    worst_first = sentence.worst_first(run)
+    decide, aside = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
+    open_ = max(MOST_GATES, sum(v.outcome != "PASS" for v in decide))
     stages = made.stages_of(kept)
     return SimpleNamespace(
         sentence=headline(run),
-        lead=lead,
-        rest=[c for c in said if c not in lead],
+        glyph=GLYPHS[sentence.outcome(run)],
+        outcome=sentence.outcome(run).value,
+        through=[shown(c) for c in through],
+        lead=[_whole(c) for c in run.warranted],
+        rest=[_whole(c) for c in run.conclusions if c not in (*run.warranted, *through)],
+        reasons=reasons_of(kept, links=bool(rows)),
         problems=_problems(kept),
         facts=made.facts_of(kept),
-        driver=drive(kept),
-        gates=[show_gate(kept, v, axis(kept, v), [interval_of(v)], links=bool(rows)) for v in worst_first],
+        heads=heads(kept),
+        gates=_shown(kept, decide[:open_], links=bool(rows)),
+        folded=_folded(kept, decide[open_:], aside, links=bool(rows)),
         gates_note=_note(kept),
         drawn=drawing.can_draw(),
         metrics=metrics.table_of(kept),
@@ -106,9 +114,31 @@ def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
         commands=_commands(kept),
         changes=changes_of(kept, {e["name"] for e in rows}),
         slices=metrics.slices_of(kept),
+        traded=metrics.traded(kept),
         by_row=metrics.by_row(kept),
         missing=[cut(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here
     )
+
+
+def _whole(said: str) -> str:
+    """Return a conclusion as a sentence."""
+    text = shown(said)
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
+
+
+def _shown(kept: Kept, verdicts: Sequence[Verdict], *, links: bool) -> list[SimpleNamespace]:
+    axis = axes([kept])
+    return [show_gate(kept, v, axis(kept, v), [interval_of(v)], links=links) for v in verdicts]
+
+
+def _folded(kept: Kept, passed: Sequence[Verdict], aside: Sequence[Verdict], *, links: bool) -> list[SimpleNamespace]:
+    """Return the gates that unfold: those of very many that passed, and those that decide nothing."""
+    found = [(f"{counted(len(passed), 'more gate')}, which passed", passed)] if passed else []
+    if aside:
+        names = listed(list(dict.fromkeys(v.candidate for v in aside)))
+        told = ", ".join(f"{n} {o}" for o, n in Counter(v.outcome for v in aside).items())
+        found.append((f"{counted(len(aside), 'gate')} on {names}, which does not ship: {told}", aside))
+    return [SimpleNamespace(said=shown(said), gates=_shown(kept, vs, links=links)) for said, vs in found]
 
 
 def headline(run: Run) -> str:
@@ -201,7 +231,8 @@ def fill(template: str, package: str = PACKAGE, code: str = "rows.js", **given: 
     style = _source("style.css") + drawing.dark_rules()
     script = _source(code, package)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    own = {"style": style, "script": script, "policy": f"'sha256-{digest}'", "version": harness.__version__}
+    own: dict[str, Any] = {"style": style, "script": script, "policy": f"'sha256-{digest}'", "icon": drawing.icon}
+    own["version"] = harness.__version__
     html: str = environment(package).get_template(template).render(**own, **given)
     return html.encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -12,8 +12,21 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
-from harness.internals import sentence
-from harness_report.reading import Kept, Row, answer_of, last_turn, prompt_of, slice_of, target_of, value_of
+from harness import Verdict
+from harness.internals import holm, sentence
+from harness_report.reading import (
+    Kept,
+    Row,
+    answer_of,
+    last_turn,
+    prompt_of,
+    slice_of,
+    table_in,
+    target_of,
+    text_of,
+    turns_of,
+    value_of,
+)
 from harness_report.words import CUT, cut
 
 MOST = 20_000  # rows of all evaluations that a page holds whole
@@ -89,6 +102,45 @@ def pairs_of(kept: Kept, evaluation: str, theirs: str = "", metric: str = "") ->
     return found
 
 
+def wrong_rows(kept: Kept, v: Verdict) -> int:
+    """Return how many rows of a claim about a share were got wrong; 0 where they cannot be read."""
+    evaluation, _, metric = v.metric.partition(".")
+    if v.about is None or not v.about.is_share or not kept.report(v.candidate, evaluation):
+        return 0
+    best = 0.0 if kept.is_lower(v.metric) else 1.0
+    values = [(value_of(row, metric), row) for row in kept.rows(v.candidate, evaluation).values()]
+    return sum(x == 1 - best for x, row in values if v.about.covers(table_in(row, "doc")))
+
+
+def lost_slices(kept: Kept, evaluation: str, metric: str, theirs: str) -> list[str]:
+    """Return the slices of which alone it is proven that rows were lost, in words: by exact sign tests, after Holm.
+
+    A cluster counts once, by what it lost and won.
+    """
+    rows = pairs_of(kept, evaluation, theirs, metric)
+    column, private = kept.column(evaluation), kept.is_private(evaluation)
+    found: dict[str, list[Pair]] = {}
+    for pair in rows.rows if rows.binary and column and not private else ():
+        found.setdefault(slice_of(pair.ours, column), []).append(pair)
+    signs = []
+    for parts in found.values():
+        units: dict[Any, float] = {}
+        for p in parts:
+            key = p.id if p.ours.get("cluster") is None else ("cluster", str(p.ours["cluster"]))
+            units[key] = units.get(key, 0.0) + p.change
+        down, up = sum(x < 0 for x in units.values()), sum(x > 0 for x in units.values())
+        signs.append(sum(math.comb(down + up, k) for k in range(up + 1)) / 2 ** (down + up))
+    told = []
+    for (name, parts), chance in zip(found.items(), holm(signs), strict=True):
+        if chance <= kept.run.alpha:
+            right = [
+                sum(bool(value_of(side, metric)) for side in sides)
+                for sides in ([q.theirs for q in parts], [q.ours for q in parts])
+            ]
+            told.append(f"“{cut(name, 80)}” {right[0]} of {len(parts)} to {right[1]}")
+    return told
+
+
 # -- words that differ -----------------------------------------------------------------------------
 
 
@@ -152,6 +204,10 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
     rows = {s: kept.rows(s, evaluation) for s in there}
     outcomes = {p.id: p for p in pairs.rows}
     column, private = kept.column(evaluation), kept.is_private(evaluation)
+    worst, shares = (
+        float(kept.is_lower(f"{evaluation}.{pairs.metric}")),
+        kept.scale(f"{evaluation}.{pairs.metric}").is_share,
+    )
     lines = []
     for i in ids:
         row, pair = rows[kept.ours][i], outcomes.get(i)
@@ -161,9 +217,12 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
             digests = [str(row.get(f"{k}_hash", ""))[:16] for k in ("doc", "prompt", "target")]
             lines.append([digests[0], outcome, "", *(f"sha256 {d}" for d in digests), [None] * len(there), scores])
             continue
-        texts = [cut(t, most) for t in (last_turn(row)[:200], prompt_of(row), target_of(row))]
+        turns = [(cut(role, 80), cut(text, most)) for role, text in turns_of(row)]
+        texts = [cut(last_turn(row)[:200], most), turns or cut(prompt_of(row), most), cut(target_of(row), most)]
         said = [None if (text := answer_of(one)) is None else cut(text, most) for one in answered]
-        lines.append([cut(i, 200), outcome, cut(slice_of(row, column), 80), *texts, said, scores])
+        why = [_why(one, pairs.metric, min(most, 600)) for one in answered]
+        why = why if any(why) else []
+        lines.append([cut(i, 200), outcome, cut(slice_of(row, column), 80), *texts, said, scores, why])
     counts = Counter(p.outcome for p in pairs.rows)
     return {
         "name": evaluation,
@@ -175,10 +234,24 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
         "ours": there.index(kept.ours),
         "slice": column,
         "private": private,
+        "wrong": [sum(value_of(row, pairs.metric) == worst for row in rows[s].values()) for s in there]
+        if shares
+        else [],
         "total": len(rows[kept.ours]),
         "counts": [counts[o] for o in range(len(OUTCOMES))],
         "rows": lines,
     }
+
+
+def _why(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
+    """Return what says why an answer counts as it does: its note, what the evaluator tells, and its other metrics."""
+    told = {"note": row.get("note"), **table_in(row, "details")}
+    found = [
+        (cut(key, 80), cut(text_of(value), most)) for key, value in told.items() if value not in (None, "", [], {})
+    ]
+    names: object = row.get("metrics")
+    others = ((m, _score(row, m)) for m in map(str, names if isinstance(names, list) else ()) if m != metric)
+    return found + [(cut(m, 80), f"{x:g}") for m, x in others if x is not None]
 
 
 def _score(row: Row, metric: str) -> float | None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from harness import Report, Run, UsageError, read_run
+from harness import Metric, Report, Result, Run, Sample, Score, UsageError, read_run
 from harness.internals import OnScale, asked_of, read_answers, told_apart
 
 Row = dict[str, Any]
-UNREAD = {"doc_id", "filtered_resps", "filter", "metrics", "id", "note"}  # of a row, on every page
+UNREAD = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every page
 
 
 @dataclass
@@ -167,6 +167,29 @@ def value_of(row: Row, metric: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
+def metric_of(kept: Kept, name: str) -> Metric:
+    """Return EVAL.METRIC as a gate reads it."""
+    better = "lower" if kept.is_lower(name) else "higher"
+    return Metric(name.partition(".")[2], better, kept.scale(name).scale)  # type: ignore[arg-type]
+
+
+def result_of(kept: Kept, evaluation: str, metric: str, rows: Mapping[str, Row]) -> Result:
+    """Return rows of the page's candidate as a gate reads them."""
+    scores = tuple(_score(key, row, metric) for key, row in rows.items())
+    return Result(kept.ours, evaluation, scores, {}, kept.run.digests.get(kept.ours) or kept.run.started)
+
+
+def samples_of(rows: Mapping[str, Row]) -> list[Sample]:
+    """Return what was asked in rows as far as a gate reads it."""
+    return [Sample(key, cluster=row.get("cluster"), row={}) for key, row in rows.items()]
+
+
+def _score(key: str, row: Row, metric: str) -> Score:
+    value, weights = value_of(row, metric), (table_in(row, "weights").get(metric), row.get("weight"))
+    weight = next((float(w) for w in weights if isinstance(w, (int, float))), 1.0)
+    return Score(key, {} if value is None else {metric: value}, weight=weight)
+
+
 def slice_of(row: Row, column: str) -> str:
     """Return a row's value of a column as text, or nothing."""
     return str(table_in(row, "doc").get(column, "")) if column else ""
@@ -197,9 +220,20 @@ def prompt_of(row: Row) -> str:
         return rendered
     asked = _first(row, "arguments")
     if isinstance(asked, list):
-        turns = [m for m in asked if isinstance(m, dict)]
-        return "\n".join(f"{m.get('role', '')}: {m.get('content', '')}" for m in turns)
+        return "\n".join(f"{role}: {said}" for role, said in turns_of(row))
     return "" if asked is None else str(asked)
+
+
+def turns_of(row: Row) -> list[tuple[str, str]]:
+    """Return the turns of the chat that a model was asked, each its role and its text; none where that was a text."""
+    asked = _first(row, "arguments")
+    turns = [m for m in asked if isinstance(m, dict)] if isinstance(asked, list) else []
+    return [(str(m.get("role", "")), text_of(m.get("content", ""))) for m in turns]
+
+
+def text_of(value: Any) -> str:
+    """Return a text as it stands, anything else as JSON that a person can read."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
 
 
 def last_turn(row: Row) -> str:

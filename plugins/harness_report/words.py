@@ -88,6 +88,12 @@ def day(stamp: str, *, time: bool = True) -> str:
     return f"{at.day} {MONTHS[at.month - 1]} {at.year}" + (f", {at:%H:%M} UTC" if time else "")
 
 
+def short_day(stamp: str) -> str:
+    """Write a day as 5 Nov."""
+    number, month, *_ = [*day(stamp, time=False).split(), "", ""]
+    return f"{number} {month[:3]}"
+
+
 def percent(alpha: float | None) -> str:
     """Return the confidence of bounds at a risk: 95 %."""
     return f"{100 * (1 - (alpha or 0.05)):.4g}\u00a0%"

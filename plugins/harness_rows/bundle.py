@@ -8,24 +8,40 @@ verdicts.json   what was decided
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import ExitCode, Gate, write_text
-from harness.internals import Eval, ScoredRows, Suite, SuiteTable, dumps, made_of, read_json, shown
+import harness
+from harness import ExitCode, Gate, Outcome, write_text
+from harness.internals import (
+    Eval,
+    Locked,
+    Policy,
+    ScoredRows,
+    Suite,
+    SuiteTable,
+    demands,
+    dumps,
+    made_of,
+    read_json,
+    sha256_of,
+    shown,
+)
 from harness_rows.records import RawMetric, RawRow, RawRows
 from harness_rows.suites import JudgedRows, Runs, judged, rows_suite, runs_of
 
 FORMAT, FOLDER = "rows 1", "gate"
 SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json", "manifest.json"
 WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
+BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
+UNTOLD = {"keys": "[[key]]", "all_of": "all_of", "plugins": "plugins", "ledger": "ledger"}  # of a policy
 NEAR = 1e-9  # by which numbers differ on another processor
 
 
@@ -42,9 +58,11 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
         "format": FORMAT,
         "path": str(suite.path),
         "digest": suite.digest,
+        "started": found.started.isoformat(timespec="seconds"),
+        "harness": harness.__version__,
         "attempts": {e: standing.number for (_, e), standing in found.standings.items()},
         "runs": [{"eval": e, "side": s, **_about(run)} for (e, s), run in sides.items()],
-        "files": {name: _sha256(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
+        "files": {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
     }
     write_text(folder / MANIFEST, dumps(manifest))
 
@@ -60,10 +78,10 @@ def _lines(found: JudgedRows) -> Iterator[list[Any]]:
             yield from ([name, side, asdict(row)] for row in run.rows)
 
 
-def verify_bundle(folder: Path, args: Namespace) -> int:
+def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
     """Say whether a bundle is what was written, and its verdicts what its rows, or the sources again, come to."""
     try:
-        steps = _verified(folder, args)
+        steps = _verified(folder, args, policy)
         code, refused = ExitCode.OK, ""
     except Exception as error:  # of evidence that somebody made whatever is raised is a refusal
         steps, code, refused = {}, ExitCode.REFUSED, shown(str(error) or type(error).__name__)
@@ -75,30 +93,64 @@ def verify_bundle(folder: Path, args: Namespace) -> int:
     return code
 
 
-def _verified(folder: Path, args: Namespace) -> dict[str, str]:
+def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str, str]:
     """Return the steps that were passed. Raises ValueError and others at the first that was not."""
-    if args.policy or args.told_as or args.beside or args.replay is not None:
-        raise ValueError("rows of others are taken on trust: no policy allows them, and there is no model to ask again")
+    if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
+        raise ValueError("rows of others are no export: there is no model to ask again, and nothing to state of one")
     manifest = read_json((folder / MANIFEST).read_bytes())
     if manifest.get("format") != FORMAT:
         raise ValueError(f"is no bundle of this version ({FORMAT})")
     for name, digest in manifest["files"].items():
-        if name not in (SUITE, ITEMS, VERDICTS) or _sha256(folder / name) != digest:
+        if name not in (SUITE, ITEMS, VERDICTS) or sha256_of(folder / name) != digest:
             raise ValueError(f"{name} is not what was written")
     bound = {f"{r['side']}: {r['binding']}" + (f" ({r['bound']})" if r["bound"] else "") for r in manifest["runs"]}
     steps = {"files": f"{len(manifest['files'])} as they were written", "binding": ", ".join(sorted(bound))}
     verdicts = read_json((folder / VERDICTS).read_bytes())
-    if args.recompute or args.sources:
+    if args.recompute or args.sources or policy:
         suite, runs = _suite(folder, manifest), _runs(folder, manifest)
         again = judged(suite, runs=runs, attempts=manifest["attempts"])
         for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
             if odd := [key for key in one if key != WAIVER and not _alike(one[key], other[key])]:
                 raise ValueError(f'gate "{one["gate"]}": its rows come to another {odd[0]}')
         steps["recompute"] = f"recomputed {len(verdicts)} of {len(verdicts)} gates"
+        if policy:
+            steps["policy"] = _allowed(policy, manifest, again)
         if args.sources:
             steps["sources"] = _same_sources(suite, runs, args.sources)
     steps["verdicts"] = ", ".join(f"{v['outcome']} {v['gate']}" for v in verdicts)
     return steps
+
+
+def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> str:
+    """Return what a policy took. Raises ValueError at the first demand that rows do not meet, or tell nothing of."""
+    if policy.binding is None:
+        raise ValueError("rows of others are taken on trust, and the policy takes none (binding)")
+    for side, run in ((side, run) for one in again.measured.values() for side, run in one.runs.items()):
+        if BINDINGS.index(run.binding) < BINDINGS.index(policy.binding):
+            what = f'{side} is bound by "{run.binding}"'
+            raise ValueError(f'{what}, the policy wants "{policy.binding}" (binding)')
+    for field, key in UNTOLD.items():
+        if getattr(policy, field) != getattr(Policy([]), field):
+            raise ValueError(f"the evidence of rows does not tell what the policy demands ({key})")
+    told = {"candidate": "candidate", "started": manifest["started"], "ignored": []}
+    told["answers"] = {"remembered": "nobody knows how many"}
+    suite, verdicts = again.suite, {v.gate: v for v in again.verdicts}
+    about = {"name": suite.name, "digest": suite.digest}
+    lock: dict[str, Any] = {"suite": about, "harness": manifest["harness"], "data": {}, "plugins": []}
+    metrics = {name: {one.chosen.metric.name: one.chosen.metric} for name, one in again.measured.items()}
+    locked = Locked(suite.about, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
+    met = demands.found(policy, lock, locked, {g: asdict(v) for g, v in verdicts.items()}, "candidate")
+    for why in (*demands.refused(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):
+        raise ValueError(why)
+    if not any(v.blocking for v in again.verdicts):
+        raise ValueError("no blocking gate applies to candidate")
+    for v in again.verdicts:
+        if v.holds_up or (v.gate in policy.gates and v.outcome is not Outcome.PASS):
+            raise ValueError(f'gate "{v.gate}" is {v.outcome}; of rows no waiver is taken')
+        if policy.max_attempts is not None and (v.attempt or 1) > policy.max_attempts:
+            what = f'gate "{v.gate}" was asked {v.attempt} times, the policy allows {policy.max_attempts}'
+            raise ValueError(f"{what} (max_attempts)")
+    return f'binding is at least "{policy.binding}"'
 
 
 def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
@@ -148,7 +200,3 @@ def _alike(one: Any, other: Any) -> bool:
         keys = one if isinstance(one, dict) else range(len(one))
         return all(_alike(one[k], other[k]) for k in keys)
     return bool(one == other)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -158,15 +158,12 @@ def _result(side: str, run: RawRows, samples: Sequence[Sample], column: Column, 
 
     That a base and a candidate that score alike are one model nobody knows.
     """
-    shared: dict[float, dict[str, float]] = {}
-    scores, missing, digest = [], [], hashlib.sha256(side.encode())
-    for sample, value, weight in zip(samples, column.values, column.weights, strict=True):
-        digest.update(f"{sample.key} {value} {weight}\n".encode())
-        if value is None:
-            missing.append(sample.id)
-        else:
-            values = shared.setdefault(value, {metric.name: value})
-            scores.append(Score(sample.id, values, weight, weights=NONE, details=NONE))
+    told = zip(samples, column.values, column.weights, strict=True)
+    values = {v: {metric.name: v} for v in {*column.values} if v is not None}  # one for all rows that scored alike
+    scores = [Score(s.id, values[v], w, weights=NONE, details=NONE) for s, v, w in told if v is not None]
+    missing = [s.id for s, v in zip(samples, column.values, strict=True) if v is None]
+    keys = " ".join(s.key for s in samples)
+    digest = hashlib.sha256(f"{side} {keys} {column.values} {column.weights}".encode())
     caveats = (Caveat(column.lost, "ERROR"),) if missing else ()
     means = {metric.name: metric.value(scores)} if scores else {}
     known = run.bound.removeprefix("sha256:") if run.binding == "claimed" else digest.hexdigest()

@@ -23,6 +23,7 @@ LINE = 1 << 26  # of a line
 MEMBER = 1 << 28  # of a member of a zip, inflated
 MEMBERS = 1 << 20  # members of a zip
 LINK, ZSTD = 0xA, 93  # a member that is a link, by its mode; how it is packed
+BOM = b"\xef\xbb\xbf"
 HEAD = 1 << 16  # bytes by which a file is known
 WHY = 200  # characters of what a tool says of an error
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -57,7 +58,7 @@ class Files:
 
     def document(self, path: Path) -> Any:
         """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN."""
-        return parsed(self.whole(path).removeprefix(b"\xef\xbb\xbf"), f"{path}")
+        return parsed(self.whole(path).removeprefix(BOM), f"{path}")
 
     def lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the objects of a file of JSON lines with their numbers, from 1; no line is skipped.
@@ -66,17 +67,20 @@ class Files:
         """
         digest, size = hashlib.sha256(), 0
         with _opened(path, LINES) as f:
-            for number, line in enumerate(iter(lambda: f.readline(LINE + 1), b""), 1):
+            for number, line in enumerate(iter(partial(f.readline, LINE + 1), b""), 1):
                 digest.update(line)
                 size += len(line)
-                where = f"{path} line {number:,}"
                 if len(line) > LINE:
-                    raise UsageError(f"{where}: has more than {LINE:,} bytes; is it a file of JSON lines?")
-                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if text.strip():
-                    row = parsed(text, where, "; lines are never skipped")
+                    what = f"has more than {LINE:,} bytes; is it a file of JSON lines?"
+                    raise UsageError(f"{path} line {number:,}: {what}")
+                text = line.removeprefix(BOM) if number == 1 else line
+                if not text.isspace() and text:
+                    try:
+                        row = read_json(str(text, "utf-8", "surrogatepass"))  # as nearly all lines are, of millions
+                    except (ValueError, RecursionError):
+                        row = parsed(text, f"{path} line {number:,}", "; lines are never skipped")
                     if not isinstance(row, dict):
-                        raise UsageError(f"{where}: is no object; lines are never skipped")
+                        raise UsageError(f"{path} line {number:,}: is no object; lines are never skipped")
                     yield number, row
             self._keep(path, f, digest.hexdigest(), size)
 

@@ -9,6 +9,7 @@ from typing import cast
 
 from harness import Metric, Scale, UsageError, did_you_mean
 from harness.internals import OnScale, shown
+from harness_rows.readers.asking import is_equal
 from harness_rows.records import Better, RawRow, RawRows, Wanted
 
 SHARES = {
@@ -21,7 +22,6 @@ LOWER = {
     "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
 }  # fmt: skip
 LARGEST = 1e100  # of a score: sums of such are numbers
-EXACT = 1e-9  # by which a tool's own number may differ from that of its rows
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _check_sum(run: RawRows, metric: Metric) -> None:
     rows = [(v, weight_of(row, metric.name)) for row in run.rows if (v := row.values.get(metric.name)) is not None]
     whole = math.fsum(w for _, w in rows)
     found = metric.unline(math.fsum(v * w for v, w in rows) / whole) if whole else math.nan
-    if not math.isclose(found, total, rel_tol=EXACT, abs_tol=EXACT):
+    if not is_equal(found, total):
         what = f"the rows give {found:.6g}, its results file says {total:.6g}"
         raise UsageError(f"{shown(run.task)} {metric.name}: {what}; the file is cut, or of another run")
 

@@ -54,20 +54,21 @@ def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
     sides = {"base": base.rows, "candidate": candidate.rows}
     how = _way(sides)
     named = _names_mean(base.rows) and _names_mean(candidate.rows)
-    asked_by = _several(sides.values()) if how == "content" and named else frozenset[str]()
-    left, right = (_grouped(rows, how, named, asked_by, side) for side, rows in sides.items())
+    several = _several(sides.values()) if how == "content" and named else frozenset[str]()
+    left, right = (_grouped(rows, how, named, several, side) for side, rows in sides.items())
     renamed = _renamed(base.rows, candidate.rows) if how == "content" else 0
     for known in left.keys() & right.keys() if len(left) < len(base.rows) or len(right) < len(candidate.rows) else ():
         theirs, ours = _all(left[known]), _all(right[known])
         if len(ours) != len(theirs) and (_are_copies(ours) or _are_copies(theirs)):
             what = f'"{_called(theirs[0])}" asks what {len(theirs)} rows of base and {len(ours)} of candidate ask'
             raise UsageError(f"rows: {what}; without names these cannot be told apart, give --id COLUMN")
-    only_left, only_right = ([k for k in one if k not in other] for one, other in ((left, right), (right, left)))
+    same = left.keys() == right.keys()
+    only_left, only_right = ([] if same else [k for k in a if k not in b] for a, b in ((left, right), (right, left)))
     if (only_left or only_right) and not only_common:
         raise UsageError(_uneven((base, candidate), (left, right), (only_left, only_right), renamed))
     # What one side has and could not score is missing, and never left out.
     lost = [k for k in only_left if _is_lost(_all(left[k]))], [k for k in only_right if _is_lost(_all(right[k]))]
-    kept = [*(k for k in left if k in right), *lost[0], *lost[1]]
+    kept = [*left] if same else [*(k for k in left if k in right), *lost[0], *lost[1]]
     if not kept:
         raise UsageError("rows: base and candidate have none in common; were they asked the same questions?")
     dropped = len(only_left) - len(lost[0]), len(only_right) - len(lost[1])
@@ -97,13 +98,18 @@ def _several(sides: Iterable[Sequence[RawRow]]) -> frozenset[str]:
     found = set[str]()
     for rows in sides:
         first: dict[str, str] = {}
+        if len({row.content for row in rows}) == len(rows):
+            continue
         found |= {row.content for row in rows if first.setdefault(row.content, row.key) != row.key}
     return frozenset(found)
 
 
 def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[str], side: str) -> Grouped:
     """Return rows by what they are known by, with all repeats of each. Raises UsageError at a row that stands twice."""
-    found: Grouped = {}
+    found: Grouped = {row.key: row for row in rows} if how == "id" else {row.content: row for row in rows}
+    if len(found) == len(rows) and not several:  # as of most, and quicker of millions
+        return found
+    found = {}
     for row in rows:
         known = row.key if how == "id" else f"{row.content} {row.key}" if row.content in several else row.content
         before = found.setdefault(known, row)
@@ -119,6 +125,8 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
 
 def _renamed(base: Sequence[RawRow], candidate: Sequence[RawRow]) -> int:
     """Return how many names that both sides have mean different questions."""
+    if all(one.key == other.key and one.content == other.content for one, other in zip(base, candidate, strict=False)):
+        return 0
     there = {row.key: row.content for row in base if row.key}
     return len({row.key for row in candidate if there.get(row.key, row.content) != row.content})
 
@@ -150,11 +158,10 @@ def _named(
 ) -> PairedRows:  # fmt: skip
     """Return pairs in the order of what they are known by, which no file has; copies are told apart by a number."""
     names = [_called(_all(left.get(k) or right[k])[0]) for k in kept]
-    if len({*names}) == len(names) and not any(isinstance(side.get(k), tuple) for side in (left, right) for k in kept):
-        pairs = Side([left.get(k, ()) for k in kept]), Side([right.get(k, ()) for k in kept])
-        return PairedRows(how, names, *pairs, dropped, renamed)
-    taken, names = Counter(names), []
-    base, candidate = list[RawRow | Rows](), list[RawRow | Rows]()
+    base, candidate = [left.get(k, ()) for k in kept], [right.get(k, ()) for k in kept]
+    if len({*names}) == len(names) and tuple not in {*map(type, base), *map(type, candidate)}:
+        return PairedRows(how, names, Side(base), Side(candidate), dropped, renamed)
+    taken, names, base, candidate = Counter(names), [], [], []
     for known in kept:
         theirs, ours = _all(left.get(known)), _all(right.get(known))
         called = _called((theirs or ours)[0])

@@ -12,7 +12,7 @@ Better = Literal["higher", "lower"]
 Binding = Literal["none", "named", "claimed"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: of millions, each would take six times as long to make
 class RawRow:
     """One answer that another tool scored.
 

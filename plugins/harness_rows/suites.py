@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness import Gate, Report, UsageError, Verdict, digest_of
@@ -34,13 +35,14 @@ from harness.internals import (
     words,
 )
 from harness_rows import rows as evaluator
+from harness_rows.commands import COLUMNS
 from harness_rows.fairness import allowed_names
 from harness_rows.gating import Ask, MeasuredRows, measure
 from harness_rows.readers import read
+from harness_rows.readers.tables import Lines, table
 from harness_rows.records import RawRows, Wanted
 
 Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
-COLUMNS = ("id", "score", "input", "target", "weight", "repeat")
 
 
 class RowsTask(Task):
@@ -58,12 +60,11 @@ class RowsAdjudicator(Adjudicator):
         result = self.results.get((item.subject, item.eval))
         if self.ledger is None or result is None or result.missing:
             return
-        look = Look("merged", result.digest, frozenset(self.collection.tasks[item.eval].keys))
+        samples = self.collection.tasks[item.eval].samples or ()
+        look = Look("merged", result.digest, frozenset((s.key,) for s in samples))
         with self.ledger.locked():
-            self.standings[item.subject, item.eval] = self.ledger.standing(look)
-            self.ledger.record(
-                self.standings[item.subject, item.eval], look, self.collection.suite, item.subject, item.eval
-            )
+            standing = self.standings[item.subject, item.eval] = self.ledger.standing(look)
+            self.ledger.record(standing, look, self.collection.suite, item.subject, item.eval)
 
 
 @dataclass
@@ -136,16 +137,16 @@ def _judged(
     found.measured = {spec.name: measure(there[spec.name], ask_of(spec)) for spec in suite.evals}
     gates = tuple(_settled(gate, found.measured) for gate in suite.gates)
     found.suite = suite = replace(suite, gates=gates)
-    plan = _plan(replace(context, suite=suite), found)
+    collection = _collection(replace(context, suite=suite), found)
     ledger = Ledger.here(found.warnings.append) if attempts is None else None
     lacking = {} if "base" in suite.rows else {"base": "there are no rows of a base; add [rows.base]"}
-    adjudicator = RowsAdjudicator(plan, found.waivers, found.started.date(), lacking, ledger)
+    adjudicator = RowsAdjudicator(collection, found.waivers, found.started.date(), lacking, ledger)
     for name, one in found.measured.items():
         adjudicator.results |= {(side, name): result for side, result in one.results.items()}
     for name, number in (attempts or {}).items():
         for side in suite.rows:
             adjudicator.standings[side, name] = Standing(number, ())
-    for item in plan.items:
+    for item in collection.items:
         verdicts = [_conditioned(v, found.measured) for v in adjudicator.after(item)]
         found.verdicts += verdicts
         found.reports.append(_report(item, found.measured[item.eval], verdicts))
@@ -153,14 +154,20 @@ def _judged(
     return found
 
 
-def runs_of(suite: Suite) -> Runs:
-    """Read the rows of each evaluation of a suite, of base and candidate. Raises UsageError."""
+def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> Runs:
+    """Read the rows of each evaluation of a suite, of base and candidate, but for those that are `held`.
+
+    Raises UsageError.
+    """
     found: dict[str, dict[str, RawRows]] = {}
     for spec in suite.evals:
         for side in ("base", "candidate"):  # in whatever order the file has them
             if one := suite.rows.get(side):
-                path = suite.path.parent / Path(one.path).expanduser()
-                run = read(str(path), ask_of(spec).want, spec.options.get("tool", ""))
+                path, want = suite.path.parent / Path(one.path).expanduser(), ask_of(spec).want
+                if side in held:
+                    run = table(Path(side), held[side], want)
+                else:
+                    run = read(str(path), want, spec.options.get("tool", ""))
                 found.setdefault(spec.name, {})[side] = _claimed(run, one)
     return found
 
@@ -203,7 +210,7 @@ def _check_evals(context: Context) -> None:
     context.mistakes.raise_if_any()
 
 
-def _plan(context: Context, found: JudgedRows) -> Collection:
+def _collection(context: Context, found: JudgedRows) -> Collection:
     """Return what is judged. Raises UsageError with every mistake in the gates."""
     suite, sides, ours = context.suite, context.baselines, context.candidates
     tasks: dict[str, Task] = {}

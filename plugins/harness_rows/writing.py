@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def conclude(found: JudgedRows, args: Namespace) -> int:
     """Write what was found, print it, and return the exit code. Raises UsageError where nothing can be written."""
     run = run_of(found)
     try:
-        _write(found, run, args.out)
+        write_run(found, run, args.out)
         if args.junit_xml:
             write_text(args.junit_xml, part("junit")(run))
     except OSError as error:
@@ -94,8 +95,8 @@ def facts_of(run: RawRows) -> dict[str, Any]:
     return {"model": run.model, "tool": run.tool, **run.facts, "binding": run.binding, **sources}
 
 
-def _write(found: JudgedRows, run: Run, out: Path) -> None:
-    """Write the folder of a run."""
+def write_run(found: JudgedRows, run: Run, out: Path) -> None:
+    """Write the folder of a run. Raises OSError."""
     folder = RunFolder(out, run.suite, found.started)
     run.folder = str(folder.path)
     write_text(folder.path / LOCK, dumps(lock_of(found)))
@@ -135,15 +136,12 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     tables += ((f"[rows.{side}]", {"path": place}) for side, place in relative.items())
     tables += [("[[eval]]", {"name": spec.name, "use": "rows", **options})]
     tables += [("[[gate]]", {"id": gate.id, "metric": gate.metric, **claim})]
-    text = "\n".join("\n".join([title, *(f"{k} = {_toml(v)}" for k, v in keys.items()), ""]) for title, keys in tables)
+    toml = partial(json.dumps, ensure_ascii=False)  # of texts, numbers, lists of texts and truth the same
+    text = "\n".join("\n".join([title, *(f"{k} = {toml(v)}" for k, v in keys.items()), ""]) for title, keys in tables)
     try:
         write_text(path, text)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}; name another file") from None
-
-
-def _toml(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # of texts, numbers, lists of texts and truth as TOML writes them
 
 
 def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
@@ -187,8 +185,9 @@ def lines(found: JudgedRows, run: Run) -> Iterator[str]:
     yield ""
     for trust in dict.fromkeys(one.conditions[-1] for one in found.measured.values()):
         yield from _wrapped(f"{trust[:1].upper()}{trust[1:]}.")
-    page = Path(run.folder) / "report.html"
-    yield f"report: {page if page.is_file() else run.folder}"
+    if run.folder:
+        page = Path(run.folder) / "report.html"
+        yield f"report: {page if page.is_file() else run.folder}"
 
 
 def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
@@ -203,7 +202,8 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
         return
     bound, side = (v.lower, "at least") if about.sign > 0 else (v.upper, "at most")
     points = about.is_share and v.baseline is not None
-    told = [_points(x) if points else words.figure(about, x) for x in (v.estimate, bound, v.threshold)]
+    numbers = (v.estimate, bound, v.threshold)
+    told = [f"{100 * x:+.1f}" if points and x is not None else words.figure(about, x) for x in numbers]
     values = f"{words.figure(None, v.baseline)} → {words.figure(None, v.value)}   " if v.baseline is not None else ""
     unit = " points" if points else ""
     yield from _wrapped(f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]})", indent)
@@ -216,10 +216,6 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
             yield from _wrapped(f"{indent}{shown(words.written(about, [note]))}", indent)
     if v.driver:
         yield from _wrapped(f"{indent}worst: {shown(v.driver)}", indent)
-
-
-def _points(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:+.1f}"
 
 
 def _wrapped(line: str, indent: str = " " * 11) -> list[str]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import command, run_options, with_overrides, with_plugins, with_workers
+from harness.cli.options import command, run_options, with_candidate, with_overrides, with_plugins, with_workers
 from harness.cli.streams import say
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def selftest(one: argparse.ArgumentParser) -> None:
     one.add_argument("suite", type=Path, metavar="SUITE")
     one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    with_candidate(one)
     with_workers(one)
     with_plugins(one)
     with_overrides(one)

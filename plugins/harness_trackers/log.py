@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import Run, UsageError
-from harness.internals import asked_of, read_answers, shown
+from harness.internals import asked_of, read_answers, sentence, shown
+from harness_ci import run_markdown
 
 MOST = 1000  # rows of the table of what changed
 LONGEST = 2000  # characters of a text in it
@@ -40,6 +41,7 @@ class LoggedRun:
     flips: Sequence[Sequence[str]]  # in the order of COLUMNS
     report: str
     folder: Path
+    note: str  # the run in Markdown, without its rows
 
     @property
     def page(self) -> Path | None:
@@ -74,6 +76,8 @@ def told_of(run: Run) -> LoggedRun:
     """Return what is logged of a run."""
     folder = Path(run.folder)
     about = {
+        "verdict": f"{sentence.GLYPHS[sentence.outcome(run)]} {sentence.verdict_sentence(run)}",
+        **{f"let through {i}": text for i, text in enumerate(sentence.let_through(run), 1)},
         "suite": run.suite,
         "suite_digest": run.digest,
         "model": run.model,
@@ -100,7 +104,10 @@ def told_of(run: Run) -> LoggedRun:
         }
         for v in run.verdicts
     ]
-    return LoggedRun(run.suite, about, dict(_metrics(run)), gates, _flips(run, folder), _report(run, folder), folder)
+    note = run_markdown(run)
+    return LoggedRun(
+        run.suite, about, dict(_metrics(run)), gates, _flips(run, folder), _report(run, folder), folder, note
+    )
 
 
 def name_of(*parts: str) -> str:
@@ -176,7 +183,8 @@ def to_mlflow(told: LoggedRun) -> None:
         tags = {name_of(key): value for key, value in told.about.items()} | told.outcomes
         logged: dict[str, list[Any]] = {
             "metrics": [Metric(name, value, now, 0) for name, value in told.metrics.items()],
-            "tags": [RunTag(key, value[:LENGTH]) for key, value in tags.items()],
+            "tags": [RunTag(key, value[:LENGTH]) for key, value in tags.items()]
+            + [RunTag("mlflow.note.content", told.note[:LENGTH])],
         }
         for kind, values in logged.items():
             for start in range(0, len(values), BATCHES[kind]):
@@ -203,6 +211,7 @@ def to_wandb(told: LoggedRun) -> None:
         name=name,
         group=told.suite,
         job_type="verdicts",
+        notes=told.note,
         config={name_of(key): value for key, value in told.about.items()},
         settings=quiet,
         reinit="create_new",  # the training's own may still be open
@@ -227,6 +236,7 @@ def to_tensorboard(told: LoggedRun) -> None:
     from tensorboard.util.tensor_util import make_tensor_proto
 
     texts = {
+        "verdict": told.note,
         "gates": _table(*told.tables["gates"]) if told.gates else "no gate",
         "flips": _table(COLUMNS, told.flips[:SHOWN]),
         "about": _table(("what", "is"), list(told.about.items())),

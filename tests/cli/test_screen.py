@@ -200,8 +200,9 @@ def test_what_did_not_pass_is_told_with_its_threshold(project: Project) -> None:
     text = SUITE.replace("min = 0.5", "min = 0.999")
     project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN})
     outcome = project.run()
-    (line, *_) = [x for x in outcome.out.splitlines() if x.startswith(("FAIL merged", "INCONCLUSIVE merged"))]
-    assert "qa.exact_match at least 0.999: " in line
+    (line, *_) = [x for x in outcome.out.splitlines() if x.startswith(("FAIL", "INCONCLUSIVE"))]
+    assert "merged: floor: qa.exact_match at least 0.999: " in line  # what ships before what does not
+    assert "not exported: merged" in outcome.out and "because" not in outcome.out  # why stands above
     assert outcome.out.count("one-sided") == 1
     assert project.harness("show", str(max(project.folder.glob("reports/*"))), "-q").out.count("one-sided") == 1
 

@@ -97,6 +97,7 @@ def test_margin_is_tango_and_few_rows_prove_nothing() -> None:
         (165, 200, "; at least 470 rows would be needed"),
         (164, 200, "; at least 580 rows would be needed"),
         (161, 200, "; too close to call: more than 20 times these rows would be needed"),
+        (9, 11, "; 11 rows decide nothing: more than 220 would be needed"),
         (160, 200, "; more rows like these would not decide it"),
     ],
 )

@@ -139,6 +139,8 @@ def test_slices_that_cannot_prove_anything_are_warned_of(suite: Project) -> None
     assert (outcome.code, outcome.verdict("x")) == (6, "INCONCLUSIVE")
     assert "no slice has 60 rows (min_n), so it cannot pass" in outcome.out
     assert "2 slices below 60 rows: no significant harm" in outcome.out
+    checked = suite.harness("check", "suite.toml").out
+    assert "so it cannot pass" in checked and ": 0 errors, 1 warning, " in checked
 
 
 def test_failing_slice_is_shown(suite: Project) -> None:

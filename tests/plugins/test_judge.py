@@ -208,9 +208,9 @@ import sys
 from pathlib import Path
 from harness.answers.store import Responses
 from harness_judge import bench, prompts
-from harness_judge.options import Options
+from harness_judge.options import JudgeOptions
 
-options = Options(model="stub-judge", backend=sys.argv[1], base_url=sys.argv[2], concurrency=8)
+options = JudgeOptions(model="stub-judge", backend=sys.argv[1], base_url=sys.argv[2], concurrency=8)
 desk = bench.open_bench(options, Responses(Path(sys.argv[3]), print))
 asked = [prompts.pair(f"say w{i}", f"w{i}", "wrong", f"w{i}", "Be right.") for i in range(100)]
 for _ in desk.ask(asked):

@@ -370,7 +370,11 @@ def test_merge_is_verified_in_a_process_of_its_own(variant: str, tiny_model: Pat
     """What lies on the disk is the adapter on that base; how far it is from what was trained in 4 bits is told."""
     make_adapter(tiny_model, qlora(), tmp_path / "adapter")
     merge(tiny_model, qlora(), tmp_path, variant)
-    found = qlora().verify(str(tiny_model), tmp_path / "adapter", tmp_path / "merged", variant=variant)
+    heard: list[Progress] = []
+    folders = (str(tiny_model), tmp_path / "adapter", tmp_path / "merged")
+    found = qlora().verify(*folders, variant=variant, progress=heard.append)
+    ends = {sign.what: (sign.done, sign.total) for sign in heard}  # every stage is counted to its end
+    assert len(ends) == 2 and all(done == total for done, total in ends.values())
     assert found["kl"] < 1e-6
     assert (found["top1"], found["changed"]) == (1.0, 14)
     assert (found["kl_rounding"], found["top1_rounding"], found["dtype"]) == (0.0, 1.0, "F32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -16,15 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import harness_report
-from harness import UsageError
+from harness import Outcome, UsageError
+from harness.cli.terminal import Terminal
 from harness.internals import OnScale
+from harness.records import words as verdict_words
+from harness.records.about import Note
+from harness.records.findings import Finding
+from harness.records.run import Change
+from harness.records.waivers import Waiver
 from harness.testing import SUITE, Project
+from harness_ci import run_markdown
+from harness_ci.junit import junit
 from harness_report import drawing, made, metrics, page, pairs, words
 from harness_report.history import sparkline
 from harness_report.page import embedded, render
 from harness_report.reading import Kept, read_folder, value_of
+from harness_trackers.log import told_of
 from tests.helpers import suites
 
 pytest.importorskip("jinja2")
@@ -109,8 +120,166 @@ def test_run_writes_its_page(ran: Path) -> None:
     told = ["merged may ship: ", "The closest gate: ", "✓ PASS", "What changed", "qa.exact_match", "How it was made"]
     places = [body.index(text) for text in told]
     assert places == sorted(places)
-    assert re.search(r"<h1>merged may ship: 2 of 3 gates passed, one [^<]*failed", body)
+    title = r'<h1><span class="PASS">✓</span> merged may ship: 2 of 3 gates passed, one [^<]*failed'
+    assert re.search(title, body) and "<title>✓ fake: merged may ship" in html
     assert [e["name"] for e in data(html)] == ["qa"]
+
+
+def held(kept: Kept, **change: Any) -> Kept:
+    """Return a run with the verdicts on what ships changed; more of one with `of` in `change`."""
+    names = change.pop("of", None)
+    reports = [
+        replace(
+            r,
+            verdicts=tuple(
+                replace(v, **change) if v.decides and v.gate in (names or v.gate) else v for v in r.verdicts
+            ),
+        )
+        for r in kept.run.reports
+    ]
+    return replace(kept, run=replace(kept.run, reports=reports, exit_code=1, edited=False))
+
+
+def head(html: str) -> str:
+    """Return what stands above the gates, as text."""
+    return re.sub(r"<svg.*?</svg>|<[^>]*>", "", html[html.index("<main>") : html.index('id="sec-gates"')])
+
+
+def test_reasons_stand_under_the_sentence(ran: Path) -> None:
+    """Why something may not ship is told in the head, a line each, whole and with its rows, and only there."""
+    why = "so it is " * 100 + "to its end"
+    kept = held(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, why=why, notes=())
+    exports = [replace(e, written=False, reasons=(why,)) for e in kept.run.exports]
+    html = render(replace(kept, run=replace(kept.run, exports=exports)))
+    assert head(html).count(f"✗ floor on merged qa.exact_match at least 0.5: {why}") == 1
+    assert '<span class="FAIL">✗</span> Nothing ships: one gate failed' in html and "<title>✗ " in html
+    assert html.count(why) == 2  # the other is in the gate's row
+    wrong = sum(row["exact_match"] == 0 for row in kept.rows("merged", "qa").values())
+    assert f'<a href="#qa:wrong">{wrong} wrong</a>' in html
+
+
+def test_every_surface_tells_what_the_record_says(ran: Path) -> None:
+    """A number that is planted in a verdict's record is on every surface in one wording."""
+    kept = read_folder(ran)
+    floor = next(v for v in kept.run.verdicts if v.gate == "floor" and v.decides)
+    notes = [
+        replace(n, told={**n.told, "estimate": 0.4321, "lower": 0.3987, "upper": 0.5654, "n": 77})
+        for n in floor.notes[:1]
+    ]
+    notes.append(Note("needed", {"rows": 900, "range": [1234, 5678], "such": False, "close": 20}))
+    why = verdict_words.written(floor.about, notes)
+    planted = {"outcome": Outcome.INCONCLUSIVE, "notes": tuple(notes), "why": why, "n": 77}
+    changed_ = held(kept, of=["floor"], estimate=0.4321, lower=0.3987, upper=0.5654, **planted)
+    run = changed_.run
+    screen = Terminal(console=Console(file=io.StringIO(), width=10_000))
+    screen.show(run)
+    assert isinstance(screen.console.file, io.StringIO)
+    logged = told_of(run)
+    surfaces = {
+        "page": head(render(changed_)),
+        "junit": junit(run),
+        "markdown": run_markdown(run),
+        "trackers": logged.note,
+        "table of trackers": str(logged.gates),
+        "terminal": screen.console.file.getvalue(),
+    }
+    for told in ("0.432 [0.399, 0.565], n=77", "about 1,300 to 5,700 rows would decide it"):
+        plain = {name: text.replace("\\", "").replace("−", "-") for name, text in surfaces.items()}
+        assert [name for name, text in plain.items() if told not in text] == []
+
+
+def test_what_was_let_through_comes_first(ran: Path) -> None:
+    """A waiver that let something ship, and a check that was ignored, are the first lines under the sentence."""
+    waiver = Waiver("floor", "", "ticket 12", "2999-01-01", "A. Smith", "2026-01-01")
+    kept = held(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, waiver=waiver)
+    flag = Finding("error", "what", code="X1", ignored="why", waiver=waiver)
+    text = head(render(replace(kept, run=replace(kept.run, exit_code=0, flags=[flag]))))
+    first = text.index("floor on merged, waived by A. Smith until 2999-01-01: ticket 12")
+    assert text.index("may ship: ") < first < text.index("X1 was ignored, waived by A. Smith") < text.index("Suite")
+
+
+def test_what_decides_nothing_is_folded(ran: Path) -> None:
+    """Gates on what does not ship unfold, and so do those that passed where there are very many."""
+    html = render(read_folder(ran))
+    table = html[html.index('class="gates"') :]
+    assert "on adapter" not in table[: table.index('<details class="fold">')]
+    assert "3 gates on adapter, which does not ship: 1 FAIL, 2 PASS" in html
+    kept = read_folder(ran)
+    verdicts = tuple(
+        replace(v, gate=f"gate {i}") for v in kept.run.verdicts if v.decides and v.gate == "floor" for i in range(30)
+    )
+    many = render(replace(kept, run=replace(kept.run, reports=[replace(kept.run.reports[0], verdicts=verdicts)])))
+    assert "18 more gates, which passed" in many and many.count("✓ PASS") == 30
+
+
+def test_head_has_gain_and_what_no_gate_says(ran: Path) -> None:
+    """The largest proven gain, the closest gate, and a proven loss that no gate is on: in numbers as the table's."""
+    kept = read_folder(ran)
+    lost = Change(
+        "qa", "exact_match", 0.9, 0.8, 60, 1, 7, (), (), -0.1, -0.19, -0.02, "proportion", "adapter", "merged"
+    )
+    text = head(render(replace(kept, run=replace(kept.run, changes=(lost,)))))
+    gain = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
+    assert f"What it gains: better{words.figure(gain.estimate, OnScale('proportion'), versus=True)}" in text
+    assert "What no gate says: adapter to merged−0.100exact match on qa 0.900 to 0.800, −0.100 [−0.190, −0.020]" in text
+    for unproven in (replace(lost, upper=0.01), replace(lost, before="base")):  # base is what a gate compares it with
+        assert "What no gate says" not in head(render(replace(kept, run=replace(kept.run, changes=(unproven,)))))
+
+
+def test_slices_that_lost_rows_are_named(ran: Path) -> None:
+    """By exact tests over clusters, after Holm; a cluster that lost ten rows is one."""
+    changed(ran, "base", "qa", lambda i, row: row.update(exact_match=1.0))
+    changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i % 2 or i > 20)))
+    rewritten(ran, "suite.lock.json", lambda lock: lock["suite"]["evals"][0].update(slices=["kind"]))
+    assert pairs.lost_slices(read_folder(ran), "qa", "exact_match", "base") == ["“a” 30 of 30 to 19"]
+    changed(ran, "merged", "qa", lambda i, row: row.update(cluster="one"))
+    assert pairs.lost_slices(read_folder(ran), "qa", "exact_match", "base") == []
+
+
+def test_slices_are_told_by_how_they_changed(ran: Path) -> None:
+    """What fell most comes first, with bounds that clusters make wider; rows that are few are marked."""
+    pytest.importorskip("numpy")
+    changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i % 4 == 0)))
+
+    def told(report: Any) -> None:
+        for r in report["reports"]:
+            n = {"base": (10, 10), "adapter": (30, 30), "merged": (15, 0)}.get(r["subject"])
+            if r["eval"] == "qa" and n:
+                r["slices"] = {"kind": {k: {"exact_match": x / 30, "n": 30} for k, x in zip("ab", n, strict=True)}}
+
+    rewritten(ran, "report.json", told)
+    base, adapter = metrics.slices_of(read_folder(ran))
+    assert (adapter.title, adapter.note) == ("qa.exact_match by kind", "adapter to merged")
+    assert adapter.table == [("b *", "1.000", "0.000", "30"), ("a *", "1.000", "0.500", "30")]
+    assert [row["fell"] for row in base.spec["data"]["values"]] == [True, False]
+    alone = adapter.spec["data"]["values"][1]
+    changed(ran, "merged", "qa", lambda i, row: row.update(cluster=str(i // 8)))
+    together = metrics.slices_of(read_folder(ran))[1].spec["data"]["values"][1]
+    assert together["lower"] < alone["lower"] < 0.5 < alone["upper"] < together["upper"]
+
+
+def test_gain_is_drawn_against_forgetting(ran: Path) -> None:
+    """A point for each model that has both metrics, and lines where the margins of the gates are."""
+    assert metrics.traded(read_folder(ran)) is None  # no gate asks that nothing be forgotten
+    kept = read_folder(ran)
+    better = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
+    assert better.about
+    loss = replace(better, gate="keeps", threshold=-0.05, about=replace(better.about, threshold=-0.05))
+    reports = [*kept.run.reports, replace(kept.run.reports[0], verdicts=(loss,))]
+    chart = metrics.traded(replace(kept, run=replace(kept.run, reports=reports)))
+    assert chart and [name for name, *_ in chart.table] == ["base", "adapter", "merged"]
+    lines = [layer["data"]["values"][0] for layer in chart.spec["layer"][:2]]
+    assert better.baseline and lines == [{"kept": pytest.approx(better.baseline - 0.05)}, {"gained": better.baseline}]
+
+
+def test_one_row_far_out_leaves_the_others_their_room() -> None:
+    """It is counted, not drawn; a mean is drawn with its bounds, and lengths hold nine answers of ten."""
+    chart = metrics.charts.scatter("t", "n", [(1.0 + i / 100, 1.0) for i in range(99)] + [(90.0, 1.0)], ("a", "b"))
+    assert chart.note == "n; 1 farther out" and chart.spec["layer"][0]["data"]["values"][1]["b"] < 4
+    drawn = str(metrics.charts.ordered("t", "n", [0.1, 0.2, 0.3], what="rows", mean=(0.2, 0.15, 0.25)).spec)
+    assert "mean 0.200" in drawn and "{'v': 0.15, 'w': 0.25}" in drawn
+    lengths = metrics.charts.lengths("t", "n", {"a": [*range(100), 7000]}, "a")
+    assert lengths.table == [("a", "5", "25", "50", "75", "95")]
 
 
 def test_two_renderings_are_the_same_bytes(ran: Path) -> None:
@@ -128,7 +297,8 @@ def test_page_asks_the_network_for_nothing(ran: Path) -> None:
     scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
     assert len(scripts) == 1 and f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in html
-    assert not re.search(r"<(link|iframe|object|embed|img)\b|\son\w+=", html)
+    assert html.count("<link") == html.count('<link rel="icon" href="data:image/svg+xml,') == 1
+    assert not re.search(r"<(iframe|object|embed|img)\b|\son\w+=", html)
 
 
 @pytest.mark.slow
@@ -383,7 +553,12 @@ def test_pages_beside_others(two: tuple[Path, Path], project: Project) -> None:
         "History of the suite",
     ):
         assert text in html, text
+    assert html.count("merged may ship: 2 of 3 gates passed") >= 3  # of both runs as their own pages have it
     assert "<script" not in html
+    project.harness("report", str(two[0]), "--history", str(two[0].parent))
+    html = (two[0] / "history.html").read_text("utf-8")
+    assert f'<a href="../{two[1].name}/report.html">{two[1].name}</a>' in html and 'href="#sec-history"' in html
+    assert re.search(f"{two[0].name}</a> <b>this run</b>.*train.skill 0.5 → 0.9", html)
     assert project.harness("report", str(two[0]), "--history", "cache").code == 4
 
 
@@ -391,6 +566,9 @@ def test_history_is_a_line_a_gate(two: tuple[Path, Path], project: Project) -> N
     """`harness history` prints every gate over the runs of a suite, by its name or file, and JSON for programs."""
     out = project.harness("history", "fake").out
     assert "fake: 2 runs" in out and re.search(r"floor on merged\s+\S\S\s+✓✓", out)
+    lines = [line for line in out.splitlines() if line.startswith("fake-")]
+    assert [line.split()[0] for line in lines] == [two[0].name, two[1].name]
+    assert "✓ merged may ship" in lines[0] and lines[0].endswith("train.skill 0.5 → 0.9")
     found = json.loads(project.harness("history", "suite.toml", "--json").out)
     assert [r["folder"] for r in found["runs"]] == [two[1].name, two[0].name]
     assert sparkline([0.0, None, 1.0]) == "▁ █" and sparkline([2.0, 2.0]) == "▄▄"
@@ -402,7 +580,7 @@ def test_releases_are_marked(two: tuple[Path, Path], project: Project) -> None:
     record = Path(f"{export.to}.releases/releases.jsonl")
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"weights": export.digest, "at": "2026-11-26T10:00:00+00:00"}) + "\n", "utf-8")
-    assert "on 2026-11-26" in project.harness("history", "fake").out
+    assert "; released on 2026-11-26" in project.harness("history", "fake").out
 
 
 def test_markdown_for_a_pull_request(ran: Path, project: Project) -> None:
@@ -474,6 +652,7 @@ def test_strips_keep_their_labels_apart() -> None:
         axis = drawing.axis_of([part], limit, 1, words.plain, shares=False, zero=False)
         places = sorted(axis.place(x) for x in (*axis.ticks(), limit))
         assert all(b - a >= drawing.APART for a, b in pairwise(places))
+        assert axis.place(limit) == drawing.WIDTH / 2  # of every strip: they can be compared
         assert all(0 <= axis.place(x) <= drawing.WIDTH for x in (low, high, limit))
 
 
@@ -493,6 +672,7 @@ def test_numbers_have_the_digits_that_matter() -> None:
     assert words.number(288.7e6, "bytes") == "288.7\xa0MB" and words.number(float("nan")) == "–"
     assert words.figure(-0.69314718, OnScale("perplexity"), versus=True) == "−50.0\xa0%"
     assert words.seconds(453.0) == "7 min 33 s"
+    assert words.short_day("2026-11-05T09:00:00+00:00") == "5 Nov"
 
 
 def test_other_runs_are_read_in_order(ran: Path) -> None:

@@ -32,7 +32,7 @@ const ids = (found) => found.map((i) => e.rows[i][0]);
 
 def node(code: str) -> Any:
     """Return what an expression gives after the page's script."""
-    whole = f"const {{parse, hashOf, filter, diff}} = require({json.dumps(str(SCRIPT))});{EVAL}"
+    whole = f"const {{parse, hashOf, filter, diff, pretty, explained}} = require({json.dumps(str(SCRIPT))});{EVAL}"
     words = [NODE or "node", "-e", f"{whole}console.log(JSON.stringify({code}))"]
     return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
@@ -41,9 +41,11 @@ def node(code: str) -> Any:
 def test_rows_are_filtered_and_sorted() -> None:
     """By outcome, slice and words in any case; by change as they stand, or by id as numbers."""
     asked = ["{}", "{outcome: 'lost'}", "{slice: 'a'}", "{text: 'two PROMPT'}", "{text: 'zebra'}", "{sort: 'id'}",
-             "{outcome: 'lost', against: 'adapter'}"]  # fmt: skip
+             "{outcome: 'lost', against: 'adapter'}",
+             "{outcome: 'wrong'}", "{outcome: 'wrong', of: 'base'}"]  # fmt: skip
     found = node(f"[{', '.join(asked)}].map((s) => ids(filter(e, {{...parse(''), ...s}})))")
-    assert found == [["q10", "q9", "q1"], ["q10"], ["q10", "q1"], ["q9"], ["q1"], ["q1", "q9", "q10"], ["q10", "q1"]]
+    assert found == [["q10", "q9", "q1"], ["q10"], ["q10", "q1"], ["q9"], ["q1"], ["q1", "q9", "q10"], ["q10", "q1"],
+                     ["q10", "q1"], ["q9", "q1"]]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -65,6 +67,17 @@ def test_script_marks_words_as_the_page_does() -> None:
     assert node("diff('Paris', 'Rome')") == [[["Paris", False]], [["Rome", False]]]
 
 
+@pytest.mark.skipif(NODE is None, reason="needs node")
+def test_answers_are_explained() -> None:
+    """Against what was expected, not told twice, and JSON as a person reads it."""
+    said = [f"{n} dollars a year" for n in ("4,300", "3,400", "4,300")] + ["[1,2]"]
+    row = json.dumps(["q", 3, "", "", "", said[1], said, []])
+    base, adapter, merged, other = node(f"[0, 1, 2, 3].map((side) => explained(e, {row}, side))")
+    assert base == [["4,300", True], ["dollars a year", False]]
+    assert (adapter, merged) == ([["the same as expected", False]], [["the same as base", False]])
+    assert other == [["[\n  1,\n  2\n]", False]] and node("pretty('{no')") == "{no"
+
+
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Yield a tab of Chromium."""
@@ -84,6 +97,9 @@ def page(project: Project) -> Path:
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         for i, row in enumerate(rows):
             row["exact_match"] = float(i in right or (subject == "base" and i < 4))
+            row.update(
+                note=f"noted of {i}", details={"reasons": ["it is so"]}, metrics=["exact_match", "parses"], parses=0.25
+            )
             row["resps"] = [[HOSTILE if subject == "merged" and i == 0 else f"{subject} said {i}"]]
         path.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
     html = run / "page.html"
@@ -114,13 +130,37 @@ def test_page_fits_its_window(tab: Browser, page: Path, width: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_paper_has_every_reason_and_no_browser(tab: Browser, page: Path) -> None:
+    """What unfolds on a screen stands open on paper, in the columns of a desk; marks stand on the side of the text."""
+    tab.open(page, 700)
+    every = "[...document.querySelectorAll('.gates details p')]"
+    seen = f"{every}.filter((p) => p.checkVisibility({{contentVisibilityAuto: true}}))"
+    assert tab.value(f"{seen}.length") == 0
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    tab.value("new Promise((drawn) => setTimeout(drawn, 200))")
+    assert tab.value(f"{seen}.length") == tab.value(f"{every}.length") > 0
+    assert tab.value("getComputedStyle(document.querySelector('.gates thead')).position") == "static"
+    assert tab.value("document.querySelector('#sec-rows').getBoundingClientRect().height") == 0
+    tab.call("Emulation.setEmulatedMedia", media="screen")
+    tab.value("document.querySelector('.changed .answer').dir = 'rtl'")
+    box, mark = (
+        f"document.querySelector('.changed .answer{part}').getBoundingClientRect().right" for part in ("", " .mark")
+    )
+    assert tab.value(f"{mark} <= {box}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_rows_are_browsed_by_link_and_key(tab: Browser, page: Path) -> None:
     """Links filter and open rows, keys move and open them, and the address follows."""
     tab.open(page, hash="#qa:lost")
     count = "document.getElementById('count').textContent"
     assert tab.value(count).startswith("rows 1 to 4 of 4 ")
+    tab.open(page, hash="#qa:wrong?of=base")
+    assert tab.value(count).startswith("rows 1 to 10 of 30 ")
     tab.open(page, hash="#qa/q1")
-    assert "base said 1" in tab.value("document.querySelector('#body .detail').textContent")
+    detail = tab.value("document.querySelector('#body .detail').textContent")
+    assert all(text in detail for text in ("base said 1", "note: noted of 1", '"it is so"', "parses: 0.25"))
     tab.open(page)
     press = "document.dispatchEvent(new KeyboardEvent('keydown', {key: '%s', bubbles: true}))"
     tab.value(f"{press % 'j'}; {press % 'j'}")

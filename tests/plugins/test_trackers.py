@@ -82,6 +82,8 @@ def test_mlflow_gets_the_verdicts(tracked: Project, monkeypatch: pytest.MonkeyPa
     assert logged.info.status == "FINISHED" and logged.info.run_name == Path(outcome.report.folder).name
     assert logged.data.metrics.items() >= {k: pytest.approx(v) for k, v in expected(outcome.report).items()}.items()
     assert logged.data.tags["gate/merged/better _ base_"] == "PASS"
+    assert logged.data.tags["verdict"].startswith("✓ merged may ship: 2 of 2 gates passed")
+    assert logged.data.tags["mlflow.note.content"].startswith("## merged may ship: 2 of 2 gates passed")
     artifacts = Path(client.download_artifacts(logged.info.run_id, ""))
     flips = json.loads((artifacts / "flips.json").read_text("utf-8"))
     assert flips["columns"] == list(COLUMNS)
@@ -106,6 +108,7 @@ def test_tensorboard_gets_the_verdicts(tracked: Project) -> None:
     for name, value in expected(outcome.report).items():
         assert events.Scalars(name)[0].value == pytest.approx(value)
     texts = {name: events.Tensors(name)[0].tensor_proto.string_val[0].decode() for name in events.Tags()["tensors"]}
+    assert texts["verdict"].startswith("## merged may ship: 2 of 2 gates passed")
     assert "| merged | better ≥ base? | PASS |" in texts["gates"]
     assert "| better ≥ base? | merged | base | won | q" in texts["flips"]
 
@@ -143,6 +146,7 @@ def test_wandb_gets_the_verdicts_offline(tracked: Project, monkeypatch: pytest.M
     for name, value in expected(outcome.report).items():
         assert json.loads(items[name]) == pytest.approx(value)
     assert json.loads(items["flips/ncols"]) == len(COLUMNS)
+    assert any(r.run.notes.startswith("## merged may ship: ") for r in records)
     [artifact] = [r.artifact for r in records if r.artifact.type == "report"]
     assert {entry.path for entry in artifact.manifest.contents} == {"report.json", "report.html"}
 

@@ -9,10 +9,10 @@ import pytest
 
 from harness.records.about import About
 from harness.records.findings import Finding
-from harness.records.run import Exported, Report, Run
+from harness.records.run import Change, Exported, Report, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
-from harness.reports.sentence import distance, driver, verdict_sentence, worst_first
+from harness.reports.sentence import distance, driver, gain, outcome, unsaid, verdict_sentence, worst_first
 
 PASSED = Verdict("floor", "merged", Outcome.PASS, "", "qa.acc", "at least 0.5", True)
 PASSED = replace(PASSED, estimate=0.8, lower=0.7, upper=0.9, threshold=0.5, about=About("bound", 1, 0.5))
@@ -73,6 +73,42 @@ def test_worst_gate_comes_first() -> None:
     assert (driver(run) or PASSED).gate == "fails"
     assert driver(made(PASSED, CLOSE, WARN)) == CLOSE
     assert driver(made()) is None
+
+
+def test_gain_is_what_a_gate_proved_of_what_ships() -> None:
+    """Of shares of rows first; no gain is one that is not claimed, not proven, or of what does not ship."""
+    better = replace(PASSED, gate="better", estimate=0.1, about=About("difference", 1, 0.0, scale="proportion"))
+    longer = replace(better, gate="longer", estimate=9.0, about=About("difference", 1, 0.0, scale="mean"))
+    assert gain(made(PASSED, longer, better)) == better and gain(made(PASSED, longer)) == longer
+    for v in (OPEN, PASSED, replace(better, about=About("difference", 1, -0.1)), replace(better, decides=False)):
+        assert gain(made(v)) is None
+
+
+def test_losses_that_no_gate_says_are_proven() -> None:
+    """They are of what was made, of metrics that are named, the largest share of rows first."""
+    lost = Change("qa", "acc", 0.9, 0.8, 60, 1, 7, (), (), -0.1, -0.19, -0.02, "proportion", "adapter", "merged")
+    worse = replace(lost, metric="loss", scale="mean", estimate=3.0, lower=2.0, upper=4.0)
+    more = replace(PASSED, gate="loss", metric="qa.loss", about=About("bound", -1, 1.0))
+    assert unsaid(made(PASSED, more, changes=(worse, lost))) == [lost, worse]
+    assert (
+        unsaid(made(PASSED, changes=(replace(worse, upper=None), replace(lost, estimate=0.1, lower=0.1, upper=0.2))))
+        == []
+    )
+    assert unsaid(made(replace(PASSED, versus="adapter"), changes=(lost,))) == []
+
+
+CAME = {
+    "PASS": [made(PASSED, WAIVED)],
+    "FAIL": [made(FAILED)],
+    "INCONCLUSIVE": [made(OPEN, exit_code=6), made(exit_code=5)],
+    "ERROR": [made(PASSED, edited=True)],
+}
+
+
+@pytest.mark.parametrize(("came", "run"), [(came, run) for came, runs in CAME.items() for run in runs])
+def test_glyph_of_a_run_is_its_sentences(came: str, run: Run) -> None:
+    """A run that ships is a PASS, whatever was waived; one that was edited is none."""
+    assert outcome(run) == came
 
 
 def test_distance_is_in_half_widths() -> None:

@@ -16,6 +16,7 @@ from harness_rows.fairness import UNFAIR, compare
 from harness_rows.metrics import choose
 from harness_rows.pairing import pair
 from harness_rows.readers import read
+from harness_rows.readers.asking import facts_of
 from harness_rows.records import RawRows, Wanted
 from tests.helpers.others import Said
 
@@ -87,7 +88,7 @@ def test_a_real_pair_of_runs_is_gated(gate: Gate) -> None:
         (("--metric", "cap_mc:"), "has metrics acc (0.9), acc_norm (0.85); name one, --metric acc"),
         (("--metric", "cap_mc:ac"), 'did you mean "acc"'),
         (("--metric", "cap_m:acc"), 'did you mean "cap_mc"'),
-        (("--metric", "cap_gen:exact_match"), 'holds no rows of task "cap_gen"'),
+        (("--metric", "cap_gen:exact_match"), 'has no task "cap_gen"'),
     ],
 )
 def test_what_is_not_settled_is_asked(gate: Gate, words: tuple[str, ...], said: str) -> None:
@@ -98,7 +99,7 @@ def test_what_is_not_settled_is_asked(gate: Gate, words: tuple[str, ...], said: 
 
 def test_a_filter_of_several_is_named() -> None:
     """A file has a line for each filter, and no first one."""
-    with pytest.raises(UsageError, match='has filters "maj" and "all"; name one, --metric cap_rep:exact_match,maj'):
+    with pytest.raises(UsageError, match=r"2 filters \(maj, all\); name one with --metric cap_rep:exact_match,maj"):
         read(str(BASE), Wanted("cap_rep", "exact_match"))
 
 
@@ -202,6 +203,22 @@ def test_what_is_unfair_is_refused_by_name(runs: tuple[Path, Path], gate: Gate, 
     assert said.code == 4 and f"--allow {name.replace(' ', '-')}" in said.err, said
     allowed = gate(*runs, *MC, "--allow", name.replace(" ", "-"))
     assert allowed.code == 6 and f"allowed: {UNFAIR[name]}" in " ".join(allowed.out.split()), allowed
+
+
+def test_settings_of_none_are_settings() -> None:
+    """A run that was called without settings used defaults, which are others than those of a run that had some."""
+    run = read(str(BASE), Wanted("cap_mc", "acc"))
+    one, other = (replace(run, facts=facts_of(generation=told)) for told in ({}, {"temperature": 1}))
+    with pytest.raises(UsageError, match="generation settings differ"):
+        compare(one, other, pair(one, other, only_common=False), ())
+
+
+def test_a_column_that_is_not_there_is_told(gate: Gate) -> None:
+    """A cluster or slice of a misspelt name would be none, and its bound too narrow."""
+    for option in ("--cluster", "--slice"):
+        assert (
+            'has no column "contnent"; did you mean "continent"' in gate(BASE, CANDIDATE, *MC, option, "contnent").err
+        )
 
 
 def test_other_prompts_are_unfair(runs: tuple[Path, Path], gate: Gate) -> None:

@@ -163,7 +163,56 @@ def test_changed_evidence_is_refused(bundle: Path, capsys: pytest.CaptureFixture
     manifest.write_text(manifest.read_text("utf-8").replace(before, after), "utf-8")
     said = verify(capsys, bundle, "--recompute")
     assert said.code == 7 and "its rows come to another" in said.err
-    assert verify(capsys, bundle, "--policy", "x.toml").code == 7
+
+
+CLAIMED = """
+[[claim]]
+metric = "rows.score"
+versus = "base"
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "refused"),
+    [
+        ('binding = "none"\nmax_attempts = 1\nmax_age_days = 1' + CLAIMED + "worse_by_at_most = 0.05", ""),
+        ('binding = "none"\ngates = ["no-worse"]\nrecomputed = 1.0\nwaivers = false', ""),
+        ('binding = "none"' + CLAIMED + "worse_by_at_most = 0.01", "no gate that blocks says as much"),
+        ('binding = "none"\ngates = ["other"]', "(gates)"),
+        ('binding = "none"\nharness = "9"', "(harness)"),
+        ('binding = "none"\nremembered = false', "(remembered)"),
+        ('binding = "none"\nplugins = []', "(plugins)"),
+        ('binding = "none"\nledger = "known"', "(ledger)"),
+        ('binding = "none"\nstages = ["merged"]', "(stages)"),
+        ('binding = "none"\nall_of = ["gate"]', "(all_of)"),
+        ('binding = "none"\ndata = {rows = "' + "a" * 64 + '"}', "(data)"),
+        ('binding = "named"', 'base is bound by "none", the policy wants "named" (binding)'),
+        (f'[[key]]\nkeyid = "{"a" * 64}"\npublic = "{"a" * 64}"', "the policy takes none (binding)"),
+        (f'binding = "none"\n[[key]]\nkeyid = "{"a" * 64}"\npublic = "{"a" * 64}"', "([[key]])"),
+    ],
+)
+def test_a_policy_takes_rows_where_it_says_so(
+    gate: Gate, table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str, refused: str
+) -> None:
+    """What is bound to no bytes is taken by the key `binding` alone, and each other demand is met or refuses it."""
+    base, candidate = table("base", asked(BASE)), table("candidate", asked(WORSE))
+    gate(base, candidate, claim=("--worse-by-at-most", "0.05"))
+    (bundle,) = tmp_path.glob("reports/*/gate")
+    (tmp_path / "policy.toml").write_text(f'suites = ["*"]\n{policy}\n', "utf-8")
+    said = verify(capsys, bundle, "--policy", "policy.toml")
+    assert (said.code, refused in said.err) == (7 if refused else 0, True), said
+    assert refused or 'policy: binding is at least "none"' in said.out
+
+
+def test_a_policy_refuses_rows_that_did_not_pass(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A verdict that is not PASS is refused, and a policy without keys or `binding` is none."""
+    (tmp_path / "policy.toml").write_text('suites = ["*"]\nbinding = "none"\n', "utf-8")
+    said = verify(capsys, bundle, "--policy", "policy.toml")
+    assert said.code == 7 and 'gate "no-worse" is INCONCLUSIVE' in said.err, said
+    (tmp_path / "policy.toml").write_text('suites = ["*"]\n', "utf-8")
+    assert "has no [[key]]" in verify(capsys, bundle, "--policy", "policy.toml").err
 
 
 def test_a_bundle_executes_nothing(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,10 @@ def test_waived_gate_ships_and_is_in_every_output(suite: Project) -> None:
     assert outcome.verdict("floor") == "FAIL"
     assert outcome.out.count(says) == 4  # two candidates, each where it is judged and in the summary
     assert "2 FAIL (waived)" in outcome.out
+    last = outcome.out[outcome.out.index("may ship: ") :]
+    assert f"floor on merged, {says}: qa.exact_match at least 0.99: " in last  # what ships although it failed
+    summary = suite.harness("report", outcome.report.folder, "--markdown").out
+    assert summary.index(f"floor on merged, {says}") < summary.index("| gate |")
     evidence = suite.folder / "exports/fake/evidence"
     assert json.loads((evidence / "gates.json").read_text("utf-8"))[0]["waiver"]["by"] == "ada"
     assert json.loads((evidence / "report.json").read_text("utf-8"))["waivers"][0]["reason"] == "known rows"

@@ -1,9 +1,9 @@
 "use strict";
 // The row browser: plain functions first, which node tests too, then the page. Texts of others go through textContent.
 const LOST = 0, WON = 1, OTHER = 4, SHOWN = 10;
-const [ID, OUTCOME, SLICE, LINE, PROMPT, TARGET, SAID, SCORES] = [0, 1, 2, 3, 4, 5, 6, 7];
+const [ID, OUTCOME, SLICE, LINE, PROMPT, TARGET, SAID, SCORES, WHY] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 const BOTH = 2, NEITHER = 3;
-const KEYS = ["lost", "won", "both", "neither", "other"];
+const KEYS = ["lost", "won", "both", "neither", "other", "wrong"], WRONG = 5; // which is of one model alone
 
 function words(e) {
   return e.binary ? ["lost", "won", "both right", "neither", "not compared"] : ["worse", "better", "", "", e.theirs < 0 ? "" : "same"];
@@ -65,17 +65,17 @@ function compare(e, theirs, ours) {
 }
 
 function haystack(row) {
-  return [row[ID], row[PROMPT], row[TARGET], ...row[SAID]].filter((t) => t).join("\n").toLowerCase();
+  return [row[ID], row[PROMPT], row[TARGET], row[SAID], row[WHY]].flat(4).filter((t) => t).join("\n").toLowerCase();
 }
 
 function filter(e, state) {
   e.hay = e.hay || e.rows.map(haystack);
   const wanted = state.text.toLowerCase().split(/\s+/).filter((w) => w);
   const outcome = KEYS.indexOf(state.outcome);
-  const { outcomes, order } = compare(e, ...sidesOf(e, state));
+  const [theirs, ours] = sidesOf(e, state), { outcomes, order } = compare(e, theirs, ours);
   const found = order.filter((i) => {
     const row = e.rows[i];
-    if (outcome >= 0 && outcomes[i] !== outcome) return false;
+    if (outcome === WRONG ? row[SCORES][ours] !== Number(e.lower) : outcome >= 0 && outcomes[i] !== outcome) return false;
     if (state.slice && row[SLICE] !== state.slice) return false;
     return wanted.every((w) => e.hay[i].includes(w));
   });
@@ -84,6 +84,22 @@ function filter(e, state) {
     found.sort((a, b) => collator.compare(e.rows[a][ID], e.rows[b][ID]));
   }
   return found; // numbers of rows
+}
+
+// JSON as a person reads it; any other text as it stands.
+function pretty(text) {
+  try { return /^\s*[[{]/.test(text) ? JSON.stringify(JSON.parse(text), null, 2) : text; } catch { return text; }
+}
+
+// An answer in parts, marked where the expected one differs; what was said before is not said again.
+function explained(e, row, side) {
+  const said = (row[SAID][side] || "").trim(), target = (row[TARGET] || "").trim(), before = row[SAID].findIndex((s) => (s || "").trim() === said);
+  if (!said) return null;
+  if (said === target) return [["the same as expected", false]];
+  if (before < side) return [[`the same as ${e.subjects[before]}`, false]];
+  if (pretty(said) !== said) return [[pretty(said), false]];
+  const parts = target ? diff(said, target)[0] : [];
+  return parts.some(([, marked]) => marked) ? parts : null;
 }
 
 // Both answers in [text, whether the other lacks it], where they share a third of their words: the page's own rule.
@@ -179,10 +195,14 @@ function page(doc, win, data) {
     const tr = make("tr", undefined, "open"), td = make("td"), list = make("dl", undefined, "detail");
     td.colSpan = 6;
     const add = (name, node) => { const dd = make("dd"); dd.dir = "auto"; dd.tabIndex = 0; dd.append(node); list.append(make("dt", name), dd); };
-    add("prompt", row[PROMPT] || "–");
-    if (row[TARGET]) add("expected", row[TARGET]);
+    if (Array.isArray(row[PROMPT])) for (const [role, text] of row[PROMPT]) add(role, pretty(text));
+    else add("prompt", pretty(row[PROMPT]) || "–");
+    if (row[TARGET]) add("expected", pretty(row[TARGET]));
     const [theirs, ours] = sides(e, row), [t, o] = sidesOf(e, state);
-    e.subjects.forEach((name, side) => add(name, answer(e, row, side, side === o ? ours : side === t ? theirs : null, true)));
+    e.subjects.forEach((name, side) => {
+      add(name, answer(e, row, side, explained(e, row, side) || (side === o ? ours : side === t ? theirs : null), true));
+      for (const [key, text] of (row[WHY] || [])[side] || []) list.lastChild.append(make("span", `${key}: ${pretty(text)}`, "why"));
+    });
     const link = make("a", hashOf({ ...state, row: row[ID], name: e.name }));
     link.href = link.textContent;
     add("link", link);
@@ -214,7 +234,7 @@ function page(doc, win, data) {
     const [t, o] = sidesOf(e, state), compared = compare(e, t, o);
     const counts = compared.counts.map((n, i) => [n, words(e)[i], i]).filter(([n, word]) => n && word);
     $("outcomes").replaceChildren(button("all", `all ${e.total.toLocaleString("en")}`, !state.outcome, () => choose({ outcome: "" })),
-      ...counts.map(([n, word, i]) => button(`outcome ${i}`, `${word} ${n.toLocaleString("en")}`, state.outcome === KEYS[i], () => choose({ outcome: KEYS[i] }))));
+      ...counts.concat(e.wrong.length ? [[e.wrong[o], `wrong for ${e.subjects[o]}`, WRONG]] : []).map(([n, word, i]) => button(`outcome ${i}`, `${word} ${n.toLocaleString("en")}`, state.outcome === KEYS[i], () => choose({ outcome: KEYS[i] }))));
     if ($("find").value !== state.text) $("find").value = state.text;
     const slices = [...new Set(e.rows.map((r) => r[SLICE]))].filter((s) => s).sort();
     $("slice").replaceChildren(...["", ...slices].map((s) => { const o = make("option", s || "every slice"); o.value = s; return o; }));
@@ -267,6 +287,7 @@ function page(doc, win, data) {
     const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName);
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (typing) { if (event.key === "Escape") event.target.blur(); return; }
+    if (event.key === "o") { const folds = [...doc.querySelectorAll("details")], open = folds.some((f) => !f.open); for (const f of folds) f.open = open; }
     if (event.key === "/") { event.preventDefault(); $("rows").scrollIntoView(); $("find").focus(); }
     if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
     if (event.key === "Enter" && at >= 0 && event.target.tagName === "TR") toggle(current().rows[found[at]]);
@@ -280,5 +301,5 @@ function page(doc, win, data) {
   if (win.location.hash) go();
 }
 
-if (typeof module !== "undefined") module.exports = { parse, hashOf, filter, diff };
+if (typeof module !== "undefined") module.exports = { parse, hashOf, filter, diff, pretty, explained };
 else page(document, window, JSON.parse(document.getElementById("data").textContent));

@@ -46,8 +46,8 @@ def prompt_of(sent: Any) -> str:
 
 
 def fact(value: Any) -> str:
-    """Return a setting as a text by which two runs are compared, "" where there is none."""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True) if value else ""
+    """Return a setting as a text by which two runs are compared, "" where there is none; an empty table is one."""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, sort_keys=True)
 
 
 def facts_of(**told: Any) -> dict[str, str]:
@@ -79,14 +79,18 @@ def about(columns: Mapping[str, Any], want: Wanted, where: str) -> dict[str, Any
     return found | ({"cluster": text(cluster)} if isinstance(cluster, str) and cluster else {})
 
 
-def one_of(found: Sequence[str], wanted: str, path: Path, what: str) -> str:
+SAY = {"task": "--metric TASK:NAME", "prompt": "--metric TASK:NAME", "provider": "#LABEL", "subject": "#SUBJECT"}
+
+
+def one_of(found: Sequence[str], wanted: str, path: Path, what: str, say: str = "") -> str:
     """Return the one of its name, or the only one. Raises UsageError with all of them."""
     names = list(dict.fromkeys(found))
     if wanted in names or (len(names) == 1 and not wanted):
         return wanted or names[0]
     if wanted:
         raise UsageError(f'{path}: has no {what} "{called(wanted)}"{did_you_mean(wanted, names)}')
-    raise UsageError(f"{path}: holds rows of {len(names)} {what}s ({', '.join(map(called, names))}); name one")
+    some, say = ", ".join(map(called, names[:8])), shown(say or SAY[what])
+    raise UsageError(f"{path}: holds rows of {len(names)} {what}s ({some}); name one with {say}")
 
 
 def only(files: Files, path: Path, *patterns: str) -> Path:

@@ -58,8 +58,8 @@ class EveryEvalEver:
         facts = ask.facts_of(
             model=model["id"], revision=more.get("revision"), dtype=more.get("dtype"),
             model_args=more.get("model_args"), backend=engine.get("name"), backend_version=engine.get("version"),
-            generation=[r["generation_config"] for r in results if r.get("generation_config")],
-            judge=[j for r in results if (j := r["metric_config"].get("llm_scoring"))],
+            generation=[r["generation_config"] for r in results if r.get("generation_config")] or None,
+            judge=[j for r in results if (j := r["metric_config"].get("llm_scoring"))] or None,
         )  # fmt: skip
         tool = f"every_eval_ever of {library['name']} {library.get('version', '?')}"
         return RawRows(tool, str(model["id"]), task, metrics, rows, facts, sources=files.sources)

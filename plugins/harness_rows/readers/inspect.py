@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import UsageError
 from harness.internals import counted
-from harness_rows.guard import NUMBER, Files, parsed
+from harness_rows.guard import BOM, NUMBER, Files, parsed
 from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
@@ -97,7 +97,7 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
     with log.open("rb") as f:
         packed = f.read(2) == b"PK"
     if not packed:
-        document = read(files.whole(log).removeprefix(b"\xef\xbb\xbf"), f"{log}")
+        document = read(files.whole(log).removeprefix(BOM), f"{log}")
         samples = document.get("samples")
         if not isinstance(samples, list):
             raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")

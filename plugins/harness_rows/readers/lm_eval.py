@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Sample, UsageError, did_you_mean, digest_of
-from harness.internals import keyed, shown
+from harness import Sample, UsageError, digest_of
+from harness.internals import keyed
 from harness_rows.guard import Files
+from harness_rows.readers import asking as ask
 from harness_rows.records import Better, Binding, RawMetric, RawRow, RawRows, Wanted
 
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
 CODE = ("def ", "<function", "functools")  # how lm_eval writes a template that is a function
 OWN = {
-    "doc_id",
-    "doc",
-    "target",
-    "arguments",
-    "resps",
-    "filtered_resps",
-    "filter",
-    "metrics",
-    "doc_hash",
+    *["doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"]
 }  # keys of a row
 Line = dict[str, Any]
 
@@ -47,8 +39,7 @@ class LmEval:
         """Return the rows of one task and filter. Raises UsageError where that is not settled."""
         folder = path if path.is_dir() else path.parent
         files = Files(folder)
-        samples, results, notes = _newest(path, files, want.task)
-        task = _task_of(samples)
+        samples, results, task, notes = _newest(path, files, want.task)
         told = files.document(results) if results else {}
         if not isinstance(told, dict):
             raise UsageError(f"{results}: is no results file of lm_eval")
@@ -68,28 +59,18 @@ class LmEval:
         )  # fmt: skip
 
 
-def _newest(path: Path, files: Files, task: str) -> tuple[Path, Path | None, tuple[str, ...]]:
-    """Return the samples of a task and the results beside them, of the newest date; and which others are left out."""
+def _newest(path: Path, files: Files, task: str) -> tuple[Path, Path | None, str, tuple[str, ...]]:
+    """Return the samples of a task, the results beside them, the task, and which others than the newest there are."""
     found = [path] if path.is_file() else files.listed("**/samples_*.jsonl")
     dated = [(m[2], m[1], p) for p in found if (m := re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", p.name))]
     if not dated:
         raise UsageError(f"{path}: holds no rows that are known; lm_eval needs --log_samples")
-    names = sorted({name for _, name, _ in dated})
-    if task and task not in names:
-        raise UsageError(f'{path}: holds no rows of task "{shown(task)}"{did_you_mean(task, names)}')
-    if not task and len(names) > 1:
-        what = f"holds rows of {len(names)} tasks ({', '.join(map(shown, names[:8]))})"
-        raise UsageError(f"{path}: {what}; name one with --metric TASK:NAME")
-    date, _, samples = max((d, str(p), p) for d, name, p in dated if name == (task or names[0]))
-    dates = sorted({d for d, name, _ in dated if name == (task or names[0])} - {date})
+    task = ask.one_of(sorted({name for _, name, _ in dated}), task, path, "task")
+    date, _, samples = max((d, str(p), p) for d, name, p in dated if name == task)
+    dates = sorted({d for d, name, _ in dated if name == task} - {date})
     notes = (f"of {len(dates) + 1} runs in {path} the newest, {date}, is read; before it {dates[-1]}",) if dates else ()
     results = samples.with_name(f"results_{date}.json")
-    return samples, results if results.is_file() else None, notes
-
-
-def _task_of(samples: Path) -> str:
-    match = re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", samples.name)
-    return match[1] if match else samples.stem
+    return samples, results if results.is_file() else None, task, notes
 
 
 def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tuple[list[Line], str]:
@@ -106,14 +87,8 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
         found.setdefault(str(line.get("filter", "none")), []).append(line)
     if not found:
         raise UsageError(f"{task}: holds no rows")
-    if want.filter and want.filter not in found:
-        raise UsageError(f'{task}: has no filter "{shown(want.filter)}"{did_you_mean(want.filter, found)}')
-    if not want.filter and len(found) > 1:
-        named = " and ".join(f'"{shown(name)}"' for name in found)
-        metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
-        say = f"--metric {task}:{metric},{next(iter(found))}"
-        raise UsageError(f"{task}: has filters {named}; name one, {shown(say)}")
-    name = want.filter or next(iter(found))
+    metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
+    name = ask.one_of([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
     return found[name], name
 
 
@@ -164,11 +139,11 @@ def _rows(
 ) -> list[RawRow]:  # fmt: skip
     """Return lines as rows. Their place is no name; what was asked is told by the columns of the task's templates."""
     columns, docs = want.columns, [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
-    name, column = str(columns.get("id") or ("id" if all("id" in doc for doc in docs) else "")), columns.get("cluster")
+    name = str(columns.get("id") or ("id" if all("id" in doc for doc in docs) else ""))
     asked = _asked(tables["configs"], docs[0])
     wanted = [_sample(doc, asked, line.get("target", "")) for line, doc in zip(lines, docs, strict=True)]
     found = []
-    for line, doc, sample in zip(lines, docs, keyed(wanted, None), strict=True):
+    for number, (line, doc, sample) in enumerate(zip(lines, docs, keyed(wanted, None), strict=True), 1):
         values, lengths = dict[str, float](), dict[str, float]()
         for metric, (about, factor) in metrics.items():
             value = line.get(metric)
@@ -180,12 +155,11 @@ def _rows(
                 values[metric] = factor * float(value)
         values = {m: v for m, v in values.items() if not math.isnan(v)}
         key = str(doc.get(name, "")) if name else str(line.get("doc_id", ""))
-        cluster = str(doc.get(str(column), "")) if column else ""
-        slices = {c: str(doc.get(c, "")) for c in columns.get("slice", ())}
         found.append(
             RawRow(
                 key, not name, sample.key, str(line.get("prompt_hash", "")), values,
-                "scored" if values else "unscored", "", 0, 1.0, cluster, slices, lengths,
+                "scored" if values else "unscored", lengths=lengths,
+                **ask.about(doc, want, f"{samples} row {number:,}"),
             )
         )  # fmt: skip
     return found
@@ -214,35 +188,21 @@ def _facts(told: Mapping[str, Any], config: Mapping[str, Any], task: str, name: 
     shots = _table(told, "n-shot").get(task, config.get("num_fewshot"))
     seed = run.get("fewshot_seed") if shots else None
     system = told.get("system_instruction")
-    facts = {
-        "shots": None if shots is None else f"{shots} shots" + (f", seed {seed}" if seed is not None else ""),
-        "template": str(told.get("chat_template_sha") or "none")[:16],
-        "system": digest_of(system)[:16] if system else "none",
-        "task version": _table(told, "versions").get(task),
-        "filter": _told({"name": name, "filters": config.get("filter_list")}),
-        "scorer": _told([config.get("metric_list"), config.get("output_type")]),
-        "generation": _told({**_table(config, "generation_kwargs"), **_table(run, "gen_kwargs")}),
-        "epochs": config.get("repeats"),
-        "limit": run.get("limit"),
-        "transformers": told.get("transformers_version"),
-        "dtype": str(run.get("model_dtype") or args.get("dtype") or "").removeprefix("torch."),
-        "batch": run.get("batch_size"),
-        "device": run.get("device"),
-        "backend": run.get("model"),
-        "max length": told.get("max_length"),
-        "git": told.get("git_hash"),
-        "model": told.get("model_name"),
-        "revision": run.get("model_revision"),
-    }
-    if not told:
-        return {}
-    limit = facts["limit"]
-    facts["limit"] = "none" if limit is None else f"{limit:g}" if isinstance(limit, (int, float)) else limit
-    return {k: str(v) for k, v in facts.items() if v not in (None, "")}
-
-
-def _told(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    limit = "none" if (most := run.get("limit")) is None else most
+    return {} if not told else ask.facts_of(
+        shots=None if shots is None else f"{shots} shots" + (f", seed {seed}" if seed is not None else ""),
+        template=str(told.get("chat_template_sha") or "none")[:16],
+        system=digest_of(system)[:16] if system else "none",
+        task_version=str(_table(told, "versions").get(task, "")),
+        filter={"name": name, "filters": config.get("filter_list")},
+        scorer=[config.get("metric_list"), config.get("output_type")],
+        generation={**_table(config, "generation_kwargs"), **_table(run, "gen_kwargs")},
+        epochs=config.get("repeats"), limit=f"{limit:g}" if isinstance(limit, (int, float)) else limit,
+        dtype=str(run.get("model_dtype") or args.get("dtype") or "").removeprefix("torch."),
+        batch=run.get("batch_size"), device=run.get("device"), backend=run.get("model"),
+        max_length=told.get("max_length"), transformers=told.get("transformers_version"), git=told.get("git_hash"),
+        model=told.get("model_name"), revision=run.get("model_revision"),
+    )  # fmt: skip
 
 
 def _table(value: Any, key: str) -> Mapping[str, Any]:

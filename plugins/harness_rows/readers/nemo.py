@@ -48,7 +48,8 @@ class Nemo:
                 f"{path}: holds {len(rows):,} rows of {told['n_results']:,}; the file is cut, or another's"
             )
         totals = {"reward": (bench["scores"].get("summary") or {}).get("mean")}
-        totals |= {_name(k): v["correct"] / v["total"] for k, v in bench["scores"].items() if k.startswith(SCORER)}
+        scorers = {k.removeprefix(SCORER): v for k, v in bench["scores"].items() if k.startswith(SCORER)}
+        totals |= {name: v["correct"] / v["total"] for name, v in scorers.items()}
         metrics = {}
         for metric, values in rewards.items():
             total = ask.agreed(f"{path} {metric}", ask.mean(values), totals.get(metric))
@@ -75,11 +76,6 @@ def _folders(path: Path) -> list[Path]:
     return [folder for folder in found if next(folder.glob(BUNDLE), None)]
 
 
-def _name(score: str) -> str:
-    """Return the name of a scorer as one can say it: a colon stands between a task and its metric."""
-    return score.removeprefix(SCORER)
-
-
 def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[str, Sequence[float]]]:
     """Return rows, and what NeMo Evaluator counts by metric: every reward, those of failures too."""
     rows, every = list[RawRow](), dict[str, list[float]]()
@@ -88,13 +84,14 @@ def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[st
         state, reason = _state(row["scoring_details"])
         values: dict[str, float] = {}
         rewards = {"reward": row["reward"], **(row.get("scorer_rewards") or {})}
-        for name, value in rewards.items():
+        for scorer, value in rewards.items():
+            name = scorer.removeprefix(SCORER)  # as one can say it: a colon stands between a task and its metric
             if (found := number(value, f"{where} {ask.called(name)}")) is None:
                 raise UsageError(f"{where}: {ask.called(name)} has no number, and NeMo gives every row one")
-            every.setdefault(_name(name), []).append(found)
-            scored = row["scoring_details"].get(name) if name != "reward" else None
+            every.setdefault(name, []).append(found)
+            scored = row["scoring_details"].get(scorer) if scorer != "reward" else None
             if not (isinstance(scored, dict) and "error" in scored):  # a scorer that failed gives 0
-                values[_name(name)] = found
+                values[name] = found
         rows.append(
             RawRow(
                 key=str(row["problem_idx"]), numbered=True, repeat=int(row["repeat"]), state=state, why=reason,

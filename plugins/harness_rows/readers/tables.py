@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import UsageError, did_you_mean
 from harness.internals import key_of, shown
-from harness_rows.guard import Files, number
+from harness_rows.guard import BOM, Files, number
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
@@ -32,23 +32,26 @@ class Table:
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Return whether it begins as Parquet, as an object of JSON, or as a header with commas or tabs does."""
-        text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+        text = head.removeprefix(BOM).lstrip()
         first = text.partition(b"\n")[0]
         return head.startswith(b"PAR1") or text[:1] == b"{" or (b"\0" not in head and (b"," in first or b"\t" in first))
 
     def read(self, path: Path, want: Wanted) -> RawRows:
         """Return a table's rows. Raises UsageError with the line of what cannot be read."""
         files = Files(path.parent)
-        rows = _rows_of(path, _lines(path, files), want)
-        metric = want.metric or str(want.columns.get("score") or "score")
-        task = want.task or path.stem
-        return RawRows("table", path.stem, task, {metric: RawMetric()}, rows, sources=files.sources)
+        return replace(table(path, _lines(path, files), want), sources=files.sources)
+
+
+def table(path: Path, lines: Lines, want: Wanted) -> RawRows:
+    """Return the rows of a table, whatever it was read from. Raises UsageError as `Table.read`."""
+    rows, metric = _rows_of(path, lines, want), want.metric or str(want.columns.get("score") or "score")
+    return RawRows("table", path.stem, want.task or path.stem, {metric: RawMetric()}, rows)
 
 
 def _lines(path: Path, files: Files) -> Lines:
     """Yield the lines of a table with their numbers. Raises UsageError."""
     with path.open("rb") as f:
-        head = f.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = f.read(4096).removeprefix(BOM).lstrip()
     if head.startswith(b"PAR1"):
         return _parquet(files.whole(path), path)
     return files.lines(path) if head[:1] == b"{" else _csv(files.whole(path), path)
@@ -122,7 +125,7 @@ def _made(
 ) -> list[RawRow]:  # fmt: skip
     """Return some lines as rows; what many rows have in common they share."""
     found = []
-    told = [columns.get(name) for name in ("id", "cluster", "repeat", "input", "target")]
+    told: list[Any] = [columns.get(name) for name in ("id", "cluster", "repeat", "input", "target")]
     scores, weights, slices = columns["score"], columns.get("weight"), columns.get("slice", ())
     for line_number, line in piece:
         score = line.get(scores)
@@ -130,34 +133,19 @@ def _made(
             score = number(score, f"{path} line {line_number:,}")
         if (values := shared.get(score)) is None:
             values = shared[score] = {} if score is None else {metric: float(score)}
-        key, cluster, repeat, text, target = [_text(line, column) if column else "" for column in told]
-        weight = number(line.get(weights), f"{path} line {line_number:,}") if weights else 1.0
-        if weight is None:
+        key, cluster, repeat, text, target = [v if type(v) is str else _text(v) for v in map(line.get, told)]
+        if (weight := number(line.get(weights), f"{path} line {line_number:,}") if weights else 1.0) is None:
             raise UsageError(f"{path} line {line_number:,}: has no weight; write 1, or 0 where it does not count")
-        parts = tuple((c, _text(line, c)) for c in slices)
+        parts = tuple((c, _text(line.get(c))) for c in slices) if slices else ()
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         state: State = "unscored" if score is None else "scored"
         content = key_of(text, target) if told[3] else ""
+        own = shared.setdefault(parts, dict(parts)) if parts else NO_SLICES
         found.append(
-            RawRow(
-                key,
-                False,
-                content,
-                "",
-                values,
-                state,
-                "",
-                time,
-                weight,
-                intern(cluster),
-                shared.setdefault(parts, dict(parts)) if parts else NO_SLICES,
-                NONE,
-            )
-        )
+            RawRow(key, False, content, "", values, state, "", time, weight, intern(cluster), own, NONE)
+        )  # fmt: skip
     return found
 
 
-def _text(line: Mapping[str, Any], column: str) -> str:
-    """Return what a line has in a column as text, nothing where it has none."""
-    value = line.get(column)
-    return value if isinstance(value, str) else "" if value is None else str(value)
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,63 @@
+"""The fixture `gate` of pytest: a test passes where a claim about rows that another tool scored is proven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+OPTION = "--harness-inconclusive"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that says what "not proven" is."""
+    group = parser.getgroup("finetune-harness")
+    group.addoption(OPTION, choices=("fail", "skip"), default="fail", help="what a claim that was not proven is (fail)")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What may be claimed of rows; each fails the test unless it is proven."""
+
+    rows: tuple[Any, ...]
+    said: dict[str, Any]
+    inconclusive: str
+
+    def worse_by_at_most(self, margin: float | str) -> Any:
+        """Claim that the candidate is worse by at most that, and return what came of it."""
+        return self._prove(worse_by_at_most=margin)
+
+    def better_by(self, margin: float | str) -> Any:
+        """Claim that the candidate is better by more than that."""
+        return self._prove(better_by=margin)
+
+    def at_least(self, limit: float) -> Any:
+        """Claim that the candidate alone is at least that."""
+        return self._prove(min=limit)
+
+    def at_most(self, limit: float) -> Any:
+        """Claim that the candidate alone is at most that."""
+        return self._prove(max=limit)
+
+    def _prove(self, **claim: Any) -> Any:
+        import harness
+
+        __tracebackhide__ = True
+        said: Any = {**self.said, **claim}
+        try:
+            gated = harness.gate(*self.rows, **said)
+        except harness.UsageError as error:
+            pytest.fail(str(error), pytrace=False)
+        if gated.outcome == "INCONCLUSIVE" and self.inconclusive == "skip":
+            pytest.skip(str(gated))
+        if gated.outcome != "PASS":
+            pytest.fail(str(gated), pytrace=False)
+        return gated
+
+
+@pytest.fixture
+def gate(request: pytest.FixtureRequest) -> Callable[..., Claims]:
+    """Return what takes rows of a base and a candidate, and options of `harness gate`, and claims something of them."""
+    return lambda *rows, **said: Claims(rows, said, request.config.getoption(OPTION))

@@ -1,0 +1,109 @@
+"""`harness.gate` in Python and the fixture of pytest: the same verdict as the command's, whatever holds the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness
+from harness import Outcome, UsageError
+from tests.helpers.others import asked
+
+Table = Callable[..., Path]
+BASE, WORSE = [1] * 300 + [0] * 100, [0] * 8 + [1] * 292 + [0] * 99 + [1]
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+
+
+def _frames(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    return {
+        "dicts": rows,
+        "numpy": [{**row, "score": np.int64(row["score"])} for row in rows],
+        "pandas": pd.DataFrame(rows),
+        "arrow": pa.Table.from_pylist(rows),
+    }
+
+
+@pytest.mark.slow
+def test_whatever_holds_the_rows_comes_to_one_verdict(table: Table) -> None:
+    """A file, dicts and frames are read alike, on either side, and count as one attempt."""
+    path, others = table("base", asked(BASE)), _frames(asked(WORSE))
+    bounds = {name: harness.gate(path, rows, worse_by_at_most=0.05).verdict for name, rows in others.items()}
+    assert {(v.outcome, v.lower, v.attempt) for v in bounds.values()} == {(Outcome.PASS, bounds["dicts"].lower, 1)}
+    assert harness.gate(_frames(asked(BASE))["pandas"], path, worse_by_at_most=0.05).outcome is Outcome.PASS
+
+
+def test_names_with_scores_pair_by_name() -> None:
+    """A mapping is paired by its keys, numbers too, in whatever order; what one side lacks is refused."""
+    base, worse = (dict(enumerate(scores)) for scores in (BASE, WORSE))
+    gated = harness.gate(base, dict(reversed(worse.items())), worse_by_at_most="5%", metric="qa:acc")
+    assert gated.outcome is Outcome.PASS and gated.verdict.lost_count == 8
+    assert len(gated.rows()) == 400 and {"id": "0", "base": 1.0, "candidate": 0.0} in gated.rows()
+    with pytest.raises(UsageError, match="only in base 1"):
+        harness.gate(base, {k: v for k, v in worse.items() if k}, worse_by_at_most=0.05)
+
+
+def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
+    """INCONCLUSIVE is no False; text, HTML and report say the same."""
+    gated = harness.gate(asked(BASE), asked(WORSE), worse_by_at_most=0.02)
+    with pytest.raises(TypeError, match="no truth"):
+        bool(gated)
+    assert "INCONCLUSIVE  no-worse" in str(gated) and "taken on trust" in str(gated) and "report:" not in str(gated)
+    folder = gated.report(tmp_path / "kept")
+    assert (folder / "report.json").is_file() and (folder / "gate" / "items.jsonl").is_file()
+    assert "INCONCLUSIVE" in gated._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said", "why"),
+    [
+        (asked(BASE), {"worse_by_at_mst": 0.1}, 'did you mean "worse_by_at_most"'),
+        (asked(BASE), {}, "what is claimed"),
+        (3, {"min": 0.1}, "is of int; give a path"),
+        ([1, 2], {"min": 0.1}, "is of list; give a path"),
+        ({"a": "x"}, {"min": 0.1}, '"x" is no number'),
+        ([], {"min": 0.1}, "holds no rows"),
+        (asked(BASE), {"min": 0.1, "allow": ["shots", "x"]}, 'nothing is called "x"'),
+    ],
+)
+def test_what_cannot_be_gated_is_told(rows: Any, said: dict[str, Any], why: str) -> None:
+    """A word that is none, no claim, and what holds no rows."""
+    with pytest.raises(UsageError, match=why):
+        harness.gate(rows, **said)
+
+
+@pytest.mark.slow
+def test_the_fixture_of_pytest_fails_unless_it_is_proven(pytester: pytest.Pytester) -> None:
+    """A test passes where the claim is proven; not proven fails, or skips where that was said, with its lines."""
+    pytester.makepyfile("""
+        BASE = {str(i): int(i >= 100) for i in range(400)}
+        ROWS = {str(i): int(i >= 100 + i % 2 * 8 * (i < 116)) for i in range(400)}
+
+        def test_proven(gate):
+            assert gate(BASE, ROWS).worse_by_at_most(0.06).outcome == "PASS"
+
+        def test_open(gate):
+            gate(BASE, ROWS, alpha=0.05).worse_by_at_most(0.02)
+
+        def test_refuted(gate):
+            gate(ROWS).at_least(0.9)
+
+        def test_no_rows(gate):
+            gate("nowhere.csv").at_least(0.9)
+    """)
+    done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    done.assert_outcomes(passed=1, failed=3)
+    done.stdout.fnmatch_lines(["*INCONCLUSIVE  no-worse*", "*FAIL  at-least*", "*nowhere.csv: cannot be read*"])
+    pytester.runpytest_subprocess("--harness-inconclusive=skip").assert_outcomes(passed=1, failed=2, skipped=1)
