@@ -114,10 +114,10 @@ class Plugins:
                         blame.THEIRS.add(module.partition(".")[0])
                     for what in capabilities.mistakes_of(kind, function):
                         mistakes.add(where, str(blame.slip(function, f": {what}")))
-                    given, names = CALLS.get("marker" if getattr(function, "marks", "") else kind, (None, ()))
+                    found[kind, name] = one = Provided(kind, name, plugin, function)
+                    given, names = CALLS.get("marker" if kind == "evaluator" and one.about.marks else kind, (None, ()))
                     if given is not None and (what := schema.uncallable(function, given, names)):
                         mistakes.add(where, str(blame.slip(function, what)))
-                    found[kind, name] = Provided(kind, name, plugin, function)
         mistakes.raise_if_any()
         return found
 
