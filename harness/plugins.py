@@ -112,9 +112,10 @@ class Plugins:
                         mistakes.add(where, f"is provided by two plugins, {both}; block one with -p no:NAME")
                     if theirs and not (module := str(getattr(function, "__module__", ""))).startswith("harness."):
                         blame.THEIRS.add(module.partition(".")[0])
-                    for what in capabilities.mistakes_of(kind, function):
-                        mistakes.add(where, str(blame.slip(function, f": {what}")))
                     found[kind, name] = one = Provided(kind, name, plugin, function)
+                    if wrong := list(capabilities.mistakes_of(kind, function)):
+                        mistakes.found.extend(f"{where}: {blame.slip(function, f': {what}')}" for what in wrong)
+                        continue
                     given, names = CALLS.get("marker" if kind == "evaluator" and one.about.marks else kind, (None, ()))
                     if given is not None and (what := schema.uncallable(function, given, names)):
                         mistakes.add(where, str(blame.slip(function, what)))
