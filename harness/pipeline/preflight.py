@@ -191,9 +191,6 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
             # What a server serves has a name, not a folder.
             path = declared.merged if loader.remote else str(suite.resolve(declared.merged))
             if not loader.remote:
-                if not Path(path).is_dir():
-                    what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
-                    raise UsageError(f"{declared.where}: {what}")
                 _check_safe(Path(path), declared.where)
             opened = open_folder(collection, path)
             if loader.probe:
