@@ -301,12 +301,13 @@ def test_the_shipped_suite_holds_a_candidate_against_a_reference(fake: Fake, pro
     text, plugin = ((suites / name).read_text("utf-8") for name in ("reference.toml", "harnessfile.py"))
     text = re.sub(r'path = "pypi:.*"\nsha256 = ".*"', 'path = "tiny:llama"', text)
     merged = build_tiny_model(project.folder / "merged", seed=5)
-    told = ("--set", f"subject.reference.base_url={fake.url}", "--candidate", str(merged))
-    outcome = project.write({"suite.toml": text, "harnessfile.py": plugin}).run(*told)
+    sets = f"subject.reference.base_url={fake.url}", "eval.chapter.max_new_tokens=120", "eval.chapter.limit=20"
+    told = [word for one in sets for word in ("--set", one)]
+    outcome = project.write({"suite.toml": text, "harnessfile.py": plugin}).run(*told, "--candidate", str(merged))
     gates = {v.gate: v.outcome for v in outcome.report.verdicts}
     assert gates.keys() == {"near the reference", "better than the base"}
     prompts = [prompt_of(body) for body in fake.asked(TEXT)]
-    assert (len(prompts), {p.count("Diagnosis: ") for p in prompts}) == (100, {11})
+    assert (len(prompts), {p.count("Diagnosis: ") for p in prompts}) == (20, {11})
 
 
 def refused(call: Callable[[], Any]) -> str:
