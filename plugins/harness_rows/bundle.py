@@ -130,7 +130,7 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
     suite, verdicts = again.suite, {v.gate: v for v in again.verdicts}
     about = {"name": suite.name, "digest": suite.digest}
     lock: dict[str, Any] = {"suite": about, "harness": manifest["harness"], "data": {}, "plugins": []}
-    metrics = {name: {one.chosen.metric.name: one.chosen.metric} for name, one in again.measured.items()}
+    metrics = {name: {one.metric.name: one.metric} for name, one in again.measured.items()}
     locked = Locked(suite.about, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
     met = demands.found(policy, lock, locked, {g: asdict(v) for g, v in verdicts.items()}, "candidate")
     for why in (*demands.refused(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):

@@ -91,24 +91,20 @@ def options_of(given: Namespace) -> dict[str, Any]:
 
 
 def _gate(args: Namespace) -> int:
-    """Gate, where the libraries that decide are there. Raises UsageError where that is not possible."""
+    """Read, decide, write and print. Raises UsageError where the libraries that decide are not there."""
     claim = claim_of(args)
     try:
-        return _gated(claim, args)
+        from harness_rows import suites, writing
+
+        sides = ("base", "candidate") if len(args.rows) > 1 else ("candidate",)
+        paths = dict(zip(sides, args.rows, strict=True))
+        about = {"cluster": args.cluster, "slices": args.slice}
+        found = suites.judged(suites.suite_of(claim, paths, options_of(args), args.alpha, **about))
+        if args.write_suite:
+            places = {side: str(Path(path).expanduser().absolute()) for side, path in paths.items()}
+            writing.write_suite(found, args.write_suite, places)
+        return writing.conclude(found, args)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("numpy", "scipy"):
             raise
         raise UsageError("gate: needs numpy and scipy; pip install 'finetune-harness[gate]'") from None
-
-
-def _gated(claim: Gate, args: Namespace) -> int:
-    from harness_rows import suites, writing
-
-    sides = ("base", "candidate") if len(args.rows) > 1 else ("candidate",)
-    about = {"cluster": args.cluster, "slices": args.slice}
-    paths = {side: str(Path(path).expanduser().absolute()) for side, path in zip(sides, args.rows, strict=True)}
-    suite = suites.suite_of(claim, dict(zip(sides, args.rows, strict=True)), options_of(args), args.alpha, **about)
-    found = suites.judged(suite)
-    if args.write_suite:
-        writing.write_suite(found, args.write_suite, paths)
-    return writing.conclude(found, args)

@@ -41,7 +41,7 @@ class Gated:
     def rows(self) -> list[dict[str, Any]]:
         """Return a row a pair: its name, and what each side scored, None where it has no score."""
         (one,) = self.found.measured.values()
-        name, sides = one.chosen.metric.name, one.results.items()
+        name, sides = one.metric.name, one.results.items()
         scores = {side: {s.id: s.values[name] for s in result.scores} for side, result in sides}
         return [{"id": s.id, **{side: own.get(s.id) for side, own in scores.items()}} for s in one.samples]
 

@@ -12,7 +12,7 @@ from harness import Caveat, Metric, Result, Sample, Score, UsageError, digest_of
 from harness.internals import counted, shown
 from harness_rows import fairness, pairing
 from harness_rows.fairness import Differences
-from harness_rows.metrics import Chosen, choose, weight_of, worst_of
+from harness_rows.metrics import choose, weight_of, worst_of
 from harness_rows.pairing import PairedRows, Rows
 from harness_rows.records import RawRows, Wanted
 
@@ -34,7 +34,8 @@ class MeasuredRows:
     want: Wanted
     runs: Mapping[str, RawRows]
     pairs: PairedRows
-    chosen: Chosen
+    metric: Metric
+    because: str  # its direction is known
     fair: Differences
     samples: tuple[Sample, ...]
     results: Mapping[str, Result]
@@ -66,10 +67,9 @@ def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
     read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
     if base and read[0] and read[0] == read[1] and base.rows == candidate.rows:
         raise UsageError(f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…); nothing was changed")
-    chosen = choose([*runs.values()], want)
+    metric, because = choose([*runs.values()], want)
     pairs = pairing.pair(base or candidate, candidate, only_common=want.only_common)
     fair = fairness.compare(base, candidate, pairs, want.allow or ()) if base else Differences()
-    metric = chosen.metric
     if want.missing == "wrong" and worst_of(metric) is None:
         raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
     del candidate, base
@@ -82,7 +82,7 @@ def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
             rows[side].found.clear()
     results = {side: _result(side, name, runs[side], samples, column, metric) for side, column in columns.items()}
     states = {side: column.states for side, column in columns.items()}
-    return MeasuredRows(name, want, runs, pairs, chosen, fair, samples, results, states)
+    return MeasuredRows(name, want, runs, pairs, metric, because, fair, samples, results, states)
 
 
 def _samples(pairs: PairedRows, task: str) -> list[Sample]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 from harness import Metric, Scale, UsageError, did_you_mean
@@ -24,16 +23,11 @@ LOWER = {
 LARGEST = 1e100  # of a score: sums of such are numbers
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A metric, and by what its direction and its scale are known."""
+def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
+    """Return the metric that is meant of all runs, and by what its direction is known.
 
-    metric: Metric
-    because: str
-
-
-def choose(runs: Sequence[RawRows], want: Wanted) -> Chosen:
-    """Return the metric that is meant of all runs. Raises UsageError where that, or what it is, is not settled."""
+    Raises UsageError where that, or what it is, is not settled.
+    """
     first = runs[0]
     unread = {n: m.unreadable for run in runs for n, m in run.metrics.items() if m.unreadable}
     readable = [n for n in first.metrics if n not in unread and all(n in run.metrics for run in runs)]
@@ -68,7 +62,7 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> Chosen:
         raise UsageError(f"{shown(name)}: {beyond[0]:g} is no share; divide by 100, or say --scale mean")
     for run in runs:
         _check_sum(run, metric)
-    return Chosen(metric, because)
+    return metric, because
 
 
 def weight_of(row: RawRow, name: str) -> float:

@@ -133,7 +133,7 @@ def judged(
     _check_evals(context)
     there = runs_of(suite) if runs is None else runs
     found.measured = {spec.name: measure(spec.name, there[spec.name], wanted_of(spec)) for spec in suite.evals}
-    names = {f"{name}.?": f"{name}.{one.chosen.metric.name}" for name, one in found.measured.items()}
+    names = {f"{name}.?": f"{name}.{one.metric.name}" for name, one in found.measured.items()}
     gates = tuple(replace(gate, metric=names.get(gate.metric, gate.metric)) for gate in suite.gates)
     found.suite = suite = replace(suite, gates=gates)
     collection = _collection(replace(context, suite=suite), found)
@@ -149,7 +149,7 @@ def judged(
         verdicts = tuple(_conditioned(v, found.measured) for v in adjudicator.after(item))
         found.verdicts += verdicts
         one = found.measured[item.eval]
-        result, metric = one.results[item.subject], one.chosen.metric
+        result, metric = one.results[item.subject], one.metric
         report = Report(
             item.id, item.subject, item.eval, "done", dict(result.metrics), better={metric.name: metric.better},
             verdicts=verdicts, n=len(result.scores), of=len(one.samples), caveats=tuple(c.text for c in result.caveats),
@@ -166,11 +166,11 @@ def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> R
     """
     found: dict[str, dict[str, RawRows]] = {}
     for spec in suite.evals:
-        for side in ("base", "candidate"):  # in whatever order the file has them
-            if one := suite.rows.get(side):
-                path, want = suite.path.parent / Path(one.path).expanduser(), wanted_of(spec)
-                run = table(Path(side), held[side], want) if side in held else read(str(path), want)
-                found.setdefault(spec.name, {})[side] = _claimed(run, one)
+        want = wanted_of(spec)
+        for side, one in sorted(suite.rows.items()):
+            path = suite.path.parent / Path(one.path).expanduser()
+            run = table(Path(side), held[side], want) if side in held else read(str(path), want)
+            found.setdefault(spec.name, {})[side] = _claimed(run, one)
     return found
 
 
@@ -207,7 +207,7 @@ def _collection(context: Context, found: JudgedRows) -> Collection:
     tasks: dict[str, Task] = {}
     for spec in suite.evals:
         one = found.measured[spec.name]
-        tasks[spec.name] = RowsTask(spec, evaluator, {one.chosen.metric.name: one.chosen.metric}, one.samples)
+        tasks[spec.name] = RowsTask(spec, evaluator, {one.metric.name: one.metric}, one.samples)
     check_gates(context, tasks)
     context.mistakes.raise_if_any()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)

@@ -102,7 +102,7 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
     write_text(folder.path / LOCK, dumps(lock_of(found)))
     for one in found.measured.values():
         for result in one.results.values() if len(one.samples) <= MOST else ():
-            folder.add(result, one.samples, {one.chosen.metric.name: one.chosen.metric}, {})
+            folder.add(result, one.samples, {one.metric.name: one.metric}, {})
     if all(len(one.samples) <= MOST for one in found.measured.values()):
         write_bundle(found, folder.path / FOLDER)
     else:
@@ -113,7 +113,7 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
 def lock_of(found: JudgedRows) -> dict[str, Any]:
     """Return the suite as it was resolved: options, metrics, gates."""
     evals = [{"name": e.name, "use": e.use, "slices": e.slices, "options": dict(e.options)} for e in found.suite.evals]
-    told = {name: one.chosen.metric for name, one in found.measured.items()}
+    told = {name: one.metric for name, one in found.measured.items()}
     metrics = {n: {m.name: {"better": m.better, "scale": m.scale, "combine": None}} for n, m in told.items()}
     gates = [{**asdict(g), "says": g.claim(), "blocking": g.blocking} for g in found.suite.gates]
     suite = {"name": found.suite.name, "digest": found.suite.digest, "about": asdict(found.suite.about), "evals": evals}
@@ -125,7 +125,7 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     (spec,), (gate,) = found.suite.evals, found.suite.gates
     one = found.measured[spec.name]
     relative = {side: os.path.relpath(place, path.absolute().parent) for side, place in paths.items()}
-    options = {"task": one.runs["candidate"].task, **spec.options, "metric": one.chosen.metric.name}
+    options = {"task": one.runs["candidate"].task, **spec.options, "metric": one.metric.name}
     if one.runs["candidate"].tool == "table":
         del options["task"]  # which is the file's name
     options |= {"cluster": spec.cluster} if spec.cluster else {}
@@ -146,7 +146,7 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
 
 def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
     """Return what a reader must know of how a verdict came about, a line each."""
-    pairs, metric, both = one.pairs, one.chosen.metric, "base" in one.runs
+    pairs, metric, both = one.pairs, one.metric, "base" in one.runs
     how = f"paired by {pairs.how}" if both else "rows of one run, which pair with nothing"
     if all(set(states) == {"scored"} for states in one.states.values()):
         scored = "all scored on both sides" if both else "all scored"
@@ -157,7 +157,7 @@ def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
     attempt = f" · {counted(standing.number, 'attempt')}" if standing else ""
     told = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
     name = f"{one.runs['candidate'].task} {metric.name}"
-    told.append(f"metric     {name} · {metric.better} is better ({one.chosen.because}) · {metric.scale}")
+    told.append(f"metric     {name} · {metric.better} is better ({one.because}) · {metric.scale}")
     if pairs.repeats != (1, 1):
         told.append(f"repeats    base {pairs.repeats[0]}, candidate {pairs.repeats[1]}; a row is their mean")
     if pairs.renamed:
