@@ -38,12 +38,8 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
             Metric("position_flip_rate", "lower", "proportion"),
         ]
     found = [*verdicts, Metric("error_rate", "lower", "proportion"), Metric("injection_suspect", "lower", "proportion")]
-    found.append(Metric("tokens", "lower", "count"))
-    if options.get("prices"):
-        found.append(Metric("usd", "lower", "count"))
-    if options.get("calibration"):
-        found.append(Metric("kappa", "higher", "agreement"))
-    return found
+    found += [Metric(name, "lower", "count") for name in ("tokens", *(["usd"] if options.get("prices") else []))]
+    return found + ([Metric("kappa", "higher", "agreement")] if options.get("calibration") else [])
 
 
 def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:

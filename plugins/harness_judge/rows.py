@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,17 +96,11 @@ def parts(options: JudgeOptions) -> list[dict[str, str]]:
 def judged_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return a row's score: the mean over both orders, ½ for a judge that only looks at places."""
     found, scores = _booked(row, outcomes), {True: list[float](), False: list[float]()}
-    for order, outcome in zip(row.asked, outcomes, strict=True):
+    for order, (said, reason), model in _verdicts(found, outcomes, "order", lambda reply, _: verdict.pair(reply)):
         first = order == "candidate first"
-        try:
-            reply = verdict.reply_of(outcome)
-            said, reason = verdict.pair(reply)
-        except NoVerdict as error:
-            _wrong(found, outcome, str(error), {"order": order})
-            continue
         scores[first].append(score(said, first))
         winner = {1.0: "candidate", 0.0: "baseline", 0.5: "tie"}[scores[first][-1]]
-        found.judgments.append({"order": order, "verdict": winner, "reason": reason, "model": reply.model})
+        found.judgments.append({"order": order, "verdict": winner, "reason": reason, "model": model})
     if not found.error:
         both = scores[True] + scores[False]
         flips = [abs(a - b) == 1 for a, b in zip(scores[True], scores[False], strict=True)]
@@ -128,16 +122,14 @@ def first_share(judged: Judged) -> float:
 def judged_check(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return the share of judgments by which each criterion is met, and their mean."""
     found, met = _booked(row, outcomes), dict[str, list[bool]]()
-    for names, outcome in zip(row.asked, outcomes, strict=True):
-        try:
-            reply = verdict.reply_of(outcome)
-            verdicts = verdict.check(reply, names.split(","))
-        except NoVerdict as error:
-            _wrong(found, outcome, str(error), {"criteria": names})
-            continue
+
+    def read(reply: Reply, names: str) -> dict[str, tuple[bool, str]]:
+        return verdict.check(reply, names.split(","))
+
+    for _, verdicts, model in _verdicts(found, outcomes, "criteria", read):
         for name, (yes, reason) in verdicts.items():
             met.setdefault(name, []).append(yes)
-            found.judgments.append({"criterion": name, "met": yes, "reason": reason, "model": reply.model})
+            found.judgments.append({"criterion": name, "met": yes, "reason": reason, "model": model})
     if not found.error:
         shares = {name: sum(some) / len(some) for name, some in met.items()}
         found.values = {"rubric": sum(shares.values()) / len(shares), **shares}
@@ -192,7 +184,15 @@ def _booked(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     return Judged(row, tokens_in=sum(r.tokens_in for r in replies), tokens_out=sum(r.tokens_out for r in replies))
 
 
-def _wrong(found: Judged, outcome: Returned, why: str, which: Mapping[str, str]) -> None:
-    found.error = found.error or why
-    found.asked = found.asked and not (isinstance(outcome, Failed) and not outcome.asked)
-    found.judgments.append({**which, "error": why})
+def _verdicts(
+    found: Judged, outcomes: Sequence[Returned], which: str, read: Callable[[Reply, str], Any]
+) -> Iterator[tuple[str, Any, str]]:
+    """Yield each question with its verdict and the model that gave it; note those that have none."""
+    for asked, outcome in zip(found.row.asked, outcomes, strict=True):
+        try:
+            reply = verdict.reply_of(outcome)
+            yield asked, read(reply, asked), reply.model
+        except NoVerdict as error:
+            found.error = found.error or str(error)
+            found.asked = found.asked and not (isinstance(outcome, Failed) and not outcome.asked)
+            found.judgments.append({which: asked, "error": str(error)})
