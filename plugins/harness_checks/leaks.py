@@ -95,7 +95,10 @@ def _compare(
                 other = f" ~ {quote(training[j].shown, 60)}" if kind == "near" else ""
                 row = f"{evaluated[i].name} = {training[j].name}{degree}"
                 evidence.append(f"{row}: {quote(evaluated[i].shown, 60)}{other}")
-            flagged = {t.spec.name + " (select)" * bool(split): [evaluated[i].sample for i in hits] for t in group}
+            ids, flagged = {evaluated[i].sample for i in hits}, dict[str, list[str]]()
+            for task in group:  # one with a limit has fewer rows
+                own = (task.select if split else task.samples) or ()
+                flagged[task.spec.name + " (select)" * bool(split)] = [s.id for s in own if s.id in ids]
             named = {training[j].keys for j, _ in hits.values()}  # a row that stands there twice leaks twice
             flagged[source] = [text.sample for text in training if text.keys in named]
             line = f"{len(hits)} of {len(evaluated)} rows of {split}{names} {what} {source}"
