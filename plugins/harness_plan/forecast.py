@@ -62,12 +62,8 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
     collection, suite, session = run.collection, run.suite, run.session
     history = History(session.options.out, collection)
     ledger = Ledger.here(lambda _: None)
-    looks = [
-        (c, e)
-        for c in collection.candidates
-        for e, t in collection.tasks.items()
-        if e in collection.chosen[c] and tells(t)
-    ]
+    telling = [name for name, task in collection.tasks.items() if tells(task)]
+    looks = [(c, e) for c in collection.candidates for e in telling if e in collection.chosen[c]]
     # which attempt other weights would be at the rows of every evaluation, by candidate and eval
     attempts = {key: ledger.standing(look_of(collection, *key, "", "", None)) for key in looks}
     gates = odds_of(collection, history, attempts)

@@ -7,15 +7,12 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 from harness.stats import power
+from harness.stats.arrays import Bools, np
 from harness_plan.chance import BETTER, GateOnRows
 from harness_plan.drawn import Claim, Shares
 from harness_plan.gate_power import GateOdds
-
-if TYPE_CHECKING:
-    from harness.stats.arrays import Bools
 
 RUNS = 2000
 SEARCHED = 1000  # draws of every size at which rows are searched for
@@ -68,23 +65,20 @@ class _GatesTogether:
 
     def joint(self, candidate: str) -> Joint:
         passed = self.passed(better=True)
-        chance = float(passed.all(axis=1).mean())
+        chance = _share(passed)
         cases = [case for name in self.blocking for case in self.cases(name)]
         again = any(c.estimate is not None for c in cases)
         found = Joint(
             candidate,
             len(self.blocking),
             chance,
-            float(self.passed(better=False).all(axis=1).mean()) if again else None,
+            _share(self.passed(better=False)) if again else None,
             100 * BETTER if any(c.shares and c.gate.worse_by_at_most is None for c in cases) else 0.0,
             assumed=tuple(self.assumed(cases)),
             unknown=self.unknown,
         )
         if len(self.blocking) > 1:
-            left = [
-                float(passed[:, [j for j in range(passed.shape[1]) if j != i]].all(axis=1).mean())
-                for i in range(passed.shape[1])
-            ]
+            left = [_share(np.delete(passed, i, axis=1)) for i in range(passed.shape[1])]
             worst = max(range(len(left)), key=left.__getitem__)
             found = replace(found, costliest=self.blocking[worst], without=left[worst])
         if chance < power.POWER and (factor := self.factor()):
@@ -103,8 +97,6 @@ class _GatesTogether:
 
         Evals are independent; so are the metrics of one, unless they are drawn from the rows of an earlier run.
         """
-        import numpy as np
-
         columns: dict[str, list[Bools]] = {name: [] for name, a in self.asked.items() if a.odds.power is not None}
         shared: dict[str, list[GateOnRows]] = {}
         for name in columns:
@@ -135,7 +127,7 @@ class _GatesTogether:
             return power.deviate(math.prod(self.about(name, x) for name in self.blocking))
 
         def drawn(x: float) -> float:
-            return float(self.passed(better=True, factor=x, runs=SEARCHED).all(axis=1).mean())
+            return _share(self.passed(better=True, factor=x, runs=SEARCHED))
 
         return power.corrected(lambda at: power.smallest(at, 1.0, MOST), formula, drawn, steps=3)
 
@@ -149,6 +141,11 @@ class _GatesTogether:
     def cases(self, name: str) -> list[GateOnRows]:
         """Return the questions that a gate is, or the gates it names are."""
         return [case for member in self.asked[name].gate.any_of or [name] for case in self.asked[member].cases]
+
+
+def _share(passed: Bools) -> float:
+    """Return how often all gates pass."""
+    return float(passed.all(axis=1).mean())
 
 
 def _together(cases: Sequence[GateOnRows], better: bool, factor: float, runs: int) -> Bools:
@@ -175,8 +172,6 @@ def _together(cases: Sequence[GateOnRows], better: bool, factor: float, runs: in
 
 def _alone(case: GateOnRows, better: bool, factor: float, runs: int) -> Bools:
     """Return (runs,): a gate on rows of its own, or one that passes as often as its power says."""
-    import numpy as np
-
     if case.drawn and not case.hopeless:
         return case.passes(case.better if better else case.again, case.bound, factor, runs)
     chance = 0.0 if case.hopeless else case.power(case.better if better else case.again, case.bound, factor)

@@ -37,12 +37,10 @@ class History:
     """What earlier runs of a suite found, the newest first."""
 
     def __init__(self, out: Path, collection: Collection) -> None:
-        self.collection = collection
-        found = [
-            (path.parent, _read(path, collection.suite.model.path)) for path in _reports(out, collection.suite.name)
-        ]
-        self.folders = {id(run): folder for folder, run in found if run}
-        self.runs = [run for _, run in found if run]
+        suite = collection.suite
+        paths = sorted(out.glob(f"{suite.name}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True)
+        found = [(path.parent, run) for path in paths if (run := _read(path, suite.model.path))]
+        self.folders, self.runs = {id(run): folder for folder, run in found}, [run for _, run in found]
         self.read: dict[tuple[Path, str, str], Mapping[str, Mapping[str, Any]]] = {}
 
     def verdict(self, gate: Gate, candidate: str, fewest: int = FEWEST) -> tuple[Verdict, Run] | None:
@@ -94,10 +92,6 @@ class History:
 def name_of(run: Run) -> str:
     """Return the name of a run's folder without the suite's."""
     return Path(run.folder).name.removeprefix(f"{run.suite}-")
-
-
-def _reports(out: Path, suite: str) -> list[Path]:
-    return sorted(out.glob(f"{suite}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True)
 
 
 def _read(path: Path, model: str) -> Run | None:
