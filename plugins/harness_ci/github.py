@@ -93,7 +93,7 @@ def at_most(found: Sequence[str]) -> list[str]:
     """Return the first MOST commands of each kind; the last of these says how many more there are."""
     kept: list[str] = []
     for kind in ("error", "warning", "notice"):
-        mine = [one for one in found if one.startswith(f"::{kind} ") or one.startswith(f"::{kind}::")]
+        mine = [one for one in found if one.startswith((f"::{kind} ", f"::{kind}::"))]
         if len(mine) > MOST:
             rest = len(mine) - MOST + 1
             mine = [*mine[: MOST - 1], annotation(kind, f"and {rest} more, in the log and the summary")]

@@ -22,7 +22,7 @@ from harness_report import drawing, made, metrics, pairs
 from harness_report.gates import axes, comparison, heads, interval_of, link_of, reasons_of, show_gate
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept, answer_of, read_folder
-from harness_report.words import GLYPHS, cut, listed, percent, seconds
+from harness_report.words import GLYPHS, cut, percent, seconds
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -135,7 +135,7 @@ def _folded(kept: Kept, passed: Sequence[Verdict], aside: Sequence[Verdict], *, 
     """Return the gates that unfold: those of very many that passed, and those that decide nothing."""
     found = [(f"{counted(len(passed), 'more gate')}, which passed", passed)] if passed else []
     if aside:
-        names = listed(list(dict.fromkeys(v.candidate for v in aside)))
+        names = sentence.listed(list(dict.fromkeys(v.candidate for v in aside)))
         told = ", ".join(f"{n} {o}" for o, n in Counter(v.outcome for v in aside).items())
         found.append((f"{counted(len(aside), 'gate')} on {names}, which does not ship: {told}", aside))
     return [SimpleNamespace(said=shown(said), gates=_shown(kept, vs, links=links)) for said, vs in found]

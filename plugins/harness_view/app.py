@@ -95,9 +95,8 @@ class Pages:
         folder = self._folder(request.path_params["name"])
         if not (folder / REPORT).exists():
             found = read_events(folder)
-            return _page(
-                "watch.html", found.run.suite, name=folder.name, watched=found.running is not False, **_seen(found)
-            )
+            watched = found.running is not False
+            return _page("watch.html", found.run.suite, name=folder.name, watched=watched, **_seen(found))
         if (written := folder / page.FILE).is_file():
             return _foreign(written.read_text("utf-8", "replace"))
         kept = reading.read_folder(folder)
@@ -114,9 +113,8 @@ class Pages:
         names = request.query_params.getlist("run")
         if len({*names}) != 2:
             raise UsageError(f"{len({*names})} runs are ticked; tick two")
-        before, now = sorted(
-            (reading.read_folder(self._folder(name)) for name in names), key=lambda kept: kept.run.started
-        )
+        runs = [reading.read_folder(self._folder(name)) for name in names]
+        before, now = sorted(runs, key=lambda kept: kept.run.started)
         return _foreign(beside.render_beside(now, before, []))
 
     def label(self, request: Request) -> Response:
@@ -233,7 +231,5 @@ def app_of(runs: Runs, hosts: frozenset[str], token: str = "") -> ASGIApp:
 
 def server_of(app: ASGIApp) -> uvicorn.Server:
     """Return what answers at a socket until the process is interrupted."""
-    config = uvicorn.Config(
-        app, log_level="error", access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=1
-    )
-    return uvicorn.Server(config)
+    quiet: dict[str, Any] = {"log_level": "error", "access_log": False}
+    return uvicorn.Server(uvicorn.Config(app, **quiet, ws="none", lifespan="off", timeout_graceful_shutdown=1))

@@ -65,10 +65,8 @@ class Runs:
         days, last, found = cache(history.released), dict[str, RunLine](), []
         for line in lines:
             changes = _changes(last.get(line.suite), line) if line.settings else ""
-            release = next(
-                filter(None, (history.release_of(days(to), digest, line.started) for to, digest in line.exports)), ""
-            )
-            found.append(replace(line, changed=changes, release=release))
+            releases = (history.release_of(days(to), digest, line.started) for to, digest in line.exports)
+            found.append(replace(line, changed=changes, release=next(filter(None, releases), "")))
             last |= {line.suite: line} if line.settings else {}
         return found[::-1]
 
