@@ -16,19 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from harness import schema
 from harness.claims.gate import KINDS, Gate
 from harness.plugins import Plugins
-from harness.suite.tables import (
-    MERGES,
-    Baseline,
-    Candidate,
-    Eval,
-    Export,
-    Ignored,
-    Model,
-    ScoredRows,
-    SuiteTable,
-    Train,
-    Use,
-)  # fmt: skip
+from harness.suite import tables
 
 Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-04/schema#"
@@ -37,23 +25,24 @@ NAMES: Mapping[type, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array", tuple: "array",
 }  # fmt: skip
 TABLES = {
-    "suite": SuiteTable, "model": Model, "rows": ScoredRows, "adapter": Use, "train": Train, "candidate": Candidate,
-    "subject": Baseline, "eval": Eval, "gate": Gate, "export": Export, "checks": Ignored,
+    "suite": tables.SuiteTable, "model": tables.Model, "rows": tables.ScoredRows, "adapter": tables.Use,
+    "train": tables.Train, "candidate": tables.Candidate, "subject": tables.Baseline, "eval": tables.Eval,
+    "gate": Gate, "export": tables.Export, "checks": tables.Ignored,
 }  # fmt: skip
 
 
 def json_schema(plugins: Plugins) -> Schema:
     """Return the schema of a suite with these plugins."""
-    merge = {"enum": list(MERGES)}
+    merge = {"enum": list(tables.MERGES)}
     # a baseline: the base, a release, or with `use` a model of its own
-    base, other = {**_table(Baseline), "not": {"required": ["use"]}}, _used(plugins, "loader", Baseline)
+    base, other = {**_table(tables.Baseline), "not": {"required": ["use"]}}, _used(plugins, "loader", tables.Baseline)
     swept = {"type": "object", "additionalProperties": {"type": "array", "minItems": 2}}
-    tables = {
-        "suite": _table(SuiteTable),
-        "model": _used(plugins, "loader", Model),
-        "rows": {"type": "object", "additionalProperties": _table(ScoredRows), "required": ["candidate"]},
-        "adapter": _used(plugins, "adapter", Use),
-        "train": _used(plugins, "trainer", Train),
+    made = {
+        "suite": _table(tables.SuiteTable),
+        "model": _used(plugins, "loader", tables.Model),
+        "rows": {"type": "object", "additionalProperties": _table(tables.ScoredRows), "required": ["candidate"]},
+        "adapter": _used(plugins, "adapter", tables.Use),
+        "train": _used(plugins, "trainer", tables.Train),
         "sweep": {
             "type": "object",
             "description": "An option of [adapter] or [train] with the values it is tried with, and what decides.",
@@ -65,9 +54,9 @@ def json_schema(plugins: Plugins) -> Schema:
             "additionalProperties": False,
             "required": ["by"],
         },
-        "candidate": {**_table(Candidate), "oneOf": [{"required": ["adapter"]}, {"required": ["merged"]}]},
+        "candidate": {**_table(tables.Candidate), "oneOf": [{"required": ["adapter"]}, {"required": ["merged"]}]},
         "subject": {"type": "object", "additionalProperties": {**other, "anyOf": [base, *other["anyOf"]]}},
-        "eval": _many(_used(plugins, "evaluator", Eval), minItems=1),
+        "eval": _many(_used(plugins, "evaluator", tables.Eval), minItems=1),
         "gate": _many({**_table(Gate), "oneOf": [{"required": keys.split()} for kind in KINDS for keys in kind.keys]}),
         "merge": {
             "type": "object",
@@ -75,10 +64,10 @@ def json_schema(plugins: Plugins) -> Schema:
             "properties": {"base": {"anyOf": [merge, _many(merge, minItems=1)]}, "choose": _type(str)},
             "additionalProperties": False,
         },
-        "export": _many(_used(plugins, "exporter", Export)),
-        "checks": _table(Ignored),
+        "export": _many(_used(plugins, "exporter", tables.Export)),
+        "checks": _table(tables.Ignored),
     }
-    whole: Schema = {"$schema": DRAFT, "title": "A suite of finetune-harness", "type": "object", "properties": tables}
+    whole: Schema = {"$schema": DRAFT, "title": "A suite of finetune-harness", "type": "object", "properties": made}
     either = [{"required": ["model"], "not": {"required": ["rows"]}}, {"required": ["rows"]}]
     return {**whole, "additionalProperties": False, "required": ["suite", "eval"], "anyOf": either}
 

@@ -86,15 +86,12 @@ def enveloped(payload: bytes, signer: Any) -> attestation.Envelope:
 
 def _check_secrets(folder: Path) -> None:
     """Raise UsageError when card or evidence hold a token: what is signed is shown around."""
-    names = [n for n, _ in walk(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")]
-    for name in names:
-        with (folder / name).open("rb") as f:
+    for path in (folder / n for n, _ in walk(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")):
+        with path.open("rb") as f:
             for number, line in enumerate(f, 1):
-                for what, pattern in SECRETS.items():
-                    if pattern.search(line):
-                        raise UsageError(
-                            f"{folder / name}:{number}: looks like {what}; take it out of the suite and run it again"
-                        )
+                if what := next((what for what, pattern in SECRETS.items() if pattern.search(line)), ""):
+                    hint = "take it out of the suite and run it again"
+                    raise UsageError(f"{path}:{number}: looks like {what}; {hint}")
 
 
 def signer_of(key: Path, option: str = "--key") -> Any:
