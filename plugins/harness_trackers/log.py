@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Run, UsageError
-from harness.internals import asked_of, read_answers, sentence, shown
+from harness.internals import asked_of, read_answers, sentence, shown, to_json
 from harness_ci import run_markdown
 
 MOST = 1000  # rows of the table of what changed
@@ -93,8 +93,9 @@ def told_of(run: Run) -> LoggedRun:
     for v in run.verdicts:
         texts = {"outcome": str(v.outcome), "claim": f"{v.metric} {v.claim}".strip(), "why": shown(v.why)}
         gates.append({name: getattr(v, name) for name in GATE} | texts)
-    flips, report = _flips(run, folder), _report(run, folder)
-    return LoggedRun(run.suite, about, dict(_metrics(run)), gates, flips, report, folder, run_markdown(run))
+    report = to_json(run.sendable()) if run.private else (folder / "report.json").read_text("utf-8")
+    numbers, flips, note = dict(_metrics(run)), _flips(run, folder), run_markdown(run)
+    return LoggedRun(run.suite, about, numbers, gates, flips, report, folder, note)
 
 
 def name_of(*parts: str) -> str:
@@ -136,21 +137,6 @@ def _flips(run: Run, folder: Path) -> list[list[str]]:
                 cut = [text if len(text) <= LONGEST else text[:LONGEST] + " …" for text in texts]
                 found.append([gate, candidate, versus, change, i, *cut])
     return found[:MOST]
-
-
-def _report(run: Run, folder: Path) -> str:
-    """Return report.json without the names of rows of private evals."""
-    text = (folder / "report.json").read_text("utf-8")
-    if not run.private:
-        return text
-    data = json.loads(text)
-    for verdict in (v for r in data["reports"] for v in r["verdicts"]):
-        if verdict["metric"].partition(".")[0] in run.private:
-            verdict["won"] = verdict["lost"] = []
-    for change in data["changes"]:
-        if change["eval"] in run.private:
-            change["won_ids"] = change["lost_ids"] = []
-    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
 def to_mlflow(told: LoggedRun) -> None:
