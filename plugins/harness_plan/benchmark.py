@@ -173,10 +173,8 @@ def _in_process(asked: Mapping[str, Any]) -> Measured:
     what = str(asked["what"])
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
-        words = [sys.executable, "-P", "-m", "harness_plan.benchmark"]
-        done = subprocess.run(
-            words, input=json.dumps({**asked, "out": str(out)}), capture_output=True, text=True, check=False
-        )
+        words, told = [sys.executable, "-P", "-m", "harness_plan.benchmark"], json.dumps({**asked, "out": str(out)})
+        done = subprocess.run(words, input=told, capture_output=True, text=True, check=False)
         try:
             return Measured(**json.loads(out.read_text("utf-8")))
         except (OSError, ValueError, TypeError):

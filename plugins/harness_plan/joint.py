@@ -150,12 +150,12 @@ def _share(passed: Bools) -> float:
 
 def _together(cases: Sequence[GateOnRows], better: bool, factor: float, runs: int) -> Bools:
     """Return (runs, cases): gates on one metric of 0/1 rows, judged on the same rows of the candidate."""
-    truths = [case.better if better else case.again for case in cases]
-    alone = [t for case, t in zip(cases, truths, strict=True) if not case.gate.versus]
-    baselines = list(dict.fromkeys(case.gate.versus for case in cases if case.gate.versus))
+    truths = [(case, case.better if better else case.again) for case in cases]
+    alone = [t for case, t in truths if not case.gate.versus]
+    baselines = dict.fromkeys(case.gate.versus for case in cases if case.gate.versus)
     pairs = []
     for name in baselines:
-        own = [(case, t) for case, t in zip(cases, truths, strict=True) if case.gate.versus == name]
+        own = [(case, t) for case, t in truths if case.gate.versus == name]
         difference = max(t for _, t in own)
         pairs.append((difference, max(abs(difference), sum(case.discordance for case, _ in own) / len(own))))
     known = next((case.share for case in cases if case.share is not None), None)
@@ -164,10 +164,9 @@ def _together(cases: Sequence[GateOnRows], better: bool, factor: float, runs: in
     most = [min(2 * right - d, 2 * (1 - right) + d) for d, _ in pairs]
     pairs = [(d, max(min(differ, limit), abs(d))) for (d, differ), limit in zip(pairs, most, strict=True)]
     rows = Shares(right, tuple(pairs), cases[0].clusters, sum(case.icc for case in cases) / len(cases))
-    claims = (
-        Claim(c.bound, c.alpha, baselines.index(c.gate.versus) if c.gate.versus else None, c.chosen) for c in cases
-    )
-    return rows.passes(tuple(claims), cases[0].seed, runs, factor)
+    at = {name: i for i, name in enumerate(baselines)}
+    claims = tuple(Claim(c.bound, c.alpha, at[c.gate.versus] if c.gate.versus else None, c.chosen) for c in cases)
+    return rows.passes(claims, cases[0].seed, runs, factor)
 
 
 def _alone(case: GateOnRows, better: bool, factor: float, runs: int) -> Bools:

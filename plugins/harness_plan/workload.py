@@ -229,17 +229,9 @@ class _Ears:
         key = (item.eval, fewshot, item.subject if item.subject in ready.others else "")
         if key not in self.counted:
             self.counted[key] = _count(ready.others.get(item.subject, ready.source), listener)
-        tokens, unique = self.counted[key]
         found = listener.cached.found if listener.cached else 0
-        return replace(
-            blank,
-            requests=requests,
-            remembered=found,
-            tokens=tokens,
-            unique=unique,
-            answers=listener.answers,
-            note=problem,
-        )
+        counts = requests, found, *self.counted[key], listener.answers
+        return Workload(item.subject, item.eval, blank.rows, *counts, problem)
 
     def listener(self, name: str) -> Listener:
         """Return a listener that answers what is remembered of a model that is there."""
