@@ -14,7 +14,7 @@ from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE
 from harness.artifacts.digests import walk
 from harness.errors import UsageError
-from harness.files import write_text
+from harness.files import write_text, writing
 from harness.release.verify import verify
 from harness.texts.secrets import TOKENS
 
@@ -69,10 +69,8 @@ def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> str:
     signed = {e.payload for e in envelopes if keyid in e.signatures}
     payloads = dict.fromkeys(e.payload for e in envelopes)
     new = [enveloped(p, signer) for p in payloads if p not in signed]
-    try:
+    with writing(path):
         write_text(path, text + "".join(f"{e.line()}\n" for e in new))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
     return keyid
 
 

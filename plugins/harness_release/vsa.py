@@ -46,7 +46,8 @@ def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
     """
     name = Path(found.folder).resolve().name
     try:
-        root = found.root or _root(Path(found.folder) / MODEL)
+        model = Path(found.folder) / MODEL
+        root = found.root or root_digest({name: file_digest(model / name) for name, _ in walk(model)})
     except (OSError, ValueError) as error:
         found.notes.append(f"no summary is written, for there are no bytes that it could be about: {error}")
         return ""
@@ -112,7 +113,3 @@ def held(path: Path, found: Verified, policy: Policy | None) -> str:
     if not policy:
         return f"{says}, by whom is not known: no policy"
     return f"{says}, signed by {', '.join(sorted(k.name or k.keyid[:16] for k in policy.keys if k.keyid in by))}"
-
-
-def _root(model: Path) -> str:
-    return root_digest({name: file_digest(model / name) for name, _ in walk(model)})

@@ -16,7 +16,7 @@ from harness_report.drawing import FAIL, OPEN, PASS, Interval, axis_of, draw, st
 from harness_report.gates import axes, bounds_of, heads, interval_of, show_gate, write_of
 from harness_report.history import MOST, PastRun, runs_told, trends_of
 from harness_report.metrics import traded
-from harness_report.page import FILE, ROWS, fill, folder_name, headline, says
+from harness_report.page import FILE, fill, folder_name, headline, says
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept
 from harness_report.words import GLYPHS, NONE, day, minus, number, percent
@@ -44,9 +44,11 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleName
     page |= {"heads": heads(kept), "facts": _facts(kept, c, past), "ours": kept.ours, "sure": percent(kept.run.alpha)}
     page |= {"compared": c, "past": past, "lead": [], "notes": []}
     if c:
-        page |= {"lead": _lead(c), "notes": c.notes, "gates": _gates(c), "same": _same(c), "lines": _lines(c)}
+        names = ", ".join(b.name for b in c.same)
+        same = f"{counted(len(c.same), 'gate')} came to the same numbers in both runs: {names}." if names else ""
+        page |= {"lead": _lead(c), "notes": c.notes, "gates": _gates(c), "same": same}
         page |= {"alike": sentence.listed([b.metric for b in c.metrics if b.is_alike])}
-        page |= {"changes": _changes(c), "labels": c.labels}
+        page |= {"lines": _lines(c), "changes": _changes(c), "labels": c.labels}
     if past:
         page |= {"trends": trends_of(past), "past_runs": _past(kept, past), "runs": counted(len(past), "run")}
         page |= {"traded": traded(kept, [p.kept for p in past[-MOST:]]), "released": any(p.release for p in past)}
@@ -96,11 +98,6 @@ def _gates(c: Compared) -> list[SimpleNamespace]:
     return found
 
 
-def _same(c: Compared) -> str:
-    names = [b.name for b in c.same]
-    return f"{counted(len(names), 'gate')} came to the same numbers in both runs: {', '.join(names)}." if names else ""
-
-
 def _lines(c: Compared) -> list[SimpleNamespace]:
     """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
     found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if not b.is_alike]
@@ -137,7 +134,7 @@ def _changes(c: Compared) -> list[SimpleNamespace]:
     found = []
     for b in c.metrics:
         if says(b.pairs):
-            one = pairs.change(c.now, b.metric, b.metric.partition(".")[0], b.pairs, most=ROWS, links="-")
+            one = pairs.change(c.now, b.metric, b.metric.partition(".")[0], b.pairs, links="-")
             one.theirs, one.ours = c.labels
             found.append(one)
     return found

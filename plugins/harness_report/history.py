@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
-from harness.internals import sentence, shown
+from harness.internals import promotions, sentence, shown
 from harness_report.compare import FORMAT, STYLES, numbers, printed
 from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Axis, Chart, layer, nice, rule, written
 from harness_report.gates import axes, claim_of, interval_of, tick_of, write_of
@@ -98,14 +98,9 @@ def release_of(released: Mapping[tuple[str, str], str], weights: str, started: s
 
 def released(to: str) -> dict[tuple[str, str], str]:
     """Return the days on which what is exported to a folder was first promoted, by weights and start of the run."""
-    record = Path(f"{to}.releases", "releases.jsonl")
-    try:
-        lines = [json.loads(line) for line in record.read_text("utf-8").split("\n") if line.strip()]
-    except (OSError, ValueError, RecursionError):
-        return {}
-    told = [line for line in reversed(lines) if isinstance(line, dict)]
-    keys = [(str(line.get("weights")), str(line.get("started") or "")) for line in told]
-    return {key: str(line.get("at", ""))[:10] or "released" for key, line in zip(keys, told, strict=True)}
+    with suppress(UsageError):
+        return {(line.weights, line.started): line.at[:10] for line in reversed(promotions(Path(to)))}
+    return {}
 
 
 def tracks_of(past: Sequence[PastRun]) -> list[Track]:

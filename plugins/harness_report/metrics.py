@@ -69,8 +69,7 @@ def slices_of(kept: Kept) -> list[Chart]:
 
 def min_n_of(kept: Kept) -> int:
     """Return how many rows a slice needs to decide a gate, as the suite's gates say."""
-    told = [g.get("min_n") for g in kept.lock.get("gates", ()) if g.get("min_n")]
-    return max([int(n) for n in told if isinstance(n, int)], default=Gate.min_n)
+    return max((g["min_n"] for g in kept.lock.get("gates", ()) if g.get("min_n")), default=Gate.min_n)
 
 
 def _slices(kept: Kept, mine: Report, other: Report, metric: str, column: str) -> Chart | None:

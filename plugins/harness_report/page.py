@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FILE, PACKAGE = "report.html", "harness_report"
-ROWS = (4, 3)  # rows lost and won that are shown of a comparison
 MOST_GATES = 12  # that are shown where they passed; others unfold
 MOST_CHANGES = 8  # comparisons whose rows are shown
 
@@ -186,7 +185,7 @@ def changes_of(kept: Kept, browsed: set[str]) -> list[SimpleNamespace]:
         pair = pairs.pairs_of(kept, evaluation, v.versus, metric)
         links = link_of(kept, v, evaluation in browsed)
         if says(pair):
-            found[key] = pairs.change(kept, shown(v.gate), evaluation, pair, most=ROWS, links=links)
+            found[key] = pairs.change(kept, shown(v.gate), evaluation, pair, links)
     for evaluation in kept.evals:
         if not kept.parent or not kept.report(kept.parent, evaluation) or not kept.report(kept.ours, evaluation):
             continue
@@ -194,7 +193,7 @@ def changes_of(kept: Kept, browsed: set[str]) -> list[SimpleNamespace]:
         links = comparison(kept, evaluation, kept.parent, kept.ours) if evaluation in browsed else "-"
         title = shown(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
         if says(pair):
-            found[evaluation, "", kept.parent] = pairs.change(kept, title, evaluation, pair, most=ROWS, links=links)
+            found[evaluation, "", kept.parent] = pairs.change(kept, title, evaluation, pair, links)
     return list(found.values())[:MOST_CHANGES]
 
 

@@ -21,7 +21,7 @@ from harness_report.words import CUT, cut
 MOST = 20_000  # rows of all evaluations that a page holds whole
 SIZE = 14_000_000  # characters of rows that a page holds
 SHARED = 1 / 3  # of two answers must be the same for their differences to be marked
-PHONE = (2, 1)  # rows lost and won that a narrow page shows of a comparison
+ROWS, PHONE = (4, 3), (2, 1)  # rows lost and won that are shown of a comparison, and those on a narrow page
 LOST, WON, BOTH, NEITHER, OTHER = range(5)
 OUTCOMES = ("lost", "won", "both", "neither", "other")
 Part = tuple[str, bool]  # a piece of an answer, and whether the other one lacks it
@@ -245,16 +245,14 @@ def _score(row: Row, metric: str) -> float | None:
 # -- what changed ----------------------------------------------------------------------------------
 
 
-def change(
-    kept: Kept, title: str, evaluation: str, pairs: Pairs, *, most: tuple[int, int], links: str
-) -> SimpleNamespace:
+def change(kept: Kept, title: str, evaluation: str, pairs: Pairs, links: str) -> SimpleNamespace:
     """Return the first rows lost and won of a comparison; of a private evaluation their numbers alone.
 
     `links` is what stands after the outcome in a link to these rows; "-" where there is none.
     """
     lost, won = pairs.of(LOST), pairs.of(WON)
     private, rows = kept.is_private(evaluation), []
-    for found, shown, narrow in () if private else ((lost, most[0], PHONE[0]), (won, most[1], PHONE[1])):
+    for found, shown, narrow in () if private else zip((lost, won), ROWS, PHONE, strict=True):
         rows += [_row(kept, evaluation, pairs, p, i >= narrow) for i, p in enumerate(_differ_first(found, shown))]
     return SimpleNamespace(
         title=title,

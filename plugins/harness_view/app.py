@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harness import UsageError
-from harness.internals import Underway, read_events, sentence, shown, words
+from harness.internals import Underway, read_events, sentence, shown, words, writing
 from harness_report import beside, page, reading
 from harness_report import words as spelt
 from harness_view.labels import DRAWS, RANDOM, Queue, ToLabel, queues
@@ -146,10 +146,8 @@ class Pages:
         keys = _keys(question) if question else ()
         if not by or question is None or said.get("pressed") not in keys:
             raise UsageError("that is no label of this run; go back and try again")
-        try:
+        with writing(queue.path, "; make room and try again"):
             queue.add(question, said["pressed"], by)
-        except OSError as error:
-            raise UsageError(f"{queue.path}: cannot be written: {error.strerror}; make room and try again") from None
 
     def _folder(self, name: str) -> Path:
         if folder := self.runs.folders().get(name):
