@@ -136,6 +136,15 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
     _sync(path.parent)
 
 
+@contextmanager
+def writing(path: Path | str, then: str = "") -> Iterator[None]:
+    """Turn an OSError of a block into a UsageError: that something cannot be written, why, and what to do `then`."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}{then}") from None
+
+
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line to a file, whole and on the disk when it returns.
 

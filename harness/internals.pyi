@@ -47,6 +47,7 @@ from harness.files import exclusive as exclusive
 from harness.files import folder_in_place as folder_in_place
 from harness.files import lines_of as lines_of
 from harness.files import open_file as open_file
+from harness.files import writing as writing
 from harness.lazy import lazily as lazily
 from harness.parts import part as part
 from harness.pipeline.adjudication import Adjudicator as Adjudicator
@@ -72,6 +73,7 @@ from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
 from harness.release.locked import Locked as Locked
 from harness.release.policy import Policy as Policy
+from harness.release.previous import history as promotions
 from harness.reports import sentence as sentence
 from harness.reports.events import FILE as EVENTS
 from harness.reports.events import Underway as Underway
@@ -180,6 +182,7 @@ __all__ = [
     "open_file",
     "out_of_memory",
     "part",
+    "promotions",
     "read_answers",
     "read_events",
     "read_gguf",
@@ -206,4 +209,5 @@ __all__ = [
     "wilson",
     "wire",
     "words",
+    "writing",
 ]

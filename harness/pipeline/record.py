@@ -206,12 +206,17 @@ class MemoryPeaks:
         """Add the peaks since they last began to every stage that is open, and let them begin anew."""
         if not self._open:
             return
-        torch = _torch_on_gpus()
-        cuda = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())) if torch else 0
-        now = {"": _resident(), "cuda": int(cuda)}  # what PyTorch allocated of all GPUs together
+        now = peak_memory()
         for peaks in self._open:
             peaks |= {where: max(peak, peaks.get(where, 0)) for where, peak in now.items() if peak}
         _begin()
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the most bytes held since the peak began: by this process, and by PyTorch of all GPUs together."""
+    torch = _torch_on_gpus()
+    cuda = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())) if torch else 0
+    return {"": _resident(), "cuda": int(cuda)}
 
 
 def _begin() -> bool:

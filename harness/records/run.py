@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.errors import ExitCode
@@ -211,6 +211,18 @@ class Run:
 
     def count(self, outcome: Outcome) -> int:
         return sum(v.outcome is outcome for v in self.verdicts)
+
+    def nameless(self, verdict: Verdict) -> Verdict:
+        """Return a verdict of it without the names of rows, where these are of a private evaluation."""
+        private = verdict.metric.partition(".")[0] in self.private
+        return replace(verdict, won=(), lost=()) if private else verdict
+
+    def sendable(self) -> Run:
+        """Return it without what names or quotes rows of private evaluations."""
+        reports = [replace(r, verdicts=tuple(map(self.nameless, r.verdicts))) for r in self.reports]
+        changes = tuple(replace(c, won_ids=(), lost_ids=()) if c.eval in self.private else c for c in self.changes)
+        flags = [replace(f, rows={}, evidence=()) for f in self.flags] if self.private else self.flags
+        return replace(self, reports=reports, changes=changes, flags=flags)
 
     def rows(self, evaluation: str) -> list[dict[str, Any]]:
         """Return the rows of an evaluation with what every subject answered, from the run's folder, joined by id.

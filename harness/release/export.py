@@ -174,15 +174,17 @@ def _write_evidence(
     judged: Decided,
 ) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
-    evidence, private = work / EVIDENCE, {e.name for e in collection.suite.evals if e.private}
-    verdicts = [_without_rows(v, private) for v in judged.verdicts if v.candidate == declared.candidate]
+    evidence, public = work / EVIDENCE, run.sendable()
+    # nor training rows, or this machine's own troubles
+    public.reports, public.shown = [dataclasses.replace(r, traceback=None) for r in public.reports], ()
+    verdicts = [run.nameless(v) for v in judged.verdicts if v.candidate == declared.candidate]
     gates = json.loads(dumps([dataclasses.asdict(v) for v in verdicts]))
     rows = rows_of(judged.results, collection.tasks, judged.leaks)
     evidence.mkdir()
     (evidence / LOCK).write_bytes(judged.lock)
     write_text(evidence / GATES, dumps(gates))
     write_text(evidence / ITEMS, (json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
-    write_text(evidence / REPORT, to_json(_public(run, private)))
+    write_text(evidence / REPORT, to_json(public))
     strange = attestation.of_others(json.loads(judged.lock))
     write_text(work / CARD, part("card")(collection.suite, declared, ref, run, strange))
     beside = hash_files(work, [name for name, _ in walk(work) if not name.startswith(f"{MODEL}/")])
@@ -236,22 +238,6 @@ def _answers(collection: Collection, run: Run, candidate: str) -> dict[str, int]
             sides.add((name, collection.against(item)))
     of = [r for r in run.reports if (r.eval, r.subject) in sides]
     return {"asked": sum(r.asked for r in of), "remembered": sum(r.remembered for r in of)}
-
-
-def _public(run: Run, private: set[str]) -> Run:
-    """Return a run without training rows, names of rows of private evaluations, or this machine's own troubles."""
-    reports = [
-        dataclasses.replace(r, traceback=None, verdicts=tuple(_without_rows(v, private) for v in r.verdicts))
-        for r in run.reports
-    ]
-    changes = tuple(dataclasses.replace(c, won_ids=(), lost_ids=()) if c.eval in private else c for c in run.changes)
-    return dataclasses.replace(run, reports=reports, changes=changes, shown=())
-
-
-def _without_rows(verdict: Verdict, private: set[str]) -> Verdict:
-    if verdict.metric.partition(".")[0] not in private:
-        return verdict
-    return dataclasses.replace(verdict, won=(), lost=())
 
 
 def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) -> Iterator[dict[str, Any]]:

@@ -111,12 +111,12 @@ def _decision(run: Run) -> str:
         return f"nothing ships: {why}"
     decide, others = [v for v in gates if v.decides], [v for v in gates if not v.decides]
     passed = sum(v.outcome is Outcome.PASS for v in decide)
-    text = f"{_listed(shipping)} may ship: {passed} of {_count(len(decide), 'gate')} passed" + _beside(decide)
+    text = f"{listed(shipping)} may ship: {passed} of {_count(len(decide), 'gate')} passed" + _beside(decide)
     if waived := len(run.passed_over):
         text += f", {_count(waived, 'failed check', words=True)} {'is' if waived == 1 else 'are'} waived"
     if others:
         left = ", ".join(_tally([v for v in others if v.outcome is not Outcome.PASS]))
-        text += f"; {_number(len(others))} more on {_listed(sorted({v.candidate for v in others}))}"
+        text += f"; {_number(len(others))} more on {listed(sorted({v.candidate for v in others}))}"
         text += f", of which {left}" if left else ""
     return text
 
@@ -151,7 +151,7 @@ def _beside(gates: Sequence[Verdict]) -> str:
     other = [v for v in left if v not in waived and v not in warned]
     parts = [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
     parts += _tally(warned, of=("that only warns", "that only warn"))
-    parts += [f"{_listed(sorted({v.candidate for v in other}))} may not: {', '.join(_tally(other))}"] if other else []
+    parts += [f"{listed(sorted({v.candidate for v in other}))} may not: {', '.join(_tally(other))}"] if other else []
     return "".join(f", {part}" for part in parts)
 
 
@@ -171,7 +171,8 @@ def _tally(verdicts: Sequence[Verdict], *, of: tuple[str, str] = ("", "")) -> li
     return found
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names in a sentence: a, b and c."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.digests import digest_of
 from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.files import append_line, read_text
+from harness.files import append_line, read_text, writing
 from harness.records.waivers import IGNORED, Waiver
 
 if TYPE_CHECKING:
@@ -136,10 +136,8 @@ def waive(
     claim = claim_of(declared) if declared else IGNORED
     made = Waiver(gate, claim, why, last.isoformat(), name, today.isoformat(), digest)
     path = waivers_of(found.path)
-    try:
+    with writing(path):
         append_line(path, dataclasses.asdict(made))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
     return path, made
 
 

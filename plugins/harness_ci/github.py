@@ -23,7 +23,7 @@ from harness_ci.markdown import run_markdown
 MOST = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
 LONGEST = 1000  # characters of a message
 TELLING = ("run", "gate", "check", "plan", "selftest", "show", "judge", "verify")  # commands that print texts of models
-PLACE = re.compile(r"(?P<file>[^:\n]+\.toml)(?::(?P<line>\d+))?: (?P<what>.*)")
+PLACE = re.compile(r"([^:\n]+\.toml)(?::(\d+))?: (.*)")  # file, line, what
 
 
 class Job:
@@ -53,13 +53,20 @@ class Job:
     def harness_run_finish(self, run: Run) -> None:
         self.of_runs += annotations_of(run, gate_lines(Path(run.path)))
         try:
-            write_summary(run_markdown(run, Path(run.folder) if run.folder else None))
+            if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+                with Path(path).open("a", encoding="utf-8") as file:
+                    file.write(hide(run_markdown(run, Path(run.folder) if run.folder else None)))
         except OSError as error:
             self.of_runs.append(annotation("warning", f"the summary cannot be written: {error.strerror}"))
 
     def conclude(self, mistakes: Sequence[str]) -> None:
         """Annotate the mistakes of the command line, at the line of the suite where they name one, and its runs."""
-        self.annotations = [*at_most([*_located(mistakes)]), *self.of_runs]
+        found = []
+        for message in mistakes:
+            place = PLACE.match(message)
+            file, line, what = place.groups() if place else ("", None, message)
+            found.append(annotation("error", what, file, int(line) if line else None))
+        self.annotations = [*at_most(found), *self.of_runs]
 
 
 def annotations_of(run: Run, lines: Mapping[str, int]) -> list[str]:
@@ -93,7 +100,7 @@ def at_most(found: Sequence[str]) -> list[str]:
     """Return the first MOST commands of each kind; the last of these says how many more there are."""
     kept: list[str] = []
     for kind in ("error", "warning", "notice"):
-        mine = [one for one in found if one.startswith(f"::{kind} ") or one.startswith(f"::{kind}::")]
+        mine = [one for one in found if one.startswith((f"::{kind} ", f"::{kind}::"))]
         if len(mine) > MOST:
             rest = len(mine) - MOST + 1
             mine = [*mine[: MOST - 1], annotation(kind, f"and {rest} more, in the log and the summary")]
@@ -109,13 +116,6 @@ def annotation(kind: str, message: str, file: str = "", line: int | None = None,
     pairs = ((name, _data(shown(value)).replace(":", "%3A").replace(",", "%2C")) for name, value in told if value)
     given = ",".join(f"{name}={value}" for name, value in pairs)
     return f"::{kind} {given}::{_data(text)}" if given else f"::{kind}::{_data(text)}"
-
-
-def write_summary(text: str) -> None:
-    """Add Markdown to the job's summary, where there is one. Raises OSError where it cannot be written."""
-    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(hide(text))
 
 
 def _place(file: str) -> str:
@@ -138,10 +138,3 @@ def _redirected() -> bool:
         return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
     except (OSError, ValueError):
         return False
-
-
-def _located(messages: Sequence[str]) -> Iterator[str]:
-    for message in messages:
-        place = PLACE.match(message)
-        line = int(place["line"]) if place and place["line"] else None
-        yield annotation("error", place["what"] if place else message, place["file"] if place else "", line)

@@ -106,11 +106,8 @@ def _details(v: Verdict, rows: Sequence[Shown], chosen: Sequence[Shown]) -> str:
 
 
 def _line(tag: str, texts: Sequence[str]) -> str:
-    return (
-        "<tr>"
-        + "".join(f"<{tag}><code>{_cell(text)}</code></{tag}>" if text else f"<{tag}></{tag}>" for text in texts)
-        + "</tr>"
-    )
+    cells = (f"<code>{_cell(text)}</code>" if text else "" for text in texts)
+    return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
 
 
 def _cell(text: str) -> str:

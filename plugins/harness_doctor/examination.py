@@ -55,9 +55,8 @@ def _python() -> Line:
     first, last = (".".join(map(str, version)) for version in PYTHONS)
     fine = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
     tested = "" if fine else f"; tested on {first} to {last}"
-    said = (
-        f"{platform.python_version()}, {PACKAGE} {_version(PACKAGE) or 'not installed'}, {platform.platform()}{tested}"
-    )
+    package = f"{PACKAGE} {_version(PACKAGE) or 'not installed'}"
+    said = f"{platform.python_version()}, {package}, {platform.platform()}{tested}"
     return Line("Python", FINE if fine else ODD, said)
 
 

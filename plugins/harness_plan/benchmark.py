@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,10 +116,8 @@ def known(session: Session) -> dict[str, Measured]:
     """Return what was measured before for exactly this model, recipe, rows and machine."""
     found = {}
     for what in (*methods_of(session.collection), EVALUATION):
-        try:
+        with suppress(OSError, ValueError, TypeError):
             found[what] = Measured(**json.loads(_path(session, what).read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            continue
     return found
 
 
@@ -132,17 +131,6 @@ def measure(session: Session) -> dict[str, Measured]:
         if not one.error:
             write_text(_path(session, what), json.dumps(asdict(one)))
     return found
-
-
-def peak_memory() -> tuple[int, str]:
-    """Return the most bytes this process has held, and where: on a GPU what torch allocated, else resident memory."""
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return int(torch.cuda.max_memory_allocated()), "cuda"
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "cpu"
 
 
 def _path(session: Session, what: str) -> Path:
@@ -185,10 +173,8 @@ def _in_process(asked: Mapping[str, Any]) -> Measured:
     what = str(asked["what"])
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
-        words = [sys.executable, "-P", "-m", "harness_plan.benchmark"]
-        done = subprocess.run(
-            words, input=json.dumps({**asked, "out": str(out)}), capture_output=True, text=True, check=False
-        )
+        words, told = [sys.executable, "-P", "-m", "harness_plan.benchmark"], json.dumps({**asked, "out": str(out)})
+        done = subprocess.run(words, input=told, capture_output=True, text=True, check=False)
         try:
             return Measured(**json.loads(out.read_text("utf-8")))
         except (OSError, ValueError, TypeError):
@@ -201,6 +187,7 @@ def _in_process(asked: Mapping[str, Any]) -> Measured:
 
 def main() -> None:
     """Measure what stdin asks for."""
+    from harness.pipeline.record import peak_memory
     from harness.pipeline.run import Options, opened
 
     asked = json.load(sys.stdin)
@@ -210,7 +197,8 @@ def main() -> None:
     what = asked["what"]
     try:
         found = _evaluation(session) if what == EVALUATION else _training(session, what)
-        peak, device = peak_memory()
+        peaks = peak_memory()
+        peak, device = (peaks["cuda"], "cuda") if peaks["cuda"] else (peaks[""], "cpu")
         load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
         found = replace(found, peak=peak, device=device, threads=_threads(), load=load)
     except UsageError as error:

@@ -11,18 +11,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.stats import power
+from harness.stats.arrays import Bools, distributions
 from harness_plan.drawn import RUNS, Claim, Rows, Shares
 from harness_plan.past import PastRows, name_of
-
-if TYPE_CHECKING:
-    from harness.stats.arrays import Bools
 
 ICC = 0.2  # correlation of rows in one cluster, where no run has shown it
 BETTER = 0.03  # by how much a model is taken to be better than a gate on 0/1 rows asks, for all gates together
@@ -31,7 +28,7 @@ SEARCHED = 1000  # draws where power is searched for
 Find = Callable[[Callable[[float], float]], float | None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class GateOnRows:
     """A gate on some rows, turned so that larger is better: how likely the truth is shown to be above `bound`.
 
@@ -47,26 +44,11 @@ class GateOnRows:
     past: PastRows | None
     before: tuple[Verdict, Run] | None
 
-    @cached_property
-    def oriented(self) -> tuple[int, float, float]:
-        return self.gate.kind.oriented(self.gate, self.metric)
-
-    @property
-    def sign(self) -> int:
-        return self.oriented[0]
-
-    @property
-    def factor(self) -> float:
-        return self.oriented[2]
-
-    @cached_property
-    def shift(self) -> float:
-        """What is added to a turned value: 1 where it is the share of rows that are 0."""
-        return 1.0 if self.shares and not self.gate.versus and self.sign < 0 else 0.0
-
-    @cached_property
-    def bound(self) -> float:
-        return self.oriented[1] + self.shift
+    def __post_init__(self) -> None:
+        self.sign, margin, self.factor = self.gate.kind.oriented(self.gate, self.metric)
+        # what is added to a turned value: 1 where it is the share of rows that are 0
+        self.shift = 1.0 if self.shares and not self.gate.versus and self.sign < 0 else 0.0
+        self.bound = margin + self.shift
 
     # -- the rows ----------------------------------------------------------------------------------
 
@@ -160,10 +142,8 @@ class GateOnRows:
         width = (v.upper - v.lower) / 2
         if not math.isfinite(width) or width <= 0:
             return None
-        from scipy.stats import t
-
         count = v.clusters or v.n
-        return width / float(t.isf(v.alpha, max(count - 1, 1))) * math.sqrt(count)
+        return width / float(distributions.t.isf(v.alpha, max(count - 1, 1))) * math.sqrt(count)
 
     @cached_property
     def discordance(self) -> float:
@@ -232,14 +212,10 @@ class GateOnRows:
         if not self.shares:
             assert self.then is not None
             return self.then.passes(truth, bound, self.alpha, round(self.count * factor), self.seed, runs)
-        claim = Claim(bound, self.alpha, 0 if self.gate.versus else None)
-        pair = ((truth, self.differ(truth)),)
-        rows = (
-            Shares((1 + truth) / 2, pair, self.own, self.icc)
-            if self.gate.versus
-            else Shares(truth, (), self.own, self.icc)
-        )
-        return rows.passes((claim,), self.seed, runs, factor)[:, 0]
+        versus = self.gate.versus
+        right, pairs = ((1 + truth) / 2, ((truth, self.differ(truth)),)) if versus else (truth, ())
+        claim = Claim(bound, self.alpha, 0 if versus else None)
+        return Shares(right, pairs, self.own, self.icc).passes((claim,), self.seed, runs, factor)[:, 0]
 
     def differ(self, difference: float) -> float:
         """Return the discordance, which is not less than a difference."""
@@ -272,13 +248,19 @@ class GateOnRows:
         return self.turned((1 - self.factor) * mean)
 
     @cached_property
-    def truth(self) -> float:
-        """What power is told for: an equal model, or one as the last, or one that is just good enough."""
+    def supposed(self) -> tuple[float, str]:
+        """What power is told for, and that model in words: an equal one, one as the last, or one just good enough."""
         if self.gate.worse_by_at_most is not None:
-            return self.equal
+            return self.equal, f"if it equals {self.gate.versus}"
         if self.estimate is not None:
-            return self.estimate
-        return self.bound if self.reach is None else self.reach
+            return self.estimate, f"if it is {self.shown(self.back(self.estimate))} again"
+        if self.reach is None:
+            return self.bound, "whatever the model"
+        return self.reach, f"if it is {self.shown(self.back(self.reach))}"
+
+    @property
+    def truth(self) -> float:
+        return self.supposed[0]
 
     @cached_property
     def better(self) -> float:
@@ -292,14 +274,6 @@ class GateOnRows:
     def again(self) -> float:
         """The truth of a model that is as the last, where one is known."""
         return self.truth if self.estimate is None else self.estimate
-
-    def words(self) -> str:
-        """Return what kind of model it is of which `truth` holds, in words."""
-        if self.gate.worse_by_at_most is not None:
-            return f"if it equals {self.gate.versus}"
-        if self.estimate is not None:
-            return f"if it is {self.shown(self.back(self.estimate))} again"
-        return "whatever the model" if self.reach is None else f"if it is {self.shown(self.back(self.reach))}"
 
     @cached_property
     def reach(self) -> float | None:

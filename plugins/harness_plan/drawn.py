@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 from harness.stats import means, power, ratio
 from harness.stats.arrays import Bools, Counts, Floats, np
@@ -73,9 +74,8 @@ class Shares:
         asked = layout.asked[:, number]
         outcome = np.arange(counts.shape[-1])
         ours = outcome & 1
-        theirs = ours if claim.against is None else outcome >> (claim.against + 1) & 1
-        up = ours > (0 if claim.against is None else theirs)
-        won, lost = (counts[:, asked][..., hit].sum(-1) for hit in (up, ours < theirs))  # (runs, parts)
+        theirs = 0 * outcome if claim.against is None else outcome >> (claim.against + 1) & 1
+        won, lost = (counts[:, asked][..., hit].sum(-1) for hit in (ours > theirs, ours < theirs))  # (runs, parts)
         size, cluster = layout.size[asked], layout.cluster[asked]
         truth = self.right if claim.against is None else self.against[claim.against][0]
         bound = truth - (truth - claim.bound) * layout.scale
@@ -90,32 +90,20 @@ class Shares:
         won, lost, weight = (np.add.reduceat(x, starts, axis=-1) for x in (won, lost, size))
         sums, weights = (won - lost).astype(float), np.broadcast_to(weight.astype(float), won.shape)
         if claim.against is None:
-            return _passing(sums, weights, bound, "share", claim.alpha)
-        return _passing(sums, weights, bound, "pairs", claim.alpha, discordance=(won + lost).sum(-1) / weight.sum())
+            return _passing(sums, weights, bound, claim.alpha, kind="share")
+        return _passing(sums, weights, bound, claim.alpha, (won + lost).sum(-1) / weight.sum(), kind="pairs")
 
 
 def _passing(
-    sums: Floats,
-    weights: Floats,
-    bound: float,
-    kind: means.Kind,
-    alpha: float,
-    *,
-    discordance: Floats | None = None,
-    support: tuple[float, float] = (0.0, 1.0),
-    independent: bool = False,
+    sums: Floats, weights: Floats, bound: float, alpha: float, changed: Floats | None = None, **how: Any
 ) -> Bools:
-    """Return (runs,): which data sets prove it; BATCH at a time, which fit the processor's cache.
-
-    `independent` clusters are rows in their `support`.
-    """
+    """Return (runs,): which data sets prove it, by `means.judged`; BATCH at a time, which fit the processor's cache."""
     found = []
     for at in (slice(i, i + BATCH) for i in range(0, len(sums), BATCH)):
-        of = ratio.ratio(sums[at], weights[at])
-        changed = None if discordance is None else discordance[at]
-        judged = means.judged(of, kind, alpha, discordance=changed, independent=independent, support=support)
-        found.append(judged(bound))
-    return np.concatenate([p[0] for p in found]) <= alpha
+        discordance = None if changed is None else changed[at]
+        judged = means.judged(ratio.ratio(sums[at], weights[at]), alpha=alpha, discordance=discordance, **how)
+        found.append(judged(bound)[0])
+    return np.concatenate(found) <= alpha
 
 
 @dataclass(frozen=True)
@@ -220,13 +208,12 @@ class Rows:
         drawn = np.random.default_rng(seed).integers(0, of.clusters, (runs, count))
         sums, weights = sums[drawn], weights[drawn]
         if self.support is None:
-            return _passing(sums, weights, bound, "ratio", alpha)
+            return _passing(sums, weights, bound, alpha, kind="ratio")
         low, high = self.support
         inside = min(max(bound, low + 1e-9 * (high - low)), high - 1e-9 * (high - low))
         alike = self.clusters is not None and len(set(self.weights)) == 1 and high - low == 1
-        kind: means.Kind = "share" if alike else "score"
-        independent = self.clusters is None
-        return _passing(sums, weights, inside, kind, alpha, support=self.support, independent=independent)
+        kind, independent = "share" if alike else "score", self.clusters is None
+        return _passing(sums, weights, inside, alpha, kind=kind, support=self.support, independent=independent)
 
     @cached_property
     def of(self) -> ratio.Ratio:

@@ -9,7 +9,6 @@ from harness.collection.collected import Collection
 from harness.pipeline.checking import recalled_before_training
 from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import Ledger, look_of, tells
-from harness.suite.tables import Sweep
 from harness_plan.benchmark import EVALUATION, FULL, Measured, memory_of, methods_of
 from harness_plan.gate_power import Odds, odds_of
 from harness_plan.joint import Joint, joint_of
@@ -62,12 +61,8 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
     collection, suite, session = run.collection, run.suite, run.session
     history = History(session.options.out, collection)
     ledger = Ledger.here(lambda _: None)
-    looks = [
-        (c, e)
-        for c in collection.candidates
-        for e, t in collection.tasks.items()
-        if e in collection.chosen[c] and tells(t)
-    ]
+    telling = [name for name, task in collection.tasks.items() if tells(task)]
+    looks = [(c, e) for c in collection.candidates for e in telling if e in collection.chosen[c]]
     # which attempt other weights would be at the rows of every evaluation, by candidate and eval
     attempts = {key: ledger.standing(look_of(collection, *key, "", "", None)) for key in looks}
     gates = odds_of(collection, history, attempts)
@@ -115,35 +110,19 @@ def _stages(
         own = measured.get(FULL if collection.whole else collection.suite.adapter.use)
         whole = own.whole if own else None
         if sweep := collection.suite.sweep:
-            stages += _trials(collection, sweep, made, whole, measured, history)
+            evaluation = sweep.by.partition(".")[0]
+            rows = Workload("adapter", evaluation, len(collection.tasks[evaluation].select or ()))
+            once, left = _evaluations("select", [rows], measured, history), [not m.there for m in made]
+            few, every, each = sum(left[: sweep.fewest]), sum(left), whole or 0.0  # each as long as the first
+            stages.append(Stage("train", each * few, every if whole is None else 0, most=each * every))
+            least, most = once.seconds * sweep.fewest, once.seconds * len(left)
+            stages.append(Stage("select", least, once.unknown, most=most))
         else:
             done = ("merged" if collection.whole else "adapter") in there
             stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
     for name in collection.candidates:
         stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))
     return stages
-
-
-def _trials(
-    collection: Collection,
-    sweep: Sweep,
-    made: Sequence[Made],
-    whole: float | None,
-    measured: Mapping[str, Measured],
-    history: History,
-) -> list[Stage]:
-    """Return how long a sweep trains, each trial as long as the first, and is measured on select rows: the fewest
-    trials, and all."""
-    evaluation = sweep.by.partition(".")[0]
-    rows = Workload("adapter", evaluation, len(collection.tasks[evaluation].select or ()))
-    once = _evaluations("select", [rows], measured, history)
-    left = [not m.there for m in made]
-    few, all_ = sum(left[: sweep.fewest]), sum(left)
-    each = whole or 0.0
-    return [
-        Stage("train", each * few, all_ if whole is None else 0, most=each * all_),
-        Stage("select", once.seconds * sweep.fewest, once.unknown, most=once.seconds * len(left)),
-    ]
 
 
 def _evaluations(name: str, asked: Sequence[Workload], measured: Mapping[str, Measured], history: History) -> Stage:

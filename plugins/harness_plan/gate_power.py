@@ -64,12 +64,9 @@ def odds_of(collection: Collection, history: History, attempts: Mapping[tuple[st
     """Return every gate on every candidate with its odds; `attempts` are those to come, by candidate and eval."""
     found = []
     for candidate in collection.candidates:
-        each = {
-            g.id: _asked(collection, g, candidate, history, attempts)
-            for g in collection.gates(candidate)
-            if not g.any_of
-        }
-        for gate in collection.gates(candidate):
+        gates = collection.gates(candidate)
+        each = {g.id: _asked(collection, g, candidate, history, attempts) for g in gates if not g.any_of}
+        for gate in gates:
             one = each[gate.id] if gate.id in each else GateOdds(gate, _group(gate, candidate, each))
             found.append(replace(one, decides=collection.decides(gate, candidate)))
     return found
@@ -150,7 +147,7 @@ def _told(case: GateOnRows, blank: Odds, known: bool) -> Odds:
         blank,
         effective=case.n / case.effect if case.shares and case.effect > 1 else 0.0,
         power=case.chance,
-        truth=case.words(),
+        truth=case.supposed[1],
         assumed=(*blank.assumed, *case.notes()),
         proves=case.proves(),
         needed=case.needed(),
@@ -174,11 +171,8 @@ def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | No
         # Clopper and Pearson's upper bound of no failures in n rows
         share = 1 - blank.alpha ** (1 / rows)
         what += f"; no failure in {rows} rows shows that at most {share:.2%} of such rows fail"
-    return replace(blank, kind=kind, rows=rows, missing=what, assumed=(*blank.assumed, *_seen(past)))
-
-
-def _seen(past: tuple[Verdict, Run] | None) -> list[str]:
-    return [f"{past[0].outcome} in {name_of(past[1])}: {words.first(past[0])}"] if past else []
+    seen = [f"{past[0].outcome} in {name_of(past[1])}: {words.first(past[0])}"] if past else []
+    return replace(blank, kind=kind, rows=rows, missing=what, assumed=(*blank.assumed, *seen))
 
 
 def _group(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:

@@ -7,15 +7,12 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 from harness.stats import power
+from harness.stats.arrays import Bools, np
 from harness_plan.chance import BETTER, GateOnRows
 from harness_plan.drawn import Claim, Shares
 from harness_plan.gate_power import GateOdds
-
-if TYPE_CHECKING:
-    from harness.stats.arrays import Bools
 
 RUNS = 2000
 SEARCHED = 1000  # draws of every size at which rows are searched for
@@ -68,23 +65,20 @@ class _GatesTogether:
 
     def joint(self, candidate: str) -> Joint:
         passed = self.passed(better=True)
-        chance = float(passed.all(axis=1).mean())
+        chance = _share(passed)
         cases = [case for name in self.blocking for case in self.cases(name)]
         again = any(c.estimate is not None for c in cases)
         found = Joint(
             candidate,
             len(self.blocking),
             chance,
-            float(self.passed(better=False).all(axis=1).mean()) if again else None,
+            _share(self.passed(better=False)) if again else None,
             100 * BETTER if any(c.shares and c.gate.worse_by_at_most is None for c in cases) else 0.0,
             assumed=tuple(self.assumed(cases)),
             unknown=self.unknown,
         )
         if len(self.blocking) > 1:
-            left = [
-                float(passed[:, [j for j in range(passed.shape[1]) if j != i]].all(axis=1).mean())
-                for i in range(passed.shape[1])
-            ]
+            left = [_share(np.delete(passed, i, axis=1)) for i in range(passed.shape[1])]
             worst = max(range(len(left)), key=left.__getitem__)
             found = replace(found, costliest=self.blocking[worst], without=left[worst])
         if chance < power.POWER and (factor := self.factor()):
@@ -103,8 +97,6 @@ class _GatesTogether:
 
         Evals are independent; so are the metrics of one, unless they are drawn from the rows of an earlier run.
         """
-        import numpy as np
-
         columns: dict[str, list[Bools]] = {name: [] for name, a in self.asked.items() if a.odds.power is not None}
         shared: dict[str, list[GateOnRows]] = {}
         for name in columns:
@@ -135,7 +127,7 @@ class _GatesTogether:
             return power.deviate(math.prod(self.about(name, x) for name in self.blocking))
 
         def drawn(x: float) -> float:
-            return float(self.passed(better=True, factor=x, runs=SEARCHED).all(axis=1).mean())
+            return _share(self.passed(better=True, factor=x, runs=SEARCHED))
 
         return power.corrected(lambda at: power.smallest(at, 1.0, MOST), formula, drawn, steps=3)
 
@@ -151,14 +143,19 @@ class _GatesTogether:
         return [case for member in self.asked[name].gate.any_of or [name] for case in self.asked[member].cases]
 
 
+def _share(passed: Bools) -> float:
+    """Return how often all gates pass."""
+    return float(passed.all(axis=1).mean())
+
+
 def _together(cases: Sequence[GateOnRows], better: bool, factor: float, runs: int) -> Bools:
     """Return (runs, cases): gates on one metric of 0/1 rows, judged on the same rows of the candidate."""
-    truths = [case.better if better else case.again for case in cases]
-    alone = [t for case, t in zip(cases, truths, strict=True) if not case.gate.versus]
-    baselines = list(dict.fromkeys(case.gate.versus for case in cases if case.gate.versus))
+    truths = [(case, case.better if better else case.again) for case in cases]
+    alone = [t for case, t in truths if not case.gate.versus]
+    baselines = dict.fromkeys(case.gate.versus for case in cases if case.gate.versus)
     pairs = []
     for name in baselines:
-        own = [(case, t) for case, t in zip(cases, truths, strict=True) if case.gate.versus == name]
+        own = [(case, t) for case, t in truths if case.gate.versus == name]
         difference = max(t for _, t in own)
         pairs.append((difference, max(abs(difference), sum(case.discordance for case, _ in own) / len(own))))
     known = next((case.share for case in cases if case.share is not None), None)
@@ -167,16 +164,13 @@ def _together(cases: Sequence[GateOnRows], better: bool, factor: float, runs: in
     most = [min(2 * right - d, 2 * (1 - right) + d) for d, _ in pairs]
     pairs = [(d, max(min(differ, limit), abs(d))) for (d, differ), limit in zip(pairs, most, strict=True)]
     rows = Shares(right, tuple(pairs), cases[0].clusters, sum(case.icc for case in cases) / len(cases))
-    claims = (
-        Claim(c.bound, c.alpha, baselines.index(c.gate.versus) if c.gate.versus else None, c.chosen) for c in cases
-    )
-    return rows.passes(tuple(claims), cases[0].seed, runs, factor)
+    at = {name: i for i, name in enumerate(baselines)}
+    claims = tuple(Claim(c.bound, c.alpha, at[c.gate.versus] if c.gate.versus else None, c.chosen) for c in cases)
+    return rows.passes(claims, cases[0].seed, runs, factor)
 
 
 def _alone(case: GateOnRows, better: bool, factor: float, runs: int) -> Bools:
     """Return (runs,): a gate on rows of its own, or one that passes as often as its power says."""
-    import numpy as np
-
     if case.drawn and not case.hopeless:
         return case.passes(case.better if better else case.again, case.bound, factor, runs)
     chance = 0.0 if case.hopeless else case.power(case.better if better else case.again, case.bound, factor)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from harness.claims.gate import Gate
 from harness.collection.collected import Collection
@@ -37,13 +38,11 @@ class History:
     """What earlier runs of a suite found, the newest first."""
 
     def __init__(self, out: Path, collection: Collection) -> None:
-        self.collection = collection
-        found = [
-            (path.parent, _read(path, collection.suite.model.path)) for path in _reports(out, collection.suite.name)
-        ]
-        self.folders = {id(run): folder for folder, run in found if run}
-        self.runs = [run for _, run in found if run]
-        self.read: dict[tuple[Path, str, str], Mapping[str, Mapping[str, Any]]] = {}
+        suite, self.runs, self.rows = collection.suite, list[Run](), cache(read_rows)
+        for path in sorted(out.glob(f"{suite.name}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True):
+            with suppress(UsageError):  # of an older version, of which there is nothing to learn
+                run = read_run(path)
+                self.runs += [run] if run.model in (suite.model.path, placed(suite.model.path, run)) else []
 
     def verdict(self, gate: Gate, candidate: str, fewest: int = FEWEST) -> tuple[Verdict, Run] | None:
         """Return the last verdict on the same question with rows enough to learn from, and its run."""
@@ -61,7 +60,8 @@ class History:
             return None
         run, name = found[1], gate.metric_name
         try:
-            sides = [self.rows(run, subject, gate.eval) for subject in (candidate, *filter(None, [gate.versus]))]
+            subjects = [candidate, *filter(None, [gate.versus])]
+            sides = [self.rows(Path(run.folder), subject, gate.eval) for subject in subjects]
             told = [
                 {i: (value_of(r, name), float(r["weights"].get(name, r["weight"]))) for i, r in s.items()}
                 for s in sides
@@ -76,12 +76,6 @@ class History:
         known = all(s.id in side and all(map(math.isfinite, side[s.id])) for s in samples for side in told)
         return PastRows(run, samples, told[0], told[1] if gate.versus else None) if known else None
 
-    def rows(self, run: Run, subject: str, evaluation: str) -> Mapping[str, Mapping[str, Any]]:
-        key = (self.folders[id(run)], subject, evaluation)
-        if key not in self.read:
-            self.read[key] = read_rows(*key)
-        return self.read[key]
-
     def seconds(self, subject: str, evaluation: str) -> float | None:
         """Return the seconds a row took when it was last evaluated with nothing remembered."""
         for run in self.runs:
@@ -94,15 +88,3 @@ class History:
 def name_of(run: Run) -> str:
     """Return the name of a run's folder without the suite's."""
     return Path(run.folder).name.removeprefix(f"{run.suite}-")
-
-
-def _reports(out: Path, suite: str) -> list[Path]:
-    return sorted(out.glob(f"{suite}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True)
-
-
-def _read(path: Path, model: str) -> Run | None:
-    try:
-        run = read_run(path)
-    except (UsageError, TypeError, KeyError, AttributeError, ValueError):
-        return None  # of an older version; there is nothing to learn from it
-    return run if run.model in (model, placed(model, run)) else None

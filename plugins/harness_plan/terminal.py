@@ -71,17 +71,12 @@ def _entry(terminal: Terminal, number: str, text: str, details: Iterable[str], s
 
 def _alike(odds: Sequence[Odds]) -> list[tuple[list[str], list[Odds]]]:
     """Gather candidates about which the same is to be said."""
-    found: list[tuple[list[str], list[Odds]]] = []
+    found: dict[tuple[Odds, ...], tuple[list[str], list[Odds]]] = {}
     for candidate in dict.fromkeys(o.candidate for o in odds):
         own = [o for o in odds if o.candidate == candidate]
-        plain = [replace(o, candidate="", warning="") for o in own]
-        for names, others in found:
-            if [replace(o, candidate="", warning="") for o in others] == plain:
-                names.append(candidate)
-                break
-        else:
-            found.append(([candidate], own))
-    return found
+        same = tuple(replace(o, candidate="", warning="") for o in own)
+        found.setdefault(same, ([], own))[0].append(candidate)
+    return list(found.values())
 
 
 def _share(power: float) -> str:
@@ -170,9 +165,8 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
         parts = " + ".join(f"{size / 1e9:,.2f} GB of {name}" for name, size in forecast.memory.items())
         terminal.line(f"  memory of each process, at least: {parts} = {sum(forecast.memory.values()) / 1e9:,.2f} GB")
     if not forecast.measured:
-        terminal.line(
-            f"  time and memory are not known before they are measured: harness plan {forecast.path} --measure"
-        )
+        how = f"harness plan {forecast.path} --measure"
+        terminal.line(f"  time and memory are not known before they are measured: {how}")
         return
     rows = [["", "tokens/s", "peak memory", "whole training"]]
     for number, what in enumerate((*forecast.methods, EVALUATION)):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from harness.answers.cache import CachedSubject, Models
 from harness.artifacts.digests import weights_digest
@@ -68,26 +68,25 @@ class Listener:
     def __init__(self, ref: ModelRef, cached: CachedSubject | None) -> None:
         self.name, self.digest = ref.name, ref.digest
         self.cached = cached
-        self.calls: list[list[Pair]] = []  # (prompt, continuation), call by call
-        self.shared: list[bool] = []  # calls whose prompts are computed once
+        self.calls: list[tuple[list[Pair], bool]] = []  # (prompt, continuation), and whether prompts are computed once
         self.answers = 0
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, **options: Any) -> list[str]:
         """Note the prompts; what is not remembered is answered with an empty text."""
-        self._note([(p, "") for p in prompts], shared=False)
+        self.calls.append(([(p, "") for p in prompts], False))
         self.answers += max_new_tokens * len(prompts)
         unknown = [""] * len(prompts)
         return self._remembered(unknown, "generate", prompts, max_new_tokens=max_new_tokens, **options)
 
     def logprobs(self, pairs: Sequence[Pair], **options: Any) -> list[Logprob]:
         """Note the pairs; what is not remembered gets one nat."""
-        self._note(list(pairs), shared=True)
+        self.calls.append((list(pairs), True))
         unknown = [Logprob(-1.0, 1, max(1, len(c.encode())), False) for _, c in pairs]
         return self._remembered(unknown, "logprobs", pairs, **options)
 
     def token_kl(self, texts: Sequence[str], against: Listener) -> list[tuple[float, int]]:
         """Note the texts; what is not remembered differs by nothing."""
-        self._note([("", text) for text in texts], shared=False)
+        self.calls.append(([("", text) for text in texts], False))
         unknown = [(0.0, 1)] * len(texts)
         return self._remembered(unknown, "token_kl", texts, against.cached) if against.cached else unknown
 
@@ -98,10 +97,6 @@ class Listener:
         if self.cached is None:
             raise Unloaded(name)
         return getattr(self.cached, name)
-
-    def _note(self, pairs: list[Pair], shared: bool) -> None:
-        self.calls.append(pairs)
-        self.shared.append(shared)
 
     def _remembered(self, unknown: list[Any], method: str, *arguments: Any, **options: Any) -> list[Any]:
         with suppress(Unloaded):
@@ -227,24 +222,16 @@ class _Ears:
             self.session.prompted(item, listener.cached)  # which says whether old answers are asked again
         subject: Any = self.session.prompted(item, listener)
         problem = _listen(task, subject, against, listener)
-        requests = sum(map(len, listener.calls))
+        requests = sum(len(pairs) for pairs, _ in listener.calls)
         if not requests:
             return replace(blank, note=problem)
         fewshot = subject is not listener and item.subject
         key = (item.eval, fewshot, item.subject if item.subject in ready.others else "")
         if key not in self.counted:
             self.counted[key] = _count(ready.others.get(item.subject, ready.source), listener)
-        tokens, unique = self.counted[key]
         found = listener.cached.found if listener.cached else 0
-        return replace(
-            blank,
-            requests=requests,
-            remembered=found,
-            tokens=tokens,
-            unique=unique,
-            answers=listener.answers,
-            note=problem,
-        )
+        counts = requests, found, *self.counted[key], listener.answers
+        return Workload(item.subject, item.eval, blank.rows, *counts, problem)
 
     def listener(self, name: str) -> Listener:
         """Return a listener that answers what is remembered of a model that is there."""
@@ -282,16 +269,14 @@ def _listen(task: Task, subject: Subject, against: Any, listener: Listener) -> s
     return ""
 
 
-@contextmanager
-def _refuse(name: str) -> Iterator[list[Subject]]:
+def _refuse(name: str) -> NoReturn:
     raise Unloaded(name)
-    yield []
 
 
 def _count(source: Source, listener: Listener) -> tuple[int, int]:
     """Return the tokens of all requests, and those that are computed where prompts are shared within a call."""
     total = unique = 0
-    for pairs, shared in zip(listener.calls, listener.shared, strict=True):
+    for pairs, shared in listener.calls:
         counts = source.count_tokens(pairs)
         total += sum(counts)
         unique += _shared(source, pairs, counts) if shared else sum(counts)

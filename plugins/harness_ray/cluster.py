@@ -39,10 +39,8 @@ class Cluster:
     """Workers of a cluster: one a GPU, or one a processor where there are none, as Ray counts them."""
 
     def __init__(self, place: str, python: str | None) -> None:
-        self.said, self.elsewhere = (
-            f"ray:{place}" if place else "ray",
-            bool(place),
-        )  # nodes say what they are
+        self.said = f"ray:{place}" if place else "ray"
+        self.elsewhere = bool(place)  # nodes say what they are
         found = re.fullmatch(r"([^\s:/?]+:\d{1,5})(?:\?gpus=([1-9]\d*))?", place)
         if place and not found:
             raise UsageError(f'--on "{self.said}": want "ray", "ray:HOST:PORT" or "ray:HOST:PORT?gpus=1"')

@@ -6,12 +6,13 @@ Each format is a module of its own. They write from the very bytes of the eviden
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from harness.errors import UsageError, did_you_mean
 from harness.release.verify import MALFORMED, Verified
-from harness_release.evidence import read_evidence
+
+FORMATS = {"vsa": "vsa", "cyclonedx": "cyclonedx", "model-signing": "model_signing"}
 
 
 def writer(kind: str, policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
@@ -20,10 +21,9 @@ def writer(kind: str, policy: Path | None, key: Path | None) -> Callable[[Verifi
     Raises UsageError where the format needs a policy or a key, or knows none, or the key is not of its kind. What it
     returns raises one where the evidence does not say what the format asks.
     """
-    formats = {"vsa": _vsa, "cyclonedx": _cyclonedx, "model-signing": _model_signing}
-    if kind not in formats:
-        raise UsageError(f'--as "{kind}": no such format{did_you_mean(kind, formats)}')
-    make = formats[kind](policy, key)
+    if kind not in FORMATS:
+        raise UsageError(f'--as "{kind}": no such format{did_you_mean(kind, FORMATS)}')
+    make: Callable[[Verified], str] = import_module(f"harness_release.{FORMATS[kind]}").writer(policy, key)
 
     def write(found: Verified) -> str:
         try:
@@ -33,28 +33,3 @@ def writer(kind: str, policy: Path | None, key: Path | None) -> Callable[[Verifi
             raise UsageError(f"--as {kind}: {found.folder}: the evidence is malformed: {why}") from None
 
     return write
-
-
-def _vsa(policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
-    from harness_release import vsa
-
-    if policy is None:
-        raise UsageError("--as vsa says that a policy was met; give --policy FILE too")
-    return partial(vsa.summary, vsa.policy_of(policy), vsa.signer(key))
-
-
-def _cyclonedx(policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
-    from harness_release import cyclonedx
-
-    if key:
-        raise UsageError("--as cyclonedx is not signed; leave out --sign-with, or sign what is printed")
-    return lambda found: cyclonedx.bom(found, read_evidence(found)) if found.ok else ""
-
-
-def _model_signing(policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
-    from harness_release import model_signing
-
-    if key is None:
-        raise UsageError("--as model-signing is a signature; give --sign-with FILE, a private EC key")
-    private = model_signing.private_key(key)
-    return lambda found: model_signing.bundle(found, read_evidence(found), private) if found.ok else ""

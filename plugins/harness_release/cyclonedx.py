@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from harness.answers import keys
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MODEL, decimal
+from harness.errors import UsageError
 from harness.release.verify import Verified
-from harness_release.evidence import ReadEvidence
+from harness_release.evidence import ReadEvidence, read_evidence
 
 MADE = "machine-learning-model"
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:finetune-harness")  # of serial numbers
@@ -19,6 +21,13 @@ WEIGHTS = "the sha256 is of its tensors, as the harness digests them, and of no 
 ROWS = "the sha256 is of its rows, as the harness digests them, and of no file"
 TREE = "the sha256 is the root digest of model/, as OpenSSF model signing has it"
 Part = dict[str, Any]
+
+
+def writer(policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
+    """Return what writes a bill of materials; raises UsageError at a key, for nothing signs it."""
+    if key:
+        raise UsageError("--as cyclonedx is not signed; leave out --sign-with, or sign what is printed")
+    return lambda found: bom(found, read_evidence(found)) if found.ok else ""
 
 
 def bom(found: Verified, evidence: ReadEvidence) -> str:
@@ -99,9 +108,8 @@ def _plugins(lock: Mapping[str, Any]) -> Iterator[Part]:
         name, _, version = (one["distribution"] or "").rpartition(" ")
         library = _library("", name, version) if name else {}
         about = {"group": name, "version": version, "purl": library["purl"]} if name else {}
-        yield _part(
-            "library", f"plugin:{number}", one["name"], one["code"], "a plugin; the sha256 is of its code", **about
-        )
+        says = "a plugin; the sha256 is of its code"
+        yield _part("library", f"plugin:{number}", one["name"], one["code"], says, **about)
 
 
 def _library(ref: str, name: str, version: str) -> Part:

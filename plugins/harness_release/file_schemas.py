@@ -20,7 +20,7 @@ from harness.records.samples import Labels
 from harness.records.verdicts import Verdict
 from harness.release import lockfile
 from harness.reports import events, report_json
-from harness_release.json_schema import DRAFT, Schema
+from harness_release.json_schema import DRAFT, Schema, by_name, many
 
 TEXT: Schema = {"type": "string"}
 WHOLE: Schema = {"type": "integer", "minimum": 0}
@@ -28,8 +28,8 @@ NUMBER: Schema = {"type": ["number", "null"]}  # null for one that is not finite
 TRUTH: Schema = {"type": "boolean"}
 ANY: Schema = {}
 DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-NUMBERS: Schema = {"type": "object", "additionalProperties": NUMBER}
-TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
+NUMBERS: Schema = by_name(NUMBER)
+TEXTS: Schema = by_name(TEXT)
 ENDED: Schema = {"enum": list(get_args(Ended))}
 PLAIN: Mapping[type, Schema] = {
     str: TEXT, int: {"type": "integer"}, float: NUMBER, bool: TRUTH, dict: {"type": "object"}, list: {"type": "array"},
@@ -61,11 +61,11 @@ def value(want: Any) -> Schema:
     if origin in (Union, types.UnionType):
         return {"anyOf": [{"type": "null"} if one is type(None) else value(one) for one in args]}
     if origin is not None and issubclass(origin, Mapping):
-        return {"type": "object", "additionalProperties": value(args[1])}
+        return by_name(value(args[1]))
     if origin is tuple and args[-1] is not Ellipsis:
         return {"type": "array", "items": [value(one) for one in args], "minItems": len(args), "maxItems": len(args)}
     if origin is not None:
-        return {"type": "array", "items": value(args[0])}
+        return many(value(args[0]))
     return PLAIN.get(want, ANY)
 
 
@@ -101,36 +101,32 @@ def _sample() -> Schema:
         "doc_id": WHOLE, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "object"},
         "messages": {"type": "array"}, "key": TEXT,
         "resps": {"type": "array"}, "filtered_resps": {"type": "array"}, "filter": TEXT,
-        "metrics": {"type": "array", "items": TEXT}, "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
+        "metrics": many(TEXT), "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
         "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
         "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
-        "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
+        "lost": many(TEXT), "ended": ENDED, "tokens": WHOLE,
     }  # fmt: skip
     made = table(keys, "messages", "key", "details", "nats", "rendered", "lost", "ended", "tokens")
     return {"title": "a line of SUBJECT/samples_EVAL_TIME.jsonl", **made, "additionalProperties": NUMBER}
 
 
 def _manifest() -> Schema:
-    labels = record(Labels)
     caveat = table({"text": TEXT, "outcome": {"enum": ["INCONCLUSIVE", "ERROR", None]}, "metrics": {"type": "array"}})
-    evaluation = {"weights": TEXT, "rows": TEXT, "caveats": {"type": "array", "items": caveat}}
-    several = {"type": "array", "items": labels}
-    of_file, ids = table({"size": WHOLE, "sha256": DIGEST}), {"type": "array", "items": TEXT}
+    evaluation = {"weights": TEXT, "rows": TEXT, "caveats": many(caveat), "labels": many(record(Labels))}
+    of_file, ids = table({"size": WHOLE, "sha256": DIGEST}), many(TEXT)
     keys = {
         "format": {"enum": [attestation.FORMAT]}, "name": TEXT, "candidate": TEXT, "weights": TEXT,
         "template": {"type": ["string", "null"]}, "started": TEXT, "statistics": ANY,
         "answers": table({"asked": WHOLE, "remembered": WHOLE}), "invocation": {"type": "object"},
-        "ignored": {"type": "array", "items": table(dict.fromkeys(("check", "by", "reason", "until"), TEXT))},
+        "ignored": many(table(dict.fromkeys(("check", "by", "reason", "until"), TEXT))),
         "adapter": table({"base": ANY, "weights": TEXT, "quantization": ANY}),
         "made_of": table({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
-        "evaluations": {"type": "object", "additionalProperties": table({**evaluation, "labels": several}, "labels")},
-        "files": {"type": "object", "additionalProperties": of_file},
+        "evaluations": by_name(table(evaluation, "labels")),
+        "files": by_name(of_file),
         "ledger": table({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
     }  # fmt: skip
-    return {
-        "title": "evidence/manifest.json",
-        **table(keys, "ignored", "adapter", "made_of", "chosen", "ledger", "invocation"),
-    }
+    optional = ("ignored", "adapter", "made_of", "chosen", "ledger", "invocation")
+    return {"title": "evidence/manifest.json", **table(keys, *optional)}
 
 
 def _lock() -> Schema:
@@ -139,14 +135,12 @@ def _lock() -> Schema:
     plugin = table({k: {"type": ["string", "null"]} for k in ("name", "distribution", "record", "code")})
     keys = {
         "format": {"enum": [lockfile.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
-        "gates": {"type": "array", "items": {"type": "object"}}, "subjects": TEXTS,
-        "metrics": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": metric}},
-        "data": {"type": "object", "additionalProperties": rows},
-        "looks": {"type": "object", "additionalProperties": {"type": "array", "items": WHOLE}},
-        "left_out": {
-            "type": "object", "additionalProperties": table({"rows": WHOLE, "of": WHOLE, "sha256": DIGEST})
-        },
-        "harness": TEXT, "plugins": {"type": "array", "items": plugin}, "python": TEXT, "packages": TEXTS,
+        "gates": many({"type": "object"}), "subjects": TEXTS,
+        "metrics": by_name(by_name(metric)),
+        "data": by_name(rows),
+        "looks": by_name(many(WHOLE)),
+        "left_out": by_name(table({"rows": WHOLE, "of": WHOLE, "sha256": DIGEST})),
+        "harness": TEXT, "plugins": many(plugin), "python": TEXT, "packages": TEXTS,
     }  # fmt: skip
     return {"title": "suite.lock.json", **table(keys, "looks", "left_out")}
 
@@ -156,7 +150,7 @@ def _item() -> Schema:
         "item": TEXT, "id": TEXT, "cluster": {"type": ["string", "null"]}, "doc_hash": DIGEST, "prompt_hash": DIGEST,
         "target_hash": DIGEST, "weight": NUMBER, "weights": NUMBERS, "answer_hash": DIGEST, "values": NUMBERS,
         "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
-        "lost": {"type": "array", "items": TEXT}, "ended": ENDED, "tokens": WHOLE,
+        "lost": many(TEXT), "ended": ENDED, "tokens": WHOLE,
     }  # fmt: skip
     bare = {"item": TEXT, "number": WHOLE, "row": DIGEST}
     private = {"title": "a row of a private evaluation", **table({"sha256": DIGEST, **bare})}
@@ -169,16 +163,13 @@ def _item() -> Schema:
 
 def _claim() -> Schema:
     signature = table({"keyid": TEXT, "sig": TEXT})
-    keys = {
-        "payload": TEXT, "payloadType": {"enum": [attestation.PAYLOAD]},
-        "signatures": {"type": "array", "items": signature},
-    }  # fmt: skip
+    keys = {"payload": TEXT, "payloadType": {"enum": [attestation.PAYLOAD]}, "signatures": many(signature)}
     return {"title": "a line of evidence/claims.intoto.jsonl", **table(keys)}
 
 
 def _attempt() -> Schema:
     """Return the schema of a line of the ledger: where it begins, or a look at rows."""
-    ids = {"type": "array", "items": DIGEST}
+    ids = many(DIGEST)
     head: Schema = {"format": {"enum": [attestation.LEDGER_FORMAT]}, "after": ids, "time": TEXT, "id": DIGEST}
     keys = dict.fromkeys(("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base"), TEXT)
     keys |= {"attempt": WHOLE, "project": TEXT, "rows": DIGEST, "n": WHOLE, "scores": TEXT}
@@ -193,7 +184,7 @@ MADE: Mapping[str, Callable[[], Schema]] = {
     "sample": _sample,
     "lock": _lock,
     "manifest": _manifest,
-    "gates": lambda: {"title": "evidence/gates.json", "type": "array", "items": record(Verdict)},
+    "gates": lambda: {"title": "evidence/gates.json", **many(record(Verdict))},
     "item": _item,
     "claim": _claim,
     "attempt": _attempt,

@@ -16,19 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from harness import schema
 from harness.claims.gate import KINDS, Gate
 from harness.plugins import Plugins
-from harness.suite.tables import (
-    MERGES,
-    Baseline,
-    Candidate,
-    Eval,
-    Export,
-    Ignored,
-    Model,
-    ScoredRows,
-    SuiteTable,
-    Train,
-    Use,
-)  # fmt: skip
+from harness.suite import tables
 
 Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-04/schema#"
@@ -37,23 +25,24 @@ NAMES: Mapping[type, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array", tuple: "array",
 }  # fmt: skip
 TABLES = {
-    "suite": SuiteTable, "model": Model, "rows": ScoredRows, "adapter": Use, "train": Train, "candidate": Candidate,
-    "subject": Baseline, "eval": Eval, "gate": Gate, "export": Export, "checks": Ignored,
+    "suite": tables.SuiteTable, "model": tables.Model, "rows": tables.ScoredRows, "adapter": tables.Use,
+    "train": tables.Train, "candidate": tables.Candidate, "subject": tables.Baseline, "eval": tables.Eval,
+    "gate": Gate, "export": tables.Export, "checks": tables.Ignored,
 }  # fmt: skip
 
 
 def json_schema(plugins: Plugins) -> Schema:
     """Return the schema of a suite with these plugins."""
-    merge = {"enum": list(MERGES)}
+    merge = {"enum": list(tables.MERGES)}
     # a baseline: the base, a release, or with `use` a model of its own
-    base, other = {**_table(Baseline), "not": {"required": ["use"]}}, _used(plugins, "loader", Baseline)
-    swept = {"type": "object", "additionalProperties": {"type": "array", "minItems": 2}}
-    tables = {
-        "suite": _table(SuiteTable),
-        "model": _used(plugins, "loader", Model),
-        "rows": {"type": "object", "additionalProperties": _table(ScoredRows), "required": ["candidate"]},
-        "adapter": _used(plugins, "adapter", Use),
-        "train": _used(plugins, "trainer", Train),
+    base, other = {**_table(tables.Baseline), "not": {"required": ["use"]}}, _used(plugins, "loader", tables.Baseline)
+    swept = by_name({"type": "array", "minItems": 2})
+    made = {
+        "suite": _table(tables.SuiteTable),
+        "model": _used(plugins, "loader", tables.Model),
+        "rows": {**by_name(_table(tables.ScoredRows)), "required": ["candidate"]},
+        "adapter": _used(plugins, "adapter", tables.Use),
+        "train": _used(plugins, "trainer", tables.Train),
         "sweep": {
             "type": "object",
             "description": "An option of [adapter] or [train] with the values it is tried with, and what decides.",
@@ -65,20 +54,20 @@ def json_schema(plugins: Plugins) -> Schema:
             "additionalProperties": False,
             "required": ["by"],
         },
-        "candidate": {**_table(Candidate), "oneOf": [{"required": ["adapter"]}, {"required": ["merged"]}]},
-        "subject": {"type": "object", "additionalProperties": {**other, "anyOf": [base, *other["anyOf"]]}},
-        "eval": _many(_used(plugins, "evaluator", Eval), minItems=1),
-        "gate": _many({**_table(Gate), "oneOf": [{"required": keys.split()} for kind in KINDS for keys in kind.keys]}),
+        "candidate": {**_table(tables.Candidate), "oneOf": [{"required": ["adapter"]}, {"required": ["merged"]}]},
+        "subject": by_name({**other, "anyOf": [base, *other["anyOf"]]}),
+        "eval": many(_used(plugins, "evaluator", tables.Eval), minItems=1),
+        "gate": many({**_table(Gate), "oneOf": [{"required": keys.split()} for kind in KINDS for keys in kind.keys]}),
         "merge": {
             "type": "object",
             "description": "Onto which variants of the base an adapter is merged.",
-            "properties": {"base": {"anyOf": [merge, _many(merge, minItems=1)]}, "choose": _type(str)},
+            "properties": {"base": {"anyOf": [merge, many(merge, minItems=1)]}, "choose": _type(str)},
             "additionalProperties": False,
         },
-        "export": _many(_used(plugins, "exporter", Export)),
-        "checks": _table(Ignored),
+        "export": many(_used(plugins, "exporter", tables.Export)),
+        "checks": _table(tables.Ignored),
     }
-    whole: Schema = {"$schema": DRAFT, "title": "A suite of finetune-harness", "type": "object", "properties": tables}
+    whole: Schema = {"$schema": DRAFT, "title": "A suite of finetune-harness", "type": "object", "properties": made}
     either = [{"required": ["model"], "not": {"required": ["rows"]}}, {"required": ["rows"]}]
     return {**whole, "additionalProperties": False, "required": ["suite", "eval"], "anyOf": either}
 
@@ -123,8 +112,14 @@ def _used(plugins: Plugins, kind: str, cls: type) -> Schema:
     return {"description": description, "anyOf": branches}
 
 
-def _many(item: Schema, **more: Any) -> Schema:
+def many(item: Schema, **more: Any) -> Schema:
+    """Return the schema of a list."""
     return {"type": "array", "items": item, **more}
+
+
+def by_name(item: Schema) -> Schema:
+    """Return the schema of a table whose keys are names."""
+    return {"type": "object", "additionalProperties": item}
 
 
 def _key(want: Any, default: Any) -> Schema:
@@ -145,9 +140,9 @@ def _type(want: Any) -> Schema:
         kinds = [_type(a) for a in args if a is not type(None)]
         return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     if origin is not None and issubclass(origin, Mapping):
-        return {"type": "object", "additionalProperties": _type(args[1]) if args else {}}
+        return by_name(_type(args[1]) if args else {})
     if origin is not None:
-        return {"type": "array", "items": _type(args[0]) if args else {}}
+        return many(_type(args[0]) if args else {})
     return {"type": NAMES[want]} if isinstance(want, type) and want in NAMES else {}
 
 

@@ -84,9 +84,8 @@ def base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
     if said := facts.get("license"):
         return str(said), f"{said}, by its own metadata"
     readme = folder / "README.md"
-    if readme.is_file() and (
-        found := re.search(r"\A---\n.*?^license:\s*(\S+)", readme.read_text("utf-8"), re.M | re.S)
-    ):
+    front = readme.read_text("utf-8") if readme.is_file() else ""
+    if found := re.search(r"\A---\n.*?^license:\s*(\S+)", front, re.M | re.S):
         return found[1].strip("\"'"), f"{found[1]}, by its model card"
     for path in sorted(folder.glob("LICEN[CS]E*")):
         text = " ".join(path.read_text("utf-8", "replace")[:400].lower().split())

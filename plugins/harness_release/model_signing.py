@@ -8,13 +8,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import MODEL, PAYLOAD, payload
 from harness.errors import UsageError
 from harness.release.verify import Verified
-from harness_release.evidence import ReadEvidence
+from harness_release.evidence import ReadEvidence, read_evidence
 from harness_release.signing import read_private
 
 KIND = "https://model_signing/signature/v1.0"
@@ -22,13 +23,15 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
-def private_key(key: Path) -> Any:
-    """Read a private key on a curve that model_signing takes. Raises UsageError."""
+def writer(policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
+    """Return what signs with a private key on a curve that model_signing takes; raises UsageError at any other."""
+    if key is None:
+        raise UsageError("--as model-signing is a signature; give --sign-with FILE, a private EC key")
     private = read_private(key, "--sign-with")
     if getattr(getattr(private, "curve", None), "name", "") not in CURVES:
         make = f"openssl ecparam -name prime256v1 -genkey -noout -out {key}"
         raise UsageError(f"--sign-with {key}: is no EC key, P-256 for instance, as model-signing wants it; {make}")
-    return private
+    return lambda found: bundle(found, read_evidence(found), private) if found.ok else ""
 
 
 def bundle(found: Verified, evidence: ReadEvidence, private: Any) -> str:
@@ -44,9 +47,8 @@ def bundle(found: Verified, evidence: ReadEvidence, private: Any) -> str:
         "resources": [{"name": name, "algorithm": "sha256", "digest": files[name]} for name in ordered],
     }
     statement = payload(KIND, [{"name": MODEL, "digest": {"sha256": found.root}}], predicate)
-    signature = private.sign(
-        Envelope(statement, PAYLOAD, {}).pae(), ec.ECDSA(getattr(hashes, CURVES[private.curve.name])())
-    )
+    digest = getattr(hashes, CURVES[private.curve.name])()
+    signature = private.sign(Envelope(statement, PAYLOAD, {}).pae(), ec.ECDSA(digest))
     told = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     public = private.public_key().public_bytes(*told)
     envelope = {

@@ -20,7 +20,7 @@ from harness.artifacts import attestation
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MANIFEST
 from harness.artifacts.strict import read_json
 from harness.errors import UsageError
-from harness.files import append_line, copy_range, exclusive, folder_in_place
+from harness.files import append_line, copy_range, exclusive, folder_in_place, writing
 from harness.release.policy import Policy
 from harness.release.previous import RECORD, Promotion, current, releases_of, standing
 from harness.release.verify import MALFORMED, Verified, verify
@@ -44,14 +44,11 @@ def promote(export: Path, policy: Policy | None = None) -> tuple[Verified, Path 
     with _alone(export):
         before, anew = _told(current(export)), _is_newer(_told(export), _told(to))
         if anew:
-            try:
-                with folder_in_place(to) as work:
-                    shutil.copytree(export, work, dirs_exist_ok=True, copy_function=_copy)
-                    if not (copied := verify(work, policy, last=current(export))).ok or copied.root != found.root:
-                        why = copied.refused or "another model"
-                        raise UsageError(f"{export}: changed while it was copied: {why}; nothing was promoted")
-            except OSError as error:
-                raise UsageError(f"{to}: cannot be written: {error.strerror}; nothing was promoted") from None
+            with writing(to, "; nothing was promoted"), folder_in_place(to) as work:
+                shutil.copytree(export, work, dirs_exist_ok=True, copy_function=_copy)
+                if not (copied := verify(work, policy, last=current(export))).ok or copied.root != found.root:
+                    why = copied.refused or "another model"
+                    raise UsageError(f"{export}: changed while it was copied: {why}; nothing was promoted")
         kept = verify(to, policy, last=current(export))
         if kept.ok and kept.root != found.root:
             raise UsageError(f"{to}: is not what was verified, root {found.root[:16]}; remove it and promote again")
@@ -147,10 +144,8 @@ def _alone(export: Path) -> Iterator[None]:
     """Lock an export against other promotions; raises UsageError where its record cannot be written."""
     record = releases_of(export) / RECORD
     with ExitStack() as held:
-        try:
+        with writing(record):
             held.enter_context(exclusive(record))
-        except OSError as error:
-            raise UsageError(f"{record}: cannot be written: {error.strerror}") from None
         yield
 
 
@@ -158,10 +153,9 @@ def _record(export: Path, found: Verified, to: Path, back: bool) -> None:
     manifest = json.loads((to / EVIDENCE / MANIFEST).read_text("utf-8"))
     now, about = datetime.now(UTC).isoformat(timespec="seconds"), (found.suite, found.candidate, found.signed_by)
     line = Promotion(found.root, manifest["weights"], *about, _user(), now, back, manifest["started"])
-    try:
-        append_line(releases_of(export) / RECORD, asdict(line))
-    except OSError as error:
-        raise UsageError(f"{releases_of(export) / RECORD}: cannot be written: {error.strerror}") from None
+    record = releases_of(export) / RECORD
+    with writing(record):
+        append_line(record, asdict(line))
 
 
 def _user() -> str:

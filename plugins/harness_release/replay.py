@@ -86,10 +86,8 @@ def replay(export: Path, suite: Path, rows: int, seed: int | None = None, plugin
 
 
 def _replay(found: Replayed, export: Path, suite: Path, rows: int, plugins: Sequence[str]) -> None:
-    told = _read(export)
-    collection = _collection(
-        found, told, read_suite(suite, candidate=str(export / MODEL)), load_plugins(suite, plugins)
-    )
+    told, loaded = _read(export), load_plugins(suite, plugins)
+    collection = _collection(found, told, read_suite(suite, candidate=str(export / MODEL)), loaded)
     found.notes += _circumstances(collection, told)
     known = {name: _said(task, told) for name, task in collection.tasks.items()}
     pairs = [(name, number) for name, said in known.items() for number in said]
@@ -156,9 +154,8 @@ def _read(export: Path) -> _ReplayEvidence:
 def _collection(found: Replayed, told: _ReplayEvidence, suite: Suite, loaded: Plugins) -> Collection:
     """Collect those evaluations of the suite that the candidate has rows of and can answer alone."""
     if lost := sorted(told.rows.keys() - {e.name for e in suite.evals}):
-        raise UsageError(
-            f'{suite.path}: has no eval "{lost[0]}", which the export passed; name the suite that it passed'
-        )
+        hint = "which the export passed; name the suite that it passed"
+        raise UsageError(f'{suite.path}: has no eval "{lost[0]}", {hint}')
     evals = []
     for spec in suite.evals:
         task = Task(spec, loaded.find("evaluator", spec.use).function, {}, None)
@@ -189,10 +186,8 @@ def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> No
         return
     said = {r["id"]: r for r in told.rows[task.spec.name] if "id" in r}
     changed = [s.id for s in samples if s.id in said and digest_of(s.row) != said[s.id]["doc_hash"]]
-    example = f', for instance row "{changed[0]}"' if changed else ""
-    raise UsageError(
-        f'{task.spec.where}: data "{task.spec.data}" is not what was evaluated{example}; nothing was replayed'
-    )
+    why = "is not what was evaluated" + (f', for instance row "{changed[0]}"' if changed else "")
+    raise UsageError(f'{task.spec.where}: data "{task.spec.data}" {why}; nothing was replayed')
 
 
 def _circumstances(collection: Collection, told: _ReplayEvidence) -> Iterator[str]:
@@ -231,14 +226,8 @@ def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef
             raise UsageError(f"[model] path: holds weights {opened.digest[:16]}, the base had {judged[:16]}")
         return opened
 
-    return shipped(
-        told.candidate,
-        model,
-        base,
-        partial(make_adapter, collection),
-        partial(open_folder, collection),
-        collection.suite.model.options,
-    )
+    adapter, folder = partial(make_adapter, collection), partial(open_folder, collection)
+    return shipped(told.candidate, model, base, adapter, folder, collection.suite.model.options)
 
 
 def _ask(task: Task, name: str, subject: Any, numbers: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -14,7 +14,7 @@ from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE
 from harness.artifacts.digests import walk
 from harness.errors import UsageError
-from harness.files import write_text
+from harness.files import write_text, writing
 from harness.release.verify import verify
 from harness.texts.secrets import TOKENS
 
@@ -69,10 +69,8 @@ def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> str:
     signed = {e.payload for e in envelopes if keyid in e.signatures}
     payloads = dict.fromkeys(e.payload for e in envelopes)
     new = [enveloped(p, signer) for p in payloads if p not in signed]
-    try:
+    with writing(path):
         write_text(path, text + "".join(f"{e.line()}\n" for e in new))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
     return keyid
 
 
@@ -86,15 +84,12 @@ def enveloped(payload: bytes, signer: Any) -> attestation.Envelope:
 
 def _check_secrets(folder: Path) -> None:
     """Raise UsageError when card or evidence hold a token: what is signed is shown around."""
-    names = [n for n, _ in walk(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")]
-    for name in names:
-        with (folder / name).open("rb") as f:
+    for path in (folder / n for n, _ in walk(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")):
+        with path.open("rb") as f:
             for number, line in enumerate(f, 1):
-                for what, pattern in SECRETS.items():
-                    if pattern.search(line):
-                        raise UsageError(
-                            f"{folder / name}:{number}: looks like {what}; take it out of the suite and run it again"
-                        )
+                if what := next((what for what, pattern in SECRETS.items() if pattern.search(line)), ""):
+                    hint = "take it out of the suite and run it again"
+                    raise UsageError(f"{path}:{number}: looks like {what}; {hint}")
 
 
 def signer_of(key: Path, option: str = "--key") -> Any:

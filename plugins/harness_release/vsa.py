@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,17 +29,14 @@ KIND = "https://slsa.dev/verification_summary/v1"
 URN, LEVEL = "urn:finetune-harness", "FINETUNE_HARNESS"
 
 
-def policy_of(policy: Path) -> dict[str, Any]:
-    """Return what a summary calls a policy: by its name, and a file by its sha256."""
+def writer(policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
+    """Return what writes summaries under a policy, signed with the deployer's key if need be; raises UsageError."""
+    if policy is None:
+        raise UsageError("--as vsa says that a policy was met; give --policy FILE too")
     told: dict[str, Any] = {"uri": f"{URN}:policy:{quote(policy.name)}"}
     if policy.is_file():
         told["digest"] = {"sha256": hashlib.sha256(policy.read_bytes()).hexdigest()}
-    return told
-
-
-def signer(key: Path | None) -> Any:
-    """Return what signs with the deployer's key, where there is one. Raises UsageError."""
-    return signer_of(key, "--sign-with") if key else None
+    return partial(summary, told, signer_of(key, "--sign-with") if key else None)
 
 
 def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
@@ -48,7 +46,8 @@ def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
     """
     name = Path(found.folder).resolve().name
     try:
-        root = found.root or _root(Path(found.folder) / MODEL)
+        model = Path(found.folder) / MODEL
+        root = found.root or root_digest({name: file_digest(model / name) for name, _ in walk(model)})
     except (OSError, ValueError) as error:
         found.notes.append(f"no summary is written, for there are no bytes that it could be about: {error}")
         return ""
@@ -114,7 +113,3 @@ def held(path: Path, found: Verified, policy: Policy | None) -> str:
     if not policy:
         return f"{says}, by whom is not known: no policy"
     return f"{says}, signed by {', '.join(sorted(k.name or k.keyid[:16] for k in policy.keys if k.keyid in by))}"
-
-
-def _root(model: Path) -> str:
-    return root_digest({name: file_digest(model / name) for name, _ in walk(model)})

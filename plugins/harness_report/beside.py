@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from harness import UsageError
 from harness.internals import counted, sentence, shown
@@ -15,10 +16,10 @@ from harness_report.drawing import FAIL, OPEN, PASS, Interval, axis_of, draw, st
 from harness_report.gates import axes, bounds_of, heads, interval_of, show_gate, write_of
 from harness_report.history import MOST, PastRun, runs_told, trends_of
 from harness_report.metrics import traded
-from harness_report.page import FILE, ROWS, fill, folder_name, headline, says
+from harness_report.page import FILE, fill, folder_name, headline, says
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept
-from harness_report.words import GLYPHS, NONE, day, listed, minus, number, percent
+from harness_report.words import GLYPHS, NONE, day, minus, number, percent
 
 COLOURS = {"worse": FAIL, "not told apart": OPEN, "better": PASS}
 CLASSES = {"worse": "lost", "better": "won", "not told apart": "told"}
@@ -38,60 +39,45 @@ def render_beside(kept: Kept, other: Kept | None, past: Sequence[PastRun]) -> st
 
 
 def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleNamespace:
-    return SimpleNamespace(
-        sentence=headline(kept.run),
-        lead=_lead(c) if c else [],
-        facts=_facts(kept, c, past),
-        heads=heads(kept),
-        outcome=sentence.outcome(kept.run).value,
-        glyph=GLYPHS[sentence.outcome(kept.run)],
-        notes=c.notes if c else [],
-        gates=_gates(c) if c else [],
-        same=_same(c) if c else "",
-        lines=_lines(c) if c else [],
-        alike=listed([b.metric for b in c.metrics if b.is_alike]) if c else "",
-        ours=kept.ours,
-        changes=_changes(c) if c else [],
-        compared=c,
-        past=past,
-        labels=c.labels if c else ("", ""),
-        trends=trends_of(past),
-        past_runs=_past(kept, past),
-        traded=traded(kept, [p.kept for p in past[-MOST:]]) if past else None,
-        runs=counted(len(past), "run"),
-        released=any(p.release for p in past),
-        sure=percent(kept.run.alpha),
-        drawn=drawing.can_draw(),
-    )
+    outcome = sentence.outcome(kept.run)
+    page: dict[str, Any] = {"sentence": headline(kept.run), "outcome": outcome.value, "glyph": GLYPHS[outcome]}
+    page |= {"heads": heads(kept), "facts": _facts(kept, c, past), "ours": kept.ours, "sure": percent(kept.run.alpha)}
+    page |= {"compared": c, "past": past, "lead": [], "notes": []}
+    if c:
+        names = ", ".join(b.name for b in c.same)
+        same = f"{counted(len(c.same), 'gate')} came to the same numbers in both runs: {names}." if names else ""
+        page |= {"lead": _lead(c), "notes": c.notes, "gates": _gates(c), "same": same}
+        page |= {"alike": sentence.listed([b.metric for b in c.metrics if b.is_alike])}
+        page |= {"lines": _lines(c), "changes": _changes(c), "labels": c.labels}
+    if past:
+        page |= {"trends": trends_of(past), "past_runs": _past(kept, past), "runs": counted(len(past), "run")}
+        page |= {"traded": traded(kept, [p.kept for p in past[-MOST:]]), "released": any(p.release for p in past)}
+    return SimpleNamespace(**page, drawn=drawing.can_draw())  # which is known when all is drawn
 
 
 def _past(kept: Kept, past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return the runs of the suite with a link to each page from this one's folder, and which this one is."""
     found = runs_told(past)
     for line in found:
-        line.link = (
-            Path(os.path.relpath(line.path, kept.folder), FILE).as_posix() if (line.path / FILE).is_file() else ""
-        )
+        page = line.path / FILE
+        line.link = Path(os.path.relpath(page, kept.folder)).as_posix() if page.is_file() else ""
         line.ours = line.path.resolve() == kept.folder.resolve()
     return found
 
 
 def _lead(c: Compared) -> list[str]:
     """Return in a sentence which metrics are worse, better and not told apart."""
-    found = []
-    for reading in CLASSES:
-        names = [b.metric for b in c.metrics if b.reading == reading]
-        if names:
-            found.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} {reading}")
+    said = {reading: [b.metric for b in c.metrics if b.reading == reading] for reading in CLASSES}
+    found = [f"{sentence.listed(names)} {'is' if len(names) == 1 else 'are'} {r}" for r, names in said.items() if names]
     return [f"Against {c.labels[0]}: {'; '.join(found)}."] if found else []
 
 
 def _facts(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> list[tuple[str, str]]:
-    found = []
-    for name, one in (("This run", kept), *((("Against", c.before),) if c else ())):
-        found.append((name, f"{day(one.run.started)}: {shown(sentence.verdict_sentence(one.run))}; {folder_name(one)}"))
+    runs = {"This run": kept} | ({"Against": c.before} if c else {})
+    said = {name: shown(sentence.verdict_sentence(one.run)) for name, one in runs.items()}
+    found = [(name, f"{day(one.run.started)}: {said[name]}; {folder_name(one)}") for name, one in runs.items()]
     if c:
-        found.append(("Differs", listed([s.key for s in c.settings][:8]) or "nothing in the configuration"))
+        found.append(("Differs", sentence.listed([s.key for s in c.settings][:8]) or "nothing in the configuration"))
     if past:
         found.append(("History", f"{counted(len(past), 'run')} of {shown(kept.run.suite)}"))
     return found
@@ -110,11 +96,6 @@ def _gates(c: Compared) -> list[SimpleNamespace]:
         }
         found.append(show_gate(c.now, b.now, axis(c.now, b.now), parts, links=False, **before))
     return found
-
-
-def _same(c: Compared) -> str:
-    names = [b.name for b in c.same]
-    return f"{counted(len(names), 'gate')} came to the same numbers in both runs: {', '.join(names)}." if names else ""
 
 
 def _lines(c: Compared) -> list[SimpleNamespace]:
@@ -153,7 +134,7 @@ def _changes(c: Compared) -> list[SimpleNamespace]:
     found = []
     for b in c.metrics:
         if says(b.pairs):
-            one = pairs.change(c.now, b.metric, b.metric.partition(".")[0], b.pairs, most=ROWS, links="-")
+            one = pairs.change(c.now, b.metric, b.metric.partition(".")[0], b.pairs, links="-")
             one.theirs, one.ours = c.labels
             found.append(one)
     return found

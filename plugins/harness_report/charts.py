@@ -52,13 +52,8 @@ def slices(title: str, note: str, rows: Sequence[Spec], *, top: float, names: tu
     """Draw a metric by slice, hollow where it came from: rows of slice, before, value, lower, upper, n, fell."""
     labels = {"labelLimit": 108, "labelColor": INK, "labelFontSize": 10, "labelPadding": 8}
     lines = {"title": None, "domain": False, "ticks": False, **labels}
-    y = {
-        "field": "slice",
-        "type": "nominal",
-        "sort": [r["slice"] for r in rows],
-        "axis": lines,
-        "scale": {"padding": 0},
-    }
+    order = [r["slice"] for r in rows]
+    y = {"field": "slice", "type": "nominal", "sort": order, "axis": lines, "scale": {"padding": 0}}
     rungs = {"values": [0, 0.25, 0.5, 0.75, 1], "format": ".2~f"} if top == 1 else {"tickCount": 4}
     axis = {"title": None, "grid": True, "labelFontSize": 10, **rungs}
     x = {**_number("value"), "scale": {"domain": [0, top], "nice": False}, "axis": axis}
@@ -90,10 +85,8 @@ def outcomes(rows: Sequence[tuple[str, Mapping[str, int]]], note: str) -> Chart:
             end = middle + side * counts[word] / most * (middle - 64)
             box = {"type": "rect", "color": colour}
             layers.append(drawing.layer(box, x=min(middle, end), x2=max(middle, end), y=top + 19, y2=top + 33))
-            label = f"{counts[word]:,} {word}"
-            layers.append(
-                written(end + 5 * side, top + 26, label, colour=colour, align="left" if side > 0 else "right")
-            )
+            label, align = f"{counts[word]:,} {word}", "left" if side > 0 else "right"
+            layers.append(written(end + 5 * side, top + 26, label, colour=colour, align=align))
     spec = {"width": WIDTH, "height": height, "autosize": "none", "padding": 0, "layer": layers}
     words = ("both right", "won", "lost", "neither")
     table = [(name, *(str(counts[k]) for k in words)) for name, counts in rows]
@@ -104,16 +97,12 @@ def traded(
     points: Sequence[Spec], names: tuple[str, str], limits: tuple[float | None, float | None], note: str
 ) -> Chart:
     """Draw what models gained against what they kept: rows of name, kept, gained and ours; lines where they must be."""
-    x, y = (
-        _axis(f, t, grid=False, scale={"zero": False, "padding": 16})
-        for f, t in zip(("kept", "gained"), (names[0], None), strict=True)
-    )
+    wide = {"zero": False, "padding": 16}
+    x, y = _axis("kept", names[0], grid=False, scale=wide), _axis("gained", None, grid=False, scale=wide)
     own = {"condition": {"test": "datum.ours", "value": ACCENT}, "value": BASE}
-    layers = [
-        _layer("rule", {key: {**axis, "field": field}}, [{field: at}], color=INK, strokeWidth=1)
-        for key, axis, field, at in (("x", x, "kept", limits[0]), ("y", y, "gained", limits[1]))
-        if at is not None
-    ]
+    at = [("x", x, limits[0]), ("y", y, limits[1])]
+    lines = [({key: axis}, [{axis["field"]: limit}]) for key, axis, limit in at if limit is not None]
+    layers = [_layer("rule", *line, color=INK, strokeWidth=1) for line in lines]
     layers.append(_layer("point", {"x": x, "y": y, "color": own}, points, filled=True, size=58, opacity=1))
     label = {"x": x, "y": y, "text": {"field": "name"}}
     layers.append(_layer("text", label, points, dy=-10, align="center", color=INK))
@@ -139,9 +128,8 @@ def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: 
         layers.append(_layer("rule", at, line, color=INK, strokeWidth=1.5))
         text = {"text": f"mean {number(value)}", "align": "left", "baseline": "bottom", "dy": -5, "color": INK}
         layers.append(_layer("text", {**at, "x": {"value": 3}}, line, **text))
-    return Chart(
-        title, note, _panel(layers), ("quantile", "value"), [(name, number(v)) for name, v in _quantiles(found)]
-    )
+    table = [(name, number(v)) for name, v in _quantiles(found)]
+    return Chart(title, note, _panel(layers), ("quantile", "value"), table)
 
 
 def scatter(title: str, note: str, pairs: Sequence[tuple[float, float]], names: tuple[str, str]) -> Chart:

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from harness import ExitCode, UsageError, write_text
-from harness.internals import part
+from harness.internals import part, writing
 
 FORMATS = ("text", "markdown", "json")
 
@@ -84,10 +84,8 @@ def _report(args: Namespace) -> int:
         hint = "pip install 'finetune-harness[report]', or say --markdown"
         raise UsageError(f"harness report: a page needs jinja2, which is not installed; {hint}") from None
     path = args.o or kept.folder / name
-    try:
+    with writing(path, "; make room, or say -o"):
         write_text(path, html)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; make room, or say -o") from None
     sys.stdout.write(f"{path}\n")
     if args.open:
         import webbrowser

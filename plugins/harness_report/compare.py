@@ -103,12 +103,10 @@ def _all_between(now: Kept, before: Kept) -> list[Between]:
     """Return every metric of one number a row that both runs have of the page's candidate, the worst first."""
     found = []
     for report in now.run.reports:
-        if report.subject != now.ours or not before.report(before.ours, report.eval):
-            continue
-        metric, _ = now.against(report.eval)
-        if not now.scale(f"{report.eval}.{metric}").is_of_rows:
-            continue
-        found.append(_between(now, before, report.eval, metric))
+        if report.subject == now.ours and before.report(before.ours, report.eval):
+            metric, _ = now.against(report.eval)
+            if now.scale(f"{report.eval}.{metric}").is_of_rows:
+                found.append(_between(now, before, report.eval, metric))
     order = list(READINGS.values())
     return sorted(found, key=lambda b: order.index(b.reading) if b.reading in order else len(order))
 
@@ -123,7 +121,7 @@ def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
     verdict = _judged(now, before, name, ours, theirs)
     if pair.rows and not pair.count(LOST) + pair.count(WON):
         reading = ALIKE
-    elif _digest(now) == _digest(before):
+    elif now.run.digests.get(now.ours) == before.run.digests.get(before.ours):
         reading = "the same model"
     else:
         reading = READINGS.get(verdict.outcome, "not comparable")
@@ -142,10 +140,6 @@ def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs:
         raise UsageError(f"two runs: the test of {name} {hint}") from None
 
 
-def _digest(kept: Kept) -> str | None:
-    return kept.run.digests.get(kept.ours)
-
-
 # -- what else differs -----------------------------------------------------------------------------
 
 
@@ -153,8 +147,7 @@ def _differing(now: Kept, before: Kept) -> list[Setting]:
     """Return what was set otherwise, other versions, and other weights of one name."""
     found = [s for s in settings_of(now, before) if s.before is not None]
     ours, theirs = now.run.versions, before.run.versions
-    for n in dict.fromkeys([*ours, *theirs]):
-        found.append(Setting(n, ours.get(n, "not there"), theirs.get(n, "not there")))
+    found += [Setting(n, ours.get(n, "not there"), theirs.get(n, "not there")) for n in {**ours, **theirs}]
     ours, theirs = now.run.digests, before.run.digests
     found += [Setting(f"weights of {n}", ours[n][:12], theirs[n][:12]) for n in ours if n in theirs]
     return [s for s in found if s.value != s.before]

@@ -70,12 +70,11 @@ class Chart:
     spec: Mapping[str, Any]
     head: tuple[str, ...] = ()
     table: Sequence[tuple[str, ...]] = ()
-    subject: str = ""
 
     @cached_property
     def svg(self) -> str:
         """The chart drawn, with what it shows in words."""
-        return draw(self.spec, f"{self.subject}: {self.title}" if self.subject else f"{self.title}: {self.note}")
+        return draw(self.spec, f"{self.title}: {self.note}")
 
 
 def can_draw() -> bool:

@@ -215,9 +215,8 @@ def heads(kept: Kept) -> list[SimpleNamespace]:
 def _head(kept: Kept, title: str, v: Verdict) -> SimpleNamespace:
     write, axis, part = write_of(kept, v), axes([kept])(kept, v), interval_of(v)
     svg = draw(strip(axis, [part])) if axis and part else ""
-    return SimpleNamespace(
-        title=title + shown(v.gate), number=write(v.estimate), said=told(_said(kept, v, write)), svg=svg, style=""
-    )
+    said = told(_said(kept, v, write))
+    return SimpleNamespace(title=title + shown(v.gate), number=write(v.estimate), said=said, svg=svg, style="")
 
 
 def _unsaid(kept: Kept) -> list[SimpleNamespace]:
@@ -254,13 +253,10 @@ def rows_of(kept: Kept, v: Verdict, links: bool) -> list[tuple[str, str]]:
     """Return the rows that a verdict lost and won, or got wrong, each with the link to them, "" where there is none."""
     evaluation, _, metric = v.metric.partition(".")
     if v.versus:
-        lost, won = v.lost_count or len(v.lost), v.won_count or len(v.won)
-        link = link_of(kept, v, links)
-        return [
-            (f"{n:,} {word}", "" if link == "-" else f"#{quote(evaluation, '')}:{word}{link}")
-            for n, word in ((lost, "lost"), (won, "won"))
-            if lost or won
-        ]
+        counts = {"lost": v.lost_count or len(v.lost), "won": v.won_count or len(v.won)}
+        link, to = link_of(kept, v, links), f"#{quote(evaluation, '')}"
+        rows = [(f"{n:,} {word}", "" if link == "-" else f"{to}:{word}{link}") for word, n in counts.items()]
+        return rows if any(counts.values()) else []
     wrong = wrong_rows(kept, v)
     told_apart = links and kept.against(evaluation)[0] == metric
     of = f"?of={quote(v.candidate, '')}" if v.candidate != kept.ours else ""
@@ -279,9 +275,8 @@ def _said(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
         bounds = bounds_of(v, write)
         told = f", {bounds} with {sure} bounds" if bounds else ""
         return f"{what}{told}; {side} {limit} is allowed."
-    said = (
-        f"{what} against {v.versus}, {number(v.value, unit)} against {number(v.baseline, unit)}. The limit is {limit}"
-    )
+    values = f"{number(v.value, unit)} against {number(v.baseline, unit)}"
+    said = f"{what} against {v.versus}, {values}. The limit is {limit}"
     if v.outcome == "INCONCLUSIVE":
         more = "; ".join(filter(None, [f"the {sure} bounds {bounds_of(v, write)} hold it", words.needed(v)]))
         return f"{said}, and {more}."

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
-from harness.internals import sentence, shown
+from harness.internals import promotions, sentence, shown
 from harness_report.compare import FORMAT, STYLES, numbers, printed
 from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Axis, Chart, layer, nice, rule, written
 from harness_report.gates import axes, claim_of, interval_of, tick_of, write_of
@@ -98,20 +98,15 @@ def release_of(released: Mapping[tuple[str, str], str], weights: str, started: s
 
 def released(to: str) -> dict[tuple[str, str], str]:
     """Return the days on which what is exported to a folder was first promoted, by weights and start of the run."""
-    record = Path(f"{to}.releases", "releases.jsonl")
-    try:
-        lines = [json.loads(line) for line in record.read_text("utf-8").split("\n") if line.strip()]
-    except (OSError, ValueError, RecursionError):
-        return {}
-    told = [line for line in reversed(lines) if isinstance(line, dict)]
-    keys = [(str(line.get("weights")), str(line.get("started") or "")) for line in told]
-    return {key: str(line.get("at", ""))[:10] or "released" for key, line in zip(keys, told, strict=True)}
+    with suppress(UsageError):
+        return {(line.weights, line.started): line.at[:10] for line in reversed(promotions(Path(to)))}
+    return {}
 
 
 def tracks_of(past: Sequence[PastRun]) -> list[Track]:
     """Return every gate that any run judged on a candidate, as the last run orders them."""
     by_run = [{(v.gate, v.candidate): v for v in p.run.verdicts} for p in past]
-    last = [(v.gate, v.candidate) for v in sentence.worst_first(past[-1].run)] if past else []
+    last = [(v.gate, v.candidate) for v in sentence.worst_first(past[-1].run)]
     keys = dict.fromkeys([*last, *(key for run in by_run for key in run)])
     return [Track(*key, [run.get(key) for run in by_run]) for key in keys]
 
@@ -129,55 +124,45 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 def told(suite: str, past: Sequence[PastRun]) -> str:
     """Return the history of a suite as lines for a terminal: a gate a line, the last runs from left to right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("gate", "estimates", "verdicts", "last", "limit"):
-        table.add_column(name, overflow="fold")
+    table, kept = _table("gate", "estimates", "verdicts", "last", "limit"), past[-1].kept
     for track in tracks_of(past[-MOST:]):
-        verdicts, kept = track.verdicts, past[-1].kept
-        marks = Text("")
-        for v in verdicts:
-            marks.append(GLYPHS[v.outcome] if v else " ", STYLES[v.outcome] if v else "")
-        v = track.last
-        write, limit = write_of(kept, v), "" if v.threshold is None else tick_of(kept, v)(v.threshold)
-        line = sparkline([None if v is None else v.estimate for v in verdicts])
-        name = shown(f"{track.gate} on {track.candidate}")
-        table.add_row(Text(name), Text(line), marks, Text(write(v.estimate)), Text(limit))
+        glyphs = [(GLYPHS[v.outcome], STYLES[v.outcome]) if v else " " for v in track.verdicts]
+        v, line = track.last, sparkline([v.estimate if v else None for v in track.verdicts])
+        limit = "" if v.threshold is None else tick_of(kept, v)(v.threshold)
+        name, estimate = shown(f"{track.gate} on {track.candidate}"), write_of(kept, v)(v.estimate)
+        table.add_row(Text(name), Text(line), Text.assemble(*glyphs), Text(estimate), Text(limit))
     first, last = past[0].started, past[-1].started
     head = f"{shown(suite)}: {len(past)} runs, {day(first, time=False)} to {day(last, time=False)}"
-    runs = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("run", "when", "came to", "decided", "changed"):
-        runs.add_column(name, overflow="fold")
+    runs = _table("run", "when", "came to", "decided", "changed")
     for one in runs_told(past):
         runs.add_row(*map(Text, (one.folder, one.when, one.said, one.driver, one.changed)))
     return printed(head, "", table, "", runs)
 
 
+def _table(*columns: str) -> Table:
+    return Table(*(Column(name, overflow="fold") for name in columns), box=None, padding=(0, 2, 0, 0), pad_edge=False)
+
+
 def runs_told(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return the last runs, the newest first: what each came to, what decided, and what was set otherwise before it."""
-    found = []
     last = past[-MOST:]
-    for before, p in zip([None, *last], last, strict=False):
-        v = sentence.driver(p.run)
-        keys = [
-            f"{s.key} {s.before} → {s.value}"
-            for s in settings_of(p.kept, before.kept if before else None)
-            if s.before is not None
-        ]
-        said = f"{GLYPHS[sentence.outcome(p.run)]} {sentence.verdict_sentence(p.run)}" + (
-            f"; released on {p.release}" if p.release else ""
-        )
-        found.append(
-            SimpleNamespace(
-                folder=shown(p.folder.name),
-                path=p.folder,
-                when=day(p.run.started),
-                outcome=sentence.outcome(p.run).value,
-                said=shown(said),
-                driver=shown(f"{v.gate} {write_of(p.kept, v)(v.estimate)}") if v else "",
-                changed=", ".join(keys[:CHANGED]) + (f" and {len(keys) - CHANGED} more" if len(keys) > CHANGED else ""),
-            )
-        )
-    return found[::-1]
+    return [_told(p, before) for before, p in zip([None, *last], last, strict=False)][::-1]
+
+
+def _told(p: PastRun, before: PastRun | None) -> SimpleNamespace:
+    v, outcome = sentence.driver(p.run), sentence.outcome(p.run)
+    settings = settings_of(p.kept, before.kept if before else None)
+    keys = [f"{s.key} {s.before} → {s.value}" for s in settings if s.before is not None]
+    said = f"{GLYPHS[outcome]} {sentence.verdict_sentence(p.run)}"
+    return SimpleNamespace(
+        folder=shown(p.folder.name),
+        path=p.folder,
+        when=day(p.run.started),
+        outcome=outcome.value,
+        said=shown(f"{said}; released on {p.release}" if p.release else said),
+        driver=shown(f"{v.gate} {write_of(p.kept, v)(v.estimate)}") if v else "",
+        changed=", ".join(keys[:CHANGED]) + (f" and {len(keys) - CHANGED} more" if len(keys) > CHANGED else ""),
+    )
 
 
 def as_json(suite: str, past: Sequence[PastRun]) -> str:
@@ -198,8 +183,6 @@ def as_json(suite: str, past: Sequence[PastRun]) -> str:
 
 def trends_of(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return a chart for each gate on what the last run ships: estimate, bounds, limit, and releases."""
-    if not past:
-        return []
     shown_, kept = past[-MOST:], past[-1].kept
     axis = axes([p.kept for p in shown_])
     found = []

@@ -10,7 +10,7 @@ from pathlib import PureWindowsPath
 from types import SimpleNamespace
 from typing import Any
 
-from harness import Run
+from harness import Run, TrainingStep
 from harness.internals import counted, shown
 from harness_report import charts
 from harness_report.drawing import Chart
@@ -32,15 +32,14 @@ class Setting:
 
 def training_of(kept: Kept) -> SimpleNamespace | None:
     """Return the section on training; None of a run that trained nothing."""
-    facts = kept.run.facts.get("training", {})
-    steps = _steps(kept.told("training"))
+    facts, steps = kept.run.facts.get("training", {}), kept.run.training
     if not facts and not steps:
         return None
     kinds = [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.flags]
     return SimpleNamespace(
         said=_told(facts),
         charts=list(_series(steps, facts)),
-        rows=seen_rows(kept.told("shown")),
+        rows=seen_rows(kept.run),
         findings=[shown(f"{kind}: {f.name}: {f.what}" + (f"; {f.fix}" if f.fix else "")) for kind, f in kinds],
         missing="" if steps else "This report keeps no series of the training, only its means.",
         sweep=_sweep(kept.run),
@@ -63,11 +62,7 @@ def _sweep(run: Run) -> SimpleNamespace | None:
     return SimpleNamespace(said=told(said), key=told(s.key), by=told(s.by), trials=lines)
 
 
-def _steps(kept: object) -> list[Mapping[str, Any]]:
-    return [s for s in kept if isinstance(s, Mapping) and "step" in s] if isinstance(kept, list) else []
-
-
-def _series(steps: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Iterator[Chart]:
+def _series(steps: Sequence[TrainingStep], facts: Mapping[str, Any]) -> Iterator[Chart]:
     """Yield loss with validation and epochs, learning rate, and tokens a second."""
     loss, validation = _of(steps, "loss"), _of(steps, "validation")
     if loss or validation:
@@ -83,11 +78,11 @@ def _series(steps: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Ite
         yield charts.series("Tokens a second", mean, {"tokens a second": speed})
 
 
-def _of(steps: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(float(s["step"]), float(s[key])) for s in steps if _is_number(s.get(key)) and _is_number(s["step"])]
+def _of(steps: Sequence[TrainingStep], key: str) -> list[tuple[float, float]]:
+    return [(float(s.step), getattr(s, key)) for s in steps if _is_number(getattr(s, key))]
 
 
-def _epochs(steps: Sequence[Mapping[str, Any]]) -> list[float]:
+def _epochs(steps: Sequence[TrainingStep]) -> list[float]:
     """Return the steps at which an epoch ended, but for the last."""
     found: dict[int, float] = {}
     for step, epoch in _of(steps, "epoch")[:-1]:
@@ -96,14 +91,12 @@ def _epochs(steps: Sequence[Mapping[str, Any]]) -> list[float]:
     return list(found.values()) if len(found) <= 6 else []
 
 
-def _speed(steps: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+def _speed(steps: Sequence[TrainingStep]) -> list[tuple[float, float]]:
     """Return tokens a second from step to step, from the totals of tokens and seconds."""
-    known = [s for s in steps if _is_number(s.get("tokens")) and _is_number(s.get("seconds"))]
-    found = []
-    for one, other in pairwise(known):
-        time = float(other["seconds"]) - float(one["seconds"])
-        if time > 0 and other["tokens"] > one["tokens"]:
-            found.append((float(other["step"]), (other["tokens"] - one["tokens"]) / time))
+    found, known = [], [(s.step, s.seconds, s.tokens) for s in steps if s.tokens is not None]
+    for (_, begun, before), (step, ended, tokens) in pairwise(known):
+        if ended > begun and tokens > before:
+            found.append((float(step), (tokens - before) / (ended - begun)))
     return found
 
 
@@ -128,15 +121,9 @@ def _told(facts: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def seen_rows(kept: object) -> list[list[Part]]:
+def seen_rows(run: Run) -> list[list[Part]]:
     """Return training rows as the model saw them, in parts, those that are learnt marked."""
-    found = []
-    for row in kept if isinstance(kept, list) else ():
-        segments = row.get("segments") if isinstance(row, Mapping) else row
-        parts = [s for s in segments if isinstance(s, Mapping) and "text" in s] if isinstance(segments, list) else []
-        if parts:
-            found.append([(cut(str(s["text"]), 1200), bool(s.get("learnt"))) for s in parts])
-    return found[:SEEN]
+    return [[(cut(s.text, 1200), s.learnt) for s in row.segments] for row in run.shown if row.segments][:SEEN]
 
 
 # -- how it was made -------------------------------------------------------------------------------
@@ -161,10 +148,8 @@ def flat(kept: Kept) -> dict[str, str]:
     found["merge"] = suite.get("merge")
     found |= {k: v for k, v in table_in(suite, "about").items() if k not in ("name", "description")}
     for e in suite.get("evals", ()):
-        if isinstance(e, Mapping):
-            options = dict(e.get("options") or {})
-            data = {k: e.get(k) for k in ("use", "data", "limit", "cluster") if e.get(k) not in (None, "")}
-            found |= {f"{e.get('name')}.{k}": v for k, v in {**data, **options}.items()}
+        data = {k: e[k] for k in ("use", "data", "limit", "cluster") if k in e}  # the empty are left out below
+        found |= {f"{e['name']}.{k}": v for k, v in {**data, **(e.get("options") or {})}.items()}
     return {k: _setting(v) for k, v in found.items() if v not in (None, "", [], {})}
 
 
@@ -179,9 +164,9 @@ def _setting(value: object) -> str:
 def stages_of(kept: Kept) -> list[SimpleNamespace]:
     """Return the stages with their time, its share of the longest, and peak memory where the report keeps it."""
     longest = max(kept.run.stages.values(), default=0.0) or 1.0
-    peaks, found = kept.told("memory") or {}, []
+    peaks, found = kept.run.memory, []
     for name, took in kept.run.stages.items():
-        keys = [k for k in (name, f"{name} (cuda)") if _is_number(peaks.get(k))]
+        keys = [k for k in (name, f"{name} (cuda)") if k in peaks]
         used = ", ".join(bytes_(float(peaks[k])) + k.removeprefix(name) for k in keys)
         found.append(SimpleNamespace(name=told(name), seconds=seconds(took), share=took / longest, memory=used))
     return found

@@ -69,8 +69,7 @@ def slices_of(kept: Kept) -> list[Chart]:
 
 def min_n_of(kept: Kept) -> int:
     """Return how many rows a slice needs to decide a gate, as the suite's gates say."""
-    told = [g.get("min_n") for g in kept.lock.get("gates", ()) if g.get("min_n")]
-    return max([int(n) for n in told if isinstance(n, int)], default=Gate.min_n)
+    return max((g["min_n"] for g in kept.lock.get("gates", ()) if g.get("min_n")), default=Gate.min_n)
 
 
 def _slices(kept: Kept, mine: Report, other: Report, metric: str, column: str) -> Chart | None:
@@ -126,21 +125,13 @@ def traded(kept: Kept, past: Sequence[Kept] = ()) -> Chart | None:
     if not gains or not losses:
         return None
     gain, loss = sentence.gain(kept.run) or gains[0], losses[0]
-    models = (
-        [(kept, s, s) for s in kept.subjects] if not past else [(k, k.ours, short_day(k.run.started)) for k in past]
-    )
+    runs = [(k, k.ours, short_day(k.run.started)) for k in past]
     points = []
-    for one, subject, name in models:
+    for one, subject, name in runs or [(kept, s, s) for s in kept.subjects]:
         values = [_value(one, subject, v.metric) for v in (loss, gain)]
+        ours = one.folder == kept.folder and subject == kept.ours
         if None not in values:
-            points.append(
-                {
-                    "name": shown(name),
-                    "kept": values[0],
-                    "gained": values[1],
-                    "ours": one.folder == kept.folder and subject == kept.ours,
-                }
-            )
+            points.append({"name": shown(name), "kept": values[0], "gained": values[1], "ours": ours})
     names = (measured(loss.metric), measured(gain.metric))
     ways = ["less" if kept.is_lower(v.metric) else "more" for v in (loss, gain)]
     note = f"{names[1]} up, {ways[1]} is gained; {names[0]} across, {ways[0]} is kept"
@@ -233,9 +224,8 @@ def _numbers(kept: Kept) -> Iterator[Chart]:
             values = [value_of(row, metric) for row in kept.rows(kept.ours, r.eval).values()]
             known = [v for v in values if v is not None and math.isfinite(v)]
             if len(set(known)) > 2:
-                note = (
-                    f"{unit}, {len(known):,} rows; the line is their weighted mean, which a gate is on, with its bounds"
-                )
+                note = f"{unit}, {len(known):,} rows; the line is their weighted mean"
+                note += ", which a gate is on, with its bounds"
                 mine = [v for v in kept.run.verdicts if v.metric == name and v.candidate == kept.ours and not v.versus]
                 mean = [x for v in mine[:1] for x in (v.estimate, v.lower, v.upper) if x is not None]
                 yield charts.ordered(title, note, known, what="rows, in order", mean=mean if len(mean) == 3 else ())

@@ -22,13 +22,12 @@ from harness_report import drawing, made, metrics, pairs
 from harness_report.gates import axes, comparison, heads, interval_of, link_of, reasons_of, show_gate
 from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept, answer_of, read_folder
-from harness_report.words import GLYPHS, cut, listed, percent, seconds
+from harness_report.words import GLYPHS, cut, percent, seconds
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 FILE, PACKAGE = "report.html", "harness_report"
-ROWS = (4, 3)  # rows lost and won that are shown of a comparison
 MOST_GATES = 12  # that are shown where they passed; others unfold
 MOST_CHANGES = 8  # comparisons whose rows are shown
 
@@ -135,7 +134,7 @@ def _folded(kept: Kept, passed: Sequence[Verdict], aside: Sequence[Verdict], *, 
     """Return the gates that unfold: those of very many that passed, and those that decide nothing."""
     found = [(f"{counted(len(passed), 'more gate')}, which passed", passed)] if passed else []
     if aside:
-        names = listed(list(dict.fromkeys(v.candidate for v in aside)))
+        names = sentence.listed(list(dict.fromkeys(v.candidate for v in aside)))
         told = ", ".join(f"{n} {o}" for o, n in Counter(v.outcome for v in aside).items())
         found.append((f"{counted(len(aside), 'gate')} on {names}, which does not ship: {told}", aside))
     return [SimpleNamespace(said=shown(said), gates=_shown(kept, vs, links=links)) for said, vs in found]
@@ -186,7 +185,7 @@ def changes_of(kept: Kept, browsed: set[str]) -> list[SimpleNamespace]:
         pair = pairs.pairs_of(kept, evaluation, v.versus, metric)
         links = link_of(kept, v, evaluation in browsed)
         if says(pair):
-            found[key] = pairs.change(kept, shown(v.gate), evaluation, pair, most=ROWS, links=links)
+            found[key] = pairs.change(kept, shown(v.gate), evaluation, pair, links)
     for evaluation in kept.evals:
         if not kept.parent or not kept.report(kept.parent, evaluation) or not kept.report(kept.ours, evaluation):
             continue
@@ -194,7 +193,7 @@ def changes_of(kept: Kept, browsed: set[str]) -> list[SimpleNamespace]:
         links = comparison(kept, evaluation, kept.parent, kept.ours) if evaluation in browsed else "-"
         title = shown(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
         if says(pair):
-            found[evaluation, "", kept.parent] = pairs.change(kept, title, evaluation, pair, most=ROWS, links=links)
+            found[evaluation, "", kept.parent] = pairs.change(kept, title, evaluation, pair, links)
     return list(found.values())[:MOST_CHANGES]
 
 

@@ -14,25 +14,14 @@ from urllib.parse import quote
 
 from harness import Verdict
 from harness.internals import holm, sentence
-from harness_report.reading import (
-    Kept,
-    Row,
-    answer_of,
-    last_turn,
-    prompt_of,
-    slice_of,
-    table_in,
-    target_of,
-    text_of,
-    turns_of,
-    value_of,
-)
+from harness_report import reading
+from harness_report.reading import Kept, Row, answer_of, last_turn, slice_of, table_in, value_of
 from harness_report.words import CUT, cut
 
 MOST = 20_000  # rows of all evaluations that a page holds whole
 SIZE = 14_000_000  # characters of rows that a page holds
 SHARED = 1 / 3  # of two answers must be the same for their differences to be marked
-PHONE = (2, 1)  # rows lost and won that a narrow page shows of a comparison
+ROWS, PHONE = (4, 3), (2, 1)  # rows lost and won that are shown of a comparison, and those on a narrow page
 LOST, WON, BOTH, NEITHER, OTHER = range(5)
 OUTCOMES = ("lost", "won", "both", "neither", "other")
 Part = tuple[str, bool]  # a piece of an answer, and whether the other one lacks it
@@ -133,11 +122,9 @@ def lost_slices(kept: Kept, evaluation: str, metric: str, theirs: str) -> list[s
     told = []
     for (name, parts), chance in zip(found.items(), holm(signs), strict=True):
         if chance <= kept.run.alpha:
-            right = [
-                sum(bool(value_of(side, metric)) for side in sides)
-                for sides in ([q.theirs for q in parts], [q.ours for q in parts])
-            ]
-            told.append(f"“{cut(name, 80)}” {right[0]} of {len(parts)} to {right[1]}")
+            counts = Counter(p.outcome for p in parts)
+            before, after = counts[BOTH] + counts[LOST], counts[BOTH] + counts[WON]
+            told.append(f"“{cut(name, 80)}” {before} of {len(parts)} to {after}")
     return told
 
 
@@ -204,10 +191,8 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
     rows = {s: kept.rows(s, evaluation) for s in there}
     outcomes = {p.id: p for p in pairs.rows}
     column, private = kept.column(evaluation), kept.is_private(evaluation)
-    worst, shares = (
-        float(kept.is_lower(f"{evaluation}.{pairs.metric}")),
-        kept.scale(f"{evaluation}.{pairs.metric}").is_share,
-    )
+    lower, shares = kept.is_lower(name := f"{evaluation}.{pairs.metric}"), kept.scale(name).is_share
+    wrong = [sum(value_of(row, pairs.metric) == float(lower) for row in rows[s].values()) for s in there if shares]
     lines = []
     for i in ids:
         row, pair = rows[kept.ours][i], outcomes.get(i)
@@ -217,8 +202,9 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
             digests = [str(row.get(f"{k}_hash", ""))[:16] for k in ("doc", "prompt", "target")]
             lines.append([digests[0], outcome, "", *(f"sha256 {d}" for d in digests), [None] * len(there), scores])
             continue
-        turns = [(cut(role, 80), cut(text, most)) for role, text in turns_of(row)]
-        texts = [cut(last_turn(row)[:200], most), turns or cut(prompt_of(row), most), cut(target_of(row), most)]
+        turns = [(cut(role, 80), cut(text, most)) for role, text in reading.turns_of(row)]
+        asked = turns or cut(reading.prompt_of(row), most)
+        texts = [cut(last_turn(row)[:200], most), asked, cut(reading.target_of(row), most)]
         said = [None if (text := answer_of(one)) is None else cut(text, most) for one in answered]
         why = [_why(one, pairs.metric, min(most, 600)) for one in answered]
         why = why if any(why) else []
@@ -228,15 +214,13 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
         "name": evaluation,
         "metric": pairs.metric,
         "binary": pairs.binary,
-        "lower": kept.is_lower(f"{evaluation}.{pairs.metric}"),
+        "lower": lower,
         "subjects": there,
         "theirs": there.index(pairs.theirs) if pairs.theirs in there else -1,
         "ours": there.index(kept.ours),
         "slice": column,
         "private": private,
-        "wrong": [sum(value_of(row, pairs.metric) == worst for row in rows[s].values()) for s in there]
-        if shares
-        else [],
+        "wrong": wrong,
         "total": len(rows[kept.ours]),
         "counts": [counts[o] for o in range(len(OUTCOMES))],
         "rows": lines,
@@ -246,9 +230,8 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
 def _why(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
     """Return what says why an answer counts as it does: its note, what the evaluator tells, and its other metrics."""
     told = {"note": row.get("note"), **table_in(row, "details")}
-    found = [
-        (cut(key, 80), cut(text_of(value), most)) for key, value in told.items() if value not in (None, "", [], {})
-    ]
+    said = {key: reading.text_of(value) for key, value in told.items() if value not in (None, "", [], {})}
+    found = [(cut(key, 80), cut(text, most)) for key, text in said.items()]
     names: object = row.get("metrics")
     others = ((m, _score(row, m)) for m in map(str, names if isinstance(names, list) else ()) if m != metric)
     return found + [(cut(m, 80), f"{x:g}") for m, x in others if x is not None]
@@ -262,16 +245,14 @@ def _score(row: Row, metric: str) -> float | None:
 # -- what changed ----------------------------------------------------------------------------------
 
 
-def change(
-    kept: Kept, title: str, evaluation: str, pairs: Pairs, *, most: tuple[int, int], links: str
-) -> SimpleNamespace:
+def change(kept: Kept, title: str, evaluation: str, pairs: Pairs, links: str) -> SimpleNamespace:
     """Return the first rows lost and won of a comparison; of a private evaluation their numbers alone.
 
     `links` is what stands after the outcome in a link to these rows; "-" where there is none.
     """
     lost, won = pairs.of(LOST), pairs.of(WON)
     private, rows = kept.is_private(evaluation), []
-    for found, shown, narrow in () if private else ((lost, most[0], PHONE[0]), (won, most[1], PHONE[1])):
+    for found, shown, narrow in () if private else zip((lost, won), ROWS, PHONE, strict=True):
         rows += [_row(kept, evaluation, pairs, p, i >= narrow) for i, p in enumerate(_differ_first(found, shown))]
     return SimpleNamespace(
         title=title,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from sys import intern
@@ -43,8 +43,7 @@ class Kept:
 
     def is_private(self, evaluation: str) -> bool:
         """Return whether rows may be shown as digests only: where nothing says that they are public, they are not."""
-        told = evaluation in (self.told("private") or ())
-        return told or bool(self.evals.get(evaluation, {}).get("private", not self.suite))
+        return evaluation in self.run.private or bool(self.evals.get(evaluation, {}).get("private", not self.suite))
 
     def scale(self, metric: str) -> OnScale:
         """Return the scale of EVAL.METRIC as the lock says it, or as its name and values suggest."""
@@ -89,8 +88,7 @@ class Kept:
     @cached_property
     def parent(self) -> str:
         """What the page's candidate was made of: what the report says of its changes, else the adapter."""
-        told = [c for c in self.told("changes") or () if isinstance(c, Mapping) and c.get("after") == self.ours]
-        found = str(told[0].get("before")) if told else "adapter"
+        found = next((c.before for c in self.run.changes if c.after == self.ours), "adapter")
         return found if found in self.subjects and found != self.ours else ""
 
     def report(self, subject: str, evaluation: str) -> Report | None:
@@ -117,10 +115,6 @@ class Kept:
                 self.rows_[key] = {}
                 self.missing.append(str(error).replace(f"{self.folder}/", "").replace(f"{self.folder}: ", ""))
         return self.rows_[key]
-
-    def told(self, name: str) -> Any:
-        """Return what newer reports hold under a key, as plain data; None where this one does not."""
-        return json.loads(json.dumps(getattr(self.run, name, None), default=asdict))
 
 
 def _kept(row: Row, like: Row, columns: set[str]) -> Row:
@@ -215,13 +209,11 @@ def answer_of(row: Row) -> str | None:
 
 
 def prompt_of(row: Row) -> str:
-    """Return what a model was asked: as it was rendered where that was kept, else the turns of the chat."""
+    """Return what a model was asked that was no chat: as it was rendered where that was kept."""
     if isinstance(rendered := row.get("rendered"), str) and rendered:
         return rendered
     asked = _first(row, "arguments")
-    if isinstance(asked, list):
-        return "\n".join(f"{role}: {said}" for role, said in turns_of(row))
-    return "" if asked is None else str(asked)
+    return "" if asked is None or isinstance(asked, list) else str(asked)
 
 
 def turns_of(row: Row) -> list[tuple[str, str]]:

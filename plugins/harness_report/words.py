@@ -68,7 +68,7 @@ def figure(x: float | None, scale: Scaled, *, versus: bool, unit: str = "") -> s
 
 def plain(x: float) -> str:
     """Write a limit as its suite says it, without digits that say nothing."""
-    return minus(f"{x:,.0f}" if x == int(x) and abs(x) >= 1000 else f"{x:g}")
+    return minus(verdicts.plain(x))
 
 
 def seconds(x: float) -> str:
@@ -97,10 +97,6 @@ def short_day(stamp: str) -> str:
 def percent(alpha: float | None) -> str:
     """Return the confidence of bounds at a risk: 95 %."""
     return f"{100 * (1 - (alpha or 0.05)):.4g}\u00a0%"
-
-
-def listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def measured(metric: str) -> str:

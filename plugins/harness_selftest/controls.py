@@ -79,9 +79,8 @@ def _alone(collection: Collection, evaluation: str) -> Collection:
         for g in collection.suite.gates
         if g.id in kept
     )
-    evals = tuple(
-        e if e.name == evaluation else replace(e, stop="end") for e in collection.suite.evals
-    )  # they have no gate
+    # others have no gate
+    evals = tuple(e if e.name == evaluation else replace(e, stop="end") for e in collection.suite.evals)
     items = tuple(i for i in collection.items if i.eval == evaluation)
     return replace(collection, suite=replace(collection.suite, evals=evals, gates=gates), items=items)
 

@@ -103,9 +103,8 @@ def selftest(
         collection = prepare(path, options)
         if not collection.candidates or not collection.suite.gates:
             raise UsageError(f"{collection.suite.path}: has no candidate or no gate, so there is nothing to test")
-        last = (
-            collection.suite.exports[0].from_ if collection.suite.exports else collection.candidates[-1]
-        )  # the one that ships
+        ships_ = [export.from_ for export in collection.suite.exports]
+        last = ships_[0] if ships_ else collection.candidates[-1]
         items = tuple(i for i in collection.items if i.subject in (*collection.baselines, last))
         collection = replace(collection, candidates=(last,), items=items)
         known = [*controls_of(collection, Path(folder)), *adversaries_of(collection)]
@@ -132,11 +131,8 @@ def selftest(
             begun, gates = time.monotonic(), planted.suite.gates
             found = check_suite(planted, options)[0]
             flags = tuple(f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates))
-            trials.append(
-                ControlTrial(
-                    PLANTED, "Training rows stand among the rows of every eval.", flags, time.monotonic() - begun
-                )
-            )
+            why = "Training rows stand among the rows of every eval."
+            trials.append(ControlTrial(PLANTED, why, flags, time.monotonic() - begun))
             told(trials[-1])
         return SelfTest(tuple(trials), tuple(_equals(collection, pairs)))
 
@@ -195,9 +191,8 @@ def _undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: s
     said = [v for v in verdicts if v.candidate == candidate]
     ended = [v for v in said if v.outcome is Outcome.INCONCLUSIVE and v.value is None and v.metric]
     back, open_ = [v for v in said if v.holds_up], {v.gate for v in ended}
-    for gate in collection.gates(candidate) * len(
-        collection.suite.gates
-    ):  # so often that a chain of them is followed to its end
+    gates = collection.gates(candidate)
+    for gate in gates * len(gates):  # so often that a chain of them is followed to its end
         if open_.intersection((*gate.requires, *gate.any_of)):
             open_.add(gate.id)
     return ended[0].why if ended and back and all(v.gate in open_ for v in back) else ""

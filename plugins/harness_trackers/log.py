@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import Run, UsageError
-from harness.internals import asked_of, read_answers, sentence, shown
+from harness.internals import asked_of, read_answers, sentence, shown, to_json
 from harness_ci import run_markdown
 
 MOST = 1000  # rows of the table of what changed
 LONGEST = 2000  # characters of a text in it
 COLUMNS = ("gate", "candidate", "against", "change", "row", "prompt", "target", "before", "after")
+GATE = ("candidate", "gate", "outcome", "blocking", "waived", "claim", "estimate", "lower", "upper", "n", "why")
 STRANGE = re.compile(r"[^\w.\- ]")  # what no name of a metric may hold, in the strictest of the trackers
 BATCHES, LENGTH = {"metrics": 1000, "tags": 100}, 5000  # of MLflow, and characters of a tag: what every store takes
 PLACE, SHOWN = "training/verdicts", 100  # of TensorBoard: its folder, and rows that changed, for it draws a table whole
@@ -88,26 +89,13 @@ def told_of(run: Run) -> LoggedRun:
         **{f"conclusion {i}": text for i, text in enumerate(run.conclusions, 1)},
     }
     about = {k: shown(v) for k, v in about.items() if v}
-    gates = [
-        {
-            "candidate": v.candidate,
-            "gate": v.gate,
-            "outcome": str(v.outcome),
-            "blocking": v.blocking,
-            "waived": v.waived,
-            "claim": f"{v.metric} {v.claim}".strip(),
-            "estimate": v.estimate,
-            "lower": v.lower,
-            "upper": v.upper,
-            "n": v.n,
-            "why": shown(v.why),
-        }
-        for v in run.verdicts
-    ]
-    note = run_markdown(run)
-    return LoggedRun(
-        run.suite, about, dict(_metrics(run)), gates, _flips(run, folder), _report(run, folder), folder, note
-    )
+    gates = []
+    for v in run.verdicts:
+        texts = {"outcome": str(v.outcome), "claim": f"{v.metric} {v.claim}".strip(), "why": shown(v.why)}
+        gates.append({name: getattr(v, name) for name in GATE} | texts)
+    report = to_json(run.sendable()) if run.private else (folder / "report.json").read_text("utf-8")
+    numbers, flips, note = dict(_metrics(run)), _flips(run, folder), run_markdown(run)
+    return LoggedRun(run.suite, about, numbers, gates, flips, report, folder, note)
 
 
 def name_of(*parts: str) -> str:
@@ -142,30 +130,13 @@ def _flips(run: Run, folder: Path) -> list[list[str]]:
             continue
         for change, ids in (("lost", lost), ("won", won)):
             for i in (i for i in ids if i in ours and i in theirs):
-                asked = [
-                    t if isinstance(t, str) else json.dumps(t, ensure_ascii=False)
-                    for t in (asked_of(ours[i]), ours[i]["target"])
-                ]
+                both = asked_of(ours[i]), ours[i]["target"]
+                asked = [t if isinstance(t, str) else json.dumps(t, ensure_ascii=False) for t in both]
                 said = [rows[i]["resps"][0][0] for rows in (theirs, ours)]
                 texts = [shown("" if text is None else str(text), lines=True) for text in (*asked, *said)]
                 cut = [text if len(text) <= LONGEST else text[:LONGEST] + " …" for text in texts]
                 found.append([gate, candidate, versus, change, i, *cut])
     return found[:MOST]
-
-
-def _report(run: Run, folder: Path) -> str:
-    """Return report.json without the names of rows of private evals."""
-    text = (folder / "report.json").read_text("utf-8")
-    if not run.private:
-        return text
-    data = json.loads(text)
-    for verdict in (v for r in data["reports"] for v in r["verdicts"]):
-        if verdict["metric"].partition(".")[0] in run.private:
-            verdict["won"] = verdict["lost"] = []
-    for change in data["changes"]:
-        if change["eval"] in run.private:
-            change["won_ids"] = change["lost_ids"] = []
-    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
 def to_mlflow(told: LoggedRun) -> None:
@@ -181,10 +152,10 @@ def to_mlflow(told: LoggedRun) -> None:
     run = client.create_run(experiment, run_name=told.folder.name).info.run_id
     try:
         tags = {name_of(key): value for key, value in told.about.items()} | told.outcomes
+        tags["mlflow.note.content"] = told.note
         logged: dict[str, list[Any]] = {
             "metrics": [Metric(name, value, now, 0) for name, value in told.metrics.items()],
-            "tags": [RunTag(key, value[:LENGTH]) for key, value in tags.items()]
-            + [RunTag("mlflow.note.content", told.note[:LENGTH])],
+            "tags": [RunTag(key, value[:LENGTH]) for key, value in tags.items()],
         }
         for kind, values in logged.items():
             for start in range(0, len(values), BATCHES[kind]):

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harness import UsageError
-from harness.internals import Underway, read_events, sentence, shown, words
+from harness.internals import Underway, read_events, sentence, shown, words, writing
 from harness_report import beside, page, reading
 from harness_report import words as spelt
 from harness_view.labels import DRAWS, RANDOM, Queue, ToLabel, queues
@@ -95,9 +95,8 @@ class Pages:
         folder = self._folder(request.path_params["name"])
         if not (folder / REPORT).exists():
             found = read_events(folder)
-            return _page(
-                "watch.html", found.run.suite, name=folder.name, watched=found.running is not False, **_seen(found)
-            )
+            watched = found.running is not False
+            return _page("watch.html", found.run.suite, name=folder.name, watched=watched, **_seen(found))
         if (written := folder / page.FILE).is_file():
             return _foreign(written.read_text("utf-8", "replace"))
         kept = reading.read_folder(folder)
@@ -114,9 +113,8 @@ class Pages:
         names = request.query_params.getlist("run")
         if len({*names}) != 2:
             raise UsageError(f"{len({*names})} runs are ticked; tick two")
-        before, now = sorted(
-            (reading.read_folder(self._folder(name)) for name in names), key=lambda kept: kept.run.started
-        )
+        runs = [reading.read_folder(self._folder(name)) for name in names]
+        before, now = sorted(runs, key=lambda kept: kept.run.started)
         return _foreign(beside.render_beside(now, before, []))
 
     def label(self, request: Request) -> Response:
@@ -148,10 +146,8 @@ class Pages:
         keys = _keys(question) if question else ()
         if not by or question is None or said.get("pressed") not in keys:
             raise UsageError("that is no label of this run; go back and try again")
-        try:
+        with writing(queue.path, "; make room and try again"):
             queue.add(question, said["pressed"], by)
-        except OSError as error:
-            raise UsageError(f"{queue.path}: cannot be written: {error.strerror}; make room and try again") from None
 
     def _folder(self, name: str) -> Path:
         if folder := self.runs.folders().get(name):
@@ -233,7 +229,5 @@ def app_of(runs: Runs, hosts: frozenset[str], token: str = "") -> ASGIApp:
 
 def server_of(app: ASGIApp) -> uvicorn.Server:
     """Return what answers at a socket until the process is interrupted."""
-    config = uvicorn.Config(
-        app, log_level="error", access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=1
-    )
-    return uvicorn.Server(config)
+    quiet: dict[str, Any] = {"log_level": "error", "access_log": False}
+    return uvicorn.Server(uvicorn.Config(app, **quiet, ws="none", lifespan="off", timeout_graceful_shutdown=1))

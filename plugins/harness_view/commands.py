@@ -68,6 +68,5 @@ def _listening(args: Namespace) -> socket.socket:
     try:
         return socket.create_server((args.host, args.port), family=family)
     except OSError as error:
-        raise UsageError(
-            f"{args.host}:{args.port}: cannot be listened at: {error.strerror}; say --port, 0 for any"
-        ) from None
+        why = f"cannot be listened at: {error.strerror}; say --port, 0 for any"
+        raise UsageError(f"{args.host}:{args.port}: {why}") from None

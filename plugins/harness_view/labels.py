@@ -116,10 +116,8 @@ class Queue:
         fewest = calibration.FEWEST
         kinds = calibration.prompts_by_kind([truth for _, truth in known], [q.prompt for q, _ in known])
         more = [f"{fewest - n} that say it {name}" for name, n in kinds.items() if n < fewest]
-        return [
-            *found,
-            f"At least {' and '.join(more)} are needed" if more else "Enough for a calibration; more prove more",
-        ]
+        lacking = f"At least {' and '.join(more)} are needed" if more else ""
+        return [*found, lacking or "Enough for a calibration; more prove more"]
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str]:

@@ -65,10 +65,8 @@ class Runs:
         days, last, found = cache(history.released), dict[str, RunLine](), []
         for line in lines:
             changes = _changes(last.get(line.suite), line) if line.settings else ""
-            release = next(
-                filter(None, (history.release_of(days(to), digest, line.started) for to, digest in line.exports)), ""
-            )
-            found.append(replace(line, changed=changes, release=release))
+            releases = (history.release_of(days(to), digest, line.started) for to, digest in line.exports)
+            found.append(replace(line, changed=changes, release=next(filter(None, releases), "")))
             last |= {line.suite: line} if line.settings else {}
         return found[::-1]
 
@@ -78,7 +76,11 @@ class Runs:
         if known and known[0] == stamps and stamps[0]:
             return known
         try:
-            return stamps, _finished(reading.read_folder(folder)) if stamps[0] else _unfinished(folder)
+            if stamps[0]:
+                return stamps, _finished(reading.read_folder(folder))
+            found = read_events(folder)
+            told = (found.run.started, shown(found.run.suite), "INCONCLUSIVE")
+            return stamps, RunLine(folder, *told, state=found.state)
         except UsageError as error:
             return stamps, RunLine(folder, error=shown(str(error)).replace(f"{folder}/", ""))
 
@@ -99,11 +101,6 @@ def _finished(kept: reading.Kept) -> RunLine:
     weights = tuple((e.to, e.digest) for e in run.exports if e.digest)
     about = (kept.folder, run.started, shown(run.suite), outcome, page.headline(run), said)
     return RunLine(*about, judged=judged, settings=made.flat(kept), exports=weights)
-
-
-def _unfinished(folder: Path) -> RunLine:
-    found = read_events(folder)
-    return RunLine(folder, found.run.started, shown(found.run.suite), "INCONCLUSIVE", state=found.state)
 
 
 def _changes(before: RunLine | None, now: RunLine) -> str:

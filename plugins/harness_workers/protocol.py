@@ -168,9 +168,10 @@ def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]
     return rows
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("an answer is no text")
+def _held(value: Any, kinds: tuple[type, ...], what: str) -> Any:
+    """Return a value of one of these very types, for JSON's true is no number; raises TypeError at any other."""
+    if type(value) not in kinds:
+        raise TypeError(what)
     return value
 
 
@@ -184,8 +185,7 @@ def _score(value: Any) -> Logprob:
     total, tokens, size, greedy = value
     if not _number(total) <= ROUNDED:  # nor is NaN
         raise ValueError(f"an answer has a log-probability of {total}, and none is above 0")
-    if not isinstance(greedy, bool):
-        raise TypeError("an answer is neither true nor false")
+    greedy = _held(greedy, (bool,), "an answer is neither true nor false")
     return Logprob(_number(total), _count(tokens), _count(size), greedy)
 
 
@@ -197,15 +197,7 @@ def _divergence(value: Any) -> tuple[float, int]:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float):
-        raise TypeError("an answer is no number")
-    return float(value)
-
-
-def _fact(value: Any) -> Any:
-    if value is not None and not isinstance(value, (str, int, float)):
-        raise TypeError("a fact is no text and no number")
-    return value
+    return float(_held(value, (int, float), "an answer is no number"))
 
 
 TOLD: dict[str, Callable[[Any], Any]] = {"logprobs": astuple, "generate": said.told}  # the others are JSON already
@@ -214,8 +206,8 @@ READ: dict[str, Callable[[Any], Any]] = {
     "logprobs": _score,
     "token_kl": _divergence,
     "count_tokens": _count,
-    "render": _text,
-    "fact": _fact,
+    "render": lambda value: _held(value, (str,), "an answer is no text"),
+    "fact": lambda value: _held(value, (str, int, float, bool, type(None)), "a fact is no text and no number"),
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,14 @@ GAIN = MARGIN.replace("no worse", "better").replace("worse_by_at_most = 0.1", "b
 def suite(project: Project) -> Project:
     """A suite with a bound, a margin and a gain."""
     return project.write({"suite.toml": SUITE + MARGIN + GAIN, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+
+
+def test_the_peak_of_memory_is_that_of_the_process_which_measures() -> None:
+    """Whoever started it may hold far more, which Linux counts among what its child had at most."""
+    held = b"x" * (400 << 20)
+    code = "from harness.pipeline.record import peak_memory; print(peak_memory()[''])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 0 < int(told) < len(held)
 
 
 def forecast(suite: Project, *flags: str, code: int = 0) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 import harness_report
-from harness import Outcome, UsageError
+from harness import Outcome, TrainingStep, UsageError
 from harness.cli.terminal import Terminal
 from harness.internals import OnScale
 from harness.records import words as verdict_words
@@ -28,6 +28,7 @@ from harness.records.about import Note
 from harness.records.findings import Finding
 from harness.records.run import Change
 from harness.records.waivers import Waiver
+from harness.release.previous import Promotion
 from harness.testing import SUITE, Project
 from harness_ci import run_markdown
 from harness_ci.junit import junit
@@ -579,7 +580,8 @@ def test_releases_are_marked(two: tuple[Path, Path], project: Project) -> None:
     (export,) = read_folder(two[0]).run.exports
     record = Path(f"{export.to}.releases/releases.jsonl")
     record.parent.mkdir(parents=True)
-    record.write_text(json.dumps({"weights": export.digest, "at": "2026-11-26T10:00:00+00:00"}) + "\n", "utf-8")
+    line = Promotion("0" * 64, export.digest, "fake", "merged", [], "me", "2026-11-26T10:00:00+00:00")
+    record.write_text(json.dumps(asdict(line)) + "\n", "utf-8")
     assert "; released on 2026-11-26" in project.harness("history", "fake").out
 
 
@@ -601,16 +603,21 @@ def test_words_that_differ_are_marked_where_answers_are_alike() -> None:
     assert pairs.differing("Paris", "Rome") == ([("Paris", False)], [("Rome", False)])
 
 
-def test_series_rows_and_memory_are_shown_where_they_were_kept() -> None:
-    """Newer reports keep steps, rows as they were seen and memory; anything else under these keys is left out."""
-    steps = [{"step": s, "loss": 1 / s, "learning_rate": 1e-4, "epoch": s / 4, "tokens": 100 * s, "seconds": s / 2}
-             for s in range(1, 9)]  # fmt: skip
+def test_series_rows_and_memory_are_shown_where_they_were_kept(ran: Path) -> None:
+    """Newer reports keep steps, rows as they were seen and memory; with anything else under these keys it is none."""
+    steps = [TrainingStep(s, s / 2, s / 4, 1 / s, 1e-4, tokens=100 * s) for s in range(1, 9)]
     charts = list(made._series(steps, {}))
     assert [c.title for c in charts] == ["Loss", "Learning rate", "Tokens a second"]
     assert {v for _, _, v in charts[2].table} == {"200"}
-    seen = [[{"text": "Say: ", "learnt": False}, {"text": "yes", "learnt": True}], {"segments": [{"text": "x"}]}, 3]
-    assert made.seen_rows(seen) == [[("Say: ", False), ("yes", True)], [("x", False)]]
-    assert made.seen_rows(None) == [] and made._steps([1, {"loss": 2}]) == []
+    parts = [{"text": "Say: ", "learnt": False}, {"text": "yes", "learnt": True}]
+    seen = [{"number": 1, "segments": parts}, {"segments": [{"text": "x"}]}, {"number": 3}]
+    assert made.seen_rows(read_folder(ran).run) == []
+    rewritten(ran, "report.json", lambda report: report.update(shown=seen))
+    assert made.seen_rows(read_folder(ran).run) == [[("Say: ", False), ("yes", True)], [("x", False)]]
+    for odd in ({"shown": [3]}, {"training": [1]}, {"training": [{"loss": "much"}]}, {"memory": {"train": "much"}}):
+        rewritten(ran, "report.json", lambda report, odd=odd: report.update({"shown": [], "training": []} | odd))
+        with pytest.raises(UsageError):
+            read_folder(ran)
 
 
 def test_probabilities_of_choices_are_held_against_what_was_right(ran: Path) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from harness import read_run
+from harness.internals import to_json
+from harness.records.findings import Finding
 from harness.records.run import Run
 from harness.testing import ROWS, SUITE, CommandOutcome, Project
 from harness_trackers.log import COLUMNS, name_of, told_of
@@ -181,6 +184,19 @@ def test_private_rows_are_named_nowhere(tracked: Project) -> None:
     assert not told.flips
     assert told.metrics["gate/merged/better _ base_/won"] > 0
     assert not [row["id"] for row in ROWS if f'"{row["id"]}"' in told.report]
+    sent = told.folder / "sent.json"
+    sent.write_text(told.report, "utf-8")
+    assert not read_run(sent).edited  # as a run wrote it
+
+
+def test_findings_quote_no_private_row() -> None:
+    """The check for leaks quotes the rows it tells of, and a run that only warns is sent and exported all the same."""
+    flag = Finding("warning", "1 of 2 rows of qa are nearly in it", ['q1 = row 3: "hidden"'], rows={"qa": ["q1"]})
+    run = Run("fake", "suite.toml", "", 0, 0.05, "m", "2026-11-28T10:00:00+00:00", "0.1", flags=[flag])
+    assert "hidden" in to_json(run.sendable())
+    run.private = ("qa",)
+    told = to_json(run.sendable())
+    assert "hidden" not in told and "q1" not in told and flag.what in told
 
 
 def test_names_are_such_as_every_tracker_takes() -> None:

@@ -11,10 +11,12 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from harness.release.previous import Promotion
 from harness.testing import Project
 from tests.helpers.late import late
 from tests.helpers.serving import Served, served
@@ -56,7 +58,8 @@ def test_runs_are_listed(run: Path, server: Served) -> None:
     (export,) = json.loads((run / "report.json").read_text("utf-8"))["exports"]
     released = Path(f"{export['to']}.releases", "releases.jsonl")
     released.parent.mkdir(parents=True)
-    released.write_text(json.dumps({"weights": export["digest"], "started": "", "at": "2030-02-03T00:00:00"}) + "\n")
+    line = Promotion("0" * 64, export["digest"], "fake", "merged", [], "me", "2030-02-03T00:00:00")
+    released.write_text(json.dumps(asdict(line)) + "\n")
     first, second = re.findall(r"<tr><td>.*?</tr>", server.ask("/").body, re.DOTALL)
     assert 'href="/run/later"' in first and "1 January 2030" in first and "model.path other &lt;b&gt;" in first
     assert "may ship: 1 of 1 gate passed" in second and "✓ floor: 0.900 [0.812, 0.956]" in second
