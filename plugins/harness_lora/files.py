@@ -19,7 +19,7 @@ WEIGHTS = "adapter_model.safetensors"
 CHECKED: dict[str, Any] = {"r": int, "lora_alpha": float, "rank_pattern": dict, "alpha_pattern": dict}
 CHECKED |= {"target_modules": list[str] | str | None, "modules_to_save": list[str] | None}
 NOTES = ("unsloth_",)  # how keys begin that other tools note there, and PEFT leaves alone
-NOTE = "harness-adapter.json"  # the trainer's: digest and dtype of the base, recipe, facts
+ADAPTER_NOTE = "harness-adapter.json"  # the trainer's: digest and dtype of the base, recipe, facts
 PREFIX = "base_model.model."  # what PEFT puts before every name
 LORA_PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_\w+|trainable_tokens_delta)(\.(?P<rest>\w+))?")
 
@@ -115,11 +115,11 @@ def read_config(adapter: Path) -> Any:
 def read_note(adapter: Path) -> dict[str, Any]:
     """Return what our trainer wrote beside an adapter, or nothing for one made elsewhere."""
     try:
-        note: dict[str, Any] = json.loads((adapter / NOTE).read_text("utf-8"))
+        note: dict[str, Any] = json.loads((adapter / ADAPTER_NOTE).read_text("utf-8"))
         if not isinstance(note, dict):
             raise ValueError("is no JSON object")
         return note
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UsageError(f'adapter "{adapter}": its {NOTE} cannot be read: {error}; train again') from None
+        raise UsageError(f'adapter "{adapter}": its {ADAPTER_NOTE} cannot be read: {error}; train again') from None

@@ -14,7 +14,8 @@ import harness
 from harness import hookimpl
 from harness.internals import schema
 from harness_preference.evaluator import preference
-from harness_sft import Memory, Method, Steps, Training, TrainingJob, besides
+from harness_preference.methods import METHODS
+from harness_sft import Memory, Steps, Training, TrainingJob, besides
 
 if TYPE_CHECKING:
     from harness import Adapter, Finding, ModelRef, Progress, Subject
@@ -57,13 +58,7 @@ def harness_evaluators() -> dict[str, Any]:
     return {"preference": preference}
 
 
-def _method(name: str) -> Method:
-    from harness_preference.methods import METHODS
-
-    return METHODS[name]
-
-
-@harness.trainer(columns=("prompt", "chosen", "rejected"), **besides(DPO, lambda: _method("dpo")))
+@harness.trainer(columns=("prompt", "chosen", "rejected"), **besides(DPO, METHODS["dpo"]))
 @schema.takes(DPO)
 def dpo(
     ref: ModelRef,
@@ -85,10 +80,10 @@ def dpo(
     """
     from harness_sft import train_by
 
-    return train_by(TrainingJob(ref, adapter, rows, options.recipe(), seed, _method("dpo"), out, progress, flag, watch))
+    return train_by(TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["dpo"], out, progress, flag, watch))
 
 
-@harness.trainer(columns=("prompt", "completion", "label"), **besides(KTO, lambda: _method("kto")))
+@harness.trainer(columns=("prompt", "completion", "label"), **besides(KTO, METHODS["kto"]))
 @schema.takes(KTO)
 def kto(
     ref: ModelRef,
@@ -110,4 +105,4 @@ def kto(
     """
     from harness_sft import train_by
 
-    return train_by(TrainingJob(ref, adapter, rows, options.recipe(), seed, _method("kto"), out, progress, flag, watch))
+    return train_by(TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["kto"], out, progress, flag, watch))

@@ -65,59 +65,33 @@ OURS = {  # fields of SFTConfig that are not the user's, and what to do instead
      "eval_use_gather_object", "prediction_loss_only", "bf16_full_eval", "fp16_full_eval"),
     "validation is the mean loss of rows that are not packed, computed as the training is",
 )  # fmt: skip
-OWN = {
-    "validation",
-    "patience",
-    "warmup_ratio",
-    "report_to",
-    "bf16",
-}  # of `sft`, which mean more
-
-
-def _named(want: Any, names: str) -> dict[str, Any]:
-    return dict.fromkeys(names.split(), want)
-
-
-FIELDS: dict[str, Any] = {  # the others, with what may be written for them in TOML
-    **_named(
-        int,
-        "dataloader_num_workers dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "
-        "gradient_accumulation_steps local_rank max_length max_steps per_device_eval_batch_size "
-        "per_device_train_batch_size save_total_limit torch_empty_cache_steps",
-    ),
-    **_named(
-        float,
-        "adam_beta1 adam_beta2 adam_epsilon label_smoothing_factor learning_rate logging_steps max_grad_norm "
-        "neftune_noise_alpha num_train_epochs router_aux_loss_coef save_steps weight_decay",
-    ),
-    **_named(
-        str,
-        "chat_template_path dataloader_multiprocessing_context ddp_backend debug eos_token fsdp length_column_name "
-        "log_level log_level_replica logging_strategy loss_type lr_scheduler_type optim optim_args packing_strategy "
-        "pad_token project run_name save_strategy torch_compile_backend torch_compile_mode trackio_bucket_id "
-        "trackio_space_id train_sampling_strategy truncation_mode",
-    ),
-    **_named(
-        bool,
-        "activation_offloading assistant_only_loss auto_find_batch_size average_tokens_across_devices bf16 "
-        "completion_only_loss dataloader_drop_last dataloader_in_order dataloader_persistent_workers "
-        "dataloader_pin_memory ddp_broadcast_buffers ddp_find_unused_parameters ddp_static_graph enable_jit_checkpoint "
-        "fp16 full_determinism gradient_checkpointing log_on_each_node logging_first_step packing padding_free "
-        "remove_unused_columns restore_callback_states_from_checkpoint save_on_each_node shuffle_dataset "
-        "skip_memory_metrics tf32 torch_compile use_cache use_liger_kernel",
-    ),
-    **_named(
-        dict[str, Any] | str,
-        "accelerator_config activation_checkpointing_kwargs deepspeed fsdp_config gradient_checkpointing_kwargs "
-        "lr_scheduler_kwargs",
-    ),
-    **_named(str | list[str], "optim_target_modules report_to"),
-    **_named(list[str], "label_names"),
-    **_named(dict[str, bool], "liger_kernel_config"),
-    **_named(bool | str, "include_num_input_tokens_seen"),
-    **_named(Literal[False] | str, "trackio_static_space_id"),
-    **_named(int | str, "pad_to_multiple_of"),
+OWN = {"validation", "patience", "warmup_ratio", "report_to", "bf16"}  # of `sft`, which mean more
+NAMES: dict[Any, str] = {  # of the others, by what may be written for them in TOML
+    int: "dataloader_num_workers dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "
+    "gradient_accumulation_steps local_rank max_length max_steps per_device_eval_batch_size "
+    "per_device_train_batch_size save_total_limit torch_empty_cache_steps",
+    float: "adam_beta1 adam_beta2 adam_epsilon label_smoothing_factor learning_rate logging_steps max_grad_norm "
+    "neftune_noise_alpha num_train_epochs router_aux_loss_coef save_steps weight_decay",
+    str: "chat_template_path dataloader_multiprocessing_context ddp_backend debug eos_token fsdp length_column_name "
+    "log_level log_level_replica logging_strategy loss_type lr_scheduler_type optim optim_args packing_strategy "
+    "pad_token project run_name save_strategy torch_compile_backend torch_compile_mode trackio_bucket_id "
+    "trackio_space_id train_sampling_strategy truncation_mode",
+    bool: "activation_offloading assistant_only_loss auto_find_batch_size average_tokens_across_devices bf16 "
+    "completion_only_loss dataloader_drop_last dataloader_in_order dataloader_persistent_workers "
+    "dataloader_pin_memory ddp_broadcast_buffers ddp_find_unused_parameters ddp_static_graph enable_jit_checkpoint "
+    "fp16 full_determinism gradient_checkpointing log_on_each_node logging_first_step packing padding_free "
+    "remove_unused_columns restore_callback_states_from_checkpoint save_on_each_node shuffle_dataset "
+    "skip_memory_metrics tf32 torch_compile use_cache use_liger_kernel",
+    dict[str, Any] | str: "accelerator_config activation_checkpointing_kwargs deepspeed fsdp_config "
+    "gradient_checkpointing_kwargs lr_scheduler_kwargs",
+    str | list[str]: "optim_target_modules report_to",
+    list[str]: "label_names",
+    dict[str, bool]: "liger_kernel_config",
+    bool | str: "include_num_input_tokens_seen",
+    Literal[False] | str: "trackio_static_space_id",
+    int | str: "pad_to_multiple_of",
 }
+FIELDS = {name: want for want, names in NAMES.items() for name in names.split()}
 
 
 def look(**options: Any) -> None:
@@ -180,11 +154,7 @@ def build_config(
         options["gradient_accumulation_steps"] *= options["per_device_train_batch_size"]
         options["per_device_train_batch_size"] = 1
     options["warmup_steps"] = options.pop("warmup_ratio")
-    checkpointing = options.pop("gradient_checkpointing")
-    if any(f.name == "activation_checkpointing" for f in dataclasses.fields(config)):
-        options["activation_checkpointing"] = checkpointing
-    else:
-        options["gradient_checkpointing"] = checkpointing
+    options["activation_checkpointing"] = options.pop("gradient_checkpointing")
     if options["bf16"] is None:
         import torch
 

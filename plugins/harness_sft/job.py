@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,11 @@ class Method:
     reference: int = 0  # bytes for each parameter of what is kept beside a model of which all weights are trained
     beside: Callable[[ModelRef, Adapter | None], dict[str, Any]] = lambda ref, adapter: {}
     where: str = ""  # "MODULE:NAME", by which the processes of a training find it
+
+
+def later(module: str, name: str) -> Callable[[], Any]:
+    """Return a call that imports a class."""
+    return lambda: getattr(import_module(module), name)
 
 
 ALONE = Ranks()

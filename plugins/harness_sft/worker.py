@@ -78,7 +78,7 @@ def _train(desk: Teller, job: Mapping[str, Any]) -> None:
 
     from harness_sft.job import TrainingJob
     from harness_sft.ranks import Several
-    from harness_sft.train import train
+    from harness_sft.train import train_by
 
     ref = read_ref(job["ref"])
     cuda = ref.options.get("device", "auto") in ("auto", "cuda") and torch.cuda.is_available()
@@ -98,7 +98,7 @@ def _train(desk: Teller, job: Mapping[str, Any]) -> None:
     module, _, name = job["method"].partition(":")
     how: dict[str, Any] = {"method": getattr(importlib.import_module(module), name), "out": Path(job["out"])}
     how |= {"progress": desk.progress, "flag": desk.flag, "ranks": ranks}
-    train(TrainingJob(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
+    train_by(TrainingJob(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
     dist.destroy_process_group()
 
 
