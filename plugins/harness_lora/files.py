@@ -73,11 +73,8 @@ def split_name(key: str) -> tuple[str, str]:
 
 def find_tensor(module: str, there: Collection[str]) -> str | None:
     """Return the name of a module's weight in a base's files, which may lack the model's own prefix, or None."""
-    for name in (module, module.partition(".")[2]):
-        for tensor in (f"{name}.weight", name):
-            if tensor in there:
-                return tensor
-    return None
+    names = (f"{name}{end}" for name in (module, module.partition(".")[2]) for end in (".weight", ""))
+    return next((name for name in names if name in there), None)
 
 
 def read_config(adapter: Path) -> Any:

@@ -447,7 +447,7 @@ def test_mistake_of_the_merge_itself_is_found(
     computed: str, wrong: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PEFT's own forward pass is asked too; in half precision, as for a large model, within noise that is measured."""
-    monkeypatch.setattr(parity._ParityCheck, "computed", computed)
+    monkeypatch.setattr(parity.MergeFolders, "computed", computed)
     monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 500, longest))
     make_adapter(tiny_model, lora(), tmp_path / "adapter")
     if wrong:
@@ -484,14 +484,14 @@ def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
 
     make_adapter(tiny_model, lora(use_dora=dora), tmp_path / "adapter")
     merge(tiny_model, lora(), tmp_path, "original")
-    monkeypatch.setattr(parity._ParityCheck, "computed", computed)
+    monkeypatch.setattr(parity.MergeFolders, "computed", computed)
     monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 60, longest))
     monkeypatch.setattr(heard, "SMOKE_TOKENS", 4)
     question = parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
     whole = parity.verify(question)
     monkeypatch.setattr(heard, "card", lambda: ("cpu", free))
-    monkeypatch.setitem(vars(harness_hf), "load_model", one)  # an attribute would stay there afterwards
-    monkeypatch.setattr(accelerate, "cpu_offload", layers)
+    monkeypatch.setattr(parity, "load_model", one)
+    monkeypatch.setattr(heard, "cpu_offload", layers)
     assert parity.verify(question) == whole
     models = 3 if computed == "float32" else 5  # and two of them tell how large noise is
     assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < heard.BESIDE else 0))
