@@ -15,16 +15,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import cpu_offload
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import CheckFailed
 from harness_hf import free_memory, load_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SMOKE_TOKENS = 48
 BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights

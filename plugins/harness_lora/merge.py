@@ -131,11 +131,9 @@ class Merge:
             return given
         new = given.to(weight.dtype)
         new = new.T if name in self.plan.transposed else new
-        return (
-            round_to_4bit(new, self.quantization, self.dtype)
-            if name in self.plan.rounded and self.quantization
-            else new
-        )
+        if self.quantization and name in self.plan.rounded:
+            return round_to_4bit(new, self.quantization, self.dtype)
+        return new
 
     def moves(self, name: str, weight: torch.Tensor) -> bool:
         """Return whether the adapter changes a tensor, other than by rounding; rows of an embedding always count."""

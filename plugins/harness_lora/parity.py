@@ -93,9 +93,8 @@ class MergeFolders:
         told = f"[merge-bits]: {len(off)} of {len(self.before)} tensors are not what they must be, the limit is 0"
         again = "merge again; the disk, the copy or the merge is broken"
         if forgotten := sorted(off.keys() - changed):
-            raise CheckFailed(
-                f'merge: "{forgotten[0]}" did not change, though the adapter has weights for it {told}; {again}'
-            )
+            what = f'"{forgotten[0]}" did not change, though the adapter has weights for it'
+            raise CheckFailed(f"merge: {what} {told}; {again}")
         if strange := sorted(changed - self.plan.must - self.plan.rounded):
             raise CheckFailed(f'merge: "{strange[0]}" changed, though nothing targets it {told}; {again}')
         for name, (wrong, of) in sorted(off.items()):

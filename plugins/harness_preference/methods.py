@@ -6,15 +6,12 @@ These are of one shape, whole, all of them texts or all of them messages. Import
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness import UsageError
+from harness import Adapter, ModelRef, UsageError
 from harness.internals import HELD_OUT
 from harness_lora import MOVES_BASE
 from harness_sft import Method, Row, Select, check_shapes, later, name_rows, place, take_columns
-
-if TYPE_CHECKING:
-    from harness import Adapter, ModelRef
 
 DATA = "[train] data:"
 REFUSED = {

@@ -32,39 +32,34 @@ EFFECTIVE = {  # fields that TRL reads only with some values of another
     "f_alpha_divergence_coef": ("f_divergence_type", {"alpha_divergence"}),
 }
 VERSIONS = {"trl": "1.16.0", "transformers": "5.24.0"}  # of which FIELDS are the fields
-OURS = {  # fields of SFTConfig that are not the user's, and what to do instead
-    "output_dir": "checkpoints go to the run folder",
-    "seed": "set seed in [suite]",
-    "data_seed": "set seed in [suite]",
-    "use_cpu": "set device in [model]",
-    "model_init_kwargs": "set options in [model]",
-    "trust_remote_code": "code of a model is never run",
-    "warmup_steps": "set warmup_ratio",
-    "activation_checkpointing": "set gradient_checkpointing",
-    "disable_tqdm": "the harness shows the progress",
-    "logging_nan_inf_filter": "a loss that is not finite stops the training",
-    "dataset_text_field": 'map the column to "text" in [train] columns',
-    "dataset_kwargs": "the rows are always prepared here",
-    "eval_strategy": "set validation, a share of the rows",
-    "do_eval": "set validation, a share of the rows",
-    "load_best_model_at_end": "set patience",
-    "push_to_hub": "use [[export]]",
-    "resume_from_checkpoint": "the last whole checkpoint is found by itself",
-    "ignore_data_skip": "a resumed run must see the same rows",
-    "save_only_model": "a run is resumed from its checkpoints",
-    "metric_for_best_model": "patience goes by the validation loss",
-    "greater_is_better": "patience goes by the validation loss",
-    "do_train": "a [train] is trained",
-    "do_predict": "use [[eval]]",
-    "include_for_metrics": "use [[eval]]",
-    "parallelism_config": "one process trains",
-} | dict.fromkeys(
-    ("eval_steps", "eval_on_start", "eval_delay"), "validation is measured after each epoch"
-) | dict.fromkeys(
-    ("eval_packing", "batch_eval_metrics", "eval_accumulation_steps", "eval_do_concat_batches",
-     "eval_use_gather_object", "prediction_loss_only", "bf16_full_eval", "fp16_full_eval"),
-    "validation is the mean loss of rows that are not packed, computed as the training is",
-)  # fmt: skip
+REASONS = {  # what to do instead of fields of SFTConfig that are not the user's
+    "checkpoints go to the run folder": "output_dir",
+    "set seed in [suite]": "seed data_seed",
+    "set device in [model]": "use_cpu",
+    "set options in [model]": "model_init_kwargs",
+    "code of a model is never run": "trust_remote_code",
+    "set warmup_ratio": "warmup_steps",
+    "set gradient_checkpointing": "activation_checkpointing",
+    "the harness shows the progress": "disable_tqdm",
+    "a loss that is not finite stops the training": "logging_nan_inf_filter",
+    'map the column to "text" in [train] columns': "dataset_text_field",
+    "the rows are always prepared here": "dataset_kwargs",
+    "set validation, a share of the rows": "eval_strategy do_eval",
+    "set patience": "load_best_model_at_end",
+    "use [[export]]": "push_to_hub",
+    "the last whole checkpoint is found by itself": "resume_from_checkpoint",
+    "a resumed run must see the same rows": "ignore_data_skip",
+    "a run is resumed from its checkpoints": "save_only_model",
+    "patience goes by the validation loss": "metric_for_best_model greater_is_better",
+    "a [train] is trained": "do_train",
+    "use [[eval]]": "do_predict include_for_metrics",
+    "one process trains": "parallelism_config",
+    "validation is measured after each epoch": "eval_steps eval_on_start eval_delay",
+    "validation is the mean loss of rows that are not packed, computed as the training is": "eval_packing "
+    "batch_eval_metrics eval_accumulation_steps eval_do_concat_batches eval_use_gather_object prediction_loss_only "
+    "bf16_full_eval fp16_full_eval",
+}
+OURS = {name: why for why, names in REASONS.items() for name in names.split()}
 OWN = {"validation", "patience", "warmup_ratio", "report_to", "bf16"}  # of `sft`, which mean more
 NAMES: dict[Any, str] = {  # of the others, by what may be written for them in TOML
     int: "dataloader_num_workers dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "

@@ -8,16 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness import UsageError
+from harness import Adapter, Finding, ModelRef, Progress, Subject, UsageError
 from harness.internals import disk_full
 from harness_sft.config import build_config
 from harness_sft.ranks import Ranks
 from harness_sft.rows import Row, Select, split_rows
-
-if TYPE_CHECKING:
-    from harness import Adapter, Finding, ModelRef, Progress, Subject
 
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 CHECKPOINTS = "checkpoints"  # a folder in that of a training

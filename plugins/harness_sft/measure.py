@@ -6,16 +6,15 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from harness import UsageError
@@ -23,11 +22,7 @@ from harness_hf import parameters_of, quiet, resolve_device
 from harness_sft.job import TrainingJob
 from harness_sft.likelihood import each_logit_once
 from harness_sft.train import build_trainer, quiet_libraries
-
-if TYPE_CHECKING:
-    from transformers import TrainerControl, TrainerState, TrainingArguments
-
-    from harness_sft.trainer import Checked
+from harness_sft.trainer import Checked
 
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
 ANSWERED = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
@@ -58,8 +53,7 @@ def measure(job: TrainingJob) -> dict[str, Any]:
             found: dict[str, Any] = watch.facts(begun)
             found["extra"] = _validation(trainer, held)
             rows = trainer.train_dataset
-            lengths = [_size(row) for row in rows]
-            order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+            order = sorted(range(len(rows)), key=lambda i: -_size(rows[i]))
             trainer.train_dataset = rows.select(order[: config.per_device_train_batch_size])
             trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
     return found | {"trainable": facts["trainable_parameters"]}
@@ -114,9 +108,8 @@ def _fits(folder: Path, device: str, each: int) -> None:
     """Raise UsageError when a full training cannot fit, before a machine is brought down by trying."""
     need, free = each * parameters_of(folder), _free(device)
     if free is not None and need > free:
-        raise UsageError(
-            f"needs more than {need / 1e9:,.1f} GB for weights and optimizer, and {free / 1e9:,.1f} are free"
-        )
+        what = f"needs more than {need / 1e9:,.1f} GB for weights and optimizer"
+        raise UsageError(f"{what}, and {free / 1e9:,.1f} are free")
 
 
 def _free(device: str) -> int | None:
@@ -125,8 +118,5 @@ def _free(device: str) -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        try:
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError):
-            return None
+    except (OSError, StopIteration):
+        return None  # of what is no Linux

@@ -17,13 +17,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 from peft import get_peft_model, get_peft_model_state_dict
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
+from trl import SFTConfig
 
-from harness import ModelRef, Progress, UsageError, digest_of, write_steps, write_text
+from harness import Adapter, ModelRef, Progress, UsageError, digest_of, write_steps, write_text
 from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
 from harness_hf import (
     HFSubject,
@@ -45,14 +46,8 @@ from harness_sft.processes import launch, refuse_shards, resolve
 from harness_sft.rows import Row, as_dataset
 from harness_sft.sentinels import Start
 from harness_sft.sharding import gather, sha256_of
+from harness_sft.trainer import Checked
 from harness_sft.whole import write_whole
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-    from trl import SFTConfig
-
-    from harness import Adapter
-    from harness_sft.trainer import Checked
 
 EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
@@ -203,12 +198,7 @@ def _write(trainer: Checked, job: TrainingJob, initial: Path | None, facts: Mapp
 
 
 def _write_adapter(
-    trainer: Checked,
-    out: Path,
-    initial: Path | None,
-    note: Mapping[str, Any],
-    trained: Mapping[str, str],
-    gathered: dict[str, Any] | None,
+    trainer: Checked, out: Path, initial: Path | None, note: dict[str, Any], trained: dict[str, str], gathered: Any
 ) -> None:
     """Write an adapter, and beside it what its tensors were, unless they are written otherwise than they are held."""
     with folder_in_place(out) as work:

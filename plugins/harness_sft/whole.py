@@ -10,21 +10,16 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from harness import CheckFailed, write_text
 from harness.internals import folder_in_place, seal_folder
 from harness_hf import load_model
-from harness_lora import ADAPTER_NOTE, check_base, copy_rest, find_tensor
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from harness_lora import Header
-    from harness_sft.trainer import Checked
+from harness_lora import ADAPTER_NOTE, Header, check_base, copy_rest, find_tensor
+from harness_sft.trainer import Checked
 
 ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how much of each
 SAME = 1e-6  # nats a token between what was rounded in memory and what is read back, both computed in float32
