@@ -95,12 +95,12 @@ def measure(case: Case, work: Path, seed: int) -> bool:
         facts = {}
         told += f" REFUSED: {error}"
     print(told)
-    made, ids = parity._ParityCheck.of(question), windows(load_tokenizer(str(base)))
-    theirs = Heard.of(partial(made.load, str(base), str(adapter)), ids)
+    ids = windows(load_tokenizer(str(base)))
+    theirs = Heard.of(partial(question.load, str(base), str(adapter)), ids)
     for name, change in WAYS.items():
         folder = work / name
         change(base, adapter, folder, dtype)
-        ours = Heard.of(partial(made.load, str(folder)), ids)
+        ours = Heard.of(partial(question.load, str(folder)), ids)
         print(f"    {name:28} {_against(base, adapter, folder, theirs, ours, ids)}")
         shutil.rmtree(folder)
     return bool(facts)

@@ -48,6 +48,7 @@ from harness.files import folder_in_place as folder_in_place
 from harness.files import lines_of as lines_of
 from harness.files import open_file as open_file
 from harness.files import writing as writing
+from harness.lazy import attach as attach
 from harness.lazy import lazily as lazily
 from harness.parts import part as part
 from harness.pipeline.adjudication import Adjudicator as Adjudicator
@@ -145,6 +146,7 @@ __all__ = [
     "agreement",
     "append_line",
     "asked_of",
+    "attach",
     "attempts_said",
     "chat",
     "check_gates",

@@ -10,9 +10,10 @@ from typing import Any
 
 
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
-    """Return `__getattr__` and `__all__` of a module whose names the stub beside `file` imports."""
-    tree = ast.parse(Path(file).with_suffix(".pyi").read_text("utf-8"))
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    """Return `__getattr__` and `__all__` of a module: what it, or the stub beside it, imports by `import x as x`."""
+    stub = Path(file).with_suffix(".pyi")
+    tree = ast.parse((stub if stub.is_file() else Path(file)).read_text("utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     places = {a.asname: f"{node.module}:{a.name}" for node in imports for a in node.names if a.asname}
     return lazily(package, places), sorted(places)
 

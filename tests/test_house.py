@@ -58,13 +58,18 @@ def imports(module: str) -> Iterator[tuple[str, str | None]]:
 
 
 def public(package: str) -> set[str]:
-    """Return what the `__init__` of a plugin names in `__all__`."""
-    (names,) = (
-        node.value
-        for node in tree(f"plugins/{package}/__init__.py").body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"
-    )
-    return set(ast.literal_eval(names))
+    """Return what the `__init__` of a plugin names in `__all__`; without one, imports by `x as x`, or defines."""
+    found = set[str]()
+    for node in tree(f"plugins/{package}/__init__.py").body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+        for inner in (node, *getattr(node, "body", ())) if isinstance(node, ast.If) else (node,):
+            if isinstance(inner, ast.ImportFrom):
+                found |= {alias.name for alias in inner.names if alias.asname == alias.name}
+            elif isinstance(inner, (ast.FunctionDef, ast.Assign)):
+                names = [inner.name] if isinstance(inner, ast.FunctionDef) else map(ast.unparse, inner.targets)
+                found |= {name for name in names if not name.startswith("_")}
+    return found
 
 
 def test_plugins_import_the_public_face_only() -> None:

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import harness_hf
 from harness import Built, Example, Finding, ModelRef, TrainingRow, checker, quote
 from harness.internals import chat, marked_text
 from harness_checks import frames, keys
 from harness_checks.frames import messages_of
 from harness_checks.lint import counted
+from harness_hf import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,8 +42,6 @@ def end_token(built: Built) -> Iterator[Finding]:
     with it (Hugging Face's own does). The loss looks healthy; the tuned model rambles on. Looked at are collated
     batches: of the rows that were not cut, 95 % must have a stop token among the last tokens that are learnt.
     """
-    from harness_hf import Tokens
-
     stops = Tokens(built.tokenizer).stops
     whole = not built.cut or built.keep_end  # or a row as long as the cut has perhaps lost its end
     ends = [d for d in _documents(built) if len(d.ids) > 1 and (whole or len(d.ids) < (built.cut or 0))]
@@ -187,9 +187,7 @@ def other_template(
     evaluations in plain text (-form), nor may a system message, template arguments or a frame around the questions be
     on one side only (-system, -arguments, -frame).
     """
-    from harness_hf import load_tokenizer
-
-    theirs = load_tokenizer(base.path)
+    theirs = harness_hf.load_tokenizer(base.path)
     yield from _written_otherwise(built, theirs, rows)
     if built.chat_template and theirs.chat_template:
         for messages in FIXTURES:

@@ -11,6 +11,7 @@ from typing import Any
 from harness import Finding, ModelRef, Sample, TrainingRow, checker, continuation, quote
 from harness.internals import HELD_OUT, Suite, Task, schema
 from harness_checks.lint import JUDGED, counted, numbers
+from harness_hf import Tokens
 
 SAID = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")  # whose targets are said as they are
 SURE, MANY = SAID[:2], 0.05  # what scores nothing but whole targets, and a share of the rows that spoils its score
@@ -52,8 +53,6 @@ def _sizes(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dic
     pairs = [(s, text) for s, texts in rows if min(len(t.encode()) for t in texts) > most for text in texts]
     if not pairs or not (folder / "tokenizer_config.json").is_file():
         return {}
-    from harness_hf import Tokens
-
     tokens = Tokens.of(str(folder))
     asked = [s.input if isinstance(s.input, str) else "" for s, _ in pairs]  # a template's end is no part of an answer
     whole = [prompt + continuation(s.input, text) for prompt, (s, text) in zip(asked, pairs, strict=True)]

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import harness_hf
 from harness import Finding, ModelRef, TrainingRow, checker, quote
 from harness.internals import Task, chat, text_of
 from harness_checks.frames import messages_of
@@ -160,9 +161,7 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     chats = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
     if not chats or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
-    from harness_hf import load_tokenizer, one_line
-
-    tokenizer = load_tokenizer(base.path)
+    tokenizer = harness_hf.load_tokenizer(base.path)
     if not tokenizer.chat_template:
         what = "the rows are chat messages, and the tokenizer has no chat template"
         yield Finding("error", what, (), "give text prompts, or take the instruct version of the model", "template")
@@ -173,7 +172,7 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
             if messages := messages_of(row):  # else D11-empty and D11-roles tell
                 tokenizer.apply_chat_template(messages, tokenize=False, **chat.of_training(row.row))
         except Exception as error:  # whatever a template raises
-            return one_line(error)[:120]
+            return harness_hf.one_line(error)[:120]
         return None
 
     what, fix = "the chat template refuses the messages", "give the messages as the template wants them"

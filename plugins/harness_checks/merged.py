@@ -12,14 +12,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass
 from difflib import unified_diff
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import harness_hf
+import harness_lora
 from harness import Finding, ModelRef, TrainingRow, checker, quote
 from harness.internals import Severity, weight_files
 from harness_checks.frames import prompt_of
+from harness_hf import Tokens
+from harness_lora import find_tensor, read_headers, split_name
 
 WEIGHTS = "adapter_model.safetensors"
 # nats a token; docs/reference/checks.md has what was measured
@@ -66,8 +69,6 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
     import torch
     from safetensors import safe_open
 
-    from harness_lora import find_tensor, read_headers, split_name
-
     there, theirs = read_headers(Path(base.path)), read_headers(Path(merged.path))
     changed = set()
     for name in (name for name in there if name in theirs):  # one that is the base's in another dtype is the base's
@@ -105,8 +106,6 @@ def differs_from_adapter(
     rows, the adapter on the same base as the merge: full, or as a 4-bit load has it. They compute in float32 where they
     fit, because the arithmetic of half precision alone costs 2e-3; a 4-bit base computes as it was trained.
     """
-    from harness_lora import read_headers
-
     texts = [*PLAIN, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
     texts = [text[:400] for text in texts]
     exact = not (twin and twin.quantization)  # a 4-bit load rounds otherwise when it is widened
@@ -148,10 +147,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     """
     if not (Path(base.path) / "tokenizer_config.json").is_file():
         return
-    from harness_hf import load_tokenizer
-    from harness_lora import read_headers
-
-    before, after = load_tokenizer(base.path), load_tokenizer(merged.path)
+    before, after = harness_hf.load_tokenizer(base.path), harness_hf.load_tokenizer(merged.path)
     lost = sorted(set(before.get_vocab()) - set(after.get_vocab()))
     if lost or len(after) != len(before):
         what = f"{len(before)} tokens before, {len(after)} after; {len(lost)} are lost"
@@ -200,8 +196,6 @@ def never_stops(
     """
     if not (Path(base.path) / "config.json").is_file() or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
-    from harness_hf import Tokens
-
     before, after = _stops(Path(base.path)), _stops(Path(merged.path))
     tokens = Tokens.of(merged.path)
     wanted = set(before)
@@ -240,7 +234,7 @@ def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str]
         device = next(subject.model.parameters()).device
         with subject._active(), torch.inference_mode():
             found = []
-            for ids in subject.tokens.texts(texts):
+            for ids in subject.tokens.prompts(texts):
                 logits = subject.model(torch.tensor([ids], device=device)).logits[0]
                 found.append(logits.float().log_softmax(-1).cpu())
             return found
@@ -255,7 +249,7 @@ class _Sum:
 
     of: int = 0
     off: int = 0
-    moves: bool = False
+    moves: int = 0
     wrong: float = 0.0
     rounding: float = 0.0
     update: float = 0.0
@@ -273,9 +267,6 @@ class _Sum:
         moves = not torch.equal(once, base[rows].to(after.dtype))
         return cls(wanted.numel(), int((~(error.abs() <= room)).sum()), moves, *squares)
 
-    def __add__(self, other: _Sum) -> _Sum:
-        return _Sum(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
     @property
     def error(self) -> float:
         """Return the error in units of what one rounding costs, and a 256th of the update: bfloat16 holds no more."""
@@ -289,10 +280,9 @@ class _Sum:
 def _plan(base: Path, adapter: Path) -> Any:
     """Return what a merge of an adapter does to each tensor, or None for one of a kind that is not merged here."""
     from harness import UsageError
-    from harness_lora import make_plan, read_headers
 
     try:
-        return make_plan(base, adapter, read_headers(base), None)
+        return harness_lora.make_plan(base, adapter, read_headers(base), None)
     except UsageError:
         return None
 
@@ -302,18 +292,16 @@ def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Su
     import torch
     from safetensors import safe_open
 
-    from harness_lora import Merge, as_rows, read_headers, workers
-
     there, made = read_headers(base), read_headers(merged)
     found: dict[str, _Sum] = {}
-    with workers() as pool:
-        merge = Merge(plan, None, torch.float32, pool)
+    with harness_lora.workers() as pool:
+        merge = harness_lora.Merge(plan, None, torch.float32, pool)
         for name in sorted(made.keys() & names):
             with safe_open(there[name].file, "pt") as old, safe_open(made[name].file, "pt") as new:
-                before, after = as_rows(old.get_tensor(name)), as_rows(new.get_tensor(name))
+                before, after = harness_lora.as_rows(old.get_tensor(name)), harness_lora.as_rows(new.get_tensor(name))
             if before.shape == after.shape and after.is_floating_point():
                 parts = merge.blocks(name, before, partial(_Sum.of_block, before, after))
-                found[name] = reduce(add, parts, _Sum())
+                found[name] = _Sum(*map(sum, zip(*map(astuple, parts), strict=True)))
     return found
 
 
@@ -365,9 +353,7 @@ def _configs(before: Path, after: Path) -> list[str]:
     """Return how two config.json differ as transformers reads them."""
     from transformers import AutoConfig
 
-    from harness_hf import quiet
-
-    with quiet():
+    with harness_hf.quiet():
         one, two = (AutoConfig.from_pretrained(folder, local_files_only=True).to_dict() for folder in (before, after))
     return list(_apart(*(_without(side, STORED) for side in (one, two))))
 

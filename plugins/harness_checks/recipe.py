@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import harness_hf
 from harness import Built, Finding, ModelRef, checker
 from harness.internals import Suite, weight_files
 from harness_checks.batches import IGNORED, TAIL
+from harness_hf import Tokens
+from harness_lora import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,12 +31,9 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
     PEFT adapts q and v only where it is not told otherwise, and takes a list of which one name matches without a
     word (peft#3554). LoRA works as well as full fine-tuning where it is on all linears, the MLPs first.
     """
-    if suite.adapter and suite.adapter.use == "none":
-        return  # all of it is trained
-    from harness_hf import skeleton
-
-    options = suite.adapter.options if suite.adapter else {}
-    targets, model = options.get("target_modules", "all-linear"), skeleton(base.path)
+    if (options := _options(suite)) is None:
+        return
+    targets, model = options.get("target_modules", "all-linear"), harness_hf.skeleton(base.path)
     kinds, head = ("Linear", "Conv1D"), model.get_output_embeddings()
     linears = {n: m for n, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
     adapted = _adapted(model, options)
@@ -55,18 +55,11 @@ def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findin
     Mixtures of experts keep all experts of a layer in one parameter of three dimensions, which is no linear: LoRA on
     "all-linear" passes it by, and so does a 4-bit load (unsloth#11014). PEFT reaches it by target_parameters.
     """
-    if suite.adapter and suite.adapter.use == "none":
+    if (options := _options(suite)) is None:
         return
-    from harness_hf import skeleton
-
-    model = skeleton(base.path)
-    named = (suite.adapter.options if suite.adapter else {}).get("target_parameters") or ()
-    fused = [
-        (name, p)
-        for name, p in model.named_parameters()
-        if p.ndim >= 3 and "conv" not in name and not any(name.endswith(t) for t in named)
-    ]
-    if fused:
+    model, named = harness_hf.skeleton(base.path), tuple(options.get("target_parameters") or ())
+    stacks = [(name, p) for name, p in model.named_parameters() if p.ndim >= 3 and "conv" not in name]
+    if fused := [(name, p) for name, p in stacks if not name.endswith(named)]:
         share = sum(p.numel() for _, p in fused) / sum(p.numel() for p in model.parameters())
         what = f"{share:.0%} of the parameters are fused experts that no adapter reaches and no 4-bit load shrinks"
         evidence = [f"{name}: {list(p.shape)}" for name, p in fused]
@@ -81,10 +74,7 @@ def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findi
     what the head is multiplied with, and zeros stay zeros: the loss falls, and the model never ends its turn
     (axolotl#2073). Looked at is what rows end with, where neither the head nor the token is trained.
     """
-    from harness_hf import Tokens
-
-    options = suite.adapter.options if suite.adapter else {}
-    if suite.adapter and suite.adapter.use == "none":
+    if (options := _options(suite)) is None:
         return
     saved, given = options.get("modules_to_save") or (), options.get("trainable_token_indices") or ()
     tokens = {i for some in given.values() for i in some} if isinstance(given, dict) else {*given}
@@ -99,6 +89,13 @@ def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findi
         marks = ", ".join(f'"{built.tokenizer.convert_ids_to_tokens(i)}"' for i in zeros)
         what = f"rows end with {marks}, which the base was never trained to say: its row of the head is zeros"
         yield Finding("error", what, (), f"trainable_token_indices = {zeros} in [adapter], or an end that it knows")
+
+
+def _options(suite: Suite) -> Mapping[str, Any] | None:
+    """Return the options of the adapter that is trained, or None where all of a model is."""
+    if suite.adapter is None:
+        return {}
+    return suite.adapter.options if suite.adapter.use != "none" else None
 
 
 def _is_zero(folder: Path, names: set[str], token: int) -> bool:
@@ -175,8 +172,6 @@ def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Finding]:
     """
     if adapter.adapter is None or not any(export.from_ == "adapter" for export in suite.exports):
         return
-    from harness_lora import read_config
-
     config = read_config(adapter.adapter)
     names = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
     if risky := [name for name in names if getattr(config, name, None)]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import harness_hf
 from harness import Finding, ModelRef, checker
 from harness.internals import is_sealed, weight_files
 
@@ -63,12 +64,10 @@ def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Finding]:
     """
     if not adapter.quantization:
         return
-    from harness_hf import assert_not_repacked
-
     with load([adapter]) as [subject]:
         subject.generate(["a"], max_new_tokens=2)
         if (model := getattr(subject, "model", None)) is not None:
-            assert_not_repacked(model)  # a CheckFailed, which becomes an error
+            harness_hf.assert_not_repacked(model)  # a CheckFailed, which becomes an error
     yield from ()
 
 
@@ -183,6 +182,4 @@ def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
 
 def note_of(adapter: ModelRef) -> dict[str, Any]:
     """Return what a trainer wrote beside what it trained, or nothing."""
-    from harness_hf import told_of
-
-    return told_of(Path(adapter.adapter or adapter.path), NOTE)
+    return harness_hf.told_of(Path(adapter.adapter or adapter.path), NOTE)

@@ -236,7 +236,7 @@ def compare_tokenizers(folder: Path, back: Path) -> None:
     if ours.tokenizer.chat_template != theirs.tokenizer.chat_template:
         raise CheckFailed("the chat template read back is another one")
     for text in TEXTS:
-        if ours.texts([text]) != theirs.texts([text]):
+        if ours.prompts([text]) != theirs.prompts([text]):
             raise CheckFailed(f'the tokenizer read back cuts "{text[:24]}…" into other tokens')
     special = [(t.tokenizer.bos_token_id, t.tokenizer.eos_token_id, t.stops) for t in (ours, theirs)]
     if special[0] != special[1]:

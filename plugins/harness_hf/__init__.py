@@ -10,84 +10,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness import hookimpl, loader
-from harness.internals import lazily, schema
+from harness.internals import attach, schema
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what is imported when it is asked for
     from harness import ModelRef, Subject
-    from harness_hf.answers import Answer, Ending, Marks
-    from harness_hf.linear import fast_linear, use_onednn
-    from harness_hf.models import (
-        BLOCK,
-        add_adapter,
-        assert_not_repacked,
-        check_found,
-        fitting,
-        keep_4bit_layout,
-        load_model,
-        load_tokenizer,
-        one_line,
-        quiet,
-        resolve_device,
-        resolve_dtype,
-        skeleton,
-        wrong_on_cpu,
-    )
-    from harness_hf.restore import SPLITS
-    from harness_hf.restore import name_of as split_name
-    from harness_hf.sources import LocalSource, parameters_of, resolve, told_of
-    from harness_hf.subject import Described, HFSubject, free_memory
-    from harness_hf.tokens import DEFAULT_CONTEXT, Tokens
+    from harness_hf.answers import Answer as Answer
+    from harness_hf.answers import Ending as Ending
+    from harness_hf.answers import Marks as Marks
+    from harness_hf.fp8 import is_fp8 as is_fp8
+    from harness_hf.fp8 import read_fp8 as read_fp8
+    from harness_hf.linear import fast_linear as fast_linear
+    from harness_hf.linear import use_onednn as use_onednn
+    from harness_hf.models import BLOCK as BLOCK
+    from harness_hf.models import add_adapter as add_adapter
+    from harness_hf.models import assert_not_repacked as assert_not_repacked
+    from harness_hf.models import check_found as check_found
+    from harness_hf.models import fitting as fitting
+    from harness_hf.models import keep_4bit_layout as keep_4bit_layout
+    from harness_hf.models import load_model as load_model
+    from harness_hf.models import load_tokenizer as load_tokenizer
+    from harness_hf.models import one_line as one_line
+    from harness_hf.models import quiet as quiet
+    from harness_hf.models import resolve_device as resolve_device
+    from harness_hf.models import resolve_dtype as resolve_dtype
+    from harness_hf.models import skeleton as skeleton
+    from harness_hf.models import wrong_on_cpu as wrong_on_cpu
+    from harness_hf.restore import SPLITS as SPLITS
+    from harness_hf.restore import split_name as split_name
+    from harness_hf.sources import LocalSource as LocalSource
+    from harness_hf.sources import parameters_of as parameters_of
+    from harness_hf.sources import resolve as resolve
+    from harness_hf.sources import told_of as told_of
+    from harness_hf.subject import Described as Described
+    from harness_hf.subject import HFSubject as HFSubject
+    from harness_hf.subject import free_memory as free_memory
+    from harness_hf.tokens import DEFAULT_CONTEXT as DEFAULT_CONTEXT
+    from harness_hf.tokens import Tokens as Tokens
 
 # When it is imported, by whomever, it would run code that "kernels" downloads, and without that advises to install it.
 sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-__all__ = [
-    "BLOCK",
-    "DEFAULT_CONTEXT",
-    "SPLITS",
-    "Answer",
-    "Described",
-    "Ending",
-    "HFSubject",
-    "LocalSource",
-    "Marks",
-    "Tokens",
-    "add_adapter",
-    "assert_not_repacked",
-    "check_found",
-    "fast_linear",
-    "fitting",
-    "free_memory",
-    "identify",
-    "is_fp8",
-    "keep_4bit_layout",
-    "load",
-    "load_model",
-    "load_tokenizer",
-    "one_line",
-    "open_source",
-    "parameters_of",
-    "quiet",
-    "read_fp8",
-    "resolve",
-    "resolve_device",
-    "resolve_dtype",
-    "skeleton",
-    "split_name",
-    "told_of",
-    "use_onednn",
-    "wrong_on_cpu",
-]
-LATER = dict.fromkeys(__all__, "harness_hf.models")  # what is imported when it is asked for
-LATER |= dict.fromkeys(("Answer", "Ending", "Marks"), "harness_hf.answers")
-LATER |= dict.fromkeys(("fast_linear", "use_onednn"), "harness_hf.linear")
-LATER |= dict.fromkeys(("LocalSource", "parameters_of", "resolve", "told_of"), "harness_hf.sources")
-LATER |= dict.fromkeys(("Described", "HFSubject", "free_memory"), "harness_hf.subject")
-LATER |= dict.fromkeys(("DEFAULT_CONTEXT", "Tokens"), "harness_hf.tokens")
-LATER |= dict.fromkeys(("is_fp8", "read_fp8"), "harness_hf.fp8")
-LATER |= {"SPLITS": "harness_hf.restore", "split_name": "harness_hf.restore:name_of"}
-__getattr__ = lazily(__name__, LATER)
+__getattr__, _ = attach(__name__, __file__)
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 

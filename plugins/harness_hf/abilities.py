@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from harness.internals import out_of_memory
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # nats per token that a score may be from a plain forward's: in half precision rows in other company differ by 0.05 on
 # average and 0.28 at most (bfloat16, 135 M parameters, 170 pairs)
@@ -28,8 +27,6 @@ def unshareable(model: PreTrainedModel) -> str:
     They are where every layer has full attention, takes any mask, and has rotary positions that do not depend on the
     length of what is run.
     """
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
     config = model.config.get_text_config()
     takes = inspect.signature(model.forward).parameters
     kind = next((kind for rope in _ropes(model) if (kind := rope.get("rope_type")) in ("dynamic", "longrope")), "")

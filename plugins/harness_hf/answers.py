@@ -115,24 +115,17 @@ def likeliest(logits: torch.Tensor, _: Sequence[Answer]) -> torch.Tensor:
     return logits.argmax(-1)
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Draws each row's token with the row's own random numbers: temperature, then top-k, then top-p."""
-
-    sampling: Sampling
-
-    def __call__(self, logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tensor:
-        share, token = (
-            (logits.float() / self.sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
-        )
-        if self.sampling.top_k:
-            share[:, self.sampling.top_k :] = 0
-            share /= share.sum(-1, keepdim=True)
-        share *= share.cumsum(-1) - share < self.sampling.top_p  # the likeliest always stays
-        edges = share.cumsum(-1)
-        luck = torch.tensor([[answer.luck()] for answer in answers], device=edges.device)
-        place = torch.searchsorted(edges, luck * edges[:, -1:], right=True).clamp(max=edges.shape[-1] - 1)
-        return token.gather(-1, place)[:, 0]
+def draw(sampling: Sampling, logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tensor:
+    """Draw each row's token with the row's own random numbers: temperature, then top-k, then top-p."""
+    share, token = (logits.float() / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    if sampling.top_k:
+        share[:, sampling.top_k :] = 0
+        share /= share.sum(-1, keepdim=True)
+    share *= share.cumsum(-1) - share < sampling.top_p  # the likeliest always stays
+    edges = share.cumsum(-1)
+    luck = torch.tensor([[answer.luck()] for answer in answers], device=edges.device)
+    place = torch.searchsorted(edges, luck * edges[:, -1:], right=True).clamp(max=edges.shape[-1] - 1)
+    return token.gather(-1, place)[:, 0]
 
 
 def chosen(logits: torch.Tensor, answers: Sequence[Answer], choose: Choose) -> torch.Tensor:

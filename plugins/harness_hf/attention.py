@@ -37,13 +37,10 @@ def tiled() -> Iterator[None]:
 
     def attend(
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
-    ) -> tuple[torch.Tensor, None]:
+    ) -> Any:
         plain = query.dtype in TILED and query.is_cpu and not _odd(options)
         if not plain or len(query) > 1 or query.shape[2] < LONG:
-            done: tuple[torch.Tensor, None] = sdpa_attention_forward(
-                module, query, key, value, attention_mask, **options
-            )
-            return done
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         mask = None if attention_mask is None else additive(attention_mask)
         found = _by_tiles(query[0].float(), key[0].float(), value[0].float(), mask, scale)

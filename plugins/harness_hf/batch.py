@@ -10,24 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from harness_hf.answers import Answer, Choose, chosen
 from harness_hf.attention import beside
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 PREFILL = {"cpu": 512, "cuda": 2048}  # prompt tokens of one forward pass; on a CPU more of them only need more padding
 GROWTH = 64  # columns added to the cache at a time
-
-
-def prefill(model: PreTrainedModel) -> int:
-    """Return how many prompt tokens one forward pass should hold."""
-    return PREFILL.get(model.device.type, 2048)
 
 
 class Batch:
@@ -35,6 +28,7 @@ class Batch:
 
     def __init__(self, model: PreTrainedModel, prefix: list[int], choose: Choose, *, size: int, cascade: bool) -> None:
         self.model, self.prefix, self.choose, self.size = model, prefix, choose, size
+        self.prefill = PREFILL.get(model.device.type, PREFILL["cuda"])
         self.cascade = cascade and bool(prefix)
         self.before = 0 if self.cascade else len(prefix)  # columns of the prefix in the rows' cache
         self.rows: list[Answer] = []
@@ -87,9 +81,9 @@ class Batch:
     def _started(self, rows: int) -> Cache:
         """Return a cache for so many rows, with the prefix in it unless that is kept apart."""
         if self.prefix and self.start is None:
-            start, size = self._empty(), prefill(self.model)
-            for at in range(0, len(self.prefix), size):
-                part = torch.tensor([self.prefix[at : at + size]], device=self.model.device)
+            start = self._empty()
+            for at in range(0, len(self.prefix), self.prefill):
+                part = torch.tensor([self.prefix[at : at + self.prefill]], device=self.model.device)
                 places = torch.arange(at + part.shape[1], device=self.model.device)[None]  # (1, L)
                 options = {"attention_mask": torch.ones_like(places), "position_ids": places[:, at:]}
                 self.model(input_ids=part, **options, cache=start, use_cache=True, logits_to_keep=1)

@@ -14,22 +14,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from transformers import PreTrainedModel
 
 from harness import CheckFailed, Generate, Said, UsageError
 from harness.internals import out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
-from harness_hf.answers import Answer, Choose, Draw, Ending, Marks, chosen, likeliest
+from harness_hf.answers import Answer, Choose, Ending, Marks, chosen, draw, likeliest
 from harness_hf.attention import can_cascade
-from harness_hf.batch import Batch, prefill
+from harness_hf.batch import Batch
 from harness_hf.tokens import Tokens
 from harness_workers import common
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 ROWS = 64  # answered at a time, at most
 KEPT = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at most
@@ -64,7 +62,7 @@ def generate(
         for i, (p, seed) in enumerate(zip(prompts, seeds, strict=True))
         for room, begun in [(context - len(p), marks.thinking(p) if marks else None)]
     ]
-    choose = Draw(how.drawn) if how.drawn else likeliest
+    choose = partial(draw, how.drawn) if how.drawn else likeliest
     if how.max_new_tokens <= 0 or not answers:
         yield from ((answer.number, Said("", "length", 0)) for answer in answers)
         return
@@ -138,10 +136,8 @@ def _many(
     while queue or batch.rows:
         try:
             if len(batch.rows) <= size // 2:
-                while (
-                    queue and len(batch.rows) < size
-                ):  # as many as there is room for, and one forward pass should hold
-                    most = max(1, prefill(model) // (len(queue[0].prompt) - len(prefix)))
+                while queue and len(batch.rows) < size:  # as many as there is room for, and one forward should hold
+                    most = max(1, batch.prefill // (len(queue[0].prompt) - len(prefix)))
                     taken = min(size - len(batch.rows), len(queue), most)
                     yield from batch.join([queue.popleft() for _ in range(taken)])
             yield from batch.step()

@@ -114,9 +114,8 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
                 str(path), **options, output_loading_info=True, ignore_mismatched_sizes=True
             )
     except torch.OutOfMemoryError as error:
-        raise UsageError(
-            f'model "{path}": does not fit: {one_line(error)}; choose a smaller dtype or a device_map'
-        ) from None
+        what = f"does not fit: {one_line(error)}; choose a smaller dtype or a device_map"
+        raise UsageError(f'model "{path}": {what}') from None
     except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:  # also of a quantiser's library
         raise UsageError(f'model "{path}": cannot be loaded as a causal LM: {one_line(error)}') from None
     for name, there, wanted in sorted(found["mismatched_keys"]):
@@ -195,9 +194,8 @@ def rewrites_base(adapter: Path) -> bool:
         config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
         tensors = read_safetensors(adapter / "adapter_model.safetensors").tensors
     except (OSError, ValueError):
-        raise UsageError(
-            f'adapter "{adapter}": has no readable adapter_config.json and weights; name a PEFT folder'
-        ) from None
+        what = "has no readable adapter_config.json and weights; name a PEFT folder"
+        raise UsageError(f'adapter "{adapter}": {what}') from None
     plain = config.get("init_lora_weights", True) in (True, False, "gaussian", "orthogonal", "eva")
     return (
         not plain

@@ -45,7 +45,7 @@ def tokenizer(loaded: Any, found: Gguf) -> None:
         cut(loaded.backend_tokenizer, found.metadata["tokenizer.ggml.pre"])
 
 
-def name_of(backend: dict[str, Any]) -> str | None:
+def split_name(backend: dict[str, Any]) -> str | None:
     """Return llama.cpp's name for how a tokenizer.json cuts text, or None where it has none that is known here."""
     cut = backend.get("pre_tokenizer") or {}
     steps = cut.get("pretokenizers", [cut])

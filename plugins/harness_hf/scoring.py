@@ -14,9 +14,10 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import DynamicCache, PreTrainedModel
 
 from harness import UsageError
 from harness.internals import out_of_memory
@@ -25,9 +26,6 @@ from harness_hf.attention import can_tile, tiled
 from harness_hf.packing import PackedRow, Planner
 from harness_hf.tokens import Pair
 from harness_workers import common
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; measured on the CPU, guessed elsewhere
 STEPS = 4  # in which a first prefix is run, of a budget
@@ -157,9 +155,7 @@ class Scorer:
 
     def _take(self, row: PackedRow, logits: torch.Tensor, found: list[Scored]) -> None:
         """Add what a row says about its requests."""
-        asked = [
-            (where, token) for _, places, tokens in row.targets for where, token in zip(places, tokens, strict=True)
-        ]
+        asked = [pair for _, places, tokens in row.targets for pair in zip(places, tokens, strict=True)]
         if not asked:
             return
         places, tokens = torch.tensor(asked, device=logits.device).T
@@ -189,8 +185,6 @@ class Scorer:
 
     def _walk_to(self, prefix: list[int]) -> None:
         """Have exactly `prefix` in the cache, keeping what is there of it already."""
-        from transformers import DynamicCache
-
         if self.cache is None:
             self.cache = DynamicCache(config=self.model.config)
         kept = common(self.path, prefix)

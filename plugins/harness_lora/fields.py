@@ -52,3 +52,8 @@ ON_FLOATS = ("mica", "orthogonal", *MOVES_BASE)  # PEFT makes them from the base
 def unknown(fields: Set[str]) -> Set[str]:
     """Return the fields that no table says anything about."""
     return fields - {*OURS, *MERGED, *UNTRAINED, *REFUSED}
+
+
+def refused(fields: Set[str]) -> dict[str, str]:
+    """Return the fields that are not done here, and why."""
+    return {**dict.fromkeys(unknown(fields), "no test proves it here yet"), **REFUSED}

@@ -3,7 +3,10 @@
 It is asked on the GPU where that holds it, and else layer by layer: two models that are compared are never both there.
 They are compared on prose, chats, code, numbers and other scripts: with SmolLM2's tokenizer some 2,200 tokens; with one
 of bytes 8,000, of which as many windows are taken as are needed, one of each text before the next of any.
+
+Imports torch: import this module inside functions.
 """
+# ruff: noqa: TID253 (imported only where something was merged)
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from accelerate import cpu_offload
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import CheckFailed
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from harness_hf import free_memory, load_tokenizer
 
 SMOKE_TOKENS = 48
 BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
@@ -55,10 +60,6 @@ class Heard:
     @classmethod
     def of(cls, load: Callable[[], Any], ids: Iterable[Any], path: str = "") -> Heard:
         """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too."""
-        import torch
-
-        from harness_hf import free_memory
-
         model = load()
         told = model.generation_config.eos_token_id if path else None
         stops = set(told) if isinstance(told, list) else {told}
@@ -101,8 +102,6 @@ def _kl(p: Any, q: Any) -> float:
 
     The terms are then of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
     """
-    import torch
-
     x = q - p
     small = p.exp() * (x.expm1() - x)
     return float(torch.where(x.abs() < 1, small, q.exp() - p.exp() * (1 + x)).sum(dtype=torch.float64))
@@ -110,10 +109,6 @@ def _kl(p: Any, q: Any) -> float:
 
 def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
     """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
-    import torch
-
-    from harness_hf import load_tokenizer
-
     tokenizer, found = load_tokenizer(path), []
     with torch.inference_mode():
         for prompt in PROMPTS:
@@ -134,8 +129,6 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
 
 def card() -> tuple[str, int] | None:
     """Return the GPU that models are loaded on, and its free bytes; None where there is none."""
-    import torch
-
     return ("cuda:0", torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None
 
 
@@ -149,8 +142,6 @@ def placed(model: Any, device: str) -> Any:
     found = card()
     if device != "cpu" or found is None:
         return model
-    from accelerate import cpu_offload
-
     whole = list(getattr(model, "_no_split_modules", None) or ())  # some adapters reach into the layers they are on
     return cpu_offload(model, found[0], offload_buffers=True, preload_module_classes=whole)
 
@@ -160,8 +151,6 @@ def windows(tokenizer: PreTrainedTokenizerBase, tokens: int = TOKENS, longest: i
 
     The first window of each text comes before the second of any, so that every kind of text is among them.
     """
-    import torch
-
     told = []  # as the tokenizer's template frames a conversation; as plain text what it refuses, or without one
     for messages in CHATS:
         try:

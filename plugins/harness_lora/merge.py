@@ -5,7 +5,7 @@ In float32 a sum that nearly cancels is off by several units in the last place o
 PEFT's `merge_and_unload` is not used: on a 4-bit model it quantises the sum again, which can round the whole
 fine-tune away, and in half precision it rounds the update before it is added.
 
-`fold` writes a LoRA's scaling into its matrices, so that alpha/r is 1 and no server can get it wrong.
+`fold_scales` writes a LoRA's scaling into its matrices, so that alpha/r is 1 and no server can get it wrong.
 
 Imports torch: import this module inside functions.
 """
@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 
 from harness import CheckFailed, Progress, UsageError, write_text
 from harness.internals import copy_range, read_safetensors
-from harness_lora.files import CONFIG, NOTE, WEIGHTS, read_config, split_name
+from harness_lora.files import ADAPTER_NOTE, CONFIG, WEIGHTS, read_config, split_name
 from harness_lora.plan import MergePlan, Tensors, check_base, check_changed, make_plan
 
 MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, which half precision rounds
@@ -131,11 +131,9 @@ class Merge:
             return given
         new = given.to(weight.dtype)
         new = new.T if name in self.plan.transposed else new
-        return (
-            round_to_4bit(new, self.quantization, self.dtype)
-            if name in self.plan.rounded and self.quantization
-            else new
-        )
+        if self.quantization and name in self.plan.rounded:
+            return round_to_4bit(new, self.quantization, self.dtype)
+        return new
 
     def moves(self, name: str, weight: torch.Tensor) -> bool:
         """Return whether the adapter changes a tensor, other than by rounding; rows of an embedding always count."""
@@ -207,7 +205,7 @@ def dtype_of(note: Mapping[str, Any]) -> torch.dtype:
     """Return the dtype in which a 4-bit base was loaded for the training."""
     said = note.get("dtype", "float32")
     if said not in DTYPES:
-        raise UsageError(f"{NOTE}: dtype is {json.dumps(said)}, want one of {', '.join(DTYPES)}; train again")
+        raise UsageError(f"{ADAPTER_NOTE}: dtype is {json.dumps(said)}, want one of {', '.join(DTYPES)}; train again")
     found: torch.dtype = getattr(torch, said)
     return found
 
@@ -336,7 +334,7 @@ def copy_rest(base: Path, names: Sequence[str], out: Path) -> None:
                 (out / name).write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
 
 
-def fold(adapter: Path) -> bool:
+def fold_scales(adapter: Path) -> bool:
     """Make a plain LoRA of an adapter with rslora or patterns, and say whether there was anything to do.
 
     B (out, r) and its bias become s times as large, rounded once to their dtype, and ranks are filled up with zeros to

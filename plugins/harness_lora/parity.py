@@ -2,7 +2,7 @@
 
     python -m harness_lora.parity < QUESTION
 
-The question is a JSON object (`Question`), the answer a JSON object on the last line of stdout: {"facts": {…}}, or
+The question is a JSON object (`MergeFolders`), the answer a JSON object on the last line of stdout: {"facts": {…}}, or
 {"finding": "…"} when the merged model is not what it must be. A process of its own has nothing left in memory of how
 the merge was made.
 
@@ -12,6 +12,7 @@ model is from the unrounded one is measured and reported; the gates decide.
 
 One model at a time is in memory (`harness_lora.heard`): a merge that could be trained can be verified on the same card.
 """
+# ruff: noqa: TID253 (a process of its own)
 
 from __future__ import annotations
 
@@ -19,14 +20,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig
+
 from harness import CheckFailed
 from harness.internals import isolated
+from harness_hf import load_model, load_tokenizer, resolve_device, resolve_dtype
 from harness_lora.files import Header, read_headers, read_note
 from harness_lora.heard import PROMPTS, SMOKE_TOKENS, WINDOW, Heard, compare, device_for, placed, windows
+from harness_lora.merge import Merge, as_rows, dtype_of, is_finite, workers
+from harness_lora.plan import MergePlan, check_changed, make_plan
 
 KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
@@ -49,68 +57,20 @@ class MergeFolders:
     quantization: dict[str, Any] | None = None
     trained: dict[str, Any] | None = None
 
+    @cached_property
+    def before(self) -> Mapping[str, Header]:
+        """The tensors of the base."""
+        return read_headers(Path(self.base))
 
-def verify(question: MergeFolders) -> dict[str, Any]:
-    """Compare the merged model with the adapter on the same base; raises CheckFailed when they are two models."""
-    from transformers import AutoConfig
+    @cached_property
+    def after(self) -> Mapping[str, Header]:
+        """The tensors of the merged model."""
+        return read_headers(Path(self.merged))
 
-    from harness_hf import load_tokenizer
-
-    made = _ParityCheck.of(question)
-    facts = made.check()
-    config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
-    longest = getattr(config, "max_position_embeddings", None) or WINDOW
-    ids = windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
-    kl, margin = _limits(made, ids)
-    few = ids[:TRAINED_WINDOWS] if question.trained else []
-    each = partial(_each, iter(range(1, len(ids) * 3 + len(few) + 1)), len(ids) * 3 + len(few))
-    adapted = partial(made.load, question.base, question.adapter, question.quantization)
-    theirs = Heard.of(adapted, each(ids), question.base)
-    unrounded = Heard.of(made.unrounded, each(ids))
-    before = compare(theirs, unrounded, ids)
-    if not (before.kl < kl and before.margin <= margin):
-        raise CheckFailed(
-            f"merge: the merged model is not the adapter on its base [merge-forward]: before it is rounded it is KL "
-            f"{before.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's "
-            f"leads by {before.margin:.2g} nats, limit {margin:.2g}, on {before.tokens} tokens; {OTHERWISE}"
-        )
-    merged = Heard.of(partial(made.load, question.merged), each(ids), question.merged)
-    after = compare(unrounded, merged, ids)
-    facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
-    dtype = "+".join(sorted({made.before[name].dtype for name in made.plan.must}))  # as their file names it
-    facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": dtype}
-    facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
-    _check_ends(merged.stops, theirs.ends, merged.ends)
-    if question.trained:
-        trained = Heard.of(partial(made.load, question.base, question.adapter, question.trained), each(few))
-        apart = compare(trained, merged, few)
-        facts |= {"kl_as_trained": apart.kl, "top1_as_trained": apart.top1}
-    return {**facts, "stops": [end is not None for end in merged.ends]}
-
-
-def _each(numbers: Iterator[int], of: int, ids: Sequence[Any]) -> Iterator[Any]:
-    """Yield windows, and give a sign of life at each."""
-    for window, number in zip(ids, numbers, strict=False):
-        isolated.tell("merged against adapter, texts", number, of)
-        yield window
-
-
-@dataclass
-class _ParityCheck:
-    """A merge that is looked at: its tensors before and after, and what was to become of them."""
-
-    question: MergeFolders
-    before: Mapping[str, Header]
-    after: Mapping[str, Header]
-    plan: Any
-
-    @classmethod
-    def of(cls, question: MergeFolders) -> _ParityCheck:
-        from harness_lora.plan import make_plan
-
-        base, before = Path(question.base), read_headers(Path(question.base))
-        plan = make_plan(base, Path(question.adapter), before, question.quantization)
-        return cls(question, before, read_headers(Path(question.merged)), plan)
+    @cached_property
+    def plan(self) -> MergePlan:
+        """What was to become of each tensor."""
+        return make_plan(Path(self.base), Path(self.adapter), self.before, self.quantization)
 
     @property
     def parameters(self) -> int:
@@ -118,8 +78,6 @@ class _ParityCheck:
 
     def check(self) -> dict[str, Any]:
         """Compare every tensor's bits: with the base's, or with the sum in float64, made again and rounded once."""
-        from harness_lora.plan import check_changed
-
         one, two = ({n: (h.dtype, h.shape) for n, h in headers.items()} for headers in (self.before, self.after))
         if odd := sorted(n for n in one.keys() | two.keys() if one.get(n) != two.get(n)):
             raise CheckFailed(
@@ -135,9 +93,8 @@ class _ParityCheck:
         told = f"[merge-bits]: {len(off)} of {len(self.before)} tensors are not what they must be, the limit is 0"
         again = "merge again; the disk, the copy or the merge is broken"
         if forgotten := sorted(off.keys() - changed):
-            raise CheckFailed(
-                f'merge: "{forgotten[0]}" did not change, though the adapter has weights for it {told}; {again}'
-            )
+            what = f'"{forgotten[0]}" did not change, though the adapter has weights for it'
+            raise CheckFailed(f"merge: {what} {told}; {again}")
         if strange := sorted(changed - self.plan.must - self.plan.rounded):
             raise CheckFailed(f'merge: "{strange[0]}" changed, though nothing targets it {told}; {again}')
         for name, (wrong, of) in sorted(off.items()):
@@ -149,11 +106,6 @@ class _ParityCheck:
 
     def _tensors(self) -> Iterator[tuple[str, int, bool, int]]:
         """Yield each tensor's name, its size, whether it is other than in the base, and how many weights are wrong."""
-        import torch
-        from safetensors import safe_open
-
-        from harness_lora.merge import as_rows, is_finite
-
         opened: dict[Path, Any] = {}
         for header in (*self.before.values(), *self.after.values()):
             opened.setdefault(header.file, safe_open(header.file, "pt"))
@@ -175,11 +127,8 @@ class _ParityCheck:
     @contextmanager
     def _merge(self) -> Iterator[Any]:
         """Yield a merge as the one that is looked at was made."""
-        from harness_lora.merge import Merge, dtype_of, workers
-
-        adapter, quantization = Path(self.question.adapter), self.question.quantization
         with workers() as pool:
-            yield Merge(self.plan, quantization, dtype_of(read_note(adapter)), pool)
+            yield Merge(self.plan, self.quantization, dtype_of(read_note(Path(self.adapter))), pool)
 
     @property
     def computed(self) -> str:
@@ -188,8 +137,6 @@ class _ParityCheck:
 
     def load(self, path: str, adapter: str | None = None, quantization: dict[str, Any] | None = None) -> Any:
         """Load a model to be computed in; its 4-bit weights are those of a load in the dtype it was trained in."""
-        from harness_hf import load_model
-
         folder, device = Path(adapter) if adapter else None, self.device(quantization)
         if quantization is None or folder is None or self.computed != "float32":
             model = load_model(path, dtype=self.computed, device=device, quantization=quantization, adapter=folder)
@@ -209,13 +156,8 @@ class _ParityCheck:
 
         With `shift`, every weight is first moved by this share of itself, up and down by turns.
         """
-        from safetensors import safe_open
-
-        from harness_hf import load_model
-        from harness_lora.merge import as_rows
-
         device = self.device()
-        model = load_model(self.question.base, dtype=self.computed, device=device)
+        model = load_model(self.base, dtype=self.computed, device=device)
         with self._merge() as merge:
             for name in self.plan.must | self.plan.rounded:
                 place = self.plan.places[name]
@@ -225,36 +167,68 @@ class _ParityCheck:
         return placed(model, device)
 
 
-def _put(weight: Any, shift: float, rows: slice, total: Any) -> None:
-    import torch
+def verify(question: MergeFolders) -> dict[str, Any]:
+    """Compare the merged model with the adapter on the same base; raises CheckFailed when they are two models."""
+    facts = question.check()
+    config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
+    longest = getattr(config, "max_position_embeddings", None) or WINDOW
+    ids = windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
+    kl, margin = _limits(question, ids)
+    few = ids[:TRAINED_WINDOWS] if question.trained else []
+    each = partial(_each, iter(range(1, len(ids) * 3 + len(few) + 1)), len(ids) * 3 + len(few))
+    adapted = partial(question.load, question.base, question.adapter, question.quantization)
+    theirs = Heard.of(adapted, each(ids), question.base)
+    unrounded = Heard.of(question.unrounded, each(ids))
+    before = compare(theirs, unrounded, ids)
+    if not (before.kl < kl and before.margin <= margin):
+        raise CheckFailed(
+            f"merge: the merged model is not the adapter on its base [merge-forward]: before it is rounded it is KL "
+            f"{before.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's "
+            f"leads by {before.margin:.2g} nats, limit {margin:.2g}, on {before.tokens} tokens; {OTHERWISE}"
+        )
+    merged = Heard.of(partial(question.load, question.merged), each(ids), question.merged)
+    after = compare(unrounded, merged, ids)
+    facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
+    dtype = "+".join(sorted({question.before[name].dtype for name in question.plan.must}))  # as their file names it
+    facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": dtype}
+    facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
+    _check_ends(merged.stops, theirs.ends, merged.ends)
+    if question.trained:
+        trained = Heard.of(partial(question.load, question.base, question.adapter, question.trained), each(few))
+        apart = compare(trained, merged, few)
+        facts |= {"kl_as_trained": apart.kl, "top1_as_trained": apart.top1}
+    return {**facts, "stops": [end is not None for end in merged.ends]}
 
+
+def _each(numbers: Iterator[int], of: int, ids: Sequence[Any]) -> Iterator[Any]:
+    """Yield windows, and give a sign of life at each."""
+    for window, number in zip(ids, numbers, strict=False):
+        isolated.tell("merged against adapter, texts", number, of)
+        yield window
+
+
+def _put(weight: torch.Tensor, shift: float, rows: slice, total: torch.Tensor) -> None:
     if shift:  # up and down by turns
         turns = (1 - 2 * (torch.arange(total.numel()) % 2)).view(total.shape).to(total.dtype)
         total = total.addcmul(total, turns, value=shift)
     weight[rows] = total
 
 
-def _wrong(merged: Any, rows: slice, total: Any) -> int:
+def _wrong(merged: torch.Tensor, rows: slice, total: torch.Tensor) -> int:
     return _differing(total.to(merged.dtype), merged[rows])
 
 
-def _differing(one: Any, other: Any) -> int:
+def _differing(one: torch.Tensor, other: torch.Tensor) -> int:
     """Return how many elements differ in a bit; a zero has a sign."""
-    import torch
-
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return int((one.contiguous().flatten().view(bits) != other.contiguous().flatten().view(bits)).sum())
 
 
-def _limits(made: _ParityCheck, ids: Sequence[Any]) -> tuple[float, float]:
+def _limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
     """Return the greatest KL and margin that arithmetic alone may cost: known in float32, else measured on the rows.
 
     The noise is between two models whose weights are the same sum, rounded to two of its neighbours.
     """
-    import torch
-
-    from harness_hf import resolve_device, resolve_dtype
-
     dtype = resolve_dtype(made.computed, resolve_device("auto"))
     if dtype == torch.float32:
         return KL, MARGIN

@@ -22,7 +22,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from harness import CheckFailed, UsageError
 from harness.internals import formats
-from harness_lora.fields import REFUSED, REWRITTEN, unknown
+from harness_lora.fields import REWRITTEN, refused
 from harness_lora.files import WEIGHTS, Header, read_config, read_headers, split_name
 from harness_lora.layout import Layout, Place, Target, adapt, saved, targets
 
@@ -53,8 +53,7 @@ class MergePlan:
 def check_mergeable(config: LoraConfig, *, trained: bool = False) -> None:
     """Raise UsageError for a LoraConfig whose merge is not proven; `trained` when it is read from an adapter."""
     known, plain = {option.name for option in dataclasses.fields(LoraConfig)}, LoraConfig()
-    refused = {**dict.fromkeys(unknown(known), "no test proves it here yet"), **REFUSED}
-    for name, why in refused.items():
+    for name, why in refused(known).items():
         if getattr(config, name) != getattr(plain, name):
             raise UsageError(f'[merge] an adapter with "{name}" is not merged: {why}; ship the adapter')
     start = config.init_lora_weights

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import harness
-from harness import hookimpl
+import harness_sft
+from harness import Adapter, Finding, ModelRef, Progress, Subject, hookimpl
 from harness.internals import schema
 from harness_preference.evaluator import preference
-from harness_sft import Memory, Method, Steps, Training, TrainingJob, besides
-
-if TYPE_CHECKING:
-    from harness import Adapter, Finding, ModelRef, Progress, Subject
+from harness_preference.methods import METHODS
+from harness_sft import Memory, Steps, Training, TrainingJob, besides
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -57,13 +56,7 @@ def harness_evaluators() -> dict[str, Any]:
     return {"preference": preference}
 
 
-def _method(name: str) -> Method:
-    from harness_preference.methods import METHODS
-
-    return METHODS[name]
-
-
-@harness.trainer(columns=("prompt", "chosen", "rejected"), **besides(DPO, lambda: _method("dpo")))
+@harness.trainer(columns=("prompt", "chosen", "rejected"), **besides(DPO, METHODS["dpo"]))
 @schema.takes(DPO)
 def dpo(
     ref: ModelRef,
@@ -83,12 +76,12 @@ def dpo(
     trained. `beta` holds the model to it. The first loss must be what no difference gives, ln 2 for "sigmoid", else
     P1 is flagged. `options` are further fields of TRL's DPOConfig; all else is as in `harness_sft.sft`.
     """
-    from harness_sft import train_by
+    return harness_sft.train_by(
+        TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["dpo"], out, progress, flag, watch)
+    )
 
-    return train_by(TrainingJob(ref, adapter, rows, options.recipe(), seed, _method("dpo"), out, progress, flag, watch))
 
-
-@harness.trainer(columns=("prompt", "completion", "label"), **besides(KTO, lambda: _method("kto")))
+@harness.trainer(columns=("prompt", "completion", "label"), **besides(KTO, METHODS["kto"]))
 @schema.takes(KTO)
 def kto(
     ref: ModelRef,
@@ -108,6 +101,6 @@ def kto(
     `per_device_train_batch_size`, which must be 2 or more, and in the order of the rows. `options` are further fields
     of TRL's KTOConfig; all else is as in `dpo`.
     """
-    from harness_sft import train_by
-
-    return train_by(TrainingJob(ref, adapter, rows, options.recipe(), seed, _method("kto"), out, progress, flag, watch))
+    return harness_sft.train_by(
+        TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["kto"], out, progress, flag, watch)
+    )

@@ -5,18 +5,13 @@ These are of one shape, whole, all of them texts or all of them messages. Import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from harness import UsageError
+from harness import Adapter, ModelRef, UsageError
 from harness.internals import HELD_OUT
 from harness_lora import MOVES_BASE
-from harness_sft import Method, Row, name_rows, take_columns
-
-if TYPE_CHECKING:
-    from harness import Adapter, ModelRef
+from harness_sft import Method, Row, Select, check_shapes, later, name_rows, place, take_columns
 
 DATA = "[train] data:"
 REFUSED = {
@@ -52,11 +47,8 @@ def beside(ref: ModelRef, adapter: Adapter | None) -> dict[str, Any]:
     if adapter is not None:
         return {}
     from harness_hf import load_model
-    from harness_sft import PLACED
 
-    placed = {name: ref.options[name] for name in PLACED if name in ref.options}
-    reference = load_model(ref.path, **(placed | {"dtype": "float32"}))
-    return {"ref_model": reference.requires_grad_(False)}
+    return {"ref_model": load_model(ref.path, **place(ref, None, sharded=False)).requires_grad_(False)}
 
 
 def select_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -80,17 +72,11 @@ def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def _select(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: str) -> list[Row]:
-    if not rows:
-        raise UsageError(f"{DATA} has no rows")
     answers = [name for name in columns if name not in ("prompt", "label")]
     kinds = [_kind(row.get("prompt"), [row.get(name) for name in answers]) for row in rows]
-    if "" in kinds:
-        numbers = [i for i, kind in enumerate(kinds, 1) if not kind]
-        want = f"want {what}, all texts, or all messages of which the assistant's answer is the last, and not empty"
-        raise UsageError(f"{DATA} {name_rows(numbers)}: {want}; map the columns with columns = {{...}}")
-    if len(set(kinds)) > 1:
-        numbers = [i for i, kind in enumerate(kinds, 1) if kind != kinds[0]]
-        raise UsageError(f"{DATA} {name_rows(numbers)}: of another shape than row 1; train on one shape")
+    check_shapes(
+        kinds, f"{what}, all texts, or all messages of which the assistant's answer is the last, and not empty"
+    )
     return take_columns(rows, columns)
 
 
@@ -108,12 +94,10 @@ def _is_chat(value: Any) -> bool:
     return all(isinstance(m, Mapping) and "role" in m and (m.get("content") or m.get("tool_calls")) for m in value)
 
 
-def _method(name: str, select: Callable[[Sequence[Mapping[str, Any]]], list[Row]]) -> Method:
-    def later(kind: str) -> Any:
-        return getattr(import_module("harness_preference.trainer"), f"{kind}{name}")
-
+def _method(name: str, select: Select) -> Method:
+    checked, preview = (later("harness_preference.trainer", f"{kind}{name}") for kind in ("Checked", "Preview"))
     how: dict[str, Any] = {"refused": REFUSED, "fits": fits, "reference": REFERENCE, "beside": beside}
-    return Method(f"{name}Config", partial(later, "Checked"), select, partial(later, "Preview"), **how)
+    return Method(f"{name}Config", checked, select, preview, **how)
 
 
 METHODS = {"dpo": _method("DPO", select_pairs), "kto": _method("KTO", select_labelled)}

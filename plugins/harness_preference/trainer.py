@@ -11,18 +11,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from trl import DPOTrainer, KTOTrainer
 
 from harness import Example, Finding, UsageError
 from harness_sft import Checked, Counts, name_rows
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 IGNORED = -100
 PAIR, ALONE = ("chosen_ids", "rejected_ids"), ("completion_ids",)  # the first is what is to be learnt
@@ -51,11 +48,9 @@ class Referenced(Checked):
         self.step_rewards: list[dict[str, float]] = []  # of each batch of the step that runs
         super().__init__(*args, **given)
 
-    def _prepare_dataset(
-        self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: TrainingArguments, dataset_name: str
-    ) -> Any:
+    def _prepare_dataset(self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, name: str) -> Any:
         """Let TRL tokenise the rows whole, count and check them, and let it drop none."""
-        whole = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        whole = super()._prepare_dataset(dataset, tokenizer, args, name)
         kept = set(whole["row"])
         if lost := [row for row in dataset["row"] if row not in kept]:
             raise UsageError(
@@ -65,12 +60,12 @@ class Referenced(Checked):
         cut, end = args.max_length, getattr(args, "truncation_mode", "keep_start") == "keep_end"
         tokens = supervised = truncated = 0
         for row in whole:
-            for name in self.answers:
-                prompt, answer = len(row["prompt_ids"]), len(row[name])
+            for column in self.answers:
+                prompt, answer = len(row["prompt_ids"]), len(row[column])
                 size = min(prompt + answer, cut or prompt + answer)
                 tokens, truncated = tokens + size, truncated + (prompt + answer > size)
                 supervised += min(answer, size) if end else size - prompt
-        self.counts[dataset_name] = Counts(len(whole), tokens, supervised, truncated)
+        self.counts[name] = Counts(len(whole), tokens, supervised, truncated)
         return whole
 
     def _prepare_rows(self, dataset: Dataset, name: str) -> list[dict[str, Any]]:
@@ -164,13 +159,11 @@ class PairsPreview(Trainer):  # type: ignore[misc]
     answers: tuple[str, ...] = ()
     whole: Any = None
 
-    def _prepare_dataset(
-        self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: TrainingArguments, dataset_name: str
-    ) -> Any:
+    def _prepare_dataset(self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, name: str) -> Any:
         uncut: Any = copy.copy(args)
         uncut.max_length = None
-        self.whole = super()._prepare_dataset(dataset, processing_class, uncut, "whole")
-        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        self.whole = super()._prepare_dataset(dataset, tokenizer, uncut, "whole")
+        return super()._prepare_dataset(dataset, tokenizer, args, name)
 
     def examples(self) -> list[Example]:
         """Return each answer after its prompt in tokens, before they are cut."""

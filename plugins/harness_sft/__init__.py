@@ -3,63 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import hookimpl
-from harness.internals import lazily, schema
+from harness.internals import attach, schema
 from harness_sft.config import build_config, look
-from harness_sft.job import Method, TrainingJob
-from harness_sft.options import Memory, Steps, Supervised, Training
-from harness_sft.rows import Counts, Row, name_rows, select_columns, take_columns
+from harness_sft.job import Method as Method
+from harness_sft.job import TrainingJob as TrainingJob
+from harness_sft.job import later as later
+from harness_sft.options import Memory as Memory
+from harness_sft.options import Steps as Steps
+from harness_sft.options import Supervised
+from harness_sft.options import Training as Training
+from harness_sft.rows import Counts as Counts
+from harness_sft.rows import Row as Row
+from harness_sft.rows import Select as Select
+from harness_sft.rows import check_shapes as check_shapes
+from harness_sft.rows import name_rows as name_rows
+from harness_sft.rows import select_columns
+from harness_sft.rows import take_columns as take_columns
 from harness_workers import nodes
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
-    from harness_sft.job import PLACED
-    from harness_sft.train import train as train_by
-    from harness_sft.trainer import Checked
+    from harness_sft.job import place as place
+    from harness_sft.train import train_by as train_by
+    from harness_sft.trainer import Checked as Checked
 
-__all__ = [
-    "PLACED",
-    "SFT",
-    "Checked",
-    "Counts",
-    "Memory",
-    "Method",
-    "Row",
-    "Steps",
-    "Training",
-    "TrainingJob",
-    "besides",
-    "look",
-    "name_rows",
-    "sft",
-    "take_columns",
-    "train_by",
-]
-LATER = {  # what other trainers use of this one, imported when it is asked for
-    "PLACED": "harness_sft.job",
-    "Checked": "harness_sft.trainer",
-    "train_by": "harness_sft.train:train",
-}
-__getattr__ = lazily(__name__, LATER)
+__getattr__, _ = attach(__name__, __file__)
 Rows = Sequence[Mapping[str, Any]]
-
-
-def _supervised(name: str) -> Any:
-    return getattr(import_module("harness_sft.supervised"), name)
-
-
+CLASSES = "harness_sft.supervised"
 SFT = Method(
-    "SFTConfig",
-    partial(_supervised, "CheckedTrainer"),
-    select_columns,
-    partial(_supervised, "Preview"),
-    where="harness_sft:SFT",
+    "SFTConfig", later(CLASSES, "CheckedTrainer"), select_columns, later(CLASSES, "Preview"), where="harness_sft:SFT"
 )
 
 
@@ -91,7 +68,7 @@ def check(
         check_room(TrainingJob(ref, adapter, (), recipe, 0, SFT, processes=processes, shard=shard))
 
 
-def besides(cls: type[Training], method: Callable[[], Method]) -> dict[str, Callable[..., Any]]:
+def besides(cls: type[Training], method: Method) -> dict[str, Callable[..., Any]]:
     """Return what can be done with a trainer besides training: check its options, prepare its rows, time its steps.
 
     `build` returns what would be learnt from rows, `measure` what a few steps took and `memory` the bytes that are held
@@ -100,7 +77,7 @@ def besides(cls: type[Training], method: Callable[[], Method]) -> dict[str, Call
 
     @schema.takes(cls)
     def check(options: Training) -> None:
-        TrainingJob(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method()).config(
+        TrainingJob(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method).config(
             Path("checkpoints"), "cpu"
         )
 
@@ -108,13 +85,13 @@ def besides(cls: type[Training], method: Callable[[], Method]) -> dict[str, Call
     def build(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> Built:
         from harness_sft.build import build
 
-        return build(TrainingJob(ref, adapter, rows, options.recipe(), seed, method()))
+        return build(TrainingJob(ref, adapter, rows, options.recipe(), seed, method))
 
     @schema.takes(cls)
     def measure(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> dict[str, Any]:
         from harness_sft.measure import measure
 
-        return measure(TrainingJob(ref, adapter, rows, options.recipe(), seed, method()))
+        return measure(TrainingJob(ref, adapter, rows, options.recipe(), seed, method))
 
     @schema.takes(cls)
     def memory(
@@ -122,12 +99,12 @@ def besides(cls: type[Training], method: Callable[[], Method]) -> dict[str, Call
     ) -> dict[str, int]:
         from harness_sft.memory import needed
 
-        return needed(TrainingJob(ref, adapter, (), options.recipe(), 0, method(), processes=processes, shard=shard))
+        return needed(TrainingJob(ref, adapter, (), options.recipe(), 0, method, processes=processes, shard=shard))
 
     return {"check": check, "build": build, "measure": measure, "memory": memory}
 
 
-@harness.trainer(**besides(Supervised, lambda: SFT) | {"look": look, "check": check})
+@harness.trainer(**besides(Supervised, SFT) | {"look": look, "check": check})
 @schema.takes(Supervised)
 def sft(
     ref: ModelRef,
@@ -160,7 +137,7 @@ def sft(
     is not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is told first, and
     may raise another. A call after an interruption goes on from the last checkpoint and ends with the same bits.
     """
-    from harness_sft.train import train
+    from harness_sft.train import train_by
 
     how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch, "processes": processes, "shard": shard}
-    return train(TrainingJob(ref, adapter, rows, options.recipe(), seed, SFT, out, **how))
+    return train_by(TrainingJob(ref, adapter, rows, options.recipe(), seed, SFT, out, **how))

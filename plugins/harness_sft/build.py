@@ -10,10 +10,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+from trl.chat_template_utils import get_training_chat_template
 
 from harness import Built, UsageError
 from harness_hf import load_tokenizer, one_line, quiet
@@ -22,9 +24,6 @@ from harness_sft.job import TrainingJob
 from harness_sft.likelihood import settle
 from harness_sft.rows import as_dataset
 from harness_sft.train import quiet_libraries
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 
@@ -68,8 +67,6 @@ def build(job: TrainingJob) -> Built:
 
 def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UsageError where nobody says which tokens of a chat are the assistant's: neither the template nor TRL."""
-    from trl.chat_template_utils import get_training_chat_template
-
     try:
         get_training_chat_template(tokenizer)
     except ValueError:
@@ -81,8 +78,6 @@ def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def skeleton(path: str) -> Any:
     """Return a small model of the base's architecture: its vocabulary and classes, few layers, random weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     text = config.get_text_config()
     if (text.num_hidden_layers or 0) > LAYERS:

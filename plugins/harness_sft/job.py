@@ -6,17 +6,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness import UsageError
+from harness import Adapter, Finding, ModelRef, Progress, Subject, UsageError
 from harness.internals import disk_full
 from harness_sft.config import build_config
 from harness_sft.ranks import Ranks
 from harness_sft.rows import Row, Select, split_rows
-
-if TYPE_CHECKING:
-    from harness import Adapter, Finding, ModelRef, Progress, Subject
 
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 CHECKPOINTS = "checkpoints"  # a folder in that of a training
@@ -42,6 +40,11 @@ class Method:
     reference: int = 0  # bytes for each parameter of what is kept beside a model of which all weights are trained
     beside: Callable[[ModelRef, Adapter | None], dict[str, Any]] = lambda ref, adapter: {}
     where: str = ""  # "MODULE:NAME", by which the processes of a training find it
+
+
+def later(module: str, name: str) -> Callable[[], Any]:
+    """Return a call that imports a class."""
+    return lambda: getattr(import_module(module), name)
 
 
 ALONE = Ranks()

@@ -1,22 +1,28 @@
-"""A few steps of a training, timed: real model, rows and recipe, nothing kept. Imports torch inside functions."""
+"""A few steps of a training, timed: real model, rows and recipe, nothing kept.
+
+Imports torch: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a training is timed)
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from harness import UsageError
+from harness_hf import parameters_of, quiet, resolve_device
 from harness_sft.job import TrainingJob
+from harness_sft.likelihood import each_logit_once
 from harness_sft.train import build_trainer, quiet_libraries
-
-if TYPE_CHECKING:
-    from transformers import TrainerControl, TrainerState, TrainingArguments
-    from trl import SFTTrainer
+from harness_sft.trainer import Checked
 
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
 ANSWERED = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
@@ -30,69 +36,58 @@ def measure(job: TrainingJob) -> dict[str, Any]:
     The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
     and what a full training keeps of each do not fit into memory.
     """
-    from harness_hf import quiet, resolve_device
-
     device = resolve_device(job.ref.options.get("device", "auto")).type
     if job.adapter is None:
         _fits(Path(job.ref.path), device, BYTES + job.method.reference)
     begun = time.monotonic()
     job = replace(job, recipe={**job.recipe, "report_to": None, "patience": 0})
     with tempfile.TemporaryDirectory() as folder, quiet(), quiet_libraries():
-        from transformers.trainer_utils import SaveStrategy
-
-        from harness_sft.likelihood import each_logit_once
-
         config = job.config(Path(folder), device)
         config.save_strategy = SaveStrategy.NO
         trainer, facts = build_trainer(job, *job.split(), config)
         held, trainer.held_out = trainer.held_out, []
-        watch = _stopwatch(trainer)
+        watch = Stopwatch(trainer)
+        trainer.add_callback(watch)
         with each_logit_once():
             trainer.train()
             found: dict[str, Any] = watch.facts(begun)
             found["extra"] = _validation(trainer, held)
             rows = trainer.train_dataset
-            lengths = [_size(row) for row in rows]
-            order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+            order = sorted(range(len(rows)), key=lambda i: -_size(rows[i]))
             trainer.train_dataset = rows.select(order[: config.per_device_train_batch_size])
             trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
     return found | {"trainable": facts["trainable_parameters"]}
 
 
-def _stopwatch(trainer: SFTTrainer) -> Any:
-    """Put a watch on a trainer that stops it after a few steps, and return it."""
-    from transformers import TrainerCallback
+class Stopwatch(TrainerCallback):  # type: ignore[misc]
+    """A watch on a trainer, which stops it after a few steps."""
 
-    class Stopwatch(TrainerCallback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.marks: list[tuple[float, float, float]] = []  # after each step: clock, processor, tokens so far
+    def __init__(self, trainer: Checked) -> None:
+        self.trainer = trainer
+        self.marks: list[tuple[float, float, float]] = []  # after each step: clock, processor, tokens so far
 
-        def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-            self.marks.append((time.monotonic(), time.process_time(), float(trainer._total_train_tokens)))
-            timed = len(self.marks) - 1
-            if timed >= STEPS and self.marks[-1][0] - self.marks[0][0] >= SECONDS:
-                control.should_training_stop = True
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.marks.append((time.monotonic(), time.process_time(), float(self.trainer._total_train_tokens)))
+        if len(self.marks) > STEPS and self.marks[-1][0] - self.marks[0][0] >= SECONDS:
+            control.should_training_stop = True
 
-        def facts(self, begun: float) -> dict[str, Any]:
-            first, last = self.marks[0], self.marks[-1]
-            whole, epoch = trainer.state.max_steps, trainer.steps_per_epoch()
-            tokens = round(trainer.counts["train"].tokens * whole / epoch)
-            if len(self.marks) == 1:  # there is only one step, so it is all there is to time
-                seconds = first[0] - begun
-                spent = {"seconds": seconds, "processor": seconds}
-                return {"steps": 1, "tokens": tokens} | spent | {"whole_steps": 1, "whole_tokens": tokens}
-            timed = {"steps": len(self.marks) - 1, "tokens": round(last[2] - first[2])}
-            spent = {"seconds": last[0] - first[0], "processor": last[1] - first[1]}
-            own = first[2] * spent["seconds"] / max(last[2] - first[2], 1.0)  # what the first step is paid for anyway
-            setup = {"setup": max(0.0, first[0] - begun - own)}
-            return timed | spent | setup | {"whole_steps": whole, "whole_tokens": tokens}
-
-    watch = Stopwatch()
-    trainer.add_callback(watch)
-    return watch
+    def facts(self, begun: float) -> dict[str, Any]:
+        """Return what the steps took since the first, which is a part of the time that began before it."""
+        first, last = self.marks[0], self.marks[-1]
+        whole, epoch = self.trainer.state.max_steps, self.trainer.steps_per_epoch()
+        tokens = round(self.trainer.counts["train"].tokens * whole / epoch)
+        if len(self.marks) == 1:  # there is only one step, so it is all there is to time
+            seconds = first[0] - begun
+            spent = {"seconds": seconds, "processor": seconds}
+            return {"steps": 1, "tokens": tokens} | spent | {"whole_steps": 1, "whole_tokens": tokens}
+        timed = {"steps": len(self.marks) - 1, "tokens": round(last[2] - first[2])}
+        spent = {"seconds": last[0] - first[0], "processor": last[1] - first[1]}
+        own = first[2] * spent["seconds"] / max(last[2] - first[2], 1.0)  # what the first step is paid for anyway
+        setup = {"setup": max(0.0, first[0] - begun - own)}
+        return timed | spent | setup | {"whole_steps": whole, "whole_tokens": tokens}
 
 
-def _validation(trainer: SFTTrainer, held: Sequence[Mapping[str, Any]]) -> float:
+def _validation(trainer: Checked, held: Sequence[Mapping[str, Any]]) -> float:
     """Return the seconds that the validations of the training take, one after each epoch."""
     if not held:
         return 0.0
@@ -111,25 +106,17 @@ def _size(row: Mapping[str, Any]) -> int:
 
 def _fits(folder: Path, device: str, each: int) -> None:
     """Raise UsageError when a full training cannot fit, before a machine is brought down by trying."""
-    from harness_hf import parameters_of
-
     need, free = each * parameters_of(folder), _free(device)
     if free is not None and need > free:
-        raise UsageError(
-            f"needs more than {need / 1e9:,.1f} GB for weights and optimizer, and {free / 1e9:,.1f} are free"
-        )
+        what = f"needs more than {need / 1e9:,.1f} GB for weights and optimizer"
+        raise UsageError(f"{what}, and {free / 1e9:,.1f} are free")
 
 
 def _free(device: str) -> int | None:
     if device == "cuda":
-        import torch
-
         return int(torch.cuda.mem_get_info()[0])
     try:
         lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        try:
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError):
-            return None
+    except (OSError, StopIteration):
+        return None  # of what is no Linux

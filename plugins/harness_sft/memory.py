@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from peft import get_peft_model
 from torch import nn
 
 from harness import UsageError
@@ -29,8 +30,6 @@ def needed(job: TrainingJob) -> dict[str, int]:
     head, whole = model.get_output_embeddings(), {id(p) for p in model.parameters()}
     packed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m is not head} if bits else set()
     if job.adapter:
-        from peft import get_peft_model
-
         try:
             with quiet():
                 model = get_peft_model(model, job.adapter.peft_config(), low_cpu_mem_usage=True)
@@ -43,7 +42,8 @@ def needed(job: TrainingJob) -> dict[str, int]:
     moments = SMALL if "8bit" in optim else next((n for name, n in MOMENTS.items() if optim.startswith(name)), 8)
     found = {"weights": frozen, "trained": (4 + moments + (4 if job.adapter else job.method.reference)) * trained}
     if job.shard:
-        found = {name: math.ceil(size / _count(job)) for name, size in found.items()}
+        count = max(1, len(gpus())) if job.processes == "auto" else int(job.processes)
+        found = {name: math.ceil(size / count) for name, size in found.items()}
     text = model.config.get_text_config()
     rows = job.recipe["per_device_train_batch_size"] * (job.recipe.get("max_length") or 0)
     return found | {"layer inputs": rows * text.num_hidden_layers * text.hidden_size * model.dtype.itemsize}
@@ -67,7 +67,3 @@ def _packed(parameter: torch.Tensor, bits: Any) -> int:
     scales = math.ceil(parameter.numel() / BLOCK)
     nested = bits.get("bnb_4bit_use_double_quant")
     return math.ceil(parameter.numel() / 2) + (scales + 4 * math.ceil(scales / NESTED) if nested else 4 * scales)
-
-
-def _count(job: TrainingJob) -> int:
-    return max(1, len(gpus())) if job.processes == "auto" else int(job.processes)

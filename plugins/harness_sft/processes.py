@@ -17,17 +17,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from harness import Finding, Progress, UsageError, write_text
+from harness import Adapter, Finding, Progress, UsageError, write_text
 from harness.internals import disk_full, shorten
-from harness_sft.job import run_again
+from harness_sft.job import TrainingJob, run_again
 from harness_sft.ranks import raise_finding
 from harness_workers import enough, gpus, read_error, told_ref
-
-if TYPE_CHECKING:
-    from harness import Adapter
-    from harness_sft.job import TrainingJob
 
 JOB, EVENTS, STOP, STORE, SAID = "job.json", "events.jsonl", "stop", "store", "said.txt"
 ALONE = {  # options that mean another training in several processes, and why

@@ -31,23 +31,22 @@ def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 
     Raises UsageError, with row numbers, when there is no row, one has no shape or odd marks, or they are mixed.
     """
-    if not rows:
-        raise UsageError("[train] data: has no rows")
     shapes = [_shape(row) for row in rows]
-    if None in shapes:
-        numbers = [i for i, shape in enumerate(shapes, 1) if shape is None]
-        raise UsageError(
-            f"[train] data: {name_rows(numbers)}: want prompt and completion, or messages, or text, and not empty; "
-            "map the columns with columns = {...}"
-        )
-    if len(set(shapes)) > 1:
-        numbers = [i for i, shape in enumerate(shapes, 1) if shape != shapes[0]]
-        raise UsageError(f"[train] data: {name_rows(numbers)}: of another shape than row 1; train on one shape")
-    _, columns = shapes[0] or ("", ())
-    found = take_columns(rows, columns)
+    check_shapes(shapes, "prompt and completion, or messages, or text, and not empty")
+    found = take_columns(rows, shapes[0][1:])
     if odd := {row["row"]: why for row in found if (why := mark_error(row))}:
         raise UsageError(f"[train] data: {name_rows([*odd])}: {next(iter(odd.values()))}")
     return found
+
+
+def check_shapes(shapes: Sequence[Any], want: str) -> None:
+    """Raise UsageError, with row numbers, where there is no row, one has no shape (an empty one), or they are mixed."""
+    if not shapes:
+        raise UsageError("[train] data: has no rows")
+    if odd := [i for i, shape in enumerate(shapes, 1) if not shape]:
+        raise UsageError(f"[train] data: {name_rows(odd)}: want {want}; map the columns with columns = {{...}}")
+    if odd := [i for i, shape in enumerate(shapes, 1) if shape != shapes[0]]:
+        raise UsageError(f"[train] data: {name_rows(odd)}: of another shape than row 1; train on one shape")
 
 
 def take_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Row]:
@@ -132,15 +131,15 @@ def name_rows(numbers: Sequence[int]) -> str:
     return f"row{'s' if len(numbers) > 1 else ''} {first}{more}"
 
 
-def _shape(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:
-    """Return "text" or "chat" and the columns of the first shape the row has, or None."""
+def _shape(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return "text" or "chat" and the columns of the first shape the row has, or nothing."""
     for columns in SHAPES:
         values = [row.get(c) for c in columns]
         if columns != ("messages",) and all(isinstance(v, str) for v in values) and values[-1]:
-            return "text", columns
+            return "text", *columns
         if columns != ("text",) and all(_is_chat(v) for v in values):
-            return "chat", columns
-    return None
+            return "chat", *columns
+    return ()
 
 
 def _is_chat(value: Any) -> bool:

@@ -12,16 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
+from harness_sft.ranks import Ranks
 from harness_sft.sharding import local
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from harness_sft.ranks import Ranks
 
 FIRST_STEPS = 3  # after which every adapted module must have moved; a warmup makes the first of them a step of zero
 RECENT = 5  # losses whose median is the smoothed one: one or two hard batches are no spike

@@ -7,19 +7,17 @@ Imports torch and TRL: import this module inside functions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from datasets import Dataset
+from transformers import TrainingArguments
 from trl import SFTTrainer
 
 from harness import Example
 from harness_sft.config import whole_rows
 from harness_sft.rows import Obeying, check_endings, count_rows
 from harness_sft.trainer import Checked
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 LEARNT = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
 
@@ -31,23 +29,14 @@ class Preview(Obeying, SFTTrainer):  # type: ignore[misc]
     whole: Any = None
 
     def _prepare_dataset(
-        self,
-        dataset: Dataset,
-        processing_class: PreTrainedTokenizerBase,
-        args: TrainingArguments,
-        packing: bool,
-        formatting_func: Any,
-        dataset_name: str,
+        self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, packing: bool, formatting: Any, name: str
     ) -> Any:
-        uncut = whole_rows(args)
-        whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
+        whole = super()._prepare_dataset(dataset, tokenizer, whole_rows(args), False, formatting, name)
         text = isinstance(dataset[0].get("completion", dataset[0].get("text")), str)
-        self.look_at_rows(whole, args, packing, dataset_name, text=text)
-        return super()._prepare_dataset(whole, processing_class, args, packing, formatting_func, dataset_name)
+        self.look_at_rows(whole, args, packing, name, text=text)
+        return super()._prepare_dataset(whole, tokenizer, args, packing, formatting, name)
 
-    def look_at_rows(
-        self, whole: Dataset, args: TrainingArguments, packing: bool, dataset_name: str, *, text: bool
-    ) -> None:
+    def look_at_rows(self, whole: Dataset, args: TrainingArguments, packing: bool, name: str, *, text: bool) -> None:
         """Look at tokens, of texts or of messages, before they are cut."""
         self.whole = whole
 
@@ -65,13 +54,11 @@ class Preview(Obeying, SFTTrainer):  # type: ignore[misc]
 class CheckedTrainer(Checked, Preview):
     """An SFTTrainer that refuses rows it would drop."""
 
-    def look_at_rows(
-        self, whole: Dataset, args: TrainingArguments, packing: bool, dataset_name: str, *, text: bool
-    ) -> None:
+    def look_at_rows(self, whole: Dataset, args: TrainingArguments, packing: bool, name: str, *, text: bool) -> None:
         """Count and check the rows; only then may TRL cut, drop and pack them."""
         cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
         keep_end = args.truncation_mode == "keep_end"
-        self.counts[dataset_name] = count_rows(whole, cut, keep_end=keep_end)
+        self.counts[name] = count_rows(whole, cut, keep_end=keep_end)
         if text:
             check_endings(whole, self._tokenizer, None if keep_end else cut)
 

@@ -1,4 +1,8 @@
-"""One training, from rows to an adapter, or to a whole model, on disk. Imports torch inside functions."""
+"""One training, from rows to an adapter, or to a whole model, on disk.
+
+Imports torch: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a training begins, or is prepared)
 
 from __future__ import annotations
 
@@ -13,35 +17,48 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness import UsageError, digest_of, write_steps, write_text
+import datasets
+from peft import get_peft_model, get_peft_model_state_dict
+from transformers import PreTrainedModel, set_seed
+from trl import SFTConfig
+
+from harness import Adapter, ModelRef, Progress, UsageError, digest_of, write_steps, write_text
 from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
-from harness_lora import ADAPTER_NOTE, MOVES_BASE
+from harness_hf import (
+    HFSubject,
+    Tokens,
+    assert_not_repacked,
+    free_memory,
+    load_model,
+    load_tokenizer,
+    quiet,
+    resolve_device,
+    skeleton,
+    use_onednn,
+)
+from harness_lora import ADAPTER_NOTE, MOVES_BASE, check_targets, fold_scales
 from harness_sft.job import CHECKPOINTS, TrainingJob, last_whole_checkpoint, place, room
+from harness_sft.likelihood import each_logit_once
+from harness_sft.memory import check_room
 from harness_sft.processes import launch, refuse_shards, resolve
 from harness_sft.rows import Row, as_dataset
+from harness_sft.sentinels import Start
+from harness_sft.sharding import gather, sha256_of
+from harness_sft.trainer import Checked
 from harness_sft.whole import write_whole
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-    from trl import SFTConfig
-
-    from harness import Adapter
-    from harness_sft.trainer import Checked
 
 EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
-def train(job: TrainingJob) -> Path:
+def train_by(job: TrainingJob) -> Path:
     """Train, or go on from the last checkpoint; see `harness_sft.sft`.
 
     Where several processes are asked for, they are started, and do what follows; with `shard` they share the weights.
     """
-    from harness_hf import free_memory, quiet, resolve_device
-
     checkpoints, ranks = job.out.parent / CHECKPOINTS, job.ranks
     device = resolve_device(job.ref.options.get("device", "auto")).type
     config = job.config(checkpoints, device)
@@ -51,8 +68,6 @@ def train(job: TrainingJob) -> Path:
     if job.shard:
         refuse_shards(count, job.recipe, job.adapter)
     if device == "cuda" and ranks.count == 1:
-        from harness_sft.memory import check_room
-
         check_room(replace(job, processes=count))
     if count > 1:
         return launch(job, count)
@@ -60,8 +75,6 @@ def train(job: TrainingJob) -> Path:
     rows = job.split()
     stamp = _stamp(job)
     with quiet(), quiet_libraries(), _logs_in(job.out.parent / TRAINING_LOGS):
-        from harness_sft.likelihood import each_logit_once
-
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
         ranks.wait()
         if checkpoint is None and ranks.first:
@@ -91,9 +104,6 @@ def build_trainer(
 
     Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
     """
-    from harness import Progress
-    from harness_hf import load_model, load_tokenizer, skeleton
-
     adapter, ranks, ref = job.adapter, job.ranks, job.ref
     placed = place(ref, adapter, sharded=ranks.sharded)
     if ranks.sharded and not ranks.first:  # it gets its slices from the first, so that one holds the whole base
@@ -126,12 +136,6 @@ def build_trainer(
 
 def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     """Put a new adapter on the base, its random start fixed by the seed; every target of it must match a module."""
-    from peft import get_peft_model
-    from transformers import set_seed
-
-    from harness_hf import use_onednn
-    from harness_lora import check_targets
-
     config, names = adapter.peft_config(), [name for name, _ in base.named_modules()]
     set_seed(seed)
     try:
@@ -144,8 +148,6 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
 
 
 def _run(trainer: Checked, checkpoint: Path | None) -> None:
-    from harness_hf import assert_not_repacked
-
     assert_not_repacked(trainer.model)
     try:
         trainer.resume(checkpoint) if checkpoint else trainer.train()
@@ -158,9 +160,6 @@ def _run(trainer: Checked, checkpoint: Path | None) -> None:
 
 def _watched(trainer: Checked, job: TrainingJob) -> dict[str, float]:
     """Measure a model in training, its adapter in it, as the harness measures any."""
-    from harness import ModelRef
-    from harness_hf import HFSubject, Tokens
-
     path, model = job.ref.path, trainer.model
     model = model.get_base_model() if hasattr(model, "peft_config") else model
     subject = HFSubject(ModelRef("training", path, "training"), path, model, Tokens.of(path), nullcontext)
@@ -173,11 +172,6 @@ def _watched(trainer: Checked, job: TrainingJob) -> dict[str, float]:
 
 def _write(trainer: Checked, job: TrainingJob, initial: Path | None, facts: Mapping[str, Any]) -> None:
     """Write what was trained, once all processes have said that they hold the same, or what slices of it."""
-    from peft import get_peft_model_state_dict
-
-    from harness_sft.sentinels import Start
-    from harness_sft.sharding import gather, sha256_of
-
     whole, gathered, trained = not hasattr(trainer.model, "peft_config"), None, dict[str, str]()
     if trainer.ranks.sharded:
         gathered = gather(trainer.model, trainer.ranks)
@@ -204,16 +198,9 @@ def _write(trainer: Checked, job: TrainingJob, initial: Path | None, facts: Mapp
 
 
 def _write_adapter(
-    trainer: Checked,
-    out: Path,
-    initial: Path | None,
-    note: Mapping[str, Any],
-    trained: Mapping[str, str],
-    gathered: dict[str, Any] | None,
+    trainer: Checked, out: Path, initial: Path | None, note: dict[str, Any], trained: dict[str, str], gathered: Any
 ) -> None:
     """Write an adapter, and beside it what its tensors were, unless they are written otherwise than they are held."""
-    from harness_lora import fold_scales
-
     with folder_in_place(out) as work:
         kwargs = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
         trainer.model.save_pretrained(work, state_dict=gathered, **kwargs)
@@ -296,8 +283,6 @@ def quiet_libraries() -> Iterator[None]:
 
     It reads a name that transformers has renamed, and it advises to convert such adapters, which is what we do.
     """
-    import datasets
-
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:

@@ -14,12 +14,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from harness import Finding, Progress, TrainingStep, write_text
 from harness_sft import sharding
@@ -29,9 +37,6 @@ from harness_sft.ranks import Order, fill, raise_finding
 from harness_sft.rows import Counts, Obeying
 from harness_sft.sentinels import FIRST_STEPS, Spikes, Start, all_finite
 from harness_sft.sharding import ShardedTrainer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -237,9 +242,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if self.enough():
             raise Enough
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self.at_rest = False
         self.rate = float(self.trainer.optimizer.param_groups[0]["lr"])  # before the scheduler moves on
 
@@ -342,12 +345,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def _facts(self, state: TrainerState) -> dict[str, str | float]:
         per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)
+        loss, pace = round(self.steps[-1].loss or 0.0, 4), round(self.tokens_per_second(), 1)
         left = duration(per_step * (state.max_steps - state.global_step))
-        return {
-            "loss": round(self.steps[-1].loss or 0.0, 4),
-            "tokens/s": round(self.tokens_per_second(), 1),
-            "left": left,
-        }
+        return {"loss": loss, "tokens/s": pace, "left": left}
 
     def tokens_per_second(self) -> float:
         """Return the tokens trained on per second since this call began, without padding."""

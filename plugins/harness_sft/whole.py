@@ -1,4 +1,8 @@
-"""A model of which all weights were trained, written as its base lies on the disk. Imports torch inside functions."""
+"""A model of which all weights were trained, written as its base lies on the disk.
+
+Imports torch: import this module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a training begins)
 
 from __future__ import annotations
 
@@ -6,17 +10,16 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
 
 from harness import CheckFailed, write_text
 from harness.internals import folder_in_place, seal_folder
-from harness_lora import ADAPTER_NOTE, check_base, copy_rest, find_tensor
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from harness_lora import Header
-    from harness_sft.trainer import Checked
+from harness_hf import load_model
+from harness_lora import ADAPTER_NOTE, Header, check_base, copy_rest, find_tensor
+from harness_sft.trainer import Checked
 
 ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how much of each
 SAME = 1e-6  # nats a token between what was rounded in memory and what is read back, both computed in float32
@@ -31,11 +34,6 @@ def write_whole(
     beside how far that led from the base where it was rounded, and the gates decide on the rounded model. Raises
     CheckFailed when what lies on the disk answers otherwise than what was rounded.
     """
-    import torch
-    from transformers import GenerationConfig
-
-    from harness_hf import load_model
-
     model = trainer.model.eval()
     trainer.accelerator.free_memory()  # two moments of each weight, which are not needed any more
     trainer.optimizer = None
@@ -73,17 +71,15 @@ def write_whole(
         seal_folder(work, out)
 
 
-def _dtypes(model: PreTrainedModel, there: Mapping[str, Header]) -> dict[str, Any]:
+def _dtypes(model: PreTrainedModel, there: Mapping[str, Header]) -> dict[str, torch.dtype]:
     """Return each parameter's dtype in a base's files, or the commonest there; what is no half is kept in float32."""
-    import torch
-
     known = {"BF16": torch.bfloat16, "F16": torch.float16}
     [(commonest, _)] = Counter(header.dtype for header in there.values()).most_common(1)
     found = {name: there.get(find_tensor(name, there) or "") for name, _ in model.named_parameters()}
     return {name: known.get(one.dtype if one else commonest, torch.float32) for name, one in found.items()}
 
 
-def _cast(model: PreTrainedModel, dtypes: Mapping[str, Any]) -> None:
+def _cast(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype]) -> None:
     """Bring weights to their dtypes, and no buffers: angles of rotary positions are not stored, and never rounded."""
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtypes[name])
@@ -91,8 +87,6 @@ def _cast(model: PreTrainedModel, dtypes: Mapping[str, Any]) -> None:
 
 def _distributions(model: PreTrainedModel, rows: list[Any]) -> list[Any]:
     """Return log-probabilities (tokens, vocabulary) of each row."""
-    import torch
-
     with torch.inference_mode():
         return [model(ids, use_cache=False).logits[0].float().log_softmax(-1).cpu() for ids in rows]
 

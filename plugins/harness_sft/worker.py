@@ -16,14 +16,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness import Finding, Progress
 from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, ToldAdapter
 from harness_workers import read_ref, told_error
-
-if TYPE_CHECKING:
-    pass
 
 PATIENCE = timedelta(days=1)  # what a process waits for the others: how long is too long the parent knows
 
@@ -78,15 +75,15 @@ def _train(desk: Teller, job: Mapping[str, Any]) -> None:
 
     from harness_sft.job import TrainingJob
     from harness_sft.ranks import Several
-    from harness_sft.train import train
+    from harness_sft.train import train_by
 
     ref = read_ref(job["ref"])
     cuda = ref.options.get("device", "auto") in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    kind, count = "nccl" if cuda else "gloo", int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(str(desk.folder / STORE), count)  # type: ignore[attr-defined]
-    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE)
+    dist.init_process_group(kind, store=store, rank=desk.number, world_size=count, timeout=PATIENCE)
     ranks = Several(desk.folder / STOP, job["shard"], lambda: desk.tell({"at work": True}))
 
     def ask(number: int, frame: Any) -> None:  # to end after the step; where a signal comes is told to all
@@ -98,7 +95,7 @@ def _train(desk: Teller, job: Mapping[str, Any]) -> None:
     module, _, name = job["method"].partition(":")
     how: dict[str, Any] = {"method": getattr(importlib.import_module(module), name), "out": Path(job["out"])}
     how |= {"progress": desk.progress, "flag": desk.flag, "ranks": ranks}
-    train(TrainingJob(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
+    train_by(TrainingJob(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
     dist.destroy_process_group()
 
 

@@ -31,9 +31,9 @@ class VLLMSubject(Described):
         with folded(base, ref.adapter, self.dtype) as whole:
             self.engine = VLLM(ref.name, whole, self.dtype, self.context + environment.SPARE, flags, share)
         dtype = str(self.dtype).removeprefix("torch.")
-        [ids] = tokens.texts([scoring.SHARED * 64])  # a beginning in common, long enough to be read from the cache
+        [ids] = tokens.prompts([scoring.SHARED * 64])  # a beginning in common, long enough to be read from the cache
         room = min(self.context - 32, 4 * self.engine.block)
-        ends = tokens.texts(list(scoring.ENDS))
+        ends = tokens.prompts(list(scoring.ENDS))
         probes = [(ids[: max(1, room - 8 + i)], end[:16]) for i, end in enumerate(ends)]
         try:
             scoring.compare(self.engine, probes, self.name, dtype)

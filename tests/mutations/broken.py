@@ -16,8 +16,7 @@ from unittest.mock import patch
 from harness.hookspec import hookimpl
 from harness.internals import schema
 from harness_hf import load, open_source
-from harness_lora import lora
-from harness_lora.files import NOTE
+from harness_lora import ADAPTER_NOTE, lora
 from harness_preference import dpo
 from harness_sft import SFT, TrainingJob, sft, train_by
 
@@ -154,8 +153,8 @@ def another_note(
     """Train on the base and write down another one's digest."""
     sft(ref, adapter, rows, out, progress=progress, seed=seed, **o)
     if wrong:
-        note = json.loads((out / NOTE).read_text("utf-8"))
-        (out / NOTE).write_text(json.dumps(note | {"base_digest": "0" * 64}), "utf-8")
+        note = json.loads((out / ADAPTER_NOTE).read_text("utf-8"))
+        (out / ADAPTER_NOTE).write_text(json.dumps(note | {"base_digest": "0" * 64}), "utf-8")
     return out
 
 

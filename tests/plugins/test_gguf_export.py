@@ -52,7 +52,7 @@ def export(model: Path, to: Path, quantization: str = "F32") -> Path:
 
 def logits(folder: Path) -> Any:
     with harness_hf.load([ModelRef("m", str(folder))], dtype="float32") as [subject]:
-        ids = subject.tokens.texts(TEXTS)[0]  # type: ignore[attr-defined]
+        ids = subject.tokens.prompts(TEXTS)[0]  # type: ignore[attr-defined]
         with torch.inference_mode():
             return subject.model(torch.tensor([ids])).logits[0]  # type: ignore[attr-defined]
 
@@ -196,7 +196,7 @@ def test_llama_cpp_computes_the_same(tmp_path: Path, split: str) -> None:
     to = export(model, tmp_path / "to")
     theirs = llama_cpp.Llama(str(to / "model.gguf"), n_ctx=256, n_threads=1, verbose=False, logits_all=True)
     with harness_hf.load([ModelRef("m", str(to))], dtype="float32") as [subject]:
-        for text, ids in zip(TEXTS, subject.tokens.texts(TEXTS), strict=True):  # type: ignore[attr-defined]
+        for text, ids in zip(TEXTS, subject.tokens.prompts(TEXTS), strict=True):  # type: ignore[attr-defined]
             assert theirs.tokenize(text.encode(), add_bos=True, special=True) == ids
             theirs.reset()
             theirs.eval(ids)

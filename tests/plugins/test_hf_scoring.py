@@ -149,11 +149,11 @@ def test_a_whole_text_stands_behind_one_bos(subject: Any, budget: int) -> None:
     """A text is scored behind the one BOS that models know, whoever writes it; what is longer goes in windows."""
     subject.scorer.budget = budget
     scored = subject.logprobs([("", text) for text in [*TEXTS, f"<s>{TEXTS[0]}"]])
-    bos, text = subject.tokens.prefix, subject.tokens.texts([TEXTS[0]])[0][1:]
+    bos, text = subject.tokens.prefix, subject.tokens.prompts([TEXTS[0]])[0][1:]
     assert scored[0].total == pytest.approx(by_hand(subject, [bos], text)[0], abs=1e-3)
     assert scored[4].total == scored[0].total
     assert [p.tokens for p in scored] == [len(t) for t in [*TEXTS, TEXTS[0]]]
-    long = subject.tokens.texts([TEXTS[2]])[0][1:]
+    long = subject.tokens.prompts([TEXTS[2]])[0][1:]
     windows = [([bos], long[:512]), (long[511:512], long[512:1024]), (long[-513:1024], long[1024:])]
     assert scored[2].total == pytest.approx(sum(by_hand(subject, *w)[0] for w in windows), abs=2e-3)
 

@@ -29,7 +29,7 @@ from harness_lora import heard, lora, parity, qlora  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
 from harness_lora.files import read_config, read_headers  # noqa: E402
 from harness_lora.heard import CHATS, TEXTS, windows  # noqa: E402
-from harness_lora.merge import fold  # noqa: E402
+from harness_lora.merge import fold_scales  # noqa: E402
 from tests.helpers.adapters import make_adapter  # noqa: E402
 from tests.helpers.late import late  # noqa: E402
 
@@ -447,7 +447,7 @@ def test_mistake_of_the_merge_itself_is_found(
     computed: str, wrong: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PEFT's own forward pass is asked too; in half precision, as for a large model, within noise that is measured."""
-    monkeypatch.setattr(parity._ParityCheck, "computed", computed)
+    monkeypatch.setattr(parity.MergeFolders, "computed", computed)
     monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 500, longest))
     make_adapter(tiny_model, lora(), tmp_path / "adapter")
     if wrong:
@@ -484,14 +484,14 @@ def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
 
     make_adapter(tiny_model, lora(use_dora=dora), tmp_path / "adapter")
     merge(tiny_model, lora(), tmp_path, "original")
-    monkeypatch.setattr(parity._ParityCheck, "computed", computed)
+    monkeypatch.setattr(parity.MergeFolders, "computed", computed)
     monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 60, longest))
     monkeypatch.setattr(heard, "SMOKE_TOKENS", 4)
     question = parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
     whole = parity.verify(question)
     monkeypatch.setattr(heard, "card", lambda: ("cpu", free))
-    monkeypatch.setitem(vars(harness_hf), "load_model", one)  # an attribute would stay there afterwards
-    monkeypatch.setattr(accelerate, "cpu_offload", layers)
+    monkeypatch.setattr(parity, "load_model", one)
+    monkeypatch.setattr(heard, "cpu_offload", layers)
     assert parity.verify(question) == whole
     models = 3 if computed == "float32" else 5  # and two of them tell how large noise is
     assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < heard.BESIDE else 0))
@@ -641,7 +641,7 @@ def test_folded_adapter_is_plain_and_the_same(tiny_model: Path, tmp_path: Path, 
     ids = torch.arange(40).view(1, -1) % 200
     with torch.inference_mode():
         before = make_adapter(tiny_model, adapter, tmp_path)(ids).logits
-        assert fold(tmp_path)
+        assert fold_scales(tmp_path)
         after = load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)(ids).logits
     config = read_config(tmp_path)
     assert config.lora_alpha == config.r
@@ -650,7 +650,7 @@ def test_folded_adapter_is_plain_and_the_same(tiny_model: Path, tmp_path: Path, 
     ranks = {header.shape[0] for key, header in read_headers(tmp_path).items() if "lora_A" in key}
     assert ranks == {config.r}
     assert torch.allclose(before, after, atol=1e-4)
-    assert not fold(tmp_path)  # twice is once
+    assert not fold_scales(tmp_path)  # twice is once
 
 
 @pytest.mark.slow
@@ -674,7 +674,7 @@ def test_plain_adapter_is_not_touched(tiny_model: Path, tmp_path: Path) -> None:
     """An adapter that has no scaling to lose keeps its bytes."""
     make_adapter(tiny_model, lora(r=8, lora_alpha=32), tmp_path)
     before = (tmp_path / "adapter_model.safetensors").read_bytes()
-    assert not fold(tmp_path)
+    assert not fold_scales(tmp_path)
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == before
 
 
@@ -683,7 +683,7 @@ def test_blocks_of_several_ranks_are_not_folded(tiny_model: Path, tmp_path: Path
     blocks = {"target_modules_bd_a": ["o_proj"], "target_modules_bd_b": [], "nblocks": 2, "match_strict": False}
     make_adapter(tiny_model, lora(r=8, rank_pattern={"o_proj": 4}, use_bdlora=blocks), tmp_path)
     before = load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)
-    fold(tmp_path)
+    fold_scales(tmp_path)
     assert difference(before, load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)) == 0
 
 

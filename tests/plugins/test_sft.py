@@ -393,21 +393,19 @@ def test_repacked_base_is_refused(trained: Train, monkeypatch: pytest.MonkeyPatc
 
     Only CPUs with AVX512-BF16 repack, so its mark is set by hand.
     """
-    from harness_hf import models
 
     def repacked(*args: Any, **options: Any) -> Any:
         model = load_model(*args, **options)
         model.model.layers[0].mlp.up_proj.weight.quant_state.packing_format_for_cpu = True
         return model
 
-    monkeypatch.setattr(models, "load_model", repacked)
+    monkeypatch.setattr("harness_sft.train.load_model", repacked)
     with pytest.raises(RuntimeError, match="repacked"):
         trained()
 
 
 def test_evaluate_then_train(trained: Train, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flow of every run, an evaluation before the training, leaves 4-bit weights and result as they were."""
-    from harness_hf import models
 
     def evaluated(*args: Any, **options: Any) -> Any:
         model = load_model(*args, **options)
@@ -418,7 +416,7 @@ def test_evaluate_then_train(trained: Train, tiny_model: Path, monkeypatch: pyte
         return model
 
     first = trained(name="first")
-    monkeypatch.setattr(models, "load_model", evaluated)
+    monkeypatch.setattr("harness_sft.train.load_model", evaluated)
     assert_same(first, trained(name="second"))
 
 
@@ -624,7 +622,7 @@ def test_only_supervised_positions(trained: Train, monkeypatch: pytest.MonkeyPat
     fast = trained(adapter=adapter, name="fast", num_train_epochs=1)
     assert facts_of(fast)["supervised_tokens"] == sum(projected[1:])  # the first is the look before the first step
     projected.clear()
-    monkeypatch.setattr(head, "each_logit_once", contextlib.nullcontext)
+    monkeypatch.setattr("harness_sft.train.each_logit_once", contextlib.nullcontext)
     plain = trained(adapter=adapter, name="plain", num_train_epochs=1)
     assert facts_of(plain)["tokens"] < sum(projected) + len(ROWS) * 2
     assert facts_of(fast)["train_loss"] == pytest.approx(facts_of(plain)["train_loss"], abs=1e-5)

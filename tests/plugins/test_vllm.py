@@ -304,7 +304,7 @@ def test_answers_and_scores_are_those_of_the_tokens(tiny_model: Path, fake: Any)
     tokens = Tokens.of(str(tiny_model))
     shots = "".join(f"{i} is {i} " for i in range(30))
     pairs: list[Any] = [(shots + f"{i} is", f" {i}") for i in range(5)]
-    assert tokens.pairs(pairs)[0][1] == tokens.texts([" 0"])[0][1:]
+    assert tokens.pairs(pairs)[0][1] == tokens.prompts([" 0"])[0][1:]
     pairs += [("", "a whole text " * 60), ([{"role": "user", "content": "hi"}], "hello")]
     with harness_vllm.load([ModelRef("base", str(tiny_model))], **small()) as [subject]:
         scored = subject.logprobs(pairs)

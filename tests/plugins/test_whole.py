@@ -15,7 +15,6 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import harness  # noqa: E402
-import harness_hf  # noqa: E402
 from harness.errors import CheckFailed, UsageError  # noqa: E402
 from harness.pipeline.session import Options, prepare  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
@@ -191,8 +190,7 @@ def test_the_dtype_is_the_bases(trained: Train, tiny_model: Path, tmp_path: Path
             model.model.norm.weight.data.mul_(1.1)
         return model
 
-    monkeypatch.setitem(vars(harness_hf), "load_model", forgetful)  # as an attribute it would stay there afterwards
-    monkeypatch.setattr("harness_hf.models.load_model", forgetful)
+    monkeypatch.setattr("harness_sft.whole.load_model", forgetful)
     with pytest.raises(CheckFailed, match=r"what was saved answers otherwise than what was trained \[saved-parity\]"):
         trained(name="again", base=half)
 
