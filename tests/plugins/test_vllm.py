@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import harness_vllm
-from harness import loader
+from harness import Logprob, loader
 from harness.capabilities import LoaderCapabilities
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Sampling
@@ -28,6 +28,7 @@ from harness_workers.loading import load_here
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+SCORED = Logprob(0.0, 1, 1, True)
 FAKE = Path(__file__).parent.parent / "helpers/fake_vllm.py"
 SUITE = """
 [suite]
@@ -127,9 +128,9 @@ def test_a_piece_keeps_an_engine_busy() -> None:
     class Subject:
         name = digest = "one"
 
-        def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[Logprob]:
             given.append(len(pairs))
-            return [0.0] * len(pairs)
+            return [SCORED] * len(pairs)
 
     @loader(piece=LoaderCapabilities.of(harness_vllm.load).piece)
     @contextmanager
@@ -138,7 +139,7 @@ def test_a_piece_keeps_an_engine_busy() -> None:
 
     pairs = [(f"{number} is asked {number:0450}", f" answer {number}") for number in range(6000)]
     with load_here(load, [ModelRef("one", "model")], lambda _: None) as [subject]:
-        assert subject.logprobs(pairs) == [0.0] * 6000
+        assert subject.logprobs(pairs) == [SCORED] * 6000
     assert len(given) > 1 and min(given[:-1]) >= 8 * 256
 
 

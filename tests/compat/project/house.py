@@ -296,7 +296,8 @@ def trained(adapter):
 
 def merged_as(merged, twin):
     """The merged stage."""
-    yield Finding("note", f"merged {skill(merged.path)} of {skill(twin.adapter)}")
+    if twin:  # none of a model that was merged elsewhere
+        yield Finding("note", f"merged {skill(merged.path)} of {skill(twin.adapter)}")
 
 
 def few(result, task):
