@@ -93,11 +93,11 @@ def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str,
     manifest = read_json((folder / MANIFEST).read_bytes())
     if manifest.get("format") != FORMAT:
         raise ValueError(f"is no bundle of this version ({FORMAT})")
-    for name, digest in manifest["files"].items():
-        if name not in (SUITE, ITEMS, VERDICTS) or sha256_of(folder / name) != digest:
-            raise ValueError(f"{name} is not what was written")
+    told, there = manifest["files"], {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)}
+    if odd := next((name for name in {**there, **told} if told.get(name) != there.get(name)), ""):
+        raise ValueError(f"{odd} is not what was written")
     bound = {f"{r['side']}: {r['binding']}" + (f" ({r['bound']})" if r["bound"] else "") for r in manifest["runs"]}
-    steps = {"files": f"{len(manifest['files'])} as they were written", "binding": ", ".join(sorted(bound))}
+    steps = {"files": f"{len(told)} as they were written", "binding": ", ".join(sorted(bound))}
     verdicts = read_json((folder / VERDICTS).read_bytes())
     if args.recompute or args.sources or policy:
         suite, runs = _suite(folder, manifest), _runs(folder, manifest)

@@ -159,6 +159,10 @@ def test_changed_evidence_is_refused(bundle: Path, capsys: pytest.CaptureFixture
     lines[-2] = lines[-2].replace('{"score": 0.0}', '{"score": 1.0}')
     items.write_text("".join(lines), "utf-8")
     assert "items.jsonl is not what was written" in verify(capsys, bundle).err
+    told = json.loads(manifest.read_text("utf-8"))
+    manifest.write_text(json.dumps({**told, "files": {}}), "utf-8")  # a manifest that names no file vouches for none
+    assert "is not what was written" in verify(capsys, bundle).err
+    manifest.write_text(json.dumps(told), "utf-8")
     after = hashlib.sha256(items.read_bytes()).hexdigest()
     manifest.write_text(manifest.read_text("utf-8").replace(before, after), "utf-8")
     said = verify(capsys, bundle, "--recompute")
