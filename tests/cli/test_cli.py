@@ -48,7 +48,9 @@ def test_help_is_light() -> None:
     found = modules(f"import sys; from harness.cli.main import main\ntry:\n    {helped}") - before
     assert len(found) < 200
     libraries = {name.partition(".")[0] for name in found} - sys.stdlib_module_names
-    plugins = {f"harness_{name}" for name in ("doctor", "judge", "plan", "release", "report", "rows", "selftest")}
+    plugins = {
+        f"harness_{name}" for name in ("doctor", "judge", "plan", "release", "report", "rows", "selftest", "served")
+    }
     assert libraries == {"harness", "pluggy", *plugins}
 
 
