@@ -20,7 +20,7 @@ PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.
 MOST_LINES, LONGEST, MOST_ANY, TOP_FLOOR = 450, 70, 0.08, 14
 DEFAULTS = {"harness/suite/tables.py", "harness/suite/reader.py"}
 # which left it, import its rooms and move with them
-OF_THE_CORE = {f"harness_{name}" for name in ("ci", "doctor", "plan", "release", "selftest", "workers")}
+OF_THE_CORE = {f"harness_{name}" for name in ("ci", "doctor", "plan", "release", "selftest", "served", "workers")}
 WORDS = ("harness/records/words.py",)  # where sentences of a verdict are written
 SCALES = ("harness/records/scales.py",)
 READING = {

@@ -1,0 +1,121 @@
+"""One comparison of a runtime with an export: what is asked, what was found, and the order in which it is looked at.
+
+It goes on after a layer that differs, so that one run tells all faults; log-probabilities are asked with ids where that
+is possible, so that a template's fault does not hide another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness import UsageError
+from harness.internals import chat
+from harness_served import DRAWN, GREEDILY
+from harness_served.conversations import PROSE, made
+from harness_served.runtime import GREEDY, Runtime, RuntimeAnswer
+
+if TYPE_CHECKING:
+    from harness_served.reference import Reference, TokenScores
+
+Verdict = Literal["same", "differs", "not proven", "cannot be seen"]
+SAME: Verdict = "same"
+DIFFERS: Verdict = "differs"
+UNPROVEN: Verdict = "not proven"
+UNSEEN: Verdict = "cannot be seen"
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class LayerVerdict:
+    """What came of a layer: its verdict, a line that says why, its numbers, and by what it was seen."""
+
+    verdict: Verdict
+    says: str
+    seen: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A conversation as the export's template and tokenizer have it."""
+
+    messages: Sequence[Mapping[str, Any]]
+    text: str
+    ids: list[int]
+
+
+@dataclass
+class Parity:
+    """A runtime beside the exported model, and what was found so far."""
+
+    runtime: Runtime
+    reference: Reference
+    arithmetic: str
+    seed: int = 0
+    alpha: float = 0.01
+    context: int = 0
+    more: Sequence[Sequence[Mapping[str, Any]]] = ()
+    found: dict[str, LayerVerdict] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    heard: dict[str, Any] = field(default_factory=dict)  # what later layers need of earlier ones
+
+    @cached_property
+    def prompts(self) -> list[Prompted]:
+        """The conversations that the export's template takes: eight made ones, then more."""
+        tokens = self.reference.tokens
+        special = str(tokens.tokenizer.eos_token or "")
+        longer = ""
+        if self.context:
+            each = len(tokens.plain(PROSE))
+            longer = PROSE * max(1, (self.context - 100) // each)
+        prompts, refused = [], ""
+        for messages in (*made(special, longer), *self.more):
+            try:
+                text = tokens.render([dict(m) for m in messages])
+            except UsageError as error:
+                refused = str(error)
+                continue
+            ids = tokens.prompts([[dict(m) for m in messages]])[0]
+            if not self.reference.context or len(ids) + DRAWN <= self.reference.context:
+                prompts.append(Prompted(messages, text, ids))
+        if not prompts:
+            raise UsageError(f"the export takes no conversation: {refused or 'its context is too short'}")
+        return prompts
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest conversation that was compared."""
+        return max(len(p.ids) for p in self.prompts)
+
+    @cached_property
+    def answers(self) -> list[tuple[Prompted, RuntimeAnswer, list[int]]]:
+        """The runtime's greedy answers by way of its chat, and their tokens."""
+        plain = [p for p in self.prompts if chat.TOOLS not in chat.split(p.messages)[1]]
+        found = []
+        for prompt in plain:
+            said = self.runtime.chat(prompt.messages, GREEDILY, GREEDY)
+            found.append((prompt, said, self.ids_of(said)))
+        return found
+
+    @cached_property
+    def answers_scored(self) -> list[TokenScores]:
+        """What the reference thinks of those answers, at every place."""
+        return [self.reference.score(prompt.ids, ids) for prompt, _, ids in self.answers]
+
+    def ids_of(self, said: RuntimeAnswer) -> list[int]:
+        """Return the tokens of what was said: as told, else as the export cuts its text before a broken character."""
+        return said.ids if said.ids else self.reference.tokens.plain(said.text.partition(BROKEN)[0])
+
+    def same_prompts(self) -> bool:
+        """Return whether the runtime was seen to make the export's tokens of messages."""
+        return "ids" in self.found and self.found["ids"].verdict == SAME
+
+
+def exit_of(found: Mapping[str, LayerVerdict], wanted: Collection[str]) -> int:
+    """Return 1 where a layer differs, 6 where one that is wanted is not proven to be the same, else 0."""
+    if any(layer.verdict == DIFFERS for layer in found.values()):
+        return 1
+    return 0 if all(name in found and found[name].verdict == SAME for name in wanted) else 6
