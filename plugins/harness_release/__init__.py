@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from harness.internals import lazily
 
 if TYPE_CHECKING:
+    from harness_release.replay import Again, again
     from harness_release.signing import enveloped, signer_of
 
-__all__ = ["enveloped", "signer_of"]
-__getattr__ = lazily(__name__, dict.fromkeys(__all__, "harness_release.signing"))
+__all__ = ["Again", "again", "enveloped", "signer_of"]
+LATER = dict.fromkeys(("Again", "again"), "harness_release.replay")
+__getattr__ = lazily(__name__, LATER | dict.fromkeys(("enveloped", "signer_of"), "harness_release.signing"))

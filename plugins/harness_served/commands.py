@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.cli.options import command
+from harness.cli.options import command, with_plugins
 from harness.cli.streams import say
 from harness.errors import UsageError, did_you_mean
-from harness_served import DRAWN, GREEDILY, LAYERS, WANTED
+from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
 
-COST = "asks some 80 requests and at most {} tokens of {} (the layers {})"
+COST = "asks some 80 requests and at most {} tokens of {}{} (the layers {})"
 
 
 def parity(parser: ArgumentParser) -> None:
@@ -36,6 +36,9 @@ def parity(parser: ArgumentParser) -> None:
     parser.add_argument("--base", default="", metavar="MODEL", help="of an exported adapter (the one it was gated on)")
     layers = f"what must be the same: {', '.join(LAYERS)} ({','.join(WANTED)}, and nothing else may differ)"
     parser.add_argument("--layers", default="", metavar="NAMES", help=layers)
+    parser.add_argument("--suite", type=Path, metavar="SUITE", help="that it passed: ask its rows too (layer gates)")
+    parser.add_argument("--rows", type=int, default=200, metavar="N", help="of the suite, drawn by the seed (200)")
+    with_plugins(parser)
     parser.add_argument("--context", type=int, default=0, metavar="TOKENS", help="make one conversation that long")
     parser.add_argument("--arithmetic", default="", metavar="KIND", help="float32, f16, bf16 or q8; else as it tells")
     parser.add_argument("--reference", default="auto", metavar="DTYPE", help="float32, or bfloat16 beyond 8 B (auto)")
@@ -97,6 +100,7 @@ def _still(args: Namespace) -> int:
 def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
     """Compare a runtime with the model in a folder, whose root a statement is about; see `parity` for the arguments."""
     from harness.artifacts.attestation import MODEL
+    from harness_release import again
     from harness_served.dialects import find
     from harness_served.layers import compare
     from harness_served.noise import ARITHMETICS, arithmetic_of
@@ -106,13 +110,14 @@ def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
     if args.arithmetic not in ("", *ARITHMETICS):
         raise UsageError(f'--arithmetic "{args.arithmetic}": unknown{did_you_mean(args.arithmetic, ARITHMETICS)}')
     runtime = find(args.runtime, args.model, args.api_key_env)
-    asked = names or [name for name in LAYERS if name != "identity"]
+    asked = names or [name for name in LAYERS if name != IDENTITY and (args.suite or name != "gates")]
     most = 16 + 12 * 4 + 8 * (DRAWN + GREEDILY + 40) + DRAWN
-    say(COST.format(most, runtime.name, ", ".join(asked)), sys.stderr)
+    rows = again(args.export, args.suite, args.rows, args.seed, args.plugins) if args.suite else None
+    say(COST.format(most, runtime.name, f", and {rows.rows} rows" if rows else "", ", ".join(asked)), sys.stderr)
     reference = Reference(args.export / MODEL, args.base, args.reference)
     told = runtime.identity()
     kind = args.arithmetic or arithmetic_of(str(told.get("model_ftype", "")), reference.stored)
-    made = Parity(runtime, reference, kind, args.seed, args.alpha, args.context)
+    made = Parity(runtime, reference, kind, args.seed, args.alpha, args.context, rows)
     tokenizer = reference.tokens.tokenizer
     hold = {"template": tokenizer.chat_template, "bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     began, started = time.monotonic(), _now()
@@ -131,7 +136,7 @@ def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
     args.document = {"runtime": runtime.name, "model": runtime.model, "told": told, "layers": layers}
     args.document |= {"requests": runtime.requests, "tokens": runtime.tokens, "notes": made.notes, "seed": args.seed}
     args.document |= {"arithmetic": kind, "reference": reference.computed, "longest": made.longest}
-    return exit_of(made.found, names or WANTED)
+    return exit_of(made.found, names or (*WANTED, *(("gates",) if rows else ())))
 
 
 def _now() -> str:

@@ -18,6 +18,7 @@ from harness_served.conversations import PROSE, made
 from harness_served.runtime import GREEDY, Runtime, RuntimeAnswer
 
 if TYPE_CHECKING:
+    from harness_release import Again
     from harness_served.reference import Reference, TokenScores
 
 Verdict = Literal["same", "differs", "not proven", "cannot be seen"]
@@ -25,6 +26,7 @@ SAME: Verdict = "same"
 DIFFERS: Verdict = "differs"
 UNPROVEN: Verdict = "not proven"
 UNSEEN: Verdict = "cannot be seen"
+ROWS = 8  # conversations of the suite that are looked at, beside the made ones
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -57,7 +59,7 @@ class Parity:
     seed: int = 0
     alpha: float = 0.01
     context: int = 0
-    more: Sequence[Sequence[Mapping[str, Any]]] = ()
+    again: Again | None = None  # rows of the suite, where one was named
     found: dict[str, LayerVerdict] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     heard: dict[str, Any] = field(default_factory=dict)  # what later layers need of earlier ones
@@ -71,8 +73,22 @@ class Parity:
         if self.context:
             each = len(tokens.plain(PROSE))
             longer = PROSE * max(1, (self.context - 100) // each)
-        prompts, refused = [], ""
-        for messages in (*made(special, longer), *self.more):
+        prompts, refused = self._prompted(made(special, longer))
+        if not prompts:
+            raise UsageError(f"the export takes no conversation: {refused or 'its context is too short'}")
+        return prompts
+
+    @cached_property
+    def rows(self) -> list[Prompted]:
+        """A few conversations of the suite's rows, for templates fail on what users have."""
+        tasks, drawn = (self.again.collection.tasks, self.again.drawn) if self.again else ({}, {})
+        inputs = [(tasks[name].samples or ())[number].input for name in drawn for number in drawn[name]]
+        return self._prompted([said for said in inputs if isinstance(said, list)][:ROWS])[0]
+
+    def _prompted(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[list[Prompted], str]:
+        """Return those that the export's template and context take, and why one was not taken."""
+        tokens, prompts, refused = self.reference.tokens, list[Prompted](), ""
+        for messages in conversations:
             try:
                 text = tokens.render([dict(m) for m in messages])
             except UsageError as error:
@@ -81,9 +97,7 @@ class Parity:
             ids = tokens.prompts([[dict(m) for m in messages]])[0]
             if not self.reference.context or len(ids) + DRAWN <= self.reference.context:
                 prompts.append(Prompted(messages, text, ids))
-        if not prompts:
-            raise UsageError(f"the export takes no conversation: {refused or 'its context is too short'}")
-        return prompts
+        return prompts, refused
 
     @property
     def longest(self) -> int:
@@ -106,12 +120,24 @@ class Parity:
         return [self.reference.score(prompt.ids, ids) for prompt, _, ids in self.answers]
 
     def ids_of(self, said: RuntimeAnswer) -> list[int]:
-        """Return the tokens of what was said: as told, else as the export cuts its text before a broken character."""
-        return said.ids if said.ids else self.reference.tokens.plain(said.text.partition(BROKEN)[0])
+        """Return the tokens of what was said: as told, else as the export cuts its text before a broken character.
 
-    def same_prompts(self) -> bool:
-        """Return whether the runtime was seen to make the export's tokens of messages."""
-        return "ids" in self.found and self.found["ids"].verdict == SAME
+        Nothing where that comes to another number than is told: a text hides special tokens, and how it was cut.
+        """
+        if said.ids:
+            return said.ids
+        text, broken, _ = said.text.partition(BROKEN)
+        ids = self.reference.tokens.plain(text)
+        return ids if broken or said.said is None or said.said - len(ids) in (0, int(said.ended == "stop")) else []
+
+    def hides(self, said: RuntimeAnswer, token: int) -> bool:
+        """Return whether what was said would not show such a token: a special one that ends nothing, in a text."""
+        tokens = self.reference.tokens.tokenizer
+        return not said.ids and token in tokens.all_special_ids and token not in self.reference.stops
+
+    def came(self, name: str) -> Verdict | None:
+        """Return what came of a layer; None where it was not looked at."""
+        return self.found[name].verdict if name in self.found else None
 
 
 def exit_of(found: Mapping[str, LayerVerdict], wanted: Collection[str]) -> int:

@@ -25,7 +25,7 @@ Messages = Sequence[Mapping[str, Any]]
 class RuntimeAnswer:
     """What a runtime said: its text, tokens and log-probabilities where it tells them, and how it ended.
 
-    `prompt` is how many tokens the prompt had, `settings` how it drew, where it says so with its reply.
+    `prompt` and `said` are how many tokens the prompt and the answer had, `settings` how it drew, where it tells them.
     """
 
     text: str
@@ -33,6 +33,7 @@ class RuntimeAnswer:
     logprobs: list[float] | None = None
     ended: str = ""
     prompt: int | None = None
+    said: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -141,23 +142,37 @@ class Runtime:
     def _said(self, answered: RuntimeAnswer) -> RuntimeAnswer:
         if (key := self.server.peer.key) and key in answered.text:
             raise UsageError(f"{self.server.where}: repeats its key in an answer; do not use it")
-        self.tokens += len(answered.ids or answered.logprobs or ()) or max(1, len(answered.text) // 4)
+        self.tokens += answered.said or len(answered.ids or answered.logprobs or ()) or max(1, len(answered.text) // 4)
         return answered
 
 
 def read_answer(reply: Any) -> RuntimeAnswer:
     """Read an answer to messages or a text, in the shapes of OpenAI's two endpoints. Raises Trouble."""
     chosen = choice(reply)
-    message = chosen.get("message")
-    text = message.get("content") if isinstance(message, dict) else chosen.get("text")
-    calls = message.get("tool_calls") if isinstance(message, dict) else None
-    if not isinstance(text, str) and not calls:
-        text = message.get("reasoning_content") or message.get("reasoning") if isinstance(message, dict) else None
+    message = table(chosen.get("message"))
+    text = message.get("content", chosen.get("text"))
+    if not isinstance(text, str) and not message.get("tool_calls"):
+        text = message.get("reasoning_content") or message.get("reasoning")
     ids, logprobs = _told(chosen)
-    usage = reply.get("usage")
-    prompt = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    counts = (table(reply.get("usage")).get(key) for key in ("prompt_tokens", "completion_tokens"))
+    prompt, said = (n if type(n) is int else None for n in counts)
     ended = str(chosen.get("finish_reason") or "")
-    return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt if type(prompt) is int else None)
+    return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said)
+
+
+def table(value: Any) -> Mapping[str, Any]:
+    """Return an object of a reply; an empty one for whatever else stands there."""
+    return value if isinstance(value, dict) else {}
+
+
+def tokens_in(values: Any) -> list[int] | None:
+    """Return a list of tokens; None for whatever else stands there."""
+    return values if isinstance(values, list) and all(type(i) is int for i in values) else None
+
+
+def room(told: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a runtime takes, where it tells that."""
+    return next((told[key] for key in ("n_ctx", "max_model_len") if type(told.get(key)) is int), None)
 
 
 def numbers(values: Any) -> list[float]:
@@ -170,14 +185,11 @@ def numbers(values: Any) -> list[float]:
 
 def _told(chosen: Mapping[str, Any]) -> tuple[list[int] | None, list[float] | None]:
     """Return tokens and their log-probabilities as a choice tells them."""
-    told, ids = chosen.get("logprobs"), chosen.get("token_ids")
-    ids = ids if isinstance(ids, list) and all(type(i) is int for i in ids) else None
-    if not isinstance(told, dict):
-        return ids, None
+    told, ids = table(chosen.get("logprobs")), tokens_in(chosen.get("token_ids"))
     if isinstance(content := told.get("content"), list) and content:
         entries = [entry for entry in content if isinstance(entry, dict)]
-        own = [i for entry in entries if type(i := entry.get("id")) is int]
-        return own if len(own) == len(entries) else ids, numbers([e.get("logprob") for e in entries])
+        own = tokens_in([entry.get("id") for entry in entries])
+        return own or ids, numbers([e.get("logprob") for e in entries])
     values = told.get("token_logprobs")
     return ids, numbers(values) if isinstance(values, list) and values else None
 
@@ -194,7 +206,7 @@ def one_model(server: Server, model: str) -> str:
 
 
 def _names(reply: Any) -> list[str]:
-    data = reply.get("data") if isinstance(reply, dict) else None
+    data = table(reply).get("data")
     if not isinstance(data, list):
         raise wire.Trouble("answered /models with no list of models")
-    return [str(entry["id"]) for entry in data if isinstance(entry, dict) and "id" in entry]
+    return [str(entry["id"]) for entry in map(table, data) if "id" in entry]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 FIELDS = {"model", "messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "logprobs", "stream", "tools"}
+FIELDS |= {"chat_template_kwargs", "echo"}
 LLAMA = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
 Reply = tuple[int, Any]
 
@@ -174,8 +175,9 @@ class Runtime:
         return None
 
     def _transformers(self, path: str, body: dict[str, Any]) -> Reply | None:
-        unknown = set(body) - FIELDS
-        return (422, {"detail": f"Unexpected fields in the request: {unknown}"}) if unknown else None
+        if unknown := set(body) - FIELDS:
+            return 422, {"detail": f"Unexpected fields in the request: {unknown}"}
+        return (400, {"detail": "prompt must be a string."}) if isinstance(body.get("prompt"), list) else None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from harness.answers import asking
 from harness.answers.asking import Trouble
 from harness.cli.parser import arguments
 from harness.errors import UsageError
+from harness_hf.tiny import build_tiny_model
 from harness_served.commands import measured, wanted_layers
 from harness_served.dialects.llama_cpp import read_completion
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, exit_of
@@ -68,6 +69,15 @@ def test_a_healthy_runtime_raises_no_alarm(export: Path, dialect: str) -> None:
     assert code == (6 if dialect == "transformers" else 0)
     assert told["tokens"] <= 1000
     assert told["layers"]["identity"]["verdict"] == (UNSEEN if dialect == "transformers" else SAME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [82, 93])
+def test_a_special_token_that_a_text_hides_is_no_alarm(tmp_path: Path, seed: int) -> None:
+    """These models say `<pad>` and `<s>` in the middle, which a server leaves out of its text: the rest has moved."""
+    build_tiny_model(tmp_path / "model", seed=seed, stops=True)
+    code, told = look(tmp_path, "transformers", layers="answers")
+    assert (code, verdicts(told)) == (0, {"answers": SAME})
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from harness.internals import whole_text, wire
 from harness_api import fields_of
-from harness_served.runtime import NEUTRAL, Messages, Runtime, RuntimeAnswer, numbers
+from harness_served.runtime import NEUTRAL, Messages, Runtime, RuntimeAnswer, numbers, table, tokens_in
 
 TOLD = ("model_alias", "model_path", "model_ftype", "build_info", "bos_token", "eos_token", "total_slots")
 NO_FILTER = {
@@ -32,8 +32,8 @@ class LlamaCpp(Runtime):
         return isinstance(told, dict) and "default_generation_settings" in told
 
     def identity(self) -> dict[str, Any]:
-        props = self.ask(f"{self.root}/props", None, _table)
-        settings = _table(props.get("default_generation_settings"))
+        props = self.ask(f"{self.root}/props", None, table)
+        settings = table(props.get("default_generation_settings"))
         found = {name: props[name] for name in TOLD if name in props}
         found |= {"n_ctx": settings.get("n_ctx"), "template": props.get("chat_template"), "adapters": self.adapters()}
         return found
@@ -41,25 +41,22 @@ class LlamaCpp(Runtime):
     def adapters(self) -> list[dict[str, Any]]:
         listed = self.ask(f"{self.root}/lora-adapters", None)
         listed = listed if isinstance(listed, list) else []
-        return [{"id": a.get("id"), "name": str(a.get("path")), "scale": a.get("scale")} for a in map(_table, listed)]
+        return [{"id": a.get("id"), "name": str(a.get("path")), "scale": a.get("scale")} for a in map(table, listed)]
 
     def defaults(self) -> Mapping[str, Any] | None:
         body = {"prompt": [1], "n_predict": 1}
-        settings = self.ask(f"{self.root}/completion", body, _table).get("generation_settings")
+        settings = self.ask(f"{self.root}/completion", body, table).get("generation_settings")
         self.tokens += 1
         return _drawing(settings) if isinstance(settings, dict) else None
 
     def ids(self, messages: Messages) -> list[int] | None:
-        text = self.ask(f"{self.root}/apply-template", fields_of([dict(m) for m in messages]), _table).get("prompt")
+        text = self.ask(f"{self.root}/apply-template", fields_of([dict(m) for m in messages]), table).get("prompt")
         if not isinstance(text, str):
             return None
         asked = {"content": text, "add_special": True, "parse_special": True}
-        ids = self.ask(f"{self.root}/tokenize", asked, _table).get("tokens")
-        if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
-            return None
-        return (
-            ids[1:] if ids[:1] == ids[1:2] and text.startswith(str(self.told.get("bos_token"))) else ids
-        )  # as chat does
+        ids = tokens_in(self.ask(f"{self.root}/tokenize", asked, table).get("tokens"))
+        doubled = ids and ids[:1] == ids[1:2] and text.startswith(str(self.told.get("bos_token")))
+        return ids[1:] if ids and doubled else ids or None  # as chat does
 
     def complete(self, ids: Sequence[int], text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
         return self._completed(list(ids) or text, most, how)
@@ -78,7 +75,7 @@ def read_completion(reply: Any) -> RuntimeAnswer:
     if not isinstance(reply, dict) or not isinstance(reply.get("content"), str):
         raise wire.Trouble(f"answered /completion with no content: {str(reply)[:100]}")
     told = reply.get("completion_probabilities")
-    entries = [_table(entry) for entry in told] if isinstance(told, list) else []
+    entries = [table(entry) for entry in told] if isinstance(told, list) else []
     if any("prob" in entry and "logprob" not in entry for entry in entries):
         raise wire.Trouble("says the probabilities after its filters", hint="start it without post_sampling_probs")
     all_ids = [i for i in reply.get("tokens") or () if type(i) is int]
@@ -88,10 +85,16 @@ def read_completion(reply: Any) -> RuntimeAnswer:
     ids, entries = ids[:whole], entries[:whole]
     ended = "length" if reply.get("stop_type") == "limit" else "stop"
     evaluated = reply.get("tokens_evaluated")
-    settings = _drawing(_table(reply.get("generation_settings")))
+    settings = _drawing(table(reply.get("generation_settings")))
     logprobs = numbers([entry.get("logprob") for entry in entries]) if entries else None
     return RuntimeAnswer(
-        whole_text(reply["content"]), ids, logprobs, ended, evaluated if type(evaluated) is int else None, settings
+        whole_text(reply["content"]),
+        ids,
+        logprobs,
+        ended,
+        evaluated if type(evaluated) is int else None,
+        None,
+        settings,
     )
 
 
@@ -102,7 +105,3 @@ def _drawing(settings: Mapping[str, Any]) -> dict[str, Any]:
     names |= {name: name for name in ("presence_penalty", "frequency_penalty", "dry_multiplier", "xtc_probability")}
     told = {ours: settings.get(theirs) for ours, theirs in names.items()}
     return {name: round(float(v), 4) for name, v in told.items() if isinstance(v, (int, float)) and abs(v) < 1e9}
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

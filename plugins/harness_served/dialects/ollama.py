@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from harness_served.runtime import NEUTRAL, Runtime
+from harness_served.runtime import NEUTRAL, Runtime, table
 
 
 class Ollama(Runtime):
@@ -22,12 +22,10 @@ class Ollama(Runtime):
         return isinstance(told, dict) and isinstance(told.get("version"), str)
 
     def identity(self) -> dict[str, Any]:
-        tags = self.ask(f"{self.root}/api/tags", None)
-        listed = tags.get("models") if isinstance(tags, dict) else None
-        entries = [m for m in listed or () if isinstance(m, dict)]
-        names = (self.model, f"{self.model}:latest")
-        own = next((m for m in entries if m.get("name") in names or m.get("model") in names), {})
-        shown = self.ask(f"{self.root}/api/show", {"model": self.model})
-        shown = shown if isinstance(shown, dict) else {}
+        listed = self.ask(f"{self.root}/api/tags", None, table).get("models")
+        entries = map(table, listed if isinstance(listed, list) else ())
+        names = {self.model, f"{self.model}:latest"}
+        own = next((m for m in entries if names & {m.get("name"), m.get("model")}), {})
+        shown = self.ask(f"{self.root}/api/show", {"model": self.model}, table)
         told = {"version": self.told.get("version"), "digest": own.get("digest")}
         return told | {name: shown.get(name) for name in ("template", "parameters") if name in shown}

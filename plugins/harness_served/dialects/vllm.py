@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from harness.internals import chat
 from harness_api import RequestRefused, fields_of
-from harness_served.runtime import NEUTRAL, Messages, Runtime, RuntimeAnswer
+from harness_served.runtime import NEUTRAL, Messages, Runtime, RuntimeAnswer, table, tokens_in
 
 
 class Vllm(Runtime):
@@ -50,11 +50,10 @@ class Vllm(Runtime):
         asked = {"model": self.model, "add_generation_prompt": True, **fields}
         asked.setdefault(chat.ARGUMENTS, {})
         try:
-            told = self.ask(f"{self.root}/tokenize", asked)
+            told = self.ask(f"{self.root}/tokenize", asked, table)
         except RequestRefused:
             return None
-        ids = told.get("tokens") if isinstance(told, dict) else None
-        return ids if isinstance(ids, list) and all(type(i) is int for i in ids) else None
+        return tokens_in(told.get("tokens"))
 
     def chat(self, messages: Messages, most: int, how: Mapping[str, Any]) -> RuntimeAnswer:
         return super().chat(messages, most, {**how, "return_token_ids": True})

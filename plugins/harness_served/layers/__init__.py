@@ -13,10 +13,10 @@ Look = Callable[[Parity], LayerVerdict]
 
 def layers() -> Mapping[str, Look]:
     """Return what can be looked at, in the order in which it is."""
-    from harness_served.layers import answers, defaults, ids, logprobs, lora, stops
+    from harness_served.layers import answers, defaults, gates, ids, logprobs, lora, stops
 
     looks: dict[str, Look] = {"ids": ids.look, "stops": stops.look, "defaults": defaults.look}
-    return looks | {"logprobs": logprobs.look, "lora": lora.look, "answers": answers.look}
+    return looks | {"logprobs": logprobs.look, "lora": lora.look, "answers": answers.look, "gates": gates.look}
 
 
 def compare(parity: Parity, wanted: Collection[str], hold: Mapping[str, Any]) -> Iterator[tuple[str, LayerVerdict]]:

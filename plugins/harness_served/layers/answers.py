@@ -9,20 +9,22 @@ TAIL = 8  # times the noise of a log-probability, which has heavy tails
 
 def look(parity: Parity) -> LayerVerdict:
     """Say whether each token the runtime chose is one that the export might choose."""
-    if parity.found.get("ids") and parity.found["ids"].verdict == DIFFERS:
+    if parity.came("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, and so would the answers")
     limit = TAIL * noise_of(parity)
     worst, where, tokens = 0.0, "", 0
-    for number, ((_, _, ids), scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
+    for number, ((_, answer, ids), scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
         leads = (scored.best[:-1] - scored.own).tolist()
-        tokens += len(leads)
         for at, lead in enumerate(leads):
+            if lead > 0 and parity.hides(answer, int(scored.first[at])):
+                break  # what follows stands in another place
+            tokens += 1
             if lead > worst:
                 text = parity.reference.tokens.tokenizer.decode
                 choice, first = (repr(str(text([i]))) for i in (ids[at], int(scored.first[at])))
                 worst, where = lead, f"conversation {number}, token {at}: {choice} where the export has {first}"
     if not tokens:
-        return LayerVerdict(UNPROVEN, "every answer is empty")
+        return LayerVerdict(UNPROVEN, "every answer is empty, or its text hides its tokens")
     numbers = {"lead": worst, "bound": limit, "tokens": float(tokens)}
     if worst > limit:
         return LayerVerdict(DIFFERS, f"{where}, which leads by {worst:.2f} nats, at most {limit:.2f}", "text", numbers)

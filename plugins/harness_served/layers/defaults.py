@@ -54,7 +54,7 @@ def _said(key: str, told: float, named: Mapping[str, Any]) -> str:
 
 def _surprise(parity: Parity, named: Mapping[str, Any]) -> LayerVerdict:
     """Draw with no field of drawing named, and say how surprising that is."""
-    if parity.found.get("ids") and parity.found["ids"].verdict == DIFFERS:
+    if parity.came("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, and so would what is drawn")
     filtered = [key for key in NEUTRAL if key in named and _apart(key, float(named[key]), {})]
     total = variance = 0.0

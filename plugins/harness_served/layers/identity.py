@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness import UsageError
+from harness_served import DRAWN
 from harness_served.parity import SAME, UNSEEN, LayerVerdict, Parity
+from harness_served.runtime import room
 
 DULL = ("template", "adapters")  # too long to print, or printed by another layer
 
@@ -29,8 +31,7 @@ def same_model(parity: Parity, began: Mapping[str, Any], hold: Mapping[str, Any]
     told_type = str(began.get("model_ftype", ""))
     if any(told_type.upper().startswith(kind) for kind in ("Q", "IQ", "MOSTLY_Q")) and not parity.reference.gguf:
         parity.notes.append(f"it serves {told_type}, and the export has more bits: a candidate of its own, to be gated")
-    context = next((began[key] for key in ("n_ctx", "max_model_len") if isinstance(began.get(key), int)), None)
-    if context and context < parity.longest + 48:
+    if (context := room(began)) and context < parity.longest + DRAWN:
         parity.notes.append(f"it takes {context} tokens at most")
     told = {k: v for k, v in began.items() if k not in DULL and v is not None}
     if not set(told) - {"id", "owned_by"}:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from harness import UsageError
 from harness_served.conversations import PLAIN
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, Prompted
-from harness_served.runtime import Runtime
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
+from harness_served.runtime import room
 
 FIX = "serve it with the export's own: --chat-template model/chat_template.jinja"
 
 
 def look(parity: Parity) -> LayerVerdict:
     """Compare tokens, or where they are not told their count, which each known fault of a template moves."""
-    runtime, seen, unread = parity.runtime, "count", 0
-    for number, prompt in enumerate(parity.prompts):
+    runtime, seen, unread, prompts = parity.runtime, "count", 0, [*parity.prompts, *parity.rows]
+    for number, prompt in enumerate(prompts):
         theirs = runtime.ids(prompt.messages)
         if theirs is not None:
             seen = runtime.ids_by
@@ -26,7 +26,7 @@ def look(parity: Parity) -> LayerVerdict:
         try:
             count = runtime.count(prompt.messages)
         except UsageError as error:
-            if _too_long(runtime, prompt):
+            if (most := room(runtime.identity())) is not None and most <= len(prompt.ids):
                 return LayerVerdict(
                     DIFFERS, f"conversation {number} of {len(prompt.ids)} tokens is refused: {error}", seen
                 )
@@ -42,11 +42,13 @@ def look(parity: Parity) -> LayerVerdict:
             )
     if text := _text(parity):
         return LayerVerdict(DIFFERS, text, "count")
-    many = len(parity.prompts)
+    many = len(prompts)
     if unread == many:
         return LayerVerdict(UNPROVEN, "no conversation is answered")
     what = "the same tokens" if seen != "count" else "same count, which two faults may share"
-    return LayerVerdict(SAME, f"{what} in {many - unread} conversations, the longest {parity.longest}", seen)
+    return LayerVerdict(
+        SAME, f"{what} in {many - unread} conversations, the longest {max(len(p.ids) for p in prompts)}", seen
+    )
 
 
 def _text(parity: Parity) -> str:
@@ -65,9 +67,3 @@ def _first(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:
     text = parity.reference.tokens.tokenizer.decode
     a, b = (str(text(ids[at : at + 1])) for ids in (ours, theirs))
     return f"token {at}: {b!r} where the export has {a!r}"
-
-
-def _too_long(runtime: Runtime, prompt: Prompted) -> bool:
-    told = runtime.identity()
-    room = next((told[key] for key in ("n_ctx", "max_model_len") if isinstance(told.get(key), int)), None)
-    return room is not None and room <= len(prompt.ids)

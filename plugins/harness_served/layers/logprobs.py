@@ -39,7 +39,7 @@ def look(parity: Parity) -> LayerVerdict:
     parity.heard["told"] = said
     if not said:
         return LayerVerdict(UNSEEN, f"{runtime.name} tells no log-probabilities of what it says; {runtime.hint}")
-    if not runtime.takes_ids and not parity.same_prompts():
+    if not runtime.takes_ids and parity.came("ids") != SAME:
         return LayerVerdict(UNPROVEN, "the prompt's tokens are not the export's, and it takes no ids")
     ours = [parity.reference.score(t.prompt.ids, t.ids).own for t in said]
     apart = torch.cat([torch.tensor(t.logprobs) - own for t, own in zip(said, ours, strict=True)])

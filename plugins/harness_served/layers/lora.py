@@ -46,6 +46,6 @@ def look(parity: Parity) -> LayerVerdict:
             )
     if abs(slope) > ERRORS * error:
         return LayerVerdict(DIFFERS, says, "told", numbers)
-    if parity.found["logprobs"].verdict != SAME:
+    if parity.came("logprobs") != SAME:
         return LayerVerdict(UNPROVEN, f"{says}, and logprobs differ", "told", numbers)
     return LayerVerdict(SAME, says, "told", numbers)
