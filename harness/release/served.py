@@ -73,7 +73,7 @@ def _demand(wanted: ServedDemands, layers: Mapping[str, Any], runtime: Mapping[s
     for name in wanted.layers:
         verdict = layers[name]["verdict"] if name in layers else "not looked at"
         if verdict != SAME:
-            raise ExportRefused(f'"{name}" is {verdict}, the policy wants it the same ([served] layers)')
+            raise ExportRefused(f'"{name}": {verdict}, and the policy wants it the same ([served] layers)')
         if name == "ids" and layers[name]["seen"] == COUNT and not wanted.by_count:
             raise ExportRefused('"ids" was seen by count alone, which the policy does not take ([served] by_count)')
     if wanted.max_age_days is not None and age > timedelta(days=wanted.max_age_days):

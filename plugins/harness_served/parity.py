@@ -104,12 +104,16 @@ class Parity:
         """The tokens of the longest conversation that was compared."""
         return max(len(p.ids) for p in self.prompts)
 
+    @property
+    def spoken(self) -> list[Prompted]:
+        """The conversations without tools, which a server may take only with a parser of calls."""
+        return [p for p in self.prompts if chat.TOOLS not in chat.split(p.messages)[1]]
+
     @cached_property
     def answers(self) -> list[tuple[Prompted, RuntimeAnswer, list[int]]]:
         """The runtime's greedy answers by way of its chat, and their tokens."""
-        plain = [p for p in self.prompts if chat.TOOLS not in chat.split(p.messages)[1]]
         found = []
-        for prompt in plain:
+        for prompt in self.spoken:
             said = self.runtime.chat(prompt.messages, GREEDILY, GREEDY)
             found.append((prompt, said, self.ids_of(said)))
         return found

@@ -18,6 +18,7 @@ from harness_api import CHAT, COMPLETIONS, RequestRefused, Server, choice, field
 
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
 GREEDY = {"temperature": 0.0}
+UNKNOWN = (404, 405, 501)  # HTTP's, of what a server has not
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -95,8 +96,13 @@ class Runtime:
         return None
 
     def count(self, messages: Messages) -> int | None:
-        """Return how many tokens it makes of messages, at the cost of one."""
-        return self.chat(messages, 1, GREEDY).prompt
+        """Return how many tokens it makes of messages, at the cost of one; None where it tells none."""
+        try:
+            return self.chat(messages, 1, GREEDY).prompt
+        except RequestRefused as refused:
+            if refused.trouble.status not in UNKNOWN:
+                raise
+            return None
 
     def count_text(self, text: str) -> int | None:
         """Return how many tokens it makes of a text prompt, at the cost of one; None where it takes none."""
@@ -119,7 +125,7 @@ class Runtime:
         try:
             return self._answered(COMPLETIONS, body, {"logprobs": 1})
         except RequestRefused as refused:
-            if refused.trouble.status not in (404, 405, 501):
+            if refused.trouble.status not in UNKNOWN:
                 raise
             self.texts = False
             return None
@@ -198,11 +204,17 @@ def one_model(server: Server, model: str) -> str:
     """Return the name of the model that is asked: the one given, or the only one served. Raises UsageError."""
     if model:
         served_entry(server, model)
-        return model
-    listed = sorted(server.ask("/models", read=_names, tries=2, timeout=10.0))
-    if len(listed) != 1:
+    try:
+        listed = sorted(server.ask("/models", read=_names, timeout=10.0))
+    except RequestRefused:
+        if model:
+            return model  # not every server has the list
+        raise
+    if not model and len(set(listed)) != 1:
         raise UsageError(f"{server.where}: serves {', '.join(listed) or 'no model'}; name one with --model")
-    return listed[0]
+    if (many := listed.count(model or listed[0])) > 1:
+        raise UsageError(f'{server.where}: serves {many} models under the name "{model or listed[0]}"; name them apart')
+    return model or listed[0]
 
 
 def _names(reply: Any) -> list[str]:

@@ -1,7 +1,8 @@
 """Servers that speak as real ones were heard to, with a small model behind them and a switch for each fault.
 
-Heard: llama.cpp's server (2026-10, out of the wheel xllamacpp) and transformers serve 5.24; vLLM 0.32 and Ollama as
-their documentation has it. A token that is part of a character has no entry among llama.cpp's log-probabilities.
+Heard: llama.cpp's server (2026-10, out of the wheel xllamacpp), transformers serve 5.24 and vLLM 0.32 (its engine on a
+CPU); Ollama as its documentation has it. A token that is part of a character has no entry among llama.cpp's
+log-probabilities.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Runtime:
     Faults: "template" (what is rendered loses its last newline), "bos" (a text gets two), "stops" (goes on), "sampling"
     (drawn with a filter where nothing is said), "usage" (is hidden), "error" (in a reply with 200), "nan" (for a
     log-probability), "swapped" (another file is told of after some replies), "mute" (no log-probabilities), "short" (a
-    context of 16), "moved" (log-probabilities off by half a nat, by turns).
+    context of 16), "moved" (log-probabilities off by half a nat, by turns), "replicas" (every other answer's are),
+    "busy" (every other request is refused for now), "gone" (after some replies), "twice" (two models of
+    one name), "streams".
     """
 
     dialect: str
@@ -80,6 +83,7 @@ class Runtime:
                     cut = cut.masked_fill(cut < cut.topk(top).values[-1], -torch.inf) if top > 0 else cut
                 token = int(torch.multinomial(cut.softmax(-1), 1, generator=generator))
             moved = (0.5 if len(said) % 2 else -0.5) if "moved" in self.faults else 0.0
+            moved -= 0.5 if "replicas" in self.faults and len(self.asked) % 2 else 0.0
             said.append(token)
             logs.append(min(0.0, float(plain[token]) + moved))
             if token in self.tokens.stops and "stops" not in self.faults:
@@ -92,13 +96,18 @@ class Runtime:
     def reply(self, path: str, body: dict[str, Any]) -> Reply:
         with self.lock:
             self.asked.append(path)
+            if "busy" in self.faults and len(self.asked) % 2:
+                return 429, {"error": {"message": "Rate limit reached"}}
+            if "gone" in self.faults and len(self.asked) > 12:
+                return 503, {"error": {"message": "Loading model"}}
             if "error" in self.faults and path.endswith("completion") | path.endswith("completions"):
                 return 200, {"error": {"message": "CUDA error"}}
             own = getattr(self, f"_{self.dialect.replace('.', '_')}")(path, body)
             if own is not None:
                 return own  # type: ignore[no-any-return]
             if path == "/v1/models":
-                return 200, {"object": "list", "data": [{"id": "small", "object": "model", "owned_by": "local"}]}
+                entry = {"id": "small", "object": "model", "owned_by": "local"}
+                return 200, {"object": "list", "data": [entry] * (2 if "twice" in self.faults else 1)}
             if path == "/v1/chat/completions":
                 return self._openai(body, self.tokens._encode([self.render(body)], special=False)[0], chat=True)
             if path == "/v1/completions":
@@ -120,7 +129,9 @@ class Runtime:
         if body.get("return_token_ids"):
             choice["token_ids"] = said["ids"]
         usage = {"prompt_tokens": len(ids), "completion_tokens": len(said["ids"])}
-        return 200, {"model": "small", "choices": [choice], **({} if "usage" in self.faults else {"usage": usage})}
+        told = {"prompt_token_ids": ids} if chat and body.get("return_token_ids") else {}
+        told |= {} if "usage" in self.faults else {"usage": usage}
+        return 200, {"model": "small", "choices": [choice], **told}
 
     def _llama_cpp(self, path: str, body: dict[str, Any]) -> Reply | None:
         if path == "/props":
@@ -162,7 +173,11 @@ class Runtime:
             entry = {"id": "small", "object": "model", "owned_by": "vllm", "root": "/models/small", "parent": None}
             return 200, {"object": "list", "data": [{**entry, "max_model_len": 512}]}
         if path == "/v1/chat/completions/render":
-            return 403, {"error": {"message": "start it with --enable-scale-out"}}
+            disabled = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
+            return 403, {"error": {"message": disabled, "type": "PermissionDeniedError", "param": None, "code": 403}}
+        if path == "/v1/chat/completions" and body.get("tools"):
+            choice = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+            return 400, {"error": {"message": choice, "type": "BadRequestError", "param": None, "code": 400}}
         return None
 
     def _ollama(self, path: str, body: dict[str, Any]) -> Reply | None:
@@ -191,9 +206,10 @@ def running(runtime: Runtime) -> Iterator[Runtime]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
             code, reply = runtime.reply(self.path, body)
-            data = json.dumps(reply).encode()
+            streams = "streams" in getattr(runtime, "faults", ()) and "completions" in self.path
+            data = f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n".encode() if streams else json.dumps(reply).encode()
             self.send_response(code)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/event-stream" if streams else "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

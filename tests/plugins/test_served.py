@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -148,12 +149,50 @@ def test_a_server_that_hides_usage_tells_no_count(export: Path) -> None:
         ("error", "CUDA error"),
         ("nan", "no log-probability, which is finite and at most 0"),
         ("swapped", "the model changed under way: model_path was 'model.gguf', is 'other.gguf'"),
+        ("gone", "HTTP 503: Loading model, after 3 tries"),
+        ("twice", 'serves 2 models under the name "small"; name them apart'),
+        ("streams", "streams its answers though it was not asked to"),
     ],
 )
 def test_a_broken_server_is_one_line(export: Path, fault: str, says: str) -> None:
     """Nothing is said of a model where the server gives no answers, or another model's."""
     with pytest.raises(UsageError, match=says) as caught:
-        look(export, "llama.cpp", fault, layers="ids,logprobs")
+        look(export, "transformers" if fault == "streams" else "llama.cpp", fault, layers="ids,logprobs")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_server_is_one_line(tmp_path: Path) -> None:
+    """Where nothing listens it is said what to do."""
+    args = arguments(["parity", str(tmp_path), "--runtime", "http://127.0.0.1:9/v1"])
+    with pytest.raises(UsageError, match=r"the connection failed.*start it, or correct") as caught:
+        measured(args, ())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_busy_by_turns_is_asked_again(export: Path) -> None:
+    """A limit of requests is waited for, and takes no server for one of which less is known."""
+    code, told = look(export, "llama.cpp", "busy", layers="ids,logprobs")
+    assert (code, verdicts(told)) == (0, {"ids": SAME, "logprobs": SAME})
+
+
+@pytest.mark.slow
+def test_replicas_that_differ_are_no_noise(export: Path) -> None:
+    """What one model answers to the same question twice is near; another model behind the address widens no bound."""
+    code, told = look(export, "vllm", "replicas", layers="logprobs")
+    assert (code, verdicts(told)) == (1, {"logprobs": DIFFERS})
+    assert "replicas that differ" in told["layers"]["logprobs"]["says"]
+
+
+@pytest.mark.slow
+def test_an_export_that_cannot_be_read_here_is_one_line(export: Path, tmp_path: Path) -> None:
+    """A form of weights that the reference has no reader for is told before anything is asked."""
+    shutil.copytree(export / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text("utf-8"))
+    config["quantization_config"] = {"quant_method": "of another house"}
+    (tmp_path / "model/config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(UsageError, match="of another house") as caught:
+        look(tmp_path, "vllm", served=export / "model")
     assert "\n" not in str(caught.value)
 
 

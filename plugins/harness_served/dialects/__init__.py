@@ -19,7 +19,7 @@ def find(url: str, model: str = "", key: str = "") -> Runtime:
     root = server.url.removesuffix("/v1")
     for dialect in DIALECTS if root != server.url else ():
         try:
-            told = server.ask(f"{root}{dialect.probe}", read=lambda reply: reply, tries=1, timeout=10.0)
+            told = server.ask(f"{root}{dialect.probe}", read=lambda reply: reply, tries=2, timeout=10.0)
         except RequestRefused:
             continue
         except UsageError:  # a page, or nothing, where only this dialect has something

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness.internals import chat
-from harness_api import RequestRefused, fields_of
-from harness_served.runtime import NEUTRAL, Messages, Runtime, RuntimeAnswer, table, tokens_in
+from harness_api import CHAT, RequestRefused, fields_of
+from harness_served.runtime import GREEDY, NEUTRAL, Messages, Runtime, RuntimeAnswer, table, tokens_in
 
 
 class Vllm(Runtime):
@@ -16,7 +16,7 @@ class Vllm(Runtime):
     kind: ClassVar[str] = "vllm"
     name: ClassVar[str] = "vLLM"
     hint: ClassVar[str] = "start it without logprobs_mode, and with --enable-lora where it serves an adapter"
-    ids_by: ClassVar[str] = "/tokenize"
+    ids_by: ClassVar[str] = "told with an answer, or by /tokenize"
     takes_ids: ClassVar[bool] = True
     draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     probe: ClassVar[str] = "/version"
@@ -46,6 +46,16 @@ class Vllm(Runtime):
         return {n: float(found[n]) for n in names if n in found} if isinstance(found, dict) else None
 
     def ids(self, messages: Messages) -> list[int] | None:
+        """Return them as its chat tells them of the very request; where it answers none, as /tokenize makes them."""
+        body = {"model": self.model, "max_tokens": 1, "return_token_ids": True, **GREEDY}
+        try:
+            told = self.ask(CHAT, {**body, **fields_of([dict(m) for m in messages])}, table)
+            self.tokens += 1
+        except RequestRefused:  # a render server, or one that takes no tools
+            told = {}
+        return tokens_in(told.get("prompt_token_ids")) or self._tokenized(messages)
+
+    def _tokenized(self, messages: Messages) -> list[int] | None:
         fields = fields_of([dict(m) for m in messages])
         asked = {"model": self.model, "add_generation_prompt": True, **fields}
         asked.setdefault(chat.ARGUMENTS, {})

@@ -59,7 +59,7 @@ def _surprise(parity: Parity, named: Mapping[str, Any]) -> LayerVerdict:
     filtered = [key for key in NEUTRAL if key in named and _apart(key, float(named[key]), {})]
     total = variance = 0.0
     greedy, told, tokens = True, True, 0
-    for prompt in parity.prompts:
+    for prompt in parity.spoken:
         said = parity.runtime.chat(prompt.messages, TOKENS, {})
         ids, told = parity.ids_of(said), told and said.ids is not None
         if not ids:

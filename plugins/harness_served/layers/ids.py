@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness import UsageError
+from harness_api import RequestRefused
 from harness_served.conversations import PLAIN
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
 from harness_served.runtime import room
@@ -25,7 +25,7 @@ def look(parity: Parity) -> LayerVerdict:
                 )
         try:
             count = runtime.count(prompt.messages)
-        except UsageError as error:
+        except RequestRefused as error:
             if (most := room(runtime.identity())) is not None and most <= len(prompt.ids):
                 return LayerVerdict(
                     DIFFERS, f"conversation {number} of {len(prompt.ids)} tokens is refused: {error}", seen

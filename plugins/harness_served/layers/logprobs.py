@@ -52,17 +52,23 @@ def look(parity: Parity) -> LayerVerdict:
     numbers = {"rms": found, "bound": limit, "median": float(apart.abs().median()), "max": float(apart.abs().max())}
     numbers |= {"kl": mean, "error": error, "tokens": len(apart), "noise": own, "itself": itself}
     told = f"{len(apart)} tokens to {parity.longest} deep"
+    if itself > TIMES * own:
+        why = f"two draws of the same tokens are RMS {itself:.2f} nats apart, at most {TIMES * own:.3f}"
+        return LayerVerdict(DIFFERS, f"{why}: replicas that differ, or a model that was changed", "told", numbers)
     if found <= limit and mean - 3 * error <= max(SMALL, max(own, itself) ** 2):
         says = f"KL {mean:.4f} ± {error:.4f} nats a token, RMS {found:.3f} of at most {limit:.3f}"
         return LayerVerdict(SAME, f"{says} (own {parity.arithmetic}: {own:.3f}), {told}", "told", numbers)
-    says = f"RMS {found:.2f} nats a token, at most {limit:.3f}, KL {mean:.3f} ± {error:.3f}"
-    return LayerVerdict(DIFFERS, f"{says}, {told}; {nearest(parity, said, limit)}", "told", numbers)
+    far = sum(rms(part) > limit for part in apart.split([len(own) for own in ours]))
+    where = f"in {far} of {len(said)} conversations"  # not in all: replicas may differ
+    says = f"RMS {found:.2f} nats a token, at most {limit:.3f}, KL {mean:.3f} ± {error:.3f}, {told}, {where}"
+    return LayerVerdict(DIFFERS, f"{says}; {nearest(parity, said, limit)}", "told", numbers)
 
 
 def drawn(parity: Parity, most: int = DRAWN, some: int = 0, seed: int | None = None) -> Iterator[ToldTokens]:
     """Yield what the runtime draws after conversations, with nothing filtered; nothing where it tells too little."""
     runtime, seed = parity.runtime, parity.seed if seed is None else seed
-    for number, prompt in enumerate(parity.prompts[: some or None]):
+    prompts = parity.prompts if runtime.takes_ids else parity.spoken
+    for number, prompt in enumerate(prompts[: some or None]):
         how = {**runtime.draws, "seed": seed + number}
         if runtime.takes_ids:
             said = runtime.complete(prompt.ids, prompt.text, most, how)
