@@ -113,10 +113,11 @@ clean:
 	rm -rf $(VENV) $(VLLM) dist exports site .mypy_cache .pytest_cache .ruff_cache
 
 # a demo needs less than those who work on the harness, whose environment is good for everything
-$(DEMO): EXTRA = hf
-$(READY): EXTRA = dev
+$(DEMO): WHAT = '.[hf]'
+$(READY): WHAT = '.[all,docs]' --group dev
 $(READY): ALSO = $(DEMO)
 $(DEMO) $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --editable '.[$(EXTRA)]'
+	$(BIN)/pip install --quiet --no-compile --upgrade 'pip>=25.1'  # which knows groups
+	$(BIN)/pip install --quiet --no-compile --editable $(WHAT)
 	touch $@ $(ALSO)

@@ -70,7 +70,7 @@ def whole(setting: Setting, small: bool) -> Found:
         told = json.loads(run([sys.executable, "-c", code, *words], {"HARNESS_CACHE": f"{folder}/cache"}, LIMIT))
     peaks, report = told["run"]["memory"], told["run"]
     on = " (cuda)" if setting.on_gpu else ""
-    lines = [[n, f"{s:.1f} s", gigabytes(peaks.get(f"{n}{on}", 0))] for n, s in report["durations"].items()]
+    lines = [[n, f"{s:.1f} s", gigabytes(peaks.get(f"{n}{on}", 0))] for n, s in report["stages"].items()]
     return {"rows": [*lines, ["exit code", told["exit_code"], ""]]}
 
 

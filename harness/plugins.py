@@ -15,12 +15,20 @@ from typing import Any
 
 import pluggy
 
-from harness import capabilities, hookspec
+from harness import blame, capabilities, hookspec, schema
 from harness.answers import keys
 from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
 from harness.parts import DISTRIBUTION
 
 HARNESSFILE = "harnessfile.py"
+CALLS = {  # what the callables of a kind are given beside their options: by position, by name
+    "loader": (("refs",), ()),
+    "adapter": ((), ()),
+    "trainer": (("ref", "adapter", "rows", "out"), ("progress", "seed")),
+    "evaluator": (("subject", "samples"), ()),
+    "marker": (("samples", "answers", "baseline_answers"), ("marking",)),  # an evaluator that marks
+    "exporter": (("ref", "to"), ()),
+}
 KINDS = ("loader", "adapter", "trainer", "evaluator", "exporter", "saboteur", "check", "workers")  # of `use`
 
 
@@ -45,6 +53,8 @@ class Plugins:
     def __init__(self, manager: pluggy.PluginManager, asked: Sequence[str] = ()) -> None:
         self.manager, self.asked = manager, tuple(asked)
         self.hook = manager.hook
+        idle = [name for name, plugin in manager.list_name_plugin() if not manager.get_hookcallers(plugin)]
+        self.idle = [f'plugin "{name}" has no hooks; is @hookimpl missing?' for name in idle]
         self.provided = self._gather()
         self._codes: dict[tuple[tuple[str, str], ...], str] = {}
 
@@ -54,7 +64,8 @@ class Plugins:
             return self.provided[kind, name]
         except KeyError:
             known = [n for k, n in self.provided if k == kind]
-            raise UsageError(f'no {kind} "{name}"{did_you_mean(name, known)}') from None
+            why = "".join(f"; {line}" for line in [*self.idle, *_misplaced()])
+            raise UsageError(f'no {kind} "{name}"{did_you_mean(name, known)}{why}') from None
 
     def foreign_adapter(self) -> Provided:
         """Return what reads adapters made elsewhere, for a suite without [adapter]; raises UsageError without one."""
@@ -89,6 +100,7 @@ class Plugins:
             hook = f"harness_{kind.removesuffix('s')}s"
             for implementation in getattr(self.manager.hook, hook).get_hookimpls():
                 plugin = implementation.plugin_name
+                theirs = implementation.function.__module__.partition(".")[0] in blame.THEIRS
                 provided = implementation.function()
                 if not isinstance(provided, dict) or not all(callable(f) for f in provided.values()):
                     mistakes.add(f'plugin "{plugin}"', f"{hook} returned no dict of name -> callable")
@@ -98,9 +110,15 @@ class Plugins:
                     if earlier := found.get((kind, name)):
                         both = f'"{earlier.plugin}" and "{plugin}"'
                         mistakes.add(where, f"is provided by two plugins, {both}; block one with -p no:NAME")
-                    for what in capabilities.mistakes_of(kind, function):
-                        mistakes.add(where, what)
-                    found[kind, name] = Provided(kind, name, plugin, function)
+                    if theirs and not (module := str(getattr(function, "__module__", ""))).startswith("harness."):
+                        blame.THEIRS.add(module.partition(".")[0])
+                    found[kind, name] = one = Provided(kind, name, plugin, function)
+                    if wrong := list(capabilities.mistakes_of(kind, function)):
+                        mistakes.found.extend(f"{where}: {blame.slip(function, f': {what}')}" for what in wrong)
+                        continue
+                    given, names = CALLS.get("marker" if kind == "evaluator" and one.about.marks else kind, (None, ()))
+                    if given is not None and (what := schema.uncallable(function, given, names)):
+                        mistakes.add(where, str(blame.slip(function, what)))
         mistakes.raise_if_any()
         return found
 
@@ -109,6 +127,14 @@ def _own_packages(plugin: str) -> set[str]:
     """Return the packages that a plugin has by its entry point, if that was installed with the harness itself."""
     points = importlib.metadata.entry_points(group=keys.GROUP, name=plugin)
     return {p.module.partition(".")[0] for p in points if p.dist and p.dist.name == DISTRIBUTION}
+
+
+def _misplaced() -> list[str]:
+    """Return the entry points that are of a group beside ours, for a name that nothing provides."""
+    points = [(dist.name, p) for dist in importlib.metadata.distributions() for p in dist.entry_points]
+    ours = {p.group for name, p in points if name == DISTRIBUTION} | {"harness.notebook"}
+    near = [p for _, p in points if keys.GROUP in p.group and p.group not in ours]
+    return [f'the entry point "{p.name}" is in the group "{p.group}", want "{keys.GROUP}"' for p in near]
 
 
 def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
@@ -120,20 +146,26 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     manager = pluggy.PluginManager("harness")
     manager.add_hookspecs(hookspec)
     blocked = {name.removeprefix("no:") for name in asked if name.startswith("no:")}
-    for point in sorted(importlib.metadata.entry_points(group=keys.GROUP), key=lambda p: p.name):
+    points = sorted(importlib.metadata.entry_points(group=keys.GROUP), key=lambda p: p.name)
+    own = {"harness", *(p.module.partition(".")[0] for p in points if p.dist and p.dist.name == DISTRIBUTION)}
+    mine = [name for name in asked if not name.startswith("no:")]
+    blame.THEIRS |= {n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")} - own
+    for point in points:
         if point.name not in blocked:
             _register(manager, point.name, point.load)
-    for name in asked:
-        if not name.startswith("no:"):
-            _register(manager, name, partial(importlib.import_module, name))
+    for name in mine:
+        _register(manager, name, partial(importlib.import_module, name))
     harnessfile = suite.parent / HARNESSFILE if suite else None
     if harnessfile and harnessfile.is_file() and HARNESSFILE not in blocked:
         _register(manager, str(harnessfile), partial(_import_file, harnessfile))
     known, mistakes = [name for name in vars(hookspec) if name.startswith("harness_")], Mistakes()
     for name, plugin in manager.list_name_plugin():  # a hook nobody calls would be a plugin that silently does nothing
-        for attribute in vars(plugin) if isinstance(plugin, ModuleType) else ():
-            if attribute.startswith("harness_") and attribute not in known and callable(getattr(plugin, attribute)):
-                mistakes.add(f'plugin "{name}"', f'"{attribute}" is no hook{did_you_mean(attribute, known)}')
+        for attribute, hook in vars(plugin).items() if isinstance(plugin, ModuleType) else ():
+            if attribute.startswith("harness_") and callable(hook):
+                if attribute not in known:
+                    mistakes.add(f'plugin "{name}"', f'"{attribute}" is no hook{did_you_mean(attribute, known)}')
+                elif not hasattr(hook, "harness_impl"):
+                    mistakes.add(f'plugin "{name}"', str(blame.slip(hook, " is never called; is @hookimpl missing?")))
     mistakes.raise_if_any()
     return Plugins(manager, asked)
 
@@ -144,7 +176,8 @@ def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], Any])
     except SyntaxError as error:
         raise UsageError(f"{error.filename}:{error.lineno}: {error.msg}; the plugin cannot be loaded") from None
     except RAISES as error:
-        raise UsageError(f'plugin "{name}": cannot be imported: {type(error).__name__}: {error}') from error
+        why = blame.told(error) or f"{type(error).__name__}: {error}"
+        raise UsageError(f'plugin "{name}": cannot be imported: {why}') from error
     try:
         manager.register(plugin, name)
     except ValueError:

@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -126,6 +126,19 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 def wants(function: Callable[..., Any], name: str) -> bool:
     """Return whether a callable has a parameter of this name."""
     return name in inspect.signature(function).parameters
+
+
+def uncallable(function: Callable[..., Any], given: Sequence[str], names: Sequence[str]) -> str:
+    """Return why a plugin's callable cannot be called with so many arguments and these keywords, or nothing."""
+    signature = inspect.signature(function)
+    options = {*options_of(function)[0], *INJECTED} - {*names}
+    try:
+        inspect.Signature([p for n, p in signature.parameters.items() if n not in options]).bind(
+            *given, **dict.fromkeys(names)
+        )
+    except TypeError as error:
+        return f"{signature} is called with ({', '.join(given)}, *, {', '.join((*names, 'its options'))}): {error}"
+    return ""
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:

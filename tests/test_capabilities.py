@@ -69,10 +69,10 @@ def test_declared_either_way(project: Project, how: dict[str, str]) -> None:
         ({"decorator": "@evaluator(uncached=1)"}, "TypeError: uncached is 1, want true or false"),
         (
             {"attribute": "polite.uncahed = True"},
-            'evaluator "polite": "uncahed" is no capability; did you mean "uncached"?',
+            'harnessfile.py:5: polite: "uncahed" is no capability; did you mean "uncached"?',
         ),
         ({"attribute": "polite.row_for = list"}, '"row_for" is no capability; did you mean "rows_for"?'),
-        ({"attribute": "polite.remarks = 'none'"}, "evaluator \"polite\": remarks is 'none', want a function"),
+        ({"attribute": "polite.remarks = 'none'"}, "harnessfile.py:5: polite: remarks is 'none', want a function"),
         ({"attribute": "polite.marks = 'answer'"}, 'want "answers", "pairs" or a function'),
     ],
 )

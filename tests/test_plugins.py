@@ -9,7 +9,7 @@ from harness.testing import ROWS, SUITE, TRAIN, Project
 HEAD = "from harness import hookimpl, metric, Score\n"
 BROKEN = {
     "a syntax error": ("def broken(:\n", "harnessfile.py:1:"),
-    "an import that fails": ("import no_such_module\n", "cannot be imported: ModuleNotFoundError"),
+    "an import that fails": ("import no_such_module\n", "cannot be imported: harnessfile.py:1: ModuleNotFoundError"),
     "two plugins of one name": (
         HEAD + "@hookimpl\ndef harness_evaluators():\n    return {'exact_match': lambda subject, samples: []}\n",
         'evaluator "exact_match": is provided by two plugins',

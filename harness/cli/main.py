@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from harness import blame
 from harness.cli import streams
 from harness.cli.guard import as_interrupts, guarded
 from harness.cli.parser import arguments as parsed
@@ -78,8 +79,8 @@ def _concluded(args: argparse.Namespace) -> tuple[int, list[str]]:
             return ExitCode.INTERRUPTED, ["interrupted"]
         raise
     except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
-        if full := of_the_machine(error):
-            return _refused([full]), [full]
+        if line := of_the_machine(error) or blame.told(error):
+            return _refused([line]), [line]
         print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
         return ExitCode.INTERNAL, [f"{type(error).__name__}: {error}"]
 

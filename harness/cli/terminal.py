@@ -172,7 +172,7 @@ class Terminal(Screen):
             self.line(f"    {endings(report.endings)}", "dim")
         if report.error:
             self.line(f"    ERROR {report.error}", "bold red")
-        if report.traceback:
+        if report.traceback and self.verbosity > 0:
             self.lines(report.traceback, "dim")
         for caveat in report.caveats:
             if not any(n.told.get("text") == caveat for v in report.verdicts for n in v.notes):

@@ -51,6 +51,7 @@ def collect(
     copies = suite.copies.values()
     candidates = tuple(name for one in made for name in (one, *(e.name for e in copies if e.from_ == one)))
     context = Context(suite, plugins, remote, limit, selecting, ("base", *suite.subjects), candidates, made)
+    context.warnings.extend(plugins.idle)
     sources = Sources(context)
     check_tables(context)
     training, origins = training_rows(context, sources)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import capabilities, schema
+from harness import blame, capabilities, schema
 from harness.artifacts.digests import digest_of
 from harness.claims.gate import PARENT, Gate
 from harness.data.identity import known_by
@@ -96,7 +96,7 @@ class Task:
         try:
             return rows if rows is None or counts is None else tuple(s for s in rows if counts(metric, s))
         except Exception as error:  # the plugin's own code; the line says whose
-            what = f'"{self.spec.use}" cannot tell which rows count in {metric}: {error}'
+            what = f'"{self.spec.use}" cannot tell which rows count in {metric}: {blame.told(error) or error}'
             raise UsageError(f"{self.spec.where}: {what}") from error
 
     @cached_property

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.data.reading import sliced
 from harness.data.rows import is_remote
-from harness.errors import Mistakes
+from harness.errors import Mistakes, UsageError
 from harness.files import cache_dir
 from harness.schema import show
 from harness.suite.tables import Suite
@@ -41,9 +41,17 @@ def check_places(suite: Suite, out: Path, junit_xml: Path | None) -> None:
         for read in _read(suite):
             if (how := _meet(export.path, read.path)) in ("is", "holds") or (how and read.where == "model"):
                 mistakes.add(export.where, f"{export.says} {how} {read.name}; export to another folder")
-    if junit_xml is not None and (why := _no_file(junit_xml)):
+    if junit_xml is not None and (why := no_file(junit_xml)):
         mistakes.add(f"--junit-xml {show(str(junit_xml))}", f"{why}; name a file that can be written")
     mistakes.raise_if_any()
+
+
+def check_candidate(suite: Suite) -> None:
+    """Raise UsageError where the model that a suite gates is no folder."""
+    declared = suite.candidate
+    if declared and declared.merged and not suite.resolve(declared.merged).is_dir():
+        what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
+        raise UsageError(f"{declared.where}: {what}")
 
 
 def _written(suite: Suite, out: Path, mistakes: Mistakes) -> Iterator[_NamedPath]:
@@ -107,7 +115,7 @@ def _meet(one: Path, other: Path) -> str:
     return "lies in" if mine[: len(theirs)] == theirs else ""
 
 
-def _no_file(path: Path) -> str:
+def no_file(path: Path) -> str:
     """Return why a file cannot be written, or nothing; leave nothing behind."""
     try:
         if path.is_dir():

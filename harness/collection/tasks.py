@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from harness import capabilities, schema
+from harness import blame, capabilities, schema
 from harness.claims.gate import PARENT
 from harness.collection import needs
 from harness.collection.collected import Task
@@ -54,12 +54,12 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
         made = task.about.metrics_for
         given = {"folder": task.folder} if made and schema.wants(made, "folder") else {}
         declared = made(isolated(dict(spec.options)), **given) if made else getattr(function, "metrics", ())
-        metrics = {m.name: plain(Metric, m) for m in declared}
+        metrics = {m.name: plain(Metric, m) for m in blame.each(made or function, declared, Metric, "Metrics")}
     except UsageError as error:
         context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
         return None
     except Exception as error:  # the plugin's own code; the line says whose
-        context.mistakes.add(spec.where, f'"{spec.use}" cannot name its metrics: {error}')
+        context.mistakes.add(spec.where, f'"{spec.use}" cannot name its metrics: {blame.told(error) or error}')
         return None
     if not metrics:
         context.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
@@ -213,7 +213,7 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
         except ModuleNotFoundError as error:
             context.mistakes.add(spec.where, needs.said([error.name or "of a plugin"]))
         except Exception as error:  # the plugin's own code; the line says whose
-            context.mistakes.add(spec.where, f'"{spec.use}" cannot check its rows: {error}')
+            context.mistakes.add(spec.where, f'"{spec.use}" cannot check its rows: {blame.told(error) or error}')
     return None
 
 

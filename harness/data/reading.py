@@ -66,6 +66,8 @@ def file_of(folder: Path, source: str, where: str) -> Path:
         what = f"is unknown; want {known}"
     elif not there:
         what = f"is not there; looked for {path}"
+        if not source.isprintable():  # "data\train.csv" in quotes holds a tab and "rain.csv"
+            what += "; a \\ in quotes begins an escape in TOML: write /, or single quotes"
     if what:
         raise UsageError(f'{where}: data "{source}" {what}')
     return path

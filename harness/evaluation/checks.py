@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import blame
 from harness.artifacts import kept
 from harness.collection import needs
 from harness.errors import RAISES, CheckFailed, Mistakes, UsageError, did_you_mean
@@ -51,6 +52,7 @@ BUILD = """The trainer refuses the rows or its options.
 
 What cannot be prepared cannot be trained on; the line says which rows or which option.
 It is found before anything is measured, because the trainer is built without being run."""
+SELECTED = " (select)"  # behind the name of an evaluation: the rows of its select split
 CRASHED = "crashed"  # the kind of a check that could not look
 LARGE = {"built"}  # objects that checks share: a copy of every token for each would take longer than the checks
 TITLED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -104,8 +106,17 @@ class Checks:
             )
             wanted = inspect.signature(provided.function).parameters
             given = {name: self.own(name) for name in wanted}
-            found += [self.stamped(provided.name, flag) for flag in _flags(provided, given)]
+            found += [self.stamped(provided.name, flag) for flag in _flags(provided, given, self.strange)]
         return found
+
+    def strange(self, flag: Finding) -> str:
+        """Return which row of an evaluation a finding names that there is not, or nothing."""
+        for name, ids in flag.rows.items():
+            if task := self.objects.get("tasks", {}).get(name.removesuffix(SELECTED)):
+                known = {s.id for s in (task.select if name.endswith(SELECTED) else task.samples) or ()}
+                if odd := next((i for i in ids if i not in known), None):
+                    return f' names row "{odd}" of "{name}", which has no such row'
+        return ""
 
     def own(self, name: str) -> Any:
         """Return an object as one check gets it: a copy that no other check and no verdict reads."""
@@ -142,17 +153,20 @@ class Checks:
         return self._passed_over(replace(plain(Finding, flag), code=code, title=title, evidence=evidence))
 
 
-def _flags(provided: Provided, given: Mapping[str, Any]) -> Iterable[Finding]:
+def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str]) -> Iterable[Finding]:
+    check = provided.function
     try:
-        found = list(provided.function(**given) or ())
-        if odd := [one for one in found if not isinstance(one, Finding)]:
-            raise TypeError(f"yielded {type(odd[0]).__name__}, want Finding")
+        found = list(blame.each(check, check(**given), Finding, "an iterable of Findings; is a yield missing?"))
+        if odd := next(filter(None, map(strange, found)), ""):
+            raise blame.slip(check, odd)
         return found
     except (CheckFailed, UsageError) as error:
         return [Finding("error", str(error).replace("\n", "; "))]
-    except ModuleNotFoundError as error:
-        return [Finding("note", f"not run: {needs.said([error.name or 'of a plugin'])}", kind=CRASHED)]
     except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
+        if theirs := blame.told(error):  # it may be the one that would have stopped the run
+            return [Finding("error", f"the check itself crashed: {theirs}", fix="mend it, or ignore it", kind=CRASHED)]
+        if isinstance(error, ModuleNotFoundError):
+            return [Finding("note", f"not run: {needs.said([error.name or 'of a plugin'])}", kind=CRASHED)]
         why = f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' …')}"
         return [Finding("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASHED)]
 
@@ -184,11 +198,12 @@ def build(collection: Collection, base: ModelRef, adapter: Any) -> Built | None:
     train = collection.suite.train
     if train is None or not collection.suite.trains or collection.training is None:
         return None
-    make: Callable[..., Built] | None = collection.plugins.find("trainer", train.use).about.build
+    make = collection.plugins.find("trainer", train.use).about.build
     if make is None:
         return None
     rows, options = isolated(list(collection.training)), isolated(dict(train.options))
-    return make(isolated(base), adapter, rows, seed=collection.suite.about.seed, **options)
+    built = make(isolated(base), adapter, rows, seed=collection.suite.about.seed, **options)
+    return blame.returned(make, built, Built, "a harness.Built")  # type: ignore[no-any-return]
 
 
 def quote(text: str, width: int = 90) -> str:

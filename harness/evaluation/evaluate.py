@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from statistics import stdev
-from typing import Any, Unpack
+from typing import Any, SupportsFloat, Unpack
 
-from harness import schema
+from harness import blame, schema
 from harness.collection.collected import COMPARATIVE, Task
 from harness.records.frozen import isolated, plain
 from harness.records.models import Generation, Progress, Subject, ThoughtBudget, chunks
@@ -35,7 +35,7 @@ def evaluate(
     """Evaluate a subject on a task's rows; `against` goes to evaluators that compare.
 
     With `enough` the rows are asked in a random order, and no more once it is true at one of the `looks`.
-    A row without a score is listed in `missing`, and stays an error. Raises ValueError on scores
+    A row without a score is listed in `missing`, and stays an error. Raises UsageError on scores
     for rows that do not exist or that were scored already, and whatever the evaluator raises.
     """
     samples = list(task.samples or ())
@@ -64,7 +64,7 @@ def evaluate(
     done = 0
     for end in looks(len(samples)) if enough else [len(samples)]:
         for rows in chunks(samples[done:end], appetite(task, subject)):
-            found = _unique(task.function(heard, isolated(rows), **options), {s.id for s in rows})
+            found = list(scores_of(task, task.function(heard, isolated(rows), **options), rows))
             said = dict(zip((s.id for s in rows), heard.heard([s.input for s in rows]), strict=True))
             scores += [ended(score, said[score.id], task) for score in found]
             done += len(rows)
@@ -84,6 +84,9 @@ def taken(score: Score) -> Score:
 
     Raises TypeError or ValueError where a value or a weight is no number.
     """
+    for name, value in {"weight": score.weight, **score.weights, **score.values}.items():
+        if not isinstance(value, SupportsFloat):
+            raise TypeError(f'row "{score.id}": "{name}" is {value!r}, want a number')
     values, weights = ({str(k): float(v) for k, v in d.items()} for d in (score.values, score.weights))
     answer = whole(str(score.answer)) if isinstance(score.answer, str) else score.answer
     if any(weights.get(name, 1.0) != 0 for name in score.lost):
@@ -121,17 +124,22 @@ def sliced(task: Task, result: Result) -> dict[str, dict[str, dict[str, float]]]
     return found
 
 
-def _unique(scores: Any, wanted: set[str]) -> list[Score]:
-    found: dict[str, Score] = {}
-    for score in scores:
-        if not isinstance(score, Score):
-            raise ValueError(f"the evaluator yielded {type(score).__name__}, want Score")
-        if score.id not in wanted:
-            raise ValueError(f'the evaluator scored "{score.id}", which is none of the rows it was given')
-        if score.id in found:
-            raise ValueError(f'the evaluator scored "{score.id}" twice')
-        found[score.id] = taken(score)
-    return list(found.values())
+def scores_of(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[type, ...] = (Score,)) -> Iterator[Any]:
+    """Yield what an evaluator yields, of these kinds: Scores of the rows it was given, each once, as they are judged.
+
+    Raises UsageError at anything else, with the evaluator's line.
+    """
+    wanted = {s.id for s in rows}
+    for one in blame.each(task.function, made, kinds, f"an iterable of {', '.join(k.__name__ for k in kinds)}"):
+        if isinstance(one, Score):
+            try:
+                if one.id not in wanted:
+                    raise ValueError(f'row "{one.id}" is none of those it was given, or scored twice')
+                wanted.remove(one.id)
+                one = taken(one)
+            except (TypeError, ValueError, AttributeError) as error:
+                raise blame.slip(task.function, f": {error}", made) from None
+        yield one
 
 
 class EndingsKeeper:

@@ -16,7 +16,7 @@ from harness.answers import thought
 from harness.answers.store import Responses
 from harness.claims import labels as by_people
 from harness.collection.collected import Task
-from harness.evaluation.evaluate import EndingsKeeper, appetite, ended, taken
+from harness.evaluation.evaluate import EndingsKeeper, appetite, ended, scores_of
 from harness.records.frozen import isolated, plain
 from harness.records.models import Progress, Subject, chunks
 from harness.records.said import Said
@@ -65,7 +65,7 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
 def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking) -> Result:
     """Return what a task's evaluator makes of answers; `baseline` holds those that they are paired with.
 
-    A row without a score is listed in `missing`. Raises ValueError on scores for rows that do not exist or that were
+    A row without a score is listed in `missing`. Raises UsageError on scores for rows that do not exist or that were
     scored already, and whatever the evaluator raises.
     """
     samples, begun = task.samples or (), time.monotonic()
@@ -75,19 +75,13 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
     scores: dict[str, Score] = {}
     caveats: list[Caveat] = []
     labels: list[Labels] = []
-    for found in marked:
+    for found in scores_of(task, marked, samples, (Score, Caveat, Labels)):
         if isinstance(found, Caveat):
             caveats.append(plain(Caveat, found))
         elif isinstance(found, Labels):
             labels.append(plain(Labels, found))
-        elif not isinstance(found, Score):
-            raise ValueError(f"the evaluator yielded {type(found).__name__}, want Score, Caveat or Labels")
-        elif found.id in scores:
-            raise ValueError(f'the evaluator scored "{found.id}" twice')
         else:
-            scores[found.id] = taken(found)
-    if strange := scores.keys() - {s.id for s in samples}:
-        raise ValueError(f'the evaluator scored "{min(strange)}", which is none of the rows it was given')
+            scores[found.id] = found
     if baseline and baseline.digest == answered.digest:
         same = f"is the very model it is compared with (digest {answered.digest[:12]}); nothing was changed"
         caveats.append(Caveat(same, "ERROR"))

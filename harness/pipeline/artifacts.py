@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from harness import schema
+from harness import blame, schema
 from harness.answers import keys
 from harness.artifacts import kept
 from harness.errors import ExitCode
@@ -190,7 +190,10 @@ def _call_trainer(run: Execution, out: Path) -> Stop | None:
     given |= {"progress": session.progress, "seed": run.suite.about.seed}
     try:
         rows, options = isolated(list(training)), isolated(dict(table.given))
-        trainer(isolated(session.base), session.opened.adapter, rows, out, **given, **options)
+        made = trainer(isolated(session.base), session.opened.adapter, rows, out, **given, **options)
+        if not any(out.rglob("*.safetensors")):
+            what = f" wrote no *.safetensors into the folder it was given, {out}, and returned {made}"
+            raise blame.slip(trainer, what)
     except _Ended:
         pass
     return stops[0] if stops else None

@@ -26,6 +26,7 @@ from harness.records.models import Progress
 from harness.records.run import Segment, ShownRow
 from harness.reports.report_json import made
 from harness.schema import show
+from harness.texts.counts import counted
 from harness.texts.shown import whole
 
 LONGEST = 20_000  # characters of a training row that a report shows
@@ -127,7 +128,7 @@ def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> S
             record.add(one)
     if not (errors := [one.code for one in found if one.counts]):
         return None
-    return Stop(code, f"{len(errors)} error findings of the checks; harness explain {errors[0]} says why")
+    return Stop(code, f"{counted(len(errors), 'error')} of the checks; harness explain {errors[0]} says why")
 
 
 def _data(session: Session) -> dict[str, Any]:

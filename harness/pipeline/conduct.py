@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from harness import blame
 from harness.artifacts.reads import beside
 from harness.collection.collected import Collection
+from harness.collection.places import no_file
 from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_machine
 from harness.files import write_text
 from harness.parts import part
@@ -24,12 +26,15 @@ from harness.records.frozen import isolated
 from harness.records.run import Report, Run
 from harness.release.export import Decided, export
 from harness.reports.run_folder import RunFolder
+from harness.schema import show
 
 MOST_SHOWN = 5  # names of files
 
 
 def begin(collection: Collection, options: Options) -> Execution:
     """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
+    if why := no_file(options.out / "report.json"):  # told before libraries are loaded and models opened
+        raise UsageError(f"--out {show(str(options.out))}: {why}; name a folder that can be written")
     record, checks = Record(collection), checks_of(collection, options)
     record.found.invocation = options.told()
     if options.limit:
@@ -84,7 +89,9 @@ def _conducted(run: Execution, stages: Callable[[Execution], Stop | None]) -> Ru
         if full := of_the_machine(error):
             ending = RunEnding(ExitCode.USAGE, full)
         else:
-            ending = RunEnding(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", traceback.format_exc())
+            theirs, trace = blame.told(error), traceback.format_exc()
+            code = ExitCode.USAGE if theirs else ExitCode.INTERNAL
+            ending = RunEnding(code, theirs or f"{type(error).__name__}: {error}", trace)
     run.record.ending = ending
     return _finish(run)
 

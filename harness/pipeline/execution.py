@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from harness import blame
 from harness.answers.cache import CachedSubject, Models, awake, tally
 from harness.artifacts.attestation import LOCK
 from harness.claims.failures import fraction
@@ -86,7 +87,7 @@ class Execution:
         earlier = record.answers.get((item.subject, item.eval))  # what is asked now is asked of a judge
         assert task.samples is not None and self.session.folder  # preflight read what was remote
         remarks = task.about.remarks
-        for line in remarks(isolated(result.scores)) if remarks else ():
+        for line in blame.each(remarks, remarks(isolated(result.scores)), str, "lines of text") if remarks else ():
             record.warn(f"{item.subject}::{item.eval}: {line}")
         sent = earlier.sent if earlier else self._sent(item, subject) if subject else {}
         self.session.folder.add(result, task.samples, task.metrics, sent)
@@ -239,7 +240,7 @@ def told_of(error: BaseException) -> tuple[str, str | None]:
     """Return what an error says, and its traceback; what the user or the model did wrong needs none."""
     if isinstance(error, (UsageError, CheckFailed)):  # these say all there is to know
         return str(error), None
-    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+    return blame.told(error) or f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
 
 
 def is_fatal(error: BaseException, models: Models | None) -> bool:

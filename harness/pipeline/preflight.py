@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import schema
+from harness import blame, schema
 from harness.answers import keys
 from harness.artifacts import formats
 from harness.artifacts.digests import digest_of
@@ -23,6 +23,7 @@ from harness.records.models import Adapter, ModelRef, Progress, Source
 from harness.release.export import destination_error
 from harness.release.previous import open_release, release_error
 from harness.suite.tables import Model
+from harness.texts.shown import shorten
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,9 @@ def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any
     if opening is None:
         raise UsageError(f'use: the loader "{use}" opens no source; declare one with @loader(open=…)')
     source: Source = opening(path, **options)
+    wanted = ("path", "digest", "context", "facts", "count_tokens")
+    if lacking := next((name for name in wanted if not hasattr(source, name)), ""):
+        raise blame.slip(opening, f" returned {shorten(repr(source), 60)}, which has no {lacking}; want a Source")
     return source
 
 
@@ -171,6 +175,8 @@ def make_adapter(collection: Collection) -> Adapter:
     table = collection.suite.adapter
     used = collection.plugins.find("adapter", table.use) if table else collection.plugins.foreign_adapter()
     made: Adapter = used.function(**(table.options if table else {}))
+    if not (used.about.whole or hasattr(made, "merge")):
+        raise blame.slip(used.function, f" returned {shorten(repr(made), 60)}; want an Adapter")
     return made
 
 
@@ -185,9 +191,6 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
             # What a server serves has a name, not a folder.
             path = declared.merged if loader.remote else str(suite.resolve(declared.merged))
             if not loader.remote:
-                if not Path(path).is_dir():
-                    what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
-                    raise UsageError(f"{declared.where}: {what}")
                 _check_safe(Path(path), declared.where)
             opened = open_folder(collection, path)
             if loader.probe:

@@ -16,7 +16,7 @@ from harness.answers.store import Responses
 from harness.collection import needs, select
 from harness.collection.collect import collect
 from harness.collection.collected import Collection, Item
-from harness.collection.places import check_places
+from harness.collection.places import check_candidate, check_places
 from harness.data import fewshot
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks, data_objects
@@ -157,6 +157,8 @@ def prepare(path: Path, options: Options) -> Collection:
     part("workers")(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
     collection = collect(suite, plugins, limit=options.limit, selecting=options.select, ahead=options.ahead)
     check_places(suite, options.out, options.junit_xml)
+    if not plugins.find("loader", suite.model.use).about.remote:
+        check_candidate(suite)
     return select.select(collection, options.keyword, options.out if options.last_failed else None)
 
 

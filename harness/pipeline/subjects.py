@@ -17,6 +17,7 @@ from harness.pipeline.execution import Execution, is_fatal, told_of
 from harness.pipeline.record import Stop
 from harness.records.models import ModelRef, Subject
 from harness.release.conversions import sealed
+from harness.texts.counts import counted
 
 REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
 
@@ -168,7 +169,7 @@ def evaluate_candidate(
     items = session.items(ref.name)
     beside = list(dict.fromkeys(run.collection.against(i) for i in items if tasks[i.eval].comparative))
     others = [session.base if name == "base" else record.candidates[name] for name in beside]
-    detail = f"{len(items)} evaluations"
+    detail = counted(len(items), "evaluation")
     with record.stage(ref.name, detail), session.load([ref, *others]) as (models, [subject, *rivals]):
         subject = disguise(subject) if disguise else subject
         against = dict(zip(beside, rivals, strict=True))

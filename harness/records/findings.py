@@ -37,6 +37,8 @@ class Finding:
     def __post_init__(self) -> None:
         if self.severity not in get_args(Severity):  # one that is misspelt would stop nothing
             raise ValueError(f"a finding's severity is {self.severity!r}, want one of {', '.join(get_args(Severity))}")
+        if isinstance(self.evidence, str) or any(isinstance(ids, str) for ids in self.rows.values()):
+            raise TypeError("a finding's evidence, and the rows of each evaluation, are lists of texts, not a text")
 
     @property
     def name(self) -> str:

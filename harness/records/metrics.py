@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, SupportsFloat, TypeVar
 
+from harness import blame
 from harness.records import scales
 from harness.records.samples import Score
 from harness.records.scales import Scale, Scaled
@@ -32,7 +33,8 @@ class Metric(Scaled):
     def value(self, scores: Sequence[Score]) -> float:
         """Combine rows; NaN when there are none, or when one lacks the metric."""
         if self.combine:
-            return float(self.combine(scores)) if scores else math.nan
+            made = self.combine(scores) if scores else math.nan
+            return float(blame.returned(self.combine, made, SupportsFloat, "a number"))
         rows = [(s.values.get(self.name, math.nan), s.weight_of(self.name)) for s in scores]
         if self.is_count:
             return math.fsum(v for v, _ in rows) if rows else math.nan

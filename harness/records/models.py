@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
+from harness import blame
 from harness.records.samples import Prompt
 
 
@@ -261,7 +262,14 @@ def streamed(
     if stream:
         yield from stream(requests, **options)
     else:
-        yield from enumerate(getattr(subject, method)(requests, **options))
+        ask = getattr(subject, method)
+        answers = list(blame.each(ask, ask(requests, **options), ANSWERS.get(method, object), "one answer a request"))
+        if len(answers) != len(requests):
+            raise blame.slip(ask, f" returned {len(answers)} answers to {len(requests)} requests")
+        yield from enumerate(answers)
+
+
+ANSWERS = {"generate": str, "logprobs": Logprob}  # what each method answers with
 
 
 def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

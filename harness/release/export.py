@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import blame
 from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
@@ -93,7 +94,9 @@ def export(
                 options = isolated(dict(declared.options))
                 if wants(exporter, "facts"):
                     options["facts"] = run.facts.setdefault(f"export to {declared.to}", {})
-                exporter(isolated(ref), model, **options)
+                made = exporter(isolated(ref), model, **options)
+                if not any(model.iterdir()):
+                    raise blame.slip(exporter, f" wrote nothing into the folder it was given, and returned {made}")
             written = _compare(declared, ref, model, judged.verdicts)
             _write_evidence(collection, declared, ref, run, work, written, judged)
         if anchored:

@@ -27,6 +27,7 @@ from harness.release.outcome import verdicts_error
 from harness.release.policy import Policy, overlooked
 from harness.release.served import held
 from harness.release.signatures import ExportRefused, signers
+from harness.texts.counts import counted
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
 OLDER = "the rows were not compared with the lock, whose digests an older harness made"
@@ -301,7 +302,7 @@ class _Verification:
             said = f'check "{told["check"]}" failed and was ignored'
             self.waived(said, f"{said}, waived by {told['by']}", told)
         waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in wanted)
-        return f"{len(wanted)} gates" + (f", {waived} of them waived" if waived else " passed")
+        return counted(len(wanted), "gate") + (f", {waived} of them waived" if waived else " passed")
 
     def attempts(self) -> str:
         """Return what the ledger is. Raises ExportRefused where earlier attempts may be missing and that matters."""

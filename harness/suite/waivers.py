@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.records.verdicts import Verdict
     from harness.suite.tables import Eval, Suite
 
+BESIDE = ".waivers.jsonl"  # behind the name of a suite
 # of an eval, beside its name
 FORM = ("separator", "encoding")
 LATER = ("chat_template_kwargs", "template", "rows_at_most", "thought_budget", *FORM)  # where they are used
@@ -77,7 +78,7 @@ def check_digest(code: str, suite: Suite) -> str:
 
 def waivers_of(suite: Path) -> Path:
     """Return the file beside a suite that holds its waivers."""
-    return suite.with_name(f"{suite.stem}.waivers.jsonl")
+    return suite.with_name(f"{suite.stem}{BESIDE}")
 
 
 def read_waivers(suite: Path) -> list[Waiver]:
@@ -155,7 +156,9 @@ def ignoring(waivers: Sequence[Waiver], suite: Suite, today: date) -> dict[str, 
 def void(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
     """Return why each waiver that does not count does not, unless a newer one for the same gate or check does."""
     known, checks = {g.id: g for g in suite.gates}, ignoring(waivers, suite, today)
-    said = []
+    beside = suite.path.parent.glob(f"*{BESIDE}")
+    left = [path for path in beside if not path.with_name(path.name.removesuffix(BESIDE) + ".toml").exists()]
+    said = [f"{path}: no suite is called so, and these waivers do not count; was one renamed?" for path in sorted(left)]
     for waiver in waivers:
         gate = known.get(waiver.gate) if waiver.claim != IGNORED else None
         newer = in_force(waivers, gate, suite, today) if gate else checks.get(waiver.gate)

@@ -10,7 +10,7 @@ Imports torch and transformers: import this module inside functions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def shard(model: nn.Module, ranks: Ranks, device: str) -> None:
     """
     if len(trained := sorted({str(p.dtype) for p in model.parameters() if p.requires_grad})) > 1:
         raise UsageError(f"[train] shard: weights of {' and '.join(trained)} are trained, and can only be of one dtype")
-    mesh, whole = init_device_mesh(device, (ranks.count,)), dict(model.named_parameters())
+    mesh, whole = init_device_mesh(device, (ranks.count,)), {n: p.detach() for n, p in model.named_parameters()}
     layers = set(getattr(model, "_no_split_modules", None) or ())
     for module in reversed([m for m in model.modules() if type(m).__name__ in layers]):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
@@ -101,23 +101,24 @@ def shard(model: nn.Module, ranks: Ranks, device: str) -> None:
 
 
 @torch.no_grad()
-def hand_out(model: nn.Module, whole: Mapping[str, torch.Tensor], ranks: Ranks, device: str) -> None:
+def hand_out(model: nn.Module, whole: dict[str, torch.Tensor], ranks: Ranks, device: str) -> None:
     """Give each process its slices of the first one's whole weights, where it has none of its own, and all buffers."""
+    made = [(name, str(p.dtype), tuple(p.shape)) for name, p in model.named_parameters()]
+    if any(other != made for other in ranks.gather(made)):
+        raise UsageError("[train] shard: this model is built otherwise without its weights; set shard = false")
     if not ranks.first:
         model.to_empty(device=device)
         use_onednn(model)
     for name, parameter in model.named_parameters():
-        values = (
-            whole[name].detach() if ranks.first else torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-        )
-        put(parameter, values, source=0)
+        there = whole.pop(name) if ranks.first else torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        put(parameter, there, source=0)
     for buffer in model.buffers():
         dist.broadcast(buffer, 0)
 
 
 def check_split(model: nn.Module, ranks: Ranks) -> None:
     """Raise UsageError unless every parameter is split, so that the slices of all processes make it up once."""
-    parameters = dict(model.named_parameters())
+    parameters = {n: p.detach() for n, p in model.named_parameters()}
     whole = [name for name, p in parameters.items() if not isinstance(p, DTensor)]
     [held] = ranks.sums(sum(local(p).numel() for p in parameters.values()))
     total = sum(p.numel() for p in parameters.values())

@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import blame
 from harness.answers.cache import CachedSubject, Models
 from harness.artifacts.digests import digest_of
 from harness.capabilities import LoaderCapabilities
-from harness.errors import UsageError, of_the_machine
+from harness.errors import of_the_machine
 from harness.plugins import Plugins
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Progress, Subject
+from harness.texts.counts import counted
 from harness_workers.local import workers
 from harness_workers.pieces import APPETITE, InPieces
 from harness_workers.pool import Opening, Pool
@@ -38,16 +40,21 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
     for i, ref in enumerate(refs):
         alike.setdefault(digest_of(dict(ref.options)), []).append(i)
     found: dict[int, Subject] = {}
-    with ExitStack() as stack:
+    with blame.guard(loader, __name__), ExitStack() as stack:
         for numbers in alike.values():
             loaded = stack.enter_context(loader([refs[i] for i in numbers], **refs[numbers[0]].options))
+            if not isinstance(loaded, Sequence) or len(loaded) != len(numbers):
+                number = len(loaded) if isinstance(loaded, Sequence) else "no list of"
+                raise blame.slip(
+                    loader, f" yielded {number} subjects for {counted(len(numbers), 'ref')}; want one each"
+                )
             found.update(zip(numbers, loaded, strict=True))
             for ref, subject in ((refs[i], found[i]) for i in numbers):  # it may have kept another one from before
                 given = getattr(subject, "name", None), getattr(subject, "digest", None) if ref.digest else ref.digest
                 if given != (ref.name, ref.digest):
-                    what = f'asked for "{ref.name}" with weights {ref.digest[:12]} it gave "{given[0]}"'
+                    what = f' asked for "{ref.name}" with weights {ref.digest[:12]} gave "{given[0]}"'
                     instead = "load each ref, or keep models by their digest"
-                    raise UsageError(f"loader: {what} with {str(given[1])[:12]}; {instead}")
+                    raise blame.slip(loader, f"{what} with {str(given[1])[:12]}; {instead}")
         yield [found[i] for i in range(len(refs))]
 
 

@@ -32,8 +32,7 @@ class Local:
             what = 'want a number of workers, such as "local:2", or "local:2x4" with four GPUs each'
             raise UsageError(f"{typed(self.said)}: {what}")
         self.count, self.started = int(found[1]), 0
-        self.gpus = enough(typed(self.said), self.count, python, int(found[2] or 0))
-        self.all = self.count == 1 and not found[2]
+        self.gpus = [] if place == "1" else enough(typed(self.said), self.count, python, int(found[2] or 0))
 
     def start(self) -> list[Worker]:
         """Start the processes."""
@@ -42,7 +41,7 @@ class Local:
     def again(self) -> Worker:
         """Start one more, on the GPU of the one that it follows; one alone has all GPUs, as this process would."""
         self.started += 1
-        device = self.gpus[(self.started - 1) % self.count] if self.gpus and not self.all else None
+        device = self.gpus[(self.started - 1) % self.count] if self.gpus else None
         return Child(self.python, f"worker {self.started}", environment(device, ours=not self.elsewhere))
 
 

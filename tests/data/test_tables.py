@@ -85,6 +85,7 @@ def test_what_is_no_file_of_rows_is_one_line(tmp_path: Path) -> None:
     """A folder, a URL and a workbook are told with what to name instead."""
     (tmp_path / "x.csv").mkdir()
     wanted = {"x.csv": "is a folder", "https://x.org/a.csv": "is a URL; download it", "a.xlsx": 'as "CSV UTF-8"'}
+    wanted |= {"data\train.csv": "begins an escape in TOML"}
     for source, told in wanted.items():
         with pytest.raises(UsageError, match=told):
             read_file(tmp_path, source, "here")

@@ -18,6 +18,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fuzzed rows")]
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "rows" / "lm_eval-0.4.13"
 TABLE = "".join(json.dumps(row) + "\n" for row in asked([1] * 20 + [0] * 5))
+OTHERS = {  # files that tools made, and one of their metrics
+    "inspect-0.3.285/json_two_rows.json": "match",
+    "inspect-0.3.285/choices.eval": "",
+    "nemo_evaluator-0.3.0/base/results.jsonl": "reward",
+    "nemo_evaluator-0.3.0/base/eval-20261128T041735Z-capitals.json": "reward",
+    "every_eval_ever-0.3.0/lm_candidate_bf16/6240cfe6-769a-4324-845e-57f6de6bccd5.json": "acc",
+    "every_eval_ever-0.3.0/lm_candidate_bf16/6240cfe6-769a-4324-845e-57f6de6bccd5_samples.jsonl": "acc",
+    "promptfoo-0.123.1/output.json": "success",
+    "deepeval-4.3.1/test_run.json": "",
+}
 CSV = "id,input,score\n" + "".join(f"q-{i},What is {i}?,{i % 2}\n" for i in range(25))
 WORDS = st.sampled_from([[], ["--missing", "wrong"], ["--only-common"], ["--scale", "mean"], ["--slice", "continent"]])
 
@@ -66,6 +76,30 @@ def test_tables(name: str, words: list[str], data: Any, runs: Path) -> None:
     """Tables with pieces cut out or put in."""
     (runs / "odd").write_bytes(data.draw(texts((runs / name).read_text("utf-8"), ["NaN", "1e999", "-1", "null", ","])))
     assert harness("gate", name, "odd", "--worse-by-at-most", "0.1", "--out", "out", *words)[0] in (0, 1, 4, 6)
+
+
+@fuzz(st.sampled_from(sorted(OTHERS)), st.sampled_from(["structure", "bytes"]), st.data())
+def test_files_of_other_tools(file: str, how: str, data: Any, runs: Path) -> None:
+    """One file that a tool made, changed: as a log of JSON, as lines of it, and as the bytes of an archive."""
+    whole = KEPT.parent / file
+    alone = whole.parent.parent == KEPT.parent  # a log is one file
+    source = whole if alone else whole.parent
+    copy, raw = runs / "other" / source.name, whole.read_bytes()
+    shutil.rmtree(copy.parent, ignore_errors=True)
+    copy.parent.mkdir()
+    (shutil.copy if alone else shutil.copytree)(source, copy)
+    if how == "bytes" or whole.suffix == ".eval":
+        at, cut = int(data.draw(st.floats(0, 1)) * len(raw)), data.draw(st.integers(0, 40))
+        changed = raw[:at] + data.draw(st.binary(max_size=9)) + raw[at + cut :]
+    else:
+        lines = whole.suffix == ".jsonl"
+        found = data.draw(structures([json.loads(line) for line in raw.splitlines()] if lines else json.loads(raw)))
+        rows = found if lines and isinstance(found, list) else [found]
+        changed = "".join(dumps(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+    (copy if alone else copy / whole.name).write_bytes(changed)
+    claim = ["--worse-by-at-most", "0.1", "--out", "out", "--only-common"]
+    claim += ["--metric", OTHERS[file]] if OTHERS[file] else []
+    assert harness("gate", str(source), str(copy), *claim)[0] in (0, 1, 4, 6)
 
 
 @fuzz(st.sampled_from(["manifest.json", "suite.json", "verdicts.json", "items.jsonl"]), st.data())

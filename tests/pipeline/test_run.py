@@ -117,6 +117,14 @@ def test_candidate_that_is_no_model_is_refused(suite: Project) -> None:
     assert (outcome.code, "no model is there" in outcome.err) == (4, True)
     outcome = suite.run("--candidate", "nowhere")
     assert (outcome.code, '"nowhere" is no folder' in outcome.err) == (4, True)
+    assert suite.run("--candidate", "nowhere", "--collect-only").code == 4
+
+
+def test_out_that_cannot_be_written_is_told_before_models_are_opened(suite: Project) -> None:
+    """A file, or a folder that cannot be made, is a mistake of the command; nothing is loaded for it."""
+    outcome = suite.run("--out", str(suite.folder / "suite.toml"))
+    assert (outcome.code, "name a folder that can be written" in outcome.err) == (4, True)
+    assert "preflight" not in outcome.out
 
 
 def test_gguf_file_is_its_folder(suite: Project) -> None:
@@ -280,7 +288,7 @@ BAD_EVALUATORS = {
     "raises": ("raise ZeroDivisionError('boom')", 4, "boom"),
     "returns NaN": ("yield Score(s.id, {'m': float('nan')})", 6, "not a finite number"),
     "forgets rows": ("if s.id != 'q3': yield Score(s.id, {'m': 1.0})", 6, "1 of 60 rows got no score"),
-    "invents rows": ("yield Score(s.id + 'x', {'m': 1.0})", 4, "none of the rows it was given"),
+    "invents rows": ("yield Score(s.id + 'x', {'m': 1.0})", 4, "none of those it was given"),
     "scores twice": ("yield Score(s.id, {'m': 1.0}); yield Score(s.id, {'m': 1.0})", 4, "twice"),
     "lacks the metric": ("yield Score(s.id, {'other': 1.0})", 6, 'have no "m"'),
     "yields nothing": ("if False: yield", 6, "60 of 60 rows got no score"),

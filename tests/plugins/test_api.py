@@ -38,6 +38,7 @@ from harness.testing import Project
 from harness_api.options import ApiOptions
 from harness_api.replies import text_of
 from harness_domain.tools import tool_calls
+from harness_hf.tiny import build_tiny_model
 from tests.helpers.late import late
 
 LONG = 60  # seconds in which what should not be waited for would end
@@ -289,6 +290,24 @@ def load(fake: Fake, **options: Any) -> Any:
 
 def open_(fake: Fake, path: str = "small", **options: Any) -> Any:
     return harness_api.load.open(path, base_url=fake.url, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
+def test_the_shipped_suite_holds_a_candidate_against_a_reference(fake: Fake, project: Project) -> None:
+    """suites/reference.toml, with another base and a stand-in server: each phrase is asked once, after ten examples."""
+    fake.models = [{"id": "gpt-4.1-2025-04-14", "owned_by": "fake"}]
+    suites = Path(__file__).parents[2] / "suites"
+    text, plugin = ((suites / name).read_text("utf-8") for name in ("reference.toml", "harnessfile.py"))
+    text = re.sub(r'path = "pypi:.*"\nsha256 = ".*"', 'path = "tiny:llama"', text)
+    merged = build_tiny_model(project.folder / "merged", seed=5)
+    sets = f"subject.reference.base_url={fake.url}", "eval.chapter.max_new_tokens=120", "eval.chapter.limit=20"
+    told = [word for one in sets for word in ("--set", one)]
+    outcome = project.write({"suite.toml": text, "harnessfile.py": plugin}).run(*told, "--candidate", str(merged))
+    gates = {v.gate: v.outcome for v in outcome.report.verdicts}
+    assert gates.keys() == {"near the reference", "better than the base"}
+    prompts = [prompt_of(body) for body in fake.asked(TEXT)]
+    assert (len(prompts), {p.count("Diagnosis: ") for p in prompts}) == (20, {11})
 
 
 def refused(call: Callable[[], Any]) -> str:

@@ -288,13 +288,14 @@ def test_error_after_training_is_exit_1(suite: Project) -> None:
 
 
 def test_crashing_check_proves_nothing(suite: Project) -> None:
-    """A check that raises is told as a warning, and is not remembered as if it had looked."""
+    """A check that raises of a team is an error with its line, and is not remembered as if it had looked."""
     broken = PLUGIN.replace('yield Finding(SEVERITY, f"{adapter.name} is odd")', "1 / 0")
     suite.write({"harnessfile.py": broken})
     for _ in range(2):
         outcome = suite.run()
-        assert outcome.code == 0
-        assert "warning  X2-crashed: the check itself crashed: ZeroDivisionError" in outcome.out
+        assert outcome.code == 1
+        assert "error    X2-crashed: the check itself crashed: harnessfile.py:" in outcome.out
+        assert not (suite.folder / "exports").exists()
 
 
 def test_unknown_parameter() -> None:

@@ -263,6 +263,13 @@ def test_waiver_without_a_digest_is_to_be_written_again(suite: Project) -> None:
     assert "write it again with harness waive, and does not count" in outcome.out
 
 
+def test_waivers_of_a_renamed_suite_are_told(suite: Project) -> None:
+    """They lie beside a name that no suite has any more, and would be left behind without a word."""
+    suite.write({"other.waivers.jsonl": line(), "kept.toml": SUITE, "kept.waivers.jsonl": line()})
+    told = [line for line in suite.run().report.warnings if "was one renamed?" in line]
+    assert [line.partition(":")[0].rpartition("/")[2] for line in told] == ["other.waivers.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
