@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from harness import schema
 from harness.claims.gate import Gate
-from harness.errors import Mistakes, UsageError
+from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.release import LAYERS
 
 LONG = 10**15  # a whole number from here on is refused before anything is done with it
 ANY = "*"  # whatever the suite is
@@ -212,6 +213,9 @@ def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | N
     )
     if read and not read.layers:
         complain("", "[served]: layers is empty, so nothing is demanded; name some, such as ids")
+    for name in read.layers if read else ():
+        if name not in LAYERS:
+            complain("", f'[served]: layers has "{name}"{did_you_mean(name, LAYERS)}')
     age = read.max_age_days if read else None
     if age is not None and not 0 < age <= RANGES[0][1]:
         complain("", f'[served]: "max_age_days" is {schema.show(age)}, want {RANGES[0][2]}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import pytest
 
 from harness.answers import asking
 from harness.errors import UsageError
-from harness.testing import SUITE, FakeSubject
+from harness.testing import ROWS as SIX
+from harness.testing import SUITE, FakeSubject, Project
 from harness_release import again
 from harness_served.dialects import find
 from harness_served.layers import gates
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
 from tests.helpers.late import late
-from tests.helpers.runtimes import running
-from tests.helpers.suites import ran
+from tests.helpers.runtimes import Runtime, running
+from tests.helpers.suites import REAL, TEXTS, ran
 
 late("openai")
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(200)]
@@ -133,3 +135,25 @@ def test_other_rows_than_those_of_the_evidence_are_refused(folder: Path) -> None
     (folder / "other.toml").write_text(SUITE.replace("test.jsonl", "other.jsonl"), "utf-8")
     with pytest.raises(UsageError, match=r'data is "other\.jsonl"'):
         look(folder, 1.0, suite="other.toml")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_real_model_answers_its_rows_as_it_did(project: Project, tiny_model: Path) -> None:
+    """The command verifies the export, tells how many rows it will ask, and pairs them with the evidence."""
+    from harness_lora import lora
+    from tests.helpers.adapters import make_adapter
+
+    shutil.copytree(tiny_model, project.folder / "tiny")
+    make_adapter(project.folder / "tiny", lora(), project.folder / "made")
+    gate = 'metric = "qa.exact_match"\nversus = "base"\nworse_by_at_most = 0.9'
+    suite = REAL.replace('metric = "fluency.perplexity"\nmax = 1e9', gate)
+    project.write({"suite.toml": suite, "test.jsonl": SIX[:6], "texts.jsonl": TEXTS})
+    assert project.run("--candidate", str(project.folder / "made")).code == 0
+    with running(Runtime("vllm", project.folder / "exports/merged/model")) as served:
+        words = ("--runtime", served.url, "--suite", "suite.toml", "--layers", "ids,gates", "--rows", "18")
+        outcome = project.harness("parity", "exports/merged", *words)
+    assert outcome.code == 0, outcome.err
+    assert "gates      same           qa.exact_match, 6 rows: 0 worse, 0 better" in outcome.out
+    assert "of vLLM, and 18 rows (the layers ids, gates)" in outcome.err

@@ -97,6 +97,7 @@ def test_what_is_no_statement_is_a_mistake(once: Path, text: str) -> None:
     ("demands", "says"),
     [
         ("layers = []", "nothing is demanded"),
+        ('layers = ["logprob"]', 'layers has "logprob"; did you mean "logprobs"'),
         ('layers = ["ids"]\nmax_age_days = 0', "want more than 0"),
         ('layers = ["ids"]\nby_counts = true', "by_counts"),
     ],
