@@ -58,7 +58,7 @@ def look(parity: Parity) -> LayerVerdict:
     if found <= limit and mean - 3 * error <= max(SMALL, max(own, itself) ** 2):
         says = f"KL {mean:.4f} ± {error:.4f} nats a token, RMS {found:.3f} of at most {limit:.3f}"
         return LayerVerdict(SAME, f"{says} (own {parity.arithmetic}: {own:.3f}), {told}", "told", numbers)
-    far = sum(rms(part) > limit for part in apart.split([len(own) for own in ours]))
+    far = sum(rms(torch.tensor(t.logprobs) - own) > limit for t, own in zip(said, ours, strict=True))
     where = f"in {far} of {len(said)} conversations"  # not in all: replicas may differ
     says = f"RMS {found:.2f} nats a token, at most {limit:.3f}, KL {mean:.3f} ± {error:.3f}, {told}, {where}"
     return LayerVerdict(DIFFERS, f"{says}; {nearest(parity, said, limit)}", "told", numbers)
