@@ -85,6 +85,7 @@ def test_action_runs_as_it_is_told(tmp_path: Path) -> None:
     fake.chmod(0o755)
     told, output = tmp_path / "told", tmp_path / "output"
     given = {"SUITE": "my suites/a.toml", "ARGS": "--candidate models/* -q", "REPORTS": "reports", "LEDGER": ""}
+    given |= {"BASE": "", "CANDIDATE": "", "CLAIM": ""}
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": str(told), "GITHUB_OUTPUT": str(output), **given}
     assert step["env"].keys() == given.keys()
     done = subprocess.run(["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]], env=env)

@@ -16,6 +16,7 @@ from harness.data import chat, reading
 from harness.data.templates import filled
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.records.samples import Prompt, Sample
+from harness.texts.counts import counted
 
 Row = dict[str, Any]
 ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
@@ -101,7 +102,7 @@ def to_samples(
         want = 'write columns = { input = "…", target = "…" }'
         mistakes.add(where, f'no column "input"; its columns are {listed(rows[0])}; {want}')
     if twice := [i for i, n in Counter(s.id for s in samples).items() if n > 1]:
-        mistakes.add(where, f'{len(twice)} ids stand in more than one row, for instance "{twice[0]}"')
+        mistakes.add(where, f'{counted(len(twice), "id")} of more than one row, for instance "{twice[0]}"')
     mistakes.raise_if_any()
     return samples
 

@@ -39,9 +39,9 @@ def read_suite(
 
     Raises UsageError with every mistake of the file.
     """
-    inside = path / "suite.toml"
-    known = inside if inside.is_file() else "a suite, for instance suites/smoke.toml"
-    text = read_text(path, hint=f"; name {known}")
+    inside, near = path / "suite.toml", [p.name for p in path.parent.glob("*.toml") if not path.exists()]
+    known = f"; name {inside}" if inside.is_file() else did_you_mean(path.name, near)
+    text = read_text(path, hint=known or "; name a suite, for instance suites/smoke.toml")
     try:
         refuse_deep_keys(text)
         raw = tomllib.loads(text)

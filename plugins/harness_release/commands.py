@@ -189,4 +189,4 @@ def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
     for word in (" ".join(words), words[0], words[-1], words[0].partition("-")[0]):
         if word in codes:
             return codes[word]
-    raise UsageError(f'no check "{asked}"{did_you_mean(asked, [*texts, *titles.values()])}; see harness explain')
+    raise UsageError(f'no check "{asked}"{did_you_mean(asked, [*texts, *titles.values()]) or "; see harness explain"}')

@@ -19,7 +19,7 @@ WRONG = {
     "half JSON": ('{"input": "a say b", "target": "b"}\n{"input": "c', "suite.toml"),
     "a list line": ("[1, 2]\n", "row 0 is [1, 2], want an object"),
     "without the columns": ('{"q": "x", "kind": "a"}\n', 'no column "input"'),
-    "duplicate ids": ('{"id": 1, "input": "a", "target": "a", "kind": "a"}\n' * 2, "1 ids stand in more than one row"),
+    "duplicate ids": ('{"id": 1, "input": "a", "target": "a", "kind": "a"}\n' * 2, "1 id of more than one row"),
     "too long": ('{"input": "' + "word " * 500 + '", "target": "a", "kind": "a"}\n', "longer than the model's context"),
 }
 

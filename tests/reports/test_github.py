@@ -275,6 +275,48 @@ def test_the_action_is_sound(tmp_path: Path) -> None:
     )
     assert (done.returncode, output.read_text("utf-8")) == (4, "exit-code=4\n")
     assert "::error file=" in done.stdout and "cannot be read" in done.stderr
+    done = subprocess.run(
+        ["bash", "-e", "-c", steps["Run"]["run"]], capture_output=True, text=True, env={**env, "BASE": "x"}
+    )
+    assert done.returncode == 4 and "one of the two" in done.stdout
+
+
+def test_the_action_gates_rows_and_edits_its_comment(tmp_path: Path) -> None:
+    """Two folders of lm_eval come to a verdict, told in one comment of at most sixty lines, which is then edited."""
+    steps = {
+        step.get("name"): step for step in yaml.safe_load((ROOT / "action.yml").read_text("utf-8"))["runs"]["steps"]
+    }
+    (tmp_path / "bin").mkdir()
+    gh = tmp_path / "bin" / "gh"
+    gh.write_text(
+        '#!/bin/bash\necho "$@" >> told\nfor word in "$@"; do case "$word" in body=@*) cp "${word#body=@}" body;;'
+        " --jq) cat known 2>/dev/null;; esac; done\n"
+    )
+    gh.chmod(0o755)
+    rows = ROOT / "tests/fixtures/rows/lm_eval-0.4.13"
+    env = {"PATH": f"{gh.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}", "GITHUB_OUTPUT": "output"}
+    env |= {
+        "BASE": f"{rows}/base",
+        "CANDIDATE": f"{rows}/candidate_bf16",
+        "REPORTS": "reports",
+        "GITHUB_ACTIONS": "true",
+    }
+    env |= {"CLAIM": "--metric cap_mc:acc --worse-by-at-most 0.1", "HARNESS_CACHE": "cache"}
+    env |= {"GITHUB_REPOSITORY": "me/it", "PULL_REQUEST": "7"}
+
+    def ended(name: str) -> int:
+        return subprocess.run(["bash", "-e", "-c", steps[name]["run"]], cwd=tmp_path, env=env, check=False).returncode
+
+    assert (ended("Run"), ended("Comment")) == (6, 0)
+    body = (tmp_path / "body").read_text("utf-8")
+    assert body.startswith("<!-- finetune-harness -->") and "not proven" in body and len(body.splitlines()) <= 61
+    assert (
+        (tmp_path / "told").read_text("utf-8").splitlines()[1].startswith("api --silent repos/me/it/issues/7/comments")
+    )
+    (tmp_path / "known").write_text("41\n")
+    assert ended("Comment") == 0
+    last = (tmp_path / "told").read_text("utf-8").splitlines()[-1]
+    assert last.startswith("api --silent --method PATCH repos/me/it/issues/comments/41")
 
 
 LEAKS = """

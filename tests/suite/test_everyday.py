@@ -27,6 +27,12 @@ MEANT = {
 }
 
 
+def test_a_suite_that_is_misspelt_is_known_by_its_neighbours(suite: Project) -> None:
+    """What lies beside a file that is not there is what was meant."""
+    told = suite.harness("run", str(suite.folder / "suit.toml")).err
+    assert 'cannot be read: No such file or directory; did you mean "suite.toml"?' in told
+
+
 def test_options_are_known_by_their_everyday_names(suite: Project) -> None:
     """Each is answered with what the trainer calls it, and not with what has the most letters in common."""
     own = SUITE.replace('[train]\nuse = "fake"', '[train]\nuse = "plain"')
