@@ -150,6 +150,8 @@ class Client:
         how: dict[str, Any] = {"cast_to": object, "options": {"timeout": connect, "headers": self.headers}}
         try:
             reply = self.client.get(path, **how) if body is None else self.client.post(path, body=dict(body), **how)
+            if isinstance(reply, str) and reply.startswith(("data:", "event:")):
+                raise Trouble("streams its answers though it was not asked to", hint="turn that off", charged=True)
             reply = json.loads(reply) if isinstance(reply, str) else reply  # a text: it did not say that it is JSON
         except sdk.APITimeoutError:
             raise Trouble(f"gave no answer in {timeout:g} s (timeout)", passing=True, charged=True) from None

@@ -26,6 +26,7 @@ PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 RELEASE = "urn:finetune-harness:release:v1"  # raised when the same evidence would be told in other words
+SERVED = "urn:finetune-harness:served:v1"  # what answers is the export, as `harness parity` writes it
 PROVENANCE = "https://slsa.dev/provenance/v1"
 RUN = "urn:finetune-harness:run"  # what built it, as SLSA asks; it stands for no platform, and claims no level
 NUMBERS = (

@@ -142,7 +142,9 @@ def _verify(args: argparse.Namespace) -> int:
         last = current(args.export)
     copy = args.suite if args.replay is None else None  # a replay compares what it asks
     policy, demands = _policy(args)
-    found = verify(args.export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy)
+    found = verify(
+        args.export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy, served=args.served
+    )
     if found.ok and args.replay is not None:
         again = part("replay")(args.export, args.suite, args.replay, args.seed, args.plugins)
         found.notes += again.notes
@@ -220,4 +222,6 @@ def verify(one: argparse.ArgumentParser) -> None:
     formats = "print what was found as vsa (a SLSA summary), cyclonedx (a bill of materials) or model-signing"
     one.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
     one.add_argument("--sign-with", type=Path, metavar="FILE", help="for --as: your private key, of which it is signed")
+    served = "that harness parity --write wrote: what answers is this export"
+    one.add_argument("--served", type=Path, metavar="FILE", help=served)
     one.add_argument("--summary", type=Path, metavar="FILE", help="that another printed --as vsa, of this very model")

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from harness import schema
 from harness.claims.gate import Gate
-from harness.errors import Mistakes, UsageError
+from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.release import LAYERS
 
 LONG = 10**15  # a whole number from here on is refused before anything is done with it
 ANY = "*"  # whatever the suite is
@@ -45,6 +46,16 @@ class Key:
 
 
 @dataclass(frozen=True)
+class ServedDemands:
+    """What a statement of `harness parity` must show; `by_count` lets a count of tokens stand for them."""
+
+    layers: list[str]
+    runtimes: list[str] = field(default_factory=list)
+    by_count: bool = False
+    max_age_days: float | None = None
+
+
+@dataclass(frozen=True)
 class Policy:
     """The demands of one policy file.
 
@@ -70,6 +81,7 @@ class Policy:
     all_of: list[str] = field(default_factory=list)
     claims: tuple[Gate, ...] = ()
     keys: tuple[Key, ...] = ()
+    served: ServedDemands | None = None
 
     @property
     def versions(self) -> list[str] | None:
@@ -149,7 +161,8 @@ def _policy(text: str, path: Path) -> Policy:
     keys = tuple(k for k in found if k)
     claims = tuple(_claims(listed["claim"], complain))
     raw = {"suites": [], **raw} if raw.get("all_of") else raw
-    policy: Any = schema.read(Policy, raw, complain, keys=keys, claims=claims)
+    served = _served(raw, complain)
+    policy: Any = schema.read(Policy, raw, complain, keys=keys, claims=claims, served=served)
     for mistake in _mistakes(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else []:
         complain("", mistake)
     for mistake in _odd(policy, raw) if policy else ():
@@ -188,6 +201,25 @@ def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> list[Gat
             said("", mistake)
         claims += [claim] if claim else []
     return claims
+
+
+def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | None:
+    """Take [served] out of a policy, and read it."""
+    table = raw.pop("served", None)
+    if table is None:
+        return None
+    read = schema.read(
+        ServedDemands, table if isinstance(table, dict) else {}, lambda _, what: complain("", f"[served]: {what}")
+    )
+    if read and not read.layers:
+        complain("", "[served]: layers is empty, so nothing is demanded; name some, such as ids")
+    for name in read.layers if read else ():
+        if name not in LAYERS:
+            complain("", f'[served]: layers has "{name}"{did_you_mean(name, LAYERS)}')
+    age = read.max_age_days if read else None
+    if age is not None and not 0 < age <= RANGES[0][1]:
+        complain("", f'[served]: "max_age_days" is {schema.show(age)}, want {RANGES[0][2]}')
+    return read
 
 
 def _odd(policy: Policy, raw: Mapping[str, Any]) -> list[str]:

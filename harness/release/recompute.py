@@ -146,7 +146,7 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tu
         subject, _, name = row["item"].partition("::")
         if "id" not in row:  # private, or not asked
             continue
-        number, score = row["number"], _score(row)
+        number, score = row["number"], score_in(row)
         sample = Sample(row["id"], row=dict(row["slices"]), cluster=row["cluster"], key=row.get("key", ""))
         if samples.setdefault(name, {}).setdefault(number, sample) != sample:
             raise ValueError(f'row {number} of "{name}" is told in two ways')
@@ -161,7 +161,9 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tu
     return ordered, results, leaks
 
 
-def _score(row: Mapping[str, Any]) -> Score:
+def score_in(row: Mapping[str, Any]) -> Score:
+    """Return what evidence says of a row that is not private, as it was judged."""
+
     def number(value: Any) -> float:
         return math.nan if value is None else float(value)
 

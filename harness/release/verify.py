@@ -25,6 +25,7 @@ from harness.release import demands
 from harness.release.locked import Locked, read_lock
 from harness.release.outcome import verdicts_error
 from harness.release.policy import Policy, overlooked
+from harness.release.served import held
 from harness.release.signatures import ExportRefused, signers
 from harness.texts.counts import counted
 
@@ -74,18 +75,20 @@ def verify(
     last: Path | None = None,
     beside: Sequence[Path] = (),
     suite: Path | None = None,
+    served: Path | None = None,
 ) -> Verified:
     """Check an export, and with `recompute` its verdicts from the rows in the evidence, too.
 
     Exports `beside` it are evidence of other suites about the same model; each is checked, and what a policy names of
-    gates, rows and claims one of them must have. With `suite` the lock and the rows are compared with that copy.
+    gates, rows and claims one of them must have. With `suite` the lock and the rows are compared with that copy, with
+    `served` it is said whether that statement of harness parity is about this export.
     Raises UsageError when there is no such folder, or what is asked for needs a package that is not there; everything
     else is in what is returned.
     """
     for one in (folder, *beside):
         if not one.is_dir():
             raise UsageError(f"{one}: is no folder; name an export of harness run")
-    how = _How(policy, now or datetime.now(UTC), recompute, joined=bool(beside))
+    how = _How(policy, now or datetime.now(UTC), recompute, joined=bool(beside), served=served)
     check = _Verification(folder, how, last, [_Verification(one, how) for one in beside], suite)
     looked = {"recomputed"} if recompute else set()
     check.verified.overlooked = overlooked(policy, looked | ({"suites", "[[claim]]", "data"} if suite else set()))
@@ -100,6 +103,7 @@ class _How:
     now: datetime
     recompute: bool
     joined: bool
+    served: Path | None = None
 
 
 class _Verification:
@@ -131,6 +135,7 @@ class _Verification:
             **({"recompute": self.recompute} if self.recomputes else {}),
             **({"all_of": self.together} if self.others or self.alone else {}),
             **({"suite": self.compare_suite} if self.suite else {}),
+            **({"served": self.answers} if self.how.served or (self.policy and self.policy.served) else {}),
         }
         for name, step in steps.items():
             try:
@@ -404,6 +409,9 @@ class _Verification:
     def model(self) -> tuple[str, str]:
         """Its files, and its weights with what an adapter stands on."""
         return self.verified.root, str(self.evidence.manifest["weights"])
+
+    def answers(self) -> str:
+        return held(self.how.served, self.verified.root, self.policy, self.how.now)
 
     def compare_suite(self) -> str:
         """Return what is as in the deployer's copy of the suite. Raises ExportRefused where anything differs."""

@@ -7,12 +7,34 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness import hookimpl, loader
-from harness.internals import schema
+from harness.internals import lazily, schema
 from harness_api.options import ApiOptions
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
+    from harness_api.replies import choice
+    from harness_api.scoring import fields_of
+    from harness_api.server import CHAT, COMPLETIONS, RequestRefused, Server
+    from harness_api.server import served as served_entry
     from harness_api.subject import APISource
+
+__all__ = [
+    "CHAT",
+    "COMPLETIONS",
+    "ApiOptions",
+    "RequestRefused",
+    "Server",
+    "choice",
+    "fields_of",
+    "identity",
+    "load",
+    "open_source",
+    "served_entry",
+]
+LATER = dict.fromkeys(("CHAT", "COMPLETIONS", "RequestRefused", "Server"), "harness_api.server")
+LATER |= {"choice": "harness_api.replies", "fields_of": "harness_api.scoring"}
+LATER |= {"served_entry": "harness_api.server:served"}
+__getattr__ = lazily(__name__, LATER)
 
 
 @hookimpl

@@ -19,6 +19,7 @@ from typing import Any
 from harness.answers.keys import versions
 from harness.artifacts.attestation import EVIDENCE, ITEMS, LOCK, MANIFEST, MODEL
 from harness.artifacts.digests import digest_of
+from harness.claims.gate import Gate
 from harness.collection.collect import collect
 from harness.collection.collected import Collection, Task
 from harness.errors import UsageError
@@ -27,7 +28,7 @@ from harness.pipeline.preflight import make_adapter, open_folder, open_model
 from harness.plugins import Plugins, load_plugins
 from harness.records.metrics import ENDINGS
 from harness.records.models import ModelRef, Source
-from harness.records.samples import Score
+from harness.records.samples import Result, Score
 from harness.release.export import as_kept, scores_of
 from harness.release.lockfile import digest_as_in, plugins_of, table_of
 from harness.release.previous import shipped
@@ -85,53 +86,89 @@ def replay(export: Path, suite: Path, rows: int, seed: int | None = None, plugin
     return found
 
 
-def _replay(found: Replayed, export: Path, suite: Path, rows: int, plugins: Sequence[str]) -> None:
-    told, loaded = _read(export), load_plugins(suite, plugins)
-    collection = _collection(found, told, read_suite(suite, candidate=str(export / MODEL)), loaded)
-    found.notes += _circumstances(collection, told)
+@dataclass(frozen=True)
+class Again:
+    """Rows of the evidence that can be asked again: those that were drawn, by evaluation, in the suite's order."""
+
+    collection: Collection
+    candidate: str
+    weights: str
+    known: Mapping[str, _Said]
+    drawn: Mapping[str, Sequence[int]]
+    gates: Sequence[Gate]
+    notes: Sequence[str]
+
+    @property
+    def rows(self) -> int:
+        """How many were drawn."""
+        return sum(map(len, self.drawn.values()))
+
+    def ask(self, name: str, subject: Any) -> Result:
+        """Put the drawn rows of an evaluation to whoever answers now."""
+        task = self.collection.tasks[name]
+        samples = tuple((task.samples or ())[i] for i in self.drawn[name])
+        return evaluate(replace(task, samples=samples), self.candidate, subject, None, lambda _: None)
+
+
+def again(export: Path, suite: Path, rows: int, seed: int, plugins: Sequence[str] = ()) -> Again:
+    """Draw rows of an export's evidence that one model alone can answer, as the suite has them.
+
+    Raises UsageError where there are none, or the suite has other rows or evaluations than the evidence.
+    """
+    return _again(_read(export), export, suite, rows, seed, plugins)
+
+
+def _again(told: _ReplayEvidence, export: Path, suite: Path, rows: int, seed: int, plugins: Sequence[str]) -> Again:
+    notes: list[str] = []
+    table, loaded = read_suite(suite, candidate=str(export / MODEL)), load_plugins(suite, plugins)
+    collection = _collection(notes, told, table, loaded)
     known = {name: _said(task, told) for name, task in collection.tasks.items()}
     pairs = [(name, number) for name, said in known.items() for number in said]
     if not pairs:
-        raise UsageError("; ".join(["--replay: no row can be asked again", *found.notes]))
-    drawn = random.Random(found.seed).sample(pairs, min(rows, len(pairs)))  # noqa: S311 -- told, to be drawn again
+        raise UsageError("; ".join(["--replay: no row can be asked again", *notes]))
+    drawn = random.Random(seed).sample(pairs, min(rows, len(pairs)))  # noqa: S311 -- told, to be drawn again
+    asked = {name: sorted(number for e, number in drawn if e == name) for name in known}
+    there = {name: numbers for name, numbers in asked.items() if numbers}
+    return Again(collection, told.candidate, told.weights, known, there, table.gates, notes)
+
+
+def _replay(found: Replayed, export: Path, suite: Path, rows: int, plugins: Sequence[str]) -> None:
+    told = _read(export)
+    asked = _again(told, export, suite, rows, found.seed, plugins)
+    collection = asked.collection
+    found.notes += [*asked.notes, *_circumstances(collection, told)]
     ref = _ref(collection, export / MODEL, told)
     if ref.digest != told.weights:
         found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, the evidence is about {told.weights[:16]}"
         return
     model = collection.suite.model
     with load_now(collection.plugins, suite, model.use, [ref], model.options) as [subject]:
-        _compare(found, collection, known, drawn, ref.name, subject)
+        _compare(found, asked, subject)
     if not found.rows:
         raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))
 
 
-def _compare(
-    found: Replayed,
-    collection: Collection,
-    known: Mapping[str, _Said],
-    drawn: Sequence[tuple[str, int]],
-    name: str,
-    subject: Any,
-) -> None:
+def _compare(found: Replayed, asked: Again, subject: Any) -> None:
     """Ask the drawn rows, and write down what came of it."""
     different, blind = [], 0
-    tolerance = NEAR if collection.suite.model.options.get("dtype") == "float32" else ROUGH
-    for asked in known:  # in the suite's order
-        if not (numbers := sorted(number for e, number in drawn if e == asked)):
-            continue
-        for number, row in _ask(collection.tasks[asked], name, subject, numbers):
-            said = known[asked][number]
+    tolerance = NEAR if asked.collection.suite.model.options.get("dtype") == "float32" else ROUGH
+    for name, numbers in asked.drawn.items():
+        result, samples = asked.ask(name, subject), asked.collection.tasks[name].samples or ()
+        scores = {s.id: s for s in result.scores}
+        for number in numbers:
+            said, sample = asked.known[name][number], samples[number]
+            row = as_kept(number, sample, scores.get(sample.id, Score(sample.id, {})), list(result.metrics))
             why = _difference(said, row, tolerance)
             if why is None:
                 blind += 1
                 continue
             found.rows += 1
-            found.evals += [asked] if asked not in found.evals else []
+            found.evals += [name] if name not in found.evals else []
             if why:
                 which = f"row {number}" if "sha256" in said else f'row "{row["id"]}"'
-                different.append(f'{which} of "{asked}": {why}')
+                different.append(f'{which} of "{name}": {why}')
     if different:
-        found.differs = f"{different[0]} ({len(different)} of {len(drawn)} rows differ, seed {found.seed})"
+        found.differs = f"{different[0]} ({len(different)} of {asked.rows} rows differ, seed {found.seed})"
     if blind:
         found.notes.append(f"replay: {blind} private rows have log-probabilities, which no digest can be near to")
 
@@ -151,7 +188,7 @@ def _read(export: Path) -> _ReplayEvidence:
 # -- what is asked ---------------------------------------------------------------------------------
 
 
-def _collection(found: Replayed, told: _ReplayEvidence, suite: Suite, loaded: Plugins) -> Collection:
+def _collection(notes: list[str], told: _ReplayEvidence, suite: Suite, loaded: Plugins) -> Collection:
     """Collect those evaluations of the suite that the candidate has rows of and can answer alone."""
     if lost := sorted(told.rows.keys() - {e.name for e in suite.evals}):
         hint = "which the export passed; name the suite that it passed"
@@ -161,7 +198,7 @@ def _collection(found: Replayed, told: _ReplayEvidence, suite: Suite, loaded: Pl
         task = Task(spec, loaded.find("evaluator", spec.use).function, {}, None)
         why = "compares with another model" if task.comparative else "measures time" if task.uncached else ""
         if why := "is marked when all answers are there" if task.marks else why:
-            found.notes.append(f'replay: "{spec.name}" {why}; left out')
+            notes.append(f'replay: "{spec.name}" {why}; left out')
         elif spec.name in told.rows:
             evals.append(replace(spec, select=None, fewshot_data=None, stop="end"))
     bare: dict[str, Any] = {"train": None, "candidate": None, "choose": None, "subjects": {}, "gates": ()}
@@ -228,16 +265,6 @@ def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef
 
     adapter, folder = partial(make_adapter, collection), partial(open_folder, collection)
     return shipped(told.candidate, model, base, adapter, folder, collection.suite.model.options)
-
-
-def _ask(task: Task, name: str, subject: Any, numbers: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Evaluate some rows, and yield them by their number as a run's folder keeps them."""
-    samples = task.samples or ()
-    result = evaluate(replace(task, samples=tuple(samples[i] for i in numbers)), name, subject, None, lambda _: None)
-    scores = {s.id: s for s in result.scores}
-    for number in numbers:
-        score = scores.get(samples[number].id, Score(samples[number].id, {}))
-        yield number, as_kept(number, samples[number], score, list(result.metrics))
 
 
 # -- what is compared ------------------------------------------------------------------------------

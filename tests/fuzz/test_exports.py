@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, SERVED, payload
 from harness.release.policy import read_policy
 from harness.release.verify import verify
 from harness_release.attest import writer
+from harness_release.signing import enveloped as enveloped_by
+from harness_release.signing import signer_of
 from tests.fuzz.breaking import TOML_VALUES, VALUES, dumps, lines, structures, texts
 from tests.fuzz.driving import fuzz, harness
 from tests.helpers.suites import ran
@@ -144,6 +146,24 @@ def test_summaries(enveloped: bool, data: Any, signed: Path) -> None:
     (signed / "odd.json").write_bytes(data.draw(changed | texts(text)))
     assert harness("verify", "exports/fake", "--summary", "odd.json")[0] in (0, 4, 7)
     code = harness("verify", "exports/fake", "--policy", "policy.toml", "--summary", "odd.json")[0]
+    assert code in (4, 7) or (enveloped and code == 0)
+
+
+@fuzz(st.booleans(), st.data())
+def test_statements_of_what_is_served(enveloped: bool, data: Any, signed: Path) -> None:
+    """A statement with values replaced, or pieces cut out, is told in a line, and unsigned is taken by no policy."""
+    told = {"layers": {"ids": {"verdict": "same", "says": "x", "seen": "count", "numbers": {}}}, "ended": "2026-01-01"}
+    told |= {"runtime": {"kind": "vllm", "name": "vLLM", "version": "0.3"}}
+    root = verify(signed / "exports/fake").root
+    text = payload(SERVED, [{"name": "fake", "digest": {"sha256": root}}], told)
+    found = data.draw(structures(json.loads(text), 2))
+    made = dumps(found).encode("utf-8", "surrogatepass")
+    odd = enveloped_by(made, signer_of(signed / "release.key")).line().encode() if enveloped else made
+    (signed / "odd.json").write_bytes(odd)
+    assert harness("verify", "exports/fake", "--served", "odd.json")[0] in (0, 4, 7)
+    demands = (signed / "policy.toml").read_text("utf-8") + '\n[served]\nlayers = ["ids"]\nruntimes = ["vllm>=0.1"]\n'
+    (signed / "wants.toml").write_text(demands, "utf-8")
+    code = harness("verify", "exports/fake", "--policy", "wants.toml", "--served", "odd.json")[0]
     assert code in (4, 7) or (enveloped and code == 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,6 +17,8 @@ from harness.errors import CheckFailed, UsageError
 from harness.internals import wire
 from harness.records.models import ModelRef
 from harness_api import load, replies
+from harness_served.dialects.llama_cpp import read_completion
+from harness_served.runtime import read_answer
 from tests.fuzz.breaking import VALUES, dumps, structures, texts
 from tests.fuzz.driving import fuzz
 from tests.helpers.late import late
@@ -42,6 +45,11 @@ TEXT: dict[str, Any] = {
             "prompt_logprobs": [None, {"1": {"logprob": -0.5, "rank": 1, "decoded_token": " one"}}],
         }
     ]
+}
+LLAMA: dict[str, Any] = {
+    **{"content": "one", "tokens": [1, 2], "tokens_evaluated": 3, "stop_type": "eos"},
+    "generation_settings": {"temperature": 0.8, "top_k": 40},
+    "completion_probabilities": [{"id": 1, "logprob": -0.5}, {"id": 2, "logprob": -0.1}],
 }
 MODELS: dict[str, Any] = {"object": "list", "data": [{"id": "small", "owned_by": "vllm", "max_model_len": 100}]}
 TOKENS: dict[str, Any] = {"tokens": [0, 1, 2], "count": 3, "max_model_len": 100}
@@ -138,10 +146,12 @@ def test_replies(reply: Reply, endpoint: str, url: str) -> None:
     asked(url, endpoint)
 
 
-@fuzz(structures(CHAT) | structures(TEXT) | VALUES)
+@fuzz(structures(CHAT) | structures(TEXT) | structures(LLAMA) | VALUES)
 def test_answers(reply: Any) -> None:
-    """The reader of a reply gives a text or a Trouble, whatever JSON it was."""
-    try:
-        assert isinstance(replies.text_of(reply, ("\n",)), str)
-    except wire.Trouble as trouble:
-        assert str(trouble)  # noqa: PT017 -- most replies are answers
+    """Each reader of a reply gives a text or a Trouble, whatever JSON it was."""
+    readers = (partial(replies.text_of, stop=("\n",)), lambda r: read_answer(r).text, lambda r: read_completion(r).text)
+    for read in readers:
+        try:
+            assert isinstance(read(reply), str)
+        except wire.Trouble as trouble:
+            assert str(trouble)  # noqa: PT017 -- most replies are answers

@@ -39,6 +39,7 @@ plugins/harness_lora: merge
 plugins/harness_plan: benchmark terminal
 plugins/harness_release: commands promote signing
 plugins/harness_selftest: commands
+plugins/harness_served: statement
 plugins/harness_sft: processes rows train trainer whole worker
 plugins/harness_view: commands labels
 plugins/harness_workers: cards child local protocol

@@ -1,0 +1,7 @@
+"""`harness parity`: is what answers behind a URL the model that was exported?"""
+
+from harness.release import LAYERS as LAYERS
+
+IDENTITY = LAYERS[0]
+WANTED = ("ids", "stops", "logprobs")  # what must be the same, unless others are named
+DRAWN, GREEDILY = 48, 24  # tokens that are drawn of each conversation, and that are answered

@@ -1,0 +1,163 @@
+"""`harness parity`; imported for the help, so it is light."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.cli.options import command, with_plugins
+from harness.cli.streams import say
+from harness.errors import UsageError, did_you_mean
+from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
+
+COST = "asks some 80 requests and at most {} tokens of {}{} (the layers {})"
+
+
+def parity(parser: ArgumentParser) -> None:
+    """prove that what answers behind a URL is the model of an export"""
+    examples = (
+        "harness parity exports/qa --runtime http://localhost:8000/v1",
+        "harness parity exports/qa --runtime http://localhost:8000/v1 --layers ids,stops,answers",
+        "harness parity exports/qa --runtime http://localhost:8000/v1 --write qa.jsonl --sign my.key",
+        "harness parity --still qa.jsonl --runtime http://localhost:8000/v1   # a readiness probe",
+    )
+    command(parser, _parity, *examples)
+    parser.set_defaults(group="ship")
+    parser.add_argument("export", type=Path, nargs="?", metavar="DIR", help="an export of harness run")
+    parser.add_argument("--runtime", required=True, metavar="URL", help="with its /v1")
+    parser.add_argument("--model", default="", metavar="NAME", help="where it serves several")
+    parser.add_argument("--base", default="", metavar="MODEL", help="of an exported adapter (the one it was gated on)")
+    layers = f"what must be the same: {', '.join(LAYERS)} ({','.join(WANTED)}, and nothing else may differ)"
+    parser.add_argument("--layers", default="", metavar="NAMES", help=layers)
+    parser.add_argument("--suite", type=Path, metavar="SUITE", help="that it passed: ask its rows too (layer gates)")
+    parser.add_argument("--rows", type=int, default=200, metavar="N", help="of the suite, drawn by the seed (200)")
+    with_plugins(parser)
+    parser.add_argument("--context", type=int, default=0, metavar="TOKENS", help="make one conversation that long")
+    parser.add_argument("--arithmetic", default="", metavar="KIND", help="float32, f16, bf16 or q8; else as it tells")
+    parser.add_argument("--reference", default="auto", metavar="DTYPE", help="float32, or bfloat16 beyond 8 B (auto)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")
+    parser.add_argument("--alpha", type=float, default=0.01, metavar="RISK", help="of a false alarm of defaults (0.01)")
+    parser.add_argument("--api-key-env", default="", metavar="NAME", help="the variable that holds the server's key")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="a statement for harness verify --served")
+    parser.add_argument("--sign", type=Path, metavar="KEY", help="sign it; the .key file of harness keygen")
+    parser.add_argument("--name", default="", metavar="TEXT", help="what the statement calls the endpoint; else hashed")
+    still = "ask only whether the runtime is as when this statement was written: what it tells, and 16 tokens"
+    parser.add_argument("--still", type=Path, metavar="FILE", help=still)
+
+
+def wanted_layers(text: str) -> tuple[str, ...]:
+    """Return the layers that are named. Raises UsageError."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in LAYERS:
+            raise UsageError(f'--layers "{name}": there is no such layer{did_you_mean(name, LAYERS)}')
+    return names
+
+
+def _parity(args: Namespace) -> int:
+    """Compare, layer by layer, and print what came of each."""
+    from harness.release.verify import verify
+
+    if args.still:
+        return _still(args)
+    if args.export is None:
+        raise UsageError("parity: of which export? name its folder, or a statement with --still")
+    if args.sign and not args.write:
+        raise UsageError("--sign signs what --write writes; give --write FILE too")
+    names = wanted_layers(args.layers)
+    if not 0 < args.alpha <= 0.5:
+        raise UsageError(f"--alpha is {args.alpha:g}, want more than 0 and at most 0.5")
+    verified = verify(args.export)
+    if not verified.ok:
+        raise UsageError(f"{args.export}: is no whole export, so nothing can be compared with it: {verified.refused}")
+    args.base = _base(args.export, args.base)
+    found = measured(args, names, verified.root)
+    args.document |= {"export": str(args.export), "root": verified.root}
+    return found
+
+
+def _still(args: Namespace) -> int:
+    """Say whether a runtime is what it was."""
+    from harness_served.dialects import find
+    from harness_served.statement import still
+
+    odd = still(args.still, find(args.runtime, args.model, args.api_key_env))
+    args.document = {"still": not odd, "differs": odd}
+    for line in odd:
+        say(f"differs: {line}", sys.stderr)
+    if not odd:
+        say(f"still as {args.still} says")
+    return 1 if odd else 0
+
+
+def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
+    """Compare a runtime with the model in a folder, whose root a statement is about; see `parity` for the arguments."""
+    from harness.artifacts.attestation import MODEL
+    from harness_release import again
+    from harness_served.dialects import find
+    from harness_served.layers import compare
+    from harness_served.noise import ARITHMETICS, arithmetic_of
+    from harness_served.parity import Parity, exit_of
+    from harness_served.reference import Reference
+
+    if args.arithmetic not in ("", *ARITHMETICS):
+        raise UsageError(f'--arithmetic "{args.arithmetic}": unknown{did_you_mean(args.arithmetic, ARITHMETICS)}')
+    runtime = find(args.runtime, args.model, args.api_key_env)
+    asked = names or [name for name in LAYERS if name != IDENTITY and (args.suite or name != "gates")]
+    most = 16 + 12 * 4 + 8 * (DRAWN + GREEDILY + 40) + DRAWN
+    rows = again(args.export, args.suite, args.rows, args.seed, args.plugins) if args.suite else None
+    say(COST.format(most, runtime.name, f", and {rows.rows} rows" if rows else "", ", ".join(asked)), sys.stderr)
+    reference = Reference(args.export / MODEL, args.base, args.reference)
+    told = runtime.identity()
+    kind = args.arithmetic or arithmetic_of(str(told.get("model_ftype", "")), reference.stored)
+    made = Parity(runtime, reference, kind, args.seed, args.alpha, args.context, rows)
+    tokenizer = reference.tokens.tokenizer
+    hold = {"template": tokenizer.chat_template, "bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    began, started = time.monotonic(), _now()
+    for name, layer in compare(made, asked, hold):
+        say(f"{name:<10} {layer.verdict:<14} {layer.says}")
+    seconds = time.monotonic() - began
+    if args.write:
+        from harness_served.statement import keep
+
+        keep(args.write, args.sign, args.export.resolve().name, root, made, (started, _now()), args.name)
+        say(f"written: {args.write}", sys.stderr)
+    for note in made.notes:
+        say(f"note: {note}", sys.stderr)
+    say(f"{runtime.requests} requests, {runtime.tokens} tokens of its own, {seconds:.0f} s", sys.stderr)
+    layers: dict[str, Any] = {name: asdict(layer) for name, layer in made.found.items()}
+    args.document = {"runtime": runtime.name, "model": runtime.model, "told": told, "layers": layers}
+    args.document |= {"requests": runtime.requests, "tokens": runtime.tokens, "notes": made.notes, "seed": args.seed}
+    args.document |= {"arithmetic": kind, "reference": reference.computed, "longest": made.longest}
+    return exit_of(made.found, names or (*WANTED, *(("gates",) if rows else ())))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _base(export: Path, named: str) -> str:
+    """Return where the base of an exported adapter lies, named or as the evidence says; nothing for a whole model.
+
+    Raises UsageError unless it is the very base that the adapter was gated on, and whole.
+    """
+    from harness.artifacts.attestation import EVIDENCE, LOCK, MANIFEST, MODEL
+    from harness_hf import open_source
+
+    if not (export / MODEL / "adapter_config.json").is_file():
+        return ""
+    manifest, lock = (json.loads((export / EVIDENCE / name).read_text("utf-8")) for name in (MANIFEST, LOCK))
+    if manifest["adapter"]["quantization"]:
+        raise UsageError(f"{export}: its adapter was gated on a quantised base, which no reference here is; merge it")
+    path = named or str(lock["suite"]["model"]["path"])
+    if (digest := open_source(path).digest) != manifest["adapter"]["base"]:
+        there = manifest["adapter"]["base"][:16]
+        raise UsageError(f'base "{path}": holds weights {digest[:16]}, the adapter was gated on {there}; see --base')
+    return path

@@ -1,0 +1,53 @@
+"""What a runtime is asked: conversations made so that each known fault of a template moves their tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.internals import chat
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+PROSE = (
+    "The committee met on Tuesday to discuss the budget for the coming year, and most members agreed that the roof of "
+    "the old library could not wait any longer. It's 1,234.50 euros for the slates alone; Größe und 東京 stood in the "
+    "minutes, nobody knew why.\n\n"
+)
+PLAIN = "The capital of France is"  # a text prompt, which gets a BOS or none
+ENDED = (  # questions and whole answers, after which a model should have nothing more to say
+    *(("What is the capital of France?", "The capital of France is Paris."), ("Say hello.", "Hello!")),
+    *(("What is 2 + 2?", "2 + 2 equals 4."), ("Is water wet? Answer yes or no.", "Yes.")),
+    *(("What colour is the sky?", "The sky is blue."), ("Thank you!", "You're welcome!")),
+    *(("Name one fruit.", "Apple."), ("Who wrote Hamlet?", "William Shakespeare wrote Hamlet.")),
+    *(("How are you?", "I'm doing well, thank you for asking!"), ("Translate 'cat' to French.", "Chat.")),
+    *(("What is H2O?", "H2O is the chemical formula for water."), ("Good night.", "Good night!")),
+)
+
+
+def user(text: str) -> dict[str, str]:
+    """Return a user's message."""
+    return {"role": "user", "content": text}
+
+
+def made(special: str, longer: str = "") -> list[list[dict[str, Any]]]:
+    """Return the eight conversations; `special` is a special token's text, `longer` makes the last one longer."""
+    system, answer = (
+        {"role": "system", "content": "Answer in one sentence."},
+        {"role": "assistant", "content": "Slate."},
+    )
+    return [
+        [user("What is the capital of France?")],
+        [system, user("Why is the sky blue?")],
+        [{"role": "system", "content": ""}, user("Name three fruits.")],
+        [user("  \n Which month comes after March?  \n")],
+        [user("What are roofs made of?"), answer, user("And walls?")],
+        chat.joined([user("What is the weather in Paris?")], {chat.TOOLS: [TOOL]}),
+        [user(f"What does {special} mean in this text?")],
+        [user(f"{longer or 8 * PROSE}Sum this up in a few words.")],
+    ]

@@ -1,0 +1,91 @@
+"""How a runtime draws where a request names nothing, against what the export's generation_config.json says.
+
+Told with each reply, that decides; else text that was drawn so is put before the export: of text drawn at temperature 1
+and unfiltered the sum of surprise less entropy is a martingale with a known variance.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
+
+NEUTRAL: Mapping[str, tuple[float, ...]] = {  # values that change nothing
+    **{"temperature": (1.0,), "top_k": (0.0, -1.0), "top_p": (1.0,), "min_p": (0.0,), "typical_p": (1.0,)},
+    **{"repetition_penalty": (1.0,), "presence_penalty": (0.0,), "frequency_penalty": (0.0,)},
+    **{"dry_multiplier": (0.0,), "xtc_probability": (0.0,)},
+}
+TOKENS = 40  # of each conversation
+LEAST = 64
+
+
+def look(parity: Parity) -> LayerVerdict:
+    """Compare what is told, or what is drawn."""
+    named = _named(parity)
+    told = parity.runtime.defaults()
+    if told is not None:
+        odd = [_said(key, told[key], named) for key in told if _apart(key, float(told[key]), named)]
+        greedy = not named.get("do_sample") and told.get("temperature") == 0
+        if odd and not greedy:
+            return LayerVerdict(
+                DIFFERS, f"{', '.join(odd)}; name them in requests, or start it with the export's", "told"
+            )
+        return LayerVerdict(SAME, "as the export's generation_config.json has them", "told")
+    return _surprise(parity, named)
+
+
+def _named(parity: Parity) -> dict[str, Any]:
+    path = parity.reference.folder / "generation_config.json"
+    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _apart(key: str, told: float, named: Mapping[str, Any]) -> bool:
+    wanted = (float(named[key]),) if key in named else NEUTRAL.get(key, (told,))
+    return not any(math.isclose(told, one, abs_tol=1e-3) for one in wanted)
+
+
+def _said(key: str, told: float, named: Mapping[str, Any]) -> str:
+    return f"{key} {told:g} where the export has {named.get(key, 'none')}"
+
+
+def _surprise(parity: Parity, named: Mapping[str, Any]) -> LayerVerdict:
+    """Draw with no field of drawing named, and say how surprising that is."""
+    if parity.came("ids") == DIFFERS:
+        return LayerVerdict(UNPROVEN, "the prompts differ, and so would what is drawn")
+    filtered = [key for key in NEUTRAL if key in named and _apart(key, float(named[key]), {})]
+    total = variance = 0.0
+    greedy, told, tokens = True, True, 0
+    for prompt in parity.spoken:
+        said = parity.runtime.chat(prompt.messages, TOKENS, {})
+        ids, told = parity.ids_of(said), told and said.ids is not None
+        if not ids:
+            continue
+        scored = parity.reference.score(prompt.ids, ids)
+        total, variance = total + float(scored.surprise.sum()), variance + float(scored.variance.sum())
+        greedy = greedy and float((scored.best[:-1] - scored.own).max()) < 0.5
+        tokens += len(ids)
+    numbers = {"tokens": float(tokens), "z": total / math.sqrt(variance) if variance else 0.0}
+    if tokens < LEAST:
+        return LayerVerdict(UNPROVEN, f"{tokens} tokens were drawn, want {LEAST}", "text", numbers)
+    z = numbers["z"]
+    verdict, says = UNPROVEN, f"surprise {z:+.1f} at {tokens} tokens; a filter may be too fine to be seen"
+    if greedy:
+        verdict = DIFFERS if named.get("do_sample") else SAME
+        says = f"answers greedily, and the export says do_sample {bool(named.get('do_sample'))} ({tokens} tokens)"
+    elif filtered:
+        says = f"draws; what the export names ({', '.join(filtered)}) is told by no reply"
+    elif z < -limit(parity.alpha) or (told and z > limit(parity.alpha)):  # text may be cut into unlikely tokens
+        why = "filters or cools what it draws" if z < 0 else "draws hotter, or from another model"
+        verdict, says = DIFFERS, f"{why}: surprise {z:+.1f} at {tokens} tokens, and the export names nothing"
+    return LayerVerdict(verdict, says, "text", numbers)
+
+
+def limit(alpha: float) -> float:
+    """Return how many deviations a healthy runtime stays within, at a risk on both sides."""
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(1 - alpha / 2)

@@ -1,0 +1,98 @@
+"""Rows of the evidence, asked again through the runtime, paired with what the gated model scored on them.
+
+The claim on each metric that a gate is about: at most so much worse than the evidence, by the test of a gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness import Gate, ModelRef, Outcome, Result, UsageError, Verdict
+from harness.internals import decide
+from harness.release.recompute import score_in
+from harness_api import load
+from harness_release import Again
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
+
+WORSE = 0.03  # of a proportion, and a share of what else is measured, where no gate of the suite says how much
+VERSUS = "evidence"
+
+
+def look(parity: Parity) -> LayerVerdict:
+    """Ask, and decide; `differs` is proven to be worse by more than the margin."""
+    asked, runtime = parity.again, parity.runtime
+    if asked is None:
+        return LayerVerdict(UNPROVEN, "needs the suite that the export passed; name it, --suite SUITE")
+    claims = list(_claims(asked))
+    if not claims:
+        return LayerVerdict(UNPROVEN, "no gate of the suite is about rows that can be asked again")
+    unheard = ""
+    results: dict[str, Result] = {}
+    where = {"base_url": runtime.server.url, "api_key_env": runtime.server.variable, "retries": 2}
+    with load([ModelRef(asked.candidate, runtime.model)], **where) as [subject]:
+        for name in dict.fromkeys(claim.eval for claim in claims):
+            try:
+                results[name] = asked.ask(name, subject)
+            except UsageError as error:
+                unheard = unheard or str(error)
+                parity.notes.append(f'gates: "{name}" is not answered: {error}')
+    verdicts = [
+        _decided(asked, claim, results[claim.eval], parity.alpha / len(claims))
+        for claim in claims
+        if claim.eval in results
+    ]
+    if not verdicts:
+        return LayerVerdict(UNSEEN, unheard)
+    numbers = {f"{v.metric} {key}": float(value) for v in verdicts for key, value in _numbers(v) if value is not None}
+    for outcome, layer in ((Outcome.FAIL, DIFFERS), (Outcome.ERROR, UNPROVEN), (Outcome.INCONCLUSIVE, UNPROVEN)):
+        if (worst := next((v for v in verdicts if v.outcome is outcome), None)) is not None:
+            return LayerVerdict(layer, _said(worst), "rows", numbers)
+    if unheard:
+        return LayerVerdict(UNPROVEN, unheard, "rows", numbers)
+    return LayerVerdict(SAME, "; ".join(map(_said, verdicts)), "rows", numbers)
+
+
+def _claims(asked: Again) -> Iterator[Gate]:
+    """Yield a claim for each metric that a gate is about, by the narrowest margin that a gate of it has."""
+    margins: dict[str, list[Gate]] = {}
+    for gate in asked.gates:
+        metric = asked.collection.tasks[gate.eval].metrics.get(gate.metric_name) if gate.eval in asked.drawn else None
+        if (
+            metric
+            and not (metric.combine or metric.is_count or metric.is_agreement)
+            and gate.applies_to(asked.candidate)
+        ):
+            margins.setdefault(gate.metric, []).append(gate)
+    for name, gates in margins.items():
+        own = [g for g in gates if g.worse_by_at_most is not None]
+        share = asked.collection.tasks[gates[0].eval].metrics[gates[0].metric_name].is_share
+        margin = max(own, key=lambda g: g.margin).worse_by_at_most if own else WORSE if share else f"{WORSE:.0%}"
+        yield Gate(name, metric=name, versus=VERSUS, worse_by_at_most=margin)
+
+
+def _decided(asked: Again, claim: Gate, ours: Result, alpha: float) -> Verdict:
+    """Return the verdict on the rows whose scores the evidence tells; of private ones it tells none."""
+    task, known = asked.collection.tasks[claim.eval], asked.known[claim.eval]
+    told = [number for number in asked.drawn[claim.eval] if "values" in known[number]]
+    samples = [(task.samples or ())[number] for number in told]
+    theirs = tuple(score_in(known[number]) for number in told)
+    evidence = Result(VERSUS, claim.eval, theirs, {}, asked.weights)
+    return decide(claim, task.metrics[claim.metric_name], ours, evidence, samples, alpha, name=asked.candidate)
+
+
+def _numbers(verdict: Verdict) -> list[tuple[str, float | None]]:
+    return [
+        ("worse", verdict.lost_count),
+        ("better", verdict.won_count),
+        ("rows", verdict.n),
+        ("estimate", verdict.estimate),
+        ("lower", verdict.lower),
+        ("upper", verdict.upper),
+    ]
+
+
+def _said(verdict: Verdict) -> str:
+    if verdict.outcome is Outcome.ERROR:
+        return f"{verdict.metric}: {verdict.why}"
+    changed = f"{verdict.n} rows: {verdict.lost_count} worse, {verdict.won_count} better"
+    return f"{verdict.metric}, {changed}; {verdict.claim}: {verdict.why}"

@@ -1,0 +1,40 @@
+"""What a runtime tells of itself: the same at the end as at the start; whether it is true is for the other layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness import UsageError
+from harness_served import DRAWN
+from harness_served.parity import SAME, UNSEEN, LayerVerdict, Parity
+from harness_served.runtime import room
+
+DULL = ("template", "adapters")  # too long to print, or printed by another layer
+
+
+def same_model(parity: Parity, began: Mapping[str, Any], hold: Mapping[str, Any]) -> LayerVerdict:
+    """Say what is told of the model. Raises UsageError where that changed while it was asked.
+
+    `hold` is what the export says of itself; what is told otherwise is a note, for it decides nothing.
+    """
+    runtime, now = parity.runtime, parity.runtime.identity()
+    for key in sorted(began.keys() | now.keys()):
+        if began.get(key) != now.get(key):
+            change = f"{key} was {began.get(key)!r:.80}, is {now.get(key)!r:.80}"
+            raise UsageError(
+                f"{runtime.server.where}: the model changed under way: {change}; nothing is said about either"
+            )
+    for key, ours in hold.items():
+        if key in began and ours and began[key] != ours:
+            parity.notes.append(f"{runtime.name} tells another {key} than the export has; the other layers decide")
+    told_type = str(began.get("model_ftype", ""))
+    if any(told_type.upper().startswith(kind) for kind in ("Q", "IQ", "MOSTLY_Q")) and not parity.reference.gguf:
+        parity.notes.append(f"it serves {told_type}, and the export has more bits: a candidate of its own, to be gated")
+    if (context := room(began)) and context < parity.longest + DRAWN:
+        parity.notes.append(f"it takes {context} tokens at most")
+    told = {k: v for k, v in began.items() if k not in DULL and v is not None}
+    if not set(told) - {"id", "owned_by"}:
+        return LayerVerdict(UNSEEN, f"{runtime.name} tells nothing but names; {runtime.hint}")
+    said = ", ".join(f"{k} {runtime.server.peer.clean(str(v), 100)}" for k, v in told.items())
+    return LayerVerdict(SAME, f"{runtime.name}: {said}; at the end as at the start", "told")

@@ -1,0 +1,69 @@
+"""Which tokens a runtime makes of messages and of a text, against the export's template and tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness_api import RequestRefused
+from harness_served.conversations import PLAIN
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
+from harness_served.runtime import room
+
+FIX = "serve it with the export's own: --chat-template model/chat_template.jinja"
+
+
+def look(parity: Parity) -> LayerVerdict:
+    """Compare tokens, or where they are not told their count, which each known fault of a template moves."""
+    runtime, seen, unread, prompts = parity.runtime, "count", 0, [*parity.prompts, *parity.rows]
+    for number, prompt in enumerate(prompts):
+        theirs = runtime.ids(prompt.messages)
+        if theirs is not None:
+            seen = runtime.ids_by
+            if theirs != prompt.ids:
+                return LayerVerdict(
+                    DIFFERS, f"conversation {number}, {_first(parity, prompt.ids, theirs)}; {FIX}", seen
+                )
+        try:
+            count = runtime.count(prompt.messages)
+        except RequestRefused as error:
+            if (most := room(runtime.identity())) is not None and most <= len(prompt.ids):
+                return LayerVerdict(
+                    DIFFERS, f"conversation {number} of {len(prompt.ids)} tokens is refused: {error}", seen
+                )
+            unread += 1
+            parity.notes.append(f"ids: conversation {number} is refused: {error}")
+            continue
+        if count is None and theirs is None:
+            return LayerVerdict(UNSEEN, f"{runtime.name} tells neither tokens nor usage.prompt_tokens; {runtime.hint}")
+        if count is not None and count != len(prompt.ids):
+            apart = f"{count} tokens, the export has {len(prompt.ids)}"
+            return LayerVerdict(
+                DIFFERS, f"conversation {number}: {apart} ({count - len(prompt.ids):+d}); {FIX}", "count"
+            )
+    if text := _text(parity):
+        return LayerVerdict(DIFFERS, text, "count")
+    many = len(prompts)
+    if unread == many:
+        return LayerVerdict(UNPROVEN, "no conversation is answered")
+    what = "the same tokens" if seen != "count" else "same count, which two faults may share"
+    return LayerVerdict(
+        SAME, f"{what} in {many - unread} conversations, the longest {max(len(p.ids) for p in prompts)}", seen
+    )
+
+
+def _text(parity: Parity) -> str:
+    """Return how many tokens too many a text prompt has, as when a BOS is put in front of another."""
+    count = parity.runtime.count_text(PLAIN)
+    ours = len(parity.reference.tokens.texts([PLAIN])[0])
+    if count is None or count == ours:
+        return ""
+    return f"a text prompt has {count} tokens, the export's {ours} ({count - ours:+d}); see add_bos_token of both"
+
+
+def _first(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:
+    """Say where two lists of tokens part, in the words of the export's tokenizer."""
+    pairs = zip(ours, theirs, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+    text = parity.reference.tokens.tokenizer.decode
+    a, b = (str(text(ids[at : at + 1])) for ids in (ours, theirs))
+    return f"token {at}: {b!r} where the export has {a!r}"

@@ -1,0 +1,136 @@
+"""How likely a runtime finds its own tokens, against the exported weights in float32 on the very same tokens.
+
+The bound is measured: four times what the runtime's kind of arithmetic costs the exported model itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness_served import DRAWN
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, Prompted
+
+if TYPE_CHECKING:
+    import torch
+
+TIMES = 4  # the noise; the merge check's own factor
+AGAIN = 2  # conversations that are drawn once more, with the same seed, for a noise of the runtime's own
+SMALL = 0.001  # nats a token of KL that rounding alone may come to, where it goes one way
+LEAST = 64  # tokens, for anything to be said
+
+
+@dataclass(frozen=True)
+class ToldTokens:
+    """What a runtime drew after a conversation, and the log-probabilities it told."""
+
+    prompt: Prompted
+    ids: list[int]
+    logprobs: list[float]
+
+
+def look(parity: Parity) -> LayerVerdict:
+    """Draw, and compare; raises UsageError as the server is asked."""
+    import torch
+
+    runtime, said = parity.runtime, list(drawn(parity))
+    parity.heard["told"] = said
+    if not said:
+        return LayerVerdict(UNSEEN, f"{runtime.name} tells no log-probabilities of what it says; {runtime.hint}")
+    if not runtime.takes_ids and parity.came("ids") != SAME:
+        return LayerVerdict(UNPROVEN, "the prompt's tokens are not the export's, and it takes no ids")
+    ours = [parity.reference.score(t.prompt.ids, t.ids).own for t in said]
+    apart = torch.cat([torch.tensor(t.logprobs) - own for t, own in zip(said, ours, strict=True)])
+    if len(apart) < LEAST:
+        return LayerVerdict(UNPROVEN, f"{len(apart)} tokens were drawn, want {LEAST}: its answers end at once")
+    own, itself = noise(parity, said, ours), _repeated(parity, said)
+    parity.heard |= {"apart": apart, "noise": max(own, itself), "ours": ours}
+    limit, found = TIMES * max(own, itself), rms(apart)
+    mean, error = float(apart.mean()), float(apart.std()) / math.sqrt(len(apart))
+    numbers = {"rms": found, "bound": limit, "median": float(apart.abs().median()), "max": float(apart.abs().max())}
+    numbers |= {"kl": mean, "error": error, "tokens": len(apart), "noise": own, "itself": itself}
+    told = f"{len(apart)} tokens to {parity.longest} deep"
+    if itself > TIMES * own:
+        why = f"two draws of the same tokens are RMS {itself:.2f} nats apart, at most {TIMES * own:.3f}"
+        return LayerVerdict(DIFFERS, f"{why}: replicas that differ, or a model that was changed", "told", numbers)
+    if found <= limit and mean - 3 * error <= max(SMALL, max(own, itself) ** 2):
+        says = f"KL {mean:.4f} ± {error:.4f} nats a token, RMS {found:.3f} of at most {limit:.3f}"
+        return LayerVerdict(SAME, f"{says} (own {parity.arithmetic}: {own:.3f}), {told}", "told", numbers)
+    far = sum(rms(torch.tensor(t.logprobs) - own) > limit for t, own in zip(said, ours, strict=True))
+    where = f"in {far} of {len(said)} conversations"  # not in all: replicas may differ
+    says = f"RMS {found:.2f} nats a token, at most {limit:.3f}, KL {mean:.3f} ± {error:.3f}, {told}, {where}"
+    return LayerVerdict(DIFFERS, f"{says}; {nearest(parity, said, limit)}", "told", numbers)
+
+
+def drawn(parity: Parity, most: int = DRAWN, some: int = 0, seed: int | None = None) -> Iterator[ToldTokens]:
+    """Yield what the runtime draws after conversations, with nothing filtered; nothing where it tells too little."""
+    runtime, seed = parity.runtime, parity.seed if seed is None else seed
+    prompts = parity.prompts if runtime.takes_ids else parity.spoken
+    for number, prompt in enumerate(prompts[: some or None]):
+        how = {**runtime.draws, "seed": seed + number}
+        if runtime.takes_ids:
+            said = runtime.complete(prompt.ids, prompt.text, most, how)
+        else:
+            said = runtime.chat(prompt.messages, most, how)
+        if said is None or said.logprobs is None:
+            return
+        ids = parity.ids_of(said)
+        many = min(len(ids), len(said.logprobs))
+        if said.ids is None and len(ids) not in (len(said.logprobs), len(said.logprobs) - (said.ended == "stop")):
+            continue  # its text is cut otherwise, so nothing says which token is which
+        if many:
+            yield ToldTokens(prompt, ids[:many], said.logprobs[:many])
+
+
+def noise(parity: Parity, said: Sequence[ToldTokens], ours: Sequence[torch.Tensor]) -> float:
+    """Return what the runtime's arithmetic costs the exported model itself, on the same tokens."""
+    import torch
+
+    from harness_served.noise import FLOOR
+
+    if parity.arithmetic == "float32":
+        return FLOOR
+    rough = [parity.reference.score(t.prompt.ids, t.ids, parity.arithmetic).own for t in said]
+    return max(FLOOR, rms(torch.cat(rough) - torch.cat(list(ours))))
+
+
+def rms(values: Any) -> float:
+    """Return the root of the mean square."""
+    return float(values.pow(2).mean().sqrt())
+
+
+def _repeated(parity: Parity, said: Sequence[ToldTokens]) -> float:
+    """Return how far the runtime is from itself, where it draws the same tokens again."""
+    import torch
+
+    again = drawn(parity, DRAWN // 2, AGAIN)
+    pairs: list[float] = []
+    for one, other in zip(said, again, strict=False):
+        for a, b, x, y in zip(one.ids, other.ids, one.logprobs, other.logprobs, strict=False):
+            if a != b:
+                break
+            pairs.append(x - y)
+    return rms(torch.tensor(pairs)) if pairs else 0.0
+
+
+def nearest(parity: Parity, said: Sequence[ToldTokens], limit: float) -> str:
+    """Say which of a few wrong models the runtime is near to; it explains, and decides nothing."""
+    import torch
+
+    reference = parity.reference
+    wrong = {"rotary positions of a tenth of its base": reference.turned(0.1)}
+    if reference.adapter:
+        wrong |= {"the base without its adapter": reference.scaled(0.0), "the adapter at half": reference.scaled(0.5)}
+        wrong |= {"the adapter at twice its scale": reference.scaled(2.0)}
+    theirs, found = torch.cat([torch.tensor(t.logprobs) for t in said]), {}
+    for name, way in wrong.items():
+        with way:
+            found[name] = rms(theirs - torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said]))
+    name = min(found, key=lambda name: found[name])
+    return (
+        f"nearest of {len(found)} known: {name} (RMS {found[name]:.2f})"
+        if found[name] <= limit
+        else ("other weights than the export's, or computed otherwise")
+    )

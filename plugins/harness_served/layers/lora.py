@@ -1,0 +1,51 @@
+"""Whether an adapter is applied, at its whole scale: by the direction in which a smaller one would change tokens."""
+
+from __future__ import annotations
+
+import math
+
+from harness_served.layers.logprobs import TIMES, rms
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
+
+SMALLER = 0.9  # the scale whose direction is tried
+ERRORS = 3
+
+
+def look(parity: Parity) -> LayerVerdict:
+    """Regress how far the runtime is away on what a smaller scale would change; the base must be another model."""
+    import torch
+
+    runtime, reference = parity.runtime, parity.reference
+    if not reference.adapter:
+        return LayerVerdict(UNSEEN, "exported as one model; export the adapter to compare its scale")
+    if "apart" not in parity.heard:
+        return LayerVerdict(UNPROVEN, "needs the log-probabilities; ask for the layer logprobs too")
+    said, apart, bound = parity.heard["told"], parity.heard["apart"], TIMES * parity.heard["noise"]
+    with reference.scaled(SMALLER):
+        smaller = torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said])
+    towards = smaller - torch.cat(parity.heard["ours"])
+    if not float(towards.abs().max()) > 0:
+        return LayerVerdict(UNPROVEN, "the adapter changes nothing that was said")
+    slope = float((apart * towards).sum() / towards.pow(2).sum())
+    error = math.sqrt(float(((apart - slope * towards) * towards).pow(2).sum())) / float(towards.pow(2).sum())
+    numbers = {"slope": slope, "error": error}
+    told = [f'"{a["name"]}"' + (f" scale {a['scale']}" if "scale" in a else "") for a in runtime.adapters()]
+    says = f"its scale is {1 - (1 - SMALLER) * slope:.2f} ± {(1 - SMALLER) * error:.2f}"
+    if told:
+        says += f" ({', '.join(told)} told)"
+    base = runtime.as_base(said[0].prompt.ids, said[0].prompt.text, 2 * len(said[0].ids))
+    if base and base.logprobs and base.ids:
+        with reference.scaled(0.0):
+            own = reference.score(said[0].prompt.ids, base.ids).own[: len(base.logprobs)]
+        tuned = reference.score(said[0].prompt.ids, base.ids).own[: len(base.logprobs)]
+        away = rms(torch.tensor(base.logprobs) - tuned)
+        numbers |= {"base": away, "base from its own": rms(torch.tensor(base.logprobs) - own)}
+        if away <= bound and rms(own - tuned) > bound:
+            return LayerVerdict(
+                DIFFERS, f'"{runtime.model}" answers as its base does; the adapter is not applied', "told", numbers
+            )
+    if abs(slope) > ERRORS * error:
+        return LayerVerdict(DIFFERS, says, "told", numbers)
+    if parity.came("logprobs") != SAME:
+        return LayerVerdict(UNPROVEN, f"{says}, and logprobs differ", "told", numbers)
+    return LayerVerdict(SAME, says, "told", numbers)

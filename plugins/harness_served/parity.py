@@ -1,0 +1,151 @@
+"""One comparison of a runtime with an export: what is asked, what was found, and the order in which it is looked at.
+
+It goes on after a layer that differs, so that one run tells all faults; log-probabilities are asked with ids where that
+is possible, so that a template's fault does not hide another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness import UsageError
+from harness.internals import chat
+from harness_served import DRAWN, GREEDILY
+from harness_served.conversations import PROSE, made
+from harness_served.runtime import GREEDY, Runtime, RuntimeAnswer
+
+if TYPE_CHECKING:
+    from harness_release import Again
+    from harness_served.reference import Reference, TokenScores
+
+Verdict = Literal["same", "differs", "not proven", "cannot be seen"]
+SAME: Verdict = "same"
+DIFFERS: Verdict = "differs"
+UNPROVEN: Verdict = "not proven"
+UNSEEN: Verdict = "cannot be seen"
+ROWS = 8  # conversations of the suite that are looked at, beside the made ones
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class LayerVerdict:
+    """What came of a layer: its verdict, a line that says why, its numbers, and by what it was seen."""
+
+    verdict: Verdict
+    says: str
+    seen: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A conversation as the export's template and tokenizer have it."""
+
+    messages: Sequence[Mapping[str, Any]]
+    text: str
+    ids: list[int]
+
+
+@dataclass
+class Parity:
+    """A runtime beside the exported model, and what was found so far."""
+
+    runtime: Runtime
+    reference: Reference
+    arithmetic: str
+    seed: int = 0
+    alpha: float = 0.01
+    context: int = 0
+    again: Again | None = None  # rows of the suite, where one was named
+    found: dict[str, LayerVerdict] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    heard: dict[str, Any] = field(default_factory=dict)  # what later layers need of earlier ones
+
+    @cached_property
+    def prompts(self) -> list[Prompted]:
+        """The conversations that the export's template takes: eight made ones, then more."""
+        tokens = self.reference.tokens
+        special = str(tokens.tokenizer.eos_token or "")
+        longer = ""
+        if self.context:
+            each = len(tokens.plain(PROSE))
+            longer = PROSE * max(1, (self.context - 100) // each)
+        prompts, refused = self._prompted(made(special, longer))
+        if not prompts:
+            raise UsageError(f"the export takes no conversation: {refused or 'its context is too short'}")
+        return prompts
+
+    @cached_property
+    def rows(self) -> list[Prompted]:
+        """A few conversations of the suite's rows, for templates fail on what users have."""
+        tasks, drawn = (self.again.collection.tasks, self.again.drawn) if self.again else ({}, {})
+        inputs = [(tasks[name].samples or ())[number].input for name in drawn for number in drawn[name]]
+        return self._prompted([said for said in inputs if isinstance(said, list)][:ROWS])[0]
+
+    def _prompted(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[list[Prompted], str]:
+        """Return those that the export's template and context take, and why one was not taken."""
+        tokens, prompts, refused = self.reference.tokens, list[Prompted](), ""
+        for messages in conversations:
+            try:
+                text = tokens.render([dict(m) for m in messages])
+            except UsageError as error:
+                refused = str(error)
+                continue
+            ids = tokens.prompts([[dict(m) for m in messages]])[0]
+            if not self.reference.context or len(ids) + DRAWN <= self.reference.context:
+                prompts.append(Prompted(messages, text, ids))
+        return prompts, refused
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest conversation that was compared."""
+        return max(len(p.ids) for p in self.prompts)
+
+    @property
+    def spoken(self) -> list[Prompted]:
+        """The conversations without tools, which a server may take only with a parser of calls."""
+        return [p for p in self.prompts if chat.TOOLS not in chat.split(p.messages)[1]]
+
+    @cached_property
+    def answers(self) -> list[tuple[Prompted, RuntimeAnswer, list[int]]]:
+        """The runtime's greedy answers by way of its chat, and their tokens."""
+        found = []
+        for prompt in self.spoken:
+            said = self.runtime.chat(prompt.messages, GREEDILY, GREEDY)
+            found.append((prompt, said, self.ids_of(said)))
+        return found
+
+    @cached_property
+    def answers_scored(self) -> list[TokenScores]:
+        """What the reference thinks of those answers, at every place."""
+        return [self.reference.score(prompt.ids, ids) for prompt, _, ids in self.answers]
+
+    def ids_of(self, said: RuntimeAnswer) -> list[int]:
+        """Return the tokens of what was said: as told, else as the export cuts its text before a broken character.
+
+        Nothing where that comes to another number than is told: a text hides special tokens, and how it was cut.
+        """
+        if said.ids:
+            return said.ids
+        text, broken, _ = said.text.partition(BROKEN)
+        ids = self.reference.tokens.plain(text)
+        return ids if broken or said.said is None or said.said - len(ids) in (0, int(said.ended == "stop")) else []
+
+    def hides(self, said: RuntimeAnswer, token: int) -> bool:
+        """Return whether what was said would not show such a token: a special one that ends nothing, in a text."""
+        tokens = self.reference.tokens.tokenizer
+        return not said.ids and token in tokens.all_special_ids and token not in self.reference.stops
+
+    def came(self, name: str) -> Verdict | None:
+        """Return what came of a layer; None where it was not looked at."""
+        return self.found[name].verdict if name in self.found else None
+
+
+def exit_of(found: Mapping[str, LayerVerdict], wanted: Collection[str]) -> int:
+    """Return 1 where a layer differs, 6 where one that is wanted is not proven to be the same, else 0."""
+    if any(layer.verdict == DIFFERS for layer in found.values()):
+        return 1
+    return 0 if all(name in found and found[name].verdict == SAME for name in wanted) else 6

@@ -1,0 +1,142 @@
+"""The exported model as it must answer: its own weights in float32, and at the runtime's arithmetic beside.
+
+A GGUF file is read back, so that what is left between it and a runtime is arithmetic. Imports torch: import this
+module inside functions.
+"""
+# ruff: noqa: TID253 (imported only where a model is compared)
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import UsageError
+from harness_hf import Tokens, load_model, quiet, resolve
+from harness_served.noise import as_runtime
+
+CLIP = 8.0  # nats
+EXACT = 8_000_000_000  # parameters up to which the reference is computed in float32
+BESIDE = (0.0, 0.5, 2.0)  # scales of an adapter that a runtime may have in place of 1
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What a model thinks of tokens that were said: of each its log-probability, and of each place (one more) how
+    likely the likeliest is, which it is, how surprising it was beyond what was to be expected, and the stop tokens."""
+
+    own: torch.Tensor  # (T,)
+    best: torch.Tensor  # (T + 1,)
+    first: torch.Tensor  # (T + 1,)
+    surprise: torch.Tensor  # (T,), -log p less the entropy, clipped, less the exact mean of that
+    variance: torch.Tensor  # (T,), of the surprise
+    stop: torch.Tensor  # (T + 1,), of the likeliest stop token
+    going_on: torch.Tensor  # (T + 1,), of the likeliest other
+
+
+class Reference:
+    """A model of an export, an adapter on its base; raises UsageError where it cannot be loaded."""
+
+    def __init__(self, model: Path, base: str = "", dtype: str = "auto") -> None:
+        adapter = (model / "adapter_config.json").is_file()
+        self.folder = resolve(base) if adapter else resolve(str(model))
+        files = model if adapter and any(model.glob("tokenizer*")) else self.folder
+        self.tokens, self.adapter, self.computed = Tokens.of(str(files)), adapter, dtype
+        self.gguf = any(model.glob("*.gguf"))
+        if dtype == "auto":
+            from harness_hf import parameters_of
+
+            self.computed = "float32" if parameters_of(self.folder) <= EXACT else "bfloat16"
+        with quiet():
+            self.model = load_model(self.folder, dtype=self.computed, adapter=model if adapter else None)
+        self._others: dict[str, Any] = {}
+
+    @cached_property
+    def stops(self) -> list[int]:
+        """The stop tokens: those of the tokenizer, the template and the generation configuration."""
+        told = getattr(self.model.generation_config, "eos_token_id", None)
+        named = told if isinstance(told, list) else [] if told is None else [told]
+        return sorted({*self.tokens.stops, *named})
+
+    @property
+    def context(self) -> int:
+        """The most tokens that the model takes, 0 where it does not say."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 0) or 0)
+
+    @property
+    def stored(self) -> str:
+        """The kind of its numbers in the files."""
+        return str(getattr(self.model.config, "dtype", "") or "").removeprefix("torch.")
+
+    def score(self, prompt: Sequence[int], said: Sequence[int], arithmetic: str = "") -> TokenScores:
+        """Score tokens that were said after a prompt, in float32 or at an arithmetic of `noise`."""
+        model = self._as(arithmetic)
+        rows = model.get_input_embeddings().num_embeddings
+        if odd := [i for i in said if not 0 <= i < rows]:
+            raise UsageError(
+                f"the runtime tells the token {odd[0]}, and the export has {rows}; it serves another model"
+            )
+        ids = torch.tensor([[*prompt, *said]], device=model.device)
+        with torch.inference_mode():
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
+            logs = logits.float().log_softmax(-1).cpu()  # (T + 1, V)
+        told = torch.tensor(list(said), dtype=torch.long)
+        best, first = logs.max(-1)
+        likely, plain = logs[:-1].exp(), -logs[:-1].clamp(min=-1e4)
+        clipped = (plain - (likely * plain).sum(-1, keepdim=True)).clamp(-CLIP, CLIP)
+        mean = (likely * clipped).sum(-1)
+        variance = (likely * clipped**2).sum(-1) - mean**2
+        stop = logs[:, self.stops].max(-1).values if self.stops else torch.full_like(best, -torch.inf)
+        others = logs.index_fill(1, torch.tensor(self.stops, dtype=torch.long), -torch.inf).max(-1).values
+        own, surprise = (x.gather(-1, told[:, None])[:, 0] for x in (logs[:-1], clipped))
+        return TokenScores(own, best, first, surprise - mean, variance, stop, others)
+
+    def _as(self, arithmetic: str) -> Any:
+        if not arithmetic:
+            return self.model
+        if arithmetic not in self._others:
+            self._others = {arithmetic: as_runtime(copy.deepcopy(self.model), arithmetic)}  # one copy at a time
+        return self._others[arithmetic]
+
+    def answer(self, prompt: Sequence[int], most: int) -> list[int]:
+        """Return the greedy answer to a prompt, its stop token among it where it ends."""
+        ids = torch.tensor([list(prompt)], device=self.model.device)
+        mask = torch.ones_like(ids)
+        with torch.inference_mode(), quiet():
+            out = self.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=most, do_sample=False, eos_token_id=self.stops
+            )
+        return [int(i) for i in out[0, ids.shape[1] :]]
+
+    @contextmanager
+    def scaled(self, factor: float) -> Iterator[None]:
+        """Let the adapter count for so much of what it does; 0 is the base."""
+        scales = [m.scaling for m in self.model.modules() if isinstance(getattr(m, "scaling", None), dict)]
+        before = [dict(scale) for scale in scales]
+        for scale in scales:
+            scale.update({name: value * factor for name, value in scale.items()})
+        try:
+            yield
+        finally:
+            for scale, old in zip(scales, before, strict=True):
+                scale.update(old)
+
+    @contextmanager
+    def turned(self, factor: float) -> Iterator[None]:
+        """Let rotary positions turn as if their base were so many times what it is, where there is one."""
+        found = [m for m in self.model.modules() if hasattr(m, "inv_freq") and hasattr(m, "config")]
+        before = [m.inv_freq.clone() for m in found]
+        for module in found:
+            steps = torch.arange(len(module.inv_freq), device=module.inv_freq.device) / len(module.inv_freq)
+            module.inv_freq.mul_(torch.tensor(factor, device=steps.device) ** -steps)
+        try:
+            yield
+        finally:
+            for module, old in zip(found, before, strict=True):
+                module.inv_freq.copy_(old)

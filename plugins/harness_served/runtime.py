@@ -1,0 +1,224 @@
+"""An endpoint as it is asked: what it says, with which tokens and log-probabilities, where it tells them.
+
+A runtime is an OpenAI-compatible server of which nothing is known; a dialect (`harness_served.dialects`) knows more.
+What a server tells of itself is a note: it is compared with what it told before, and believed in nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from harness import UsageError
+from harness.internals import whole_text, wire
+from harness_api import CHAT, COMPLETIONS, RequestRefused, Server, choice, fields_of, served_entry
+
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
+GREEDY = {"temperature": 0.0}
+UNKNOWN = (404, 405, 501)  # HTTP's, of what a server has not
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class RuntimeAnswer:
+    """What a runtime said: its text, tokens and log-probabilities where it tells them, and how it ended.
+
+    `prompt` and `said` are how many tokens the prompt and the answer had, `settings` how it drew, where it tells them.
+    """
+
+    text: str
+    ids: list[int] | None = None
+    logprobs: list[float] | None = None
+    ended: str = ""
+    prompt: int | None = None
+    said: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Runtime:
+    """A server by what every server of this kind has: answers to messages and texts, and counts of tokens."""
+
+    kind: ClassVar[str] = "openai"
+    name: ClassVar[str] = "an OpenAI-compatible server"
+    hint: ClassVar[str] = "serve the model with vLLM or llama.cpp's server, which tell more"
+    ids_by: ClassVar[str] = "count"
+    takes_ids: ClassVar[bool] = False
+    draws: ClassVar[Mapping[str, Any]] = NEUTRAL  # fields with which nothing is filtered
+    probe: ClassVar[str] = ""  # a path beside /v1 that tells this dialect
+
+    def __init__(self, server: Server, model: str, told: Mapping[str, Any]) -> None:
+        self.server, self.model, self.told = server, model, dict(told)
+        self.requests = self.tokens = 0
+        self.texts = True  # until it refuses one
+        self.logs = True  # until it refuses to be asked for log-probabilities
+        self.began = time.monotonic()
+
+    @property
+    def root(self) -> str:
+        return self.server.url.removesuffix("/v1")
+
+    def ask(self, path: str, body: Mapping[str, Any] | None, read: Any = lambda reply: reply) -> Any:
+        """Ask once more, and count it. Raises RequestRefused, UsageError."""
+        self.requests += 1
+        return self.server.ask(path, body, read=read)
+
+    # -- what it tells ---------------------------------------------------------------------------------
+
+    @classmethod
+    def knows(cls, told: Any) -> bool:
+        """Return whether this is the dialect of a server that answers its probe so."""
+        return False
+
+    def identity(self) -> dict[str, Any]:
+        """Return what it tells of itself and its model now."""
+        entry = served_entry(self.server, self.model)
+        return {k: v for k, v in entry.items() if k in ("id", "root", "parent", "max_model_len", "owned_by")}
+
+    def same_as_told(self, digests: Mapping[str, Any]) -> list[str]:
+        """Return notes on what it tells that is not the export's."""
+        return []
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """Return the adapters it says it has: name, and scale where it tells one."""
+        return []
+
+    def defaults(self) -> Mapping[str, Any] | None:
+        """Return how it draws where a request names nothing; None where it does not tell."""
+        return None
+
+    # -- how it reads a prompt -------------------------------------------------------------------------
+
+    def ids(self, messages: Messages) -> list[int] | None:
+        """Return the tokens it makes of messages; None where it does not tell them."""
+        return None
+
+    def count(self, messages: Messages) -> int | None:
+        """Return how many tokens it makes of messages, at the cost of one; None where it tells none."""
+        try:
+            return self.chat(messages, 1, GREEDY).prompt
+        except RequestRefused as refused:
+            if refused.trouble.status not in UNKNOWN:
+                raise
+            return None
+
+    def count_text(self, text: str) -> int | None:
+        """Return how many tokens it makes of a text prompt, at the cost of one; None where it takes none."""
+        said = self.complete([], text, 1, GREEDY)
+        return said.prompt if said else None
+
+    # -- what it says ----------------------------------------------------------------------------------
+
+    def chat(self, messages: Messages, most: int, how: Mapping[str, Any]) -> RuntimeAnswer:
+        """Answer messages in at most so many tokens."""
+        body = {"model": self.model, **fields_of([dict(m) for m in messages]), "max_tokens": most, **how}
+        return self._answered(CHAT, body, {"logprobs": True})
+
+    def complete(self, ids: Sequence[int], text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
+        """Go on after a prompt, by its ids where that is possible, else by its text; None where it takes neither."""
+        if not self.texts:
+            return None
+        prompt = list(ids) if self.takes_ids and ids else text
+        body = {"model": self.model, "prompt": prompt, "max_tokens": most, **how}
+        try:
+            return self._answered(COMPLETIONS, body, {"logprobs": 1})
+        except RequestRefused as refused:
+            if refused.trouble.status not in UNKNOWN:
+                raise
+            self.texts = False
+            return None
+
+    def as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
+        """Draw from the base that an adapter stands on; None where it cannot be asked for."""
+        return None
+
+    def _answered(self, path: str, body: Mapping[str, Any], logs: Mapping[str, Any]) -> RuntimeAnswer:
+        """Ask for log-probabilities too, unless such a request was refused before and one without was not."""
+        try:
+            return self._said(self.ask(path, {**body, **(logs if self.logs else {})}, read_answer))
+        except RequestRefused as refused:
+            if not self.logs or refused.trouble.status not in (400, 422):
+                raise
+            said = self._said(self.ask(path, body, read_answer))
+            self.logs = False
+            return said
+
+    def _said(self, answered: RuntimeAnswer) -> RuntimeAnswer:
+        if (key := self.server.peer.key) and key in answered.text:
+            raise UsageError(f"{self.server.where}: repeats its key in an answer; do not use it")
+        self.tokens += answered.said or len(answered.ids or answered.logprobs or ()) or max(1, len(answered.text) // 4)
+        return answered
+
+
+def read_answer(reply: Any) -> RuntimeAnswer:
+    """Read an answer to messages or a text, in the shapes of OpenAI's two endpoints. Raises Trouble."""
+    chosen = choice(reply)
+    message = table(chosen.get("message"))
+    text = message.get("content", chosen.get("text"))
+    if not isinstance(text, str) and not message.get("tool_calls"):
+        text = message.get("reasoning_content") or message.get("reasoning")
+    ids, logprobs = _told(chosen)
+    counts = (table(reply.get("usage")).get(key) for key in ("prompt_tokens", "completion_tokens"))
+    prompt, said = (n if type(n) is int else None for n in counts)
+    ended = str(chosen.get("finish_reason") or "")
+    return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said)
+
+
+def table(value: Any) -> Mapping[str, Any]:
+    """Return an object of a reply; an empty one for whatever else stands there."""
+    return value if isinstance(value, dict) else {}
+
+
+def tokens_in(values: Any) -> list[int] | None:
+    """Return a list of tokens; None for whatever else stands there."""
+    return values if isinstance(values, list) and all(type(i) is int for i in values) else None
+
+
+def room(told: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a runtime takes, where it tells that."""
+    return next((told[key] for key in ("n_ctx", "max_model_len") if type(told.get(key)) is int), None)
+
+
+def numbers(values: Any) -> list[float]:
+    """Return log-probabilities, which are finite and at most 0. Raises Trouble."""
+    found = [float(v) if type(v) is float or (type(v) is int and -1e6 < v <= 0) else math.nan for v in values]
+    if odd := [v for v in found if not (math.isfinite(v) and v <= 1e-4)]:
+        raise wire.Trouble(f"sent what is no log-probability, which is finite and at most 0: {odd[:3]}")
+    return found
+
+
+def _told(chosen: Mapping[str, Any]) -> tuple[list[int] | None, list[float] | None]:
+    """Return tokens and their log-probabilities as a choice tells them."""
+    told, ids = table(chosen.get("logprobs")), tokens_in(chosen.get("token_ids"))
+    if isinstance(content := told.get("content"), list) and content:
+        entries = [entry for entry in content if isinstance(entry, dict)]
+        own = tokens_in([entry.get("id") for entry in entries])
+        return own or ids, numbers([e.get("logprob") for e in entries])
+    values = told.get("token_logprobs")
+    return ids, numbers(values) if isinstance(values, list) and values else None
+
+
+def one_model(server: Server, model: str) -> str:
+    """Return the name of the model that is asked: the one given, or the only one served. Raises UsageError."""
+    if model:
+        served_entry(server, model)
+    try:
+        listed = sorted(server.ask("/models", read=_names, timeout=10.0))
+    except RequestRefused:
+        if model:
+            return model  # not every server has the list
+        raise
+    if not model and len(set(listed)) != 1:
+        raise UsageError(f"{server.where}: serves {', '.join(listed) or 'no model'}; name one with --model")
+    if (many := listed.count(model or listed[0])) > 1:
+        raise UsageError(f'{server.where}: serves {many} models under the name "{model or listed[0]}"; name them apart')
+    return model or listed[0]
+
+
+def _names(reply: Any) -> list[str]:
+    data = table(reply).get("data")
+    if not isinstance(data, list):
+        raise wire.Trouble("answered /models with no list of models")
+    return [str(entry["id"]) for entry in map(table, data) if "id" in entry]

@@ -1,0 +1,80 @@
+"""What was found of a runtime, as an in-toto statement about the export's root; and whether it still answers so."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from harness.artifacts.attestation import SERVED, decimal, payload
+from harness.files import write_text
+from harness.release.served import read_served
+from harness_release import enveloped, signer_of
+from harness_served.conversations import user
+from harness_served.parity import DIFFERS, LayerVerdict, Parity
+from harness_served.runtime import GREEDY
+
+if TYPE_CHECKING:
+    from harness_served.runtime import Runtime
+
+QUESTION = [user("What is the capital of France?")]
+SAID = 16  # tokens of an answer that is kept, for `--still`
+VERSIONS = ("version", "build_info")
+
+
+def keep(path: Path, key: Path | None, name: str, root: str, made: Parity, times: tuple[str, str], about: str) -> None:
+    """Write a statement, signed where there is a key; `about` is how its endpoint is called, else hashed.
+
+    Raises UsageError where it cannot be signed.
+    """
+    runtime = made.runtime
+    told = runtime.identity()
+    host = urlsplit(runtime.server.url).netloc
+    version = next((str(told[key]) for key in VERSIONS if told.get(key)), "")
+    predicate = {
+        "endpoint": {"name": about} if about else {"sha256": hashlib.sha256(host.encode()).hexdigest()},
+        "runtime": {"kind": runtime.kind, "name": runtime.name, "version": version, "model": runtime.model},
+        "told": _digest(told),
+        "layers": {name: _words(layer) for name, layer in made.found.items()},
+        "reference": {"dtype": made.reference.computed, "arithmetic": made.arithmetic},
+        "seed": made.seed,
+        "alpha": decimal(made.alpha),
+        "longest": made.longest,
+        "started": times[0],
+        "ended": times[1],
+        "said": runtime.chat(QUESTION, SAID, GREEDY).text,
+    }
+    statement = payload(SERVED, [{"name": name, "digest": {"sha256": root}}], predicate)
+    signer = signer_of(key, "--sign") if key else None
+    write_text(path, (enveloped(statement, signer).line() if signer else statement.decode()) + "\n")
+
+
+def still(path: Path, runtime: Runtime) -> list[str]:
+    """Return what is otherwise than when a statement was written: what it tells of itself, and 16 tokens.
+
+    Raises UsageError where it is no statement.
+    """
+    _, told, _ = read_served(path)
+    odd = []
+    if told["runtime"]["model"] != runtime.model or told["runtime"]["kind"] != runtime.kind:
+        was = f"{told['runtime']['name']}, model {told['runtime']['model']}"
+        odd.append(f"{was} answered, and now {runtime.name}, model {runtime.model}")
+    elif told["told"] != _digest(runtime.identity()):
+        odd.append("what the server tells of itself is no longer the same")
+    if told["said"] != runtime.chat(QUESTION, SAID, GREEDY).text:
+        odd.append("it answers a question otherwise than it did")
+    differs = [name for name, layer in told["layers"].items() if layer["verdict"] == DIFFERS]
+    return odd + [f'"{name}" differed when the statement was written' for name in differs]
+
+
+def _words(layer: LayerVerdict) -> dict[str, Any]:
+    numbers = {name: decimal(float(value)) for name, value in layer.numbers.items()}
+    return {"verdict": layer.verdict, "says": layer.says, "seen": layer.seen, "numbers": numbers}
+
+
+def _digest(told: Mapping[str, Any]) -> str:
+    from harness import digest_of
+
+    return digest_of(dict(told))

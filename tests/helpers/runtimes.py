@@ -1,0 +1,257 @@
+"""Servers that speak as real ones were heard to, with a small model behind them and a switch for each fault.
+
+Heard: llama.cpp's server (2026-10, out of the wheel xllamacpp), transformers serve 5.24 and vLLM 0.32 (its engine on a
+CPU); Ollama as its documentation has it. A token that is part of a character has no entry among llama.cpp's
+log-probabilities.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+FIELDS = {"model", "messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "logprobs", "stream", "tools"}
+FIELDS |= {"chat_template_kwargs", "echo"}
+LLAMA = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+Reply = tuple[int, Any]
+
+
+@dataclass
+class Runtime:
+    """A model behind one dialect: "llama.cpp", "vllm", "ollama" or "transformers".
+
+    Faults: "template" (what is rendered loses its last newline), "bos" (a text gets two), "stops" (goes on), "sampling"
+    (drawn with a filter where nothing is said), "usage" (is hidden), "error" (in a reply with 200), "nan" (for a
+    log-probability), "swapped" (another file is told of after some replies), "mute" (no log-probabilities), "short" (a
+    context of 16), "moved" (log-probabilities off by half a nat, by turns), "replicas" (every other answer's are),
+    "busy" (every other request is refused for now), "gone" (after some replies), "twice" (two models of
+    one name), "streams".
+    """
+
+    dialect: str
+    folder: Path
+    faults: frozenset[str] = frozenset()
+    adapter: Path | None = None
+    scale: float = 1.0
+    asked: list[str] = field(default_factory=list)
+    url: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        from harness_hf import Tokens, load_model
+
+        self.torch, self.tokens = torch, Tokens.of(str(self.folder))
+        self.model = load_model(self.folder, dtype="float32", device="cpu", adapter=self.adapter)
+        for module in self.model.modules() if self.adapter else ():
+            if isinstance(scaling := getattr(module, "scaling", None), dict):
+                scaling.update({name: value * self.scale for name, value in scaling.items()})
+
+    def render(self, body: dict[str, Any]) -> str:
+        given = {"tools": body["tools"]} if body.get("tools") else {}
+        messages = [dict(m) for m in body["messages"]]
+        messages[0]["chat_template_kwargs"] = {**given, **body.get("chat_template_kwargs", {})}
+        text = self.tokens.render(messages)
+        return text.removesuffix("\n") if "template" in self.faults else text
+
+    def encode(self, text: str) -> list[int]:
+        ids = self.tokens.texts([text])[0]
+        return [ids[0], *ids] if "bos" in self.faults else ids
+
+    def say(self, ids: list[int], most: int, how: dict[str, Any]) -> dict[str, Any]:
+        """Return tokens, their log-probabilities before any filter, and how it ended."""
+        torch, said, logs = self.torch, [], []
+        defaults = LLAMA if self.dialect == "llama.cpp" and "sampling" in self.faults else {"temperature": 1.0}
+        how = {**defaults, **how}
+        generator = torch.Generator().manual_seed(int(how.get("seed") or 0))
+        drawn = how["temperature"] > 0 and self.dialect != "transformers"
+        ended = "length"
+        for _ in range(most):
+            with torch.inference_mode():
+                plain = self.model(input_ids=torch.tensor([[*ids, *said]])).logits[0, -1].log_softmax(-1)
+            token = int(plain.argmax())
+            if drawn:
+                cut = plain / how["temperature"]
+                if top := int(how.get("top_k", 0)):
+                    cut = cut.masked_fill(cut < cut.topk(top).values[-1], -torch.inf) if top > 0 else cut
+                token = int(torch.multinomial(cut.softmax(-1), 1, generator=generator))
+            moved = (0.5 if len(said) % 2 else -0.5) if "moved" in self.faults else 0.0
+            moved -= 0.5 if "replicas" in self.faults and len(self.asked) % 2 else 0.0
+            said.append(token)
+            logs.append(min(0.0, float(plain[token]) + moved))
+            if token in self.tokens.stops and "stops" not in self.faults:
+                ended = "stop"
+                break
+        return {"ids": said, "logprobs": logs, "ended": ended, "text": self.tokens.decode(said), "how": how}
+
+    # -- replies ---------------------------------------------------------------------------------------
+
+    def reply(self, path: str, body: dict[str, Any]) -> Reply:
+        with self.lock:
+            self.asked.append(path)
+            if "busy" in self.faults and len(self.asked) % 2:
+                return 429, {"error": {"message": "Rate limit reached"}}
+            if "gone" in self.faults and len(self.asked) > 12:
+                return 503, {"error": {"message": "Loading model"}}
+            if "error" in self.faults and path.endswith("completion") | path.endswith("completions"):
+                return 200, {"error": {"message": "CUDA error"}}
+            own = getattr(self, f"_{self.dialect.replace('.', '_')}")(path, body)
+            if own is not None:
+                return own  # type: ignore[no-any-return]
+            if path == "/v1/models":
+                entry = {"id": "small", "object": "model", "owned_by": "local"}
+                return 200, {"object": "list", "data": [entry] * (2 if "twice" in self.faults else 1)}
+            if path == "/v1/chat/completions":
+                return self._openai(body, self.tokens._encode([self.render(body)], special=False)[0], chat=True)
+            if path == "/v1/completions":
+                prompt = body["prompt"]
+                return self._openai(body, self.encode(prompt) if isinstance(prompt, str) else prompt, chat=False)
+            return 404, {"detail": "Not Found"}
+
+    def _openai(self, body: dict[str, Any], ids: list[int], *, chat: bool) -> Reply:
+        said = self.say(ids, body.get("max_tokens", 16), body)
+        choice: dict[str, Any] = {"index": 0, "finish_reason": said["ended"]}
+        choice |= {"message": {"role": "assistant", "content": said["text"]}} if chat else {"text": said["text"]}
+        if body.get("logprobs") and self.dialect != "transformers" and "mute" not in self.faults:
+            texts = [self.tokens.tokenizer.decode([i]) for i in said["ids"]]
+            entries = [{"token": t, "logprob": p} for t, p in zip(texts, said["logprobs"], strict=True)]
+            if self.dialect == "vllm" and not chat:
+                choice["logprobs"] = {"tokens": texts, "token_logprobs": said["logprobs"], "top_logprobs": None}
+            else:
+                choice["logprobs"] = {"content": entries}
+        if body.get("return_token_ids"):
+            choice["token_ids"] = said["ids"]
+        usage = {"prompt_tokens": len(ids), "completion_tokens": len(said["ids"])}
+        told = {"prompt_token_ids": ids} if chat and body.get("return_token_ids") else {}
+        told |= {} if "usage" in self.faults else {"usage": usage}
+        return 200, {"model": "small", "choices": [choice], **told}
+
+    def _llama_cpp(self, path: str, body: dict[str, Any]) -> Reply | None:
+        if path == "/props":
+            changed = "swapped" in self.faults and len(self.asked) > 12
+            settings = {"params": dict(LLAMA), "n_ctx": 16 if "short" in self.faults else 512}
+            told = {"model_path": "other.gguf" if changed else "model.gguf", "model_ftype": "all F32"}
+            told |= {"chat_template": self.tokens.tokenizer.chat_template, "build_info": "b9999-abc"}
+            told |= {"bos_token": "<s>", "eos_token": "</s>"}
+            return 200, {"default_generation_settings": settings, **told}
+        if path == "/lora-adapters":
+            return 200, [{"id": 0, "path": "adapter.gguf", "scale": self.scale}] if self.adapter else []
+        if path == "/apply-template":
+            return 200, {"prompt": self.render(body)}
+        if path == "/tokenize":
+            return 200, {"tokens": self.encode(body["content"])}
+        if path != "/completion":
+            return None
+        ids = body["prompt"] if isinstance(body["prompt"], list) else self.encode(body["prompt"])
+        if body.get("lora"):
+            with self.model.disable_adapter():
+                said = self.say(ids, body["n_predict"], body)
+        else:
+            said = self.say(ids, body["n_predict"], body)
+        logs = [None if "nan" in self.faults else p for p in said["logprobs"]]
+        texts = [self.tokens.tokenizer.decode([i]) for i in said["ids"]]
+        rows = zip(said["ids"], logs, texts, strict=True)
+        told = [{"id": i, "logprob": p} for i, p, text in rows if "\N{REPLACEMENT CHARACTER}" not in text]
+        found = {"content": said["text"], "tokens": said["ids"], "tokens_evaluated": len(ids)}
+        found |= {"stop_type": "limit" if said["ended"] == "length" else "eos", "generation_settings": said["how"]}
+        return 200, {**found, "completion_probabilities": [] if "mute" in self.faults else told}
+
+    def _vllm(self, path: str, body: dict[str, Any]) -> Reply | None:
+        if path == "/version":
+            return 200, {"version": "0.32.0"}
+        if path == "/tokenize":
+            ids = self.tokens._encode([self.render(body)], special=False)[0]
+            return 200, {"count": len(ids), "max_model_len": 512, "tokens": ids}
+        if path == "/v1/models":
+            entry = {"id": "small", "object": "model", "owned_by": "vllm", "root": "/models/small", "parent": None}
+            return 200, {"object": "list", "data": [{**entry, "max_model_len": 512}]}
+        if path == "/v1/chat/completions/render":
+            disabled = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
+            return 403, {"error": {"message": disabled, "type": "PermissionDeniedError", "param": None, "code": 403}}
+        if path == "/v1/chat/completions" and body.get("tools"):
+            choice = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+            return 400, {"error": {"message": choice, "type": "BadRequestError", "param": None, "code": 400}}
+        return None
+
+    def _ollama(self, path: str, body: dict[str, Any]) -> Reply | None:
+        if path == "/api/version":
+            return 200, {"version": "0.12.11"}
+        if path == "/api/tags":
+            return 200, {"models": [{"name": "small:latest", "model": "small:latest", "digest": "ab" * 32}]}
+        if path == "/api/show":
+            return 200, {"template": "{{ .Prompt }}", "parameters": "temperature 0.7"}
+        return None
+
+    def _transformers(self, path: str, body: dict[str, Any]) -> Reply | None:
+        if unknown := set(body) - FIELDS:
+            return 422, {"detail": f"Unexpected fields in the request: {unknown}"}
+        return (400, {"detail": "prompt must be a string."}) if isinstance(body.get("prompt"), list) else None
+
+
+@contextmanager
+def running(runtime: Runtime) -> Iterator[Runtime]:
+    """Serve on a free port of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
+            code, reply = runtime.reply(self.path, body)
+            streams = "streams" in getattr(runtime, "faults", ()) and "completions" in self.path
+            data = f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n".encode() if streams else json.dumps(reply).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "text/event-stream" if streams else "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST  # noqa: N815 -- http.server's name
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    runtime.url = f"http://127.0.0.1:{http.server_port}/v1"
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield runtime
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+def taught(folder: Path, steps: int = 180) -> Path:
+    """Write a tiny Llama that was taught to end short answers, and nothing else."""
+    import torch
+
+    from harness_hf import Tokens, load_model, quiet
+    from harness_hf.tiny import build_tiny_model
+    from harness_served.conversations import ENDED, user
+
+    build_tiny_model(folder)
+    tokens, model = Tokens.of(str(folder)), load_model(folder, dtype="float32", device="cpu")
+    stop = tokens.special("<|end|>")
+    rows = [(tokens.prompts([[user(q)]])[0], [*tokens.plain(a), stop]) for q, a in ENDED]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(steps):
+        prompt, answer = rows[step % len(rows)]
+        logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(answer))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.generation_config.eos_token_id = sorted(tokens.stops)
+    with quiet():
+        model.save_pretrained(folder)
+    return folder

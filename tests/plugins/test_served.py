@@ -1,0 +1,297 @@
+"""What answers is what was exported, or the layer that says it is not; each dialect by a server that speaks it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.answers import asking
+from harness.answers.asking import Trouble
+from harness.cli.parser import arguments
+from harness.errors import UsageError
+from harness_hf.tiny import build_tiny_model
+from harness_served.commands import measured, wanted_layers
+from harness_served.dialects.llama_cpp import read_completion
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, exit_of
+from harness_served.runtime import read_answer
+from tests.helpers.adapters import make_adapter
+from tests.helpers.late import late
+from tests.helpers.runtimes import Runtime, running, taught
+
+late("openai")
+DIALECTS = ("llama.cpp", "vllm", "ollama", "transformers")
+HEALTHY = {  # what each dialect lets be seen of a healthy runtime; a draw of its own is never proven unfiltered by text
+    "llama.cpp": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
+    "vllm": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
+    "ollama": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
+    "transformers": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": UNSEEN, "lora": UNSEEN, "answers": SAME},
+}
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that ends its answers, as an export has it."""
+    folder = tmp_path_factory.mktemp("served")
+    taught(folder / "model")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait little between tries."""
+    monkeypatch.setattr(asking, "PAUSE", 0.01)
+
+
+def look(export: Path, dialect: str, *faults: str, layers: str = "", served: Path | None = None, **how: Any) -> Any:
+    """Compare, and return the exit code and what is told."""
+    with running(Runtime(dialect, served or export / "model", frozenset(faults), **how)) as runtime:
+        given = ["parity", str(export), "--runtime", runtime.url, "--layers", layers, "--arithmetic", "float32"]
+        args = arguments(given)
+        code = measured(args, wanted_layers(layers))
+        return code, args.document
+
+
+def verdicts(document: dict[str, Any]) -> dict[str, str]:
+    return {name: layer["verdict"] for name, layer in document["layers"].items() if name != "identity"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_healthy_runtime_raises_no_alarm(export: Path, dialect: str) -> None:
+    """Each layer that the dialect lets be seen is the same, within the tokens that were told before."""
+    code, told = look(export, dialect)
+    assert verdicts(told) == HEALTHY[dialect]
+    assert code == (6 if dialect == "transformers" else 0)
+    assert told["tokens"] <= 1000
+    assert told["layers"]["identity"]["verdict"] == (UNSEEN if dialect == "transformers" else SAME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [82, 93])
+def test_a_special_token_that_a_text_hides_is_no_alarm(tmp_path: Path, seed: int) -> None:
+    """These models say `<pad>` and `<s>` in the middle, which a server leaves out of its text: the rest has moved."""
+    build_tiny_model(tmp_path / "model", seed=seed, stops=True)
+    code, told = look(tmp_path, "transformers", layers="answers")
+    assert (code, verdicts(told)) == (0, {"answers": SAME})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_template_that_lost_a_newline_is_told_by_its_token_or_count(export: Path, dialect: str) -> None:
+    """Where tokens are told the first that differs is named, else by how many the count is off."""
+    code, told = look(export, dialect, "template", layers="ids,answers")
+    says = told["layers"]["ids"]["says"]
+    assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
+    assert says.startswith("conversation 0, token " if dialect in ("llama.cpp", "vllm") else "conversation 0: ")
+    assert "'' where the export has '\\n'" in says or "(-1)" in says
+    assert told["layers"]["answers"]["verdict"] == UNPROVEN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["llama.cpp", "ollama", "transformers"])
+def test_a_bos_that_is_doubled_in_texts_is_told(export: Path, dialect: str) -> None:
+    """The chats are right, and a text prompt has one token too many."""
+    code, told = look(export, dialect, "bos", layers="ids")
+    assert code == 1
+    assert "a text prompt has 26 tokens, the export's 25 (+1)" in told["layers"]["ids"]["says"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_runtime_that_does_not_stop_is_told(export: Path, dialect: str) -> None:
+    """Whole answers are put into its mouth, and it goes on."""
+    code, told = look(export, dialect, "stops", layers="stops")
+    assert (code, told["layers"]["stops"]["verdict"]) == (1, DIFFERS)
+    assert "turns go on" in told["layers"]["stops"]["says"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["llama.cpp", "vllm", "ollama"])
+def test_other_weights_are_told_by_log_probabilities(export: Path, tmp_path: Path, dialect: str) -> None:
+    """The same template, tokenizer and stop tokens, and a model that was taught a little less."""
+    other = taught(tmp_path / "other", steps=160)
+    code, told = look(export, dialect, served=other, layers="ids,logprobs")
+    assert (code, verdicts(told)) == (1, {"ids": SAME, "logprobs": DIFFERS})
+
+
+@pytest.mark.slow
+def test_log_probabilities_that_are_wrong_by_turns_are_told(export: Path) -> None:
+    """Their mean is right, and the bound is on each."""
+    code, told = look(export, "vllm", "moved", layers="logprobs")
+    assert (code, verdicts(told)) == (1, {"logprobs": DIFFERS})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["llama.cpp", "vllm"])
+def test_what_is_not_told_is_not_the_same(export: Path, dialect: str) -> None:
+    """A server that ignores the question for log-probabilities with 200 is inconclusive, and is told what to do."""
+    code, told = look(export, dialect, "mute", layers="logprobs")
+    assert (code, verdicts(told)) == (6, {"logprobs": UNSEEN})
+
+
+@pytest.mark.slow
+def test_a_server_that_hides_usage_tells_no_count(export: Path) -> None:
+    """Without tokens and counts nothing is known of the prompt."""
+    code, told = look(export, "transformers", "usage", layers="ids")
+    assert (code, verdicts(told)) == (6, {"ids": UNSEEN})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("error", "CUDA error"),
+        ("nan", "no log-probability, which is finite and at most 0"),
+        ("swapped", "the model changed under way: model_path was 'model.gguf', is 'other.gguf'"),
+        ("gone", "HTTP 503: Loading model, after 3 tries"),
+        ("twice", 'serves 2 models under the name "small"; name them apart'),
+        ("streams", "streams its answers though it was not asked to"),
+    ],
+)
+def test_a_broken_server_is_one_line(export: Path, fault: str, says: str) -> None:
+    """Nothing is said of a model where the server gives no answers, or another model's."""
+    with pytest.raises(UsageError, match=says) as caught:
+        look(export, "transformers" if fault == "streams" else "llama.cpp", fault, layers="ids,logprobs")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_server_is_one_line(tmp_path: Path) -> None:
+    """Where nothing listens it is said what to do."""
+    args = arguments(["parity", str(tmp_path), "--runtime", "http://127.0.0.1:9/v1"])
+    with pytest.raises(UsageError, match=r"the connection failed.*start it, or correct") as caught:
+        measured(args, ())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_busy_by_turns_is_asked_again(export: Path) -> None:
+    """A limit of requests is waited for, and takes no server for one of which less is known."""
+    code, told = look(export, "llama.cpp", "busy", layers="ids,logprobs")
+    assert (code, verdicts(told)) == (0, {"ids": SAME, "logprobs": SAME})
+
+
+@pytest.mark.slow
+def test_replicas_that_differ_are_no_noise(export: Path) -> None:
+    """What one model answers to the same question twice is near; another model behind the address widens no bound."""
+    code, told = look(export, "vllm", "replicas", layers="logprobs")
+    assert (code, verdicts(told)) == (1, {"logprobs": DIFFERS})
+    assert "replicas that differ" in told["layers"]["logprobs"]["says"]
+
+
+@pytest.mark.slow
+def test_an_export_that_cannot_be_read_here_is_one_line(export: Path, tmp_path: Path) -> None:
+    """A form of weights that the reference has no reader for is told before anything is asked."""
+    shutil.copytree(export / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text("utf-8"))
+    config["quantization_config"] = {"quant_method": "of another house"}
+    (tmp_path / "model/config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(UsageError, match="of another house") as caught:
+        look(tmp_path, "vllm", served=export / "model")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_two_models_are_not_chosen_from(export: Path) -> None:
+    """A name that is not served is told with those that are."""
+    with running(Runtime("vllm", export / "model")) as runtime:
+        args = arguments(["parity", str(export), "--runtime", runtime.url, "--model", "smal"])
+        with pytest.raises(UsageError, match='serves no model "smal"; did you mean "small"'):
+            measured(args, ())
+
+
+@pytest.fixture(scope="module")
+def adapted(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of an adapter of some weight, on the model of the other export."""
+    from harness_hf import quiet
+    from harness_lora import lora
+
+    folder = tmp_path_factory.mktemp("adapted")
+    with quiet():
+        make_adapter(export / "model", lora(), folder / "model", 0.02)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scale", "verdict"), [(1.0, SAME), (0.9, DIFFERS), (0.5, DIFFERS), (0.0, DIFFERS)])
+def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, verdict: str) -> None:
+    """Whole is the same; a little less, half or nothing is not, and its scale is measured."""
+    runtime = Runtime("llama.cpp", export / "model", adapter=adapted / "model", scale=scale)
+    with ExitStack() as stack:
+        url = stack.enter_context(running(runtime)).url
+        given = ["parity", str(adapted), "--runtime", url, "--base", str(export / "model"), "--arithmetic", "float32"]
+        args = arguments([*given, "--layers", "logprobs,lora"])
+        code = measured(args, ("logprobs", "lora"))
+    found = args.document["layers"]
+    assert (code, found["lora"]["verdict"]) == (0 if verdict == SAME else 1, verdict)
+    assert math.isclose(1 - 0.1 * found["lora"]["numbers"]["slope"], scale, abs_tol=0.05) or scale < 0.9
+    assert found["logprobs"]["verdict"] == (DIFFERS if scale != 1 else SAME)
+    nearest = {0.5: "the adapter at half", 0.0: "the base without its adapter"}
+    assert nearest.get(scale, "") in found["logprobs"]["says"]
+
+
+@pytest.mark.slow
+def test_a_statement_is_held_against_the_runtime_again(export: Path, tmp_path: Path) -> None:
+    """What was written is still so while the same model answers, and no longer with another."""
+    path, other = tmp_path / "qa.served.jsonl", taught(tmp_path / "other", steps=20)
+    with running(Runtime("vllm", export / "model")) as runtime:
+        args = arguments(["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path)])
+        assert measured(args, ("ids",), "ab" * 32) == 0
+        assert still(path, runtime.url) == 0
+    told = json.loads(path.read_text("utf-8"))
+    assert told["subject"] == [{"name": export.name, "digest": {"sha256": "ab" * 32}}]
+    assert told["predicate"]["layers"]["ids"]["verdict"] == SAME
+    assert runtime.url.split("/")[2] not in path.read_text("utf-8")
+    with running(Runtime("vllm", other)) as runtime:
+        assert still(path, runtime.url) == 1
+    with running(Runtime("transformers", export / "model")) as runtime:
+        assert still(path, runtime.url) == 1
+
+
+def still(path: Path, url: str) -> int:
+    args = arguments(["parity", "--still", str(path), "--runtime", url])
+    return int(args.command(args))
+
+
+@pytest.mark.slow
+def test_filters_by_default_are_told(export: Path) -> None:
+    """llama.cpp tells with each reply how it drew."""
+    code, told = look(export, "llama.cpp", "sampling", layers="defaults")
+    assert (code, told["layers"]["defaults"]["verdict"]) == (1, DIFFERS)
+    assert "top_k 40 where the export has none" in told["layers"]["defaults"]["says"]
+
+
+def test_exit_codes_are_those_of_the_verdicts() -> None:
+    """One that differs fails, whoever asked; what was asked for and is not proven is inconclusive."""
+    same, differs, unseen = LayerVerdict(SAME, ""), LayerVerdict(DIFFERS, ""), LayerVerdict(UNSEEN, "")
+    assert exit_of({"ids": same, "lora": unseen}, ["ids"]) == 0
+    assert exit_of({"ids": same, "lora": unseen}, ["ids", "lora"]) == 6
+    assert exit_of({"ids": same}, ["ids", "stops"]) == 6
+    assert exit_of({"ids": unseen, "answers": differs}, ["ids"]) == 1
+
+
+def test_an_unknown_layer_is_told() -> None:
+    """A misspelt layer would else be looked at by nobody."""
+    with pytest.raises(UsageError, match='there is no such layer; did you mean "logprobs"'):
+        wanted_layers("ids,logprob")
+
+
+def test_a_token_without_an_entry_ends_what_is_compared() -> None:
+    """llama.cpp tells no log-probability of a part of a character, so what follows has no right neighbour."""
+    entries = [{"id": 5, "logprob": -1.0}, {"id": 7, "logprob": -2.0}]
+    reply = {"content": "a?b", "tokens": [5, 6, 7], "stop_type": "limit", "completion_probabilities": entries}
+    said = read_completion(reply)
+    assert (said.ids, said.logprobs) == ([5], [-1.0])
+
+
+@pytest.mark.parametrize("value", [None, math.nan, 0.5, "x", -math.inf])
+def test_what_is_no_log_probability_is_refused(value: Any) -> None:
+    """A number above 0, or none, is no answer to be compared."""
+    reply = {"choices": [{"text": "a", "logprobs": {"token_logprobs": [value]}}]}
+    with pytest.raises(Trouble, match="no log-probability"):
+        read_answer(reply)

@@ -1,0 +1,122 @@
+"""Real servers beside the model that they serve: healthy ones raise no alarm, and planted faults are seen."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli.parser import arguments
+from harness_served.commands import measured, wanted_layers
+from harness_served.parity import DIFFERS, SAME, UNSEEN
+from tests.helpers.late import late
+from tests.helpers.runtimes import taught
+
+pytestmark = pytest.mark.slow
+late("openai")
+ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+LLAMA = """
+import sys, time, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.port, params.n_ctx = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+params.hostnames, params.n_parallel, params.warmup = ["127.0.0.1"], 1, False
+params.cpuparams.n_threads = 1
+server = xllamacpp.Server(params)
+while True:
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that ends its answers, as an export has it."""
+    folder = tmp_path_factory.mktemp("real")
+    taught(folder / "model")
+    return folder
+
+
+@contextmanager
+def serving(command: list[str], log: Path) -> Iterator[str]:
+    """Start a server on a free port, which the command ends with, and yield its URL."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with log.open("wb") as out:
+        server = subprocess.Popen([port if w == "PORT" else w for w in command], env=ENV, stdout=out, stderr=out)
+        try:
+            end = time.monotonic() + 180
+            while time.monotonic() < end:
+                assert server.poll() is None, log.read_text("utf-8", "replace")
+                with closing(socket.socket()) as probe:
+                    if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+                        break
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def look(export: Path, url: str, layers: str) -> tuple[int, dict[str, Any]]:
+    args = arguments(["parity", str(export), "--runtime", url, "--layers", layers, "--arithmetic", "float32"])
+    code = measured(args, wanted_layers(layers))
+    return code, {name: layer["verdict"] for name, layer in args.document["layers"].items()}
+
+
+def transformers(folder: Path) -> list[str]:
+    whole = [sys.executable, str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
+    return [*whole, "--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", "PORT"]
+
+
+def test_transformers_serve_is_the_same_as_far_as_it_lets_be_seen(export: Path) -> None:
+    """By count and text: it tells no log-probabilities, and never draws."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    with serving(transformers(export / "model"), export / "log") as url:
+        code, found = look(export, url, "ids,stops,defaults,answers,logprobs")
+    assert code == 6
+    seen = dict.fromkeys(("ids", "stops", "defaults", "answers"), SAME)
+    assert found == {**seen, "logprobs": UNSEEN, "identity": UNSEEN}
+
+
+def test_transformers_serve_with_another_template_and_model_is_seen(export: Path, tmp_path: Path) -> None:
+    """Its template lost a newline, and its weights are of a model that was taught less."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    served = taught(tmp_path / "served", steps=20)
+    with serving(transformers(served), tmp_path / "log") as url:
+        code, found = look(export, url, "ids,answers")
+    assert (code, found["ids"], found["answers"]) == (1, SAME, DIFFERS)
+    template = served / "chat_template.jinja"
+    template.write_text(template.read_text("utf-8").replace("<|assistant|>\n", "<|assistant|>"), "utf-8")
+    with serving(transformers(served), tmp_path / "log") as url:
+        code, found = look(export, url, "ids")
+    assert (code, found["ids"]) == (1, DIFFERS)
+
+
+@pytest.mark.skipif(find_spec("xllamacpp") is None, reason="llama.cpp's server is not installed: pip install xllamacpp")
+def test_llama_cpp_is_the_same_and_a_short_context_is_seen(tmp_path: Path) -> None:
+    """Of a model it can hold all layers are the same but its own defaults; with a short context `ids` differ."""
+    from harness_export.writing import export as write
+    from tests.helpers import llamas
+
+    folder = llamas.build(tmp_path / "whole" / "model", max_position_embeddings=2048)
+    (tmp_path / "gguf" / "model").mkdir(parents=True)
+    write(folder, tmp_path / "gguf" / "model", "F32")
+    command = [sys.executable, "-c", LLAMA, str(tmp_path / "gguf" / "model" / "model.gguf"), "PORT"]
+    with serving([*command, "2048"], tmp_path / "log") as url:
+        code, found = look(tmp_path / "gguf", url, "ids,logprobs,answers")
+        assert (code, set(found.values())) == (0, {SAME})
+        code, found = look(tmp_path / "gguf", url, "defaults")
+        assert (code, found["defaults"]) == (1, DIFFERS)
+    with serving([*command, "256"], tmp_path / "log") as url:
+        assert look(tmp_path / "gguf", url, "ids")[1]["ids"] == DIFFERS
