@@ -62,7 +62,7 @@ class Runtime:
         return text.removesuffix("\n") if "template" in self.faults else text
 
     def encode(self, text: str) -> list[int]:
-        ids = self.tokens.texts([text])[0]
+        ids = self.tokens.prompts([text])[0]
         return [ids[0], *ids] if "bos" in self.faults else ids
 
     def say(self, ids: list[int], most: int, how: dict[str, Any]) -> dict[str, Any]:

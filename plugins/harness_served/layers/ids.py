@@ -54,7 +54,7 @@ def look(parity: Parity) -> LayerVerdict:
 def _text(parity: Parity) -> str:
     """Return how many tokens too many a text prompt has, as when a BOS is put in front of another."""
     count = parity.runtime.count_text(PLAIN)
-    ours = len(parity.reference.tokens.texts([PLAIN])[0])
+    ours = len(parity.reference.tokens.prompts([PLAIN])[0])
     if count is None or count == ours:
         return ""
     return f"a text prompt has {count} tokens, the export's {ours} ({count - ours:+d}); see add_bos_token of both"
