@@ -86,6 +86,7 @@ from harness.reports.rows import told_apart as told_apart
 from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import RunFolder as RunFolder
 from harness.reports.run_folder import asked_of as asked_of
+from harness.reports.run_folder import newest as newest
 from harness.reports.run_folder import read_rows as read_answers
 from harness.stats.multiple import holm as holm
 from harness.stats.tests import cluster_t as cluster_t
@@ -180,6 +181,7 @@ __all__ = [
     "markdown",
     "marked_text",
     "meant_otherwise",
+    "newest",
     "numbered",
     "open_file",
     "out_of_memory",

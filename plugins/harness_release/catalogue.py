@@ -26,8 +26,10 @@ def described(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
         yield f"{p['kind']} {p['name']}  ({p['plugin']})"
         lines = p["about"].split("\n")[:1] if whole else paragraphs(p["about"])
         yield from (f"    {line}".rstrip() for line in lines if p["about"])
-        yield from (f"    {name}: {_key(**option)}" for name, option in p["options"].items())
-        if p["open_ended"]:
+        if whole and p["options"]:
+            yield f"    options: {', '.join(p['options'])}{' …' if p['open_ended'] else ''}"
+        yield from (f"    {name}: {_key(**option)}" for name, option in p["options"].items() if not whole)
+        if p["open_ended"] and not whole:
             yield "    … and the options of the library behind it"
         if p["metrics"]:
             yield f"    metrics: {', '.join(p['metrics'])}"

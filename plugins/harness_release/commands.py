@@ -14,6 +14,8 @@ from harness.cli.options import command, with_harnessfile, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 
+ORDER = ("evaluator", "adapter", "trainer", "loader", "exporter", "workers", "saboteur", "check")  # of the list
+
 
 def keygen(parser: ArgumentParser) -> None:
     """write a key to sign exports, and its public half"""
@@ -36,6 +38,8 @@ def promote(parser: ArgumentParser) -> None:
     command(parser, _promote, *examples)
     parser.add_argument("export", type=Path, metavar="DIR")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="as for verify")
+    help = "evidence of another suite, as for verify"
+    parser.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
     parser.add_argument("--back", action="store_true", help="to the release before")
     parser.add_argument("--list", action="store_true", help="print the record of promotions")
 
@@ -111,7 +115,7 @@ def _promote(args: Namespace) -> int:
             say(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
         return ExitCode.OK
     policy = read_policy(args.policy) if args.policy else None
-    found, folder, changes = (go_back if args.back else promote)(args.export, policy)
+    found, folder, changes = (go_back if args.back else promote)(args.export, policy, args.beside)
     args.document = {**asdict(found), "kept": str(folder) if found.ok else None, "changes": changes}
     if not found.ok:
         say(f"refused: {found.folder}: {found.refused}", sys.stderr)
@@ -150,10 +154,14 @@ def _plugins(args: Namespace) -> int:
 
     found = load_plugins(args.suite or Path("harness.toml"), args.plugins)
     chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
-    chosen.sort(key=lambda p: (p.kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]))
+    numbered = {p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)] for p in chosen}
+    chosen.sort(key=lambda p: (ORDER.index(p.kind), numbered[p]))
     tables = {table: keys_of(cls) for table, cls in TABLES.items() if args.name in (None, table)}
     if not chosen and not tables:
-        raise UsageError(f'no plugin provides "{args.name}", and no table is called so; see harness plugins')
+        known = did_you_mean(args.name, {*TABLES, *(p.name for p in found.provided.values())})
+        raise UsageError(
+            f'no plugin provides "{args.name}", and no table is called so{known or "; see harness plugins"}'
+        )
     args.document = as_data(chosen, found, tables, whole=args.name is None)
     for line in described(args.document, whole=args.name is None):
         say(line)

@@ -9,7 +9,7 @@ import getpass
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -30,14 +30,16 @@ MOST = 5  # changes of a kind that are told
 NUMBERED = ("value", "estimate", "lower", "upper")
 
 
-def promote(export: Path, policy: Policy | None = None) -> tuple[Verified, Path | None, list[str]]:
-    """Verify an export, keep a copy of it, and record it as the release.
+def promote(
+    export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()
+) -> tuple[Verified, Path | None, list[str]]:
+    """Verify an export, with evidence of other suites `beside` it, keep a copy of it, and record it as the release.
 
     Returns what `verify` found, the copy, and what changed against the last release. What was kept of the same model
     gives way to newer evidence, and to one that more have signed. Nothing is recorded when it is refused, nor a second
     time when it is the release already. Raises UsageError when the export is not there or the copy cannot be written.
     """
-    found = verify(export, policy, last=current(export))
+    found = verify(export, policy, last=current(export), beside=beside)
     if not found.ok:
         return found, None, []
     to = releases_of(export) / found.root[:16]
@@ -46,10 +48,11 @@ def promote(export: Path, policy: Policy | None = None) -> tuple[Verified, Path 
         if anew:
             with writing(to, "; nothing was promoted"), folder_in_place(to) as work:
                 shutil.copytree(export, work, dirs_exist_ok=True, copy_function=_copy)
-                if not (copied := verify(work, policy, last=current(export))).ok or copied.root != found.root:
+                copied = verify(work, policy, last=current(export), beside=beside)
+                if not copied.ok or copied.root != found.root:
                     why = copied.refused or "another model"
                     raise UsageError(f"{export}: changed while it was copied: {why}; nothing was promoted")
-        kept = verify(to, policy, last=current(export))
+        kept = verify(to, policy, last=current(export), beside=beside)
         if kept.ok and kept.root != found.root:
             raise UsageError(f"{to}: is not what was verified, root {found.root[:16]}; remove it and promote again")
         released = standing(export)
@@ -58,7 +61,9 @@ def promote(export: Path, policy: Policy | None = None) -> tuple[Verified, Path 
     return kept, to, _changes(before, _told(to))
 
 
-def go_back(export: Path, policy: Policy | None = None) -> tuple[Verified, Path, list[str]]:
+def go_back(
+    export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()
+) -> tuple[Verified, Path, list[str]]:
     """Record the release before the last one as the release again, if it still is what it was.
 
     Returns what `promote` does. Raises UsageError when there is none.
@@ -66,7 +71,7 @@ def go_back(export: Path, policy: Policy | None = None) -> tuple[Verified, Path,
     _before(export)
     with _alone(export):
         before, to = _told(current(export)), releases_of(export) / _before(export).root[:16]
-        found = verify(to, policy)
+        found = verify(to, policy, beside=beside)
         if found.ok:
             _record(export, found, to, back=True)
     return found, to, _changes(before, _told(to))

@@ -6,8 +6,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from harness import ExitCode, UsageError, write_text
-from harness.internals import part, writing
+from harness import ExitCode, UsageError, read_run, write_text
+from harness.internals import newest, part, writing
 
 FORMATS = ("text", "markdown", "json")
 
@@ -32,8 +32,8 @@ def report(parser: ArgumentParser) -> None:
 def history(parser: ArgumentParser) -> None:
     """print how the gates of a suite stood in every run"""
     parser.set_defaults(command=_history, group="look")
-    parser.epilog = "examples:\n  harness history suites/domain.toml"
-    parser.add_argument("suite", metavar="SUITE", help="the name of a suite, or its file")
+    parser.epilog = "examples:\n  harness history\n  harness history suites/domain.toml"
+    parser.add_argument("suite", nargs="?", metavar="SUITE", help="a suite's name or file; that of the last run")
     where = "where the run folders are (reports)"
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help=where)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -43,17 +43,18 @@ def compare(parser: ArgumentParser) -> None:
     """compare two runs: gates, metrics on the same rows, configuration"""
     parser.set_defaults(command=_compare, group="look")
     parser.epilog = """examples:
+  harness compare                       # the last run with the one before
   harness compare reports/new reports/old
   harness compare reports/new reports/old --format markdown"""
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run that is looked at")
-    parser.add_argument("against", type=Path, metavar="RUN", help="the one before it")
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="the run that is looked at; the last")
+    parser.add_argument("against", type=Path, nargs="?", metavar="RUN", help="another; the one of its suite before it")
     parser.add_argument("--format", choices=FORMATS, default="text", help="how to print it (text)")
     parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
 
 
 def _report(args: Namespace) -> int:
     """Write a page, or print Markdown. Raises UsageError without jinja2."""
-    from harness_report.reading import read_folder
+    from harness_report.reading import before, read_folder
 
     if args.form:
         sys.stdout.write("".join(f"{path}\n" for path in part("every_eval_ever")(args.run, args.o)))
@@ -70,7 +71,7 @@ def _report(args: Namespace) -> int:
         from harness_report import page
 
         if args.against is None and args.history is None:
-            html, name = page.render(kept, page.before(kept)), page.FILE
+            html, name = page.render(kept, before(kept)), page.FILE
         else:
             from harness_report.beside import render_beside
             from harness_report.history import runs_of
@@ -98,8 +99,9 @@ def _history(args: Namespace) -> int:
     """Print the history of a suite."""
     from harness_report.history import as_json, runs_of, told
 
-    name = Path(args.suite)
-    suite = name.stem if name.suffix == ".toml" else args.suite
+    suite = args.suite or read_run(newest(args.out)).suite
+    name = Path(suite)
+    suite = name.stem if name.suffix == ".toml" else suite
     if name.suffix == ".toml" and name.is_file():
         from harness.internals import read_suite
 
@@ -114,8 +116,12 @@ def _history(args: Namespace) -> int:
 def _compare(args: Namespace) -> int:
     """Print what differs between two runs."""
     from harness_report import compare
-    from harness_report.reading import read_folder
+    from harness_report.reading import before, read_folder
 
-    found = compare.compare(read_folder(args.run), read_folder(args.against))
+    kept = read_folder(args.run or newest(Path("reports")))
+    other = read_folder(args.against) if args.against else before(kept)
+    if other is None:
+        raise UsageError(f"{kept.folder}: is the first run of its suite; name another one to compare with")
+    found = compare.compare(kept, other)
     sys.stdout.write({"text": compare.told, "markdown": compare.compared, "json": compare.as_json}[args.format](found))
     return ExitCode.OK

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,12 +15,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import Run, UsageError, Verdict, write_text
+from harness import Run, Verdict, write_text
 from harness.internals import counted, endings, sentence, shown
 from harness_report import drawing, made, metrics, pairs
 from harness_report.gates import axes, comparison, heads, interval_of, link_of, reasons_of, show_gate
 from harness_report.pairs import LOST, WON
-from harness_report.reading import Kept, answer_of, read_folder
+from harness_report.reading import Kept, answer_of, before, read_folder
 from harness_report.words import GLYPHS, cut, percent, seconds
 
 if TYPE_CHECKING:
@@ -37,20 +36,6 @@ def write_page(folder: Path) -> Path:
     kept = read_folder(folder)
     write_text(kept.folder / FILE, render(kept, before(kept)))
     return kept.folder / FILE
-
-
-def before(kept: Kept) -> Kept | None:
-    """Return the last earlier run of the suite beside a run's folder, or None."""
-    own = kept.folder.resolve()
-    names = sorted(own.parent.glob(f"{kept.run.suite}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True)
-    for path in names:
-        if path.parent.name >= own.name:
-            continue
-        with suppress(UsageError):
-            earlier = read_folder(path.parent)
-            if earlier.run.suite == kept.run.suite and earlier.lock:
-                return earlier
-    return None
 
 
 def render(kept: Kept, last: Kept | None = None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -115,6 +116,20 @@ class Kept:
                 self.rows_[key] = {}
                 self.missing.append(str(error).replace(f"{self.folder}/", "").replace(f"{self.folder}: ", ""))
         return self.rows_[key]
+
+
+def before(kept: Kept) -> Kept | None:
+    """Return the last earlier run of the suite beside a run's folder, or None."""
+    own = kept.folder.resolve()
+    names = sorted(own.parent.glob(f"{kept.run.suite}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True)
+    for path in names:
+        if path.parent.name >= own.name:
+            continue
+        with suppress(UsageError):
+            earlier = read_folder(path.parent)
+            if earlier.run.suite == kept.run.suite and earlier.lock:
+                return earlier
+    return None
 
 
 def _kept(row: Row, like: Row, columns: set[str]) -> Row:

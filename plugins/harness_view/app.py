@@ -100,7 +100,7 @@ class Pages:
         if (written := folder / page.FILE).is_file():
             return _foreign(written.read_text("utf-8", "replace"))
         kept = reading.read_folder(folder)
-        return _foreign(page.render(kept, page.before(kept)))
+        return _foreign(page.render(kept, reading.before(kept)))
 
     async def events(self, request: Request) -> Response:
         """A run as it goes, for as long as it goes."""

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -573,6 +574,16 @@ def test_history_is_a_line_a_gate(two: tuple[Path, Path], project: Project) -> N
     found = json.loads(project.harness("history", "suite.toml", "--json").out)
     assert [r["folder"] for r in found["runs"]] == [two[1].name, two[0].name]
     assert sparkline([0.0, None, 1.0]) == "▁ █" and sparkline([2.0, 2.0]) == "▄▄"
+
+
+def test_the_last_runs_are_meant_where_none_is_named(two: tuple[Path, Path], project: Project) -> None:
+    """`compare` holds the last run against the one before of its suite, `history` tells that suite's."""
+    os.utime(two[1] / "report.json", (0, 0))
+    out = project.harness("compare").out
+    assert out == project.harness("compare", *map(str, two)).out
+    assert project.harness("history").out == project.harness("history", "fake").out
+    shutil.rmtree(two[1])
+    assert "is the first run of its suite" in project.harness("compare").err
 
 
 def test_releases_are_marked(two: tuple[Path, Path], project: Project) -> None:

@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK
+from harness.cli.main import main
+from harness.errors import ExitCode
 from harness.release.policy import STRICT, Policy, overlooked, read_policy
+from harness.release.previous import current
 from harness.release.verify import Verified, verify
 from harness.testing import ROWS, SUITE, Project, write_fake
 from tests.helpers.exports import edit_gates, reseal
@@ -418,6 +421,16 @@ def test_several_suites_are_demanded_together(once: Path, exports: Path) -> None
     assert found.refused.startswith(f"all_of: {others[0]}: gates: ")
     found = verified(once, exports, BOTH.replace("safety", "law"), beside=others)
     assert found.refused.startswith(f'all_of: {others[0]}: gates: suite "safety"')
+
+
+def test_what_all_suites_gated_is_promoted_with_their_evidence(once: Path, exports: Path) -> None:
+    """`promote --with` demands what `verify --with` does, of the copy that is kept, too."""
+    policy, both = exports.parent / "policy.toml", [str(exports / "domain"), "--with", str(exports / "safety")]
+    policy.write_text(policy_text(once, BOTH, ("release",)), "utf-8")
+    for words, code in ((both[:1], ExitCode.REFUSED), (both, ExitCode.OK)):
+        assert main(["promote", *words, "--policy", str(policy)]) == code
+    kept = current(exports / "domain")
+    assert kept is not None and verify(kept, read_policy(policy), beside=[exports / "safety"]).ok
 
 
 def test_another_model_is_no_evidence_about_this_one(once: Path, exports: Path) -> None:
