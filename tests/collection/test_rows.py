@@ -65,7 +65,7 @@ def test_a_check_that_crashes_is_told(project: Project) -> None:
     project.write({"harnessfile.py": broken, "suite.toml": EVAL, "test.jsonl": [{"input": "a", "target": "yes"}]})
     done = project.run("--collect-only")
     assert (done.code, done.err.count("\n")) == (4, 1)
-    assert '"strict" cannot check its rows: division by zero' in done.err
+    assert '"strict" cannot check its rows: harnessfile.py:5: ZeroDivisionError: division by zero' in done.err
 
 
 def test_wrong_options_are_told_once(project: Project) -> None:
