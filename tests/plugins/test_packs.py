@@ -251,4 +251,4 @@ def test_an_evaluator_that_cannot_tell_what_counts_is_one_line(project: Project)
     project.write({"suite.toml": text, "train.jsonl": TRAIN, "harnessfile.py": broken})
     done = project.run()
     assert (done.code, done.err.count("\n")) == (4, 1)
-    assert "\"own\" cannot tell which rows count in arithmetic: 'gone'" in done.err
+    assert "\"own\" cannot tell which rows count in arithmetic: harnessfile.py:5: KeyError: 'gone'" in done.err
