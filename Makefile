@@ -67,11 +67,11 @@ architectures: $(READY)
 # how often each test of a gate is wrong, and a rule without one; writes the tables of docs/explanation/statistics-*.md and
 # paired-rows.md
 simulate: $(READY)
-	$(BIN)/python -m bench.simulate
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.simulate
 
 # every cell on 20,000 runs, printed and not written: an hour and a half
 simulate-long: $(READY)
-	$(BIN)/python -m bench.simulate --long
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.simulate --long
 	$(BIN)/python -m bench.point_rule
 
 # the pictures of README and docs, from a real run: make pictures RUN=reports/domain-20261126T131146Z

@@ -243,14 +243,28 @@ def bootstrap_t(of: Ratio) -> Floats:
     count = of.clusters
     drawn = _draws(count)
     r, w = of.residuals, of.weights
-    total = w @ drawn
-    shift = (r @ drawn) / total
-    square = (r**2) @ drawn - 2 * shift * ((r * w) @ drawn) + shift**2 * ((w**2) @ drawn)
+    one = float(w.flat[0])
+    alike = one.is_integer() and bool((w == one).all())  # sums of whole numbers are exact in any order
+    total, weights = (one * count, one**2 * count) if alike else (w @ drawn, (w**2) @ drawn)
+    sums, square = r @ drawn, (r**2) @ drawn
     least = 1e-11 * (r**2).sum(-1)[..., None]
+    shift = sums / total
+    part = 2 * shift
+    part *= sums if alike and one == 1 else (r * w) @ drawn
+    square -= part
+    np.square(shift, out=part)
+    part *= weights
+    square += part
+    np.multiply(np.abs(shift, out=part), total, out=part)
+    shift[part <= np.sqrt(least)] = 0.0
+    square[square <= least] = 0.0
+    square *= count
+    square /= count - 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        flat = np.where(square <= least, 0.0, square)
-        away = np.where(np.abs(shift) * total <= np.sqrt(least), 0.0, shift)
-        return np.asarray(away / (np.sqrt(flat * count / (count - 1)) / total))
+        np.sqrt(square, out=square)
+        square /= total
+        shift /= square
+    return np.asarray(shift)
 
 
 def bootstrap_p(of: Ratio, threshold: float, drawn: Floats) -> tuple[Floats, Floats]:
@@ -299,7 +313,12 @@ def _worst_rows(of: Ratio, support: tuple[float, float]) -> tuple[Floats, Floats
     drawn = worst_row_draws(of.clusters)
     worst = of.weights.max(-1)[..., None] * drawn[0]
     sums, weight = (of.residuals + of.estimate[..., None] * of.weights) @ drawn[1:], of.weights @ drawn[1:]
-    return (sums + support[0] * worst) / (weight + worst), (sums + support[1] * worst) / (weight + worst)
+    weight += worst
+    low, high = support[0] * worst, support[1] * worst
+    for side in (low, high):
+        side += sums
+        side /= weight
+    return low, high
 
 
 @lru_cache(maxsize=4)
