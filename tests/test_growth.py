@@ -75,6 +75,7 @@ def peak(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_events_cost_what_they_tell(project: Project, calls: Counter[str]) -> None:
     """Four times the evals and gates take four times the copies, judgements and lines of the ledger, not sixteen."""
     found = []
@@ -145,6 +146,7 @@ def scored(subject: str, rows: int, wrong: int = 0) -> Result:
     return Result(subject, "qa", tuple(scores), {"m": 0.6}, "d")
 
 
+@pytest.mark.slow
 def test_three_rows_are_three_answers(tmp_path: Path, calls: Counter[str]) -> None:
     """`show --rows -n 3` reads the values of all rows one after the other, and holds three rows."""
     run, folder = kept(tmp_path, 4000)

@@ -6,8 +6,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from harness import ExitCode, UsageError, read_run, write_text
-from harness.internals import newest, part, writing
+from harness import ExitCode, UsageError, write_text
+from harness.internals import part, writing
 
 FORMATS = ("text", "markdown", "json")
 
@@ -97,6 +97,8 @@ def _report(args: Namespace) -> int:
 
 def _history(args: Namespace) -> int:
     """Print the history of a suite."""
+    from harness import read_run
+    from harness.internals import newest
     from harness_report.history import as_json, runs_of, told
 
     suite = args.suite or read_run(newest(args.out)).suite
@@ -115,6 +117,7 @@ def _history(args: Namespace) -> int:
 
 def _compare(args: Namespace) -> int:
     """Print what differs between two runs."""
+    from harness.internals import newest
     from harness_report import compare
     from harness_report.reading import before, read_folder
 

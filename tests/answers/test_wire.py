@@ -97,6 +97,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @clients
 @pytest.mark.parametrize("case", WRONG)
 def test_an_environment_that_cannot_be_used_is_one_line(

@@ -115,6 +115,7 @@ def document(project: Project, *words: str) -> dict[str, object]:
     return dict(found)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("peft")  # which one of the commands imports
 def test_every_command_writes_one_document(suite: Project) -> None:
     """With --json stdout is one JSON document with a format number; what a person reads is on stderr."""

@@ -82,6 +82,7 @@ def expected(suite: str) -> list[Any]:
 # -- plugins -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plugins_say_what_they_said(old: Project) -> None:
     """Every documented hook, attribute and option does what it did: verdicts, exports, watched hooks in their order."""
     outcome = run(old, "suite.toml")

@@ -119,6 +119,7 @@ def test_rows_tell_how_their_answers_ended(project: Project) -> None:
     assert not any("ended" in row or "tokens" in row for row in rows(project, "merged"))
 
 
+@pytest.mark.slow
 def test_a_run_says_how_answers_ended(project: Project) -> None:
     """In a line where some did not end by themselves, and on its page; a check says what to do."""
     telling(project, cut=12, base_cut=60)
@@ -209,6 +210,7 @@ cut_at_most = 0.05
 """
 
 
+@pytest.mark.slow
 def test_a_guard_keeps_a_gate_undecided(project: Project) -> None:
     """Answers of either side that were cut beyond its share say INCONCLUSIVE, and which losses are among them."""
     for cut, base_cut, says in (

@@ -100,6 +100,7 @@ def test_counts_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert lines["driver"].said == "580.65.06; GPUs: 0 in /proc, 8 by NVML, 1 by PyTorch"
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_gpu(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing fails, and what keeps the GPU away is said; who asks for one all the same is refused."""
     monkeypatch.setattr(cards, "NODES", ())

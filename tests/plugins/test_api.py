@@ -522,6 +522,7 @@ def test_nothing_goes_to_another_host(fake: Fake, monkeypatch: pytest.MonkeyPatc
         assert not other.seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", [trickle, trickle_headers])
 def test_a_reply_is_whole_in_time(fake: Fake, slow: Callable[[Any], None]) -> None:
     """What bounds the pauses of a server bounds their sum too, which would be a minute; the next try gets an answer."""
@@ -1406,6 +1407,7 @@ def test_a_candidate_is_gated_where_it_is_served(fake: Fake, project: Project) -
     assert 'serves no model "tuned"' in project.run().err
 
 
+@pytest.mark.slow
 def test_who_replied_stands_among_the_facts(fake: Fake, project: Project) -> None:
     """Names and fingerprints of replies, of every served subject; a gateway that routes is a warning, told once."""
     fake.models = [{"id": "small"}, {"id": "tuned"}]

@@ -63,6 +63,7 @@ def test_releasing_the_release_again_is_refused(passed: Project) -> None:
     assert "is the very model it is compared with" in outcome.out
 
 
+@pytest.mark.slow
 def test_anchor_sees_a_slow_slide(suite: Project) -> None:
     """Each step down is small enough; the first release, kept beside the export, shows where they lead."""
     assert suite.run("--set", f"{SKILL}=0.9").code == 0

@@ -97,6 +97,7 @@ def test_a_summary_that_cannot_be_written_changes_nothing(job: Project, monkeypa
     assert (outcome.code, "::warning::the summary cannot be written" in outcome.out) == (code, True)
 
 
+@pytest.mark.slow
 def test_files_hold_no_commands(job: Project) -> None:
     """What is written into a file, or read by a script, has no command in it; mistakes are still annotated."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -281,6 +282,7 @@ def test_the_action_is_sound(tmp_path: Path) -> None:
     assert done.returncode == 4 and "one of the two" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_action_gates_rows_and_edits_its_comment(tmp_path: Path) -> None:
     """Two folders of lm_eval come to a verdict, told in one comment of at most sixty lines, which is then edited."""
     steps = {

@@ -67,6 +67,7 @@ def test_bytes_are_one_line(suite: Project) -> None:
 VALUES = (None, 0, -1, 1.5, "", "x", "\u2028\n", [], {}, [1], {"a": 1}, True, 10**18, [[]], {"a": {"b": "c"}}, 1e308)
 
 
+@pytest.mark.slow
 def test_damaged_reports_are_shown_or_one_line(suite: Project) -> None:
     """Any value of a report in another's place, or gone: the report is shown, or told in one line, and never a bug."""
     suite.run()
