@@ -98,6 +98,7 @@ LOST = ("kill", "term", "segv", "abort", "stop", "exit", "leave", "hang")
 SCORES = re.compile(r"exact_match +([0-9.]+)")
 FINE = ("slow", "noise", "fork")
 WRONG = ("count", "type")
+DONE = (0, 1, 6)  # exit codes of a run that came to its end
 RAISED = ("raise", "deep", "sysexit")
 DRIVER = """
 import os, sys
@@ -270,19 +271,19 @@ def ranks(chance: random.Random) -> tuple[str, str]:
         while len(pids) < 2 and process.poll() is None and time.monotonic() < until:
             pids = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if _is_rank(p, process.pid)]
             time.sleep(0.1)
-        time.sleep(chance.uniform(0.0, 8.0))
+        time.sleep(chance.uniform(0.0, 6.0))
         with suppress(ProcessLookupError):
             os.kill(process.pid if who == "parent" else chance.choice(pids or [process.pid]), number)
         out, _ = process.communicate(timeout=180)
         code = process.returncode
-        right = {0, 2, 4, -9, -11} if who == "parent" else {0, 2, 4}
+        right = {*DONE, 2, 4, -9, -11} if who == "parent" else {*DONE, 2, 4}  # it may have been done by then
         if code not in right or "Traceback" in out or "GLHF" in out:
             return name, f"ended with {code}: {out[-1500:]}"
         if left := project.left():
             return name, f"left: {left}"
         code, out = project.run(limit=300)
         same = adapter_of(project) == trained()
-        return name, "" if code in (0, 1, 6) and same else f"then {code}, {'same' if same else 'other'}: {out[-800:]}"
+        return name, "" if code in DONE and same else f"then {code}, {'same' if same else 'other'}: {out[-800:]}"
 
 
 @cache
@@ -291,7 +292,7 @@ def trained() -> str:
     with tempfile.TemporaryDirectory() as place:
         project = Project(Path(place), TRAINED)
         code, out = project.run(limit=300)
-        assert code in (0, 1, 6), out
+        assert code in DONE, out
         return adapter_of(project)
 
 
