@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+# what a reader meets in JSON that is not what it looks for
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ArithmeticError, MemoryError)
+
 
 def read_json(text: str | bytes, *, constants: bool = False) -> Any:
     """Return what a text says; raises ValueError where a key stands twice, or at NaN and the infinities but if told."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.attestation import SERVED, STATEMENT, Envelope, read_envelopes
-from harness.artifacts.strict import read_json
+from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.demands import SKEW
 from harness.release.signatures import ExportRefused, signers
@@ -20,7 +20,6 @@ from harness.release.signatures import ExportRefused, signers
 if TYPE_CHECKING:
     from harness.release.policy import Policy, ServedDemands
 
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 SAME, COUNT = "same", "count"  # a verdict; by what ids were seen where only their number is told
 
 

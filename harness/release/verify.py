@@ -19,7 +19,7 @@ from typing import Any
 from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import BESIDE, CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
-from harness.artifacts.strict import read_json
+from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release import demands
 from harness.release.locked import Locked, read_lock
@@ -32,7 +32,6 @@ from harness.texts.counts import counted
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
 OLDER = "the rows were not compared with the lock, whose digests an older harness made"
 UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ArithmeticError, MemoryError)
 
 
 @dataclass

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from harness.artifacts.strict import MALFORMED
 from harness.errors import UsageError, did_you_mean
-from harness.release.verify import MALFORMED, Verified
+from harness.release.verify import Verified
 
 FORMATS = {"vsa": "vsa", "cyclonedx": "cyclonedx", "model-signing": "model_signing"}
 

@@ -18,12 +18,12 @@ from typing import Any
 
 from harness.artifacts import attestation
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MANIFEST
-from harness.artifacts.strict import read_json
+from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.files import append_line, copy_range, exclusive, folder_in_place, writing
 from harness.release.policy import Policy
 from harness.release.previous import RECORD, Promotion, current, releases_of, standing
-from harness.release.verify import MALFORMED, Verified, verify
+from harness.release.verify import Verified, verify
 from harness.texts.numbers import number
 
 MOST = 5  # changes of a kind that are told

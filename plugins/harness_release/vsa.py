@@ -17,11 +17,11 @@ from urllib.parse import quote
 from harness import __version__
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, MODEL, STATEMENT, Envelope, payload, read_envelopes
 from harness.artifacts.digests import file_digest, root_digest, walk
-from harness.artifacts.strict import read_json
+from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.policy import Policy
 from harness.release.signatures import ExportRefused, signers
-from harness.release.verify import MALFORMED, Verified
+from harness.release.verify import Verified
 from harness_release.evidence import read_evidence
 from harness_release.signing import enveloped, signer_of
 

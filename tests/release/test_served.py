@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.attestation import SERVED, payload
+from harness.artifacts.attestation import SERVED, STATEMENT, payload
 from harness.errors import UsageError
 from harness.release.policy import read_policy
 from harness.release.verify import Verified, verify
@@ -82,8 +82,13 @@ def test_a_policy_that_wants_a_statement_takes_no_export_without(once: Path) -> 
     assert "wants a statement of harness parity ([served])" in verified(once, 'layers = ["ids"]', None).refused
 
 
+# a statement whose time is none: in UTC its year would be 0
+EARLY = f'''{{"_type": "{STATEMENT}", "predicateType": "{SERVED}", "subject": [{{"digest": {{"sha256": "0"}}}}],
+"predicate": {{"layers": {{}}, "runtime": {{}}, "ended": "0001-01-01T00:00:00+23:00"}}}}'''
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[1]", '{"_type": 1}', '{"payload": "e30=", "signatures": []}', "\N{BULLET}"]
+    "text", [EARLY, "", "{}", "[1]", '{"_type": 1}', '{"payload": "e30=", "signatures": []}', "\N{BULLET}"]
 )
 def test_what_is_no_statement_is_a_mistake(once: Path, text: str) -> None:
     """Another file in its place is one line, and no refusal of the export."""
