@@ -8,7 +8,7 @@ from typing import Any
 from harness_lora.adapter import Lora
 
 
-def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05) -> Any:
+def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05, seed: int = 0) -> Any:
     """Return a model with an adapter whose weights are moved by noise as training would, saved to a folder."""
     import torch
     from peft import get_peft_model
@@ -16,7 +16,7 @@ def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05) -
     from harness_hf.models import load_model
 
     model = load_model(base, dtype="float32", device="cpu", quantization=adapter.quantization)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     adapted = get_peft_model(model, adapter.peft_config())
     with torch.no_grad():
         for parameter in adapted.parameters():

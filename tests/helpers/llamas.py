@@ -15,7 +15,7 @@ TEXTS = [
 ]
 
 
-def build(folder: Path, split: str = "smollm", rows: int = 0, **config: Any) -> Path:
+def build(folder: Path, split: str = "smollm", rows: int = 0, seed: int = 3, **config: Any) -> Path:
     """Write a random Llama with grouped queries and a BPE trained on this file; `rows` embeddings are no token's."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -39,7 +39,7 @@ def build(folder: Path, split: str = "smollm", rows: int = 0, **config: Any) -> 
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     made = {"num_key_value_heads": 2, "initializer_range": 0.2, "max_position_embeddings": 512, **shape, **ids}
     with torch.random.fork_rng():
-        torch.manual_seed(3)
+        torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer) + rows, **{**made, **config})).float()
         for name, weight in model.named_parameters():
             if "norm" in name:

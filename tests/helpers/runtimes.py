@@ -233,13 +233,19 @@ def running(runtime: Runtime) -> Iterator[Runtime]:
 
 def taught(folder: Path, steps: int = 180) -> Path:
     """Write a tiny Llama that was taught to end short answers, and nothing else."""
+    from harness_hf.tiny import build_tiny_model
+
+    build_tiny_model(folder)
+    return teach(folder, steps)
+
+
+def teach(folder: Path, steps: int) -> Path:
+    """Teach the model in a folder to end short answers."""
     import torch
 
     from harness_hf import Tokens, load_model, quiet
-    from harness_hf.tiny import build_tiny_model
     from harness_served.conversations import ENDED, user
 
-    build_tiny_model(folder)
     tokens, model = Tokens.of(str(folder)), load_model(folder, dtype="float32", device="cpu")
     stop = tokens.special("<|end|>")
     rows = [(tokens.prompts([[user(q)]])[0], [*tokens.plain(a), stop]) for q, a in ENDED]

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,20 +13,10 @@ from harness_served.commands import measured, wanted_layers
 from harness_served.parity import DIFFERS, SAME, UNSEEN
 from tests.helpers.late import late
 from tests.helpers.runtimes import taught
+from tests.helpers.servers import llama_cpp, serving, transformers
 
 pytestmark = pytest.mark.slow
 late("openai")
-ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
-LLAMA = """
-import sys, time, xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.port, params.n_ctx = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-params.hostnames, params.n_parallel, params.warmup = ["127.0.0.1"], 1, False
-params.cpuparams.n_threads = 1
-server = xllamacpp.Server(params)
-while True:
-    time.sleep(60)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -44,37 +27,10 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def serving(command: list[str], log: Path) -> Iterator[str]:
-    """Start a server on a free port, which the command ends with, and yield its URL."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    with log.open("wb") as out:
-        server = subprocess.Popen([port if w == "PORT" else w for w in command], env=ENV, stdout=out, stderr=out)
-        try:
-            end = time.monotonic() + 180
-            while time.monotonic() < end:
-                assert server.poll() is None, log.read_text("utf-8", "replace")
-                with closing(socket.socket()) as probe:
-                    if probe.connect_ex(("127.0.0.1", int(port))) == 0:
-                        break
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
 def look(export: Path, url: str, layers: str) -> tuple[int, dict[str, Any]]:
     args = arguments(["parity", str(export), "--runtime", url, "--layers", layers, "--arithmetic", "float32"])
     code = measured(args, wanted_layers(layers))
     return code, {name: layer["verdict"] for name, layer in args.document["layers"].items()}
-
-
-def transformers(folder: Path) -> list[str]:
-    whole = [sys.executable, str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
-    return [*whole, "--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", "PORT"]
 
 
 def test_transformers_serve_is_the_same_as_far_as_it_lets_be_seen(export: Path) -> None:
@@ -112,11 +68,11 @@ def test_llama_cpp_is_the_same_and_a_short_context_is_seen(tmp_path: Path) -> No
     folder = llamas.build(tmp_path / "whole" / "model", max_position_embeddings=2048)
     (tmp_path / "gguf" / "model").mkdir(parents=True)
     write(folder, tmp_path / "gguf" / "model", "F32")
-    command = [sys.executable, "-c", LLAMA, str(tmp_path / "gguf" / "model" / "model.gguf"), "PORT"]
-    with serving([*command, "2048"], tmp_path / "log") as url:
+    file = tmp_path / "gguf" / "model" / "model.gguf"
+    with serving(llama_cpp(file), tmp_path / "log") as url:
         code, found = look(tmp_path / "gguf", url, "ids,logprobs,answers")
         assert (code, set(found.values())) == (0, {SAME})
         code, found = look(tmp_path / "gguf", url, "defaults")
         assert (code, found["defaults"]) == (1, DIFFERS)
-    with serving([*command, "256"], tmp_path / "log") as url:
+    with serving(llama_cpp(file, n_ctx=256), tmp_path / "log") as url:
         assert look(tmp_path / "gguf", url, "ids")[1]["ids"] == DIFFERS

@@ -1,0 +1,366 @@
+"""What `harness parity` finds of real servers: healthy twins, which must raise no alarm, and planted faults.
+
+`python -m bench.served twins --runtime llama.cpp --precision Q8_0 --count 30 --first 0`, with `--adapter` as a LoRA on
+a base, with `--smollm2` by SmolLM2-135M; `python -m bench.served faults --runtime vllm`; `python -m bench.served table`
+counts what was kept. llama.cpp's server is that of the package xllamacpp, vLLM is run by VLLM_PYTHON (`make vllm`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import torch
+
+from bench.setting import Setting
+from harness.cli.parser import arguments
+from harness_hf import Tokens, load_model, quiet
+from harness_served.commands import measured
+from harness_served.conversations import user
+from tests.helpers import llamas
+from tests.helpers.adapters import make_adapter
+from tests.helpers.runtimes import teach
+from tests.helpers.servers import UNFILTERED, llama_cpp, serving, transformers, vllm
+
+DTYPES = {"F32": "float32", "BF16": "bfloat16"}
+TURN = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+CHATML = f"{{% for m in messages %}}{TURN}{{% endfor %}}<|im_start|>assistant\n"
+Edit = Callable[[Path], None]
+
+
+def main() -> None:
+    """Measure, and keep a line of JSON for each run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("twins", "faults", "table"))
+    parser.add_argument("--runtime", choices=("llama.cpp", "transformers", "vllm"), default="llama.cpp")
+    parser.add_argument("--precision", choices=(*DTYPES, "Q8_0"), default="F32")
+    parser.add_argument("--adapter", action="store_true")
+    parser.add_argument("--smollm2", action="store_true")
+    parser.add_argument("--only", default="", help="faults, by commas")
+    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--records", type=Path, default=Path("reports/bench-served.jsonl"))
+    args = parser.parse_args()
+    if args.what == "table":
+        return table(args.records)
+    with tempfile.TemporaryDirectory() as work, args.records.open("a", encoding="utf-8") as out:
+        for record in (twins if args.what == "twins" else faults)(args, Path(work)):
+            kind = {name: getattr(args, name) for name in ("what", "runtime", "precision", "adapter", "smollm2")}
+            print(json.dumps({**kind, **record}), file=out, flush=True)
+            told = {name: layer["verdict"] for name, layer in record["layers"].items()}
+            print(record["name"], told, *record["alarms"].values(), f"{record['seconds']:.1f} s", flush=True)
+
+
+# -- models -------------------------------------------------------------------------------------------------
+
+
+def whole(folder: Path, seed: int, *, smollm2: bool = False, ends: bool | None = None) -> Path:
+    """Write a model of its own weights: tiny and random, every other one taught to end its answers, or SmolLM2."""
+    if not smollm2:
+        llamas.build(folder, seed=seed, max_position_embeddings=2048)
+        return teach(folder, 150) if (seed % 2 if ends is None else ends) else folder
+    shutil.copytree(Setting().folder(), folder)
+    model = load_model(folder, dtype="float32", device="cpu")
+    with torch.no_grad(), quiet():
+        torch.manual_seed(seed)
+        for weight in model.parameters():
+            weight.mul_(1 + 0.01 * torch.randn_like(weight))
+        model.save_pretrained(folder)
+    return folder
+
+
+def adapted(base: Path, folder: Path, seed: int, scale: float = 1.0) -> Path:
+    """Write an adapter of a model, at a share of its scale."""
+    from harness_lora import lora
+
+    with quiet():
+        make_adapter(base, lora(), folder, 0.02, seed)
+    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    config["lora_alpha"] = config["lora_alpha"] * scale
+    (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    return folder
+
+
+def merged(base: Path, adapter: Path, folder: Path) -> Path:
+    """Write the model that an adapter makes of its base."""
+    shutil.copytree(base, folder)
+    with quiet():
+        load_model(base, dtype="float32", device="cpu", adapter=adapter).merge_and_unload().save_pretrained(folder)
+    return folder
+
+
+def gguf(model: Path, to: Path, precision: str) -> Path:
+    """Write a model as a GGUF file."""
+    from harness_export.writing import export
+
+    to.mkdir(parents=True)
+    return export(model, to, precision) / "model.gguf"
+
+
+def gguf_adapter(base: Path, adapter: Path, file: Path) -> Path:
+    """Write an adapter as llama.cpp has it."""
+    from gguf import GGUFWriter
+    from safetensors.torch import load_file
+
+    from harness_export.llama import name_of, read_config, reorder
+
+    llama, writer = read_config(base), GGUFWriter(file, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", json.loads((adapter / "adapter_config.json").read_text())["lora_alpha"])
+    for tensor, values in load_file(adapter / "adapter_model.safetensors").items():
+        module, _, side = tensor.removesuffix(".weight").removeprefix("base_model.model.").rpartition(".lora_")
+        name = name_of(f"{module}.weight", llama)
+        assert name, tensor
+        rows = values.numpy() if side == "A" else reorder(name, values.numpy(), llama)
+        writer.add_tensor(f"{name}.lora_{side.lower()}", rows.copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+# -- what is asked ------------------------------------------------------------------------------------------
+
+
+def look(
+    export: Path, url: str, *, name: str = "", base: Path | None = None, seed: int = 0, strict: bool = False
+) -> Any:
+    """Compare a server with an export; `strict` allows it the noise of float32 alone."""
+    words = ["parity", str(export), "--runtime", url, "--model", name, "--base", str(base or ""), "--seed", str(seed)]
+    args = arguments([*words, *(["--arithmetic", "float32"] if strict else [])])
+    began, busy = time.perf_counter(), time.process_time()
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        code = measured(args, ())
+    found = {key: args.document[key] for key in ("layers", "tokens", "requests", "notes", "longest")}
+    alarms = {n: f"{n}: {layer['says']}" for n, layer in found["layers"].items() if layer["verdict"] == "differs"}
+    took = {"seconds": time.perf_counter() - began, "processor": time.process_time() - busy}
+    return {"code": code, "alarms": alarms, **took, **found}
+
+
+def post(url: str, path: str, body: dict[str, Any]) -> None:
+    """Ask a server for something beside its answers."""
+    asked = Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urlopen(asked, timeout=300) as reply:
+        reply.read()
+
+
+def twins(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+    """Yield what is found of servers that serve what was exported, each other weights; one server has all it can."""
+    base, log = work / "base", work / "log"
+    if args.adapter or args.runtime == "vllm":
+        whole(base, 1, smollm2=args.smollm2)
+    with one_for_all(args, base, log) as url:
+        for seed in range(args.first, args.first + args.count):
+            folder = work / str(seed)
+            if args.adapter:
+                adapted(base, folder / "model", seed)
+            else:
+                whole(folder / "model", seed, smollm2=args.smollm2)
+            how = {"seed": seed, "strict": args.precision == "F32", "base": base if args.adapter else None}
+            if url:
+                found = look(folder, url, name=put(args, url, folder), **how)
+            else:
+                options: dict[str, Any] = {"sampling": UNFILTERED}
+                if args.adapter:
+                    options["lora"] = [str(gguf_adapter(base, folder / "model", folder / "lora.gguf")), 1.0]
+                file = gguf(base if args.adapter else folder / "model", folder / "gguf/model", args.precision)
+                with serving(llama_cpp(file, **options), log) as own:
+                    found = look(folder if args.adapter else folder / "gguf", own, **how)
+            yield {"name": f"twin {seed}", **found}
+            shutil.rmtree(folder)
+
+
+def one_for_all(args: argparse.Namespace, base: Path, log: Path) -> AbstractContextManager[str]:
+    """Return a server that takes one model after the other, as its URL; no URL for llama.cpp's, which does not."""
+    if args.runtime == "llama.cpp":
+        return nullcontext("")
+    if args.runtime == "transformers":
+        return serving(transformers(None, DTYPES[args.precision]), log)
+    more = ["--max-model-len", "2048", *(["--enable-lora", "--max-lora-rank", "16"] if args.adapter else [])]
+    return serving(vllm(os.environ["VLLM_PYTHON"], base, *more, dtype=DTYPES[args.precision]), log)
+
+
+def put(args: argparse.Namespace, url: str, folder: Path) -> str:
+    """Let a server answer by the model in a folder, and return the name under which it does."""
+    path, root = str(folder / "model"), url.removesuffix("/v1")
+    if args.runtime == "transformers":
+        post(url, "/chat/completions", {"model": path, "messages": [user("?")], "max_tokens": 1})
+        return path
+    if args.adapter:
+        post(url, "/load_lora_adapter", {"lora_name": f"lora{folder.name}", "lora_path": path})
+        return f"lora{folder.name}"
+    post(root, "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": path}})
+    post(root, "/reset_prefix_cache", {})
+    return "small"
+
+
+# -- faults -------------------------------------------------------------------------------------------------
+
+
+def template(change: Callable[[str], str]) -> Edit:
+    """Return what edits a model's chat template."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "chat_template.jinja"
+        new = change(old := path.read_text("utf-8"))
+        assert new != old
+        path.write_text(new, "utf-8")
+
+    return edit
+
+
+def config(file: str, **values: Any) -> Edit:
+    """Return what sets keys of a configuration."""
+
+    def edit(folder: Path) -> None:
+        path = folder / file
+        found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        path.write_text(json.dumps({**found, **values}), "utf-8")
+
+    return edit
+
+
+def rope(folder: Path) -> None:
+    """Make the base of rotary positions a tenth."""
+    told = json.loads((folder / "config.json").read_text("utf-8"))["rope_parameters"]
+    config("config.json", rope_parameters={**told, "rope_theta": told["rope_theta"] / 10})(folder)
+
+
+def fronts(*tokens: str) -> Edit:
+    """Return what puts tokens in front of a text."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        found = json.loads(path.read_text("utf-8"))
+        ids = {t["content"]: t["id"] for t in found["added_tokens"]}
+        single = [*({"SpecialToken": {"id": t, "type_id": 0}} for t in tokens), {"Sequence": {"id": "A", "type_id": 0}}]
+        special = {t: {"id": t, "ids": [ids[t]], "tokens": [t]} for t in tokens}
+        pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+        kind = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
+        found["post_processor"] = kind if tokens else None
+        path.write_text(json.dumps(found), "utf-8")
+
+    return edit
+
+
+FAULTS: dict[str, Edit | None] = {
+    "newline lost after assistant": template(
+        lambda t: t.replace("<|assistant|>\n", "<|assistant|>").replace("assistant\\n' }}", "assistant' }}")
+    ),
+    "other template (chatml)": template(lambda _: CHATML),
+    "BOS doubled in texts": None,
+    "LoRA at 0.5": None,
+    "base in place of the LoRA": None,
+    "rope base a tenth": rope,
+    "context cut": None,
+    "hidden defaults of drawing": config("generation_config.json", do_sample=True, temperature=0.7, top_k=20),
+    "stop token lost": None,
+    "system turn dropped": template(
+        lambda t: t.replace("in messages %}", "in messages %}{% if message['role'] != 'system' %}", 1).replace(
+            "{% endfor %}", "{% endif %}{% endfor %}", 1
+        )
+    ),
+}
+
+
+def faults(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+    """Yield what is found of each planted fault."""
+    model = whole(work / "model", 1, smollm2=args.smollm2, ends=True)
+    adapter = adapted(model, work / "lora/model", 1)
+    half = adapted(model, work / "half/model", 1, 0.5)
+    for number, (name, edit) in enumerate(FAULTS.items()):
+        if args.only and not any(part in name for part in args.only.split(",")):
+            continue
+        if args.runtime == "transformers" and name == "context cut":
+            continue  # it takes prompts longer than the model's context, and has no such limit
+        export, served = work / f"{number}/model", work / f"{number}s/model"
+        shutil.copytree(model, export)
+        lora = "LoRA" in name
+        if name.startswith("BOS"):
+            bos = Tokens.of(str(export)).tokenizer.bos_token
+            once = args.runtime != "llama.cpp" and not args.smollm2  # of a file with none, llama.cpp's puts one
+            fronts(*[bos] * once)(export)
+            edit = fronts(*[bos] * (2 if once else 1))
+        elif name.startswith("stop") and args.runtime != "llama.cpp":
+            edit = lost_stop
+        shutil.copytree(export, served)
+        if edit:
+            edit(served)
+        given: dict[str, Any] = {"seed": 1, "strict": args.precision == "F32"}
+        if args.runtime == "llama.cpp":
+            sampling = {} if name.startswith("hidden") else dict(UNFILTERED)
+            sampling |= {"ignore_eos": True} if name.startswith("stop") else {}
+            options: dict[str, Any] = {"sampling": sampling, "n_ctx": 128 if name.startswith("context") else 2048}
+            if lora:
+                file, given["base"] = gguf_adapter(model, adapter, work / f"{number}.gguf"), model
+                options |= {"lora": [str(file), 0.5]} if "0.5" in name else {}
+            else:
+                gguf(export, work / f"{number}g/model", args.precision)
+            if name.startswith("hidden"):
+                shutil.copyfile(export / "generation_config.json", served / "generation_config.json")
+            command = llama_cpp(gguf(served, work / f"{number}sg", args.precision), **options)
+            export = adapter if lora else work / f"{number}g/model"
+        elif args.runtime == "transformers":
+            if lora:
+                served = merged(model, half, work / f"{number}h") if "0.5" in name else model
+                export = merged(model, adapter, work / f"{number}m/model")
+            command = transformers(served, DTYPES[args.precision])
+        else:
+            more = ["--max-model-len", "128" if name.startswith("context") else "2048"]
+            if lora:
+                export, given["base"] = adapter, model
+            if "0.5" in name:
+                more += ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"tuned={half}"]
+                given["name"] = "tuned"
+            command = vllm(os.environ["VLLM_PYTHON"], served, *more, dtype=DTYPES[args.precision])
+        with serving(command, work / "log") as url:
+            yield {"name": name, **look(export.parent, url, **given)}
+
+
+def lost_stop(folder: Path) -> None:
+    """Make the padding the only stop token of a model."""
+    pad = Tokens.of(str(folder)).tokenizer.pad_token
+    number = Tokens.of(str(folder)).tokenizer.convert_tokens_to_ids(pad)
+    config("generation_config.json", eos_token_id=number)(folder)
+    config("config.json", eos_token_id=number)(folder)
+    config("tokenizer_config.json", eos_token=pad)(folder)
+
+
+def table(records: Path) -> None:
+    """Print, of what was kept, how often each layer came to each verdict, and which layers saw a fault."""
+    told = [json.loads(line) for line in records.read_text("utf-8").splitlines()]
+    kinds: dict[str, list[Any]] = defaultdict(list)
+    for one in told:
+        which = "SmolLM2" if one["smollm2"] else "tiny"
+        kinds[f"{one['what']} {one['runtime']} {one['precision']}{' LoRA' * one['adapter']} {which}"].append(one)
+    for kind, ones in kinds.items():
+        print(f"\n{kind}: {len(ones)}")
+        if kind.startswith("faults"):
+            for one in ones:
+                print(f"  {one['name']}: {'; '.join(one['alarms'].values()) or 'nothing'}")
+            continue
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for one in ones:
+            for name, layer in one["layers"].items():
+                counts[name][layer["verdict"]] += 1
+        for name, count in counts.items():
+            print(f"  {name:<10} {', '.join(f'{n} {verdict}' for verdict, n in count.most_common())}")
+        most = {key: max(one[key] for one in ones) for key in ("tokens", "requests", "seconds", "processor")}
+        print("  at most " + ", ".join(f"{value:.0f} {key}" for key, value in most.items()))
+
+
+if __name__ == "__main__":
+    main()
