@@ -12,7 +12,7 @@ from harness_api.options import ApiOptions
 
 if TYPE_CHECKING:
     from harness import ModelRef, Subject
-    from harness_api.replies import choice
+    from harness_api.replies import choice, table
     from harness_api.scoring import fields_of
     from harness_api.server import CHAT, COMPLETIONS, RequestRefused, Server
     from harness_api.server import served as served_entry
@@ -30,9 +30,10 @@ __all__ = [
     "load",
     "open_source",
     "served_entry",
+    "table",
 ]
 LATER = dict.fromkeys(("CHAT", "COMPLETIONS", "RequestRefused", "Server"), "harness_api.server")
-LATER |= {"choice": "harness_api.replies", "fields_of": "harness_api.scoring"}
+LATER |= {"choice": "harness_api.replies", "table": "harness_api.replies", "fields_of": "harness_api.scoring"}
 LATER |= {"served_entry": "harness_api.server:served"}
 __getattr__ = lazily(__name__, LATER)
 

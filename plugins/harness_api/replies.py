@@ -42,7 +42,7 @@ def text_of(reply: Any, stop: Sequence[str] = ()) -> Said:
     answer. Raises Trouble.
     """
     chosen = choice(reply)
-    message = _table(chosen.get("message"))
+    message = table(chosen.get("message"))
     text, ended = message.get("content", chosen.get("text")), chosen.get("finish_reason")
     called = _calls(message)
     text = text or "" if called and (text is None or isinstance(text, str)) else text
@@ -91,13 +91,14 @@ def _reasoned(reply: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
 
 def _tokens(reply: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Return how many tokens were generated, and how many of these for a thought; None where the server tells none."""
-    usage = _table(reply.get("usage"))
-    told = usage.get("completion_tokens"), _table(usage.get("completion_tokens_details")).get("reasoning_tokens")
+    usage = table(reply.get("usage"))
+    told = usage.get("completion_tokens"), table(usage.get("completion_tokens_details")).get("reasoning_tokens")
     tokens, thought = (n if type(n) is int and n >= 0 else None for n in told)
     return tokens, thought
 
 
-def _table(value: Any) -> Mapping[str, Any]:
+def table(value: Any) -> Mapping[str, Any]:
+    """Return an object of a reply; an empty one for whatever else stands there."""
     return value if isinstance(value, dict) else {}
 
 

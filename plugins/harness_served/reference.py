@@ -23,21 +23,19 @@ from harness_served.noise import as_runtime
 
 CLIP = 8.0  # nats
 EXACT = 8_000_000_000  # parameters up to which the reference is computed in float32
-BESIDE = (0.0, 0.5, 2.0)  # scales of an adapter that a runtime may have in place of 1
 
 
 @dataclass(frozen=True)
 class TokenScores:
     """What a model thinks of tokens that were said: of each its log-probability, and of each place (one more) how
-    likely the likeliest is, which it is, how surprising it was beyond what was to be expected, and the stop tokens."""
+    likely the likeliest is, which it is, how surprising it was beyond what was to be expected, and whether it ends."""
 
     own: torch.Tensor  # (T,)
     best: torch.Tensor  # (T + 1,)
     first: torch.Tensor  # (T + 1,)
     surprise: torch.Tensor  # (T,), -log p less the entropy, clipped, less the exact mean of that
     variance: torch.Tensor  # (T,), of the surprise
-    stop: torch.Tensor  # (T + 1,), of the likeliest stop token
-    going_on: torch.Tensor  # (T + 1,), of the likeliest other
+    ends: torch.Tensor  # (T + 1,), by how much the likeliest stop token leads the likeliest other
 
 
 class Reference:
@@ -79,14 +77,13 @@ class Reference:
         model = self._as(arithmetic)
         rows = model.get_input_embeddings().num_embeddings
         if odd := [i for i in said if not 0 <= i < rows]:
-            raise UsageError(
-                f"the runtime tells the token {odd[0]}, and the export has {rows}; it serves another model"
-            )
+            told = f"the runtime tells the token {odd[0]}, and the export has {rows}"
+            raise UsageError(f"{told}; it serves another model")
         ids = torch.tensor([[*prompt, *said]], device=model.device)
         with torch.inference_mode():
             logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
             logs = logits.float().log_softmax(-1).cpu()  # (T + 1, V)
-        told = torch.tensor(list(said), dtype=torch.long)
+        chosen = torch.tensor(list(said), dtype=torch.long)[:, None]
         best, first = logs.max(-1)
         likely, plain = logs[:-1].exp(), -logs[:-1].clamp(min=-1e4)
         clipped = (plain - (likely * plain).sum(-1, keepdim=True)).clamp(-CLIP, CLIP)
@@ -94,8 +91,8 @@ class Reference:
         variance = (likely * clipped**2).sum(-1) - mean**2
         stop = logs[:, self.stops].max(-1).values if self.stops else torch.full_like(best, -torch.inf)
         others = logs.index_fill(1, torch.tensor(self.stops, dtype=torch.long), -torch.inf).max(-1).values
-        own, surprise = (x.gather(-1, told[:, None])[:, 0] for x in (logs[:-1], clipped))
-        return TokenScores(own, best, first, surprise - mean, variance, stop, others)
+        own, surprise = (x.gather(-1, chosen)[:, 0] for x in (logs[:-1], clipped))
+        return TokenScores(own, best, first, surprise - mean, variance, stop - others)
 
     def _as(self, arithmetic: str) -> Any:
         if not arithmetic:

@@ -7,14 +7,13 @@ What a server tells of itself is a note: it is compared with what it told before
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness import UsageError
 from harness.internals import whole_text, wire
-from harness_api import CHAT, COMPLETIONS, RequestRefused, Server, choice, fields_of, served_entry
+from harness_api import CHAT, COMPLETIONS, RequestRefused, Server, choice, fields_of, served_entry, table
 
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
 GREEDY = {"temperature": 0.0}
@@ -26,7 +25,7 @@ Messages = Sequence[Mapping[str, Any]]
 class RuntimeAnswer:
     """What a runtime said: its text, tokens and log-probabilities where it tells them, and how it ended.
 
-    `prompt` and `said` are how many tokens the prompt and the answer had, `settings` how it drew, where it tells them.
+    `prompt` and `said` are how many tokens the prompt and the answer had, where it tells them.
     """
 
     text: str
@@ -35,7 +34,6 @@ class RuntimeAnswer:
     ended: str = ""
     prompt: int | None = None
     said: int | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Runtime:
@@ -46,6 +44,7 @@ class Runtime:
     hint: ClassVar[str] = "serve the model with vLLM or llama.cpp's server, which tell more"
     ids_by: ClassVar[str] = "count"
     takes_ids: ClassVar[bool] = False
+    asks: ClassVar[Mapping[str, Any]] = {}  # fields of every request for an answer, beside those of OpenAI
     draws: ClassVar[Mapping[str, Any]] = NEUTRAL  # fields with which nothing is filtered
     probe: ClassVar[str] = ""  # a path beside /v1 that tells this dialect
 
@@ -54,7 +53,6 @@ class Runtime:
         self.requests = self.tokens = 0
         self.texts = True  # until it refuses one
         self.logs = True  # until it refuses to be asked for log-probabilities
-        self.began = time.monotonic()
 
     @property
     def root(self) -> str:
@@ -76,10 +74,6 @@ class Runtime:
         """Return what it tells of itself and its model now."""
         entry = served_entry(self.server, self.model)
         return {k: v for k, v in entry.items() if k in ("id", "root", "parent", "max_model_len", "owned_by")}
-
-    def same_as_told(self, digests: Mapping[str, Any]) -> list[str]:
-        """Return notes on what it tells that is not the export's."""
-        return []
 
     def adapters(self) -> list[dict[str, Any]]:
         """Return the adapters it says it has: name, and scale where it tells one."""
@@ -136,6 +130,7 @@ class Runtime:
 
     def _answered(self, path: str, body: Mapping[str, Any], logs: Mapping[str, Any]) -> RuntimeAnswer:
         """Ask for log-probabilities too, unless such a request was refused before and one without was not."""
+        body = {**self.asks, **body}
         try:
             return self._said(self.ask(path, {**body, **(logs if self.logs else {})}, read_answer))
         except RequestRefused as refused:
@@ -160,15 +155,14 @@ def read_answer(reply: Any) -> RuntimeAnswer:
     if not isinstance(text, str) and not message.get("tool_calls"):
         text = message.get("reasoning_content") or message.get("reasoning")
     ids, logprobs = _told(chosen)
-    counts = (table(reply.get("usage")).get(key) for key in ("prompt_tokens", "completion_tokens"))
-    prompt, said = (n if type(n) is int else None for n in counts)
+    prompt, said = (count_in(table(reply.get("usage")), f"{of}_tokens") for of in ("prompt", "completion"))
     ended = str(chosen.get("finish_reason") or "")
     return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said)
 
 
-def table(value: Any) -> Mapping[str, Any]:
-    """Return an object of a reply; an empty one for whatever else stands there."""
-    return value if isinstance(value, dict) else {}
+def count_in(told: Mapping[str, Any], name: str) -> int | None:
+    """Return a number of tokens that is told; None for whatever else stands there."""
+    return found if type(found := told.get(name)) is int else None
 
 
 def tokens_in(values: Any) -> list[int] | None:
@@ -178,7 +172,7 @@ def tokens_in(values: Any) -> list[int] | None:
 
 def room(told: Mapping[str, Any]) -> int | None:
     """Return how many tokens a runtime takes, where it tells that."""
-    return next((told[key] for key in ("n_ctx", "max_model_len") if type(told.get(key)) is int), None)
+    return count_in(told, "n_ctx") or count_in(told, "max_model_len")
 
 
 def numbers(values: Any) -> list[float]:
@@ -212,9 +206,10 @@ def one_model(server: Server, model: str) -> str:
         raise
     if not model and len(set(listed)) != 1:
         raise UsageError(f"{server.where}: serves {', '.join(listed) or 'no model'}; name one with --model")
-    if (many := listed.count(model or listed[0])) > 1:
-        raise UsageError(f'{server.where}: serves {many} models under the name "{model or listed[0]}"; name them apart')
-    return model or listed[0]
+    name = model or listed[0]
+    if (many := listed.count(name)) > 1:
+        raise UsageError(f'{server.where}: serves {many} models under the name "{name}"; name them apart')
+    return name
 
 
 def _names(reply: Any) -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness.internals import whole_text, wire
-from harness_api import fields_of
-from harness_served.runtime import NEUTRAL, Messages, Runtime, RuntimeAnswer, numbers, table, tokens_in
+from harness_api import fields_of, table
+from harness_served.runtime import NEUTRAL, Messages, Runtime, RuntimeAnswer, count_in, numbers, tokens_in
 
 TOLD = ("model_alias", "model_path", "model_ftype", "build_info", "bos_token", "eos_token", "total_slots")
 NO_FILTER = {
@@ -84,18 +84,9 @@ def read_completion(reply: Any) -> RuntimeAnswer:
     whole = next((at for at, (a, b) in enumerate(zip(ids, all_ids or ids, strict=False)) if a != b), len(ids))
     ids, entries = ids[:whole], entries[:whole]
     ended = "length" if reply.get("stop_type") == "limit" else "stop"
-    evaluated = reply.get("tokens_evaluated")
-    settings = _drawing(table(reply.get("generation_settings")))
+    evaluated = count_in(reply, "tokens_evaluated")
     logprobs = numbers([entry.get("logprob") for entry in entries]) if entries else None
-    return RuntimeAnswer(
-        whole_text(reply["content"]),
-        ids,
-        logprobs,
-        ended,
-        evaluated if type(evaluated) is int else None,
-        None,
-        settings,
-    )
+    return RuntimeAnswer(whole_text(reply["content"]), ids, logprobs, ended, evaluated)
 
 
 def _drawing(settings: Mapping[str, Any]) -> dict[str, Any]:

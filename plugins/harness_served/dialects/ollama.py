@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from harness_served.runtime import NEUTRAL, Runtime, table
+from harness_api import table
+from harness_served.runtime import Runtime
 
 
 class Ollama(Runtime):
@@ -14,7 +14,6 @@ class Ollama(Runtime):
     kind: ClassVar[str] = "ollama"
     name: ClassVar[str] = "Ollama"
     hint: ClassVar[str] = "serve the same GGUF with llama.cpp's server, which tells tokens"
-    draws: ClassVar[Mapping[str, Any]] = NEUTRAL
     probe: ClassVar[str] = "/api/version"
 
     @classmethod

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness.internals import chat
-from harness_api import CHAT, RequestRefused, fields_of
-from harness_served.runtime import GREEDY, NEUTRAL, Messages, Runtime, RuntimeAnswer, table, tokens_in
+from harness_api import CHAT, RequestRefused, fields_of, table
+from harness_served.runtime import GREEDY, NEUTRAL, Messages, Runtime, RuntimeAnswer, tokens_in
 
 
 class Vllm(Runtime):
@@ -18,6 +18,7 @@ class Vllm(Runtime):
     hint: ClassVar[str] = "start it without logprobs_mode, and with --enable-lora where it serves an adapter"
     ids_by: ClassVar[str] = "told with an answer, or by /tokenize"
     takes_ids: ClassVar[bool] = True
+    asks: ClassVar[Mapping[str, Any]] = {"return_token_ids": True}
     draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     probe: ClassVar[str] = "/version"
 
@@ -26,12 +27,11 @@ class Vllm(Runtime):
         return isinstance(told, dict) and isinstance(told.get("version"), str)
 
     def identity(self) -> dict[str, Any]:
-        entries = super().identity()
-        return {"version": self.told.get("version"), **entries}
+        return {"version": self.told.get("version"), **super().identity()}
 
     def adapters(self) -> list[dict[str, Any]]:
-        entry = super().identity()
-        return [{"name": self.model, "parent": entry["parent"]}] if entry.get("parent") else []
+        parent = super().identity().get("parent")
+        return [{"name": self.model, "parent": parent}] if parent else []
 
     def defaults(self) -> Mapping[str, Any] | None:
         """Return how its render server would draw; None where that is refused, as it is unless it was asked for."""
@@ -47,7 +47,7 @@ class Vllm(Runtime):
 
     def ids(self, messages: Messages) -> list[int] | None:
         """Return them as its chat tells them of the very request; where it answers none, as /tokenize makes them."""
-        body = {"model": self.model, "max_tokens": 1, "return_token_ids": True, **GREEDY}
+        body = {"model": self.model, "max_tokens": 1, **self.asks, **GREEDY}
         try:
             told = self.ask(CHAT, {**body, **fields_of([dict(m) for m in messages])}, table)
             self.tokens += 1
@@ -65,15 +65,6 @@ class Vllm(Runtime):
             return None
         return tokens_in(told.get("tokens"))
 
-    def chat(self, messages: Messages, most: int, how: Mapping[str, Any]) -> RuntimeAnswer:
-        return super().chat(messages, most, {**how, "return_token_ids": True})
-
-    def complete(self, ids: Sequence[int], text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
-        return super().complete(ids, text, most, {**how, "return_token_ids": True})
-
     def as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
-        parents = [a["parent"] for a in self.adapters()]
-        if not parents:
-            return None
-        how = {**self.draws, "seed": 1, "model": parents[0]}
-        return self.complete(ids, text, most, how)
+        parent = super().identity().get("parent")
+        return self.complete(ids, text, most, {**self.draws, "seed": 1, "model": parent}) if parent else None

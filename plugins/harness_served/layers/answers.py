@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness_served.layers.logprobs import ToldTokens, noise
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
 
 TAIL = 8  # times the noise of a log-probability, which has heavy tails
@@ -33,11 +34,8 @@ def look(parity: Parity) -> LayerVerdict:
 
 def noise_of(parity: Parity) -> float:
     """Return the noise of logprobs, else that of the export's own arithmetic on the answers."""
-    if "noise" in parity.heard:
-        return float(parity.heard["noise"])
-    from harness_served.layers.logprobs import ToldTokens, noise
-
-    told = [ToldTokens(prompt, ids, [0.0] * len(ids)) for prompt, _, ids in parity.answers if ids]
-    scored = [s.own for (_, _, ids), s in zip(parity.answers, parity.answers_scored, strict=True) if ids]
-    parity.heard["noise"] = noise(parity, told, scored) if told else 0.0
+    if "noise" not in parity.heard:
+        told = [ToldTokens(prompt, ids, [0.0] * len(ids)) for prompt, _, ids in parity.answers if ids]
+        scored = [s.own for (_, _, ids), s in zip(parity.answers, parity.answers_scored, strict=True) if ids]
+        parity.heard["noise"] = noise(parity, told, scored) if told else 0.0
     return float(parity.heard["noise"])

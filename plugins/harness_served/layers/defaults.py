@@ -27,12 +27,12 @@ def look(parity: Parity) -> LayerVerdict:
     named = _named(parity)
     told = parity.runtime.defaults()
     if told is not None:
-        odd = [_said(key, told[key], named) for key in told if _apart(key, float(told[key]), named)]
+        apart = [key for key in told if _apart(key, float(told[key]), named)]
+        odd = [f"{key} {told[key]:g} where the export has {named.get(key, 'none')}" for key in apart]
         greedy = not named.get("do_sample") and told.get("temperature") == 0
         if odd and not greedy:
-            return LayerVerdict(
-                DIFFERS, f"{', '.join(odd)}; name them in requests, or start it with the export's", "told"
-            )
+            says = f"{', '.join(odd)}; name them in requests, or start it with the export's"
+            return LayerVerdict(DIFFERS, says, "told")
         return LayerVerdict(SAME, "as the export's generation_config.json has them", "told")
     return _surprise(parity, named)
 
@@ -46,10 +46,6 @@ def _named(parity: Parity) -> dict[str, Any]:
 def _apart(key: str, told: float, named: Mapping[str, Any]) -> bool:
     wanted = (float(named[key]),) if key in named else NEUTRAL.get(key, (told,))
     return not any(math.isclose(told, one, abs_tol=1e-3) for one in wanted)
-
-
-def _said(key: str, told: float, named: Mapping[str, Any]) -> str:
-    return f"{key} {told:g} where the export has {named.get(key, 'none')}"
 
 
 def _surprise(parity: Parity, named: Mapping[str, Any]) -> LayerVerdict:

@@ -16,6 +16,7 @@ from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict,
 
 WORSE = 0.03  # of a proportion, and a share of what else is measured, where no gate of the suite says how much
 VERSUS = "evidence"
+TOLD = {"worse": "lost_count", "better": "won_count", "rows": "n", **{n: n for n in ("estimate", "lower", "upper")}}
 
 
 def look(parity: Parity) -> LayerVerdict:
@@ -36,14 +37,12 @@ def look(parity: Parity) -> LayerVerdict:
             except UsageError as error:
                 unheard = unheard or str(error)
                 parity.notes.append(f'gates: "{name}" is not answered: {error}')
-    verdicts = [
-        _decided(asked, claim, results[claim.eval], parity.alpha / len(claims))
-        for claim in claims
-        if claim.eval in results
-    ]
+    alpha = parity.alpha / len(claims)
+    verdicts = [_decided(asked, c, results[c.eval], alpha) for c in claims if c.eval in results]
     if not verdicts:
         return LayerVerdict(UNSEEN, unheard)
-    numbers = {f"{v.metric} {key}": float(value) for v in verdicts for key, value in _numbers(v) if value is not None}
+    told = ((f"{v.metric} {key}", getattr(v, name)) for v in verdicts for key, name in TOLD.items())
+    numbers = {key: float(value) for key, value in told if value is not None}
     for outcome, layer in ((Outcome.FAIL, DIFFERS), (Outcome.ERROR, UNPROVEN), (Outcome.INCONCLUSIVE, UNPROVEN)):
         if (worst := next((v for v in verdicts if v.outcome is outcome), None)) is not None:
             return LayerVerdict(layer, _said(worst), "rows", numbers)
@@ -57,11 +56,9 @@ def _claims(asked: Again) -> Iterator[Gate]:
     margins: dict[str, list[Gate]] = {}
     for gate in asked.gates:
         metric = asked.collection.tasks[gate.eval].metrics.get(gate.metric_name) if gate.eval in asked.drawn else None
-        if (
-            metric
-            and not (metric.combine or metric.is_count or metric.is_agreement)
-            and gate.applies_to(asked.candidate)
-        ):
+        if metric is None or metric.combine or metric.is_count or metric.is_agreement:
+            continue
+        if gate.applies_to(asked.candidate):
             margins.setdefault(gate.metric, []).append(gate)
     for name, gates in margins.items():
         own = [g for g in gates if g.worse_by_at_most is not None]
@@ -78,17 +75,6 @@ def _decided(asked: Again, claim: Gate, ours: Result, alpha: float) -> Verdict:
     theirs = tuple(score_in(known[number]) for number in told)
     evidence = Result(VERSUS, claim.eval, theirs, {}, asked.weights)
     return decide(claim, task.metrics[claim.metric_name], ours, evidence, samples, alpha, name=asked.candidate)
-
-
-def _numbers(verdict: Verdict) -> list[tuple[str, float | None]]:
-    return [
-        ("worse", verdict.lost_count),
-        ("better", verdict.won_count),
-        ("rows", verdict.n),
-        ("estimate", verdict.estimate),
-        ("lower", verdict.lower),
-        ("upper", verdict.upper),
-    ]
 
 
 def _said(verdict: Verdict) -> str:

@@ -21,10 +21,8 @@ def same_model(parity: Parity, began: Mapping[str, Any], hold: Mapping[str, Any]
     runtime, now = parity.runtime, parity.runtime.identity()
     for key in sorted(began.keys() | now.keys()):
         if began.get(key) != now.get(key):
-            change = f"{key} was {began.get(key)!r:.80}, is {now.get(key)!r:.80}"
-            raise UsageError(
-                f"{runtime.server.where}: the model changed under way: {change}; nothing is said about either"
-            )
+            change = f"{key} was {began.get(key)!r:.80}, is {now.get(key)!r:.80}; nothing is said about either"
+            raise UsageError(f"{runtime.server.where}: the model changed under way: {change}")
     for key, ours in hold.items():
         if key in began and ours and began[key] != ours:
             parity.notes.append(f"{runtime.name} tells another {key} than the export has; the other layers decide")

@@ -16,39 +16,32 @@ def look(parity: Parity) -> LayerVerdict:
     """Compare tokens, or where they are not told their count, which each known fault of a template moves."""
     runtime, seen, unread, prompts = parity.runtime, "count", 0, [*parity.prompts, *parity.rows]
     for number, prompt in enumerate(prompts):
+        where, ours = f"conversation {number}", len(prompt.ids)
         theirs = runtime.ids(prompt.messages)
         if theirs is not None:
             seen = runtime.ids_by
             if theirs != prompt.ids:
-                return LayerVerdict(
-                    DIFFERS, f"conversation {number}, {_first(parity, prompt.ids, theirs)}; {FIX}", seen
-                )
+                return LayerVerdict(DIFFERS, f"{where}, {_first(parity, prompt.ids, theirs)}; {FIX}", seen)
         try:
             count = runtime.count(prompt.messages)
         except RequestRefused as error:
-            if (most := room(runtime.identity())) is not None and most <= len(prompt.ids):
-                return LayerVerdict(
-                    DIFFERS, f"conversation {number} of {len(prompt.ids)} tokens is refused: {error}", seen
-                )
+            if (most := room(runtime.identity())) is not None and most <= ours:
+                return LayerVerdict(DIFFERS, f"{where} of {ours} tokens is refused: {error}", seen)
             unread += 1
-            parity.notes.append(f"ids: conversation {number} is refused: {error}")
+            parity.notes.append(f"ids: {where} is refused: {error}")
             continue
         if count is None and theirs is None:
             return LayerVerdict(UNSEEN, f"{runtime.name} tells neither tokens nor usage.prompt_tokens; {runtime.hint}")
-        if count is not None and count != len(prompt.ids):
-            apart = f"{count} tokens, the export has {len(prompt.ids)}"
-            return LayerVerdict(
-                DIFFERS, f"conversation {number}: {apart} ({count - len(prompt.ids):+d}); {FIX}", "count"
-            )
+        if count is not None and count != ours:
+            says = f"{where}: {count} tokens, the export has {ours} ({count - ours:+d}); {FIX}"
+            return LayerVerdict(DIFFERS, says, "count")
     if text := _text(parity):
         return LayerVerdict(DIFFERS, text, "count")
-    many = len(prompts)
-    if unread == many:
+    if unread == len(prompts):
         return LayerVerdict(UNPROVEN, "no conversation is answered")
     what = "the same tokens" if seen != "count" else "same count, which two faults may share"
-    return LayerVerdict(
-        SAME, f"{what} in {many - unread} conversations, the longest {max(len(p.ids) for p in prompts)}", seen
-    )
+    many, longest = len(prompts) - unread, max(len(p.ids) for p in prompts)
+    return LayerVerdict(SAME, f"{what} in {many} conversations, the longest {longest}", seen)
 
 
 def _text(parity: Parity) -> str:

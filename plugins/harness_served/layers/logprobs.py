@@ -129,8 +129,6 @@ def nearest(parity: Parity, said: Sequence[ToldTokens], limit: float) -> str:
         with way:
             found[name] = rms(theirs - torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said]))
     name = min(found, key=lambda name: found[name])
-    return (
-        f"nearest of {len(found)} known: {name} (RMS {found[name]:.2f})"
-        if found[name] <= limit
-        else ("other weights than the export's, or computed otherwise")
-    )
+    if found[name] > limit:
+        return "other weights than the export's, or computed otherwise"
+    return f"nearest of {len(found)} known: {name} (RMS {found[name]:.2f})"

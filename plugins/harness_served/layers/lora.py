@@ -33,17 +33,17 @@ def look(parity: Parity) -> LayerVerdict:
     says = f"its scale is {1 - (1 - SMALLER) * slope:.2f} ± {(1 - SMALLER) * error:.2f}"
     if told:
         says += f" ({', '.join(told)} told)"
-    base = runtime.as_base(said[0].prompt.ids, said[0].prompt.text, 2 * len(said[0].ids))
+    prompt = said[0].prompt
+    base = runtime.as_base(prompt.ids, prompt.text, 2 * len(said[0].ids))
     if base and base.logprobs and base.ids:
+        theirs = torch.tensor(base.logprobs)
+        tuned = reference.score(prompt.ids, base.ids).own[: len(theirs)]
         with reference.scaled(0.0):
-            own = reference.score(said[0].prompt.ids, base.ids).own[: len(base.logprobs)]
-        tuned = reference.score(said[0].prompt.ids, base.ids).own[: len(base.logprobs)]
-        away = rms(torch.tensor(base.logprobs) - tuned)
-        numbers |= {"base": away, "base from its own": rms(torch.tensor(base.logprobs) - own)}
-        if away <= bound and rms(own - tuned) > bound:
-            return LayerVerdict(
-                DIFFERS, f'"{runtime.model}" answers as its base does; the adapter is not applied', "told", numbers
-            )
+            own = reference.score(prompt.ids, base.ids).own[: len(theirs)]
+        numbers |= {"base": rms(theirs - tuned), "base from its own": rms(theirs - own)}
+        if numbers["base"] <= bound < rms(own - tuned):
+            says = f'"{runtime.model}" answers as its base does; the adapter is not applied'
+            return LayerVerdict(DIFFERS, says, "told", numbers)
     if abs(slope) > ERRORS * error:
         return LayerVerdict(DIFFERS, says, "told", numbers)
     if parity.came("logprobs") != SAME:

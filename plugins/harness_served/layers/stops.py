@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from harness_served.conversations import ENDED, user
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity, Prompted
 from harness_served.runtime import GREEDY
+
+if TYPE_CHECKING:
+    from harness_served.reference import Reference
 
 SURE = 2.0  # nats by which the export's stop token must lead
 FEW, LONG = 4, 96  # tokens that a runtime is asked for; that the export may say for an end of its own
@@ -18,8 +22,7 @@ def look(parity: Parity) -> LayerVerdict:
     reference, runtime = parity.reference, parity.runtime
     if not reference.stops:
         return LayerVerdict(UNPROVEN, "the export has no stop token")
-    ends = list(_endings(parity))
-    went = []
+    ends, went = _endings(parity.reference, parity.prompts), list[str]()
     for prompt, answer in ends:
         text = reference.tokens.tokenizer.decode([*prompt, *answer])
         said = runtime.complete([*prompt, *answer], text, FEW, GREEDY)
@@ -27,52 +30,38 @@ def look(parity: Parity) -> LayerVerdict:
             return _by_answers(parity)
         if said.text.strip() or said.ended == "length":
             went.append(said.text)
-    names = reference.tokens.tokenizer.convert_ids_to_tokens(reference.stops)
+    names, many = ", ".join(reference.tokens.tokenizer.convert_ids_to_tokens(reference.stops)), len(ends)
     if not ends:
-        return LayerVerdict(UNPROVEN, f"the export itself ends nowhere at {', '.join(names)}; was it trained to?")
+        return LayerVerdict(UNPROVEN, f"the export itself ends nowhere at {names}; was it trained to?")
     if went:
-        many = f"{len(went)} of {len(ends)} turns go on, as {went[0]!r:.40}"
-        return LayerVerdict(
-            DIFFERS, f"{many}, where the export ends; its stop tokens are {', '.join(names)}", "behaviour"
+        says = (
+            f"{len(went)} of {many} turns go on, as {went[0]!r:.40}, where the export ends; its stop tokens are {names}"
         )
-    return LayerVerdict(
-        SAME, f"{len(ends)} of {len(ends)} turns that end, end", "behaviour", {"turns": float(len(ends))}
-    )
+        return LayerVerdict(DIFFERS, says, "behaviour")
+    return LayerVerdict(SAME, f"{many} of {many} turns that end, end", "behaviour", {"turns": float(many)})
 
 
-def _endings(parity: Parity) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield prompts and answers after which the export's first choice is a stop token, by far."""
-    reference, found = parity.reference, 0
-    for question, answer in ENDED:
-        prompt, said = reference.tokens.prompts([[user(question)]])[0], reference.tokens.plain(answer)
-        scored = reference.score(prompt, said)
-        if float(scored.stop[-1] - scored.going_on[-1]) >= SURE:
-            found += 1
-            yield prompt, said
-    for prompted in parity.prompts[: OWN if not found else 0]:
-        said = reference.answer(prompted.ids, LONG)
-        if said and said[-1] in reference.stops:
-            scored = reference.score(prompted.ids, said[:-1])
-            if float(scored.stop[-1] - scored.going_on[-1]) >= SURE:
-                yield prompted.ids, said[:-1]
+def _endings(reference: Reference, prompts: Sequence[Prompted]) -> list[tuple[list[int], list[int]]]:
+    """Return prompts and answers after which the export would stop, by far: made ones, else answers of its own."""
+    tokens = reference.tokens
+    made = [(tokens.prompts([[user(question)]])[0], tokens.plain(answer)) for question, answer in ENDED]
+    if found := [pair for pair in made if reference.score(*pair).ends[-1] >= SURE]:
+        return found
+    own = [(prompted.ids, reference.answer(prompted.ids, LONG)) for prompted in prompts[:OWN]]
+    ended = [(prompt, said[:-1]) for prompt, said in own if said and said[-1] in reference.stops]
+    return [pair for pair in ended if reference.score(*pair).ends[-1] >= SURE]
 
 
 def _by_answers(parity: Parity) -> LayerVerdict:
     """Look at the runtime's own answers: one that goes on where the export ends, or ends where it goes on."""
-    ended = 0
+    ended, stops = 0, parity.reference.stops
     for number, ((_, said, ids), scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
-        lead = (scored.stop - scored.going_on).tolist()
-        on = next(
-            (at for at, one in enumerate(lead[:-1]) if one >= SURE and ids[at] not in parity.reference.stops), None
-        )
+        where, ends = f"conversation {number}", scored.ends.tolist()
+        on = next((at for at, lead in enumerate(ends[:-1]) if lead >= SURE and ids[at] not in stops), None)
         if on is not None:
-            return LayerVerdict(
-                DIFFERS, f"conversation {number} goes on after token {on}, where the export ends", "text"
-            )
-        if said.ended == "stop" and lead[-1] <= -SURE:
-            return LayerVerdict(
-                DIFFERS, f"conversation {number} ends after token {len(ids)}, where the export goes on", "text"
-            )
+            return LayerVerdict(DIFFERS, f"{where} goes on after token {on}, where the export ends", "text")
+        if said.ended == "stop" and ends[-1] <= -SURE:
+            return LayerVerdict(DIFFERS, f"{where} ends after token {len(ids)}, where the export goes on", "text")
         ended += said.ended == "stop"
     if not ended:
         return LayerVerdict(UNPROVEN, f"none of {len(parity.answers)} answers ends within its limit")
