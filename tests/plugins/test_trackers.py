@@ -97,6 +97,7 @@ def test_mlflow_gets_the_verdicts(tracked: Project, monkeypatch: pytest.MonkeyPa
     assert (artifacts / "report.html").read_text("utf-8") == "<p>a page</p>"
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_verdicts(tracked: Project) -> None:
     """Beside the training's own events, which the run's folder holds and the run tells of."""
     pytest.importorskip("tensorboard")
@@ -147,6 +148,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Collector]]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_collector_gets_an_event_a_verdict(suite: Project, collector: type[Collector]) -> None:
     """By the names of OpenTelemetry's conventions; no row is sent, and nothing without the variable."""
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -254,6 +256,7 @@ def test_nothing_is_logged_where_nobody_reported(tracked: Project, monkeypatch: 
     assert run(tracked, "x", TEXT.replace('report_to = ["TRACKER"]\n', "")).code == 0
 
 
+@pytest.mark.slow
 def test_private_rows_are_named_nowhere(tracked: Project) -> None:
     """Neither in the table of what changed nor in the report that is sent."""
     text = TEXT.replace('name = "qa"', 'name = "qa"\nprivate = true').replace("0.1\n\n[[export]]", "0.1\n\n[[export]]")
