@@ -27,6 +27,7 @@ DIFFERS: Verdict = "differs"
 UNPROVEN: Verdict = "not proven"
 UNSEEN: Verdict = "cannot be seen"
 ROWS = 8  # conversations of the suite that are looked at, beside the made ones
+SECOND = 1000  # added to the seed of a second draw, which an alarm gets that may be by chance
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 

@@ -31,7 +31,8 @@ class Runtime:
     log-probability), "swapped" (another file is told of after some replies), "mute" (no log-probabilities), "short" (a
     context of 16), "moved" (log-probabilities off by half a nat, by turns), "replicas" (every other answer's are),
     "busy" (every other request is refused for now), "gone" (after some replies), "twice" (two models of
-    one name), "streams".
+    one name), "streams", "cold" (half the temperature where none is named), "unlucky" (so with seeds below 1,000 alone,
+    and an adapter a little below its scale: what chance may do to a first draw).
     """
 
     dialect: str
@@ -50,9 +51,13 @@ class Runtime:
 
         self.torch, self.tokens = torch, Tokens.of(str(self.folder))
         self.model = load_model(self.folder, dtype="float32", device="cpu", adapter=self.adapter)
-        for module in self.model.modules() if self.adapter else ():
-            if isinstance(scaling := getattr(module, "scaling", None), dict):
-                scaling.update({name: value * self.scale for name, value in scaling.items()})
+        scales = [s for m in self.model.modules() if isinstance(s := getattr(m, "scaling", None), dict)]
+        self.scales = [(scale, dict(scale)) for scale in scales]
+        self.scaled(self.scale)
+
+    def scaled(self, scale: float) -> None:
+        for now, whole in self.scales:
+            now.update({name: value * scale for name, value in whole.items()})
 
     def render(self, body: dict[str, Any]) -> str:
         given = {"tools": body["tools"]} if body.get("tools") else {}
@@ -69,6 +74,10 @@ class Runtime:
         """Return tokens, their log-probabilities before any filter, and how it ended."""
         torch, said, logs = self.torch, [], []
         defaults = LLAMA if self.dialect == "llama.cpp" and "sampling" in self.faults else {"temperature": 1.0}
+        unlucky = "unlucky" in self.faults and int(how.get("seed") or 0) < 1000
+        if unlucky or "cold" in self.faults:
+            defaults = {**defaults, "temperature": 0.5}
+        self.scaled(0.995 if unlucky else self.scale)
         how = {**defaults, **how}
         generator = torch.Generator().manual_seed(int(how.get("seed") or 0))
         drawn = how["temperature"] > 0 and self.dialect != "transformers"

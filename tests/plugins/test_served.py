@@ -266,6 +266,26 @@ def test_filters_by_default_are_told(export: Path) -> None:
     assert "top_k 40 where the export has none" in told["layers"]["defaults"]["says"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "verdict"), [("unlucky", UNPROVEN), ("cold", DIFFERS)])
+def test_an_alarm_by_chance_is_drawn_once_more(export: Path, fault: str, verdict: str) -> None:
+    """A first draw that is unlucky is no alarm; a runtime that is cold by default is so in both."""
+    _, told = look(export, "vllm", fault, layers="defaults")
+    assert verdicts(told) == {"defaults": verdict}
+    assert told["notes"][0].startswith("defaults: drawn once more, since a first draw filters or cools what it draws")
+
+
+@pytest.mark.slow
+def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: Path, adapted: Path) -> None:
+    """A first draw that seems to be of a smaller scale, and a second that does not."""
+    base = export / "model"
+    with running(Runtime("llama.cpp", base, frozenset({"unlucky"}), adapter=adapted / "model")) as runtime:
+        given = ["parity", str(adapted), "--runtime", runtime.url, "--base", str(base), "--arithmetic", "float32"]
+        args = arguments(given)
+        assert measured(args, ("logprobs", "lora")) == 0
+    assert args.document["notes"][0].startswith("lora: drawn once more, since a first draw went")
+
+
 def test_exit_codes_are_those_of_the_verdicts() -> None:
     """One that differs fails, whoever asked; what was asked for and is not proven is inconclusive."""
     same, differs, unseen = LayerVerdict(SAME, ""), LayerVerdict(DIFFERS, ""), LayerVerdict(UNSEEN, "")

@@ -1,7 +1,7 @@
 """How a runtime draws where a request names nothing, against what the export's generation_config.json says.
 
 Told with each reply, that decides; else text that was drawn so is put before the export: of text drawn at temperature 1
-and unfiltered the sum of surprise less entropy is a martingale with a known variance.
+and unfiltered the sum of surprise less entropy is a martingale with a known variance. An alarm is drawn once more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
+from harness_served.parity import DIFFERS, SAME, SECOND, UNPROVEN, LayerVerdict, Parity
 
 NEUTRAL: Mapping[str, tuple[float, ...]] = {  # values that change nothing
     **{"temperature": (1.0,), "top_k": (0.0, -1.0), "top_p": (1.0,), "min_p": (0.0,), "typical_p": (1.0,)},
@@ -34,7 +34,13 @@ def look(parity: Parity) -> LayerVerdict:
             says = f"{', '.join(odd)}; name them in requests, or start it with the export's"
             return LayerVerdict(DIFFERS, says, "told")
         return LayerVerdict(SAME, "as the export's generation_config.json has them", "told")
-    return _surprise(parity, named)
+    if parity.came("ids") == DIFFERS:
+        return LayerVerdict(UNPROVEN, "the prompts differ, and so would what is drawn")
+    found = _surprise(parity, named, parity.seed)
+    if found.verdict != DIFFERS:
+        return found
+    parity.notes.append(f"defaults: drawn once more, since a first draw {found.says}")
+    return _surprise(parity, named, parity.seed + SECOND)
 
 
 def _named(parity: Parity) -> dict[str, Any]:
@@ -48,15 +54,13 @@ def _apart(key: str, told: float, named: Mapping[str, Any]) -> bool:
     return not any(math.isclose(told, one, abs_tol=1e-3) for one in wanted)
 
 
-def _surprise(parity: Parity, named: Mapping[str, Any]) -> LayerVerdict:
-    """Draw with no field of drawing named, and say how surprising that is."""
-    if parity.came("ids") == DIFFERS:
-        return LayerVerdict(UNPROVEN, "the prompts differ, and so would what is drawn")
+def _surprise(parity: Parity, named: Mapping[str, Any], seed: int) -> LayerVerdict:
+    """Draw with no field of drawing named but the seed, and say how surprising that is."""
     filtered = [key for key in NEUTRAL if key in named and _apart(key, float(named[key]), {})]
     total = variance = 0.0
     greedy, told, tokens = True, True, 0
-    for prompt in parity.spoken:
-        said = parity.runtime.chat(prompt.messages, TOKENS, {})
+    for number, prompt in enumerate(parity.spoken):
+        said = parity.runtime.chat(prompt.messages, TOKENS, {"seed": seed + number})
         ids, told = parity.ids_of(said), told and said.ids is not None
         if not ids:
             continue

@@ -46,7 +46,7 @@ def look(parity: Parity) -> LayerVerdict:
     if len(apart) < LEAST:
         return LayerVerdict(UNPROVEN, f"{len(apart)} tokens were drawn, want {LEAST}: its answers end at once")
     own, itself = noise(parity, said, ours), _repeated(parity, said)
-    parity.heard |= {"apart": apart, "noise": max(own, itself), "ours": ours}
+    parity.heard["noise"] = max(own, itself)
     limit, found = TIMES * max(own, itself), rms(apart)
     mean, error = float(apart.mean()), float(apart.std()) / math.sqrt(len(apart))
     numbers = {"rms": found, "bound": limit, "median": float(apart.abs().median()), "max": float(apart.abs().max())}
