@@ -1,8 +1,8 @@
 """What `harness parity` finds of real servers: healthy twins, which must raise no alarm, and planted faults.
 
 `python -m bench.served twins --runtime llama.cpp --precision Q8_0 --count 30 --first 0`, with `--adapter` as a LoRA on
-a base, with `--smollm2` by SmolLM2-135M; `python -m bench.served faults --runtime vllm`; `python -m bench.served table`
-counts what was kept. llama.cpp's server is that of the package xllamacpp, vLLM is run by VLLM_PYTHON (`make vllm`).
+a base, with `--smollm2` by SmolLM2-135M; `python -m bench.served faults --runtime vllm`. Each run is a line
+of JSON. llama.cpp's server is that of the package xllamacpp, vLLM is run by VLLM_PYTHON (`make vllm`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ Edit = Callable[[Path], None]
 def main() -> None:
     """Measure, and keep a line of JSON for each run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("twins", "faults", "table"))
+    parser.add_argument("what", choices=("twins", "faults"))
     parser.add_argument("--runtime", choices=("llama.cpp", "transformers", "vllm"), default="llama.cpp")
     parser.add_argument("--precision", choices=(*DTYPES, "Q8_0"), default="F32")
     parser.add_argument("--adapter", action="store_true")
@@ -52,17 +51,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--records", type=Path, default=Path("reports/bench-served.jsonl"))
     args = parser.parse_args()
-    if args.what == "table":
-        return table(args.records)
     with tempfile.TemporaryDirectory() as work, args.records.open("a", encoding="utf-8") as out:
         for record in (twins if args.what == "twins" else faults)(args, Path(work)):
             kind = {name: getattr(args, name) for name in ("what", "runtime", "precision", "adapter", "smollm2")}
             print(json.dumps({**kind, **record}), file=out, flush=True)
             told = {name: layer["verdict"] for name, layer in record["layers"].items()}
             print(record["name"], told, *record["alarms"].values(), f"{record['seconds']:.1f} s", flush=True)
-
-
-# -- models -------------------------------------------------------------------------------------------------
 
 
 def whole(folder: Path, seed: int, *, smollm2: bool = False, ends: bool | None = None) -> Path:
@@ -132,65 +126,59 @@ def gguf_adapter(base: Path, adapter: Path, file: Path) -> Path:
     return file
 
 
-# -- what is asked ------------------------------------------------------------------------------------------
-
-
 def look(
-    export: Path, url: str, *, name: str = "", base: Path | None = None, seed: int = 0, strict: bool = False
+    args: argparse.Namespace, export: Path, url: str, *, name: str = "", base: Path | None = None, seed: int = 0
 ) -> Any:
-    """Compare a server with an export; `strict` allows it the noise of float32 alone."""
+    """Compare a server with an export, which gets the noise of float32 alone where it is served in that."""
     words = ["parity", str(export), "--runtime", url, "--model", name, "--base", str(base or ""), "--seed", str(seed)]
-    args = arguments([*words, *(["--arithmetic", "float32"] if strict else [])])
+    given = arguments([*words, *(["--arithmetic", "float32"] if args.precision == "F32" else [])])
     began, busy = time.perf_counter(), time.process_time()
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        code = measured(args, ())
-    found = {key: args.document[key] for key in ("layers", "tokens", "requests", "notes", "longest")}
+        code = measured(given, ())
+    found = {key: given.document[key] for key in ("layers", "tokens", "requests", "notes", "longest")}
     alarms = {n: f"{n}: {layer['says']}" for n, layer in found["layers"].items() if layer["verdict"] == "differs"}
     took = {"seconds": time.perf_counter() - began, "processor": time.process_time() - busy}
     return {"code": code, "alarms": alarms, **took, **found}
 
 
-def post(url: str, path: str, body: dict[str, Any]) -> None:
-    """Ask a server for something beside its answers."""
-    asked = Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urlopen(asked, timeout=300) as reply:
-        reply.read()
+def start(
+    args: argparse.Namespace, model: Path | None, adapter: Path | None = None, context: int = 2048, **drawing: Any
+) -> list[str]:
+    """Return what serves a model, an adapter on it; without a model transformers takes any that a request names."""
+    if args.runtime == "transformers":
+        whole = merged(model, adapter, adapter.parent / "merged") if model and adapter else model
+        return transformers(whole, DTYPES[args.precision])
+    assert model
+    if args.runtime == "vllm":
+        more = ["--max-model-len", str(context), *(["--enable-lora", "--max-lora-rank", "16"] if args.adapter else [])]
+        more += ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"tuned={adapter}"] if adapter else []
+        return vllm(os.environ["VLLM_PYTHON"], model, *more, dtype=DTYPES[args.precision])
+    given: dict[str, Any] = {"n_ctx": context, "sampling": {**UNFILTERED, **drawing}}
+    if adapter:
+        given["lora"] = [str(gguf_adapter(model, adapter, adapter.parent / "lora.gguf")), 1.0]
+    return llama_cpp(gguf(model, (adapter or model).parent / "gguf/model", args.precision), **given)
 
 
 def twins(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """Yield what is found of servers that serve what was exported, each other weights; one server has all it can."""
-    base, log = work / "base", work / "log"
+    base, log, ends = work / "base/model", work / "log", True if args.runtime == "vllm" else None
     if args.adapter or args.runtime == "vllm":
         whole(base, 1, smollm2=args.smollm2)
-    with one_for_all(args, base, log) as url:
+    with ExitStack() as stack:
+        one = args.runtime != "llama.cpp"
+        url = stack.enter_context(serving(start(args, base if base.is_dir() else None), log)) if one else ""
         for seed in range(args.first, args.first + args.count):
             folder = work / str(seed)
-            if args.adapter:
-                adapted(base, folder / "model", seed)
+            model = folder / "model"
+            adapted(base, model, seed) if args.adapter else whole(model, seed, smollm2=args.smollm2, ends=ends)
+            on = base if args.adapter else None
+            if one:
+                found = look(args, folder, url, name=put(args, url, folder), base=on, seed=seed)
             else:
-                whole(folder / "model", seed, smollm2=args.smollm2)
-            how = {"seed": seed, "strict": args.precision == "F32", "base": base if args.adapter else None}
-            if url:
-                found = look(folder, url, name=put(args, url, folder), **how)
-            else:
-                options: dict[str, Any] = {"sampling": UNFILTERED}
-                if args.adapter:
-                    options["lora"] = [str(gguf_adapter(base, folder / "model", folder / "lora.gguf")), 1.0]
-                file = gguf(base if args.adapter else folder / "model", folder / "gguf/model", args.precision)
-                with serving(llama_cpp(file, **options), log) as own:
-                    found = look(folder if args.adapter else folder / "gguf", own, **how)
+                with serving(start(args, on or model, model if on else None), log) as own:
+                    found = look(args, folder if on else folder / "gguf", own, base=on, seed=seed)
             yield {"name": f"twin {seed}", **found}
             shutil.rmtree(folder)
-
-
-def one_for_all(args: argparse.Namespace, base: Path, log: Path) -> AbstractContextManager[str]:
-    """Return a server that takes one model after the other, as its URL; no URL for llama.cpp's, which does not."""
-    if args.runtime == "llama.cpp":
-        return nullcontext("")
-    if args.runtime == "transformers":
-        return serving(transformers(None, DTYPES[args.precision]), log)
-    more = ["--max-model-len", "2048", *(["--enable-lora", "--max-lora-rank", "16"] if args.adapter else [])]
-    return serving(vllm(os.environ["VLLM_PYTHON"], base, *more, dtype=DTYPES[args.precision]), log)
 
 
 def put(args: argparse.Namespace, url: str, folder: Path) -> str:
@@ -207,7 +195,11 @@ def put(args: argparse.Namespace, url: str, folder: Path) -> str:
     return "small"
 
 
-# -- faults -------------------------------------------------------------------------------------------------
+def post(url: str, path: str, body: dict[str, Any]) -> None:
+    """Ask a server for something beside its answers."""
+    asked = Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urlopen(asked, timeout=300) as reply:
+        reply.read()
 
 
 def template(change: Callable[[str], str]) -> Edit:
@@ -239,6 +231,15 @@ def rope(folder: Path) -> None:
     config("config.json", rope_parameters={**told, "rope_theta": told["rope_theta"] / 10})(folder)
 
 
+def lost_stop(folder: Path) -> None:
+    """Make the padding the only stop token of a model."""
+    tokenizer = Tokens.of(str(folder)).tokenizer
+    number = tokenizer.convert_tokens_to_ids(tokenizer.pad_token)
+    for file in ("generation_config.json", "config.json"):
+        config(file, eos_token_id=number)(folder)
+    config("tokenizer_config.json", eos_token=tokenizer.pad_token)(folder)
+
+
 def fronts(*tokens: str) -> Edit:
     """Return what puts tokens in front of a text."""
 
@@ -267,99 +268,51 @@ FAULTS: dict[str, Edit | None] = {
     "rope base a tenth": rope,
     "context cut": None,
     "hidden defaults of drawing": config("generation_config.json", do_sample=True, temperature=0.7, top_k=20),
-    "stop token lost": None,
+    "stop token lost": lost_stop,
     "system turn dropped": template(
         lambda t: t.replace("in messages %}", "in messages %}{% if message['role'] != 'system' %}", 1).replace(
             "{% endfor %}", "{% endif %}{% endfor %}", 1
         )
     ),
 }
+DRAWING = {  # of llama.cpp's server, which has no generation_config.json, and stops by a token's name
+    "hidden defaults of drawing": {"temp": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
+    "stop token lost": {"ignore_eos": True},
+}
 
 
 def faults(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """Yield what is found of each planted fault."""
-    model = whole(work / "model", 1, smollm2=args.smollm2, ends=True)
-    adapter = adapted(model, work / "lora/model", 1)
-    half = adapted(model, work / "half/model", 1, 0.5)
+    model = whole(work / "whole/model", 1, smollm2=args.smollm2, ends=True)
+    adapter, half = (adapted(model, work / name / "model", 1, scale) for name, scale in (("lora", 1.0), ("half", 0.5)))
+    llama = args.runtime == "llama.cpp"
     for number, (name, edit) in enumerate(FAULTS.items()):
-        if args.only and not any(part in name for part in args.only.split(",")):
+        if not any(part in name for part in args.only.split(",")):
             continue
         if args.runtime == "transformers" and name == "context cut":
             continue  # it takes prompts longer than the model's context, and has no such limit
-        export, served = work / f"{number}/model", work / f"{number}s/model"
+        export, served, base = work / f"{number}/model", work / f"{number}s/model", None
         shutil.copytree(model, export)
-        lora = "LoRA" in name
         if name.startswith("BOS"):
             bos = Tokens.of(str(export)).tokenizer.bos_token
-            once = args.runtime != "llama.cpp" and not args.smollm2  # of a file with none, llama.cpp's puts one
+            once = not llama and not args.smollm2  # of a file with none, llama.cpp's puts one
             fronts(*[bos] * once)(export)
-            edit = fronts(*[bos] * (2 if once else 1))
-        elif name.startswith("stop") and args.runtime != "llama.cpp":
-            edit = lost_stop
+            edit = fronts(*[bos] * (once + 1))
         shutil.copytree(export, served)
-        if edit:
+        drawing = DRAWING.get(name, {}) if llama else {}
+        if edit and not drawing:
             edit(served)
-        given: dict[str, Any] = {"seed": 1, "strict": args.precision == "F32"}
-        if args.runtime == "llama.cpp":
-            sampling = {} if name.startswith("hidden") else dict(UNFILTERED)
-            sampling |= {"ignore_eos": True} if name.startswith("stop") else {}
-            options: dict[str, Any] = {"sampling": sampling, "n_ctx": 128 if name.startswith("context") else 2048}
-            if lora:
-                file, given["base"] = gguf_adapter(model, adapter, work / f"{number}.gguf"), model
-                options |= {"lora": [str(file), 0.5]} if "0.5" in name else {}
-            else:
-                gguf(export, work / f"{number}g/model", args.precision)
-            if name.startswith("hidden"):
-                shutil.copyfile(export / "generation_config.json", served / "generation_config.json")
-            command = llama_cpp(gguf(served, work / f"{number}sg", args.precision), **options)
-            export = adapter if lora else work / f"{number}g/model"
-        elif args.runtime == "transformers":
-            if lora:
-                served = merged(model, half, work / f"{number}h") if "0.5" in name else model
-                export = merged(model, adapter, work / f"{number}m/model")
-            command = transformers(served, DTYPES[args.precision])
-        else:
-            more = ["--max-model-len", "128" if name.startswith("context") else "2048"]
-            if lora:
-                export, given["base"] = adapter, model
-            if "0.5" in name:
-                more += ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"tuned={half}"]
-                given["name"] = "tuned"
-            command = vllm(os.environ["VLLM_PYTHON"], served, *more, dtype=DTYPES[args.precision])
+        if "LoRA" in name:
+            export, base = adapter, model
+            if args.runtime == "transformers":
+                export, base = merged(model, adapter, work / f"{number}m/model"), None
+        elif llama:
+            export = gguf(export, work / f"{number}g/model", args.precision).parent
+        context = 128 if name == "context cut" else 2048
+        command = start(args, served, half if "0.5" in name else None, context, **drawing)
         with serving(command, work / "log") as url:
-            yield {"name": name, **look(export.parent, url, **given)}
-
-
-def lost_stop(folder: Path) -> None:
-    """Make the padding the only stop token of a model."""
-    pad = Tokens.of(str(folder)).tokenizer.pad_token
-    number = Tokens.of(str(folder)).tokenizer.convert_tokens_to_ids(pad)
-    config("generation_config.json", eos_token_id=number)(folder)
-    config("config.json", eos_token_id=number)(folder)
-    config("tokenizer_config.json", eos_token=pad)(folder)
-
-
-def table(records: Path) -> None:
-    """Print, of what was kept, how often each layer came to each verdict, and which layers saw a fault."""
-    told = [json.loads(line) for line in records.read_text("utf-8").splitlines()]
-    kinds: dict[str, list[Any]] = defaultdict(list)
-    for one in told:
-        which = "SmolLM2" if one["smollm2"] else "tiny"
-        kinds[f"{one['what']} {one['runtime']} {one['precision']}{' LoRA' * one['adapter']} {which}"].append(one)
-    for kind, ones in kinds.items():
-        print(f"\n{kind}: {len(ones)}")
-        if kind.startswith("faults"):
-            for one in ones:
-                print(f"  {one['name']}: {'; '.join(one['alarms'].values()) or 'nothing'}")
-            continue
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        for one in ones:
-            for name, layer in one["layers"].items():
-                counts[name][layer["verdict"]] += 1
-        for name, count in counts.items():
-            print(f"  {name:<10} {', '.join(f'{n} {verdict}' for verdict, n in count.most_common())}")
-        most = {key: max(one[key] for one in ones) for key in ("tokens", "requests", "seconds", "processor")}
-        print("  at most " + ", ".join(f"{value:.0f} {key}" for key, value in most.items()))
+            told = "tuned" if "0.5" in name and args.runtime == "vllm" else ""
+            yield {"name": name, **look(args, export.parent, url, name=told, base=base, seed=1)}
 
 
 if __name__ == "__main__":
