@@ -37,10 +37,10 @@ def look(parity: Parity) -> LayerVerdict:
     if parity.came("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, and so would what is drawn")
     found = _surprise(parity, named, parity.seed)
-    if found.verdict != DIFFERS:
-        return found
-    parity.notes.append(f"defaults: drawn once more, since a first draw {found.says}")
-    return _surprise(parity, named, parity.seed + SECOND)
+    if found.verdict == DIFFERS:
+        parity.notes.append(f"defaults: drawn once more, since a first draw {found.says}")
+        found = _surprise(parity, named, parity.seed + SECOND)
+    return found
 
 
 def _named(parity: Parity) -> dict[str, Any]:

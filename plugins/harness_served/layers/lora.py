@@ -31,8 +31,7 @@ def look(parity: Parity) -> LayerVerdict:
     numbers = {"slope": slope, "error": error}
     told = [f'"{a["name"]}"' + (f" scale {a['scale']}" if "scale" in a else "") for a in runtime.adapters()]
     says = f"its scale is {1 - (1 - SMALLER) * slope:.2f} ± {(1 - SMALLER) * error:.2f}"
-    if told:
-        says += f" ({', '.join(told)} told)"
+    says += f" ({', '.join(told)} told)" if told else ""
     prompt = said[0].prompt
     base = runtime.as_base(prompt.ids, prompt.text, 2 * len(said[0].ids))
     if base and base.logprobs and base.ids:
@@ -55,14 +54,10 @@ def _direction(parity: Parity, said: Sequence[ToldTokens]) -> tuple[float, float
     """Return how far the runtime went towards a smaller scale, 1 the whole way, and its error; nan for no way."""
     import torch
 
-    def scored() -> torch.Tensor:
-        return torch.cat([parity.reference.score(t.prompt.ids, t.ids).own for t in said])
-
-    ours = scored()
-    with parity.reference.scaled(SMALLER):
-        towards = scored() - ours
-    apart, square = torch.cat([torch.tensor(t.logprobs) for t in said]) - ours, float(towards.pow(2).sum())
-    if not square > 0:
-        return math.nan, math.nan
-    slope = float((apart * towards).sum()) / square
-    return slope, math.sqrt(float(((apart - slope * towards) * towards).pow(2).sum())) / square
+    reference = parity.reference
+    ours = torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said])
+    with reference.scaled(SMALLER):
+        towards = torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said]) - ours
+    apart, square = torch.cat([torch.tensor(t.logprobs) for t in said]) - ours, towards.pow(2).sum()
+    slope = (apart * towards).sum() / square
+    return float(slope), float(((apart - slope * towards) * towards).pow(2).sum().sqrt() / square)
