@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from harness_api import RequestRefused
 from harness_served import IDENTITY
-from harness_served.parity import LayerVerdict, Parity
+from harness_served.parity import UNPROVEN, LayerVerdict, Parity
 
 Look = Callable[[Parity], LayerVerdict]
 
@@ -29,7 +30,12 @@ def compare(parity: Parity, wanted: Collection[str], hold: Mapping[str, Any]) ->
     began = parity.runtime.identity()
     for name, look in layers().items():
         if name in wanted:
-            parity.found[name] = look(parity)
+            try:
+                parity.found[name] = look(parity)
+            except RequestRefused as refused:  # as where a conversation is longer than its context, which `ids` says
+                if not refused.trouble.status:
+                    raise
+                parity.found[name] = LayerVerdict(UNPROVEN, f"it refuses a request: {refused}")
             yield name, parity.found[name]
     parity.found[IDENTITY] = same_model(parity, began, hold)
     yield IDENTITY, parity.found[IDENTITY]
