@@ -12,7 +12,8 @@ import torch
 
 Arithmetic = Literal["float32", "f16", "bf16", "q8"]
 ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
-FLOOR = 0.003  # nats a token in float32: llama.cpp keeps keys and values in f16
+FLOOR = 0.003  # nats a token in float32: llama.cpp keeps keys and values in f16,
+DEEP = 64  # and sums them so: beyond so many tokens the error grows as the root of their number
 BLOCK = 32  # of Q8_0, and of what llama.cpp makes of a layer's inputs
 HALF = {"f16": torch.float16, "bf16": torch.bfloat16}
 

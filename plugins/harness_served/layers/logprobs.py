@@ -88,10 +88,11 @@ def noise(parity: Parity, said: Sequence[ToldTokens], ours: Sequence[torch.Tenso
     """Return what the runtime's arithmetic costs the exported model itself, on the same tokens."""
     import torch
 
-    from harness_served.noise import FLOOR
+    from harness_served.noise import DEEP, FLOOR
 
     if parity.arithmetic == "float32":
-        return FLOOR
+        deep = torch.cat([torch.full((len(t.ids),), len(t.prompt.ids) / DEEP) for t in said])
+        return FLOOR * float(deep.clamp(min=1).mean().sqrt())
     rough = [parity.reference.score(t.prompt.ids, t.ids, parity.arithmetic).own for t in said]
     return max(FLOOR, rms(torch.cat(rough) - torch.cat(list(ours))))
 
