@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from harness import digest_of
 from harness.artifacts.attestation import SERVED, decimal, payload
 from harness.files import write_text
 from harness.release.served import read_served
@@ -36,7 +36,7 @@ def keep(path: Path, key: Path | None, name: str, root: str, made: Parity, times
     predicate = {
         "endpoint": {"name": about} if about else {"sha256": hashlib.sha256(host.encode()).hexdigest()},
         "runtime": {"kind": runtime.kind, "name": runtime.name, "version": version, "model": runtime.model},
-        "told": _digest(told),
+        "told": digest_of(told),
         "layers": {name: _words(layer) for name, layer in made.found.items()},
         "reference": {"dtype": made.reference.computed, "arithmetic": made.arithmetic},
         "seed": made.seed,
@@ -61,7 +61,7 @@ def still(path: Path, runtime: Runtime) -> list[str]:
     if told["runtime"]["model"] != runtime.model or told["runtime"]["kind"] != runtime.kind:
         was = f"{told['runtime']['name']}, model {told['runtime']['model']}"
         odd.append(f"{was} answered, and now {runtime.name}, model {runtime.model}")
-    elif told["told"] != _digest(runtime.identity()):
+    elif told["told"] != digest_of(runtime.identity()):
         odd.append("what the server tells of itself is no longer the same")
     if told["said"] != runtime.chat(QUESTION, SAID, GREEDY).text:
         odd.append("it answers a question otherwise than it did")
@@ -72,9 +72,3 @@ def still(path: Path, runtime: Runtime) -> list[str]:
 def _words(layer: LayerVerdict) -> dict[str, Any]:
     numbers = {name: decimal(float(value)) for name, value in layer.numbers.items()}
     return {"verdict": layer.verdict, "says": layer.says, "seen": layer.seen, "numbers": numbers}
-
-
-def _digest(told: Mapping[str, Any]) -> str:
-    from harness import digest_of
-
-    return digest_of(dict(told))

@@ -34,10 +34,8 @@ def look(parity: Parity) -> LayerVerdict:
     if not ends:
         return LayerVerdict(UNPROVEN, f"the export itself ends nowhere at {names}; was it trained to?")
     if went:
-        says = (
-            f"{len(went)} of {many} turns go on, as {went[0]!r:.40}, where the export ends; its stop tokens are {names}"
-        )
-        return LayerVerdict(DIFFERS, says, "behaviour")
+        says = f"{len(went)} of {many} turns go on, as {went[0]!r:.40}, where the export ends"
+        return LayerVerdict(DIFFERS, f"{says}; its stop tokens are {names}", "behaviour")
     return LayerVerdict(SAME, f"{many} of {many} turns that end, end", "behaviour", {"turns": float(many)})
 
 
