@@ -35,6 +35,7 @@ from tests.helpers.servers import UNFILTERED, llama_cpp, serving, transformers, 
 DTYPES = {"F32": "float32", "BF16": "bfloat16"}
 TURN = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
 CHATML = f"{{% for m in messages %}}{TURN}{{% endfor %}}<|im_start|>assistant\n"
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}  # of 32 numbers, the fewest that vLLM takes on a CPU
 Edit = Callable[[Path], None]
 
 
@@ -62,7 +63,7 @@ def main() -> None:
 def whole(folder: Path, seed: int, *, smollm2: bool = False, ends: bool | None = None) -> Path:
     """Write a model of its own weights: tiny and random, every other one taught to end its answers, or SmolLM2."""
     if not smollm2:
-        llamas.build(folder, seed=seed, max_position_embeddings=2048)
+        llamas.build(folder, seed=seed, max_position_embeddings=2048, **HEADS)
         return teach(folder, 150) if (seed % 2 if ends is None else ends) else folder
     shutil.copytree(Setting().folder(), folder)
     model = load_model(folder, dtype="float32", device="cpu")

@@ -127,18 +127,24 @@ class Parity:
     def ids_of(self, said: RuntimeAnswer) -> list[int]:
         """Return the tokens of what was said: as told, else as the export cuts its text before a broken character.
 
-        Nothing where that comes to another number than is told: a text hides special tokens, and how it was cut.
+        Only where they are as many as is told: llama.cpp leaves out parts of a character, a text special tokens.
         """
-        if said.ids:
+        many = (None,) if said.said is None else (said.said, said.said - (said.ended == "stop"))
+        if said.ids and (None in many or len(said.ids) in many):
             return said.ids
         text, broken, _ = said.text.partition(BROKEN)
         ids = self.reference.tokens.plain(text)
-        return ids if broken or said.said is None or said.said - len(ids) in (0, int(said.ended == "stop")) else []
+        own = [self.decode([i]).strip() for i in ids]
+        same = said.texts is None or own == [text.strip() for text in said.texts[: len(own)]]
+        return ids if same and (broken or None in many or len(ids) in many) else []
 
-    def hides(self, said: RuntimeAnswer, token: int) -> bool:
-        """Return whether what was said would not show such a token: a special one that ends nothing, in a text."""
-        tokens = self.reference.tokens.tokenizer
-        return not said.ids and token in tokens.all_special_ids and token not in self.reference.stops
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text that tokens come to, special ones left out, up to a part of a character."""
+        return str(self.reference.tokens.tokenizer.decode(ids, skip_special_tokens=True)).partition(BROKEN)[0]
+
+    def may_begin(self, ids: Sequence[int], token: int) -> bool:
+        """Return whether the text of tokens may be of others, of which such a one that ends nothing is the first."""
+        return token not in self.reference.stops and self.decode(ids).startswith(self.decode([token]))
 
     def came(self, name: str) -> Verdict | None:
         """Return what came of a layer; None where it was not looked at."""

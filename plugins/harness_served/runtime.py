@@ -25,7 +25,7 @@ Messages = Sequence[Mapping[str, Any]]
 class RuntimeAnswer:
     """What a runtime said: its text, tokens and log-probabilities where it tells them, and how it ended.
 
-    `prompt` and `said` are how many tokens the prompt and the answer had, where it tells them.
+    `prompt` and `said` are how many tokens the prompt and the answer had, `texts` what each shows, where it tells them.
     """
 
     text: str
@@ -34,6 +34,7 @@ class RuntimeAnswer:
     ended: str = ""
     prompt: int | None = None
     said: int | None = None
+    texts: list[str] | None = None
 
 
 class Runtime:
@@ -154,10 +155,10 @@ def read_answer(reply: Any) -> RuntimeAnswer:
     text = message.get("content", chosen.get("text"))
     if not isinstance(text, str) and not message.get("tool_calls"):
         text = message.get("reasoning_content") or message.get("reasoning")
-    ids, logprobs = _told(chosen)
+    ids, logprobs, texts = _told(chosen)
     prompt, said = (count_in(table(reply.get("usage")), f"{of}_tokens") for of in ("prompt", "completion"))
     ended = str(chosen.get("finish_reason") or "")
-    return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said)
+    return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said, texts)
 
 
 def count_in(told: Mapping[str, Any], name: str) -> int | None:
@@ -183,15 +184,15 @@ def numbers(values: Any) -> list[float]:
     return found
 
 
-def _told(chosen: Mapping[str, Any]) -> tuple[list[int] | None, list[float] | None]:
-    """Return tokens and their log-probabilities as a choice tells them."""
+def _told(chosen: Mapping[str, Any]) -> tuple[list[int] | None, list[float] | None, list[str] | None]:
+    """Return tokens, their log-probabilities and their texts as a choice tells them."""
     told, ids = table(chosen.get("logprobs")), tokens_in(chosen.get("token_ids"))
     if isinstance(content := told.get("content"), list) and content:
         entries = [entry for entry in content if isinstance(entry, dict)]
         own = tokens_in([entry.get("id") for entry in entries])
-        return own or ids, numbers([e.get("logprob") for e in entries])
+        return own or ids, numbers([e.get("logprob") for e in entries]), [str(e.get("token")) for e in entries]
     values = told.get("token_logprobs")
-    return ids, numbers(values) if isinstance(values, list) and values else None
+    return ids, numbers(values) if isinstance(values, list) and values else None, None
 
 
 def one_model(server: Server, model: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 FIELDS = {"model", "messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "logprobs", "stream", "tools"}
 FIELDS |= {"chat_template_kwargs", "echo"}
 LLAMA = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+BROKEN = "\N{REPLACEMENT CHARACTER}"
 Reply = tuple[int, Any]
 
 
@@ -29,8 +30,8 @@ class Runtime:
     Faults: "template" (what is rendered loses its last newline), "bos" (a text gets two), "stops" (goes on), "sampling"
     (drawn with a filter where nothing is said), "usage" (is hidden), "error" (in a reply with 200), "nan" (for a
     log-probability), "swapped" (another file is told of after some replies), "mute" (no log-probabilities), "short" (a
-    context of 16), "moved" (log-probabilities off by half a nat, by turns), "replicas" (every other answer's are),
-    "busy" (every other request is refused for now), "gone" (after some replies), "twice" (two models of
+    context of 64), "moved" (log-probabilities off by half a nat, by turns), "replicas" (every other answer's are),
+    "busy" (every other request is refused for now), "limited" and "gone" (after some replies), "twice" (two models of
     one name), "streams", "cold" (half the temperature where none is named), "unlucky" (so with seeds below 1,000 alone,
     and an adapter a little below its scale: what chance may do to a first draw).
     """
@@ -73,6 +74,8 @@ class Runtime:
     def say(self, ids: list[int], most: int, how: dict[str, Any]) -> dict[str, Any]:
         """Return tokens, their log-probabilities before any filter, and how it ended."""
         torch, said, logs = self.torch, [], []
+        if "short" in self.faults and len(ids) > 64:
+            raise ValueError(f"request ({len(ids)} tokens) exceeds the available context size (64 tokens)")
         defaults = LLAMA if self.dialect == "llama.cpp" and "sampling" in self.faults else {"temperature": 1.0}
         unlucky = "unlucky" in self.faults and int(how.get("seed") or 0) < 1000
         if unlucky or "cold" in self.faults:
@@ -107,6 +110,8 @@ class Runtime:
             self.asked.append(path)
             if "busy" in self.faults and len(self.asked) % 2:
                 return 429, {"error": {"message": "Rate limit reached"}}
+            if "limited" in self.faults and len(self.asked) > 12:
+                return 429, {"error": {"message": "Rate limit reached"}}
             if "gone" in self.faults and len(self.asked) > 12:
                 return 503, {"error": {"message": "Loading model"}}
             if "error" in self.faults and path.endswith("completion") | path.endswith("completions"):
@@ -131,6 +136,9 @@ class Runtime:
         if body.get("logprobs") and self.dialect != "transformers" and "mute" not in self.faults:
             texts = [self.tokens.tokenizer.decode([i]) for i in said["ids"]]
             entries = [{"token": t, "logprob": p} for t, p in zip(texts, said["logprobs"], strict=True)]
+            if self.dialect == "llama.cpp":
+                rows = zip(entries, said["ids"], strict=True)
+                entries = [{**e, "id": i} for e, i in rows if BROKEN not in e["token"]]
             if self.dialect == "vllm" and not chat:
                 choice["logprobs"] = {"tokens": texts, "token_logprobs": said["logprobs"], "top_logprobs": None}
             else:
@@ -145,7 +153,7 @@ class Runtime:
     def _llama_cpp(self, path: str, body: dict[str, Any]) -> Reply | None:
         if path == "/props":
             changed = "swapped" in self.faults and len(self.asked) > 12
-            settings = {"params": dict(LLAMA), "n_ctx": 16 if "short" in self.faults else 512}
+            settings = {"params": dict(LLAMA), "n_ctx": 64 if "short" in self.faults else 512}
             told = {"model_path": "other.gguf" if changed else "model.gguf", "model_ftype": "all F32"}
             told |= {"chat_template": self.tokens.tokenizer.chat_template, "build_info": "b9999-abc"}
             told |= {"bos_token": "<s>", "eos_token": "</s>"}
@@ -167,7 +175,7 @@ class Runtime:
         logs = [None if "nan" in self.faults else p for p in said["logprobs"]]
         texts = [self.tokens.tokenizer.decode([i]) for i in said["ids"]]
         rows = zip(said["ids"], logs, texts, strict=True)
-        told = [{"id": i, "logprob": p} for i, p, text in rows if "\N{REPLACEMENT CHARACTER}" not in text]
+        told = [{"id": i, "logprob": p} for i, p, text in rows if BROKEN not in text]
         found = {"content": said["text"], "tokens": said["ids"], "tokens_evaluated": len(ids)}
         found |= {"stop_type": "limit" if said["ended"] == "length" else "eos", "generation_settings": said["how"]}
         return 200, {**found, "completion_probabilities": [] if "mute" in self.faults else told}
@@ -214,7 +222,10 @@ def running(runtime: Runtime) -> Iterator[Runtime]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
-            code, reply = runtime.reply(self.path, body)
+            try:
+                code, reply = runtime.reply(self.path, body)
+            except ValueError as error:
+                code, reply = 400, {"error": {"message": str(error)}}
             streams = "streams" in getattr(runtime, "faults", ()) and "completions" in self.path
             data = f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n".encode() if streams else json.dumps(reply).encode()
             self.send_response(code)

@@ -20,9 +20,10 @@ from harness_served.commands import measured, wanted_layers
 from harness_served.dialects.llama_cpp import read_completion
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, exit_of
 from harness_served.runtime import read_answer
+from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
 from tests.helpers.late import late
-from tests.helpers.runtimes import Runtime, running, taught
+from tests.helpers.runtimes import Runtime, running, taught, teach
 
 late("openai")
 DIALECTS = ("llama.cpp", "vllm", "ollama", "transformers")
@@ -82,6 +83,26 @@ def test_a_special_token_that_a_text_hides_is_no_alarm(tmp_path: Path, seed: int
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["llama.cpp", "ollama"])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_parts_of_characters_are_no_alarm(tmp_path: Path, dialect: str, seed: int) -> None:
+    """llama.cpp's chat tells no token that is part of a character, and a text shows none: the rest has moved."""
+    build_tiny_model(tmp_path / "model", seed=seed, stops=True)
+    code, told = look(tmp_path, dialect, layers="logprobs,answers")
+    assert (code, told["layers"]["answers"]["verdict"]) == (6, SAME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_text_that_is_cut_in_two_ways_is_no_alarm(tmp_path: Path, dialect: str) -> None:
+    """This model says "he" and "n", which the tokenizer makes "h" and "en" of: as many tokens, and others."""
+    teach(llamas.build(tmp_path / "model", seed=1, max_position_embeddings=2048), 150)
+    _, told = look(tmp_path, dialect, layers="ids,logprobs,answers")
+    seen = {"transformers": {SAME, UNSEEN}, "ollama": {SAME, UNPROVEN}}.get(dialect, {SAME})
+    assert set(verdicts(told).values()) == seen
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_template_that_lost_a_newline_is_told_by_its_token_or_count(export: Path, dialect: str) -> None:
     """Where tokens are told the first that differs is named, else by how many the count is off."""
@@ -128,6 +149,15 @@ def test_log_probabilities_that_are_wrong_by_turns_are_told(export: Path) -> Non
 
 
 @pytest.mark.slow
+def test_what_a_short_context_refuses_ends_no_comparison(export: Path) -> None:
+    """The layer that needs it is not proven, and the others are looked at."""
+    code, told = look(export, "llama.cpp", "short")
+    assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
+    assert told["layers"]["logprobs"]["says"].startswith("it refuses a request: ")
+    assert "exceeds the available context" in told["layers"]["logprobs"]["says"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", ["llama.cpp", "vllm"])
 def test_what_is_not_told_is_not_the_same(export: Path, dialect: str) -> None:
     """A server that ignores the question for log-probabilities with 200 is inconclusive, and is told what to do."""
@@ -150,6 +180,7 @@ def test_a_server_that_hides_usage_tells_no_count(export: Path) -> None:
         ("nan", "no log-probability, which is finite and at most 0"),
         ("swapped", "the model changed under way: model_path was 'model.gguf', is 'other.gguf'"),
         ("gone", "HTTP 503: Loading model, after 3 tries"),
+        ("limited", "HTTP 429: Rate limit reached, after 3 tries"),
         ("twice", 'serves 2 models under the name "small"; name them apart'),
         ("streams", "streams its answers though it was not asked to"),
     ],

@@ -12,7 +12,7 @@ from harness.cli.parser import arguments
 from harness_served.commands import measured, wanted_layers
 from harness_served.parity import DIFFERS, SAME, UNSEEN
 from tests.helpers.late import late
-from tests.helpers.runtimes import taught
+from tests.helpers.runtimes import taught, teach
 from tests.helpers.servers import llama_cpp, serving, transformers
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def test_llama_cpp_is_the_same_and_a_short_context_is_seen(tmp_path: Path) -> No
     from harness_export.writing import export as write
     from tests.helpers import llamas
 
-    folder = llamas.build(tmp_path / "whole" / "model", max_position_embeddings=2048)
+    folder = teach(llamas.build(tmp_path / "whole" / "model", seed=1, max_position_embeddings=2048), 150)
     (tmp_path / "gguf" / "model").mkdir(parents=True)
     write(folder, tmp_path / "gguf" / "model", "F32")
     file = tmp_path / "gguf" / "model" / "model.gguf"

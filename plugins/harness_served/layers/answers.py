@@ -17,8 +17,8 @@ def look(parity: Parity) -> LayerVerdict:
     for number, ((_, answer, ids), scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
         leads = (scored.best[:-1] - scored.own).tolist()
         for at, lead in enumerate(leads):
-            if lead > 0 and parity.hides(answer, int(scored.first[at])):
-                break  # what follows stands in another place
+            if lead > 0 and ids is not answer.ids and parity.may_begin(ids[at:], int(scored.first[at])):
+                break  # as the text shows no special token, and is cut in more ways than one
             tokens += 1
             if lead > worst:
                 text = parity.reference.tokens.tokenizer.decode

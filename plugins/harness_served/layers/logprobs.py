@@ -38,13 +38,13 @@ def look(parity: Parity) -> LayerVerdict:
     runtime, said = parity.runtime, list(drawn(parity))
     parity.heard["told"] = said
     if not said:
-        return LayerVerdict(UNSEEN, f"{runtime.name} tells no log-probabilities of what it says; {runtime.hint}")
+        return LayerVerdict(UNSEEN, f"{runtime.name} tells no log-probabilities of tokens it tells; {runtime.hint}")
     if not runtime.takes_ids and parity.came("ids") != SAME:
         return LayerVerdict(UNPROVEN, "the prompt's tokens are not the export's, and it takes no ids")
     ours = [parity.reference.score(t.prompt.ids, t.ids).own for t in said]
     apart = torch.cat([torch.tensor(t.logprobs) - own for t, own in zip(said, ours, strict=True)])
     if len(apart) < LEAST:
-        return LayerVerdict(UNPROVEN, f"{len(apart)} tokens were drawn, want {LEAST}: its answers end at once")
+        return LayerVerdict(UNPROVEN, f"{len(apart)} tokens are told, want {LEAST}: its answers are short")
     own, itself = noise(parity, said, ours), _repeated(parity, said)
     parity.heard["noise"] = max(own, itself)
     limit, found = TIMES * max(own, itself), rms(apart)
@@ -75,10 +75,10 @@ def drawn(parity: Parity, most: int = DRAWN, some: int = 0, seed: int | None = N
         else:
             said = runtime.chat(prompt.messages, most, how)
         if said is None or said.logprobs is None:
-            return
+            continue  # nothing is told, or of this answer nothing, which begins with a part of a character
         ids = parity.ids_of(said)
         many = min(len(ids), len(said.logprobs))
-        if said.ids is None and len(ids) not in (len(said.logprobs), len(said.logprobs) - (said.ended == "stop")):
+        if ids is not said.ids and len(ids) not in (len(said.logprobs), len(said.logprobs) - (said.ended == "stop")):
             continue  # its text is cut otherwise, so nothing says which token is which
         if many:
             yield ToldTokens(prompt, ids[:many], said.logprobs[:many])
@@ -106,9 +106,9 @@ def _repeated(parity: Parity, said: Sequence[ToldTokens]) -> float:
     """Return how far the runtime is from itself, where it draws the same tokens again."""
     import torch
 
-    again = drawn(parity, DRAWN // 2, AGAIN)
+    again = [(one, other) for other in drawn(parity, DRAWN // 2, AGAIN) for one in said if one.prompt is other.prompt]
     pairs: list[float] = []
-    for one, other in zip(said, again, strict=False):
+    for one, other in again:
         for a, b, x, y in zip(one.ids, other.ids, one.logprobs, other.logprobs, strict=False):
             if a != b:
                 break
