@@ -129,14 +129,18 @@ class Parity:
 
         Only where they are as many as is told: llama.cpp leaves out parts of a character, a text special tokens.
         """
-        many = (None,) if said.said is None else (said.said, said.said - (said.ended == "stop"))
-        if said.ids and (None in many or len(said.ids) in many):
+        if said.ids and self._whole(said, said.ids):
             return said.ids
         text, broken, _ = said.text.partition(BROKEN)
         ids = self.reference.tokens.plain(text)
         own = [self.decode([i]).strip() for i in ids]
         same = said.texts is None or own == [text.strip() for text in said.texts[: len(own)]]
-        return ids if same and (broken or None in many or len(ids) in many) else []
+        return ids if same and (broken or self._whole(said, ids)) else []
+
+    def _whole(self, said: RuntimeAnswer, ids: list[int]) -> bool:
+        """Return whether tokens are as many as is told, but for one that ended them."""
+        ends = said.ended == "stop" and ids[-1:] not in ([i] for i in self.reference.stops)
+        return said.said is None or said.said - len(ids) in (0, int(ends))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text that tokens come to, special ones left out, up to a part of a character."""
