@@ -310,6 +310,15 @@ def test_an_alarm_by_chance_is_drawn_once_more(export: Path, fault: str, verdict
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_second_draw_that_is_short_is_weighed_with_the_first(tmp_path: Path) -> None:
+    """It has 61 tokens after 141 that alarmed: too few alone, and no reason to let a cold runtime go."""
+    with running(Runtime("vllm", taught(tmp_path / "model", 115), frozenset({"cold"}))) as runtime:
+        args = arguments(["parity", str(tmp_path), "--runtime", runtime.url, "--arithmetic", "float32", "--seed", "40"])
+        assert measured(args, ("defaults",)) == 1
+    assert args.document["layers"]["defaults"]["numbers"]["tokens"] > 64
+
+
 def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: Path, adapted: Path) -> None:
     """A first draw that seems to be of a smaller scale, and a second that does not."""
     base = export / "model"

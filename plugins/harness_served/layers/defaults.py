@@ -36,10 +36,11 @@ def look(parity: Parity) -> LayerVerdict:
         return LayerVerdict(SAME, "as the export's generation_config.json has them", "told")
     if parity.came("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, and so would what is drawn")
-    found = _surprise(parity, named, parity.seed)
+    heard: list[Any] = []  # of each answer whether its tokens were told, and their scores
+    found = _surprise(parity, named, heard, parity.seed, parity.alpha)
     if found.verdict == DIFFERS:
         parity.notes.append(f"defaults: drawn once more, since a first draw {found.says}")
-        found = _surprise(parity, named, parity.seed + SECOND)
+        found = _surprise(parity, named, heard, parity.seed + SECOND, parity.alpha**2)
     return found
 
 
@@ -54,20 +55,16 @@ def _apart(key: str, told: float, named: Mapping[str, Any]) -> bool:
     return not any(math.isclose(told, one, abs_tol=1e-3) for one in wanted)
 
 
-def _surprise(parity: Parity, named: Mapping[str, Any], seed: int) -> LayerVerdict:
-    """Draw with no field of drawing named but the seed, and say how surprising that is."""
+def _surprise(parity: Parity, named: Mapping[str, Any], heard: list[Any], seed: int, alpha: float) -> LayerVerdict:
+    """Draw with no field of drawing named but the seed, and say how surprising that is, and what was heard before."""
     filtered = [key for key in NEUTRAL if key in named and _apart(key, float(named[key]), {})]
-    total = variance = 0.0
-    greedy, told, tokens = True, True, 0
     for number, prompt in enumerate(parity.spoken):
         said = parity.runtime.chat(prompt.messages, TOKENS, {"seed": seed + number})
-        ids, told = parity.ids_of(said), told and said.ids is not None
-        if not ids:
-            continue
-        scored = parity.reference.score(prompt.ids, ids)
-        total, variance = total + float(scored.surprise.sum()), variance + float(scored.variance.sum())
-        greedy = greedy and float((scored.best[:-1] - scored.own).max()) < 0.5
-        tokens += len(ids)
+        if ids := parity.ids_of(said):
+            heard.append((ids is said.ids, parity.reference.score(prompt.ids, ids)))
+    told, tokens = all(by_ids for by_ids, _ in heard), sum(len(s.own) for _, s in heard)
+    greedy = all(float((s.best[:-1] - s.own).max()) < 0.5 for _, s in heard)
+    total, variance = (sum(float(getattr(s, name).sum()) for _, s in heard) for name in ("surprise", "variance"))
     numbers = {"tokens": float(tokens), "z": total / math.sqrt(variance) if variance else 0.0}
     if tokens < LEAST:
         return LayerVerdict(UNPROVEN, f"{tokens} tokens were drawn, want {LEAST}", "text", numbers)
@@ -78,7 +75,7 @@ def _surprise(parity: Parity, named: Mapping[str, Any], seed: int) -> LayerVerdi
         says = f"answers greedily, and the export says do_sample {bool(named.get('do_sample'))} ({tokens} tokens)"
     elif filtered:
         says = f"draws; what the export names ({', '.join(filtered)}) is told by no reply"
-    elif z < -limit(parity.alpha) or (told and z > limit(parity.alpha)):  # text may be cut into unlikely tokens
+    elif z < -limit(alpha) or (told and z > limit(alpha)):  # text may be cut into unlikely tokens
         why = "filters or cools what it draws" if z < 0 else "draws hotter, or from another model"
         verdict, says = DIFFERS, f"{why}: surprise {z:+.1f} at {tokens} tokens, and the export names nothing"
     return LayerVerdict(verdict, says, "text", numbers)
