@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,6 +42,7 @@ class Runtime:
     adapter: Path | None = None
     scale: float = 1.0
     asked: list[str] = field(default_factory=list)
+    read: dict[tuple[int, ...], bool] = field(default_factory=dict)  # llama.cpp goes on as a prompt was first read
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -84,9 +85,9 @@ class Runtime:
         how = {**defaults, **how}
         generator = torch.Generator().manual_seed(int(how.get("seed") or 0))
         drawn = how["temperature"] > 0 and self.dialect != "transformers"
-        ended = "length"
+        ended, base = "length", self.read.setdefault(tuple(ids), bool(how.get("lora")))
         for _ in range(most):
-            with torch.inference_mode():
+            with torch.inference_mode(), self.model.disable_adapter() if base else nullcontext():
                 plain = self.model(input_ids=torch.tensor([[*ids, *said]])).logits[0, -1].log_softmax(-1)
             token = int(plain.argmax())
             if drawn:
@@ -167,11 +168,7 @@ class Runtime:
         if path != "/completion":
             return None
         ids = body["prompt"] if isinstance(body["prompt"], list) else self.encode(body["prompt"])
-        if body.get("lora"):
-            with self.model.disable_adapter():
-                said = self.say(ids, body["n_predict"], body)
-        else:
-            said = self.say(ids, body["n_predict"], body)
+        said = self.say(ids, body["n_predict"], body)
         logs = [None if "nan" in self.faults else p for p in said["logprobs"]]
         texts = [self.tokens.tokenizer.decode([i]) for i in said["ids"]]
         rows = zip(said["ids"], logs, texts, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from harness_served.conversations import ALONE
 from harness_served.layers.logprobs import TIMES, ToldTokens, drawn, rms
 from harness_served.parity import DIFFERS, SAME, SECOND, UNPROVEN, UNSEEN, LayerVerdict, Parity
 
@@ -32,13 +33,13 @@ def look(parity: Parity) -> LayerVerdict:
     told = [f'"{a["name"]}"' + (f" scale {a['scale']}" if "scale" in a else "") for a in runtime.adapters()]
     says = f"its scale is {1 - (1 - SMALLER) * slope:.2f} ± {(1 - SMALLER) * error:.2f}"
     says += f" ({', '.join(told)} told)" if told else ""
-    prompt = said[0].prompt
-    base = runtime.as_base(prompt.ids, prompt.text, 2 * len(said[0].ids))
+    ids = reference.tokens.prompts([ALONE])[0]  # for llama.cpp goes on as it first read a prompt, whatever the scale
+    base = runtime.as_base(ids, ALONE, 2 * len(said[0].ids))
     if base and base.logprobs and base.ids:
         theirs = torch.tensor(base.logprobs)
-        tuned = reference.score(prompt.ids, base.ids).own[: len(theirs)]
+        tuned = reference.score(ids, base.ids).own[: len(theirs)]
         with reference.scaled(0.0):
-            own = reference.score(prompt.ids, base.ids).own[: len(theirs)]
+            own = reference.score(ids, base.ids).own[: len(theirs)]
         numbers |= {"base": rms(theirs - tuned), "base from its own": rms(theirs - own)}
         if numbers["base"] <= bound < rms(own - tuned):
             says = f'"{runtime.model}" answers as its base does; the adapter is not applied'
