@@ -146,9 +146,14 @@ class Parity:
         """Return the text that tokens come to, special ones left out, up to a part of a character."""
         return str(self.reference.tokens.tokenizer.decode(ids, skip_special_tokens=True)).partition(BROKEN)[0]
 
-    def may_begin(self, ids: Sequence[int], token: int) -> bool:
-        """Return whether the text of tokens may be of others, of which such a one that ends nothing is the first."""
-        return token not in self.reference.stops and self.decode(ids).startswith(self.decode([token]))
+    def leads(self, said: RuntimeAnswer, ids: list[int], scored: TokenScores) -> list[float]:
+        """Return by how much the export's choice leads each token, up to where a text may be of it, cut otherwise."""
+        leads, first = (scored.best[:-1] - scored.own).tolist(), scored.first.tolist()
+        for at, lead in enumerate(leads if ids is not said.ids else ()):
+            other = lead > 0 and first[at] not in self.reference.stops
+            if other and self.decode(ids[at:]).startswith(self.decode([first[at]])):
+                return leads[:at]
+        return leads
 
     def came(self, name: str) -> Verdict | None:
         """Return what came of a layer; None where it was not looked at."""

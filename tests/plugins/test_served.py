@@ -103,6 +103,14 @@ def test_a_text_that_is_cut_in_two_ways_is_no_alarm(tmp_path: Path, dialect: str
 
 
 @pytest.mark.slow
+def test_a_greedy_runtime_whose_text_is_cut_otherwise_is_greedy(tmp_path: Path) -> None:
+    """It chose the export's own tokens, though its text comes to others."""
+    build = {"seed": 5, "max_position_embeddings": 2048, "num_attention_heads": 2, "num_key_value_heads": 1}
+    teach(llamas.build(tmp_path / "model", **build), 150)
+    assert look(tmp_path, "transformers", layers="defaults")[0] == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_template_that_lost_a_newline_is_told_by_its_token_or_count(export: Path, dialect: str) -> None:
     """Where tokens are told the first that differs is named, else by how many the count is off."""
@@ -259,9 +267,10 @@ def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, ve
     with ExitStack() as stack:
         url = stack.enter_context(running(runtime)).url
         given = ["parity", str(adapted), "--runtime", url, "--base", str(export / "model"), "--arithmetic", "float32"]
-        args = arguments([*given, "--layers", "logprobs,lora"])
-        code = measured(args, ("logprobs", "lora"))
+        args = arguments(given)
+        code = measured(args, ("logprobs", "lora", "answers"))
     found = args.document["layers"]
+    assert found["answers"]["verdict"] == (SAME if scale == 1 else DIFFERS)
     assert (code, found["lora"]["verdict"]) == (0 if verdict == SAME else 1, verdict)
     assert math.isclose(1 - 0.1 * found["lora"]["numbers"]["slope"], scale, abs_tol=0.05) or scale < 0.9
     assert found["logprobs"]["verdict"] == (DIFFERS if scale != 1 else SAME)
@@ -310,7 +319,6 @@ def test_an_alarm_by_chance_is_drawn_once_more(export: Path, fault: str, verdict
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_second_draw_that_is_short_is_weighed_with_the_first(tmp_path: Path) -> None:
     """It has 61 tokens after 141 that alarmed: too few alone, and no reason to let a cold runtime go."""
     with running(Runtime("vllm", taught(tmp_path / "model", 115), frozenset({"cold"}))) as runtime:
@@ -319,6 +327,7 @@ def test_a_second_draw_that_is_short_is_weighed_with_the_first(tmp_path: Path) -
     assert args.document["layers"]["defaults"]["numbers"]["tokens"] > 64
 
 
+@pytest.mark.slow
 def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: Path, adapted: Path) -> None:
     """A first draw that seems to be of a smaller scale, and a second that does not."""
     base = export / "model"

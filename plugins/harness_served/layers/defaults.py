@@ -36,7 +36,7 @@ def look(parity: Parity) -> LayerVerdict:
         return LayerVerdict(SAME, "as the export's generation_config.json has them", "told")
     if parity.came("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, and so would what is drawn")
-    heard: list[Any] = []  # of each answer whether its tokens were told, and their scores
+    heard: list[Any] = []  # answers, their tokens and scores
     found = _surprise(parity, named, heard, parity.seed, parity.alpha)
     if found.verdict == DIFFERS:
         parity.notes.append(f"defaults: drawn once more, since a first draw {found.says}")
@@ -61,10 +61,10 @@ def _surprise(parity: Parity, named: Mapping[str, Any], heard: list[Any], seed: 
     for number, prompt in enumerate(parity.spoken):
         said = parity.runtime.chat(prompt.messages, TOKENS, {"seed": seed + number})
         if ids := parity.ids_of(said):
-            heard.append((ids is said.ids, parity.reference.score(prompt.ids, ids)))
-    told, tokens = all(by_ids for by_ids, _ in heard), sum(len(s.own) for _, s in heard)
-    greedy = all(float((s.best[:-1] - s.own).max()) < 0.5 for _, s in heard)
-    total, variance = (sum(float(getattr(s, name).sum()) for _, s in heard) for name in ("surprise", "variance"))
+            heard.append((said, ids, parity.reference.score(prompt.ids, ids)))
+    told, tokens = all(ids is said.ids for said, ids, _ in heard), sum(len(ids) for _, ids, _ in heard)
+    greedy = all(max(parity.leads(*answer), default=0.0) < 0.5 for answer in heard)
+    total, variance = (sum(float(getattr(s, name).sum()) for *_, s in heard) for name in ("surprise", "variance"))
     numbers = {"tokens": float(tokens), "z": total / math.sqrt(variance) if variance else 0.0}
     if tokens < LEAST:
         return LayerVerdict(UNPROVEN, f"{tokens} tokens were drawn, want {LEAST}", "text", numbers)
