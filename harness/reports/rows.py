@@ -15,6 +15,7 @@ from harness.records.run import Report, Run
 from harness.records.verdicts import Verdict
 from harness.reports.run_folder import asked_of, each_row, value_of
 from harness.texts.counts import counted
+from harness.texts.numbers import number
 
 ORDER = {"lost": 0, "wrong": 1, "won": 2, "right": 3, "": 4}
 
@@ -161,7 +162,7 @@ def _answer(row: Mapping[str, Any], metric: str) -> str:
     if said is not None:
         return _text(said) + note
     told = {name: row.get(name) for name in (metric, *row["metrics"])}
-    return ", ".join(f"{name} {value:.4g}" for name, value in told.items() if isinstance(value, (int, float))) + note
+    return ", ".join(f"{name} {number(x)}" for name, x in told.items() if isinstance(x, (int, float))) + note
 
 
 def _text(value: Any) -> str:

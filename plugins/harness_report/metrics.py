@@ -46,7 +46,7 @@ def _change(base: float | None, ours: float | None, scale: OnScale) -> str:
     if base == ours:
         return "same"
     if scale.is_share or not base:
-        return minus(f"{ours - base:+.3f}" if scale.is_share else f"{ours - base:+.4g}")
+        return scale.shown(ours - base)
     return minus(f"{ours / base - 1:+.1%}")
 
 
