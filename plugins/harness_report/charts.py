@@ -97,7 +97,7 @@ def traded(
     points: Sequence[Spec], names: tuple[str, str], limits: tuple[float | None, float | None], note: str
 ) -> Chart:
     """Draw what models gained against what they kept: rows of name, kept, gained and ours; lines where they must be."""
-    wide = {"zero": False, "padding": 16}
+    wide = {"zero": False, "padding": 32}
     x, y = _axis("kept", names[0], grid=False, scale=wide), _axis("gained", None, grid=False, scale=wide)
     own = {"condition": {"test": "datum.ours", "value": ACCENT}, "value": BASE}
     at = [("x", x, limits[0]), ("y", y, limits[1])]
