@@ -162,7 +162,7 @@ def test_reasons_stand_under_the_sentence(ran: Path) -> None:
 
 PLANTED = {
     "floor": ({"estimate": 0.4321, "lower": 0.3987, "upper": 0.5654}, "0.432 [0.399, 0.565]"),
-    "better": ({"estimate": -0.0321, "lower": -0.0987, "upper": 0.0345}, "−0.032 [−0.099, +0.034]"),
+    "better": ({"estimate": -0.0321, "lower": -0.0987, "upper": 0.0342}, "−0.032 [−0.099, +0.034]"),
 }
 
 
