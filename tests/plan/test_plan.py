@@ -307,7 +307,7 @@ def test_spread_of_a_perplexity_is_not_invented(suite: Project) -> None:
     assert suite.run().code == 0
     after = odds(forecast(suite), "fits")
     assert after["power"] > 0.99
-    assert after["proves"].startswith("-")
+    assert after["proves"].startswith("−")
     assert "a row varies by" in after["assumed"][0]
 
 
