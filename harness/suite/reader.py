@@ -14,6 +14,7 @@ from harness import schema
 from harness.artifacts.digests import digest_of
 from harness.claims.gate import Gate
 from harness.claims.group import grouped, member_mistakes
+from harness.data import reading
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import read_text
 from harness.suite import tables
@@ -390,7 +391,7 @@ def _invalid(path: Path, text: str, error: str) -> str:
         return f"{path}: not valid TOML: {error}"
     line = text.split("\n")[int(found[2]) - 1].strip()
     hint = '; write straight quotes, "…"' if re.search("[“”„‘’«»]", line) else ""
-    hint = hint or ('; TOML is key = "value"' if re.match(r"[\w-]+:", line) else "")
+    hint = hint or ('; TOML is key = "value"' if re.match(r"[\w-]+:", line) else reading.ESCAPE * ("\\" in line))
     hidden = any(map(secrets.is_secret, re.findall(r"""[\w-]+(?=["']?\s*[=:])""", line)))
     shown = "" if hidden else f": {secrets.hide(line)}"
     return f"{path}:{found[2]}: not valid TOML: {found[1]}{shown[: schema.LONGEST]}{hint}"

@@ -81,6 +81,7 @@ def test_a_folder_names_the_suite_in_it(suite: Project) -> None:
     ("line", "told"),
     [
         ("name = “mine”", ': name = “mine”; write straight quotes, "…"'),
+        ('name = "C:\\Users\\me"', "begins an escape in TOML: write /, or single quotes"),
         ("name: mine", ': name: mine; TOML is key = "value"'),
         ("api_key = “sesame-1234”", 'Invalid value; write straight quotes, "…"'),
         ("h = { token = “sesame-1234” }", 'Invalid value; write straight quotes, "…"'),
