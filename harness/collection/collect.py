@@ -15,7 +15,7 @@ from harness.collection.collected import Collection, Item, Task, trains_whole
 from harness.collection.context import Context, check_tables
 from harness.collection.conversions import copy_mistakes, with_copies
 from harness.collection.gates import GateChecks
-from harness.collection.sources import Sources, training_rows
+from harness.collection.sources import Sources, tell_overlaps, training_rows
 from harness.collection.tasks import task_of, with_shots
 from harness.errors import UsageError, did_you_mean
 from harness.plugins import Plugins
@@ -56,6 +56,8 @@ def collect(
     check_tables(context)
     training, origins = training_rows(context, sources)
     tasks = {t.spec.name: t for spec in suite.evals if (t := task_of(context, sources, spec))}
+    if not context.mistakes.found:
+        tell_overlaps(context, sources)
     if suite.choose:
         _check_chooser(context, f'{suite.path}: [merge] choose = "{suite.choose}"', suite.choose, tasks)
     if suite.sweep:

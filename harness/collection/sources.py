@@ -6,13 +6,16 @@ Of these the rows that a suite trains on and validates with.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from harness import schema
 from harness.collection.context import Context
+from harness.data.reading import sliced
 from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_judged_rows, to_training_rows
 from harness.records.frozen import isolated
 from harness.suite.tables import Eval, Train
+from harness.texts.counts import counted
 
 Origins = list[tuple[str, Mapping[str, Any]]]  # source and whole row of each training row
 
@@ -67,6 +70,20 @@ def overlap(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: S
         if both := [i for i, row in enumerate(chosen) if of(row) in known]:
             return f'{len(both)} of {len(chosen)} rows {how} "data", for instance row {both[0]}'
     return ""
+
+
+def tell_overlaps(context: Context, sources: Sources) -> None:
+    """Warn of slices of one file of which one is trained on, and the other evaluated, and which share rows."""
+    train, seen = context.suite.train, [(e, data) for e in context.suite.evals for data in (e.data, e.select) if data]
+    for (spec, data), ours in product(seen, train.sources if train and context.suite.trains else ()):
+        (name, part), (other, trained) = sliced(data, spec.where), sliced(ours, spec.where)
+        if train and name == other and not is_remote(data) and (rows := sources.rows(name, train)):
+            numbers = range(len(rows))
+            if both := {*numbers[part or slice(None)]} & {*numbers[trained or slice(None)]}:
+                what = (
+                    f'data "{data}" and "{ours}", which is trained on, overlap: {counted(len(both), "row")} of one file'
+                )
+                context.warnings.append(f"{spec.where}: {what}")
 
 
 def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, Any]] | None, Origins]:

@@ -47,6 +47,22 @@ data = "test.jsonl"
 """
 
 
+@pytest.mark.parametrize(
+    ("trained", "asked", "told"),
+    [
+        ("test.jsonl[:50]", "test.jsonl[40:]", "overlap: 10 rows of one file"),
+        ("test.jsonl", "test.jsonl[-1:]", "overlap: 1 row of one file"),
+        ("test.jsonl[:50]", "test.jsonl[50:]", ""),
+        ("train.jsonl", "test.jsonl", ""),
+    ],
+)
+def test_slices_that_overlap_are_told_at_collection(suite: Project, trained: str, asked: str, told: str) -> None:
+    """Of one file, whatever stands in its rows; before a check looks at them, and without one."""
+    words = ["--set", f"train.data={trained}", "--set", f"eval.qa.data={asked}"]
+    said = suite.run("--collect-only", *words).err
+    assert told in said and ("overlap" in said) == bool(told), said
+
+
 def test_an_evaluator_refuses_rows_at_collection(project: Project) -> None:
     """What its `check_rows` raises is a mistake of the eval, of its select split too; it gets copies."""
     rows = [{"input": "a", "target": "yes"}, {"input": "b", "target": "no"}]
