@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape as unmarked
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.cli.screen import Screen, describe, fact, interval, percent, place, reasons, some, title
 from harness.errors import ExitCode
@@ -49,7 +49,6 @@ class Terminal(Screen):
         self.verbosity = verbosity
         super().__init__(console)
         self.bar: Progress | None = None
-        self.task: TaskID | None = None
         self.what, self.said = "", time.monotonic()
         self.opened = False
         self.alpha = 0.0  # of the suite, whose bounds the header names
@@ -242,17 +241,18 @@ class Terminal(Screen):
             if self.is_drawn:
                 self.bar.start()
         what, facts = unmarked(shown(progress.what)), unmarked(shown(facts))
-        if self.task is None or progress.what != self.what:
-            if self.task is not None:
-                self.bar.remove_task(self.task)
-            self.task, self.what = self.bar.add_task(what, total=progress.total, facts=facts), progress.what
-        self.bar.update(self.task, completed=progress.done, total=progress.total, facts=facts)
-        return self.bar.tasks[0].time_remaining
+        if not self.bar.tasks or what != self.what:
+            for before in self.bar.task_ids:
+                self.bar.remove_task(before)
+            self.bar.add_task(what, total=progress.total, facts=facts)
+        (task,), self.what = self.bar.tasks, what
+        self.bar.update(task.id, completed=progress.done, total=progress.total, facts=facts)
+        return task.time_remaining
 
     def clear(self) -> None:
         if self.bar is not None and self.is_drawn:
             self.bar.stop()
-        self.bar, self.task, self.what = None, None, ""
+        self.bar, self.what = None, ""
 
 
 class Summary:

@@ -74,16 +74,14 @@ def overlap(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: S
 
 def tell_overlaps(context: Context, sources: Sources) -> None:
     """Warn of slices of one file of which one is trained on, and the other evaluated, and which share rows."""
-    train, seen = context.suite.train, [(e, data) for e in context.suite.evals for data in (e.data, e.select) if data]
-    for (spec, data), ours in product(seen, train.sources if train and context.suite.trains else ()):
-        (name, part), (other, trained) = sliced(data, spec.where), sliced(ours, spec.where)
-        if train and name == other and not is_remote(data) and (rows := sources.rows(name, train)):
-            numbers = range(len(rows))
-            if both := {*numbers[part or slice(None)]} & {*numbers[trained or slice(None)]}:
-                what = (
-                    f'data "{data}" and "{ours}", which is trained on, overlap: {counted(len(both), "row")} of one file'
-                )
-                context.warnings.append(f"{spec.where}: {what}")
+    train, suite = context.suite.train, context.suite
+    asked = [(e.where, data) for e in suite.evals for data in (e.data, e.select) if data and not is_remote(data)]
+    for (where, data), ours in product(asked, train.sources if train and suite.trains else ()):
+        (name, part), (other, trained) = sliced(data, where), sliced(ours, where)
+        rows = (train and name == other and sources.rows(name, train)) or ()
+        if both := {*range(len(rows))[part or slice(None)]} & {*range(len(rows))[trained or slice(None)]}:
+            what = f"overlap: the slices share {counted(len(both), 'row')}"
+            context.warnings.append(f'{where}: data "{data}" and "{ours}", which is trained on, {what}')
 
 
 def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, Any]] | None, Origins]:

@@ -161,8 +161,8 @@ def _train(run: Execution, out: Path) -> dict[str, Any] | Stop:
     """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
     table, rows, found = run.suite.train, run.collection.training, run.record.found
     assert table and rows is not None
-    takes = part("training_takes")(run.session)  # None unless somebody let it be measured
-    told = f"; about {duration(takes)}, as harness plan measured" if takes else ""
+    measured = part("measured")(run.session).get("full" if run.collection.whole else run.suite.adapter.use)
+    told = f"; about {duration(measured.whole)}, as harness plan measured" if measured and measured.whole else ""
     again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {counted(len(rows), 'row')}{told}"
     with _making(run, out) as whole, run.record.stage("train", again if whole else anew):
         if not whole:

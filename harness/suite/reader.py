@@ -194,12 +194,11 @@ class _Reader:
 
     def one(self, name: str, cls: type[schema.T], required: bool = False) -> schema.T | None:
         table = self.raw.get(name)
-        title = f"[{name}]"
         if table is None:
             if required:
                 self.mistakes.add(str(self.path), f"table [{name}] is missing")
             return None
-        return self.table(cls, table, (name, 0), title)
+        return self.table(cls, table, (name, 0), f"[{name}]")
 
     def many(self, name: str, cls: type[schema.T], key: str) -> tuple[schema.T, ...]:
         given = self.raw.get(name, [])

@@ -121,13 +121,6 @@ def known(session: Session) -> dict[str, Measured]:
     return found
 
 
-def training_takes(session: Session) -> float | None:
-    """Return the seconds that the suite's own training takes, as it was measured before, or None."""
-    own, *_ = *methods_of(session.collection), ""
-    one = known(session).get(own)
-    return one and one.whole
-
-
 def measure(session: Session) -> dict[str, Measured]:
     """Measure everything anew, one process after the other, say so on stderr, and keep it."""
     found = {}
