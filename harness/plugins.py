@@ -103,7 +103,8 @@ class Plugins:
                 plugin = implementation.plugin_name
                 theirs = implementation.function.__module__.partition(".")[0] in blame.THEIRS
                 provided = implementation.function()
-                if not isinstance(provided, dict) or not all(callable(f) for f in provided.values()):
+                pairs = provided.items() if isinstance(provided, dict) else [("", None)]
+                if not all(isinstance(name, str) and callable(function) for name, function in pairs):
                     mistakes.add(f'plugin "{plugin}"', f"{hook} returned no dict of name -> callable")
                     continue
                 for name, function in provided.items():
