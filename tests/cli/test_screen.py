@@ -79,7 +79,7 @@ def test_pipes_and_ci_logs_get_whole_lines_and_no_bars(variable: str | None, mon
         monkeypatch.setenv(variable, "true")
     file = Tty() if variable else io.StringIO()
     one = Terminal(console=Console(file=file, width=60, soft_wrap=True, force_terminal=True, no_color=True))
-    text = "word " * 40
+    text = "word " * 39 + "word"  # older versions of Rich leave out a blank at the end
     one.line(text)
     one.harness_progress(Progress("train", 1, 3, {"loss": 1.0}))
     one.clear()
