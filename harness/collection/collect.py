@@ -69,6 +69,10 @@ def collect(
     shown = [name for subject, names in prompted.items() if suite.subjects[subject].examples for name in names]
     for name in dict.fromkeys(shown):
         tasks[name] = with_shots(context, sources, tasks[name])
+    for subject, task in ((suite.subjects[s], tasks[n]) for s, names in prompted.items() for n in names):
+        if 0 < len(task.shots) < subject.examples:
+            what = f'"{task.spec.name}" has {len(task.shots)} worked examples, and not {subject.examples}'
+            context.warnings.append(f"{subject.where}: {what}; lower shots, or name more with fewshot_data")
     context.mistakes.raise_if_any()
     if selecting and not any(e.select for e in suite.evals):
         raise UsageError(f'{suite.path}: --select: no eval has a select split; give one select = "data/select.jsonl"')
