@@ -46,6 +46,7 @@ from harness.files import copy_range as copy_range
 from harness.files import exclusive as exclusive
 from harness.files import folder_in_place as folder_in_place
 from harness.files import lines_of as lines_of
+from harness.files import locked as locked
 from harness.files import open_file as open_file
 from harness.files import writing as writing
 from harness.lazy import attach as attach
@@ -177,6 +178,7 @@ __all__ = [
     "lazily",
     "lines_of",
     "load_plugins",
+    "locked",
     "made_of",
     "markdown",
     "marked_text",

@@ -125,10 +125,13 @@ class Plugins:
         return found
 
 
-def _own_packages(plugin: str) -> set[str]:
-    """Return the packages that a plugin has by its entry point, if that was installed with the harness itself."""
-    points = importlib.metadata.entry_points(group=keys.GROUP, name=plugin)
-    return {p.module.partition(".")[0] for p in points if p.dist and p.dist.name == DISTRIBUTION}
+def _own_packages(plugin: str = "") -> set[str]:
+    """Return the packages that plugins, or one, have by entry points that were installed with the harness itself."""
+    try:
+        points = importlib.metadata.distribution(DISTRIBUTION).entry_points
+    except importlib.metadata.PackageNotFoundError:
+        return set()
+    return {p.module.partition(".")[0] for p in points if p.group == keys.GROUP and plugin in ("", p.name)}
 
 
 def _misplaced() -> list[str]:
@@ -149,7 +152,7 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     manager.add_hookspecs(hookspec)
     blocked = {name.removeprefix("no:") for name in asked if name.startswith("no:")}
     points = sorted(importlib.metadata.entry_points(group=keys.GROUP), key=lambda p: p.name)
-    own = {"harness", *(p.module.partition(".")[0] for p in points if p.dist and p.dist.name == DISTRIBUTION)}
+    own = {"harness", *_own_packages()}
     mine = [name for name in asked if not name.startswith("no:")]
     blame.THEIRS |= {n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")} - own
     for point in points:

@@ -191,6 +191,7 @@ def test_wrong_words(exported: Project) -> None:
     assert (outcome.code, "refused: exports/fake: digests" in outcome.err) == (7, True)
 
 
+@pytest.mark.slow
 def test_without_torch(exported: Project) -> None:
     """A machine that cannot load the model says what is missing."""
     exported.write({"suite.toml": (SUITE + MORE).replace('use = "fake"\npath', 'use = "hf"\npath')})

@@ -22,10 +22,10 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,8 +112,13 @@ def scores_of(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
 def meets(one: frozenset[Row], other: frozenset[Row]) -> bool:
     """Return whether two sets of rows have so many in common that a look at one tells of the other."""
     small, large = sorted((one, other), key=len)
-    keys = {key for row in large for key in row}
+    keys = _keys_of(large)
     return bool(small) and SHARE * sum(not keys.isdisjoint(row) for row in small) >= len(small)
+
+
+@lru_cache(maxsize=1)  # of the rows that are looked at now, mostly
+def _keys_of(rows: frozenset[Row]) -> frozenset[str]:
+    return frozenset(key for row in rows for key in row)
 
 
 def project_of(suite: Path) -> str:
@@ -170,7 +175,6 @@ class Ledger:
         self.empty = not path.exists() or not path.stat().st_size  # as it was found
         self._known: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, 0), [])
         self._parsed: tuple[bytes, dict[str, dict[str, Any]]] = (b"", {})  # whole lines of it, and what they say by id
-        self._rows: dict[str, frozenset[Row] | None] = {}
         self._met: dict[tuple[str, str], bool] = {}
 
     @classmethod
@@ -240,9 +244,8 @@ class Ledger:
         try:
             if not self.lines():
                 self._append({"ledger": uuid.uuid4().hex})
-            if self._read(look.digest) is None:
+            if self._whole(look.digest) is None:
                 write_text(self.file(look.digest), look.text)
-                self._rows[look.digest] = look.rows
             self._append(told)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -279,6 +282,7 @@ class Ledger:
     def _counts(self, line: Mapping[str, Any], look: Look) -> bool:
         """Return whether an earlier look was at enough of these rows; of those that all have, in the same project."""
         pair = line["rows"], look.digest
+        self._met[look.digest, look.digest] = True  # the same rows, which need not be read
         if pair not in self._met:
             theirs = self._read(line["rows"])
             if theirs is None:
@@ -305,14 +309,15 @@ class Ledger:
 
     def _read(self, rows: str) -> frozenset[Row] | None:
         """Return the rows in a file, or None where it is not there or not what it was."""
-        if rows not in self._rows:
-            try:
-                data = self.file(rows).read_bytes()
-            except OSError:
-                data = b""
-            whole = hashlib.sha256(data).hexdigest() == rows
-            self._rows[rows] = frozenset(tuple(line.split()) for line in data.decode().splitlines()) if whole else None
-        return self._rows[rows]
+        data = self._whole(rows)
+        return None if data is None else frozenset(tuple(line.split()) for line in data.decode().splitlines())
+
+    def _whole(self, rows: str) -> bytes | None:
+        """Return what the file of a set of rows holds, or None where it is not there or not what it was."""
+        with suppress(OSError):
+            data = self.file(rows).read_bytes()
+            return data if hashlib.sha256(data).hexdigest() == rows else None
+        return None
 
     # -- lines -------------------------------------------------------------------------------------
 

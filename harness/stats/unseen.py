@@ -13,6 +13,7 @@ from harness.stats.arrays import Floats, np
 
 Support = tuple[float, float]
 TILTS = (0.02, 60.0, 40)  # of Chernoff's bound: least, most and how many, in units of one over the mean weight
+TOGETHER = 1 << 20  # numbers that are computed in one go
 STEPS = 40  # of a bisection
 
 
@@ -65,22 +66,23 @@ def _chance(w: Floats, lost: Floats, share: Floats) -> Floats:
     w = -np.sort(-w, -1) / w.mean(-1, keepdims=True)
     count = w.shape[-1]
     best = np.where(lost > 0, 0.0, _filled(w, count * share))
-    for tilt in np.geomspace(*TILTS) if lost.any() else ():
-        heights = w / -np.expm1(-tilt * w)
-        best = np.minimum(best, tilt * count * lost + _filled(heights, count * share))
+    tilts = np.geomspace(*TILTS)[:, None] if lost.any() else np.empty((0, 1))
+    for some in np.array_split(tilts, 1 + tilts.size * w.size // TOGETHER):  # (T, 1)
+        heights = w / -np.expm1(-some[..., None] * w)  # (T, n, G)
+        best = np.minimum(best, (some * count * lost + _filled(heights, count * share)).min(0, initial=0.0))
     return np.where(lost < share, np.exp(best), 1.0)
 
 
 def _filled(heights: Floats, need: Floats) -> Floats:
     """Return the log of the largest Π(level / height) over heights above a level, which they exceed by `need` in all.
 
-    `heights` (n, G) fall, `need` (n,).
+    `heights` (..., n, G) fall, `need` (n,).
     """
     level = (np.cumsum(heights, -1) - need[:, None]) / np.arange(1, heights.shape[-1] + 1)
     last = np.maximum((heights > level).sum(-1, keepdims=True) - 1, 0)
-    level = np.take_along_axis(level, last, -1)[:, 0]
-    logs = np.take_along_axis(np.cumsum(np.log(heights), -1), last, -1)[:, 0]
-    return np.asarray((last[:, 0] + 1) * np.log(np.maximum(level, 1e-300)) - logs)
+    level = np.take_along_axis(level, last, -1)[..., 0]
+    logs = np.take_along_axis(np.cumsum(np.log(heights), -1), last, -1)[..., 0]
+    return np.asarray((last[..., 0] + 1) * np.log(np.maximum(level, 1e-300)) - logs)
 
 
 def _largest(weights: Floats, lost: float, alpha: float) -> float:

@@ -55,17 +55,20 @@ def load_model(
     threads: int | None = None,
     quantization: Mapping[str, Any] | None = None,
     adapter: Path | None = None,
+    attention: str | None = None,
 ) -> Any:
     """Load a causal LM from a folder in eval mode; a PeftModel when there is an adapter.
 
     `quantization` holds the keywords of a BitsAndBytesConfig; its compute dtype is the model's unless it says
-    otherwise. Raises UsageError when the folder holds no causal LM or the adapter does not fit it.
+    otherwise; `attention` is transformers' attn_implementation. Raises UsageError when the folder holds no causal LM
+    or the adapter does not fit it.
     """
     if threads:
         torch.set_num_threads(threads)
     place = _placed(device)
     wanted = resolve_dtype(dtype, place)
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
+    options |= {"attn_implementation": attention} if attention else {}
     if quantization:
         from importlib.util import find_spec
 
@@ -95,12 +98,13 @@ def load_model(
     return model.eval()
 
 
-def skeleton(path: str | Path, dtype: str = "") -> Any:
+def skeleton(path: str | Path, dtype: str = "", attention: str | None = None) -> Any:
     """Build the model of a folder without weights, in eval mode."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    told = {"dtype": DTYPES[dtype]} if dtype else {}
+    told: dict[str, Any] = {"dtype": DTYPES[dtype]} if dtype else {}
+    told |= {"attn_implementation": attention} if attention else {}
     with quiet(), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, **told, trust_remote_code=False).eval()
 

@@ -60,7 +60,14 @@ REASONS = {  # what to do instead of fields of SFTConfig that are not the user's
     "bf16_full_eval fp16_full_eval",
 }
 OURS = {name: why for why, names in REASONS.items() for name in names.split()}
-OWN = {"validation", "patience", "warmup_ratio", "report_to", "bf16"}  # of `sft`, which mean more
+OWN = {
+    "validation",
+    "patience",
+    "warmup_ratio",
+    "report_to",
+    "bf16",
+    "attn_implementation",
+}  # of `sft`, which mean more
 NAMES: dict[Any, str] = {  # of the others, by what may be written for them in TOML
     int: "dataloader_num_workers dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "
     "gradient_accumulation_steps local_rank max_length max_steps per_device_eval_batch_size "
@@ -139,6 +146,7 @@ def build_config(
     if recipe.get("use_liger_kernel"):
         _check_liger()
     options = dict(recipe)
+    _check_attention(options.pop("attn_implementation"))
     share, reports = options.pop("validation"), options.pop("report_to") or []
     if options.pop("patience") < 0:
         raise UsageError(f"patience: is {recipe['patience']}, want a number of epochs, or 0 for the last adapter")
@@ -225,6 +233,19 @@ def _check_reports(reports: list[str]) -> None:
         elif find_spec(REPORTS[name]) is None:
             mistakes.add(f'report_to "{name}"', f"is not installed; pip install 'finetune-harness[{name}]'")
     mistakes.raise_if_any()
+
+
+def _check_attention(name: Any) -> None:
+    """Refuse kernels of attention where they cannot run, before a model is loaded."""
+    import torch
+
+    if name in (None, "eager", "sdpa"):
+        return
+    if not torch.cuda.is_available():
+        raise UsageError(f"attn_implementation: {name} is written for GPUs, and this is a CPU; remove it")
+    package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name, "torch")
+    if find_spec(package) is None:
+        raise UsageError(f"attn_implementation: {package} is not installed, which {name} needs")
 
 
 def _check_liger() -> None:

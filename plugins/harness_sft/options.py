@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,9 @@ class Memory:
 
     gradient_checkpointing: bool = False
     bf16: bool | None = None  # unset: mixed precision where a GPU computes in it
+    attn_implementation: Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] | None = (
+        None  # of the training; scores come from the model's own
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

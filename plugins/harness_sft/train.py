@@ -105,11 +105,12 @@ def build_trainer(
     Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
     """
     adapter, ranks, ref = job.adapter, job.ranks, job.ref
-    placed = place(ref, adapter, sharded=ranks.sharded)
+    placed, attention = place(ref, adapter, sharded=ranks.sharded), job.recipe["attn_implementation"]
     if ranks.sharded and not ranks.first:  # it gets its slices from the first, so that one holds the whole base
-        base = skeleton(ref.path, placed["dtype"])
+        base = skeleton(ref.path, placed["dtype"], attention)
     else:
-        base = load_model(ref.path, quantization=adapter.quantization if adapter else None, **placed)
+        bits = adapter.quantization if adapter else None
+        base = load_model(ref.path, quantization=bits, attention=attention, **placed)
     size = base_bytes(base)
     model = _adapt(base, adapter, config.seed) if adapter else base
     trainable, total = model.get_nb_trainable_parameters() if adapter else (base.num_parameters(),) * 2

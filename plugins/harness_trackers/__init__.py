@@ -1,4 +1,4 @@
-"""Verdicts in the tracker that a training reported to: MLflow, TensorBoard, Weights & Biases.
+"""Verdicts in the tracker that a training reported to, MLflow, TensorBoard, W&B, or as OpenTelemetry events.
 
 It listens to the end of a run, and decides nothing. Nothing is sent anywhere that the user did not name.
 """
@@ -33,6 +33,7 @@ def stay_alone() -> None:
 def harness_run_finish(run: Run) -> None:
     told = run.facts.get("training", {}).get("report_to")
     names = [name for name in TRACKERS if name in told] if isinstance(told, (list, tuple)) else []
+    names += ["otel"] * (os.environ.get("OTEL_LOGS_EXPORTER") == "otlp")
     if names:
         from harness_trackers.log import log
 

@@ -21,6 +21,7 @@ from typing import Any
 from harness import Run, UsageError
 from harness.internals import asked_of, read_answers, sentence, shown, to_json
 from harness_ci import run_markdown
+from harness_trackers.otel import to_otel
 
 MOST = 1000  # rows of the table of what changed
 LONGEST = 2000  # characters of a text in it
@@ -66,7 +67,10 @@ def log(run: Run, names: Sequence[str]) -> None:
     """Log a run to trackers by their names; one that fails is told in one line."""
     for name in names:
         try:
-            {"mlflow": to_mlflow, "tensorboard": to_tensorboard, "wandb": to_wandb}[name](told_of(run))
+            if name == "otel":
+                to_otel(run)
+            else:
+                {"mlflow": to_mlflow, "tensorboard": to_tensorboard, "wandb": to_wandb}[name](told_of(run))
         except (Exception, SystemExit) as error:
             why = " ".join(str(error).split())[:300]
             what = f"warning: {name}: the verdicts were not logged: {type(error).__name__}: {why}"

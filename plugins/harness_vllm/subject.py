@@ -28,7 +28,7 @@ class VLLMSubject(Described):
         super().__init__(ref, folder, tokens, environment.context(tokens.context(named), flags.max_model_len, folder))
         self.dtype = harness_hf.resolve_dtype(flags.dtype, harness_hf.resolve_device("auto"))
         self.stops = sorted(tokens.stops | environment.stops(base))
-        with folded(base, ref.adapter, self.dtype) as whole:
+        with folded(base, ref.adapter, self.dtype, ref.digest) as whole:
             self.engine = VLLM(ref.name, whole, self.dtype, self.context + environment.SPARE, flags, share)
         dtype = str(self.dtype).removeprefix("torch.")
         [ids] = tokens.prompts([scoring.SHARED * 64])  # a beginning in common, long enough to be read from the cache

@@ -313,6 +313,7 @@ def test_odd_texts_have_keys() -> None:
     assert request_key("m", "generate", "\ud800", [1, None, 0.5]) != request_key("m", "generate", "\ud801", [1, None])
 
 
+@pytest.mark.slow
 def test_an_unchanged_suite_loads_no_model(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second run answers from the cache, says so, and comes to the same verdicts; --no-cache asks again."""
     from harness import testing

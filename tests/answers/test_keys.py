@@ -218,6 +218,7 @@ def _example() -> World:
     return World({"suite.toml": FULL, **rows, "harnessfile.py": PLUGIN, "helper.py": "TEXT = 1\n"})
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(worlds(), st.integers(0, 2**31), st.randoms(use_true_random=False))
 def test_what_is_no_input_leaves_the_keys_alone(world: World, seconds: int, random: Any) -> None:
@@ -266,6 +267,7 @@ def test_rows_that_were_not_asked_for_are_measured_later(suite: Project) -> None
     assert "longer than the model's context" in suite.run().err
 
 
+@pytest.mark.slow
 def test_changed_trainer_trains_again(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trainer whose code changed, in the same number of bytes and at the same time, has trained nothing yet."""
     monkeypatch.syspath_prepend(str(suite.folder))
@@ -293,6 +295,7 @@ def test_a_base_with_another_file_makes_everything_anew(passed: Project, name: s
     assert len(trained(passed)) == 2
 
 
+@pytest.mark.slow
 def test_a_candidate_with_another_file_is_merged_anew(suite: Project) -> None:
     """An adapter from elsewhere whose configuration changed is merged again, whatever its weights."""
     folder = write_fake(suite.folder / "mine", 0.9)
@@ -342,6 +345,7 @@ def _file(path: Path) -> None:
     path.parent.write_text("", "utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["adapter", "merged-original"])
 @pytest.mark.parametrize("damage", [_gone, _cut, _emptied, _flipped, _foreign, _unreadable, _bare, _file])
 def test_what_is_damaged_is_set_aside_and_made_again(

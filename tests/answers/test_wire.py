@@ -112,6 +112,7 @@ def test_an_environment_that_cannot_be_used_is_one_line(
     assert "hunter22" not in said
 
 
+@pytest.mark.slow
 @clients
 def test_a_proxy_that_is_down_is_named(client: str, closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line tells its host and its variable, and never user and password."""
@@ -122,6 +123,7 @@ def test_a_proxy_that_is_down_is_named(client: str, closed: str, monkeypatch: py
     assert "hunter22" not in said and "me:" not in said
 
 
+@pytest.mark.slow
 @clients
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "[::1]"])
 def test_loopback_is_asked_directly(client: str, host: str, closed: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,6 +214,7 @@ def test_sentencepiece_cut_short(cut: int) -> None:
     assert is_sentencepiece(PIECES[:cut]) == (cut in ends)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [b"(t" * 500_000, b"<!-- --" * 200_000, b"<!---->" * 200_000, b"(" * 1_000_000],

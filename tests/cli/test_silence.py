@@ -43,6 +43,7 @@ def test_looking_ahead_says_where_it_is(suite: Project, command: str) -> None:
     assert " D10 train-test-leak\n" in told
 
 
+@pytest.mark.slow
 def test_another_process_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are heard as they come, before the answer; one that takes too long is ended."""
     (tmp_path / "asked.py").write_text(ASKED, "utf-8")
@@ -54,6 +55,7 @@ def test_another_process_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest
         isolated.ask("asked", {"sleeps": 60}, "lost", seconds=0.5)
 
 
+@pytest.mark.slow
 def test_what_does_not_ship_is_one_line(suite: Project) -> None:
     """An adapter that is merged is judged in a line, and with -v in full; what ships always is."""
     short = suite.run().out

@@ -184,6 +184,7 @@ worse_by_at_most = 0.9
 ANEW = "has evidence of format 1, this harness reads 2; move the folder away, and release anew with harness waive GATE"
 
 
+@pytest.mark.slow
 def test_old_release_is_no_baseline_and_makes_room_for_one(left: Project) -> None:
     """It is refused with the way out, and that way leads to a release that the next candidate is compared with."""
     text = (left.folder / "small.toml").read_text("utf-8")
@@ -337,6 +338,7 @@ def test_kappa_lower_is_kappa(left: Project, stub: StubJudge) -> None:
     assert outcome.err.endswith("it is of another version of the harness; make it with harness judge calibrate\n")
 
 
+@pytest.mark.slow
 def test_calibrating_again_is_enough(left: Project, stub: StubJudge) -> None:
     """Labels of then calibrate, the gate on kappa passes, and a win rate that they cannot correct says why."""
     judged(left, stub)
@@ -347,6 +349,7 @@ def test_calibrating_again_is_enough(left: Project, stub: StubJudge) -> None:
     assert SIDES in outcome.out
 
 
+@pytest.mark.slow
 def test_judge_without_labels_says_so(left: Project, stub: StubJudge) -> None:
     """Its gates passed by its word alone; now they are inconclusive until labels correct it or its word is taken."""
     alone = (("[[gate]]" + AGREES, ""), ('requires = ["the judge agrees with people"]', ""))

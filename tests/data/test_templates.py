@@ -208,6 +208,7 @@ def test_empty_slice_is_no_evaluation(project: Project) -> None:
     assert sliced("rows [1].csv", "x") == ("rows [1].csv", None)
 
 
+@pytest.mark.slow
 def test_choices_may_stand_in_the_suite(project: Project) -> None:
     """All rows choose among the labels of the suite, and the row's target is the right one."""
     labels = [f"w{i}" for i in range(60)]

@@ -185,6 +185,7 @@ def _read(reader: Any, text: str, block: Block) -> Any:
         pytest.fail(f"{block.place}: {error}")
 
 
+@pytest.mark.slow
 def test_commands_are_accepted() -> None:
     """The parser of the command line takes every command of ours that a page shows."""
     refused = []

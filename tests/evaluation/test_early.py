@@ -48,6 +48,7 @@ def test_a_clear_harm_is_decided_on_few_rows(suite: Project) -> None:
     assert next(r.n for r in outcome.report.reports if r.subject == "adapter") < 300
 
 
+@pytest.mark.slow
 def test_what_cannot_be_decided_asks_every_row(suite: Project) -> None:
     """A candidate like its baseline is asked everything and stays inconclusive."""
     outcome = suite.run("--set", "train.skill=0.303")
@@ -86,6 +87,7 @@ def test_what_cannot_stop_early_is_a_mistake(suite: Project, old: str, new: str,
     assert (outcome.code, says in outcome.err) == (4, True), outcome.err
 
 
+@pytest.mark.slow
 def test_stop_strings_are_the_evaluators(suite: Project) -> None:
     """A list under `stop` is what an answer ends at, as before."""
     text = SUITE.replace('slices = ["kind"]', 'stop = ["x"]')

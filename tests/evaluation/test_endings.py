@@ -102,6 +102,7 @@ def test_an_older_cache_is_asked_again_once_where_an_ending_is_needed(tmp_path: 
         assert again.found == 2 * times
 
 
+@pytest.mark.slow
 def test_rows_tell_how_their_answers_ended(project: Project) -> None:
     """Samples and evidence carry it, from the model and from the cache; what tells nothing has no key for it."""
     telling(project, cut=5)
@@ -157,6 +158,7 @@ def test_a_thought_keeps_its_end() -> None:
 GATE = '\n[[gate]]\nid = "ends"\nmetric = "qa.{}"\nmax = {}\n'
 
 
+@pytest.mark.slow
 def test_a_gate_on_endings_is_a_gate_as_any_other(project: Project) -> None:
     """What was cut, or says nothing, is counted, proved and recomputed; where nobody tells it is an ERROR."""
     gates = SUITE + GATE.format("cut", 0.1) + GATE.format("empty", 0.5).replace("ends", "speaks")
@@ -228,6 +230,7 @@ def test_a_guard_keeps_a_gate_undecided(project: Project) -> None:
     assert "nobody knows how 60 of 60 answers ended" in project.run().out
 
 
+@pytest.mark.slow
 def test_thoughts_are_guarded_by_themselves(project: Project) -> None:
     """A cut thought is never an answer: more than one in twenty, and no gate on the evaluation is decided."""
     suite = SUITE.replace('data = "test', 'thought = ["<t>", "</t>"]\ndata = "test')
@@ -274,6 +277,7 @@ def harness_evaluators():
     assert [sum(row[name] for row in rows(project, "merged")) for name in ("cut", "empty")] == [6, 3]
 
 
+@pytest.mark.slow
 def test_a_plan_knows_what_is_asked_again(project: Project) -> None:
     """Answers of which nobody knows how they ended are remembered, until a gate wants to know."""
     telling(project, cut=5).run()

@@ -46,6 +46,7 @@ def test_title_is_printed_and_reported(suite: Project) -> None:
     assert "X1-loud no-capitals: row 21 shouts" in again.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["no-capitals", "X1", "X1-loud"])
 def test_ignored_by_code_and_by_title(suite: Project, name: str) -> None:
     """Each of them takes the finding out of the count, and is waived by; a title that no check has is told."""

@@ -343,6 +343,7 @@ def test_slices_that_are_all_small_never_pass(right: int, kinds: int) -> None:
     assert verdict(claim, ACC, ours, samples=samples).outcome is Outcome.PASS
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     rates=st.lists(st.tuples(st.integers(0, 70), st.integers(1, 70)), min_size=1, max_size=4),
@@ -597,6 +598,7 @@ def test_better_at_all_of_scores_is_sign_flips() -> None:
     assert verdict(gate(metric="e.loss", versus="base", better_by=0.05), LOSS, ours, theirs).method == "t"
 
 
+@pytest.mark.slow
 def test_few_clusters_are_quick_however_many_rows() -> None:
     """20,000 rows in 15 clusters are judged from 15 sums, not by drawing rows again."""
     samples = [Sample(str(i), cluster=str(i % 15)) for i in range(20_000)]

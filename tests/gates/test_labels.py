@@ -61,6 +61,7 @@ def test_labels_of_one_prompt_count_once(each: int) -> None:
     assert (more.lower, more.p_pass) == pytest.approx((one.lower, one.p_pass))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 def test_bounds_invert_the_test(alpha: float) -> None:
     """At each bound the p-value is alpha, so that a gate and its interval say the same."""

@@ -53,3 +53,20 @@ def test_a_training_moves_an_adapter_on_the_card(tiny_model: Path, tmp_path: Pat
     out = sft(ref, qlora(r=4), rows, tmp_path / "adapter", progress=lambda _: None, seed=3, **given)
     assert (out / "adapter_model.safetensors").is_file()
     assert torch.cuda.memory_allocated() == before
+
+
+@pytest.mark.parametrize(("name", "package"), [("flex_attention", "torch"), ("flash_attention_2", "flash_attn")])
+def test_attention_for_cards_learns_what_sdpa_does(name: str, package: str, tiny_model: Path, tmp_path: Path) -> None:
+    """Kernels that only a card has, in bfloat16 as they want it: the losses are those of PyTorch's own."""
+    from harness_lora import lora
+
+    pytest.importorskip(package)
+    rows = [{"prompt": f"{i} and", "completion": f" {i + 1}"} for i in range(16)]
+    ref = ModelRef("base", str(tiny_model), digest="d" * 64, options={"device": "cuda", "dtype": "bfloat16"})
+    given: dict[str, Any] = {"max_steps": 4, "learning_rate": 1e-2, "max_length": 64, "logging_steps": 1}
+    losses: dict[str, list[float]] = {}
+    for attention in ("sdpa", name):
+        told = losses.setdefault(attention, [])
+        given["progress"] = lambda p, told=told: told.append(p.facts["loss"]) if "loss" in p.facts else None
+        sft(ref, lora(r=4), rows, tmp_path / attention, seed=3, attn_implementation=attention, **given)
+    assert losses["sdpa"] and losses[name] == pytest.approx(losses["sdpa"], abs=0.05)

@@ -97,6 +97,7 @@ def test_every_new_candidate_is_an_attempt_and_the_same_one_is_not(suite: Projec
     assert len({line["suite_digest"] for line in lines}) == 3
 
 
+@pytest.mark.slow
 def test_attempts_are_told(suite: Project) -> None:
     """Report, export and JUnit say which attempt it was, and what that does to the risk."""
     for skill in (0.6, 0.7):
@@ -112,6 +113,7 @@ def test_attempts_are_told(suite: Project) -> None:
     assert json.loads((suite.folder / "exports/fake/evidence/gates.json").read_text("utf-8"))[0]["attempt"] == 3
 
 
+@pytest.mark.slow
 def test_attempts_in_copies_of_a_project_are_named(suite: Project) -> None:
     """The same rows in a copied folder count, and where the other attempts were is told."""
     assert attempts(suite, 0.6) == 1
@@ -218,6 +220,7 @@ def harness_adapters():
 CHOOSE = '\n[merge]\nbase = ["original", "dequantized"]\nchoose = "qa.exact_match"\n'
 
 
+@pytest.mark.slow
 def test_another_base_is_another_merge(suite: Project) -> None:
     """A merge onto one base is never taken for the merge onto another, though both candidates are called the same."""
     text = SPLIT.replace('[adapter]\nuse = "fake"', '[adapter]\nuse = "two"')
@@ -455,6 +458,7 @@ def test_at_once_every_run_is_an_attempt_of_its_own(suite: Project) -> None:
         assert sorted(line["attempt"] for line in ledger(suite) if line["role"] == role) == [1, 2, 3, 4]  # type: ignore[type-var]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["gone", "changed"])
 def test_rows_that_cannot_be_read_count_as_these(suite: Project, damage: str) -> None:
     """Where nobody knows any more what a look was on, it counts for every question, and that is told."""

@@ -273,6 +273,7 @@ def test_sys_exit_does_not_end_the_caller(suite: Project) -> None:
         harness.run(suite.folder / "suite.toml", plugins=("harness.testing",))
 
 
+@pytest.mark.slow
 def test_a_saboteur_that_writes_into_the_base_is_told(suite: Project) -> None:
     """The base is what impostors are compared with: one that is changed on the way ends the self-test."""
     body = """
@@ -293,6 +294,7 @@ def harness_saboteurs():
     assert 'saboteur "swaps" changed the base' in outcome.err
 
 
+@pytest.mark.slow
 def test_a_base_that_is_replaced_ships_nothing(suite: Project) -> None:
     """A comparison with the base is worth what the base was: one that is made worse on the way ships nothing."""
     body = """
@@ -316,6 +318,7 @@ def harness_evaluators():
     assert 'error: "base" was replaced while it was measured; run again' in outcome.out
 
 
+@pytest.mark.slow
 def test_what_ships_is_measured_where_the_adapter_failed(suite: Project) -> None:
     """A gate is about what ships: the merged model is measured, judged and shipped though its adapter failed."""
     suite.write({"harnessfile.py": HEAD + MERGES_BETTER})

@@ -16,6 +16,7 @@ from harness.testing import ROWS, SUITE, Project
 COMPARES = SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0')
 
 
+@pytest.mark.slow
 def test_failing_gate_exports_nothing(suite: Project) -> None:
     """A model below the floor exits 1, and the export that was there before stays as it was."""
     assert suite.run().code == 0
@@ -380,6 +381,7 @@ def test_full_disk_leaves_the_old_export(suite: Project, monkeypatch: pytest.Mon
     assert [p.name for p in (suite.folder / "exports").iterdir()] == ["fake"]
 
 
+@pytest.mark.slow
 def test_an_export_that_is_there_is_told_where_its_report_cannot_be(
     suite: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ def test_failing_slice_is_shown(suite: Project) -> None:
     assert "2 slices: 1 PASS, 1 FAIL" in outcome.out
 
 
+@pytest.mark.slow
 def test_few_clusters_are_told_before_and_after(suite: Project) -> None:
     """Once a gate at collection, whatever the candidates, and in every verdict that rests on them."""
     rows = [row | {"of": f"d{i % 12}"} for i, row in enumerate(ROWS)]

@@ -119,6 +119,7 @@ def test_a_value_that_changes_nothing_is_not_better(suite: Project) -> None:
     assert "is the very model it is compared with" in sweep.why
 
 
+@pytest.mark.slow
 def test_unquoted_and_overridden_keys_are_the_same(suite: Project) -> None:
     """TOML's nested spelling means the same, and --set replaces the values."""
     suite.write({"suite.toml": SWEPT.replace('"train.skill"', "train.skill")})
@@ -127,6 +128,7 @@ def test_unquoted_and_overridden_keys_are_the_same(suite: Project) -> None:
     assert suite.run("--set", "sweep.train.skill=[0.6, 0.9]").report.sweep.values == [0.6, 0.9]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_the_sweep_takes_the_place_of_the_option(suite: Project) -> None:
     """A value in the table itself is not trained, and a plain suite with a value that was tried trains nothing."""
     text = SWEPT.replace('data = "train.jsonl"', 'data = "train.jsonl"\nskill = 0.99')

@@ -249,6 +249,7 @@ def test_run_of_another_model_or_on_few_rows_says_nothing(suite: Project) -> Non
     assert (found["runs"], odds(found, "no worse")["assumed"]) == ([], ["20.0% of rows differ, assumed"])
 
 
+@pytest.mark.slow
 def test_broken_report_is_passed_over(suite: Project) -> None:
     """A report that cannot be read, or is of another version, costs the plan nothing."""
     for number, text in enumerate(("{", '{"format": 1}', '{"format": 1, "reports": 3}')):
@@ -395,6 +396,7 @@ def test_attempts_that_are_spent_cost_power(suite: Project) -> None:
 # -- requests, time and memory ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_requests_are_counted_and_nothing_is_loaded(suite: Project) -> None:
     """Before a run nothing is remembered and nothing made; planning makes nothing either."""
     found = forecast(suite)

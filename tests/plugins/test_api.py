@@ -709,6 +709,7 @@ def test_answers_come_out_as_they_come_in(fake: Fake) -> None:
 # -- what goes wrong -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trouble",
     [drop, half, garbage, cut, stall, status(429), status(500), status(503), status(408)],
@@ -722,6 +723,7 @@ def test_what_passes_is_asked_again_and_nothing_is_lost(fake: Fake, trouble: Any
     assert len(fake.asked(TEXT)) >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "says"),
     [
@@ -1258,6 +1260,7 @@ MODES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODES)
 def test_every_mode_of_a_server(fake: Fake, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Whatever a server, or what stands before it, does: the right answer or one line, and no part of a secret."""
@@ -1345,6 +1348,7 @@ data = "rows.jsonl"
 """
 
 
+@pytest.mark.slow
 def test_a_reference_behind_an_api_is_a_baseline(fake: Fake, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that a failing server ended keeps what was answered, the next asks the rest, and no key is in any file."""
     monkeypatch.setenv("SERVED_KEY", KEY)
@@ -1395,6 +1399,7 @@ better_by = 0.0
 """
 
 
+@pytest.mark.slow
 def test_a_candidate_is_gated_where_it_is_served(fake: Fake, project: Project) -> None:
     """Base and tuned model under two names of one server: the better one passes, without weights here."""
     fake.models = [{"id": "small"}, {"id": "tuned"}]

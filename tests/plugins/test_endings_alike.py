@@ -142,6 +142,7 @@ def harness_loaders():
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", ["min = 0.5", 'versus = "base"\nworse_by_at_most = 0.5', "max = 1.0"])
 def test_a_limit_that_cuts_is_told_and_passes_nothing(project: Project, claim: str) -> None:
     """With 16 tokens E2 names the eval and no guarded gate passes; with 256 it is silent and the gate passes."""

@@ -300,6 +300,7 @@ def test_pauses_double_and_differ() -> None:
         assert len(set(some)) > 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_retry_after_is_honoured(provider: str) -> None:
     """A judge that asks to wait half a second is left alone for half a second, ten times our own pause."""
@@ -311,6 +312,7 @@ def test_retry_after_is_honoured(provider: str) -> None:
         assert [a.outcome for a in stub.log] == ["429", "ok"]
 
 
+@pytest.mark.slow
 def test_judge_that_is_too_slow_is_told() -> None:
     """A judge that never answers in time is one line, after the tries."""
     with (
@@ -381,6 +383,7 @@ def test_calls_and_tokens_are_capped(cap: dict[str, int], count: int | None) -> 
         assert asked.capped
 
 
+@pytest.mark.slow
 def test_timeout_is_booked_at_what_it_may_have_cost() -> None:
     """A call whose cost nobody knows is not free: it stays reserved."""
     with StubJudge(faults={"timeout": 0.2}, hang=0.6) as stub:
@@ -527,6 +530,7 @@ def test_long_answers_are_cut_visibly() -> None:
     assert text == "x" * 100 + " [… cut here: 99900 more characters]"
 
 
+@pytest.mark.slow
 def test_few_refusals_count_against_a_claim_and_many_shut_the_gate() -> None:
     """A refusal is an ERROR row: lost up to 2 % of rows, and no number above."""
     with StubJudge(declines='question 7"') as stub:
@@ -667,6 +671,7 @@ def test_better_candidate_is_proven_better_and_ships(suite: Project) -> None:
     assert all(j["reason"] and j["model"] for j in row["details"]["judgments"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["injectable", "prefers-longer"])
 def test_gullible_judge_ships_nothing(suite: Project, mode: Any) -> None:
     """A judge that prefers what is worth nothing to a real answer makes the gate ERROR, and exits 6."""
@@ -690,6 +695,7 @@ def test_judge_of_places_decides_nothing(suite: Project) -> None:
     assert (outcome.code, outcome.report.exports[0].written) == (6, False)
 
 
+@pytest.mark.slow
 def test_cap_makes_the_gate_inconclusive(suite: Project) -> None:
     """A part of the rows proves nothing, however good it looks: never a partial PASS."""
     with StubJudge() as stub:
@@ -716,6 +722,7 @@ def test_rubric_is_a_number_about_each_model(suite: Project) -> None:
     assert outcome.report.verdicts[-1].method == "Tango score"  # 0/1 rows, and no mean
 
 
+@pytest.mark.slow
 def test_disputed_rows_are_shown_with_reasons(suite: Project) -> None:
     """`judge disputes` prints request, target, both answers and every verdict of the rows that want a person's eye."""
     with StubJudge(declines='"request": "question 1 ') as stub:
@@ -907,6 +914,7 @@ def test_family_is_read_from_the_name(model: str, expected: str) -> None:
 # -- a model behind Anthropic's API ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reference_behind_the_api_is_a_baseline(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """`[subject.reference] use = "anthropic"` answers the rows, and the judge compares the candidate with it."""
     monkeypatch.setenv("STUB_KEY", SECRET)
@@ -1145,6 +1153,7 @@ def test_labels_correct_a_criterion(suite: Project) -> None:
     assert "on 0 prompts people said that it is better or met" in said["short"].why
 
 
+@pytest.mark.slow
 def test_preference_for_a_place_is_told(suite: Project) -> None:
     """Always A: every verdict is for what was shown first, in a run and in a calibration; a fair judge has one half."""
     with StubJudge("always-A") as stub, StubJudge() as fair:
@@ -1178,6 +1187,7 @@ BAD_LABELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_LABELS)
 def test_bad_labels_are_one_clear_line(suite: Project, case: str) -> None:
     """Labels that fit no row, contradict each other or cannot be read are told, and nothing is written."""
@@ -1193,6 +1203,7 @@ def test_bad_labels_are_one_clear_line(suite: Project, case: str) -> None:
     assert not (suite.folder / "labels.calibration.json").exists()
 
 
+@pytest.mark.slow
 def test_labels_may_be_of_a_runs_rows(suite: Project) -> None:
     """With --run, ids are enough: answers are those of the run, which the judge has read already."""
     with StubJudge() as stub:
@@ -1361,6 +1372,7 @@ def test_gullible_judge_lets_adversaries_ship_where_nobody_looks(suite: Project)
         assert 'gate "floor" is ERROR on merged: the judge prefers what is worth nothing' in outcome.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trials", "told"), [(0, "every row has the same value, 0.5"), (2, "the judge cannot tell")])
 def test_judge_of_places_meets_no_low_bar(suite: Project, trials: int, told: str) -> None:
     """One half on every row is no proof of losing by at most 30 points: the gate is ERROR, with and without trials."""

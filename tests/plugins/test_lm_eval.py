@@ -331,6 +331,7 @@ def one_line(call: Callable[[], Any]) -> str:
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

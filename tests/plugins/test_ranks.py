@@ -155,6 +155,7 @@ def test_an_error_of_slices_is_one_of_the_disk(tmp_path: Path) -> None:
         raise CheckpointError("ranks:[0]\nanother")
 
 
+@pytest.mark.slow
 def test_a_half_of_an_event_swallows_no_other(launch: Launch) -> None:
     """What a full disk took of one rank's line is no part of the next one's."""
     half = "if number: time.sleep(0.3); raise UsageError('what is wrong')\nos.write(desk.stream, b'{\"progress\": {')"

@@ -542,6 +542,7 @@ def test_rows_asked_otherwise_are_left_out(two: tuple[Path, Path], project: Proj
     assert any("two suites, fake and another" in n for n in found["notes"])
 
 
+@pytest.mark.slow
 def test_pages_beside_others(two: tuple[Path, Path], project: Project) -> None:
     """`--against` and `--history` write a page of their own, with charts that no script draws."""
     words_ = ["report", str(two[0]), "--against", str(two[1]), "--history", str(two[0].parent)]

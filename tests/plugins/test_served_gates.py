@@ -75,6 +75,7 @@ def skill_of(folder: Path) -> float:
     return float(json.loads((folder / "exports/fake/model/skill.json").read_text("utf-8"))["skill"])
 
 
+@pytest.mark.slow
 def test_rows_that_are_answered_as_by_the_gated_model_are_the_same(folder: Path) -> None:
     """With 200 rows of which none is worse, 3 points are excluded at 1 %."""
     found = look(folder, skill_of(folder))
@@ -90,6 +91,7 @@ def test_fewer_rows_prove_nothing_and_say_how_many_would(folder: Path) -> None:
     assert "50 rows: 0 worse, 0 better" in found.says
 
 
+@pytest.mark.slow
 def test_a_worse_model_behind_the_address_differs(folder: Path) -> None:
     """Which rows it loses is counted against the evidence, row by row."""
     found = look(folder, 0.3)
@@ -98,6 +100,7 @@ def test_a_worse_model_behind_the_address_differs(folder: Path) -> None:
     assert found.numbers["qa.exact_match better"] == 0
 
 
+@pytest.mark.slow
 def test_the_narrowest_margin_of_a_gate_is_taken(folder: Path) -> None:
     """A gate of the deployer's suite that allows one point is not met by 200 rows; one of ten is met by 50."""
     for margin, verdict in ((0.01, UNPROVEN), (0.1, SAME)):
@@ -120,6 +123,7 @@ def test_without_a_suite_nothing_is_asked(folder: Path) -> None:
     assert (found.verdict, "--suite" in found.says) == (UNPROVEN, True)
 
 
+@pytest.mark.slow
 def test_private_rows_have_no_scores_to_be_paired_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of them evidence holds digests alone."""
     ran(tmp_path, "run suite.toml -q", suite=PRIVATE, files={"test.jsonl": ROWS})

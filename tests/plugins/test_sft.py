@@ -84,6 +84,10 @@ def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"use_liger_kernel": True},
             "use_liger_kernel: its kernels are written for GPUs, and this is a CPU; remove it",
         ),
+        (
+            {"attn_implementation": "flash_attention_2"},
+            "attn_implementation: flash_attention_2 is written for GPUs, and this is a CPU; remove it",
+        ),
         ({"save_strategy": "no"}, 'save_strategy: is "no", want "steps" or "epoch": an interrupted training goes on'),
         ({"save_strategy": "best"}, 'save_strategy: is "best", want "steps" or "epoch"'),
         (
@@ -272,6 +276,27 @@ def test_qlora_trains(trained: Train, tiny_model: Path) -> None:
     assert all(0 < a.seconds < b.seconds for a, b in itertools.pairwise(curve))
     assert {"F32"} == {header.dtype for header in read_headers(out).values()}
     qlora().check_fits(str(tiny_model), "d" * 64, out)
+
+
+def test_attention_is_the_recipes_in_training_alone(
+    trained: Train, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same adapter but for rounding, by another implementation; a model that is loaded to be asked has its own."""
+    used: list[str] = []
+    build = train.build_trainer
+
+    def watched(*args: Any) -> Any:
+        trainer, facts = build(*args)
+        used.append(trainer.model.config._attn_implementation)
+        return trainer, facts
+
+    monkeypatch.setattr(train, "build_trainer", watched)
+    adapters = [trained(name=name or "own", adapter=lora(), attn_implementation=name) for name in (None, "eager")]
+    assert used == ["sdpa", "eager"]
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in adapters)
+    assert all(torch.allclose(one[key], other[key], atol=1e-3) for key in one)
+    assert not all(torch.equal(one[key], other[key]) for key in one)  # it was computed in another way
+    assert load_model(tiny_model).config._attn_implementation == "sdpa"
 
 
 def test_nothing_is_printed(trained: Train, capfd: pytest.CaptureFixture[str]) -> None:

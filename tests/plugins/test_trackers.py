@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -95,6 +97,7 @@ def test_mlflow_gets_the_verdicts(tracked: Project, monkeypatch: pytest.MonkeyPa
     assert (artifacts / "report.html").read_text("utf-8") == "<p>a page</p>"
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_verdicts(tracked: Project) -> None:
     """Beside the training's own events, which the run's folder holds and the run tells of."""
     pytest.importorskip("tensorboard")
@@ -114,6 +117,82 @@ def test_tensorboard_gets_the_verdicts(tracked: Project) -> None:
     assert texts["verdict"].startswith("## merged may ship: 2 of 2 gates passed")
     assert "| merged | better ≥ base? | PASS |" in texts["gates"]
     assert "| better ≥ base? | merged | base | won | q" in texts["flips"]
+
+
+class Collector(BaseHTTPRequestHandler):
+    """What takes events over OTLP/HTTP and keeps them as they came; or refuses them."""
+
+    came: ClassVar[list[Any]] = []
+    status = 200
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.came.append((self.path, body))
+        self.send_response(self.status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Collector]]:
+    """Return a collector that the environment names."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    Collector.came, Collector.status = [], 200
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_LOGS_EXPORTER", "otlp")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield Collector
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_collector_gets_an_event_a_verdict(suite: Project, collector: type[Collector]) -> None:
+    """By the names of OpenTelemetry's conventions; no row is sent, and nothing without the variable."""
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+    outcome = suite.write({"suite.toml": SUITE.replace("[[export]]", GATES)}).run()
+    assert (outcome.code, outcome.err) == (0, "")
+    [(path, body)] = collector.came
+    assert path == "/v1/logs"
+    [resource] = ExportLogsServiceRequest.FromString(body).resource_logs
+    about = {a.key: a.value.string_value for a in resource.resource.attributes}
+    assert about["service.name"] == "finetune-harness"
+    events = resource.scope_logs[0].log_records
+    assert {e.event_name for e in events} == {"gen_ai.evaluation.result"}
+    found = [{a.key: getattr(a.value, a.value.WhichOneof("value")) for a in e.attributes} for e in events]
+    verdicts = outcome.report.verdicts
+    assert [f["gen_ai.evaluation.name"] for f in found] == [v.gate for v in verdicts]
+    assert [f["gen_ai.evaluation.score.value"] for f in found] == [v.estimate for v in verdicts]
+    assert {f["gen_ai.evaluation.score.label"] for f in found} == {"PASS"}
+    assert [f["harness.decides"] for f in found] == [v.decides for v in verdicts]
+    assert not any(f'"{row_id}"' in str(found) or row_id in str(found) for v in verdicts for row_id in v.won)
+
+
+def test_the_gate_of_other_tools_rows_sends_its_verdict_too(project: Project, collector: type[Collector]) -> None:
+    rows = "".join(f"q{i},{i % 5 > 0:d}\n" for i in range(100))
+    project.write({"base.csv": "id,correct\n" + rows, "candidate.csv": "id,correct\n" + rows.replace("q40,0", "q40,1")})
+    said = project.harness("gate", "base.csv", "candidate.csv", "--score", "correct", "--worse-by-at-most", "0.1")
+    assert (said.code, said.err, len(collector.came)) == (0, "", 1)
+    assert b"gen_ai.evaluation.result" in collector.came[0][1]
+
+
+def test_without_the_variable_nothing_is_sent(
+    suite: Project, collector: type[Collector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OTEL_LOGS_EXPORTER")
+    assert suite.run().code == 0
+    assert collector.came == []
+
+
+def test_a_collector_that_refuses_costs_one_warning(suite: Project, collector: type[Collector]) -> None:
+    collector.status = 400
+    outcome = suite.run()
+    assert outcome.code == 0
+    [line] = outcome.err.splitlines()
+    assert line.startswith("warning: otel: the verdicts were not logged: UsageError: the collector that OTEL_EXPORTER")
 
 
 def scanned(log: bytes) -> Iterator[bytes]:
@@ -177,6 +256,7 @@ def test_nothing_is_logged_where_nobody_reported(tracked: Project, monkeypatch: 
     assert run(tracked, "x", TEXT.replace('report_to = ["TRACKER"]\n', "")).code == 0
 
 
+@pytest.mark.slow
 def test_private_rows_are_named_nowhere(tracked: Project) -> None:
     """Neither in the table of what changed nor in the report that is sent."""
     text = TEXT.replace('name = "qa"', 'name = "qa"\nprivate = true').replace("0.1\n\n[[export]]", "0.1\n\n[[export]]")

@@ -392,7 +392,7 @@ def test_an_adapter_is_folded_for_the_engine_and_leaves_nothing(
                 for key, tensor in found.items():
                     torch.testing.assert_close(tensor.float(), merged[key].float(), atol=1e-7, rtol=near)
                 assert {t.dtype for t in found.values()} <= {torch.float32, dtype}
-            assert not list((tmp_path / "cache/vllm").glob("*")) + list((tmp_path / "cache/vllm").glob(".*folded*"))
+            assert [path.name for path in (tmp_path / "cache/vllm").iterdir()] == ["folding.lock"]
     with harness_vllm.load([ModelRef("adapter", str(tiny_model), adapter=adapter)], **small()) as [subject]:
         assert subject.notes == ["adapter: folded into its base for vLLM, rounded once to float32"]  # type: ignore[attr-defined]
         assert fake.STARTED[-1]["model"] != str(tiny_model)
@@ -400,6 +400,32 @@ def test_an_adapter_is_folded_for_the_engine_and_leaves_nothing(
     what = "is held in 4 bits, which no test proves here with vLLM"
     with pytest.raises(UsageError, match=what), harness_vllm.load([held], **small()):
         pass
+
+
+def test_workers_fold_once_and_the_last_removes_it(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who wants the same while another holds it gets that; what a killed one left is made again and not believed."""
+    from harness_lora import lora
+    from harness_vllm import folded as module
+    from tests.helpers.adapters import make_adapter
+
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    make_adapter(tiny_model, lora(), tmp_path / "plain")
+    made: list[Path] = []
+    fold = module._fold
+    monkeypatch.setattr(module, "_fold", lambda *given: (made.append(given[-1]), fold(*given)))
+    want = (tiny_model, tmp_path / "plain", torch.float32, "d" * 64)
+    with module.folded(*want) as one:
+        with module.folded(*want) as other:
+            assert other == one and len(made) == 1
+        assert (one / "model.safetensors").is_file()
+        with module.folded(*want[:2], torch.bfloat16, want[3]) as rounded:
+            assert rounded != one and len(made) == 2
+    assert not one.exists()
+    one.mkdir()  # of a process that was killed
+    with module.folded(*want) as again:
+        assert (again / "model.safetensors").is_file() and len(made) == 3
 
 
 def test_a_context_is_what_vllm_has_room_for(tiny_model: Path, apart: str, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def weights(suite: Project, name: str) -> bytes:
     return (suite.folder / f"exports/{name}/model/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_copy_is_a_candidate_that_ships_on_its_own_verdicts(suite: Project) -> None:
     """It is made once its parent was evaluated, judged against it on the same rows, and shipped as it was evaluated."""
     outcome = suite.run()
@@ -61,6 +62,7 @@ def test_copy_carries_evidence_of_its_own(suite: Project) -> None:
     assert "| close | qa.exact_match worse than merged by at most 0.3 | PASS |" in card
 
 
+@pytest.mark.slow
 def test_failed_copy_does_not_hold_its_parent_up(suite: Project) -> None:
     """A copy that lost too much exits 1 and is not shipped; the merged model ships all the same."""
     outcome = suite.run("--set", "export.1.loses=0.8")
@@ -113,6 +115,7 @@ def test_copy_that_cannot_be_made_is_an_error_of_its_own(suite: Project, how: st
     assert not list((suite.folder / "cache/trained").glob("*/*fewer*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [("interrupts", 2), ("full", 4)])
 def test_what_ends_the_run_ends_it_in_a_copy_too(suite: Project, how: str, code: int) -> None:
     """Ctrl-C and a full disk are no matter of one copy: nothing ships, and nothing half-written is left."""
@@ -181,6 +184,7 @@ def test_everything_shows_copies(suite: Project) -> None:
     }
 
 
+@pytest.mark.slow
 def test_two_copies_of_one_kind(suite: Project) -> None:
     """Each has the name that the suite gives it, and its own verdicts."""
     second = COPY.replace("exports/fewer", "exports/fewest") + 'name = "fewest"\nloses = 0.8\n'
@@ -190,6 +194,7 @@ def test_two_copies_of_one_kind(suite: Project) -> None:
     assert [e.written for e in outcome.report.exports] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_candidate_made_elsewhere_is_copied(suite: Project) -> None:
     """Each model that comes from elsewhere has a copy of its own, whatever its recipe."""
     for skill, calls_so_far in ((0.95, 1), (0.9, 2)):
@@ -264,6 +269,7 @@ def test_claims_about_parents_are_about_copies_alone(suite: Project) -> None:
     assert asked == {"either": ["fewer"], "fast": ["fewer"]}
 
 
+@pytest.mark.slow
 def test_waiver_of_a_gate_against_the_parent_counts(suite: Project) -> None:
     """A gate that only copies meet is waived as it stands in the suite, and the waiver holds where it is judged."""
     suite.write({"suite.toml": WHOLE.replace('use = "fewer"', 'use = "fewer"\nloses = 0.6')})

@@ -56,6 +56,7 @@ def test_ledger_may_begin_with_the_first_release(suite: Project, ledger: str, co
     assert (BEGAN in suite.harness("verify", TO).out + suite.harness("verify", TO).err) is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ledger", "code"), [("any", 0), ("first", 7), ("known", 7)])
 def test_ledger_that_began_again_is_told_by_the_last_release(suite: Project, ledger: str, code: int) -> None:
     """Somebody moved the attempts away between two releases: the second one's ledger lacks what the first one's had."""
@@ -69,6 +70,7 @@ def test_ledger_that_began_again_is_told_by_the_last_release(suite: Project, led
     )
 
 
+@pytest.mark.slow
 def test_ledger_that_went_on_is_known(suite: Project) -> None:
     """What was moved to another place with its rows goes on as it was."""
     assert promote(suite, "first")[0] == 0

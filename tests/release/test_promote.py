@@ -68,6 +68,7 @@ def test_released_is_what_was_promoted(suite: Project) -> None:
     assert suite.run("--set", "train.skill=0.6", "--no-export").verdict("floor", "adapter") == "FAIL"
 
 
+@pytest.mark.slow
 def test_way_back(suite: Project) -> None:
     """Back goes one release at a time, is recorded like everything, and ends at the first."""
     made = [(suite.folder / TO / "model/model.safetensors").read_bytes()]

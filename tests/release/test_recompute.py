@@ -190,6 +190,7 @@ def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
     assert {v["outcome"] for v in verdicts} == {"PASS", "FAIL", "INCONCLUSIVE", "ERROR"}
 
 
+@pytest.mark.slow
 def test_evidence_that_counts_no_rows_won_is_recomputed(export: Path) -> None:
     """An older harness told the rows alone; what it tells is compared, and the rest is not asked for."""
     counts = ("won_count", "lost_count")
@@ -380,6 +381,7 @@ def test_malformed_rows_are_one_line(export: Path, project: Project) -> None:
         assert (outcome.code, outcome.err.count("\n")) == (7, 1), outcome.err
 
 
+@pytest.mark.slow
 def test_a_policy_demands_its_share(export: Path) -> None:
     """A policy with `recomputed` recomputes by itself, and refuses where too many blocking gates cannot be."""
     suites = json.loads((export / EVIDENCE / LOCK).read_text("utf-8"))["suite"]["name"]
@@ -448,6 +450,7 @@ def harness_report(run, report):
     assert (found.refused, found.steps.get("recompute")) == ("", "recomputed 1 of 1 gates")
 
 
+@pytest.mark.slow
 def test_remembered_answers_are_counted(project: Project) -> None:
     """The evidence says how many answers of the candidate were remembered, and a policy can take none."""
     project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
@@ -520,6 +523,7 @@ OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, s
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", OTHERS)
 def test_honest_exports_of_any_kind_are_recomputed(case: str, project: Project) -> None:
     """Waived gates, releases and worked examples as baselines, copies and early stopping come out of their rows."""

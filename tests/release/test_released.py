@@ -44,6 +44,7 @@ def test_first_release_has_nothing_to_be_compared_with(suite: Project) -> None:
     assert not (suite.folder / "exports").exists()
 
 
+@pytest.mark.slow
 def test_release_is_measured_beside_the_candidate(passed: Project) -> None:
     """What was exported last is loaded and answers the same rows; a worse candidate does not replace it."""
     outcome = released(passed).run("--set", f"{SKILL}=0.92")
@@ -136,6 +137,7 @@ def test_mistakes_about_releases(passed: Project, table: str, told: str) -> None
     assert told in outcome.err
 
 
+@pytest.mark.slow
 def test_pinned_release_is_accepted(suite: Project) -> None:
     """The first digits of the digest that the export was reported with are a pin."""
     digest = suite.run().report.digests["merged"]
@@ -147,6 +149,7 @@ def prompted(suite: Project, *flags: str) -> CommandOutcome:
     return suite.write({"suite.toml": SUITE + FEWSHOT}).run(*flags)
 
 
+@pytest.mark.slow
 def test_better_than_prompting_is_said(suite: Project) -> None:
     """A proven gain over worked examples is stated in words, in the report and on the model card."""
     outcome = prompted(suite)
@@ -195,6 +198,7 @@ def test_words_take_no_more_risk_than_gates(
     assert ("fine-tuning is warranted" in outcome.out) is warranted, outcome.out
 
 
+@pytest.mark.slow
 def test_prompting_is_compared_without_a_gate_too(suite: Project) -> None:
     """A few-shot baseline that no gate names is still compared with, and gates nothing."""
     text = SUITE + "\n[subject.fewshot]\nshots = 3\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from harness.artifacts.attestation import EVIDENCE, MANIFEST
 from harness.release.policy import Policy
 from harness.release.verify import verify
@@ -12,6 +14,7 @@ from harness.testing import ROWS, SUITE, TRAIN, Project
 COMPARES = SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.05')
 
 
+@pytest.mark.slow
 def test_remembered_answers_of_the_baseline_count(project: Project) -> None:
     """New weights are never remembered, a base always is: its answers are those that could be put there."""
     project.write({"suite.toml": COMPARES, "test.jsonl": ROWS, "train.jsonl": TRAIN})
@@ -52,6 +55,7 @@ def harness_evaluators():
 """
 
 
+@pytest.mark.slow
 def test_remembered_marks_of_a_judge_count(project: Project) -> None:
     """Who could write the answers of a model into the cache could write a judge's marks there."""
     suite = SUITE.replace('use = "exact_match"', 'use = "judged"').replace("qa.exact_match", "qa.exact")

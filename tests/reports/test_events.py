@@ -51,6 +51,7 @@ def test_every_run_folder_has_its_events(suite: Project) -> None:
     assert str(suite.folder) in texts[1] and str(suite.folder) not in texts[0]
 
 
+@pytest.mark.slow
 def test_events_of_every_run_of_a_command(suite: Project) -> None:
     """Not only those of the first of several suites."""
     suite.write({"other.toml": (suite.folder / "suite.toml").read_text("utf-8").replace('"fake"', '"other"', 1)})
@@ -70,6 +71,7 @@ def test_a_run_is_shown_while_it_runs(suite: Project) -> None:
     assert [r["subject"] for r in told["underway"]["reports"]].count("merged") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", ["", '{"format": 1, "event": "pro'])
 def test_a_run_that_was_cut_off_is_shown(suite: Project, torn: str) -> None:
     """What fell until then, also where the last line is a half."""

@@ -71,6 +71,7 @@ def test_gates_are_annotated_at_their_lines(job: Project) -> None:
     assert not any("floor" in line for line in told)
 
 
+@pytest.mark.slow
 def test_commands_of_models_are_stopped(job: Project) -> None:
     """All that is printed stands between a token nobody can guess and its end; our commands come after it."""
     first, second = (job.run().out.splitlines() for _ in range(2))
@@ -82,6 +83,7 @@ def test_commands_of_models_are_stopped(job: Project) -> None:
         assert not any(line.startswith("::") for line in lines[1:end])
 
 
+@pytest.mark.slow
 def test_annotations_can_be_asked_for(project: Project) -> None:
     """`run --github` annotates anywhere; where there is no summary to write none is."""
     project.write({"suite.toml": SUITE + GATES, "test.jsonl": ROWS, "train.jsonl": TRAIN})
@@ -89,6 +91,7 @@ def test_annotations_can_be_asked_for(project: Project) -> None:
     assert "::" not in project.run().out.replace("::qa", "")
 
 
+@pytest.mark.slow
 def test_a_summary_that_cannot_be_written_changes_nothing(job: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verdict and its exit code are what they are, and that there is no summary is told."""
     code = job.run().code
@@ -253,6 +256,7 @@ def test_an_item_that_broke_is_red_though_its_gates_warn() -> None:
     assert (suite.get("errors"), suite.get("skipped"), suite.get("tests")) == ("1", "1", "2")
 
 
+@pytest.mark.slow
 def test_the_action_is_sound(tmp_path: Path) -> None:
     """action.yml is read by YAML, hands no input to a shell but by the environment, and its words run the harness."""
     action = yaml.safe_load((ROOT / "action.yml").read_text("utf-8"))

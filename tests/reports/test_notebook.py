@@ -34,6 +34,7 @@ def test_gates_are_a_table(suite: Project, run: Run) -> None:
     assert "<script>" not in run._repr_html_() and "\x1b" not in run._repr_html_()
 
 
+@pytest.mark.slow
 def test_what_failed_is_told(suite: Project) -> None:
     """With its reason; a run that gated nothing has no table."""
     suite.write({"suite.toml": SUITE.replace("0.5", "0.99")})

@@ -18,6 +18,7 @@ def about(folder: str = "/data/project/reports/x-1", path: str = "/data/project/
     return Run("x", path, "d", 0, 0.05, "m", "now", "0", folder=folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("breaks", [False, True])
 def test_report_holds_no_absolute_path(suite: Project, again: bool, breaks: bool) -> None:

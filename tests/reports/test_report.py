@@ -97,6 +97,7 @@ def walk(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from walk(inner, (*way, step))
 
 
+@pytest.mark.slow
 def test_a_report_that_was_changed_is_told_as_not_verified(project: Project) -> None:
     """A FAIL that became a PASS by hand, or a number, is shown with a line that says what it is worth."""
     project.write({"suite.toml": SUITE.replace("min = 0.5", "min = 0.99"), "test.jsonl": ROWS, "train.jsonl": TRAIN})

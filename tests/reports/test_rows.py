@@ -36,6 +36,7 @@ def renders(suite: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return suite.write({"suite.toml": SUITE + FEWSHOT, "test.jsonl": CHAT})
 
 
+@pytest.mark.slow
 def test_chat_is_kept_as_it_went_to_the_model(renders: Project) -> None:
     """By its template, after the worked examples where there are some; the same when nothing is asked again."""
     once = renders.run().report
@@ -49,6 +50,7 @@ def test_chat_is_kept_as_it_went_to_the_model(renders: Project) -> None:
     assert [(r.asked, r.remembered) for r in again.reports] == [(60, 60)] * 4
 
 
+@pytest.mark.slow
 def test_no_model_is_loaded_to_tell(renders: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers that are remembered without the text they were made from stay without it."""
     with monkeypatch.context() as silent:
@@ -59,6 +61,7 @@ def test_no_model_is_loaded_to_tell(renders: Project, monkeypatch: pytest.Monkey
     assert "rendered" not in rows_of(renders, "merged")[0]
 
 
+@pytest.mark.slow
 def test_a_template_that_fails_costs_no_run(renders: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: FakeSubject, messages: object) -> str:
         raise ValueError("no such template")
@@ -68,6 +71,7 @@ def test_a_template_that_fails_costs_no_run(renders: Project, monkeypatch: pytes
     assert "rendered" not in rows_of(renders, "merged")[0]
 
 
+@pytest.mark.slow
 def test_text_that_is_sent_as_it_stands_is_kept_once(suite: Project) -> None:
     """And what an evaluator never asked of the model is not claimed."""
     suite.write({"suite.toml": SUITE + FEWSHOT}).run()

@@ -105,6 +105,7 @@ def test_requirement_is_pinned_and_nothing_else(requirement: str) -> None:
         fetch_wheel(requirement)
 
 
+@pytest.mark.slow
 def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a network the download is one line, and nothing is left in the cache."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))

@@ -70,6 +70,7 @@ def test_without_a_claim_there_are_some_to_choose_from(gate: Gate, table: Table)
     assert gate(base).code == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_order_and_sides_change_nothing(gate: Gate, table: Table, seed: int) -> None:
     """Lines and keys in another order give the same verdict; sides that change places swap what was won and lost."""
@@ -86,6 +87,7 @@ def test_order_and_sides_change_nothing(gate: Gate, table: Table, seed: int) -> 
     assert (told[0]["won_count"], told[0]["lost_count"]) == (told[2]["lost_count"], told[2]["won_count"]) == (2, 9)
 
 
+@pytest.mark.slow
 def test_attempts_are_counted_across_files(gate: Gate, table: Table) -> None:
     """A second candidate at the same questions is attempt 2, whatever its file; the same rows again are no new one."""
     base, first = table("base", asked(RIGHT)), table("first", asked([*worse(9)[:-1], 1]))
@@ -140,6 +142,7 @@ def test_one_run_alone_is_held_to_a_number(gate: Gate, table: Table) -> None:
     assert gate(table("candidate", asked(RIGHT)), claim=("--min", "0.8")).code == 1
 
 
+@pytest.mark.slow
 def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
     """Three answers to a question are its mean; another number of them is unfair unless it is allowed."""
     thrice = [{**row, "run": k, "score": int(i % 3 == k)} for i, row in enumerate(asked(RIGHT)) for k in range(3)]

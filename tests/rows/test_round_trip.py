@@ -83,6 +83,7 @@ def test_values_are_the_same_in_every_layout(run: Path, tmp_path: Path, capsys: 
         assert [r.content for r in converted.rows] == [r.content for r in ours.rows]
 
 
+@pytest.mark.slow
 def test_the_verdict_is_the_same_in_every_layout(run: Path, gate: Callable[..., Said], tmp_path: Path) -> None:
     """A claim on a run has the same numbers to the last bit, whichever layout its rows are read from."""
     write(run, tmp_path / "eee")

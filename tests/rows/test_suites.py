@@ -57,6 +57,7 @@ def run(gate: Gate, table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[
     return called
 
 
+@pytest.mark.slow
 def test_what_gate_writes_is_the_same_gate(gate: Gate, table: Table, run: Callable[..., Said], tmp_path: Path) -> None:
     """The suite of --write-suite comes to the same verdict, to the last bit, and counts as the same attempt."""
     rows = [{**row, "lang": "de" if i % 2 else "en"} for i, row in enumerate(asked(BASE))]
@@ -76,6 +77,7 @@ def test_several_gates_stand_with_each_other(run: Callable[..., Said]) -> None:
     assert failing.code == 1 and "FAIL  high" in failing.out
 
 
+@pytest.mark.slow
 def test_an_attempt_is_spent(run: Callable[..., Said], table: Table) -> None:
     """With attempts = "spend" the second candidate is tested at less."""
     first = read_json(run(SUITE, "--json").out)["run"]["reports"][1]["verdicts"][0]
@@ -176,6 +178,7 @@ versus = "base"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "refused"),
     [

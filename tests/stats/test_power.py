@@ -26,6 +26,7 @@ def test_power_of_a_share_is_summed_over_all_outcomes() -> None:
     assert power.share_power(1.0, 1.0, 1000, ALPHA) == 0.0  # perfection cannot be proven
 
 
+@pytest.mark.slow
 def test_power_at_margin_0_is_mcnemars() -> None:
     """Summed over every number of rows that differ and every number won of them."""
     n, discordance, difference = 60, 0.2, 0.1
@@ -38,6 +39,7 @@ def test_power_at_margin_0_is_mcnemars() -> None:
     assert power.pairs_power(difference, 0.0, discordance, n, ALPHA) == pytest.approx(want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "discordance", "margin"), [(50, 0.1, 0.05), (60, 0.05, 0.02), (200, 0.1, 0.05)])
 def test_power_at_a_margin_is_tangos(n: int, discordance: float, margin: float) -> None:
     """Summed over every table that `stats.tango` proves it on, for equal models; of many rows to half a point."""

@@ -570,6 +570,7 @@ def test_bootstrap_that_cannot_vary_proves_nothing() -> None:
     assert known.p_pass == pytest.approx(0.8**15)
 
 
+@pytest.mark.slow
 def test_false_passes_at_the_boundary_with_few_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 8 clusters bootstrap and jackknife together stay near alpha, where plain percentiles do not."""
     monkeypatch.setattr(cluster_means, "RESAMPLES", 150)
@@ -629,6 +630,7 @@ def test_pan_and_walls_degrees_are_those_of_normal_rows() -> None:
     assert float(ratio.pan_wall(ratio.ratio(one, np.ones(50)))) < 2.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "highest"), [("pareto", 0.075), ("lognormal", 0.075), ("normal", 0.06), ("share in uneven clusters", 0.06)]
 )

@@ -83,6 +83,7 @@ def opening(folder: Path, loader: str = "fake") -> str:
     return Opening(loader, [ref], "", ["harness.testing"]).message()
 
 
+@pytest.mark.slow
 def test_a_worker_answers_as_the_model_does_here(child: Child, tmp_path: Path) -> None:
     """Answers, scores, divergences, facts and errors come over as they are."""
     from harness.testing import FakeSubject
@@ -284,6 +285,7 @@ def test_a_worker_alone_sees_every_gpu(
     assert given == seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "says"),
     [

@@ -153,6 +153,7 @@ def running(crew: Crew, clock: Clock, monkeypatch: pytest.MonkeyPatch, tell: Any
     return Pool(crew, OPENING, tell)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(n, n + 50) for n in range(0, 300, 50)], ids=str)
 def test_nothing_is_lost_or_doubled(seeds: range, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """In 300 random rounds answers are those of a pool whose workers live: same pieces, own seeds, in order."""
