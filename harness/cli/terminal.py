@@ -335,8 +335,7 @@ class Summary:
     def table(self) -> None:
         """Print every metric with one column a subject."""
         done = [r for r in self.run.reports if r.outcome != "skipped"]
-        subjects = list(dict.fromkeys(r.subject for r in done))
-        if not subjects:
+        if not (subjects := list(dict.fromkeys(r.subject for r in done))):
             return
         cells = {(r.eval, m, r.subject): number(v) for r in done for m, v in r.metrics.items()}
         rows = [["metric", *subjects]]

@@ -161,7 +161,8 @@ def _train(run: Execution, out: Path) -> dict[str, Any] | Stop:
     """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
     table, rows, found = run.suite.train, run.collection.training, run.record.found
     assert table and rows is not None
-    measured = part("measured")(run.session).get("full" if run.collection.whole else run.suite.adapter.use)
+    own = "full" if run.collection.whole else run.suite.adapter and run.suite.adapter.use
+    measured = part("measured")(run.session).get(own)  # nothing unless somebody asked for it
     told = f"; about {duration(measured.whole)}, as harness plan measured" if measured and measured.whole else ""
     again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {counted(len(rows), 'row')}{told}"
     with _making(run, out) as whole, run.record.stage("train", again if whole else anew):

@@ -197,8 +197,7 @@ def _of_eval(spec: Eval) -> dict[str, Any]:
 
 def _line(option: str, text: str, instead: str) -> str:
     """Return a text on one line; raises UsageError when it is empty or cannot be written."""
-    line = " ".join(text.split())
-    if not line:
+    if not (line := " ".join(text.split())):
         raise UsageError(f"{option}: is empty; {instead}")
     try:
         line.encode()

@@ -143,8 +143,7 @@ def cut_rows(built: Built) -> Iterator[Finding]:
     What is cut off is the end of the answer and its stop token, or with truncation_mode "keep_end" the beginning of
     the prompt. A few do no harm; many teach to break off, or to answer what was not read.
     """
-    long = [e for e in built.examples if built.cut and len(e.ids) > built.cut]
-    if long:
+    if long := [e for e in built.examples if built.cut and len(e.ids) > built.cut]:
         share, cut = len(long) / len(built.examples), built.cut or 0
         lost = slice(-cut) if built.keep_end else slice(cut, None)
         evidence = [
