@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
@@ -30,9 +32,7 @@ class Memory:
 
     gradient_checkpointing: bool = False
     bf16: bool | None = None  # unset: mixed precision where a GPU computes in it
-    attn_implementation: Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] | None = (
-        None  # of the training; scores come from the model's own
-    )
+    attn_implementation: Attention | None = None  # of the training; scores come from the model's own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ def build_trainer(
     Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
     """
     adapter, ranks, ref = job.adapter, job.ranks, job.ref
-    placed, attention = place(ref, adapter, sharded=ranks.sharded), job.recipe["attn_implementation"]
+    placed, attention = place(ref, adapter, sharded=ranks.sharded), job.recipe.get("attn_implementation")
     if ranks.sharded and not ranks.first:  # it gets its slices from the first, so that one holds the whole base
         base = skeleton(ref.path, placed["dtype"], attention)
     else:
