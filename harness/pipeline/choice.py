@@ -204,8 +204,7 @@ def sweep(run: Execution) -> Trained | Stop:
 def _training(made: Trained) -> dict[str, Any]:
     """Return what a Trial tells of its training; its seconds are kept in its folder for the runs that find it there."""
     note = Artifacts(made.run.session).work / "trial.json"
-    reused = "reused" in made.facts
-    if not reused:
+    if not (reused := "reused" in made.facts):
         write_text(note, json.dumps({"seconds": made.seconds}))
     known = json.loads(note.read_text("utf-8")) if note.is_file() else {}
     return {"reused": reused, "seconds": known.get("seconds"), "parameters": made.facts.get("trainable_parameters")}

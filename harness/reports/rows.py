@@ -67,8 +67,7 @@ def all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = False, mo
     All rows or only the `wrong` ones, as is wanted. The candidate is what ships, or the last that was measured. Raises
     UsageError where there is no such eval, or its rows cannot be read.
     """
-    reports = [r for r in run.reports if r.eval == evaluation and r.outcome == "done"]
-    if not reports:
+    if not (reports := [r for r in run.reports if r.eval == evaluation and r.outcome == "done"]):
         known = dict.fromkeys(r.eval for r in run.reports if r.outcome == "done")
         raise UsageError(f'{folder}: holds no rows of an eval "{evaluation}"{did_you_mean(evaluation, known)}')
     subjects = dict.fromkeys(r.subject for r in reports)
