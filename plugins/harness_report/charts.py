@@ -135,11 +135,13 @@ def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: 
 def scatter(title: str, note: str, pairs: Sequence[tuple[float, float]], names: tuple[str, str]) -> Chart:
     """Draw the rows' values of a metric, the baseline's across and the candidate's up."""
     largest = sorted(max(p) for p in pairs)
-    far = largest[int(0.98 * (len(largest) - 1))] * 1.25  # one row far out would push all others into a corner
+    most = largest[int(0.98 * (len(largest) - 1))]
+    far = most + abs(most) / 4  # one row far out would push all others into a corner
     near = sorted(p for p in pairs if max(p) <= far) or sorted(pairs)
     note += f"; {len(pairs) - len(near)} farther out" if len(near) < len(pairs) else ""
     chosen = near[:: max(1, len(near) // POINTS)]
-    low, top = min(0.0, *(min(p) for p in chosen)), max(max(p) for p in chosen) or 1.0
+    low, top = min(0.0, *(min(p) for p in chosen)), max(0.0, *(max(p) for p in chosen))
+    top = top if low < top else 1.0
     steps = drawing.nice(low, top, 5)
     low, top = min(low, *steps), steps[-1] + (steps[1] - steps[0]) if steps[-1] < top else top
     scale = {"domain": [low, top], "nice": False}

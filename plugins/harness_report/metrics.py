@@ -101,7 +101,8 @@ def _bounds(kept: Kept, name: str, column: str) -> dict[str, tuple[float, float]
     for label, rows in parts.items():
         if all(row.get("cluster") is None for row in rows.values()):
             right = sum(value_of(row, metric) or 0.0 for row in rows.values())
-            found[label] = wilson(round(right), len(rows), alpha)
+            if 0 <= right <= len(rows):  # its gates end in an ERROR else
+                found[label] = wilson(round(right), len(rows), alpha)
             continue
         with suppress(ModuleNotFoundError):  # of clusters' statistics
             result = result_of(kept, evaluation, metric, rows)

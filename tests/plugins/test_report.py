@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -726,3 +727,34 @@ def test_a_perplexity_is_read_in_nats() -> None:
     assert value_of({"perplexity": 7.389, "nats": {"perplexity": 2.0}}, "perplexity") == 2.0
     assert value_of({"perplexity": 2.0}, "perplexity") == 2.0
     assert value_of({"perplexity": None, "nats": []}, "perplexity") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scale", "value", "code"),
+    [
+        ("proportion", "-1.0", 6),
+        ("proportion", "2.0", 6),
+        ("proportion", 'float("inf")', 6),
+        ("mean", 'float("nan")', 6),
+        ("mean", "-1.0 - len(s.id)", 1),  # a log-likelihood, for instance
+    ],
+)
+def test_scores_off_their_scale_have_a_page(suite: Project, pages: None, scale: str, value: str, code: int) -> None:
+    """Gates on numbers that none can be end in an ERROR, and the page that says so is written."""
+    own = f"""
+        from harness import Score, hookimpl, metric
+
+        @metric("acc", scale="{scale}", better="higher")
+        def odd(subject, samples):
+            answers = subject.generate([s.input for s in samples], max_new_tokens=8)
+            yield from (Score(s.id, {{"acc": {value}}}, answer=a) for s, a in zip(samples, answers, strict=True))
+
+        @hookimpl
+        def harness_evaluators():
+            return {{"odd": odd}}
+        """
+    text = SUITE.replace('use = "exact_match"', 'use = "odd"').replace("qa.exact_match", "qa.acc")
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": dedent(own)}).run()
+    assert (outcome.code, outcome.err) == (code, "")
+    assert ("ERROR" if code == 6 else "FAIL") in Path(outcome.report.folder, "report.html").read_text("utf-8")
