@@ -48,15 +48,17 @@ def _axis(field: str, title: str | None, **more: Any) -> Spec:
     return {**_number(field), "scale": scale, "axis": {"title": title, "tickCount": 5, **more}}
 
 
-def slices(title: str, note: str, rows: Sequence[Spec], *, top: float, names: tuple[str, str]) -> Chart:
+def slices(title: str, note: str, rows: Sequence[Spec], *, share: bool, names: tuple[str, str]) -> Chart:
     """Draw a metric by slice, hollow where it came from: rows of slice, before, value, lower, upper, n, fell."""
     labels = {"labelLimit": 108, "labelColor": INK, "labelFontSize": 10, "labelPadding": 8}
     lines = {"title": None, "domain": False, "ticks": False, **labels}
     order = [r["slice"] for r in rows]
     y = {"field": "slice", "type": "nominal", "sort": order, "axis": lines, "scale": {"padding": 0}}
-    rungs = {"values": [0, 0.25, 0.5, 0.75, 1], "format": ".2~f"} if top == 1 else {"tickCount": 4}
+    rungs = {"values": [0, 0.25, 0.5, 0.75, 1], "format": ".2~f"} if share else {"tickCount": 4}
     axis = {"title": None, "grid": True, "labelFontSize": 10, **rungs}
-    x = {**_number("value"), "scale": {"domain": [0, top], "nice": False}, "axis": axis}
+    values = [0.0, *(r[key] for r in rows for key in ("value", "before"))]
+    ends = [0, 1] if share else [1.1 * min(values), 1.1 * max(values) or float(not any(values))]
+    x = {**_number("value"), "scale": {"domain": ends, "nice": False}, "axis": axis}
     dot: Spec = {"filled": True, "opacity": 1, "size": 42, "strokeWidth": 1.2}
     way = {"condition": {"test": "datum.fell", "value": FAIL}, "value": ACCENT}
     counts = {"y": y, "x": {"value": WIDTH - 122 - 40 + 34}, "text": {"field": "n"}}

@@ -86,9 +86,8 @@ def _slices(kept: Kept, mine: Report, other: Report, metric: str, column: str) -
             row = {"slice": label[:60] + (" *" if n < least else ""), "n": n, "fell": sign * (value - before) < 0}
             rows.append(row | {"value": value, "before": before, "lower": low, "upper": high})
     rows = sorted(rows, key=lambda r: (sign * (r["value"] - r["before"]), r["slice"]))[:MOST_SLICES]
-    top = 1.0 if share else max((max(r["value"], r["before"]) for r in rows), default=0.0) * 1.1 or 1.0
     title, names = f"{name} by {column}", (other.subject, kept.ours)
-    return charts.slices(title, " to ".join(names), rows, top=top, names=names) if rows else None
+    return charts.slices(title, " to ".join(names), rows, share=share, names=names) if rows else None
 
 
 def _bounds(kept: Kept, name: str, column: str) -> dict[str, tuple[float, float]]:
