@@ -11,6 +11,6 @@ ENTRYPOINT ["harness"]
 CMD ["--help"]
 
 FROM verify AS hf
-USER root
+USER 0
 RUN --mount=type=bind,target=/src,rw pip install --no-cache-dir '/src[all]'
 USER 1000

@@ -211,8 +211,7 @@ def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
         start, size = start + done, size - done
     source.seek(start)
     while size:
-        block = source.read(min(CHUNK, size))
-        if not block:
+        if not (block := source.read(min(CHUNK, size))):
             raise OSError(errno.EIO, "a file became shorter while it was copied", source.name)
         size -= len(block)
         while block:

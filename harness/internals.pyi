@@ -100,6 +100,7 @@ from harness.suite.tables import ScoredRows as ScoredRows
 from harness.suite.tables import Suite as Suite
 from harness.suite.tables import SuiteTable as SuiteTable
 from harness.suite.waivers import read_waivers as read_waivers
+from harness.texts import numbers as numbers
 from harness.texts.counts import counted as counted
 from harness.texts.secrets import is_secret as is_secret
 from harness.texts.secrets import struck as struck
@@ -185,6 +186,7 @@ __all__ = [
     "meant_otherwise",
     "newest",
     "numbered",
+    "numbers",
     "open_file",
     "out_of_memory",
     "part",

@@ -80,7 +80,8 @@ class Plugins:
 
     def of_others(self) -> list[str]:
         """Return the names of the plugins that did not come with the harness, and whose code a suite runs."""
-        named = [(name, getattr(plugin, "__name__", "")) for name, plugin in self.manager.list_name_plugin()]
+        found = self.manager.list_name_plugin()
+        named = [(name, getattr(plugin, "__name__", type(plugin).__module__)) for name, plugin in found]
         return [name for name, module in named if module.partition(".")[0] not in {"harness", *_own_packages(name)}]
 
     def code(self, *provided: Provided) -> str:
@@ -102,7 +103,8 @@ class Plugins:
                 plugin = implementation.plugin_name
                 theirs = implementation.function.__module__.partition(".")[0] in blame.THEIRS
                 provided = implementation.function()
-                if not isinstance(provided, dict) or not all(callable(f) for f in provided.values()):
+                pairs = provided.items() if isinstance(provided, dict) else [("", None)]
+                if not all(isinstance(name, str) and callable(function) for name, function in pairs):
                     mistakes.add(f'plugin "{plugin}"', f"{hook} returned no dict of name -> callable")
                     continue
                 for name, function in provided.items():

@@ -162,8 +162,7 @@ def is_deep(value: Any) -> bool:
     level = [value]
     for _ in range(DEEPEST + 1):
         outer = (o.values() if isinstance(o, dict) else o for o in level if isinstance(o, (dict, list)))
-        level = [inner for values in outer for inner in values]
-        if not level:
+        if not (level := [inner for values in outer for inner in values]):
             return False
     return True
 

@@ -205,8 +205,7 @@ class CachedSubject:
         self.asked += len(keys)
         self.found += sum(key in known for key in keys)
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
-        missing = sorted(first.values())
-        if missing:
+        if missing := sorted(first.values()):
             try:
                 with closing(ask(missing)) as stream:
                     for number, answer in stream:

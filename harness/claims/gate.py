@@ -282,8 +282,7 @@ def ships(verdicts: Iterable[Verdict], gates: Sequence[Gate], candidate: str) ->
     Empty when it may. A waiver covers a verdict, not the lack of one.
     """
     said = {v.gate: v for v in verdicts if v.candidate == candidate}
-    wanted = [g for g in gates if g.blocking and g.applies_to(candidate)]
-    if not wanted:
+    if not (wanted := [g for g in gates if g.blocking and g.applies_to(candidate)]):
         return [f"no blocking gate applies to {candidate}"]
     reasons = []
     for gate in wanted:

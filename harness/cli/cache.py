@@ -25,8 +25,7 @@ def _cache(args: argparse.Namespace) -> int:
 
     folder, most = cache_dir(), None
     if args.size is not None:
-        asked = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", args.size.strip().upper())
-        if not asked:
+        if not (asked := re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", args.size.strip().upper())):
             raise UsageError(f'--size is "{args.size}", want bytes, for instance 500M or 20G')
         most = int(float(asked[1]) * UNITS[asked[2]])
     if args.older is not None and args.older < 0:

@@ -27,6 +27,7 @@ LAST_WORDS = (b"OpenBLAS", b"libgomp", b"OMP:", b"terminate called", b"  what():
 LAST_LINE = f"error: out of memory; {MEMORY_ADVICE}\n".encode()  # made before memory is short
 OTHERWISE = "that is no verdict; run again, and what was finished is not done again"
 WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
+OWN = "harnessfile.py"  # which may end the process with 0, and that is no verdict
 ENGINE = "vllm"  # a loader whose native code is in the process that loads
 WITH_PARENT = 1  # PR_SET_PDEATHSIG
 TWICE = 1.0  # seconds in which a second is the same wish: sent to the group, and passed on by who watches
@@ -94,11 +95,12 @@ def guarded(command: Callable[[Any], int], args: Any) -> int:
 
 
 def _with_others(args: Any) -> bool:
-    """Return whether a command holds workers that a plugin provides, or may load an engine."""
+    """Return whether a command has workers of a plugin's, may load an engine, or runs code that somebody brought."""
     on, given = getattr(args, "on", ""), getattr(args, "suite", None) or []
     suites = [path for path in map(Path, given if isinstance(given, list) else [given]) if path.is_file()]
     said = [p.read_text("utf-8", "replace") for p in suites if os.access(p, os.R_OK)] + getattr(args, "overrides", [])
-    return on.partition(":")[0] not in ("", "local") or any(ENGINE in text for text in said)
+    own = getattr(args, "plugins", []) or any((path.parent / OWN).is_file() for path in suites)
+    return bool(own) or on.partition(":")[0] not in ("", "local") or any(ENGINE in text for text in said)
 
 
 def _watch(child: int, ended: int, heard: int, *, limited: bool) -> int:

@@ -57,11 +57,9 @@ def _init(args: argparse.Namespace) -> int:
     else:
         owns = {name: EXAMPLES / task / name for name in TASKS[task]}
         files = {n: (own if own.exists() else EXAMPLES / "qa" / n).read_text("utf-8") for n, own in owns.items()}
-        told, suites = {}, suites_of(task)
-        commands = [f"harness run {name}" for name in suites]  # several find each other in their folder
-        commands = commands if args.folder == Path() else [f"cd {folder}", *commands]
-        if args.folder != Path() and len(suites) == 1:
-            commands = [f"harness run {shlex.quote(str(args.folder / suites[0]))}"]
+        told, commands = {}, [f"harness run {shlex.quote(str(suite))}"]
+        if len(suites := suites_of(task)) > 1:  # which find each other in their folder
+            commands = [f"cd {folder}"] * (args.folder != Path()) + [f"harness run {name}" for name in suites]
     for name, text in files.items():
         write_text(args.folder / name, text)
     made = part("suite_schema")(load_plugins(suite))  # with the plugins of a harnessfile that is among them

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape as unmarked
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.cli.screen import Screen, describe, fact, interval, percent, place, reasons, some, title
 from harness.errors import ExitCode
@@ -35,6 +36,7 @@ IGNORED = -100  # the label of a token that is not learnt
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
 INDENT = " " * 17  # of what is said of a verdict
 QUIET_SECONDS = 30  # between two signs of life where there is no terminal to draw a bar on
+TEMPO_SECONDS = 300  # by whose tempo the time left is told; a step may take a minute
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
 FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": "dim"}
 REPORTS = ("report.html",)  # what plugins may have written into a run's folder for a person to open
@@ -47,7 +49,6 @@ class Terminal(Screen):
         self.verbosity = verbosity
         super().__init__(console)
         self.bar: Progress | None = None
-        self.task: TaskID | None = None
         self.what, self.said = "", time.monotonic()
         self.opened = False
         self.alpha = 0.0  # of the suite, whose bounds the header names
@@ -89,11 +90,11 @@ class Terminal(Screen):
         if progress.remark:
             self.line(f"  {progress.remark}")
         facts = "  ".join(f"{k} {fact(v)}" for k, v in progress.facts.items())
-        if self.is_drawn:
-            self.draw(progress, facts)
-        elif time.monotonic() - self.said > QUIET_SECONDS and 0 < progress.done < progress.total:
+        left = self.draw(progress, facts)
+        if not self.is_drawn and time.monotonic() - self.said > QUIET_SECONDS and 0 < progress.done < progress.total:
             self.said = time.monotonic()
-            self.line(f"  {progress.what} {progress.done}/{progress.total}  {facts}".rstrip())
+            told = "" if left is None else f", about {duration(left)} left"
+            self.line(f"  {progress.what} {progress.done}/{progress.total}{told}  {facts}".rstrip())
 
     @hookimpl
     def harness_report(self, run: Run, report: Report) -> None:
@@ -230,25 +231,28 @@ class Terminal(Screen):
 
     # -- drawing -----------------------------------------------------------------------------------
 
-    def draw(self, progress: Sign, facts: str) -> None:
+    def draw(self, progress: Sign, facts: str) -> float | None:
+        """Show how far something is where a person looks at it; return the seconds that it takes on, once known."""
         if self.bar is None:
             columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total}"))
-            times = TimeElapsedColumn(), TimeRemainingColumn()
-            self.bar = Progress(
-                *columns, *times, TextColumn("{task.fields[facts]}"), console=self.console, transient=True
-            )
-            self.bar.start()
+            times = TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[facts]}")
+            how: dict[str, Any] = {"console": self.console, "transient": True, "speed_estimate_period": TEMPO_SECONDS}
+            self.bar = Progress(*columns, *times, **how)
+            if self.is_drawn:
+                self.bar.start()
         what, facts = unmarked(shown(progress.what)), unmarked(shown(facts))
-        if self.task is None or progress.what != self.what:
-            if self.task is not None:
-                self.bar.remove_task(self.task)
-            self.task, self.what = self.bar.add_task(what, total=progress.total, facts=facts), progress.what
-        self.bar.update(self.task, completed=progress.done, total=progress.total, facts=facts)
+        if not self.bar.tasks or what != self.what:
+            for before in self.bar.task_ids:
+                self.bar.remove_task(before)
+            self.bar.add_task(what, total=progress.total, facts=facts)
+        (task,), self.what = self.bar.tasks, what
+        self.bar.update(task.id, completed=progress.done, total=progress.total, facts=facts)
+        return task.time_remaining
 
     def clear(self) -> None:
-        if self.bar is not None:
+        if self.bar is not None and self.is_drawn:
             self.bar.stop()
-        self.bar, self.task, self.what = None, None, ""
+        self.bar, self.what = None, ""
 
 
 class Summary:
@@ -331,8 +335,7 @@ class Summary:
     def table(self) -> None:
         """Print every metric with one column a subject."""
         done = [r for r in self.run.reports if r.outcome != "skipped"]
-        subjects = list(dict.fromkeys(r.subject for r in done))
-        if not subjects:
+        if not (subjects := list(dict.fromkeys(r.subject for r in done))):
             return
         cells = {(r.eval, m, r.subject): number(v) for r in done for m, v in r.metrics.items()}
         rows = [["metric", *subjects]]

@@ -15,7 +15,7 @@ from harness.collection.collected import Collection, Item, Task, trains_whole
 from harness.collection.context import Context, check_tables
 from harness.collection.conversions import copy_mistakes, with_copies
 from harness.collection.gates import GateChecks
-from harness.collection.sources import Sources, training_rows
+from harness.collection.sources import Sources, tell_overlaps, training_rows
 from harness.collection.tasks import task_of, with_shots
 from harness.errors import UsageError, did_you_mean
 from harness.plugins import Plugins
@@ -56,6 +56,8 @@ def collect(
     check_tables(context)
     training, origins = training_rows(context, sources)
     tasks = {t.spec.name: t for spec in suite.evals if (t := task_of(context, sources, spec))}
+    if not context.mistakes.found:
+        tell_overlaps(context, sources)
     if suite.choose:
         _check_chooser(context, f'{suite.path}: [merge] choose = "{suite.choose}"', suite.choose, tasks)
     if suite.sweep:
@@ -67,6 +69,10 @@ def collect(
     shown = [name for subject, names in prompted.items() if suite.subjects[subject].examples for name in names]
     for name in dict.fromkeys(shown):
         tasks[name] = with_shots(context, sources, tasks[name])
+    for subject, task in ((suite.subjects[s], tasks[n]) for s, names in prompted.items() for n in names):
+        if 0 < len(task.shots) < subject.examples:
+            what = f'"{task.spec.name}" has {len(task.shots)} worked examples, and not {subject.examples}'
+            context.warnings.append(f"{subject.where}: {what}; lower shots, or name more with fewshot_data")
     context.mistakes.raise_if_any()
     if selecting and not any(e.select for e in suite.evals):
         raise UsageError(f'{suite.path}: --select: no eval has a select split; give one select = "data/select.jsonl"')

@@ -70,8 +70,7 @@ def _uncovered(suite: Suite, export: Export) -> str | None:
     A claim about its parent is worth what is known of that.
     """
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
-    blocking = [g for g in suite.gates if g.blocking and g.applies_to(export.name)]
-    if not blocking:
+    if not (blocking := [g for g in suite.gates if g.blocking and g.applies_to(export.name)]):
         return ""
     relative = all(g.id in about or (g.any_of and about.issuperset(g.any_of)) for g in blocking)
     if relative and not any(g.blocking and g.applies_to(export.from_) for g in suite.gates):

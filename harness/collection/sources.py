@@ -6,13 +6,16 @@ Of these the rows that a suite trains on and validates with.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from harness import schema
 from harness.collection.context import Context
+from harness.data.reading import sliced
 from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_judged_rows, to_training_rows
 from harness.records.frozen import isolated
 from harness.suite.tables import Eval, Train
+from harness.texts.counts import counted
 
 Origins = list[tuple[str, Mapping[str, Any]]]  # source and whole row of each training row
 
@@ -67,6 +70,18 @@ def overlap(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: S
         if both := [i for i, row in enumerate(chosen) if of(row) in known]:
             return f'{len(both)} of {len(chosen)} rows {how} "data", for instance row {both[0]}'
     return ""
+
+
+def tell_overlaps(context: Context, sources: Sources) -> None:
+    """Warn of slices of one file of which one is trained on, and the other evaluated, and which share rows."""
+    train, suite = context.suite.train, context.suite
+    asked = [(e.where, data) for e in suite.evals for data in (e.data, e.select) if data and not is_remote(data)]
+    for (where, data), ours in product(asked, train.sources if train and suite.trains else ()):
+        (name, part), (other, trained) = sliced(data, where), sliced(ours, where)
+        rows = (train and name == other and sources.rows(name, train)) or ()
+        if both := {*range(len(rows))[part or slice(None)]} & {*range(len(rows))[trained or slice(None)]}:
+            what = f"overlap: the slices share {counted(len(both), 'row')}"
+            context.warnings.append(f'{where}: data "{data}" and "{ours}", which is trained on, {what}')
 
 
 def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, Any]] | None, Origins]:

@@ -26,6 +26,7 @@ ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf
 LONGEST = 300  # characters of what a library says
 TOLD = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
 SNIFFED = 100_000  # characters of a table, and bytes of its encoding, by which they are told
+ESCAPE = "; a \\ in quotes begins an escape in TOML: write /, or single quotes"
 UNCLOSED = "; is a quote not closed? double those inside a field, or write the rows as .jsonl"
 SHOWN = 20  # wrong rows of a source that are told one by one
 
@@ -67,7 +68,7 @@ def file_of(folder: Path, source: str, where: str) -> Path:
     elif not there:
         what = f"is not there; looked for {path}"
         if not source.isprintable():  # "data\train.csv" in quotes holds a tab and "rain.csv"
-            what += "; a \\ in quotes begins an escape in TOML: write /, or single quotes"
+            what += ESCAPE
     if what:
         raise UsageError(f'{where}: data "{source}" {what}')
     return path

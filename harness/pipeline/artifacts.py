@@ -18,6 +18,7 @@ from harness.artifacts import kept
 from harness.errors import ExitCode
 from harness.evaluation.evaluate import evaluate
 from harness.files import cache_dir, folder_in_place, read_facts, write_text
+from harness.parts import part
 from harness.pipeline.checking import look, tell_findings
 from harness.pipeline.execution import Execution
 from harness.pipeline.preflight import recipe_digest
@@ -32,6 +33,7 @@ from harness.reports.report_json import dumps
 from harness.reports.run_folder import LOGS, read_steps
 from harness.suite.tables import MERGES, Export
 from harness.texts.counts import counted
+from harness.texts.numbers import duration
 
 FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
 MERGED = "harness-merge.json"  # how a merged model compares with its adapter
@@ -159,7 +161,10 @@ def _train(run: Execution, out: Path) -> dict[str, Any] | Stop:
     """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
     table, rows, found = run.suite.train, run.collection.training, run.record.found
     assert table and rows is not None
-    again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {counted(len(rows), 'row')}"
+    own = "full" if run.collection.whole else run.suite.adapter and run.suite.adapter.use
+    measured = part("measured")(run.session).get(own)  # nothing unless somebody asked for it
+    told = f"; about {duration(measured.whole)}, as harness plan measured" if measured and measured.whole else ""
+    again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {counted(len(rows), 'row')}{told}"
     with _making(run, out) as whole, run.record.stage("train", again if whole else anew):
         if not whole:
             if stop := _call_trainer(run, out):

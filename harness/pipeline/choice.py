@@ -37,6 +37,7 @@ from harness.records.verdicts import Outcome, Verdict
 from harness.reports.run_folder import LOGS, read_steps
 from harness.schema import show
 from harness.suite.tables import Sweep
+from harness.texts.numbers import number
 
 ENDED = (ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE)  # after which there is nothing to compare
 UNTOLD = ("base_model_name_or_path", "auto_mapping", "revision", "inference_mode")  # of no matter to what a LoRA is
@@ -84,7 +85,7 @@ def choose(run: Execution, refs: Mapping[str, ModelRef]) -> ModelRef:
         results = {v: measure(run.session, by, ref, f"the merge onto the {v} base") for v, ref in refs.items()}
     found = [Contender(variant, result.metrics[name]) for variant, result in results.items()]
     best = best_of(found, task.metrics[name]).name
-    shown = ", ".join(f"{one.name} {one.value:.4g}" for one in found)
+    shown = ", ".join(f"{one.name} {number(one.value)}" for one in found)
     run.record.choices.append(f"the merge onto the {best} base was chosen by {by} on select rows: {shown}")
     return refs[best]
 
@@ -120,7 +121,7 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
     best = best_of(found, task.metrics[driver.metric_name])
     if math.isnan(best.value):
         return runs[best.name]
-    numbers = ["not measured" if math.isnan(m.value) else f"{m.value:.4g}" for m in found]
+    numbers = ["not measured" if math.isnan(m.value) else number(m.value) for m in found]
     told = "; ".join(f"{m.name} {m.passed} of {m.gates} gates, {n}" for m, n in zip(found, numbers, strict=True))
     why = f"of {len(found)} candidates {best.name} was chosen on select rows, by gates passed and then {driver.metric}"
     return best.name, f"{why} ({len(task.select or ())} rows): {told}; it alone met the rows that confirm"
@@ -203,8 +204,7 @@ def sweep(run: Execution) -> Trained | Stop:
 def _training(made: Trained) -> dict[str, Any]:
     """Return what a Trial tells of its training; its seconds are kept in its folder for the runs that find it there."""
     note = Artifacts(made.run.session).work / "trial.json"
-    reused = "reused" in made.facts
-    if not reused:
+    if not (reused := "reused" in made.facts):
         write_text(note, json.dumps({"seconds": made.seconds}))
     known = json.loads(note.read_text("utf-8")) if note.is_file() else {}
     return {"reused": reused, "seconds": known.get("seconds"), "parameters": made.facts.get("trainable_parameters")}

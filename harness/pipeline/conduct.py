@@ -151,19 +151,17 @@ def _finish(run: Execution) -> Run:
 def export_all(run: Execution, unreached: str = "") -> None:
     """Export every candidate that may ship, by the adjudicator's verdicts alone, or note of each why it was not.
 
-    `unreached` says why none may.
+    `unreached` says why none may. Raises UsageError where what was measured is not what there was before.
     """
     record, adjudicator, options = run.record, run.adjudicator, run.session.options
-    replaced = [unreached] if unreached else _replaced(run.session) if run.suite.exports else []
+    if run.suite.exports and not unreached and (changed := _changed(run)):
+        raise UsageError(*changed)
     for declared in run.suite.exports:
-        why = [*replaced, *([] if options.export else ["--no-export"])]
+        why = [unreached] * bool(unreached) + ["--no-export"] * (not options.export)
         why += ["--select: the rows that chose a candidate cannot confirm it"] if options.select else []
         why += [f"{one.name}: {one.what}" for one in record.found.flags if one.counts]
         why += [record.found.part] if record.found.part else []
         why += [record.unmade[declared.name]] if declared.name in record.unmade else []
-        results = adjudicator.results.items()
-        odd = {name for (_, name), result in results if result.rows != record.locked_rows.get(name)}
-        why += [f'"{n}" was judged on other rows than were locked before there was a candidate' for n in sorted(odd)]
         ref = record.candidates.get(declared.candidate)
         ledger = adjudicator.ledger.state().told() if adjudicator.ledger else None
         judged = Decided(adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger)
@@ -175,11 +173,16 @@ def export_all(run: Execution, unreached: str = "") -> None:
                 record.found.facts[place] = isolated(shown.facts[place])
 
 
-def _replaced(session: Session) -> list[str]:
-    """Return a reason for every baseline in a folder that holds other weights than when the run opened it."""
-    suite, opened = session.suite, session.opened
+def _changed(run: Execution) -> list[str]:
+    """Return which baselines in a folder hold other weights than when the run opened them, and evals other rows."""
+    suite, opened = run.suite, run.session.opened
     models = {"base": (suite.model, opened.source)}
     models |= {name: (suite.subjects[name].model, source) for name, source in opened.others.items()}
     there = {n: (m, s) for n, (m, s) in models.items() if Path(s.path).is_dir()}
-    odd = [n for n, (m, s) in there.items() if open_model(session.collection, m).digest != s.digest]
-    return [f'"{name}" was replaced while it was measured' for name in odd]
+    odd = [n for n, (m, s) in there.items() if open_model(run.collection, m).digest != s.digest]
+    results = run.adjudicator.results.items()
+    rows = sorted({name for (_, name), result in results if result.rows != run.record.locked_rows.get(name)})
+    return [
+        *(f'"{name}" was replaced while it was measured; run again' for name in odd),
+        *(f'"{name}" was judged on other rows than were locked before there was a candidate' for name in rows),
+    ]

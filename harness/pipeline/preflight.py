@@ -177,6 +177,8 @@ def make_adapter(collection: Collection) -> Adapter:
     made: Adapter = used.function(**(table.options if table else {}))
     if not (used.about.whole or hasattr(made, "merge")):
         raise blame.slip(used.function, f" returned {shorten(repr(made), 60)}; want an Adapter")
+    if not used.about.whole and (what := schema.uncallable(made.merge, ("base", "adapter", "out"), ("variant",))):
+        raise blame.slip(made.merge, what)
     return made
 
 

@@ -39,6 +39,8 @@ class Finding:
             raise ValueError(f"a finding's severity is {self.severity!r}, want one of {', '.join(get_args(Severity))}")
         if isinstance(self.evidence, str) or any(isinstance(ids, str) for ids in self.rows.values()):
             raise TypeError("a finding's evidence, and the rows of each evaluation, are lists of texts, not a text")
+        if not all(isinstance(text, str) for text in (self.what, self.fix, self.kind)):
+            raise TypeError("what a finding is, its fix and its kind are texts")
 
     @property
     def name(self) -> str:

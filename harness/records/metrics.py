@@ -38,8 +38,7 @@ class Metric(Scaled):
         rows = [(s.values.get(self.name, math.nan), s.weight_of(self.name)) for s in scores]
         if self.is_count:
             return math.fsum(v for v, _ in rows) if rows else math.nan
-        total = math.fsum(w for _, w in rows)
-        if not total:
+        if not (total := math.fsum(w for _, w in rows)):
             return math.nan
         mean = math.fsum(v * w for v, w in rows) / total
         try:

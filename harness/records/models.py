@@ -258,8 +258,7 @@ def streamed(
     subject: Any, method: str, requests: Sequence[Any], options: Mapping[str, Any]
 ) -> Generator[tuple[int, Any], None, None]:
     """Yield (number, answer) as answers come, or all at once from a subject that cannot stream."""
-    stream = getattr(subject, f"stream_{method}", None)
-    if stream:
+    if stream := getattr(subject, f"stream_{method}", None):
         yield from stream(requests, **options)
     else:
         ask = getattr(subject, method)

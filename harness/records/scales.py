@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from harness.texts.numbers import minus
+
 Scale = Literal["proportion", "mean", "perplexity", "count", "agreement", "other"]
 """How the rows of a metric combine, and so which test a gate on it uses."""
 
@@ -65,10 +67,10 @@ class Scaled:
     def shown(self, x: float) -> str:
         """Write a difference, of a perplexity a share."""
         if self.is_log:
-            return f"{x:+.1%}"
+            return minus(f"{x:+.1%}")
         if not self.is_share and math.isfinite(x) and (abs(x) >= 100 or 0 < abs(x) < 1e-3):
-            return f"{x:+,.0f}" if abs(x) >= 100 else f"{x:+.2g}"
-        return f"{x:+.3f}"
+            return minus(f"{x:+,.0f}" if abs(x) >= 100 else f"{x:+.2g}")
+        return minus(f"{x:+.3f}")
 
 
 @dataclass(frozen=True)

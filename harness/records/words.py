@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.records.about import FEW_CLUSTERS, About, Note
-from harness.texts.numbers import short_number
+from harness.texts.numbers import minus, number, short_number
 
 if TYPE_CHECKING:
     from harness.records.verdicts import Slice, Verdict
@@ -104,7 +104,7 @@ def _figures(about: About | None, told: Told) -> str:
     text = f"{short_number(told['value'])} against {short_number(told['baseline'])}, "
     if about.relative and not about.is_log:
         share = (told["value"] or 0.0) / told["baseline"] - 1 if told["baseline"] else math.nan
-        text += f"{share:+.1%}, {estimate:+.3g}"
+        text += minus(f"{share:+.1%}, {estimate:+.3g}")
         text += (
             f" [{_signed(lower)}, {_signed(upper)}] from {told['factor']:g} of the baseline"
             if told["method"] != "point"
@@ -117,7 +117,7 @@ def _figures(about: About | None, told: Told) -> str:
 
 
 def _signed(x: float | None) -> str:
-    return "–" if x is None else f"{x:+.3g}"
+    return "–" if x is None else minus(f"{x:+.3g}")
 
 
 def _interval(
@@ -200,8 +200,9 @@ def _group(_: About | None, told: Told) -> str:
 
 def _leaks(_: About | None, told: Told) -> str:
     codes = ", ".join(f"{code} {n}" for code, n in told["codes"].items())
-    values = " against ".join(f"{v:.4g}" for v in told["values"])
-    text = f"{told['gone']} of {told['of']} rows leak and are left out ({codes}); with them {values}"
+    values = " against ".join(map(number, told["values"]))
+    text = f"{told['gone']} of {told['of']} rows leak and are left out ({codes})"
+    text += f"; with them {values}" if values else ""
     return text + (", where the claim is refuted: leaving out rows cannot prove it" if told["refuted"] else "")
 
 

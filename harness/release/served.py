@@ -58,8 +58,7 @@ def held(path: Path | None, root: str, policy: Policy | None, now: datetime) -> 
     if ended > now + SKEW:
         raise ExportRefused(f"{path} is of {told['ended']}, which is yet to come")
     layers, runtime = told["layers"], told["runtime"]
-    differs = [name for name, layer in layers.items() if layer["verdict"] == "differs"]
-    if differs:
+    if differs := [name for name, layer in layers.items() if layer["verdict"] == "differs"]:
         raise ExportRefused(f'"{differs[0]}" differs: {layers[differs[0]]["says"]}')
     if policy and policy.served:
         _demand(policy.served, layers, runtime, now - ended)

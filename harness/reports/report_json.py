@@ -26,7 +26,7 @@ from harness.texts.secrets import hide, struck
 
 FORMAT = 2  # of report.json; raised when an older reader would misread
 END, SUM = "\n}\n", ',\n "sha256": "'  # how it ends, and its last key: the digest of all before it
-CHANGED = "is not as a run wrote it: what it says is not verified; look at the rows, or harness verify the export"
+CHANGED = "is old, or was changed: what it says is not verified; look at the rows, or harness verify the export"
 READ = (1, 2)  # 1 has no training, shown, memory or changes, counts no rows won and lost, and tells of absolute paths
 CONTENT = frozenset({"won", "lost", "won_ids", "lost_ids", "rows", "shown", "items", "deselected"})  # of the data
 
@@ -59,7 +59,7 @@ def read_run(folder: Path) -> Run:
         why = " ".join(str(error).split())
         raise UsageError(f"{path}: no report can be read: {why}; name a folder in reports/") from None
     if not isinstance(data, dict) or data.pop("format", None) not in READ:
-        raise UsageError(f"{path}: is not a report of this version of the harness")
+        raise UsageError(f"{path}: is not a report of this version of the harness; read it with the one that wrote it")
     data.pop("sha256", None)
     try:
         found: Run = made(Run, data, "it")

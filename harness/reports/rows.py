@@ -15,6 +15,7 @@ from harness.records.run import Report, Run
 from harness.records.verdicts import Verdict
 from harness.reports.run_folder import asked_of, each_row, value_of
 from harness.texts.counts import counted
+from harness.texts.numbers import number
 
 ORDER = {"lost": 0, "wrong": 1, "won": 2, "right": 3, "": 4}
 
@@ -66,8 +67,7 @@ def all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = False, mo
     All rows or only the `wrong` ones, as is wanted. The candidate is what ships, or the last that was measured. Raises
     UsageError where there is no such eval, or its rows cannot be read.
     """
-    reports = [r for r in run.reports if r.eval == evaluation and r.outcome == "done"]
-    if not reports:
+    if not (reports := [r for r in run.reports if r.eval == evaluation and r.outcome == "done"]):
         known = dict.fromkeys(r.eval for r in run.reports if r.outcome == "done")
         raise UsageError(f'{folder}: holds no rows of an eval "{evaluation}"{did_you_mean(evaluation, known)}')
     subjects = dict.fromkeys(r.subject for r in reports)
@@ -161,7 +161,7 @@ def _answer(row: Mapping[str, Any], metric: str) -> str:
     if said is not None:
         return _text(said) + note
     told = {name: row.get(name) for name in (metric, *row["metrics"])}
-    return ", ".join(f"{name} {value:.4g}" for name, value in told.items() if isinstance(value, (int, float))) + note
+    return ", ".join(f"{name} {number(x)}" for name, x in told.items() if isinstance(x, (int, float))) + note
 
 
 def _text(value: Any) -> str:

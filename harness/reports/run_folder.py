@@ -88,8 +88,7 @@ def last_run(out: Path, suite: str) -> Run:
 def newest(out: Path, names: Sequence[str] = ("report.json",)) -> Path:
     """Return the folder under `out` in which one of these files is the newest. Raises UsageError when there is none."""
     there = [path for name in names for path in out.glob(f"*/{name}")]
-    found = sorted(there, key=lambda p: (p.stat().st_mtime, p.parent.name))
-    if not found:
+    if not (found := sorted(there, key=lambda p: (p.stat().st_mtime, p.parent.name))):
         raise UsageError(f"{out}: holds no run; name the folder of one, or run a suite first")
     return found[-1].parent
 

@@ -97,12 +97,11 @@ def distance(v: Verdict) -> float:
 
 def verdict_sentence(run: Run) -> str:
     """Return what may ship and why not, such as "nothing ships: one gate failed, one is not proven"."""
-    return f"not verified, the report was changed: {_decision(run)}" if run.edited else _decision(run)
+    return f"not verified, the report is old or was changed: {_decision(run)}" if run.edited else _decision(run)
 
 
 def _decision(run: Run) -> str:
-    gates = [v for v in run.verdicts if not v.group]
-    if not gates:
+    if not (gates := [v for v in run.verdicts if not v.group]):
         failed = any(f.counts for f in run.flags)
         why = "the run broke off" if run.problem else "a check failed" if failed else ""
         return f"nothing ships: {why} before a gate was reached" if why else "nothing ships: nothing was gated"
@@ -162,8 +161,7 @@ def _tally(verdicts: Sequence[Verdict], *, of: tuple[str, str] = ("", "")) -> li
     """
     found: list[str] = []
     for outcome in sorted(RANKS, key=lambda o: RANKS[o])[:-1]:
-        n = sum(v.outcome is outcome for v in verdicts)
-        if n:
+        if n := sum(v.outcome is outcome for v in verdicts):
             what = WORDS.get(outcome) or ("is not proven" if n == 1 else "are not proven")
             which = of[n > 1]
             many = f"{_number(n)} {which}".rstrip() if which or found else _count(n, "gate", words=True)

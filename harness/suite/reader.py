@@ -14,6 +14,7 @@ from harness import schema
 from harness.artifacts.digests import digest_of
 from harness.claims.gate import Gate
 from harness.claims.group import grouped, member_mistakes
+from harness.data import reading
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import read_text
 from harness.suite import tables
@@ -193,12 +194,11 @@ class _Reader:
 
     def one(self, name: str, cls: type[schema.T], required: bool = False) -> schema.T | None:
         table = self.raw.get(name)
-        title = f"[{name}]"
         if table is None:
             if required:
                 self.mistakes.add(str(self.path), f"table [{name}] is missing")
             return None
-        return self.table(cls, table, (name, 0), title)
+        return self.table(cls, table, (name, 0), f"[{name}]")
 
     def many(self, name: str, cls: type[schema.T], key: str) -> tuple[schema.T, ...]:
         given = self.raw.get(name, [])
@@ -390,7 +390,7 @@ def _invalid(path: Path, text: str, error: str) -> str:
         return f"{path}: not valid TOML: {error}"
     line = text.split("\n")[int(found[2]) - 1].strip()
     hint = '; write straight quotes, "…"' if re.search("[“”„‘’«»]", line) else ""
-    hint = hint or ('; TOML is key = "value"' if re.match(r"[\w-]+:", line) else "")
+    hint = hint or ('; TOML is key = "value"' if re.match(r"[\w-]+:", line) else reading.ESCAPE * ("\\" in line))
     hidden = any(map(secrets.is_secret, re.findall(r"""[\w-]+(?=["']?\s*[=:])""", line)))
     shown = "" if hidden else f": {secrets.hide(line)}"
     return f"{path}:{found[2]}: not valid TOML: {found[1]}{shown[: schema.LONGEST]}{hint}"

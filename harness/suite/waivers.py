@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import json
-import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from harness.artifacts.digests import digest_of
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import append_line, read_text, writing
 from harness.records.waivers import IGNORED, Waiver
+from harness.suite.lines import gate_lines
 
 if TYPE_CHECKING:
     from harness.claims.gate import Gate
@@ -68,11 +69,8 @@ def claim_digest(gate: Gate, suite: Suite) -> str:
 def check_digest(code: str, suite: Suite) -> str:
     """Return the sha256 of what a check's errors are ignored of: model, adapter, training and evals, 64 hex digits."""
     tables = {"model": suite.model, "adapter": suite.adapter, "train": suite.train}
-    told = {name: dataclasses.asdict(table) if table else {} for name, table in tables.items()}
-    told = {
-        name: {k: v for k, v in table.items() if k not in NO_RECIPE and (v or k not in FORM)}
-        for name, table in told.items()
-    }
+    keys = {name: dataclasses.asdict(table).items() if table else () for name, table in tables.items()}
+    told = {n: {k: v for k, v in some if k not in NO_RECIPE and (v or k not in FORM)} for n, some in keys.items()}
     return digest_of({"check": code, **told, "evals": [[e.name, _of_eval(e)] for e in suite.evals]})
 
 
@@ -94,9 +92,8 @@ def read_waivers(suite: Path) -> list[Waiver]:
             told = json.loads(line)
             if not isinstance(told, dict) or not all(isinstance(v, str) for v in told.values()):
                 raise TypeError("no object of texts")
-            waiver = Waiver(**told)
-            date.fromisoformat(waiver.until)
-            found.append(waiver)
+            found.append(Waiver(**told))
+            date.fromisoformat(found[-1].until)
         except (ValueError, TypeError, RecursionError):
             want = ", ".join(f'"{f.name}"' for f in dataclasses.fields(Waiver))
             mistakes.add(f"{path}:{number}", f"is no waiver; want texts {want}, dates as YYYY-MM-DD")
@@ -116,12 +113,9 @@ def waive(
     found = _find(gate, suite, plugins)
     today = datetime.now(UTC).date()
     why = _line("--reason", reason, "say why the gate may be broken")
-    if by is None:
-        try:
-            by = getpass.getuser()
-        except (OSError, KeyError):  # a container's user may have no name
-            by = ""
-    name = _line("--by", by, "say who answers for it")
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        by = getpass.getuser() if by is None else by
+    name = _line("--by", by or "", "say who answers for it")
     try:
         last = date.fromisoformat(until)
     except ValueError:
@@ -203,8 +197,7 @@ def _of_eval(spec: Eval) -> dict[str, Any]:
 
 def _line(option: str, text: str, instead: str) -> str:
     """Return a text on one line; raises UsageError when it is empty or cannot be written."""
-    line = " ".join(text.split())
-    if not line:
+    if not (line := " ".join(text.split())):
         raise UsageError(f"{option}: is empty; {instead}")
     try:
         line.encode()
@@ -227,7 +220,7 @@ def _find(gate: str, suite: Path | None, plugins: Sequence[str]) -> Suite:
             if gate not in titles and gate.partition("-")[0] not in codes:
                 raise UsageError(f'{suite}: no gate "{gate}"{did_you_mean(gate, [*ids, *codes, *titles])}')
         return found
-    gates = {path: _gates(path) for folder in (Path(), Path("suites")) for path in sorted(folder.glob("*.toml"))}
+    gates = {path: gate_lines(path) for folder in (Path(), Path("suites")) for path in sorted(folder.glob("*.toml"))}
     having = [path for path, ids in gates.items() if gate in ids]
     if len(having) > 1:
         raise UsageError(f'gate "{gate}": is in {" and ".join(map(str, having))}; choose one with --suite')
@@ -235,12 +228,3 @@ def _find(gate: str, suite: Path | None, plugins: Sequence[str]) -> Suite:
         known = did_you_mean(gate, {i for ids in gates.values() for i in ids})
         raise UsageError(f'no suite here or in suites/ has a gate "{gate}"{known or "; name the suite with --suite"}')
     return read_suite(having[0])
-
-
-def _gates(path: Path) -> list[str]:
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return []
-    gates = raw.get("gate", []) if "suite" in raw else []
-    return [str(g.get("id")) for g in gates if isinstance(g, dict)] if isinstance(gates, list) else []

@@ -7,28 +7,31 @@ import math
 SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
+def minus(text: str) -> str:
+    """Return a number with the minus sign that is as wide as a plus."""
+    return text.replace("-", "\u2212")
+
+
 def number(x: float | None) -> str:
-    """Write a metric so that a person can read it: four digits that matter; nan where it has no value."""
+    """Write a metric so that a person can read it: a whole one with all digits; nan where it has no value."""
     if x is None or not math.isfinite(x):
         return "nan" if x is None else str(x)
     if x == int(x) and abs(x) >= 10:
-        return f"{int(x):,}"
-    return f"{x:.3f}" if abs(x) < 100 else f"{x:,.1f}"
+        return minus(f"{int(x):,}")
+    return short_number(x)
 
 
 def short_number(x: float | None) -> str:
     """Write a metric in a sentence of many numbers, with fewer digits where it is large."""
     if x is None:
         return "–"
-    return f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}"
+    return minus(f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}")
 
 
-def size(n: int) -> str:
-    """Write bytes as a person would: 10.0 kB, 273 MB."""
-    for unit, name in SIZES:
-        if n >= unit:
-            return f"{n / unit:,.1f} {name}" if n < 100 * unit else f"{n / unit:,.0f} {name}"
-    return f"{n} B"
+def size(n: float) -> str:
+    """Write bytes as a person would: 10 kB, 272.6 MB."""
+    unit, name = next((one for one in SIZES if abs(n) >= one[0]), (1, "B"))
+    return minus(f"{n / unit:,.1f}").removesuffix(".0") + f" {name}"
 
 
 def duration(seconds: float) -> str:

@@ -88,8 +88,7 @@ def cut_prompts(result: Result) -> Iterator[Finding]:
     lm_eval's rows do where they are longer than the context: the instruction and the first examples are gone, and the
     model answers a question that nobody asked.
     """
-    lost = [int(found[1]) for s in result.scores if (found := LOST.search(s.note or ""))]
-    if lost:
+    if lost := [int(found[1]) for s in result.scores if (found := LOST.search(s.note or ""))]:
         span = f"{min(lost):,} to {max(lost):,}" if len(lost) > 1 else f"{lost[0]:,}"
         what = f'"{result.subject}::{result.eval}": {len(lost)} of {len(result.scores)} prompts lost {span} tokens'
         fix = "take a model with a longer context, or fewer worked examples"

@@ -77,8 +77,7 @@ def nothing_supervised(built: Built) -> Iterator[Finding]:
     An assistant mask of zeros, or a completion that the tokenizer swallowed: such a row costs time and teaches
     nothing, and if all are so the loss is 0 or NaN (trl#3781, trl#4201).
     """
-    empty = [e for e in built.examples if not _learnt(e.labels)]
-    if empty:
+    if empty := [e for e in built.examples if not _learnt(e.labels)]:
         evidence = [f"row {e.number}: {quote(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
         what = f"{counted(len(empty), len(built.examples))}: no token is learnt"
         yield Finding("error", what, evidence, "rows of prompt and completion, or a template with generation markers")
@@ -144,8 +143,7 @@ def cut_rows(built: Built) -> Iterator[Finding]:
     What is cut off is the end of the answer and its stop token, or with truncation_mode "keep_end" the beginning of
     the prompt. A few do no harm; many teach to break off, or to answer what was not read.
     """
-    long = [e for e in built.examples if built.cut and len(e.ids) > built.cut]
-    if long:
+    if long := [e for e in built.examples if built.cut and len(e.ids) > built.cut]:
         share, cut = len(long) / len(built.examples), built.cut or 0
         lost = slice(-cut) if built.keep_end else slice(cut, None)
         evidence = [
@@ -165,8 +163,7 @@ def doubled_start(built: Built) -> Iterator[Finding]:
     serving put one, so the model is trained on a beginning it never sees again (trl#1400).
     """
     bos, eos = built.tokenizer.bos_token_id, built.tokenizer.eos_token_id
-    twice = [e for e in built.examples if bos is not None and bos != eos and list(e.ids[:2]) == [bos, bos]]
-    if twice:
+    if twice := [e for e in built.examples if bos not in (None, eos) and list(e.ids[:2]) == [bos, bos]]:
         evidence = [f"row {e.number}: {quote(built.tokenizer.decode(e.ids[:24]), 60)}" for e in twice]
         what = f"{counted(len(twice), len(built.examples))}: begin with two {built.tokenizer.bos_token}"
         yield Finding("error", what, evidence, "take it out of the text; the tokenizer puts it there")

@@ -297,8 +297,7 @@ def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Find
                 trained.setdefault(str(row.raw[column]), row)
         tasks = [t for t in group if t.spec.cluster == column]
         clusters = {s.cluster for s in tasks[0].samples or ()}
-        shared = sorted(c for c in clusters if c in trained)
-        if shared:
+        if shared := sorted(c for c in clusters if c in trained):
             mixed = len(shared) > GROUPS * len(clusters)
             names = ", ".join(f'"{t.spec.name}"' for t in tasks)
             what = f"{len(shared)} of {len(clusters)} clusters ({column}) of {names} are in the training data too"

@@ -89,8 +89,7 @@ def _told(
     what: str,
     fix: str,
 ) -> Iterator[Finding]:
-    found = [(row, why) for row in rows if (why := look(row))]
-    if found:
+    if found := [(row, why) for row in rows if (why := look(row))]:
         evidence = [f"{place(row, rows)}: {why}" for row, why in found]
         about = numbers(row for row, _ in found)
         yield Finding(severity, f"{counted(len(found), len(rows))}: {what}", evidence, fix, kind, about)
@@ -184,16 +183,14 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     for row in rows:
         judged = [_plain(row.answer), _plain(text_of(row.row.get("rejected", ""))), str(row.row.get("label", ""))]
         by_prompt[_plain(row.prompt)]["\0".join(judged)].append(row)
-    again = [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]
-    if again:
+    if again := [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]:
         extra = [row for same in again for row in same[1:]]
         evidence = [f"{_places(same, rows)}: {quote(same[0].prompt or same[0].answer)}" for same in again]
         what = f"{counted(len(extra), len(rows))}: the same as an earlier one"
         yield Finding("warning", what, evidence, "keep one of each", "duplicate", numbers(extra))
     yield from _judged_twice(rows)
     plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
-    torn = [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]
-    if torn:
+    if torn := [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]:
         evidence = []
         for answers in torn:
             one, two = [same[0] for same in answers.values()][:2]
@@ -241,8 +238,7 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     if not tokens:
         return
     pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
-    found = [(row, hit[0]) for row in rows if (hit := pattern.search(f"{row.prompt}\n{row.answer}"))]
-    if found:
+    if found := [(row, hit[0]) for row in rows if (hit := pattern.search(f"{row.prompt}\n{row.answer}"))]:
         rendered = len(found) > len(rows) / 2  # by hand, on purpose
         what = f"{counted(len(found), len(rows))}: special tokens of the tokenizer written in a text"
         evidence = [f'{place(row, rows)}: "{token}"' for row, token in found]

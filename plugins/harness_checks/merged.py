@@ -205,8 +205,7 @@ def never_stops(
         names = [quote(tokens.tokenizer.convert_ids_to_tokens(i) or str(i)) for i in missing]
         what = f"generation_config.json does not stop at {', '.join(names)}"
         yield Finding("error", what, (), f"eos_token_id = {sorted(wanted)} there", "config")
-    asked = [row for row in rows if prompt_of(row)][:: max(1, len(rows) // PROMPTS)][:PROMPTS]
-    if asked:
+    if asked := [row for row in rows if prompt_of(row)][:: max(1, len(rows) // PROMPTS)][:PROMPTS]:
         longest = max(len(tokens.tokenizer(row.answer)["input_ids"]) for row in asked)
         room = min(256, 2 * longest + 32)
         with load([merged]) as [subject]:

@@ -30,8 +30,7 @@ def did_not_move(adapter: ModelRef) -> Iterator[Finding]:
     if adapter.adapter is None:
         return  # M2 compares a whole model with its base
     matrices = {name: t for name, t in _tensors(adapter) if "lora_B" in name or "lora_embedding_B" in name}
-    still = [name for name, tensor in matrices.items() if not tensor.any()]
-    if still:
+    if still := [name for name, tensor in matrices.items() if not tensor.any()]:
         what = f"{len(still)} of {len(matrices)} adapted modules did not move: their lora_B is zero"
         yield Finding("error", what, still, "look at learning_rate, and at what is frozen")
 
@@ -79,8 +78,7 @@ def spiked(adapter: ModelRef) -> Iterator[Finding]:
     a quarter of it, and a tenth of a nat. What was learnt until then may be lost: a learning rate that is too high, a
     warmup that is too short, or rows that are broken.
     """
-    spikes = note_of(adapter).get("facts", {}).get("spikes", ())
-    if spikes:
+    if spikes := note_of(adapter).get("facts", {}).get("spikes", ()):
         lines = [f"steps {s['first']} to {s['last']}: {s['loss']:.3g}, {s['before']:.3g} before" for s in spikes]
         what = f"the loss leapt {len(spikes)} time{'s' if len(spikes) > 1 else ''} while training"
         yield Finding("warning", what, lines, "lower learning_rate, raise warmup_ratio, or look at the rows")

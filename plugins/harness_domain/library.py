@@ -93,8 +93,7 @@ def _inputs(
     module: Any, metric: str, answers: list[str], targets: list[list[str]], classes: set[str]
 ) -> dict[str, list[Any]]:
     """Shape answers and targets as the metric declares them: texts, lists of texts, class numbers or numbers."""
-    kind = _kind(module)
-    if not kind:
+    if not (kind := _kind(module)):
         return {"predictions": answers, "references": targets}
     if any(len(t) > 1 for t in targets):
         raise UsageError(f'metric "{metric}": takes one target per row; use another, or one target')

@@ -98,8 +98,7 @@ class Planner:
             begin = max(start, min(self.first[lo:hi]))
             row.wanted = list(range(begin - start, end - start))
             for i in range(lo, hi):
-                mine = range(max(begin, self.first[i]), end)
-                if mine:
+                if mine := range(max(begin, self.first[i]), end):
                     outputs = self.outputs[i][mine.start - self.first[i] : mine.stop - self.first[i]]
                     row.targets.append((self.numbers[i], [place - begin for place in mine], outputs))
             yield row

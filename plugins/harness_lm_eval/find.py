@@ -92,8 +92,7 @@ class _Expansion:
         return NamedTasks(self.asked, (self.leaf(config, path.parent, {}),))
 
     def _all(self, leaves: Iterator[Leaf]) -> tuple[Leaf, ...]:
-        found = {leaf.name: leaf for leaf in leaves}
-        if not found:
+        if not (found := {leaf.name: leaf for leaf in leaves}):
             raise UsageError(f'task "{self.asked}": is a group without tasks')
         return tuple(found.values())
 

@@ -18,6 +18,7 @@ from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.stats import power
 from harness.stats.arrays import Bools, distributions
+from harness.texts.numbers import minus
 from harness_plan.drawn import RUNS, Claim, Rows, Shares
 from harness_plan.past import PastRows, name_of
 
@@ -297,7 +298,7 @@ class GateOnRows:
             return ""
         if self.factor != 1:
             return f"a margin of {margin * abs((1 - self.factor) / self.equal):.1%}" if self.equal else ""
-        return f"a margin of {self.shown(-self.sign * margin).lstrip('+-')}"
+        return f"a margin of {self.shown(-self.sign * margin).lstrip('+−')}"
 
     def needed(self) -> int | None:
         """Return about the fewest rows that have the power wanted; None where rows are not what is missing."""
@@ -315,5 +316,5 @@ class GateOnRows:
     def shown(self, value: float) -> str:
         """Write a value in the metric's units, a perplexity's change as a share."""
         if self.metric.is_log:
-            return f"{math.expm1(value):+.1%}" if self.gate.versus else f"{math.exp(value):.4g}"
-        return f"{value:+.3g}" if self.gate.versus else f"{value:.3g}"
+            return minus(f"{math.expm1(value):+.1%}") if self.gate.versus else f"{math.exp(value):.4g}"
+        return minus(f"{value:+.3g}" if self.gate.versus else f"{value:.3g}")

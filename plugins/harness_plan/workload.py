@@ -222,8 +222,7 @@ class _Ears:
             self.session.prompted(item, listener.cached)  # which says whether old answers are asked again
         subject: Any = self.session.prompted(item, listener)
         problem = _listen(task, subject, against, listener)
-        requests = sum(len(pairs) for pairs, _ in listener.calls)
-        if not requests:
+        if not (requests := sum(len(pairs) for pairs, _ in listener.calls)):
             return replace(blank, note=problem)
         fewshot = subject is not listener and item.subject
         key = (item.eval, fewshot, item.subject if item.subject in ready.others else "")
@@ -285,8 +284,7 @@ def _count(source: Source, listener: Listener) -> tuple[int, int]:
 
 def _shared(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int:
     """Count a prompt once however many continuations it has, and the lines that all text prompts begin with."""
-    prompts = {repr(p): p for p, _ in pairs if p}
-    if not prompts:
+    if not (prompts := {repr(p): p for p, _ in pairs if p}):
         return sum(counts)
     alone = dict(zip(prompts, source.count_tokens([(p, "") for p in prompts.values()]), strict=True))
     repeated = sum(alone[repr(p)] for p, _ in pairs if p) - sum(alone.values())

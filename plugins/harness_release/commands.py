@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.options import command, with_harnessfile, with_plugins
+from harness.cli.options import a_suite, command, with_harnessfile, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 
@@ -51,7 +51,7 @@ def schema(parser: ArgumentParser) -> None:
         "harness schema --of report > report.schema.json",
     )
     command(parser, _schema, *examples)
-    parser.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="with the harnessfile beside this suite")
+    parser.add_argument("suite", type=a_suite, nargs="?", metavar="SUITE", help="with the harnessfile beside it")
     files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
     parser.add_argument("--of", metavar="FILE", help=f"of a file that a run or an export writes: {files}")
     with_plugins(parser)

@@ -138,8 +138,7 @@ def _first(said: list[str]) -> list[str]:
 def _before(export: Path) -> Promotion:
     """Return the last release with other bytes than the present one; raises UsageError when there is none."""
     released = standing(export)
-    others = [line for line in released if line.root != released[-1].root]
-    if not others:
+    if not (others := [line for line in released if line.root != released[-1].root]):
         raise UsageError(f"{releases_of(export) / RECORD}: names no release before the last one; there is no way back")
     return others[-1]
 

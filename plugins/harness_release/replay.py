@@ -123,8 +123,7 @@ def _again(told: _ReplayEvidence, export: Path, suite: Path, rows: int, seed: in
     table, loaded = read_suite(suite, candidate=str(export / MODEL)), load_plugins(suite, plugins)
     collection = _collection(notes, told, table, loaded)
     known = {name: _said(task, told) for name, task in collection.tasks.items()}
-    pairs = [(name, number) for name, said in known.items() for number in said]
-    if not pairs:
+    if not (pairs := [(name, number) for name, said in known.items() for number in said]):
         raise UsageError("; ".join(["--replay: no row can be asked again", *notes]))
     drawn = random.Random(seed).sample(pairs, min(rows, len(pairs)))  # noqa: S311 -- told, to be drawn again
     asked = {name: sorted(number for e, number in drawn if e == name) for name in known}

@@ -48,15 +48,17 @@ def _axis(field: str, title: str | None, **more: Any) -> Spec:
     return {**_number(field), "scale": scale, "axis": {"title": title, "tickCount": 5, **more}}
 
 
-def slices(title: str, note: str, rows: Sequence[Spec], *, top: float, names: tuple[str, str]) -> Chart:
+def slices(title: str, note: str, rows: Sequence[Spec], *, share: bool, names: tuple[str, str]) -> Chart:
     """Draw a metric by slice, hollow where it came from: rows of slice, before, value, lower, upper, n, fell."""
     labels = {"labelLimit": 108, "labelColor": INK, "labelFontSize": 10, "labelPadding": 8}
     lines = {"title": None, "domain": False, "ticks": False, **labels}
     order = [r["slice"] for r in rows]
     y = {"field": "slice", "type": "nominal", "sort": order, "axis": lines, "scale": {"padding": 0}}
-    rungs = {"values": [0, 0.25, 0.5, 0.75, 1], "format": ".2~f"} if top == 1 else {"tickCount": 4}
+    rungs = {"values": [0, 0.25, 0.5, 0.75, 1], "format": ".2~f"} if share else {"tickCount": 4}
     axis = {"title": None, "grid": True, "labelFontSize": 10, **rungs}
-    x = {**_number("value"), "scale": {"domain": [0, top], "nice": False}, "axis": axis}
+    values = [0.0, *(r[key] for r in rows for key in ("value", "before"))]
+    ends = [0, 1] if share else [1.1 * min(values), 1.1 * max(values) or float(not any(values))]
+    x = {**_number("value"), "scale": {"domain": ends, "nice": False}, "axis": axis}
     dot: Spec = {"filled": True, "opacity": 1, "size": 42, "strokeWidth": 1.2}
     way = {"condition": {"test": "datum.fell", "value": FAIL}, "value": ACCENT}
     counts = {"y": y, "x": {"value": WIDTH - 122 - 40 + 34}, "text": {"field": "n"}}
@@ -97,7 +99,7 @@ def traded(
     points: Sequence[Spec], names: tuple[str, str], limits: tuple[float | None, float | None], note: str
 ) -> Chart:
     """Draw what models gained against what they kept: rows of name, kept, gained and ours; lines where they must be."""
-    wide = {"zero": False, "padding": 16}
+    wide = {"zero": False, "padding": 32}
     x, y = _axis("kept", names[0], grid=False, scale=wide), _axis("gained", None, grid=False, scale=wide)
     own = {"condition": {"test": "datum.ours", "value": ACCENT}, "value": BASE}
     at = [("x", x, limits[0]), ("y", y, limits[1])]
@@ -135,11 +137,13 @@ def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: 
 def scatter(title: str, note: str, pairs: Sequence[tuple[float, float]], names: tuple[str, str]) -> Chart:
     """Draw the rows' values of a metric, the baseline's across and the candidate's up."""
     largest = sorted(max(p) for p in pairs)
-    far = largest[int(0.98 * (len(largest) - 1))] * 1.25  # one row far out would push all others into a corner
+    most = largest[int(0.98 * (len(largest) - 1))]
+    far = most + abs(most) / 4  # one row far out would push all others into a corner
     near = sorted(p for p in pairs if max(p) <= far) or sorted(pairs)
     note += f"; {len(pairs) - len(near)} farther out" if len(near) < len(pairs) else ""
     chosen = near[:: max(1, len(near) // POINTS)]
-    low, top = min(0.0, *(min(p) for p in chosen)), max(max(p) for p in chosen) or 1.0
+    low, top = min(0.0, *(min(p) for p in chosen)), max(0.0, *(max(p) for p in chosen))
+    top = top if low < top else 1.0
     steps = drawing.nice(low, top, 5)
     low, top = min(low, *steps), steps[-1] + (steps[1] - steps[0]) if steps[-1] < top else top
     scale = {"domain": [low, top], "nice": False}

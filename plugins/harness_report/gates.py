@@ -12,7 +12,7 @@ from harness.internals import OnScale, counted, sentence, shown, words
 from harness_report.drawing import BASE, VERDICTS, Axis, Interval, axis_of, draw, strip
 from harness_report.pairs import lost_slices, wrong_rows
 from harness_report.reading import Kept
-from harness_report.words import GLYPHS, NONE, bytes_, claimed, figure, measured, number, percent, plain, told
+from harness_report.words import GLYPHS, NONE, bytes_, claimed, figure, measured, minus, number, percent, plain, told
 
 
 def is_counted(v: Verdict) -> bool:
@@ -44,12 +44,12 @@ def tick_of(kept: Kept, v: Verdict) -> Callable[[float], str]:
         if scale.is_log:
             if v.versus:
                 share = 100 * math.expm1(x)
-                return plain(round(share, 1)) + " %" if share < 0 else f"+{share:.4g} %" if share else "0"
+                return plain(round(share, 1)) + "%" if share < 0 else f"+{share:.4g}%" if share else "0"
             return number(math.exp(x))
         if unit == "bytes":
             return bytes_(x)
         text = f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"
-        return ("+" if v.versus and x > 0 and x != v.threshold else "") + text.replace("-", "\u2212")
+        return ("+" if v.versus and x > 0 and x != v.threshold else "") + minus(text)
 
     return write
 
@@ -174,10 +174,10 @@ def _aside(v: Verdict) -> str:
 def _details(v: Verdict) -> list[str]:
     """Return what unfolds under a claim: method, p, alpha, attempt, slices, and the reason in full."""
     found = []
-    if v.method:
+    if v.method and v.method != "point":
         text = f"{v.method[:1].upper()}{v.method[1:]}"
-        if v.p_pass is not None and v.method != "point" and not is_counted(v):
-            text += f"; p = {_p(v.p_pass)} for the claim"
+        if v.p_pass is not None and not is_counted(v):
+            text += f"; {_p(v.p_pass)} for the claim"
             text += f", {_p(v.p_fail)} against it" if v.p_fail is not None else ""
             text += f", α = {v.alpha:g}, one-sided" if v.alpha else ""
         found.append(text + (f"; attempt {v.attempt}" if v.attempt else ""))
@@ -193,7 +193,7 @@ def _details(v: Verdict) -> list[str]:
 
 
 def _p(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 # -- what decided ----------------------------------------------------------------------------------

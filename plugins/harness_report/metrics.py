@@ -46,7 +46,7 @@ def _change(base: float | None, ours: float | None, scale: OnScale) -> str:
     if base == ours:
         return "same"
     if scale.is_share or not base:
-        return minus(f"{ours - base:+.3f}" if scale.is_share else f"{ours - base:+.4g}")
+        return scale.shown(ours - base)
     return minus(f"{ours / base - 1:+.1%}")
 
 
@@ -86,9 +86,8 @@ def _slices(kept: Kept, mine: Report, other: Report, metric: str, column: str) -
             row = {"slice": label[:60] + (" *" if n < least else ""), "n": n, "fell": sign * (value - before) < 0}
             rows.append(row | {"value": value, "before": before, "lower": low, "upper": high})
     rows = sorted(rows, key=lambda r: (sign * (r["value"] - r["before"]), r["slice"]))[:MOST_SLICES]
-    top = 1.0 if share else max((max(r["value"], r["before"]) for r in rows), default=0.0) * 1.1 or 1.0
     title, names = f"{name} by {column}", (other.subject, kept.ours)
-    return charts.slices(title, " to ".join(names), rows, top=top, names=names) if rows else None
+    return charts.slices(title, " to ".join(names), rows, share=share, names=names) if rows else None
 
 
 def _bounds(kept: Kept, name: str, column: str) -> dict[str, tuple[float, float]]:
@@ -101,7 +100,8 @@ def _bounds(kept: Kept, name: str, column: str) -> dict[str, tuple[float, float]
     for label, rows in parts.items():
         if all(row.get("cluster") is None for row in rows.values()):
             right = sum(value_of(row, metric) or 0.0 for row in rows.values())
-            found[label] = wilson(round(right), len(rows), alpha)
+            if 0 <= right <= len(rows):  # its gates end in an ERROR else
+                found[label] = wilson(round(right), len(rows), alpha)
             continue
         with suppress(ModuleNotFoundError):  # of clusters' statistics
             result = result_of(kept, evaluation, metric, rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Outcome, Run, UsageError, Verdict, did_you_mean
-from harness.internals import asked_of, read_answers, sentence, shown
+from harness.internals import asked_of, read_answers, sentence, shown, words
 
 DRAWS = "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
 OWN = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
@@ -68,13 +68,9 @@ def _cells(v: Verdict) -> Iterator[str]:
     beside = " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
     yield from (_text(v.candidate), _text(v.gate), f"{sentence.GLYPHS[v.outcome]} {v.outcome}{beside}")
     yield _text(f"{v.metric} {v.claim}".strip())
-    yield _number(v.estimate)
-    yield "" if v.lower is None or v.upper is None else f"[{_number(v.lower)}, {_number(v.upper)}]"
+    estimate, lower, upper = (words.figure(v.about, x) for x in (v.estimate, v.lower, v.upper))
+    yield from (estimate, f"[{lower}, {upper}]")
     yield from (str(v.n), _text(v.why))
-
-
-def _number(x: float | None) -> str:
-    return "" if x is None else f"{x:.4g}"
 
 
 def _text(text: str) -> str:

@@ -6,10 +6,10 @@ import math
 from datetime import datetime
 
 from harness import Verdict
-from harness.internals import Scaled, sentence, shown
+from harness.internals import Scaled, numbers, sentence, shown
 from harness.internals import words as verdicts
 
-GLYPHS = sentence.GLYPHS
+GLYPHS, minus = sentence.GLYPHS, numbers.minus
 NAMES = {
     "acc": "accuracy",
     "acc_norm": "accuracy by length",
@@ -30,11 +30,6 @@ def told(text: str) -> str:
     return "\u00a0".join(map(shown, text.split("\u00a0")))
 
 
-def minus(text: str) -> str:
-    """Return a number with the minus sign that is as wide as a plus, and a space before a per cent sign."""
-    return text.replace("-", "\u2212").replace("%", "\u00a0%")
-
-
 def number(x: float | None, unit: str = "") -> str:
     """Write a metric's value with the digits that matter; `unit` is "bytes" or "count"."""
     if x is None or not math.isfinite(x):
@@ -43,27 +38,21 @@ def number(x: float | None, unit: str = "") -> str:
         return bytes_(x)
     if x == int(x) and (abs(x) >= 10 or unit == "count"):
         return minus(f"{x / 1e6:,.1f}\u00a0M" if abs(x) >= 1e6 else f"{int(x):,}")
-    return minus(f"{x:.3f}" if abs(x) < 10 else f"{x:.1f}" if abs(x) < 1000 else f"{x:,.0f}")
+    return numbers.short_number(x)
 
 
 def bytes_(x: float) -> str:
-    for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(x) >= size:
-            return minus(f"{x / size:,.1f}").removesuffix(".0") + f"\u00a0{name}"
-    return f"{x:,.0f}\u00a0B"
+    return numbers.size(x).replace(" ", "\u00a0")
 
 
 def figure(x: float | None, scale: Scaled, *, versus: bool, unit: str = "") -> str:
     """Write a number on a claim's own scale: a value, or a difference; of a perplexity its logarithm is given."""
     if x is None or not math.isfinite(x):
         return NONE
-    if scale.is_log:
-        return minus(f"{math.expm1(min(x, 50)):+.1%}") if versus else number(math.exp(min(x, 50)))
+    x = min(x, 50) if scale.is_log else x
     if not versus:
-        return number(x, unit)
-    if unit == "bytes":
-        return ("+" if x > 0 else "") + bytes_(x)
-    return minus(f"{x:+.3f}" if abs(x) < 10 else f"{x:+,.4g}")
+        return number(scale.unline(x), unit)
+    return ("+" if x > 0 else "") + bytes_(x) if unit == "bytes" else scale.written(x)
 
 
 def plain(x: float) -> str:
@@ -117,7 +106,7 @@ def claimed(v: Verdict, unit: str = "") -> str:
         return f"{what}, {'at least' if about.sign > 0 else 'at most'} {limit}{verdicts.conditions(about)}"
     if not size:
         return f"{what}, {v.claim}"
-    margin = f"{100 * size:g}\u00a0%" if about.relative or about.is_log else verdicts.plain(size)
+    margin = f"{100 * size:g}%" if about.relative or about.is_log else verdicts.plain(size)
     worse = about.threshold < 0
     side = "below" if (about.sign > 0) == worse else "above"
     return f"{what}, {'at most' if worse else 'more than'} {margin} {side} {v.versus}’s{verdicts.conditions(about)}"

@@ -23,6 +23,7 @@ from harness.internals import (
     counted,
     dumps,
     load_plugins,
+    numbers,
     part,
     read_waivers,
     shown,
@@ -199,8 +200,8 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
         return
     bound, side = (v.lower, "at least") if about.sign > 0 else (v.upper, "at most")
     points = about.is_share and v.baseline is not None
-    numbers = (v.estimate, bound, v.threshold)
-    told = [f"{100 * x:+.1f}" if points and x is not None else words.figure(about, x) for x in numbers]
+    three = (v.estimate, bound, v.threshold)
+    told = [numbers.minus(f"{100 * x:+.1f}") if points and x is not None else words.figure(about, x) for x in three]
     values = f"{words.figure(None, v.baseline)} → {words.figure(None, v.value)}   " if v.baseline is not None else ""
     unit = " points" if points else ""
     yield from _wrapped(f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]})", indent)

@@ -166,8 +166,7 @@ class Constant(_Disguised):
         if not prompts:
             return []
         self.first = self.first or prompts[0]
-        sampling = options.pop("sampling", None)
-        if sampling:
+        if sampling := options.pop("sampling", None):
             options["sampling"] = replace(sampling, seeds=sampling.seeds[:1])
         return self.subject.generate([self.first], **options) * len(prompts)
 

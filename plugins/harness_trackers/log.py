@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Run, UsageError
-from harness.internals import asked_of, read_answers, sentence, shown, to_json
+from harness.internals import asked_of, numbers, read_answers, sentence, shown, to_json
 from harness_ci import run_markdown
 from harness_trackers.otel import to_otel
 
@@ -231,7 +231,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a table in Markdown, in which a cell is text and no more."""
     lines = []
     for line in (columns, ["---"] * len(columns), *rows):
-        cells = ["" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in line]
+        cells = ["" if v is None else numbers.number(v) if isinstance(v, float) else str(v) for v in line]
         for mark, spelt in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("\n", " ")):
             cells = [cell.replace(mark, spelt) for cell in cells]
         lines.append(f"| {' | '.join(cells)} |")

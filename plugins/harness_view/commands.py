@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 import socket
 import sys
@@ -68,5 +69,5 @@ def _listening(args: Namespace) -> socket.socket:
     try:
         return socket.create_server((args.host, args.port), family=family)
     except OSError as error:
-        why = f"cannot be listened at: {error.strerror}; say --port, 0 for any"
+        why = f"cannot be listened at: {os.strerror(error.errno or 0)}; say --port, 0 for any"
         raise UsageError(f"{args.host}:{args.port}: {why}") from None

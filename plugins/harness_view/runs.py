@@ -94,12 +94,12 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _finished(kept: reading.Kept) -> RunLine:
-    run, v = kept.run, sentence.driver(kept.run)
+    run, v, outcome = kept.run, sentence.driver(kept.run), sentence.outcome(kept.run)
     said = shown(f"{sentence.GLYPHS[v.outcome]} {v.gate}: {gates.estimate_of(kept, v)}") if v else ""
-    outcome = "FAIL" if run.exit_code == 1 else "PASS" if run.exit_code == 0 else "INCONCLUSIVE"
     judged = any("injection_suspect" in r.metrics for r in run.reports)
     weights = tuple((e.to, e.digest) for e in run.exports if e.digest)
-    about = (kept.folder, run.started, shown(run.suite), outcome, page.headline(run), said)
+    came = f"{sentence.GLYPHS[outcome]} {page.headline(run)}"
+    about = (kept.folder, run.started, shown(run.suite), outcome.value, came, said)
     return RunLine(*about, judged=judged, settings=made.flat(kept), exports=weights)
 
 

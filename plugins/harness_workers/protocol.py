@@ -77,8 +77,7 @@ def write(stream: IO[bytes], message: str) -> None:
 
 def read(stream: IO[bytes]) -> str | None:
     """Read a message, or None where there is none to come; raises ValueError at what is none."""
-    head = stream.read(LENGTH.size)
-    if not head:
+    if not (head := stream.read(LENGTH.size)):
         return None
     if len(head) < LENGTH.size or (size := LENGTH.unpack(head)[0]) > LARGEST:
         raise ValueError(f"what came is no message: {head!r}")

@@ -32,6 +32,15 @@ def test_a_suite_for_candidates_is_looked_at(gated: Project, words: list[str], g
     assert (outcome.code, 'no candidate "mergd"; did you mean "merged"?' in outcome.err) == (4, True), outcome.err
 
 
+@pytest.mark.parametrize("words", [["check"], ["plan"]])
+def test_code_of_others_is_what_somebody_brought(gated: Project, words: list[str]) -> None:
+    """A harnessfile is named, and neither what came with the harness nor the terminal that listens."""
+    told = "runs code of others: "
+    assert told not in gated.harness(*words, "suites/release.toml").out
+    gated.write({"suites/harnessfile.py": "from harness import hookimpl"})
+    assert f"{told}suites/harnessfile.py\n" in gated.harness(*words, "suites/release.toml").out
+
+
 def test_a_run_needs_its_candidate(gated: Project) -> None:
     """What only looks ahead does without; a run that would ship nothing says so before it begins."""
     assert gated.run(suite="suites/release.toml").code == 4

@@ -32,7 +32,7 @@ def test_the_cache_is_listed(project: Project, cache: Path) -> None:
     before = sorted(cache.rglob("*"))
     outcome = project.harness("cache")
     assert outcome.code == 0
-    assert "models         1     10.0 kB  used 40 days ago  models, fetched or converted" in outcome.out
+    assert "models         1       10 kB  used 40 days ago  models, fetched or converted" in outcome.out
     assert "answers        1" in outcome.out
     assert "trained        1" in outcome.out
     assert project.harness("cache", "--older", "30").out.endswith("--prune removes them\n")
@@ -44,7 +44,7 @@ def test_what_was_not_used_for_long_is_removed(project: Project, cache: Path) ->
     outcome = project.harness("cache", "--older", "30", "--prune")
     assert (outcome.code, outcome.out) == (
         0,
-        "  models/old  10.0 kB  used 40 days ago\n" + outcome.out.splitlines()[-1] + "\n",
+        "  models/old  10 kB  used 40 days ago\n" + outcome.out.splitlines()[-1] + "\n",
     )
     assert not list(cache.glob("models/**/old*"))
     assert all(r.remembered == r.asked for r in project.run().report.reports)

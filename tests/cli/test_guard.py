@@ -92,14 +92,23 @@ def test_the_command_ends_with_its_guard() -> None:
 
 
 def test_ordinary_runs_have_no_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is there where a plugin provides the workers, or the suite may load an engine into the process."""
-    suite, other = tmp_path / "suite.toml", tmp_path / "vllm.toml"
+    """It is there where a plugin provides the workers, the suite may load an engine, or code of one's own runs."""
+    suite, other, own = tmp_path / "suite.toml", tmp_path / "vllm.toml", tmp_path / "own/suite.toml"
+    own.parent.mkdir()
+    for path in (own, own.with_name("harnessfile.py")):
+        path.touch()
     suite.write_text('[model]\nuse = "hf"\n')
     other.write_text('[model]\nuse = "vllm"\n')
     monkeypatch.setattr(guard.os, "fork", lambda: pytest.fail("a guard"))
     plain = {"on": "", "suite": [suite, tmp_path / "none"], "overrides": ["train.r=2"]}
     for args in (None, Namespace(**plain), Namespace(**plain | {"on": "local:2"}), Namespace(suite=suite), Namespace()):
         assert guard.guarded(lambda _: 5, args) == 5
-    for more in ({"on": "ray"}, {"overrides": ["model.use=vllm"]}, {"suite": [suite, other]}):
+    for more in (
+        {"on": "ray"},
+        {"overrides": ["model.use=vllm"]},
+        {"suite": [suite, other]},
+        {"suite": own},
+        {"plugins": ["mine"]},
+    ):
         with pytest.raises(pytest.fail.Exception, match="a guard"):
             guard.guarded(lambda _: 5, Namespace(**plain | more))

@@ -9,7 +9,7 @@ import pytest
 
 from harness.data.rows import to_samples
 from harness.errors import UsageError
-from harness.testing import Project
+from harness.testing import SUITE, Project
 
 PLUGIN = """
 from harness import Metric, Score, UsageError, evaluator, hookimpl, metric
@@ -45,6 +45,30 @@ name = "strict"
 use = "strict"
 data = "test.jsonl"
 """
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "told"),
+    [
+        ("test.jsonl[:50]", "test.jsonl[40:]", "overlap: the slices share 10 rows"),
+        ("test.jsonl", "test.jsonl[-1:]", "overlap: the slices share 1 row"),
+        ("test.jsonl[:50]", "test.jsonl[50:]", ""),
+        ("train.jsonl", "test.jsonl", ""),
+    ],
+)
+def test_slices_that_overlap_are_told_at_collection(suite: Project, trained: str, asked: str, told: str) -> None:
+    """Of one file, whatever stands in its rows; before a check looks at them, and without one."""
+    words = ["--set", f"train.data={trained}", "--set", f"eval.qa.data={asked}"]
+    said = suite.run("--collect-only", *words).err
+    assert told in said and ("the slices share" in said) == bool(told), said
+
+
+@pytest.mark.parametrize(("shots", "told"), [(99, True), (20, False)])
+def test_fewer_worked_examples_than_asked_for_are_told(suite: Project, shots: int, told: bool) -> None:
+    """A claim about 99 examples is none about the twenty that there are."""
+    suite.write({"suite.toml": f"{SUITE}\n[subject.fewshot]\nshots = {shots}\n"})
+    said = suite.run("--collect-only").err
+    assert (f'"qa" has 20 worked examples, and not {shots}' in said) == told, said
 
 
 def test_an_evaluator_refuses_rows_at_collection(project: Project) -> None:

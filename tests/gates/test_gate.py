@@ -721,7 +721,7 @@ def test_sizes_that_tell_of_the_outcome_are_told() -> None:
     assert "cluster sizes" not in verdict(gate(min=0.5), ACC, ours, samples=samples).why
     base = documents(SIZES, [0.5 + 0.5 * (i < 30) for i in range(40)], name="base")[1]
     change = verdict(gate(versus="base", better_by=0.0), ACC, ours, base, samples=samples)
-    assert "the mean over clusters is -0.275" in change.why
+    assert "the mean over clusters is −0.275" in change.why
 
 
 def test_both_means_near_the_threshold_are_no_news() -> None:

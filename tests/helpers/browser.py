@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -41,11 +42,15 @@ class Browser:
                 assert "error" not in said, said
                 return said["result"]
 
-    def open(self, page: Path, width: int = 1300, *, dark: bool = False, hash: str = "") -> None:
-        """Open a page at a width, and wait until it is there."""
+    def look(self, width: int = 1300, *, dark: bool = False) -> None:
+        """Have a window of a width, on a screen that is light or dark."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def open(self, page: Path, width: int = 1300, *, dark: bool = False, hash: str = "") -> None:
+        """Open a page at a width, and wait until it is there."""
+        self.look(width, dark=dark)
         self.call("Page.navigate", url="about:blank")
         self.console: list[dict[str, Any]] = []
         self.visit(page.resolve().as_uri() + hash)
@@ -72,6 +77,11 @@ class Browser:
         clip = {"x": 0, "y": 0, "width": width, "height": tall, "scale": 1}
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(shot["data"]))
+
+    def printed(self) -> int:
+        """Return how many sheets of paper the page takes."""
+        pdf = self.call("Page.printToPDF", preferCSSPageSize=True)["data"]
+        return len(re.findall(rb"/Type /Page\b", base64.b64decode(pdf)))
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self.buffer:

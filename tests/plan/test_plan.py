@@ -307,7 +307,7 @@ def test_spread_of_a_perplexity_is_not_invented(suite: Project) -> None:
     assert suite.run().code == 0
     after = odds(forecast(suite), "fits")
     assert after["power"] > 0.99
-    assert after["proves"].startswith("-")
+    assert after["proves"].startswith("−")
     assert "a row varies by" in after["assumed"][0]
 
 
@@ -482,7 +482,8 @@ def test_measurements_are_kept_for_model_and_recipe(suite: Project) -> None:
     assert found["measured"]["evaluation"]["peak"] > 1e6
     assert set(found["measured"]["evaluation"]["rows"]) == {"base::qa"}
     assert "fake" not in forecast(suite, "--set", "train.skill=0.8")["measured"]
-    assert suite.run().code == 0
+    ran = suite.run()
+    assert (ran.code, "train  fake, 20 rows; about 12.0 s, as harness plan measured\n" in ran.out) == (0, True)
     assert next(s for s in forecast(suite)["stages"] if s["name"] == "train")["seconds"] == 0
 
 

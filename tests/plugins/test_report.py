@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import os
 import re
@@ -15,14 +14,13 @@ from dataclasses import asdict, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 import harness_report
 from harness import Outcome, TrainingStep, UsageError
-from harness.cli.terminal import Terminal
 from harness.internals import OnScale
 from harness.records import words as verdict_words
 from harness.records.about import Note
@@ -30,14 +28,17 @@ from harness.records.findings import Finding
 from harness.records.run import Change
 from harness.records.waivers import Waiver
 from harness.release.previous import Promotion
+from harness.reports.report_json import to_json
 from harness.testing import SUITE, Project
 from harness_ci import run_markdown
+from harness_ci.github import annotations_of
 from harness_ci.junit import junit
 from harness_report import drawing, made, metrics, page, pairs, words
 from harness_report.history import sparkline
 from harness_report.page import embedded, render
 from harness_report.reading import Kept, read_folder, value_of
 from harness_trackers.log import told_of
+from harness_view.runs import Runs
 from tests.helpers import suites
 
 pytest.importorskip("jinja2")
@@ -160,34 +161,49 @@ def test_reasons_stand_under_the_sentence(ran: Path) -> None:
     assert f'<a href="#qa:wrong">{wrong} wrong</a>' in html
 
 
-def test_every_surface_tells_what_the_record_says(ran: Path) -> None:
-    """A number that is planted in a verdict's record is on every surface in one wording."""
+PLANTED = {
+    "floor": ({"estimate": 0.4321, "lower": 0.3987, "upper": 0.5654}, "0.432 [0.399, 0.565]"),
+    "better": ({"estimate": -0.0321, "lower": -0.0987, "upper": 0.0342}, "−0.032 [−0.099, +0.034]"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", PLANTED)
+def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, gate: str) -> None:
+    """Numbers that are planted in a record are on every surface, with the same digits and signs."""
+    figures, told = PLANTED[gate]
     kept = read_folder(ran)
-    floor = next(v for v in kept.run.verdicts if v.gate == "floor" and v.decides)
-    notes = [
-        replace(n, told={**n.told, "estimate": 0.4321, "lower": 0.3987, "upper": 0.5654, "n": 77})
-        for n in floor.notes[:1]
-    ]
+    found = next(v for v in kept.run.verdicts if v.gate == gate and v.decides)
+    notes = [replace(found.notes[0], told={**found.notes[0].told, **figures, "n": 77})]
     notes.append(Note("needed", {"rows": 900, "range": [1234, 5678], "such": False, "close": 20}))
-    why = verdict_words.written(floor.about, notes)
-    planted = {"outcome": Outcome.INCONCLUSIVE, "notes": tuple(notes), "why": why, "n": 77}
-    changed_ = held(kept, of=["floor"], estimate=0.4321, lower=0.3987, upper=0.5654, **planted)
-    run = changed_.run
-    screen = Terminal(console=Console(file=io.StringIO(), width=10_000))
-    screen.show(run)
-    assert isinstance(screen.console.file, io.StringIO)
+    why = verdict_words.written(found.about, notes)
+    planted = held(kept, of=[gate], outcome=Outcome.INCONCLUSIVE, notes=tuple(notes), why=why, n=77, **figures)
+    (ran / "report.json").write_text(to_json(planted.run), "utf-8")
+    before = shutil.copytree(ran, ran.with_name("before"))
+    (before / "report.json").write_text(to_json(replace(kept.run, started="2020-01-01T00:00:00+00:00")), "utf-8")
+    run = read_folder(ran).run
+    html = render(read_folder(ran))
     logged = told_of(run)
-    surfaces = {
-        "page": head(render(changed_)),
+    whole = {
+        "head of the page": head(html),
         "junit": junit(run),
         "markdown": run_markdown(run),
-        "trackers": logged.note,
-        "table of trackers": str(logged.gates),
-        "terminal": screen.console.file.getvalue(),
+        "annotations": "".join(annotations_of(run, {})),
+        "notes of trackers": logged.note,
+        "gates of trackers": str(logged.gates),
+        "notebook": run._repr_html_(),
+        "terminal": project.harness("show", str(ran)).out,
     }
-    for told in ("0.432 [0.399, 0.565], n=77", "about 1,300 to 5,700 rows would decide it"):
-        plain = {name: text.replace("\\", "").replace("−", "-") for name, text in surfaces.items()}
-        assert [name for name, text in plain.items() if told not in text] == []
+    numbers = {
+        "gates of the page": re.sub(r"<[^>]*>", "", html[html.index('<table class="gates"') :]),
+        "compare": project.harness("compare", str(ran), str(before)).out,
+        "compare as markdown": project.harness("compare", str(ran), str(before), "--format", "markdown").out,
+        "list of runs": "".join(line.driver for line in Runs(ran.parent).listed()),
+    }
+    for text, surfaces in ((told, whole | numbers), ("about 1,300 to 5,700 rows would decide it", whole)):
+        plain = {name: " ".join(said.replace("\\", "").split()) for name, said in surfaces.items()}
+        assert [name for name, said in plain.items() if text not in said] == []
+    assert told.partition(" ")[0] in project.harness("history", "fake").out
 
 
 def test_what_was_let_through_comes_first(ran: Path) -> None:
@@ -686,10 +702,10 @@ def test_labels_keep_their_digits() -> None:
 
 def test_numbers_have_the_digits_that_matter() -> None:
     """Numbers have a real minus sign, sizes their unit, and perplexities are told as shares where compared."""
-    assert (words.number(-0.0123), words.number(51.37)) == ("−0.012", "51.4")
+    assert (words.number(-0.0123), words.number(51.37)) == ("−0.012", "51.37")
     assert words.number(134515000.0, "count") == "134.5\xa0M"
     assert words.number(288.7e6, "bytes") == "288.7\xa0MB" and words.number(float("nan")) == "–"
-    assert words.figure(-0.69314718, OnScale("perplexity"), versus=True) == "−50.0\xa0%"
+    assert words.figure(-0.69314718, OnScale("perplexity"), versus=True) == "−50.0%"
     assert words.seconds(453.0) == "7 min 33 s"
     assert words.short_day("2026-11-05T09:00:00+00:00") == "5 Nov"
 
@@ -711,3 +727,34 @@ def test_a_perplexity_is_read_in_nats() -> None:
     assert value_of({"perplexity": 7.389, "nats": {"perplexity": 2.0}}, "perplexity") == 2.0
     assert value_of({"perplexity": 2.0}, "perplexity") == 2.0
     assert value_of({"perplexity": None, "nats": []}, "perplexity") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scale", "value", "code"),
+    [
+        ("proportion", "-1.0", 6),
+        ("proportion", "2.0", 6),
+        ("proportion", 'float("inf")', 6),
+        ("mean", 'float("nan")', 6),
+        ("mean", "-1.0 - len(s.id)", 1),  # a log-likelihood, for instance
+    ],
+)
+def test_scores_off_their_scale_have_a_page(suite: Project, pages: None, scale: str, value: str, code: int) -> None:
+    """Gates on numbers that none can be end in an ERROR, and the page that says so is written."""
+    own = f"""
+        from harness import Score, hookimpl, metric
+
+        @metric("acc", scale="{scale}", better="higher")
+        def odd(subject, samples):
+            answers = subject.generate([s.input for s in samples], max_new_tokens=8)
+            yield from (Score(s.id, {{"acc": {value}}}, answer=a) for s, a in zip(samples, answers, strict=True))
+
+        @hookimpl
+        def harness_evaluators():
+            return {{"odd": odd}}
+        """
+    text = SUITE.replace('use = "exact_match"', 'use = "odd"').replace("qa.exact_match", "qa.acc")
+    outcome = suite.write({"suite.toml": text, "harnessfile.py": dedent(own)}).run()
+    assert (outcome.code, outcome.err) == (code, "")
+    assert ("ERROR" if code == 6 else "FAIL") in Path(outcome.report.folder, "report.html").read_text("utf-8")

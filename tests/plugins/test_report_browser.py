@@ -6,11 +6,13 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness import Outcome
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_report.page import render
 from harness_report.reading import read_folder
@@ -18,6 +20,7 @@ from tests.helpers.browser import CHROMIUM, Browser, browser
 
 pytest.importorskip("jinja2")
 SCRIPT = Path(__file__).parents[2] / "plugins/harness_report/templates/rows.js"
+DEMO = Path(__file__).parents[2] / "docs/examples/reports/domain.html"
 NODE = shutil.which("node")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 EVAL = """
@@ -147,6 +150,36 @@ def test_paper_has_every_reason_and_no_browser(tab: Browser, page: Path) -> None
         f"document.querySelector('.changed .answer{part}').getBoundingClientRect().right" for part in ("", " .mark")
     )
     assert tab.value(f"{mark} <= {box}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_demo_is_six_sheets_of_paper(tab: Browser) -> None:
+    """The page of the demo, as the docs have it."""
+    tab.open(DEMO)
+    assert 1 < tab.printed() <= 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_sixty_gates_are_seen_at_once(tab: Browser, page: Path) -> None:
+    """Thirty on each of two models take a screen and a half, and one key unfolds them all."""
+    kept = read_folder(page.parent)
+    (floor,) = (v for v in kept.run.verdicts if v.gate == "floor" and v.decides)
+    several = [
+        replace(floor, gate=f"gate {i}", decides=ships, candidate=name, outcome=Outcome.FAIL if i < 4 else Outcome.PASS)
+        for name, ships in (("merged", True), ("adapter", False))
+        for i in range(30)
+    ]
+    reports = [replace(kept.run.reports[0], verdicts=tuple(several))]
+    page.write_text(render(replace(kept, run=replace(kept.run, reports=reports))), "utf-8")
+    tab.open(page)
+    assert tab.value("document.querySelector('#sec-gates').getBoundingClientRect().height") <= 1.5 * 900
+    rows = "[...document.querySelectorAll('.gates tbody tr')]"
+    assert tab.value(f"{rows}.filter((row) => row.checkVisibility()).length") == 12
+    tab.value("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'o', bubbles: true}))")
+    assert tab.value(f"{rows}.filter((row) => row.checkVisibility()).length") == 60
+    assert tab.value("document.querySelectorAll('details:not([open])').length") == 0
 
 
 @pytest.mark.slow

