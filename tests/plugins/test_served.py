@@ -7,6 +7,7 @@ import math
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,9 @@ from harness.errors import UsageError
 from harness_hf.tiny import build_tiny_model
 from harness_served.commands import measured, wanted_layers
 from harness_served.dialects.llama_cpp import read_completion
+from harness_served.layers import stops
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, exit_of
-from harness_served.runtime import read_answer
+from harness_served.runtime import RuntimeAnswer, read_answer
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
 from tests.helpers.late import late
@@ -367,3 +369,24 @@ def test_what_is_no_log_probability_is_refused(value: Any) -> None:
     reply = {"choices": [{"text": "a", "logprobs": {"token_logprobs": [value]}}]}
     with pytest.raises(Trouble, match="no log-probability"):
         read_answer(reply)
+
+
+def test_a_text_that_is_read_otherwise_ends_nothing() -> None:
+    """Who takes no ids reads a prompt and its answer anew, with a BOS of its own, say: the end is judged there."""
+    import torch
+
+    tokens = SimpleNamespace(
+        tokenizer=SimpleNamespace(decode=str, convert_ids_to_tokens=str),
+        plain=lambda text: [6],
+        prompts=lambda given: [[1, 1, 5, 6] if isinstance(one, str) else [1, 5] for one in given],
+    )
+
+    def score(prompt: list[int], said: list[int]) -> Any:
+        return SimpleNamespace(ends=torch.tensor([9.0 if [*prompt, *said] == [1, 5, 6] else -9.0]))
+
+    reference = SimpleNamespace(stops={2}, tokens=tokens, score=score)
+    runtime = SimpleNamespace(takes_ids=True, complete=lambda *_: RuntimeAnswer("goes on", ended="length"))
+    parity: Any = SimpleNamespace(reference=reference, runtime=runtime, prompts=[], answers=[], answers_scored=[])
+    assert stops.look(parity).verdict == DIFFERS
+    runtime.takes_ids = False
+    assert stops.look(parity).verdict == UNPROVEN

@@ -22,10 +22,16 @@ def look(parity: Parity) -> LayerVerdict:
     reference, runtime = parity.reference, parity.runtime
     if not reference.stops:
         return LayerVerdict(UNPROVEN, "the export has no stop token")
-    ends, went = _endings(parity.reference, parity.prompts), list[str]()
-    for prompt, answer in ends:
-        text = reference.tokens.tokenizer.decode([*prompt, *answer])
-        said = runtime.complete([*prompt, *answer], text, FEW, GREEDY)
+    ends, went = [[*prompt, *answer] for prompt, answer in _endings(reference, parity.prompts)], list[str]()
+    texts = [reference.tokens.tokenizer.decode(ids) for ids in ends]
+    if not runtime.takes_ids:  # it reads the text anew, after which the export may go on
+        anew = list(zip(reference.tokens.prompts(texts), texts, strict=True)) if texts else []
+        kept = [(ids, text) for ids, text in anew if reference.score(ids[:-1], ids[-1:]).ends[-1] >= SURE]
+        if anew and not kept:
+            return _by_answers(parity)
+        ends, texts = [ids for ids, _ in kept], [text for _, text in kept]
+    for ids, text in zip(ends, texts, strict=True):
+        said = runtime.complete(ids, text, FEW, GREEDY)
         if said is None:
             return _by_answers(parity)
         if said.text.strip() or said.ended == "length":
