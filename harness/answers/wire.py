@@ -102,8 +102,10 @@ def http_client(sdk: Any, peer: Peer) -> Any:
                 raise sdk.APIConnectionError(message=str(trouble), request=request) from trouble
 
         def __del__(self) -> None:
-            with suppress(Exception):
+            try:  # at the end of the process the names of this module are gone
                 self.close()
+            except Exception:  # noqa: S110, SIM105
+                pass
 
     trusted = _certificates()
     try:
