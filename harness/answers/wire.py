@@ -102,9 +102,9 @@ def http_client(sdk: Any, peer: Peer) -> Any:
                 raise sdk.APIConnectionError(message=str(trouble), request=request) from trouble
 
         def __del__(self) -> None:
-            try:  # at the end of the process the names of this module are gone
+            try:  # noqa: SIM105 -- at the end of the process the names of this module are gone
                 self.close()
-            except Exception:  # noqa: S110, SIM105
+            except Exception:  # noqa: S110
                 pass
 
     trusted = _certificates()
