@@ -64,15 +64,8 @@ def run_options(args: argparse.Namespace) -> Options:
 
 def with_harnessfile(parser: argparse.ArgumentParser) -> None:
     """Add --suite and -p, which name the plugins of a command that needs no suite."""
-    parser.add_argument("--suite", type=a_suite, metavar="SUITE", help="with the harnessfile beside this suite")
+    parser.add_argument("--suite", type=Path, metavar="SUITE", help="with the harnessfile beside this suite")
     with_plugins(parser)
-
-
-def a_suite(text: str) -> Path:
-    """Return the path of a suite that is there; raises ArgumentTypeError."""
-    if Path(text).is_file():
-        return Path(text)
-    raise argparse.ArgumentTypeError(f'"{text}" is no suite, whose harnessfile could be read')
 
 
 def with_plugins(parser: argparse._ActionsContainer, help: str = PLUGIN_HELP) -> None:

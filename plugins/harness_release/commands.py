@@ -9,10 +9,14 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.cli.options import a_suite, command, with_harnessfile, with_plugins
+from harness.cli.options import command, with_harnessfile, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from harness.plugins import Plugins
 
 ORDER = ("evaluator", "adapter", "trainer", "loader", "exporter", "workers", "saboteur", "check")  # of the list
 
@@ -51,7 +55,7 @@ def schema(parser: ArgumentParser) -> None:
         "harness schema --of report > report.schema.json",
     )
     command(parser, _schema, *examples)
-    parser.add_argument("suite", type=a_suite, nargs="?", metavar="SUITE", help="with the harnessfile beside it")
+    parser.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="with the harnessfile beside it")
     files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
     parser.add_argument("--of", metavar="FILE", help=f"of a file that a run or an export writes: {files}")
     with_plugins(parser)
@@ -136,23 +140,31 @@ def _schema(args: Namespace) -> int:
             raise UsageError(f'--of "{args.of}": no file is called so{did_you_mean(args.of, known)}')
         made = known[args.of]
     else:
-        from harness.plugins import load_plugins
         from harness_release.json_schema import json_schema
 
-        made = json_schema(load_plugins(args.suite or Path("harness.toml"), args.plugins))
+        made = json_schema(_loaded(args))
     args.document = {"schema": made}
     if not args.json:
         print(json.dumps(made, indent=1, ensure_ascii=False))
     return ExitCode.OK
 
 
+def _loaded(args: Namespace) -> Plugins:
+    """Load plugins and the harnessfile beside a suite, or here. Raises UsageError where neither of the two is there."""
+    from harness.plugins import HARNESSFILE, load_plugins
+
+    suite = args.suite or Path("harness.toml")
+    if args.suite and not (suite.is_file() or suite.with_name(HARNESSFILE).is_file()):
+        raise UsageError(f'"{suite}" is no suite, whose harnessfile could be read')
+    return load_plugins(suite, args.plugins)
+
+
 def _plugins(args: Namespace) -> int:
     """List what plugins provide, and the tables and keys of a suite."""
-    from harness.plugins import load_plugins
     from harness_release.catalogue import as_data, described
     from harness_release.json_schema import TABLES, keys_of
 
-    found = load_plugins(args.suite or Path("harness.toml"), args.plugins)
+    found = _loaded(args)
     chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
     numbered = {p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)] for p in chosen}
     chosen.sort(key=lambda p: (ORDER.index(p.kind), numbered[p]))
@@ -171,10 +183,9 @@ def _plugins(args: Namespace) -> int:
 def _explain(args: Namespace) -> int:
     """Print what checks say of themselves: one, or the first line of all."""
     from harness.evaluation.checks import BUILD, title_of
-    from harness.plugins import load_plugins
     from harness.texts.wrapping import paragraphs
 
-    found = {n: p for (kind, n), p in load_plugins(args.suite, args.plugins).provided.items() if kind == "check"}
+    found = {n: p for (kind, n), p in _loaded(args).provided.items() if kind == "check"}
     texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
     titles = {name: title for name, p in found.items() if (title := title_of(p))}
     names = [*texts] if args.code is None else [_code(args.code, texts, titles)]
