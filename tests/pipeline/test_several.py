@@ -36,7 +36,7 @@ def test_best_of_several_is_confirmed_and_the_others_are_told(several: Project) 
     assert exported.read_bytes() == (several.folder / "best/model.safetensors").read_bytes()
     [told] = [line for line in outcome.report.conclusions if "candidates" in line]
     assert "of 3 candidates best was chosen on select rows, by gates passed and then qa.exact_match (60 rows)" in told
-    assert "weak 0 of 1 gates, 0.25; best 1 of 1 gates, 0.9667; good 1 of 1 gates, 0.75" in told
+    assert "weak 0 of 1 gates, 0.250; best 1 of 1 gates, 0.967; good 1 of 1 gates, 0.750" in told
     assert [(line["role"], line["attempt"]) for line in ledger(several)] == [("merged", 1)]
     reports = [json.loads(p.read_text("utf-8")) for p in sorted(several.folder.glob("reports/*/report.json"))]
     assert sorted(report["selecting"] for report in reports) == [False, True, True, True]
@@ -59,7 +59,7 @@ def test_gates_passed_go_before_the_number(several: Project) -> None:
     several.write({"suite.toml": SUITE_SELECT + gate, "odd.jsonl": rows})
     outcome = several.run(*given("best", "good"), "--no-export")
     assert "candidates good was chosen" in outcome.out
-    assert "best 1 of 2 gates, 0.9667; good 2 of 2 gates, 0.75" in outcome.out
+    assert "best 1 of 2 gates, 0.967; good 2 of 2 gates, 0.750" in outcome.out
 
 
 def test_nothing_is_confirmed_where_nothing_can_be_chosen(several: Project) -> None:

@@ -234,7 +234,7 @@ def test_real_sweep_survives_a_kill_in_the_second_trial(project: Project) -> Non
     project.write({"suite.toml": TINY, "harnessfile.py": KILLER, **files})  # type: ignore[arg-type]
     code = "import sys; from harness.cli.main import main; sys.exit(main())"
     killed = subprocess.run([sys.executable, "-c", code, "run", "suite.toml"], capture_output=True, text=True)
-    assert killed.returncode == -9, killed.stderr
+    assert killed.returncode == 4 and "SIGKILL" in killed.stderr, killed.stderr  # told by who watches
     assert len(trained(project)) == 1
     (project.folder / "harnessfile.py").unlink()
     outcome = project.run()
