@@ -375,10 +375,16 @@ def test_a_text_that_is_read_otherwise_ends_nothing() -> None:
     """Who takes no ids reads a prompt and its answer anew, with a BOS of its own, say: the end is judged there."""
     import torch
 
+    class Tokenizer:
+        decode = convert_ids_to_tokens = staticmethod(str)
+
+        def __call__(self, texts: list[str]) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[1, 1, 5, 6] for _ in texts]}
+
     tokens = SimpleNamespace(
-        tokenizer=SimpleNamespace(decode=str, convert_ids_to_tokens=str),
+        tokenizer=Tokenizer(),
         plain=lambda text: [6],
-        prompts=lambda given: [[1, 1, 5, 6] if isinstance(one, str) else [1, 5] for one in given],
+        prompts=lambda given: [[1, 5, 6] if isinstance(one, str) else [1, 5] for one in given],
     )
 
     def score(prompt: list[int], said: list[int]) -> Any:

@@ -24,12 +24,12 @@ def look(parity: Parity) -> LayerVerdict:
         return LayerVerdict(UNPROVEN, "the export has no stop token")
     ends, went = [[*prompt, *answer] for prompt, answer in _endings(reference, parity.prompts)], list[str]()
     texts = [reference.tokens.tokenizer.decode(ids) for ids in ends]
-    if not runtime.takes_ids:  # it reads the text anew, after which the export may go on
-        anew = list(zip(reference.tokens.prompts(texts), texts, strict=True)) if texts else []
-        kept = [(ids, text) for ids, text in anew if reference.score(ids[:-1], ids[-1:]).ends[-1] >= SURE]
-        if anew and not kept:
+    if texts and not runtime.takes_ids:  # it reads the text anew, with a second BOS or without
+        anew = zip(reference.tokens.prompts(texts), reference.tokens.tokenizer(texts)["input_ids"], strict=True)
+        sure = [all(reference.score(ids[:-1], ids[-1:]).ends[-1] >= SURE for ids in both) for both in anew]
+        ends, texts = ([one for one, kept in zip(many, sure, strict=True) if kept] for many in (ends, texts))
+        if not texts:
             return _by_answers(parity)
-        ends, texts = [ids for ids, _ in kept], [text for _, text in kept]
     for ids, text in zip(ends, texts, strict=True):
         said = runtime.complete(ids, text, FEW, GREEDY)
         if said is None:
