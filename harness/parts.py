@@ -7,6 +7,7 @@ from typing import Any
 
 DISTRIBUTION = "finetune-harness"
 GROUP = "harness.parts"
+HARNESSFILE = "harnessfile.py"  # beside a suite: plugins of its own
 
 
 @cache

@@ -18,9 +18,8 @@ import pluggy
 from harness import blame, capabilities, hookspec, schema
 from harness.answers import keys
 from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
-from harness.parts import DISTRIBUTION
+from harness.parts import DISTRIBUTION, HARNESSFILE
 
-HARNESSFILE = "harnessfile.py"
 CALLS = {  # what the callables of a kind are given beside their options: by position, by name
     "loader": (("refs",), ()),
     "adapter": ((), ()),
@@ -76,13 +75,13 @@ class Plugins:
 
     def is_own(self, provided: Provided) -> bool:
         """Return whether a callable is of a plugin that was installed with the harness itself."""
-        return provided.function.__module__.partition(".")[0] in _own_packages(provided.plugin)
+        return provided.function.__module__.partition(".")[0] == _own_packages().get(provided.plugin)
 
     def of_others(self) -> list[str]:
         """Return the names of the plugins that did not come with the harness, and whose code a suite runs."""
-        found = self.manager.list_name_plugin()
+        found, own = self.manager.list_name_plugin(), _own_packages()
         named = [(name, getattr(plugin, "__name__", type(plugin).__module__)) for name, plugin in found]
-        return [name for name, module in named if module.partition(".")[0] not in {"harness", *_own_packages(name)}]
+        return [name for name, module in named if module.partition(".")[0] not in ("harness", own.get(name))]
 
     def code(self, *provided: Provided) -> str:
         """Return one sha256 for the content of the harness and of all plugins, or of those that provide something."""
@@ -125,13 +124,13 @@ class Plugins:
         return found
 
 
-def _own_packages(plugin: str = "") -> set[str]:
-    """Return the packages that plugins, or one, have by entry points that were installed with the harness itself."""
+def _own_packages() -> dict[str, str]:
+    """Return the package of each plugin by its name, of those that were installed with the harness itself."""
     try:
         points = importlib.metadata.distribution(DISTRIBUTION).entry_points
     except importlib.metadata.PackageNotFoundError:
-        return set()
-    return {p.module.partition(".")[0] for p in points if p.group == keys.GROUP and plugin in ("", p.name)}
+        return {}
+    return {p.name: p.module.partition(".")[0] for p in points if p.group == keys.GROUP}
 
 
 def _misplaced() -> list[str]:
@@ -152,7 +151,7 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     manager.add_hookspecs(hookspec)
     blocked = {name.removeprefix("no:") for name in asked if name.startswith("no:")}
     points = sorted(importlib.metadata.entry_points(group=keys.GROUP), key=lambda p: p.name)
-    own = {"harness", *_own_packages()}
+    own = {"harness", *_own_packages().values()}
     mine = [name for name in asked if not name.startswith("no:")]
     blame.THEIRS |= {n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")} - own
     for point in points:

@@ -21,13 +21,13 @@ from types import FrameType
 from typing import Any
 
 from harness.errors import MEMORY_ADVICE, ExitCode
+from harness.parts import HARNESSFILE
 
 # What C libraries print before they call exit(1) or abort(): told in our line instead.
 LAST_WORDS = (b"OpenBLAS", b"libgomp", b"OMP:", b"terminate called", b"  what():", b"memory allocation of")
 LAST_LINE = f"error: out of memory; {MEMORY_ADVICE}\n".encode()  # made before memory is short
 OTHERWISE = "that is no verdict; run again, and what was finished is not done again"
 WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
-OWN = "harnessfile.py"  # which may end the process with 0, and that is no verdict
 ENGINE = "vllm"  # a loader whose native code is in the process that loads
 WITH_PARENT = 1  # PR_SET_PDEATHSIG
 TWICE = 1.0  # seconds in which a second is the same wish: sent to the group, and passed on by who watches
@@ -99,7 +99,8 @@ def _with_others(args: Any) -> bool:
     on, given = getattr(args, "on", ""), getattr(args, "suite", None) or []
     suites = [path for path in map(Path, given if isinstance(given, list) else [given]) if path.is_file()]
     said = [p.read_text("utf-8", "replace") for p in suites if os.access(p, os.R_OK)] + getattr(args, "overrides", [])
-    own = getattr(args, "plugins", []) or any((path.parent / OWN).is_file() for path in suites)
+    # code that may end the process with 0, which is no verdict
+    own = getattr(args, "plugins", []) or any((path.parent / HARNESSFILE).is_file() for path in suites)
     return bool(own) or on.partition(":")[0] not in ("", "local") or any(ENGINE in text for text in said)
 
 

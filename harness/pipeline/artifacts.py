@@ -157,15 +157,19 @@ def _making(run: Execution, out: Path) -> Iterator[bool]:
         yield kept.fits(out, run.record.warn)
 
 
+def _expected(run: Execution) -> str:
+    """Return how long the training takes where somebody had `harness plan` measure it."""
+    own = "full" if run.collection.whole else run.suite.adapter and run.suite.adapter.use
+    seconds = [one.whole for one in part("measured")(run.session, own or "").values() if one.whole]
+    return "".join(f"; about {duration(s)}, as harness plan measured" for s in seconds)
+
+
 def _train(run: Execution, out: Path) -> dict[str, Any] | Stop:
     """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
     table, rows, found = run.suite.train, run.collection.training, run.record.found
     assert table and rows is not None
-    own = "full" if run.collection.whole else run.suite.adapter and run.suite.adapter.use
-    measured = part("measured")(run.session).get(own)  # nothing unless somebody asked for it
-    told = f"; about {duration(measured.whole)}, as harness plan measured" if measured and measured.whole else ""
-    again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {counted(len(rows), 'row')}{told}"
-    with _making(run, out) as whole, run.record.stage("train", again if whole else anew):
+    again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {counted(len(rows), 'row')}"
+    with _making(run, out) as whole, run.record.stage("train", again if whole else anew + _expected(run)):
         if not whole:
             if stop := _call_trainer(run, out):
                 return stop

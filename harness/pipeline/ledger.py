@@ -282,13 +282,13 @@ class Ledger:
     def _counts(self, line: Mapping[str, Any], look: Look) -> bool:
         """Return whether an earlier look was at enough of these rows; of those that all have, in the same project."""
         pair = line["rows"], look.digest
-        self._met[look.digest, look.digest] = True  # the same rows, which need not be read
-        if pair not in self._met:
+        same = line["rows"] == look.digest  # which need not be read
+        if not same and pair not in self._met:
             theirs = self._read(line["rows"])
             if theirs is None:
                 self.warn(f"{self.file(line['rows'])}: cannot be read; what was looked at there counts as these rows")
             self._met[pair] = theirs is None or meets(theirs, look.rows)
-        return self._met[pair] and (not look.project or line["project"] in ("", look.project))
+        return (same or self._met[pair]) and (not look.project or line["project"] in ("", look.project))
 
     def _begun(self, near: Sequence[dict[str, Any]], look: Look) -> dict[str, Any] | None:
         """Return the last look at fewer rows that this one goes on from, or None."""

@@ -112,10 +112,10 @@ def at_rate(session: Session, rate: float) -> Measured:
     return Measured(what[0], tokens=round(rate), seconds=1.0, whole_tokens=whole)
 
 
-def known(session: Session) -> dict[str, Measured]:
-    """Return what was measured before for exactly this model, recipe, rows and machine."""
+def known(session: Session, *only: str) -> dict[str, Measured]:
+    """Return what was measured before for exactly this model, recipe, rows and machine, or some of it."""
     found = {}
-    for what in (*methods_of(session.collection), EVALUATION):
+    for what in (w for w in (*methods_of(session.collection), EVALUATION) if w in only or not only):
         with suppress(OSError, ValueError, TypeError):
             found[what] = Measured(**json.loads(_path(session, what).read_text("utf-8")))
     return found

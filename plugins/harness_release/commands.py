@@ -151,7 +151,8 @@ def _schema(args: Namespace) -> int:
 
 def _loaded(args: Namespace) -> Plugins:
     """Load plugins and the harnessfile beside a suite, or here. Raises UsageError where neither of the two is there."""
-    from harness.plugins import HARNESSFILE, load_plugins
+    from harness.parts import HARNESSFILE
+    from harness.plugins import load_plugins
 
     suite = args.suite or Path("harness.toml")
     if args.suite and not (suite.is_file() or suite.with_name(HARNESSFILE).is_file()):

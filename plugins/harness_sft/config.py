@@ -60,14 +60,8 @@ REASONS = {  # what to do instead of fields of SFTConfig that are not the user's
     "bf16_full_eval fp16_full_eval",
 }
 OURS = {name: why for why, names in REASONS.items() for name in names.split()}
-OWN = {
-    "validation",
-    "patience",
-    "warmup_ratio",
-    "report_to",
-    "bf16",
-    "attn_implementation",
-}  # of `sft`, which mean more
+# of `sft`, which mean more
+OWN = {"validation", "patience", "warmup_ratio", "report_to", "bf16", "attn_implementation"}
 NAMES: dict[Any, str] = {  # of the others, by what may be written for them in TOML
     int: "dataloader_num_workers dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "
     "gradient_accumulation_steps local_rank max_length max_steps per_device_eval_batch_size "
@@ -237,10 +231,10 @@ def _check_reports(reports: list[str]) -> None:
 
 def _check_attention(name: Any) -> None:
     """Refuse kernels of attention where they cannot run, before a model is loaded."""
-    import torch
-
     if name in (None, "eager", "sdpa"):
         return
+    import torch
+
     if not torch.cuda.is_available():
         raise UsageError(f"attn_implementation: {name} is written for GPUs, and this is a CPU; remove it")
     package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name, "torch")

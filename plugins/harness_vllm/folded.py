@@ -20,6 +20,8 @@ from harness import UsageError, cache_dir, digest_of
 from harness.internals import exclusive, folder_in_place, locked
 from harness_lora import Merge, check_base, check_mergeable, make_plan, read_config, workers
 
+DIGITS = 32  # hex digits by which a folder is named
+
 
 @contextmanager
 def folded(base: Path, adapter: Path | None, dtype: torch.dtype, digest: str = "") -> Iterator[Path]:
@@ -32,9 +34,9 @@ def folded(base: Path, adapter: Path | None, dtype: torch.dtype, digest: str = "
     if adapter is None:
         yield base
         return
-    place = cache_dir() / "vllm" / digest_of([digest, str(base), str(adapter), str(dtype)])[:32]
+    place = cache_dir() / "vllm" / digest_of([digest, str(base), str(adapter), str(dtype)])[:DIGITS]
     with exclusive(place.parent / "folding.lock"):
-        for left in place.parent.glob("[0-9a-f]*"):
+        for left in place.parent.glob("[0-9a-f]" * DIGITS):
             _remove_unheld(left)
         if not place.exists():
             with folder_in_place(place) as work:
