@@ -159,6 +159,7 @@ def test_three_rows_are_three_answers(tmp_path: Path, calls: Counter[str]) -> No
     assert most < peak(lambda: list(each_row(folder, "base", "qa"))) / 4 < whole
 
 
+@pytest.mark.slow
 def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
     """Of what is written of an item, in the run's folder and in evidence, one row is in memory at a time."""
     folder = RunFolder(tmp_path, "fake", datetime.now(UTC))
@@ -169,6 +170,7 @@ def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
     assert sizes[1] - sizes[0] < 500_000, sizes  # of a file of two megabytes: what finds a score by its row
 
 
+@pytest.mark.slow
 def test_a_page_holds_of_a_row_what_it_shows(tmp_path: Path) -> None:
     """What two subjects' rows have in common is in memory once, and what no page shows is not."""
     run, folder = kept(tmp_path, 1000)
@@ -183,6 +185,7 @@ def test_a_page_holds_of_a_row_what_it_shows(tmp_path: Path) -> None:
 # -- runs ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_history_reads_what_it_shows(suite: Project, calls: Counter[str]) -> None:
     """Of many runs a glimpse is taken, and the last ones alone are read whole; JSON reads one at a time."""
     first = suite.run().report

@@ -72,6 +72,7 @@ def public(package: str) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_plugins_import_the_public_face_only() -> None:
     """A plugin imports `harness` and `harness.testing`, and of another plugin what its `__init__` names.
 
@@ -99,6 +100,7 @@ def test_no_name_hides_a_module_of_a_plugin() -> None:
         assert not taken & {path.stem for path in (ROOT / "plugins" / package).glob("*.py")}, package
 
 
+@pytest.mark.slow
 def test_the_harness_names_no_plugin() -> None:
     """No module of the harness imports a plugin, has its name in a text, or that of an adapter or trainer of ours."""
     hooks = {name for name in vars(hookspec) if name.startswith("harness_")}
@@ -165,6 +167,7 @@ def called(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
+@pytest.mark.slow
 def test_scales_are_compared_in_one_room() -> None:
     """What a scale is read as, tested by and written like is decided in one room; all others ask it."""
     found = [place for module in modules("harness", "plugins") for place in compared(module, nodes(module))]
@@ -214,6 +217,7 @@ def test_what_decides_by_words_is_found(line: str, reads: int, compares: int) ->
     assert len(list(compared("m", ast.walk(ast.parse(line))))) == compares
 
 
+@pytest.mark.slow
 def test_parameters_of_plugins_have_types() -> None:
     """Under 8 % of the parameters in plugins are `Any`, `object`, or another name for one of them."""
     found = [blind for module in modules("plugins") for blind in parameters(tree(module))]

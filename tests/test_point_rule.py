@@ -38,6 +38,7 @@ def test_the_page_has_the_tables() -> None:
     assert point_rule.tables() in point_rule.PAGE.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_has_our_lines_beside_nemos() -> None:
     """Our rates are exact, so what the page has is what is computed; NeMo's need an environment of their own."""
     text = (point_rule.PAGE.parent / "beside-others.md").read_text("utf-8")

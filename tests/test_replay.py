@@ -130,6 +130,7 @@ def test_rows_that_were_written_by_hand(case: str, exported: Project) -> None:
     assert (outcome.code, told in outcome.err, outcome.err.count("\n")) == (7, True, 1), outcome.err
 
 
+@pytest.mark.slow
 def test_private_rows_are_compared_by_digest(exported: Project) -> None:
     """Of a private row only a digest is known: answers must come to the same one, log-probabilities need not."""
     text = (

@@ -33,6 +33,7 @@ def selftest(suite: Project, *flags: str) -> tuple[int, str]:
     return outcome.code, outcome.out
 
 
+@pytest.mark.slow
 def test_a_suite_with_a_floor_catches_them_all(suite: Project) -> None:
     """Every impostor is named with the gate that kept it back; nothing is exported, nothing counts as an attempt."""
     code, out = selftest(suite)

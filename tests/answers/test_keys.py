@@ -247,6 +247,7 @@ def trained(suite: Project) -> list[str]:
     return sorted(p.parent.name for p in (suite.folder / "cache/trained").glob("*/adapter"))
 
 
+@pytest.mark.slow
 def test_a_select_split_that_becomes_the_training_rows_is_found(suite: Project) -> None:
     """What the checks said of another select split is not said of this one."""
     rows = [{**row, "id": f"s{i}", "input": f"select {i} say s{i}", "target": f"s{i}"} for i, row in enumerate(ROWS)]
@@ -282,6 +283,7 @@ def test_changed_trainer_trains_again(suite: Project, monkeypatch: pytest.Monkey
         assert len(trained(suite)) == number + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json"])
 def test_a_base_with_another_file_makes_everything_anew(passed: Project, name: str) -> None:
     """What was trained, merged and answered with another template, tokenizer or configuration is not reused."""
@@ -362,6 +364,7 @@ def test_what_is_damaged_is_set_aside_and_made_again(
     assert passed.run().report.warnings == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [_gone, _cut, _emptied, _flipped, _unreadable])
 def test_a_damaged_note_makes_again(passed: Project, damage: Callable[[Path], None]) -> None:
     """Without a note that can be read nobody knows whether a folder is whole."""
@@ -506,6 +509,7 @@ def test_how_models_are_asked_is_code(tmp_path: Path) -> None:
     assert known(tmp_path) != before
 
 
+@pytest.mark.slow
 def test_code_that_cannot_be_read_is_no_other_processes() -> None:
     """What was made by code without a file has a key in this process alone."""
     spaces: dict[str, Any] = {"__name__": "nowhere"}

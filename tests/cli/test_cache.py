@@ -39,6 +39,7 @@ def test_the_cache_is_listed(project: Project, cache: Path) -> None:
     assert sorted(cache.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_what_was_not_used_for_long_is_removed(project: Project, cache: Path) -> None:
     """The old model goes with its note; the rest stays, and a run finds it as before."""
     outcome = project.harness("cache", "--older", "30", "--prune")
@@ -50,6 +51,7 @@ def test_what_was_not_used_for_long_is_removed(project: Project, cache: Path) ->
     assert all(r.remembered == r.asked for r in project.run().report.reports)
 
 
+@pytest.mark.slow
 def test_the_longest_unused_goes_first_until_the_rest_fits(project: Project, cache: Path) -> None:
     """Attempts are no part of it: they are kept whatever room is wanted."""
     found = entries(cache)

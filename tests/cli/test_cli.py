@@ -23,6 +23,7 @@ def imported(words: list[str], cwd: Path) -> set[str]:
     return set(done.stdout.rpartition("IMPORTED")[2].split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["--help"], ["plugins"], ["run", "--collect-only", str(SUITES / "smoke.toml")], ["init", "new"]]
 )
@@ -31,6 +32,7 @@ def test_light_commands_import_nothing_heavy(words: list[str], tmp_path: Path) -
     assert imported(words, tmp_path) == set()
 
 
+@pytest.mark.slow
 def test_module_is_the_command(tmp_path: Path) -> None:
     """`python -m harness` does and ends as `harness` does."""
     command = [sys.executable, "-m", "harness"]
@@ -69,6 +71,7 @@ def test_mistyped_command_is_a_usage_error(words: list[str], capsys: pytest.Capt
     assert "usage: harness" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_closed_pipe_is_no_crash(tmp_path: Path) -> None:
     """`harness plugins | head -1` ends without a traceback."""
     code = "import sys; from harness.cli.main import main; sys.exit(main(['plugins']))"

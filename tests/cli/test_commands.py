@@ -189,6 +189,7 @@ def test_plugins_are_listed_in_one_language(project: Project) -> None:
     assert project.harness("plugins", "nothing").code == 4
 
 
+@pytest.mark.slow
 def test_events_are_lines_as_they_happen(suite: Project) -> None:
     """A line of JSON an event, with a format number and the time, from the first to the last."""
     assert suite.harness("run", "suite.toml", "--events", "events.jsonl").code == 0

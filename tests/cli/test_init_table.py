@@ -170,6 +170,7 @@ def test_nothing_is_written_over(init: Init) -> None:
     assert [p.read_text() for p in Path("mine").rglob("*") if p.is_file()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_rows_of_a_group_stay_together(init: Init) -> None:
     """All rows of a user are in one part, whether the column is named or found, and the test knows its clusters."""
     rows = [{**row, "user_id": f"u{i % 60}", "team": f"t{i % 50}"} for i, row in enumerate(DICTS)]
@@ -193,6 +194,7 @@ def test_the_cut_depends_on_the_rows_alone(init: Init) -> None:
     assert {part: len(rows) for part, rows in first.items()} == {"train": 170, "select": 30, "confirm": 100}
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_in_no_two_parts(init: Init) -> None:
     """Rows that ask nearly what rows of another part ask are left out and counted, and D10 finds none of them."""
     twins = [{**row, "text": f"{row['text']}, please do look into it at once for me"} for row in DICTS]

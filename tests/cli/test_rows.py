@@ -50,6 +50,7 @@ def folder_of(project: Project) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_show_without_a_run_is_the_last(ran: Project) -> None:
     """`harness show` shows the newest run in reports/, `harness show FOLDER` the newest in a folder of runs."""
     first = folder_of(ran)

@@ -219,6 +219,7 @@ def test_what_did_not_pass_is_told_with_its_threshold(project: Project) -> None:
     assert project.harness("show", str(max(project.folder.glob("reports/*"))), "-q").out.count("one-sided") == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_said_to_be_trained_that_is_there(project: Project) -> None:
     """A second run of a recipe says that it is there, not what it would be trained with."""
     project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})

@@ -96,12 +96,14 @@ def test_plugins_say_what_they_said(old: Project) -> None:
         assert old.harness("verify", f"exports/{name}").code == 0
 
 
+@pytest.mark.slow
 def test_sweep_chooses_what_it_chose(old: Project) -> None:
     outcome = run(old, "sweep.toml")
     assert (outcome.code, said(outcome)) == (0, expected("sweep"))
     assert outcome.report.sweep and outcome.report.sweep.chosen == 0.8
 
 
+@pytest.mark.slow
 def test_python_runs_what_it_ran(old: Project) -> None:
     """`harness.run` takes the options it took, and returns a run with `exit_code` and `verdicts`."""
     found = harness.run("sweep.toml", overrides=["export.0.to=elsewhere"], plugins=("house", "no:checks"))
@@ -208,6 +210,7 @@ def test_old_release_is_no_baseline_and_makes_room_for_one(left: Project) -> Non
 # -- cache, ledger, waivers --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cache_of_then_is_asked_anew(left: Project) -> None:
     """A key of then had no digest of the weights, so nothing is answered by it; nothing is lost or damaged either."""
     outcome = run(left, "small.toml")
@@ -233,6 +236,7 @@ def test_attempts_begin_anew(left: Project) -> None:
     assert "the ledger begins with this run" in after.out
 
 
+@pytest.mark.slow
 def test_waiver_is_to_be_written_again(left: Project) -> None:
     """One without a digest of its claim opens no gate, and says how to write it; then the two stand in one file."""
     outcome = run(left, "small.toml")
@@ -328,6 +332,7 @@ def stub() -> Iterator[StubJudge]:
         yield judge
 
 
+@pytest.mark.slow
 def test_kappa_lower_is_kappa(left: Project, stub: StubJudge) -> None:
     """The gate on the bound is refused with the metric in its place, and then the calibration with its remedy."""
     outcome = judged(left, stub)

@@ -20,6 +20,7 @@ def suite(project: Project) -> Project:
     return project.write({"suite.toml": BETTER, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
+@pytest.mark.slow
 def test_a_clear_improvement_is_decided_on_few_rows(suite: Project) -> None:
     """The base answers every row, the candidates as many as the gate needs, and the saving is shown."""
     outcome = suite.run()
@@ -33,6 +34,7 @@ def test_a_clear_improvement_is_decided_on_few_rows(suite: Project) -> None:
     assert (verdict.method, verdict.n, verdict.outcome) == ("e-process", rows["merged"], "PASS")
 
 
+@pytest.mark.slow
 def test_the_looks_are_in_the_lock(suite: Project) -> None:
     """After how many rows it may stop is written down before there is a candidate: 64, twice as many each time, all."""
     assert suite.run().code == 0
@@ -41,6 +43,7 @@ def test_the_looks_are_in_the_lock(suite: Project) -> None:
     assert (looks(1), looks(64), looks(65)) == ([1], [64], [64, 65])
 
 
+@pytest.mark.slow
 def test_a_clear_harm_is_decided_on_few_rows(suite: Project) -> None:
     """A candidate that is far worse fails as early."""
     outcome = suite.run("--set", "train.skill=0.05")

@@ -93,6 +93,7 @@ def test_base_has_answers_and_no_metric(suite: Project) -> None:
     assert "baseline" in json.loads(path.read_text("utf-8").splitlines()[0])["details"]
 
 
+@pytest.mark.slow
 def test_answers_are_remembered(suite: Project) -> None:
     """A second run marks the answers of the first, and loads no model."""
     suite.run()

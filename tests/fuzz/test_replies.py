@@ -139,6 +139,7 @@ def reply_of(path: str) -> st.SearchStrategy[Reply]:
     return st.builds(Reply, st.just(path), STATUS, HEADERS, bodies, st.sampled_from([0, 0, 0, 10, -1]))
 
 
+@pytest.mark.slow
 @fuzz(st.sampled_from(sorted(KINDS)).flatmap(reply_of), st.sampled_from(["auto", "chat", "completions"]))
 def test_replies(reply: Reply, endpoint: str, url: str) -> None:
     """Whatever comes back, there are answers, or one line says why there are none."""

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
 from harness.testing import SUITE
@@ -59,24 +60,28 @@ TABLES = st.lists(st.lists(CELLS, max_size=6), max_size=4).map(
 )
 
 
+@pytest.mark.slow
 @fuzz(structures(ROWS).map(jsonl) | texts(jsonl(ROWS)), st.booleans())
 def test_jsonl(data: str | bytes, train: bool, world: Path) -> None:
     """Rows of anything are asked, or told by their line."""
     read(world, "rows.jsonl", data, train)
 
 
+@pytest.mark.slow
 @fuzz(structures(ROWS).map(dumps) | texts(dumps(ROWS)) | VALUES.map(dumps), st.booleans())
 def test_json(data: str | bytes, train: bool, world: Path) -> None:
     """A JSON file of anything is asked, or told in a line."""
     read(world, "rows.json", data, train)
 
 
+@pytest.mark.slow
 @fuzz(TABLES | texts("id,input,target,kind\r\na,say one,one,a\r\n", [",", '"']), st.booleans())
 def test_csv(data: str | bytes, train: bool, world: Path) -> None:
     """A table with cells lacking, too many, too long or unquoted is asked, or told in a line."""
     read(world, "rows.csv", data, train)
 
 
+@pytest.mark.slow
 @fuzz(structures([WAIVER, WAIVER]).map(jsonl) | texts(jsonl([WAIVER])))
 def test_waivers(data: str | bytes, world: Path) -> None:
     """Lines that are no waivers are told by their number, and what is none waives nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 
 from harness.testing import SUITE
@@ -139,6 +140,7 @@ def collect(world: Path, text: str | bytes, *more: str) -> None:
     harness("run", "suite.toml", "--collect-only", *more, *FAKES)
 
 
+@pytest.mark.slow
 @fuzz(texts(RICH, TOML_VALUES))
 def test_bytes(text: bytes, world: Path) -> None:
     """A suite with pieces cut out and put in collects, or is told in lines."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
 from harness import Sample
@@ -61,6 +62,7 @@ MARKS = (
 )
 
 
+@pytest.mark.slow
 @fuzz(structures(ROWS), st.sampled_from(["numeric", "json", "tool_calls", "regression"]))
 def test_rows_of_values(rows: Any, use: str, world: Path) -> None:
     """Rows of anything are accepted, or told by their id."""
@@ -70,6 +72,7 @@ def test_rows_of_values(rows: Any, use: str, world: Path) -> None:
     harness("run", "values.toml", "--collect-only", "-p", "harness.testing")
 
 
+@pytest.mark.slow
 @fuzz(structures(SCHEMA).map(dumps) | texts(dumps(SCHEMA)) | VALUES.map(dumps))
 def test_schemas(data: str | bytes, world: Path) -> None:
     """A schema of anything is one, or told in a line; nothing is fetched."""

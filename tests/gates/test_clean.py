@@ -219,6 +219,7 @@ def test_slices_are_not_emptied_or_made_alarms() -> None:
     assert (emptied.outcome, emptied.why.partition(",")[0]) == (Outcome.ERROR, "kind=a: 70 of 70 rows leak")
 
 
+@pytest.mark.slow
 def test_rows_to_choose_by_are_no_leaks_of_themselves(suite: Project) -> None:
     """With --select the select split is evaluated, and compared with the training rows alone."""
     chosen = [{"id": f"s{i}", "input": f"choose {i} say s{i}", "target": f"s{i}", "kind": "a"} for i in range(60)]

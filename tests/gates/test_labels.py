@@ -135,6 +135,7 @@ def test_what_labels_cannot_correct_is_an_error(case: str) -> None:
     assert told in found.why
 
 
+@pytest.mark.slow
 def test_gate_is_about_the_corrected_share() -> None:
     """57.5 % by a judge of 90 and 74 % is one half by people; a claim from above is the same test turned round."""
     found = verdict(WINS, [1.0] * 174 + [0.0] * 126, labels(GOOD), min=0.5)
@@ -193,6 +194,7 @@ def test_favoured_model_that_is_no_better_does_not_pass(of_labels: float) -> Non
     assert (p_pass <= ALPHA).mean() < 0.065  # 6 %, and one standard error
 
 
+@pytest.mark.slow
 def test_judge_that_likes_the_longer_answer_does_not_pass_equal_models() -> None:
     """Rows of which 80 % are longer, and labels of which 30 % are: 93 % without a look at lengths, at most 5 with."""
     _, judges = judge_rates.LENGTHS[1]

@@ -65,6 +65,7 @@ def test_a_claim_about_a_baseline() -> None:
     assert found.p_fail == pytest.approx(tango(1, 0, 120, 0.05, 0.05).p_fail)
 
 
+@pytest.mark.slow
 def test_a_judge_that_refuses_on_what_is_bad_does_not_pass_more_often() -> None:
     """2 % of 300 rows lost, all of them answers that people would not prefer: 5 % at most, where it was 9 %."""
     from scipy.stats import binom

@@ -29,6 +29,7 @@ def test_equal_models_need_what_the_table_of_the_design_says() -> None:
     assert 2 * found.least < found.rows < found.most / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("test", "threshold", "discordance"),
     [

@@ -55,6 +55,7 @@ def test_confirm_is_the_default(suite: Project) -> None:
     assert outcome.report.reports[-1].n == len(ROWS)
 
 
+@pytest.mark.slow
 def test_evals_without_a_select_split_are_left_alone(suite: Project) -> None:
     """Choosing never looks at rows that are kept to confirm."""
     suite.write({"suite.toml": SPLIT + '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'})
@@ -170,6 +171,7 @@ def test_an_eval_without_a_gate_is_a_look(suite: Project) -> None:
     assert attempts(suite, 0.9) == 4
 
 
+@pytest.mark.slow
 def test_damaged_ledger_ends_the_run_before_it_begins(suite: Project) -> None:
     """A line that was changed is an attempt that may be missing: exit 4 and one line, and nothing is measured."""
     attempts(suite, 0.6)
@@ -183,12 +185,14 @@ def test_damaged_ledger_ends_the_run_before_it_begins(suite: Project) -> None:
     assert "base::qa" not in outcome.out
 
 
+@pytest.mark.slow
 def test_a_ledger_that_begins_is_told(suite: Project) -> None:
     """Who has no ledger knows of no earlier attempt, and says so; the next run goes on."""
     said = "earlier attempts at these rows are not known here: the ledger begins with this run"
     assert [said in suite.run("--set", f"train.skill={skill}").out for skill in (0.6, 0.7)] == [True, False]
 
 
+@pytest.mark.slow
 def test_ledger_may_lie_elsewhere(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """HARNESS_LEDGER names the file that a job keeps, with its rows beside it."""
     monkeypatch.setenv("HARNESS_LEDGER", str(suite.folder / "kept/mine.jsonl"))
@@ -321,6 +325,7 @@ def test_rows_that_were_looked_at_are_known_again(suite: Project, case: str) -> 
     assert {v.alpha for v in outcome.report.verdicts} == {spent(0.05, 2)}
 
 
+@pytest.mark.slow
 def test_other_rows_are_another_question(suite: Project) -> None:
     """Under a tenth of the smaller set in common, with the same suite, eval and gate: the first attempt."""
     assert attempts(write(suite, SUITE), 0.9) == 1

@@ -24,6 +24,7 @@ def suite(project: Project) -> Project:
     return project.write({"suite.toml": SUITE, "test.jsonl": TEST, "train.jsonl": [*TRAIN, *BAD]})
 
 
+@pytest.mark.slow
 def test_rows_that_leak_are_taken_out(suite: Project) -> None:
     """A run and a check tell how many are taken out and why, and train on the others."""
     assert suite.harness("check", "suite.toml").code == 4

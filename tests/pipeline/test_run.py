@@ -365,6 +365,7 @@ def test_interrupt_in_training_exits_2_and_keeps_the_report(suite: Project, monk
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_the_old_export(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills while the export is written leaves the previous one whole, and exits 4."""
     assert suite.run().code == 0
@@ -461,6 +462,7 @@ def test_same_from_python(suite: Project) -> None:
     assert run.exports[0].written
 
 
+@pytest.mark.slow
 def test_show_prints_the_report_again(suite: Project) -> None:
     """`show` prints the same summary, and --flips the rows that changed with both answers."""
     suite.write({"suite.toml": COMPARES})

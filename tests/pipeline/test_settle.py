@@ -38,6 +38,7 @@ def test_gate_whose_required_gate_did_not_pass_is_an_error(suite: Project) -> No
     assert 'requires "high", which is FAIL on adapter' in outcome.out
 
 
+@pytest.mark.slow
 def test_gate_is_judged_when_what_it_requires_passed(suite: Project) -> None:
     """On the same candidate, and whatever the order of the file."""
     outcome = suite.write({"suite.toml": gates(AFTER, HIGH.replace("0.99", "0.5"))}).run()
@@ -47,6 +48,7 @@ def test_gate_is_judged_when_what_it_requires_passed(suite: Project) -> None:
     assert "merged::other" in listed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("severity", ["block", "warn"])
 def test_one_of_any_of_is_enough(suite: Project, severity: str) -> None:
     """Members do not block by themselves; one proven claim carries the group."""
@@ -132,6 +134,7 @@ def test_bound_on_the_wrong_side_is_warned_of(suite: Project) -> None:
     assert 'max bounds "contains", of which more is better' in outcome.err
 
 
+@pytest.mark.slow
 def test_slices_that_cannot_prove_anything_are_warned_of(suite: Project) -> None:
     """Sixty rows in two slices are alarms only, which prove nothing: collection says so, and the run ends with 6."""
     sliced = 'id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = "kind=*"'
@@ -143,6 +146,7 @@ def test_slices_that_cannot_prove_anything_are_warned_of(suite: Project) -> None
     assert "so it cannot pass" in checked and ": 0 errors, 1 warning, " in checked
 
 
+@pytest.mark.slow
 def test_failing_slice_is_shown(suite: Project) -> None:
     """The slice that drives a failure stands in the report with its numbers; the others are counted."""
     rows = [
@@ -173,6 +177,7 @@ def test_few_clusters_are_told_before_and_after(suite: Project) -> None:
     assert sum(told in w for w in outcome.report.warnings) == 1
 
 
+@pytest.mark.slow
 def test_cluster_sizes_that_tell_of_the_outcome_are_a_warning(suite: Project) -> None:
     """A gate that passes by its long documents alone is a warning of the run, with the other mean."""
     long = [row | {"of": f"long {i % 20}"} for i, row in enumerate(ROWS * 4)]

@@ -130,6 +130,7 @@ class Watches:
         self.shown.append(run)
 
 
+@pytest.mark.slow
 def test_what_was_shown_of_a_sweep_stays_as_it_was(suite: Project) -> None:
     """The record grows by new records: what a listener kept of the first trial has one trial and no choice."""
     text = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"') + SWEEP

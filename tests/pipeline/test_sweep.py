@@ -50,6 +50,7 @@ def test_trials_go_on_while_they_are_better(suite: Project) -> None:
     assert len(list((suite.folder / "cache/trained").glob("*/merged-original"))) == 1
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_gates_own_tests(suite: Project) -> None:
     """Change and p are McNemar's mid-p on the same rows, and bounds of a value Clopper and Pearson's."""
     from scipy.stats import binomtest
@@ -68,6 +69,7 @@ def test_numbers_are_those_of_the_gates_own_tests(suite: Project) -> None:
     assert 0 < second.change_lower < won / 40
 
 
+@pytest.mark.slow
 def test_the_first_step_that_is_no_better_ends_it(suite: Project) -> None:
     """Nothing is trained beyond it, even if it would have been better, and the table says so."""
     outcome = suite.write({"suite.toml": values(suite, 0.6, 0.61, 0.95)}).run()
@@ -138,6 +140,7 @@ def test_the_sweep_takes_the_place_of_the_option(suite: Project) -> None:
     assert len(trained(suite)) == 4
 
 
+@pytest.mark.slow
 def test_killed_sweep_goes_on_where_it_was(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted in the second trial and run again, the first is found, with what its training took."""
     import harness.testing
@@ -248,6 +251,7 @@ def test_real_sweep_survives_a_kill_in_the_second_trial(project: Project) -> Non
     assert {(c["r"], c["lora_alpha"]) for c in (first, second)} == {(1, 2), (16, 32)}
 
 
+@pytest.mark.slow
 def test_lock_has_the_whole_sweep_and_evidence_the_choice(suite: Project) -> None:
     """What is written before training knows no value; the claims say which was chosen, and verify reads them."""
     import base64
@@ -264,6 +268,7 @@ def test_lock_has_the_whole_sweep_and_evidence_the_choice(suite: Project) -> Non
     assert "qa (select)" in json.loads((Path(outcome.report.folder) / "suite.lock.json").read_text("utf-8"))["data"]
 
 
+@pytest.mark.slow
 def test_select_runs_and_foreign_candidates(suite: Project) -> None:
     """--select chooses and confirms nothing; a candidate that is given is gated without any sweep."""
     outcome = suite.run("--select", "-p", "no:checks")
@@ -274,6 +279,7 @@ def test_select_runs_and_foreign_candidates(suite: Project) -> None:
     assert (outcome.report.sweep, len(trained(suite))) == (None, made)
 
 
+@pytest.mark.slow
 def test_clusters_count_as_one(suite: Project) -> None:
     """Select rows of one cluster are not independent, and the steps' tests know."""
     text = SWEPT.replace('select = "select.jsonl"', 'select = "select.jsonl"\ncluster = "ticket"')
@@ -292,6 +298,7 @@ def test_selftest_of_a_suite_that_sweeps(suite: Project) -> None:
     assert trained(suite) == []
 
 
+@pytest.mark.slow
 def test_show_prints_the_table_again(suite: Project) -> None:
     """A report holds the sweep, whole."""
     outcome = suite.run()

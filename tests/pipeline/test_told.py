@@ -53,6 +53,7 @@ def harness_checks():
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_is_reused_has_its_curve(suite: Project) -> None:
     """It is kept with the adapter: read again it is the one of the run that trained."""
     once, again = suite.run().report, suite.run().report
@@ -79,6 +80,7 @@ def harness_trainers():
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_tells_of_the_training_it_chose(suite: Project) -> None:
     """Its last trial is not that one; the folder has the logs of the chosen one alone."""
     sweep = '\n[sweep]\n"train.skill" = [0.3, 0.9, 0.91]\nby = "qa.exact_match"\n'
@@ -124,6 +126,7 @@ def test_steps_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert len(found) <= MOST + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--no-cache"]])
 def test_rows_are_shown_as_the_model_sees_them(suite: Project, flags: list[str]) -> None:
     """The first, the middle and the last, what is learnt apart; also where the checks are not run again."""

@@ -37,6 +37,7 @@ def suite(project: Project) -> Project:
     return project.write({"suite.toml": SUITE + MARGIN + GAIN, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_that_of_the_process_which_measures() -> None:
     """Whoever started it may hold far more, which Linux counts among what its child had at most."""
     held = b"x" * (400 << 20)
@@ -446,6 +447,7 @@ def test_shared_prompts_are_counted_once(suite: Project) -> None:
     assert asked["fewshot"]["unique"] == asked["base"]["unique"] + shots
 
 
+@pytest.mark.slow
 def test_evaluator_that_refuses_its_rows_is_a_mistake(suite: Project) -> None:
     """What a run would stumble over after loading a model is told here, with exit code 4."""
     suite.write({"test.jsonl": [{**row, "target": "?"} for row in ROWS]})

@@ -670,6 +670,7 @@ def test_nothing_asked_is_nothing_sent(fake: Fake) -> None:
     assert fake.asked(TEXT) == []
 
 
+@pytest.mark.slow
 def test_so_many_requests_are_under_way_and_no_more(fake: Fake) -> None:
     """The bound is reached and kept, and answers come back in order."""
 
@@ -800,6 +801,7 @@ def test_a_refusal_is_not_asked_again(fake: Fake) -> None:
     assert len(fake.asked(TEXT)) == 2
 
 
+@pytest.mark.slow
 def test_a_server_that_says_when_is_asked_then(fake: Fake) -> None:
     """Retry-After is waited for, in seconds or as a date; more than five minutes is not."""
     with load(fake) as [subject]:

@@ -276,6 +276,7 @@ def test_error_before_training_is_exit_4(suite: Project) -> None:
     assert (outcome.code, outcome.report.flags[0].ignored) == (6, "--ignore")
 
 
+@pytest.mark.slow
 def test_error_after_training_is_exit_1(suite: Project) -> None:
     """An error finding of the adapter ends the run without an export, remembered or not."""
     suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"error"')})

@@ -120,6 +120,7 @@ def responses(tmp_path: Path) -> Iterator[Responses]:
 # -- one call --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_verdict_comes_over_http_by_schema(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The provider's own SDK sends the key that was named, and brings back verdict, model and tokens."""
@@ -254,6 +255,7 @@ class InStep(StubJudge):
             self.waiting.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_no_worker_idles_while_there_are_questions(provider: str) -> None:
     """Whenever the judge answers, 32 of 32 workers wait for it: calls are made as fast as its latency allows."""
@@ -322,6 +324,7 @@ def test_judge_that_is_too_slow_is_told() -> None:
         list(desk(stub, timeout=0.2, retries=1).ask(questions(3)))
 
 
+@pytest.mark.slow
 def test_calls_under_way_are_kept_when_the_judge_is_given_up(responses: Responses) -> None:
     """When the key is refused in the middle, what was answered meanwhile is not asked again."""
     with StubJudge(latency=0.1) as stub:
@@ -336,6 +339,7 @@ def test_calls_under_way_are_kept_when_the_judge_is_given_up(responses: Response
         assert (stub.count(), stub.repeated()) == (20, 0)
 
 
+@pytest.mark.slow
 def test_one_row_that_is_always_refused_is_that_rows_error(responses: Responses) -> None:
     """When all others are remembered, a row that fails alone is an ERROR row still, and no judge that is not there."""
     with StubJudge() as stub:
@@ -406,6 +410,7 @@ def test_judge_of_places_wins_exactly_one_half(provider: str) -> None:
     assert {j["verdict"] for s in scores.values() for j in s.details["judgments"]} == {"candidate", "baseline"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_judge_of_lengths_is_exposed(provider: str) -> None:
     """A candidate that is longer in most rows wins them; at equal lengths nothing is left of it."""
@@ -570,6 +575,7 @@ def test_every_row_gets_the_same_number_of_judgments() -> None:
         assert (len(stub.log), stub.repeated()) == (30, 0)
 
 
+@pytest.mark.slow
 def test_verdict_is_remembered_for_what_was_asked_alone(responses: Responses) -> None:
     """Another server, wording, sampling, length, row or number of judgments is another question; the same is not."""
     row = [Sample("q0", "question 0", "the right answer")]
@@ -972,6 +978,7 @@ def labels(count: int, wrong: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_calibration_measures_the_judge(suite: Project) -> None:
     """Kappa, its bound, sensitivity and specificity come out, and the judge's verdicts are remembered."""
     with StubJudge() as stub:
@@ -1088,6 +1095,7 @@ def test_labels_correct_the_win_rate(suite: Project) -> None:
         assert "trust_judge: the judge's word is taken, and labels correct nothing" in outcome.out
 
 
+@pytest.mark.slow
 def test_calibration_without_lengths_says_what_it_lacks(suite: Project) -> None:
     """One that an older harness made does not tell which answer was longer; a line says so before anyone is asked."""
     with StubJudge() as stub:

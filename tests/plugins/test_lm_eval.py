@@ -351,6 +351,7 @@ def test_what_cannot_be_served_is_told_at_collection(folder: Path, options: dict
     assert words in one_line(lambda: metrics_for(options, folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("yaml", "words"),
     [

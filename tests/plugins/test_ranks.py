@@ -68,6 +68,7 @@ time.sleep(0.1)
 raise """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("complaint", ["RuntimeError('gloo: GLHF!')", "UsageError('TRL refuses: gloo')"])
 def test_one_that_is_killed_is_told_before_the_others_complain(launch: Launch, complaint: str) -> None:
     """Whatever the survivors say of their lost connection, the line is the signal and what the next run does."""

@@ -593,6 +593,7 @@ def test_history_is_a_line_a_gate(two: tuple[Path, Path], project: Project) -> N
     assert sparkline([0.0, None, 1.0]) == "▁ █" and sparkline([2.0, 2.0]) == "▄▄"
 
 
+@pytest.mark.slow
 def test_the_last_runs_are_meant_where_none_is_named(two: tuple[Path, Path], project: Project) -> None:
     """`compare` holds the last run against the one before of its suite, `history` tells that suite's."""
     os.utime(two[1] / "report.json", (0, 0))

@@ -84,6 +84,7 @@ def test_rows_that_are_answered_as_by_the_gated_model_are_the_same(folder: Path)
     assert found.numbers["qa.exact_match rows"] == 200
 
 
+@pytest.mark.slow
 def test_fewer_rows_prove_nothing_and_say_how_many_would(folder: Path) -> None:
     """The same answers on 50 rows leave 3 points possible."""
     found = look(folder, skill_of(folder), rows=50)

@@ -171,6 +171,7 @@ def test_a_collector_gets_an_event_a_verdict(suite: Project, collector: type[Col
     assert not any(f'"{row_id}"' in str(found) or row_id in str(found) for v in verdicts for row_id in v.won)
 
 
+@pytest.mark.slow
 def test_the_gate_of_other_tools_rows_sends_its_verdict_too(project: Project, collector: type[Collector]) -> None:
     rows = "".join(f"q{i},{i % 5 > 0:d}\n" for i in range(100))
     project.write({"base.csv": "id,correct\n" + rows, "candidate.csv": "id,correct\n" + rows.replace("q40,0", "q40,1")})
@@ -179,6 +180,7 @@ def test_the_gate_of_other_tools_rows_sends_its_verdict_too(project: Project, co
     assert b"gen_ai.evaluation.result" in collector.came[0][1]
 
 
+@pytest.mark.slow
 def test_without_the_variable_nothing_is_sent(
     suite: Project, collector: type[Collector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +189,7 @@ def test_without_the_variable_nothing_is_sent(
     assert collector.came == []
 
 
+@pytest.mark.slow
 def test_a_collector_that_refuses_costs_one_warning(suite: Project, collector: type[Collector]) -> None:
     collector.status = 400
     outcome = suite.run()
@@ -233,6 +236,7 @@ def test_wandb_gets_the_verdicts_offline(tracked: Project, monkeypatch: pytest.M
     assert {entry.path for entry in artifact.manifest.contents} == {"report.json", "report.html"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("breaks", ["raise ValueError('no such\\n  place')", "raise SystemExit(3)", "import nowhere"])
 def test_a_tracker_that_fails_costs_a_warning(tracked: Project, monkeypatch: pytest.MonkeyPatch, breaks: str) -> None:
     """The outcome, what is exported and the report are those of a run without it."""

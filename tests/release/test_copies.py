@@ -46,6 +46,7 @@ def test_copy_is_a_candidate_that_ships_on_its_own_verdicts(suite: Project) -> N
     assert not (suite.folder / "exports/fewer/model/harness-copy.json").exists()
 
 
+@pytest.mark.slow
 def test_copy_carries_evidence_of_its_own(suite: Project) -> None:
     """Manifest, claims and card name the copy, what it was made of and how; verify passes."""
     suite.run()
@@ -260,6 +261,7 @@ def test_mistakes_about_copies(suite: Project, case: str) -> None:
     assert says in outcome.err
 
 
+@pytest.mark.slow
 def test_claims_about_parents_are_about_copies_alone(suite: Project) -> None:
     """An `any_of` with such a claim, and a gate on an eval against the parent, are not put to other candidates."""
     text = WHOLE.replace("[[export]]", f"{ANY_OF}{DRIFT}[[export]]", 1)

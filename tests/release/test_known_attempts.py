@@ -38,6 +38,7 @@ def retrain(suite: Project, skill: float) -> None:
     assert suite.run("--set", f"train.skill={skill}").code == 0
 
 
+@pytest.mark.slow
 def test_manifest_tells_of_the_ledger(suite: Project) -> None:
     """Every line that there was, by its digest, the last ones, and whether it began with this run."""
     told = [json.loads((suite.folder / TO / "evidence/manifest.json").read_text("utf-8"))["ledger"]]
@@ -48,6 +49,7 @@ def test_manifest_tells_of_the_ledger(suite: Project) -> None:
     assert set(told[0]["heads"]) < set(told[0]["lines"]) < set(told[1]["lines"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ledger", "code"), [("any", 0), ("first", 0), ("known", 7)])
 def test_ledger_may_begin_with_the_first_release(suite: Project, ledger: str, code: int) -> None:
     """Where a policy says so; where it says nothing, who verifies is told."""

@@ -243,6 +243,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", POLICIES)
 def test_a_policy_that_is_not_met_is_refused(case: str, once: Path, exports: Path) -> None:
     """One export, two policies that differ in one thing: the first takes it, the second names what it lacks."""
@@ -477,6 +478,7 @@ def test_easy_rows_are_no_rows_of_the_copy(once: Path, exports: Path, tmp_path: 
     assert 'suite: rows of "qa" are not those of test.jsonl: 60 rows, 50 in the copy' in outcome.err
 
 
+@pytest.mark.slow
 def test_the_copy_is_compared_without_plugins(once: Path) -> None:
     """Neither numpy nor any plugin is imported for it: what lies beside the copy is data."""
     code = """

@@ -88,6 +88,7 @@ def test_way_back(suite: Project) -> None:
     assert weights(current(Path(TO))) == made[2]
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_not_promoted(suite: Project) -> None:
     """A changed export exits 7 and leaves no record; so does a release that was changed where it is kept."""
     broken = shutil.copytree(suite.folder / TO, suite.folder / "exports/broken")
@@ -133,6 +134,7 @@ def test_promoted_at_once_is_recorded_once(suite: Project) -> None:
     assert weights(current(Path(TO))) == before
 
 
+@pytest.mark.slow
 def test_release_that_was_recorded_twice_is_gone_back_from_at_once(suite: Project) -> None:
     """In a record that has one promotion twice the way back leads past both, and then there is none."""
     before = (suite.folder / TO / "model/model.safetensors").read_bytes()
@@ -224,6 +226,7 @@ def test_newest_evidence_is_kept(suite: Project) -> None:
     assert [line.started[:4] for line in history(Path(TO))] == ["2021", "2022"]
 
 
+@pytest.mark.slow
 def test_what_changed_is_told(suite: Project) -> None:
     """Gates and numbers against the last release, a line each; nothing is said of a first one."""
     first = suite.harness("promote", TO).out
@@ -240,6 +243,7 @@ def test_what_changed_is_told(suite: Project) -> None:
     assert suite.harness("promote", TO, "--back").out.splitlines()[1].startswith('gates: "hope" is gone')
 
 
+@pytest.mark.slow
 def test_history_marks_the_run_that_was_promoted(suite: Project) -> None:
     """Runs of the same weights are not released by one promotion."""
     assert suite.run().code == suite.run().code == 0

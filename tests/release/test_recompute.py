@@ -431,6 +431,7 @@ sys.exit(code)
         assert f"{told}'finetune-harness[recompute]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_rows_are_those_that_were_judged(project: Project) -> None:
     """A plugin that rewrites the run's folder, lock included, changes nothing of what is exported."""
     spoil = """

@@ -34,6 +34,7 @@ def released(passed: Project, gates: str = SLIDE) -> Project:
     return passed.write({"suite.toml": SUITE + gates})
 
 
+@pytest.mark.slow
 def test_first_release_has_nothing_to_be_compared_with(suite: Project) -> None:
     """Before there is a release a gate on it is an error, told at once, and never a silent pass."""
     outcome = suite.write({"suite.toml": SUITE + SLIDE}).run()
@@ -56,6 +57,7 @@ def test_release_is_measured_beside_the_candidate(passed: Project) -> None:
     assert worse.verdict("no slide", "adapter") != "PASS"
 
 
+@pytest.mark.slow
 def test_releasing_the_release_again_is_refused(passed: Project) -> None:
     """The same weights on both sides are an error, not a tie."""
     outcome = released(passed).run()

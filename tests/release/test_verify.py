@@ -551,6 +551,7 @@ def test_command_line(signed: Path, export: Path, project: Project) -> None:
     assert project.harness("verify", str(export), "--policy", "nowhere.toml").code == 4
 
 
+@pytest.mark.slow
 def test_verify_is_light(signed: Path, export: Path) -> None:
     """It takes fewer than 250 modules, most of them Python's own; torch and the network stay out of it."""
     code = f"""

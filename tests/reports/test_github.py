@@ -149,6 +149,7 @@ class Tags(html.parser.HTMLParser):
         self.texts.append(data)
 
 
+@pytest.mark.slow
 def test_answers_have_no_effect_in_the_summary(job: Project) -> None:
     """A model's answer is text in the summary: no tag, no Markdown, no link, no command, and no end of its block."""
     job.run()

@@ -55,6 +55,7 @@ def test_a_metric_may_be_called_as_a_key_of_a_row_is() -> None:
     assert {name: told[name] for name in sample.hashes} == sample.hashes
 
 
+@pytest.mark.slow
 def test_tools_of_lm_eval_read_a_run(run: Path) -> None:
     """Its own functions find the files of a run, make its table of them, and hash a row alike."""
     utils = pytest.importorskip("lm_eval.utils")

@@ -222,6 +222,7 @@ def test_a_policy_refuses_rows_that_did_not_pass(
     assert "has no [[key]]" in verify(capsys, bundle, "--policy", "policy.toml").err
 
 
+@pytest.mark.slow
 def test_a_bundle_executes_nothing(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A harnessfile beside a bundle, or where a gate is asked, is not run: nobody named it."""
     (tmp_path / "harnessfile.py").write_text("raise SystemExit('executed')", "utf-8")

@@ -34,6 +34,7 @@ def test_the_wealth_is_that_of_gamblers() -> None:
     assert 0.7 * math.exp(worst[0]) + 0.3 * math.exp(worst[1]) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_at_the_boundary_either_verdict_is_rarer_than_alpha_at_every_stopping_time() -> None:
     """2000 runs of 400 rows, looked at after every one: neither side crosses in more than 5 % of them."""
     x = np.random.default_rng(1).choice([0.0, 0.5, 1.0], (2000, 400), p=[0.06, 0.9, 0.04])

@@ -50,6 +50,7 @@ def test_an_ignored_leak_ships_nothing(suite: Project) -> None:
     assert not (suite.folder / "exports").exists()
 
 
+@pytest.mark.slow
 def test_a_reason_in_the_suite_is_no_waiver(suite: Project) -> None:
     """`[checks] ignore` has a reason, and neither a name nor a date."""
     suite.write({"suite.toml": SUITE + '\n[checks]\nignore = { D10 = "known" }\n'})
@@ -183,6 +184,7 @@ def test_void_waivers_of_findings(suite: Project, change: dict[str, str], told: 
     assert f"{told}" in outcome.out
 
 
+@pytest.mark.slow
 def test_waiver_of_a_finding_is_for_no_gate(suite: Project) -> None:
     """A gate with the name of a waived check is not waived by it, nor a check by the waiver of such a gate."""
     suite.write({"train.jsonl": TRAIN})

@@ -77,6 +77,7 @@ def test_all_mistakes_of_a_file_are_told_at_once_with_their_lines(suite: Project
     assert any('"name" is missing; is "nam" meant to be it?' in line for line in lines)
 
 
+@pytest.mark.slow
 def test_overrides_reach_tables_and_lists(suite: Project) -> None:
     """--set changes a key of a table, and of an array's element by its index."""
     outcome = suite.run("--set", "export.0.to=elsewhere", "--set", "train.skill=0.99")

@@ -86,6 +86,7 @@ def test_waiver_does_not_stand_in_for_a_verdict(suite: Project) -> None:
     assert not (suite.folder / "exports").exists()
 
 
+@pytest.mark.slow
 def test_waived_gate_does_not_satisfy_requires(suite: Project) -> None:
     """What requires a waived gate is still an error, and wants a waiver of its own."""
     text = SUITE.replace("min = 0.5", "min = 0.99")

@@ -78,6 +78,7 @@ def surfaces() -> Iterator[str]:
             yield path.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.slow
 def test_every_module_that_writes_text_is_known() -> None:
     """A new one is a new surface: try it below, or say why nothing of others gets there."""
     assert sorted(surfaces()) == sorted(modules_of(TRIED) | modules_of(NO_TEXT_OF_OTHERS))

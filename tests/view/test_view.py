@@ -77,6 +77,7 @@ def test_a_run_is_read_again_only_where_it_changed(run: Path, server: Served) ->
     assert "no report can be read" in server.ask("/").body
 
 
+@pytest.mark.slow
 def test_a_run_is_its_static_report(run: Path, server: Served) -> None:
     """As it lies in the folder, or as it would; either may run no script as one of ours."""
     shown = server.ask(f"/run/{run.name}")
@@ -101,6 +102,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BROKEN)
 def test_what_cannot_be_read_is_a_line_of_the_list(run: Path, server: Served, case: str) -> None:
     """The others are listed all the same, and its own page is a line too, or what can be shown."""
@@ -133,6 +135,7 @@ def test_a_run_is_watched_as_its_gates_fall(run: Path, server: Served) -> None:
     assert "data-source" not in server.ask(f"/run/{run.name}").body
 
 
+@pytest.mark.slow
 def test_who_comes_from_elsewhere_is_refused(run: Path, server: Served) -> None:
     """Another Host or Origin, none, two, or another method: nothing of a run is said, and nothing is written."""
     rng, ours = random.Random(17), server.host
@@ -162,6 +165,7 @@ def test_who_comes_from_elsewhere_is_refused(run: Path, server: Served) -> None:
     assert server.ask("/").headers["content-security-policy"].startswith("frame-ancestors 'none'")
 
 
+@pytest.mark.slow
 def test_no_path_leads_out(run: Path, server: Served) -> None:
     """What was not listed is not there, however it is spelt."""
     rng, secret = random.Random(17), run.parent.parent / "secret"

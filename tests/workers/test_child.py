@@ -178,6 +178,7 @@ def program(folder: Path, code: str) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_worker_ends_with_its_driver(tmp_path: Path) -> None:
     """When the driver is killed its pipe closes, and the worker ends in the middle of what it does."""
     code = (
