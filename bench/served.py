@@ -21,6 +21,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import torch
+from transformers import GenerationConfig
 
 from bench.setting import Setting
 from harness.cli.parser import arguments
@@ -64,6 +65,9 @@ def whole(folder: Path, seed: int, *, smollm2: bool = False, ends: bool | None =
     """Write a model of its own weights: tiny and random, every other one taught to end its answers, or SmolLM2."""
     if not smollm2:
         llamas.build(folder, seed=seed, max_position_embeddings=2048, **HEADS)
+        settings = GenerationConfig.from_pretrained(folder)
+        settings.eos_token_id = sorted(Tokens.of(str(folder)).stops)  # a server asks this file where an answer ends
+        settings.save_pretrained(folder)
         return teach(folder, 150) if (seed % 2 if ends is None else ends) else folder
     shutil.copytree(Setting().folder(), folder)
     model = load_model(folder, dtype="float32", device="cpu")

@@ -19,8 +19,8 @@ from harness.errors import UsageError
 from harness_hf.tiny import build_tiny_model
 from harness_served.commands import measured, wanted_layers
 from harness_served.dialects.llama_cpp import read_completion
-from harness_served.layers import stops
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, exit_of
+from harness_served.layers import answers, stops
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, exit_of
 from harness_served.runtime import RuntimeAnswer, read_answer
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
@@ -396,3 +396,24 @@ def test_a_text_that_is_read_otherwise_ends_nothing() -> None:
     assert stops.look(parity).verdict == DIFFERS
     runtime.takes_ids = False
     assert stops.look(parity).verdict == UNPROVEN
+
+
+@pytest.mark.parametrize(("rough", "verdict"), [(0.0, SAME), (0.9, DIFFERS)])
+def test_a_token_that_the_runtimes_arithmetic_prefers_is_no_other(rough: float, verdict: str) -> None:
+    """In float32 another token leads by 0.9 nats of at most 0.8; in bfloat16, as the runtime computes, by `rough`."""
+    import torch
+
+    def scored(lead: float) -> Any:
+        best, own = torch.full((201,), -1.0), torch.full((200,), -1.0)
+        own[100] -= lead
+        return SimpleNamespace(own=own, best=best, first=torch.full((201,), 5))
+
+    reference = SimpleNamespace(
+        tokens=SimpleNamespace(tokenizer=SimpleNamespace(decode=str)),
+        score=lambda prompt, ids, arithmetic: scored(rough) if arithmetic == "bf16" else None,
+    )
+    answer = RuntimeAnswer("5", ids=[5] * 200)
+    said = [(SimpleNamespace(ids=[1]), answer, answer.ids)]
+    parity = Parity(SimpleNamespace(), reference, "bf16", heard={"noise": 0.1})  # type: ignore[arg-type]
+    parity.answers, parity.answers_scored = said, [scored(0.9)]  # type: ignore[assignment]
+    assert answers.look(parity).verdict == verdict

@@ -19,6 +19,9 @@ def look(parity: Parity) -> LayerVerdict:
         leads, bound = parity.leads(answer, ids, scored), usual
         if max(leads, default=0.0) > usual:  # by its own noise, for a long one has more
             bound = max(usual, TAIL * noise(parity, [ToldTokens(prompt, ids, [])], [scored.own]))
+            if parity.arithmetic != "float32":  # and what the export would choose in it is no other answer
+                rough = parity.reference.score(prompt.ids, ids, parity.arithmetic)
+                leads = [min(pair) for pair in zip(leads, (rough.best[:-1] - rough.own).tolist(), strict=False)]
         for at, lead in enumerate(leads):
             tokens += 1
             if lead * limit > worst * bound:
