@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FILE, PACKAGE = "report.html", "harness_report"
-MOST_GATES = 12  # that are shown where they passed; others unfold
+MOST_GATES = 10  # that are shown where they passed; others unfold
 MOST_CHANGES = 8  # comparisons whose rows are shown
 
 
