@@ -56,7 +56,8 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     elif is_binary:
         better, because = "higher", "every value is 0 or 1"
     else:
-        raise UsageError(f"{shown(name)}: which direction is better is not known; say --higher or --lower")
+        say = 'say --higher or --lower, which is better = "higher" in a suite and in Python'
+        raise UsageError(f"{shown(name)}: which direction is better is not known; {say}")
     metric = Metric(name, cast("Better", better), cast("Scale", scale))
     if metric.is_share and (beyond := [v for v in values if not 0 <= v <= 1]):
         raise UsageError(f"{shown(name)}: {beyond[0]:g} is no share; divide by 100, or say --scale mean")

@@ -159,7 +159,11 @@ def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
     ("change", "words", "said"),
     [
         ({"score": 41.2}, ["--higher"], None),
-        ({"score": 41.2}, [], "which direction is better is not known; say --higher or --lower"),
+        (
+            {"score": 41.2},
+            [],
+            'is not known; say --higher or --lower, which is better = "higher" in a suite and in Python',
+        ),
         ({"score": 41.2}, ["--scale", "proportion", "--higher"], "41.2 is no share; divide by 100"),
         ({"score": "1,5"}, [], '"1,5" is no number'),
         ({"score": "abc"}, [], '"abc" is no number'),
