@@ -122,11 +122,6 @@ def fact(value: object) -> str:
     return f"{value:.4g}"
 
 
-def percent(share: float) -> str:
-    """Write a share in percent, with as many digits as it has: 95 %, 97.5 %."""
-    return f"{round(100 * share, 3):g} %"
-
-
 def place(path: str | Path) -> str:
     """Write a path as short as it can be given from here."""
     try:

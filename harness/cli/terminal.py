@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape as unmarked
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.cli.screen import Screen, describe, fact, interval, percent, place, reasons, some, title
+from harness.cli.screen import Screen, describe, fact, interval, place, reasons, some, title
 from harness.errors import ExitCode
 from harness.hookspec import hookimpl
 from harness.records import words
@@ -29,7 +29,7 @@ from harness.reports.events import Underway
 from harness.reports.sentence import let_through, verdict_sentence, worst_first
 from harness.schema import show
 from harness.texts.counts import counted
-from harness.texts.numbers import duration, number, size
+from harness.texts.numbers import duration, number, percent, size
 from harness.texts.shown import shorten, shown
 
 IGNORED = -100  # the label of a token that is not learnt

@@ -12,6 +12,11 @@ def minus(text: str) -> str:
     return text.replace("-", "\u2212")
 
 
+def percent(share: float) -> str:
+    """Write a share in percent, with as many digits as it has, and at most two behind the point: 95%, 97.5%."""
+    return f"{round(100 * share, 2):g}%"
+
+
 def number(x: float | None) -> str:
     """Write a metric so that a person can read it: a whole one with all digits; nan where it has no value."""
     if x is None or not math.isfinite(x):

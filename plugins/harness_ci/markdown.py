@@ -13,6 +13,7 @@ from harness.records.verdicts import Outcome, Verdict
 from harness.reports.rows import Shown, changed_rows, failed_rows, lost_and_won, private_evals
 from harness.reports.sentence import GLYPHS, let_through, verdict_sentence, worst_first
 from harness.texts.counts import counted
+from harness.texts.numbers import percent
 from harness.texts.shown import code, markdown, shown
 
 FLIPS = 10  # rows that are shown
@@ -49,7 +50,7 @@ def _gates(run: Run) -> Iterator[str]:
         cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), words.brief(v))
         yield f"| {GLYPHS[v.outcome]} {v.outcome}{_note(v)} | " + " | ".join(map(markdown, cells)) + " |"
     if any(v.lower is not None or v.upper is not None for v in run.verdicts):
-        yield f"\nEach bound in brackets holds at {round(100 * (1 - run.alpha), 3):g} %, one-sided."
+        yield f"\nEach bound in brackets holds at {percent(1 - run.alpha)}, one-sided."
 
 
 def _note(v: Verdict) -> str:

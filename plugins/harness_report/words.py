@@ -84,8 +84,8 @@ def short_day(stamp: str) -> str:
 
 
 def percent(alpha: float | None) -> str:
-    """Return the confidence of bounds at a risk: 95 %."""
-    return f"{100 * (1 - (alpha or 0.05)):.4g}\u00a0%"
+    """Return the confidence of bounds at a risk: 95%."""
+    return numbers.percent(1 - (alpha or 0.05))
 
 
 def measured(metric: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from harness.cli.screen import Screen, fact, percent
+from harness.cli.screen import Screen, fact
 from harness.cli.streams import say
 from harness.cli.terminal import Summary, Terminal, outcomes
 from harness.records.about import About, Note
@@ -20,6 +20,7 @@ from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import brief, written
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.texts.counts import counted
+from harness.texts.numbers import percent
 from harness.texts.wrapping import paragraphs
 
 WARN = SUITE + '\n[[gate]]\nid = "perfect"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
@@ -135,7 +136,7 @@ def test_numbers_are_counted_and_shortened_as_a_person_would() -> None:
         "2 entries",
     ]
     assert [fact(11302.7), fact(292.94), fact(12)] == ["11,303", "292.9", "12"]
-    assert [percent(0.95), percent(0.975), percent(1 - 0.05 / 3)] == ["95 %", "97.5 %", "98.333 %"]
+    assert [percent(0.95), percent(0.975), percent(1 - 0.05 / 3)] == ["95%", "97.5%", "98.33%"]
 
 
 FOUND = Note("found", {

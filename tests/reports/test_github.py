@@ -130,7 +130,7 @@ def test_the_summary_holds_decision_gates_and_rows(job: Project) -> None:
     assert text.startswith("## nothing ships: ")
     table = [line for line in text.splitlines() if line.startswith("| ") and "qa." in line]
     assert "a: 100 %, and more" in table[0] and "✓ PASS" in table[-1]
-    assert "at 95 %, one-sided" in text
+    assert "at 95%, one-sided" in text
     assert 0 < text.count("<tr><td>") <= FLIPS
 
 

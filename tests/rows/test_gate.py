@@ -138,7 +138,7 @@ def test_rows_in_common_are_judged_when_asked(gate: Gate, table: Table) -> None:
 def test_one_run_alone_is_held_to_a_number(gate: Gate, table: Table) -> None:
     """--min judges a candidate alone, and says that nothing pairs."""
     said = gate(table("candidate", asked(RIGHT)), claim=("--min", "0.7"))
-    assert said.code == 0 and "pair with nothing" in said.out and "risk 5 %" in said.out
+    assert said.code == 0 and "pair with nothing" in said.out and "risk 5%" in said.out
     assert gate(table("candidate", asked(RIGHT)), claim=("--min", "0.8")).code == 1
 
 
