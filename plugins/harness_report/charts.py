@@ -12,6 +12,7 @@ from harness_report.words import number
 
 WIDTH, HEIGHT = 328, 190  # of a panel, px
 POINTS = 400  # of a series, at most
+NEAR = 0.08  # of the width or height, at which the names of two points cover each other
 NINE_OF_TEN = (0.05, 0.25, 0.5, 0.75, 0.95)
 Spec = dict[str, Any]
 
@@ -107,10 +108,25 @@ def traded(
     layers = [_layer("rule", *line, color=INK, strokeWidth=1) for line in lines]
     layers.append(_layer("point", {"x": x, "y": y, "color": own}, points, filled=True, size=58, opacity=1))
     label = {"x": x, "y": y, "text": {"field": "name"}}
-    layers.append(_layer("text", label, points, dy=-10, align="center", color=INK))
+    layers.append(_layer("text", label, _apart(points), dy=-10, align="center", color=INK))
     table = [(p["name"], number(p["kept"]), number(p["gained"])) for p in points]
     spec = _panel(layers, right=44, height=220)
     return Chart("Gain against forgetting", note, spec, ("model", *names), table)
+
+
+def _apart(points: Sequence[Spec]) -> list[Spec]:
+    """Return the points with a name each place: where names would cover each other, the first and the last."""
+    spans = {key: max(p[key] for p in points) - min(p[key] for p in points) for key in ("kept", "gained")}
+    places = list[list[Spec]]()
+    for point in points:
+        held = (own for own in places if all(abs(own[0][key] - point[key]) <= NEAR * spans[key] for key in spans))
+        if (own := next(held, None)) is None:
+            places.append([point])
+        else:
+            own.append(point)
+    joined = {2: ", "}
+    ends = [dict.fromkeys((own[0]["name"], own[-1]["name"])) for own in places]
+    return [{**own[0], "name": joined.get(len(own), " … ").join(end)} for own, end in zip(places, ends, strict=True)]
 
 
 def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: Sequence[float]) -> Chart:

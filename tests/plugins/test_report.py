@@ -290,6 +290,15 @@ def test_gain_is_drawn_against_forgetting(ran: Path) -> None:
     assert better.baseline and lines == [{"kept": pytest.approx(better.baseline - 0.05)}, {"gained": better.baseline}]
 
 
+def test_names_of_models_that_lie_at_one_place_do_not_cover_each_other() -> None:
+    """Two are told, of more the first and the last; whoever lies apart has a name of its own."""
+    at = {"27 Nov": (0.72, 0.6), "28 Nov": (0.721, 0.6), "base": (0.9, 0.1), "29 Nov": (0.72, 0.601)}
+    for count, names in ((3, ["27 Nov, 28 Nov", "base"]), (4, ["27 Nov … 29 Nov", "base"])):
+        points = [{"name": n, "kept": k, "gained": g, "ours": False} for n, (k, g) in [*at.items()][:count]]
+        spec = metrics.charts.traded(points, ("a", "b"), (None, None), "").spec
+        assert [one["name"] for one in spec["layer"][-1]["data"]["values"]] == names
+
+
 def test_one_row_far_out_leaves_the_others_their_room() -> None:
     """It is counted, not drawn; a mean is drawn with its bounds, and lengths hold nine answers of ten."""
     chart = metrics.charts.scatter("t", "n", [(1.0 + i / 100, 1.0) for i in range(99)] + [(90.0, 1.0)], ("a", "b"))
