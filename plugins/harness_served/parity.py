@@ -142,6 +142,11 @@ class Parity:
         ends = said.ended == "stop" and ids[-1:] not in ([i] for i in self.reference.stops)
         return said.said is None or said.said - len(ids) in (0, int(ends))
 
+    def covers(self, said: RuntimeAnswer, ids: list[int]) -> bool:
+        """Return whether tokens are all that was said, and not those before a broken character, or none for a text."""
+        text = BROKEN not in said.text and bool(ids) == bool(said.text)
+        return self._whole(said, ids) and (ids is said.ids or text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text that tokens come to, special ones left out, up to a part of a character."""
         return str(self.reference.tokens.tokenizer.decode(ids, skip_special_tokens=True)).partition(BROKEN)[0]

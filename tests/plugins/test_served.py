@@ -95,6 +95,15 @@ def test_parts_of_characters_are_no_alarm(tmp_path: Path, dialect: str, seed: in
 
 
 @pytest.mark.slow
+def test_an_end_behind_a_broken_character_is_not_judged(tmp_path: Path) -> None:
+    """This model says four tokens, half a character, sixteen more and its end: of the four alone nothing ends."""
+    build = {"max_position_embeddings": 2048, "num_attention_heads": 2, "num_key_value_heads": 1}
+    llamas.build(tmp_path / "model", seed=118, **build)  # type: ignore[arg-type]
+    code, told = look(tmp_path, "transformers", layers="stops")
+    assert (code, verdicts(told)) == (6, {"stops": UNPROVEN})
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_text_that_is_cut_in_two_ways_is_no_alarm(tmp_path: Path, dialect: str) -> None:
     """This model says "he" and "n", which the tokenizer makes "h" and "en" of: as many tokens, and others."""

@@ -64,9 +64,10 @@ def _by_answers(parity: Parity) -> LayerVerdict:
         on = next((at for at, lead in enumerate(ends[:-1]) if lead >= SURE and ids[at] not in stops), None)
         if on is not None:
             return LayerVerdict(DIFFERS, f"{where} goes on after token {on}, where the export ends", "text")
-        if said.ended == "stop" and ends[-1] <= -SURE:
-            return LayerVerdict(DIFFERS, f"{where} ends after token {len(ids)}, where the export goes on", "text")
-        ended += said.ended == "stop"
+        if said.ended == "stop" and parity.covers(said, ids):
+            if ends[-1] <= -SURE:
+                return LayerVerdict(DIFFERS, f"{where} ends after token {len(ids)}, where the export goes on", "text")
+            ended += 1
     if not ended:
-        return LayerVerdict(UNPROVEN, f"none of {len(parity.answers)} answers ends within its limit")
+        return LayerVerdict(UNPROVEN, f"none of {len(parity.answers)} answers is seen to end within its limit")
     return LayerVerdict(SAME, f"{ended} of {len(parity.answers)} answers end, each where the export may", "text")
