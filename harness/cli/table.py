@@ -191,7 +191,9 @@ def _tell(draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str]
     if draft.choices:
         lines.append(f"choices: {', '.join(map(quoted, draft.choices))}")
     else:
-        lines.append(f"answers: in words, by {draft.evaluator()[0]}")
+        metric, use = draft.evaluator()
+        numbers = "numbers with a decimal comma" if "decimal" in use else "numbers" if '"numeric"' in use else ""
+        lines.append(f"answers: {numbers or 'in words'}, by {metric}")
     lines += [f"left out: {n:,} {why}" for why, n in dropped.items() if n]
     for part, labels in counts.items():
         first = [f"{quoted(label[:30])} {n / labels.total():.0%}" for label, n in labels.most_common(4)]

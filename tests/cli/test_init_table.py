@@ -69,7 +69,7 @@ DONE: dict[str, tuple[str, str | bytes, list[str], str]] = {  # file, content, o
     "numbers": ("a.json", objects({**d, "mood": i % 3} for i, d in enumerate(DICTS)), [], 'choices: "0", "1", "2"'),
     "floats": ("a.json", objects({**d, "mood": i % 3 / 1} for i, d in enumerate(DICTS)), [], 'choices: "0", "1", "2"'),
     "decimal commas": ("a.csv", table(['"1,5"', '"2,5"']), [], 'choices: "1,5", "2,5"'),
-    "many decimal commas": ("a.csv", table([f'"{i},5"' for i in range(99)]), [], "answers: in words, by correct"),
+    "many decimal commas": ("a.csv", table([f'"{i},5"' for i in range(99)]), [], "numbers with a decimal comma"),
     "40 labels": ("a.csv", many(40), [], 'choices: "kind 0"'),
     "41 labels": ("a.csv", many(41), [], "answers: in words, by exact_match"),
     "long answers": (
