@@ -13,8 +13,9 @@ def minus(text: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share in percent, with as many digits as it has, and at most two behind the point: 95%, 97.5%."""
-    return f"{round(100 * share, 2):g}%"
+    """Write a risk, or the confidence that it leaves, with three digits of the risk: 1.67%, 95%, 98.33%, 99.999%."""
+    risk = float(f"{100 * min(share, 1 - share):.3g}")
+    return f"{risk if share < 0.5 else 100 - risk:g}%"
 
 
 def number(x: float | None) -> str:

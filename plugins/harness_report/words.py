@@ -84,7 +84,7 @@ def short_day(stamp: str) -> str:
 
 
 def percent(alpha: float | None) -> str:
-    """Return the confidence of bounds at a risk: 95%."""
+    """Return the confidence of bounds at a risk: 95%, which is that of runs that do not say."""
     return numbers.percent(1 - (alpha or 0.05))
 
 

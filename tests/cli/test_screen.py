@@ -136,7 +136,8 @@ def test_numbers_are_counted_and_shortened_as_a_person_would() -> None:
         "2 entries",
     ]
     assert [fact(11302.7), fact(292.94), fact(12)] == ["11,303", "292.9", "12"]
-    assert [percent(0.95), percent(0.975), percent(1 - 0.05 / 3)] == ["95%", "97.5%", "98.33%"]
+    assert [*map(percent, (0.95, 0.975, 1 - 0.05 / 3))] == ["95%", "97.5%", "98.33%"]
+    assert [*map(percent, (0.05, 0.05 / 3, 1e-5, 1 - 1e-5))] == ["5%", "1.67%", "0.001%", "99.999%"]
 
 
 FOUND = Note("found", {
