@@ -40,9 +40,9 @@ def files_of(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the files of a suite on a table, by their names, and what was found, which is said; raises UsageError."""
     path = reading.file_of(Path(), args.data, "--data")
     how = reading.how_written(path, "--data", args.separator, args.encoding)
-    large = path.stat().st_size > LARGE
-    if large:
-        say(f"reading {path.name}, {size(path.stat().st_size)}", sys.stderr)
+    taken = path.stat().st_size
+    if taken > LARGE:
+        say(f"reading {path.name}, {size(taken)}", sys.stderr)
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
         rows, columns = table_of(rows)
@@ -54,7 +54,7 @@ def files_of(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
         parts = cut(kept, roles.group or roles.input)
         dropped[f"more than the {MOST:,} to train on"] = len(kept) - sum(map(len, parts.values()))
         draft = Draft(Path(args.data).name, args.model or MODEL, roles, choices, parts)
-        if large:
+        if taken > LARGE:
             say(f"looking for near-duplicates among {sum(map(len, parts.values())):,} rows", sys.stderr)
         draft, near = _apart(draft)
         told = _tell(draft, how, len(rows), dropped + near)
@@ -95,23 +95,27 @@ class Draft:
         """Return how often each label stands in a part."""
         return Counter(str(row[self.roles.label]) for row in self.parts[part])
 
-    def evaluator(self) -> tuple[str, str]:
-        """Return the metric that fits the answers, and the lines of its evaluator."""
+    def evaluator(self) -> tuple[str, str, str]:
+        """Return the metric that fits the answers, the lines of its evaluator, and what the answers are."""
         if self.choices:
-            return "acc", f'use = "multiple_choice"\nchoices = [{", ".join(map(quoted, self.choices))}]'
+            lines = f'use = "multiple_choice"\nchoices = [{", ".join(map(quoted, self.choices))}]'
+            return "acc", lines, "choices"
         answers = [str(row[self.roles.label]) for rows in self.parts.values() for row in rows]
         marks = {mark for text in answers for mark in ".," if mark in text}
         exact = fmean(len(text.split()) for text in answers) <= WORDS
-        use, metric = ("exact_match", "exact_match") if exact else ("token_f1", "token_f1")
+        use = metric = "exact_match" if exact else "token_f1"
+        kind = "in words"
         lines = f"max_new_tokens = {min(LONGEST, 2 + max(len(text.encode()) for text in answers))}"
         if all(map(NUMBER.fullmatch, answers)) and len(marks) < 2:
-            use, metric, lines = "numeric", "correct", lines + '\ndecimal = ","' * (marks == {","})
+            use, metric, kind = "numeric", "correct", "numbers"
+            if marks == {","}:
+                lines, kind = lines + '\ndecimal = ","', "numbers with a decimal comma"
         lines += "\nstop = []" * any("\n" in text for text in answers)
-        return metric, f'use = "{use}"\n{lines}'
+        return metric, f'use = "{use}"\n{lines}', kind
 
     def files(self) -> dict[str, str]:
         """Return the suite and the rows of its parts."""
-        roles, (metric, use), name = self.roles, self.evaluator(), f"{_named(self.roles.label)}."
+        roles, (metric, use, _), name = self.roles, self.evaluator(), f"{_named(self.roles.label)}."
         label = roles.label.replace("{", "{{").replace("}", "}}")
         template = quoted(f"{roles.input.capitalize()}: {{{roles.input}}}\n{label.capitalize()}:")
         how = f"template = {template}\ncolumns = {{ target = {quoted(roles.label)} }}\n"
@@ -198,9 +202,8 @@ def _tell(draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str]
     if draft.choices:
         lines.append(f"choices: {', '.join(map(quoted, draft.choices))}")
     else:
-        metric, use = draft.evaluator()
-        numbers = "numbers with a decimal comma" if "decimal" in use else "numbers" if '"numeric"' in use else ""
-        lines.append(f"answers: {numbers or 'in words'}, by {metric}")
+        metric, _, kind = draft.evaluator()
+        lines.append(f"answers: {kind}, by {metric}")
     lines += [f"left out: {n:,} {why}" for why, n in dropped.items() if n]
     for part, labels in counts.items():
         first = [f"{quoted(label[:30])} {n / labels.total():.0%}" for label, n in labels.most_common(4)]

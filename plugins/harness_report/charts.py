@@ -124,9 +124,8 @@ def _apart(points: Sequence[Spec]) -> list[Spec]:
             places.append([point])
         else:
             own.append(point)
-    joined = {2: ", "}
-    ends = [dict.fromkeys((own[0]["name"], own[-1]["name"])) for own in places]
-    return [{**own[0], "name": joined.get(len(own), " … ").join(end)} for own, end in zip(places, ends, strict=True)]
+    ends = [(", " if len(own) == 2 else " … ").join(dict.fromkeys((own[0]["name"], own[-1]["name"]))) for own in places]
+    return [{**own[0], "name": end} for own, end in zip(places, ends, strict=True)]
 
 
 def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: Sequence[float]) -> Chart:

@@ -138,7 +138,8 @@ def _agreed(known: Sequence[tuple[ToLabel, float]]) -> list[str]:
         kappa = agreement.kappa(Labels("kappa", truth, said, groups), 0.0, calibration.ALPHA)
     except ValueError:  # one kind only
         return [found]
-    return [f"{found}, kappa {kappa.estimate:.3f} [{kappa.lower:.3f}, {kappa.upper:.3f}]; one-sided 95% bounds"]
+    sure = f"{1 - calibration.ALPHA:.0%}"
+    return [f"{found}, kappa {kappa.estimate:.3f} [{kappa.lower:.3f}, {kappa.upper:.3f}]; one-sided {sure} bounds"]
 
 
 def queues(folder: Path) -> dict[str, dict[str, Queue]]:
