@@ -216,6 +216,7 @@ class Ledger:
         own = [] if same else [len(look.rows)]
         stages = (*self._stages(before), *own) if before else tuple(own)
         others = tuple(line["place"] for line in near if line["id"] in roots[: number - 1])
+        _keys_of.cache_clear()  # of millions of rows they are much to hold
         written, on = (same["id"], same["continues"]) if same else ("", before["id"] if before else "")
         return Standing(number, stages, written, on, others, len({first[x["id"]] for x in foreign}))
 

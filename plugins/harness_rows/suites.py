@@ -36,9 +36,9 @@ from harness.internals import (
     words,
 )
 from harness_rows import rows as evaluator
+from harness_rows.beside import read_all
 from harness_rows.fairness import allowed_names
 from harness_rows.gating import MeasuredRows, measure
-from harness_rows.readers import read
 from harness_rows.readers.tables import Lines, table
 from harness_rows.records import RawRows, Wanted
 
@@ -159,6 +159,7 @@ def judged(
     return found
 
 
+@_without_garbage()
 def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> Runs:
     """Read the rows of each evaluation of a suite, of base and candidate, but for those that are `held`.
 
@@ -167,10 +168,11 @@ def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> R
     found: dict[str, dict[str, RawRows]] = {}
     for spec in suite.evals:
         want = wanted_of(spec)
-        for side, one in sorted(suite.rows.items()):
-            path = suite.path.parent / Path(one.path).expanduser()
-            run = table(Path(side), held[side], want) if side in held else read(str(path), want)
-            found.setdefault(spec.name, {})[side] = _claimed(run, one)
+        paths = {s: str(suite.path.parent / Path(one.path).expanduser()) for s, one in sorted(suite.rows.items())}
+        there = [side for side in paths if side not in held]
+        runs = dict(zip(there, read_all([paths[side] for side in there], want), strict=True))
+        runs |= {side: table(Path(side), held[side], want) for side in paths if side in held}
+        found[spec.name] = {side: _claimed(runs[side], suite.rows[side]) for side in paths}
     return found
 
 

@@ -207,7 +207,7 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     yield from _wrapped(f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]})", indent)
     changed = f" pairs, {v.lost_count:,} lost, {v.won_count:,} won" if v.baseline is not None else " rows"
     p = v.p_fail if v.outcome is Outcome.FAIL else v.p_pass
-    chance = "" if p is None else f" · p {p:.2g}"
+    chance = "" if p is None else f" · {numbers.chance(p)}"
     yield from _wrapped(f"{indent}{v.n:,}{changed} · {v.method}, risk {numbers.percent(v.alpha or 0)}{chance}", indent)
     for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
         if note.kind not in ("found", "attempt"):

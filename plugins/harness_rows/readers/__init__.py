@@ -28,15 +28,18 @@ def reader(name: str) -> RowReader:
     return made
 
 
+def located(given: str) -> tuple[Path, str]:
+    """Return a path and the label behind it, which may end it as #LABEL."""
+    text, _, label = given.rpartition("#")
+    return (Path(given), "") if not text or Path(given).exists() else (Path(text), label)
+
+
 def read(given: str, want: Wanted) -> RawRows:
-    """Return the rows that a path holds, which may end in #LABEL, by the reader of its tool or that knows it.
+    """Return the rows that a path holds, by the reader of its tool or that knows it; the path may end in #LABEL.
 
     Raises UsageError where none does.
     """
-    path, label = Path(given), ""
-    if "#" in given and not path.exists():
-        text, _, label = given.rpartition("#")
-        path = Path(text)
+    path, label = located(given)
     head = head_of(path)
     for one in [reader(want.tool)] if want.tool else map(reader, READERS):
         if want.tool or one.sniff(path, head):

@@ -1,0 +1,55 @@
+"""Two large files are read at a time, and come to what they come to one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import UsageError
+from harness_rows import beside
+from harness_rows.readers import read
+from harness_rows.records import Wanted
+
+Table = Callable[..., Path]
+WANT = Wanted(slices=["kind"], cluster="article", weight="w", repeat="try")
+
+
+def _rows(**last: object) -> list[dict[str, object]]:
+    each = [
+        {"id": f"q{i}", "input": f"what is {i}?", "target": str(i), "score": score, "kind": "ab"[i % 2], "w": i + 0.5}
+        for i, score in enumerate([1, 0, None, 0.25, "nan"])
+    ]
+    told = [row | {"article": f"of {i // 2}", "try": i % 3} for i, row in enumerate(each)]
+    return [*told[:-1], told[-1] | last]
+
+
+@pytest.fixture(autouse=True)
+def _all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "LARGE", 1)
+
+
+def test_both_are_what_each_is(table: Table) -> None:
+    """Rows, metrics and sources are those of one file read after the other, all fields of a row among them."""
+    paths = [str(table("base", _rows())), str(table("candidate", _rows(id="another", score=1)))]
+    assert beside.read_all(paths, WANT) == [read(path, WANT) for path in paths]
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_mistakes_are_told_alike(table: Table, broken: int) -> None:
+    """A file that cannot be read ends in the line that it ends in alone, whichever process reads it."""
+    paths = [str(table("base", _rows())), str(table("candidate", _rows()))]
+    paths[broken] = str(table("broken", _rows(score="1,5")))
+    with pytest.raises(UsageError) as alone:
+        read(paths[broken], WANT)
+    with pytest.raises(UsageError) as together:
+        beside.read_all(paths, WANT)
+    assert str(together.value) == str(alone.value) and "line 5" in str(alone.value)
+
+
+def test_small_files_start_no_process(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One small file is enough for both to be read here."""
+    monkeypatch.setattr(beside, "LARGE", 10_000)
+    monkeypatch.setattr(beside.isolated, "ask", None)
+    assert len(beside.read_all([str(table("base", _rows())), str(table("candidate", _rows()))], WANT)) == 2
