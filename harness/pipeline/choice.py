@@ -37,7 +37,7 @@ from harness.records.verdicts import Outcome, Verdict
 from harness.reports.run_folder import LOGS, read_steps
 from harness.schema import show
 from harness.suite.tables import Sweep
-from harness.texts.numbers import number
+from harness.texts.numbers import chance, number
 
 ENDED = (ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE)  # after which there is nothing to compare
 UNTOLD = ("base_model_name_or_path", "auto_mapping", "revision", "inference_mode")  # of no matter to what a LoRA is
@@ -257,6 +257,6 @@ def _concluded(swept: Swept) -> Swept:
     if last.better:
         why.append("is the last value")
     else:
-        briefly = last.why if last.p is None else f"p = {last.p:.2g}"
+        briefly = last.why if last.p is None else chance(last.p)
         why.append(f"{show(last.value)} is not shown to be better than {show(steps[-1])} ({briefly})")
     return replace(swept, chosen=steps[-1], why=", and ".join(why))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.records.about import FEW_CLUSTERS, About, Note
-from harness.texts.numbers import minus, number, short_number
+from harness.texts.numbers import chance, minus, number, short_number
 
 if TYPE_CHECKING:
     from harness.records.verdicts import Slice, Verdict
@@ -189,13 +189,13 @@ def _alarms(_: About | None, told: Told) -> str:
 
 
 def _neighbours(_: About | None, told: Told) -> str:
-    how = f"correlation {told['correlation']:.2f}, p = {told['p']:.2g}"
+    how = f"correlation {told['correlation']:.2f}, {chance(told['p'])}"
     return f"neighbouring rows go together ({how}): is a cluster missing?"
 
 
 def _group(_: About | None, told: Told) -> str:
     proven = " and ".join(f'"{name}"' for name in told["proven"])
-    return f"{proven or 'none'} of {told['of']} proven, p = {told['p']:.2g} by Holm"
+    return f"{proven or 'none'} of {told['of']} proven, {chance(told['p'])} by Holm"
 
 
 def _leaks(_: About | None, told: Told) -> str:
@@ -226,7 +226,7 @@ _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
     "neighbours": _neighbours,
     "no leak": lambda _, told: f"none of {told['of']} rows leaks",
     "leaks": _leaks,
-    "holm": lambda _, told: f"one of {told['of']} claims, p = {told['p']:.2g} by Holm",
+    "holm": lambda _, told: f"one of {told['of']} claims, {chance(told['p'])} by Holm",
     "group": _group,
     "member": lambda _, told: f'"{told["gate"]}" is ERROR: {told["why"]}',
     "attempt": lambda _, told: f"attempt {told['number']}",

@@ -34,6 +34,11 @@ def short_number(x: float | None) -> str:
     return minus(f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}")
 
 
+def chance(p: float) -> str:
+    """Write a p-value; one below 0.0001 by that alone, as it is exact no further and never 0."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
 def size(n: float) -> str:
     """Write bytes as a person would: 10 kB, 272.6 MB."""
     unit, name = next((one for one in SIZES if abs(n) >= one[0]), (1, "B"))

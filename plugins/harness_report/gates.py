@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
 from harness import Verdict
-from harness.internals import OnScale, counted, sentence, shown, words
+from harness.internals import OnScale, counted, numbers, sentence, shown, words
 from harness_report.drawing import BASE, VERDICTS, Axis, Interval, axis_of, draw, strip
 from harness_report.pairs import lost_slices, wrong_rows
 from harness_report.reading import Kept
@@ -177,8 +177,8 @@ def _details(v: Verdict) -> list[str]:
     if v.method and v.method != "point":
         text = f"{v.method[:1].upper()}{v.method[1:]}"
         if v.p_pass is not None and not is_counted(v):
-            text += f"; {_p(v.p_pass)} for the claim"
-            text += f", {_p(v.p_fail)} against it" if v.p_fail is not None else ""
+            text += f"; {numbers.chance(v.p_pass)} for the claim"
+            text += f", {numbers.chance(v.p_fail)} against it" if v.p_fail is not None else ""
             text += f", α = {v.alpha:g}, one-sided" if v.alpha else ""
         found.append(text + (f"; attempt {v.attempt}" if v.attempt else ""))
     found.append(shown(v.why))
@@ -190,10 +190,6 @@ def _details(v: Verdict) -> list[str]:
     if v.left_out:
         found.append(f"Judged without {counted(v.left_out, 'row')} that leak; with them {number(v.whole)}")
     return found
-
-
-def _p(p: float) -> str:
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 # -- what decided ----------------------------------------------------------------------------------
