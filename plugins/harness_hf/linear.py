@@ -4,6 +4,9 @@ For float32 `torch.nn.functional.linear` calls MKL, which on processors of other
 half of what they can do; oneDNN compiles its kernels for what the processor has. The products are IEEE's, summed in
 another order.
 
+PEFT's LoRA layers make a node of the graph of every cast, product and scaling, and keep a float32 copy of what they
+read until the backward. Here that is one node, which keeps what it read as it came; its results are PEFT's to the bit.
+
 Imports torch: import this module inside functions.
 """
 
@@ -73,6 +76,29 @@ class Product4bit(torch.autograd.Function):
         return product(grad, _decoded(ctx.layer).t()), None, None
 
 
+class LowRank(torch.autograd.Function):
+    """s · B A x in float32 and its gradients, for rows x (N, I) of any dtype, A (R, I) and B (O, R): result (N, O)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+        inner = product(x.to(a.dtype), a)  # (N, R)
+        ctx.save_for_backward(x, inner, a, b)
+        ctx.scale = scale
+        return product(inner, b).mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, inner, a, b = ctx.saved_tensors
+        grad = grad * ctx.scale
+        to_inner = product(grad, b.t())  # (N, R)
+        to_x = product(to_inner, a.t()).to(x.dtype) if ctx.needs_input_grad[0] else None  # (N, I)
+        to_a = product(to_inner.t(), x.to(a.dtype).t()) if ctx.needs_input_grad[1] else None  # (R, I)
+        # (O, R), whose transpose has the same bits and is made three times as fast
+        to_b = product(inner.t(), grad.t()).t() if ctx.needs_input_grad[2] else None
+        return to_x, to_a, to_b, None
+
+
 class Linear(nn.Linear):
     """An nn.Linear whose float32 products on a CPU are oneDNN's; all else is as it was."""
 
@@ -96,6 +122,11 @@ def use_onednn(model: nn.Module) -> None:
             module.__class__ = Linear
         elif quantised and type(module) is quantised.Linear4bit and module.weight.is_cpu:
             module.__class__ = _linear4bit()
+    lora = sys.modules.get("peft.tuners.lora")  # no adapter without it
+    kinds = {getattr(lora, name): name for name in ("Linear", *(["Linear4bit"] if quantised else [])) if lora}
+    for module in model.modules() if kinds else ():
+        if name := kinds.get(type(module)):
+            module.__class__ = _low_rank(name)
 
 
 @cache
@@ -115,6 +146,40 @@ def _linear4bit() -> type[nn.Module]:
             return product(x, _decoded(self), bias)
 
     return Linear4bit
+
+
+@cache
+def _low_rank(name: str) -> type[nn.Module]:
+    """Return one of PEFT's layers that computes as it does, in fewer steps where it can."""
+    from peft.tuners import lora
+
+    def forward(self: Any, x: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
+        one = None if args or given else _only(self, x)
+        if one is None:
+            done: torch.Tensor = kind.forward(self, x, *args, **given)
+            return done
+        result = self.base_layer(x)
+        a, b, scale = self.lora_A[one].weight, self.lora_B[one].weight, self.scaling[one]
+        more = LowRank.apply(x.reshape(-1, x.shape[-1]), a, b, scale).view(result.shape)  # type: ignore[no-untyped-call]
+        # bitsandbytes' layer rounds before it adds, where the other one adds before it rounds
+        total: torch.Tensor = result + (more.to(result.dtype) if name == "Linear4bit" else more)
+        return total.to(result.dtype)
+
+    kind: Any = getattr(lora, name)
+    made: type[nn.Module] = type(name, (kind,), {"forward": forward, "__module__": __name__})
+    return made
+
+
+def _only(layer: Any, x: torch.Tensor) -> str | None:
+    """Return the name of the one plain adapter of a layer that reads float32 matrices on the CPU, or None."""
+    names = layer.active_adapters
+    if len(names) != 1 or names[0] not in layer.lora_A or layer.lora_variant or layer.disable_adapters or layer.merged:
+        return None
+    a, b, left_out = (each[names[0]] for each in (layer.lora_A, layer.lora_B, layer.lora_dropout))
+    plain = type(a) is type(b) is Linear and b.bias is None and isinstance(left_out, nn.Identity)
+    whole = a.weight.dtype == b.weight.dtype == torch.float32 and a.weight.is_cpu and b.weight.is_cpu
+    fine = plain and whole and x.is_cpu and x.numel() and not torch.is_autocast_enabled("cpu")
+    return str(names[0]) if fine else None
 
 
 def _decoded(layer: Any) -> torch.Tensor:

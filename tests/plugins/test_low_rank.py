@@ -1,0 +1,127 @@
+"""PEFT's LoRA layers in fewer steps: what they computed before, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+
+from torch import nn  # noqa: E402
+
+from harness_hf import linear  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not linear.available(), reason="no oneDNN for float32 here")
+
+
+class Two(nn.Module):
+    """Two layers, so that the second passes a gradient on to the first."""
+
+    def __init__(self, four_bits: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(64, 96, bias=True, dtype=dtype), nn.Linear(96, 32, dtype=dtype)
+        if four_bits:
+            from bitsandbytes.nn import Linear4bit
+
+            for name, i, o in ("one", 64, 96), ("two", 96, 32):
+                made: Any = Linear4bit(i, o, bias=True, compute_dtype=dtype, quant_type="nf4")
+                made.support_avx512bf16_for_cpu = False
+                setattr(self, name, made.to(dtype).to("cpu"))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.two(torch.tanh(self.one(x)))
+        return found
+
+
+def adapted(four_bits: bool, dtype: torch.dtype, **config: Any) -> Any:
+    torch.manual_seed(4)
+    model = Two(four_bits, dtype)
+    told = peft.LoraConfig(r=8, lora_alpha=24, target_modules=["one", "two"], init_lora_weights=False, **config)
+    made = peft.get_peft_model(model, told)
+    for parameter in made.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return made
+
+
+def both(model: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """Return a model as it is with PEFT's own layers, and with ours; the rest is the same."""
+    theirs, ours = copy.deepcopy(model), model
+    linear.use_onednn(ours)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "peft.tuners.lora", None)
+        linear.use_onednn(theirs)
+    return ours, theirs
+
+
+def run(model: Any, dtype: torch.dtype, trained_input: bool = True) -> list[torch.Tensor]:
+    """Return what a model says and its gradients, of everything that has one."""
+    x = torch.linspace(-2, 2, 2 * 3 * 64).reshape(2, 3, 64).to(dtype).requires_grad_(trained_input)
+    y = model(x)
+    (y.float() * torch.arange(32)).sum().backward()
+    return [y, *([x.grad] if trained_input else []), *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+def kinds(model: Any) -> set[str]:
+    return {type(module).__module__ for module in model.modules() if hasattr(module, "lora_A")}
+
+
+@pytest.mark.parametrize("four_bits", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("trained_input", [False, True])
+def test_results_and_gradients_are_peft_s_own(
+    four_bits: bool, dtype: torch.dtype, trained_input: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a scale that is no power of two, too, and where the input needs no gradient; without gradients as well."""
+    ours, theirs = both(adapted(four_bits, dtype), monkeypatch)
+    assert kinds(ours) == {linear.__name__} and kinds(theirs).isdisjoint(kinds(ours))
+    for mine, other in zip(run(ours, dtype, trained_input), run(theirs, dtype, trained_input), strict=True):
+        assert mine.dtype == other.dtype and torch.equal(mine, other)
+    with torch.inference_mode():
+        x = torch.randn(5, 64).to(dtype)
+        assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("how", ["dropout", "dora", "bias", "disabled", "merged", "autocast", "two", "half"])
+def test_all_else_is_peft_s_own(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no single plain adapter in float32 never comes to the one node."""
+    config = {"dropout": {"lora_dropout": 0.5}, "dora": {"use_dora": True}, "bias": {"lora_bias": True}}.get(how, {})
+    model = adapted(False, torch.float32, **config)
+    if how == "two":
+        model.add_adapter("other", peft.LoraConfig(r=4, target_modules=["one"], init_lora_weights=False))
+        model.base_model.set_adapter(["default", "other"])
+    if how == "half":
+        model.to(torch.bfloat16)
+    ours, theirs = both(model, monkeypatch)
+    monkeypatch.setattr(linear, "LowRank", None)
+    found = []
+    for each in (ours, theirs):
+        torch.manual_seed(2)
+        if how == "merged":
+            each.merge_adapter()
+        x = torch.linspace(-1, 1, 64 * 3).reshape(3, 64).to(torch.bfloat16 if how == "half" else torch.float32)
+        if how == "disabled":
+            with each.disable_adapter():
+                found.append(each(x))
+        else:
+            with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+                found.append(each(x))
+    assert torch.equal(*found)
+
+
+def test_a_whole_training_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty steps of Adam end at the same weights."""
+    ours, theirs = both(adapted(True, torch.bfloat16), monkeypatch)
+    for model in (ours, theirs):
+        torch.manual_seed(1)
+        optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
+        for _ in range(20):
+            model(torch.randn(4, 7, 64, dtype=torch.bfloat16)).float().square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    weights = [{n: p.data for n, p in model.named_parameters() if p.requires_grad} for model in (ours, theirs)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
