@@ -101,7 +101,7 @@ gpu: $(READY)
 # beside vLLM, which wants other versions than we do and so has an environment of its own: 3.4 GB, two minutes
 VLLM = .vllm
 vllm: $(READY) $(VLLM)/.ready
-	VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/python -m bench vllm --page docs/explanation/performance-vllm.md --records reports/bench-vllm.jsonl
+	VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/python -m bench vllm --page docs/explanation/performance-vllm.md --records bench/records-vllm.jsonl
 
 $(VLLM)/.ready:
 	$(PYTHON) -m venv $(VLLM)

@@ -1,6 +1,7 @@
 """Measure ourselves beside the peers and write docs/explanation/performance.md.
 
-Every part keeps its record as a JSON line, so that one can be measured again and the page written anew.
+Every part keeps its record as a JSON line, so that one can be measured again and the page written anew; those of other
+machines stay, and stand beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from bench.child import ROOT, ChildError
 from bench.machine import cores, describe
-from bench.page import Section, page
+from bench.page import Machine, Section, name_of, page
 from bench.setting import MODEL, Setting
 
 PARTS = ("choice", "perplexity", "generation", "startup", "training", "packing", "checkpointing", "busy")
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     setting = Setting(args.model, args.dtype, args.device, args.threads or cores())
     where = {**describe(setting.device), "model": f"{setting.model}, {setting.dtype}, {setting.threads} threads"}
-    records = _read(args.records, where)
-    failed = []
+    machines = _read(args.records, where)
+    records, failed = machines[name_of(where)], []
     for name in parts:
         try:
             records[name] = _measure(name, setting, options[name]) | {"where": where}
@@ -48,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: {error}", file=sys.stderr)
             continue
         print(json.dumps(records[name]), flush=True)
-        _write(args.records, records)
-    sections = [_part(name).section(records[name]["found"]) for name in PARTS + APART if name in records]
-    args.page.write_text(page(where, _notes(records), sections), "utf-8")
+        _write(args.records, machines)
+    written = {name: _machine(own) for name, own in machines.items() if own}
+    args.page.write_text(page([*written.values()]), "utf-8")
     print(f"written: {args.page}", file=sys.stderr)
-    return _verdict(sections, failed)
+    return _verdict(written[name_of(where)].sections if records else [], failed)
 
 
 def _parts(names: Sequence[str]) -> Sequence[str]:
@@ -74,16 +75,28 @@ def _measure(name: str, setting: Setting, options: dict[str, Any]) -> Record:
     return {"part": name, "options": options, "load": load, "seconds": time.monotonic() - begun, "found": found}
 
 
-def _read(path: Path, where: dict[str, str]) -> dict[str, Record]:
-    """Return the records that are there, by part; those of another machine or other versions are left out."""
+def _read(path: Path, where: dict[str, str]) -> dict[str, dict[str, Record]]:
+    """Return the records that are there, by machine and part, but this one's of other versions."""
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    records = map(json.loads, lines)
-    return {r["part"]: r for r in records if r["where"] == where}
+    found: dict[str, dict[str, Record]] = {}
+    for record in map(json.loads, lines):
+        name = name_of(record["where"])
+        found.setdefault(name, {})
+        if name != name_of(where) or record["where"] == where:
+            found[name][record["part"]] = record
+    found.setdefault(name_of(where), {})
+    return found
 
 
-def _write(path: Path, records: dict[str, Record]) -> None:
+def _write(path: Path, machines: dict[str, dict[str, Record]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records.values()), "utf-8")
+    every = [record for records in machines.values() for record in records.values()]
+    path.write_text("".join(json.dumps(record) + "\n" for record in every), "utf-8")
+
+
+def _machine(records: dict[str, Record]) -> Machine:
+    sections = [_part(name).section(records[name]["found"]) for name in PARTS + APART if name in records]
+    return Machine(next(iter(records.values()))["where"], _notes(records), sections)
 
 
 def _notes(records: dict[str, Record]) -> list[str]:
@@ -133,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
     parser.add_argument("--threads", type=int, default=0, help="default: one a core")
-    parser.add_argument("--records", type=Path, default=ROOT / "reports/bench.jsonl", help="where the numbers are kept")
+    parser.add_argument("--records", type=Path, default=ROOT / "bench/records.jsonl", help="where the numbers are kept")
     parser.add_argument(
         "--page", type=Path, default=ROOT / "docs/explanation/performance.md", help="where the page is written"
     )

@@ -27,21 +27,48 @@ class Section:
     bars: Sequence[Bar]
 
 
-def page(where: Mapping[str, str], notes: Sequence[str], sections: Sequence[Section]) -> str:
-    """Write the page: where it was measured, the bars, and every part's tables."""
-    bars = [bar for section in sections for bar in section.bars]
-    lines = [[bar.what, bar.found, bar.wanted, "met" if bar.met else "**missed**"] for bar in bars]
-    parts = [
-        "# Performance",
-        "Written by `make bench`; to change a number, run it again.",
-        "\n".join(f"- {name}: {value}" for name, value in where.items()),
-        "\n".join(notes),
-        f"{sum(bar.met for bar in bars)} of {len(bars)} bars are met:",
-        table(["", "measured", "bar", ""], lines),
-    ]
-    for section in sections:
-        parts += [f"## {section.title}", *section.text]
+@dataclass(frozen=True)
+class Machine:
+    """What was measured on one machine: where, how, and the parts."""
+
+    where: Mapping[str, str]
+    notes: Sequence[str]
+    sections: Sequence[Section]
+
+    @property
+    def name(self) -> str:
+        """The processor, and what a GPU is called."""
+        return name_of(self.where)
+
+
+def name_of(where: Mapping[str, str]) -> str:
+    """Return what a machine is known by on a page and among records."""
+    return ", ".join(where[key] for key in ("processor", "GPU") if key in where)
+
+
+def page(machines: Sequence[Machine]) -> str:
+    """Write the page: where it was measured, the bars, and every part's tables, machines side by side."""
+    parts = ["# Performance", "Written by `make bench`; to change a number, run it again."]
+    for machine in machines:
+        facts = "\n".join(f"- {name}: {value}" for name, value in machine.where.items())
+        parts += [facts, "\n".join(machine.notes)]
+    bars = [{bar.what: bar for section in machine.sections for bar in section.bars} for machine in machines]
+    wanted = {what: bar.wanted for own in bars for what, bar in own.items()}
+    lines = [[what, bar, *(_measured(own.get(what)) for own in bars)] for what, bar in wanted.items()]
+    met = " and ".join(f"{sum(bar.met for bar in own.values())} of {len(own)}" for own in bars)
+    names = [machine.name for machine in machines] if machines[1:] else ["measured"]
+    parts += [f"{met} bars are met:", table(["", "bar", *names], lines)]
+    for title in dict.fromkeys(section.title for machine in machines for section in machine.sections):
+        parts.append(f"## {title}")
+        for machine in machines:
+            for section in machine.sections:
+                if section.title == title:
+                    parts += [*([f"### {machine.name}"] if machines[1:] else []), *section.text]
     return "\n\n".join(parts) + "\n"
+
+
+def _measured(bar: Bar | None) -> str:
+    return "" if bar is None else bar.found if bar.met else f"{bar.found}, **missed**"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from bench import choice, generation, texts
 from bench.__main__ import main
 from bench.child import ChildError, call, run
-from bench.page import Bar, Section, page, table
+from bench.page import Bar, Machine, Section, page, table
 from bench.setting import Setting
 
 TINY = Setting(model="tiny:llama")
@@ -154,14 +154,21 @@ def test_page_has_the_bars_before_the_parts() -> None:
     """A page says where it was measured, which bars were met, and then every part's tables."""
     bars = [Bar("speed", "3.0×", "≥ 2×", True), Bar("answers", "1 other", "0", False, result=True)]
     section = Section("Generation", ["One line.", table(["", "seconds"], [["we", 1], ["lm_eval", 3]])], bars)
-    written = page({"processor": "one", "model": "tiny"}, ["It took 1 minutes."], [section])
+    one = Machine({"processor": "one", "model": "tiny"}, ["It took 1 minutes."], [section])
+    written = page([one])
     assert written == (
         "# Performance\n\nWritten by `make bench`; to change a number, run it again.\n\n"
         "- processor: one\n- model: tiny\n\nIt took 1 minutes.\n\n1 of 2 bars are met:\n\n"
-        "|  | measured | bar |  |\n| --- | --- | --- | --- |\n"
-        "| speed | 3.0× | ≥ 2× | met |\n| answers | 1 other | 0 | **missed** |\n\n"
+        "|  | bar | measured |\n| --- | --- | --- |\n"
+        "| speed | ≥ 2× | 3.0× |\n| answers | 0 | 1 other, **missed** |\n\n"
         "## Generation\n\nOne line.\n\n|  | seconds |\n| --- | --- |\n| we | 1 |\n| lm_eval | 3 |\n"
     )
+    other = Machine({"processor": "two", "GPU": "a card"}, [], [Section("Training", ["Text."], [bars[0]]), section])
+    both = page([one, other])
+    assert "1 of 2 and 1 of 2 bars are met:\n\n|  | bar | one | two, a card |\n" in both
+    assert "| answers | 0 | 1 other, **missed** | 1 other, **missed** |\n" in both
+    assert both.count("## Generation\n\n### one\n\nOne line.") == both.count("### two, a card\n\nOne line.") == 1
+    assert "## Training\n\n### two, a card\n\nText." in both
 
 
 @pytest.mark.parametrize(
@@ -209,15 +216,24 @@ class TestRecords:
         assert all(f"## {title}" in written for title in TITLES.values())
 
     def test_record_of_other_versions_is_left_out(self, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Numbers of another machine or of other libraries never stand on one page with these."""
+        """Numbers of other libraries never stand on one page with these."""
         self.part(monkeypatch, "startup")
-        monkeypatch.setattr("bench.__main__.describe", lambda device: {"libraries": "torch 1"})
+        monkeypatch.setattr("bench.__main__.describe", lambda device: {"processor": "a", "libraries": "torch 1"})
         bench("startup")
-        monkeypatch.setattr("bench.__main__.describe", lambda device: {"libraries": "torch 2"})
+        monkeypatch.setattr("bench.__main__.describe", lambda device: {"processor": "a", "libraries": "torch 2"})
         self.part(monkeypatch, "choice")
         _, records, written = bench("choice")
         assert [record["part"] for record in records] == ["choice"]
         assert "Start-up" not in written
+
+    def test_record_of_another_machine_stands_beside(self, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each machine has its facts, its column of the bars and its tables, whoever measured last."""
+        self.part(monkeypatch, "startup")
+        for name in ("one", "two", "one"):
+            monkeypatch.setattr("bench.__main__.describe", lambda device, name=name: {"processor": name})
+            _, records, written = bench("startup")
+        assert [record["where"]["processor"] for record in records] == ["one", "two"]
+        assert "|  | bar | one | two |\n" in written and "### one\n" in written and "### two\n" in written
 
     @pytest.mark.parametrize(("result", "code"), [(False, 0), (True, 1)])
     def test_only_a_wrong_result_is_an_error(
