@@ -94,8 +94,10 @@ class LowRank(torch.autograd.Function):
         to_inner = product(grad, b.t())  # (N, R)
         to_x = product(to_inner, a.t()).to(x.dtype) if ctx.needs_input_grad[0] else None  # (N, I)
         to_a = product(to_inner.t(), x.to(a.dtype).t()) if ctx.needs_input_grad[1] else None  # (R, I)
-        # (O, R), whose transpose has the same bits and is made twice as fast
-        to_b = product(inner.t(), grad.t()).t() if ctx.needs_input_grad[2] else None
+        to_b = None
+        if ctx.needs_input_grad[2]:  # (O, R); its transpose is twice as fast, with its bits but for sides of 1
+            wide = 1 < inner.shape[1] < grad.shape[1]
+            to_b = product(inner.t(), grad.t()).t() if wide else product(grad.t(), inner.t())
         return to_x, to_a, to_b, None
 
 

@@ -113,6 +113,19 @@ def test_all_else_is_peft_s_own(how: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize(("rank", "outputs"), [(1, 24), (8, 1), (2, 3), (16, 100)])
+def test_narrow_layers_have_peft_s_bits(rank: int, outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gate of one output, as mixtures of experts have, and an adapter of rank 1 too."""
+    torch.manual_seed(7)
+    config = peft.LoraConfig(r=rank, target_modules=["0"], init_lora_weights=False)
+    ours, theirs = both(peft.get_peft_model(nn.Sequential(nn.Linear(48, outputs)), config), monkeypatch)
+    x = torch.randn(33, 48)
+    for model in (ours, theirs):
+        (model(x) * torch.arange(1, outputs + 1)).square().sum().backward()
+    pairs = list(zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(torch.equal(p.grad, q.grad) for p, q in pairs if p.requires_grad)
+
+
 def test_a_whole_training_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty steps of Adam end at the same weights."""
     ours, theirs = both(adapted(True, torch.bfloat16), monkeypatch)
