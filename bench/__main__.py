@@ -78,13 +78,12 @@ def _measure(name: str, setting: Setting, options: dict[str, Any]) -> Record:
 def _read(path: Path, where: dict[str, str]) -> dict[str, dict[str, Record]]:
     """Return the records that are there, by machine and part, but this one's of other versions."""
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    found: dict[str, dict[str, Record]] = {}
-    for record in map(json.loads, lines):
+    records = [json.loads(line) for line in lines]
+    found: dict[str, dict[str, Record]] = {name_of(r["where"]): {} for r in [*records, {"where": where}]}
+    for record in records:
         name = name_of(record["where"])
-        found.setdefault(name, {})
         if name != name_of(where) or record["where"] == where:
             found[name][record["part"]] = record
-    found.setdefault(name_of(where), {})
     return found
 
 

@@ -12,7 +12,7 @@ MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, Recurs
 def read_json(text: str | bytes, *, constants: bool = False) -> Any:
     """Return what a text says; raises ValueError where a key stands twice, or at NaN and the infinities but if told."""
     if isinstance(text, bytes):
-        text = text.decode("utf-8" if text[:2] == b'{"' else json.detect_encoding(text), "surrogatepass")
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
     return (_WITH_CONSTANTS if constants else _DECODER).decode(text)
 
 

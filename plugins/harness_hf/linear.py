@@ -119,15 +119,14 @@ def use_onednn(model: nn.Module) -> None:
     if not available():
         return
     quantised = sys.modules.get("bitsandbytes.nn")  # no 4-bit layer without it, and importing it is slow
+    lora = sys.modules.get("peft.tuners.lora")  # no adapter without it
+    kinds = {getattr(lora, name): name for name in ("Linear", *(["Linear4bit"] if quantised else [])) if lora}
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.is_cpu and module.weight.dtype == torch.float32:
             module.__class__ = Linear
         elif quantised and type(module) is quantised.Linear4bit and module.weight.is_cpu:
             module.__class__ = _linear4bit()
-    lora = sys.modules.get("peft.tuners.lora")  # no adapter without it
-    kinds = {getattr(lora, name): name for name in ("Linear", *(["Linear4bit"] if quantised else [])) if lora}
-    for module in model.modules() if kinds else ():
-        if name := kinds.get(type(module)):
+        elif name := kinds.get(type(module)):
             module.__class__ = _low_rank(name)
 
 
@@ -162,7 +161,7 @@ def _low_rank(name: str) -> type[nn.Module]:
             return done
         result = self.base_layer(x)
         a, b, scale = self.lora_A[one].weight, self.lora_B[one].weight, self.scaling[one]
-        more = LowRank.apply(x.reshape(-1, x.shape[-1]), a, b, scale).view(result.shape)  # type: ignore[no-untyped-call]
+        more = LowRank.apply(_rows(x), a, b, scale).view(result.shape)  # type: ignore[no-untyped-call]
         # bitsandbytes' layer rounds before it adds, where the other one adds before it rounds
         total: torch.Tensor = result + (more.to(result.dtype) if name == "Linear4bit" else more)
         return total.to(result.dtype)
@@ -180,8 +179,7 @@ def _only(layer: Any, x: torch.Tensor) -> str | None:
     a, b, left_out = (each[names[0]] for each in (layer.lora_A, layer.lora_B, layer.lora_dropout))
     plain = type(a) is type(b) is Linear and b.bias is None and isinstance(left_out, nn.Identity)
     whole = a.weight.dtype == b.weight.dtype == torch.float32 and a.weight.is_cpu and b.weight.is_cpu
-    fine = plain and whole and x.is_cpu and x.numel() and not torch.is_autocast_enabled("cpu")
-    return str(names[0]) if fine else None
+    return str(names[0]) if plain and whole and _as_it_is(x) else None
 
 
 def _decoded(layer: Any) -> torch.Tensor:
@@ -198,4 +196,9 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 
 def _plain(x: torch.Tensor) -> bool:
     """Return whether activations are multiplied in float32, as they are."""
-    return x.dtype == torch.float32 and x.is_cpu and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
+    return x.dtype == torch.float32 and _as_it_is(x)
+
+
+def _as_it_is(x: torch.Tensor) -> bool:
+    """Return whether activations are on the CPU, some, and nothing casts them."""
+    return x.is_cpu and x.numel() > 0 and not torch.is_autocast_enabled("cpu")

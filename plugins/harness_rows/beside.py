@@ -20,7 +20,7 @@ from harness_rows.records import RawRow, RawRows, Wanted
 
 LARGE = 1 << 25  # bytes, from which a process of its own is worth its start
 FILES = 1000  # of a folder, that are looked at for its size
-COLUMNS = tuple(field.name for field in fields(RawRow))
+FIELDS = tuple(field.name for field in fields(RawRow))
 
 
 def read_all(paths: Sequence[str], want: Wanted) -> list[RawRows]:
@@ -28,14 +28,15 @@ def read_all(paths: Sequence[str], want: Wanted) -> list[RawRows]:
     if len(paths) < 2 or min(_size(located(path)[0]) for path in paths) < LARGE:
         return [read(path, want) for path in paths]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
-        question = {"path": paths[-1], "want": asdict(want), "into": str(Path(folder, "rows"))}
+        into = Path(folder, "rows")
+        question = {"path": paths[-1], "want": asdict(want), "into": str(into)}
         asked = beside.submit(isolated.ask, "harness_rows.beside", question, f"{paths[-1]}: cannot be read")
         found = [read(path, want) for path in paths[:-1]]
         try:
             asked.result()
         except CheckFailed as error:  # what the other process says of the file
             raise UsageError(str(error)) from None
-        run, columns = pickle.loads(Path(folder, "rows").read_bytes())  # noqa: S301 (written by the process above)
+        run, columns = pickle.loads(into.read_bytes())  # noqa: S301 (written by the process above)
     rows = list(map(RawRow, *columns))
     del columns
     for theirs, own in zip(found[-1].rows, rows, strict=False):  # of what both were asked in one order, one copy
@@ -54,7 +55,7 @@ def _answer(path: str, want: dict[str, Any], into: str) -> Mapping[str, Any]:
     gc.disable()
     run = read(path, Wanted(**want))
     with Path(into).open("wb") as f:
-        pickle.dump((replace(run, rows=()), [list(map(attrgetter(name), run.rows)) for name in COLUMNS]), f)
+        pickle.dump((replace(run, rows=()), [list(map(attrgetter(name), run.rows)) for name in FIELDS]), f)
     return {}
 
 
