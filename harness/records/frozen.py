@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
@@ -27,18 +28,30 @@ def plain(kind: type[T], value: T) -> T:
 
 
 def _copied(value: Any) -> Any:
-    if type(value) in PLAIN:
-        return value
-    if isinstance(value, dict):
-        return {k: v if type(v) in PLAIN else _copied(v) for k, v in value.items()}
-    for kind in (tuple, list, frozenset, set):
-        if isinstance(value, kind):
-            return kind([v if type(v) in PLAIN else _copied(v) for v in value])
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{name: _copied(getattr(value, name)) for name in _names(type(value))})
-    return value
+    kind: Any = type(value)
+    return value if kind in PLAIN else _copier(kind)(value)
 
 
 @cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(kind) if f.init)
+def _copier(kind: type) -> Callable[[Any], Any]:
+    """Return what copies values of a type. A record whose fields are all that it is has these filled in at once."""
+    if issubclass(kind, dict):
+        return lambda value: {k: v if type(v) in PLAIN else _copied(v) for k, v in value.items()}
+    for made in (tuple, list, frozenset, set):
+        if issubclass(kind, made):
+            return lambda value: made([v if type(v) in PLAIN else _copied(v) for v in value])
+    if not is_dataclass(kind):
+        return lambda value: value
+    names = tuple(f.name for f in fields(kind) if f.init)
+    if kind.__new__ is not object.__new__ or hasattr(kind, "__post_init__") or len(names) < len(fields(kind)):
+        return lambda value: replace(value, **{name: _copied(getattr(value, name)) for name in names})
+    put = object.__setattr__
+
+    def filled(value: Any) -> Any:
+        copy = object.__new__(kind)
+        for name in names:
+            held = getattr(value, name)
+            put(copy, name, held if type(held) in PLAIN else _copied(held))
+        return copy
+
+    return filled

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -371,6 +371,39 @@ def test_copies_are_plain_all_the_way_down() -> None:
     copy = isolated(value)
     copy["a"][0][0]["b"] = 2  # type: ignore[index]
     assert value == {"a": [({"b": 1},)], "c": {1, 2}}
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    held: list[int]
+    also: tuple[dict[str, int], ...] = ()
+
+
+@dataclass
+class Counted:
+    held: list[int]
+    count: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.count = len(self.held)
+
+
+@dataclass
+class Raised(ValueError):
+    held: list[int]
+
+
+@pytest.mark.parametrize("kind", [Slotted, Counted, Raised])
+def test_a_copy_of_a_record_shares_nothing_that_can_be_written(kind: type[Slotted | Counted | Raised]) -> None:
+    """With slots, with a field that it makes itself, or of a base that makes it: its kind, and values of its own."""
+    value = kind([1, 2])
+    copy = isolated([value])[0]
+    assert type(copy) is kind and copy is not value
+    assert {name: getattr(copy, name) for name in kind.__dataclass_fields__} == {
+        name: getattr(value, name) for name in kind.__dataclass_fields__
+    }
+    copy.held.append(3)
+    assert value.held == [1, 2]
 
 
 def start(suite: Project, *words: str, out: int = subprocess.PIPE) -> subprocess.Popen[str]:
