@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from statistics import stdev
-from typing import Any, SupportsFloat, Unpack
+from typing import Any, Unpack
 
 from harness import blame, schema
 from harness.collection.collected import COMPARATIVE, Task
 from harness.records.frozen import isolated, plain
+from harness.records.metrics import NUMBER
 from harness.records.models import Generation, Progress, Subject, ThoughtBudget, chunks
 from harness.records.said import CUT, Said
 from harness.records.samples import Prompt, Result, Sample, Score, rows_digest
@@ -85,7 +86,7 @@ def taken(score: Score) -> Score:
     Raises TypeError or ValueError where a value or a weight is no number.
     """
     for name, value in {"weight": score.weight, **score.weights, **score.values}.items():
-        if not isinstance(value, SupportsFloat):
+        if not isinstance(value, NUMBER):
             raise TypeError(f'row "{score.id}": "{name}" is {value!r}, want a number')
     values, weights = ({str(k): float(v) for k, v in d.items()} for d in (score.values, score.weights))
     answer = whole(str(score.answer)) if isinstance(score.answer, str) else score.answer

@@ -13,6 +13,7 @@ from harness.records.samples import Score
 from harness.records.scales import Scale, Scaled
 
 Better = Literal["higher", "lower"]
+NUMBER = (float, SupportsFloat)  # what is a float is told at once: a protocol's methods are looked up one by one
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Metric(Scaled):
         """Combine rows; NaN when there are none, or when one lacks the metric."""
         if self.combine:
             made = self.combine(scores) if scores else math.nan
-            return float(blame.returned(self.combine, made, SupportsFloat, "a number"))
+            return float(blame.returned(self.combine, made, NUMBER, "a number"))
         rows = [(s.values.get(self.name, math.nan), s.weight_of(self.name)) for s in scores]
         if self.is_count:
             return math.fsum(v for v, _ in rows) if rows else math.nan
