@@ -6,7 +6,7 @@ it likes, so that the largest clusters are those that the worst population loses
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 from harness.stats.arrays import Floats, np
@@ -14,7 +14,6 @@ from harness.stats.arrays import Floats, np
 Support = tuple[float, float]
 TILTS = (0.02, 60.0, 40)  # of Chernoff's bound: least, most and how many, in units of one over the mean weight
 TOGETHER = 1 << 20  # numbers that are computed in one go
-STEPS = 40  # of a bisection
 
 
 def p(value: Any, weights: Any, threshold: float, support: Support | None, lost: Any = (0.0, 0.0)) -> tuple[Any, Any]:
@@ -38,7 +37,8 @@ def bounds(
 ) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `p`, of one data set."""
     low, high = support
-    least, most = (_largest(weights, part, alpha) for part in lost)
+    least = _largest(weights, lost[0], alpha)
+    most = _largest(weights, lost[1], alpha) if lost[1] != lost[0] else least
     return value - (value - low) * least, value + (high - value) * most
 
 
@@ -86,21 +86,27 @@ def _filled(heights: Floats, need: Floats) -> Floats:
 
 
 def _largest(weights: Floats, lost: float, alpha: float) -> float:
-    """Return the largest share that may be lost on average where so little was, at alpha."""
+    """Return the largest share that may be lost on average where so little was, at alpha: `chance` solved for it."""
     if not lost and (weights == weights[0]).all():
         return no_row_shows(len(weights), alpha)
-    return crossing(lambda share: float(chance(weights, np.float64(lost), np.float64(share))) > alpha)
+    if not lost < 1:  # NaN where there was nothing to lose
+        return 1.0
+    w = -np.sort(-weights) / weights.mean()  # (G,)
+    tilts, count = np.geomspace(*TILTS)[:, None], len(w)  # (T, 1)
+    if not lost:
+        return _need(w[None], np.log([[alpha]])) / count
+    parts = np.array_split(tilts, 1 + tilts.size * count // TOGETHER)
+    need = min(_need(w / -np.expm1(-some * w), math.log(alpha) - some * count * lost) for some in parts)
+    return min(max(lost, need / count), 1.0)
 
 
-def crossing(below: Callable[[float], bool]) -> float:
-    """Return where in [0, 1] a condition ends that holds below and not above, by bisection; 1 where it never ends."""
-    low, high = 0.0, 1.0
-    if below(high):
-        return high
-    for _ in range(STEPS if below(low) else 0):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) else (low, middle)
-    return low
+def _need(heights: Floats, log: Floats) -> float:
+    """Return the least `need` with which `_filled` of falling heights (T, G) comes to a log (T, 1) below zero."""
+    sizes, logs = np.arange(1, heights.shape[-1] + 1), np.cumsum(np.log(heights), -1)
+    level = np.exp((log + logs) / sizes)  # of so many filled ones
+    last = (heights > level).sum(-1, keepdims=True) - 1
+    need = np.cumsum(heights, -1) - sizes * level
+    return float(np.take_along_axis(need, last, -1).min())
 
 
 def no_row_shows(n: int, alpha: float) -> float:

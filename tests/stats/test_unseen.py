@@ -54,6 +54,18 @@ def test_few_lost_is_never_less_than_a_chance_that_there_is(weights: list[float]
             assert float(unseen.chance(w, seen, share)) >= exact - 1e-9
 
 
+@pytest.mark.parametrize("lost", [0.0, 1e-4, 0.01, 0.2, 0.7, 0.999, 1.0, np.inf, np.nan])
+def test_bounds_are_where_the_chance_is_alpha(lost: float) -> None:
+    """A little more than the largest share that may be lost is too much, and a little less is not, of any clusters."""
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        weights, alpha = rng.pareto(rng.uniform(0.5, 4), rng.integers(1, 60)) + 0.01, 10 ** rng.uniform(-6, -0.3)
+        lower, upper = unseen.bounds(0.25, weights, alpha, (0.0, 1.0), (lost, 0.0))
+        for share, seen in ((1 - 4 * lower, lost), ((upper - 0.25) / 0.75, 0.0)):
+            assert float(unseen.chance(weights, seen, share + 1e-9)) <= alpha or share == pytest.approx(1)
+            assert float(unseen.chance(weights, seen, share - 1e-9)) > alpha
+
+
 @pytest.mark.parametrize(("sizes", "margin"), [*((name, 0.05) for name in SIZES), ("two sizes", 0.03)])
 def test_clusters_that_did_not_change_count_by_what_they_can_prove(sizes: str, margin: float) -> None:
     """As many equal clusters would prove the margin; these may have kept what a large one would lose."""
