@@ -49,11 +49,20 @@ def warm_children(warm: Path) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _known_objects() -> None:
-    """Let the collector, which is called whenever a model is closed, pass over what was there before a module."""
-    gc.set_threshold(100_000, 50, 10_000)  # by itself it looks seldom
-    gc.freeze()
+@pytest.fixture(autouse=True)
+def _known_objects(modules_known: list[int]) -> None:
+    """Let the collector, which is called whenever a model is closed, pass over libraries: most of them come late."""
+    if len(sys.modules) > modules_known[0] + 50:
+        gc.set_threshold(100_000, 50, 10_000)  # by itself it looks seldom
+        gc.collect()
+        gc.freeze()
+        modules_known[0] = len(sys.modules)
+
+
+@pytest.fixture(scope="session")
+def modules_known() -> list[int]:
+    """Return how many modules there were when the collector was last told to pass over them."""
+    return [0]
 
 
 @pytest.fixture(scope="session", autouse=True)
