@@ -313,3 +313,10 @@ def test_parts_of_a_card_are_taken_up(
     with pytest.raises(SystemExit):
         gpu.main(["none"])
     assert 'no part "none"; known: fine, failing' in capsys.readouterr().err
+
+
+def test_every_llama_has_heads_that_vllm_computes_on_a_cpu() -> None:
+    """It refuses heads of 16 numbers on processors with AMX or AVX-512, in words that say nothing of a head."""
+    from bench import gpu
+
+    assert min(gpu.LLAMAS[size]["hidden_size"] // heads for size, (heads, _) in gpu.HEADS.items()) >= 32
