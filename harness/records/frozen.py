@@ -28,18 +28,16 @@ def plain(kind: type[T], value: T) -> T:
 
 
 def _copied(value: Any) -> Any:
-    kind: Any = type(value)
-    return value if kind in PLAIN else _copier(kind)(value)
+    return value if type(value) in PLAIN else _copier(type(value))(value)
 
 
-@cache
-def _copier(kind: type) -> Callable[[Any], Any]:
+def _copier_of(kind: type) -> Callable[[Any], Any]:
     """Return what copies values of a type. A record whose fields are all that it is has these filled in at once."""
     if issubclass(kind, dict):
-        return lambda value: {k: v if type(v) in PLAIN else _copied(v) for k, v in value.items()}
+        return lambda value: {k: v if type(v) in PLAIN else _copier(type(v))(v) for k, v in value.items()}
     for made in (tuple, list, frozenset, set):
         if issubclass(kind, made):
-            return lambda value: made([v if type(v) in PLAIN else _copied(v) for v in value])
+            return lambda value: made([v if type(v) in PLAIN else _copier(type(v))(v) for v in value])
     if not is_dataclass(kind):
         return lambda value: value
     names = tuple(f.name for f in fields(kind) if f.init)
@@ -51,7 +49,10 @@ def _copier(kind: type) -> Callable[[Any], Any]:
         copy = object.__new__(kind)
         for name in names:
             held = getattr(value, name)
-            put(copy, name, held if type(held) in PLAIN else _copied(held))
+            put(copy, name, held if type(held) in PLAIN else _copier(type(held))(held))
         return copy
 
     return filled
+
+
+_copier: Callable[[Any], Callable[[Any], Any]] = cache(_copier_of)
