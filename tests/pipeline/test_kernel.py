@@ -371,6 +371,10 @@ def test_copies_are_plain_all_the_way_down() -> None:
     copy = isolated(value)
     copy["a"][0][0]["b"] = 2  # type: ignore[index]
     assert value == {"a": [({"b": 1},)], "c": {1, 2}}
+    nested = [1]
+    for _ in range(400):  # two frames a level, of the thousand that there are
+        nested = [nested]  # type: ignore[list-item]
+    assert isolated(nested) == nested
 
 
 @dataclass(frozen=True, slots=True)
