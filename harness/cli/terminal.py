@@ -357,7 +357,7 @@ class Summary:
             change = "–" if t.change is None else write(t.change) + interval(t.change_lower, t.change_upper, write)
             seconds = "–" if t.seconds is None else duration(t.seconds)
             parameters = "–" if t.parameters is None else f"{t.parameters:,}"
-            p = "–" if t.p is None else chance(t.p).removeprefix("p = ")
+            p = "–" if t.p is None else chance(t.p).removeprefix("p ").removeprefix("= ")
             seconds += " (earlier)" if t.reused else ""
             rows.append([f"{mark} {show(t.value)}", metric, change, p, parameters, seconds])
         rows += [[f"  {show(value)}", "not tried", "", "", "", ""] for value in sweep.values[len(sweep.trials) :]]

@@ -305,7 +305,7 @@ def test_show_prints_the_table_again(suite: Project) -> None:
     table = outcome.out[outcome.out.index("sweep of train.skill") :].partition("\ntrain.skill = 0.9 was chosen")[0]
     assert table in suite.harness("show", outcome.report.folder).out
     assert "against the one before" in table
-    assert any(t.p is not None and t.p < 1e-4 for t in outcome.report.sweep.trials) and "< 0.0001" in table
+    assert any(t.p is not None and t.p < 1e-4 for t in outcome.report.sweep.trials) and "  < 0.0001" in table
 
 
 @pytest.mark.slow
