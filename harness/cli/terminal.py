@@ -29,7 +29,7 @@ from harness.reports.events import Underway
 from harness.reports.sentence import let_through, verdict_sentence, worst_first
 from harness.schema import show
 from harness.texts.counts import counted
-from harness.texts.numbers import chance, duration, number, percent, size
+from harness.texts.numbers import duration, number, p_value, percent, size
 from harness.texts.shown import shorten, shown
 
 IGNORED = -100  # the label of a token that is not learnt
@@ -357,7 +357,7 @@ class Summary:
             change = "–" if t.change is None else write(t.change) + interval(t.change_lower, t.change_upper, write)
             seconds = "–" if t.seconds is None else duration(t.seconds)
             parameters = "–" if t.parameters is None else f"{t.parameters:,}"
-            p = "–" if t.p is None else chance(t.p).removeprefix("p ").removeprefix("= ")
+            p = "–" if t.p is None else p_value(t.p)
             seconds += " (earlier)" if t.reused else ""
             rows.append([f"{mark} {show(t.value)}", metric, change, p, parameters, seconds])
         rows += [[f"  {show(value)}", "not tried", "", "", "", ""] for value in sweep.values[len(sweep.trials) :]]

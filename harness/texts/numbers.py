@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+LEAST = 1e-4  # p-value that is written by its digits
 SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
@@ -34,9 +35,14 @@ def short_number(x: float | None) -> str:
     return minus(f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}")
 
 
+def p_value(p: float) -> str:
+    """Write a p-value in a column; one below 0.0001 by that alone, as it is exact no further and never 0."""
+    return "< 0.0001" if p < LEAST else f"{p:.2g}"
+
+
 def chance(p: float) -> str:
-    """Write a p-value; one below 0.0001 by that alone, as it is exact no further and never 0."""
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+    """Write a p-value in a sentence: p = 0.012, p < 0.0001."""
+    return f"p {'' if p < LEAST else '= '}{p_value(p)}"
 
 
 def size(n: float) -> str:
