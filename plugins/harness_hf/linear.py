@@ -5,7 +5,9 @@ half of what they can do; oneDNN compiles its kernels for what the processor has
 another order.
 
 PEFT's LoRA layers make a node of the graph of every cast, product and scaling, and keep a float32 copy of what they
-read until the backward. Here that is one node, which keeps what it read as it came; its results are PEFT's to the bit.
+read until the backward. Here a layer is one node with the frozen product it adds to, which keeps what it read as it
+came; its results are PEFT's to the bit. (Where several layers read the same, their gradients are added up in another
+order.)
 
 Imports torch: import this module inside functions.
 """
@@ -62,43 +64,53 @@ class Product(torch.autograd.Function):
         return to_x, to_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
 
 
-class Product4bit(torch.autograd.Function):
-    """x Wᵀ + b and its gradient towards rows x (N, I), with a weight that is decoded for each."""
+class Frozen(torch.autograd.Function):
+    """x Wᵀ + b and its gradient towards rows x (N, I), with a frozen layer's weight, decoded of 4 bits."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, layer: Any, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, layer: Any) -> torch.Tensor:
         ctx.layer = layer
-        return product(x, _decoded(layer), bias)
+        return fast_linear(x, _weight(layer, x), layer.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return product(grad, _decoded(ctx.layer).t()), None, None
+        return fast_linear(grad, _weight(ctx.layer, grad).t(), None), None
 
 
-class LowRank(torch.autograd.Function):
-    """s · B A x in float32 and its gradients, for rows x (N, I) of any dtype, A (R, I) and B (O, R): result (N, O)."""
+class Adapted(torch.autograd.Function):
+    """x Wᵀ + b + s · x Aᵀ Bᵀ of a frozen layer and its gradients, for rows x (N, I), A (R, I) and B (O, R) in float32.
+
+    What is added to W x is rounded to its dtype first where `rounded` says so.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, layer: Any, rounded: bool
+    ) -> torch.Tensor:
         inner = product(x.to(a.dtype), a)  # (N, R)
         ctx.save_for_backward(x, inner, a, b)
-        ctx.scale = scale
-        return product(inner, b).mul_(scale)
+        ctx.layer, ctx.scale = layer, scale
+        done = fast_linear(x, _weight(layer, x), layer.bias)  # (N, O)
+        more = product(inner, b).mul_(scale)
+        return done.add_(more.to(done.dtype) if rounded else more)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, inner, a, b = ctx.saved_tensors
-        grad = grad * ctx.scale
-        to_inner = product(grad, b.t())  # (N, R)
-        to_x = product(to_inner, a.t()).to(x.dtype) if ctx.needs_input_grad[0] else None  # (N, I)
-        to_a = product(to_inner.t(), x.to(a.dtype).t()) if ctx.needs_input_grad[1] else None  # (R, I)
-        to_b = None
+        wide = grad.to(a.dtype) * ctx.scale  # (N, O)
+        to_inner = product(wide, b.t())  # (N, R)
+        to_x = to_a = to_b = None
+        if ctx.needs_input_grad[0]:  # (N, I)
+            to_x = fast_linear(grad, _weight(ctx.layer, grad).t(), None)
+            to_x += product(to_inner, a.t()).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            to_a = product(to_inner.t(), x.to(a.dtype).t())  # (R, I)
         if ctx.needs_input_grad[2]:  # (O, R); its transpose is twice as fast, with its bits but for sides of 1
-            wide = 1 < inner.shape[1] < grad.shape[1]
-            to_b = product(inner.t(), grad.t()).t() if wide else product(grad.t(), inner.t())
-        return to_x, to_a, to_b, None
+            turned = 1 < inner.shape[1] < wide.shape[1]
+            to_b = product(inner.t(), wide.t()).t() if turned else product(wide.t(), inner.t())
+        return to_x, to_a, to_b, None, None, None
 
 
 class Linear(nn.Linear):
@@ -137,14 +149,11 @@ def _linear4bit() -> type[nn.Module]:
 
     class Linear4bit(quantised.Linear4bit):  # type: ignore[misc]
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            bias, in_float32 = self.bias, self.compute_dtype == torch.float32 and self.weight.is_cpu and _plain(x)
-            if not in_float32 or (bias is not None and bias.requires_grad):
-                done: torch.Tensor = super().forward(x)
-                return done
-            if torch.is_grad_enabled() and x.requires_grad:
-                done = Product4bit.apply(_rows(x), self, bias)  # type: ignore[no-untyped-call]
-                return done.view(*x.shape[:-1], -1)
-            return product(x, _decoded(self), bias)
+            if not (_frozen(self, x.dtype) and _as_it_is(x)):
+                whole: torch.Tensor = super().forward(x)
+                return whole
+            done = Frozen.apply(_rows(x), self)  # type: ignore[no-untyped-call]
+            return done.view(*x.shape[:-1], -1)
 
     return Linear4bit
 
@@ -159,12 +168,10 @@ def _low_rank(name: str) -> type[nn.Module]:
         if one is None:
             done: torch.Tensor = kind.forward(self, x, *args, **given)
             return done
-        result = self.base_layer(x)
         a, b, scale = self.lora_A[one].weight, self.lora_B[one].weight, self.scaling[one]
-        more = LowRank.apply(_rows(x), a, b, scale).view(result.shape)  # type: ignore[no-untyped-call]
         # bitsandbytes' layer rounds before it adds, where the other one adds before it rounds
-        total: torch.Tensor = result + (more.to(result.dtype) if name == "Linear4bit" else more)
-        return total.to(result.dtype)
+        done = Adapted.apply(_rows(x), a, b, scale, self.base_layer, name == "Linear4bit")  # type: ignore[no-untyped-call]
+        return done.view(*x.shape[:-1], -1)
 
     kind: Any = getattr(lora, name)
     made: type[nn.Module] = type(name, (kind,), {"forward": forward, "__module__": __name__})
@@ -172,22 +179,40 @@ def _low_rank(name: str) -> type[nn.Module]:
 
 
 def _only(layer: Any, x: torch.Tensor) -> str | None:
-    """Return the name of the one plain adapter of a layer that reads float32 matrices on the CPU, or None."""
-    names = layer.active_adapters
+    """Return the name of the one plain adapter of a frozen layer that has float32 matrices on the CPU, or None."""
+    names, base = layer.active_adapters, layer.base_layer
     if len(names) != 1 or names[0] not in layer.lora_A or layer.lora_variant or layer.disable_adapters or layer.merged:
         return None
     a, b, left_out = (each[names[0]] for each in (layer.lora_A, layer.lora_B, layer.lora_dropout))
     plain = type(a) is type(b) is Linear and b.bias is None and isinstance(left_out, nn.Identity)
+    plain = plain and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
     whole = a.weight.dtype == b.weight.dtype == torch.float32 and a.weight.is_cpu and b.weight.is_cpu
-    return str(names[0]) if plain and whole and _as_it_is(x) else None
+    return str(names[0]) if plain and whole and _frozen(base, x.dtype) and _as_it_is(x) else None
 
 
-def _decoded(layer: Any) -> torch.Tensor:
-    """Return the weight (O, I) of a 4-bit layer as the layer multiplies by it."""
+def _frozen(layer: Any, dtype: torch.dtype) -> bool:
+    """Return whether a layer learns nothing, computes in a dtype as it is, on the CPU, and does nothing beside."""
+    weight, bias = layer.weight, layer.bias
+    if not (type(layer) is nn.Linear or type(layer).__module__ == __name__) or not weight.is_cpu:
+        return False
+    computes = weight.dtype
+    if hasattr(layer, "compute_dtype"):  # in 4 bits; what is not yet set bitsandbytes sets at the first call
+        state = getattr(weight, "quant_state", None)
+        known = layer.compute_type_is_set and state is not None and not getattr(state, "packing_format_for_cpu", False)
+        computes = layer.compute_dtype if known else None
+    learns = weight.requires_grad or (bias is not None and (bias.requires_grad or bias.dtype != dtype))
+    return computes == dtype and not learns
+
+
+def _weight(layer: Any, like: torch.Tensor) -> torch.Tensor:
+    """Return the weight (O, I) of a frozen layer as it multiplies by it, of 4 bits decoded."""
+    weight = layer.weight
+    if (state := getattr(weight, "quant_state", None)) is None:
+        return weight
     from bitsandbytes.functional import dequantize_4bit
 
-    weight: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(torch.float32)
-    return weight
+    found: torch.Tensor = dequantize_4bit(weight.data, state).to(like.dtype)
+    return found
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:

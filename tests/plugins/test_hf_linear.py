@@ -92,25 +92,29 @@ def test_a_changed_weight_counts() -> None:
         assert torch.allclose(ours(x), plain(x), atol=1e-5)
 
 
-def test_four_bit_layers() -> None:
-    """They multiply by what bitsandbytes decodes, and pass the gradient on by it."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("double", [False, True])
+def test_four_bit_layers(dtype: torch.dtype, double: bool) -> None:
+    """They multiply by what bitsandbytes decodes, and pass the gradient on by it; in bfloat16 with its bits."""
     from bitsandbytes.nn import Linear4bit
 
     torch.manual_seed(6)
-    made: Any = nn.Sequential(Linear4bit(64, 32, bias=True, compute_dtype=torch.float32, quant_type="nf4"))
-    made.to("cpu")
+    kind = {"bias": True, "compute_dtype": dtype, "quant_type": "nf4", "compress_statistics": double}
+    made: Any = nn.Sequential(Linear4bit(64, 32, **kind))
+    made.to(dtype).to("cpu")
     layer = made[0]
     layer.support_avx512bf16_for_cpu = False
     for parameter in layer.parameters():
         parameter.requires_grad_(False)
     found = []
     for _ in range(2):
-        x = torch.linspace(-1, 1, 6 * 64).reshape(2, 3, 64).requires_grad_()
+        x = torch.linspace(-1, 1, 6 * 64, dtype=dtype).reshape(2, 3, 64).requires_grad_()
         y = layer(x)
         (y * torch.arange(32)).sum().backward()
-        found.append((y, x.grad))
+        with torch.inference_mode():
+            found.append((y, x.grad, layer(x), layer(x[0, :1])))
         linear.use_onednn(made)
     assert type(layer) is not Linear4bit
     assert isinstance(layer, Linear4bit)
     for theirs, mine in zip(*found, strict=True):
-        assert torch.allclose(theirs, mine, atol=1e-5)
+        assert torch.allclose(theirs, mine, atol=1e-5 if dtype == torch.float32 else 0, rtol=0)
