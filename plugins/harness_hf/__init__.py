@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.answers import Answer as Answer
     from harness_hf.answers import Ending as Ending
     from harness_hf.answers import Marks as Marks
+    from harness_hf.attention import by_document as by_document
     from harness_hf.fp8 import is_fp8 as is_fp8
     from harness_hf.fp8 import read_fp8 as read_fp8
     from harness_hf.linear import fast_linear as fast_linear

@@ -4,7 +4,9 @@
 together by their log-sum-exps (Juravsky et al. 2024, "Hydragen"). `tiled`: one long row in float32, by tiles of queries
 whose scores stay in a core's cache, multiplied by oneDNN (see linear.py).
 
-Each is tried against a plain forward before its results count. Imports torch: import this module inside functions.
+Each of these is tried against a plain forward before its results count. `by_document`: packed rows that are trained on,
+whose tokens see their own documents alone, without the rest of the square. Imports torch: import this module inside
+functions.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -22,6 +25,7 @@ from harness_hf.linear import available, product
 
 TILE = 1 << 18  # scores of one tile: a megabyte
 TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster for products as small as these
+SHORT = 128  # tokens, the mean of a token's document: of longer ones the scores, which are kept, are too many
 LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
 
 
@@ -86,6 +90,94 @@ def _by_tiles(
 
 
 @contextmanager
+def by_document() -> Iterator[None]:
+    """Let tokens of packed rows attend within their documents, in float32, wherever a model calls PyTorch's own."""
+    masks: list[tuple[torch.Tensor, list[tuple[int, int, int]]]] = []  # the last mask and its documents
+
+    def documents(mask: torch.Tensor) -> list[tuple[int, int, int]]:
+        if not masks or masks[0][0] is not mask:
+            masks[:] = [(mask, _documents(mask))]
+        return masks[0][1]
+
+    def attend(
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
+    ) -> Any:
+        plain = query.dtype in TILED and query.is_cpu and not _odd(options) and not options.get("dropout")
+        alike = attention_mask is not None and attention_mask.dtype == torch.bool and query.shape[2] == key.shape[2]
+        if not (plain and alike and (found := documents(attention_mask))):
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        scale = options.get("scaling") or query.shape[-1] ** -0.5
+        return PerDocument.apply(query, key, value, found, scale), None  # type: ignore[no-untyped-call]
+
+    with _standing_for_sdpa(attend):
+        yield
+
+
+def _documents(mask: torch.Tensor) -> list[tuple[int, int, int]]:
+    """Return row, begin and end of each document where a mask (B, 1, T, T) shows a token those before it in its own.
+
+    None of them where it is another mask, or the documents are so long that PyTorch's own attention is the better one.
+    """
+    rows, _, length, _ = mask.shape
+    place = torch.arange(length)
+    first = mask[:, 0].int().argmax(-1)  # (B, T)
+    seen = (place <= place[:, None]) & (place >= first[..., None])  # (B, T, T)
+    if not torch.equal(mask[:, 0], seen) or not torch.equal(first.gather(1, first), first):  # as of a sliding window
+        return []
+    found = []
+    for row, starts in enumerate(first.tolist()):
+        begins = sorted({*starts})
+        found += [(row, begin, end) for begin, end in zip(begins, [*begins[1:], length], strict=True)]
+    return found if sum((end - begin) ** 2 for _, begin, end in found) <= SHORT * rows * length else []
+
+
+class PerDocument(torch.autograd.Function):
+    """Attention (B, T, H, E) within documents: queries (B, H, T, D), keys (B, G, T, D) and values (B, G, T, E)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        documents: list[tuple[int, int, int]],
+        scale: float,
+    ) -> torch.Tensor:
+        rows, heads, length, width = query.shape
+        groups = key.shape[1]
+        q = query.float().mul(scale).reshape(rows, groups, -1, length, width)  # (B, G, H/G, T, D)
+        k, v = key.float(), value.float()
+        later = q.new_full((length, length), float("-inf")).triu_(1)
+        out, shares = q.new_empty(rows, length, groups, heads // groups, v.shape[-1]), []
+        for row, begin, end in documents:
+            at, size = slice(begin, end), end - begin
+            scores = q[row, :, :, at] @ k[row, :, None, at].transpose(-1, -2)  # (G, H/G, t, t)
+            share = scores.add_(later[:size, :size]).softmax(-1)
+            out[row, at] = (share @ v[row, :, None, at]).permute(2, 0, 1, 3)
+            shares.append(share)
+        ctx.save_for_backward(q, k, v, *shares)
+        ctx.documents, ctx.scale, ctx.dtype = documents, scale, query.dtype
+        return out.flatten(2, 3).to(query.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q, k, v, *shares = ctx.saved_tensors
+        rows, groups, each, length, width = q.shape
+        g = grad.float().view(rows, length, groups, each, -1)
+        to_q, to_k, to_v = (torch.empty_like(x) for x in (q, k, v))
+        for (row, begin, end), share in zip(ctx.documents, shares, strict=True):
+            at, size = slice(begin, end), end - begin
+            mine, share = g[row, at].permute(1, 2, 0, 3).reshape(groups, each * size, -1), share.flatten(1, 2)
+            to_v[row, :, at] = share.transpose(1, 2) @ mine
+            to_scores = torch._softmax_backward_data(mine @ v[row, :, at].transpose(1, 2), share, -1, torch.float32)
+            to_q[row, :, :, at] = (to_scores @ k[row, :, at]).view(groups, each, size, width)
+            to_k[row, :, at] = to_scores.transpose(1, 2) @ q[row, :, :, at].reshape(groups, each * size, width)
+        whole = (to_q.mul_(ctx.scale).flatten(1, 2), to_k, to_v)
+        return *(x.to(ctx.dtype) for x in whole), None, None
+
+
+@contextmanager
 def beside(prefix: Cache | None) -> Iterator[None]:
     """Let all rows attend to a prefix's keys and values as well, wherever a model calls PyTorch's own attention."""
 
@@ -115,11 +207,12 @@ def _calls_sdpa(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def _standing_for_sdpa(attend: Callable[..., Any]) -> Iterator[None]:
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]  # of a training, too, in which something is measured
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
     try:
         yield
     finally:
-        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = before
 
 
 def _odd(options: dict[str, Any]) -> bool:

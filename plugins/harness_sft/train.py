@@ -30,6 +30,7 @@ from harness_hf import (
     HFSubject,
     Tokens,
     assert_not_repacked,
+    by_document,
     free_memory,
     load_model,
     load_tokenizer,
@@ -86,7 +87,7 @@ def train_by(job: TrainingJob) -> Path:
         if ranks.first and isinstance(start, str) and start.startswith(MOVES_BASE):
             initial = checkpoints / "initial"  # it holds a part of the base, so its training is told from its start
             trainer.model.save_pretrained(initial)
-        with each_logit_once():
+        with each_logit_once(), by_document():
             _run(trainer, checkpoint)
         with room(job.out.parent):
             _write(trainer, job, initial, facts)
