@@ -18,7 +18,7 @@ import tempfile
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -310,7 +310,7 @@ def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
 
     dtype = torch.float32 if exactly else torch.bfloat16
     try:
-        with quiet(), redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+        with quiet(), _read_once(), redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
             # Without dequantize, transformers may keep the weights in their GGUF blocks.
             model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent,
@@ -332,6 +332,19 @@ def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
     with quiet():
         model.save_pretrained(to)
         tokenizer.save_pretrained(to)
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Let transformers, which asks for each three times or more, read a GGUF file once, and name its tensors once."""
+    import gguf
+
+    before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    vars(gguf).update({name: cache(made) for name, made in before.items()})
+    try:
+        yield
+    finally:
+        vars(gguf).update(before)
 
 
 def _hub(name: str, revision: str | None) -> Path:

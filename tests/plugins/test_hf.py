@@ -485,6 +485,26 @@ def test_a_real_gguf_is_dequantised(cache: Path, tiny_model: Path) -> None:
         assert all(total < 0 for total in totals(subject))
 
 
+def test_a_gguf_is_read_once(cache: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which transformers asks for by configuration, weights and tokenizer; afterwards it reads as it did."""
+    gguf = pytest.importorskip("gguf")
+    from harness_hf import sources
+
+    source, read = cache / "g" / "tiny.gguf", list[Path]()
+    source.parent.mkdir(parents=True)
+    _write_gguf(gguf, tiny_model, source)
+
+    class Reader(gguf.GGUFReader):  # type: ignore[misc, name-defined]
+        def __init__(self, path: Path) -> None:
+            read.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    sources._convert(source, cache / "out")
+    assert len(read) == 1
+    assert gguf.GGUFReader is Reader
+
+
 def _write_gguf(gguf: Any, model: Path, path: Path) -> None:
     """Write the tiny model as llama.cpp would, with 8-bit blocks, and one token more that is merged from two."""
     import numpy as np
