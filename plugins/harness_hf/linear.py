@@ -148,12 +148,10 @@ def _linear4bit() -> type[nn.Module]:
     from bitsandbytes import nn as quantised
 
     class Linear4bit(quantised.Linear4bit):  # type: ignore[misc]
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> Any:
             if not (_frozen(self, x.dtype) and _as_it_is(x)):
-                whole: torch.Tensor = super().forward(x)
-                return whole
-            done = Frozen.apply(_rows(x), self)  # type: ignore[no-untyped-call]
-            return done.view(*x.shape[:-1], -1)
+                return super().forward(x)
+            return Frozen.apply(_rows(x), self).view(*x.shape[:-1], -1)  # type: ignore[no-untyped-call]
 
     return Linear4bit
 
@@ -206,7 +204,7 @@ def _frozen(layer: Any, dtype: torch.dtype) -> bool:
 
 def _weight(layer: Any, like: torch.Tensor) -> torch.Tensor:
     """Return the weight (O, I) of a frozen layer as it multiplies by it, of 4 bits decoded."""
-    weight = layer.weight
+    weight: torch.Tensor = layer.weight
     if (state := getattr(weight, "quant_state", None)) is None:
         return weight
     from bitsandbytes.functional import dequantize_4bit

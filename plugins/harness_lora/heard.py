@@ -103,8 +103,10 @@ def _kl(p: Any, q: Any) -> float:
     The terms are then of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
     """
     x = q - p
-    small = p.exp() * (x.expm1() - x)
-    return float(torch.where(x.abs() < 1, small, q.exp() - p.exp() * (1 + x)).sum(dtype=torch.float64))
+    terms, far = p.exp() * (x.expm1() - x), x.abs() >= 1
+    if far.any():
+        terms = torch.where(far, q.exp() - p.exp() * (1 + x), terms)
+    return float(terms.sum(dtype=torch.float64))
 
 
 def _ends(model: PreTrainedModel, path: str) -> list[int | None]:

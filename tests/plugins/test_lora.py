@@ -493,7 +493,9 @@ def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
     monkeypatch.setattr(parity, "load_model", one)
     monkeypatch.setattr(heard, "cpu_offload", layers)
     assert parity.verify(question) == whole
-    models = 3 if computed == "float32" else 5  # and two of them tell how large noise is
+    models = (
+        4 if computed == "float32" else 6
+    )  # the adapter again, for no answer ended; and two tell how large noise is
     assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < heard.BESIDE else 0))
 
 
@@ -567,8 +569,13 @@ def half(model: Path, folder: Path, dtype: torch.dtype) -> Path:
     return folder
 
 
-def test_merged_model_that_does_not_stop_is_found(tiny_model: Path, tmp_path: Path) -> None:
-    """Where the adapter's answer ends, the merged model's must: lost stop tokens are not seen in probabilities."""
+def test_merged_model_that_does_not_stop_is_found(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the adapter's answer ends, the merged model's must: lost stop tokens are not seen in probabilities.
+
+    The adapter is asked only where an answer of the merged model does not end.
+    """
     base, made = tmp_path / "base", tmp_path / "adapter"
     shutil.copytree(tiny_model, base)
     trained, tokenizer = make_adapter(base, lora(), made), load_tokenizer(base)
@@ -582,10 +589,14 @@ def test_merged_model_that_does_not_stop_is_found(tiny_model: Path, tmp_path: Pa
     generation.write_text(json.dumps({**known, "eos_token_id": sorted(stops)}), "utf-8")
     merge(base, lora(), tmp_path, "original")
     question = parity.MergeFolders(str(base), str(made), str(tmp_path / "merged"))
+    asked, ends = [], heard._ends
+    monkeypatch.setattr(heard, "_ends", lambda model, path: asked.append(path) or ends(model, path))
     assert parity.verify(question)["stops"] == [True, True]
+    assert asked == [question.merged]
     (tmp_path / "merged/generation_config.json").write_text(json.dumps(known), "utf-8")
     with pytest.raises(CheckFailed, match="the merged model does not; see its stop tokens"):
         parity.verify(question)
+    assert asked == [question.merged, question.merged, question.base]
 
 
 def test_merge_tells_how_far_it_is(tiny_model: Path, tmp_path: Path) -> None:
