@@ -120,7 +120,7 @@ def _documents(mask: torch.Tensor) -> list[tuple[int, int, int]]:
     """
     rows, _, length, _ = mask.shape
     place = torch.arange(length)
-    first = mask[:, 0].int().argmax(-1)  # (B, T)
+    first = mask[:, 0].view(torch.uint8).argmax(-1)  # (B, T)
     seen = (place <= place[:, None]) & (place >= first[..., None])  # (B, T, T)
     if not torch.equal(mask[:, 0], seen) or not torch.equal(first.gather(1, first), first):  # as of a sliding window
         return []

@@ -12,7 +12,10 @@ torch = pytest.importorskip("torch")
 
 from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 
+from harness import ModelRef  # noqa: E402
 from harness_hf import attention, by_document, load_model  # noqa: E402
+from harness_lora import lora  # noqa: E402
+from harness_sft import sft  # noqa: E402
 
 Lengths = list[list[int]]
 
@@ -76,6 +79,19 @@ def test_a_model_s_gradients_are_as_near_to_exact_ones(dtype: str, tiny_model: P
     exact = gradients("float32", contextlib.nullcontext)
     theirs = (gradients(dtype, contextlib.nullcontext) - exact).norm() / exact.norm()
     assert (ours - exact).norm() / exact.norm() <= (1e-6 if dtype == "float32" else 1.1 * theirs)
+
+
+def test_a_training_on_packed_rows_attends_so(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"What is {i}?", "completion": f" {i}, that is all."} for i in range(12)]
+    used: list[int] = []
+    apply = attention.PerDocument.apply
+    monkeypatch.setattr(attention.PerDocument, "apply", lambda *args: used.append(len(args[3])) or apply(*args))
+    ref = ModelRef("base", str(tiny_model), digest="d" * 64, options={"device": "cpu", "dtype": "float32"})
+    recipe = {"num_train_epochs": 1, "packing": True, "max_length": 128, "per_device_train_batch_size": 1}
+    sft(ref, lora(), rows, tmp_path / "adapter", progress=lambda _: None, seed=3, **recipe)
+    assert max(used) > 2
 
 
 def test_what_is_measured_within_a_training_leaves_its_attention() -> None:
