@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import cpu_offload
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import CheckFailed
@@ -27,7 +28,8 @@ from harness_hf import free_memory, load_tokenizer
 SMOKE_TOKENS = 48
 BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
 TOKENS = 2000  # that are predicted in all
-WINDOW = 192  # tokens at most that are read at once
+WINDOW = 192  # tokens at most of one text that are read at once
+TOGETHER = 512  # tokens of windows that are read together, with their padding
 LINES = [json.loads(line) for line in Path(__file__).with_name("texts.jsonl").read_bytes().splitlines()]
 CHATS: list[list[dict[str, str]]] = [line for line in LINES if isinstance(line, list)]
 TEXTS: list[str] = [line for line in LINES if isinstance(line, str)]
@@ -58,14 +60,18 @@ class Heard:
     stops: set[int | None]
 
     @classmethod
-    def of(cls, load: Callable[[], Any], ids: Iterable[Any], path: str = "") -> Heard:
-        """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too."""
+    def of(
+        cls, load: Callable[[], Any], ids: Sequence[Any], path: str = "", tell: Callable[[int], None] = lambda _: None
+    ) -> Heard:
+        """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too.
+
+        `tell` hears how many windows were asked, at each batch of them.
+        """
         model = load()
         told = model.generation_config.eos_token_id if path else None
         stops = set(told) if isinstance(told, list) else {told}
         with torch.inference_mode():
-            logits = (model(input_ids=window.to(_computes_on(model))).logits[0, :-1] for window in ids)
-            found = cls([x.float().log_softmax(-1).cpu() for x in logits], _ends(model, path) if path else [], stops)
+            found = cls(_logprobs(model, ids, tell), _ends(model, path) if path else [], stops)
         del model
         free_memory()
         return found
@@ -89,6 +95,22 @@ def compare(one: Heard, other: Heard, ids: Sequence[Any]) -> Apart:
             "number is the limit; train again at a lower rate"
         )
     return Apart(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
+
+
+def _logprobs(model: Any, ids: Sequence[Any], tell: Callable[[int], None]) -> list[Any]:
+    """Ask for windows of like lengths together: one pass over the weights, which may lie on the other side of a bus."""
+    found, left = dict[int, Any](), sorted(range(len(ids)), key=lambda i: -ids[i].shape[1])
+    while left:
+        size = max(1, TOGETHER // ids[left[0]].shape[1])
+        batch, left = left[:size], left[size:]
+        texts = [ids[i][0] for i in batch]
+        rows, seen = (pad_sequence(x, batch_first=True) for x in (texts, [torch.ones_like(x) for x in texts]))
+        place = _computes_on(model)
+        logits = model(input_ids=rows.to(place), attention_mask=seen.to(place), use_cache=False).logits  # (B, T, V)
+        for i, row in zip(batch, logits, strict=True):  # padding goes to the right, where causal models never look
+            found[i] = row[: ids[i].shape[1] - 1].float().log_softmax(-1).cpu()
+        tell(len(batch))
+    return [found[i] for i in range(len(ids))]
 
 
 def _computes_on(model: PreTrainedModel) -> Any:

@@ -17,7 +17,7 @@ One model at a time is in memory (`harness_lora.heard`): a merge that could be t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -175,10 +175,10 @@ def verify(question: MergeFolders) -> dict[str, Any]:
     ids = windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
     kl, margin = _limits(question, ids)
     few = ids[:TRAINED_WINDOWS] if question.trained else []
-    each = partial(_each, iter(range(1, len(ids) * 3 + len(few) + 1)), len(ids) * 3 + len(few))
+    tell = _telling(len(ids) * 3 + len(few))
     adapted = partial(question.load, question.base, question.adapter, question.quantization)
-    theirs = Heard.of(adapted, each(ids))
-    unrounded = Heard.of(question.unrounded, each(ids))
+    theirs = Heard.of(adapted, ids, tell=tell)
+    unrounded = Heard.of(question.unrounded, ids, tell=tell)
     before = compare(theirs, unrounded, ids)
     if not (before.kl < kl and before.margin <= margin):
         raise CheckFailed(
@@ -186,7 +186,7 @@ def verify(question: MergeFolders) -> dict[str, Any]:
             f"{before.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's "
             f"leads by {before.margin:.2g} nats, limit {margin:.2g}, on {before.tokens} tokens; {OTHERWISE}"
         )
-    merged = Heard.of(partial(question.load, question.merged), each(ids), question.merged)
+    merged = Heard.of(partial(question.load, question.merged), ids, question.merged, tell)
     after = compare(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
     dtype = "+".join(sorted({question.before[name].dtype for name in question.plan.must}))  # as their file names it
@@ -195,17 +195,22 @@ def verify(question: MergeFolders) -> dict[str, Any]:
     if None in merged.ends:
         _check_ends(merged.stops, Heard.of(adapted, (), question.base).ends, merged.ends)
     if question.trained:
-        trained = Heard.of(partial(question.load, question.base, question.adapter, question.trained), each(few))
+        trained = Heard.of(partial(question.load, question.base, question.adapter, question.trained), few, tell=tell)
         apart = compare(trained, merged, few)
         facts |= {"kl_as_trained": apart.kl, "top1_as_trained": apart.top1}
     return {**facts, "stops": [end is not None for end in merged.ends]}
 
 
-def _each(numbers: Iterator[int], of: int, ids: Sequence[Any]) -> Iterator[Any]:
-    """Yield windows, and give a sign of life at each."""
-    for window, number in zip(ids, numbers, strict=False):
-        isolated.tell("merged against adapter, texts", number, of)
-        yield window
+def _telling(of: int) -> Callable[[int], None]:
+    """Return what is told of windows that were asked, a sign of life."""
+    done = 0
+
+    def tell(windows: int) -> None:
+        nonlocal done
+        done += windows
+        isolated.tell("merged against adapter, texts", done, of)
+
+    return tell
 
 
 def _put(weight: torch.Tensor, shift: float, rows: slice, total: torch.Tensor) -> None:

@@ -562,6 +562,17 @@ def test_texts_are_of_every_kind(chat: bool, tiny_model: Path) -> None:
     assert len(windows(tokenizer, 10**6)) > len(CHATS + TEXTS)
 
 
+def test_windows_are_heard_together_as_alone(tiny_model: Path) -> None:
+    """In batches of like lengths, padded, with what follows each token as in a forward of the window by itself."""
+    model, told = harness_hf.load_model(tiny_model, dtype="float32", device="cpu"), list[int]()
+    ids = [*windows(load_tokenizer(tiny_model), 600, 70), torch.tensor([[7, 8, 9]])]
+    found = heard.Heard.of(lambda: model, ids, tell=told.append).logprobs
+    assert sum(told) == len(ids) > len(told) > 1
+    for window, logprobs in zip(ids, found, strict=True):
+        alone = model(input_ids=window).logits[0, :-1].log_softmax(-1)
+        assert torch.allclose(alone, logprobs, atol=1e-5)
+
+
 def half(model: Path, folder: Path, dtype: torch.dtype) -> Path:
     """Copy a model's folder with its weights in half precision."""
     shutil.copytree(model, folder)
