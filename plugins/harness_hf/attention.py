@@ -103,8 +103,9 @@ def by_document() -> Iterator[None]:
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
     ) -> Any:
         plain = query.dtype in TILED and query.is_cpu and not _odd(options) and not options.get("dropout")
-        alike = attention_mask is not None and attention_mask.dtype == torch.bool and query.shape[2] == key.shape[2]
-        if not (plain and alike and (found := documents(attention_mask))):
+        rows, _, length, _ = query.shape  # each of the rows has its own mask, the same for all heads
+        own = attention_mask is not None and attention_mask.shape == (rows, 1, length, length)
+        if not (plain and own and attention_mask.dtype == torch.bool and (found := documents(attention_mask))):
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         return PerDocument.apply(query, key, value, found, scale), None  # type: ignore[no-untyped-call]

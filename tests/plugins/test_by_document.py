@@ -58,6 +58,23 @@ def test_other_masks_are_left_to_pytorch(mask: torch.Tensor) -> None:
     assert attention._documents(mask) == []
 
 
+@pytest.mark.parametrize("case", ["one mask for two rows", "a mask a head", "what is added", "keys before"])
+def test_masks_of_another_shape_are_pytorch_s(case: str) -> None:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    torch.manual_seed(5)
+    rows, before = (2 if case == "one mask for two rows" else 1), (4 if case == "keys before" else 0)
+    query, key, value = (torch.randn(rows, 4, 9 + more, 8) for more in (0, before, before))
+    mask = torch.nn.functional.pad(mask_of([[4, 5]]), (before, 0), value=True)
+    if case == "a mask a head":
+        mask = torch.cat([mask_of([lengths]) for lengths in ([4, 5], [9], [2, 7], [3, 3, 3])], 1)
+    if case == "what is added":
+        mask = torch.zeros(mask.shape).masked_fill(~mask, float("-inf")) + 0.5 * mask_of([[4, 5]])
+    with by_document():
+        found, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](torch.nn.Module(), query, key, value, mask, is_causal=False)
+    assert torch.allclose(found, scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_s_gradients_are_as_near_to_exact_ones(dtype: str, tiny_model: Path) -> None:
     """As those that PyTorch's own attention gives in the same dtype, of a model's loss on a packed row."""
