@@ -434,10 +434,11 @@ def test_4bit_weights_are_never_repacked(tiny_model: Path, monkeypatch: pytest.M
 
 
 def test_repacked_weights_are_noticed(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the guard the same forward repacks, and that is an error before it can do harm."""
+    """Without the guard a forward of bitsandbytes' own layer repacks, and that is an error before it can do harm."""
     from harness_hf import models
 
-    monkeypatch.setattr(models, "keep_4bit_layout", lambda model: None)
+    for guard in ("keep_4bit_layout", "use_onednn"):  # by which it is our layer, which never repacks
+        monkeypatch.setattr(models, guard, lambda model: None)
     with avx512_bf16(monkeypatch):
         model = models.load_model(tiny_model, quantization=NF4)
         models.assert_not_repacked(model)
