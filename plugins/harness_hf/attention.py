@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -28,16 +28,13 @@ TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster 
 SHORT = 128  # tokens, the mean of a token's document: of longer ones the scores, which are kept, are too many
 LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
 
+T = TypeVar("T")
+
 
 @contextmanager
 def tiled() -> Iterator[None]:
-    """Let long rows attend by tiles, in float32, wherever a model calls PyTorch's own attention."""
-    masks: list[tuple[torch.Tensor, torch.Tensor]] = []  # the last mask and what is added: layers share theirs
-
-    def additive(mask: torch.Tensor) -> torch.Tensor:
-        if not masks or masks[0][0] is not mask:
-            masks[:] = [(mask, _own(_additive(mask, torch.float32)[0, 0].float()))]
-        return masks[0][1]
+    """Compute attention of long rows by tiles, in float32, wherever a model calls PyTorch's own."""
+    additive = _once_a_mask(lambda mask: _own(_additive(mask, torch.float32)[0, 0].float()))
 
     def attend(
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
@@ -52,6 +49,18 @@ def tiled() -> Iterator[None]:
 
     with _standing_for_sdpa(attend):
         yield
+
+
+def _once_a_mask(make: Callable[[torch.Tensor], T]) -> Callable[[torch.Tensor], T]:
+    """Return a function that makes something of a mask, once while the same one comes: the layers share theirs."""
+    last: list[tuple[torch.Tensor, T]] = []
+
+    def made(mask: torch.Tensor) -> T:
+        if not last or last[0][0] is not mask:
+            last[:] = [(mask, make(mask))]
+        return last[0][1]
+
+    return made
 
 
 def _own(mask: torch.Tensor) -> torch.Tensor:
@@ -91,13 +100,8 @@ def _by_tiles(
 
 @contextmanager
 def by_document() -> Iterator[None]:
-    """Let tokens of packed rows attend within their documents, in float32, wherever a model calls PyTorch's own."""
-    masks: list[tuple[torch.Tensor, list[tuple[int, int, int]]]] = []  # the last mask and its documents
-
-    def documents(mask: torch.Tensor) -> list[tuple[int, int, int]]:
-        if not masks or masks[0][0] is not mask:
-            masks[:] = [(mask, _documents(mask))]
-        return masks[0][1]
+    """Compute attention of packed rows within their documents, in float32, wherever a model calls PyTorch's own."""
+    documents = _once_a_mask(_documents)
 
     def attend(
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
@@ -148,7 +152,8 @@ class PerDocument(torch.autograd.Function):
         groups = key.shape[1]
         q = query.float().mul(scale).reshape(rows, groups, -1, length, width)  # (B, G, H/G, T, D)
         k, v = key.float(), value.float()
-        later = q.new_full((length, length), float("-inf")).triu_(1)
+        longest = max(end - begin for _, begin, end in documents)
+        later = q.new_full((longest, longest), float("-inf")).triu_(1)
         out, shares = q.new_empty(rows, length, groups, heads // groups, v.shape[-1]), []
         for row, begin, end in documents:
             at, size = slice(begin, end), end - begin
@@ -180,7 +185,7 @@ class PerDocument(torch.autograd.Function):
 
 @contextmanager
 def beside(prefix: Cache | None) -> Iterator[None]:
-    """Let all rows attend to a prefix's keys and values as well, wherever a model calls PyTorch's own attention."""
+    """Compute attention of all rows to a prefix's keys and values as well, wherever a model calls PyTorch's own."""
 
     def attend(
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any

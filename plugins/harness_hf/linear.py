@@ -127,7 +127,7 @@ class Linear(nn.Linear):
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Let a model's linear layers compute through oneDNN where they are float32 and on the CPU."""
+    """Make a model's float32, 4-bit and LoRA layers on the CPU compute as the classes here do."""
     if not available():
         return
     quantised = sys.modules.get("bitsandbytes.nn")  # no 4-bit layer without it, and importing it is slow
@@ -189,7 +189,7 @@ def _only(layer: Any, x: torch.Tensor) -> str | None:
 
 
 def _frozen(layer: Any, dtype: torch.dtype) -> bool:
-    """Return whether a layer learns nothing, computes in a dtype as it is, on the CPU, and does nothing beside."""
+    """Return whether a layer learns nothing, computes in a dtype as it is, on the CPU."""
     weight, bias = layer.weight, layer.bias
     if not (type(layer) is nn.Linear or type(layer).__module__ == __name__) or not weight.is_cpu:
         return False

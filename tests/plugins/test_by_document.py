@@ -20,6 +20,15 @@ from harness_sft import sft  # noqa: E402
 Lengths = list[list[int]]
 
 
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how many documents there were each time that attention was computed within them."""
+    found: list[int] = []
+    apply = attention.PerDocument.apply
+    monkeypatch.setattr(attention.PerDocument, "apply", lambda *args: found.append(len(args[3])) or apply(*args))
+    return found
+
+
 def mask_of(lengths: Lengths) -> torch.Tensor:
     """Return the mask (B, 1, T, T) of rows of documents."""
     each = [torch.block_diag(*(torch.ones(n, n).tril() for n in row)).bool() for row in lengths]
@@ -76,7 +85,7 @@ def test_masks_of_another_shape_are_pytorch_s(case: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_model_s_gradients_are_as_near_to_exact_ones(dtype: str, tiny_model: Path) -> None:
+def test_a_model_s_gradients_are_as_near_to_exact_ones(dtype: str, tiny_model: Path, used: list[int]) -> None:
     """As those that PyTorch's own attention gives in the same dtype, of a model's loss on a packed row."""
     positions = torch.cat([torch.arange(n) for n in (7, 20, 12)])[None]
     ids = torch.randint(5, 200, positions.shape, generator=torch.Generator().manual_seed(2))
@@ -87,24 +96,15 @@ def test_a_model_s_gradients_are_as_near_to_exact_ones(dtype: str, tiny_model: P
             model(input_ids=ids, position_ids=positions, labels=ids, use_cache=False).loss.backward()
         return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
 
-    used: list[int] = []
-    apply = attention.PerDocument.apply
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(attention.PerDocument, "apply", lambda *args: used.append(len(args[3])) or apply(*args))
-        ours = gradients(dtype, by_document)
+    ours = gradients(dtype, by_document)
     assert used and set(used) == {3}
     exact = gradients("float32", contextlib.nullcontext)
     theirs = (gradients(dtype, contextlib.nullcontext) - exact).norm() / exact.norm()
     assert (ours - exact).norm() / exact.norm() <= (1e-6 if dtype == "float32" else 1.1 * theirs)
 
 
-def test_a_training_on_packed_rows_attends_so(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_on_packed_rows_attends_so(tiny_model: Path, tmp_path: Path, used: list[int]) -> None:
     rows = [{"prompt": f"What is {i}?", "completion": f" {i}, that is all."} for i in range(12)]
-    used: list[int] = []
-    apply = attention.PerDocument.apply
-    monkeypatch.setattr(attention.PerDocument, "apply", lambda *args: used.append(len(args[3])) or apply(*args))
     ref = ModelRef("base", str(tiny_model), digest="d" * 64, options={"device": "cpu", "dtype": "float32"})
     recipe = {"num_train_epochs": 1, "packing": True, "max_length": 128, "per_device_train_batch_size": 1}
     sft(ref, lora(), rows, tmp_path / "adapter", progress=lambda _: None, seed=3, **recipe)

@@ -493,9 +493,8 @@ def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
     monkeypatch.setattr(parity, "load_model", one)
     monkeypatch.setattr(heard, "cpu_offload", layers)
     assert parity.verify(question) == whole
-    models = (
-        4 if computed == "float32" else 6
-    )  # the adapter again, for no answer ended; and two tell how large noise is
+    # The adapter is loaded again, for no answer ended; in half precision two models tell how large noise is.
+    models = 4 if computed == "float32" else 6
     assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < heard.BESIDE else 0))
 
 
