@@ -133,8 +133,7 @@ def _wanted(field: Field[Any], value: Any) -> str:
     if isinstance(field.default, int):
         return "" if type(value) is int and value > 0 else "a whole number above 0"
     if field.default == ():
-        fits = isinstance(value, (tuple, list)) and all(isinstance(name, str) for name in value)
-        return "" if fits else "names"
+        return "" if isinstance(value, (tuple, list)) and all(isinstance(name, str) for name in value) else "names"
     if field.default is None:
         return "" if value is None or callable(value) else "a function"
     if field.type == "str":

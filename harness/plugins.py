@@ -59,12 +59,11 @@ class Plugins:
 
     def find(self, kind: str, name: str) -> Provided:
         """Return what provides `name`; raises UsageError with the names there are."""
-        try:
-            return self.provided[kind, name]
-        except KeyError:
-            known = [n for k, n in self.provided if k == kind]
-            why = "".join(f"; {line}" for line in [*self.idle, *_misplaced()])
-            raise UsageError(f'no {kind} "{name}"{did_you_mean(name, known)}{why}') from None
+        if found := self.provided.get((kind, name)):
+            return found
+        known = [n for k, n in self.provided if k == kind]
+        why = "".join(f"; {line}" for line in [*self.idle, *_misplaced()])
+        raise UsageError(f'no {kind} "{name}"{did_you_mean(name, known)}{why}')
 
     def foreign_adapter(self) -> Provided:
         """Return what reads adapters made elsewhere, for a suite without [adapter]; raises UsageError without one."""

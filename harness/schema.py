@@ -37,11 +37,10 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
     options: dict[str, Any] = {}
     wrong: list[tuple[str, str]] = []
     for key, value in table.items():
-        if key not in fields:
-            if rest:
-                options[key] = value
-            else:
-                wrong.append((key, f'unknown key "{key}"{did_you_mean(key, fields)}'))
+        if key not in fields and rest:
+            options[key] = value
+        elif key not in fields:
+            wrong.append((key, f'unknown key "{key}"{did_you_mean(key, fields)}'))
         elif not fits(value, hints[fields[key].name]):
             wrong.append((key, f'"{key}" is {show(value)}, want {kind(hints[fields[key].name])}'))
         else:
@@ -111,10 +110,8 @@ def with_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> d
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a callable's parameters; one that only type checkers can resolve is left out."""
-    try:
+    with suppress(*UNREADABLE):
         return get_type_hints(function)
-    except UNREADABLE:
-        pass
     found, inner = {}, inspect.unwrap(function)
     for name, want in inspect.get_annotations(function).items():
         with suppress(*UNREADABLE):
@@ -132,10 +129,9 @@ def uncallable(function: Callable[..., Any], given: Sequence[str], names: Sequen
     """Return why a plugin's callable cannot be called with so many arguments and these keywords, or nothing."""
     signature = inspect.signature(function)
     options = {*options_of(function)[0], *INJECTED} - {*names}
+    asked = [p for n, p in signature.parameters.items() if n not in options]
     try:
-        inspect.Signature([p for n, p in signature.parameters.items() if n not in options]).bind(
-            *given, **dict.fromkeys(names)
-        )
+        inspect.Signature(asked).bind(*given, **dict.fromkeys(names))
     except TypeError as error:
         return f"{signature} is called with ({', '.join(given)}, *, {', '.join((*names, 'its options'))}): {error}"
     return ""
@@ -143,14 +139,12 @@ def uncallable(function: Callable[..., Any], given: Sequence[str], names: Sequen
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:
     """Report every option of a table that the plugin's callable does not have, has with another type, or lacks."""
-    known, open_ended = options_of(function)
-    hints = hints_of(function)
+    (known, open_ended), hints = options_of(function), hints_of(function)
     for key, value in options.items():
-        if key in known:
-            want = hints.get(key, Any)
-            if not fits(value, want):
-                complain(key, f'"{key}" is {show(value)}, want {kind(want)}')
-        elif not open_ended:
+        want = hints.get(key, Any)
+        if key in known and not fits(value, want):
+            complain(key, f'"{key}" is {show(value)}, want {kind(want)}')
+        elif key not in known and not open_ended:
             complain(key, f'unknown option "{key}"{did_you_mean(key, known)}')
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
@@ -203,12 +197,8 @@ def fits(value: Any, want: Any) -> bool:
         return isinstance(value, dict) and all(fits(v, args[1]) for v in value.values())
     if origin is not None:
         return isinstance(value, list) and all(fits(v, args[0]) for v in value)
-    if want is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if want is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if want is type(None):
-        return value is None
+    if want is float or want is int:
+        return isinstance(value, (int, want)) and not isinstance(value, bool)
     if want is tuple:
         return isinstance(value, list)
     return isinstance(value, want) if isinstance(want, type) else True

@@ -55,11 +55,7 @@ Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])
 
 
 def metric(
-    name: str,
-    *,
-    better: Better,
-    scale: Scale = "mean",
-    combine: Callable[[Sequence[Score]], float] | None = None,
+    name: str, *, better: Better, scale: Scale = "mean", combine: Callable[[Sequence[Score]], float] | None = None
 ) -> Callable[[Evaluator], Evaluator]:
     """Declare a metric of an evaluator; several may be stacked, the topmost is named first."""
     if better not in ("higher", "lower"):

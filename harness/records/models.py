@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -161,11 +160,9 @@ class Subject(Protocol):
         thought_budget: ThoughtBudget | None = None,
     ) -> list[str]:
         """Return an answer to each prompt, greedy unless `sampling` is given, up to the first stop string or token."""
-        ...
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; an empty prompt scores a whole text, in windows if it is long."""
-        ...
 
 
 class Distributions(Protocol):
@@ -173,7 +170,6 @@ class Distributions(Protocol):
 
     def token_kl(self, texts: Sequence[str], against: Any) -> list[tuple[float, int]]:
         """Return for each text the sum over its tokens of KL(against ‖ self), in nats, and the number of tokens."""
-        ...
 
 
 class Source(Protocol):
@@ -186,20 +182,6 @@ class Source(Protocol):
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Return the number of tokens of each prompt and continuation together, as the subject would see them."""
-        ...
-
-
-class Loader(Protocol):
-    """`[model] use = …`: opens a source cheaply, and loads subjects, sharing a base where it can.
-
-    `open` is an attribute of the callable: `open(path, **options) -> Source`. Another, `identity(ref, **options)`,
-    may name everything an answer depends on, without loading weights; answers are remembered under it, and without
-    it, or where it returns None, they are not.
-    """
-
-    def __call__(self, refs: Sequence[ModelRef], **options: Any) -> AbstractContextManager[list[Subject]]: ...
-
-    def open(self, path: str, **options: Any) -> Source: ...
 
 
 class Adapter(Protocol):
@@ -213,31 +195,26 @@ class Adapter(Protocol):
 
     def check(self) -> None:
         """Build the real configuration objects; raises UsageError on what they refuse."""
-        ...
 
     def check_targets(self, base: str) -> None:
         """Raise UsageError when a module that is to be adapted is not in the base's folder."""
-        ...
 
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
         """Raise UsageError when such an adapter cannot be merged onto this variant of the base in this folder.
 
         With `adapter`, a folder, when the one that is there cannot. It may leave out `base` and `adapter`.
         """
-        ...
 
     def peft_config(self) -> Any: ...
 
     def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
         """Raise UsageError when an adapter made elsewhere is none, or was made for another base."""
-        ...
 
     def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
         """Write the merged model to the empty folder `out`; `variant` is "original" or "dequantized".
 
         Raises CheckFailed when what was written is not finite, or not what it must be.
         """
-        ...
 
 
 @dataclass(frozen=True)

@@ -87,31 +87,26 @@ def _found(about: About | None, told: Told) -> str:
     text = _figures(about, told)
     if told["method"] == "point":
         return text
+    where = ""
     if told["clusters"]:
         few = told["clusters"] < FEW_CLUSTERS
         where = f"few clusters ({told['clusters']})" if few else f"{told['clusters']} clusters"
         where += f", so uneven that they count as {told['effective']:.0f}" if told["effective"] else ""
         where = f", mean over {where}" if told["alike"] else f" in {where}"
-    else:
-        where = ""
     return f"{text}, n={told['n']}{where}" + (f", {told['method']}" if told["tests"] else "")
 
 
 def _figures(about: About | None, told: Told) -> str:
-    estimate, lower, upper = (told[key] for key in ("estimate", "lower", "upper"))
     if about is None or about.kind != "difference":
-        return _interval(about, estimate, lower, upper, told["method"])
+        return _interval(about, told)
     text = f"{short_number(told['value'])} against {short_number(told['baseline'])}, "
     if about.relative and not about.is_log:
         share = (told["value"] or 0.0) / told["baseline"] - 1 if told["baseline"] else math.nan
-        text += minus(f"{share:+.1%}, {estimate:+.3g}")
-        text += (
-            f" [{_signed(lower)}, {_signed(upper)}] from {told['factor']:g} of the baseline"
-            if told["method"] != "point"
-            else ""
-        )
+        text += minus(f"{share:+.1%}, {told['estimate']:+.3g}")
+        if told["method"] != "point":
+            text += f" [{_signed(told['lower'])}, {_signed(told['upper'])}] from {told['factor']:g} of the baseline"
     else:
-        text += _interval(about, estimate, lower, upper, told["method"])
+        text += _interval(about, told)
     won, lost = told["changed"]
     return text + (f", {won} won and {lost} lost" if about.is_share and (won or lost) else "")
 
@@ -120,11 +115,9 @@ def _signed(x: float | None) -> str:
     return "–" if x is None else minus(f"{x:+.3g}")
 
 
-def _interval(
-    about: About | None, estimate: float | None, lower: float | None, upper: float | None, method: str
-) -> str:
-    value, low, high = (figure(about, x) for x in (estimate, lower, upper))
-    return value if method == "point" else f"{value} [{low}, {high}]"
+def _interval(about: About | None, told: Told) -> str:
+    value, low, high = (figure(about, told[key]) for key in ("estimate", "lower", "upper"))
+    return value if told["method"] == "point" else f"{value} [{low}, {high}]"
 
 
 def figure(about: About | None, x: float | None) -> str:
@@ -150,14 +143,6 @@ def _sizes(about: About | None, told: Told) -> str:
     return f"cluster sizes tell of the outcome: the mean over {told['of']} is {figure(about, told['mean'])}"
 
 
-def _unseen(_: About | None, told: Told) -> str:
-    return f"up to {told['share']:.1%} of all {told['of']} may be as bad as you like"
-
-
-def _labels(_: About | None, told: Told) -> str:
-    return "more labels would decide it" + (", or more rows" if told["rows"] else "")
-
-
 def _needed(_: About | None, told: Told) -> str:
     if told["rows"] is None:
         return "more rows like these would not decide it"
@@ -176,10 +161,6 @@ def _rounded_up(rows: int) -> str:
     """Return a number of rows with two significant digits, rounded up."""
     step = 10 ** max(len(str(rows)) - 2, 0)
     return f"{-(-rows // step) * step:,}"
-
-
-def _slice(about: About | None, told: Told) -> str:
-    return f"{told['name']}: {_found(about, told)}"
 
 
 def _alarms(_: About | None, told: Told) -> str:
@@ -211,10 +192,10 @@ _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
     "found": _found,
     "sizes": _sizes,
     "weightless": lambda _, told: f"{told['rows']} rows of weight 0 do not count",
-    "unseen": _unseen,
-    "labels": _labels,
+    "unseen": lambda _, told: f"up to {told['share']:.1%} of all {told['of']} may be as bad as you like",
+    "labels": lambda _, told: "more labels would decide it" + (", or more rows" if told["rows"] else ""),
     "needed": _needed,
-    "slice": _slice,
+    "slice": lambda about, told: f"{told['name']}: {_found(about, told)}",
     "slices": lambda _, told: f"{told['n']} slices: {', '.join(f'{n} {o}' for o, n in told['outcomes'].items())}",
     "alarms": _alarms,
     "untestable": lambda _, told: f"{told['n']} too small to say anything",
