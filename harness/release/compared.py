@@ -90,9 +90,8 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
             found.notes.append(f'rows of "{spec.name}" not compared: its evaluator brings them')
         return
     if Path(sliced(spec.data, spec.where)[0]).suffix not in FILES:
-        found.notes.append(
-            f'rows of "{spec.name}" not compared: "{spec.data}" is no file that is read without a plugin'
-        )
+        why = f'"{spec.data}" is no file that is read without a plugin'
+        found.notes.append(f'rows of "{spec.name}" not compared: {why}')
         return
     readings = _readings(spec, suite.path.parent)
     if any(digest_as_in(lock, samples) == digest for samples in readings):
@@ -110,12 +109,7 @@ def _readings(spec: Eval, folder: Path) -> list[list[Sample]]:
     """
     assert spec.data is not None
     rows = read_rows(spec.data, folder, lambda _: None, spec.where)[: spec.limit]
-    how: dict[str, Any] = {
-        "columns": spec.columns,
-        "cluster": spec.cluster,
-        "slices": spec.slices,
-        "template": spec.template,
-    }
+    how: dict[str, Any] = {key: getattr(spec, key) for key in ("columns", "cluster", "slices", "template")}
     made, mistakes = list[list[Sample]](), Mistakes()
     for json_targets in (False, True):
         with mistakes.collecting():

@@ -34,17 +34,13 @@ def folder_of(work: Path, declared: Export, parent: ModelRef, exporter: Callable
     options = schema.with_defaults(exporter, declared.options)
     how = [keys.of_code([exporter]), keys.versions(), keys.switches()]
     if declared.path:
-        how.append(_content(Path(declared.path)))
+        path = Path(declared.path)
+        try:
+            how.append(file_digest(path) if path.is_file() else keys.of_folder(path))
+        except OSError as error:
+            raise UsageError(f'"{path}": cannot be read: {error.strerror}') from None
     key = digest_of([parent.digest, made_of, declared.use, options, how])
     return work / f"{declared.name}-{key[:16]}"
-
-
-def _content(path: Path) -> str:
-    """Return a digest of a file or a folder; raises UsageError where there is none."""
-    try:
-        return file_digest(path) if path.is_file() else keys.of_folder(path)
-    except OSError as error:
-        raise UsageError(f'"{path}": cannot be read: {error.strerror}') from None
 
 
 def make(
@@ -89,8 +85,7 @@ def copy_files(ref: ModelRef, to: Path) -> None:
     """Copy the files of a candidate that were gated, or may ship; raises CheckFailed at a link that leads elsewhere."""
     folder = ref.adapter or Path(ref.path)
     try:
-        beside = ref.seal.beside if ref.seal else ()
-        names = [name for name in formats.shipping(folder) if name not in beside]
+        names = [name for name in formats.shipping(folder) if not (ref.seal and name in ref.seal.beside)]
     except formats.Unsafe as error:
         raise CheckFailed(f'"{folder}": {error}') from None
     for name in names:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from harness.claims.gate import PARENT, Gate
+from harness.claims.gate import Gate
 from harness.errors import did_you_mean
 from harness.records.verdicts import Outcome
 from harness.release.locked import HASHED, Locked
@@ -46,12 +46,10 @@ def is_one_of(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
 
 
 def _ignored(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any]) -> Iterator[str]:
-    if "ignored" not in manifest:
-        if policy.ignored is not None:
-            what = f"evidence of harness {lock['harness']} does not tell which findings were ignored"
-            yield f"{what}; export again, or leave the key out (ignored)"
-        return
-    for check in (str(one["check"]) for one in manifest["ignored"]):
+    if "ignored" not in manifest and policy.ignored is not None:
+        what = f"evidence of harness {lock['harness']} does not tell which findings were ignored"
+        yield f"{what}; export again, or leave the key out (ignored)"
+    for check in (str(one["check"]) for one in manifest.get("ignored", ())):
         if check not in (policy.ignored or ()):
             yield f'the finding "{check}" was ignored, the policy does not take that (ignored)'
 
@@ -60,8 +58,7 @@ def _rows(policy: Policy, lock: Mapping[str, Any]) -> Iterator[str]:
     if policy.data and lock.get("format", 1) < HASHED:
         yield f"harness {lock['harness']} made digests that nothing compares with the rows; export again (data)"
     for name, digest in policy.data.items():
-        there = lock["data"].get(name, {}).get("sha256", digest)
-        if there != digest:
+        if (there := lock["data"].get(name, {}).get("sha256", digest)) != digest:
             yield f'the rows of "{name}" are {there[:16]}, the policy wants {digest[:16]} (data)'
 
 
@@ -94,58 +91,45 @@ def found(policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Ver
             lacking[f"gate {gate}"] = f'gate "{gate}" has no verdict on {candidate} (gates)'
     for name in policy.data:
         if name not in lock["data"]:
-            near = did_you_mean(name, lock["data"])
-            lacking[f"data {name}"] = f'the lock has no rows of "{name}"{near} (data)'
+            lacking[f"data {name}"] = f'the lock has no rows of "{name}"{did_you_mean(name, lock["data"])} (data)'
     for number, claim in enumerate(policy.claims):
-        met = _ClaimBesideGates(claim, locked, verdicts, candidate)
-        if why := met.error():
-            lacking[f"claim {number}"] = f"{met.says}: {why} (claim)"
+        gate, why = _meeting(claim, locked, verdicts, candidate)
+        if gate:
+            gates.add(gate)
         else:
-            gates.add(met.gate)
+            lacking[f"claim {number}"] = f"{claim.metric} {claim.claim()}: {why} (claim)"
     return Met(lacking, frozenset(gates))
 
 
-class _ClaimBesideGates:
-    """A claim of a policy beside the gates of a suite."""
+def _meeting(claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) -> tuple[str, str]:
+    """Return the gate that meets a claim, or nothing and why none does.
 
-    def __init__(self, claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) -> None:
-        self.claim, self.locked, self.verdicts, self.candidate = claim, locked, verdicts, candidate
-        self.says, self.gate = f"{claim.metric} {claim.claim()}", ""
+    It keeps the candidate from shipping, or where the claim says "warn" is about it.
+    """
+    metric = locked.metric(claim)
+    if metric is None:
+        known = [f"{name}.{one}" for name, metrics in locked.metrics.items() for one in metrics]
+        return "", f'the suite has no metric "{claim.metric}"{did_you_mean(claim.metric, known)}'
+    if mistakes := claim.mistakes_on(metric):
+        return "", mistakes[0]
+    about = [g for g in locked.gates.values() if g.metric == claim.metric and g.applies_to(candidate) and not g.group]
+    gates = [g for g in about if g.blocking or not claim.blocking]
+    covers = [g for g in gates if g.covers(locked.named(claim), metric)]
+    most = claim.alpha or SuiteTable.alpha
+    whys = [_verdict_error(g, locked, verdicts, None if metric.is_count or g.kind.counts else most) for g in covers]
+    if "" in whys:
+        return covers[whys.index("")].id, ""
+    if whys:
+        return "", whys[0]
+    told = ", ".join(f'"{g.id}" says {g.claim()}' for g in gates)
+    return "", f"no gate that blocks says as much; {told}" if told else "no gate that blocks is about this metric"
 
-    def error(self) -> str:
-        """Return why no gate meets it, or nothing; `gate` is then the one that does."""
-        metric = self.locked.metric(self.claim)
-        if metric is None:
-            known = [f"{name}.{one}" for name, metrics in self.locked.metrics.items() for one in metrics]
-            return f'the suite has no metric "{self.claim.metric}"{did_you_mean(self.claim.metric, known)}'
-        if mistakes := self.claim.mistakes_on(metric):
-            return mistakes[0]
-        gates = [g for g in self.locked.gates.values() if g.metric == self.claim.metric and self.counts(g)]
-        covers = [g for g in gates if g.covers(self.named, metric)]
-        whys = [self.verdict_error(g, takes_risk=not (metric.is_count or g.kind.counts)) for g in covers]
-        if "" in whys:
-            self.gate = covers[whys.index("")].id
-            return ""
-        if whys:
-            return whys[0]
-        told = ", ".join(f'"{g.id}" says {g.claim()}' for g in gates)
-        return f"no gate that blocks says as much; {told}" if told else "no gate that blocks is about this metric"
 
-    @property
-    def named(self) -> Gate:
-        """The claim with the name of the candidate that a copy was made of."""
-        return self.locked.named(self.claim) if self.claim.versus == PARENT else self.claim
-
-    def counts(self, gate: Gate) -> bool:
-        """Return whether a gate keeps the candidate from shipping, or is about it where the claim says "warn"."""
-        return gate.applies_to(self.candidate) and not gate.group and (gate.blocking or not self.claim.blocking)
-
-    def verdict_error(self, gate: Gate, *, takes_risk: bool) -> str:
-        """Return why the verdict on a gate that covers the claim is not enough, or nothing."""
-        outcome, most = self.verdicts.get(gate.id, {}).get("outcome"), self.claim.alpha or SuiteTable.alpha
-        risk = gate.alpha or self.locked.about.alpha
-        if outcome != Outcome.PASS:
-            return f'gate "{gate.id}" is {outcome}' if outcome else f'gate "{gate.id}" has no verdict'
-        if takes_risk and risk > most:
-            return f'gate "{gate.id}" takes a risk of {risk:g}, want alpha of at most {most:g}'
-        return ""
+def _verdict_error(gate: Gate, locked: Locked, verdicts: Verdicts, most: float | None) -> str:
+    """Return why the verdict on a gate that covers a claim is not enough, or nothing; `most` is the risk it may take."""
+    outcome, risk = verdicts.get(gate.id, {}).get("outcome"), gate.alpha or locked.about.alpha
+    if outcome != Outcome.PASS:
+        return f'gate "{gate.id}" is {outcome}' if outcome else f'gate "{gate.id}" has no verdict'
+    if most is not None and risk > most:
+        return f'gate "{gate.id}" takes a risk of {risk:g}, want alpha of at most {most:g}'
+    return ""

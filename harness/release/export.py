@@ -6,12 +6,11 @@ the run that were judged, not from a folder that others can write to.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +101,8 @@ def export(
         if anchored:
             keep_first(to)
     except OSError as error:
-        raise UsageError(
-            f'{declared.where} to "{declared.to}" cannot be written: {error.strerror}; nothing was'
-        ) from None
+        why = f"cannot be written: {error.strerror}; nothing was"
+        raise UsageError(f'{declared.where} to "{declared.to}" {why}') from None
     size = sum(size for _, size in walk(to / MODEL))
     return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
 
@@ -133,18 +131,14 @@ def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Ve
         raise CheckFailed(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
     if weights != seal.weights:
         raise CheckFailed(f"{where}: the tensors written are not the ones that were gated")
-    gated = {v.digest for v in verdicts if v.candidate == ref.name and v.digest}
-    if gated != {ref.digest}:
+    if {v.digest for v in verdicts if v.candidate == ref.name and v.digest} != {ref.digest}:
         raise CheckFailed(f"{where}: the gates judged other weights than these")
     for name, hashed in written.items():
         if hashed.sha256 != seal.files.get(name) and not _same_but_place(name, ref, model):
-            known = name in seal.files
-            raise CheckFailed(
-                f'{where}: "{name}" {"differs from the file" if known else "is not among the files"} gated'
-            )
+            how = "differs from the file" if name in seal.files else "is not among the files"
+            raise CheckFailed(f'{where}: "{name}" {how} gated')
     # What is for people alone may be left out: no program computes anything else without it.
-    lost = sorted(n for n in seal.files.keys() - written.keys() if not (n.endswith(".md") or LEGAL.fullmatch(n)))
-    if lost:
+    if lost := sorted(n for n in seal.files.keys() - written.keys() if not (n.endswith(".md") or LEGAL.fullmatch(n))):
         raise CheckFailed(f'{where}: "{lost[0]}" was gated and not written')
     if template_digest(model) not in (None, seal.template):
         raise CheckFailed(f"{where}: its chat template is not the one that was evaluated")
@@ -158,10 +152,9 @@ def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
     sealed = (ref.adapter / name).read_bytes()
     if hashlib.sha256(sealed).hexdigest() != ref.seal.files.get(name):
         return False
-    before, after = (json.loads(text) for text in (sealed, (model / name).read_bytes()))
-    return digest_of({k: v for k, v in before.items() if k not in PLACES}) == digest_of(
-        {k: v for k, v in after.items() if k not in PLACES}
-    )
+    texts = (sealed, (model / name).read_bytes())
+    before, after = ({k: v for k, v in json.loads(text).items() if k not in PLACES} for text in texts)
+    return digest_of(before) == digest_of(after)
 
 
 def _write_evidence(
@@ -176,9 +169,9 @@ def _write_evidence(
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, public = work / EVIDENCE, run.sendable()
     # nor training rows, or this machine's own troubles
-    public.reports, public.shown = [dataclasses.replace(r, traceback=None) for r in public.reports], ()
+    public.reports, public.shown = [replace(r, traceback=None) for r in public.reports], ()
     verdicts = [run.nameless(v) for v in judged.verdicts if v.candidate == declared.candidate]
-    gates = json.loads(dumps([dataclasses.asdict(v) for v in verdicts]))
+    gates = json.loads(dumps([asdict(v) for v in verdicts]))
     rows = rows_of(judged.results, collection.tasks, judged.leaks)
     evidence.mkdir()
     (evidence / LOCK).write_bytes(judged.lock)

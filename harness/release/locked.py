@@ -64,8 +64,7 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     evals = {e["name"]: e for e in suite["evals"]}
     looks = {name: tuple(map(int, counts)) for name, counts in lock.get("looks", {}).items()}
     told = {name: str(data["sha256"]) for name, data in lock["data"].items()} if lock.get("format", 1) >= HASHED else {}
-    left_out = lock.get("left_out", {})
-    return Locked(about, gates, metrics, combines, evals, rows, left_out, looks, parent, told)
+    return Locked(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}), looks, parent, told)
 
 
 def _gate(table: Mapping[str, Any], candidate: str) -> Gate:

@@ -40,7 +40,8 @@ def verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
     for name, verdict in verdicts.items():
         if name not in locked.gates:
             return f'gate "{name}" is not in the lock'
-        if why := _VerdictCheck(locked, verdicts, locked.gates[name], verdict).error():
+        check = _VerdictCheck(locked, verdicts, locked.gates[name], verdict)
+        if why := next(filter(None, check.steps()), ""):
             return f'gate "{name}" {why}'
     return ""
 
@@ -53,10 +54,6 @@ class _VerdictCheck:
     verdicts: Verdicts
     gate: Gate
     verdict: Mapping[str, Any]
-
-    def error(self) -> str:
-        """Return what is wrong with the verdict, or nothing."""
-        return next(filter(None, self.steps()), "")
 
     def steps(self) -> Iterator[str]:
         """Yield what is wrong, or nothing; of a gate that could not be judged with its claim, for it passes nothing."""
@@ -306,9 +303,8 @@ class _VerdictCheck:
             return ""  # by Holm, or with the rows that leak
         if want is Outcome.PASS and self.gate.group:
             proven = self.adjusted[self.gate.id] <= alpha
-        return self.difference_error(want, "its slices say") or (
-            "" if proven else f"is {want}, its p-values do not say so"
-        )
+        unproven = "" if proven else f"is {want}, its p-values do not say so"
+        return self.difference_error(want, "its slices say") or unproven
 
 
 def _near(a: float, b: float) -> bool:

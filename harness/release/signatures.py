@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness.artifacts import attestation
-from harness.artifacts.attestation import Envelope
+from harness.artifacts.attestation import CLAIMS, PAYLOAD, Envelope
 from harness.errors import UsageError
 from harness.release.policy import Policy
 
@@ -21,7 +20,7 @@ def signers(envelope: Envelope, policy: Policy) -> set[str]:
     except ModuleNotFoundError as error:
         raise UsageError(f"--policy needs the module {error.name}; pip install 'finetune-harness[sign]'") from None
     keys = {k.keyid: SSlibKey(k.keyid, "ed25519", k.scheme, {"public": k.public.lower()}) for k in policy.keys}
-    whole = Signed(envelope.payload, attestation.PAYLOAD, {})
+    whole = Signed(envelope.payload, PAYLOAD, {})
     by = set()
     for keyid, signature in envelope.signatures.items():
         if keyid in keys:
@@ -30,8 +29,6 @@ def signers(envelope: Envelope, policy: Policy) -> set[str]:
             except (UnverifiedSignatureError, VerificationError):
                 name = next(k.name for k in policy.keys if k.keyid == keyid) or keyid[:16]
                 what = f'the signature by key "{name}" is wrong, whoever else signed'
-                raise ExportRefused(
-                    f"{what}; have that line taken out of {attestation.CLAIMS}, or sign again"
-                ) from None
+                raise ExportRefused(f"{what}; have that line taken out of {CLAIMS}, or sign again") from None
             by.add(keyid)
     return by

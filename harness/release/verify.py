@@ -197,10 +197,8 @@ class _Verification:
         """Return what was hashed. Raises ExportRefused unless files are the manifest's, and claims are about it."""
         manifest = self.evidence.manifest
         if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT:
-            older = "; export again" if manifest["format"] == 1 else ""
-            raise ExportRefused(
-                f"{MANIFEST} has format {manifest['format']!r}, this harness reads {attestation.FORMAT}{older}"
-            )
+            reads = f"this harness reads {attestation.FORMAT}{'; export again' if manifest['format'] == 1 else ''}"
+            raise ExportRefused(f"{MANIFEST} has format {manifest['format']!r}, {reads}")
         listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
         _check_names(listed)
         if stray := sorted(name for name in listed if not name.startswith(f"{MODEL}/") and name not in BESIDE):
