@@ -165,6 +165,4 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     alike = {k.lower(): k for k in known}
     if close := difflib.get_close_matches(word.lower(), alike, n=1):
         return f'; did you mean "{alike[close[0]]}"?'
-    if known and len(known) <= 12:
-        return "; known: " + ", ".join(f'"{k}"' for k in known)
-    return ""
+    return "; known: " + ", ".join(f'"{k}"' for k in known) if known and len(known) <= 12 else ""

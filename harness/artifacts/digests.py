@@ -134,10 +134,8 @@ def _pass(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) ->
             view = memoryview(buffers[number % 2])[:count]
             if behind:
                 behind.result()
-            if parts and whole:
+            if parts:
                 behind = beside.submit(parts.update, at, view)
-            elif parts:
-                parts.update(at, view)
             if whole:
                 total.update(view)
             at, number = at + count, number + 1

@@ -63,27 +63,24 @@ def is_whole(folder: Path) -> bool:
 
 def _named(index: Path) -> set[str]:
     """Return the files that an index of shards names, or none where it is none."""
-    try:
-        told: Any = json.loads(index.read_text("utf-8"))
-        return {str(file) for file in told["weight_map"].values()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return set()
+    weight_map = (_object(index) or {}).get("weight_map")
+    return {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
 
 
 def beside(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     """Return those of a folder's files, or of some of them, that a reader obeys and that the model is not read from."""
     names = sorted(p.name for p in folder.iterdir()) if names is None else sorted(names)
-    weights, known = weight_files(folder), _is_known(_config(folder) or {})
+    weights, known = weight_files(folder), _is_known(_object(folder / CONFIG) or {})
     return [name for name in names if "/" not in name and not _is_read(name, weights, names, known=known)]
 
 
-def _config(folder: Path) -> dict[str, Any] | None:
-    """Return a folder's configuration, or None where it has none: who loads it says what is wrong with it."""
+def _object(path: Path) -> dict[str, Any] | None:
+    """Return what a file of JSON says, or None where it has no object: who loads it says what is wrong with it."""
     try:
-        config: Any = json.loads((folder / CONFIG).read_text("utf-8"))
+        told: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return config if isinstance(config, dict) else None
+    return told if isinstance(told, dict) else None
 
 
 def _is_known(config: Mapping[str, Any]) -> bool:
@@ -118,7 +115,7 @@ def meant_otherwise(folder: Path, *, tied: bool = False) -> str:
     index, weights = folder / INDEX, weight_files(folder)
     if SINGLE in weights and (others := _named(index) - {SINGLE}):
         return f"{INDEX}: names {min(others)}, and {SINGLE} is there, too; which of them is the model?"
-    if (config := _config(folder)) is None:
+    if (config := _object(folder / CONFIG)) is None:
         return ""  # of no model of transformers, or told where it is read
     if (folder / ADAPTER).is_file() and is_whole(folder) and _is_known(config):
         return f"{ADAPTER}: is an adapter beside a model; transformers would put it on, and others would not"

@@ -27,23 +27,19 @@ def keyed(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]
     """Return samples with what tells the question of each from all others: what is asked, wanted and chosen from."""
     names, found = columns_of(template) if template else [], list[Sample]()
     for sample in samples:
-        asked, wanted = _asked(sample, names), _wanted(sample)
+        asked, wanted = sorted(_asked(sample, names)), _wanted(sample)
         lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
-        found.append(replace(sample, key=_key(sorted(asked), wanted, lists)))
+        told = [asked, wanted, _plain(lists) if lists else "{}"]
+        found.append(replace(sample, key=digest_of(told)[:DIGITS] if any(asked) or wanted else ""))
     return tuple(found)
 
 
 def key_of(text: str, target: str) -> str:
     """Return the key that `keyed` gives a row with one text and one target, without making a Sample of it."""
     asked, wanted = canonical(text), canonical(target)
-    told = (
-        f"[[{quoted(asked) if text else ''}], [{quoted(wanted) if wanted else ''}], {quoted('{}')}]"  # as `digest_of`
-    )
+    # as `digest_of` would write it
+    told = f"[[{quoted(asked) if text else ''}], [{quoted(wanted) if wanted else ''}], {quoted('{}')}]"
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if asked or wanted else ""
-
-
-def _key(asked: Sequence[str], wanted: Sequence[str], lists: Mapping[str, Any]) -> str:
-    return digest_of([asked, wanted, _plain(lists) if lists else "{}"])[:DIGITS] if any(asked) or wanted else ""
 
 
 def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str, ...]]:

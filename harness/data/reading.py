@@ -55,7 +55,6 @@ def file_of(folder: Path, source: str, where: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f'{where}: data "{source[:100]}" is no path: {why}; name a file') from None
-    what = ""
     if "://" in source:
         what = "is a URL; download it, and name the file"
     elif is_folder:
@@ -65,13 +64,11 @@ def file_of(folder: Path, source: str, where: str) -> Path:
     elif path.suffix.lower() not in FILES:
         known = "a file (" + ", ".join(FILES) + "), hub:NAME:SPLIT, or what a plugin's harness_read_samples knows"
         what = f"is unknown; want {known}"
-    elif not there:
-        what = f"is not there; looked for {path}"
-        if not source.isprintable():  # "data\train.csv" in quotes holds a tab and "rain.csv"
-            what += ESCAPE
-    if what:
-        raise UsageError(f'{where}: data "{source}" {what}')
-    return path
+    elif there:
+        return path
+    else:  # "data\train.csv" in quotes holds a tab and "rain.csv"
+        what = f"is not there; looked for {path}{'' if source.isprintable() else ESCAPE}"
+    raise UsageError(f'{where}: data "{source}" {what}')
 
 
 def decoded(path: Path, encoding: str | None, where: str) -> str:
@@ -223,10 +220,8 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
             if len(fields) == len(header):
                 rows.append(dict(zip(header, fields, strict=True)))
             elif ends is None:
-                what = (
-                    f"has {len(fields)} fields, and the header {len(header)}; is a {called(parts)} or a quote missing?"
-                )
-                mistakes.add(f"{path}:{last}", what)
+                missing = f"is a {called(parts)} or a quote missing?"
+                mistakes.add(f"{path}:{last}", f"has {len(fields)} fields, and the header {len(header)}; {missing}")
     except csv.Error as error:
         far = f" (line {last + 1} on; is a quote not closed?)" if "field limit" in str(error) else ""
         raise UsageError(f"{path}:{last + 1}: not valid CSV: {error}{far}; write the rows as .jsonl") from None
@@ -258,8 +253,7 @@ def _records(text: str, separator: str, first: int) -> Iterator[tuple[int, int, 
 def _check_header(header: list[str], separator: str, place: str) -> None:
     if twice := [name for name, n in Counter(header).items() if n > 1]:
         raise UsageError(f'{place}: the column "{twice[0]}" stands twice in the header; rename one')
-    other = next((one for one in SEPARATORS if one in header[0]), None) if len(header) == 1 else None
-    if other:
+    if len(header) == 1 and (other := next((one for one in SEPARATORS if one in header[0]), "")):
         instead = f"is the separator a {called(other)}? write separator = {json.dumps(other)} beside data"
         raise UsageError(f"{place}: the header is one column, {show(header[0])}; {instead}")
 
@@ -291,11 +285,10 @@ def _read_parquet(path: Path, where: str) -> list[Row]:
     except ImportError:
         raise UsageError(f"{where}: reading .parquet needs pip install 'finetune-harness[hf]'") from None
     try:
-        rows: list[Row] = _bare(pyarrow.parquet.read_table(path).to_pylist())
+        return _bare(pyarrow.parquet.read_table(path).to_pylist())
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
         raise UsageError(f"{path}: not valid parquet: {why}") from None
-    return rows
 
 
 def _bare(rows: list[Row]) -> list[Row]:

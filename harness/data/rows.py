@@ -89,8 +89,7 @@ def to_samples(
             mistakes.add(where, f"{what}; it has {listed(rows[0])}")
     mistakes.raise_if_any()
     named = _all_named(rows, columns, template, where, json_targets=json_targets)
-    for what in _odd_values(named, rows, cluster, slices):
-        mistakes.add(where, what)
+    mistakes.found += [f"{where}: {what}" for what in _odd_values(named, rows, cluster, slices)]
     mistakes.raise_if_any()
     if arguments is not None:
         _give_arguments(rows, named, arguments, [*columns.values(), *slices, *([cluster] if cluster else [])], where)

@@ -89,9 +89,8 @@ def roles_of(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Rol
     few = [c for c, texts in columns.items() if _few(Counter(texts))]
     free = [c for c in columns if c not in given.values()]
     other = [c for c in columns if c not in (given["input"] or "".join(named["input"]))] if len(columns) == 2 else []
-    label, of_label = _first(
-        ("label", given["label"]), free, {"by its name": named["label"], FEW: few, "the other column": other}, ask
-    )
+    ways = {"by its name": named["label"], FEW: few, "the other column": other}
+    label, of_label = _first(("label", given["label"]), free, ways, ask)
     left = [c for c in free if c != label]
     length = {c: fmean(map(len, columns[c])) for c in left}
     longest = [c for c in left if all(length[c] > 2 * length[d] for d in left if d != c)]

@@ -24,9 +24,7 @@ def template_error(template: str) -> str:
         if name is not None and (conversion or form or not name.strip() or set(name) & set(".[]{}")):
             odd = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
             return f'has "{{{odd}}}", want the name of a column alone between braces, {BRACES}'
-    if not columns_of(template):
-        return 'has no column, want one between braces, for instance "{text}"'
-    return ""
+    return "" if columns_of(template) else 'has no column, want one between braces, for instance "{text}"'
 
 
 def columns_of(template: str) -> list[str]:
@@ -39,8 +37,7 @@ def filled(template: str, rows: Sequence[Mapping[str, Any]], where: str) -> list
     for name in columns_of(template):
         if lacking := [i for i, row in enumerate(rows) if name not in row]:
             known = did_you_mean(name, rows[lacking[0]])
-            what = f'template: no column "{name}" in row {lacking[0]} ({len(lacking)} rows){known}'
-            raise UsageError(f"{where}: {what}")
+            raise UsageError(f'{where}: template: no column "{name}" in row {lacking[0]} ({len(lacking)} rows){known}')
         values = enumerate(row[name] for row in rows)
         if odd := [i for i, v in values if isinstance(v, bool) or not isinstance(v, (str, int, float)) or v != v]:
             found = "null" if rows[odd[0]][name] is None else f"{rows[odd[0]][name]!r:.60}"

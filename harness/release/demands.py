@@ -126,7 +126,7 @@ def _meeting(claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) ->
 
 
 def _verdict_error(gate: Gate, locked: Locked, verdicts: Verdicts, most: float | None) -> str:
-    """Return why the verdict on a gate that covers a claim is not enough, or nothing; `most` is the risk it may take."""
+    """Return why the verdict on a gate that covers a claim is not enough, or nothing; it may risk `most`."""
     outcome, risk = verdicts.get(gate.id, {}).get("outcome"), gate.alpha or locked.about.alpha
     if outcome != Outcome.PASS:
         return f'gate "{gate.id}" is {outcome}' if outcome else f'gate "{gate.id}" has no verdict'

@@ -119,9 +119,7 @@ def _data(collection: Collection) -> dict[str, dict[str, Any]]:
         found["train"] = {"rows": len(collection.training), "sha256": digest_of(collection.training)}
     for name, task in collection.tasks.items():
         several = {name: task.samples, f"{name} (worked examples)": task.shots, f"{name} (select)": task.select}
-        for what, rows in several.items():
-            if rows:
-                found[what] = {"rows": len(rows), "sha256": rows_digest(rows)}
+        found |= {what: {"rows": len(rows), "sha256": rows_digest(rows)} for what, rows in several.items() if rows}
     return found
 
 
@@ -134,8 +132,7 @@ def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
     """Yield each plugin with the version and RECORD of what it was installed with, and its code as it is now."""
     points = {p.name: p.dist for p in importlib.metadata.entry_points(group="harness")}
     about = {id(dist): _installed(dist) for dist in {id(dist): dist for dist in points.values()}.values()}
-    modules = [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]
-    for name, module in modules:
+    for name, module in [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]:
         if isinstance(module, ModuleType) and module.__file__:
             dist = points.get(name) or (points.get("hf") if name == "harness" else None)
             told = about[id(dist)] if dist else _installed(None)

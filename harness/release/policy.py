@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -163,9 +163,8 @@ def _policy(text: str, path: Path) -> Policy:
     raw = {"suites": [], **raw} if raw.get("all_of") else raw
     served = _served(raw, complain)
     policy: Any = schema.read(Policy, raw, complain, keys=keys, claims=claims, served=served)
-    for mistake in _mistakes(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else []:
-        complain("", mistake)
-    for mistake in _odd(policy, raw) if policy else ():
+    wrong = _mistakes(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else ()
+    for mistake in (*wrong, *(_odd(policy, raw) if policy else ())):
         complain("", mistake)
     mistakes.raise_if_any()
     assert isinstance(policy, Policy)
@@ -185,22 +184,19 @@ def _tables(raw: dict[str, Any], name: str, complain: schema.Complain) -> list[d
     return tables
 
 
-def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> list[Gate]:
+def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator[Gate]:
     """Read claims as gates are read; which others they stand with is a suite's own affair."""
-    claims = []
     for number, table in enumerate(tables, 1):
 
         def said(_: str, what: str, title: str = f"[[claim]] number {number}") -> None:
             complain("", f"{title}: {what}")
 
         claim = schema.read(Gate, {"id": f"claim {number}", **table}, said, where="", group="", among=1)
-        for key in OF_SUITES if claim else ():
-            if key in table:
-                said(key, f'"{key}" is for gates of a suite; leave it out')
-        for mistake in claim.mistakes() if claim and not any(key in table for key in OF_SUITES) else ():
-            said("", mistake)
-        claims += [claim] if claim else []
-    return claims
+        if claim:
+            foreign = [f'"{key}" is for gates of a suite; leave it out' for key in OF_SUITES if key in table]
+            for mistake in foreign or claim.mistakes():
+                said("", mistake)
+            yield claim
 
 
 def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | None:
@@ -222,41 +218,37 @@ def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | N
     return read
 
 
-def _odd(policy: Policy, raw: Mapping[str, Any]) -> list[str]:
-    """Return which values no export can have."""
-    odd = []
+def _odd(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which values no export can have."""
     for key, most, want in RANGES:
         value = raw.get(key)  # nan is in no range
         if value is not None and not ((value >= 0 if key == "recomputed" else value > 0) and value <= most):
-            odd.append(f'"{key}" is {schema.show(value)}, want {want}')
+            yield f'"{key}" is {schema.show(value)}, want {want}'
     for name, digest in policy.data.items():
         if not re.fullmatch(DIGEST, digest):
-            odd.append(f'"data" of "{name}" is {schema.show(digest)}, want the 64 hex digits of suite.lock.json')
+            yield f'"data" of "{name}" is {schema.show(digest)}, want the 64 hex digits of suite.lock.json'
     for plugin in policy.plugins or ():
         if not re.fullmatch(PLUGIN, plugin):
-            odd.append(f'"plugins" has {schema.show(plugin)}, want "NAME VERSION" or "NAME sha256:CODE" of the lock')
-    return odd
+            yield f'"plugins" has {schema.show(plugin)}, want "NAME VERSION" or "NAME sha256:CODE" of the lock'
 
 
 def _is_digest(suite: str) -> bool:
     return re.fullmatch(DIGEST, suite) is not None
 
 
-def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> list[str]:
-    """Return what is wrong with the keys and their threshold; one key under two names would count twice."""
-    mistakes = []
+def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
+    """Yield what is wrong with the keys and their threshold; one key under two names would count twice."""
     for key in keys:
         if not re.fullmatch("[0-9a-fA-F]{64}", key.public):
-            mistakes.append(f'key "{key.name or key.keyid}": public is not 64 hex digits')
+            yield f'key "{key.name or key.keyid}": public is not 64 hex digits'
         if key.scheme != "ed25519":
-            mistakes.append(f'key "{key.name or key.keyid}": scheme is "{key.scheme}", want "ed25519"')
+            yield f'key "{key.name or key.keyid}": scheme is "{key.scheme}", want "ed25519"'
     if len({k.public.lower() for k in keys}) < len(keys) or len({k.keyid for k in keys}) < len(keys):
-        mistakes.append("a key is there twice")
+        yield "a key is there twice"
     if not keys and not of_rows:
-        mistakes.append("has no [[key]]; add the .pub file that harness keygen wrote")
+        yield "has no [[key]]; add the .pub file that harness keygen wrote"
     if isinstance(threshold, int) and not 1 <= threshold <= max(1, len(keys)):
-        mistakes.append(f"threshold is {threshold}, want 1 to {len(keys)}, the number of keys")
-    return mistakes
+        yield f"threshold is {threshold}, want 1 to {len(keys)}, the number of keys"
 
 
 def _huge(value: Any) -> bool:

@@ -68,8 +68,7 @@ class Recomputed:
             return f'"{lost[0]}", which the policy names, not recomputed, because {self.unable[lost[0]]} (recomputed)'
         if share is None or self.share >= share:
             return ""
-        rest = f"{self.share:.0%} of those that block, the policy wants {share:.0%} (recomputed)"
-        return f"{self.says}; {rest}"
+        return f"{self.says}; {self.share:.0%} of those that block, the policy wants {share:.0%} (recomputed)"
 
 
 def recompute(

@@ -87,42 +87,36 @@ def verify(
     for one in (folder, *beside):
         if not one.is_dir():
             raise UsageError(f"{one}: is no folder; name an export of harness run")
-    how = _How(policy, now or datetime.now(UTC), recompute, joined=bool(beside), served=served)
-    check = _Verification(folder, how, last, [_Verification(one, how) for one in beside], suite)
+    recomputes = recompute or bool(policy and policy.recomputed is not None)
+    how = (policy, now or datetime.now(UTC), recomputes, bool(beside), served)
+    check = _Verification(folder, *how, last, [_Verification(one, *how) for one in beside], suite)
     looked = {"recomputed"} if recompute else set()
     check.verified.overlooked = overlooked(policy, looked | ({"suites", "[[claim]]", "data"} if suite else set()))
     return check.go()
 
 
-@dataclass(frozen=True)
-class _How:
-    """By which demands, and when; where exports are `joined`, what one lacks another may have."""
+@dataclass
+class _Verification:
+    """One verification; the evidence is read once, so that what was compared is what is judged.
 
+    Where exports are `joined`, what one lacks another may have.
+    """
+
+    folder: Path
     policy: Policy | None
     now: datetime
-    recompute: bool
+    recomputes: bool
     joined: bool
-    served: Path | None = None
+    served: Path | None
+    last: Path | None = None
+    others: Sequence[_Verification] = ()
+    suite: Path | None = None
 
-
-class _Verification:
-    """One verification; the evidence is read once, so that what was compared is what is judged."""
-
-    def __init__(
-        self,
-        folder: Path,
-        how: _How,
-        last: Path | None = None,
-        others: Sequence[_Verification] = (),
-        suite: Path | None = None,
-    ) -> None:
-        self.folder, self.how, self.policy, self.last = folder, how, how.policy, last
-        self.others, self.suite = others, suite
-        self.recomputes = how.recompute or bool(self.policy and self.policy.recomputed is not None)
-        self.verified = Verified(str(folder))
-        self.met = demands.Met({}, frozenset())
+    def __post_init__(self) -> None:
+        self.verified, self.met = Verified(str(self.folder)), demands.Met({}, frozenset())
 
     def go(self) -> Verified:
+        alone = self.policy and self.policy.all_of and not self.joined  # it stands for all suites that a policy wants
         steps: dict[str, Callable[[], str]] = {
             "signatures": self.signatures,
             "digests": self.digests,
@@ -132,9 +126,9 @@ class _Verification:
             "configuration": lambda: formats.check_configuration(self.folder / MODEL),
             "chat template": self.template,
             **({"recompute": self.recompute} if self.recomputes else {}),
-            **({"all_of": self.together} if self.others or self.alone else {}),
+            **({"all_of": self.together} if self.others or alone else {}),
             **({"suite": self.compare_suite} if self.suite else {}),
-            **({"served": self.answers} if self.how.served or (self.policy and self.policy.served) else {}),
+            **({"served": self.answers} if self.served or (self.policy and self.policy.served) else {}),
         }
         for name, step in steps.items():
             try:
@@ -281,10 +275,10 @@ class _Verification:
         if not wanted:
             raise ExportRefused(f"no blocking gate applies to {candidate}")
         if self.policy:
-            if why := next(demands.refused(self.policy, self.evidence.manifest, self.evidence.lock, self.how.now), ""):
+            if why := next(demands.refused(self.policy, self.evidence.manifest, self.evidence.lock, self.now), ""):
                 raise ExportRefused(why)
             self.met = demands.found(self.policy, self.evidence.lock, self.locked, verdicts, candidate)
-            if self.met.lacking and not self.how.joined:
+            if self.met.lacking and not self.joined:
                 raise ExportRefused(next(iter(self.met.lacking.values())))
             wanted |= set(self.policy.gates) & verdicts.keys()
         for gate in sorted(wanted):
@@ -337,7 +331,7 @@ class _Verification:
 
     def waived(self, said: str, noted: str, waiver: Mapping[str, Any]) -> None:
         """Note a waiver; raises ExportRefused once it has ended."""
-        if date.fromisoformat(waiver["until"]) < self.how.now.astimezone(UTC).date():
+        if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
             raise ExportRefused(f"{said}, and its waiver ended on {waiver['until']}")
         self.verified.notes.append(f"{noted} until {waiver['until']}: {waiver['reason']}")
 
@@ -380,11 +374,6 @@ class _Verification:
 
     # -- 8: other evidence about the same model, and the deployer's copy of the suite --------------
 
-    @property
-    def alone(self) -> bool:
-        """Whether it stands for all suites that a policy wants."""
-        return bool(self.policy and self.policy.all_of and not self.how.joined)
-
     def together(self) -> str:
         """Return which suites it passed. Raises ExportRefused where one is missing, refused, or of another model."""
         for other in self.others:
@@ -408,7 +397,7 @@ class _Verification:
         return self.verified.root, str(self.evidence.manifest["weights"])
 
     def answers(self) -> str:
-        return held(self.how.served, self.verified.root, self.policy, self.how.now)
+        return held(self.served, self.verified.root, self.policy, self.now)
 
     def compare_suite(self) -> str:
         """Return what is as in the deployer's copy of the suite. Raises ExportRefused where anything differs."""
