@@ -16,22 +16,17 @@ from typing import Any
 from harness.errors import CheckFailed, UsageError
 
 SIGN = "progress: "  # begins a line that is no answer yet
+Heard = Callable[[str, int, int], None]  # what, done and total
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def ask(
-    module: str,
-    question: Mapping[str, Any],
-    lost: str,
-    *,
-    seconds: float | None = None,
-    heard: Callable[[str, int, int], None] | None = None,
+    module: str, question: Mapping[str, Any], lost: str, *, seconds: float | None = None, heard: Heard | None = None
 ) -> dict[str, Any]:
     """Run a module that calls `answer`, with the question as JSON on its stdin, and return the facts.
 
-    `heard` gets what, done and total of each sign of life that the module gives by `tell`.
-    Raises the CheckFailed that it tells; and UsageError, which begins with `lost`, when it comes to no answer, in
-    `seconds` where they are given.
+    `heard` gets what, done and total of each sign of life that the module gives by `tell`. Raises the CheckFailed that
+    it tells; and UsageError, which begins with `lost`, when it comes to no answer, in `seconds` where they are given.
     """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET}
     command = [sys.executable, "-P", "-m", module]

@@ -18,8 +18,7 @@ from harness.artifacts.reads import is_whole
 
 SUFFIX = ".gguf"
 TEMPLATE = "tokenizer.chat_template"
-FACTORS = "rope_freqs.weight"
-"""The tensor of a GGUF file that each rotary frequency is divided by."""
+FACTORS = "rope_freqs.weight"  # the tensor that each rotary frequency is divided by
 VERSIONS = (2, 3)
 FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # of struct
 STRING, ARRAY = 8, 9

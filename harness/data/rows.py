@@ -19,15 +19,15 @@ from harness.records.samples import Prompt, Sample
 from harness.texts.counts import counted
 
 Row = dict[str, Any]
+Columns = Mapping[str, str]  # our names -> the data's
+Arguments = Mapping[str, Any]  # of a chat template, beside the messages
 ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
 NAMES = {ours: [a for a, of in ALIASES.items() if of == ours] for ours in ("input", "target")}  # beside our own
 PAIR = ("input", "target")
 NO_CHAT = "for a chat template, and is no chat; give messages, or drop them"
 ANSWERS = ("completion", "chosen", "rejected")  # columns of training rows that follow the prompt
-GROUP = "group"
-"""The mark of a training row with what it belongs to: rows of one group are held out together."""
-HELD_OUT = "held_out"
-"""The mark of a training row that is only validated with."""
+GROUP = "group"  # marks a training row with what it belongs to: rows of one group are held out together
+HELD_OUT = "held_out"  # marks a training row that is only validated with
 LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
 
 
@@ -65,10 +65,10 @@ def to_samples(
     rows: Sequence[Row],
     where: str,
     *,
-    columns: Mapping[str, str],
+    columns: Columns,
     cluster: str | None,
     slices: Sequence[str],
-    arguments: Mapping[str, Any] | None = None,
+    arguments: Arguments | None = None,
     template: str | None = None,
     json_targets: bool = False,
 ) -> list[Sample]:
@@ -107,11 +107,7 @@ def to_samples(
 
 
 def to_training_rows(
-    rows: Sequence[Row],
-    columns: Mapping[str, str],
-    where: str,
-    arguments: Mapping[str, Any] | None = None,
-    template: str | None = None,
+    rows: Sequence[Row], columns: Columns, where: str, arguments: Arguments | None = None, template: str | None = None
 ) -> list[Row]:
     """Return rows as trainers take them: {prompt, completion}, {messages} or {text}.
 
@@ -208,14 +204,14 @@ def _is_prompt(prompt: Any) -> bool:
 
 
 def _all_named(
-    rows: Sequence[Row], columns: Mapping[str, str], template: str | None, where: str, *, json_targets: bool = False
+    rows: Sequence[Row], columns: Columns, template: str | None, where: str, *, json_targets: bool = False
 ) -> list[Row]:
     """Return rows under our names, their inputs written by the template where there is one."""
     inputs = [{}] * len(rows) if template is None else [{"input": text} for text in filled(template, rows, where)]
     return [_named(row, columns, own, json_targets) for row, own in zip(rows, inputs, strict=True)]
 
 
-def _named(row: Row, columns: Mapping[str, str], written: Row, json_targets: bool) -> Row:
+def _named(row: Row, columns: Columns, written: Row, json_targets: bool) -> Row:
     """Return a row under our names; of messages that an answer ends, the answer is the target."""
     aliased = {ours: row[theirs] for theirs, ours in ALIASES.items() if theirs in row and ours not in row}
     named = {**row, **aliased, **{ALIASES.get(name, name): row[column] for name, column in columns.items()}, **written}
@@ -231,7 +227,7 @@ def _named(row: Row, columns: Mapping[str, str], written: Row, json_targets: boo
     return named
 
 
-def _shape(named: Row, columns: Mapping[str, str], template: str | None) -> tuple[str, ...]:
+def _shape(named: Row, columns: Columns, template: str | None) -> tuple[str, ...]:
     """Return the names under which a row is trained on, or none where it has no shape that can be."""
     shapes: list[tuple[str, ...]] = [(name,) for name in ("messages", "text") if name in columns]
     if not columns and template is None:
@@ -239,7 +235,7 @@ def _shape(named: Row, columns: Mapping[str, str], template: str | None) -> tupl
     return next((shape for shape in (*shapes, PAIR) if all(key in named for key in shape)), ())
 
 
-def _training_row(number: int, named: Row, where: str, columns: Mapping[str, str], template: str | None) -> Row:
+def _training_row(number: int, named: Row, where: str, columns: Columns, template: str | None) -> Row:
     if (shape := _shape(named, columns, template)) != PAIR:
         if "prompt" in shape and not isinstance(named["prompt"], (str, list)):
             raise UsageError(f"{where}: row {number} has {named['prompt']!r:.60} as its prompt; want text, or messages")
@@ -256,7 +252,7 @@ def _training_row(number: int, named: Row, where: str, columns: Mapping[str, str
     return {"prompt": prompt, "completion": continuation(prompt, target)}
 
 
-def extras(number: int, row: Row, columns: Mapping[str, str], where: str, common: Mapping[str, Any]) -> Row:
+def extras(number: int, row: Row, columns: Columns, where: str, common: Arguments) -> Row:
     """Return the template arguments of a training row as trainers take them."""
     said = [v for v in (row.get(columns.get(n, n)) for n in ("messages", "prompt", "input")) if isinstance(v, list)]
     try:
@@ -274,7 +270,7 @@ def extras(number: int, row: Row, columns: Mapping[str, str], where: str, common
 
 
 def _give_arguments(
-    rows: Sequence[Row], named: Sequence[Row], arguments: Mapping[str, Any], used: Sequence[str], where: str
+    rows: Sequence[Row], named: Sequence[Row], arguments: Arguments, used: Sequence[str], where: str
 ) -> None:
     """Give the inputs of rows their template arguments; raises UsageError for a text, which no template writes."""
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
@@ -312,7 +308,7 @@ def _size(row: Row) -> int:
 
 
 def several_readings(
-    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], template: str | None, *, training: bool
+    rows: Sequence[Mapping[str, Any]], columns: Columns, template: str | None, *, training: bool
 ) -> str:
     """Return which row could be read in two ways that neither `columns` nor a template choose between, or nothing.
 
@@ -347,13 +343,13 @@ def _either(there: Sequence[str], chosen: set[str], training: bool) -> str:
     return f"could be read as {one} or as {other}; {_say(readings[0])}, or the other"
 
 
-def _say(columns: Mapping[str, str]) -> str:
+def _say(columns: Columns) -> str:
     named = ", ".join(f'{ours} = "{name}"' for ours, name in columns.items())
     return f"say which with columns = {{ {named} }}"
 
 
 def to_judged_rows(
-    rows: Sequence[Row], names: Sequence[str], columns: Mapping[str, str], where: str, common: Mapping[str, Any]
+    rows: Sequence[Row], names: Sequence[str], columns: Columns, where: str, common: Arguments
 ) -> list[Row]:
     """Return the columns that a trainer asks for of each row, such as prompt, chosen and rejected.
 
@@ -384,7 +380,7 @@ def to_judged_rows(
     return made
 
 
-def _judged(row: Row, names: Sequence[str], columns: Mapping[str, str]) -> Row:
+def _judged(row: Row, names: Sequence[str], columns: Columns) -> Row:
     """Return a row under the names of what is trained on."""
     found = {**row, **{name: row[column] for name, column in columns.items()}}
     asked = next((found[name] for name in ("prompt", "question", "input") if name in found), None)

@@ -17,18 +17,14 @@ def isolated(value: T) -> T:
     What is neither (texts, numbers, functions, loaded models) is shared. Of a subclass of dict, list, tuple or set a
     plain one is made, whose methods are the built-in ones.
     """
-    return _copied(value)  # type: ignore[no-any-return]
+    return value if type(value) in PLAIN else _copier(type(value))(value)  # type: ignore[no-any-return]
 
 
 def plain(kind: type[T], value: T) -> T:
     """Return a record of exactly this kind, with copies of the fields of one that may be of a subclass."""
     made: Any = kind
     names = [f.name for f in fields(made) if f.init]
-    return made(**{name: _copied(getattr(value, name)) for name in names})  # type: ignore[no-any-return]
-
-
-def _copied(value: Any) -> Any:
-    return value if type(value) in PLAIN else _copier(type(value))(value)
+    return made(**{name: isolated(getattr(value, name)) for name in names})  # type: ignore[no-any-return]
 
 
 def _copier_of(kind: type) -> Callable[[Any], Any]:
@@ -42,7 +38,7 @@ def _copier_of(kind: type) -> Callable[[Any], Any]:
         return lambda value: value
     names = tuple(f.name for f in fields(kind) if f.init)
     if kind.__new__ is not object.__new__ or hasattr(kind, "__post_init__") or len(names) < len(fields(kind)):
-        return lambda value: replace(value, **{name: _copied(getattr(value, name)) for name in names})
+        return lambda value: replace(value, **{name: isolated(getattr(value, name)) for name in names})
     put = object.__setattr__
 
     def filled(value: Any) -> Any:

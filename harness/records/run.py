@@ -55,9 +55,8 @@ class Trial:
     """One value of a sweep: its metric on the select rows, and the change from the trial before with its p-value.
 
     Bounds hold at alpha each; they are None where there is nothing to compare or nothing varies. A change is in the
-    metric's units, of a perplexity a share; below zero is better where lower is. `why` is said of the change.
-    `seconds` are those of its training, whenever that was, and None where nobody noted them; `parameters` those
-    it trained.
+    metric's units, of a perplexity a share; below zero is better where lower is. `why` is said of the change. `seconds`
+    are those of its training, whenever that was, and None where nobody noted them; `parameters` those it trained.
     """
 
     value: Any

@@ -65,11 +65,10 @@ def rows_digest(samples: Iterable[Sample]) -> str:
 class Score:
     """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
 
-    `weights` overrides `weight` for single metrics. The value of a "perplexity" metric is nats per unit of weight.
-    Of the metrics in `lost`, proportions of weight 0, there is no value though there should be: a gate takes it for the
-    worst where it proves a claim, and for the best where it refutes one.
-    `details` are for people, and stand in the samples file. How the answer ended, and its tokens, the harness itself
-    hears from the loader and fills in.
+    `weights` overrides `weight` for single metrics. The value of a "perplexity" metric is nats per unit of weight. Of
+    the metrics in `lost`, proportions of weight 0, there is no value though there should be: a gate takes it for the
+    worst where it proves a claim, and for the best where it refutes one. `details` are for people, and stand in the
+    samples file. How the answer ended, and its tokens, the harness itself hears from the loader and fills in.
     """
 
     id: str

@@ -26,6 +26,7 @@ from harness.suite.tables import Eval, Suite
 from harness.texts import secrets
 
 LOCKED = ("says", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
+Tables = Mapping[str, Mapping[str, Any]]  # by what they are called
 MODEL = (Sample("model"),)  # what an evaluation without data asks
 
 
@@ -63,13 +64,7 @@ def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteCom
     return found
 
 
-def _tables(
-    theirs: Mapping[str, Mapping[str, Any]],
-    ours: Mapping[str, Mapping[str, Any]],
-    file: Path,
-    *,
-    defaults: bool = False,
-) -> Iterator[str]:
+def _tables(theirs: Tables, ours: Tables, file: Path, *, defaults: bool = False) -> Iterator[str]:
     """Yield how tables of the lock differ from those of a suite, of which a lock may have keys with `defaults` more."""
     for name in dict.fromkeys((*theirs, *ours)):
         if name not in ours or name not in theirs:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
 from harness.release.conversions import copy_files
 from harness.release.previous import keep_first
-from harness.reports.report_json import dumps, placed, to_json
+from harness.reports.report_json import dumps, placed, plain, to_json
 from harness.reports.run_folder import row_of, writable
 from harness.schema import wants
 from harness.stats import tests
@@ -41,6 +40,7 @@ from harness.suite.tables import Export
 
 PLACES = ("base_model_name_or_path", "revision", "auto_mapping")  # where an adapter's base and its class lay
 Results = Mapping[tuple[str, str], Result]  # by subject and evaluation
+Written = Mapping[str, Hashed]  # by name in model/
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def destination_error(to: Path) -> str:
     return "" if writable(to.parent) else "where no folder can be written"
 
 
-def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]) -> dict[str, Hashed]:
+def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]) -> Written:
     """Compare what was written, tensor by tensor and file by file, with what the folder held when it was opened.
 
     Returns the digests of what was written. The folder itself may have changed since, so it is not asked.
@@ -158,13 +158,7 @@ def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
 
 
 def _write_evidence(
-    collection: Collection,
-    declared: Export,
-    ref: ModelRef,
-    run: Run,
-    work: Path,
-    written: Mapping[str, Hashed],
-    judged: Decided,
+    collection: Collection, declared: Export, ref: ModelRef, run: Run, work: Path, written: Written, judged: Decided
 ) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, public = work / EVIDENCE, run.sendable()
@@ -284,14 +278,8 @@ def as_kept(number: int, sample: Sample, score: Score, metrics: Sequence[str]) -
 
 def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the evidence says of a row that is not private: scores, and digests of its texts."""
-    values = {name: _number(row[name]) for name in row["metrics"] if name in row}
+    values = plain({name: row[name] for name in row["metrics"] if name in row})
     told = {k: row[k] for k in ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")}
-    weights = {name: _number(weight) for name, weight in row["weights"].items()}
-    told |= {"weight": _number(row["weight"]), "weights": weights, **({"lost": row["lost"]} if "lost" in row else {})}
-    told |= {key: row[key] for key in ("ended", "tokens") if key in row}
+    told |= {"weight": plain(row["weight"]), "weights": plain(row["weights"])}
+    told |= {key: row[key] for key in ("lost", "ended", "tokens") if key in row}
     return {**told, "answer_hash": digest_of(row["resps"]), "values": values}
-
-
-def _number(value: Any) -> Any:
-    """Return a number, or None where it is not finite, for which JSON has no words."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -156,10 +156,9 @@ def _policy(text: str, path: Path) -> Policy:
     for key in (key for key, value in raw.items() if _huge(value)):
         complain(key, f'"{key}" is too large a number')
     mistakes.raise_if_any()
-    listed: dict[str, list[dict[str, Any]]] = {name: _tables(raw, name, complain) for name in ("key", "claim")}
-    found = [schema.read(Key, table, complain) for table in listed["key"]]
-    keys = tuple(k for k in found if k)
-    claims = tuple(_claims(listed["claim"], complain))
+    of_keys, of_claims = _tables(raw, "key", Key, complain), _tables(raw, "claim", Gate, complain)
+    found = [schema.read(Key, table, complain) for table in of_keys]
+    keys, claims = tuple(k for k in found if k), tuple(_claims(of_claims, complain))
     raw = {"suites": [], **raw} if raw.get("all_of") else raw
     served = _served(raw, complain)
     policy: Any = schema.read(Policy, raw, complain, keys=keys, claims=claims, served=served)
@@ -171,11 +170,10 @@ def _policy(text: str, path: Path) -> Policy:
     return policy
 
 
-def _tables(raw: dict[str, Any], name: str, complain: schema.Complain) -> list[dict[str, Any]]:
+def _tables(raw: dict[str, Any], name: str, cls: type[Key | Gate], complain: schema.Complain) -> list[dict[str, Any]]:
     """Take `[[name]]` out of a policy; a key that was pasted below it, and is the policy's own, is given back."""
     tables = raw.pop(name, [])
     tables = [t if isinstance(t, dict) else {} for t in (tables if isinstance(tables, list) else [tables])]
-    cls: Any = {"key": Key, "claim": Gate}[name]
     ours = {f.name for f in fields(Policy)} - {f.name for f in fields(cls)} - {"keys", "claims"}
     for table in tables:
         for key in [key for key in table if key in ours]:

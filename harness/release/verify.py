@@ -80,9 +80,8 @@ def verify(
 
     Exports `beside` it are evidence of other suites about the same model; each is checked, and what a policy names of
     gates, rows and claims one of them must have. With `suite` the lock and the rows are compared with that copy, with
-    `served` it is said whether that statement of harness parity is about this export.
-    Raises UsageError when there is no such folder, or what is asked for needs a package that is not there; everything
-    else is in what is returned.
+    `served` it is said whether that statement of harness parity is about this export. Raises UsageError when there is
+    no such folder, or what is asked for needs a package that is not there; everything else is in what is returned.
     """
     for one in (folder, *beside):
         if not one.is_dir():
