@@ -72,8 +72,7 @@ def takes(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
     open_ended, hints = fields.pop("options", None) is not None, field_hints(cls)  # type: ignore[arg-type]
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
-        parameters = inspect.signature(function).parameters.values()
-        own = {p.name: p for p in parameters if p.name != "options"}
+        own = {p.name: p for p in inspect.signature(function).parameters.values() if p.name != "options"}
 
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> T:

@@ -141,8 +141,7 @@ def _pass(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) ->
             at, number = at + count, number + 1
         if behind:
             behind.result()
-    after = os.fstat(f.fileno())
-    if (before.st_size, before.st_mtime_ns) != (at, after.st_mtime_ns):
+    if (before.st_size, before.st_mtime_ns) != (at, os.fstat(f.fileno()).st_mtime_ns):
         raise OSError(errno.EIO, "changed while it was read", str(path))
     return Hashed(at, total.hexdigest() if whole else "", tuple(parts.found) if parts else ())
 

@@ -257,9 +257,8 @@ def check_candidate(model: Path) -> None:
     for name in names:
         if name.endswith(".json"):
             _read_configuration(name, model / name, (model / name).stat().st_size)
-    weights = (".safetensors", ".gguf")  # whose loader says what is wrong with them
     for name in names:
-        if not name.endswith(weights):
+        if not name.endswith((".safetensors", ".gguf")):  # whose loader says what is wrong with them
             _check_text(name, model / name)
     check_indexes(model)
     _check_meaning(model)
@@ -272,8 +271,7 @@ def check_candidate(model: Path) -> None:
 def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
     if size > LARGEST_JSON:
         raise Unsafe(f"{name}: {size} bytes are no configuration")
-    data = _json(name, path)
-    if not isinstance(data, dict):
+    if not isinstance(data := _json(name, path), dict):
         raise Unsafe(f"{name}: is no JSON object")
     for key, value in _items(_without_words(name.rpartition("/")[2], data)):
         if key == "auto_mapping" and value and not _is_own_class(value):

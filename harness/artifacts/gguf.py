@@ -83,14 +83,12 @@ class _Head:
     def read(self) -> Gguf:
         if self.file.read(4) != b"GGUF":
             raise self.broken("begins with other bytes")
-        version = self.number("I")
-        if version not in VERSIONS:
+        if (version := self.number("I")) not in VERSIONS:
             raise self.broken(f"of version {version}, known are {' and '.join(map(str, VERSIONS))}")
         tensors, pairs = self.number("Q"), self.number("Q")
         metadata: dict[str, Any] = {}
         for _ in range(pairs):
-            key = self.string()
-            if key in metadata:
+            if (key := self.string()) in metadata:
                 raise self.broken(f'"{key}" is there twice')
             metadata[key] = self.value(self.number("I"))
         return Gguf(metadata, self.table(tensors, metadata.get("general.alignment", 32)))
@@ -101,8 +99,7 @@ class _Head:
             name = self.string()
             if name in declared or not 0 < len(name.encode()) <= LONGEST_NAME:
                 raise self.broken(f'tensor "{name[:LONGEST_NAME]}" is there twice, or its name too long or empty')
-            dimensions = self.number("I")
-            if not 0 < dimensions <= MOST_DIMENSIONS:
+            if not 0 < (dimensions := self.number("I")) <= MOST_DIMENSIONS:
                 raise self.broken(f'tensor "{name}" has {dimensions} dimensions')
             shape = tuple(reversed([self.number("Q") for _ in range(dimensions)]))
             declared[name] = self.number("I"), shape, self.number("Q")

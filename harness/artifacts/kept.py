@@ -113,8 +113,7 @@ def _note_of(folder: Path) -> Path:
 
 def _folder_error(folder: Path) -> str:
     """Return how a folder differs from what was made, or nothing: names and sizes first, for these cost nothing."""
-    note = read(_note_of(folder), lambda _: None)
-    if not isinstance(note, dict):
+    if not isinstance(note := read(_note_of(folder), lambda _: None), dict):
         return "there is no note of what it holds"
     if folder.is_symlink() or not folder.is_dir():
         return "it is no folder"

@@ -160,7 +160,6 @@ class _Tensor:
     end: int
 
     def same(self, other: _Tensor) -> bool:
-        """Return whether another tensor holds the same numbers."""
         if (self.dtype, self.shape) != (other.dtype, other.shape):
             return False
         with open_file(self.file, follow=True) as one, open_file(other.file, follow=True) as two:

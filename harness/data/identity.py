@@ -51,8 +51,7 @@ def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str,
     names = columns_of(template) if template else []
     asked = [_asked(s, names) for s in samples]
     width = max(map(len, asked), default=0)
-    several = [len({a[i] for a in asked if i < len(a)}) for i in range(width)]
-    telling = [i for i in range(width) if TELLING * several[i] >= len(asked)]
+    telling = [i for i in range(width) if TELLING * len({a[i] for a in asked if i < len(a)}) >= len(asked)]
     found: list[tuple[str, ...]] = []
     for sample, own in zip(samples, asked, strict=True):
         parts = [[own[i]] for i in telling if i < len(own) and own[i]] or ([sorted(own)] if any(own) else [])

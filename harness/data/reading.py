@@ -190,8 +190,7 @@ def _parse(text: str, place: str) -> Any:
 def _rows_of(found: Any, path: Path) -> list[Row]:
     if not isinstance(found, list):
         raise UsageError(f"{path}: holds {type(found).__name__}, want a list of objects")
-    odd = next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)
-    if odd is not None:
+    if (odd := next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)) is not None:
         raise UsageError(f"{path}: row {odd} is {found[odd]!r:.40}, want an object")
     return found
 
@@ -212,7 +211,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
         for first, last, lines, fields in _records(text[told.end() if told else 0 :], parts, 1 + bool(told)):
             if not header:
                 header = fields
-                _check_header(header, parts, f"{path}:{last}")
+                _check_header(header, f"{path}:{last}")
                 continue
             ends = _swallowed(lines, fields, parts, len(header)) if last > first else None
             if ends is not None:
@@ -250,7 +249,7 @@ def _records(text: str, separator: str, first: int) -> Iterator[tuple[int, int, 
         lines.clear()
 
 
-def _check_header(header: list[str], separator: str, place: str) -> None:
+def _check_header(header: list[str], place: str) -> None:
     if twice := [name for name, n in Counter(header).items() if n > 1]:
         raise UsageError(f'{place}: the column "{twice[0]}" stands twice in the header; rename one')
     if len(header) == 1 and (other := next((one for one in SEPARATORS if one in header[0]), "")):

@@ -176,9 +176,8 @@ def _odd_values(named: Sequence[Row], rows: Sequence[Row], cluster: str | None, 
         ("id", named, "id", lambda v: _is_text(v) and v != "", name),
     ]
     asked += [(cluster, rows, "cluster", lambda v: _is_text(v) and v != "", name)] if cluster else []
-    for column in slices:
-        want = "want text, a number, true or false in every row"
-        asked.append((column, rows, f'slices "{column}"', lambda v: isinstance(v, bool) or _is_text(v), want))
+    want = "want text, a number, true or false in every row"
+    asked += [(c, rows, f'slices "{c}"', lambda v: isinstance(v, bool) or _is_text(v), want) for c in slices]
     for column, of, what, fits, want in asked:
         if odd := [i for i, row in enumerate(of) if column in row and not fits(row[column])]:
             found = "null" if of[odd[0]][column] is None else f"{of[odd[0]][column]!r:.60}"
@@ -318,8 +317,7 @@ def several_readings(
         return ""
     chosen = {*columns, *(["input"] if template else [])}
     for i, row in enumerate(rows):
-        there = [name for name, value in row.items() if value is not None]
-        if what := _either(there, chosen, training):
+        if what := _either([name for name, value in row.items() if value is not None], chosen, training):
             return f"row {i} {what}"
     return ""
 

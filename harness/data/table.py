@@ -116,8 +116,7 @@ def _first(
     for why, names in found.items():
         if len(here := [name for name in names if name in among]) == 1:
             return here[0], why
-    likely = [c for c in among if any(c in names for names in found.values())]
-    return ask(role[0], likely or among), "as you say"
+    return ask(role[0], [c for c in among if any(c in names for names in found.values())] or among), "as you say"
 
 
 def _plain(name: str) -> str:

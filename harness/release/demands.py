@@ -106,8 +106,7 @@ def _meeting(claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) ->
 
     It keeps the candidate from shipping, or where the claim says "warn" is about it.
     """
-    metric = locked.metric(claim)
-    if metric is None:
+    if (metric := locked.metric(claim)) is None:
         known = [f"{name}.{one}" for name, metrics in locked.metrics.items() for one in metrics]
         return "", f'the suite has no metric "{claim.metric}"{did_you_mean(claim.metric, known)}'
     if mistakes := claim.mistakes_on(metric):

@@ -81,8 +81,7 @@ def _gate(table: Mapping[str, Any], candidate: str) -> Gate:
 
 def _read(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
     wrong: list[str] = []
-    record = schema.read(cls, table, lambda _, mistake: wrong.append(mistake), **given)
-    if record is None:
+    if (record := schema.read(cls, table, lambda _, mistake: wrong.append(mistake), **given)) is None:
         raise ValueError(wrong[0])
     return record
 

@@ -6,16 +6,14 @@ by `harness.release.recompute`, and one who makes up the rows by `harness verify
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness import schema
 from harness.claims import group
 from harness.claims.gate import Gate
-from harness.claims.group import COUNTED
 from harness.claims.outcome import outcome_of, outcome_of_slices
 from harness.records import words
 from harness.records.about import Note
@@ -48,7 +46,7 @@ def verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
 
 @dataclass(frozen=True)
 class _VerdictCheck:
-    """One verdict, its gate, and the other verdicts on the candidate."""
+    """One verdict, its gate, and the other verdicts on the candidate; an `…_error` is what is wrong, or nothing."""
 
     locked: Locked
     verdicts: Verdicts
@@ -84,7 +82,6 @@ class _VerdictCheck:
     # -- the claim ---------------------------------------------------------------------------------
 
     def claim_error(self) -> str:
-        """Return how the claim differs from the lock's, or nothing."""
         gate = self.gate
         claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
         for key, want in (claim | {"group": gate.group}).items():
@@ -100,7 +97,7 @@ class _VerdictCheck:
             return ""
         metrics = (metric, None) if v["outcome"] == Outcome.ERROR else (metric,)  # which may be why it is one
         claims = (self.gate.about(one) for one in metrics)
-        claim = next((one for one in claims if plain(dataclasses.asdict(one)) == about), None)
+        claim = next((one for one in claims if plain(asdict(one)) == about), None)
         if claim is None:
             return "claims as data what its gate does not"
         for note in told:
@@ -156,7 +153,7 @@ class _VerdictCheck:
             return f'is any of several, of which "{lacking[0]}" has no verdict'
         members = [self.verdicts[m] for m in self.gate.any_of]
         if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
-            return f'is any of several, one of them "{counts}", {COUNTED}'
+            return f'is any of several, one of them "{counts}", {group.COUNTED}'
         p_pass, p_fail = min(self.adjusted.values()), group.refuted(m["p_fail"] for m in members)
         for key, p in (("p_pass", p_pass), ("p_fail", p_fail)):
             if self.verdict[key] is None or not _near(self.verdict[key], p):
@@ -171,7 +168,6 @@ class _VerdictCheck:
         return dict(zip(members, group.adjusted(p), strict=True))
 
     def difference_error(self, want: Outcome, because: str) -> str:
-        """Return that the outcome is not the one wanted, because of what, or nothing."""
         outcome = self.verdict["outcome"]
         return f"is told to be {outcome}, {because} {want}" if outcome != want else ""
 
@@ -214,8 +210,7 @@ class _VerdictCheck:
 
     @property
     def metric(self) -> Metric:
-        metric = self.locked.metric(self.gate)
-        if metric is None:
+        if (metric := self.locked.metric(self.gate)) is None:
             raise ValueError(f'"{self.gate.eval}" has no metric "{self.gate.metric_name}"')
         return metric
 
@@ -225,7 +220,6 @@ class _VerdictCheck:
         return self.gate.kind.oriented(self.gate, self.metric)[:2]
 
     def threshold_error(self) -> str:
-        """Return that the threshold is not the claim's, or nothing."""
         (sign, margin), threshold = self.oriented, self.verdict["threshold"]
         want = sign * margin
         fits = threshold is not None and _near(threshold, want)
@@ -261,7 +255,6 @@ class _VerdictCheck:
         return self.gate.kind.consistent(self.gate, self.metric, v)
 
     def outcome_error(self) -> str:
-        """Return how the outcome differs from what its numbers come to, or nothing."""
         v, alpha = self.verdict, self.verdict["alpha"]
         if v["slices"] or len(self.gate.slices) > 1:
             return self.sliced_error()

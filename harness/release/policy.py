@@ -199,8 +199,7 @@ def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator
 
 def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | None:
     """Take [served] out of a policy, and read it."""
-    table = raw.pop("served", None)
-    if table is None:
+    if (table := raw.pop("served", None)) is None:
         return None
     read = schema.read(
         ServedDemands, table if isinstance(table, dict) else {}, lambda _, what: complain("", f"[served]: {what}")

@@ -53,8 +53,7 @@ def release_error(suite: Suite, baseline: Baseline) -> str:
 
     Raises UsageError when the folder that the suite names, or that has a pinned release, is not there.
     """
-    folder = folder_of(suite, baseline)
-    if folder.exists():
+    if (folder := folder_of(suite, baseline)).exists():
         return ""
     if baseline.path or baseline.digest:
         raise UsageError(f'{baseline.where}: no release is at "{folder}"')
@@ -131,8 +130,7 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
         raise UsageError(f"{where}: {what}; move the folder away, and release anew with harness waive GATE")
     listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}
     there = file_digests(folder / "model")
-    changed = sorted(name for name in listed.keys() | there.keys() if listed.get(name) != there.get(name))
-    if changed:
+    if changed := sorted(name for name in listed.keys() | there.keys() if listed.get(name) != there.get(name)):
         raise UsageError(f'{where}: "model/{changed[0]}" is not the file that was released')
     blocking = [g for g in gates if g.get("blocking")]
     held = [g for g in blocking if g.get("outcome") != Outcome.PASS and not g.get("waiver")]

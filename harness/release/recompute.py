@@ -6,13 +6,12 @@ rows alone cannot tell is counted, with its reason, and is never taken for recom
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -225,7 +224,7 @@ class _CandidateEvidence:
         if why := self.rows_error(gate):
             return why
         recorded = self.verdicts[gate.id]
-        again = json.loads(dumps(dataclasses.asdict(self.decide(gate))))
+        again = json.loads(dumps(asdict(self.decide(gate))))
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be judged on the rows in the evidence: {again['why']}"
         for key in FLOATS:
@@ -249,8 +248,7 @@ class _CandidateEvidence:
         name, candidate = gate.eval, self.manifest["candidate"]
         early, there = self.locked.evals[name].get("stop") == "early", self.locked.rows.get(name)
         for subject in (candidate, *((gate.versus,) if gate.versus else ())):
-            result = self.results.get((subject, name))
-            if result is None:
+            if (result := self.results.get((subject, name))) is None:
                 return f'has no rows of "{subject}::{name}" in {ITEMS}'
             fewer = early and subject == candidate
             if there is not None and len(result.scores) != there and not (fewer and len(result.scores) < there):
@@ -267,7 +265,7 @@ class _CandidateEvidence:
         name, metric, samples = str(self.manifest["candidate"]), self.locked.metric(gate), self.samples[gate.eval]
         if metric and metric.combine:  # the code that makes it of all rows is ours
             module, _, function = self.locked.combines[gate.metric].partition(":")
-            metric = dataclasses.replace(metric, combine=getattr(importlib.import_module(module), function))
+            metric = replace(metric, combine=getattr(importlib.import_module(module), function))
         ours, alpha = self.results[name, gate.eval], float(self.verdicts[gate.id]["alpha"])
         theirs = self.results[gate.versus, gate.eval] if gate.versus else None
         ask = partial(decide, gate, metric, ours, theirs, samples, alpha, name=name)

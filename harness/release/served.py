@@ -54,8 +54,7 @@ def held(path: Path | None, root: str, policy: Policy | None, now: datetime) -> 
         raise ExportRefused(f"{path} is about root {about[:16]}, this export has {root[:16]}")
     if policy and not signers(envelope, policy):
         raise ExportRefused(f"{path} is signed by no key of the policy")
-    ended = datetime.fromisoformat(told["ended"])
-    if ended > now + SKEW:
+    if (ended := datetime.fromisoformat(told["ended"])) > now + SKEW:
         raise ExportRefused(f"{path} is of {told['ended']}, which is yet to come")
     layers, runtime = told["layers"], told["runtime"]
     if differs := [name for name, layer in layers.items() if layer["verdict"] == "differs"]:

@@ -348,8 +348,7 @@ class _Verification:
     # -- 6: the chat template ----------------------------------------------------------------------
 
     def template(self) -> str:
-        there = template_digest(self.folder / MODEL)
-        if there not in (None, self.evidence.manifest["template"]):
+        if (there := template_digest(self.folder / MODEL)) not in (None, self.evidence.manifest["template"]):
             raise ExportRefused(f"{there} is not the one that was evaluated")
         return f"{there[:16]}, as evaluated" if there else "none in the export; the base's is used"
 
