@@ -188,6 +188,7 @@ def _write_evidence(
 
 def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
     """Return what a manifest says of the candidate and of how it was judged."""
+    ignored = [{"check": code, "by": w.by, "reason": w.reason, "until": w.until} for code, w in run.passed_over.items()]
     about: dict[str, Any] = {
         "format": attestation.FORMAT,
         "name": run.suite,
@@ -198,9 +199,7 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
         "statistics": tests.VERSION,
         "answers": _answers(collection, run, declared.candidate),
         "invocation": placed(run.invocation, run),
-        "ignored": [
-            {"check": code, "by": w.by, "reason": w.reason, "until": w.until} for code, w in run.passed_over.items()
-        ],
+        "ignored": ignored,
     }
     if ref.adapter and ref.seal:
         about["adapter"] = {"base": ref.seal.base, "weights": ref.seal.weights, "quantization": ref.quantization}

@@ -89,39 +89,30 @@ class Policy:
         return [self.harness] if isinstance(self.harness, str) else self.harness
 
 
-Demanded = Callable[[Policy], bool]
-LOOKED: tuple[tuple[tuple[str, str, Demanded], ...], ...] = (  # a line each: what is looked at, by which key, whether
-    (("who signed it", "[[key]]", lambda p: bool(p.keys)),),
-    (
-        ("which suite", "suites", lambda p: p.suites != [ANY]),
-        ("what its gates claim", "[[claim]]", lambda p: bool(p.claims) or all(map(_is_digest, p.suites))),
-    ),
-    (("which rows", "data", lambda p: bool(p.data)),),
-    (
-        ("which plugins", "plugins", lambda p: p.plugins is not None),
-        ("which harness", "harness", lambda p: p.harness is not None),
-    ),
-    (
-        ("how many attempts", "max_attempts", lambda p: p.max_attempts is not None),
-        ("lost attempts", "ledger", lambda p: p.ledger != "any"),
-        ("waived gates", "waivers", lambda p: not p.waivers),
-        ("ignored findings", "ignored", lambda p: True),
-    ),
-    (
-        ("remembered answers", "remembered", lambda p: not p.remembered),
-        ("verdicts from their rows", "recomputed", lambda p: bool(p.recomputed)),
-    ),
+Demanded = Callable[[Policy], object]
+LOOKED: tuple[tuple[int, str, str, Demanded], ...] = (  # on which line it is told, what, by which key, and whether
+    (1, "who signed it", "[[key]]", lambda p: p.keys),
+    (2, "which suite", "suites", lambda p: p.suites != [ANY]),
+    (2, "what its gates claim", "[[claim]]", lambda p: p.claims or all(re.fullmatch(DIGEST, s) for s in p.suites)),
+    (3, "which rows", "data", lambda p: p.data),
+    (4, "which plugins", "plugins", lambda p: p.plugins is not None),
+    (4, "which harness", "harness", lambda p: p.harness is not None),
+    (5, "how many attempts", "max_attempts", lambda p: p.max_attempts is not None),
+    (5, "lost attempts", "ledger", lambda p: p.ledger != "any"),
+    (5, "waived gates", "waivers", lambda p: not p.waivers),
+    (5, "ignored findings", "ignored", lambda p: True),
+    (6, "remembered answers", "remembered", lambda p: not p.remembered),
+    (6, "verdicts from their rows", "recomputed", lambda p: p.recomputed),
 )
 
 
 def overlooked(policy: Policy | None, looked: Collection[str] = ()) -> list[str]:
     """Return what is not looked at under a policy, or without one, each with its key, unless that was `looked` at."""
-    lines = []
-    for line in LOOKED:
-        asked = [(what, key) for what, key, is_demanded in line if policy is None or not is_demanded(policy)]
-        left = [f"{what} ({key})" for what, key in asked if key not in looked]
-        lines += [", ".join(left)] if left else []
-    return lines
+    lines: dict[int, list[str]] = {}
+    for line, what, key, is_demanded in LOOKED:
+        if key not in looked and (policy is None or not is_demanded(policy)):
+            lines.setdefault(line, []).append(f"{what} ({key})")
+    return [", ".join(left) for left in lines.values()]
 
 
 def read_policy(path: Path) -> Policy:
@@ -227,10 +218,6 @@ def _odd(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
     for plugin in policy.plugins or ():
         if not re.fullmatch(PLUGIN, plugin):
             yield f'"plugins" has {schema.show(plugin)}, want "NAME VERSION" or "NAME sha256:CODE" of the lock'
-
-
-def _is_digest(suite: str) -> bool:
-    return re.fullmatch(DIGEST, suite) is not None
 
 
 def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
