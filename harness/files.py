@@ -348,8 +348,7 @@ def read_facts(note: Path) -> dict[str, Any]:
 
 def open_file(path: Path, *, follow: bool = False) -> IO[bytes]:
     """Open a regular file to read it once; raises OSError at anything else, which is not waited for."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
-    handle = os.open(path, flags)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, f"{path} is no file", str(path))

@@ -29,13 +29,12 @@ def ask(
     it tells; and UsageError, which begins with `lost`, when it comes to no answer, in `seconds` where they are given.
     """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET}
-    command = [sys.executable, "-P", "-m", module]
     last, ends = "", time.monotonic() + (seconds or threading.TIMEOUT_MAX)
     with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+", errors="replace") as errors:
         asked.write(json.dumps(question))
         asked.seek(0)
         pipes: Any = {"stdin": asked, "stdout": subprocess.PIPE, "stderr": errors}
-        with subprocess.Popen(command, text=True, env=env, **pipes) as done:
+        with subprocess.Popen([sys.executable, "-P", "-m", module], text=True, env=env, **pipes) as done:
             timer = threading.Timer(seconds or threading.TIMEOUT_MAX, done.kill)
             timer.start()
             try:

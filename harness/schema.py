@@ -81,10 +81,9 @@ def takes(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
                 given["options"] = {name: given.pop(name) for name in list(given) if name not in fields}
             return function(*args, **kept, options=cls(**given))
 
-        empty, missing = inspect.Parameter.empty, dataclasses.MISSING
+        keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
         taken = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=empty if default is missing else default)
-            for name, default in fields.items()
+            keyword(n, default=inspect.Parameter.empty if d is dataclasses.MISSING else d) for n, d in fields.items()
         ]
         taken += [inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)] if open_ended else []
         call.__signature__ = inspect.Signature([*own.values(), *taken])  # type: ignore[attr-defined]

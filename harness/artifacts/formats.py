@@ -238,14 +238,12 @@ def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = N
 
 def check_configuration(model: Path) -> str:
     """Return what was looked at; raises Unsafe at a configuration that would have code or weights fetched."""
-    count = 0
-    for name, size in walk(model):
-        if not name.endswith(".json"):
-            continue
-        data, count = _read_configuration(name, model / name, size), count + 1
+    sizes = {name: size for name, size in walk(model) if name.endswith(".json")}
+    for name, size in sizes.items():
+        data = _read_configuration(name, model / name, size)
         if name.rpartition("/")[2] == ADAPTER and data.get("base_model_name_or_path"):
             raise Unsafe(f"{name}: names a base to fetch; who deploys an adapter chooses its base himself")
-    return f"{count} configurations"
+    return f"{len(sizes)} configurations"
 
 
 def check_candidate(model: Path) -> None:

@@ -81,17 +81,17 @@ def keep(path: Path, value: Any) -> None:
 
 def read(path: Path, warn: Warn) -> Any:
     """Return a value that was kept, or None; what is damaged is set aside."""
+    why = "it is not what was written"
     try:
         found = json.loads(path.read_text("utf-8"))
         if digest_of(found["value"]) == found["sha256"]:
             return found["value"]
-        why = "it is not what was written"
     except FileNotFoundError:
         return None
     except OSError as error:
         why = f"it cannot be read: {error.strerror}"
     except (ValueError, TypeError, LookupError, RecursionError):
-        why = "it is not what was written"
+        pass
     set_aside(path, why, warn)
     return None
 
@@ -152,10 +152,9 @@ class Entry:
 
 def entries(cache: Path) -> list[Entry]:
     """Return what is in a cache and could be removed, the longest unused first; never the ledger of attempts."""
-    stem = Path(ANSWERS).stem
     answers = [p for p in (cache / f"{ANSWERS}{tail}" for tail in ("", "-wal", "-shm")) if p.exists()]
     found = [_entry("answers", answers)]
-    found += [_entry("damaged", [p]) for p in cache.glob(f"{stem}.damaged-*")]
+    found += [_entry("damaged", [p]) for p in cache.glob(f"{Path(ANSWERS).stem}.damaged-*")]
     for kind in KINDS:
         folder = cache / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():

@@ -171,14 +171,12 @@ class Promotion:
 
 def current(export: Path) -> Path | None:
     """Return the folder of what is released in an export's name, or None when nothing was promoted."""
-    released = standing(export)
-    return releases_of(export) / released[-1].root[:16] if released else None
+    return releases_of(export) / released[-1].root[:16] if (released := standing(export)) else None
 
 
 def first(export: Path) -> Path | None:
     """Return the folder of what was promoted first, or None."""
-    released = history(export)
-    return releases_of(export) / released[0].root[:16] if released else None
+    return releases_of(export) / released[0].root[:16] if (released := history(export)) else None
 
 
 def history(export: Path) -> list[Promotion]:
