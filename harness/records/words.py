@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.records.about import FEW_CLUSTERS, About, Note
+from harness.records.verdicts import Slice, Verdict
 from harness.texts.numbers import chance, minus, number, short_number
-
-if TYPE_CHECKING:
-    from harness.records.verdicts import Slice, Verdict
 
 Told = Mapping[str, Any]
 FEW = 20  # rows: of fewer, how many times as many are needed tells nobody anything

@@ -9,16 +9,14 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.artifacts.attestation import SERVED, STATEMENT, Envelope, read_envelopes
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.demands import SKEW
+from harness.release.policy import Policy, ServedDemands
 from harness.release.signatures import ExportRefused, signers
-
-if TYPE_CHECKING:
-    from harness.release.policy import Policy, ServedDemands
 
 SAME, COUNT = "same", "count"  # a verdict; by what ids were seen where only their number is told
 
