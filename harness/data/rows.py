@@ -19,6 +19,7 @@ from harness.records.samples import Prompt, Sample
 from harness.texts.counts import counted
 
 Row = dict[str, Any]
+Rows = Sequence[Row]
 Columns = Mapping[str, str]  # our names -> the data's
 Arguments = Mapping[str, Any]  # of a chat template, beside the messages
 ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
@@ -62,7 +63,7 @@ def read_rows(
 
 
 def to_samples(
-    rows: Sequence[Row],
+    rows: Rows,
     where: str,
     *,
     columns: Columns,
@@ -107,7 +108,7 @@ def to_samples(
 
 
 def to_training_rows(
-    rows: Sequence[Row], columns: Columns, where: str, arguments: Arguments | None = None, template: str | None = None
+    rows: Rows, columns: Columns, where: str, arguments: Arguments | None = None, template: str | None = None
 ) -> list[Row]:
     """Return rows as trainers take them: {prompt, completion}, {messages} or {text}.
 
@@ -168,10 +169,10 @@ def _is_target(value: Any) -> bool:
     return all(v is None or _is_text(v) for v in (value if isinstance(value, list) else [value]))
 
 
-def _odd_values(named: Sequence[Row], rows: Sequence[Row], cluster: str | None, slices: Sequence[str]) -> Iterator[str]:
+def _odd_values(named: Rows, rows: Rows, cluster: str | None, slices: Sequence[str]) -> Iterator[str]:
     """Yield what stands where text is wanted and is none: a line for each of target, id, cluster, slices and input."""
     name = "want text or a number in every row"
-    asked: list[tuple[str, Sequence[Row], str, Callable[[Any], bool], str]] = [
+    asked: list[tuple[str, Rows, str, Callable[[Any], bool], str]] = [
         ("target", named, "target", _is_target, "want text or a number, or a list of these"),
         ("id", named, "id", lambda v: _is_text(v) and v != "", name),
     ]
@@ -203,7 +204,7 @@ def _is_prompt(prompt: Any) -> bool:
 
 
 def _all_named(
-    rows: Sequence[Row], columns: Columns, template: str | None, where: str, *, json_targets: bool = False
+    rows: Rows, columns: Columns, template: str | None, where: str, *, json_targets: bool = False
 ) -> list[Row]:
     """Return rows under our names, their inputs written by the template where there is one."""
     inputs = [{}] * len(rows) if template is None else [{"input": text} for text in filled(template, rows, where)]
@@ -268,9 +269,7 @@ def extras(number: int, row: Row, columns: Columns, where: str, common: Argument
     return tools | ({chat.ARGUMENTS: found} if found else {})
 
 
-def _give_arguments(
-    rows: Sequence[Row], named: Sequence[Row], arguments: Arguments, used: Sequence[str], where: str
-) -> None:
+def _give_arguments(rows: Rows, named: Rows, arguments: Arguments, used: Sequence[str], where: str) -> None:
     """Give the inputs of rows their template arguments; raises UsageError for a text, which no template writes."""
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         try:
@@ -346,9 +345,7 @@ def _say(columns: Columns) -> str:
     return f"say which with columns = {{ {named} }}"
 
 
-def to_judged_rows(
-    rows: Sequence[Row], names: Sequence[str], columns: Columns, where: str, common: Arguments
-) -> list[Row]:
+def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: str, common: Arguments) -> list[Row]:
     """Return the columns that a trainer asks for of each row, such as prompt, chosen and rejected.
 
     `columns` maps these names to the data's, `common` has template arguments of all rows. A question or an input is a
