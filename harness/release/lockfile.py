@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -131,12 +131,11 @@ def digest_as_in(lock: Mapping[str, Any], samples: Sequence[Sample]) -> str:
 def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
     """Yield each plugin with the version and RECORD of what it was installed with, and its code as it is now."""
     points = {p.name: p.dist for p in importlib.metadata.entry_points(group="harness")}
-    about = {id(dist): _installed(dist) for dist in {id(dist): dist for dist in points.values()}.values()}
+    installed = cache(_installed)
     for name, module in [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]:
         if isinstance(module, ModuleType) and module.__file__:
             dist = points.get(name) or (points.get("hf") if name == "harness" else None)
-            told = about[id(dist)] if dist else _installed(None)
-            yield {"name": Path(name).name, **told, "code": keys.of_content([module])}
+            yield {"name": Path(name).name, **installed(dist), "code": keys.of_content([module])}
 
 
 def _installed(dist: importlib.metadata.Distribution | None) -> dict[str, str | None]:
