@@ -77,8 +77,7 @@ class TrainingRow:
     @property
     def answer(self) -> str:
         """Return what is learnt: the completion, the chosen answer of a pair, the last message, or the text."""
-        messages = self.row.get("messages")
-        if isinstance(messages, list):
+        if isinstance(messages := self.row.get("messages"), list):
             return text_of(messages[-1:])
         return text_of(next((self.row[name] for name in ("completion", "chosen", "text") if name in self.row), ""))
 

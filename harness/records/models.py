@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, cast
 
 from harness import blame
 from harness.records.samples import Prompt
@@ -112,14 +112,8 @@ class Generate:
     @property
     def keywords(self) -> Generation:
         """Return the keywords for another subject, which may not know those that change nothing."""
-        said = Generation(max_new_tokens=self.max_new_tokens, stop=self.stop)
-        if self.sampling:
-            said["sampling"] = self.sampling
-        if self.truncate:
-            said["truncate"] = True
-        if self.thought_budget:
-            said["thought_budget"] = self.thought_budget
-        return said
+        said = {name: value for name, value in vars(self).items() if value or name in ("max_new_tokens", "stop")}
+        return cast(Generation, said)
 
     def some(self, numbers: Sequence[int]) -> Generate:
         """Return how some of the prompts are answered, by their numbers: with their seeds."""
