@@ -14,9 +14,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from harness.errors import did_you_mean
 
-INJECTED = frozenset(  # given by the harness, not by the suite
-    {"against", "facts", "flag", "folder", "marking", "processes", "progress", "seed", "shard", "watch"}
-)
+# options that are given by the harness, not by the suite
+INJECTED = {"against", "facts", "flag", "folder", "marking", "processes", "progress", "seed", "shard", "watch"}
 DEEPEST = 100  # tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
 LARGEST = 2**63 - 1  # a whole number of TOML
 LONGEST = 200  # characters of a value that an error shows

@@ -48,9 +48,8 @@ class Metric(Scaled):
             return math.inf
 
 
-ENDINGS = {  # of all evaluators that generate: cut by a limit, with nothing said, both; a thought closed by force
-    name: Metric(name, "lower", "proportion") for name in ("cut", "empty", "thought_cut", "forced")
-}
+# of all evaluators that generate: cut by a limit, with nothing said, both; a thought closed by force
+ENDINGS = {name: Metric(name, "lower", "proportion") for name in ("cut", "empty", "thought_cut", "forced")}
 Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])
 
 

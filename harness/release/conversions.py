@@ -54,7 +54,11 @@ def make(
         told = {"progress": progress} if schema.wants(exporter, "progress") else {}
         with folder_in_place(folder) as work:
             exporter(isolated(parent), work, **isolated(declared.given), **told)
-            if _weights(work) == parent.digest:
+            try:
+                weights = weights_digest(work)
+            except ValueError as error:
+                raise CheckFailed(f"no weights can be read from what was written: {error}") from None
+            if weights == parent.digest:
                 raise CheckFailed(f'has the weights of "{parent.name}"; what changes nothing is no copy')
             if template_digest(work) not in (None, template_digest(Path(parent.path))):
                 raise CheckFailed(f'has another chat template than "{parent.name}"')
@@ -65,13 +69,6 @@ def make(
                 raise CheckFailed(str(error)) from None
             kept.seal(work, folder)
     return sealed(ModelRef(declared.name, str(folder), options=opened(declared, parent, exporter)))
-
-
-def _weights(folder: Path) -> str:
-    try:
-        return weights_digest(folder)
-    except ValueError as error:
-        raise CheckFailed(f"no weights can be read from what was written: {error}") from None
 
 
 def opened(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> dict[str, Any]:

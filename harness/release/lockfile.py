@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -77,16 +78,11 @@ def _tables(collection: Collection) -> dict[str, Any]:
 
 def _files(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sha256 of each file that an option names, such as a schema: it says what is measured, too."""
-    named = [v for value in options.values() for v in (value if isinstance(value, list) else [value])]
-    found = {v: file_digest(folder / v) for v in named if isinstance(v, str) and v and _is_file(folder / v)}
+    given = [v for value in options.values() for v in (value if isinstance(value, list) else [value])]
+    # which says False where Path raises: of a text that is no name
+    named = [v for v in given if isinstance(v, str) and v and os.path.isfile(folder / v)]  # noqa: PTH113
+    found = {v: file_digest(folder / v) for v in named}
     return {"files": found} if found else {}
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a text that is no name
-        return False
 
 
 def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
