@@ -120,11 +120,9 @@ def _interval(about: About | None, told: Told) -> str:
 
 def figure(about: About | None, x: float | None) -> str:
     """Write a number on the claim's scale: the metric's value, or a difference of two; none where there is no bound."""
-    if x is None:
-        return short_number(None)
-    if about is None or about.kind != "difference":
-        return short_number(about.unline(x) if about else x)
-    return about.written(x)
+    if about is None or x is None:
+        return short_number(x)
+    return about.written(x) if about.kind == "difference" else short_number(about.unline(x))
 
 
 def _failures(told: Told) -> str:
