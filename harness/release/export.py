@@ -101,8 +101,8 @@ def export(
         if anchored:
             keep_first(to)
     except OSError as error:
-        why = f"cannot be written: {error.strerror}; nothing was"
-        raise UsageError(f'{declared.where} to "{declared.to}" {why}') from None
+        what = f"cannot be written: {error.strerror}; nothing was"
+        raise UsageError(f'{declared.where} to "{declared.to}" {what}') from None
     size = sum(size for _, size in walk(to / MODEL))
     return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
 
