@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,8 +82,7 @@ def trial(ask: Ask, cases: Sequence[Exchange], guideline: str = "") -> list[Adve
         fake = ADVERSARIES[name](case.request)
         a, b = (fake, case.answer) if first else (case.answer, fake)
         questions.append(pair(case.request, a, b, case.reference, guideline))
-    replies = ask(questions)
-    scores: dict[str, list[float]] = {name: [] for name in ADVERSARIES}
+    replies, scores = ask(questions), {name: list[float]() for name in ADVERSARIES}
     for i, (name, _, first) in enumerate(plan):
         with suppress(NoVerdict):
             scores[name].append(score(verdict.pair(verdict.reply_of(replies.get(i)))[0], first))
@@ -98,13 +98,11 @@ def trial_checks(ask: Ask, cases: Sequence[Exchange], parts: Sequence[Mapping[st
     texts += [("", case, case.answer) for case in cases]
     plan = [(name, case, text, part) for name, case, text in texts for part in parts]
     replies = ask([check(case.request, text, case.reference, part) for _, case, text, part in plan])
-    met: dict[tuple[str, Exchange], list[bool]] = {}
+    met = defaultdict[tuple[str, Exchange], list[bool]](list)
     for i, (name, case, _, part) in enumerate(plan):
         with suppress(NoVerdict):
-            verdicts = verdict.check(verdict.reply_of(replies.get(i)), part)
-            met.setdefault((name, case), []).extend(yes for yes, _ in verdicts.values())
-    all_ = sum(map(len, parts))
-    read = {key: sum(found) for key, found in met.items() if len(found) == all_}
+            met[name, case] += [yes for yes, _ in verdict.check(verdict.reply_of(replies.get(i)), part).values()]
+    read = {key: sum(found) for key, found in met.items() if len(found) == sum(map(len, parts))}
     trials = []
     for name in ADVERSARIES:
         both = [(read[name, c], read["", c]) for c in cases if (name, c) in read and ("", c) in read]

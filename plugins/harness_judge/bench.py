@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from harness import UsageError, digest_of
 from harness.internals import Responses, keys, request_key, wire
@@ -22,22 +22,12 @@ from harness_judge.prompts import Question
 from harness_judge.service import API, AnthropicJudge, OpenAIJudge
 from harness_judge.verdict import Failed, Reply
 
+if TYPE_CHECKING:
+    from harness_judge.local import LocalJudge
+
 Told = Callable[[int, int], None]  # of how many questions have an answer, and how many there are
 HOPELESS = 3  # questions that come to nothing before any is answered: the judge is not there
-
-
-class Bench(Protocol):
-    """What both kinds of judges offer: an API's desk, and a model that runs here."""
-
-    models: dict[str, None]  # ids of what replied, the last one last
-    capped: str
-    asked: int
-    found: int
-    again: int
-
-    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | Failed]]: ...
-
-    def close(self) -> None: ...
+Bench: TypeAlias = "JudgeDesk | LocalJudge"  # an API's desk, or a model that runs here
 
 
 def open_bench(
@@ -78,8 +68,7 @@ class JudgeDesk:
     ) -> None:
         self.backend, self.budget, self.responses, self.progress = backend, budget, responses, progress
         self.concurrency, self.tries, self.pause = options.concurrency, options.retries + 1, wire.PAUSE
-        self.models: dict[str, None] = {}
-        self.capped = ""
+        self.models, self.capped = dict[str, None](), ""  # the id of what replied last is the last
         self._identity = [self.backend.identity, keys.of_content([JudgeDesk])]  # how it is asked, and read
         self._alias = request_key("judge", "model", self._identity)
         self.asked = self.found = self.again = 0  # questions, those remembered, and tries beyond the first
@@ -95,8 +84,7 @@ class JudgeDesk:
         for i, question in enumerate(questions):
             same.setdefault(self._key(question, ""), []).append(i)
         self.asked += len(questions)
-        known = self._remembered(questions)
-        done = len(known)
+        done = len(known := self._remembered(questions))
         self.found += done
         for i, reply in known.items():
             self.models.setdefault(reply.model)
@@ -117,8 +105,7 @@ class JudgeDesk:
         """Look up what the model that replied last has said; which one that was is remembered too."""
         if self.responses is None:
             return {}
-        model = self.responses.find([self._alias], counts=False).get(self._alias)
-        if not isinstance(model, str):
+        if not isinstance(model := self.responses.find([self._alias], counts=False).get(self._alias), str):
             return {}
         wanted = [self._key(q, model) for q in questions]
         values = self.responses.find(wanted, lambda value: Reply(*value))
@@ -131,7 +118,7 @@ class JudgeDesk:
             self.responses.keep(self._key(question, reply.model), list(astuple(reply)))
             self.responses.flush()
         self.models.pop(reply.model, None)
-        self.models[reply.model] = None  # the last one is the one that replied last
+        self.models[reply.model] = None
 
     # -- what is asked -----------------------------------------------------------------------------
 
@@ -153,8 +140,7 @@ class JudgeDesk:
                     why = f"not asked: {self.capped} was reached"
                     yield from ((c.number, Failed(why, asked=False)) for c in (*ready, *later))
                     return
-                ended = pool.take(later[0].due - time.monotonic() if later else None)
-                if ended is None:
+                if (ended := pool.take(later[0].due - time.monotonic() if later else None)) is None:
                     continue
                 call, outcome = ended
                 if (reply := self._settle(by_number[call.number], outcome)) is not None:
@@ -162,12 +148,11 @@ class JudgeDesk:
                 elif isinstance(outcome, wire.Trouble) and (pause := self._again(call, outcome)) is not None:
                     self.again += 1
                     heapq.heappush(later, _Attempt(time.monotonic() + pause, call.number, call.tries + 1))
+                elif isinstance(failed := self._given_up(call, outcome, len(by_number)), Exception):
+                    while pool.running and (under_way := pool.take()):  # keep it: it was paid for
+                        self._settle(by_number[under_way[0].number], under_way[1])
+                    raise failed
                 else:
-                    failed = self._given_up(call, outcome, len(by_number))
-                    if isinstance(failed, Exception):
-                        while pool.running and (under_way := pool.take()):  # keep it: it was paid for
-                            self._settle(by_number[under_way[0].number], under_way[1])
-                        raise failed
                     yield call.number, failed
 
     def _settle(self, question: Question, outcome: Reply | Exception) -> Reply | None:

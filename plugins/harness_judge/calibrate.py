@@ -72,13 +72,15 @@ def calibrate(
 
 def describe(made: Calibration) -> list[str]:
     """Return the report of a calibration, in lines."""
-    about = ", ".join(f"{name} {value}" for name, value in made.judge.items())
-    lines = [f"judge        {about}", f"labels       {made.n}, and {made.errors} without a verdict of the judge"]
-    lines.append(f"agreement    {made.agreement:.3f}")
     bounds = f"[{made.kappa_lower:.3f}, {made.kappa_upper:.3f}], one-sided {1 - ALPHA:.0%} bounds"
-    lines.append(f"kappa        {made.kappa:.3f} {bounds}")
-    lines.append(f"sensitivity  {made.sensitivity:.3f}")
-    lines.append(f"specificity  {made.specificity:.3f}")
+    lines = [
+        "judge        " + ", ".join(f"{name} {value}" for name, value in made.judge.items()),
+        f"labels       {made.n}, and {made.errors} without a verdict of the judge",
+        f"agreement    {made.agreement:.3f}",
+        f"kappa        {made.kappa:.3f} {bounds}",
+        f"sensitivity  {made.sensitivity:.3f}",
+        f"specificity  {made.specificity:.3f}",
+    ]
     for side, (share, lower, upper) in made.first.items():
         where = f"where people said {side}" if side else "of verdicts are for what was shown first, which is always A"
         lines.append(f"{'' if side else 'first shown':<12} {share:.3f} [{lower:.3f}, {upper:.3f}] {where}")
@@ -92,11 +94,9 @@ def describe(made: Calibration) -> list[str]:
 
 
 def _judge_of(suite: Path, evaluation: str | None) -> Eval:
-    judged = [e for e in read_suite(suite).evals if e.use == "judge"]
-    names = [e.name for e in judged]
-    if evaluation is not None:
-        judged = [e for e in judged if e.name == evaluation]
-    if not judged:
+    every = [e for e in read_suite(suite).evals if e.use == "judge"]
+    names = [e.name for e in every]
+    if not (judged := [e for e in every if evaluation in (None, e.name)]):
         what = f'no judged eval "{evaluation}"{did_you_mean(evaluation, names)}' if evaluation else "no eval is judged"
         raise UsageError(f"{suite}: {what}")
     if len(judged) > 1:
@@ -109,10 +109,8 @@ def _judge_of(suite: Path, evaluation: str | None) -> Eval:
 
 def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
     """Read labels, and find their answers; every mistake is told."""
-    found = read_rows(str(path.resolve()), path.parent, lambda source: None, str(path))
-    mistakes = Mistakes()
-    labelled = []
-    for number, row in enumerate(found):
+    mistakes, labelled = Mistakes(), list[Labelled]()
+    for number, row in enumerate(read_rows(str(path.resolve()), path.parent, lambda source: None, str(path))):
         try:
             labelled.append(_label(row, options, run))
         except UsageError as error:
@@ -150,8 +148,7 @@ def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, 
         columns = ("answer_a", "answer_b") if pairwise else ("answer",)
         if lacking := [c for c in columns if c not in row]:
             raise UsageError(f'"{name}" has no {" and no ".join(lacking)}; {WANT}')
-        answers = tuple(str(row[c]) for c in columns)
-        return Sample(name, row["input"], str(row.get("reference") or ""), row), answers
+        return Sample(name, row["input"], str(row.get("reference") or ""), row), tuple(str(row[c]) for c in columns)
     if not run:
         raise UsageError(f'"{name}" has no answers; {WANT}')
     if name not in run:
@@ -160,8 +157,7 @@ def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, 
     ours, theirs = there["resps"][0][0], there.get("details", {}).get("baseline_answer")
     if pairwise and theirs is None:
         raise UsageError(f'"{name}" was not compared in that run; name the subject that was with --subject')
-    sample = Sample(name, asked_of(there), there.get("target", ""), there["doc"])
-    return sample, (ours, theirs) if pairwise else (ours,)
+    return Sample(name, asked_of(there), there.get("target", ""), there["doc"]), (ours, theirs) if pairwise else (ours,)
 
 
 # -- agreement -------------------------------------------------------------------------------------
@@ -172,8 +168,7 @@ def _compare(
 ) -> Calibration:
     """Return how far judge and people agree, on the rows that have a verdict."""
     read = [(f, j) for f, j in zip(found, judged, strict=True) if not j.error]
-    errors = len(found) - len(read)
-    if errors > MOST_ERRORS * len(found):
+    if (errors := len(found) - len(read)) > MOST_ERRORS * len(found):
         first = next(j for j in judged if j.error)
         what = f'{errors} of {len(found)} rows have no verdict, for instance "{first.row.sample.id}": {first.error}'
         raise UsageError(f"{where}: {what}")

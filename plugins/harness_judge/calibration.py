@@ -47,8 +47,7 @@ class Calibration:
 
     def expired(self, judge: dict[str, Any]) -> str:
         """Return what changed since, or nothing."""
-        changed = [name for name in judge if judge[name] != self.judge.get(name)]
-        return " and ".join(f"the {name} changed" for name in changed)
+        return " and ".join(f"the {name} changed" for name in judge if judge[name] != self.judge.get(name))
 
     def agreeing(self) -> Labels:
         """Return all labels, of which kappa is made: a verdict of the judge is for one side, or a tie."""
@@ -64,14 +63,10 @@ class Calibration:
         return Labels(metric, truth, said, prompts, side, tuple(int(x) for x in longer) if side else ())
 
 
-BEFORE = "it does not tell which answer was the longer one, which an older harness did not keep"
-
-
 def prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dict[str, int]:
     """Return of how many prompts labels of each kind are that a calibration needs."""
-    kinds = {"is better or met": 1.0, "is not": 0.0}
-    each = list(zip(truth, prompts, strict=True))
-    return {name: len({prompt for said, prompt in each if said == kind}) for name, kind in kinds.items()}
+    of = {kind: len({p for said, p in zip(truth, prompts, strict=True) if said == kind}) for kind in (1.0, 0.0)}
+    return {"is better or met": of[1.0], "is not": of[0.0]}
 
 
 def too_few(labels: Labels) -> str:
@@ -103,7 +98,8 @@ def read(path: Path) -> Calibration:
     try:
         data = json.loads(path.read_text("utf-8"))
         if (written := data.pop("format")) != FORMAT:
-            raise ValueError(BEFORE if written == FORMAT - 1 else "it is of another version of the harness")
+            before = "it does not tell which answer was the longer one, which an older harness did not keep"
+            raise ValueError(before if written == FORMAT - 1 else "it is of another version of the harness")
         values: dict[str, Any] = {k: math.nan if v is None else v for k, v in data.items()}
         values["pairs"] = [(str(c), float(h), float(j), int(p), bool(at)) for c, h, j, p, at in values["pairs"]]
         if not values["pairs"]:

@@ -39,9 +39,9 @@ def describe(item: str, row: Row) -> list[str]:
     target = row["target"] if isinstance(row["target"], str) else "\n".join(row["target"])
     texts = {"request": as_text(asked_of(row)), "target": target, "answer": row["resps"][0][0]}
     if "baseline_answer" in row["details"]:
-        texts |= {"baseline": row["details"]["baseline_answer"]}
-    lines = [f'{item}  "{row["id"]}"', *(f"  {name:<9} {shorten(text)}" for name, text in texts.items())]
-    return lines + [f"  {_says(one)}" for one in _judgments(row)]
+        texts["baseline"] = row["details"]["baseline_answer"]
+    told = (f"{name:<9} {shorten(text)}" for name, text in texts.items())
+    return [f'{item}  "{row["id"]}"', *(f"  {line}" for line in (*told, *map(_says, _judgments(row))))]
 
 
 def _judgments(row: Row) -> Sequence[Row]:

@@ -124,8 +124,7 @@ def controlled(scores: Sequence[float], longer_by: Sequence[float], weights: Seq
     w = w[w > 0]
     if not len(y) or not np.isfinite(y).all() or not np.isfinite(d).all():
         return math.nan
-    spread = float(d.std())
-    if spread == 0:
+    if (spread := float(d.std())) == 0:
         return float((w * y).sum() / w.sum())
     return _fit(y, np.tanh(d / spread), w)
 

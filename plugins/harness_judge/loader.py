@@ -54,11 +54,8 @@ def identity(ref: ModelRef, options: Anthropic) -> str | None:
     """Return the identity of what an answer depends on, never the key; None without a `version`."""
     from harness.internals import keys
 
-    at = _service(ref.path, options)
-    if not options.version:
-        return None
-    body = dict(options.body or {})
-    return harness.digest_of(["anthropic", _digest(at, ref.path, options), body, keys.of_content([AnthropicSubject])])
+    told = ["anthropic", _digest(_service(ref.path, options), ref.path, options), dict(options.body or {})]
+    return harness.digest_of([*told, keys.of_content([AnthropicSubject])]) if options.version else None
 
 
 @harness.loader(open=open_source, identity=identity, needs=lambda options: ("anthropic",), lacks=("thought_budget",))
@@ -101,8 +98,7 @@ class AnthropicSubject:
         """
         from harness.internals import wire
 
-        how = Generate(**options)
-        if how.sampling is not None:
+        if (how := Generate(**options)).sampling is not None:
             raise UsageError(f'model "{self.path}": the API draws tokens as it likes; remove the sampling')
         same: dict[str, list[int]] = {}
         for number, prompt in enumerate(prompts):

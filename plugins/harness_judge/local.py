@@ -29,12 +29,9 @@ class LocalJudge:
     capped = ""
 
     def __init__(
-        self,
-        path: str,
-        responses: Responses | None,
-        options: Mapping[str, Any] | None = None,
+        self, path: str, responses: Responses | None, options: Mapping[str, Any] | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         import harness_hf
 
         self.path, self.responses, self.options, self.progress = path, responses, dict(options or {}), progress
@@ -64,20 +61,18 @@ class LocalJudge:
         finally:
             models.close()
 
-    def _read(self, subject: Subject, questions: Sequence[Question]) -> list[Reply | Failed]:
+    def _read(self, subject: Subject, questions: Sequence[Question]) -> Iterator[Reply | Failed]:
         """Score every verdict of every question at once: their prompts are shared."""
         questions = [self._without_tokens(q) for q in questions]
         fitted = [self._fitting(subject, q) for q in questions]
         pairs = [(q.messages(letter=True), word) for q, _ in fitted if q for word in q.labels]
         scores = iter(subject.logprobs(pairs))
-        context = getattr(subject, "context", None)
-        found: list[Reply | Failed] = []
         for question, (fits, tokens) in zip(questions, fitted, strict=True):
-            if fits is None:
-                found.append(Failed(f"the question does not fit into the judge's context of {context} tokens"))
+            if fits:
+                yield self._verdict(question, fits, [next(scores) for _ in fits.labels], tokens)
             else:
-                found.append(self._verdict(question, fits, [next(scores) for _ in fits.labels], tokens))
-        return found
+                context = getattr(subject, "context", None)
+                yield Failed(f"the question does not fit into the judge's context of {context} tokens")
 
     def _without_tokens(self, question: Question) -> Question:
         """Take the judge's own special tokens out of the data, where they would be read as turns, tools or thoughts."""
@@ -97,10 +92,9 @@ class LocalJudge:
         return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
     def _verdict(self, question: Question, asked: Question, scores: Sequence[Logprob], tokens: int) -> Reply | Failed:
-        totals = [s.total for s in scores]
+        totals, words = [s.total for s in scores], list(asked.labels)
         if not all(map(math.isfinite, totals)):
             return Failed("a log-probability is not finite")
-        words = list(asked.labels)
         word = words[max(range(len(words)), key=totals.__getitem__)]
         shares = [math.exp(t - max(totals)) for t in totals]
         reason = ", ".join(f"{w} {s / sum(shares):.2f}" for w, s in zip(words, shares, strict=True))

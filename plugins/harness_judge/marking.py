@@ -41,33 +41,23 @@ def mark(
     def progress(done: int, total: int) -> None:
         marking.progress(Progress(marking.what, done, total))
 
-    real = baseline_answers if baseline_answers is not None else answers
-    planned, cases = (
-        rows.asking(options, samples, answers, baseline_answers),
-        _cases(options, samples, real, marking.seed),
-    )
+    planned = rows.asking(options, samples, answers, baseline_answers)
+    cases = _cases(options, samples, answers if baseline_answers is None else baseline_answers, marking.seed)
     with closing(bench.open_bench(options, marking.responses, progress, budget)) as judge:
-        yield from _marked(judge, options, planned, cases, marking)
-
-
-def _marked(
-    judge: Bench, options: JudgeOptions, planned: Sequence[rows.JudgeRow], cases: Sequence[adversaries.Exchange],
-    marking: Marking,
-) -> Iterator[Score | Caveat | Labels]:  # fmt: skip
-    judged = put(judge, planned, options)
-    if marking.rehearsal and all(j.error for j in judged):
-        raise UsageError(f'judge "{options.model_name}": gave no verdict at all: {judged[0].error}')
-    verdicts = PAIR_VERDICTS if options.mode == "pairwise" else ("rubric", *(options.criteria or {}))
-    caveats = [] if marking.rehearsal else _trials(judge, options, cases)
-    scores = list(rows.to_scores(judged, verdicts, options.priced()))
-    yield from scores
-    shut = (*WORD, "win_rate") if options.mode == "pairwise" else verdicts  # the rest is about the judge
-    labels, doubts = _calibrated(options, judge, marking.folder, scores, shut)
-    yield from labels
-    capped = f"the judging ended at {judge.capped}, so not every row was judged; raise it"
-    found = [*([Caveat(capped, "INCONCLUSIVE")] if judge.capped else []), *_errors(judged), *caveats, *doubts]
-    yield from (Caveat(c.text, c.outcome, c.metrics or (shut if c.outcome == "ERROR" else ())) for c in found)
-    yield from (Caveat(text) for text in _notes(judge, options, judged))
+        judged = put(judge, planned, options)
+        if marking.rehearsal and all(j.error for j in judged):
+            raise UsageError(f'judge "{options.model_name}": gave no verdict at all: {judged[0].error}')
+        caveats = [] if marking.rehearsal else list(_trials(judge, options, cases))
+        verdicts = PAIR_VERDICTS if options.mode == "pairwise" else ("rubric", *(options.criteria or {}))
+        scores = list(rows.to_scores(judged, verdicts, options.priced()))
+        yield from scores
+        shut = (*WORD, "win_rate") if options.mode == "pairwise" else verdicts  # the rest is about the judge
+        labels, doubts = _calibrated(options, judge, marking.folder, scores, shut)
+        yield from labels
+        capped = f"the judging ended at {judge.capped}, so not every row was judged; raise it"
+        found = [*([Caveat(capped, "INCONCLUSIVE")] if judge.capped else []), *_errors(judged), *caveats, *doubts]
+        yield from (Caveat(c.text, c.outcome, c.metrics or (shut if c.outcome == "ERROR" else ())) for c in found)
+        yield from map(Caveat, _notes(judge, options, judged))
 
 
 def put(judge: Bench, planned: Sequence[rows.JudgeRow], options: JudgeOptions) -> list[Judged]:
@@ -87,8 +77,7 @@ def _cases(
     """Choose rows with a real answer: the reference where there is one, else what a model said."""
     found = []
     for row in rows.pairs(options, samples, real, real):
-        shown = row.questions[0].data
-        target = row.sample.target if isinstance(row.sample.target, str) else "\n".join(row.sample.target)
+        target, shown = "\n".join(row.sample.targets), row.questions[0].data
         found.append((bool(target.strip()), shown, target or shown["answer_A"]))
     best = [f for f in found if f[0]] or [f for f in found if f[2].strip()]
     chosen = random.Random(seed).sample(best, min(options.adversaries, len(best)))  # noqa: S311 -- not for secrets
@@ -98,23 +87,19 @@ def _cases(
     ]
 
 
-def _trials(judge: Bench, options: JudgeOptions, cases: Sequence[adversaries.Exchange]) -> list[Caveat]:
+def _trials(judge: Bench, options: JudgeOptions, cases: Sequence[adversaries.Exchange]) -> Iterator[Caveat]:
     """Hold worthless answers against real ones; one that wins shuts the gates."""
     if not cases or judge.capped:
-        return []
+        return
     trials = held(judge, options, cases)
-    won = [f"{t.adversary} ({t.score:.2f})" for t in trials if t.won]
-    unread = sum(t.unread for t in trials)
-    found = []
-    if won:
+    if won := [f"{t.adversary} ({t.score:.2f})" for t in trials if t.won]:
         what = f"the judge prefers what is worth nothing to a real answer: {', '.join(won)}, on {len(cases)} rows"
-        found.append(Caveat(f"{what}; take another judge", "ERROR"))
+        yield Caveat(f"{what}; take another judge", "ERROR")
     elif any(t.unread < t.wanted for t in trials) and not any(t.lost for t in trials):
         what = f"the judge cannot tell what is worth nothing from a real answer: none of {len(trials)} adversaries lost"
-        found.append(Caveat(f"{what}, on {len(cases)} rows; take another judge", "ERROR"))
-    if unread:
-        found.append(Caveat(f"{unread} of {sum(t.wanted for t in trials)} adversaries got no verdict"))
-    return found
+        yield Caveat(f"{what}, on {len(cases)} rows; take another judge", "ERROR")
+    if unread := sum(t.unread for t in trials):
+        yield Caveat(f"{unread} of {sum(t.wanted for t in trials)} adversaries got no verdict")
 
 
 def held(
@@ -148,11 +133,9 @@ def estimate(
     if options.backend_name != "local":
         out = calls * options.verdict_tokens
         found += f", some {sent:,} tokens in and at most {out:,} out"
-        prices = options.priced()
-        if prices.known:
+        if (prices := options.priced()).known:
             found += f", {prices.usd(sent, out):.2f} dollars at most"
-    caps = [f"{n} = {getattr(options, n)}" for n in ("max_calls", "max_tokens", "max_usd") if getattr(options, n)]
-    if caps:
+    if caps := [f"{n} = {cap}" for n in ("max_calls", "max_tokens", "max_usd") if (cap := getattr(options, n))]:
         found += f"; all of it ends at {', '.join(caps)}"
     return found
 
@@ -173,8 +156,7 @@ def _calibrated(
     found = calibration.read(folder / options.calibration)
     if expired := found.expired(bench.instrument(options, judge.models)):
         what = f'calibration "{options.calibration}" has expired: {expired}; {how} again'
-        told = Caveat(what, "ERROR", ("kappa", *(shut if local or not options.trust_judge else ())))
-        return [], [told]
+        return [], [Caveat(what, "ERROR", ("kappa", *(shut if local or not options.trust_judge else ())))]
     agreeing = found.agreeing()
     if options.trust_judge:
         return [agreeing], [Caveat("trust_judge: the judge's word is taken, and labels correct nothing")]
@@ -196,43 +178,37 @@ def _calibrated(
 
 def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
     """Return that labels do not show the judge to tell what people prefer from what they do not, or nothing."""
-    some = [s for s in scores if s.weight_of(metric) and math.isfinite(s.values[metric])]
-    if len(some) < 2:
+    if len(some := [s for s in scores if s.weight_of(metric) and math.isfinite(s.values[metric])]) < 2:
         return ""  # of which nothing can be said anyway
     ones, sides = [1.0] * len(some), by_people.sides_of(labels, some)
     try:
         of = by_people.moments([s.values[metric] for s in some], ones, None, labels, sides)
     except ValueError as error:
         return str(error)
-    if of.blind <= calibration.ALPHA:
-        return ""
-    return f"{len(labels.truth)} labels do not show that the judge is better than chance; label more"
+    what = f"{len(labels.truth)} labels do not show that the judge is better than chance; label more"
+    return "" if of.blind <= calibration.ALPHA else what
 
 
-def _errors(judged: Sequence[Judged]) -> list[Caveat]:
+def _errors(judged: Sequence[Judged]) -> Iterator[Caveat]:
     """Report rows without a verdict; above a few, nothing is concluded from the others."""
-    wrong = [j for j in judged if j.error and j.asked]
-    if not wrong:
-        return []
-    share = len(wrong) / len(judged)
-    first = f'for instance "{wrong[0].row.sample.id}": {wrong[0].error}'
-    what = f"{len(wrong)} of {len(judged)} rows have no verdict, {first}"
-    if share > MOST_ERRORS:
-        return [Caveat(f"{what} ({share:.1%}, at most {MOST_ERRORS:.0%} may)", "ERROR")]
-    return [Caveat(f"{what}; each counts against whatever is claimed")]
+    if wrong := [j for j in judged if j.error and j.asked]:
+        share, first = len(wrong) / len(judged), f'for instance "{wrong[0].row.sample.id}": {wrong[0].error}'
+        what = f"{len(wrong)} of {len(judged)} rows have no verdict, {first}"
+        if share > MOST_ERRORS:
+            yield Caveat(f"{what} ({share:.1%}, at most {MOST_ERRORS:.0%} may)", "ERROR")
+        else:
+            yield Caveat(f"{what}; each counts against whatever is claimed")
 
 
 def _notes(judge: Bench, options: JudgeOptions, judged: Sequence[Judged]) -> Iterator[str]:
     """Report what was spent, and what a reader of the numbers should doubt."""
     parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them remembered"]
-    if judge.again:
-        parts.append(f"{judge.again:,} tries again")
-    budget, backend = getattr(judge, "budget", None), getattr(judge, "backend", None)
-    if budget is not None and budget.calls:
-        parts.append(f"{budget.tokens:,} tokens in {budget.calls:,} calls of this run")
-        if budget.prices.known:
-            parts.append(f"{budget.usd:.4f} dollars at most")
-    through = backend.at.peer.through if backend else ""
+    parts += [f"{judge.again:,} tries again"] if judge.again else []
+    through = ""
+    if isinstance(judge, bench.JudgeDesk):
+        budget, through = judge.budget, judge.backend.at.peer.through
+        parts += [f"{budget.tokens:,} tokens in {budget.calls:,} calls of this run"] if budget.calls else []
+        parts += [f"{budget.usd:.4f} dollars at most"] if budget.calls and budget.prices.known else []
     yield f"judge {next(reversed(judge.models), options.model_name)}{through}: {', '.join(parts)}"
     if len(judge.models) > 1:
         yield f"the judge changed while it judged: replies came from {', '.join(judge.models)}"
@@ -247,8 +223,8 @@ def _notes(judge: Bench, options: JudgeOptions, judged: Sequence[Judged]) -> Ite
 def _places(judged: Sequence[Judged]) -> Iterator[str]:
     """Yield how often the answer that was shown first was preferred."""
     pairs = [j for j in judged if j.row.baseline is not None and not j.error]
-    if len({prompts.as_text(j.row.sample.input) for j in pairs}) > 1:
-        where = [prompts.as_text(j.row.sample.input) for j in pairs]
+    where = [prompts.as_text(j.row.sample.input) for j in pairs]
+    if len({*where}) > 1:
         share, lower, upper = calibration.share_of([rows.first_share(j) for j in pairs], where)
         yield f"{share:.3f} [{lower:.3f}, {upper:.3f}] of verdicts are for the answer shown first, which is always A"
 

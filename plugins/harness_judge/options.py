@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import product
 from typing import Any, Literal
 
 from harness import UsageError, did_you_mean
@@ -26,7 +27,6 @@ FAMILIES = {  # what a model's name says of who made it
     "command": "cohere", "aya": "cohere", "granite": "granite", "olmo": "olmo", "falcon": "falcon", "grok": "grok",
     "kimi": "kimi", "glm": "glm", "nemotron": "nemotron", "tulu": "olmo", "yi": "yi", "internlm": "internlm",
 }  # fmt: skip
-MILLION = Decimal(1_000_000)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Prices:
 
     def usd(self, tokens_in: int, tokens_out: int) -> Decimal:
         """Return what these tokens cost; exact."""
-        return (self.tokens_in * tokens_in + self.tokens_out * tokens_out) / MILLION
+        return (self.tokens_in * tokens_in + self.tokens_out * tokens_out) / 1_000_000
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,22 @@ class Budget:
     most it can have cost.
     """
 
-    def __init__(
-        self, prices: Prices, *, calls: int | None = None, tokens: int | None = None, usd: Decimal | None = None
-    ) -> None:
-        self.prices = prices
-        self._caps: dict[str, int | Decimal | None] = {"max_calls": calls, "max_tokens": tokens, "max_usd": usd}
+    def __init__(self, prices: Prices, caps: Mapping[str, int | Decimal | None]) -> None:
+        self.prices, self._caps = prices, caps
         self.calls = self.tokens = 0
         self.usd = Decimal(0)
         self.reached = ""  # the cap that refused the last reservation
 
     def reserve(self, most: Reserved) -> bool:
         """Take what a call can cost at most out of the budget, if it is there."""
-        tokens = most.tokens_in + most.tokens_out
-        usd = self.prices.usd(most.tokens_in, most.tokens_out)
-        would: tuple[int | Decimal, ...] = (self.calls + 1, self.tokens + tokens, self.usd + usd)
+        calls, tokens = self.calls + 1, self.tokens + most.tokens_in + most.tokens_out
+        usd = self.usd + self.prices.usd(most.tokens_in, most.tokens_out)
+        would: tuple[int | Decimal, ...] = (calls, tokens, usd)
         for (name, cap), used in zip(self._caps.items(), would, strict=True):
             if cap is not None and used > cap:
                 self.reached = f"{name} = {cap}"
                 return False
-        self.calls, self.tokens, self.usd, self.reached = self.calls + 1, self.tokens + tokens, self.usd + usd, ""
+        self.calls, self.tokens, self.usd, self.reached = calls, tokens, usd, ""
         return True
 
     def settle(self, most: Reserved, tokens_in: int, tokens_out: int) -> None:
@@ -155,24 +152,21 @@ class JudgeOptions:
     def budget(self) -> Budget:
         """Return the caps, with nothing used of them."""
         usd = None if self.max_usd is None else Decimal(str(self.max_usd))
-        return Budget(self.priced(), calls=self.max_calls, tokens=self.max_tokens, usd=usd)
+        return Budget(self.priced(), {"max_calls": self.max_calls, "max_tokens": self.max_tokens, "max_usd": usd})
 
     def check_family(self, judged: str) -> None:
         """Raise UsageError where the judge and the model it judges come from one family: it would know its own."""
-        ours = family(self.model_name)
-        if ours and ours == family(judged) and not self.allow_same_family:
+        if (ours := family(self.model_name)) and ours == family(judged) and not self.allow_same_family:
             both = f'"{self.model_name}" and "{judged}" are both of the family "{ours}"'
             hint = "take another judge, or say allow_same_family = true"
             raise UsageError(f"{both}, and models prefer their own; {hint}")
 
     def _out_of_range(self) -> Iterator[str]:
         for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
+            if (value := getattr(self, name)) is not None and value < least:
                 yield f"{name} is {value}, want {least} or more"
         for name in ("timeout", "max_usd"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
+            if (value := getattr(self, name)) is not None and not value > 0:
                 yield f"{name} is {value:g}, want more than 0"
 
     def _wrong_criteria(self) -> Iterator[str]:
@@ -227,9 +221,8 @@ RESERVED = frozenset({"rubric", "error_rate", "injection_suspect", "tokens", "us
 def family(model: str) -> str:
     """Return the family that a model's name tells, or nothing."""
     name = model.lower().rsplit("==")[0] if model.startswith("pypi:") else model.lower()
-    words = re.findall(r"[a-z]+\d?", name.replace("\\", "/").rsplit("/", 1)[-1]) or [""]
-    for word in words:
-        for known in sorted(FAMILIES, key=len, reverse=True):
-            if word == known or (len(known) > 3 and word.startswith(known)) or word.rstrip("0123456789") == known:
-                return FAMILIES[known]
+    words = re.findall(r"[a-z]+\d?", name.replace("\\", "/").rsplit("/", 1)[-1])
+    for word, known in product(words, sorted(FAMILIES, key=len, reverse=True)):
+        if word == known or (len(known) > 3 and word.startswith(known)) or word.rstrip("0123456789") == known:
+            return FAMILIES[known]
     return ""

@@ -93,8 +93,7 @@ class Question:
 def pair(request: str, a: str, b: str, reference: str, guideline: str, k: int = 0) -> Question:
     """Ask which of two answers is better."""
     data = {"request": request, **({"reference": reference} if reference else {}), "answer_A": a, "answer_B": b}
-    verdict = {"type": "string", "enum": ["A", "B", "tie"]}
-    schema = _object({"reason": {"type": "string"}, "verdict": verdict})
+    schema = _object({"reason": {"type": "string"}, "verdict": {"type": "string", "enum": ["A", "B", "tie"]}})
     instruction = PAIR.format(guideline=guideline, reference=REFERENCE if reference else "")
     labels = {letter: {"verdict": meant} for letter, meant in (("A", "A"), ("B", "B"), ("C", "tie"))}
     return Question(data, instruction, PAIR_JSON, PAIR_LETTER, schema, labels, k)
@@ -127,8 +126,7 @@ def clean(text: str, most: int) -> tuple[str, list[str]]:
     if stripped != text:
         done.append("chat special tokens removed")
     unseen = {c for c in {*stripped} - {*"\n\t"} if unicodedata.category(c) in UNSEEN or c in INVISIBLE}
-    plain = "".join(c for c in stripped if c not in unseen)
-    if plain != stripped:
+    if (plain := "".join(c for c in stripped if c not in unseen)) != stripped:
         done.append("control characters removed")
     if len(plain) > most:
         done.append(f"cut to {most} of {len(plain)} characters")
@@ -152,5 +150,4 @@ def digest() -> str:
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    about = {"required": list(properties), "additionalProperties": False}
-    return {"type": "object", "properties": dict(properties), **about}
+    return {"type": "object", "properties": dict(properties), "required": [*properties], "additionalProperties": False}

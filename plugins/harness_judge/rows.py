@@ -64,13 +64,10 @@ def pairs(
         a, done_a = prompts.clean(ours, options.answer_chars)
         b, done_b = prompts.clean(theirs, options.answer_chars)
         notes += [f"answer: {n}" for n in done_a] + [f"baseline's answer: {n}" for n in done_b]
-        questions, asked = [], []
-        for k in range(options.k):
-            for first in (True, False):
-                one, two = (a, b) if first else (b, a)
-                questions.append(prompts.pair(request, one, two, reference, options.guideline, k))
-                asked.append("candidate first" if first else "baseline first")
-        rows.append(JudgeRow(sample, ours, theirs, tuple(questions), tuple(asked), tuple(notes)))
+        orders = {"candidate first": (a, b), "baseline first": (b, a)}
+        plan = [(order, k) for k in range(options.k) for order in orders]
+        questions = tuple(prompts.pair(request, *orders[o], reference, options.guideline, k) for o, k in plan)
+        rows.append(JudgeRow(sample, ours, theirs, questions, tuple(order for order, _ in plan), tuple(notes)))
     return rows
 
 
@@ -122,11 +119,9 @@ def first_share(judged: Judged) -> float:
 def judged_check(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return the share of judgments by which each criterion is met, and their mean."""
     found, met = _booked(row, outcomes), dict[str, list[bool]]()
-
-    def read(reply: Reply, names: str) -> dict[str, tuple[bool, str]]:
-        return verdict.check(reply, names.split(","))
-
-    for _, verdicts, model in _verdicts(found, outcomes, "criteria", read):
+    for _, verdicts, model in _verdicts(
+        found, outcomes, "criteria", lambda r, asked: verdict.check(r, asked.split(","))
+    ):
         for name, (yes, reason) in verdicts.items():
             met.setdefault(name, []).append(yes)
             found.judgments.append({"criterion": name, "met": yes, "reason": reason, "model": model})
@@ -141,10 +136,9 @@ def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) 
 
     `metrics` are those that a verdict gives.
     """
-    errors = sum(bool(j.error) for j in judged)
-    spared = errors <= MOST_ERRORS * len(judged) and all(j.asked for j in judged)
+    spared = sum(bool(j.error) for j in judged) <= MOST_ERRORS * len(judged) and all(j.asked for j in judged)
     for j in judged:
-        row = j.row
+        row, lost = j.row, tuple(metrics) if j.error and spared else ()
         values = dict(j.values) if not j.error else dict.fromkeys(metrics, 0.5 if spared else math.nan)
         values["error_rate"] = float(bool(j.error)) if j.asked else math.nan
         values["injection_suspect"] = float(prompts.speaks_to_the_judge(row.answer))
@@ -155,7 +149,6 @@ def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) 
             values["win_rate_raw"] = values["win_rate"]  # of which labels correct the first alone
         if row.baseline is not None:
             values[LONGER_BY] = float(len(row.answer) - len(row.baseline))
-        lost = tuple(metrics) if j.error and spared else ()
         apart: dict[str, Any] = {"weights": dict.fromkeys(lost, 0.0), "lost": lost, "details": _details(j)}
         note = f"ERROR: {j.error}" if j.error else "; ".join(row.notes) or None
         yield Score(row.sample.id, values, answer=row.answer, note=note, **apart)
@@ -173,9 +166,8 @@ def _details(j: Judged) -> Mapping[str, Any]:
 
 def _shown(sample: Sample, options: JudgeOptions) -> tuple[str, str, list[str]]:
     """Return request and reference as the judge will see them, and what was done to them."""
-    target = sample.target if isinstance(sample.target, str) else "\n".join(sample.target)
     request, done = prompts.clean(prompts.as_text(sample.input), options.answer_chars)
-    reference, too = prompts.clean(target if options.reference else "", options.answer_chars)
+    reference, too = prompts.clean("\n".join(sample.targets) if options.reference else "", options.answer_chars)
     return request, reference, [f"request: {n}" for n in done] + [f"reference: {n}" for n in too]
 
 

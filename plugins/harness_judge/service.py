@@ -14,7 +14,6 @@ from harness_judge.options import HOMES, KEYS, JudgeOptions, Reserved
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply
 
-INSTALL = "pip install 'finetune-harness[judge]'"
 OVERHEAD = 256  # tokens that a server may put around what we send
 ENDED = ("end_turn", "stop_sequence")  # Anthropic's, of a whole answer
 
@@ -44,7 +43,8 @@ class Service:
 
     def connect(self) -> wire.Client:
         """Return a client; raises UsageError without the SDK."""
-        return wire.Client(self.provider, self.peer, self.variable, f"needs the package {self.provider}; {INSTALL}")
+        missing = f"needs the package {self.provider}; pip install 'finetune-harness[judge]'"
+        return wire.Client(self.provider, self.peer, self.variable, missing)
 
     def hide(self, text: str) -> str:
         """Take the key out of what a judge said, of which a part may be a word."""
@@ -101,13 +101,11 @@ class API:
 
     def ask(self, question: Question) -> Reply:
         """Put a question, once. Raises Trouble, also for a reply that is no JSON: that was not answered."""
-        reply = self.put(question)
-        if not reply.problem:  # one that was refused or cut needs not be JSON
+        if not (reply := self.put(question)).problem:  # one that was refused or cut needs not be JSON
             try:
                 json.loads(reply.text)
             except ValueError:
-                what = "replied with something that is no JSON"
-                raise wire.Trouble(what, passing=True, reply=reply) from None
+                raise wire.Trouble("replied with something that is no JSON", passing=True, reply=reply) from None
         return reply
 
     def put(self, question: Question) -> Reply:

@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ class ServedRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(eq=False, repr=False)
 class StubJudge:
     """A loopback server; `mode` says what kind of judge it is, `log` what it was asked.
 
@@ -60,32 +61,28 @@ class StubJudge:
     What is `moved` redirects to that host.
     """
 
-    def __init__(
-        self,
-        mode: Mode = "fair",
-        *,
-        latency: float = 0.0,
-        hang: float = 2.0,
-        faults: Mapping[str, float] | None = None,
-        refusals: int = 1_000_000,
-        retry_after: float = 0.1,
-        declines: str = "",
-        key: str | None = None,
-        models: tuple[str, ...] = ("stub-judge",),
-        lacks: tuple[str, ...] = (),
-        returned: Any = "stub-judge-2026-01-01",
-        moved: str = "",
-        seed: int = 0,
-    ) -> None:
-        self.mode, self.hang, self.retry_after = mode, hang, retry_after
-        self.faults = dict(FLAKY if faults is None and mode == "flaky" else faults or {})
-        self.latency = hang if mode == "slow" else latency
-        self.refusals, self.declines = refusals, "" if mode == "refuses" else declines
-        self.key, self.models, self.lacks, self.returned = key, models, lacks, returned
-        self.moved, self.log = moved, list[ServedRequest]()
-        self.busy = self.busiest = 0
+    mode: Mode = "fair"
+    _: KW_ONLY
+    latency: float = 0.0
+    hang: float = 2.0
+    faults: Mapping[str, float] | None = None
+    refusals: int = 1_000_000
+    retry_after: float = 0.1
+    declines: str = ""
+    key: str | None = None
+    models: tuple[str, ...] = ("stub-judge",)
+    lacks: tuple[str, ...] = ()
+    returned: Any = "stub-judge-2026-01-01"
+    moved: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.faults is None and self.mode == "flaky":
+            self.faults = FLAKY
+        self.latency = self.hang if self.mode == "slow" else self.latency
+        self.log, self.busy, self.busiest = list[ServedRequest](), 0, 0
         self._lock = threading.Lock()
-        self._random = random.Random(seed)  # noqa: S311 -- faults, not secrets
+        self._random = random.Random(self.seed)  # noqa: S311 -- faults, not secrets
         self._server = _StubServer(("127.0.0.1", 0), _Handler)
         self._server.stub = self
 
@@ -128,7 +125,7 @@ class StubJudge:
             if self.mode == "malformed":
                 return "malformed"
             drawn = self._random.random()
-        for name, share in self.faults.items():
+        for name, share in (self.faults or {}).items():
             if drawn < share:
                 return name
             drawn -= share
@@ -136,10 +133,10 @@ class StubJudge:
 
     def verdict(self, text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
         """Return a judgement of the data in a request, as the schema wants it."""
-        data = fenced(text)
-        if "verdict" not in schema.get("properties", {}):
+        data, wanted = fenced(text), schema.get("properties", {})
+        if "verdict" not in wanted:
             met = self.mode != "always-A" and similar(data["answer"], data) > 0
-            return {name: {"reason": self.mode, "met": met} for name in schema.get("properties", {})}
+            return {name: {"reason": self.mode, "met": met} for name in wanted}
         verdict = "neither" if self.mode == "unfit" else self.compare(data)
         return {"reason": f"{self.mode}: {data['request'][:40]}", "verdict": verdict}
 
@@ -149,8 +146,7 @@ class StubJudge:
             return "A"
         if self.mode == "injectable" and bool(ORDERS.search(a)) != bool(ORDERS.search(b)):
             return "A" if ORDERS.search(a) else "B"
-        longer = self.mode == "prefers-longer"
-        ours, theirs = (len(a), len(b)) if longer else (similar(a, data), similar(b, data))
+        ours, theirs = (len(a), len(b)) if self.mode == "prefers-longer" else (similar(a, data), similar(b, data))
         return "tie" if ours == theirs else "A" if ours > theirs else "B"
 
     def enter(self, step: int) -> None:
@@ -206,10 +202,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.stub.enter(-1)
 
     def answer(self, raw: bytes) -> None:
-        stub, body = self.server.stub, json.loads(raw)
+        stub, body, digest = self.server.stub, json.loads(raw), hashlib.sha256(raw).hexdigest()
         if stub.moved:
             return self.send(307, {}, {"Location": f"{stub.moved}{self.path}"})
-        digest = hashlib.sha256(raw).hexdigest()
         if stub.key is not None and not self.authorised(stub.key):
             self.note(digest, "401")
             return self.error(401, "authentication_error", f"invalid key: {self.headers.get('Authorization')}")
@@ -286,8 +281,8 @@ class _Handler(BaseHTTPRequestHandler):
     def send(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
-        about = {"Content-Type": "application/json", "Content-Length": str(len(data))}
-        for name, value in {**about, **(headers or {})}.items():
+        about = {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
+        for name, value in about.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)

@@ -46,8 +46,7 @@ def reply_of(outcome: object) -> Reply:
 def pair(reply: Reply) -> tuple[str, str]:
     """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdict."""
     found = _read(reply)
-    verdict = found.get("verdict")
-    if verdict not in TURNED:
+    if (verdict := found.get("verdict")) not in TURNED:
         raise NoVerdict(f"the verdict is {_show(verdict)}, want A, B or tie")
     return str(verdict), str(found.get("reason", ""))
 
@@ -58,8 +57,7 @@ def check(reply: Reply, criteria: Iterable[str]) -> dict[str, tuple[bool, str]]:
     verdicts = {}
     for name in criteria:
         one = found.get(name)
-        met = one.get("met") if isinstance(one, Mapping) else None
-        if not isinstance(one, Mapping) or not isinstance(met, bool):
+        if not isinstance(one, Mapping) or not isinstance(met := one.get("met"), bool):
             raise NoVerdict(f'criterion "{name}" is {_show(one)}, want a reason and whether it is met')
         verdicts[name] = met, str(one.get("reason", ""))
     return verdicts
