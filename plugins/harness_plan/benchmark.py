@@ -88,8 +88,7 @@ def methods_of(collection: Collection) -> list[str]:
     if collection.whole:
         return [FULL]
     own = collection.plugins.find("adapter", suite.adapter.use)
-    known = {name for kind, name in collection.plugins.provided if kind == "adapter"}
-    return [own.name, *(n for n in own.about.measured_like if n in known), FULL]
+    return [own.name, *(n for n in own.about.measured_like if ("adapter", n) in collection.plugins.provided), FULL]
 
 
 def memory_of(session: Session) -> dict[str, int]:

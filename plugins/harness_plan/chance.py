@@ -47,37 +47,20 @@ class GateOnRows:
 
     def __post_init__(self) -> None:
         self.sign, margin, self.factor = self.gate.kind.oriented(self.gate, self.metric)
+        self.before = self.before if self.metric.combine else None  # else the rows tell more
         # what is added to a turned value: 1 where it is the share of rows that are 0
         self.shift = 1.0 if self.shares and not self.gate.versus and self.sign < 0 else 0.0
         self.bound = margin + self.shift
-
-    # -- the rows ----------------------------------------------------------------------------------
-
-    @cached_property
-    def own(self) -> tuple[str, ...]:
-        """The cluster of every row that the gate is about."""
-        return self.clusters if self.chosen is None else tuple(self.clusters[i] for i in self.chosen)
-
-    @property
-    def n(self) -> int:
-        return len(self.own)
-
-    @cached_property
-    def sizes(self) -> list[int]:
-        return list(Counter(self.own).values())
-
-    @property
-    def count(self) -> int:
-        return len(self.sizes)
-
-    @property
-    def clustered(self) -> bool:
-        return self.count < self.n
-
-    @property
-    def hopeless(self) -> bool:
-        """Return whether nothing can be inferred from so few."""
-        return self.n < 2 or self.count == 1
+        # the cluster of every row that the gate is about
+        self.own = self.clusters if self.chosen is None else tuple(self.clusters[i] for i in self.chosen)
+        self.sizes = list(Counter(self.own).values())
+        self.n, self.count = len(self.own), len(self.sizes)
+        self.clustered = self.count < self.n
+        self.hopeless = self.n < 2 or self.count == 1  # nothing can be inferred from so few
+        # whether power is drawn; else it is a formula
+        self.drawn = not self.metric.combine and (self.clustered or not self.shares)
+        # of the draws: metrics of one eval share the rows of an earlier run, and nothing else
+        self.seed = zlib.crc32((self.gate.metric if self.shares else self.gate.eval).encode())
 
     # -- what is assumed ---------------------------------------------------------------------------
 
@@ -92,7 +75,7 @@ class GateOnRows:
 
     @property
     def where(self) -> str:
-        run = self.past.run if self.past else self.before[1] if self.before and self.metric.combine else None
+        run = self.past.run if self.past else self.before[1] if self.before else None
         return f"as in {name_of(run)}" if run else "assumed"
 
     @cached_property
@@ -129,7 +112,7 @@ class GateOnRows:
         """What the last run found, turned."""
         if self.then is not None:
             return self.then.mean
-        v = self.before[0] if self.before and self.metric.combine else None
+        v = self.before[0] if self.before else None
         return None if v is None or v.estimate is None else self.turned(v.estimate)
 
     @cached_property
@@ -137,13 +120,12 @@ class GateOnRows:
         """The error of the last run for one row, or cluster, instead of all; None where it is not known."""
         if self.then is not None:
             return self.then.spread or None
-        v = self.before[0] if self.before and self.metric.combine else None
+        v = self.before[0] if self.before else None
         if v is None or v.lower is None or v.upper is None or v.alpha is None:
             return None
-        width = (v.upper - v.lower) / 2
+        width, count = (v.upper - v.lower) / 2, v.clusters or v.n
         if not math.isfinite(width) or width <= 0:
             return None
-        count = v.clusters or v.n
         return width / float(distributions.t.isf(v.alpha, max(count - 1, 1))) * math.sqrt(count)
 
     @cached_property
@@ -166,8 +148,7 @@ class GateOnRows:
 
     def notes(self) -> list[str]:
         if not self.shares:
-            row = (self.spread or 0.0) * math.sqrt(self.n / self.count)
-            return [f"a row varies by {row:.3g}, {self.where}"]
+            return [f"a row varies by {(self.spread or 0.0) * math.sqrt(self.n / self.count):.3g}, {self.where}"]
         found = [f"{self.discordance:.1%} of rows differ, {self.where}"] if self.gate.versus else []
         if self.clustered:
             known = self.then is not None and self.then.icc is not None
@@ -186,16 +167,6 @@ class GateOnRows:
         return self.power(self.truth, self.bound) if self.shares or self.spread else None
 
     # -- power -------------------------------------------------------------------------------------
-
-    @property
-    def drawn(self) -> bool:
-        """Return whether power is drawn; else it is a formula."""
-        return not self.metric.combine and (self.clustered or not self.shares)
-
-    @property
-    def seed(self) -> int:
-        """Of the draws: metrics of one eval share the rows of an earlier run, and nothing else."""
-        return zlib.crc32((self.gate.metric if self.shares else self.gate.eval).encode())
 
     def power(self, truth: float, bound: float, factor: float = 1.0, runs: int = RUNS) -> float:
         """Return how often `factor` times the rows prove that the truth is above the bound."""
@@ -306,8 +277,7 @@ class GateOnRows:
             return None
         if self.truth == self.reach:
             return self.n  # by definition
-        place = lambda n: (self.truth, self.bound, n / self.n)  # noqa: E731
-        found = self.search(power.rows_for, place)
+        found = self.search(power.rows_for, lambda n: (self.truth, self.bound, n / self.n))
         return int(found) if found is not None and found <= MOST else None
 
     def back(self, truth: float) -> float:

@@ -120,11 +120,9 @@ class _RowParts:
     @classmethod
     def of(cls, clusters: Sequence[str], claims: Sequence[Claim], factor: float) -> _RowParts:
         number, n = np.unique(np.asarray(clusters), return_inverse=True)[1], len(clusters)
-        asked = np.ones((n, len(claims)), dtype=bool)
+        asked = np.zeros((n, len(claims)), dtype=bool)
         for i, claim in enumerate(claims):
-            if claim.rows is not None:
-                asked[:, i] = False
-                asked[list(claim.rows), i] = True
+            asked[slice(None) if claim.rows is None else list(claim.rows), i] = True
         clustered_in = tuple(len(np.unique(number[a])) < a.sum() for a in asked.T)
         count = int(number.max()) + 1
         clustered, scale = count < n, 1.0
@@ -139,8 +137,7 @@ class _RowParts:
             order = np.argsort(np.bincount(cluster, size), kind="stable")
             kept = order[((np.arange(taken) + 0.5) * count / taken).astype(int)]
             rows = [np.flatnonzero(cluster == c) for c in kept]
-            cluster = np.repeat(np.arange(taken), [len(r) for r in rows])
-            chosen = np.concatenate(rows)
+            cluster, chosen = np.repeat(np.arange(taken), [len(r) for r in rows]), np.concatenate(rows)
             parts, size, scale = parts[chosen], size[chosen], math.sqrt(wanted / taken)
         return cls(size, cluster, parts[:, 1:].astype(bool), clustered, clustered_in, scale)
 
@@ -195,8 +192,7 @@ class Rows:
     @lru_cache(maxsize=256)  # noqa: B019
     def passes(self, truth: float, bound: float, alpha: float, count: int, seed: int, runs: int = RUNS) -> Bools:
         """Return (runs,): on which draws of `count` rows or clusters, with a mean of `truth`, the claim passes."""
-        scale = math.sqrt(max(count / LARGEST, 1.0))
-        count, bound = min(count, LARGEST), truth - (truth - bound) * scale
+        count, bound = min(count, LARGEST), truth - (truth - bound) * math.sqrt(max(count / LARGEST, 1.0))
         of, weights, mean = self.of, self.of.weights, float(self.of.estimate)
         if self.support is None:
             # drawn from `count` clusters, sums vary less than the clusters themselves do
@@ -211,8 +207,8 @@ class Rows:
             return _passing(sums, weights, bound, alpha, kind="ratio")
         low, high = self.support
         inside = min(max(bound, low + 1e-9 * (high - low)), high - 1e-9 * (high - low))
-        alike = self.clusters is not None and len(set(self.weights)) == 1 and high - low == 1
-        kind, independent = "share" if alike else "score", self.clusters is None
+        independent = self.clusters is None
+        kind = "share" if not independent and len(set(self.weights)) == 1 and high - low == 1 else "score"
         return _passing(sums, weights, inside, alpha, kind=kind, support=self.support, independent=independent)
 
     @cached_property

@@ -68,41 +68,26 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
     gates = odds_of(collection, history, attempts)
     odds = [g.odds for g in gates]
     asked, made = requests_of(run), made_of(session)
-    order = ("error", "warning", "note")  # of what the checks before training find
-    counted = [f for f in recalled_before_training(run) if f.ignored is None]
+    order = ("error", "warning", "note").index  # of what the checks before training find
+    counted = sorted((f for f in recalled_before_training(run) if f.ignored is None), key=lambda f: order(f.severity))
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
+    swept = (suite.sweep.key, len(suite.sweep.values), suite.sweep.fewest) if suite.sweep else ("", 1, 1)
     return Forecast(
-        suite.name,
-        str(suite.path),
-        suite.model.path,
-        suite.about.seed,
-        suite.about.alpha,
-        tuple(map(name_of, history.runs)),
-        tuple(odds),
-        tuple(joint_of(gates)),
-        tuple(asked),
-        tuple(made),
-        suite.sweep.key if suite.sweep else "",
-        len(suite.sweep.values) if suite.sweep else 1,
-        suite.sweep.fewest if suite.sweep else 1,
-        len(collection.training or ()),
-        training_tokens(collection, session.opened.source),
-        tuple(methods_of(collection)),
-        dict(measured),
-        memory_of(session),
-        tuple(_stages(collection, asked, made, measured, history)),
-        tuple(f"{f.severity} {f.name}: {f.what}" for f in sorted(counted, key=lambda f: order.index(f.severity))),
-        (*run.record.found.warnings, *doubts),
-    )
+        suite.name, str(suite.path), suite.model.path, suite.about.seed, suite.about.alpha,
+        tuple(map(name_of, history.runs)), tuple(odds), tuple(joint_of(gates)), tuple(asked), tuple(made), *swept,
+        training_rows=len(collection.training or ()),
+        training_tokens=training_tokens(collection, session.opened.source),
+        methods=tuple(methods_of(collection)), measured=dict(measured), memory=memory_of(session),
+        stages=tuple(_stages(collection, asked, made, measured, history)),
+        findings=tuple(f"{f.severity} {f.name}: {f.what}" for f in counted),
+        warnings=(*run.record.found.warnings, *doubts),
+    )  # fmt: skip
 
 
 def _stages(
-    collection: Collection,
-    asked: Sequence[Workload],
-    made: Sequence[Made],
-    measured: Mapping[str, Measured],
+    collection: Collection, asked: Sequence[Workload], made: Sequence[Made], measured: Mapping[str, Measured],
     history: History,
-) -> list[Stage]:
+) -> list[Stage]:  # fmt: skip
     """Add up what every stage takes: rows as they took before or as they were measured, less what is remembered."""
     there = {m.name for m in made if m.there}
     stages = [_evaluations("baselines", [a for a in asked if a.subject in collection.baselines], measured, history)]
@@ -129,10 +114,9 @@ def _evaluations(name: str, asked: Sequence[Workload], measured: Mapping[str, Me
     seconds, unknown = 0.0, 0
     rows = measured[EVALUATION].rows if EVALUATION in measured else {}
     for one in asked:
-        row = history.seconds(one.subject, one.eval)
-        for key in (f"{one.subject}::{one.eval}", f"base::{one.eval}"):
-            row = rows.get(key) if row is None else row
-        if row is None:
+        measured_here = (rows.get(f"{subject}::{one.eval}") for subject in (one.subject, "base"))
+        known = (row for row in (history.seconds(one.subject, one.eval), *measured_here) if row is not None)
+        if (row := next(known, None)) is None:
             unknown += 1
         else:
             seconds += row * one.rows * (1 - one.remembered / one.requests if one.requests else 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from harness.claims.gate import Gate
 from harness.claims.min_rows import unprovable_error
@@ -67,7 +68,7 @@ def odds_of(collection: Collection, history: History, attempts: Mapping[tuple[st
         gates = collection.gates(candidate)
         each = {g.id: _asked(collection, g, candidate, history, attempts) for g in gates if not g.any_of}
         for gate in gates:
-            one = each[gate.id] if gate.id in each else GateOdds(gate, _group(gate, candidate, each))
+            one = each.get(gate.id) or GateOdds(gate, _group(gate, candidate, each))
             found.append(replace(one, decides=collection.decides(gate, candidate)))
     return found
 
@@ -78,8 +79,8 @@ def _asked(
     task = collection.tasks[gate.eval]
     metric = task.metrics[gate.metric_name]
     alpha, assumed = _risk(collection, gate, task, attempts.get((candidate, gate.eval)))
-    blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, alpha=alpha, group=gate.group)
-    blank = replace(blank, assumed=assumed)
+    about: dict[str, Any] = {"alpha": alpha, "assumed": assumed, "group": gate.group}
+    blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, **about)
     if gate.kind.counts or metric.is_count:
         return GateOdds(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
     samples = task.rows_of(metric.name) or ()
@@ -88,27 +89,18 @@ def _asked(
         return GateOdds(gate, replace(blank, kind="labels", rows=len(samples), missing=what))
     if gate.kind.has_test:
         return GateOdds(gate, replace(blank, rows=len(samples), missing="the power of its own test is not known"))
-    every = task.samples or ()
+    every, parts = task.samples or (), gate.parts(samples)
     number = {s.id: i for i, s in enumerate(every)}
-    parts = gate.parts(samples)
-    large = {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}
-    if not large:
+    if not (large := {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}):
         what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass"
         return GateOdds(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
     past, verdict = history.past(gate, candidate), history.verdict(gate, candidate)
     then = gate.parts(past.samples) if past else {}
-    cases = tuple(
-        GateOnRows(
-            gate,
-            metric,
-            tuple(s.cluster or s.id for s in every),
-            None if len(rows) == len(every) else tuple(number[s.id] for s in rows),
-            alpha,
-            replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None,
-            verdict if len(parts) == 1 else None,
-        )
-        for name, rows in large.items()
-    )
+    clusters, cases = tuple(s.cluster or s.id for s in every), list[GateOnRows]()
+    for name, rows in large.items():
+        chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
+        own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None
+        cases.append(GateOnRows(gate, metric, clusters, chosen, alpha, own, verdict if len(parts) == 1 else None))
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
     odds = _told(worst, blank, bool(history.runs))
     if len(cases) > 1:
@@ -118,7 +110,7 @@ def _asked(
         odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
     if not unprovable_error(gate, metric, samples, alpha_of(gate, collection.suite)):  # else told at collection
         odds = replace(odds, warning=unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
-    return GateOdds(gate, odds, cases)
+    return GateOdds(gate, odds, tuple(cases))
 
 
 def _risk(collection: Collection, gate: Gate, task: Task, standing: Standing | None) -> tuple[float, tuple[str, ...]]:
@@ -143,15 +135,11 @@ def _told(case: GateOnRows, blank: Odds, known: bool) -> Odds:
         return replace(blank, missing=f"how much {case.metric.name} varies is not known{why}")
     if case.hopeless:
         return replace(blank, power=0.0, truth="whatever the model")
+    effective = case.n / case.effect if case.shares and case.effect > 1 else 0.0
     return replace(
-        blank,
-        effective=case.n / case.effect if case.shares and case.effect > 1 else 0.0,
-        power=case.chance,
-        truth=case.supposed[1],
-        assumed=(*blank.assumed, *case.notes()),
-        proves=case.proves(),
-        needed=case.needed(),
-    )
+        blank, effective=effective, power=case.chance, truth=case.supposed[1], proves=case.proves(),
+        needed=case.needed(), assumed=(*blank.assumed, *case.notes()),
+    )  # fmt: skip
 
 
 def _doubt(odds: Odds) -> str:
@@ -164,12 +152,10 @@ def _doubt(odds: Odds) -> str:
 
 def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
     """Return the odds of what is counted or compared as it is: there is no power, only what was seen before."""
-    rows = len(task.rows_of(gate.metric_name) or ())
-    kind = "counted" if gate.kind.counts else "point"
-    what = "decided by its value" if kind == "point" else "failures are counted, nothing is inferred"
-    if kind == "counted" and rows > 1:
-        # Clopper and Pearson's upper bound of no failures in n rows
-        share = 1 - blank.alpha ** (1 / rows)
+    rows, kind = len(task.rows_of(gate.metric_name) or ()), "counted" if gate.kind.counts else "point"
+    what = "failures are counted, nothing is inferred" if gate.kind.counts else "decided by its value"
+    if gate.kind.counts and rows > 1:
+        share = 1 - blank.alpha ** (1 / rows)  # Clopper and Pearson's upper bound of no failures in n rows
         what += f"; no failure in {rows} rows shows that at most {share:.2%} of such rows fail"
     seen = [f"{past[0].outcome} in {name_of(past[1])}: {words.first(past[0])}"] if past else []
     return replace(blank, kind=kind, rows=rows, missing=what, assumed=(*blank.assumed, *seen))
@@ -179,7 +165,6 @@ def _group(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:
     """Return the odds that one of several gates is proven, each at its share of the risk."""
     members = [each[name].odds for name in gate.any_of if name in each]
     blank = Odds(gate.id, gate.claim(), candidate, gate.blocking, kind="group", rows=max(m.rows for m in members))
-    known = [m.power for m in members if m.power is not None]
-    if len(known) < len(members):
+    if len(known := [m.power for m in members if m.power is not None]) < len(members):
         return replace(blank, missing="the odds of a member are not known")
     return replace(blank, power=1 - math.prod(1 - p for p in known), truth="if its members are independent")

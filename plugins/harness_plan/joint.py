@@ -46,12 +46,9 @@ class Joint:
 
 def joint_of(asked: Sequence[GateOdds]) -> list[Joint]:
     """Return how likely the blocking gates are to pass together, for every candidate that may ship."""
-    found = []
-    for candidate in dict.fromkeys(a.odds.candidate for a in asked):
-        suite = _GatesTogether([a for a in asked if a.odds.candidate == candidate])
-        if suite.blocking:
-            found.append(suite.joint(candidate))
-    return found
+    names = dict.fromkeys(a.odds.candidate for a in asked)
+    suites = {name: _GatesTogether([a for a in asked if a.odds.candidate == name]) for name in names}
+    return [suite.joint(name) for name, suite in suites.items() if suite.blocking]
 
 
 class _GatesTogether:
@@ -64,19 +61,12 @@ class _GatesTogether:
         self.unknown = tuple(a.gate.id for a in holding if a.odds.power is None)
 
     def joint(self, candidate: str) -> Joint:
-        passed = self.passed(better=True)
-        chance = _share(passed)
+        chance = _share(passed := self.passed(better=True))
         cases = [case for name in self.blocking for case in self.cases(name)]
-        again = any(c.estimate is not None for c in cases)
-        found = Joint(
-            candidate,
-            len(self.blocking),
-            chance,
-            _share(self.passed(better=False)) if again else None,
-            100 * BETTER if any(c.shares and c.gate.worse_by_at_most is None for c in cases) else 0.0,
-            assumed=tuple(self.assumed(cases)),
-            unknown=self.unknown,
-        )
+        again = _share(self.passed(better=False)) if any(c.estimate is not None for c in cases) else None
+        points = 100 * BETTER if any(c.shares and c.gate.worse_by_at_most is None for c in cases) else 0.0
+        assumed = tuple(self.assumed(cases))
+        found = Joint(candidate, len(self.blocking), chance, again, points, assumed=assumed, unknown=self.unknown)
         if len(self.blocking) > 1:
             left = [_share(np.delete(passed, i, axis=1)) for i in range(passed.shape[1])]
             worst = max(range(len(left)), key=left.__getitem__)
@@ -174,5 +164,4 @@ def _alone(case: GateOnRows, better: bool, factor: float, runs: int) -> Bools:
     if case.drawn and not case.hopeless:
         return case.passes(case.better if better else case.again, case.bound, factor, runs)
     chance = 0.0 if case.hopeless else case.power(case.better if better else case.again, case.bound, factor)
-    rng = np.random.default_rng(zlib.crc32(case.gate.id.encode()))
-    return np.asarray(rng.random(runs) < chance)
+    return np.asarray(np.random.default_rng(zlib.crc32(case.gate.id.encode())).random(runs) < chance)

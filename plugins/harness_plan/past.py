@@ -60,15 +60,14 @@ class History:
             return None
         run, name = found[1], gate.metric_name
         try:
-            subjects = [candidate, *filter(None, [gate.versus])]
+            subjects = (candidate, gate.versus) if gate.versus else (candidate,)
             sides = [self.rows(Path(run.folder), subject, gate.eval) for subject in subjects]
             told = [
                 {i: (value_of(r, name), float(r["weights"].get(name, r["weight"]))) for i, r in s.items()}
                 for s in sides
             ]
-            samples = [
-                Sample(i, row=dict(r["doc"]), cluster=r["cluster"] and str(r["cluster"])) for i, r in sides[0].items()
-            ]
+            rows = [(i, dict(r["doc"]), r["cluster"] and str(r["cluster"])) for i, r in sides[0].items()]
+            samples = [Sample(i, row=row, cluster=cluster) for i, row, cluster in rows]
             samples = [s for s in samples if any(s.id in side and side[s.id][1] for side in told)]
             told = [{s.id: side[s.id] for s in samples if s.id in side} for side in told]
         except (UsageError, LookupError, TypeError, ValueError, AttributeError):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from harness.cli.terminal import Terminal
 from harness.stats.power import POWER
 from harness.texts.numbers import duration
-from harness_plan.benchmark import EVALUATION, FULL, Measured
+from harness_plan.benchmark import EVALUATION, FULL
 from harness_plan.forecast import Forecast
 from harness_plan.gate_power import Odds
 from harness_plan.joint import Joint
@@ -88,14 +88,12 @@ def _details(odds: Odds) -> Iterator[str]:
     if odds.missing:
         yield odds.missing
     if odds.power is not None:
-        parts = [odds.truth]
-        if odds.proves:
-            parts.append(f"proven 80% of the time at {odds.proves}")
-        parts.append(f"so with {odds.needed:,} rows" if odds.needed not in (None, odds.rows) else "")
-        yield "; ".join(filter(None, parts))
-    size = [f"n={odds.rows:,}" + (f" in {odds.clusters:,} clusters" if odds.clusters else "")]
-    size[0] += f", like {odds.effective:,.0f} independent rows" if odds.clusters and odds.effective else ""
-    yield "; ".join([*(size if odds.rows else []), *odds.assumed])
+        proven = f"proven 80% of the time at {odds.proves}" if odds.proves else ""
+        rows = f"so with {odds.needed:,} rows" if odds.needed not in (None, odds.rows) else ""
+        yield "; ".join(filter(None, (odds.truth, proven, rows)))
+    size = f"n={odds.rows:,}" + (f" in {odds.clusters:,} clusters" if odds.clusters else "")
+    size += f", like {odds.effective:,.0f} independent rows" if odds.clusters and odds.effective else ""
+    yield "; ".join([*([size] if odds.rows else []), *odds.assumed])
 
 
 def _joint(joint: Joint) -> Iterator[str]:
@@ -158,8 +156,8 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
     tokens = f", about {forecast.training_tokens:,} tokens once over" if forecast.training_tokens else ""
     terminal.line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
     if forecast.sweep:
-        least, most = forecast.fewest, f"{forecast.trials} trainings"
-        most = f"{least} trainings of it at least, {forecast.trials} at most" if forecast.trials > least else most
+        least, all_ = forecast.fewest, forecast.trials
+        most = f"{least} trainings of it at least, {all_} at most" if all_ > least else f"{all_} trainings"
         terminal.line(f"  {forecast.sweep} is swept: {most}; the first is told, and the others taken to be like it")
     if forecast.memory:
         parts = " + ".join(f"{size / 1e9:,.2f} GB of {name}" for name, size in forecast.memory.items())
@@ -168,10 +166,14 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
         how = f"harness plan {forecast.path} --measure"
         terminal.line(f"  time and memory are not known before they are measured: {how}")
         return
-    rows = [["", "tokens/s", "peak memory", "whole training"]]
-    for number, what in enumerate((*forecast.methods, EVALUATION)):
-        if one := forecast.measured.get(what):
-            rows.append(_measured(one, " (this suite)" if number == 0 and what != EVALUATION else ""))
+    rows, own = [["", "tokens/s", "peak memory", "whole training"]], forecast.methods[:1]
+    for one in (forecast.measured[what] for what in (*forecast.methods, EVALUATION) if what in forecast.measured):
+        name = NAMES.get(one.what, one.what) + (" (this suite)" if one.what in own else "")
+        peak = "–" if one.error else f"{one.peak / 1e9:.2f} GB"
+        if one.error or one.whole is None:
+            rows.append([name, "–", peak, "–"])
+        else:
+            rows.append([name, f"{one.rate:,.1f}", peak, f"{duration(one.whole)}, {one.whole_steps:,} steps"])
     terminal.columns(rows, indent="  ")
     for one in forecast.measured.values():
         if one.error:
@@ -180,16 +182,6 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
     for one in busy[:1]:
         idle = f"an idle one may take {duration(one.idle)} for the training by {NAMES.get(one.what, one.what)}"
         terminal.line(f"  measured while the machine was busy; {idle}", "yellow")
-
-
-def _measured(one: Measured, note: str) -> list[str]:
-    name = NAMES.get(one.what, one.what) + note
-    if one.error:
-        return [name, "–", "–", "–"]
-    peak = f"{one.peak / 1e9:.2f} GB"
-    if one.whole is None:
-        return [name, "–", peak, "–"]
-    return [name, f"{one.rate:,.1f}", peak, f"{duration(one.whole)}, {one.whole_steps:,} steps"]
 
 
 def _time(forecast: Forecast, terminal: Terminal) -> None:

@@ -75,8 +75,8 @@ class Listener:
         """Note the prompts; what is not remembered is answered with an empty text."""
         self.calls.append(([(p, "") for p in prompts], False))
         self.answers += max_new_tokens * len(prompts)
-        unknown = [""] * len(prompts)
-        return self._remembered(unknown, "generate", prompts, max_new_tokens=max_new_tokens, **options)
+        options["max_new_tokens"] = max_new_tokens
+        return self._remembered([""] * len(prompts), "generate", prompts, **options)
 
     def logprobs(self, pairs: Sequence[Pair], **options: Any) -> list[Logprob]:
         """Note the pairs; what is not remembered gets one nat."""
@@ -130,8 +130,7 @@ def models_of(session: Session) -> dict[str, tuple[ModelRef, Model]]:
         refs["merged"] = merged, suite.model
     there = {made.name: Path(made.path) for made in made_of(session) if made.there}
     if ready.adapter and ("adapter" in there or not suite.trains):
-        folder = Artifacts(session).adapter
-        on = replace(base, name="adapter", adapter=folder, quantization=ready.adapter.quantization)
+        on = replace(base, name="adapter", adapter=Artifacts(session).adapter, quantization=ready.adapter.quantization)
         refs["adapter"] = sealed(on, base=base.digest), suite.model
     for name in session.collection.candidates:
         if name in there and name != "adapter":
@@ -146,8 +145,7 @@ def made_of(session: Session) -> list[Made]:
 
 
 def _merged(session: Session) -> list[Made]:
-    suite = session.suite
-    whole = session.collection.whole
+    suite, whole = session.suite, session.collection.whole
     if not (session.opened.adapter or whole):
         return []
     if sweep := suite.sweep:  # what is merged depends on which of them is chosen
@@ -168,8 +166,7 @@ def _copies(session: Session) -> Iterator[tuple[Made, ModelRef]]:
     parents = {made.name: made.path for made in _merged(session) if made.there} if suite.copies else {}
     parents |= {"merged": elsewhere.path} if elsewhere else {}
     for name, declared in suite.copies.items():
-        folder = places.work / name
-        options = suite.model.options
+        folder, options = places.work / name, suite.model.options
         if path := parents.get(declared.from_):
             exporter = session.collection.plugins.find("exporter", declared.use).function
             digest = elsewhere.digest if elsewhere else weights_digest(Path(path))
