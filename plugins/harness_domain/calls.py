@@ -99,9 +99,8 @@ def call_of(value: Any) -> Call:
 
 
 def _form_of(text: str, names: Collection[str]) -> str:
-    begun = {form: found.start() for form, mark in MARKS.items() if (found := re.search(mark, text))}
-    if begun:
-        return min(begun, key=lambda form: begun[form])
+    if begun := {form: found.start() for form, mark in MARKS.items() if (found := re.search(mark, text))}:
+        return min(begun, key=begun.__getitem__)
     named = re.match(r"(?:```\w*\s*)?(\[?)\s*([\w.-]+)(?=(\()|\s*(?:\[ARGS\]\s*)?\{)", text)
     if named and named[2] in names and (named[3] or not named[1]):
         return "python" if named[3] else "mistral"
@@ -118,8 +117,7 @@ def _begun(text: str, form: str, names: Collection[str]) -> str | None:
 
 def _xml(text: str, texts: Texts) -> Iterator[Call]:
     """Read Qwen's newer form: <function=NAME>, a <parameter=KEY> for each argument, </function>, for each call."""
-    whole = list(XML.finditer(text))
-    if len(whole) < text.count("<function="):
+    if len(whole := list(XML.finditer(text))) < text.count("<function="):
         raise ValueError(f"{text[text.rindex('<function=') :]!r:.60} has no </function>")
     for name, inner in (match.groups() for match in whole):
         if inner.lstrip().startswith("{"):  # Llama 3.1's own
@@ -158,7 +156,7 @@ def _glm(text: str, texts: Texts) -> Iterator[Call]:
 
 def _headed(text: str, form: str) -> Iterator[Call]:
     """Read a form in which a head with the name stands before the arguments in JSON: DeepSeek, Kimi, gpt-oss."""
-    made, end = 0, 0
+    made = end = 0
     while found := re.compile(HEADS[form]).search(text, end):
         arguments, end = values.parse_at(text, found.end())
         made += 1
@@ -193,21 +191,19 @@ def _mistral(text: str) -> Iterator[Call]:
             raise ValueError(f"{rest!r:.60} is no call")
         arguments, end = values.parse_at(rest, named.end())
         yield Call(named[1], arguments)
-        rest = rest[end:].removeprefix("</s>").strip()
-        rest = rest.removeprefix(MISTRAL).strip()
+        rest = rest[end:].removeprefix("</s>").strip().removeprefix(MISTRAL).strip()
 
 
 def _llama(text: str) -> Iterator[Call]:
     """Read Llama 3's form: {"name": …, "parameters": …}, several parted by ";", behind the Python tag or without it."""
     said, tag, rest = text.partition(PYTHON)
-    rest, tagged = (rest if tag else said).strip(), bool(tag)
+    rest = (rest if tag else said).strip()
     if not rest.startswith("{"):
-        if tagged:  # the tag promises a call
-            yield from _pythonic(rest)
+        yield from _pythonic(rest) if tag else ()  # the tag promises a call
         return
     while rest:
         value, end = values.parse_at(rest, 0)
-        yield from _listed(value, strict=tagged)
+        yield from _listed(value, strict=bool(tag))
         rest = rest[end:].strip().removeprefix(";").removeprefix(PYTHON).strip()
 
 

@@ -34,13 +34,9 @@ def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: P
 @metric("acc_norm", better="higher", scale="proportion")
 @evaluator(check=_check, check_rows=_check_rows)
 def multiple_choice(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    choices: str | list[str] = "choices",
-    gold: str = "gold",
-    delimiter: str | None = None,
-) -> Iterator[Score]:
+    subject: Subject, samples: Sequence[Sample], *,
+    choices: str | list[str] = "choices", gold: str = "gold", delimiter: str | None = None,
+) -> Iterator[Score]:  # fmt: skip
     """Score 1 where the likeliest choice is the right one; `acc_norm` divides by the characters of a choice.
 
     The formulas are lm-evaluation-harness's: log-probabilities summed over the choice's tokens; the
@@ -60,8 +56,7 @@ def multiple_choice(
     for sample, options, index in zip(samples, texts, right, strict=True):
         totals = [next(scored).total for _ in options]
         if not all(map(math.isfinite, totals)):
-            nothing = {"acc": math.nan, "acc_norm": math.nan}
-            yield Score(sample.id, nothing, note="a log-probability is not finite")
+            yield Score(sample.id, {"acc": math.nan, "acc_norm": math.nan}, note="a log-probability is not finite")
             continue
         norms = [total / len(text) for total, text in zip(totals, options, strict=True)]
         chosen, by_length = (max(range(len(some)), key=some.__getitem__) for some in (totals, norms))

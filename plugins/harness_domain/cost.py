@@ -14,8 +14,7 @@ WHOLE_MODEL = "model"  # the id of the one row an evaluation without data gets
 
 def ratio_of_medians(scores: Sequence[Score]) -> float:
     """Return the median seconds of the model over the median seconds of the one it was timed against."""
-    theirs = [s.values["seconds"] / s.values["latency_ratio"] for s in scores]
-    return median_seconds(scores) / median(theirs)
+    return median_seconds(scores) / median([s.values["seconds"] / s.values["latency_ratio"] for s in scores])
 
 
 def median_seconds(scores: Sequence[Score]) -> float:
@@ -28,14 +27,9 @@ def median_seconds(scores: Sequence[Score]) -> float:
 @metric("latency_ratio", better="lower", scale="other", combine=ratio_of_medians)
 @metric("seconds", better="lower", scale="other", combine=median_seconds)
 def latency(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    against: Subject,
-    new_tokens: int = 16,
-    repeats: int = 3,
-    batch: int = 1,
-) -> Iterator[Score]:
+    subject: Subject, samples: Sequence[Sample], *, against: Subject,
+    new_tokens: int = 16, repeats: int = 3, batch: int = 1,
+) -> Iterator[Score]:  # fmt: skip
     """Time `batch` answers of at most `new_tokens` tokens at a time, in turns with another model in the same process.
 
     Each row is asked `repeats` times of both, together with the `batch` - 1 rows after it, the order changing every
@@ -52,15 +46,15 @@ def latency(
     for model in (subject, against):  # the first answer pays for what is set up once
         _seconds(model, together[0], new_tokens)
     for sample, rows in zip(samples, together, strict=True):
-        ours: list[float] = []
-        theirs: list[float] = []
+        ours, theirs = list[float](), list[float]()
+        pair = [(subject, ours), (against, theirs)]
         for turn in range(repeats):
-            pair = [(subject, ours), (against, theirs)]
             for model, seconds in pair if turn % 2 == 0 else reversed(pair):
                 seconds.append(_seconds(model, rows, new_tokens))
-        timed = median(ours) > 0 and median(theirs) > 0  # no answer takes no time: a clock or a cache is at fault
-        ratio = median(ours) / median(theirs) if timed else math.nan
-        yield Score(sample.id, {"latency_ratio": ratio, "seconds": median(ours) if timed else math.nan})
+        mine, other = median(ours), median(theirs)
+        timed = mine > 0 and other > 0  # no answer takes no time: a clock or a cache is at fault
+        values = {"latency_ratio": mine / other if timed else math.nan, "seconds": mine if timed else math.nan}
+        yield Score(sample.id, values)
 
 
 def _seconds(model: Subject, rows: Sequence[Sample], new_tokens: int) -> float:

@@ -33,24 +33,15 @@ def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: P
 
 
 @evaluator(
-    metrics_for=_metrics_for,
-    check_rows=_check_rows,
-    json_targets=True,
+    metrics_for=_metrics_for, check_rows=_check_rows, json_targets=True,
     needs=lambda options: ("jsonschema",) if "schema" in options else (),
-)
+)  # fmt: skip
 def json(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    folder: Path,
-    schema: dict[str, Any] | str | None = None,
-    compare: bool = True,
-    find: Literal["whole", "fence", "first"] = "fence",
-    ignore: tuple[str, ...] = (),
-    max_new_tokens: int = 256,
-    stop: tuple[str, ...] = (),
-    thought: tuple[str, ...] = (),
-) -> Iterator[Score]:
+    subject: Subject, samples: Sequence[Sample], *, folder: Path,
+    schema: dict[str, Any] | str | None = None, compare: bool = True,
+    find: Literal["whole", "fence", "first"] = "fence", ignore: tuple[str, ...] = (),
+    max_new_tokens: int = 256, stop: tuple[str, ...] = (), thought: tuple[str, ...] = (),
+) -> Iterator[Score]:  # fmt: skip
     """Score answers that are to be JSON: `parses`, `valid` by a schema, `fields` and `equal` by the row's target.
 
     `find` says where the JSON is: the "whole" answer, the same or all of it in one "fence" (```), or the "first" object
@@ -97,27 +88,27 @@ def _compared(value: Any, target: Any) -> dict[str, float]:
 
 def _wanted(sample: Sample, matches: Matches | None) -> Any:
     """Return the value that a row wants; raises UsageError where it is none."""
+    where = f'row "{sample.id}":'
     if not isinstance(sample.target, str) or not sample.target.strip():
-        what = "target is missing or empty; map a column to it, or say compare = false"
-        raise UsageError(f'row "{sample.id}": {what}')
+        raise UsageError(f"{where} target is missing or empty; map a column to it, or say compare = false")
     try:
         value = values.parse(sample.target)
     except ValueError as error:
-        raise UsageError(f'row "{sample.id}": the target {sample.target!r:.60} is no JSON: {error}') from None
+        raise UsageError(f"{where} the target {sample.target!r:.60} is no JSON: {error}") from None
     if matches and (why := matches(value)):
-        raise UsageError(f'row "{sample.id}": the target does not match the schema: {why}')
+        raise UsageError(f"{where} the target does not match the schema: {why}")
     return value
 
 
-def matcher(schema: Mapping[str, Any] | str, folder: Path) -> Callable[[Any], str]:
+def matcher(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
     """Return a function that says why a value does not match a schema, or nothing.
 
     `schema` is the schema, or the path of its file from `folder`; Draft 2020-12 where it does not say which. Raises
     UsageError where it is none, demands nothing, or refers to what is not in it.
     """
-    where = f'schema "{schema}"' if isinstance(schema, str) else "schema"
-    found: Any = schema
+    where, found = "schema", schema
     if isinstance(schema, str):
+        where = f'schema "{schema}"'
         try:
             found = values.parse((folder / schema).read_text("utf-8-sig"))
         except OSError as error:

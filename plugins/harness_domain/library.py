@@ -25,27 +25,19 @@ Counts = tuple[tuple[int, int, int], ...]  # per order: n-grams of the answer, o
 
 def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     """Return the metric that a suite's table asks for; light, since collection calls it."""
-    metric, key = str(options.get("metric", "")), options.get("key")
-    better = options.get("better", "higher")
+    metric = str(options.get("metric", ""))
+    name = str(options.get("key") or PurePath(metric.removeprefix(OURS)).stem)
     ours = {"metric", "key", "better", "max_new_tokens", "stop", "thought"}
-    compute = {k: v for k, v in options.items() if k not in ours}
-    name = str(key) if key else PurePath(metric.removeprefix(OURS)).stem
-    return [Metric(name, better, "other", partial(combine, metric=metric, key=name, options=compute))]
+    combined = partial(combine, metric=metric, key=name, options={k: v for k, v in options.items() if k not in ours})
+    return [Metric(name, options.get("better", "higher"), "other", combined)]
 
 
 @evaluator(metrics_for=_metrics_for, needs=lambda options: ("evaluate",))
 def hf_metric(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    metric: str,
-    key: str | None = None,
-    better: Literal["higher", "lower"] = "higher",
-    max_new_tokens: int = 32,
-    stop: tuple[str, ...] = LINE,
-    thought: tuple[str, ...] = (),
-    **options: Any,
-) -> Iterator[Score]:
+    subject: Subject, samples: Sequence[Sample], *,
+    metric: str, key: str | None = None, better: Literal["higher", "lower"] = "higher",
+    max_new_tokens: int = 32, stop: tuple[str, ...] = LINE, thought: tuple[str, ...] = (), **options: Any,
+) -> Iterator[Score]:  # fmt: skip
     """Generate answers and give all of them to a metric of the library `evaluate`; `options` go to its compute().
 
     `metric` is "local:chrf", the path of a metric script, or a name that `evaluate.load` finds (on the
@@ -72,8 +64,7 @@ def combine(scores: Sequence[Score], *, metric: str, key: str, options: Mapping[
     NaN when the metric refuses the answers, such as words where it wants numbers. Raises UsageError
     when it fails on the options, and when its result has no number under `key`.
     """
-    module = _load(metric)
-    answers = [s.answer or "" for s in scores]
+    module, answers = _load(metric), [s.answer or "" for s in scores]
     notes = [json.loads(s.note or "{}") for s in scores]
     classes = {c for note in notes for c in note.get("classes", ())}
     try:
@@ -115,8 +106,7 @@ def _kind(module: Any) -> str:
     if isinstance(module, Chrf):
         return ""
     features = module.features if isinstance(module.features, list) else [module.features]
-    several = any(not hasattr(f["references"], "dtype") for f in features)
-    return "" if several else str(features[0]["references"].dtype)
+    return "" if any(not hasattr(f["references"], "dtype") for f in features) else str(features[0]["references"].dtype)
 
 
 @cache

@@ -45,8 +45,7 @@ class Matching:
         """Score each answer by the target that it fits best."""
 
         def matcher(sample: Sample) -> Callable[[str], float]:
-            targets = [self.normal(t) for t in targets_of(sample)]
-            if not all(targets):
+            if not all(targets := [self.normal(t) for t in targets_of(sample)]):
                 raise UsageError(f'row "{sample.id}": nothing of a target is left; say ignore_punctuation = false')
             return lambda answer: max(compare(self.normal(answer), target) for target in targets)
 
@@ -101,14 +100,9 @@ def token_f1(subject: Subject, samples: Sequence[Sample], options: Matching) -> 
 
 @metric("regex", better="higher", scale="proportion")
 def regex(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    pattern: str,
-    max_new_tokens: int = 32,
-    stop: tuple[str, ...] = LINE,
-    thought: tuple[str, ...] = (),
-) -> Iterator[Score]:
+    subject: Subject, samples: Sequence[Sample], *, pattern: str,
+    max_new_tokens: int = 32, stop: tuple[str, ...] = LINE, thought: tuple[str, ...] = (),
+) -> Iterator[Score]:  # fmt: skip
     """Score 1 where the pattern is found in the answer as it was generated, stripped; rows need no target.
 
     Raises UsageError when the pattern cannot be compiled.
@@ -118,10 +112,8 @@ def regex(
     except re.error as error:
         raise UsageError(f'regex: pattern "{pattern}" cannot be read: {error}') from None
 
-    def found(answer: str) -> float:
-        return float(wanted.search(answer.strip()) is not None)
-
-    return _scores("regex", [found] * len(samples), subject, samples, max_new_tokens, stop, thought)
+    matches = [lambda answer: float(wanted.search(answer.strip()) is not None)] * len(samples)
+    return _scores("regex", matches, subject, samples, max_new_tokens, stop, thought)
 
 
 def word_f1(answer: str, target: str) -> float:
@@ -134,8 +126,7 @@ def word_f1(answer: str, target: str) -> float:
 def _scores(
     name: str, matches: Sequence[Callable[[str], float]], subject: Subject, samples: Sequence[Sample], *asked: Any
 ) -> Iterator[Score]:
-    found = answered(subject, samples, *asked)
-    for sample, match, (said, details) in zip(samples, matches, found, strict=True):
+    for sample, match, (said, details) in zip(samples, matches, answered(subject, samples, *asked), strict=True):
         yield Score(sample.id, {name: match(said)}, answer=said, details=details)
 
 
@@ -143,15 +134,14 @@ def answered(
     subject: Subject, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str], thought: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Ask for all rows, and return each answer without its thought, and the details of its score, with all of it."""
-    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "thought": thought}
-    found = final_answers(subject, [s.input for s in samples], **how)
+    asked = [s.input for s in samples]
+    found = final_answers(subject, asked, max_new_tokens=max_new_tokens, stop=stop, thought=thought)
     return ((said, {"generated": whole} if thought else {}) for said, whole in found)
 
 
 def targets_of(sample: Sample) -> list[str]:
     """Return what a row wants; raises UsageError when it wants nothing."""
-    targets = sample.targets
-    if not targets or not all(t.strip() for t in targets):
+    if not (targets := sample.targets) or not all(t.strip() for t in targets):
         raise UsageError(f'row "{sample.id}": target is missing or empty; map a column to it')
     return targets
 
@@ -167,18 +157,10 @@ def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: P
 @metric("same", better="higher", scale="proportion")
 @metric("similar", better="higher", scale="proportion")
 def regression(
-    samples: Sequence[Sample],
-    answers: Sequence[str],
-    baseline: Sequence[str] | None,
-    *,
-    marking: Marking,
-    earlier: Literal["target", "against"] = "target",
-    ignore_case: bool = False,
-    ignore_punctuation: bool = False,
-    max_new_tokens: int = 64,
-    stop: tuple[str, ...] = LINE,
-    thought: tuple[str, ...] = (),
-) -> Iterator[Score]:
+    samples: Sequence[Sample], answers: Sequence[str], baseline: Sequence[str] | None, *, marking: Marking,
+    earlier: Literal["target", "against"] = "target", ignore_case: bool = False, ignore_punctuation: bool = False,
+    max_new_tokens: int = 64, stop: tuple[str, ...] = LINE, thought: tuple[str, ...] = (),
+) -> Iterator[Score]:  # fmt: skip
     """Score whether a model answers as one did before.
 
     The earlier answer is the row's target, or with `earlier = "against"` what the eval's `against` answers in the same
@@ -197,7 +179,6 @@ def regression(
 
 
 def _earlier(sample: Sample) -> str:
-    targets = targets_of(sample)
-    if len(targets) > 1:
+    if len(targets := targets_of(sample)) > 1:
         raise UsageError(f'row "{sample.id}": has {len(targets)} targets, want the one answer that must not change')
     return targets[0]

@@ -96,8 +96,7 @@ class Reading:
         text = SPACED.sub(lambda m: m[0].replace(" ", "'"), text)
         text = self.other.sub(lambda m: m[0].translate({ord("."): ",", ord(","): "."}), text)
         text = POINTED.sub(r"\1,", text) if self.decimal == "," else text
-        found = map(self._number, self.pattern.finditer(text))
-        return [number for number in found if number is not None]
+        return [number for number in map(self._number, self.pattern.finditer(text)) if number is not None]
 
     def _number(self, match: re.Match[str]) -> Fraction | None:
         part, over = match.group("part", "over")
@@ -135,19 +134,11 @@ def check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Pa
 @metric("correct", better="higher", scale="proportion")
 @metric("error", better="lower", scale="proportion")
 def numeric(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    take: Literal["last", "first", "only"] = "last",
-    tolerance: float = 0.0,
-    relative: float = 0.0,
-    units: Mapping[str, float] | None = None,
-    decimal: Literal[".", ","] = ".",
-    fractions: bool = True,
-    max_new_tokens: int = 64,
-    stop: tuple[str, ...] = (),
-    thought: tuple[str, ...] = (),
-) -> Iterator[Score]:
+    subject: Subject, samples: Sequence[Sample], *,
+    take: Literal["last", "first", "only"] = "last", tolerance: float = 0.0, relative: float = 0.0,
+    units: Mapping[str, float] | None = None, decimal: Literal[".", ","] = ".", fractions: bool = True,
+    max_new_tokens: int = 64, stop: tuple[str, ...] = (), thought: tuple[str, ...] = (),
+) -> Iterator[Score]:  # fmt: skip
     """Score 1 where the number of an answer is the target's, within the larger of two tolerances.
 
     `correct`: |x − t| ≤ max(`tolerance`, `relative` · |t|), in exact arithmetic. `error`: |x − t| / |t|, at most 1, and

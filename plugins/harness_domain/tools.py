@@ -30,16 +30,10 @@ def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: P
 @metric("arguments", better="higher", scale="proportion")
 @metric("refusal", better="higher", scale="proportion")
 def tool_calls(
-    subject: Subject,
-    samples: Sequence[Sample],
-    *,
-    format: Format = "auto",
-    order: bool = False,
-    ignore: tuple[str, ...] = (),
-    max_new_tokens: int = 256,
-    stop: tuple[str, ...] = (),
-    thought: tuple[str, ...] = (),
-) -> Iterator[Score]:
+    subject: Subject, samples: Sequence[Sample], *,
+    format: Format = "auto", order: bool = False, ignore: tuple[str, ...] = (),
+    max_new_tokens: int = 256, stop: tuple[str, ...] = (), thought: tuple[str, ...] = (),
+) -> Iterator[Score]:  # fmt: skip
     """Score the calls of tools in an answer against those that the row wants: its target, a list of {name, arguments}.
 
     A row's `tools` go to the chat template; messages may end in the assistant's `tool_calls` instead of a target, and
@@ -74,8 +68,7 @@ def tool_calls(
 
 def _check_template(subject: Subject, sample: Sample | None) -> None:
     """Raise UsageError where the chat template leaves a row's tools out: a model that sees none can call none."""
-    render = getattr(subject, "render", None)
-    if sample is None or render is None or not isinstance(sample.input, list):
+    if sample is None or (render := getattr(subject, "render", None)) is None or not isinstance(sample.input, list):
         return
     messages, given = chat.split(sample.input)
     try:
@@ -110,9 +103,8 @@ def _same(one: Call, other: Call) -> bool:
 
 def _tools(sample: Sample) -> dict[str, dict[str, Any]]:
     """Return the defaults of the arguments of a row's tools, by the tools' names; raises UsageError on what is none."""
-    given = chat.split(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []
     found: dict[str, dict[str, Any]] = {}
-    for tool in given:
+    for tool in _given(sample):
         own = tool.get("function", tool)
         where = f'row "{sample.id}": the tool {tool!r:.60}'
         if not isinstance(own, Mapping) or not isinstance(own.get("name"), str):
@@ -129,16 +121,24 @@ def _tools(sample: Sample) -> dict[str, dict[str, Any]]:
 
 def _texts(sample: Sample) -> dict[str, list[str]]:
     """Return the names of the arguments that are text by a tool's schema, by the tools' names."""
-    given = chat.split(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []
-    texts: dict[str, list[str]] = {}
-    for own in (tool.get("function", tool) for tool in given):
-        texts[own["name"]] = []
-        for key, p in (own.get("parameters") or {}).get("properties", {}).items():
-            listed = (p.get("enum") or [p.get("const")]) if isinstance(p, Mapping) else [None]
-            by_values = isinstance(listed, list) and all(isinstance(value, str) for value in listed)
-            if isinstance(p, Mapping) and (p["type"] in ("string", ["string"]) if "type" in p else by_values):
-                texts[own["name"]].append(key)
-    return texts
+    tools = [tool.get("function", tool) for tool in _given(sample)]
+    named = {own["name"]: (own.get("parameters") or {}).get("properties", {}) for own in tools}
+    return {name: [key for key, p in properties.items() if _is_text(p)] for name, properties in named.items()}
+
+
+def _is_text(schema: Any) -> bool:
+    """Return whether a schema allows nothing but texts, by its type, else by the values that it lists."""
+    if not isinstance(schema, Mapping):
+        return False
+    if "type" in schema:
+        return schema["type"] in ("string", ["string"])
+    listed = schema.get("enum") or [schema.get("const")]
+    return isinstance(listed, list) and all(isinstance(value, str) for value in listed)
+
+
+def _given(sample: Sample) -> list[Any]:
+    found: list[Any] = chat.split(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []
+    return found
 
 
 def _wanted(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:

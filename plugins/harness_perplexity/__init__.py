@@ -43,17 +43,14 @@ def drift(subject: Subject, samples: Sequence[Sample], *, against: Subject, colu
     On text that has nothing to do with the fine-tuning this is forgetting, without labels. Raises
     UsageError on a row without text, and where the model does not give its distributions.
     """
-    token_kl = getattr(subject, "token_kl", None)
-    if token_kl is None:
+    if (token_kl := getattr(subject, "token_kl", None)) is None:
         raise UsageError(f'drift: "{subject.name}" does not give token distributions; use a model that runs here')
-    texts = [_text(s, column) for s in samples]
-    for sample, (total, tokens) in zip(samples, token_kl(texts, against), strict=True):
+    for sample, (total, tokens) in zip(samples, token_kl([_text(s, column) for s in samples], against), strict=True):
         yield Score(sample.id, {"kl": total / tokens if tokens else math.nan}, weight=float(tokens))
 
 
 def _text(sample: Sample, column: str) -> str:
-    text = sample.row.get(column, sample.input)
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text := sample.row.get(column, sample.input), str) or not text.strip():
         raise UsageError(f'row "{sample.id}": no text in column "{column}"; name the column that has it')
     return text
 
