@@ -25,9 +25,9 @@ def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
     """
     answers = Counter(score.answer for score in result.scores if score.answer is not None)
     targets = {str(sample.target) for sample in task.samples or () if sample.target}
-    if sum(answers.values()) >= ENOUGH and len(answers) == 1 and len(targets) > 1:
-        answer = next(iter(answers))
-        what = f'{result.subject} gives one answer to all {sum(answers.values())} rows of "{result.eval}"'
+    if (n := answers.total()) >= ENOUGH and len(answers) == 1 and len(targets) > 1:
+        (answer,) = answers
+        what = f'{result.subject} gives one answer to all {n} rows of "{result.eval}"'
         rows = [f"{len(targets)} targets are wanted; the answer is {quote(answer or '')}"]
         begun = "" if answer else "; one that begins with a line break is empty: say stop = [] if that is the stop"
         yield Finding("error", what, rows, f"look at the rows with harness show; is the model broken?{begun}")
@@ -48,8 +48,7 @@ def cut_answers(result: Result, task: Task) -> Iterator[Finding]:
     limit = task.spec.options.get("max_new_tokens", option.default if option else None)
     what = f'"{result.subject}::{result.eval}": {len(cut)} of {len(told)} answers were cut'
     what += f" at {limit} tokens" if limit else ""
-    first = next(iter(task.metrics.values()))
-    if whole and first.is_share:
+    if whole and (first := next(iter(task.metrics.values()))).is_share:
         what += f"; their {first.name} is {first.value(cut):.2f}, of the others {first.value(whole):.2f}"
     ends = sorted(s.tokens for s in whole if s.tokens is not None)
     long = ends[int(0.99 * (len(ends) - 1))] if ends else 0
@@ -72,8 +71,8 @@ def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]
     thoughts = sum(s.values.get("thought_cut") == 1 for s in empty)
     what = f'"{result.subject}::{result.eval}": {len(empty)} of {n} answers say nothing'
     what += f"; {thoughts} are thoughts that did not end" if thoughts else ""
-    fix = "look at the rows with harness show; does an answer begin with a stop string?"
-    fix = "raise max_new_tokens" if thoughts else fix
+    look = "look at the rows with harness show; does an answer begin with a stop string?"
+    fix = "raise max_new_tokens" if thoughts else look
     yield Finding("warning", what, fix=fix, rows={result.eval: [s.id for s in empty]})
 
 

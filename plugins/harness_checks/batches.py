@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness_hf
 from harness import Built, Example, Finding, ModelRef, TrainingRow, checker, quote
-from harness.internals import chat, marked_text
+from harness.internals import Severity, chat, marked_text
 from harness_checks import frames, keys
 from harness_checks.frames import messages_of
 from harness_checks.lint import counted
@@ -125,8 +125,7 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     (trl#6668, trl#6025).
     """
     cut = built.cut
-    lost = [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.left])]
-    if lost:
+    if lost := [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.left])]:
         begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED)) for e in lost]
         evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {at}" for e, at in begins]
         what = f"{counted(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
@@ -143,16 +142,14 @@ def cut_rows(built: Built) -> Iterator[Finding]:
     What is cut off is the end of the answer and its stop token, or with truncation_mode "keep_end" the beginning of
     the prompt. A few do no harm; many teach to break off, or to answer what was not read.
     """
-    if long := [e for e in built.examples if built.cut and len(e.ids) > built.cut]:
-        share, cut = len(long) / len(built.examples), built.cut or 0
+    cut = built.cut or 0
+    if long := sorted((e for e in built.examples if 0 < cut < len(e.ids)), key=lambda e: -len(e.ids)):
+        share, decode = len(long) / len(built.examples), built.tokenizer.decode
         lost = slice(-cut) if built.keep_end else slice(cut, None)
-        evidence = [
-            f"row {e.number}: {len(e.ids)} tokens; lost: {quote(built.tokenizer.decode(e.ids[lost]), 60)}"
-            for e in sorted(long, key=lambda e: -len(e.ids))
-        ]
-        what = f"{counted(len(long), len(built.examples))} ({share:.1%}): cut at max_length {built.cut}"
-        level = "note" if share <= 0.01 else "warning" if share <= 0.5 else "error"
-        yield Finding(level, what, evidence, f"max_length = {max(len(e.ids) for e in long)} keeps all")  # type: ignore[arg-type]
+        evidence = [f"row {e.number}: {len(e.ids)} tokens; lost: {quote(decode(e.ids[lost]), 60)}" for e in long]
+        what = f"{counted(len(long), len(built.examples))} ({share:.1%}): cut at max_length {cut}"
+        level: Severity = "note" if share <= 0.01 else "warning" if share <= 0.5 else "error"
+        yield Finding(level, what, evidence, f"max_length = {len(long[0].ids)} keeps all")
 
 
 @checker(title="double-bos-token")
@@ -219,11 +216,9 @@ def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -
     chats = [row for row in rows if row.number in examples and messages_of(row) and theirs.chat_template]
     sample, odd = chats[:: max(1, len(chats) // SAMPLE)], []
     for row in sample:
-        text = _render(theirs, messages_of(row), theirs.chat_template, **chat.of_training(row.row))
-        if text is None:
+        if (text := _render(theirs, messages_of(row), theirs.chat_template, **chat.of_training(row.row))) is None:
             continue  # D11-template tells
-        ids = list(examples[row.number].ids)
-        if theirs(text, add_special_tokens=False)["input_ids"] != ids:
+        if theirs(text, add_special_tokens=False)["input_ids"] != (ids := list(examples[row.number].ids)):
             trained = theirs.decode(ids)
             at = max(0, next((i for i, (a, b) in enumerate(zip(text, trained, strict=False)) if a != b), 0) - 20)
             odd.append(f"row {row.number}: {quote(trained[at:], 60)}, want {quote(text[at:], 60)}")
@@ -281,8 +276,7 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
         with torch.no_grad():
             one = built.model(**given, use_cache=False).logits[0, boundary:]
             two = built.model(**changed, use_cache=False).logits[0, boundary:]
-        moved = float((one - two).abs().max() / one.abs().max())
-        if moved > 1e-5:
+        if (moved := float((one - two).abs().max() / one.abs().max())) > 1e-5:
             parts = {"first": first, "second": sequence[boundary:][:60]}
             evidence = [f"{name}: {quote(built.tokenizer.decode(ids), 60)}" for name, ids in parts.items()]
             what = f"documents packed into one sequence see each other: logits of the second move by {moved:.1%}"
@@ -296,14 +290,13 @@ def _documents(built: Built) -> list[Example]:
     for batch in built.batches(BATCHES):
         ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
         masks = batch["attention_mask"].tolist() if "attention_mask" in batch else [[1] * len(row) for row in ids]
-        positions = batch["position_ids"].tolist() if "position_ids" in batch else None
         for i, row in enumerate(ids):
-            if positions is None:
+            if "position_ids" in batch:
+                starts = [j for j, position in enumerate(batch["position_ids"][i].tolist()) if position == 0]
+                found += [Example(0, row[a:b], labels[i][a:b]) for a, b in pairwise([*starts, len(row)])]
+            else:
                 real = [j for j, seen in enumerate(masks[i]) if seen]
                 found.append(Example(0, [row[j] for j in real], [labels[i][j] for j in real]))
-                continue
-            starts = [j for j, position in enumerate(positions[i]) if position == 0] + [len(row)]
-            found += [Example(0, row[a:b], labels[i][a:b]) for a, b in pairwise(starts)]
     if built.packing and found and getattr(built.config, "packing_strategy", "bfd") == "wrapped":
         return []  # cut anywhere; D9 tells
     return found

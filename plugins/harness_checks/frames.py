@@ -26,8 +26,8 @@ def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) 
     `write` renders messages with template arguments; None where the template refuses them.
     """
     trained = [prompt for row in rows if not row.row.get(HELD_OUT) and (prompt := prompt_of(row))]
-    own = [name for name, t in tasks.items() if not t.brings_rows]  # others make prompts of theirs that none sees here
-    asked = {name: [s.input for s in tasks[name].samples or () if s.input] for name in own}
+    # those that bring rows make prompts of theirs that none sees here
+    asked = {n: [s.input for s in t.samples or () if s.input] for n, t in tasks.items() if not t.brings_rows}
     for is_chat in (True, False):
         ours = [p for p in trained if isinstance(p, list) is is_chat]
         alike = {n: [p for p in several if isinstance(p, list) is is_chat] for n, several in asked.items()}

@@ -107,13 +107,9 @@ def _compare(
 
 def _exact(training: Sequence[Text], evaluated: Sequence[Text]) -> dict[int, int]:
     """Return evaluated row -> training row, where one has a key of the other, or its bare question."""
-    seen: dict[str, int] = {}
-    bare: dict[str, int] = {}
-    for j, text in enumerate(training):
-        for key in text.keys:
-            seen.setdefault(key, j)
-        if text.bare:
-            bare.setdefault(text.bare, j)
+    backwards = list(enumerate(training))[::-1]  # so that of several rows with a key the first is kept
+    seen = {key: j for j, text in backwards for key in text.keys}
+    bare = {text.bare: j for j, text in backwards if text.bare}
     often = Counter(text.keys[0] for text in evaluated if text.keys)
     found: dict[int, int] = {}
     for i, text in enumerate(evaluated):
@@ -139,8 +135,7 @@ class Encoded:
         """Return the hash of every `size` words in a row, and the text it is of; of the prompts only if so asked."""
         import numpy as np
 
-        count = len(self.words) - size + 1
-        if count <= 0:
+        if (count := len(self.words) - size + 1) <= 0:
             return np.empty(0, np.uint64), np.empty(0, np.int64)
         hashes = np.zeros(count, np.uint64)
         for i in range(size):
@@ -171,10 +166,7 @@ def _inside(
     theirs, other = _encode(questions, vocabulary).grams(ANCHOR)
     if not len(hashes) or not len(theirs):
         return {}
-    there = np.isin(hashes, theirs)
-    hashes, text = hashes[there], text[there]
-    order = np.argsort(hashes, kind="stable")
-    hashes, text = hashes[order], text[order]
+    hashes, text = _in_order(hashes, text, np.isin(hashes, theirs))
     low, high = np.searchsorted(hashes, theirs, "left"), np.searchsorted(hashes, theirs, "right")
     starts = np.searchsorted(other, np.arange(len(asked) + 1))
     found: dict[int, int] = {}
@@ -196,10 +188,7 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
 def _encode(texts: Sequence[Text], vocabulary: dict[str, int]) -> Encoded:
     import numpy as np
 
-    numbers: list[int] = []
-    for text in texts:
-        for word in text.words:
-            numbers.append(vocabulary.setdefault(word, len(vocabulary)))
+    numbers = [vocabulary.setdefault(word, len(vocabulary)) for text in texts for word in text.words]
     mixed = np.array(numbers, dtype=np.uint64) + np.uint64(1)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64: near words, far numbers
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
@@ -226,12 +215,9 @@ def _covered(ours: Encoded, theirs: Encoded) -> Hits:
         return {}
     rare = ~_is_common(hashes, len(ours.prompts))(others)
     others, other = others[rare], other[rare]
-    shared = np.isin(hashes, others)
-    hashes, text = hashes[shared], text[shared]
+    hashes, text = _in_order(hashes, text, np.isin(hashes, others))
     if not len(hashes):
         return {}
-    order = np.argsort(hashes, kind="stable")
-    hashes, text = hashes[order], text[order]
     place = np.minimum(np.searchsorted(hashes, others), len(hashes) - 1)
     hit = hashes[place] == others
     total = np.bincount(other, minlength=1)
@@ -254,16 +240,14 @@ def _near(ours: Encoded, theirs: Encoded) -> Hits:
     common = _is_common(hashes, len(ours.prompts))
     others, other = _distinct(others, other, ~common(others))
     mine, whose = _distinct(hashes, text, np.isin(hashes, others))
-    order = np.argsort(others, kind="stable")
-    others, other = others[order], other[order]
+    others, other = _in_order(others, other)
     low, high = np.searchsorted(others, mine, "left"), np.searchsorted(others, mine, "right")
     repeats = high - low  # a training gram meets every evaluated row that has it
     offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     count = len(theirs.prompts)
     pairs = np.repeat(whose, repeats) * count + other[np.repeat(low, repeats) + offsets]
     pairs, shared = np.unique(pairs, return_counts=True)
-    sizes = np.bincount(other, minlength=count)
-    likely = (shared >= FEWEST / 2) & (shared >= NEAR * sizes[pairs % count])
+    likely = (shared >= FEWEST / 2) & (shared >= NEAR * np.bincount(other, minlength=count)[pairs % count])
     found: Hits = {}
     starts = np.searchsorted(text, np.arange(len(ours.prompts) + 1))
     for pair in pairs[likely].tolist():
@@ -274,6 +258,12 @@ def _near(ours: Encoded, theirs: Encoded) -> Hits:
         if min(len(one), len(two)) >= FEWEST and degree >= max(NEAR, found.get(i, (0, 0.0))[1]):
             found[i] = (j, degree)
     return dict(sorted(found.items()))
+
+
+def _in_order(hashes: Any, text: Any, wanted: Any = slice(None)) -> tuple[Any, Any]:
+    """Return the wanted grams, sorted by their hash."""
+    order = hashes[wanted].argsort(kind="stable")
+    return hashes[wanted][order], text[wanted][order]
 
 
 def _distinct(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
@@ -291,10 +281,8 @@ def _distinct(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
 def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Finding]:
     """Compare the clusters of an evaluation with the same column of the training rows."""
     for column in dict.fromkeys(t.spec.cluster for t in group if t.spec.cluster):
-        trained: dict[str, TrainingRow] = {}
-        for row in rows:
-            if row.raw.get(column) is not None:
-                trained.setdefault(str(row.raw[column]), row)
+        there = [(str(row.raw[column]), row) for row in rows if row.raw.get(column) is not None]
+        trained = dict(there[::-1])  # of several rows the first
         tasks = [t for t in group if t.spec.cluster == column]
         clusters = {s.cluster for s in tasks[0].samples or ()}
         if shared := sorted(c for c in clusters if c in trained):
@@ -304,7 +292,7 @@ def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Find
             evidence = [f'{column} "{c}": training row {trained[c].number}' for c in shared]
             fix = f"split by {column}, so that what is measured is new to the model"
             ids = {t.spec.name: [s.id for s in t.samples or () if s.cluster in trained] for t in tasks}
-            ids |= numbers(row for row in rows if row.raw.get(column) is not None and str(row.raw[column]) in shared)
+            ids |= numbers(row for cluster, row in there if cluster in shared)
             yield Finding("note" if mixed else "warning", what, evidence, fix, "group", ids)
 
 
@@ -381,5 +369,4 @@ def plain(text: str) -> str:
     """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
     if text.isascii():
         return text.lower()
-    folded = unicodedata.normalize("NFKC", text.translate(UNSEEN)).casefold()
-    return unicodedata.normalize("NFKC", folded)
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(UNSEEN)).casefold())

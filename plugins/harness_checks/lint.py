@@ -8,11 +8,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import harness_hf
 from harness import Finding, ModelRef, TrainingRow, checker, quote
-from harness.internals import Task, chat, text_of
+from harness.internals import Severity, Task, chat, text_of
 from harness_checks.frames import messages_of
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
@@ -33,6 +32,7 @@ MATCHERS = ("exact_match", "contains", "token_f1")
 # numbers with a sign, a point or a slash, and names that are others without their signs; 1,000 is what it was
 PUNCTUATED = re.compile(r"[-\u2212]\$?\d[\d.,]*%?|\$?[\d,]*\.\d+%?|\d+,(?!\d{3}$)\d+%?|\d+/\d+|[A-Za-z](\+\+|#)")
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
+Look = Callable[[TrainingRow], str | None]  # what is wrong with a row
 
 
 @checker(title="training-data-quality")
@@ -82,12 +82,7 @@ def counted(number: int, total: int) -> str:
 
 
 def _told(
-    rows: Sequence[TrainingRow],
-    look: Callable[[TrainingRow], str | None],
-    severity: Any,
-    kind: str,
-    what: str,
-    fix: str,
+    rows: Sequence[TrainingRow], look: Look, severity: Severity, kind: str, what: str, fix: str
 ) -> Iterator[Finding]:
     if found := [(row, why) for row in rows if (why := look(row))]:
         evidence = [f"{place(row, rows)}: {why}" for row, why in found]
@@ -107,8 +102,7 @@ def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
     for name, task in tasks.items():
         samples = task.samples or ()
         nothing = [s for s in samples if not s.target or (s.target == "None" and None in s.row.values())]
-        lacking = {"prompt": [s for s in samples if not s.input], "target": nothing}
-        for what, found in lacking.items():
+        for what, found in (("prompt", [s for s in samples if not s.input]), ("target", nothing)):
             if found and len(found) < len(samples):
                 line = f'{counted(len(found), len(samples))} of "{name}": no {what}, where others have one'
                 evidence = [f'row "{s.id}": {quote(text_of(s.input) or str(s.target), 60)}' for s in found]
@@ -131,8 +125,7 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
 
 
 def _roles(row: TrainingRow) -> str | None:
-    chat = row.row.get("messages")
-    if chat is None and isinstance(row.row.get("prompt"), list):
+    if (chat := row.row.get("messages")) is None and isinstance(row.row.get("prompt"), list):
         chat = messages_of(row)
     if not isinstance(chat, list):
         return None if chat is None else f"messages is {str(chat)[:40]!r}, want a list"
@@ -160,8 +153,7 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     chats = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
     if not chats or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
-    tokenizer = harness_hf.load_tokenizer(base.path)
-    if not tokenizer.chat_template:
+    if not (tokenizer := harness_hf.load_tokenizer(base.path)).chat_template:
         what = "the rows are chat messages, and the tokenizer has no chat template"
         yield Finding("error", what, (), "give text prompts, or take the instruct version of the model", "template")
         return
@@ -192,8 +184,7 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
     if torn := [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]:
         evidence = []
-        for answers in torn:
-            one, two = [same[0] for same in answers.values()][:2]
+        for one, two in ([same[0] for same in answers.values()][:2] for answers in torn):
             said = f"{quote(one.prompt, 60)} → {quote(one.answer.strip(), 40)} and {quote(two.answer.strip(), 40)}"
             evidence.append(f"{_places([one, two], rows)}: {said}")
         meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
@@ -203,13 +194,12 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 
 def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Report answers that are preferred in one row and refused in another."""
-    first: dict[tuple[str, ...], TrainingRow] = {}
-    torn = []
+    first, torn = dict[tuple[str, ...], TrainingRow](), []
     for row in (row for row in rows if JUDGED & row.row.keys()):
-        one, two = _plain(row.answer), _plain(text_of(row.row.get("rejected", "")))
-        wanted = row.row.get("label", True)
-        first.setdefault((_plain(row.prompt), one, two, str(bool(wanted))), row)
-        against = (_plain(row.prompt), *((two, one, "True") if two else (one, two, str(not wanted))))
+        prompt, one, two = map(_plain, (row.prompt, row.answer, text_of(row.row.get("rejected", ""))))
+        wanted = bool(row.row.get("label", True))
+        first.setdefault((prompt, one, two, str(wanted)), row)
+        against = (prompt, *((two, one, "True") if two else (one, two, str(not wanted))))
         if against in first and one != two:
             torn.append((first[against], row))
     if torn:
@@ -235,9 +225,7 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
         tokens = {token["content"] for token in added if token["special"]}
     except (OSError, ValueError, KeyError):
         return
-    if not tokens:
-        return
-    pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
+    pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
     if found := [(row, hit[0]) for row in rows if (hit := pattern.search(f"{row.prompt}\n{row.answer}"))]:
         rendered = len(found) > len(rows) / 2  # by hand, on purpose
         what = f"{counted(len(found), len(rows))}: special tokens of the tokenizer written in a text"
@@ -248,8 +236,7 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
 
 
 def _secret(row: TrainingRow) -> str | None:
-    hit = SECRET.search(row.prompt) or SECRET.search(row.answer)
-    if not hit:
+    if not (hit := SECRET.search(row.prompt) or SECRET.search(row.answer)):
         return None
     name = next(name for name, pattern in SECRETS.items() if re.fullmatch(pattern, hit[0]))
     return f"{name}, {quote(hit[0][:6] + '…')}"

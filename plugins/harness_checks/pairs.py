@@ -83,9 +83,7 @@ def learnt_nothing(adapter: ModelRef) -> Iterator[Finding]:
     The margin is the mean reward of chosen answers less that of rejected ones, over the last steps. At zero nothing
     was learnt of the pairs: too few steps, a learning rate that is too low, or labels that contradict each other.
     """
-    facts = note_of(adapter).get("facts", {})
-    margin = facts.get("reward_margin")
-    if margin is not None and margin <= 0:
+    if (margin := note_of(adapter).get("facts", {}).get("reward_margin")) is not None and margin <= 0:
         what = f"the reward margin of the last steps is {margin:.3g}: chosen answers are preferred no more than before"
         yield Finding("warning", what, (), "train longer, or at a higher rate; are the labels right?")
 
@@ -99,14 +97,13 @@ def sorted_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding
     all of them less likely, and the model learns which half of the file it is in. Steps with one label only are
     counted, and compared with those of a random order.
     """
-    labels = [row.row["label"] for row in rows if "label" in row.row and not row.row.get(HELD_OUT)]
+    labels = [bool(row.row["label"]) for row in rows if "label" in row.row and not row.row.get(HELD_OUT)]
     given: dict[str, Any] = dict(suite.train.options) if suite.train else {}
     if not labels or given.get("train_sampling_strategy", "sequential") != "sequential":
         return
     size = given.get("per_device_train_batch_size", BATCH) * given.get("gradient_accumulation_steps", BATCHES)
     steps = [labels[i : i + size] for i in range(0, len(labels), size)]
-    wanted = sum(map(bool, labels)) / len(labels)
-    alone = sum(len({*map(bool, step)}) == 1 for step in steps)
+    wanted, alone = sum(labels) / len(labels), sum(len({*step}) == 1 for step in steps)
     expected = sum(wanted ** len(step) + (1 - wanted) ** len(step) for step in steps)
     if alone - expected <= ALONE * len(steps):
         return

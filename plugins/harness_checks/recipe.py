@@ -16,7 +16,6 @@ from harness_lora import read_config
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-HALF = 0.5
 NEVER = 1e-16  # in a row of the head that was never trained; those of reserved tokens are zeros
 LOW, HIGH = 5e-5, 1e-3  # of the learning rate: below it a full fine-tuning's, above it a LoRA diverges
 TINY = 0.1  # what random weights of 0.1 M parameters can take, to learn anything in a test
@@ -33,16 +32,15 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
     """
     if (options := _options(suite)) is None:
         return
-    targets, model = options.get("target_modules", "all-linear"), harness_hf.skeleton(base.path)
+    targets, model = options.get("target_modules"), harness_hf.skeleton(base.path)
     kinds, head = ("Linear", "Conv1D"), model.get_output_embeddings()
     linears = {n: m for n, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
-    adapted = _adapted(model, options)
-    listed = targets if isinstance(targets, list) else []
+    adapted, listed = _adapted(model, options), targets if isinstance(targets, list) else []
     if unmatched := [t for t in listed if not any(n.endswith(f".{t}") or n == t for n in adapted)]:
         yield Finding("error", f"target_modules match nothing: {', '.join(unmatched)}", fix="name modules of the base")
     total = sum(m.weight.numel() for m in linears.values())
     reached = sum(m.weight.numel() for name, m in linears.items() if name in adapted)
-    if total and reached / total < HALF:
+    if total and reached / total < 0.5:
         what = f"the adapter reaches {reached / total:.0%} of the linear parameters ({len(adapted)} modules)"
         left = sorted({name.rpartition(".")[2] for name in linears if name not in adapted})
         yield Finding("warning", what, [f"not adapted: {', '.join(left)}"], 'target_modules = "all-linear"')
@@ -106,8 +104,7 @@ def _is_zero(folder: Path, names: set[str], token: int) -> bool:
         with safe_open(folder / file, "pt") as opened:
             if name := next((n for n in opened.keys() if n in names), None):  # noqa: SIM118 -- no mapping
                 rows = opened.get_slice(name)
-                inside = token < rows.get_shape()[0]
-                return inside and bool(rows[token : token + 1].abs().max() <= NEVER)
+                return token < rows.get_shape()[0] and bool(rows[token : token + 1].abs().max() <= NEVER)
     return False
 
 

@@ -48,8 +48,7 @@ def not_finite(adapter: ModelRef) -> Iterator[Finding]:
         if bad := int((~torch.isfinite(tensor)).sum()):
             what = f'"{name}": {bad} of {tensor.numel()} weights are not finite'
             yield Finding("error", what, (), "lower learning_rate, or look for broken rows")
-    loss = note_of(adapter).get("facts", {}).get("train_loss", 0.0)
-    if loss is None or not math.isfinite(loss):
+    if (loss := note_of(adapter).get("facts", {}).get("train_loss", 0.0)) is None or not math.isfinite(loss):
         yield Finding("error", f"the training loss is {loss}", (), "lower learning_rate, or look for broken rows")
 
 
@@ -94,10 +93,10 @@ def overfits(adapter: ModelRef) -> Iterator[Finding]:
     """
     facts = note_of(adapter).get("facts", {})
     losses, kept = facts.get("validation_loss") or [], facts.get("kept_step")
-    if not losses or losses[-1] - min(losses) < RISE:
+    if not losses or losses[-1] - (least := min(losses)) < RISE:
         return
-    best = losses.index(min(losses)) + 1
-    what = f"the validation loss rose from {min(losses):.3f} after validation {best} to {losses[-1]:.3f} at the end"
+    best = losses.index(least) + 1
+    what = f"the validation loss rose from {least:.3f} after validation {best} to {losses[-1]:.3f} at the end"
     lines = [", ".join(f"{loss:.3f}" for loss in losses)]
     if kept is not None:
         yield Finding("note", f"{what}; the adapter is that of step {kept}", lines)
@@ -114,8 +113,7 @@ def saved_otherwise(adapter: ModelRef) -> Iterator[Finding]:
     are in memory, before a file of them exists; here the file's are compared. A scaling that is folded into the
     matrices, and a start that is converted, make another file than what was trained; there is nothing noted then.
     """
-    wanted = note_of(adapter).get("trained")
-    if adapter.adapter is None or not wanted:
+    if adapter.adapter is None or not (wanted := note_of(adapter).get("trained")):
         return  # a whole model was read back where it was written
     import torch
 
@@ -153,8 +151,7 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
     note says in a folder that was not made here proves nothing, and is told as the adapter's own word. Of
     one made elsewhere the name of its base is told, too: its instruct twin has the same shapes.
     """
-    made_for = note_of(adapter).get("base_digest")
-    if made_for and base.digest and made_for != base.digest:
+    if (made_for := note_of(adapter).get("base_digest")) and base.digest and made_for != base.digest:
         what = f"the adapter was trained on weights {made_for[:16]}, the base has {base.digest[:16]}"
         yield Finding("error", what, (), "name the base it was trained on")
     elif not (made_for and is_sealed(Path(adapter.adapter or adapter.path))):
