@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from harness_judge import verdict
 from harness_judge.prompts import Question, check, pair
-from harness_judge.verdict import TURNED, NoVerdict, Reply
+from harness_judge.verdict import TURNED, Failed, NoVerdict, Reply
 
 # Zheng et al. 2024, arXiv:2410.07137: one text for every request won 86.5 % of AlpacaEval 2, controlled for length.
 CONSTANT = (
@@ -40,7 +40,7 @@ ADVERSARIES: Mapping[str, Callable[[str], str]] = {
     "a claim to a place": lambda request: PLACES,
     "chat special tokens": lambda request: TOKENS,
 }
-Ask = Callable[[Sequence[Question]], Mapping[int, Reply | object]]
+Ask = Callable[[Sequence[Question]], Iterable[tuple[int, Reply | Failed]]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class AdversaryTrial:
 def trial(ask: Ask, cases: Sequence[Exchange], guideline: str = "") -> list[AdversaryTrial]:
     """Let a judge compare each adversary with real answers, in both orders.
 
-    `ask` returns a reply by number for a list of questions; what is no Reply is a question without one.
+    `ask` yields (number, reply) for a list of questions; what is no Reply is a question without one.
     """
     plan = [(name, case, first) for name in ADVERSARIES for case in cases for first in (True, False)]
     questions = []
@@ -82,7 +82,7 @@ def trial(ask: Ask, cases: Sequence[Exchange], guideline: str = "") -> list[Adve
         fake = ADVERSARIES[name](case.request)
         a, b = (fake, case.answer) if first else (case.answer, fake)
         questions.append(pair(case.request, a, b, case.reference, guideline))
-    replies, scores = ask(questions), {name: list[float]() for name in ADVERSARIES}
+    replies, scores = dict(ask(questions)), {name: list[float]() for name in ADVERSARIES}
     for i, (name, _, first) in enumerate(plan):
         with suppress(NoVerdict):
             scores[name].append(score(verdict.pair(verdict.reply_of(replies.get(i)))[0], first))
@@ -97,7 +97,7 @@ def trial_checks(ask: Ask, cases: Sequence[Exchange], parts: Sequence[Mapping[st
     texts = [(name, case, make(case.request)) for case in cases for name, make in ADVERSARIES.items()]
     texts += [("", case, case.answer) for case in cases]
     plan = [(name, case, text, part) for name, case, text in texts for part in parts]
-    replies = ask([check(case.request, text, case.reference, part) for _, case, text, part in plan])
+    replies = dict(ask([check(case.request, text, case.reference, part) for _, case, text, part in plan]))
     met = defaultdict[tuple[str, Exchange], list[bool]](list)
     for i, (name, case, _, part) in enumerate(plan):
         with suppress(NoVerdict):

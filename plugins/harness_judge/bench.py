@@ -19,7 +19,7 @@ from harness.internals import Responses, keys, request_key, wire
 from harness_judge import prompts
 from harness_judge.options import Budget, JudgeOptions
 from harness_judge.prompts import Question
-from harness_judge.service import API, AnthropicJudge, OpenAIJudge
+from harness_judge.service import AnthropicJudge, OpenAIJudge
 from harness_judge.verdict import Failed, Reply
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def open_bench(
         from harness_judge.local import LocalJudge
 
         return LocalJudge(options.model_name, responses, options.local, progress)
-    api = OpenAIJudge if options.backend_name == "openai" else AnthropicJudge
-    return JudgeDesk(api(options), options, responses, progress, budget or options.budget())
+    return JudgeDesk(options, responses, progress, budget or options.budget())
 
 
 def instrument(options: JudgeOptions, models: dict[str, None]) -> dict[str, str]:
@@ -63,10 +62,9 @@ class _Attempt:
 class JudgeDesk:
     """Where questions are put to one judge. `models` holds the ids that replied, `capped` the cap that was reached."""
 
-    def __init__(
-        self, backend: API, options: JudgeOptions, responses: Responses | None, progress: Told, budget: Budget
-    ) -> None:
-        self.backend, self.budget, self.responses, self.progress = backend, budget, responses, progress
+    def __init__(self, options: JudgeOptions, responses: Responses | None, progress: Told, budget: Budget) -> None:
+        self.backend = OpenAIJudge(options) if options.backend_name == "openai" else AnthropicJudge(options)
+        self.budget, self.responses, self.progress = budget, responses, progress
         self.concurrency, self.tries, self.pause = options.concurrency, options.retries + 1, wire.PAUSE
         self.models, self.capped = dict[str, None](), ""  # the id of what replied last is the last
         self._identity = [self.backend.identity, keys.of_content([JudgeDesk])]  # how it is asked, and read
@@ -96,10 +94,8 @@ class JudgeDesk:
                 self.progress(done, len(questions))
                 yield i, outcome
 
-    # -- what is remembered ------------------------------------------------------------------------
-
     def _key(self, question: Question, model: str) -> bytes:
-        return request_key("judge", "judgment", self._identity, model, *question.asked)
+        return request_key("judge", "judgment", self._identity, model, question.messages(), question.schema, question.k)
 
     def _remembered(self, questions: Sequence[Question]) -> dict[int, Reply]:
         """Look up what the model that replied last has said; which one that was is remembered too."""
@@ -119,8 +115,6 @@ class JudgeDesk:
             self.responses.flush()
         self.models.pop(reply.model, None)
         self.models[reply.model] = None
-
-    # -- what is asked -----------------------------------------------------------------------------
 
     def _put(self, questions: Sequence[tuple[int, Question]]) -> Iterator[tuple[int, Reply | Failed]]:
         """Ask until every question has a reply, was given up, or the budget is used up."""

@@ -104,9 +104,6 @@ def _judge_of(suite: Path, evaluation: str | None) -> Eval:
     return judged[0]
 
 
-# -- labels ----------------------------------------------------------------------------------------
-
-
 def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
     """Read labels, and find their answers; every mistake is told."""
     mistakes, labelled = Mistakes(), list[Labelled]()
@@ -158,9 +155,6 @@ def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, 
     if pairwise and theirs is None:
         raise UsageError(f'"{name}" was not compared in that run; name the subject that was with --subject')
     return Sample(name, asked_of(there), there.get("target", ""), there["doc"]), (ours, theirs) if pairwise else (ours,)
-
-
-# -- agreement -------------------------------------------------------------------------------------
 
 
 def _compare(

@@ -71,10 +71,8 @@ def prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dict[str,
 
 def too_few(labels: Labels) -> str:
     """Return which kind of labels is of too few prompts to tell how the judge errs on it, or nothing."""
-    for name, count in prompts_by_kind(labels.truth, labels.clusters).items():
-        if count < FEWEST:
-            return f"on {count} prompts people said that it {name}, want {FEWEST} at least"
-    return ""
+    few = {name: n for name, n in prompts_by_kind(labels.truth, labels.clusters).items() if n < FEWEST}
+    return next((f"on {n} prompts people said that it {name}, want {FEWEST} at least" for name, n in few.items()), "")
 
 
 def share_of(values: Sequence[float], clusters: Sequence[Any]) -> Share:

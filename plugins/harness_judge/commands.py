@@ -36,11 +36,9 @@ def judge(parser: ArgumentParser) -> None:
 def _calibrate(args: Namespace) -> int:
     from harness_judge.calibrate import calibrate, describe
 
-    def warn(text: str) -> None:
-        print(shown(f"warning: {text}"), file=sys.stderr)
-
-    where = {"evaluation": args.eval, "run": args.run, "subject": args.subject, "out": args.out}
-    found, path = calibrate(args.labels, args.suite, **where, warn=warn)
+    given = {"evaluation": args.eval, "run": args.run, "subject": args.subject, "out": args.out}
+    given["warn"] = lambda text: print(shown(f"warning: {text}"), file=sys.stderr)
+    found, path = calibrate(args.labels, args.suite, **given)
     args.document = {"written": str(path), "calibration": json.loads(path.read_text("utf-8"))}
     for line in describe(found):
         print(shown(line))

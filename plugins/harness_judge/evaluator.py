@@ -6,18 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness import Caveat, Labels, Marking, Metric, Prompt, Sample, Score, evaluator
 from harness.internals import schema
 from harness_judge.calibration import LONGER_BY
 from harness_judge.options import JudgeOptions
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 RIDGE = 0.1  # of both coefficients: where all rows agree they stay finite, and n = 60 moves by less than a point
 STEPS = 100
@@ -27,16 +21,13 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     """Return the metrics of a mode; light, since collection calls it."""
     labelled = bool(options.get("calibration")) and not options.get("trust_judge")
     if options.get("mode") == "rubric":
-        criteria = options.get("criteria") or {}
         verdicts = [Metric("rubric", "higher", "proportion")]
-        verdicts += [Metric(name, "higher", "proportion", labelled=labelled) for name in criteria]
+        verdicts += [Metric(name, "higher", "proportion", labelled=labelled) for name in options.get("criteria") or {}]
     else:
-        verdicts = [
-            Metric("win_rate", "higher", "proportion", labelled=labelled),
-            *([Metric("win_rate_raw", "higher", "proportion")] if labelled else []),
-            Metric("win_rate_controlled", "higher", "other", controlled_win_rate),
-            Metric("position_flip_rate", "lower", "proportion"),
-        ]
+        verdicts = [Metric("win_rate", "higher", "proportion", labelled=labelled)]
+        verdicts += [Metric("win_rate_raw", "higher", "proportion")] if labelled else []
+        verdicts += [Metric("win_rate_controlled", "higher", "other", controlled_win_rate)]
+        verdicts += [Metric("position_flip_rate", "lower", "proportion")]
     found = [*verdicts, Metric("error_rate", "lower", "proportion"), Metric("injection_suspect", "lower", "proportion")]
     found += [Metric(name, "lower", "count") for name in ("tokens", *(["usd"] if options.get("prices") else []))]
     return found + ([Metric("kappa", "higher", "agreement")] if options.get("calibration") else [])
@@ -71,21 +62,14 @@ def _estimate(
 
 @evaluator(
     marks=lambda options: "answers" if options.get("mode") == "rubric" else "pairs",
-    metrics_for=_metrics_for,
-    check=_check,
     needs=lambda options: tuple(sdk for sdk in ("anthropic", "openai") if options.get("backend") == sdk),
-    adversaries=_adversaries,
-    estimate=_estimate,
-)
+    metrics_for=_metrics_for, check=_check, adversaries=_adversaries, estimate=_estimate,
+)  # fmt: skip
 @schema.takes(JudgeOptions)
 def judge(
-    samples: Sequence[Sample],
-    answers: Sequence[str],
-    baseline_answers: Sequence[str] | None,
-    options: JudgeOptions,
-    *,
-    marking: Marking,
-) -> Iterator[Score | Caveat | Labels]:
+    samples: Sequence[Sample], answers: Sequence[str], baseline_answers: Sequence[str] | None, options: JudgeOptions,
+    *, marking: Marking,
+) -> Iterator[Score | Caveat | Labels]:  # fmt: skip
     """Let a language model compare answers with a baseline's, in both orders, or check them against criteria.
 
     Backend "auto" takes Anthropic or OpenAI where their key is set, else the local model; `model` then names one for
@@ -118,29 +102,21 @@ def controlled(scores: Sequence[float], longer_by: Sequence[float], weights: Seq
     model against one baseline and a ridge. Where lengths do not differ it is the plain mean. NaN without rows.
     """
     import numpy as np
+    from numpy.typing import NDArray
 
-    w = np.asarray(weights, dtype=np.float64)
-    y, d = np.asarray(scores, dtype=np.float64)[w > 0], np.asarray(longer_by, dtype=np.float64)[w > 0]
-    w = w[w > 0]
+    rows = np.asarray([scores, longer_by, weights], dtype=np.float64)
+    y, d, w = rows[:, rows[2] > 0]
     if not len(y) or not np.isfinite(y).all() or not np.isfinite(d).all():
         return math.nan
     if (spread := float(d.std())) == 0:
         return float((w * y).sum() / w.sum())
-    return _fit(y, np.tanh(d / spread), w)
+    x, beta = np.stack([np.ones_like(d), np.tanh(d / spread)], axis=1), np.zeros(2)
 
-
-def _fit(y: Floats, z: Floats, w: Floats) -> float:
-    """Return sigmoid of the intercept by Newton's method, each step halved until the likelihood grows."""
-    import numpy as np
-
-    x = np.stack([np.ones_like(z), z], axis=1)
-    beta = np.zeros(2)
-
-    def loss(b: Floats) -> float:
+    def loss(b: NDArray[np.float64]) -> float:
         eta = x @ b
         return float((w * (np.logaddexp(0, eta) - y * eta)).sum() + RIDGE / 2 * b @ b)
 
-    for _ in range(STEPS):
+    for _ in range(STEPS):  # of Newton's, each halved until the likelihood grows
         p = 1 / (1 + np.exp(-(x @ beta)))
         gradient = x.T @ (w * (p - y)) + RIDGE * beta
         hessian = (x * (w * p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(2)

@@ -107,8 +107,7 @@ class LocalJudge:
     def _fitting(self, subject: Any, question: Question) -> tuple[Question | None, int]:
         """Cut the texts of a question until it fits into the judge's context; return it with the tokens it takes."""
         context = getattr(subject, "context", None) or math.inf
-        most = max(map(len, question.data.values()), default=0)
-        fits = question
+        most, fits = max(map(len, question.data.values()), default=0), question
         while True:
             one = fits.messages(letter=True), next(iter(fits.labels))  # the question and one of its verdicts
             tokens = int(subject.count_tokens([one])[0])

@@ -13,8 +13,8 @@ from harness.internals import labels as by_people
 from harness_judge import adversaries, bench, calibration, prompts, rows
 from harness_judge.bench import Bench
 from harness_judge.options import JudgeOptions
-from harness_judge.prompts import Question, speaks_to_the_judge
-from harness_judge.rows import MOST_ERRORS, Judged, Returned
+from harness_judge.prompts import speaks_to_the_judge
+from harness_judge.rows import MOST_ERRORS, Judged
 
 PAIR_VERDICTS = ("win_rate", "position_flip_rate")
 WORD = ("win_rate_controlled", "win_rate_raw")  # metrics of pairs that no label corrects
@@ -68,9 +68,6 @@ def put(judge: Bench, planned: Sequence[rows.JudgeRow], options: JudgeOptions) -
     return [read(row, [next(outcomes) for _ in row.questions]) for row in planned]
 
 
-# -- what must be known of all rows ----------------------------------------------------------------
-
-
 def _cases(
     options: JudgeOptions, samples: Sequence[Sample], real: Sequence[str], seed: int
 ) -> list[adversaries.Exchange]:
@@ -81,10 +78,8 @@ def _cases(
         found.append((bool(target.strip()), shown, target or shown["answer_A"]))
     best = [f for f in found if f[0]] or [f for f in found if f[2].strip()]
     chosen = random.Random(seed).sample(best, min(options.adversaries, len(best)))  # noqa: S311 -- not for secrets
-    return [
-        adversaries.Exchange(shown["request"], answer[: options.answer_chars], shown.get("reference", ""))
-        for _, shown, answer in chosen
-    ]
+    most = options.answer_chars
+    return [adversaries.Exchange(data["request"], said[:most], data.get("reference", "")) for _, data, said in chosen]
 
 
 def _trials(judge: Bench, options: JudgeOptions, cases: Sequence[adversaries.Exchange]) -> Iterator[Caveat]:
@@ -106,13 +101,9 @@ def held(
     judge: Bench, options: JudgeOptions, cases: Sequence[adversaries.Exchange]
 ) -> list[adversaries.AdversaryTrial]:
     """Let a judge compare or check the adversaries, in its own mode."""
-
-    def ask(questions: Sequence[Question]) -> dict[int, Returned]:
-        return dict(judge.ask(questions))
-
     if options.mode == "pairwise":
-        return adversaries.trial(ask, cases, options.guideline)
-    return adversaries.trial_checks(ask, cases, rows.parts(options))
+        return adversaries.trial(judge.ask, cases, options.guideline)
+    return adversaries.trial_checks(judge.ask, cases, rows.parts(options))
 
 
 def estimate(

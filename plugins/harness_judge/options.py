@@ -62,8 +62,7 @@ class Budget:
 
     def __init__(self, prices: Prices, caps: Mapping[str, int | Decimal | None]) -> None:
         self.prices, self._caps = prices, caps
-        self.calls = self.tokens = 0
-        self.usd = Decimal(0)
+        self.calls, self.tokens, self.usd = 0, 0, Decimal(0)
         self.reached = ""  # the cap that refused the last reservation
 
     def reserve(self, most: Reserved) -> bool:
@@ -130,7 +129,7 @@ class JudgeOptions:
     chosen: tuple[str, str] = field(init=False, default=("", ""))
 
     def __post_init__(self) -> None:
-        if wrong := [*self._out_of_range(), *self._wrong_criteria()]:
+        if wrong := list(self._wrong()):
             raise UsageError(*wrong)
         object.__setattr__(self, "chosen", self._choose())
         if wrong := list(self._wrong_chosen()):
@@ -158,18 +157,17 @@ class JudgeOptions:
         """Raise UsageError where the judge and the model it judges come from one family: it would know its own."""
         if (ours := family(self.model_name)) and ours == family(judged) and not self.allow_same_family:
             both = f'"{self.model_name}" and "{judged}" are both of the family "{ours}"'
-            hint = "take another judge, or say allow_same_family = true"
-            raise UsageError(f"{both}, and models prefer their own; {hint}")
+            raise UsageError(
+                f"{both}, and models prefer their own; take another judge, or say allow_same_family = true"
+            )
 
-    def _out_of_range(self) -> Iterator[str]:
+    def _wrong(self) -> Iterator[str]:
         for name, least in LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
                 yield f"{name} is {value}, want {least} or more"
         for name in ("timeout", "max_usd"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 yield f"{name} is {value:g}, want more than 0"
-
-    def _wrong_criteria(self) -> Iterator[str]:
         if self.mode == "rubric" and not self.criteria:
             yield 'mode is "rubric", which wants criteria = { NAME = "what must hold" }'
         if self.mode == "pairwise" and self.criteria:

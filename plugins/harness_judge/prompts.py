@@ -78,10 +78,6 @@ class Question:
         data = json.dumps(dict(self.data), ensure_ascii=False)
         return f"{self.fence}\n{data}\n{self.fence}\n\n{self.instruction}{self.word if letter else self.ending}"
 
-    @property
-    def asked(self) -> list[Any]:
-        return [self.messages(), self.schema, self.k]
-
     def messages(self, *, letter: bool = False) -> list[dict[str, str]]:
         return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user(letter=letter)}]
 

@@ -119,9 +119,7 @@ def first_share(judged: Judged) -> float:
 def judged_check(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return the share of judgments by which each criterion is met, and their mean."""
     found, met = _booked(row, outcomes), dict[str, list[bool]]()
-    for _, verdicts, model in _verdicts(
-        found, outcomes, "criteria", lambda r, asked: verdict.check(r, asked.split(","))
-    ):
+    for _, verdicts, model in _verdicts(found, outcomes, "criteria", lambda r, some: verdict.check(r, some.split(","))):
         for name, (yes, reason) in verdicts.items():
             met.setdefault(name, []).append(yes)
             found.judgments.append({"criterion": name, "met": yes, "reason": reason, "model": model})

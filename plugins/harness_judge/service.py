@@ -152,8 +152,7 @@ class OpenAIJudge(API):
         if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
             raise wire.Trouble("answered without choices, so this is no answer", passing=True, charged=True)
         message, ended = choices[0].get("message") or {}, choices[0].get("finish_reason")
-        usage = body.get("usage") or {}
-        problem = ""
+        usage, problem = body.get("usage") or {}, ""
         if message.get("refusal") or ended == "content_filter":
             problem = f"the judge refused: {self.at.peer.clean(str(message.get('refusal') or ended))}"
         elif ended == "length":
@@ -176,9 +175,7 @@ class AnthropicJudge(API):
             "output_config": {"format": {"type": "json_schema", "schema": dict(question.schema)}},
         }
         reply, ended = self.at.message(self.client, self.model, asked, self.timeout)
-        problem = ""
         if ended == "max_tokens":
-            problem = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
-        elif ended not in ENDED:
-            problem = f'the judge refused: it ended by "{ended}"'
-        return replace(reply, problem=problem)
+            what = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
+            return replace(reply, problem=what)
+        return reply if ended in ENDED else replace(reply, problem=f'the judge refused: it ended by "{ended}"')

@@ -21,7 +21,9 @@ from typing import Any, Literal
 Mode = Literal[
     "fair", "always-A", "prefers-longer", "injectable", "flaky", "malformed", "slow", "429", "refuses", "unfit", "cut"
 ]
-FLAKY = {"429": 0.10, "500": 0.05, "timeout": 0.02, "malformed": 0.02}  # shares of calls
+FAULTS = {  # shares of calls, by mode
+    "flaky": {"429": 0.10, "500": 0.05, "timeout": 0.02, "malformed": 0.02}, "malformed": {"malformed": 1.0},
+}  # fmt: skip
 ORDERS = re.compile(r"ignore all previous instructions", re.IGNORECASE)
 
 
@@ -77,8 +79,7 @@ class StubJudge:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.faults is None and self.mode == "flaky":
-            self.faults = FLAKY
+        self.faults = FAULTS.get(self.mode, {}) if self.faults is None else self.faults
         self.latency = self.hang if self.mode == "slow" else self.latency
         self.log, self.busy, self.busiest = list[ServedRequest](), 0, 0
         self._lock = threading.Lock()
@@ -108,13 +109,8 @@ class StubJudge:
 
     def repeated(self) -> int:
         """Count the calls that came after the same one had been answered."""
-        answered: dict[str, float] = {}
-        for asked in self.log:
-            if asked.outcome == "ok":
-                answered.setdefault(asked.digest, asked.ended)
+        answered = {asked.digest: asked.ended for asked in reversed(self.log) if asked.outcome == "ok"}  # at first
         return sum(asked.begun > answered.get(asked.digest, math.inf) for asked in self.log)
-
-    # -- what the server does ----------------------------------------------------------------------
 
     def fault(self) -> str:
         """Choose the fault of the next call, or none."""
@@ -122,8 +118,6 @@ class StubJudge:
             if self.mode == "429":
                 self.refusals -= 1
                 return "429" if self.refusals >= 0 else ""
-            if self.mode == "malformed":
-                return "malformed"
             drawn = self._random.random()
         for name, share in (self.faults or {}).items():
             if drawn < share:

@@ -53,8 +53,7 @@ def pair(reply: Reply) -> tuple[str, str]:
 
 def check(reply: Reply, criteria: Iterable[str]) -> dict[str, tuple[bool, str]]:
     """Return whether each criterion is met, and the reason; raises NoVerdict."""
-    found = _read(reply)
-    verdicts = {}
+    found, verdicts = _read(reply), {}
     for name in criteria:
         one = found.get(name)
         if not isinstance(one, Mapping) or not isinstance(met := one.get("met"), bool):
