@@ -44,8 +44,7 @@ def cut_answers(result: Result, task: Task) -> Iterator[Finding]:
     cut, whole = ([s for s in told if s.is_cut == is_cut] for is_cut in (True, False))
     if len(told) < ENOUGH or len(cut) < MANY * len(told):
         return
-    option = schema.options_of(task.function)[0].get("max_new_tokens")
-    limit = task.spec.options.get("max_new_tokens", option.default if option else None)
+    limit = schema.with_defaults(task.function, task.spec.options).get("max_new_tokens")
     what = f'"{result.subject}::{result.eval}": {len(cut)} of {len(told)} answers were cut'
     what += f" at {limit} tokens" if limit else ""
     if whole and (first := next(iter(task.metrics.values()))).is_share:

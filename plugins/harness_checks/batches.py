@@ -22,16 +22,10 @@ BATCHES = 16  # that are collated and looked at
 SAMPLE = 200  # rows whose prompts are encoded once more
 WELL = 0.95  # of the rows must end in a token that stops
 TAIL = 4  # tokens at the end of an answer among which its stop must be: a template may write a line break after it
-FIXTURES = (
-    [{"role": "user", "content": "What is two plus two?"}],
-    [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."}],
-    [
-        {"role": "user", "content": "One?"},
-        {"role": "assistant", "content": "Two."},
-        {"role": "user", "content": "Three?"},
-        {"role": "assistant", "content": "Four."},
-    ],
-)
+FIXTURES = [  # conversations
+    [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=False)]
+    for turns in (("What is two plus two?",), ("Say hello.", "Hello."), ("One?", "Two.", "Three?", "Four."))
+]
 
 
 @checker(title="masked-eos-token")
@@ -97,11 +91,11 @@ def labels_out_of_place(built: Built) -> Iterator[Finding]:
         for name, ids, labels in found:
             pairs = [(a, b) for a, b in zip(ids, labels, strict=False) if b not in (IGNORED, a)]
             if pairs or len(ids) != len(labels):
-                odd.append((name, " ".join("→".join(built.tokenizer.decode([x]) for x in p) for p in pairs[:8])))
+                misplaced = " ".join("→".join(built.tokenizer.decode([x]) for x in p) for p in pairs[:8])
+                odd.append(f"{name}: {quote(misplaced, 60)}")
         if odd:
-            evidence = [f"{name}: {quote(misplaced, 60)}" for name, misplaced in odd]
             what = f"{len(odd)} of {len(found)} {where}: labels are not the tokens at their places"
-            yield Finding("error", what, evidence, "let the trainer shift no labels: the model does")
+            yield Finding("error", what, odd, "let the trainer shift no labels: the model does")
             return
 
 
@@ -236,8 +230,7 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     to answer after tokens that it never gets when it is used. A prompt should end where a token ends.
     """
     asked = [row for row in rows if "prompt" in row.row and ("completion" in row.row or "chosen" in row.row)]
-    sample = asked[:: max(1, len(asked) // SAMPLE)]
-    odd = []
+    sample, odd = asked[:: max(1, len(asked) // SAMPLE)], []
     for row in sample:
         prompt, completion = row.row["prompt"], row.row.get("completion", row.row.get("chosen"))
         if isinstance(prompt, str):

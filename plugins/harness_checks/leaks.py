@@ -43,8 +43,7 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
     are the training data, validation data (what chose a checkpoint cannot confirm it), few-shot examples, and
     "select" data against "confirm" data. Kinds: -exact, -inside, -coverage, -near, -group.
     """
-    training = of_rows([row for row in rows if not row.row.get(HELD_OUT)])
-    held_out = of_rows([row for row in rows if row.row.get(HELD_OUT)])
+    training, held_out = (of_rows([r for r in rows if bool(r.row.get(HELD_OUT)) is held]) for held in (False, True))
     for group in _by_data(tasks):
         evaluated = of_samples(group[0].samples or ())
         yield from _compare("training data", training, group, evaluated)
@@ -161,9 +160,8 @@ def _inside(
     most = max(3, len(evaluated) / 2)
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
     asked = [i for i, words in enumerate(split) if len(words) >= INSIDE]
-    questions = [Text("", "", (), split[i]) for i in asked]
     hashes, text = ours.grams(ANCHOR)
-    theirs, other = _encode(questions, vocabulary).grams(ANCHOR)
+    theirs, other = _encode([Text("", "", (), split[i]) for i in asked], vocabulary).grams(ANCHOR)
     if not len(hashes) or not len(theirs):
         return {}
     hashes, text = _in_order(hashes, text, np.isin(hashes, theirs))

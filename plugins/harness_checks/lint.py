@@ -91,8 +91,7 @@ def _told(
 
 
 def _empty(row: TrainingRow) -> str | None:
-    missing = row.answer.strip() == "None" and None in row.raw.values()
-    if missing or not row.answer.strip():
+    if not (answer := row.answer.strip()) or (answer == "None" and None in row.raw.values()):
         return f"no answer after {quote(row.prompt)}" if row.prompt else "no text"
     return None
 

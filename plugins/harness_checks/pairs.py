@@ -39,9 +39,8 @@ def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     Their loss is ln 2 whatever the model does, so they teach nothing, and they hide in a mean.
     """
     if same := [row for row in _pairs(rows) if row.answer.split() == _rejected(row).split()]:
-        evidence = [f"{place(row, rows)}: {quote(row.answer, 60)}" for row in same]
         what = f"{counted(len(same), len(rows))}: chosen and rejected are equal"
-        yield Finding("error", what, evidence, "remove them")
+        yield Finding("error", what, [f"{place(row, rows)}: {quote(row.answer, 60)}" for row in same], "remove them")
 
 
 @checker(title="length-bias")

@@ -170,7 +170,6 @@ def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Finding]:
     if adapter.adapter is None or not any(export.from_ == "adapter" for export in suite.exports):
         return
     config = read_config(adapter.adapter)
-    names = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
-    if risky := [name for name in names if getattr(config, name, None)]:
+    if risky := [n for n in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if getattr(config, n, None)]:
         what = f"the exported adapter has {', '.join(risky)}, which servers have got wrong"
         yield Finding("warning", what, fix="ship the merged model, or try the server on the rows of an evaluation")
