@@ -34,8 +34,7 @@ def parse_first(text: str, wanted: Callable[[Any], bool] = lambda value: True) -
 
     What stands within another is no candidate.
     """
-    found: list[Any] = []
-    end = 0
+    found, end = list[Any](), 0
     for start in (m.start() for m in islice(re.finditer(r"[{\[]", text), MOST_STARTS)):
         with suppress(ValueError):
             value, end = parse_at(text, start) if start >= end else (None, end)
@@ -49,9 +48,8 @@ def parse_first(text: str, wanted: Callable[[Any], bool] = lambda value: True) -
 
 def parse_at(text: str, start: int) -> tuple[Any, int]:
     """Return the JSON value that begins at a place in a text, and the place behind it; raises ValueError."""
-    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse)
     try:
-        value, end = decoder.raw_decode(text, start)
+        value, end = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse).raw_decode(text, start)
         return _shallow(value), end
     except RecursionError:
         raise ValueError(DEEP) from None

@@ -164,12 +164,8 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# -- the process -----------------------------------------------------------------------------------
-
-
 def _in_process(asked: Mapping[str, Any]) -> Measured:
     """Measure one thing in a process of its own, so that nothing else is in its memory."""
-    what = str(asked["what"])
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
         words, told = [sys.executable, "-P", "-m", "harness_plan.benchmark"], json.dumps({**asked, "out": str(out)})
@@ -181,7 +177,7 @@ def _in_process(asked: Mapping[str, Any]) -> Measured:
             why = lines[-1][:300] if lines else f"ended with {done.returncode}"
             if done.returncode == -9:
                 why = "was killed, which is what a system does that is out of memory"
-            return Measured(what, error=why)
+            return Measured(str(asked["what"]), error=why)
 
 
 def main() -> None:

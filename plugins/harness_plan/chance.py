@@ -48,6 +48,8 @@ class GateOnRows:
     def __post_init__(self) -> None:
         self.sign, margin, self.factor = self.gate.kind.oriented(self.gate, self.metric)
         self.before = self.before if self.metric.combine else None  # else the rows tell more
+        run = self.past.run if self.past else self.before[1] if self.before else None
+        self.where = f"as in {name_of(run)}" if run else "assumed"
         # what is added to a turned value: 1 where it is the share of rows that are 0
         self.shift = 1.0 if self.shares and not self.gate.versus and self.sign < 0 else 0.0
         self.bound = margin + self.shift
@@ -72,11 +74,6 @@ class GateOnRows:
             return False
         rows = [*self.past.ours.values(), *(self.past.theirs or {}).values()] if self.past else []
         return all(value in (0, 1) and weight == 1 for value, weight in rows)
-
-    @property
-    def where(self) -> str:
-        run = self.past.run if self.past else self.before[1] if self.before else None
-        return f"as in {name_of(run)}" if run else "assumed"
 
     @cached_property
     def then(self) -> Rows | None:

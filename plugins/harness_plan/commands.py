@@ -26,7 +26,6 @@ def plan(parser: ArgumentParser) -> None:
 
 
 def _plan(args: Namespace) -> int:
-    """Tell what a run can prove, takes and needs, before any training."""
     from harness.cli.terminal import Terminal
     from harness.pipeline.run import opened
     from harness_plan import benchmark

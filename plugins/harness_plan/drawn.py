@@ -71,8 +71,7 @@ class Shares:
 
     def proven(self, claim: Claim, counts: Counts, layout: _RowParts, number: int) -> Bools:
         """Decide one claim on every draw, as `harness.claims.inference` chooses the test."""
-        asked = layout.asked[:, number]
-        outcome = np.arange(counts.shape[-1])
+        asked, outcome = layout.asked[:, number], np.arange(counts.shape[-1])
         ours = outcome & 1
         theirs = 0 * outcome if claim.against is None else outcome >> (claim.against + 1) & 1
         won, lost = (counts[:, asked][..., hit].sum(-1) for hit in (ours > theirs, ours < theirs))  # (runs, parts)

@@ -134,7 +134,6 @@ class _GatesTogether:
 
 
 def _share(passed: Bools) -> float:
-    """Return how often all gates pass."""
     return float(passed.all(axis=1).mean())
 
 

@@ -77,11 +77,9 @@ class History:
 
     def seconds(self, subject: str, evaluation: str) -> float | None:
         """Return the seconds a row took when it was last evaluated with nothing remembered."""
-        for run in self.runs:
-            for r in run.reports:
-                if (r.subject, r.eval) == (subject, evaluation) and r.outcome == "done" and r.n and not r.remembered:
-                    return r.seconds / r.n
-        return None
+        asked = (subject, evaluation, "done")
+        reports = (r for run in self.runs for r in run.reports if (r.subject, r.eval, r.outcome) == asked)
+        return next((r.seconds / r.n for r in reports if r.n and not r.remembered), None)
 
 
 def name_of(run: Run) -> str:

@@ -66,8 +66,7 @@ class Listener:
     """A subject that notes what it is asked, and answers from the cache, or with nothing."""
 
     def __init__(self, ref: ModelRef, cached: CachedSubject | None) -> None:
-        self.name, self.digest = ref.name, ref.digest
-        self.cached = cached
+        self.name, self.digest, self.cached = ref.name, ref.digest, cached
         self.calls: list[tuple[list[Pair], bool]] = []  # (prompt, continuation), and whether prompts are computed once
         self.answers = 0
 
