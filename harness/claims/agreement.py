@@ -8,17 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from harness.records.samples import Labels
+from harness.stats.arrays import Floats, np, special
 from harness.stats.inputs import numbered
 from harness.stats.result import Test
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 NEAR_ONE = 1e-9  # by which a kappa stays away from -1, where Fisher's scale ends
 
@@ -46,8 +40,6 @@ def kappa(labels: Labels, threshold: float, alpha: float) -> Test:
 
 def tables_of(labels: Labels) -> Floats:
     """Return how often a cluster's labels are of each pair of kinds, people's and the instrument's: (G, 3, 3)."""
-    import numpy as np
-
     groups = numbered(labels.clusters)
     tables = np.zeros((int(groups.max()) + 1 if len(groups) else 0, 3, 3))
     ours = np.sign(np.asarray(labels.said) - 0.5).astype(int) + 1
@@ -62,26 +54,21 @@ def agreement(tables: Floats) -> tuple[Floats, Floats]:
 
 def kappa_p(tables: Floats, threshold: float) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of kappa against a number; 1 where nothing can be said."""
-    import numpy as np
-    from scipy.special import stdtr
-
     of = _Jackknife.of(tables)
     value, chance = of.whole
     df, limit = of.count - 1, np.arctanh(max(threshold, NEAR_ONE - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         place, error = of.fisher()
         none = (1 - (1 - threshold) * (1 - chance)) ** of.count
-        p_pass = np.where(value == 1, none, stdtr(df, -(place - limit) / error))
-        p_fail = np.maximum(stdtr(df, (place - limit) / error), stdtr(df, (value - threshold) / of.error()))
+        t = (place - limit) / error
+        p_pass = np.where(value == 1, none, special.stdtr(df, -t))
+        p_fail = np.maximum(special.stdtr(df, t), special.stdtr(df, (value - threshold) / of.error()))
     p_fail = np.where(value >= threshold, 1.0, p_fail)
     return np.nan_to_num(p_pass, nan=1.0), np.nan_to_num(p_fail, nan=1.0)
 
 
 def _kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `kappa_p`, of one data set."""
-    import numpy as np
-    from scipy.special import stdtrit
-
     of = _Jackknife.of(tables)
     value, chance = (float(x) for x in of.whole)
     if value == 1:
@@ -90,7 +77,7 @@ def _kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
         place, error, plain = (float(x) for x in (*of.fisher(), of.error()))
     if not math.isfinite(error + plain):
         return -1.0, 1.0
-    reach = -float(stdtrit(of.count - 1, alpha))
+    reach = -float(special.stdtrit(of.count - 1, alpha))
     return math.tanh(place - reach * error), min(max(math.tanh(place + reach * error), value + reach * plain), 1.0)
 
 
@@ -106,8 +93,6 @@ class _Jackknife:
 
     @classmethod
     def of(cls, tables: Floats) -> _Jackknife:
-        import numpy as np
-
         each = np.einsum("...ii->...", tables), tables.sum(-1), tables.sum(-2)
         alike, people, judged = each[0].sum(-1), each[1].sum(-2), each[2].sum(-2)
         rest = alike[..., None] - each[0], people[..., None, :] - each[1], judged[..., None, :] - each[2]
@@ -122,8 +107,6 @@ class _Jackknife:
 
     @property
     def whole(self) -> tuple[Floats, Floats]:
-        import numpy as np
-
         with np.errstate(divide="ignore", invalid="ignore"):
             differ, chance = self.chance
             return 1 - differ / (1 - chance), chance
@@ -139,15 +122,11 @@ class _Jackknife:
         return self._artanh(), self._spread(self.fewer._artanh())
 
     def _artanh(self) -> Floats:
-        import numpy as np
-
         differ, chance = self.chance
         added = 0.5 / self.count
         share = np.minimum((differ + added) / (1 + added) / (1 - chance), 2 - NEAR_ONE)  # 1 - kappa
         return np.asarray(np.log((2 - share) / share) / 2)
 
     def _spread(self, without: Floats) -> Floats:
-        import numpy as np
-
         apart = without - without.mean(-1, keepdims=True)
         return np.asarray(np.sqrt((self.count - 1) / self.count * (apart**2).sum(-1)))

@@ -14,19 +14,14 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.claims import agreement
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Score
+from harness.stats.arrays import Bools, Floats, Ints, np, special
 from harness.stats.inputs import numbered
 from harness.stats.result import Test
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 TIE = 0.5
 KINDS = (0.0, TIE, 1.0)  # what people say: the baseline's or not met, a tie, the candidate's or met
@@ -125,8 +120,6 @@ def moments(
 
     Raises ValueError where there is too little of it.
     """
-    import numpy as np
-
     w = np.asarray(weights, dtype=np.float64)
     there = np.flatnonzero(w)
     x, w = np.asarray(values, dtype=np.float64)[there], w[there] / w[there].mean()
@@ -142,11 +135,8 @@ def moments(
         if (fewest := min(each[0].prompts, each[2].prompts, count)) < FEWEST:
             where_ = f" where {labels.side} is {'' if side else 'not '}above 0" if labels.side else ""
             raise ValueError(f"labels of {labels.metric} of one kind are of {fewest} prompts{where_}; want {FEWEST}")
-    rows, rows_cov, share = _of_rows(x, w, groups, where, met)
     return Moments(
-        rows,
-        rows_cov,
-        share,
+        *_of_rows(x, w, groups, where, met),
         np.array([[lost.plain, tie.mean, won.plain] for lost, tie, won in kinds]),
         _apart(kinds),
         np.array([[one.mean[0] for one in each] for each in kinds]),
@@ -159,8 +149,6 @@ def moments(
 
 def _pairs(x: Floats) -> Floats:
     """Return an instrument's values and whether they are ties, (n, 2)."""
-    import numpy as np
-
     return np.stack([x, (x == TIE).astype(np.float64)], axis=-1)
 
 
@@ -175,9 +163,7 @@ class _Mean:
     prompts: int
 
 
-def _mean(x: Floats, weights: Floats, groups: NDArray[np.intp], places: Floats) -> _Mean:
-    import numpy as np
-
+def _mean(x: Floats, weights: Floats, groups: Ints, places: Floats) -> _Mean:
     prompts = len(set(groups[weights > 0].tolist()))
     total, few = weights.sum() + PSEUDO * len(places), (prompts + 1) / max(prompts, 1)
     mean = (weights @ x + PSEUDO * places.sum(0)) / total
@@ -188,21 +174,15 @@ def _mean(x: Floats, weights: Floats, groups: NDArray[np.intp], places: Floats) 
     return _Mean(mean, plain, np.stack(sums, -1) / total * math.sqrt(few), PSEUDO * few * apart.T @ apart, prompts)
 
 
-def _of_rows(
-    x: Floats, w: Floats, groups: NDArray[np.intp], where: NDArray[Any], met: NDArray[Any]
-) -> tuple[Floats, Floats, Floats]:
+def _of_rows(x: Floats, w: Floats, groups: Ints, where: Any, met: Any) -> tuple[Floats, Floats, Floats]:
     """Return the rows' means, covariance and share, see `Moments`."""
-    import numpy as np
-
     places = [by_side(np.array(PLACES), np.full(3, side), met) for side in met]
     found = _mean(by_side(_pairs(x), where, met), w, groups, np.concatenate(places))
     return found.plain, found.shifts.T @ found.shifts + found.pseudo, found.mean[: 2 * len(met) : 2]
 
 
-def by_side(pairs: Floats, where: NDArray[Any], met: NDArray[Any]) -> Floats:
+def by_side(pairs: Floats, where: Any, met: Any) -> Floats:
     """Return value and tie (n, 2) of rows on the sides `where` (n,) as `Moments.rows` has them, (n, L)."""
-    import numpy as np
-
     on = (where[..., None] == met).astype(np.float64)  # (n, Z)
     each = (on[..., None] * pairs[..., None, :]).reshape(*where.shape, -1)
     return np.concatenate([each, on[..., :-1]], -1)
@@ -210,8 +190,6 @@ def by_side(pairs: Floats, where: NDArray[Any], met: NDArray[Any]) -> Floats:
 
 def _apart(kinds: Sequence[Sequence[_Mean]]) -> Floats:
     """Return the covariances of the labels' means: those of one prompt are not independent."""
-    import numpy as np
-
     flat = [one for each in kinds for one in each]
     found = np.zeros((len(flat), 2, len(flat), 2))
     for i, one in enumerate(flat):
@@ -222,21 +200,16 @@ def _apart(kinds: Sequence[Sequence[_Mean]]) -> Floats:
 
 
 def _blind_p(lost: _Mean, won: _Mean) -> Floats:
-    import numpy as np
-    from scipy.special import stdtr
-
     moved = won.shifts[:, 0] - lost.shifts[:, 0]
     spread = moved @ moved + won.pseudo[0, 0] + lost.pseudo[0, 0]
-    return np.asarray(stdtr(min(lost.prompts, won.prompts) - 1, -(won.mean[0] - lost.mean[0]) / math.sqrt(spread)))
+    t = (won.mean[0] - lost.mean[0]) / math.sqrt(spread)
+    return np.asarray(special.stdtr(min(lost.prompts, won.prompts) - 1, -t))
 
 
 def share_p(of: Moments, threshold: float | Floats) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of the share against a number, or one for each data set."""
-    import numpy as np
-    from scipy.special import stdtr
-
     root, df = signed_root(of, threshold)
-    return np.maximum(stdtr(df, -root), of.blind), np.maximum(stdtr(df, root), of.blind)
+    return np.maximum(special.stdtr(df, -root), of.blind), np.maximum(special.stdtr(df, root), of.blind)
 
 
 def signed_root(of: Moments, threshold: float | Floats) -> tuple[Floats, Floats]:
@@ -247,8 +220,6 @@ def signed_root(of: Moments, threshold: float | Floats) -> tuple[Floats, Floats]
     which fits ill where no share does. The degrees of freedom are Satterthwaite's
     (1946, Biometrics Bulletin 2:110) of its parts: the rows, and the labels of each kind.
     """
-    import numpy as np
-
     mix = _Mix(of)
     weights = mix.start(threshold)
     rows = mix.of_rows(weights)
@@ -265,8 +236,6 @@ class _Mix:
     """Rows as a mix of the labels' kinds: `design` (L, D) times weights (D,), which give the share and sum to 1."""
 
     def __init__(self, of: Moments) -> None:
-        import numpy as np
-
         sides, self.width = of.kinds.shape[-3], 2 if of.ties else 1
         self.of, self.kinds = of, [0, 1, 2] if of.ties else [0, 2]
         at = [2 * z + i for z in range(sides) for i in range(self.width)] + list(range(2 * sides, 3 * sides - 1))
@@ -284,8 +253,6 @@ class _Mix:
 
     def start(self, threshold: float | Floats) -> Floats:
         """Return weights as if the share were the same on both sides, without ties."""
-        import numpy as np
-
         sides, share = len(self.blocks), np.asarray(threshold)
         mix = np.stack([1 - share, share], -1)
         first = self.y[..., -1:] if sides > 1 else np.ones((*self.y.shape[:-1], 1))
@@ -297,8 +264,6 @@ class _Mix:
 
     def of_rows(self, weights: Floats) -> Floats:
         """Return the covariance (L, L) of the rows under a mix, no less than was seen."""
-        import numpy as np
-
         scale = np.ones_like(self.y)
         for z, block in enumerate(self.blocks):
             mean, seen = (self.design[..., block.start, :] * weights).sum(-1), self.of.share[..., z]
@@ -307,15 +272,13 @@ class _Mix:
 
     def of_labels(self, weights: Floats, scale: Floats) -> Floats:
         """Return the covariance (L, L) of a mix's labels, each kind's error (Z, K) `scale` times what was seen."""
-        import numpy as np
-
         by, full = self._by_kind(weights) * scale, np.zeros_like(self.rows_cov)
         labels = np.einsum("...zh,...zhiygj,...yg->...ziyj", by, self.kinds_cov, by)
         size = self.blocks[-1].stop
         full[..., :size, :size] = labels.reshape(*labels.shape[:-4], size, size)
         return full
 
-    def nearest(self, inverse: Floats, threshold: float | Floats | None) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    def nearest(self, inverse: Floats, threshold: float | Floats | None) -> tuple[Floats, Floats, Bools]:
         """Return the least chi-squared, the weights (D,) of that mix, none below zero, and whether the share is above.
 
         Of mixes whose share is the threshold, or, without one, of all.
@@ -323,8 +286,6 @@ class _Mix:
         All sets of weights that are not zero are tried, each by Lagrange's multipliers; that of the share tells where
         the mixes which fit better lie.
         """
-        import numpy as np
-
         gram = np.einsum("...ld,...lm,...me->...de", self.design, inverse, self.design)
         to = np.einsum("...ld,...lm,...m->...d", self.design, inverse, self.y)
         squares, mixes, slopes = [], [], []
@@ -354,8 +315,6 @@ class _Mix:
 
     def grown(self, weights: Floats, inverse: Floats, scale: Floats) -> Floats:
         """Return how much larger each kind's error (Z, K) is where its mean is the one that fits a mix best."""
-        import numpy as np
-
         by, inner, own = self._towards(weights, inverse)[1:]
         at = self.means + by * scale**2 * np.einsum("...zhj,...zj->...zh", own[..., 0, :], inner)
         at, near = np.clip(at, 0.0, 1.0), self.near
@@ -363,8 +322,6 @@ class _Mix:
 
     def _towards(self, weights: Floats, inverse: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Return the distance of the rows from a mix over its covariance (L,), by side, and weights and errors."""
-        import numpy as np
-
         off = self.y - (self.design * weights[..., None, :]).sum(-1)
         towards = np.einsum("...lm,...m->...l", inverse, off)
         by, size = self._by_kind(weights), self.blocks[-1].stop
@@ -373,8 +330,6 @@ class _Mix:
 
     def df(self, weights: Floats, inverse: Floats, rows: Floats, scale: Floats) -> Floats:
         """Return the degrees of freedom of a mix's distance."""
-        import numpy as np
-
         towards, by, inner, own = self._towards(weights, inverse)
         by = by * scale
         parts = by**2 * np.einsum("...zi,...zhij,...zj->...zh", inner, own, inner)
@@ -388,10 +343,8 @@ class _Mix:
         return weights.reshape(*weights.shape[:-1], len(self.blocks), len(self.kinds))
 
 
-def _supports(values: Floats, several: int) -> Iterator[NDArray[np.intp]]:
+def _supports(values: Floats, several: int) -> Iterator[Ints]:
     """Yield the sets of kinds of which so many are `several`, of different values, (sets, size) for each size."""
-    import numpy as np
-
     for size in range(several, len(values) + 1):
         yield np.array([c for c in combinations(range(len(values)), size) if len(set(values[list(c)])) >= several])
 
@@ -400,13 +353,11 @@ def _estimate(of: Moments) -> float:
     return _crossing(of, lambda each, places: signed_root(each, places)[0] > 0)
 
 
-def _crossing(of: Moments, below: Callable[[Moments, Floats], NDArray[np.bool_]]) -> float:
+def _crossing(of: Moments, below: Callable[[Moments, Floats], Bools]) -> float:
     """Return the share in [0, 1] above which a condition of one data set ends; 1 where it never does.
 
     It is asked of many shares in one call, as of so many data sets: ten calls in the place of forty of a bisection.
     """
-    import numpy as np
-
     arrays = {f.name: getattr(of, f.name) for f in fields(of) if f.name not in ("count", "ties")}
     alike: dict[str, Any] = {name: np.broadcast_to(x, (PARTS + 1, *np.shape(x))) for name, x in arrays.items()}
     each = replace(of, **alike)

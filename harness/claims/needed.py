@@ -8,6 +8,7 @@ from functools import partial
 from statistics import NormalDist
 
 from harness.claims import min_rows
+from harness.stats.arrays import special
 from harness.stats.power import MOST_ROWS, POWER, pairs_power, rows_for, share_power
 from harness.stats.tests import T_METHODS, Test
 
@@ -95,6 +96,4 @@ def _quantile(test: Test, alpha: float) -> float:
     """Return what the test's bounds multiplied a standard error by."""
     if test.method not in T_METHODS:
         return NormalDist().inv_cdf(1 - alpha)
-    from scipy.special import stdtrit
-
-    return -float(stdtrit((test.clusters or test.n) - 1, alpha))
+    return -float(special.stdtrit((test.clusters or test.n) - 1, alpha))
