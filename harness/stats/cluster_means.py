@@ -70,9 +70,8 @@ def cluster_t(
         worst = means.worst_row(of, support)  # the narrower bounds and the smaller p-values of the two count
         bounds, p = worst.bounds(alpha), floats(worst.p(threshold))
         judged = max(judged[0], bounds[0]), min(judged[1], bounds[1]), min(judged[2], p[0]), min(judged[3], p[1])
-    lower, upper, p_pass, p_fail = judged
-    rule = float(ratio.effective(weight)) if len(weight) and ratio.uneven(weight) else None
-    return Test(mean, lower, upper, p_pass, p_fail, method, len(v), seen, rule)
+    rule = float(ratio.effective(weight)) if ratio.uneven(weight) else None
+    return Test(mean, *judged, method, len(v), seen, rule)
 
 
 def paired_ratio(
@@ -219,9 +218,7 @@ def _expanded_bound(drawn: Floats, tail: float) -> float:
 def _jackknife(statistic: Statistic, rows: list[list[int]], estimate: float) -> Ratio:
     """Return the jackknife's pseudo-values as a mean of clusters, (G,), of infinite error when one cannot be had."""
     count = len(rows)
-    without = np.array(
-        [statistic([row for g in range(count) if g != left for row in rows[g]]) for left in range(count)]
-    )
+    without = np.array([statistic([row for own in rows if own is not left for row in own]) for left in rows])
     r = (count - 1) * (estimate - np.where(np.isfinite(without), without, estimate))
     error = math.sqrt(float((r**2).sum()) / count / (count - 1)) if np.isfinite(without).all() else math.inf
     value, spread, skew = (np.asarray(x, dtype=np.float64) for x in (estimate, error, 0.0))

@@ -109,9 +109,7 @@ def _beside(of: Ratio, alpha: float, support: Support) -> list[MeanTest]:
     found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
     if resamples and not mute.all():
         drawn = ratio.bootstrap_t(of)
-        resampled = MeanTest(
-            partial(ratio.bootstrap_p, of, drawn=drawn), lambda a: ratio.bootstrap_bounds(of, a, drawn)
-        )
+        resampled = MeanTest(partial(ratio.bootstrap_p, of, drawn), partial(ratio.bootstrap_bounds, of, drawn))
         found.append(_where(~mute, resampled))
     return [test for test in found if test]
 

@@ -59,15 +59,10 @@ def fewest_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
     """
     if margin == 0:
         return shares.fewest_wins(changed, alpha, mid=shares.midp_holds(n, alpha))
-    z = NormalDist().inv_cdf(1 - alpha)
-    low, high = np.zeros_like(changed), changed + 1
-    while (low < high).any():  # the score rises with wins
-        middle = (low + high) // 2
-        proves = (tango.statistic(middle, changed - middle, n, -margin) >= z) | (low >= high)
-        low, high = np.where(proves, low, middle + 1), np.where(proves, middle, high)
+    wins: Ints = tango.fewest_wins(changed, n, -margin, NormalDist().inv_cdf(1 - alpha))
     if n > EXACT and len(changed) > FEW:
-        return low
-    return np.array([_exact(int(k), int(w), n, margin, alpha) for k, w in zip(changed, low, strict=True)])
+        return wins
+    return np.array([_exact(int(k), int(w), n, margin, alpha) for k, w in zip(changed, wins, strict=True)])
 
 
 @lru_cache(maxsize=20_000)

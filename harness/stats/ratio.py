@@ -267,14 +267,14 @@ def bootstrap_t(of: Ratio) -> Floats:
     return np.asarray(shift)
 
 
-def bootstrap_p(of: Ratio, threshold: float, drawn: Floats) -> tuple[Floats, Floats]:
+def bootstrap_p(of: Ratio, drawn: Floats, threshold: float) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail from the `drawn` deviations; ties and NaN count against both."""
     t = ((of.estimate - threshold) / np.where(of.error > 0, of.error, 1.0))[..., None]
     size = drawn.shape[-1] + 1
     return (1 + (~(drawn < t)).sum(-1)) / size, (1 + (~(drawn > t)).sum(-1)) / size
 
 
-def bootstrap_bounds(of: Ratio, alpha: float, drawn: Floats) -> tuple[float, float]:
+def bootstrap_bounds(of: Ratio, drawn: Floats, alpha: float) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `bootstrap_p`, of one data set."""
     allowed = math.floor(alpha * (len(drawn) + 1) + 1e-9) - 1
     if allowed < 0:

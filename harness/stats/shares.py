@@ -92,10 +92,8 @@ def fewest_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
     """Return the fewest wins, (k,), of numbers of changed rows (k,) that McNemar's test proves, or one more than k."""
     wins = np.asarray(distributions.binom.isf(alpha, changed, 0.5), dtype=np.intp) + 1
     if mid:
-        wins -= (
-            distributions.binom.sf(wins - 1, changed, 0.5) + distributions.binom.pmf(wins - 1, changed, 0.5) / 2
-            <= alpha
-        )
+        tail = distributions.binom.sf(wins - 1, changed, 0.5) + distributions.binom.pmf(wins - 1, changed, 0.5) / 2
+        wins -= tail <= alpha
     return wins
 
 

@@ -28,16 +28,16 @@ def fitted_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
     ways = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
     chance = np.exp(ways + special.xlogy(k, changed) + special.xlogy(n - k, max(1 - changed, 0.0)))
     share, seen = min((q + d0) / changed, 1.0) if changed else 0.5, float(statistic(b, c, n, d0))
-    high = chance @ _at_least(_fewest_wins(k, n, d0, seen - 1e-9), k, share)
-    low = chance @ (1 - _at_least(_fewest_wins(k, n, d0, seen + 1e-9), k, share))
+    high = chance @ _at_least(fewest_wins(k, n, d0, seen - 1e-9), k, share)
+    low = chance @ (1 - _at_least(fewest_wins(k, n, d0, seen + 1e-9), k, share))
     return min(float(high), 1.0), min(float(low), 1.0)
 
 
-def _fewest_wins(k: Any, n: int, d0: float, z: float) -> Any:
+def fewest_wins(k: Any, n: int, d0: float, z: float) -> Any:
     """Return the fewest wins, (k,), of numbers of changed rows (k,), whose score is at least z; k + 1 where none is."""
     low, high = np.zeros_like(k), k + 1
-    while (low < high).any():
-        middle = np.floor((low + high) / 2)
+    while (low < high).any():  # the score rises with wins
+        middle = (low + high) // 2
         hit = (statistic(middle, k - middle, n, d0) >= z) | (low >= high)
         low, high = np.where(hit, low, middle + 1), np.where(hit, middle, high)
     return low
@@ -58,10 +58,7 @@ def fitted_bound(b: int, c: int, n: int, d0: float, alpha: float) -> float:
         return -1.0
     while above - below > 1e-6:
         middle = (below + above) / 2
-        if fitted_p(b, c, n, middle)[0] <= alpha:
-            below = middle
-        else:
-            above = middle
+        below, above = (middle, above) if fitted_p(b, c, n, middle)[0] <= alpha else (below, middle)
     return above if passed else below
 
 

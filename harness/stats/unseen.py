@@ -7,6 +7,7 @@ it likes, so that the largest clusters are those that the worst population loses
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from harness.stats.arrays import Floats, np
@@ -65,12 +66,17 @@ def _chance(w: Floats, lost: Floats, share: Floats) -> Floats:
         return np.asarray((1 - share) ** w.shape[-1])
     w = -np.sort(-w, -1) / w.mean(-1, keepdims=True)
     count = w.shape[-1]
-    best = np.where(lost > 0, 0.0, _filled(w, count * share))
-    tilts = np.geomspace(*TILTS)[:, None] if lost.any() else np.empty((0, 1))
-    for some in np.array_split(tilts, 1 + tilts.size * w.size // TOGETHER):  # (T, 1)
-        heights = w / -np.expm1(-some[..., None] * w)  # (T, n, G)
+    best = np.where(lost > 0, 0.0, np.minimum(_filled(w, count * share), 0.0))
+    for some, heights in _tilted(w) if lost.any() else ():
         best = np.minimum(best, (some * count * lost + _filled(heights, count * share)).min(0, initial=0.0))
     return np.where(lost < share, np.exp(best), 1.0)
+
+
+def _tilted(w: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """Yield Chernoff's tilts (T, 1), so many in one go, and their heights (T, n, G) of falling weights (n, G)."""
+    tilts = np.geomspace(*TILTS)[:, None]
+    for some in np.array_split(tilts, 1 + tilts.size * w.size // TOGETHER):
+        yield some, w / -np.expm1(-some[..., None] * w)
 
 
 def _filled(heights: Floats, need: Floats) -> Floats:
@@ -91,12 +97,10 @@ def _largest(weights: Floats, lost: float, alpha: float) -> float:
         return no_row_shows(len(weights), alpha)
     if not lost < 1:  # NaN where there was nothing to lose
         return 1.0
-    w = -np.sort(-weights) / weights.mean()  # (G,)
-    tilts, count = np.geomspace(*TILTS)[:, None], len(w)  # (T, 1)
+    w, count = (-np.sort(-weights) / weights.mean())[None], len(weights)
     if not lost:
-        return _need(w[None], np.log([[alpha]])) / count
-    parts = np.array_split(tilts, 1 + tilts.size * count // TOGETHER)
-    need = min(_need(w / -np.expm1(-some * w), math.log(alpha) - some * count * lost) for some in parts)
+        return _need(w, np.log([[alpha]])) / count
+    need = min(_need(heights[:, 0], math.log(alpha) - some * count * lost) for some, heights in _tilted(w))
     return min(max(lost, need / count), 1.0)
 
 
