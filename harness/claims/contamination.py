@@ -90,9 +90,8 @@ def judged(
     small to have to prove its claim. What is refuted with the leaking rows is not proven without them.
     """
     if leaks is None:
-        return unjudged(
-            gate, name, f"clean_only: {CHECK} did not look for leaks, so no row is known to be clean", alpha
-        )
+        why = f"clean_only: {CHECK} did not look for leaks, so no row is known to be clean"
+        return unjudged(gate, name, why, alpha)
     leaking = leaks.get(gate.eval, {})
     rows = {s.id: s for part in gate.parts(samples).values() for s in part}
     without = frozenset(i for i in rows if i in leaking)

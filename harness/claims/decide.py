@@ -66,9 +66,9 @@ def decide(
 def _decide_slices(case: Case, whole: Hypothesis, blank: Verdict) -> Verdict:
     """Decide every slice by itself, and the gate by them. Raises ValueError when that cannot be done."""
     hypotheses = {name: hypothesis_on(case, rows) for name, rows in case.slices.items()}
-    tested, untestable = infer_slices(whole, hypotheses)
+    tested = infer_slices(whole, hypotheses)
     verdict, parts = conclude_slices(blank, case.gate, case.alpha, hypotheses, tested)
-    return with_notes(verdict, parts, hypotheses, len(untestable), case.gate.min_n)
+    return with_notes(verdict, parts, hypotheses, len(hypotheses) - len(tested), case.gate.min_n)
 
 
 def _worst_slice(case: Case, blank: Verdict, verdict: Verdict, columns: Sequence[str]) -> str:
@@ -85,8 +85,6 @@ def _worst_slice(case: Case, blank: Verdict, verdict: Verdict, columns: Sequence
             continue
         with suppress(ValueError):  # a slice of which nothing can be said drives nothing
             test = infer(hypothesis, ties=True)
-            told = found(conclude(blank, test, hypothesis), hypothesis)[0]
-            worst.append(
-                (hypothesis.beyond(test)[1], written(blank.about, [Note("slice", {"name": name, **told.told})]))
-            )
+            note = Note("slice", {"name": name, **found(conclude(blank, test, hypothesis), hypothesis)[0].told})
+            worst.append((hypothesis.beyond(test)[1], written(blank.about, [note])))
     return min(worst)[1] if worst else ""

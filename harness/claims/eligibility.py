@@ -167,14 +167,12 @@ def _values_error(scores: Sequence[Score], metric: Metric) -> str:
     if lacking := [s.id for s in scores if name not in s.values]:
         return f'{len(lacking)} rows have no "{name}", {_examples(lacking)}'
     values, weights = [s.values[name] for s in scores], [s.weight_of(name) for s in scores]
-    finite = [math.isfinite(v) and math.isfinite(w) for v, w in zip(values, weights, strict=True)]
-    if not all(finite):
-        odd = [s.id for s, fine in zip(scores, finite, strict=True) if not fine]
+    numbers = zip(scores, values, weights, strict=True)
+    if odd := [s.id for s, v, w in numbers if not (math.isfinite(v) and math.isfinite(w))]:
         return f"{name} is not a finite number on {len(odd)} rows, {_examples(odd)}"
     if math.fsum(weights) <= 0 or min(weights) < 0:
         return f"the weights of {name} do not sum to more than zero"
-    if metric.is_share and not (min(values) >= 0 and max(values) <= 1):
-        beyond = [s.id for s, v in zip(scores, values, strict=True) if not 0 <= v <= 1]
+    if metric.is_share and (beyond := [s.id for s, v in zip(scores, values, strict=True) if not 0 <= v <= 1]):
         return f"{name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_examples(beyond)}"
     return ""
 

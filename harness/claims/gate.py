@@ -18,9 +18,7 @@ from harness.stats.result import Test
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
 SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
-Units = tuple[
-    Sequence[Score], Sequence[Score] | None, Sequence[str] | None
-]  # of candidate, of baseline, their clusters
+Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]  # candidate, baseline, their clusters
 
 
 class Best(NamedTuple):
@@ -191,10 +189,8 @@ class Kind:
             found.append(f'metric is "{gate.metric}", want EVAL.METRIC, for instance "qa.exact_match"')
         said = {keys for kind in KINDS for keys in kind.keys if _is_said(gate, keys.split()[-1])}
         if len(said) != 1:
-            found.append(
-                'want one claim: "min", "max", "max_failures", "any_of", or "versus" with "better_by" or '
-                '"worse_by_at_most"'
-            )
+            claims = '"min", "max", "max_failures", "any_of", or "versus" with "better_by" or "worse_by_at_most"'
+            found.append(f"want one claim: {claims}")
         elif any(keys.startswith("versus ") for keys in said) != (gate.versus is not None):
             found.append('"versus" goes with "better_by" or "worse_by_at_most"')
         if any(not math.isfinite(b) for b in (gate.min, gate.max) if b is not None):
@@ -217,11 +213,9 @@ class Kind:
             found.append(f'{name} is {what}, and no mean over clusters; leave out "estimand"')
         if gate.decide == "point" and not metric.is_count:
             made = "made of" if metric.combine else f"a {metric.scale} of"
-            found.append(
-                f'decide = "point" is for counts such as a size; {name} is {made} rows, of which others would give '
-                'another number: leave out "decide", or have its evaluator say scale = "count" if it is one number '
-                "about the model"
-            )
+            why = f"{name} is {made} rows, of which others would give another number"
+            way = 'leave out "decide", or have its evaluator say scale = "count" if it is one number about the model'
+            found.append(f'decide = "point" is for counts such as a size; {why}: {way}')
         return found
 
     def words(self, gate: Gate) -> str:
@@ -286,8 +280,7 @@ def ships(verdicts: Iterable[Verdict], gates: Sequence[Gate], candidate: str) ->
         return [f"no blocking gate applies to {candidate}"]
     reasons = []
     for gate in wanted:
-        verdict = said.get(gate.id)
-        if verdict is None:
+        if (verdict := said.get(gate.id)) is None:
             reasons.append(f'gate "{gate.id}" has no verdict on {candidate}')
         elif verdict.holds_up:
             reasons.append(f'gate "{gate.id}" is {verdict.outcome} on {candidate}: {verdict.why}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 
 from harness.claims.gate import Gate, Kind
 from harness.errors import did_you_mean
@@ -99,21 +100,12 @@ def order_mistakes(gates: Sequence[Gate], candidates: Sequence[str]) -> list[tup
 
 def _circle(by_id: Mapping[str, Gate]) -> list[str]:
     """Return gates that wait for each other, first and last the same, or nothing."""
-    done: set[str] = set()
-    for name in by_id:
-        path: dict[str, Iterator[str]] = {}  # gates that wait, in order, and what each has yet to be followed to
-        following: str | None = name
-        while following is not None or path:
-            if following is not None and following not in done:
-                if following in path:
-                    names = list(path)
-                    return [*names[names.index(following) :], following]
-                path[following] = iter((*by_id[following].requires, *by_id[following].any_of))
-            last = next(reversed(path), None)
-            if last is None:
-                break
-            following = next(path[last], None)
-            if following is None:
-                done.add(last)
-                del path[last]
+    order = TopologicalSorter[str](dict.fromkeys(by_id, ()))
+    for name, gate in by_id.items():
+        for other in (*gate.requires, *gate.any_of):
+            order.add(other, name)  # the other way round, so that a circle is told from who waits to what is waited for
+    try:
+        order.prepare()
+    except CycleError as error:
+        return list(error.args[1])
     return []

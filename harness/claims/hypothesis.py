@@ -8,6 +8,7 @@ from functools import cached_property
 
 from harness.claims import labels as by_people
 from harness.claims.eligibility import Case
+from harness.claims.gate import Units
 from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
 from harness.stats.result import Test
@@ -38,7 +39,10 @@ class Hypothesis:
         self.clusters = self.groups if len(set(self.groups)) < len(self.groups) else None
         self.sign, self.margin, self.factor = case.gate.kind.oriented(case.gate, case.metric)
         self.threshold = self.sign * self.margin
-        self.units = self._units()
+        # what is tested of candidate and baseline, and its clusters: the rows, or the mean of each cluster
+        self.units: Units = self.ours, self.theirs, self.clusters
+        if self.gate.estimand == "clusters":
+            self.units = self._means(self.ours), None if self.theirs is None else self._means(self.theirs), None
 
     @cached_property
     def lost(self) -> bool:
@@ -96,12 +100,6 @@ class Hypothesis:
         results = [rows for rows in (self.ours, self.theirs) if rows is not None]
         means = [self._mean(rows if self.gate.estimand == "clusters" else self._means(rows)) for rows in results]
         return means[0] - self.factor * means[1] if len(means) > 1 else means[0]
-
-    def _units(self) -> tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]:
-        """Return what is tested of candidate and baseline, and its clusters: the rows, or the mean of each cluster."""
-        if self.gate.estimand == "clusters":
-            return self._means(self.ours), None if self.theirs is None else self._means(self.theirs), None
-        return self.ours, self.theirs, self.clusters
 
     def _means(self, rows: Sequence[Score]) -> list[Score]:
         """Return the weighted mean of each cluster as a row of its own, all of them alike."""

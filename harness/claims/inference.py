@@ -11,6 +11,7 @@ from harness.claims import labels as by_people
 from harness.claims.agreement import kappa
 from harness.claims.bound import Bound
 from harness.claims.hypothesis import Hypothesis
+from harness.records.samples import Score
 from harness.stats import tests
 from harness.stats.eprocess import EProcess
 
@@ -23,15 +24,14 @@ def infer(hypothesis: Hypothesis, *, ties: bool = False) -> tests.Test:
     return (_against if hypothesis.lost else _tested)(hypothesis, ties)
 
 
-def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> tuple[dict[str, tests.Test], list[str]]:
-    """Return the tests of slices, each by itself, and the names of slices too small to test.
+def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict[str, tests.Test]:
+    """Return the tests of slices, each by itself, but for those too small to test.
 
     Raises ValueError when no row of the whole changed, a slice that must prove the claim cannot be tested, or none can.
     """
     _check_ties(whole)
     gate = whole.gate
     tested: dict[str, tests.Test] = {}
-    untestable: list[str] = []
     for name, hypothesis in slices.items():
         try:
             tested[name] = infer(hypothesis, ties=True)
@@ -39,10 +39,9 @@ def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> tuple[d
             rows = len(hypothesis.ours)
             if rows >= gate.min_n or (name in gate.slices and not rows):
                 raise ValueError(f"{name}: {error}") from None
-            untestable.append(name)
     if not tested:
         raise ValueError(f"none of {len(slices)} slices has rows enough to say anything")
-    return tested, untestable
+    return tested
 
 
 def _tested(h: Hypothesis, ties: bool) -> tests.Test:
@@ -158,10 +157,8 @@ def _check_rows(h: Hypothesis, ties: bool) -> None:
     if not (ties and h.support):
         _check_ties(h)
     if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
-        raise ValueError(
-            f"{h.metric.name} of the baseline is {h.baseline:g}; a share of that is no "
-            "margin, write it in the metric's units"
-        )
+        what = f"{h.metric.name} of the baseline is {h.baseline:g}"
+        raise ValueError(f"{what}; a share of that is no margin, write it in the metric's units")
 
 
 def _check_ties(h: Hypothesis) -> None:
@@ -197,10 +194,8 @@ def _check_weights(h: Hypothesis) -> None:
         here, there = o.weight_of(h.metric.name), t.weight_of(h.metric.name)
         if here != there and not math.isclose(here, there, rel_tol=1e-9):
             unit = "tokens" if h.metric.is_log else "weight"
-            raise ValueError(
-                f'row "{o.id}" has {here:g} {unit} here and {there:g} in the baseline; '
-                "with different tokenizers compare bits_per_byte"
-            )
+            what = f'row "{o.id}" has {here:g} {unit} here and {there:g} in the baseline'
+            raise ValueError(f"{what}; with different tokenizers compare bits_per_byte")
 
 
 # -- the rows --------------------------------------------------------------------------------------
@@ -220,24 +215,21 @@ def differences(h: Hypothesis) -> tuple[list[float], list[float]]:
 
 def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:
     """Return the oriented claim's quantity, computed on some of the rows, by their numbers."""
-    chosen, metric = list(rows), h.metric
-    ours = metric.value([h.ours[i] for i in chosen])
-    theirs = metric.value([h.theirs[i] for i in chosen]) if h.theirs is not None else None
-    if metric.is_log:
-        ours, theirs = math.log(ours), None if theirs is None else math.log(theirs)
-    return h.sign * (ours if theirs is None else ours - h.factor * theirs)
+    chosen, sides = list(rows), [side for side in (h.ours, h.theirs) if side is not None]
+    values = [h.metric.line(h.metric.value([side[i] for i in chosen])) for side in sides]
+    return h.sign * (values[0] if h.theirs is None else values[0] - h.factor * values[1])
 
 
 def _changed(h: Hypothesis) -> bool:
     """Return whether any row differs from the baseline's."""
     name = h.metric.name
-    for o, t in zip(h.ours, h.theirs or (), strict=True):
-        if name not in o.values or name not in t.values:  # a metric made from all rows at once
-            if o.values != t.values or o.answer != t.answer:
-                return True
-        elif o.values[name] != t.values[name]:
-            return True
-    return False
+
+    def differ(o: Score, t: Score) -> bool:
+        if name in o.values and name in t.values:
+            return o.values[name] != t.values[name]
+        return o.values != t.values or o.answer != t.answer  # of a metric made from all rows at once
+
+    return any(differ(o, t) for o, t in zip(h.ours, h.theirs or (), strict=True))
 
 
 def _zeros_and_ones(h: Hypothesis) -> bool:

@@ -134,6 +134,5 @@ def _driver(slices: Sequence[Slice], hypotheses: Mapping[str, Hypothesis], teste
     worst by its lower bound of those that must prove the claim."""
     failed = [s for s in slices if s.outcome is Outcome.FAIL]
     large = [s for s in slices if not s.alarm]
-    if failed or not large:
-        return min(failed or slices, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[1]).name
-    return min(large, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[0]).name
+    bound, among = (1, failed or slices) if failed or not large else (0, large)
+    return min(among, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[bound]).name
