@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 A = TypeVar("A")
@@ -81,7 +80,7 @@ class Threads(Generic[A, R]):
             threading.Thread(target=self._work, daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         for _ in range(self.size):
             self._todo.put(None)
 

@@ -25,7 +25,7 @@ class Models:
     def __init__(self, load: Callable[[], AbstractContextManager[list[Subject]]]) -> None:
         self._load = load
         self._open: AbstractContextManager[list[Subject]] | None = None
-        self._loaded: list[Subject] = []
+        self.loaded: Sequence[Subject] = []  # those that are in memory: all, or none
         self.broken: Exception | None = None  # why they cannot be loaded
         self.mended: dict[str, int] = {}  # by name: answers that held half a surrogate pair
 
@@ -33,17 +33,12 @@ class Models:
         if self._open is None:
             try:
                 opened = self._load()
-                self._loaded = opened.__enter__()
+                self.loaded = opened.__enter__()
             except Exception as error:
                 self.broken = error
                 raise
             self._open = opened
-        return self._loaded[number]
-
-    @property
-    def loaded(self) -> Sequence[Subject]:
-        """Those that are in memory: all, or none."""
-        return self._loaded
+        return self.loaded[number]
 
     def notes(self) -> list[str]:
         """Take what the loaded models have to say about themselves."""
@@ -61,7 +56,7 @@ class Models:
     def close(self) -> None:
         """Free them, if they were loaded."""
         if self._open is not None:
-            self._loaded = []
+            self.loaded = []
             self._open.__exit__(None, None, None)
             self._open = None
 

@@ -27,7 +27,7 @@ def answers(
         raise UsageError(f'thought: is {list(thought)}, want two marks, for instance ["<think>", "</think>"]')
     generated = subject.generate(prompts, **replace(how, stop=()).keywords)
     said = [_said(subject, prompt, text, *thought) for prompt, text in zip(prompts, generated, strict=True)]
-    return [(_cut(text, how.stop), whole) for text, whole in zip(said, generated, strict=True)]
+    return [(before(text, how.stop), whole) for text, whole in zip(said, generated, strict=True)]
 
 
 def _said(subject: Any, prompt: Prompt, text: str, begin: str, end: str) -> str:
@@ -44,5 +44,6 @@ def _said(subject: Any, prompt: Prompt, text: str, begin: str, end: str) -> str:
     return "" if prompt.rstrip().endswith(begin) else text
 
 
-def _cut(text: str, stop: Sequence[str]) -> str:
+def before(text: str, stop: Sequence[str]) -> str:
+    """Return the text before the first of the stop strings."""
     return text[: min((place for s in stop if s and (place := text.find(s)) >= 0), default=len(text))]

@@ -12,7 +12,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
@@ -30,6 +30,7 @@ from harness.answers.asking import Threads as Threads
 from harness.answers.asking import Trouble as Trouble
 from harness.answers.asking import each as each
 from harness.answers.asking import insist as insist
+from harness.answers.thought import before as before
 from harness.errors import UsageError
 from harness.texts import secrets
 
@@ -229,11 +230,6 @@ def wrong_variable(name: str) -> str:
     what = "is no name of an environment variable (capital letters, digits, _), and is not shown, since it may be a key"
     right = not name or re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
     return "" if right else f"{what}; write the variable's name, and revoke the key if it was one"
-
-
-def before(text: str, stop: Sequence[str]) -> str:
-    """Return the text before the first of the stop strings."""
-    return text[: min((at for s in stop if s and (at := text.find(s)) >= 0), default=len(text))]
 
 
 def words(body: Any) -> str:
