@@ -71,15 +71,14 @@ class Checks:
         self.titles = {p.name: title for p in self.provided if (title := title_of(p))}
         self.stages = {p.name: stage_of(p) for p in self.provided}
         self.objects: dict[str, Any] = {}
-        mistakes = Mistakes()
+        mistakes, every = Mistakes(), [name for objects in STAGES.values() for name in objects]
         known = {p.name for p in self.provided} | {"build"}
         for provided in self.provided:
             where = f'check "{provided.name}" of plugin "{provided.plugin}"'
             if "-" in provided.name:  # or it could speak for another
                 mistakes.add(where, 'has a "-" in its code, which stands before a kind; yield Finding(kind=…) instead')
             for name in inspect.signature(provided.function).parameters:
-                if not any(name in objects for objects in STAGES.values()):
-                    every = [n for objects in STAGES.values() for n in objects]
+                if name not in every:
                     mistakes.add(where, f'asks for "{name}", which no stage has{did_you_mean(name, every)}')
         titles = list(self.titles.values())
         for check, title in self.titles.items():
@@ -101,9 +100,8 @@ class Checks:
         chosen = [p for p in self.of(stage) if not only or p.name in only]
         for done, provided in enumerate(chosen):
             name = f"{provided.name} {self.titles.get(provided.name, '')}".strip()
-            self.plugins.hook.harness_progress(
-                progress=Progress(f"checks of the {stage}", done, len(chosen), {"now": name})
-            )
+            progress = Progress(f"checks of the {stage}", done, len(chosen), {"now": name})
+            self.plugins.hook.harness_progress(progress=progress)
             wanted = inspect.signature(provided.function).parameters
             given = {name: self.own(name) for name in wanted}
             found += [self.stamped(provided.name, flag) for flag in _flags(provided, given, self.strange)]
@@ -146,9 +144,8 @@ class Checks:
     def stamped(self, check: str, flag: Finding) -> Finding:
         """Return a finding with its code and title, and with reason and waiver if it is ignored."""
         code = f"{check}-{flag.kind}" if flag.kind else check
-        evidence = tuple(flag.evidence[:SHOWN])
-        if more := len(flag.evidence) - SHOWN:
-            evidence += (f"and {more} more",) if more > 0 else ()
+        more = len(flag.evidence) - SHOWN
+        evidence = (*flag.evidence[:SHOWN], *([f"and {more} more"] if more > 0 else []))
         title = self.titles.get(check, "")
         return self._passed_over(replace(plain(Finding, flag), code=code, title=title, evidence=evidence))
 
@@ -179,11 +176,7 @@ def title_of(provided: Provided) -> str:
 def stage_of(provided: Provided) -> str:
     """Return the last stage that one of a check's parameters comes from."""
     wanted = inspect.signature(provided.function).parameters
-    return max(
-        (stage for stage, objects in STAGES.items() if any(name in objects for name in wanted)),
-        key=list(STAGES).index,
-        default="data",
-    )
+    return ["data", *(stage for stage, objects in STAGES.items() if objects.keys() & wanted)][-1]
 
 
 def data_objects(collection: Collection, base: ModelRef, load: Callable[..., Any]) -> dict[str, Any]:
@@ -198,8 +191,7 @@ def build(collection: Collection, base: ModelRef, adapter: Any) -> Built | None:
     train = collection.suite.train
     if train is None or not collection.suite.trains or collection.training is None:
         return None
-    make = collection.plugins.find("trainer", train.use).about.build
-    if make is None:
+    if (make := collection.plugins.find("trainer", train.use).about.build) is None:
         return None
     rows, options = isolated(list(collection.training)), isolated(dict(train.options))
     built = make(isolated(base), adapter, rows, seed=collection.suite.about.seed, **options)

@@ -161,21 +161,15 @@ def read_events(folder: Path) -> Underway:
     path = folder / FILE
     try:
         with open_file(path) as file:
-            running = _is_held(file)
+            free = locked(file.fileno(), shared=True)  # None where its file system knows no locks
             lines = [json.loads(line) for line in lines_of(file.read()) if line]
         if not lines or any(line["format"] != FORMAT for line in lines):
             raise UsageError(f"{path}: is not of this version of the harness")
-        return _so_far(lines, running, folder)
+        return _so_far(lines, None if free is None else not free, folder)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; name a folder in reports/") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{path}: cannot be read as events; run the suite again") from None
-
-
-def _is_held(file: IO[bytes]) -> bool | None:
-    """Return whether the process that writes a file still lives; None where its file system knows no locks."""
-    free = locked(file.fileno(), shared=True)
-    return None if free is None else not free
 
 
 def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> Underway:

@@ -52,12 +52,10 @@ def read_run(folder: Path) -> Run:
     try:
         text = path.read_text("utf-8")
         data = json.loads(text, parse_int=_int)
-    except OSError as error:
-        where = folder if not folder.exists() else path
-        raise UsageError(f"{where}: no report can be read: {error.strerror}; name a folder in reports/") from None
-    except (ValueError, RecursionError) as error:
-        why = " ".join(str(error).split())
-        raise UsageError(f"{path}: no report can be read: {why}; name a folder in reports/") from None
+    except (OSError, ValueError, RecursionError) as error:
+        where = path if folder.exists() else folder
+        why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UsageError(f"{where}: no report can be read: {why}; name a folder in reports/") from None
     if not isinstance(data, dict) or data.pop("format", None) not in READ:
         raise UsageError(f"{path}: is not a report of this version of the harness; read it with the one that wrote it")
     data.pop("sha256", None)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ class RunFolder:
     def __init__(self, out: Path, suite: str, started: datetime) -> None:
         self.stamp = started.strftime("%Y-%m-%dT%H-%M-%S.%f")
         name = f"{suite}-{started.strftime('%Y%m%dT%H%M%SZ')}"
-        number = 1
-        while True:  # two runs may begin in one second
+        for number in count(1):  # two runs may begin in one second
             self.path = out / (name if number == 1 else f"{name}-{number}")
             try:
                 self.path.mkdir(parents=True)
@@ -46,7 +46,6 @@ class RunFolder:
             except FileExistsError:
                 if not self.path.is_dir():
                     raise UsageError(f'--out "{out}": cannot hold reports; "{self.path}" is a file') from None
-                number += 1
             except OSError as error:
                 raise UsageError(f'--out "{out}": cannot be written: {error.strerror}') from None
 

@@ -24,8 +24,7 @@ def paragraphs(text: str) -> list[str]:
     """Return a docstring's lines, those of a paragraph as one; what is indented or a list stays as it is."""
     found: list[str] = []
     for line in text.split("\n"):
-        goes_on = found and found[-1] and line and line[0] not in " -*|" and found[-1][0] not in " -*|"
-        if goes_on:
+        if found and found[-1] and line and line[0] not in " -*|" and found[-1][0] not in " -*|":  # it goes on
             found[-1] += f" {line}"
         else:
             found.append(line)
