@@ -109,8 +109,7 @@ class CachedSubject:
         """Score each continuation after its prompt; see `Subject`."""
         self._sent.update(_spelt(prompt) for prompt, _ in pairs)
         keys = [self._key("logprob", *pair, truncate) for pair in pairs]
-        options = {"truncate": True} if truncate else {}
-        ask = partial(self._ask, "logprobs", pairs, options)
+        ask = partial(self._ask, "logprobs", pairs, {"truncate": True} if truncate else {})
         return self._answers(keys, ask, astuple, _score)
 
     def token_kl(self, texts: Sequence[str], against: CachedSubject) -> list[tuple[float, int]]:

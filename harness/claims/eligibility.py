@@ -129,11 +129,8 @@ def _missing_error(
         return "there are no rows"
     if empty := [name for name, rows in slices.items() if not rows]:
         return f'slice "{empty[0]}" has no rows' if gate.slice else "there are no rows"
-    return _baseline_error(gate, candidate, baseline) if gate.versus else ""
-
-
-def _baseline_error(gate: Gate, candidate: Result, baseline: Result | None) -> str:
-    """Return why the baseline is none for this candidate, or nothing."""
+    if not gate.versus:
+        return ""
     if baseline is None:
         return f'the baseline "{gate.versus}" was not evaluated'
     if baseline.digest == candidate.digest:

@@ -221,7 +221,6 @@ def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:
 
 
 def _changed(h: Hypothesis) -> bool:
-    """Return whether any row differs from the baseline's."""
     name = h.metric.name
 
     def differ(o: Score, t: Score) -> bool:

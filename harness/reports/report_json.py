@@ -85,12 +85,11 @@ def made(want: Any, value: Any, place: str) -> Any:
         return want(**{key: made(hints[key], v, f'"{key}"') for key, v in value.items()})
     if origin is not None and origin is not Literal:
         return _many(origin, args, value, place)
-    fits = want is Any or (value in args if origin is Literal else type(value) is want)
     if isinstance(want, type) and issubclass(want, StrEnum) and isinstance(value, str):
         return want(value)
-    if not fits:
-        raise TypeError(f"{place} is {json.dumps(value):.40}")
-    return value
+    if want is Any or (value in args if origin is Literal else type(value) is want):
+        return value
+    raise TypeError(f"{place} is {json.dumps(value):.40}")
 
 
 def _many(origin: Any, args: tuple[Any, ...], value: Any, place: str) -> Any:

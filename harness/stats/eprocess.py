@@ -55,8 +55,8 @@ class EProcess:
             raise ValueError(f"alpha is {alpha}, want more than 0 and at most 0.5")
         self.threshold, self.alpha, self.support = threshold, alpha, support
         self._rows: list[float] = []
-        self._logs: Floats | None = None  # log wealth against each mean of the grid, now
-        self._best: Floats | None = None  # and the highest it has been
+        self._logs: Floats = np.zeros(())  # log wealth against each mean of the grid, now
+        self._best: Floats = np.full((), -math.inf)  # and the highest it has been
 
     def update(self, values: Iterable[float]) -> Test:
         """Add the next rows, in their order, and return the test of all so far; a crossing is never taken back.
@@ -94,11 +94,8 @@ class EProcess:
         sides = np.stack([grid, 1 - grid])[..., None]
         for at in range(len(x) - new, len(x), BLOCK):
             rows = x[at : at + BLOCK]
-            gained = _steps(np.stack([rows, 1 - rows])[:, None], sides).sum(-1)
-            self._logs = gained if self._logs is None else self._logs + gained
-        assert self._logs is not None  # there is at least one row
-        now = _mixed(self._logs)
-        self._best = now if self._best is None else np.maximum(self._best, now)
+            self._logs = self._logs + _steps(np.stack([rows, 1 - rows])[:, None], sides).sum(-1)
+        self._best = np.maximum(self._best, _mixed(self._logs))
         below, above = self._best >= math.log(1 / self.alpha)
         # a refuted mean refutes those beyond it, so only an unbroken run from the edge counts
         run, back = (len(grid) if r.all() else int(np.argmin(r)) for r in (below, above[::-1]))

@@ -303,15 +303,6 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "ROWS",
-    "SUITE",
-    "TRAIN",
-    "CommandOutcome",
-    "FakeAdapter",
-    "FakeSource",
-    "FakeSubject",
-    "Project",
-    "StubJudge",
-    "project",
-    "write_fake",
-]
+    "ROWS", "SUITE", "TRAIN", "CommandOutcome", "FakeAdapter", "FakeSource", "FakeSubject", "Project", "StubJudge",
+    "project", "write_fake",
+]  # fmt: skip

@@ -58,9 +58,8 @@ def is_secret(name: str) -> bool:
     """Return whether an option of this name holds a secret, however it is written."""
     words = _words(name)
     squashed = "".join(words)
-    return bool(
-        ALWAYS.search(squashed) or WORDS.intersection(words) or LAST.search(squashed) or "header" in words[-1:]
-    ) and not (words[-1] == "token" and MARKS.intersection(words))
+    said = ALWAYS.search(squashed) or WORDS.intersection(words) or LAST.search(squashed) or words[-1] == "header"
+    return bool(said) and not (words[-1] == "token" and MARKS.intersection(words))
 
 
 def struck(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,10 +106,10 @@ def remember(value: str) -> None:
 
 def learn(data: Any) -> None:
     """Remember what is secret by its name in the tables of a suite, but for words that stand elsewhere in it too."""
-    secret, open_ = list(_texts(data, secret=True)), "\n".join(map(hide, _texts(data, secret=False)))
-    for value in secret:
-        if value not in open_:
-            remember(value)
+    texts = list(_texts(data))
+    open_ = "\n".join(hide(text) for text, secret in texts if not secret)
+    for value in (text for text, secret in texts if secret and text not in open_):
+        remember(value)
 
 
 def without(data: Any, name: str = "") -> Any:
@@ -150,8 +149,7 @@ def _strikes(name: str, value: Any) -> bool:
         return False
     if words[-1] == "token" and not ALWAYS.search("".join(words)) and _counts(value):
         return False
-    prose = isinstance(value, str) and words == ["token"] and len(value.split()) > 2
-    return not prose
+    return not (isinstance(value, str) and words == ["token"] and len(value.split()) > 2)  # which is prose
 
 
 def _counts(value: Any) -> bool:
@@ -160,21 +158,18 @@ def _counts(value: Any) -> bool:
 
 def _words(name: str) -> list[str]:
     """Split a name at dashes, underscores and capitals: lower case, without plurals and numbers behind it."""
-    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    words = [p.lower() for p in parts]
+    words = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
     return [w[:-1] if w.endswith("s") and not w.endswith("ss") and len(w) > 3 else w for w in words] or [""]
 
 
-def _texts(data: Any, *, secret: bool, name: str = "", under: bool = False) -> Iterator[str]:
-    """Yield the texts that stand under a name of a secret, which is not one that means other things too, or do not."""
+def _texts(data: Any, name: str = "", under: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield all texts, and of each whether it stands under a name of a secret that does not mean other things too."""
     if isinstance(data, Mapping):
         for key, value in data.items():
-            clear = _is_clear(name, str(key), value)
-            yield from _texts(value, secret=secret, name=str(key), under=under or clear)
-            if not secret:
-                yield str(key)
+            yield from _texts(value, str(key), under or _is_clear(name, str(key), value))
+            yield str(key), False
     elif isinstance(data, (list, tuple)):
         for value in data:
-            yield from _texts(value, secret=secret, name=name, under=under)
-    elif isinstance(data, str) and under is secret:
-        yield data
+            yield from _texts(value, name, under)
+    elif isinstance(data, str):
+        yield data, under
