@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import astuple
 from functools import partial
 from typing import Any, TypeVar, Unpack
@@ -23,21 +23,18 @@ class Models:
     """The models of one stage: loaded together, when the first of them is needed."""
 
     def __init__(self, load: Callable[[], AbstractContextManager[list[Subject]]]) -> None:
-        self._load = load
-        self._open: AbstractContextManager[list[Subject]] | None = None
+        self._load, self._open = load, ExitStack()
         self.loaded: Sequence[Subject] = []  # those that are in memory: all, or none
         self.broken: Exception | None = None  # why they cannot be loaded
         self.mended: dict[str, int] = {}  # by name: answers that held half a surrogate pair
 
     def __getitem__(self, number: int) -> Subject:
-        if self._open is None:
+        if not self.loaded:
             try:
-                opened = self._load()
-                self.loaded = opened.__enter__()
+                self.loaded = self._open.enter_context(self._load())
             except Exception as error:
                 self.broken = error
                 raise
-            self._open = opened
         return self.loaded[number]
 
     def notes(self) -> list[str]:
@@ -55,10 +52,8 @@ class Models:
 
     def close(self) -> None:
         """Free them, if they were loaded."""
-        if self._open is not None:
-            self.loaded = []
-            self._open.__exit__(None, None, None)
-            self._open = None
+        self.loaded = []
+        self._open.close()
 
 
 class CachedSubject:

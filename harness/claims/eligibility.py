@@ -179,29 +179,26 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
 
     Without `cut_at_most` these are thoughts that did not end, which are never an answer.
     """
-    most = THOUGHTS if gate.cut_at_most is None else gate.cut_at_most
+    most, where = (THOUGHTS, " in its thought") if gate.cut_at_most is None else (gate.cut_at_most, "")
     for name, scores in sides.items():
-        if gate.cut_at_most is None and not any(scores[s.id].values.get("thought_cut") for s in rows):
-            continue  # as of nearly all, of which there may be millions
-        own = {s.id: scores[s.id] for s in rows}
+        own = [scores[s.id] for s in rows]
         if gate.cut_at_most is None:
-            cut = {i for i, s in own.items() if s.values.get("thought_cut") == 1}
-        elif untold := [i for i, s in own.items() if not s.ended]:
+            cut = {s.id for s in own if s.values.get("thought_cut") == 1}
+        elif untold := [s.id for s in own if not s.ended]:
             return f"{name}: nobody knows how {len(untold)} of {len(own)} answers ended, {_examples(untold)}"
         else:
-            cut = {i for i, s in own.items() if s.is_cut}
+            cut = {s.id for s in own if s.is_cut}
         if len(cut) > most * len(own):
-            where = "" if gate.cut_at_most is not None else " in its thought"
             said = f"{name} was cut{where} on {len(cut)} of {len(own)} rows, and at most {most:g} may be"
             others = next((scores for other, scores in sides.items() if other != name), {})
             return f"{said}{_losses(metric, own, others, cut)}; raise max_new_tokens"
     return ""
 
 
-def _losses(metric: Metric, own: Mapping[str, Score], others: Mapping[str, Score], cut: Collection[str]) -> str:
+def _losses(metric: Metric, own: Sequence[Score], others: Mapping[str, Score], cut: Collection[str]) -> str:
     """Return how many of the rows that a side loses against the other are among those that were cut, or nothing."""
     sign = 1 if metric.better == "higher" else -1
-    ours, theirs = ({i: sign * s.values.get(metric.name, math.nan) for i, s in side.items()} for side in (own, others))
+    ours, theirs = ({s.id: sign * s.values.get(metric.name, math.nan) for s in side} for side in (own, others.values()))
     lost = [i for i, value in ours.items() if value < theirs.get(i, math.nan)]
     return f"; {sum(i in cut for i in lost)} of its {len(lost)} losses are among them" if lost else ""
 
