@@ -342,10 +342,9 @@ def _whole(response: Any, until: float, seconds: float) -> Any:
                 raise Trouble(f"answered with more than {LARGEST >> 20} MiB, which is no answer", charged=True)
             if time.monotonic() > until:
                 raise _late(seconds)
-    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in HEADERS]
     return type(response)(
         response.status_code,
-        headers=headers,
+        headers=[(name, value) for name, value in response.headers.multi_items() if name.lower() not in HEADERS],
         content=b"".join(blocks),
         request=response.request,
         extensions=response.extensions,

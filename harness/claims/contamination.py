@@ -115,8 +115,7 @@ def judged(
         why = f"{small[0]}: without the rows that leak, fewer than min_n {gate.min_n} of its rows count"
         return noted(failed(replace(clean, outcome=Outcome.ERROR, notes=()), why), Note("leaks", about))
     if refuted:
-        p_pass = max(clean.p_pass or 0.0, whole.p_pass or 0.0)
-        clean = replace(clean, outcome=Outcome.INCONCLUSIVE, p_pass=p_pass)
+        clean = replace(clean, outcome=Outcome.INCONCLUSIVE, p_pass=max(clean.p_pass or 0.0, whole.p_pass or 0.0))
     return noted(clean, Note("leaks", about))
 
 

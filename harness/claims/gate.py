@@ -83,9 +83,7 @@ class Gate:
     @property
     def margin(self) -> float:
         """How much better the candidate must be, or, below zero, how much worse it may be; a share if `relative`."""
-        if self.better_by is not None:
-            return _size(self.better_by)
-        return -_size(self.worse_by_at_most or 0.0)
+        return _size(self.better_by) if self.better_by is not None else -_size(self.worse_by_at_most or 0.0)
 
     @property
     def relative(self) -> bool:

@@ -94,8 +94,7 @@ class Hypothesis:
     @property
     def otherwise(self) -> float | None:
         """The estimate with clusters that count alike, or, of a gate that counts them so, rows; None for no mean."""
-        counted = self.gate.kind.counts or self.gate.cap is not None
-        if self.metric.combine or self.metric.is_count or counted:
+        if self.metric.combine or self.metric.is_count or self.gate.kind.counts or self.gate.cap is not None:
             return None
         results = [rows for rows in (self.ours, self.theirs) if rows is not None]
         means = [self._mean(rows if self.gate.estimand == "clusters" else self._means(rows)) for rows in results]

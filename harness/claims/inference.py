@@ -101,8 +101,7 @@ def _binary(h: Hypothesis) -> tests.Test:
             return tests.binomial(right, n, h.threshold, h.alpha)
         test = tests.binomial(n - right, n, 1 - h.threshold, h.alpha)
         return replace(test, estimate=test.estimate - 1, lower=test.lower - 1, upper=test.upper - 1)
-    pairs = zip(ours, theirs, strict=True)
-    changes = [h.sign * (o.values[name] - t.values[name]) for o, t in pairs]
+    changes = [h.sign * (o.values[name] - t.values[name]) for o, t in zip(ours, theirs, strict=True)]
     wins, losses = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
     if h.margin == 0:
         return tests.mcnemar(wins, losses, n, h.alpha, h.levels)

@@ -102,8 +102,7 @@ class Checks:
             name = f"{provided.name} {self.titles.get(provided.name, '')}".strip()
             progress = Progress(f"checks of the {stage}", done, len(chosen), {"now": name})
             self.plugins.hook.harness_progress(progress=progress)
-            wanted = inspect.signature(provided.function).parameters
-            given = {name: self.own(name) for name in wanted}
+            given = {name: self.own(name) for name in inspect.signature(provided.function).parameters}
             found += [self.stamped(provided.name, flag) for flag in _flags(provided, given, self.strange)]
         return found
 

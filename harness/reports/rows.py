@@ -127,8 +127,7 @@ def _failed(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) ->
     if (about := verdict.about) is None:
         return []  # an older report does not tell which way its claim is
     values = {r["id"]: value_of(r, metric) for r in ours if metric in r and about.covers(r["doc"])}
-    failed = [i for i, value in values.items() if about.fails(value)]
-    return sorted(failed, key=lambda i: about.sign * values[i])
+    return sorted((i for i, value in values.items() if about.fails(value)), key=lambda i: about.sign * values[i])
 
 
 def _change(report: Report, metric: str, mine: Any, other: Any) -> str:

@@ -83,9 +83,7 @@ def skewed_bounds(of: Ratio, alpha: float) -> tuple[float, float]:
     estimate, error, a = float(of.estimate), float(of.error), float(of.skew)
 
     def inverse(g: float) -> float:
-        if abs(a) < 1e-9:
-            return g
-        return 3 / a * (math.cbrt(1 + a * (g - a / 6)) - 1)
+        return g if abs(a) < 1e-9 else 3 / a * (math.cbrt(1 + a * (g - a / 6)) - 1)
 
     return estimate - error * inverse(critical), estimate - error * inverse(-critical)
 

@@ -189,8 +189,7 @@ def write_fake(folder: Path, skill: float) -> Path:
     (folder / "skill.json").write_text(json.dumps({"skill": skill}), "utf-8")
     (folder / "config.json").write_text("{}", "utf-8")
     header = json.dumps({"w": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}).encode()
-    data = struct.pack("<Q", len(header)) + header + struct.pack("<d", skill)
-    (folder / "model.safetensors").write_bytes(data)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<d", skill))
     return folder
 
 

@@ -23,9 +23,7 @@ def number(x: float | None) -> str:
     """Write a metric so that a person can read it: a whole one with all digits; nan where it has no value."""
     if x is None or not math.isfinite(x):
         return "nan" if x is None else str(x)
-    if x == int(x) and abs(x) >= 10:
-        return minus(f"{int(x):,}")
-    return short_number(x)
+    return minus(f"{int(x):,}") if x == int(x) and abs(x) >= 10 else short_number(x)
 
 
 def short_number(x: float | None) -> str:
@@ -53,6 +51,4 @@ def size(n: float) -> str:
 
 def duration(seconds: float) -> str:
     """Write seconds as a person would: 12.3 s, 4 min 05 s."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"

@@ -16,8 +16,7 @@ def wrapped(text: str, width: int | None, hang: int | None = None) -> list[str]:
         return [text]
     indent = len(text) - len(text.lstrip())
     rest = " " * (indent + 2 if hang is None else hang)
-    parts = textwrap.wrap(text, width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
-    return parts or [text]
+    return textwrap.wrap(text, width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False) or [text]
 
 
 def paragraphs(text: str) -> list[str]:
