@@ -49,32 +49,32 @@ def tables_of(labels: Labels) -> Floats:
 
 def agreement(tables: Floats) -> tuple[Floats, Floats]:
     """Return Cohen's kappa of all clusters together, and the agreement that chance gives; tables (G, 3, 3)."""
-    return _Jackknife.of(tables).whole
+    return _jackknife(tables)[0].whole
 
 
 def kappa_p(tables: Floats, threshold: float) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of kappa against a number; 1 where nothing can be said."""
-    of = _Jackknife.of(tables)
+    of, fewer = _jackknife(tables)
     value, chance = of.whole
     df, limit = of.count - 1, np.arctanh(max(threshold, NEAR_ONE - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        place, error = of.fisher()
+        t = (of.artanh() - limit) / _error(fewer.artanh())
         none = (1 - (1 - threshold) * (1 - chance)) ** of.count
-        t = (place - limit) / error
         p_pass = np.where(value == 1, none, special.stdtr(df, -t))
-        p_fail = np.maximum(special.stdtr(df, t), special.stdtr(df, (value - threshold) / of.error()))
+        p_fail = np.maximum(special.stdtr(df, t), special.stdtr(df, (value - threshold) / _error(fewer.whole[0])))
     p_fail = np.where(value >= threshold, 1.0, p_fail)
     return np.nan_to_num(p_pass, nan=1.0), np.nan_to_num(p_fail, nan=1.0)
 
 
 def _kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `kappa_p`, of one data set."""
-    of = _Jackknife.of(tables)
+    of, fewer = _jackknife(tables)
     value, chance = (float(x) for x in of.whole)
     if value == 1:
         return max(1 - (1 - alpha ** (1 / of.count)) / (1 - chance), -1.0), 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        place, error, plain = (float(x) for x in (*of.fisher(), of.error()))
+        errors = _error(fewer.artanh()), _error(fewer.whole[0])
+        place, error, plain = (float(x) for x in (of.artanh(), *errors))
     if not math.isfinite(error + plain):
         return -1.0, 1.0
     reach = -float(special.stdtrit(of.count - 1, alpha))
@@ -82,22 +82,13 @@ def _kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class _Jackknife:
-    """Labels that agree, and all labels by kind, people's and the instrument's: of all clusters, and without each."""
+class _Counts:
+    """Labels that agree, and all labels by kind, people's and the instrument's, of so many clusters."""
 
     count: int
-    alike: Floats  # (), and (G,)
-    people: Floats  # (3,), and (G, 3)
+    alike: Floats  # (...)
+    people: Floats  # (..., 3)
     judged: Floats
-    fewer: _Jackknife | None = None
-
-    @classmethod
-    def of(cls, tables: Floats) -> _Jackknife:
-        each = np.einsum("...ii->...", tables), tables.sum(-1), tables.sum(-2)
-        alike, people, judged = each[0].sum(-1), each[1].sum(-2), each[2].sum(-2)
-        rest = alike[..., None] - each[0], people[..., None, :] - each[1], judged[..., None, :] - each[2]
-        count = tables.shape[-3]
-        return cls(count, alike, people, judged, cls(count - 1, *rest))
 
     @cached_property
     def chance(self) -> tuple[Floats, Floats]:
@@ -111,22 +102,24 @@ class _Jackknife:
             differ, chance = self.chance
             return 1 - differ / (1 - chance), chance
 
-    def error(self) -> Floats:
-        """Return the standard error of kappa."""
-        assert self.fewer is not None
-        return self._spread(self.fewer.whole[0])
-
-    def fisher(self) -> tuple[Floats, Floats]:
-        """Return artanh(kappa) with half a cluster's disagreement added, and its standard error."""
-        assert self.fewer is not None
-        return self._artanh(), self._spread(self.fewer._artanh())
-
-    def _artanh(self) -> Floats:
+    def artanh(self) -> Floats:
+        """Return artanh(kappa) with half a cluster's disagreement added."""
         differ, chance = self.chance
         added = 0.5 / self.count
         share = np.minimum((differ + added) / (1 + added) / (1 - chance), 2 - NEAR_ONE)  # 1 - kappa
         return np.asarray(np.log((2 - share) / share) / 2)
 
-    def _spread(self, without: Floats) -> Floats:
-        apart = without - without.mean(-1, keepdims=True)
-        return np.asarray(np.sqrt((self.count - 1) / self.count * (apart**2).sum(-1)))
+
+def _jackknife(tables: Floats) -> tuple[_Counts, _Counts]:
+    """Return the counts of all clusters together, and those without each of them, (..., G)."""
+    each = np.einsum("...ii->...", tables), tables.sum(-1), tables.sum(-2)
+    alike, people, judged = each[0].sum(-1), each[1].sum(-2), each[2].sum(-2)
+    rest = alike[..., None] - each[0], people[..., None, :] - each[1], judged[..., None, :] - each[2]
+    count = tables.shape[-3]
+    return _Counts(count, alike, people, judged), _Counts(count - 1, *rest)
+
+
+def _error(without: Floats) -> Floats:
+    """Return the jackknife's standard error of a number, from what it is without each cluster, (..., G)."""
+    count, apart = without.shape[-1], without - without.mean(-1, keepdims=True)
+    return np.asarray(np.sqrt((count - 1) / count * (apart**2).sum(-1)))

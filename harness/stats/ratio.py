@@ -301,9 +301,7 @@ def worst_row_bounds(of: Ratio, alpha: float, support: tuple[float, float]) -> t
     """Return the one-sided bounds at alpha each that invert `worst_row_p`, of one data set."""
     low, high = _worst_rows(of, support)
     allowed = math.floor(alpha * (low.shape[-1] + 1) + 1e-9) - 1
-    if allowed < 0:
-        return support
-    return float(np.sort(low)[allowed]), float(np.sort(high)[::-1][allowed])
+    return support if allowed < 0 else (float(np.sort(low)[allowed]), float(np.sort(high)[::-1][allowed]))
 
 
 def _worst_rows(of: Ratio, support: tuple[float, float]) -> tuple[Floats, Floats]:
