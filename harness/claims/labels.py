@@ -11,7 +11,7 @@ Arrays may have axes before those named, so that a simulation judges many data s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from typing import Any
@@ -20,7 +20,7 @@ from harness.claims import agreement
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Score
 from harness.stats.arrays import Bools, Floats, Ints, np, special
-from harness.stats.inputs import numbered
+from harness.stats.inputs import Clusters, numbered
 from harness.stats.result import Test
 
 TIE = 0.5
@@ -60,7 +60,7 @@ class Moments:
 def corrected(
     values: Sequence[float],
     weights: Sequence[float],
-    clusters: Sequence[Hashable] | None,
+    clusters: Clusters | None,
     labels: Labels,
     threshold: float,
     alpha: float,
@@ -86,9 +86,7 @@ def corrected(
     return Test(estimate, min(lower, estimate), max(upper, estimate), p_pass, p_fail, method, len(values), seen)
 
 
-def measured(
-    metric: Metric, scores: Sequence[Score], clusters: Sequence[Hashable] | None, labels: Labels | None
-) -> float:
+def measured(metric: Metric, scores: Sequence[Score], clusters: Clusters | None, labels: Labels | None) -> float:
     """Return a metric's value: of the rows, or what its labels make of them; NaN where they make nothing."""
     if metric.is_agreement:
         return float(agreement.agreement(agreement.tables_of(labels))[0]) if labels else math.nan
@@ -112,7 +110,7 @@ def sides_of(labels: Labels, scores: Sequence[Score]) -> list[int] | None:
 def moments(
     values: Sequence[float],
     weights: Sequence[float],
-    clusters: Sequence[Hashable] | None,
+    clusters: Clusters | None,
     labels: Labels,
     sides: Sequence[int] | None = None,
 ) -> Moments:

@@ -5,12 +5,12 @@ rows, and of a metric that is made from all rows at once, for which whole cluste
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from harness.stats import means, ratio
 from harness.stats.arrays import Floats, np, special
-from harness.stats.inputs import check_level, finite, groups_of, rows_of
+from harness.stats.inputs import Clusters, check_level, finite, groups_of, rows_of
 from harness.stats.means import RESAMPLED_CLUSTERS
 from harness.stats.ratio import Ratio
 from harness.stats.result import Judged, Test, all_agree, floats, weakest
@@ -25,7 +25,7 @@ Statistic = Callable[[Sequence[int]], float]  # of the numbers of rows, repeated
 def cluster_t(
     values: Sequence[float],
     weights: Sequence[float],
-    clusters: Sequence[Hashable] | None,
+    clusters: Clusters | None,
     threshold: float,
     alpha: float,
     *,
@@ -78,7 +78,7 @@ def paired_ratio(
     cand_values: Sequence[float],
     base_values: Sequence[float],
     weights: Sequence[float],
-    clusters: Sequence[Hashable] | None,
+    clusters: Clusters | None,
     threshold: float,
     alpha: float,
     *,
@@ -99,7 +99,7 @@ def paired_ratio(
 def sign_flip(
     cand_values: Sequence[float],
     base_values: Sequence[float],
-    clusters: Sequence[Hashable] | None,
+    clusters: Clusters | None,
     alpha: float,
     *,
     support: Support | None = None,
@@ -139,12 +139,7 @@ def _flips(sums: Floats, alpha: float) -> float:
 
 
 def cluster_bootstrap(
-    statistic: Statistic,
-    clusters: Sequence[Hashable],
-    threshold: float,
-    alpha: float,
-    *,
-    support: Support | None = None,
+    statistic: Statistic, clusters: Clusters, threshold: float, alpha: float, *, support: Support | None = None
 ) -> Test:
     """Test any statistic of the rows by drawing whole clusters; conservative when they are few.
 

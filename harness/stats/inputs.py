@@ -8,6 +8,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from harness.stats.arrays import Floats, Ints, np
 from harness.stats.unseen import Support
 
+Clusters = Sequence[Hashable]  # of each row, which it is in
+
 
 def rows_of(values: Sequence[float], weights: Sequence[float], support: Support | None) -> tuple[Floats, Floats]:
     """Return values and weights as arrays, (rows,) each. Raises ValueError for what cannot be averaged."""
