@@ -6,7 +6,7 @@ It imports no statistics, so collection may import it.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.claims.gate import Gate
@@ -190,15 +190,15 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
             cut = {s.id for s in own if s.is_cut}
         if len(cut) > most * len(own):
             said = f"{name} was cut{where} on {len(cut)} of {len(own)} rows, and at most {most:g} may be"
-            others = next((scores for other, scores in sides.items() if other != name), {})
+            others = next((scores.values() for other, scores in sides.items() if other != name), ())
             return f"{said}{_losses(metric, own, others, cut)}; raise max_new_tokens"
     return ""
 
 
-def _losses(metric: Metric, own: Sequence[Score], others: Mapping[str, Score], cut: Collection[str]) -> str:
+def _losses(metric: Metric, own: Iterable[Score], others: Iterable[Score], cut: Collection[str]) -> str:
     """Return how many of the rows that a side loses against the other are among those that were cut, or nothing."""
     sign = 1 if metric.better == "higher" else -1
-    ours, theirs = ({s.id: sign * s.values.get(metric.name, math.nan) for s in side} for side in (own, others.values()))
+    ours, theirs = ({s.id: sign * s.values.get(metric.name, math.nan) for s in side} for side in (own, others))
     lost = [i for i, value in ours.items() if value < theirs.get(i, math.nan)]
     return f"; {sum(i in cut for i in lost)} of its {len(lost)} losses are among them" if lost else ""
 
