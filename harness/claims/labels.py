@@ -255,9 +255,7 @@ class _Mix:
         mix = np.stack([1 - share, share], -1)
         first = self.y[..., -1:] if sides > 1 else np.ones((*self.y.shape[:-1], 1))
         found = np.zeros((*self.y.shape[:-1], sides, len(self.kinds)))
-        found[..., 0, [0, -1]] = first * mix
-        if sides > 1:
-            found[..., 1, [0, -1]] = (1 - first) * mix
+        found[..., [0, -1]] = np.stack([first, 1 - first][:sides], -2) * mix[..., None, :]
         return found.reshape(*found.shape[:-2], -1)
 
     def of_rows(self, weights: Floats) -> Floats:
