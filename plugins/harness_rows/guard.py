@@ -49,9 +49,9 @@ class Files:
                 raise UsageError(f"{path}: is a link that leads out of {self.root}; copy the file there")
         return [path for path in found if path.is_file()]
 
-    def whole(self, path: Path, most: int = WHOLE) -> bytes:
+    def whole(self, path: Path) -> bytes:
         """Return the bytes of a file. Raises UsageError where it cannot be read, is too large, or is being written."""
-        with _opened(path, most) as f:
+        with _opened(path, WHOLE) as f:
             data = f.read()
             self._keep(path, f, hashlib.sha256(data).hexdigest(), len(data))
         return data

@@ -15,6 +15,7 @@ from harness_rows.guard import Files, number
 from harness_rows.records import RawMetric, RawRow, RawRows, Wanted
 
 EXACT = 1e-9  # by which a tool's own number may differ from that of its rows
+Told = Mapping[str, Any]  # a table of a file
 
 
 class RowReader:
@@ -79,7 +80,7 @@ def called(name: Any) -> str:
     return shorten(shown(str(name)), 60)
 
 
-def about(columns: Mapping[str, Any], want: Wanted, where: str) -> dict[str, Any]:
+def about(columns: Told, want: Wanted, where: str) -> dict[str, Any]:
     """Return cluster and slices of a row, from the columns that a user names. Raises UsageError at one that is not."""
 
     def text(name: str) -> str:
@@ -112,7 +113,7 @@ def at(table: Any, *keys: str) -> Any:
     return table
 
 
-def scores(told: Mapping[str, Any], where: str) -> dict[str, float]:
+def scores(told: Told, where: str) -> dict[str, float]:
     """Return the metrics that have a number. Raises UsageError at what is neither one nor nothing."""
     found = {str(name): number(value, f"{where} {called(name)}") for name, value in told.items()}
     return {name: value for name, value in found.items() if value is not None}

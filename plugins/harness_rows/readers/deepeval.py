@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from harness import UsageError
 from harness_rows.guard import Files, number, why_of
@@ -21,17 +19,13 @@ class Deepeval(ask.RowReader):
     name, words = "deepeval", ('"testCases"',)
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether this is a test run of deepeval."""
-        return super().sniff(path, head) and any(
-            key in head for key in (b'"metricsData"', b'"testPassed"', b'"evalMode"')
-        )
+        return super().sniff(path, head) and any(key in head for key in BESIDE)
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        """Return the cases of a test run."""
         run = files.document(path)
         if run.get("conversationalTestCases"):
             raise UsageError(f"{path}: holds conversations, of which a turn is no row; they are not read")
-        said: dict[str, list[Mapping[str, Any]]] = {}
+        said: dict[str, list[ask.Told]] = {}
         rows = [_row(case, said, want, f'{path} case "{ask.called(case.get("name"))}"') for case in run["testCases"]]
         metrics, totals = {}, {m["metric"]: m.get("scores") for m in run.get("metricsScores") or []}
         for name, told in said.items():
@@ -46,7 +40,7 @@ class Deepeval(ask.RowReader):
         return RawRows("deepeval", model, task, metrics, rows, facts)
 
 
-def _better(told: list[Mapping[str, Any]]) -> Better | None:
+def _better(told: list[ask.Told]) -> Better | None:
     """Return which way is better, where scores, thresholds and successes tell it without a contradiction."""
     known = set[Better]()
     for one in told:
@@ -56,7 +50,7 @@ def _better(told: list[Mapping[str, Any]]) -> Better | None:
     return known.pop() if len(known) == 1 else None
 
 
-def _row(case: Mapping[str, Any], said: dict[str, list[Mapping[str, Any]]], want: Wanted, where: str) -> RawRow:
+def _row(case: ask.Told, said: dict[str, list[ask.Told]], want: Wanted, where: str) -> RawRow:
     """Return a case; an error of one metric leaves the others scored."""
     values, errors, seen = dict[str, float](), list[str](), set[str]()
     for metric in case.get("metricsData") or []:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,10 @@ class EveryEvalEver(ask.RowReader):
     name, words, files = "every_eval_ever", ('"schema_version"', '"evaluation_id"'), (f"**/*{SAMPLES}",)
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        """Return the samples of one evaluation."""
         log, told, task = _log(files, path, want)
         samples = log.with_name(log.stem + SAMPLES)
         results = [r for r in told["evaluation_results"] if _task(r["evaluation_name"], told) == task]
-        rows = _rows(files, samples, told, task, want)
+        rows = _rows(files, samples, told, results, task, want)
         digest = next(sha for name, sha, _ in files.sources if name == str(samples))
         named = told.get("detailed_evaluation_results") or {}
         if named.get("hash_algorithm") == "sha256" and named.get("checksum") not in (None, digest):
@@ -72,7 +71,7 @@ def _log(files: Files, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], 
     return *told[task], task
 
 
-def _task(name: str, told: Mapping[str, Any]) -> str:
+def _task(name: str, told: ask.Told) -> str:
     return name.partition("/")[0] if told["eval_library"]["name"] == LM_EVAL else name
 
 
@@ -81,14 +80,14 @@ def _name(result: Any) -> str:
     return str(result).replace(":", "/")
 
 
-def _rows(files: Files, path: Path, told: Mapping[str, Any], task: str, want: Wanted) -> list[RawRow]:
+def _rows(files: Files, path: Path, told: ask.Told, results: list[ask.Told], task: str, want: Wanted) -> list[RawRow]:
     """Return what the lines of a task say of each row, with all scores that stand there, those of errors too.
 
     Repeats have an epoch, or come one after the other.
     """
-    named = [r["evaluation_result_id"] for r in told["evaluation_results"] if _task(r["evaluation_name"], told) == task]
+    named = [r["evaluation_result_id"] for r in results]
     taken = Counter(map(_name, named))  # of which one stands for several results, whose records nothing tells apart
-    found: dict[tuple[str, ...], tuple[RawRow, dict[str, float]]] = {}
+    found: dict[tuple[str, ...], RawRow] = {}
     seen = Counter[tuple[str, ...]]()
     for line, one in files.lines(path):
         where = f"{path} line {line:,}"
@@ -104,22 +103,20 @@ def _rows(files: Files, path: Path, told: Mapping[str, Any], task: str, want: Wa
         seen[*same, str(result), one["evaluation_name"]] += 1
         repeat = int(more["epoch"]) if str(more.get("epoch", "")).isdecimal() else place
         if (key := (*same, str(place))) not in found:
-            values = dict[str, float]()
-            row = RawRow(
+            found[key] = RawRow(
                 key=same[0], content=content, prompt=ask.prompt_of(asked.get("formatted") or asked["raw"]),
-                values=values, repeat=repeat, **ask.about(more, want, where),
+                repeat=repeat, **ask.about(more, want, where),
             )  # fmt: skip
-            found[key] = row, values
-        row, values = found[key]
+        row = found[key]
         if error := one.get("error"):
             row.state, row.why = "error", row.why or why_of(error)
         score = number(one["evaluation"]["score"], where)
         if result is not None and score is not None:
-            values[_name(result)] = score
-    return [row for row, _ in found.values()]
+            row.values = {**row.values, _name(result): score}
+    return [*found.values()]
 
 
-def _metrics(results: Sequence[Mapping[str, Any]], rows: Sequence[RawRow], where: str) -> dict[str, RawMetric]:
+def _metrics(results: Sequence[ask.Told], rows: Sequence[RawRow], where: str) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where the log's own score is not that of its samples."""
     taken = Counter(_name(r["evaluation_result_id"]) for r in results)
     ended = [row for row in rows if row.state != "error"]

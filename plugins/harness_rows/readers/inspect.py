@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class _Found:
     unreadable: dict[str, str] = field(default_factory=dict)
     halves: int = 0
 
-    def count(self, key: Any, scores: Mapping[str, Any], reducer: str = "") -> dict[str, float]:
+    def count(self, key: Any, scores: ask.Told, reducer: str = "") -> dict[str, float]:
         """Count the scores of a sample, and return its numbers; one that is a table has its metrics under its keys."""
         values: dict[str, float] = {}
         for score, said in scores.items():
@@ -52,7 +53,6 @@ class Inspect(ask.RowReader):
     name, words, files = "inspect", ('"version"', '"status"', '"eval"', '"task_id"'), ("*.eval",)
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether this is a log, or a folder with one."""
         if not head.startswith(b"PK"):
             return super().sniff(path, head)
         try:
@@ -62,7 +62,6 @@ class Inspect(ask.RowReader):
             return path.suffix == ".eval"  # cut, which is said when it is read
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        """Return the samples of a log."""
         logs = files.listed("*.eval") if path.is_dir() else [path]
         if len(logs) != 1:
             raise UsageError(f"{path}: holds {len(logs)} runs; name one of its files, such as {logs[-1].name}")
@@ -77,10 +76,9 @@ class Inspect(ask.RowReader):
         task = ask.one_of([str(told.get("task", ""))], want.task, path, "task")
         found = _rows(samples, want, f"{path}")
         _whole(told, found, results, path)
-        rows, halves = found.rows, found.halves
+        halves = found.halves  # of the samples alone
         reducers = sorted({str(r["reducer"]) for r in reductions if r.get("reducer") not in (None, "mean")})
-        if reducers:
-            rows = _reduced(found, reductions, f"{path}")
+        rows = _reduced(found, reductions, f"{path}") if reducers else found.rows
         totals = _totals(results, found.counted)
         lacks = "has no number on any row" if found.counted else ""  # else all failed, which is missing and no mistake
         metrics = {n: RawMetric(unreadable=found.unreadable.get(n, lacks)) for n in {**totals, **found.unreadable}}
@@ -93,10 +91,8 @@ class Inspect(ask.RowReader):
             (sum(r.state == "limit" for r in rows), "sample", "ended at a limit, where Inspect scored what there was"),
         )
         tool = f"inspect_ai {told.get('packages', {}).get('inspect_ai', '?')}"
-        return RawRows(
-            tool, str(told.get("model", "")), task, metrics, rows, _facts(told, header.get("plan") or {}, reducers),
-            notes=notes,
-        )  # fmt: skip
+        facts = _facts(told, header.get("plan") or {}, reducers)
+        return RawRows(tool, str(told.get("model", "")), task, metrics, rows, facts, notes=notes)
 
 
 def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]:
@@ -114,8 +110,8 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
         document = read(members["header.json"](), f"{log} header.json")
         names = [n for n in members if n.startswith("samples/") and n.endswith(".json")]
         samples = (read(members[n](), f"{log} {n}") for n in names) if names else None
-        reduced = "reductions.json" in members
-        reductions = read(members["reductions.json"](), f"{log} reductions.json") if reduced else []
+        last = members.get("reductions.json")
+        reductions = read(last(), f"{log} reductions.json") if last else []
     else:
         document = read(files.whole(log).removeprefix(BOM), f"{log}")
         samples = document.get("samples") if isinstance(document.get("samples"), list) else None
@@ -135,20 +131,17 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
         asked, values = _resolved(sample.get("input"), sample), found.count(key, sample.get("scores") or {})
         state = "unscored" if state == "scored" and not values else state
         found.ids.append(key)
-        found.rows.append(
-            RawRow(
-                key=str(key),
-                content=ask.content_of(asked, sample.get("target"), choices=sample.get("choices")),
-                prompt=ask.prompt_of(_sent(sample)) if state != "error" else "",
-                values=values if state == "scored" else {},
-                state=state, why=reason, repeat=sample["epoch"], **ask.about(sample.get("metadata") or {}, want, here),
-            )
-        )  # fmt: skip
+        found.rows.append(RawRow(
+            key=str(key), content=ask.content_of(asked, sample.get("target"), choices=sample.get("choices")),
+            prompt=ask.prompt_of(_sent(sample)) if state != "error" else "",
+            values=values if state == "scored" else {}, state=state, why=reason, repeat=sample["epoch"],
+            **ask.about(sample.get("metadata") or {}, want, here),
+        ))  # fmt: skip
     found.rows = ask.numbered(found.rows, found.ids)
     return found
 
 
-def _state(sample: Mapping[str, Any]) -> tuple[State, str]:
+def _state(sample: ask.Told) -> tuple[State, str]:
     """Return how a sample ended; an error wins over a score."""
     if error := sample.get("error"):
         return "error", why_of(error)
@@ -171,7 +164,7 @@ def _number(value: Any) -> float | str:
     return f'holds "{ask.called(str(value))[:40]}", which is no number'
 
 
-def _resolved(value: Any, sample: Mapping[str, Any]) -> Any:
+def _resolved(value: Any, sample: ask.Told) -> Any:
     """Return a text, or messages without what is not of the question, with attachments in their place."""
     if isinstance(value, str):
         attached = sample.get("attachments") or {}
@@ -183,17 +176,13 @@ def _resolved(value: Any, sample: Mapping[str, Any]) -> Any:
     return value
 
 
-def _sent(sample: Mapping[str, Any]) -> list[Any]:
+def _sent(sample: ask.Told) -> list[Any]:
     """Return the messages before the first answer."""
-    found: list[Any] = []
-    for message in sample.get("messages") or []:
-        if not isinstance(message, dict) or message.get("role") == "assistant":
-            break
-        found.append([message.get("role"), _resolved(message.get("content"), sample)])
-    return found
+    messages = takewhile(lambda m: isinstance(m, dict) and m.get("role") != "assistant", sample.get("messages") or [])
+    return [[m.get("role"), _resolved(m.get("content"), sample)] for m in messages]
 
 
-def _whole(told: Mapping[str, Any], found: _Found, results: Mapping[str, Any], path: Path) -> None:
+def _whole(told: ask.Told, found: _Found, results: ask.Told, path: Path) -> None:
     """Raise UsageError where a log has not each sample of its run, each once."""
     ids = ask.at(told, "dataset", "sample_ids") or []
     asked = len(ids) * int(ask.at(told, "config", "epochs") or 1) or results.get("total_samples")
@@ -204,7 +193,7 @@ def _whole(told: Mapping[str, Any], found: _Found, results: Mapping[str, Any], p
         raise UsageError(f"{path}: holds {len(there):,} of the {asked:,} samples its run asked; run it again")
 
 
-def _totals(results: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def _totals(results: ask.Told, known: ask.Told) -> dict[str, Any]:
     """Return what Inspect says of each score over all samples, by our names; None where that is no mean."""
     found: dict[str, Any] = {}
     for score in results.get("scores") or []:
@@ -216,7 +205,7 @@ def _totals(results: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, A
     return found
 
 
-def _reduced(found: _Found, reductions: Iterable[Mapping[str, Any]], where: str) -> list[RawRow]:
+def _reduced(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[RawRow]:
     """Return a row for each sample: its scores are what its epochs were reduced to, and its state is their worst."""
     rows: dict[Any, RawRow] = {}
     for key, row in zip(found.ids, found.rows, strict=True):
@@ -236,7 +225,7 @@ def _reduced(found: _Found, reductions: Iterable[Mapping[str, Any]], where: str)
     return [*rows.values()]
 
 
-def _facts(told: Mapping[str, Any], plan: Mapping[str, Any], reducers: list[str]) -> dict[str, str]:
+def _facts(told: ask.Told, plan: ask.Told, reducers: list[str]) -> dict[str, str]:
     """Return what the fairness of a comparison hangs on."""
     config = told.get("config") or {}
     limits = {k: v for k, v in config.items() if k.endswith("_limit") and v is not None}

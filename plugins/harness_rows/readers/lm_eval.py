@@ -17,8 +17,7 @@ from harness_rows.records import Better, Binding, RawMetric, RawRow, RawRows, Wa
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
 CODE = ("def ", "<function", "functools")  # how lm_eval writes a template that is a function
-# keys of a row
-OWN = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"}
+OWN = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"}  # of a row
 Line = dict[str, Any]
 
 
@@ -33,7 +32,6 @@ class LmEval(ask.RowReader):
         return super().sniff(path, head.partition(b"\n")[0])
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        """Return the rows of one task and filter."""
         samples, results, task, notes = _newest(path, files, want.task)
         told = files.document(results) if results else {}
         if not isinstance(told, dict):
@@ -46,7 +44,7 @@ class LmEval(ask.RowReader):
             raise UsageError(f"{samples}: {what}; it is cut, or of two runs")
         named = dict.fromkeys(m for line in lines for m in line["metrics"])
         metrics = {m: _metric(m, name, lines, tables) for m in named}
-        rows = _rows(samples, lines, metrics, tables, want)
+        rows = _rows(samples, lines, metrics, tables["configs"], want)
         config = _table(told, "config")
         model = str(told.get("model_name") or _table(config, "model_args").get("pretrained") or files.root.name)
         binding: Binding = "named" if config.get("model_sha") else "none"
@@ -89,9 +87,7 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
     return found[name], name
 
 
-def _metric(
-    name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str, Mapping[str, Any]]
-) -> tuple[RawMetric, float]:
+def _metric(name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str, ask.Told]) -> tuple[RawMetric, float]:
     """Return what is known of a metric, and what its rows are multiplied by: by which the tool's own number is made.
 
     A pair of numbers is a log-likelihood and how many units it is of.
@@ -123,20 +119,18 @@ def _is_pair(value: Any) -> bool:
 
 
 def _rows(
-    samples: Path, lines: Sequence[Line], metrics: Mapping[str, tuple[RawMetric, float]],
-    tables: Mapping[str, Mapping[str, Any]], want: Wanted,
-) -> list[RawRow]:  # fmt: skip
+    samples: Path, lines: Sequence[Line], metrics: Mapping[str, tuple[RawMetric, float]], config: ask.Told, want: Wanted
+) -> list[RawRow]:
     """Return lines as rows. Their place is no name; what was asked is told by the columns of the task's templates."""
     docs = [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
     name = want.id or ("id" if all("id" in doc for doc in docs) else "")
-    asked = _asked(tables["configs"], docs[0])
+    asked = _asked(config, docs[0])
     wanted = [_sample(doc, asked, line.get("target", "")) for line, doc in zip(lines, docs, strict=True)]
     found = []
     for number, (line, doc, sample) in enumerate(zip(lines, docs, keyed(wanted, None), strict=True), 1):
         values, lengths = dict[str, float](), dict[str, float]()
         for metric, (about, factor) in metrics.items():
-            value = line.get(metric)
-            if about.unreadable or value is None or metric not in line["metrics"]:
+            if about.unreadable or (value := line.get(metric)) is None or metric not in line["metrics"]:
                 continue
             if _is_pair(value):
                 values[metric], lengths[metric] = factor * value[0] / value[1], float(value[1])
@@ -144,17 +138,14 @@ def _rows(
                 values[metric] = factor * float(value)
         values = {m: v for m, v in values.items() if not math.isnan(v)}
         key = str(doc.get(name, "")) if name else str(line.get("doc_id", ""))
-        found.append(
-            RawRow(
-                key, not name, sample.key, str(line.get("prompt_hash", "")), values,
-                "scored" if values else "unscored", lengths=lengths,
-                **ask.about(doc, want, f"{samples} row {number:,}"),
-            )
-        )  # fmt: skip
+        found.append(RawRow(
+            key, not name, sample.key, str(line.get("prompt_hash", "")), values, "scored" if values else "unscored",
+            lengths=lengths, **ask.about(doc, want, f"{samples} row {number:,}"),
+        ))  # fmt: skip
     return found
 
 
-def _asked(config: Mapping[str, Any], doc: Mapping[str, Any]) -> list[str]:
+def _asked(config: ask.Told, doc: ask.Told) -> list[str]:
     """Return the columns of a row that its task asks: those its templates name, else all but a name of the row."""
     names = []
     for key in ("doc_to_text", "doc_to_choice"):
@@ -164,14 +155,14 @@ def _asked(config: Mapping[str, Any], doc: Mapping[str, Any]) -> list[str]:
     return sorted({n for n in names if n in doc}) or sorted(c for c in doc if c != "id")
 
 
-def _sample(doc: Mapping[str, Any], asked: Sequence[str], target: Any) -> Sample:
+def _sample(doc: ask.Told, asked: Sequence[str], target: Any) -> Sample:
     """Return what a row asks, as rows of ours do: one text, and the lists to choose from."""
     lists = {c: doc[c] for c in asked if isinstance(doc.get(c), (list, dict))}
     text = "\n".join(str(doc.get(c, "")) for c in asked if c not in lists)
     return Sample("", text, [str(t) for t in target] if isinstance(target, list) else str(target), row=lists)
 
 
-def _facts(told: Mapping[str, Any], config: Mapping[str, Any], task: str, name: str) -> dict[str, str]:
+def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, str]:
     """Return what fairness compares; a model's path and dtype stand in a task's metadata too, and are no task."""
     run, args = _table(told, "config"), _table(_table(told, "config"), "model_args")
     shots = _table(told, "n-shot").get(task, config.get("num_fewshot"))
@@ -194,7 +185,7 @@ def _facts(told: Mapping[str, Any], config: Mapping[str, Any], task: str, name: 
     )  # fmt: skip
 
 
-def _table(value: Any, key: str) -> Mapping[str, Any]:
+def _table(value: Any, key: str) -> ask.Told:
     """Return a table of a table, empty where it has none."""
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from harness import UsageError
 from harness_rows.guard import Files, number, why_of
@@ -23,11 +22,9 @@ class Nemo(ask.RowReader):
     name, words = "nemo", ('"problem_idx"', '"reward"', '"expected_answer"', '"scoring_details"')
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether these are rows of NeMo Evaluator, or a folder with them."""
         return bool(_folders(path)) if path.is_dir() else super().sniff(path, head)
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        """Return the rows of one benchmark."""
         folders = _folders(path) if path.is_dir() else [path.parent]
         names = [folder.name for folder in folders]  # of benchmarks, as far as a file system takes them
         folder = folders[names.index(ask.one_of(names, want.task, path, "task"))] if len(folders) > 1 else folders[0]
@@ -80,17 +77,15 @@ def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[st
             scored = row["scoring_details"].get(scorer) if scorer != "reward" else None
             if not (isinstance(scored, dict) and "error" in scored):  # a scorer that failed gives 0
                 values[name] = found
-        rows.append(
-            RawRow(
-                key=str(row["problem_idx"]), numbered=True, repeat=int(row["repeat"]), state=state, why=reason,
-                content=ask.content_of(row["prompt"], row["expected_answer"]), prompt=ask.prompt_of(row["prompt"]),
-                values=values if state == "scored" else {}, **ask.about(row.get("metadata") or {}, want, where),
-            )
-        )  # fmt: skip
+        rows.append(RawRow(
+            key=str(row["problem_idx"]), numbered=True, repeat=int(row["repeat"]), state=state, why=reason,
+            content=ask.content_of(row["prompt"], row["expected_answer"]), prompt=ask.prompt_of(row["prompt"]),
+            values=values if state == "scored" else {}, **ask.about(row.get("metadata") or {}, want, where),
+        ))  # fmt: skip
     return rows, dict(every)
 
 
-def _state(details: Mapping[str, Any]) -> tuple[State, str]:
+def _state(details: ask.Told) -> tuple[State, str]:
     """Return how a row ended. A failure is one whatever its reward, and so is a judge that did not judge."""
     if category := details.get("error_category"):  # an "error" alone may be that of code which an answer wrote
         return STATES.get(str(category), "error"), why_of(details.get("error") or category)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +33,6 @@ class Ours(ask.RowReader):
         return all(key in line for key in (b'"cluster"', b'"weights"', b'"doc_hash"')) or line.startswith(b'{"item": ')
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        """Return the rows of one evaluation of one subject."""
         if (place := _report(path)) is None:
             raise UsageError(f"{path}: has no {REPORT}; its run did not end, or a file was taken from its folder")
         run, items = files.document(place), _items(path)
@@ -79,7 +78,6 @@ def _task(path: Path) -> str:
 
 
 def _samples(path: Path, report: Path, subject: str, task: str) -> Path:
-    """Return the file of an evaluation's rows of a subject."""
     found = [path] if path.is_file() else sorted((report.parent / subject).glob("samples_*.jsonl"))
     found = [one for one in found if _task(one) == task]
     if len(found) != 1:
@@ -97,7 +95,7 @@ def _of_item(files: Files, path: Path, subject: str, task: str) -> Iterator[tupl
             yield line, row
 
 
-def _row(line: Mapping[str, Any], want: Wanted, where: str) -> RawRow:
+def _row(line: ask.Told, want: Wanted, where: str) -> RawRow:
     """Return a line as a row; what was lost has no value, and a perplexity is in nats."""
     told, nats = line.get("values", line), line.get("nats") or {}
     names = [n for n in (line["values"] if "values" in line else line["metrics"]) if n not in line.get("lost", ())]
@@ -112,9 +110,7 @@ def _row(line: Mapping[str, Any], want: Wanted, where: str) -> RawRow:
     )  # fmt: skip
 
 
-def _metrics(
-    report: Mapping[str, Any], rows: list[RawRow], scales: Mapping[str, Any], where: str
-) -> dict[str, RawMetric]:
+def _metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where the report's numbers are not those of its rows."""
     found = {}
     for name, better in report["better"].items():
@@ -132,7 +128,7 @@ def _metrics(
     return found
 
 
-def _facts(run: Mapping[str, Any], report: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
+def _facts(run: ask.Told, report: ask.Told, spec: ask.Told) -> dict[str, str]:
     """Return what the fairness of a comparison hangs on, as far as a report tells it."""
     facts, versions = run.get("facts") or {}, run.get("versions") or {}
     return ask.facts_of(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from harness import UsageError
 from harness_rows.guard import Files, why_of
@@ -27,7 +26,6 @@ class Promptfoo(ask.RowReader):
     name, words = "promptfoo", ('"evalId"', '"results"')
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        """Return the tests of one provider and one prompt."""
         document = files.document(path)
         results = document["results"]
         if results.get("version") != VERSION:
@@ -49,14 +47,13 @@ class Promptfoo(ask.RowReader):
         )  # fmt: skip
         broke, bare = (sum(row.state == state for row in rows) for state in ("error", "unscored"))
         lost = "without an answer or by an assertion that broke, which promptfoo counts as 0"
-        notes = ask.noted(
-            (broke, "test", lost), (bare, "test", "without an assertion, which promptfoo counts as success")
-        )
+        unasked = "without an assertion, which promptfoo counts as success"
+        notes = ask.noted((broke, "test", lost), (bare, "test", unasked))
         tool = f"promptfoo {(document.get('metadata') or {}).get('promptfooVersion', '?')}"
         return RawRows(tool, provider, task, metrics, rows, facts, notes=notes)
 
 
-def _rows(tests: Sequence[Mapping[str, Any]], want: Wanted, where: str) -> list[RawRow]:
+def _rows(tests: Sequence[ask.Told], want: Wanted, where: str) -> list[RawRow]:
     """Return rows; of one that stands several times, without a number, each is a repeat."""
     rows, seen = list[RawRow](), Counter[tuple[str, str]]()
     for test in tests:
@@ -65,18 +62,16 @@ def _rows(tests: Sequence[Mapping[str, Any]], want: Wanted, where: str) -> list[
         content = ask.content_of(ask.fact(test["vars"]), "", assertions=case.get("assert"))
         state, reason = _state(test)
         values = ask.scores({SUCCESS: bool(test["success"]), **(test.get("namedScores") or {})}, here)
-        rows.append(
-            RawRow(
-                key=key, numbered=not key, content=content, prompt=ask.prompt_of(test["prompt"]["raw"]),
-                values=values if state == "scored" else {}, state=state, why=reason, repeat=seen[content, key],
-                **ask.about({**test["vars"], **(case.get("metadata") or {})}, want, here),
-            )
-        )  # fmt: skip
+        rows.append(RawRow(
+            key=key, numbered=not key, content=content, prompt=ask.prompt_of(test["prompt"]["raw"]),
+            values=values if state == "scored" else {}, state=state, why=reason, repeat=seen[content, key],
+            **ask.about({**test["vars"], **(case.get("metadata") or {})}, want, here),
+        ))  # fmt: skip
         seen[content, key] += 1
     return rows
 
 
-def _state(test: Mapping[str, Any]) -> tuple[State, str]:
+def _state(test: ask.Told) -> tuple[State, str]:
     """Return how a test ended: an assertion that failed is a score, one that broke is none."""
     graded = test.get("gradingResult") or {}
     if test.get("failureReason") == ERROR or not graded:
@@ -88,9 +83,7 @@ def _state(test: Mapping[str, Any]) -> tuple[State, str]:
     return ("scored", "") if parts else ("unscored", why_of(graded.get("reason")))
 
 
-def _metrics(
-    tests: Sequence[Mapping[str, Any]], rows: Sequence[RawRow], told: Mapping[str, Any], where: str
-) -> dict[str, RawMetric]:
+def _metrics(tests: Sequence[ask.Told], rows: Sequence[RawRow], told: ask.Told, where: str) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where promptfoo's own counts, of all tests, are not those of the tests."""
     ask.agreed(f"{where} tests that pass", sum(bool(test["success"]) for test in tests), told.get("testPassCount"))
     for name, total in (told.get("namedScores") or {}).items():

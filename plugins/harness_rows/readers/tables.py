@@ -17,12 +17,11 @@ from harness_rows.guard import BOM, Files, number
 from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
-Lines = Iterator[tuple[int, Mapping[str, Any]]]
+Lines = Iterator[tuple[int, ask.Told]]
 PIECE = 10_000  # rows whose contents are told at a time
 DEFAULTS = ("id", "score", "input", "target")  # columns that are read where a table has them and nobody says others
 MOST_COLUMNS = 10_000
-NONE: Mapping[str, float] = {}
-NO_SLICES: Mapping[str, str] = {}
+NONE: ask.Told = {}
 
 
 class Table(ask.RowReader):
@@ -37,12 +36,11 @@ class Table(ask.RowReader):
         return head.startswith(b"PAR1") or text[:1] == b"{" or (b"\0" not in head and (b"," in first or b"\t" in first))
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        """Return a table's rows. Raises UsageError with the line of what cannot be read."""
         return table(path, _lines(path, files), want)
 
 
 def table(path: Path, lines: Lines, want: Wanted) -> RawRows:
-    """Return the rows of a table, whatever it was read from. Raises UsageError as `Table.rows`."""
+    """Return the rows of a table, whatever it was read from. Raises UsageError with the line of what cannot be read."""
     rows, metric = _rows_of(path, lines, want), want.metric or want.score or "score"
     return RawRows("table", path.stem, want.task or path.stem, {metric: RawMetric()}, rows)
 
@@ -99,7 +97,7 @@ def _rows_of(path: Path, lines: Lines, want: Wanted) -> list[RawRow]:
     return rows if want.id else ask.numbered(rows, [row.key for row in rows])
 
 
-def _columns(line: Mapping[str, Any], want: Wanted, path: Path) -> dict[str, str]:
+def _columns(line: ask.Told, want: Wanted, path: Path) -> dict[str, str]:
     """Return the columns that are read. Raises UsageError at one that the table lacks."""
     found = {name: name for name in DEFAULTS if name in line} | want.columns
     if want.metric and not want.score:
@@ -115,9 +113,8 @@ def _columns(line: Mapping[str, Any], want: Wanted, path: Path) -> dict[str, str
 
 
 def _made(
-    path: Path, piece: Sequence[tuple[int, Mapping[str, Any]]], columns: Mapping[str, str], want: Wanted,
-    shared: dict[Any, Any],
-) -> list[RawRow]:  # fmt: skip
+    path: Path, piece: Sequence[tuple[int, ask.Told]], columns: Mapping[str, str], want: Wanted, shared: dict[Any, Any]
+) -> list[RawRow]:
     """Return some lines as rows; what many rows have in common they share."""
     found, metric, slices = [], want.metric or columns["score"], want.slices
     told: list[Any] = [columns.get(name) for name in ("id", "cluster", "repeat", "input", "target")]
@@ -135,10 +132,8 @@ def _made(
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         state: State = "unscored" if score is None else "scored"
         content = key_of(text, target) if told[3] else ""
-        own = shared.setdefault(parts, dict(parts)) if parts else NO_SLICES
-        found.append(
-            RawRow(key, False, content, "", values, state, "", time, weight, intern(cluster), own, NONE)
-        )  # fmt: skip
+        own = shared.setdefault(parts, dict(parts)) if parts else NONE
+        found.append(RawRow(key, False, content, "", values, state, "", time, weight, intern(cluster), own, NONE))
     return found
 
 
