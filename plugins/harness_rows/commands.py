@@ -26,9 +26,8 @@ def gate(parser: ArgumentParser) -> None:
   harness gate runs/base runs/candidate --worse-by-at-most 0.02
   harness gate runs/base runs/candidate --better-by 0 --metric gsm8k:exact_match,strict-match
   harness gate base.csv candidate.csv --worse-by-at-most 0.02 --id question --score correct"""
-    parser.add_argument(
-        "rows", nargs="+", metavar="BASE CANDIDATE", help="files or folders; CANDIDATE alone with --min"
-    )
+    what = "files or folders; CANDIDATE alone with --min"
+    parser.add_argument("rows", nargs="+", metavar="BASE CANDIDATE", help=what)
     claim = parser.add_argument_group("what is claimed")
     claim.add_argument("--worse-by-at-most", type=_margin, metavar="X", help="in the metric's units, or a share: 2%%")
     claim.add_argument("--better-by", type=_margin, metavar="X", help="0 is: better at all")
@@ -85,8 +84,8 @@ def options_of(given: Namespace) -> dict[str, Any]:
     metric, _, filter_ = rest.partition(",")
     said = {"task": task if colon else "", "metric": metric, "filter": filter_}
     said |= {name: getattr(given, name) for name in (*COLUMNS, "tool", "better", "scale", "only_common")}
-    said |= {"missing": given.missing if given.missing != "refuse" else "", "allow": given.allow.split(",")}
-    said["allow"] = [name for name in said["allow"] if name]
+    said["missing"] = given.missing if given.missing != "refuse" else ""
+    said["allow"] = [name for name in given.allow.split(",") if name]
     return {name: value for name, value in said.items() if value}
 
 

@@ -39,9 +39,8 @@ class Differences:
 def allowed_names(given: Iterable[str]) -> frozenset[str]:
     """Return the kinds of unfairness that a user allows. Raises UsageError at one that is none."""
     names = [name.strip().replace("-", " ") for name in given]
-    for name in names:
-        if name not in NAMES:
-            raise UsageError(f'allow: nothing is called "{name}"{did_you_mean(name, NAMES)}')
+    if odd := [name for name in names if name not in NAMES]:
+        raise UsageError(f'allow: nothing is called "{odd[0]}"{did_you_mean(odd[0], NAMES)}')
     return frozenset(names)
 
 

@@ -12,6 +12,7 @@ from harness.internals import shown
 from harness_rows.records import RawRow, RawRows
 
 EXAMPLES = 3  # names of rows that an error gives
+How = Literal["content", "id"]
 Rows = tuple[RawRow, ...]  # all that a run has of one row: its repeats, mostly one
 Grouped = dict[str, "RawRow | Rows"]  # by what a row is known by; one alone, as most of millions, without a tuple
 
@@ -40,7 +41,7 @@ class PairedRows:
     on the other side, `repeats` the most that a row has on each.
     """
 
-    how: Literal["content", "id"]
+    how: How
     names: list[str]
     base: Side
     candidate: Side
@@ -75,7 +76,7 @@ def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
     return _named(how, sorted(kept), left, right, dropped, renamed)
 
 
-def _way(sides: dict[str, Sequence[RawRow]]) -> Literal["content", "id"]:
+def _way(sides: dict[str, Sequence[RawRow]]) -> How:
     """Return by what rows are paired. Raises UsageError where nothing tells them."""
     for side, rows in sides.items():
         if not rows:
@@ -97,10 +98,9 @@ def _several(sides: Iterable[Sequence[RawRow]]) -> frozenset[str]:
     """Return the contents that rows of several names share: there alone a name tells, and else it may change."""
     found = set[str]()
     for rows in sides:
-        first: dict[str, str] = {}
-        if len({row.content for row in rows}) == len(rows):
-            continue
-        found |= {row.content for row in rows if first.setdefault(row.content, row.key) != row.key}
+        if len({row.content for row in rows}) < len(rows):
+            first: dict[str, str] = {}
+            found |= {row.content for row in rows if first.setdefault(row.content, row.key) != row.key}
     return frozenset(found)
 
 
@@ -132,9 +132,8 @@ def _renamed(base: Sequence[RawRow], candidate: Sequence[RawRow]) -> int:
 
 
 def _uneven(
-    runs: tuple[RawRows, RawRows], sides: tuple[Grouped, Grouped], only: tuple[list[str], list[str]],
-    renamed: int,
-) -> str:  # fmt: skip
+    runs: tuple[RawRows, RawRows], sides: tuple[Grouped, Grouped], only: tuple[list[str], list[str]], renamed: int
+) -> str:
     if renamed and len(only[0]) == len(sides[0]):
         there = {row.key: row.content for row in runs[0].rows}
         name = shown(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
@@ -152,9 +151,8 @@ def _uneven(
 
 
 def _named(
-    how: Literal["content", "id"], kept: list[str], left: Grouped, right: Grouped,
-    dropped: tuple[int, int], renamed: int,
-) -> PairedRows:  # fmt: skip
+    how: How, kept: list[str], left: Grouped, right: Grouped, dropped: tuple[int, int], renamed: int
+) -> PairedRows:
     """Return pairs in the order of what they are known by, which no file has; copies are told apart by a number."""
     names = [_called(_all(left.get(k) or right[k])[0]) for k in kept]
     base, candidate = [left.get(k, ()) for k in kept], [right.get(k, ()) for k in kept]

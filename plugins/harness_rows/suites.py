@@ -143,18 +143,16 @@ def judged(
     for name, one in found.measured.items():
         adjudicator.results |= {(side, name): result for side, result in one.results.items()}
     for name, number in (attempts or {}).items():
-        for side in suite.rows:
-            adjudicator.standings[side, name] = Standing(number, ())
+        adjudicator.standings |= {(side, name): Standing(number, ()) for side in suite.rows}
     for item in collection.items:
         verdicts = tuple(_conditioned(v, found.measured) for v in adjudicator.after(item))
         found.verdicts += verdicts
         one = found.measured[item.eval]
         result, metric = one.results[item.subject], one.metric
-        report = Report(
+        found.reports.append(Report(
             item.id, item.subject, item.eval, "done", dict(result.metrics), better={metric.name: metric.better},
             verdicts=verdicts, n=len(result.scores), of=len(one.samples), caveats=tuple(c.text for c in result.caveats),
-        )  # fmt: skip
-        found.reports.append(report)
+        ))  # fmt: skip
     found.standings = adjudicator.standings
     return found
 
@@ -206,10 +204,8 @@ def _check_evals(context: Context) -> None:
 
 def _collection(context: Context, found: JudgedRows) -> Collection:
     suite, sides, ours = context.suite, context.baselines, context.candidates
-    tasks: dict[str, Task] = {}
-    for spec in suite.evals:
-        one = found.measured[spec.name]
-        tasks[spec.name] = RowsTask(spec, evaluator, {one.metric.name: one.metric}, one.samples)
+    each = [(spec, found.measured[spec.name]) for spec in suite.evals]
+    tasks = {spec.name: RowsTask(spec, evaluator, {m.metric.name: m.metric}, m.samples) for spec, m in each}
     check_gates(context, tasks)
     context.mistakes.raise_if_any()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)

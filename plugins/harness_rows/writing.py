@@ -29,6 +29,7 @@ from harness.internals import (
     shown,
     to_json,
     words,
+    writing,
 )
 from harness_rows.bundle import FOLDER, write_bundle
 from harness_rows.gating import EXAMPLES, MOST, MeasuredRows
@@ -75,8 +76,7 @@ def run_of(found: JudgedRows) -> Run:
         found.started.isoformat(timespec="seconds"), version, gates=len(suite.gates), exit_code=_code(found),
         items=tuple(r.id for r in found.reports), reports=found.reports, conclusions=conclusions,
         facts={side: facts_of(run) for side, run in runs.items()}, warnings=[*found.warnings, *dict.fromkeys(notes)],
-        digests=digests, waivers=found.waivers,
-        seconds=(datetime.now(UTC) - found.started).total_seconds(),
+        digests=digests, waivers=found.waivers, seconds=(datetime.now(UTC) - found.started).total_seconds(),
     )  # fmt: skip
 
 
@@ -139,10 +139,8 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     tables += [("[[gate]]", {"id": gate.id, "metric": gate.metric, **claim})]
     toml = partial(json.dumps, ensure_ascii=False)  # of texts, numbers, lists of texts and truth the same
     text = "\n".join("\n".join([title, *(f"{k} = {toml(v)}" for k, v in keys.items()), ""]) for title, keys in tables)
-    try:
+    with writing(path, "; name another file"):
         write_text(path, text)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}; name another file") from None
 
 
 def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
