@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,25 +117,15 @@ def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]
         svg = draw(strip(axis_of(on, 0.0, side, tick, shares=scale.is_log, zero=True), [part]))
     unit = c.now.unit(b.metric)
     return SimpleNamespace(
-        reading=b.reading,
-        style=CLASSES.get(b.reading, "slice"),
-        metric=b.metric,
+        reading=b.reading, style=CLASSES.get(b.reading, "slice"), metric=b.metric,
         values=f"{number(v.baseline, unit)}, now {number(v.value, unit)}",
-        svg=svg,
-        estimate=write(v.estimate),
-        bounds=bounds_of(v, write),
-        method=v.method or shown(v.why),
-        rows=counted(len(b.pairs.rows), "pair"),
-        flips=f"{b.pairs.count(LOST)} lost, {b.pairs.count(WON)} won",
-    )
+        svg=svg, estimate=write(v.estimate), bounds=bounds_of(v, write), method=v.method or shown(v.why),
+        rows=counted(len(b.pairs.rows), "pair"), flips=f"{b.pairs.count(LOST)} lost, {b.pairs.count(WON)} won",
+    )  # fmt: skip
 
 
 def _changes(c: Compared) -> list[SimpleNamespace]:
     """Return the rows that changed between the runs, by metric."""
-    found = []
-    for b in c.metrics:
-        if says(b.pairs):
-            one = pairs.change(c.now, b.metric, b.metric.partition(".")[0], b.pairs, links="-")
-            one.theirs, one.ours = c.labels
-            found.append(one)
-    return found
+    theirs, ours = c.labels
+    said = [(b.metric, replace(b.pairs, theirs=theirs, ours=ours)) for b in c.metrics if says(b.pairs)]
+    return [pairs.change(c.now, name, name.partition(".")[0], pair, links="-") for name, pair in said]

@@ -15,6 +15,8 @@ POINTS = 400  # of a series, at most
 NEAR = 0.08  # of the width or height, at which the names of two points cover each other
 NINE_OF_TEN = (0.05, 0.25, 0.5, 0.75, 0.95)
 Spec = dict[str, Any]
+Names = tuple[str, str]
+Points = Sequence[tuple[float, float]]
 
 
 class Bin(NamedTuple):
@@ -49,7 +51,7 @@ def _axis(field: str, title: str | None, **more: Any) -> Spec:
     return {**_number(field), "scale": scale, "axis": {"title": title, "tickCount": 5, **more}}
 
 
-def slices(title: str, note: str, rows: Sequence[Spec], *, share: bool, names: tuple[str, str]) -> Chart:
+def slices(title: str, note: str, rows: Sequence[Spec], *, share: bool, names: Names) -> Chart:
     """Draw a metric by slice, hollow where it came from: rows of slice, before, value, lower, upper, n, fell."""
     labels = {"labelLimit": 108, "labelColor": INK, "labelFontSize": 10, "labelPadding": 8}
     lines = {"title": None, "domain": False, "ticks": False, **labels}
@@ -96,9 +98,7 @@ def outcomes(rows: Sequence[tuple[str, Mapping[str, int]]], note: str) -> Chart:
     return Chart("Paired outcomes", note, spec, ("rows", *words), table)
 
 
-def traded(
-    points: Sequence[Spec], names: tuple[str, str], limits: tuple[float | None, float | None], note: str
-) -> Chart:
+def traded(points: Sequence[Spec], names: Names, limits: tuple[float | None, float | None], note: str) -> Chart:
     """Draw what models gained against what they kept: rows of name, kept, gained and ours; lines where they must be."""
     wide = {"zero": False, "padding": 32}
     x, y = _axis("kept", names[0], grid=False, scale=wide), _axis("gained", None, grid=False, scale=wide)
@@ -110,8 +110,7 @@ def traded(
     label = {"x": x, "y": y, "text": {"field": "name"}}
     layers.append(_layer("text", label, _apart(points), dy=-10, align="center", color=INK))
     table = [(p["name"], number(p["kept"]), number(p["gained"])) for p in points]
-    spec = _panel(layers, right=44, height=220)
-    return Chart("Gain against forgetting", note, spec, ("model", *names), table)
+    return Chart("Gain against forgetting", note, _panel(layers, right=44, height=220), ("model", *names), table)
 
 
 def _apart(points: Sequence[Spec]) -> list[Spec]:
@@ -139,17 +138,16 @@ def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: 
     layers = [_layer("point", places, points, filled=True, size=26, color=ACCENT, opacity=1)]
     if mean:
         value, low, high = mean
-        box = [{"v": low, "w": high}]
-        layers.insert(0, _layer("rect", {"y": _number("v"), "y2": {"field": "w"}}, box, color=HAIR))
-        at, line = {"y": _number("v")}, [{"v": value}]
-        layers.append(_layer("rule", at, line, color=INK, strokeWidth=1.5))
+        at, line, box = {"y": _number("v")}, [{"v": value}], [{"v": low, "w": high}]
+        layers.insert(0, _layer("rect", {**at, "y2": {"field": "w"}}, box, color=HAIR))
         text = {"text": f"mean {number(value)}", "align": "left", "baseline": "bottom", "dy": -5, "color": INK}
+        layers.append(_layer("rule", at, line, color=INK, strokeWidth=1.5))
         layers.append(_layer("text", {**at, "x": {"value": 3}}, line, **text))
     table = [(name, number(v)) for name, v in _quantiles(found)]
     return Chart(title, note, _panel(layers), ("quantile", "value"), table)
 
 
-def scatter(title: str, note: str, pairs: Sequence[tuple[float, float]], names: tuple[str, str]) -> Chart:
+def scatter(title: str, note: str, pairs: Points, names: Names) -> Chart:
     """Draw the rows' values of a metric, the baseline's across and the candidate's up."""
     largest = sorted(max(p) for p in pairs)
     most = largest[int(0.98 * (len(largest) - 1))]
@@ -215,9 +213,7 @@ def lengths(title: str, note: str, series: Mapping[str, Sequence[int]], ours: st
     return Chart(title, note, spec, ("subject", *(f"{q:.0%}" for q in NINE_OF_TEN)), table)
 
 
-def series(
-    title: str, note: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, marks: Sequence[float] = ()
-) -> Chart:
+def series(title: str, note: str, lines: Mapping[str, Points], *, marks: Sequence[float] = ()) -> Chart:
     """Draw series over steps, each named at its line; `marks` are steps at which an epoch ended."""
     values = [y for points in lines.values() for _, y in points]
     top = max(values, default=1.0) or 1.0

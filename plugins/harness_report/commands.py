@@ -96,18 +96,13 @@ def _report(args: Namespace) -> int:
 
 
 def _history(args: Namespace) -> int:
-    """Print the history of a suite."""
     from harness import read_run
-    from harness.internals import newest
+    from harness.internals import newest, read_suite
     from harness_report.history import as_json, runs_of, told
 
     suite = args.suite or read_run(newest(args.out)).suite
-    name = Path(suite)
-    suite = name.stem if name.suffix == ".toml" else suite
-    if name.suffix == ".toml" and name.is_file():
-        from harness.internals import read_suite
-
-        suite = read_suite(name).name
+    if (name := Path(suite)).suffix == ".toml":
+        suite = read_suite(name).name if name.is_file() else name.stem
     runs = runs_of(suite, args.out)
     if not runs:
         raise UsageError(f'{args.out}: holds no run of suite "{suite}"; name one that was run, or say --out')
@@ -116,7 +111,6 @@ def _history(args: Namespace) -> int:
 
 
 def _compare(args: Namespace) -> int:
-    """Print what differs between two runs."""
     from harness.internals import newest
     from harness_report import compare
     from harness_report.reading import before, read_folder

@@ -272,14 +272,10 @@ def _outcome(kept: Kept, v: Verdict | None) -> str:
 def as_json(c: Compared) -> str:
     """Return what differs between two runs as JSON."""
     value = {
-        "format": FORMAT,
-        "run": _run(c.now),
-        "against": _run(c.before),
-        "gates": [_gate(c, b) for b in [*c.gates, *c.same]],
-        "metrics": [_metric(b) for b in c.metrics],
-        "settings": [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings],
-        "notes": c.notes,
-    }
+        "format": FORMAT, "run": _run(c.now), "against": _run(c.before),
+        "gates": [_gate(c, b) for b in [*c.gates, *c.same]], "metrics": [_metric(b) for b in c.metrics],
+        "settings": [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings], "notes": c.notes,
+    }  # fmt: skip
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -290,7 +286,6 @@ def _run(kept: Kept) -> dict[str, Any]:
 
 
 def numbers(v: Verdict) -> dict[str, Any]:
-    """Return the numbers of a verdict."""
     keys = ("outcome", "value", "baseline", "estimate", "lower", "upper", "threshold", "n")
     return {key: getattr(v, key) for key in keys}
 

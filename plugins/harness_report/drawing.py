@@ -57,6 +57,8 @@ WIDTH, HEIGHT, EDGE = 256, 39, 12  # px
 APART = 44  # px between two labels
 SHARES = (-0.999, -0.998, -0.995, -0.99, -0.98, -0.95, -0.9, -0.8, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1, 2, 4, 9)
 LONG = re.compile(r"(\.\d\d)\d+")  # digits of a place that no screen shows
+DASHED = {"type": "rule", "color": BASE, "strokeDash": [2, 2]}
+DOT = {"type": "point", "filled": True, "opacity": 1, "size": 58}
 
 Layer = dict[str, Any]
 
@@ -252,8 +254,7 @@ def strip(axis: Axis, parts: Sequence[Interval]) -> dict[str, Any]:
         at = axis.place(x)
         layers += [rule(BASE, 1, x=at, y=base, y2=base + 4), written(at, 33, axis.write(x))]
     if axis.zero and axis.limit != 0:
-        dashed = {"type": "rule", "color": BASE, "strokeDash": [2, 2]}
-        layers.append(layer(dashed, x=axis.place(0.0), y=0, y2=20))
+        layers.append(layer(DASHED, x=axis.place(0.0), y=0, y2=20))
     layers += [
         rule(INK, 1.5, x=limit, y=2, y2=base),
         written(min(max(limit, 20.0), WIDTH - 20.0), 33, axis.write(axis.limit), colour=INK, weight=600),
@@ -263,9 +264,8 @@ def strip(axis: Axis, parts: Sequence[Interval]) -> dict[str, Any]:
         if p.bar:
             ends = [min(max(axis.place(x), EDGE / 2), WIDTH - EDGE / 2) for x in p.bar]
             layers.append(rule(p.colour, 3, x=ends[0], x2=ends[1], y=y))
-        dot = {"type": "point", "filled": True, "opacity": 1, "size": 58}
-        dot |= {"fill": PAGE, "stroke": p.colour, "strokeWidth": 1.5, "size": 46} if p.hollow else {"color": p.colour}
-        layers.append(layer(dot, x=axis.place(p.estimate), y=y))
+        own = {"fill": PAGE, "stroke": p.colour, "strokeWidth": 1.5, "size": 46} if p.hollow else {"color": p.colour}
+        layers.append(layer(DOT | own, x=axis.place(p.estimate), y=y))
     return {"width": WIDTH, "height": HEIGHT, "autosize": "none", "padding": 0, "layer": layers}
 
 

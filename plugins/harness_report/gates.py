@@ -91,21 +91,11 @@ def show_gate(
     write, found = write_of(kept, v), [p for p in parts if p is not None]
     svg = draw(strip(axis, found)) if axis and found else ""
     return SimpleNamespace(
-        outcome=v.outcome.value,
-        glyph=GLYPHS[v.outcome],
-        gate=shown(v.gate),
-        candidate=shown(v.candidate),
-        claim=told(claim_of(kept, v)),
-        aside=_aside(v),
-        details=_details(v),
-        svg=svg,
-        estimate=write(v.estimate),
-        bounds=bounds_of(v, write),
-        second=_second(kept, v, write),
-        rows=_rows(v),
-        changed=rows_of(kept, v, links),
-        **before,
-    )
+        outcome=v.outcome.value, glyph=GLYPHS[v.outcome], gate=shown(v.gate), candidate=shown(v.candidate),
+        claim=told(claim_of(kept, v)), aside=_aside(v), details=_details(v),
+        svg=svg, estimate=write(v.estimate), bounds=bounds_of(v, write), second=_second(kept, v, write),
+        rows=_rows(v), changed=rows_of(kept, v, links), **before,
+    )  # fmt: skip
 
 
 def link_of(kept: Kept, v: Verdict, links: bool) -> str:
@@ -232,17 +222,13 @@ def _unsaid(kept: Kept) -> list[SimpleNamespace]:
 
 def reasons_of(kept: Kept, *, links: bool) -> list[SimpleNamespace]:
     """Return in a line each why something may not ship, the worst first."""
-    held = [v for v in sentence.worst_first(kept.run) if v.holds_up]
     return [
         SimpleNamespace(
-            outcome=v.outcome.value,
-            glyph=GLYPHS[v.outcome],
-            name=shown(f"{v.gate} on {v.candidate}"),
-            said=shown(words.reason(v)),
-            rows=rows_of(kept, v, links),
+            outcome=v.outcome.value, glyph=GLYPHS[v.outcome], name=shown(f"{v.gate} on {v.candidate}"),
+            said=shown(words.reason(v)), rows=rows_of(kept, v, links),
         )
-        for v in held
-    ]
+        for v in sentence.worst_first(kept.run) if v.holds_up
+    ]  # fmt: skip
 
 
 def rows_of(kept: Kept, v: Verdict, links: bool) -> list[tuple[str, str]]:

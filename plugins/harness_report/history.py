@@ -19,7 +19,7 @@ from rich.text import Text
 from harness import Run, UsageError, Verdict, read_run
 from harness.internals import promotions, sentence, shown
 from harness_report.compare import FORMAT, STYLES, numbers, printed
-from harness_report.drawing import BARRED, BASE, INK, VERDICTS, Axis, Chart, layer, nice, rule, written
+from harness_report.drawing import BARRED, BASE, DASHED, DOT, INK, VERDICTS, Axis, Chart, layer, nice, rule, written
 from harness_report.gates import axes, claim_of, interval_of, tick_of, write_of
 from harness_report.made import settings_of
 from harness_report.reading import Kept, read_folder
@@ -155,14 +155,11 @@ def _told(p: PastRun, before: PastRun | None) -> SimpleNamespace:
     keys = [f"{s.key} {s.before} → {s.value}" for s in settings if s.before is not None]
     said = f"{GLYPHS[outcome]} {sentence.verdict_sentence(p.run)}"
     return SimpleNamespace(
-        folder=shown(p.folder.name),
-        path=p.folder,
-        when=day(p.run.started),
-        outcome=outcome.value,
+        folder=shown(p.folder.name), path=p.folder, when=day(p.run.started), outcome=outcome.value,
         said=shown(f"{said}; released on {p.release}" if p.release else said),
         driver=shown(f"{v.gate} {write_of(p.kept, v)(v.estimate)}") if v else "",
         changed=", ".join(keys[:CHANGED]) + (f" and {len(keys) - CHANGED} more" if len(keys) > CHANGED else ""),
-    )
+    )  # fmt: skip
 
 
 def as_json(suite: str, past: Sequence[PastRun]) -> str:
@@ -219,8 +216,7 @@ def _trend(axis: Axis, track: Track, past: Sequence[PastRun]) -> dict[str, Any]:
     for i, (p, v) in enumerate(zip(past, track.verdicts, strict=True)):
         x = LEFT + step * (i + 0.5)
         if p.release:
-            dashed = {"type": "rule", "color": BASE, "strokeDash": [2, 2]}
-            layers += [layer(dashed, x=x, y=TOP, y2=bottom), written(x, TOP - 8, "released")]
+            layers += [layer(DASHED, x=x, y=TOP, y2=bottom), written(x, TOP - 8, "released")]
         if i % every == 0:
             layers.append(written(x, bottom + 12, short_day(p.run.started)))
         if v is None or (part := interval_of(v)) is None:
@@ -228,8 +224,7 @@ def _trend(axis: Axis, track: Track, past: Sequence[PastRun]) -> dict[str, Any]:
         if part.bar:
             layers.append(rule(VERDICTS[v.outcome], 3, x=x, y=up(part.bar[0]), y2=up(part.bar[1])))
         places.append((x, up(part.estimate)))
-        dot = {"type": "point", "filled": True, "opacity": 1, "size": 58, "color": VERDICTS[v.outcome]}
-        layers.append(layer(dot, x=x, y=places[-1][1]))
+        layers.append(layer(DOT | {"color": VERDICTS[v.outcome]}, x=x, y=places[-1][1]))
     lines = [rule(BASE, 1, x=a, x2=c, y=b, y2=d) for (a, b), (c, d) in pairwise(places)]
-    size = {"width": WIDTH, "height": HEIGHT, "autosize": "none", "padding": 0}
-    return {**size, "layer": [layers[0], *lines, *layers[1:]]}
+    layers[1:1] = lines
+    return {"width": WIDTH, "height": HEIGHT, "autosize": "none", "padding": 0, "layer": layers}

@@ -37,13 +37,10 @@ def training_of(kept: Kept) -> SimpleNamespace | None:
         return None
     kinds = [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.flags]
     return SimpleNamespace(
-        said=_told(facts),
-        charts=list(_series(steps, facts)),
-        rows=seen_rows(kept.run),
+        said=_told(facts), charts=list(_series(steps, facts)), rows=seen_rows(kept.run), sweep=_sweep(kept.run),
         findings=[shown(f"{kind}: {f.name}: {f.what}" + (f"; {f.fix}" if f.fix else "")) for kind, f in kinds],
         missing="" if steps else "This report keeps no series of the training, only its means.",
-        sweep=_sweep(kept.run),
-    )
+    )  # fmt: skip
 
 
 def _sweep(run: Run) -> SimpleNamespace | None:

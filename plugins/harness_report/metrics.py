@@ -32,9 +32,8 @@ def table_of(kept: Kept) -> SimpleNamespace:
     for name in dict.fromkeys(f"{r.eval}.{m}" for r in kept.run.reports for m in r.metrics):
         evaluation, _, metric = name.partition(".")
         found = {r.subject: r.metrics[metric] for r in kept.run.reports if r.eval == evaluation and metric in r.metrics}
-        unit = kept.unit(name)
         change = _change(found.get(base), found.get(kept.ours), kept.scale(name))
-        cells = [number(found[s], unit) if s in found else NONE for s in subjects]
+        cells = [number(found.get(s), kept.unit(name)) for s in subjects]
         lines.append(SimpleNamespace(name=name, lower=kept.is_lower(name), cells=cells, change=change))
     return SimpleNamespace(subjects=subjects, kept=narrow, ours=kept.ours, base=base, lines=lines)
 

@@ -63,14 +63,13 @@ def frame(run: Run, evaluation: str) -> Any:
     return pandas.DataFrame(rows(run, evaluation))
 
 
-def _cells(v: Verdict) -> Iterator[str]:
+def _cells(v: Verdict) -> tuple[str, ...]:
     # What keeps a verdict from deciding what ships.
     beside = " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
-    yield from (_text(v.candidate), _text(v.gate), f"{sentence.GLYPHS[v.outcome]} {v.outcome}{beside}")
-    yield _text(f"{v.metric} {v.claim}".strip())
+    outcome, claim = f"{sentence.GLYPHS[v.outcome]} {v.outcome}{beside}", _text(f"{v.metric} {v.claim}".strip())
     estimate, lower, upper = (words.figure(v.about, x) for x in (v.estimate, v.lower, v.upper))
-    yield from (estimate, f"[{lower}, {upper}]")
-    yield from (str(v.n), _text(v.why))
+    bounds = f"[{lower}, {upper}]"
+    return _text(v.candidate), _text(v.gate), outcome, claim, estimate, bounds, str(v.n), _text(v.why)
 
 
 def _text(text: str) -> str:

@@ -58,50 +58,32 @@ def render(kept: Kept, last: Kept | None = None) -> str:
 def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
     """Return what the page of a run shows."""
     run = kept.run
-    through = sentence.let_through(run)
+    through, outcome = sentence.let_through(run), sentence.outcome(run)
     rows, note = pairs.browser(kept)
+    links = bool(rows)
     worst_first = sentence.worst_first(run)
     decide, aside = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
     open_ = max(MOST_GATES, sum(v.outcome != "PASS" for v in decide))
     stages = made.stages_of(kept)
     return SimpleNamespace(
-        sentence=headline(run),
-        glyph=GLYPHS[sentence.outcome(run)],
-        outcome=sentence.outcome(run).value,
-        through=[shown(c) for c in through],
+        sentence=headline(run), glyph=GLYPHS[outcome], outcome=outcome.value, through=[shown(c) for c in through],
         lead=[_whole(c) for c in run.warranted],
         rest=[_whole(c) for c in run.conclusions if c not in (*run.warranted, *through)],
-        reasons=reasons_of(kept, links=bool(rows)),
-        problems=_problems(kept),
-        facts=made.facts_of(kept),
-        heads=heads(kept),
-        gates=_shown(kept, decide[:open_], links=bool(rows)),
-        folded=_folded(kept, decide[open_:], aside, links=bool(rows)),
-        gates_note=_note(kept),
-        drawn=drawing.can_draw(),
-        metrics=metrics.table_of(kept),
+        reasons=reasons_of(kept, links=links), problems=_problems(kept), facts=made.facts_of(kept), heads=heads(kept),
+        gates=_shown(kept, decide[:open_], links=links), folded=_folded(kept, decide[open_:], aside, links=links),
+        gates_note=_note(kept), drawn=drawing.can_draw(),
+        metrics=metrics.table_of(kept), sure=percent(run.alpha), min_n=metrics.min_n_of(kept),
         endings=[(f"{r.subject}::{r.eval}", endings(r.endings)) for r in run.reports if r.endings],
-        sure=percent(run.alpha),
-        min_n=metrics.min_n_of(kept),
-        training=made.training_of(kept),
-        rows=rows,
-        rows_note=note,
-        settings=made.settings_of(kept, last),
-        last=folder_name(last) if last else "",
-        stages=stages,
-        memory=any(s.memory for s in stages),
-        took=seconds(run.seconds),
+        training=made.training_of(kept), rows=rows, rows_note=note,
+        settings=made.settings_of(kept, last), last=folder_name(last) if last else "",
+        stages=stages, memory=any(s.memory for s in stages), took=seconds(run.seconds),
         digests=[(shown(name), digest[:24] + "…") for name, digest in run.digests.items()],
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        attempts=made.attempts_of(run),
-        warnings=[cut(w, 500) for w in run.warnings],
-        commands=_commands(kept),
-        changes=changes_of(kept, {e["name"] for e in rows}),
-        slices=metrics.slices_of(kept),
-        traded=metrics.traded(kept),
-        by_row=metrics.by_row(kept),
+        attempts=made.attempts_of(run), warnings=[cut(w, 500) for w in run.warnings], commands=_commands(kept),
+        changes=changes_of(kept, {e["name"] for e in rows}), slices=metrics.slices_of(kept),
+        traded=metrics.traded(kept), by_row=metrics.by_row(kept),
         missing=[cut(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here
-    )
+    )  # fmt: skip
 
 
 def _whole(said: str) -> str:
@@ -216,8 +198,7 @@ def fill(template: str, package: str = PACKAGE, code: str = "rows.js", **given: 
     script = _source(code, package)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     own: dict[str, Any] = {"style": style, "script": script, "policy": f"'sha256-{digest}'", "icon": drawing.icon}
-    own["version"] = harness.__version__
-    html: str = environment(package).get_template(template).render(**own, **given)
+    html: str = environment(package).get_template(template).render(**own, version=harness.__version__, **given)
     return html.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -211,20 +211,11 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
         lines.append([cut(i, 200), outcome, cut(slice_of(row, column), 80), *texts, said, scores, why])
     counts = Counter(p.outcome for p in pairs.rows)
     return {
-        "name": evaluation,
-        "metric": pairs.metric,
-        "binary": pairs.binary,
-        "lower": lower,
-        "subjects": there,
-        "theirs": there.index(pairs.theirs) if pairs.theirs in there else -1,
-        "ours": there.index(kept.ours),
-        "slice": column,
-        "private": private,
-        "wrong": wrong,
-        "total": len(rows[kept.ours]),
-        "counts": [counts[o] for o in range(len(OUTCOMES))],
-        "rows": lines,
-    }
+        "name": evaluation, "metric": pairs.metric, "binary": pairs.binary, "lower": lower,
+        "subjects": there, "theirs": there.index(pairs.theirs) if pairs.theirs in there else -1,
+        "ours": there.index(kept.ours), "slice": column, "private": private, "wrong": wrong,
+        "total": len(rows[kept.ours]), "counts": [counts[o] for o in range(len(OUTCOMES))], "rows": lines,
+    }  # fmt: skip
 
 
 def _why(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
@@ -255,17 +246,10 @@ def change(kept: Kept, title: str, evaluation: str, pairs: Pairs, links: str) ->
     for found, shown, narrow in () if private else zip((lost, won), ROWS, PHONE, strict=True):
         rows += [_row(kept, evaluation, pairs, p, i >= narrow) for i, p in enumerate(_differ_first(found, shown))]
     return SimpleNamespace(
-        title=title,
-        evaluation=evaluation,
-        theirs=pairs.theirs,
-        ours=pairs.ours,
-        lost=len(lost),
-        won=len(won),
-        rows=rows,
-        links=links,
-        remark="The rows are private." if private else "",
+        title=title, evaluation=evaluation, theirs=pairs.theirs, ours=pairs.ours, lost=len(lost), won=len(won),
+        rows=rows, links=links, remark="The rows are private." if private else "",
         more=len(lost) + len(won) > len(rows),
-    )
+    )  # fmt: skip
 
 
 def _differ_first(found: Sequence[Pair], most: int) -> list[Pair]:
@@ -281,15 +265,10 @@ def _row(kept: Kept, evaluation: str, pairs: Pairs, p: Pair, fold: bool) -> Simp
     """Return a row that was won or lost, as the page shows it; one to `fold` is left out of a narrow page."""
     theirs, ours = differing(*(cut((answer_of(r) or "").strip(), 600) for r in (p.theirs, p.ours)))
     return SimpleNamespace(
-        outcome=OUTCOMES[p.outcome],
-        link=f"#{quote(evaluation, '')}/{quote(p.id, '')}",
-        prompt=cut(last_turn(p.ours), 200),
-        slice=cut(slice_of(p.ours, kept.column(evaluation)), 80),
-        theirs=theirs,
-        ours=ours,
-        marks=(_mark(p.theirs, pairs), _mark(p.ours, pairs)),
-        fold=fold,
-    )
+        outcome=OUTCOMES[p.outcome], link=f"#{quote(evaluation, '')}/{quote(p.id, '')}",
+        prompt=cut(last_turn(p.ours), 200), slice=cut(slice_of(p.ours, kept.column(evaluation)), 80),
+        theirs=theirs, ours=ours, marks=(_mark(p.theirs, pairs), _mark(p.ours, pairs)), fold=fold,
+    )  # fmt: skip
 
 
 def _mark(row: Row, pairs: Pairs) -> str:

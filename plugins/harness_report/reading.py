@@ -163,11 +163,10 @@ def _is_lock(lock: object) -> bool:
         return False
     tables = [suite.get(t) for t in ("about", "adapter", "train", "model") if suite.get(t) is not None]
     tables += [t["options"] for t in [*evals, *tables] if isinstance(t, Mapping) and t.get("options") is not None]
-    scales = [table_in(m, name).get("scale") for m in metrics.values() for name in table_in({"": m}, "")]
+    scales = [isinstance(table_in(metrics[e], m).get("scale"), str) for e in metrics for m in table_in(metrics, e)]
     private = [isinstance(e.get("private", False), bool) and isinstance(e.get("name"), str) for e in evals]
     slices = [isinstance(c, str) for e in evals for c in _list(e, "slices")]
-    known = [isinstance(s, str) for s in scales]
-    return all([*private, *slices, *known, *(isinstance(t, Mapping) for t in tables)])
+    return all([*private, *slices, *scales, *(isinstance(t, Mapping) for t in tables)])
 
 
 def value_of(row: Row, metric: str) -> float | None:

@@ -11,12 +11,9 @@ from harness.internals import words as verdicts
 
 GLYPHS, minus = sentence.GLYPHS, numbers.minus
 NAMES = {
-    "acc": "accuracy",
-    "acc_norm": "accuracy by length",
-    "kl": "KL from the base",
-    "bits_per_byte": "bits per byte",
+    "acc": "accuracy", "acc_norm": "accuracy by length", "kl": "KL from the base", "bits_per_byte": "bits per byte",
     "exact_match": "exact match",
-}
+}  # fmt: skip
 NONE = "–"
 CUT = 2000  # characters of a text of others on the page, unless there are very many rows
 MONTHS = (

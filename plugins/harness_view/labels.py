@@ -97,9 +97,8 @@ class Queue:
         seen = seen or {"answer_a": answers[0], "answer_b": answers[1], "first": "baseline" if turned else "candidate"}
         about = {"by": by, "at": datetime.now(UTC).isoformat(timespec="seconds"), "drawn": self.drawn}
         shown = {"input": asked_of(question.row), "reference": question.reference, **seen}
-        with exclusive(self.path):
-            twice = any(_key(line) == question.id and line.get("by") == by for line in self.said())
-            if not twice:  # as a key may be pressed
+        with exclusive(self.path):  # not twice, as a key may be pressed
+            if not any(_key(line) == question.id and line.get("by") == by for line in self.said()):
                 append_line(self.path, {"id": question.row["id"], "label": label, **shown, **about})
 
     def standing(self) -> list[str]:

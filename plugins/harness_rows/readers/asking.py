@@ -134,9 +134,7 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def totalled(
-    where: str, name: str, rows: Iterable[RawRow], every: Sequence[float], told: Any, about: RawMetric
-) -> RawMetric:
+def totalled(where: str, name: str, rows: list[RawRow], every: list[float], told: Any, about: RawMetric) -> RawMetric:
     """Return a metric with the tool's own number, where it is that of the scored rows.
 
     Raises UsageError where it is not that of `every` row that the tool counts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness import UsageError
@@ -63,7 +63,7 @@ def _folders(path: Path) -> list[Path]:
     return [folder for folder in found if next(folder.glob(BUNDLE), None)]
 
 
-def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[str, Sequence[float]]]:
+def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[str, list[float]]]:
     """Return rows, and what NeMo Evaluator counts by metric: every reward, those of failures too."""
     rows, every = list[RawRow](), dict[str, list[float]]()
     for line, row in files.lines(path):
@@ -82,7 +82,7 @@ def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[st
             content=ask.content_of(row["prompt"], row["expected_answer"]), prompt=ask.prompt_of(row["prompt"]),
             values=values if state == "scored" else {}, **ask.about(row.get("metadata") or {}, want, where),
         ))  # fmt: skip
-    return rows, dict(every)
+    return rows, every
 
 
 def _state(details: ask.Told) -> tuple[State, str]:
