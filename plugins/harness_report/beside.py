@@ -12,7 +12,7 @@ from typing import Any
 from harness import UsageError
 from harness.internals import counted, sentence, shown
 from harness_report import drawing, pairs
-from harness_report.compare import Between, Compared, compare
+from harness_report.compare import ALIKE, Between, Compared, compare
 from harness_report.drawing import FAIL, OPEN, PASS, Interval, axis_of, draw, strip
 from harness_report.gates import axes, bounds_of, heads, interval_of, show_gate, write_of
 from harness_report.history import MOST, PastRun, runs_told, trends_of
@@ -48,7 +48,7 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleName
         names = ", ".join(b.name for b in c.same)
         same = f"{counted(len(c.same), 'gate')} came to the same numbers in both runs: {names}." if names else ""
         page |= {"lead": _lead(c), "notes": c.notes, "gates": _gates(c), "same": same}
-        page |= {"alike": sentence.listed([b.metric for b in c.metrics if b.is_alike])}
+        page |= {"alike": sentence.listed([b.metric for b in c.metrics if b.reading == ALIKE])}
         page |= {"lines": _lines(c), "changes": _changes(c), "labels": c.labels}
     if past:
         page |= {"trends": trends_of(past), "past_runs": _past(kept, past), "runs": counted(len(past), "run")}
@@ -90,18 +90,17 @@ def _gates(c: Compared) -> list[SimpleNamespace]:
     for b in c.gates:
         earlier, write = b.before, write_of(c.now, b.now)
         parts = [interval_of(earlier, other=True) if earlier else None, interval_of(b.now)]
-        before = {
-            "before": write(earlier.estimate) if earlier else NONE,
-            "before_bounds": bounds_of(earlier, write) if earlier else "",
-            "before_outcome": str(earlier.outcome) if earlier else "not asked",
-        }
+        before = {"before": NONE, "before_bounds": "", "before_outcome": "not asked"}
+        if earlier:
+            told = write(earlier.estimate), bounds_of(earlier, write), str(earlier.outcome)
+            before = dict(zip(before, told, strict=True))
         found.append(show_gate(c.now, b.now, axis(c.now, b.now), parts, links=False, **before))
     return found
 
 
 def _lines(c: Compared) -> list[SimpleNamespace]:
     """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
-    found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if not b.is_alike]
+    found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if b.reading != ALIKE]
     parts = [None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, colour) for _, v, colour in found]
     shares = [p for (b, _, _), p in zip(found, parts, strict=True) if p and c.now.scale(b.metric).is_share]
     return [_line(c, b, part, shares) for (b, _, _), part in zip(found, parts, strict=True)]
@@ -125,7 +124,6 @@ def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]
 
 
 def _changes(c: Compared) -> list[SimpleNamespace]:
-    """Return the rows that changed between the runs, by metric."""
     theirs, ours = c.labels
     said = [(b.metric, replace(b.pairs, theirs=theirs, ours=ours)) for b in c.metrics if says(b.pairs)]
     return [pairs.change(c.now, name, name.partition(".")[0], pair, links="-") for name, pair in said]

@@ -9,8 +9,6 @@ from pathlib import Path
 from harness import ExitCode, UsageError, write_text
 from harness.internals import part, writing
 
-FORMATS = ("text", "markdown", "json")
-
 
 def report(parser: ArgumentParser) -> None:
     """write a run as one HTML page, or as Markdown"""
@@ -48,7 +46,7 @@ def compare(parser: ArgumentParser) -> None:
   harness compare reports/new reports/old --format markdown"""
     parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="the run that is looked at; the last")
     parser.add_argument("against", type=Path, nargs="?", metavar="RUN", help="another; the one of its suite before it")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="how to print it (text)")
+    parser.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="how to print it (text)")
     parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
 
 

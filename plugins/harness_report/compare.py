@@ -23,7 +23,7 @@ from harness_report.pairs import LOST, WON, Pairs, paired
 from harness_report.reading import Kept, Row, asks, metric_of, result_of, samples_of
 from harness_report.words import GLYPHS, day, number
 
-ALIKE = "the same on every row"
+ALIKE = "the same on every row"  # the reading of a metric of which no row changed
 OTHER = "the other run"  # the name of the baseline in a test between two runs
 READINGS = {Outcome.FAIL: "worse", Outcome.INCONCLUSIVE: "not told apart", Outcome.PASS: "better"}  # the worst first
 FORMAT = 1  # of the JSON
@@ -60,11 +60,6 @@ class Between:
     reading: str
     pairs: Pairs
     left: int  # rows that only one run asked, or that another text stands in
-
-    @property
-    def is_alike(self) -> bool:
-        """Return whether no row changed."""
-        return self.reading == ALIKE
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,6 @@ def _all_between(now: Kept, before: Kept) -> list[Between]:
 
 
 def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
-    """Test one metric on the rows that both runs asked."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
     ids = [i for i in ours if i in theirs and asks(ours[i]) == asks(theirs[i])]
     left, name = len(ours.keys() | theirs.keys()) - len(ids), f"{evaluation}.{metric}"
@@ -208,8 +202,8 @@ def told(c: Compared) -> str:
         parts.append(f"{counted(len(c.same), 'gate')} came to the same numbers: {', '.join(b.name for b in c.same)}")
     if c.metrics:
         parts += ["", Text(f"{shown(c.now.ours)} on the rows that both asked", "bold")]
-        parts += [_metric_line(c, b) for b in c.metrics if not b.is_alike]
-        if alike := [b.metric for b in c.metrics if b.is_alike]:
+        parts += [_metric_line(c, b) for b in c.metrics if b.reading != ALIKE]
+        if alike := [b.metric for b in c.metrics if b.reading == ALIKE]:
             parts.append(f"the same on every row: {shown(', '.join(alike))}")
     if c.settings:
         parts += ["", Text("configuration that differs", "bold")]

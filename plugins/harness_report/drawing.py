@@ -180,10 +180,6 @@ class Interval:
             return None
         return self.lower, self.upper
 
-    @property
-    def ends(self) -> list[float]:
-        return [x for x in (self.estimate, self.lower, self.upper) if x is not None and math.isfinite(x)]
-
 
 @dataclass(frozen=True)
 class Axis:
@@ -223,7 +219,7 @@ def axis_of(
     parts: Iterable[Interval], limit: float, side: int, write: Callable[[float], str], *, shares: bool, zero: bool
 ) -> Axis:
     """Return a scale that holds intervals and the limit, and 0 of a difference unless it is far from both."""
-    ends = [limit, *(x for p in parts for x in p.ends)]
+    ends = [limit, *(x for p in parts for x in (p.estimate, p.lower, p.upper) if x is not None and math.isfinite(x))]
     low, high = min(ends), max(ends)
     span = (high - low) or abs(limit) or 1.0
     if zero and not shares and low - span < 0 < high + span:

@@ -186,10 +186,7 @@ def _details(v: Verdict) -> list[str]:
 
 
 def heads(kept: Kept) -> list[SimpleNamespace]:
-    """Return what a release turns on: its largest proven gain, the gate that decided or is closest, what no gate says.
-
-    Each is a number in large, and what that means in a sentence.
-    """
+    """Return what a release turns on: its largest proven gain, the gate that decided or is closest, what none says."""
     gain, driver = sentence.gain(kept.run), sentence.driver(kept.run)
     close = "The closest gate" if driver and driver.outcome == "PASS" else "What decided"
     found = [(f"{close}: ", driver)] if driver and driver.estimate is not None else []

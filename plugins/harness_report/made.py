@@ -102,7 +102,6 @@ def _is_number(x: object) -> bool:
 
 
 def _told(facts: Mapping[str, Any]) -> list[str]:
-    """Return in sentences what the trainer told of itself."""
     said = []
     if "steps" in facts and "rows" in facts:
         tokens = f"; {facts['tokens']:,} tokens" if _is_number(facts.get("tokens")) else ""

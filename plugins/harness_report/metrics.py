@@ -21,10 +21,7 @@ MOST_SLICES = 40  # values of a column that are drawn
 
 
 def table_of(kept: Kept) -> SimpleNamespace:
-    """Return every metric of every subject, and how the candidate's differ from the base's.
-
-    On a narrow page only the `kept` columns are shown.
-    """
+    """Return every metric of every subject, the candidate's against the base's; a narrow page has `kept` columns."""
     subjects = kept.subjects
     base = next((s for s in ("base", *subjects) if s in subjects and s != kept.ours), "")
     narrow = [s in (base, kept.ours) for s in subjects]

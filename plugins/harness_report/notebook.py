@@ -43,8 +43,7 @@ def rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
     for subject in subjects:
         for name, row in read_answers(Path(run.folder), subject, evaluation).items():
             try:
-                own = {"id": row["id"], "prompt": asked_of(row), "target": row["target"]}
-                own["cluster"] = row["cluster"]
+                own = {"id": row["id"], "prompt": asked_of(row), "target": row["target"], "cluster": row["cluster"]}
                 other = {k: v for k, v in row["doc"].items() if k not in OWN and k not in own}
                 answered = {f"{subject}.answer": row["resps"][0][0]}
                 scored = {f"{subject}.{m}": row.get(m) for m in row["metrics"]}

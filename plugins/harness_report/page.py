@@ -87,7 +87,6 @@ def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
 
 
 def _whole(said: str) -> str:
-    """Return a conclusion as a sentence."""
     text = shown(said)
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
 

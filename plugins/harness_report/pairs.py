@@ -76,10 +76,7 @@ def paired(
 
 
 def pairs_of(kept: Kept, evaluation: str, theirs: str = "", metric: str = "") -> Pairs:
-    """Return an evaluation's rows on the page's candidate, against `theirs` or what its gate or the suite names.
-
-    So it is of the `metric` that tells rows apart.
-    """
+    """Return an evaluation's rows on the page's candidate, by what is given or else its gate or the suite names."""
     usual, baseline = kept.against(evaluation)
     metric, theirs = metric or usual, theirs or baseline
     key = evaluation, theirs, metric

@@ -30,8 +30,6 @@ class Kept:
     rows_: dict[tuple[str, str], dict[str, Row]] = field(default_factory=dict)
     pairs: dict[tuple[str, str, str], Any] = field(default_factory=dict)  # rows that were paired before
 
-    # -- the suite ---------------------------------------------------------------------------------
-
     @property
     def suite(self) -> Mapping[str, Any]:
         return table_in(self.lock, "suite")
@@ -49,8 +47,7 @@ class Kept:
     def scale(self, metric: str) -> OnScale:
         """Return the scale of EVAL.METRIC as the lock says it, or as its name and values suggest."""
         evaluation, _, name = metric.partition(".")
-        told = table_in(table_in(table_in(self.lock, "metrics"), evaluation), name).get("scale")
-        if told:
+        if told := table_in(table_in(table_in(self.lock, "metrics"), evaluation), name).get("scale"):
             return OnScale(str(told))
         values = [r.metrics[name] for r in self.run.reports if r.eval == evaluation and name in r.metrics]
         shares = bool(values) and all(0 <= v <= 1 for v in values) and not self.is_lower(metric)
@@ -71,8 +68,6 @@ class Kept:
         doc = table_in(next(iter(self.rows(self.ours, evaluation).values()), {}), "doc")
         others = [c for e in self.evals.values() for c in _list(e, "slices") if c in doc]
         return str(next(iter([*own, *others]), ""))
-
-    # -- subjects ----------------------------------------------------------------------------------
 
     @cached_property
     def subjects(self) -> list[str]:
@@ -101,8 +96,6 @@ class Kept:
         metric, against = told_apart(self.run, self.ours, evaluation)
         return metric, against or str(self.evals.get(evaluation, {}).get("against", "base"))
 
-    # -- rows and series ---------------------------------------------------------------------------
-
     def rows(self, subject: str, evaluation: str) -> dict[str, Row]:
         """Return an item's rows by id; where they cannot be read none, which `missing` says once."""
         key = subject, evaluation
@@ -121,12 +114,10 @@ class Kept:
 def before(kept: Kept) -> Kept | None:
     """Return the last earlier run of the suite beside a run's folder, or None."""
     own = kept.folder.resolve()
-    names = sorted(own.parent.glob(f"{kept.run.suite}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True)
-    for path in names:
-        if path.parent.name >= own.name:
-            continue
+    there = (path.parent for path in own.parent.glob(f"{kept.run.suite}-*T*Z*/report.json"))
+    for folder in sorted((f for f in there if f.name < own.name), key=lambda f: f.name, reverse=True):
         with suppress(UsageError):
-            earlier = read_folder(path.parent)
+            earlier = read_folder(folder)
             if earlier.run.suite == kept.run.suite and earlier.lock:
                 return earlier
     return None
@@ -264,6 +255,5 @@ def table_in(value: object, key: str) -> Mapping[str, Any]:
 
 
 def _list(value: object, key: str) -> list[Any]:
-    """Return a list of a table, empty where it has none."""
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, list) else []

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from itertools import islice
-from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +19,6 @@ from harness_rows.records import RawRow, RawRows, Wanted
 
 LARGE = 1 << 25  # bytes, from which a process of its own is worth its start
 FILES = 1000  # of a folder, that are looked at for its size
-FIELDS = tuple(field.name for field in fields(RawRow))
 
 
 def read_all(paths: Sequence[str], want: Wanted) -> list[RawRows]:
@@ -55,7 +53,7 @@ def _answer(path: str, want: dict[str, Any], into: str) -> Mapping[str, Any]:
     gc.disable()
     run = read(path, Wanted(**want))
     with Path(into).open("wb") as f:
-        pickle.dump((replace(run, rows=()), [list(map(attrgetter(name), run.rows)) for name in FIELDS]), f)
+        pickle.dump((replace(run, rows=()), [[getattr(r, one.name) for r in run.rows] for one in fields(RawRow)]), f)
     return {}
 
 

@@ -59,15 +59,11 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
     for about in runs:
         del about["rows"]  # which have a file of their own
     manifest = {
-        "format": FORMAT,
-        "path": str(suite.path),
-        "digest": suite.digest,
-        "started": found.started.isoformat(timespec="seconds"),
-        "harness": harness.__version__,
+        "format": FORMAT, "path": str(suite.path), "digest": suite.digest,
+        "started": found.started.isoformat(timespec="seconds"), "harness": harness.__version__,
         "attempts": {e: standing.number for (_, e), standing in found.standings.items()},
-        "runs": runs,
-        "files": {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
-    }
+        "runs": runs, "files": {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
+    }  # fmt: skip
     write_text(folder / MANIFEST, dumps(manifest))
 
 
@@ -127,12 +123,11 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
             raise ValueError(f"the evidence of rows does not tell what the policy demands ({key})")
     told = {"candidate": "candidate", "started": manifest["started"], "ignored": []}
     told["answers"] = {"remembered": "nobody knows how many"}
-    suite, verdicts = again.suite, {v.gate: v for v in again.verdicts}
-    about = {"name": suite.name, "digest": suite.digest}
+    suite, about = again.suite, {"name": again.suite.name, "digest": again.suite.digest}
     lock: dict[str, Any] = {"suite": about, "harness": manifest["harness"], "data": {}, "plugins": []}
     metrics = {name: {one.metric.name: one.metric} for name, one in again.measured.items()}
     locked = Locked(suite.about, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
-    met = demands.found(policy, lock, locked, {g: asdict(v) for g, v in verdicts.items()}, "candidate")
+    met = demands.found(policy, lock, locked, {v.gate: asdict(v) for v in again.verdicts}, "candidate")
     for why in (*demands.refused(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):
         raise ValueError(why)
     if not any(v.blocking for v in again.verdicts):
@@ -172,7 +167,6 @@ def _suite(folder: Path, manifest: Mapping[str, Any]) -> Suite:
 
 
 def _runs(folder: Path, manifest: Mapping[str, Any]) -> Runs:
-    """Return the rows in a bundle, by evaluation and side."""
     rows: dict[tuple[str, str], list[RawRow]] = {}
     with (folder / ITEMS).open("rb") as f:
         for name, side, row in map(read_json, f):

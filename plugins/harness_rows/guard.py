@@ -61,10 +61,7 @@ class Files:
         return parsed(self.whole(path).removeprefix(BOM), f"{path}")
 
     def lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the objects of a file of JSON lines with their numbers, from 1; no line is skipped.
-
-        Raises UsageError at the first that cannot be read.
-        """
+        """Yield the objects of JSON lines with their numbers, from 1. Raises UsageError at one that cannot be read."""
         digest, size = hashlib.sha256(), 0
         with _opened(path, LINES) as f:
             for number, line in enumerate(iter(partial(f.readline, LINE + 1), b""), 1):

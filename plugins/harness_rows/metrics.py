@@ -24,10 +24,7 @@ LARGEST = 1e100  # of a score: sums of such are numbers
 
 
 def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
-    """Return the metric that is meant of all runs, and by what its direction is known.
-
-    Raises UsageError where that, or what it is, is not settled.
-    """
+    """Return the metric that is meant, and by what its direction is known. Raises UsageError if not settled."""
     first = runs[0]
     unread = {n: m.unreadable for run in runs for n, m in run.metrics.items() if m.unreadable}
     readable = [n for n in first.metrics if n not in unread and all(n in run.metrics for run in runs)]

@@ -98,8 +98,3 @@ class Wanted(RowsOptions):
     cluster: str = ""
     slices: Sequence[str] = ()
     label: str = ""
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The columns of a table that were named, but those of clusters and slices."""
-        return {name: column for name in COLUMNS if (column := getattr(self, name))}

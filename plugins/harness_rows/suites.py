@@ -159,10 +159,7 @@ def judged(
 
 @_without_garbage()
 def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> Runs:
-    """Read the rows of each evaluation of a suite, of base and candidate, but for those that are `held`.
-
-    Raises UsageError.
-    """
+    """Read the rows of each evaluation of a suite, of both sides, but for those that are `held`. Raises UsageError."""
     found: dict[str, dict[str, RawRows]] = {}
     for spec in suite.evals:
         want = wanted_of(spec)
@@ -213,6 +210,5 @@ def _collection(context: Context, found: JudgedRows) -> Collection:
 
 
 def _conditioned(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:
-    """Return a verdict with the conditions under which it stands."""
     one = measured.get(verdict.metric.partition(".")[0]) or next(iter(measured.values()))
     return words.noted(verdict, *(Note("rows", {"text": text}) for text in one.conditions))

@@ -32,7 +32,6 @@ def write(folder: Path, out: Path | None = None) -> list[Path]:
 
 
 def _write_one(run: Run, report: Report, scales: Mapping[str, Any], folder: Path, out: Path) -> Path:
-    """Write the log of one evaluation of a subject, and its samples."""
     owner, model = _name(run.suite), _name(report.subject)
     place = f"data/{_name(report.eval)}/{owner}/{model}"
     digest = digest_of([run.digest, run.started, run.digests, report.id])

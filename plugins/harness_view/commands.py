@@ -54,7 +54,6 @@ def _view(args: Namespace) -> int:
 
 
 def _listening(args: Namespace) -> socket.socket:
-    """Return a socket at the address that was asked for."""
     try:
         address = ipaddress.ip_address(args.host)
     except ValueError:

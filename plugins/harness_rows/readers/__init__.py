@@ -35,10 +35,7 @@ def located(given: str) -> tuple[Path, str]:
 
 
 def read(given: str, want: Wanted) -> RawRows:
-    """Return the rows that a path holds, by the reader of its tool or that knows it; the path may end in #LABEL.
-
-    Raises UsageError where none does.
-    """
+    """Return the rows of a path, which may end in #LABEL, by whoever knows it. Raises UsageError where nobody does."""
     path, label = located(given)
     head = head_of(path)
     for one in [reader(want.tool)] if want.tool else map(reader, READERS):

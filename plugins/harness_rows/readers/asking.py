@@ -32,10 +32,7 @@ class RowReader:
         return all(word.encode() in head for word in self.words)
 
     def read(self, path: Path, want: Wanted) -> RawRows:
-        """Return the rows of one task.
-
-        Raises UsageError for what cannot be read, is not settled, or what the tool never writes under its keys.
-        """
+        """Return the rows of one task. Raises UsageError at what cannot be read, is unsettled, or never written so."""
         files = Files(path if path.is_dir() else path.parent)
         try:
             found = self.rows(files, path, want)

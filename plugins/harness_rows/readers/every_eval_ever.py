@@ -15,7 +15,6 @@ from harness_rows.records import Better, RawMetric, RawRow, RawRows, Wanted
 
 VERSION = "0.3."  # of the schema
 SAMPLES = "_samples.jsonl"
-LM_EVAL = "lm_eval"  # which has a filter behind the name of its task
 
 
 class EveryEvalEver(ask.RowReader):
@@ -72,7 +71,8 @@ def _log(files: Files, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], 
 
 
 def _task(name: str, told: ask.Told) -> str:
-    return name.partition("/")[0] if told["eval_library"]["name"] == LM_EVAL else name
+    """Return a task by its name, behind which lm_eval has a filter."""
+    return name.partition("/")[0] if told["eval_library"]["name"] == "lm_eval" else name
 
 
 def _name(result: Any) -> str:

@@ -226,7 +226,6 @@ def _reduced(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[
 
 
 def _facts(told: ask.Told, plan: ask.Told, reducers: list[str]) -> dict[str, str]:
-    """Return what the fairness of a comparison hangs on."""
     config = told.get("config") or {}
     limits = {k: v for k, v in config.items() if k.endswith("_limit") and v is not None}
     generation = {**(told.get("model_generate_config") or {}), **(plan.get("config") or {}), **limits}

@@ -15,7 +15,7 @@ from harness import UsageError, did_you_mean
 from harness.internals import key_of, shown
 from harness_rows.guard import BOM, Files, number
 from harness_rows.readers import asking as ask
-from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
+from harness_rows.records import COLUMNS, RawMetric, RawRow, RawRows, State, Wanted
 
 Lines = Iterator[tuple[int, ask.Told]]
 PIECE = 10_000  # rows whose contents are told at a time
@@ -41,7 +41,13 @@ class Table(ask.RowReader):
 
 def table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     """Return the rows of a table, whatever it was read from. Raises UsageError with the line of what cannot be read."""
-    rows, metric = _rows_of(path, lines, want), want.metric or want.score or "score"
+    rows, shared, columns = list[RawRow](), dict[Any, Any](), dict[str, str]()
+    while piece := list(islice(lines, PIECE)):
+        columns = columns or _columns(piece[0][1], want, path)
+        rows += _made(path, piece, columns, want, shared)
+    if not want.id:  # names that all are numbers name nothing, unless their column was named
+        rows = ask.numbered(rows, [row.key for row in rows])
+    metric = want.metric or want.score or "score"
     return RawRows("table", path.stem, want.task or path.stem, {metric: RawMetric()}, rows)
 
 
@@ -88,18 +94,10 @@ def _parquet(data: bytes, path: Path) -> Lines:
         raise UsageError(f"{path}: not valid Parquet: {shown(str(error))[:100]}; is the file whole?") from None
 
 
-def _rows_of(path: Path, lines: Lines, want: Wanted) -> list[RawRow]:
-    """Return the lines as rows; names that all are numbers name nothing, unless their column was named."""
-    rows, shared, columns = list[RawRow](), dict[Any, Any](), dict[str, str]()
-    while piece := list(islice(lines, PIECE)):
-        columns = columns or _columns(piece[0][1], want, path)
-        rows += _made(path, piece, columns, want, shared)
-    return rows if want.id else ask.numbered(rows, [row.key for row in rows])
-
-
 def _columns(line: ask.Told, want: Wanted, path: Path) -> dict[str, str]:
     """Return the columns that are read. Raises UsageError at one that the table lacks."""
-    found = {name: name for name in DEFAULTS if name in line} | want.columns
+    named = {name: column for name in COLUMNS if (column := getattr(want, name))}
+    found = {name: name for name in DEFAULTS if name in line} | named
     if want.metric and not want.score:
         found["score"] = want.metric
     found |= {"cluster": want.cluster} if want.cluster else {}
