@@ -33,8 +33,7 @@ def render_beside(kept: Kept, other: Kept | None, past: Sequence[PastRun]) -> st
     """
     if other is None and not past:
         raise UsageError(f'harness report: the folder holds no run of suite "{kept.run.suite}"; name another --history')
-    compared = compare(kept, other) if other else None
-    page = _page(kept, compared, past)
+    page = _page(kept, compare(kept, other) if other else None, past)
     name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
     return fill("beside.html", p=page, title=f"{page.glyph} {shown(kept.run.suite)}: {page.sentence}", name=name)
 

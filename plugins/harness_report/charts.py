@@ -160,16 +160,13 @@ def scatter(title: str, note: str, pairs: Points, names: Names) -> Chart:
     steps = drawing.nice(low, top, 5)
     low, top = min(low, *steps), steps[-1] + (steps[1] - steps[0]) if steps[-1] < top else top
     scale = {"domain": [low, top], "nice": False}
-    x, y = _axis("b", names[0], grid=False, scale=scale), _axis("c", None, grid=True, scale=scale)
+    places = {"x": _axis("b", names[0], grid=False, scale=scale), "y": _axis("c", None, grid=True, scale=scale)}
     ends, points = [{"b": low, "c": low}, {"b": top, "c": top}], [{"b": b, "c": c} for b, c in chosen]
-    places = {"x": x, "y": y}
-    layers = [
-        _layer("line", places, ends, color=INK, strokeWidth=1),
-        _layer("point", places, points, filled=True, size=24, color=ACCENT, opacity=0.55, strokeWidth=0),
-    ]
+    line = _layer("line", places, ends, color=INK, strokeWidth=1)
+    dots = _layer("point", places, points, filled=True, size=24, color=ACCENT, opacity=0.55, strokeWidth=0)
     sides = [_quantiles(sorted(p[i] for p in pairs)) for i in (0, 1)]
     table = [(name, number(one), number(other)) for (name, one), (_, other) in zip(*sides, strict=True)]
-    return Chart(title, note, _panel(layers), ("quantile", *names), table)
+    return Chart(title, note, _panel([line, dots]), ("quantile", *names), table)
 
 
 def reliability(title: str, note: str, series: Mapping[str, Sequence[Bin]]) -> Chart:

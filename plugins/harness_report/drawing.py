@@ -37,11 +37,9 @@ AXIS = {
     "domainColor": BASE, "tickColor": BASE, "gridColor": HAIR, "tickSize": 4, "labelPadding": 3,
 }  # fmt: skip
 CONFIG = {
-    "view": {"stroke": None},
-    "axis": AXIS | {"grid": False},
-    "text": {"fontSize": 11, "color": MUTED},
+    "view": {"stroke": None}, "axis": AXIS | {"grid": False}, "text": {"fontSize": 11, "color": MUTED},
     "font": "Roboto, Arial, sans-serif",
-}
+}  # fmt: skip
 NOT_DRAWN = re.compile(r' (?:aria-\w+|role|class|xmlns:xlink|version|pointer-events)="[^"]*"')
 TAG = re.compile(r"<[^>]*>")
 DRAWER = """
@@ -242,19 +240,15 @@ def nice(low: float, high: float, steps: int) -> list[float]:
 def strip(axis: Axis, parts: Sequence[Interval]) -> dict[str, Any]:
     """Return the spec of a strip: shaded what is not allowed, in the middle the limit, a bar from bound to bound."""
     base, limit = 20.5, axis.place(axis.limit)
-    layers = [
-        layer({"type": "rect", "color": BARRED}, x=EDGE, x2=limit, y=0, y2=20),
-        rule(BASE, 1, x=EDGE, x2=WIDTH - EDGE, y=base),
-    ]
+    barred = layer({"type": "rect", "color": BARRED}, x=EDGE, x2=limit, y=0, y2=20)
+    layers = [barred, rule(BASE, 1, x=EDGE, x2=WIDTH - EDGE, y=base)]
     for x in axis.ticks():
         at = axis.place(x)
         layers += [rule(BASE, 1, x=at, y=base, y2=base + 4), written(at, 33, axis.write(x))]
     if axis.zero and axis.limit != 0:
         layers.append(layer(DASHED, x=axis.place(0.0), y=0, y2=20))
-    layers += [
-        rule(INK, 1.5, x=limit, y=2, y2=base),
-        written(min(max(limit, 20.0), WIDTH - 20.0), 33, axis.write(axis.limit), colour=INK, weight=600),
-    ]
+    named = written(min(max(limit, 20.0), WIDTH - 20.0), 33, axis.write(axis.limit), colour=INK, weight=600)
+    layers += [rule(INK, 1.5, x=limit, y=2, y2=base), named]
     for i, p in enumerate(parts):
         y = 10.0 if len(parts) == 1 else 5.5 + 9 * i
         if p.bar:

@@ -182,9 +182,6 @@ def _details(v: Verdict) -> list[str]:
     return found
 
 
-# -- what decided ----------------------------------------------------------------------------------
-
-
 def heads(kept: Kept) -> list[SimpleNamespace]:
     """Return what a release turns on: its largest proven gain, the gate that decided or is closest, what none says."""
     gain, driver = sentence.gain(kept.run), sentence.driver(kept.run)

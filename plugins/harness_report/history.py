@@ -225,6 +225,5 @@ def _trend(axis: Axis, track: Track, past: Sequence[PastRun]) -> dict[str, Any]:
             layers.append(rule(VERDICTS[v.outcome], 3, x=x, y=up(part.bar[0]), y2=up(part.bar[1])))
         places.append((x, up(part.estimate)))
         layers.append(layer(DOT | {"color": VERDICTS[v.outcome]}, x=x, y=places[-1][1]))
-    lines = [rule(BASE, 1, x=a, x2=c, y=b, y2=d) for (a, b), (c, d) in pairwise(places)]
-    layers[1:1] = lines
+    layers[1:1] = [rule(BASE, 1, x=a, x2=c, y=b, y2=d) for (a, b), (c, d) in pairwise(places)]
     return {"width": WIDTH, "height": HEIGHT, "autosize": "none", "padding": 0, "layer": layers}

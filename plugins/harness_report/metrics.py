@@ -46,9 +46,6 @@ def _change(base: float | None, ours: float | None, scale: OnScale) -> str:
     return minus(f"{ours / base - 1:+.1%}")
 
 
-# -- slices ----------------------------------------------------------------------------------------
-
-
 def slices_of(kept: Kept) -> list[Chart]:
     """Return how each slice of each sliced metric changed, against the baseline and what the candidate was made of."""
     found = []
@@ -105,9 +102,6 @@ def _bounds(kept: Kept, name: str, column: str) -> dict[str, tuple[float, float]
             if v.lower is not None and v.upper is not None:
                 found[label] = v.lower, v.upper
     return found
-
-
-# -- gain against forgetting ----------------------------------------------------------------------
 
 
 def traded(kept: Kept, past: Sequence[Kept] = ()) -> Chart | None:

@@ -67,8 +67,7 @@ def _cells(v: Verdict) -> tuple[str, ...]:
     beside = " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
     outcome, claim = f"{sentence.GLYPHS[v.outcome]} {v.outcome}{beside}", _text(f"{v.metric} {v.claim}".strip())
     estimate, lower, upper = (words.figure(v.about, x) for x in (v.estimate, v.lower, v.upper))
-    bounds = f"[{lower}, {upper}]"
-    return _text(v.candidate), _text(v.gate), outcome, claim, estimate, bounds, str(v.n), _text(v.why)
+    return _text(v.candidate), _text(v.gate), outcome, claim, estimate, f"[{lower}, {upper}]", str(v.n), _text(v.why)
 
 
 def _text(text: str) -> str:

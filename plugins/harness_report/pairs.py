@@ -125,15 +125,11 @@ def lost_slices(kept: Kept, evaluation: str, metric: str, theirs: str) -> list[s
     return told
 
 
-# -- words that differ -----------------------------------------------------------------------------
-
-
 def differing(one: str, other: str) -> tuple[list[Part], list[Part]]:
     """Return two answers in parts, those that the other lacks marked, where they share a third of their words."""
     a, b = one[:CUT].split(), other[:CUT].split()
     blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
-    shared = sum(m.size for m in blocks)
-    if one == other or shared < SHARED * max(len(a), len(b), 1):
+    if one == other or sum(m.size for m in blocks) < SHARED * max(len(a), len(b), 1):
         return [(one, False)], [(other, False)]
     found: tuple[list[Part], list[Part]] = ([], [])
     at = [0, 0]
@@ -206,12 +202,11 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
         why = [_why(one, pairs.metric, min(most, 600)) for one in answered]
         why = why if any(why) else []
         lines.append([cut(i, 200), outcome, cut(slice_of(row, column), 80), *texts, said, scores, why])
-    counts = Counter(p.outcome for p in pairs.rows)
     return {
         "name": evaluation, "metric": pairs.metric, "binary": pairs.binary, "lower": lower,
         "subjects": there, "theirs": there.index(pairs.theirs) if pairs.theirs in there else -1,
         "ours": there.index(kept.ours), "slice": column, "private": private, "wrong": wrong,
-        "total": len(rows[kept.ours]), "counts": [counts[o] for o in range(len(OUTCOMES))], "rows": lines,
+        "total": len(rows[kept.ours]), "counts": [pairs.count(o) for o in range(len(OUTCOMES))], "rows": lines,
     }  # fmt: skip
 
 

@@ -143,10 +143,8 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
 
 def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
     """Return how many rows were read again and are the same. Raises ValueError where they are not."""
-    sides = ("base", "candidate")[-len(paths) :]
-    scored = {
-        side: replace(suite.rows[side], path=str(Path(p).absolute())) for side, p in zip(sides, paths, strict=True)
-    }
+    given = zip(("base", "candidate")[-len(paths) :], paths, strict=True)
+    scored = {side: replace(suite.rows[side], path=str(Path(path).absolute())) for side, path in given}
     count = 0
     for name, there in runs_of(replace(suite, rows=scored)).items():
         for side, run in there.items():

@@ -12,16 +12,11 @@ from harness_rows.records import RawRows
 
 POINT = ("model", "revision", "adapter", "parameters", "quantisation", "model args")  # what is being compared
 UNFAIR = {  # and how one says it
-    "shots": "few-shot examples differ",
-    "template": "chat templates differ",
-    "system": "system instructions differ",
-    "task version": "versions of the task differ",
-    "filter": "filters of answers differ",
-    "scorer": "what scores the answers differs",
-    "generation": "generation settings differ",
-    "judge": "judge differs",
+    "shots": "few-shot examples differ", "template": "chat templates differ", "system": "system instructions differ",
+    "task version": "versions of the task differ", "filter": "filters of answers differ",
+    "scorer": "what scores the answers differs", "generation": "generation settings differ", "judge": "judge differs",
     "epochs": "repeats differ, so the means have other noise",
-}
+}  # fmt: skip
 PROMPTS = ("shots", "template", "system")  # that explain why prompts differ
 ADVICE = {"judge": "a judge's drift is not a model's", "template": "--allow template if that is meant"}
 NAMES = (*UNFAIR, "prompt")

@@ -139,11 +139,9 @@ def _uneven(
         name = shown(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
         what = f'"{name}" is another question than base\'s "{name}" on {renamed:,} of {len(sides[1]):,} rows'
         return f"candidate: {what}; gate runs that were asked the same"
-    limits = [run.facts.get("limit", "") for run in runs]
-    told = [
-        f"{side}: {len(known):,} rows" + (f" (limit {limit})" if limit not in ("", "none") else "")
-        for side, known, limit in zip(("base", "candidate"), sides, limits, strict=True)
-    ]
+    limits = [f" (limit {n})" if (n := run.facts.get("limit", "")) not in ("", "none") else "" for run in runs]
+    named = zip(("base", "candidate"), sides, limits, strict=True)
+    told = [f"{side}: {len(known):,} rows{limit}" for side, known, limit in named]
     names = [_called(_all(sides[i][k])[0]) for i in (0, 1) for k in only[i][:EXAMPLES]][:EXAMPLES]
     some = f"only in base {len(only[0]):,}, only in candidate {len(only[1]):,}, for instance "
     said = f"{', '.join(told)}; {some}" + ", ".join(f'"{shown(name)}"' for name in names)

@@ -112,9 +112,8 @@ class Queue:
             found.append(f"People differ on {', '.join(odd)}; settle that in the file")
         if self.drawn == DISPUTES:
             return [*found, "Of rows on which the judge errs most, which calibrate nothing"]
-        fewest = calibration.FEWEST
         kinds = calibration.prompts_by_kind([truth for _, truth in known], [q.prompt for q, _ in known])
-        more = [f"{fewest - n} that say it {name}" for name, n in kinds.items() if n < fewest]
+        more = [f"{calibration.FEWEST - n} that say it {name}" for name, n in kinds.items() if n < calibration.FEWEST]
         lacking = f"At least {' and '.join(more)} are needed" if more else ""
         return [*found, lacking or "Enough for a calibration; more prove more"]
 

@@ -79,8 +79,7 @@ class Runs:
             if stamps[0]:
                 return stamps, _finished(reading.read_folder(folder))
             found = read_events(folder)
-            told = (found.run.started, shown(found.run.suite), "INCONCLUSIVE")
-            return stamps, RunLine(folder, *told, state=found.state)
+            return stamps, RunLine(folder, found.run.started, shown(found.run.suite), "INCONCLUSIVE", state=found.state)
         except UsageError as error:
             return stamps, RunLine(folder, error=shown(str(error)).replace(f"{folder}/", ""))
 

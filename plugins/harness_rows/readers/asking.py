@@ -142,15 +142,15 @@ def totalled(where: str, name: str, rows: list[RawRow], every: list[float], told
     return replace(about, total=total if same else None)
 
 
-def is_equal(ours: float, theirs: float, exact: float = EXACT) -> bool:
-    return math.isclose(ours, theirs, rel_tol=EXACT, abs_tol=exact)
+def is_equal(ours: float, theirs: float) -> bool:
+    return math.isclose(ours, theirs, rel_tol=EXACT, abs_tol=EXACT)
 
 
-def agreed(where: str, ours: float, theirs: Any, exact: float = EXACT) -> float | None:
+def agreed(where: str, ours: float, theirs: Any) -> float | None:
     """Return the tool's own number. Raises UsageError where its rows give another."""
     if isinstance(theirs, bool) or not isinstance(theirs, (int, float)):
         return None
-    if not is_equal(ours, theirs, exact):
+    if not is_equal(ours, theirs):
         what = "the file is cut, or of another run"
         raise UsageError(f"{where}: the rows give {ours:.10g}, the file says {theirs:.10g}; {what}")
     return float(theirs)

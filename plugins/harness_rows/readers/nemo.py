@@ -43,8 +43,7 @@ class Nemo(ask.RowReader):
         totals |= {name: v["correct"] / v["total"] for name, v in scorers.items()}
         metrics = {}
         for metric, values in rewards.items():
-            share = metric != "reward" or "pass@1" in bench["scores"]
-            about = RawMetric("higher", "proportion" if share else None)
+            about = RawMetric("higher", "proportion" if metric != "reward" or "pass@1" in bench["scores"] else None)
             metrics[metric] = ask.totalled(f"{path}", metric, rows, values, totals.get(metric), about)
         facts = ask.facts_of(
             model=config.get("model"), epochs=str(bench.get("repeats") or 1), scorer=config.get("scorers"),
