@@ -120,9 +120,8 @@ def _apart(points: Sequence[Spec]) -> list[Spec]:
     for point in points:
         held = (own for own in places if all(abs(own[0][key] - point[key]) <= NEAR * spans[key] for key in spans))
         if (own := next(held, None)) is None:
-            places.append([point])
-        else:
-            own.append(point)
+            places.append(own := [])
+        own.append(point)
     ends = [(", " if len(own) == 2 else " … ").join(dict.fromkeys((own[0]["name"], own[-1]["name"]))) for own in places]
     return [{**own[0], "name": end} for own, end in zip(places, ends, strict=True)]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.internals import counted, decide, markdown, sentence, shown
 from harness_report.gates import claim_of, estimate_of
 from harness_report.made import Setting, settings_of
 from harness_report.pairs import LOST, WON, Pairs, paired
-from harness_report.reading import Kept, Row, asks, metric_of, result_of, samples_of
+from harness_report.reading import Kept, Rows, asks, metric_of, result_of, samples_of
 from harness_report.words import GLYPHS, day, number
 
 ALIKE = "the same on every row"  # the reading of a metric of which no row changed
@@ -122,7 +122,7 @@ def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
     return Between(name, verdict, reading, pair, left)
 
 
-def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs: Mapping[str, Row]) -> Verdict:
+def _judged(now: Kept, before: Kept, name: str, ours: Rows, theirs: Rows) -> Verdict:
     """Put the claim "better than the other run" to rows, as a gate with no margin would be."""
     evaluation, _, metric = name.partition(".")
     gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
@@ -132,9 +132,6 @@ def _judged(now: Kept, before: Kept, name: str, ours: Mapping[str, Row], theirs:
     except ModuleNotFoundError as error:
         hint = f"needs {error.name}, which is not installed; pip install 'finetune-harness[recompute]'"
         raise UsageError(f"two runs: the test of {name} {hint}") from None
-
-
-# -- what else differs -----------------------------------------------------------------------------
 
 
 def _differing(now: Kept, before: Kept) -> list[Setting]:

@@ -142,9 +142,6 @@ def _limit(v: Verdict) -> float | None:
     return v.about.unline(v.about.line(v.baseline) + v.threshold)
 
 
-# -- single rows -----------------------------------------------------------------------------------
-
-
 def by_row(kept: Kept) -> list[Chart]:
     """Return what single rows say: paired outcomes, values in their order, base against candidate, lengths.
 

@@ -148,17 +148,14 @@ def changes_of(kept: Kept, browsed: set[str]) -> list[SimpleNamespace]:
         key = evaluation, metric, v.versus or ""
         if v.candidate != kept.ours or not v.versus or key in found or kept.scale(v.metric).is_count:
             continue
-        pair = pairs.pairs_of(kept, evaluation, v.versus, metric)
-        links = link_of(kept, v, evaluation in browsed)
-        if says(pair):
+        if says(pair := pairs.pairs_of(kept, evaluation, v.versus, metric)):
+            links = link_of(kept, v, evaluation in browsed)
             found[key] = pairs.change(kept, shown(v.gate), evaluation, pair, links)
-    for evaluation in kept.evals:
-        if not kept.parent or not kept.report(kept.parent, evaluation) or not kept.report(kept.ours, evaluation):
-            continue
-        pair = pairs.pairs_of(kept, evaluation, kept.parent)
-        links = comparison(kept, evaluation, kept.parent, kept.ours) if evaluation in browsed else "-"
-        title = shown(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
-        if says(pair):
+    both = [e for e in kept.evals if kept.parent and kept.report(kept.parent, e) and kept.report(kept.ours, e)]
+    for evaluation in both:
+        if says(pair := pairs.pairs_of(kept, evaluation, kept.parent)):
+            links = comparison(kept, evaluation, kept.parent, kept.ours) if evaluation in browsed else "-"
+            title = shown(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
             found[evaluation, "", kept.parent] = pairs.change(kept, title, evaluation, pair, links)
     return list(found.values())[:MOST_CHANGES]
 
@@ -167,9 +164,6 @@ def says(pair: pairs.Pairs) -> bool:
     """Return whether rows were answered in words, and some changed."""
     said = any(answer_of(p.ours) is not None for p in pair.rows[:1])
     return said and bool(pair.count(LOST) + pair.count(WON))
-
-
-# -- the file --------------------------------------------------------------------------------------
 
 
 def folder_name(kept: Kept) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from urllib.parse import quote
 from harness import Verdict
 from harness.internals import holm, sentence
 from harness_report import reading
-from harness_report.reading import Kept, Row, answer_of, last_turn, slice_of, table_in, value_of
+from harness_report.reading import Kept, Row, Rows, answer_of, last_turn, slice_of, table_in, value_of
 from harness_report.words import CUT, cut
 
 MOST = 20_000  # rows of all evaluations that a page holds whole
@@ -56,9 +56,7 @@ class Pairs:
         return sum(p.outcome == outcome for p in self.rows)
 
 
-def paired(
-    metric: str, theirs: Mapping[str, Row], ours: Mapping[str, Row], names: tuple[str, str], *, lower: bool
-) -> Pairs:
+def paired(metric: str, theirs: Rows, ours: Rows, names: tuple[str, str], *, lower: bool) -> Pairs:
     """Pair two models' rows on their ids; `names` are the baseline's and the candidate's."""
     sign = -1 if lower else 1
     values = [(i, value_of(theirs[i], metric), value_of(row, metric)) for i, row in ours.items() if i in theirs]

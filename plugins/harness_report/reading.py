@@ -16,6 +16,7 @@ from harness import Metric, Report, Result, Run, Sample, Score, UsageError, read
 from harness.internals import OnScale, asked_of, read_answers, told_apart
 
 Row = dict[str, Any]
+Rows = Mapping[str, Row]  # by id
 UNREAD = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every page
 
 
@@ -172,13 +173,13 @@ def metric_of(kept: Kept, name: str) -> Metric:
     return Metric(name.partition(".")[2], better, kept.scale(name).scale)  # type: ignore[arg-type]
 
 
-def result_of(kept: Kept, evaluation: str, metric: str, rows: Mapping[str, Row]) -> Result:
+def result_of(kept: Kept, evaluation: str, metric: str, rows: Rows) -> Result:
     """Return rows of the page's candidate as a gate reads them."""
     scores = tuple(_score(key, row, metric) for key, row in rows.items())
     return Result(kept.ours, evaluation, scores, {}, kept.run.digests.get(kept.ours) or kept.run.started)
 
 
-def samples_of(rows: Mapping[str, Row]) -> list[Sample]:
+def samples_of(rows: Rows) -> list[Sample]:
     """Return what was asked in rows as far as a gate reads it."""
     return [Sample(key, cluster=row.get("cluster"), row={}) for key, row in rows.items()]
 

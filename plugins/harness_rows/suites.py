@@ -136,7 +136,13 @@ def judged(
     names = {f"{name}.?": f"{name}.{one.metric.name}" for name, one in found.measured.items()}
     gates = tuple(replace(gate, metric=names.get(gate.metric, gate.metric)) for gate in suite.gates)
     found.suite = suite = replace(suite, gates=gates)
-    collection = _collection(replace(context, suite=suite), found)
+    context = replace(context, suite=suite)
+    each = [(spec, found.measured[spec.name]) for spec in suite.evals]
+    tasks = {spec.name: RowsTask(spec, evaluator, {m.metric.name: m.metric}, m.samples) for spec, m in each}
+    check_gates(context, tasks)
+    context.mistakes.raise_if_any()
+    items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
+    collection = Collection(suite, found.plugins, tasks, sides, ours, items)
     ledger = Ledger.here(found.warnings.append) if attempts is None else None
     lacking = {} if "base" in suite.rows else {"base": "there are no rows of a base; add [rows.base]"}
     adjudicator = RowsAdjudicator(collection, found.waivers, found.started.date(), lacking, ledger)
@@ -144,7 +150,7 @@ def judged(
         adjudicator.results |= {(side, name): result for side, result in one.results.items()}
     for name, number in (attempts or {}).items():
         adjudicator.standings |= {(side, name): Standing(number, ()) for side in suite.rows}
-    for item in collection.items:
+    for item in items:
         verdicts = tuple(_conditioned(v, found.measured) for v in adjudicator.after(item))
         found.verdicts += verdicts
         one = found.measured[item.eval]
@@ -197,16 +203,6 @@ def _check_evals(context: Context) -> None:
         for key in (f.name for f in fields(Eval) if getattr(spec, f.name) != getattr(plain, f.name)):
             context.mistakes.add(spec.where, f'"{key}" is of rows that are asked here; leave it out')
     context.mistakes.raise_if_any()
-
-
-def _collection(context: Context, found: JudgedRows) -> Collection:
-    suite, sides, ours = context.suite, context.baselines, context.candidates
-    each = [(spec, found.measured[spec.name]) for spec in suite.evals]
-    tasks = {spec.name: RowsTask(spec, evaluator, {m.metric.name: m.metric}, m.samples) for spec, m in each}
-    check_gates(context, tasks)
-    context.mistakes.raise_if_any()
-    items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
-    return Collection(suite, found.plugins, tasks, sides, ours, items)
 
 
 def _conditioned(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:

@@ -33,6 +33,7 @@ THEIRS = "sandbox allow-scripts; frame-ancestors 'none'"  # a file of a run's fo
 MOST = 100_000  # bytes of a form
 TEXT = 100_000  # characters of an answer
 EVERY = 1.0  # seconds between two looks at a run
+PAIR, MET = {"1": "First is better", "2": "Second is better", "0": "A tie"}, {"1": "Met", "2": "Not met"}  # the keys
 
 
 class Guard:
@@ -143,8 +144,7 @@ class Pages:
     def _write(self, name: str, said: dict[str, str]) -> None:
         queue, by = _queue(queues(self._folder(name)), said), said.get("by", "").strip()
         question = queue.questions.get((said.get("id", ""), said.get("criterion", "")))
-        keys = _keys(question) if question else ()
-        if not by or question is None or said.get("pressed") not in keys:
+        if not by or question is None or said.get("pressed") not in (MET if question.criterion else PAIR):
             raise UsageError("that is no label of this run; go back and try again")
         with writing(queue.path, "; make room and try again"):
             queue.add(question, said["pressed"], by)
@@ -162,16 +162,11 @@ def _queue(items: dict[str, dict[str, Queue]], said: dict[str, str]) -> Queue:
         raise UsageError("that is no judged item of this run; go back and choose one") from None
 
 
-def _keys(question: ToLabel) -> tuple[str, ...]:
-    return ("1", "2") if question.criterion else ("1", "2", "0")
-
-
 def _blind(question: ToLabel, by: str) -> dict[str, Any]:
     """Return what a person sees of a question: nothing of whose answer it is, or what the judge said."""
     answers = [spelt.cut(answer, TEXT) for answer in question.answers]
     texts = {"prompt": spelt.cut(question.prompt, TEXT), "reference": spelt.cut(question.reference, TEXT)}
-    says = ("Met", "Not met") if question.criterion else ("First is better", "Second is better", "A tie")
-    buttons = list(zip(_keys(question), says, strict=True))
+    buttons = list((MET if question.criterion else PAIR).items())
     return {**texts, "answers": answers[::-1] if question.turned(by) else answers, "buttons": buttons}
 
 
@@ -181,7 +176,7 @@ def _seen(found: Underway) -> dict[str, Any]:
     gates = [(str(v.outcome), sentence.GLYPHS[v.outcome], v, shown(words.brief(v))) for v in found.run.verdicts]
     odd = [shown(f"{r.id}: {r.error}") for r in found.run.reports if r.error]
     odd += [shown(f"{f.code}: {f.what}") for f in found.run.flags if f.severity != "note"]
-    return {"said": said, "gates": gates, "odd": odd, "found": found}
+    return {"said": said, "gates": gates, "odd": odd}
 
 
 async def _told(folder: Path) -> AsyncIterator[str]:
