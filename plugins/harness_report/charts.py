@@ -142,8 +142,7 @@ def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: 
         text = {"text": f"mean {number(value)}", "align": "left", "baseline": "bottom", "dy": -5, "color": INK}
         layers.append(_layer("rule", at, line, color=INK, strokeWidth=1.5))
         layers.append(_layer("text", {**at, "x": {"value": 3}}, line, **text))
-    table = [(name, number(v)) for name, v in _quantiles(found)]
-    return Chart(title, note, _panel(layers), ("quantile", "value"), table)
+    return Chart(title, note, _panel(layers), ("quantile", "value"), [(k, number(v)) for k, v in _quantiles(found)])
 
 
 def scatter(title: str, note: str, pairs: Points, names: Names) -> Chart:

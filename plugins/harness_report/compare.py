@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Gate, Outcome, UsageError, Verdict
@@ -175,12 +175,9 @@ def printed(*parts: Line) -> str:
     for part in parts:
         if isinstance(part, tuple):
             word, style, text = part
-            grid = Table.grid(padding=(0, 1, 0, 0))
-            grid.add_column(width=INDENT, no_wrap=True)
-            grid.add_row(Text(word, style), text)
-            console.print(grid)
-        else:
-            console.print(part, markup=False)
+            part = Table.grid(Column(width=INDENT, no_wrap=True), padding=(0, 1, 0, 0))
+            part.add_row(Text(word, style), text)
+        console.print(part, markup=False)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().split("\n"))
 

@@ -54,8 +54,7 @@ def slices_of(kept: Kept) -> list[Chart]:
             continue
         metric, baseline = kept.against(mine.eval)
         for theirs in dict.fromkeys(filter(None, (baseline, kept.parent))):
-            other = kept.report(theirs, mine.eval)
-            if other and theirs != kept.ours:
+            if (other := kept.report(theirs, mine.eval)) and theirs != kept.ours:
                 found += [_slices(kept, mine, other, metric, column) for column in mine.slices]
     return [chart for chart in found if chart]
 

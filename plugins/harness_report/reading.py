@@ -151,14 +151,13 @@ def _is_lock(lock: object) -> bool:
     evals = _list(suite, "evals")
     if not suite or not evals or not all(isinstance(e, Mapping) for e in [*evals, *gates]):
         return False
-    if not all(isinstance(g.get("min_n", 0), int) for g in gates):
-        return False
     tables = [suite.get(t) for t in ("about", "adapter", "train", "model") if suite.get(t) is not None]
     tables += [t["options"] for t in [*evals, *tables] if isinstance(t, Mapping) and t.get("options") is not None]
     scales = [isinstance(table_in(metrics[e], m).get("scale"), str) for e in metrics for m in table_in(metrics, e)]
     private = [isinstance(e.get("private", False), bool) and isinstance(e.get("name"), str) for e in evals]
     slices = [isinstance(c, str) for e in evals for c in _list(e, "slices")]
-    return all([*private, *slices, *scales, *(isinstance(t, Mapping) for t in tables)])
+    least = [isinstance(g.get("min_n", 0), int) for g in gates]
+    return all([*private, *slices, *scales, *least, *(isinstance(t, Mapping) for t in tables)])
 
 
 def value_of(row: Row, metric: str) -> float | None:

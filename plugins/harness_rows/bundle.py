@@ -56,13 +56,12 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
     write_text(folder / ITEMS, lines)
     write_text(folder / VERDICTS, dumps([asdict(v) for v in found.verdicts]))
     runs = [{"eval": e, "side": s, **asdict(replace(run, rows=()))} for (e, s), run in sides.items()]
-    for about in runs:
-        del about["rows"]  # which have a file of their own
     manifest = {
         "format": FORMAT, "path": str(suite.path), "digest": suite.digest,
         "started": found.started.isoformat(timespec="seconds"), "harness": harness.__version__,
         "attempts": {e: standing.number for (_, e), standing in found.standings.items()},
-        "runs": runs, "files": {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
+        "runs": [{k: v for k, v in run.items() if k != "rows"} for run in runs],  # these have a file of their own
+        "files": {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
     }  # fmt: skip
     write_text(folder / MANIFEST, dumps(manifest))
 
@@ -172,8 +171,7 @@ def _runs(folder: Path, manifest: Mapping[str, Any]) -> Runs:
     found: dict[str, dict[str, RawRows]] = {}
     for run in manifest["runs"]:
         name, side = run.pop("eval"), run.pop("side")
-        told = made_of(RawRows, {**run, "rows": []}, "runs")
-        found.setdefault(name, {})[side] = replace(told, rows=rows[name, side])
+        found.setdefault(name, {})[side] = replace(made_of(RawRows, {**run, "rows": []}, "runs"), rows=rows[name, side])
     return found
 
 

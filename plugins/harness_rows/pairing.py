@@ -112,8 +112,7 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
     found = {}
     for row in rows:
         known = row.key if how == "id" else f"{row.content} {row.key}" if row.content in several else row.content
-        before = found.setdefault(known, row)
-        if before is not row:
+        if (before := found.setdefault(known, row)) is not row:
             found[known] = (*_all(before), row)
     for same in found.values() if named else ():
         if isinstance(same, tuple) and _are_copies(same):

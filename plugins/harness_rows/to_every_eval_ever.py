@@ -70,7 +70,6 @@ def _write_one(run: Run, report: Report, scales: Mapping[str, Any], folder: Path
 
 def _result(run: Run, report: Report, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is said of a metric over all rows, and what gates decided on it."""
-    share = OnScale(about["scale"]).is_share
     bounds = {"metric_unit": "proportion", "score_type": "continuous", "min_score": 0.0, "max_score": 1.0}
     uncertainty: dict[str, Any] = {"num_samples": report.n}
     if metric in report.stderr:
@@ -82,7 +81,7 @@ def _result(run: Run, report: Report, metric: str, about: Mapping[str, Any]) -> 
         "source_data": {"source_type": "other", "dataset_name": report.eval},
         "metric_config": {
             "metric_id": f"finetune-harness.{metric}", "metric_name": metric,
-            "lower_is_better": about["better"] == "lower", **(bounds if share else {}),
+            "lower_is_better": about["better"] == "lower", **(bounds if OnScale(about["scale"]).is_share else {}),
             "additional_details": {"scale": str(about["scale"]), **gates},
         },
         "score_details": {"score": report.metrics[metric], "uncertainty": uncertainty},

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -61,8 +61,7 @@ class Guard:
 
     def refused(self, request: Request) -> Response | None:
         """Return what to answer in place of a page, or None."""
-        headers: Headers = request.headers
-        given, origins = headers.getlist("host"), headers.getlist("origin")
+        given, origins = (request.headers.getlist(name) for name in ("host", "origin"))
         if len(given) != 1 or given[0] not in self.hosts:
             return PlainTextResponse("this server has another address", HTTPStatus.MISDIRECTED_REQUEST)
         own = origins == [f"http://{given[0]}"]

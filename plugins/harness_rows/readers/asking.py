@@ -53,8 +53,7 @@ def content_of(asked: Any, wanted: Any, **beside: Any) -> str:
     plain = isinstance(asked, str) or (isinstance(asked, list) and all(isinstance(m, dict) for m in asked))
     targets = [str(t) for t in wanted] if isinstance(wanted, list) else str("" if wanted is None else wanted)
     row = {name: value for name, value in beside.items() if value}
-    sample = Sample("", asked if plain else json.dumps(asked, sort_keys=True), targets, row)
-    return keyed([sample], None)[0].key
+    return keyed([Sample("", asked if plain else json.dumps(asked, sort_keys=True), targets, row)], None)[0].key
 
 
 def prompt_of(sent: Any) -> str:

@@ -209,8 +209,7 @@ def _reduced(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[
     """Return a row for each sample: its scores are what its epochs were reduced to, and its state is their worst."""
     rows: dict[Any, RawRow] = {}
     for key, row in zip(found.ids, found.rows, strict=True):
-        before = rows.setdefault(key, replace(row, repeat=0, values={}))
-        if before.state == "scored" != row.state:
+        if rows.setdefault(key, replace(row, repeat=0, values={})).state == "scored" != row.state:
             rows[key] = replace(row, repeat=0, values={})
     found.counted.clear()
     for reduction in reductions:

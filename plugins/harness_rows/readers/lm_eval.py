@@ -149,8 +149,7 @@ def _asked(config: ask.Told, doc: ask.Told) -> list[str]:
     """Return the columns of a row that its task asks: those its templates name, else all but a name of the row."""
     names = []
     for key in ("doc_to_text", "doc_to_choice"):
-        text = config.get(key)
-        if isinstance(text, str) and not text.startswith(CODE):
+        if isinstance(text := config.get(key), str) and not text.startswith(CODE):
             names += [text] if text in doc else [n for part in BRACES.findall(text) for n in WORD.findall(part)]
     return sorted({n for n in names if n in doc}) or sorted(c for c in doc if c != "id")
 
