@@ -168,10 +168,7 @@ def scatter(title: str, note: str, pairs: Points, names: Names) -> Chart:
 
 
 def reliability(title: str, note: str, series: Mapping[str, Sequence[Bin]]) -> Chart:
-    """Draw how often the chosen answer is right by its probability, the first series' bins with their intervals.
-
-    On the diagonal a model is as often right as it says.
-    """
+    """Draw how often a chosen answer is right by its probability; on the diagonal a model is as right as it says."""
     unit = {"domain": [0, 1], "nice": False}
     x = _axis("p", "probability of the chosen answer", grid=False, scale=unit)
     y = _axis("v", None, grid=True, scale=unit)

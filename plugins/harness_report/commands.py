@@ -101,8 +101,7 @@ def _history(args: Namespace) -> int:
     suite = args.suite or read_run(newest(args.out)).suite
     if (name := Path(suite)).suffix == ".toml":
         suite = read_suite(name).name if name.is_file() else name.stem
-    runs = runs_of(suite, args.out)
-    if not runs:
+    if not (runs := runs_of(suite, args.out)):
         raise UsageError(f'{args.out}: holds no run of suite "{suite}"; name one that was run, or say --out')
     sys.stdout.write(as_json(suite, runs) if args.json else told(suite, runs))
     return ExitCode.OK

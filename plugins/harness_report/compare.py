@@ -153,8 +153,7 @@ def _notes(now: Kept, before: Kept, between: Sequence[Between]) -> list[str]:
         found.append(f"{shown(now.ours)} of this run is compared with {shown(before.ours)} of the other")
     for evaluation, left in ((b.metric.partition(".")[0], b.left) for b in between if b.left):
         found.append(f"{evaluation}: {counted(left, 'row')} not asked alike in both runs, and left out")
-    only = [r.eval for r in now.run.reports if r.subject == now.ours and not before.report(before.ours, r.eval)]
-    if only:
+    if only := [r.eval for r in now.run.reports if r.subject == now.ours and not before.report(before.ours, r.eval)]:
         found.append(f"only this run measured {', '.join(map(shown, only))}")
     for kept in (now, before):
         found += [f"{shown(kept.folder.resolve().name)}: {shown(m)}" for m in dict.fromkeys(kept.missing)]
@@ -165,10 +164,7 @@ def _notes(now: Kept, before: Kept, between: Sequence[Between]) -> list[str]:
 
 
 def printed(*parts: Line) -> str:
-    """Return what rich makes of parts, in colours only where stdout is a terminal; a tuple is a word and what it is of.
-
-    Lines break between words; without a terminal they do not break.
-    """
+    """Return what rich makes of parts, coloured and broken only on a terminal; a tuple is a word and what it is of."""
     real = Console(highlight=False)
     width = real.width if real.is_terminal else 10_000
     console = Console(file=io.StringIO(), width=width, highlight=False, force_terminal=real.is_terminal)

@@ -109,10 +109,7 @@ def _asked(spec: str) -> str:
 
 
 def draw(spec: Mapping[str, Any], label: str = "") -> str:
-    """Return a spec as SVG without scripts or addresses; empty where vl-convert is missing.
-
-    A picture that was drawn before is taken from the cache folder, so that an unchanged run draws nothing.
-    """
+    """Return a spec as SVG without scripts or addresses; empty where vl-convert is missing."""
     if not can_draw():
         return ""
     svg = _remembered({"background": None, "config": CONFIG, **spec})
@@ -121,7 +118,7 @@ def draw(spec: Mapping[str, Any], label: str = "") -> str:
 
 
 def _remembered(spec: Mapping[str, Any]) -> str:
-    """Return the SVG of a spec, from the cache where it is there."""
+    """Return the SVG of a spec, from the cache folder where it is there, so that an unchanged run draws nothing."""
     path = None
     try:
         name = digest_of([spec, version("vl-convert-python"), TAG.pattern])
@@ -202,15 +199,12 @@ class Axis:
     def ticks(self) -> list[float]:
         """Return where the axis is labelled beside the limit: round numbers that collide with no other label."""
         wanted = [math.log1p(s) for s in SHARES] if self.shares else nice(self.low, self.high, 4)
-        kept = [self.place(self.limit)]
-        ordered = sorted((x for x in wanted if self.low <= x <= self.high), key=lambda x: (x != 0, x))
-        found = []
-        for x in ordered if self.zero else sorted(ordered):
+        kept = {self.limit: self.place(self.limit)}
+        for x in sorted((x for x in wanted if self.low <= x <= self.high), key=lambda x: (self.zero and x != 0, x)):
             at = self.place(x)
-            if all(abs(at - other) >= APART for other in kept) and EDGE + 4 <= at <= WIDTH - EDGE - 4:
-                kept.append(at)
-                found.append(x)
-        return found
+            if all(abs(at - other) >= APART for other in kept.values()) and EDGE + 4 <= at <= WIDTH - EDGE - 4:
+                kept[x] = at
+        return [*kept][1:]
 
 
 def axis_of(

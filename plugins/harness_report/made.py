@@ -45,8 +45,7 @@ def training_of(kept: Kept) -> SimpleNamespace | None:
 
 def _sweep(run: Run) -> SimpleNamespace | None:
     """Return the trials of a sweep: each value, its metric, the change from the one before, and what it took."""
-    s = run.sweep
-    if s is None:
+    if (s := run.sweep) is None:
         return None
     lines = []
     for t in s.trials:
@@ -188,8 +187,7 @@ def facts_of(kept: Kept) -> list[tuple[str, str]]:
     brought = str(table_in(kept.suite, "candidate").get(kept.ours) or "").rstrip("/\\")
     name = kept.ours + (f", which is {PureWindowsPath(brought).name}" if brought else "")  # of either kind of path
     lines = [("Suite", suite), ("Model", ", ".join(filter(None, [model, adapter, name])))]
-    versus = list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours))
-    if versus:
+    if versus := list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours)):
         lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))
     lines.append(("Run", f"{day(run.started)}, {seconds(run.seconds)}, exit {run.exit_code}"))
     for e in run.exports:

@@ -142,10 +142,7 @@ def _limit(v: Verdict) -> float | None:
 
 
 def by_row(kept: Kept) -> list[Chart]:
-    """Return what single rows say: paired outcomes, values in their order, base against candidate, lengths.
-
-    Of choices whose rows tell it also how far the probability of the chosen answer is to be believed.
-    """
+    """Return what single rows say: paired outcomes, values, how far probabilities are to be believed, lengths."""
     return [*_paired(kept), *_numbers(kept), *_reliable(kept), *_lengths(kept)]
 
 
@@ -180,8 +177,7 @@ def _bins(kept: Kept, subject: str, evaluation: str, metric: str) -> list[charts
 def _paired(kept: Kept) -> Iterator[Chart]:
     rows = []
     for evaluation in dict.fromkeys(r.eval for r in kept.run.reports if r.subject == kept.ours):
-        pairs = pairs_of(kept, evaluation)
-        if pairs.binary:
+        if (pairs := pairs_of(kept, evaluation)).binary:
             words = {"both right": BOTH, "won": WON, "lost": LOST, "neither": NEITHER}
             counts = {word: pairs.count(outcome) for word, outcome in words.items()}
             rows.append((f"{evaluation} against {pairs.theirs}", counts))

@@ -35,8 +35,7 @@ def rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
     They are read from the run's folder. Raises UsageError where it holds none of such an evaluation.
     """
     there = [r for r in run.reports if r.outcome != "skipped" and r.n]
-    subjects = [r.subject for r in there if r.eval == evaluation]
-    if not subjects:
+    if not (subjects := [r.subject for r in there if r.eval == evaluation]):
         known = did_you_mean(evaluation, dict.fromkeys(r.eval for r in there))
         raise UsageError(f'{run.folder or run.suite}: holds no rows of "{evaluation}"{known}')
     found: dict[str, dict[str, Any]] = {}

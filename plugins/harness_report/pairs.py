@@ -263,7 +263,6 @@ def _row(kept: Kept, evaluation: str, pairs: Pairs, p: Pair, fold: bool) -> Simp
 
 def _mark(row: Row, pairs: Pairs) -> str:
     """Return what came of an answer: right, wrong, or a number."""
-    value = value_of(row, pairs.metric)
-    if value is None:
+    if (value := value_of(row, pairs.metric)) is None:
         return ""
     return ("right" if value else "wrong") if pairs.binary else f"{value:.3g}"

@@ -111,8 +111,7 @@ def claimed(v: Verdict, unit: str = "") -> str:
 
 def cut(text: str, most: int = CUT) -> str:
     """Return a text of others as it may be shown: spelt out, without secrets, its middle left out when it is long."""
-    left = len(text) - most
-    if left > 0:
+    if (left := len(text) - most) > 0:
         half = most // 2
         text = f"{text[:half]} […{left:,} characters left out…] {text[-half:]}"
     return shown(text, lines=True)

@@ -115,8 +115,7 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
         raise ValueError("rows of others are taken on trust, and the policy takes none (binding)")
     for side, run in ((side, run) for one in again.measured.values() for side, run in one.runs.items()):
         if BINDINGS.index(run.binding) < BINDINGS.index(policy.binding):
-            what = f'{side} is bound by "{run.binding}"'
-            raise ValueError(f'{what}, the policy wants "{policy.binding}" (binding)')
+            raise ValueError(f'{side} is bound by "{run.binding}", the policy wants "{policy.binding}" (binding)')
     for field, key in UNTOLD.items():
         if getattr(policy, field) != getattr(Policy([]), field):
             raise ValueError(f"the evidence of rows does not tell what the policy demands ({key})")

@@ -78,8 +78,7 @@ def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
 
 def _check_sum(run: RawRows, metric: Metric) -> None:
     """Raise UsageError where a tool's own number over its scored rows is not what these rows make."""
-    total = run.metrics[metric.name].total
-    if total is None:
+    if (total := run.metrics[metric.name].total) is None:
         return
     rows = [(v, weight_of(row, metric.name)) for row in run.rows if (v := row.values.get(metric.name)) is not None]
     whole = math.fsum(w for _, w in rows)

@@ -123,9 +123,8 @@ def judged(
 ) -> JudgedRows:  # fmt: skip
     """Judge the gates of a suite on its rows, or on `runs` of which it was told before which attempts they are.
 
-    Without `plugins` those that are installed listen, and no harnessfile is executed.
-
-    Raises UsageError with what cannot be read or compared.
+    Without `plugins` those that are installed listen, and no harnessfile is executed. Raises UsageError with what
+    cannot be read or compared.
     """
     found = JudgedRows(suite, datetime.now(UTC), plugins or load_plugins(None), [*waivers])
     sides, ours = (("base",) if "base" in suite.rows else ()), ("candidate",)

@@ -97,8 +97,7 @@ def _lines(row: Mapping[str, Any], report: Report, metrics: list[str]) -> Iterat
     one = {
         "evaluation_name": report.eval, "sample_id": row["id"],
         "sample_hash": hashlib.sha256((raw + "".join(wanted)).encode("utf-8", "backslashreplace")).hexdigest(),
-        "interaction_type": "single_turn",
-        "input": {"raw": raw, "formatted": row.get("rendered"), "reference": wanted},
+        "interaction_type": "single_turn", "input": {"raw": raw, "formatted": row.get("rendered"), "reference": wanted},
         "output": {"raw": [] if answer is None else [str(answer)]},
         "answer_attribution": [] if answer is None else [said | {"is_terminal": True}],
         "metadata": {"cluster": str(row["cluster"])} if row.get("cluster") is not None else {},

@@ -38,8 +38,7 @@ def _view(args: Namespace) -> int:
         from harness_view.runs import Runs
     except ModuleNotFoundError as error:
         raise UsageError(f"harness view: needs {error.name}; pip install 'finetune-harness[view]'") from None
-    runs = Runs(args.reports)
-    if not runs.listed():
+    if not (runs := Runs(args.reports)).listed():
         raise UsageError(f"{args.reports}: holds no run; name the folder that the run folders are in")
     listening = _listening(args)
     host, port = listening.getsockname()[:2]

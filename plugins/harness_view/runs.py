@@ -72,8 +72,7 @@ class Runs:
 
     def _read(self, folder: Path) -> tuple[object, RunLine]:
         stamps = tuple(_stamp(folder / name) for name in (REPORT, LOCK))
-        known = self.read.get(folder)
-        if known and known[0] == stamps and stamps[0]:
+        if (known := self.read.get(folder)) and known[0] == stamps and stamps[0]:
             return known
         try:
             if stamps[0]:

@@ -54,8 +54,7 @@ def _row(case: ask.Told, said: dict[str, list[ask.Told]], want: Wanted, where: s
     """Return a case; an error of one metric leaves the others scored."""
     values, errors, seen = dict[str, float](), list[str](), set[str]()
     for metric in case.get("metricsData") or []:
-        name = str(metric["name"])
-        if name in seen:
+        if (name := str(metric["name"])) in seen:
             raise UsageError(f'{where}: has "{ask.called(name)}" twice; give metrics names of their own')
         seen.add(name)
         said.setdefault(name, []).append(metric)

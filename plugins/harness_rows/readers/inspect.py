@@ -86,10 +86,9 @@ class Inspect(ask.RowReader):
             every, bad = [ask.mean(v) for v in by_id.values()], found.unreadable.get(name, "")
             metric = ask.totalled(f"{path}", name, rows, every, totals.get(name), RawMetric())
             metrics[name] = RawMetric(unreadable=bad) if bad else metric
-        notes = ask.noted(
-            (halves, "answer", "counted one half, for being partly right"),
-            (sum(r.state == "limit" for r in rows), "sample", "ended at a limit, where Inspect scored what there was"),
-        )
+        ended, half = sum(row.state == "limit" for row in rows), "counted one half, for being partly right"
+        limit = "ended at a limit, where Inspect scored what there was"
+        notes = ask.noted((halves, "answer", half), (ended, "sample", limit))
         tool = f"inspect_ai {told.get('packages', {}).get('inspect_ai', '?')}"
         facts = _facts(told, header.get("plan") or {}, reducers)
         return RawRows(tool, str(told.get("model", "")), task, metrics, rows, facts, notes=notes)

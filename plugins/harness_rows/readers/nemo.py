@@ -28,8 +28,7 @@ class Nemo(ask.RowReader):
         folders = _folders(path) if path.is_dir() else [path.parent]
         names = [folder.name for folder in folders]  # of benchmarks, as far as a file system takes them
         folder = folders[names.index(ask.one_of(names, want.task, path, "task"))] if len(folders) > 1 else folders[0]
-        bundles = sorted(folder.glob(BUNDLE))
-        if not bundles:
+        if not (bundles := sorted(folder.glob(BUNDLE))):
             raise UsageError(f"{path}: has no {BUNDLE} beside {ROWS}, which tells model and totals; copy it there")
         told = files.document(bundles[-1])  # named by their times; a run anew writes rows over, and a file more
         rows, rewards = _rows(files, folder / ROWS, want)

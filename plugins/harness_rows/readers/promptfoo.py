@@ -27,8 +27,7 @@ class Promptfoo(ask.RowReader):
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         document = files.document(path)
-        results = document["results"]
-        if results.get("version") != VERSION:
+        if (results := document["results"]).get("version") != VERSION:
             what = f"is of version {ask.called(results.get('version'))} of promptfoo's format, and {VERSION} is read"
             raise UsageError(f"{path}: {what}; export it anew with a newer promptfoo")
         prompts = results["prompts"]
