@@ -160,9 +160,6 @@ def _notes(now: Kept, before: Kept, between: Sequence[Between]) -> list[str]:
     return found
 
 
-# -- for a terminal --------------------------------------------------------------------------------
-
-
 def printed(*parts: Line) -> str:
     """Return what rich makes of parts, coloured and broken only on a terminal; a tuple is a word and what it is of."""
     real = Console(highlight=False)
@@ -215,9 +212,6 @@ def _metric_line(c: Compared, b: Between) -> tuple[str, str, Text]:
     return b.reading, STYLES.get(b.reading, ""), text
 
 
-# -- for a pull request ----------------------------------------------------------------------------
-
-
 def compared(c: Compared) -> str:
     """Return what differs between two runs as Markdown."""
     before, now = map(markdown, c.labels)
@@ -248,9 +242,6 @@ def _cells(*texts: str) -> str:
 
 def _outcome(kept: Kept, v: Verdict | None) -> str:
     return "not asked" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_of(kept, v)}"
-
-
-# -- for programs ----------------------------------------------------------------------------------
 
 
 def as_json(c: Compared) -> str:

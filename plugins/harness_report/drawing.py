@@ -155,9 +155,6 @@ def dark_rules() -> str:
     return "@media screen and (prefers-color-scheme:dark){" + "".join(rules) + "}"
 
 
-# -- the strip of a gate ----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Interval:
     """What a strip shows: an estimate with its bounds, in one colour, hollow where it is the other run's."""

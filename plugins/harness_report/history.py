@@ -111,9 +111,6 @@ def tracks_of(past: Sequence[PastRun]) -> list[Track]:
     return [Track(*key, [run.get(key) for run in by_run]) for key in keys]
 
 
-# -- the terminal ----------------------------------------------------------------------------------
-
-
 def sparkline(values: Sequence[float | None]) -> str:
     """Return numbers as a line of bars from their least to their greatest; a space where there is none."""
     known = [v for v in values if v is not None and math.isfinite(v)]
@@ -173,9 +170,6 @@ def as_json(suite: str, past: Sequence[PastRun]) -> str:
             said = sentence.verdict_sentence(run)
             runs.append({**about, "exit_code": int(run.exit_code), "sentence": said, "gates": gates})
     return json.dumps({"format": FORMAT, "suite": suite, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
-
-
-# -- the page --------------------------------------------------------------------------------------
 
 
 def trends_of(past: Sequence[PastRun]) -> list[SimpleNamespace]:

@@ -121,9 +121,6 @@ def seen_rows(run: Run) -> list[list[Part]]:
     return [[(cut(s.text, 1200), s.learnt) for s in row.segments] for row in run.shown if row.segments][:SEEN]
 
 
-# -- how it was made -------------------------------------------------------------------------------
-
-
 def settings_of(kept: Kept, before: Kept | None = None) -> list[Setting]:
     """Return the configuration as keys and values, those that were other in `before` with what they were."""
     ours, theirs = flat(kept), flat(before) if before else {}

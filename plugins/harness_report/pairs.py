@@ -141,9 +141,6 @@ def differing(one: str, other: str) -> tuple[list[Part], list[Part]]:
     return found
 
 
-# -- the row browser -------------------------------------------------------------------------------
-
-
 def browser(kept: Kept) -> tuple[list[dict[str, Any]], str]:
     """Return what the page's script shows of every evaluation with rows, and a note where not all of them are there.
 
@@ -221,9 +218,6 @@ def _why(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
 def _score(row: Row, metric: str) -> float | None:
     value = value_of(row, metric)
     return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
-
-
-# -- what changed ----------------------------------------------------------------------------------
 
 
 def change(kept: Kept, title: str, evaluation: str, pairs: Pairs, links: str) -> SimpleNamespace:
