@@ -80,7 +80,7 @@ class Threads(Generic[A, R]):
             threading.Thread(target=self._work, daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         for _ in range(self.size):
             self._todo.put(None)
 

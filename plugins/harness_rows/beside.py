@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,7 +54,8 @@ def _answer(path: str, want: dict[str, Any], into: str) -> Mapping[str, Any]:
     gc.disable()
     run = read(path, Wanted(**want))
     with Path(into).open("wb") as f:
-        pickle.dump((replace(run, rows=()), [[getattr(r, one.name) for r in run.rows] for one in fields(RawRow)]), f)
+        columns = [list(map(attrgetter(one.name), run.rows)) for one in fields(RawRow)]
+        pickle.dump((replace(run, rows=()), columns), f)
     return {}
 
 

@@ -71,8 +71,8 @@ class Inspect(ask.RowReader):
             what = f"is of version {ask.called(header.get('version'))} of Inspect's format, and {VERSION} is read"
             raise UsageError(f"{path}: {what}; write it anew with inspect log convert")
         if not isinstance(results := header.get("results"), dict):
-            ended = f'its run ended as "{ask.called(header.get("status"))}" before all was scored'
-            raise UsageError(f"{path}: {ended}; run it again, a part of the rows proves nothing of the rest")
+            why = f'its run ended as "{ask.called(header.get("status"))}" before all was scored'
+            raise UsageError(f"{path}: {why}; run it again, a part of the rows proves nothing of the rest")
         task = ask.one_of([str(told.get("task", ""))], want.task, path, "task")
         found = _rows(samples, want, f"{path}")
         _whole(told, found, results, path)
