@@ -75,7 +75,7 @@ def _chance(w: Floats, lost: Floats, share: Floats) -> Floats:
 def _tilted(w: Floats) -> Iterator[tuple[Floats, Floats]]:
     """Yield Chernoff's tilts (T, 1), so many in one go, and their heights (T, n, G) of falling weights (n, G)."""
     tilts = np.geomspace(*TILTS)[:, None]
-    for some in np.array_split(tilts, 1 + tilts.size * w.size // TOGETHER):
+    for some in np.array_split(tilts, min(len(tilts), 1 + tilts.size * w.size // TOGETHER)):
         yield some, w / -np.expm1(-some[..., None] * w)
 
 

@@ -66,6 +66,19 @@ def test_bounds_are_where_the_chance_is_alpha(lost: float) -> None:
             assert float(unseen.chance(weights, seen, share - 1e-9)) > alpha
 
 
+@pytest.mark.parametrize("together", [1, 200, 1 << 20])
+def test_many_clusters_are_computed_a_part_at_a_time(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As more than a million of unequal weight are, of which one tilt is more than is computed in one go."""
+    weights = np.arange(1.0, 9.0)
+
+    def numbers() -> list[float]:
+        return [*unseen.bounds(0.9, weights, 0.05, (0.0, 1.0), (0.1, 0.0)), float(unseen.chance(weights, 0.1, 0.5))]
+
+    wanted = numbers()
+    monkeypatch.setattr(unseen, "TOGETHER", together)
+    assert numbers() == pytest.approx(wanted, rel=1e-12)
+
+
 @pytest.mark.parametrize(("sizes", "margin"), [*((name, 0.05) for name in SIZES), ("two sizes", 0.03)])
 def test_clusters_that_did_not_change_count_by_what_they_can_prove(sizes: str, margin: float) -> None:
     """As many equal clusters would prove the margin; these may have kept what a large one would lose."""
