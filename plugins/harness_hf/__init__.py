@@ -52,7 +52,6 @@ if TYPE_CHECKING:  # what is imported when it is asked for
 sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 __getattr__, _ = attach(__name__, __file__)
-DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @hookimpl
@@ -94,7 +93,7 @@ def check(path: str) -> None:
 def load(
     refs: Sequence[ModelRef],
     *,
-    dtype: DType = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
     device_map: str | dict[str, Any] | None = None,
     threads: int | None = None,

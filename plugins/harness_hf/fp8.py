@@ -78,9 +78,7 @@ def dequantise(folder: Path, to: Path) -> None:
     for file in weight_files(folder):
         found = {n: (w.float() if scale is None else w * scale) for n, w, scale in read_fp8(folder, file)}
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, to / file, {"format": "pt"})
-    for name in formats.shipping(folder):
-        if name.endswith(".safetensors"):
-            continue
+    for name in (n for n in formats.shipping(folder) if not n.endswith(".safetensors")):
         (to / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / name, to / name)
         if name.endswith(formats.INDEX):

@@ -118,8 +118,7 @@ def _right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
         return False
     for i, wanted in enumerate(plain):
         likely = wanted.topk(min(LIKELY, len(wanted))).indices
-        apart = (wanted.log_softmax(-1) - last[i].log_softmax(-1))[likely].abs().max()
-        if apart > ONCE[precision(model)]:
+        if (wanted.log_softmax(-1) - last[i].log_softmax(-1))[likely].abs().max() > ONCE[precision(model)]:
             return False
     return True
 
@@ -193,11 +192,9 @@ def _alone(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) ->
 def _whole(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
     """Answer one by one, without a cache: right wherever a plain forward is."""
     for answer in answers:
-        ended = False
-        while not ended:
-            with torch.inference_mode():
-                logits = _plain(model, answer.prompt + answer.ids)[None]
-                ended = not answer.take(int(chosen(logits, [answer], choose)))
+        with torch.inference_mode():
+            while answer.take(int(chosen(_plain(model, answer.prompt + answer.ids)[None], [answer], choose))):
+                pass
         yield answer
 
 

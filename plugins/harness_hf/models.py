@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from huggingface_hub.errors import StrictDataclassError
 from harness import CheckFailed, UsageError
 from harness.internals import meant_otherwise, read_safetensors
 from harness_hf.linear import use_onednn
+from harness_hf.sources import told_of
 from harness_workers import card, here
 
 if TYPE_CHECKING:
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'finetune-harness[hf]'"
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|(attn|attention)\.bias$|position_ids$")  # that old files hold
 BLOCK = 64  # numbers that share a scale in NF4
-PLACELESS = "PEFT finds no place for {} of its tensors"
-MISSING = "it lacks {} of the tensors that its adapter_config.json tells of"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,8 +70,6 @@ def load_model(
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     options |= {"attn_implementation": attention} if attention else {}
     if quantization:
-        from importlib.util import find_spec
-
         from transformers import BitsAndBytesConfig
 
         if find_spec("bitsandbytes") is None:
@@ -90,7 +88,7 @@ def load_model(
     keep_4bit_layout(model)
     if wrong := wrong_on_cpu(model):
         raise UsageError(f'model "{path}": {wrong}; use = "lora", or a GPU')
-    for module in _linear4bit(model) if stored else ():
+    for module in _linear4bit(model).values() if stored else ():
         module.compute_dtype = wanted  # as where it is quantised while it is loaded; the file names another machine's
     if adapter:
         model = add_adapter(model, adapter)
@@ -142,11 +140,7 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
 
 
 def _is_quantised(path: str | Path) -> bool:
-    try:
-        config = json.loads((Path(path) / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False  # told by transformers
-    return bool(config.get("quantization_config"))
+    return bool(told_of(Path(path), "config.json").get("quantization_config"))
 
 
 def add_adapter(model: PreTrainedModel, adapter: Path, name: str = "default") -> Any:
@@ -182,10 +176,11 @@ def fitting(adapter: Path) -> Iterator[None]:
 
 def check_found(found: Any, adapter: Path, name: str) -> None:
     """Raise ValueError when PEFT's result of loading an adapter by this name tells of tensors that are left over."""
-    missing = [key for key in found.missing_keys if "lora_" in key and name in key.split(".")]
-    for keys, what in ((found.unexpected_keys, PLACELESS), (missing, MISSING)):
-        if keys:
-            raise ValueError(f'{what.format(len(keys))}, "{min(keys)}" is one')
+    if keys := found.unexpected_keys:
+        raise ValueError(f'PEFT finds no place for {len(keys)} of its tensors, "{min(keys)}" is one')
+    if keys := [key for key in found.missing_keys if "lora_" in key and name in key.split(".")]:
+        what = f"it lacks {len(keys)} of the tensors that its adapter_config.json tells of"
+        raise ValueError(f'{what}, "{min(keys)}" is one')
 
 
 def rewrites_base(adapter: Path) -> bool:
@@ -200,9 +195,8 @@ def rewrites_base(adapter: Path) -> bool:
     except (OSError, ValueError):
         what = "has no readable adapter_config.json and weights; name a PEFT folder"
         raise UsageError(f'adapter "{adapter}": {what}') from None
-    plain = config.get("init_lora_weights", True) in (True, False, "gaussian", "orthogonal", "eva")
     return (
-        not plain
+        config.get("init_lora_weights", True) not in (True, False, "gaussian", "orthogonal", "eva")
         or config.get("peft_type") != "LORA"
         or config.get("bias", "none") != "none"
         or any(config.get(name) for name in ("modules_to_save", "lora_bias", "trainable_token_indices"))
@@ -216,7 +210,7 @@ def keep_4bit_layout(model: PreTrainedModel) -> None:
     On a CPU with AVX512-BF16, Linear4bit's first eval forward rewrites the weight for a faster kernel and leaves
     nothing to tell it apart: gradients, dequantisation and merging are wrong from then on, and nothing is raised.
     """
-    for module in _linear4bit(model):
+    for module in _linear4bit(model).values():
         module.support_avx512bf16_for_cpu = False
 
 
@@ -226,11 +220,10 @@ def wrong_on_cpu(model: PreTrainedModel) -> str:
     0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others, without a word; a
     GPU reads them right.
     """
-    names = {module: name for name, module in model.named_modules()}
-    for module in _linear4bit(model):
+    for name, module in _linear4bit(model).items():
         width = module.in_features
         if module.weight.device.type == "cpu" and width % BLOCK and width % 2 == 0:
-            what = f'"{names[module]}" has {width} inputs, no multiple of {BLOCK}'
+            what = f'"{name}" has {width} inputs, no multiple of {BLOCK}'
             return f"{what}; bitsandbytes reads it wrongly on a CPU"
     return ""
 
@@ -240,15 +233,15 @@ def assert_not_repacked(model: PreTrainedModel) -> None:
 
     Call it before training, merging or dequantising.
     """
-    for module in _linear4bit(model):
+    for module in _linear4bit(model).values():
         states = (getattr(module.weight, "quant_state", None), getattr(module, "quant_state", None))
         if any(getattr(state, "packing_format_for_cpu", False) for state in states):
             raise CheckFailed("a 4-bit weight was repacked for CPU inference by bitsandbytes; load the model again")
 
 
-def _linear4bit(model: PreTrainedModel) -> list[Any]:
+def _linear4bit(model: PreTrainedModel) -> dict[str, Any]:
     loaded = sys.modules.get("bitsandbytes.nn")  # no 4-bit weight without it, and importing it is slow
-    return [module for module in model.modules() if isinstance(module, loaded.Linear4bit)] if loaded else []
+    return {n: module for n, module in model.named_modules() if isinstance(module, loaded.Linear4bit)} if loaded else {}
 
 
 def resolve_device(device: str) -> torch.device:

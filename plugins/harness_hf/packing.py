@@ -40,8 +40,7 @@ class Planner:
 
     def __init__(self, pairs: Sequence[tuple[list[int], list[int]]], numbers: Sequence[int], budget: int) -> None:
         self.budget = budget
-        order = sorted(numbers, key=lambda i: (pairs[i][0] + pairs[i][1])[:-1])
-        self.numbers = order
+        self.numbers = order = sorted(numbers, key=lambda i: (pairs[i][0] + pairs[i][1])[:-1])
         self.inputs = [(pairs[i][0] + pairs[i][1])[:-1] for i in order]
         self.outputs = [pairs[i][1] for i in order]
         self.first = [len(pairs[i][0]) - 1 for i in order]  # the place that predicts the first wanted token

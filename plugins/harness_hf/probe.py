@@ -5,6 +5,7 @@ Configuration on the meta device against the headers of the weights, settings of
 
 from __future__ import annotations
 
+import resource
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -105,38 +106,39 @@ def _in_time() -> Iterator[None]:
     def late(*_: object) -> None:
         raise UsageError(f"its chat template takes over {RENDERING} s for a few words")
 
-    import resource
-
     signal.signal(signal.SIGALRM, late)
     signal.alarm(RENDERING)
     used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
-    before = resource.getrlimit(resource.RLIMIT_CPU)
-    # One step of a template may be endless too, and lets no Python run: then the system ends the process.
-    resource.setrlimit(resource.RLIMIT_CPU, (used + 2 * RENDERING, before[1]))
     try:
-        yield
+        # One step of a template may be endless too, and lets no Python run: then the system ends the process.
+        with _limited(resource.RLIMIT_CPU, used + 2 * RENDERING):
+            yield
     finally:
         signal.alarm(0)
-        resource.setrlimit(resource.RLIMIT_CPU, before)
 
 
 @contextmanager
 def _bounded() -> Iterator[None]:
     """Bound the memory that a step may take, where the system can."""
     try:
-        import resource
-
         used = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
-    except (ImportError, OSError):
+    except OSError:
         yield
         return
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    limit = used + ROOM if before[0] == resource.RLIM_INFINITY else min(used + ROOM, before[0])
-    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    before, _ = resource.getrlimit(resource.RLIMIT_AS)
+    with _limited(resource.RLIMIT_AS, used + ROOM if before == resource.RLIM_INFINITY else min(used + ROOM, before)):
+        yield
+
+
+@contextmanager
+def _limited(kind: int, most: int) -> Iterator[None]:
+    """Limit what this process may take of a resource while a block runs."""
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most, before[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+        resource.setrlimit(kind, before)
 
 
 if __name__ == "__main__":

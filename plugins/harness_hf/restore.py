@@ -39,20 +39,12 @@ def check(file: Path, found: Gguf) -> None:
         raise UsageError(f'model "{file}": scales positions by {scaling}, which transformers does not read')
 
 
-def tokenizer(loaded: Any, found: Gguf) -> None:
-    """Let a tokenizer cut text as the file says."""
-    if found.metadata.get("tokenizer.ggml.model") == "gpt2":
-        cut(loaded.backend_tokenizer, found.metadata["tokenizer.ggml.pre"])
-
-
 def split_name(backend: dict[str, Any]) -> str | None:
     """Return llama.cpp's name for how a tokenizer.json cuts text, or None where it has none that is known here."""
     cut = backend.get("pre_tokenizer") or {}
-    steps = cut.get("pretokenizers", [cut])
-    steps = [{k: v for k, v in step.items() if k != "trim_offsets"} for step in steps]
-    found = next((name for name, known in SPLITS.items() if known == steps), None)
+    steps = [{k: v for k, v in step.items() if k != "trim_offsets"} for step in cut.get("pretokenizers", [cut])]
     whole = bool(backend["model"].get("ignore_merges"))
-    return found if found and whole == (found in WHOLE_WORDS) else None
+    return next((n for n, known in SPLITS.items() if known == steps and whole == (n in WHOLE_WORDS)), None)
 
 
 def cut(backend: Any, name: str) -> None:
@@ -71,24 +63,25 @@ def cut(backend: Any, name: str) -> None:
     backend.model.ignore_merges = name in WHOLE_WORDS
 
 
-def model(loaded: Any, file: Path, found: Gguf) -> None:
-    """Give a model the stop tokens and the rotary frequencies of the file."""
+def complete(model: Any, tokenizer: Any, file: Path, found: Gguf) -> None:
+    """Give a tokenizer the cuts of the file, and a model its stop tokens and rotary frequencies."""
+    if found.metadata.get("tokenizer.ggml.model") == "gpt2":
+        cut(tokenizer.backend_tokenizer, found.metadata["tokenizer.ggml.pre"])
     ids = [found.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in STOPS]
     stops = [i for i in ids if i is not None]
     if len(stops) > 1:
-        loaded.generation_config.eos_token_id = stops
+        model.generation_config.eos_token_id = stops
     if ROPE_FACTORS in found.tensors:
         import numpy as np
 
         place = found.tensors[ROPE_FACTORS]
         factors = np.fromfile(file, "<f4", (place.end - place.begin) // 4, offset=place.begin).tolist()
-        context = loaded.config.max_position_embeddings
         # transformers knows a list of such factors under this name; its scaling of attention is 1 here
-        loaded.config.rope_parameters = {
+        model.config.rope_parameters = {
             "rope_type": "longrope",
-            "rope_theta": loaded.config.rope_parameters["rope_theta"],
+            "rope_theta": model.config.rope_parameters["rope_theta"],
             "long_factor": factors,
             "short_factor": factors,
             "attention_factor": 1.0,
-            "original_max_position_embeddings": context,
+            "original_max_position_embeddings": model.config.max_position_embeddings,
         }

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness.internals import read_safetensors, weight_files
 
-NAN = {"F64": struct.pack("<d", float("nan")), "F32": struct.pack("<f", float("nan")), "F16": b"\x00\x7e"}
-NAN["BF16"] = b"\xc0\x7f"
+NAN = {"F64": b"\0\0\0\0\0\0\xf8\x7f", "F32": b"\0\0\xc0\x7f", "F16": b"\x00\x7e", "BF16": b"\xc0\x7f"}
 NOISE = 1.0  # of each tensor's own standard deviation
 
 
 def nudged(base: Path, out: Path, *, seed: int) -> None:
     """The base with the last bit of one weight turned: other bytes, the same model."""
     _copy(base, out)
-    file, _, start, _ = next(_places(out))
+    file, _, start = next(_places(out))
     with file.open("r+b") as f:
         f.seek(start)
         byte = f.read(1)
@@ -28,7 +26,7 @@ def nudged(base: Path, out: Path, *, seed: int) -> None:
 def nan(base: Path, out: Path, *, seed: int) -> None:
     """The base with a weight of every tensor that is not a number."""
     _copy(base, out)
-    for file, dtype, start, _ in list(_places(out)):
+    for file, dtype, start in list(_places(out)):
         with file.open("r+b") as f:
             f.seek(start)
             f.write(NAN[dtype])
@@ -57,11 +55,11 @@ def _copy(base: Path, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
 
 
-def _places(folder: Path) -> Iterator[tuple[Path, str, int, int]]:
-    """Yield file, dtype, first byte and size of every tensor of floating-point numbers."""
+def _places(folder: Path) -> Iterator[tuple[Path, str, int]]:
+    """Yield file, dtype and first byte of every tensor of floating-point numbers."""
     for file in (folder / name for name in weight_files(folder)):
         about = read_safetensors(file)
         for _, entry in sorted(about.tensors.items()):
             begin, end = entry["data_offsets"]
             if entry["dtype"] in NAN and end > begin:
-                yield file, entry["dtype"], about.start + begin, end - begin
+                yield file, entry["dtype"], about.start + begin

@@ -100,8 +100,7 @@ def resolve(path: str, *, revision: str | None = None, sha256: str | None = None
 def open_folder(folder: Path) -> LocalSource:
     """Describe the model in a folder from its config and the headers of its weights."""
     try:
-        text = (folder / "config.json").read_text("utf-8")
-        config: dict[str, Any] = dict(read_json(text))
+        config: dict[str, Any] = dict(read_json((folder / "config.json").read_text("utf-8")))
     except (ValueError, TypeError, RecursionError):
         raise UsageError(f'model "{folder}": its config.json is no JSON object; fetch it again') from None
     if problem := _implausible(folder, config):
@@ -131,8 +130,7 @@ def folder_digest(folder: Path) -> str:
 def context_of(config: Mapping[str, Any]) -> int | None:
     """Return the context in tokens that a config names, where lm_eval looks for it."""
     text = config.get("text_config") or config
-    found = (text.get(key) for key in LENGTHS)
-    return next((int(value) for value in found if value is not None), None)
+    return next((int(text[key]) for key in LENGTHS if text.get(key) is not None), None)
 
 
 def parameters_of(folder: Path) -> int:
@@ -162,8 +160,7 @@ def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
     text = config.get("text_config")
     named = {**config, **(text if isinstance(text, dict) else {})}
     try:
-        tensors = sum(1 for _ in _tensors(folder))
-        numbers = parameters_of(folder)
+        tensors, numbers = sum(1 for _ in _tensors(folder)), parameters_of(folder)
     except (OSError, ValueError):
         return ""  # told where the weights are read
     for names, most, what in ((LAYERS, tensors, "tensors"), (WIDTHS, numbers, "numbers")):
@@ -327,8 +324,7 @@ def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
     model.hf_quantizer = None
     vars(model.config).pop("quantization_config", None)
     if exactly:
-        restore.tokenizer(tokenizer, exactly)
-        restore.model(model, gguf, exactly)
+        restore.complete(model, tokenizer, gguf, exactly)
     with quiet():
         model.save_pretrained(to)
         tokenizer.save_pretrained(to)
@@ -369,8 +365,7 @@ def identity_of(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:
 
     `options` are all of the loader's, with its defaults for those that are not given.
     """
-    folders = [folder, *([ref.adapter] if ref.adapter else [])]
-    files = [keys.of_folder(f, folder_digest(f)) for f in folders]
+    files = [keys.of_folder(f, folder_digest(f)) for f in (folder, ref.adapter) if f]
     what = [files, ref.quantization, dict(options)]
     return digest_of([what, hardware(), keys.versions(), keys.switches(), keys.of_code([identity_of])])
 

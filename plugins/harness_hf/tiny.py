@@ -58,8 +58,7 @@ def _tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     added = [*SPECIAL.values(), TURN_END]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*added, *letters])}
+    vocabulary = {token: i for i, token in enumerate([*added, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()

@@ -46,10 +46,8 @@ class Tokens:
     @cached_property
     def front(self) -> list[int]:
         """The special tokens that the tokenizer puts in front of a text by itself, usually BOS or nothing."""
-        plain = self._encode(["a"], special=False)[0]
-        whole = self._encode(["a"], special=True)[0]
-        starts = (i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
-        return whole[: next(starts, 0)]
+        plain, [whole] = self.plain("a"), self._encode(["a"], special=True)
+        return whole[: next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)]
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Encode prompts: text as it is, messages through the chat template with the answer's turn opened.
@@ -124,8 +122,7 @@ class Tokens:
                 text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
             except Exception:  # a template with rules of its own about turns; EOS remains
                 return found
-            after = self._encode([text.rpartition(mark)[2].lstrip()], special=False)[0]
-            found |= set(after[:1]) & self._special
+            found |= set(self.plain(text.rpartition(mark)[2].lstrip())[:1]) & self._special
         return found
 
     @cached_property
