@@ -32,8 +32,6 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_lora.plan import make_plan as make_plan
 
 __getattr__, _ = attach(__name__, __file__)
-QuantType = Literal["nf4", "fp4"]
-ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @hookimpl
@@ -79,9 +77,9 @@ def qlora(
     lora_alpha: int | None = None,
     lora_dropout: float = 0.05,
     target_modules: str | list[str] = "all-linear",
-    quant_type: QuantType = "nf4",
+    quant_type: Literal["nf4", "fp4"] = "nf4",
     double_quant: bool = True,
-    compute_dtype: ComputeDtype = "auto",
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     **options: Any,
 ) -> Lora:
     """Adapt a base held in 4 bits by bitsandbytes; compute dtype "auto" is the dtype the model is loaded in."""

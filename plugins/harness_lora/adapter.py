@@ -73,8 +73,7 @@ class Lora:
                 "be trained; use modules_to_save"
             )
         config = self.peft_config()
-        patterns = config.rank_pattern or config.alpha_pattern
-        if str(start).startswith(MOVES_BASE) and config.use_rslora and patterns:
+        if str(start).startswith(MOVES_BASE) and config.use_rslora and (config.rank_pattern or config.alpha_pattern):
             raise UsageError("use_rslora: with patterns, PEFT cannot turn such an adapter into a plain LoRA; drop one")
         config.use_bdlora = None  # depends on the names of a model's layers
         try:  # PEFT checks rank, dropout, initialisation and variants only where it makes a layer
@@ -133,9 +132,8 @@ class Lora:
         if self.fields.get("lora_bias"):
             self._check_biases(Path(base))
         adapted = adapt(layout.model, self.peft_config())
-        found = adapted.peft_config["default"]
-        check_targets(found.target_modules, names)
-        parameters = [target.parameter for _, target in targets(adapted)]
+        check_targets(adapted.peft_config["default"].target_modules, names)
+        parameters = (target.parameter for _, target in targets(adapted))
         check_targets(self.fields.get("target_parameters"), parameters, option="target_parameters")
 
     def _check_ends(self, base: Path) -> None:
@@ -148,8 +146,7 @@ class Lora:
         if not fields.get("ensure_weight_tying"):
             chosen += [("modules_to_save", name) for name in _list(fields.get("modules_to_save"))]
         for option, name in chosen:
-            end = name.rpartition(".")[2]
-            if config.get("tie_word_embeddings") and end in EMBEDDING_LAYER_NAMES:
+            if config.get("tie_word_embeddings") and name.rpartition(".")[2] in EMBEDDING_LAYER_NAMES:
                 raise UsageError(
                     f'{option} "{name}": the base ties its embedding to its head, and one would be trained apart from '
                     "the other; use modules_to_save with ensure_weight_tying"
@@ -252,9 +249,8 @@ def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
     layout = Layout(Path(base), read_headers(Path(base)))
     with fitting(adapter):
         adapted = adapt(layout.model, config)
-        shapes = {key: header.shape for key, header in read_headers(adapter, WEIGHTS).items()}
-        shapes = {key: shape for key, shape in shapes.items() if ".lora_monteclora_" not in key}  # PEFT makes it later
-        empty = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        made = read_headers(adapter, WEIGHTS).items()
+        empty = {k: torch.empty(h.shape, device="meta") for k, h in made if ".lora_monteclora_" not in k}  # made later
         if config.use_rslora and adapted.peft_config["default"].rank_pattern != config.rank_pattern:
             what = (
                 "has its experts singly and use_rslora, and PEFT loads it with another scale than it was trained with"
@@ -277,11 +273,8 @@ def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
         raise unusable(adapter, what)
     made = {split_name(key): header.shape for key, header in theirs.items()}
     for module, part in made:
-        shape = _shape_for(made, module, part, config)
-        if shape is None:
-            continue
-        tensor = find_tensor(module, there)
-        if tensor and there[tensor].shape not in (shape, shape[::-1] if part else shape):
+        shape, tensor = _shape_for(made, module, part, config), find_tensor(module, there)
+        if shape is not None and tensor and there[tensor].shape not in (shape, shape[::-1] if part else shape):
             what = f'"{module}" is {list(shape)}, in the base it is {list(there[tensor].shape)}'
             raise unusable(adapter, f"{what}; name the base it was made for")
 

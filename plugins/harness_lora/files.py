@@ -51,8 +51,7 @@ def read_headers(folder: Path, file: str = "") -> dict[str, Header]:
                 raise UsageError(f'"{path}": tensor "{name}" is also in {found[name].file.name}; which one is meant?')
             found[name] = Header(path, entry["dtype"], tuple(entry["shape"]))
     if not found:
-        wanted = file or "*.safetensors"
-        raise UsageError(f'"{folder}": has no {wanted}; only safetensors are read, never pickles')
+        raise UsageError(f'"{folder}": has no {file or "*.safetensors"}; only safetensors are read, never pickles')
     return found
 
 

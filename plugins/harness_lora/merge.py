@@ -182,9 +182,8 @@ def merge_folder(
     done = iter(range(1, len(there) + 1))
 
     def tick() -> None:
-        number = next(done)
         if progress:
-            progress(Progress("merge", number, len(there)))
+            progress(Progress("merge", next(done), len(there)))
 
     with workers() as pool:
         merge = Merge(plan, quantization, dtype_of(note), pool, tick)
@@ -257,8 +256,7 @@ def _add_to_stack(
     while done < len(weight):
         number, row = divmod(begin + done, out)
         some = weight[done : done + out - row]
-        own = {"lora_A": a[number], "lora_B": b[number]}
-        yield add_lora(some, module, own, config, slice(row, row + len(some)))
+        yield add_lora(some, module, {"lora_A": a[number], "lora_B": b[number]}, config, slice(row, row + len(some)))
         done += len(some)
 
 
@@ -310,13 +308,12 @@ def round_to_4bit(weight: torch.Tensor, quantization: Mapping[str, Any], dtype: 
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Params4bit
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     held = Params4bit(
         weight.to(dtype).contiguous(),
         requires_grad=False,
         compress_statistics=quantization["bnb_4bit_use_double_quant"],
         quant_type=quantization["bnb_4bit_quant_type"],
-    ).to(device)
+    ).to("cuda" if torch.cuda.is_available() else "cpu")
     back: torch.Tensor = dequantize_4bit(held.data, held.quant_state)
     return back.float().cpu()
 
@@ -355,8 +352,7 @@ def fold_scales(adapter: Path) -> bool:
     rank = max(len(tensors[a]) for _, a, _ in pairs)
     for module, a, b in pairs:
         scale, missing = scale_of(module, config), rank - len(tensors[a])
-        bias = modules.get(f"{module}.bias", {}).get("lora_bias")
-        for key in filter(None, (b, bias)):
+        for key in filter(None, (b, modules.get(f"{module}.bias", {}).get("lora_bias"))):
             tensors[key] = (tensors[key].double() * scale).to(tensors[key].dtype)
         for key, shape, dim in ((a, (missing, tensors[a].shape[1]), 0), (b, (len(tensors[b]), missing), 1)):
             tensors[key] = torch.cat([tensors[key], tensors[key].new_zeros(shape)], dim).contiguous()

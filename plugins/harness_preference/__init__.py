@@ -76,9 +76,8 @@ def dpo(
     trained. `beta` holds the model to it. The first loss must be what no difference gives, ln 2 for "sigmoid", else
     P1 is flagged. `options` are further fields of TRL's DPOConfig; all else is as in `harness_sft.sft`.
     """
-    return harness_sft.train_by(
-        TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["dpo"], out, progress, flag, watch)
-    )
+    job = TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["dpo"], out, progress, flag, watch)
+    return harness_sft.train_by(job)
 
 
 @harness.trainer(columns=("prompt", "completion", "label"), **besides(KTO, METHODS["kto"]))
@@ -101,6 +100,5 @@ def kto(
     `per_device_train_batch_size`, which must be 2 or more, and in the order of the rows. `options` are further fields
     of TRL's KTOConfig; all else is as in `dpo`.
     """
-    return harness_sft.train_by(
-        TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["kto"], out, progress, flag, watch)
-    )
+    job = TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["kto"], out, progress, flag, watch)
+    return harness_sft.train_by(job)

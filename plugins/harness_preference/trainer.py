@@ -142,14 +142,10 @@ class Referenced(Checked):
 
 
 class CheckedDPO(Referenced, WithoutCopy, DPOTrainer):  # type: ignore[misc]
-    """A checked DPOTrainer."""
-
     answers = PAIR
 
 
 class CheckedKTO(Referenced, WithoutCopy, KTOTrainer):  # type: ignore[misc]
-    """A checked KTOTrainer."""
-
     answers = ALONE
 
 
@@ -181,14 +177,10 @@ class PairsPreview(Trainer):  # type: ignore[misc]
 
 
 class PreviewDPO(PairsPreview, DPOTrainer):  # type: ignore[misc]
-    """A DPOTrainer that only prepares rows."""
-
     answers = PAIR
 
 
 class PreviewKTO(PairsPreview, KTOTrainer):  # type: ignore[misc]
-    """A KTOTrainer that only prepares rows."""
-
     answers = ALONE
 
 

@@ -77,9 +77,8 @@ def besides(cls: type[Training], method: Method) -> dict[str, Callable[..., Any]
 
     @schema.takes(cls)
     def check(options: Training) -> None:
-        TrainingJob(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method).config(
-            Path("checkpoints"), "cpu"
-        )
+        job = TrainingJob(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method)
+        job.config(Path("checkpoints"), "cpu")
 
     @schema.takes(cls)
     def build(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> Built:

@@ -23,8 +23,7 @@ from harness_trackers import stay_alone
 if TYPE_CHECKING:
     from trl import SFTConfig
 
-REPORTS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name -> module and extra
-
+REPORTS = ("tensorboard", "wandb", "mlflow")  # which are also names of modules and of our extras
 EFFECTIVE = {  # fields that TRL reads only with some values of another
     "label_smoothing": ("loss_type", {"robust", "exo_pair", "aot", "aot_unpaired"}),
     "label_smoothing_factor": ("loss_type", {"nll"}),
@@ -138,7 +137,9 @@ def build_config(
     config = getattr(trl, name)
     _check_names(recipe, config, {**OURS, **(refused or {})})
     if recipe.get("use_liger_kernel"):
-        _check_liger()
+        _check_gpu("use_liger_kernel: its kernels are")
+        if find_spec("liger_kernel") is None:
+            raise UsageError("use_liger_kernel: is not installed; pip install liger-kernel")
     options = dict(recipe)
     _check_attention(options.pop("attn_implementation"))
     share, reports = options.pop("validation"), options.pop("report_to") or []
@@ -224,7 +225,7 @@ def _check_reports(reports: list[str]) -> None:
     for name in reports:
         if name not in REPORTS:
             mistakes.add(f'report_to "{name}"', f"is unknown{did_you_mean(name, REPORTS)}")
-        elif find_spec(REPORTS[name]) is None:
+        elif find_spec(name) is None:
             mistakes.add(f'report_to "{name}"', f"is not installed; pip install 'finetune-harness[{name}]'")
     mistakes.raise_if_any()
 
@@ -233,20 +234,14 @@ def _check_attention(name: Any) -> None:
     """Refuse kernels of attention where they cannot run, before a model is loaded."""
     if name in (None, "eager", "sdpa"):
         return
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UsageError(f"attn_implementation: {name} is written for GPUs, and this is a CPU; remove it")
+    _check_gpu(f"attn_implementation: {name} is")
     package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name, "torch")
     if find_spec(package) is None:
         raise UsageError(f"attn_implementation: {package} is not installed, which {name} needs")
 
 
-def _check_liger() -> None:
-    """Refuse Liger's kernels where they cannot run, before a model is loaded."""
+def _check_gpu(kernels: str) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise UsageError("use_liger_kernel: its kernels are written for GPUs, and this is a CPU; remove it")
-    if find_spec("liger_kernel") is None:
-        raise UsageError("use_liger_kernel: is not installed; pip install liger-kernel")
+        raise UsageError(f"{kernels} written for GPUs, and this is a CPU; remove it")

@@ -47,9 +47,6 @@ def later(module: str, name: str) -> Callable[[], Any]:
     return lambda: getattr(import_module(module), name)
 
 
-ALONE = Ranks()
-
-
 @dataclass(frozen=True)
 class TrainingJob:
     """One training, or what is only prepared or timed of one; `ranks` are the processes that do it together."""
@@ -66,7 +63,7 @@ class TrainingJob:
     watch: Callable[[Subject], dict[str, float]] | None = None
     processes: int | str = 1  # that are to be started
     shard: bool = False  # whether they share the weights
-    ranks: Ranks = ALONE
+    ranks: Ranks = field(default_factory=Ranks)
 
     def config(self, checkpoints: Path, device: str) -> Any:
         """Return TRL's configuration for a device ("cpu", "cuda" …); raises UsageError on what it refuses."""

@@ -36,10 +36,10 @@ NATS = 1e-3  # that a log-probability may be off, beside what rounding the large
 
 
 def settle(model: Any, batch: Mapping[str, Any], *references: Any, dtype: torch.dtype | None = None) -> str:
-    """Let a model be trained on its own likelihood; return, in words, why it goes without TRL's fused head if it does.
+    """Make sure that a model learns its own likelihood; return, in words, why it does without TRL's fused head if so.
 
-    It does, and its `references` do, where that is off by more than what rounding in `dtype` makes, or the model's.
-    Raises UsageError where the other way does not give the model's own log-probabilities either.
+    It does without, as do its `references`, where that is off by more than what rounding makes, in `dtype` or else in
+    the model's. Raises UsageError where the other way does not give the model's own log-probabilities either.
     """
     apart, limit = difference(model, batch, dtype)
     if apart <= limit:
@@ -96,7 +96,7 @@ def difference(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | None =
 
 
 def use_own_logits(model: Any) -> None:
-    """Let a model that TRL gave a fused head return the same fields, from logits that its own forward makes."""
+    """Replace the fused head that TRL gave a model: the same fields come from logits that its own forward makes."""
     fused = model.forward
 
     @functools.wraps(type(model).forward)
@@ -192,13 +192,12 @@ class LogProbs:
         logprobs, *others = FrozenHead.apply(  # type: ignore[no-untyped-call]
             hidden, weight, bias, targets, logit_scale / temperature, wanted
         )
-        given = dict(zip(wanted, others, strict=True))
-        return logprobs, *map(given.get, OPTIONAL)
+        return logprobs, *map(dict(zip(wanted, others, strict=True)).get, OPTIONAL)
 
 
 @contextmanager
 def each_logit_once() -> Iterator[None]:
-    """Let TRL project only positions that have a label to the vocabulary, as it does on a GPU, and only once.
+    """Make TRL project only positions that have a label to the vocabulary, as it does on a GPU, and only once.
 
     Elsewhere it projects all of them, and on a CPU that is a quarter of a small model's time. The choice hangs on
     these two names; what is computed of the log-probabilities afterwards does not look at them.

@@ -77,14 +77,13 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
         whole, epoch = self.trainer.state.max_steps, self.trainer.steps_per_epoch()
         tokens = round(self.trainer.counts["train"].tokens * whole / epoch)
         if len(self.marks) == 1:  # there is only one step, so it is all there is to time
-            seconds = first[0] - begun
-            spent = {"seconds": seconds, "processor": seconds}
+            spent = dict.fromkeys(("seconds", "processor"), first[0] - begun)
             return {"steps": 1, "tokens": tokens} | spent | {"whole_steps": 1, "whole_tokens": tokens}
         timed = {"steps": len(self.marks) - 1, "tokens": round(last[2] - first[2])}
         spent = {"seconds": last[0] - first[0], "processor": last[1] - first[1]}
         own = first[2] * spent["seconds"] / max(last[2] - first[2], 1.0)  # what the first step is paid for anyway
-        setup = {"setup": max(0.0, first[0] - begun - own)}
-        return timed | spent | setup | {"whole_steps": whole, "whole_tokens": tokens}
+        setup = max(0.0, first[0] - begun - own)
+        return timed | spent | {"setup": setup, "whole_steps": whole, "whole_tokens": tokens}
 
 
 def _validation(trainer: Checked, held: Sequence[Mapping[str, Any]]) -> float:

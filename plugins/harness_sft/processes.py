@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -121,11 +122,10 @@ def told_adapter(adapter: Adapter | None) -> dict[str, Any] | None:
     """Return an adapter as JSON has it; raises UsageError where another process would read another one."""
     if adapter is None:
         return None
-    told = _plain({"config": adapter.peft_config().to_dict(), "quantization": adapter.quantization})
-    read = ToldAdapter(told)
-    if _plain({"config": read.peft_config().to_dict(), "quantization": read.quantization}) != told:
+    told = _plain(adapter)
+    if _plain(ToldAdapter(told)) != told:
         raise UsageError("[train] processes: the adapter cannot be told to other processes; train in one")
-    return dict(told)
+    return told
 
 
 class ToldAdapter:
@@ -138,12 +138,13 @@ class ToldAdapter:
         """Return a new configuration."""
         from peft import get_peft_config
 
-        return get_peft_config(json.loads(json.dumps(self.told["config"])))
+        return get_peft_config(deepcopy(self.told["config"]))
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it, sets in order."""
-    return json.loads(json.dumps(value, default=lambda one: sorted(one) if isinstance(one, set) else str(one)))
+def _plain(adapter: Any) -> dict[str, Any]:
+    """Return an adapter as JSON has it, sets in order."""
+    told = {"config": adapter.peft_config().to_dict(), "quantization": adapter.quantization}
+    return dict(json.loads(json.dumps(told, default=lambda one: sorted(one) if isinstance(one, set) else str(one))))
 
 
 def launch(job: TrainingJob, count: int) -> Path:
@@ -342,6 +343,6 @@ def _lines(stream: IO[str], more: Callable[[], bool]) -> Iterator[str]:
 def _environment(number: int, count: int) -> dict[str, str]:
     """Return the environment of one of them: this one's modules, one thread unless told, this machine alone."""
     found = {"OMP_NUM_THREADS": "1", **CONNECTIONS, **os.environ}
-    found |= {"RANK": str(number), "LOCAL_RANK": str(number)}
-    found |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    found |= dict.fromkeys(("RANK", "LOCAL_RANK"), str(number))
+    found |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
     return {**found, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}

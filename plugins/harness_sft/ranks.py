@@ -41,12 +41,15 @@ class Ranks:
 
     def wait(self) -> None:
         """Wait until all have come here."""
+        self.sums(0.0)
 
     def stop_if_asked(self) -> None:
         """Raise KeyboardInterrupt in all of them when one was told to end."""
 
     def agree(self, digest: str) -> None:
         """Raise CheckFailed where they hold different weights."""
+        if len(set(self.gather(digest))) > 1:
+            raise CheckFailed(f"training: {self.count} processes hold different weights at its end; train again")
 
 
 class Several(Ranks):
@@ -63,14 +66,9 @@ class Several(Ranks):
         import torch
         import torch.distributed as dist
 
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        total = torch.tensor(values, dtype=torch.float64, device=device)
+        total = torch.tensor(values, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
         dist.all_reduce(total)
         return tuple(total.tolist())
-
-    def wait(self) -> None:
-        """Wait until all have come here."""
-        self.sums(0.0)
 
     def stop_if_asked(self) -> None:
         """Raise KeyboardInterrupt in all of them, after the same step, when one was told to end."""
@@ -80,17 +78,11 @@ class Several(Ranks):
             raise KeyboardInterrupt
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the value of each process, in the order of their numbers."""
         import torch.distributed as dist
 
         found: list[Any] = [None] * self.count
         dist.all_gather_object(found, value)
         return found
-
-    def agree(self, digest: str) -> None:
-        """Raise CheckFailed where they hold different weights."""
-        if len(set(self.gather(digest))) > 1:
-            raise CheckFailed(f"training: {self.count} processes hold different weights at its end; train again")
 
 
 def fill(rows: Dataset, size: int) -> Dataset:

@@ -51,16 +51,14 @@ def check_shapes(shapes: Sequence[Any], want: str) -> None:
 
 def take_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Row]:
     """Return these columns of each row, with template arguments where any row has them, its number and its marks."""
-    given = {name for name in (chat.TOOLS, chat.ARGUMENTS) if any(row.get(name) for row in rows)}
     blank: dict[str, Any] = {chat.TOOLS: None, chat.ARGUMENTS: {}}
-    marks = [{mark: row[mark] for mark in (GROUP, HELD_OUT) if mark in row} for row in rows]
-    numbered = enumerate(zip(rows, marks, strict=True), 1)
+    given = [name for name in blank if any(row.get(name) for row in rows)]
     return [
         {column: row.get(column) for column in columns}
-        | {name: row.get(name) or blank[name] for name in blank if name in given}
+        | {name: row.get(name) or blank[name] for name in given}
         | {"row": i}
-        | more
-        for i, (row, more) in numbered
+        | {mark: row[mark] for mark in (GROUP, HELD_OUT) if mark in row}
+        for i, row in enumerate(rows, 1)
     ]
 
 
@@ -248,8 +246,7 @@ def _begin(turns: Sequence[Mapping[str, Any]], at: int, text: str, write: Callab
         before = write(turns[:at]) if at else ""
         if text.startswith(before):
             return len(before)
-    other = {"role": turns[at]["role"], "content": OTHER}
-    return _shared(text, write([*turns[:at], other, *turns[at + 1 :]]))
+    return _shared(text, write([*turns[:at], {"role": turns[at]["role"], "content": OTHER}, *turns[at + 1 :]]))
 
 
 def _shared(one: Sequence[int] | str, two: Sequence[int] | str) -> int:

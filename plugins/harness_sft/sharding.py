@@ -79,8 +79,7 @@ class ShardedTrainer(Trainer):  # type: ignore[misc]
             super()._load_optimizer_and_scheduler(checkpoint)
         elif checkpoint:
             load(self.model, self.optimizer.optimizer, Path(checkpoint))
-            known = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-            self.lr_scheduler.load_state_dict(known)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
 
 def shard(model: nn.Module, ranks: Ranks, device: str) -> None:

@@ -243,13 +243,11 @@ def _facts(trainer: Checked) -> dict[str, Any]:
 
 def base_bytes(model: PreTrainedModel) -> int:
     """Return the bytes of a model's weights as they are held, with the constants of 4-bit blocks."""
-    total = 0
-    for parameter in model.parameters():
-        total += parameter.nbytes
-        state = getattr(parameter, "quant_state", None)
-        for part in (state, getattr(state, "state2", None)):
-            total += sum(value.nbytes for value in (part.absmax, part.code) if value is not None) if part else 0
-    return int(total)
+    parameters = list(model.parameters())
+    states = [getattr(parameter, "quant_state", None) for parameter in parameters]
+    parts = filter(None, [*states, *(getattr(state, "state2", None) for state in states)])
+    constants = (value for part in parts for value in (part.absmax, part.code) if value is not None)
+    return int(sum(held.nbytes for held in (*parameters, *constants)))
 
 
 def _stamp(job: TrainingJob) -> str:

@@ -113,8 +113,7 @@ class Checked(Obeying, ShardedTrainer):
     def steps_per_epoch(self) -> int:
         """Return the optimizer steps of one epoch, the last of which may be a smaller one."""
         batches: int = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
-        steps: int = -(-batches // self.args.gradient_accumulation_steps)
-        return steps
+        return -(-batches // int(self.args.gradient_accumulation_steps))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.ranks.count == 1:
@@ -179,8 +178,7 @@ class Checked(Obeying, ShardedTrainer):
         """Write what is trained, as it is after a step; the file is whole or not there."""
         if not self.ranks.first and not self.ranks.sharded:
             return
-        trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        weights = {name: sharding.whole(parameter).contiguous() for name, parameter in trained.items()}
+        weights = {n: sharding.whole(p).contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
         if not self.ranks.first:
             return
         path = self._best(step)
@@ -206,9 +204,8 @@ class Checked(Obeying, ShardedTrainer):
     def _drop_worse(self) -> None:
         """Remove weights that a whole checkpoint knows not to be the best."""
         if best := self.watch.best():
-            for path in Path(self.args.output_dir).glob("best-*.safetensors"):
-                if path != self._best(best.step):
-                    path.unlink()
+            for path in {*Path(self.args.output_dir).glob("best-*.safetensors")} - {self._best(best.step)}:
+                path.unlink()
 
     def save_interrupted(self) -> None:
         """Save the end of the last step, unless the interruption fell between its optimizer and its end."""
@@ -257,9 +254,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._remember_randomness()
         self.at_rest = True
         leap = f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
-        remarks = [leap, self._end_epoch_if_due(state, control)]
+        remark = "; ".join(filter(None, [leap, self._end_epoch_if_due(state, control)]))
         control.should_training_stop = control.should_training_stop or self.enough()
-        remark = "; ".join(filter(None, remarks))
         self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state), remark))
         ranks.stop_if_asked()
 
