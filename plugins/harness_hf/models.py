@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 
 from harness import CheckFailed, UsageError
 from harness.internals import meant_otherwise, read_safetensors
 from harness_hf.linear import use_onednn
-from harness_hf.sources import told_of
 from harness_workers import card, here
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def load_tokenizer(path: str | Path) -> Any:
     """Load the tokenizer of a model's folder; raises UsageError when there is none."""
-    from transformers import AutoTokenizer
-
     try:
         # where mistral-common is installed, its own file would come before the one that all others read
         told = {"mistral_format": False} if (Path(path) / "tokenizer.json").is_file() else {}
         with quiet():
-            return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False, **told)
+            return transformers.AutoTokenizer.from_pretrained(
+                str(path), local_files_only=True, trust_remote_code=False, **told
+            )
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {one_line(error)}') from None
 
@@ -70,12 +70,10 @@ def load_model(
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     options |= {"attn_implementation": attention} if attention else {}
     if quantization:
-        from transformers import BitsAndBytesConfig
-
         if find_spec("bitsandbytes") is None:
             raise UsageError(f"quantization: bitsandbytes is not installed; {INSTALL}")
         try:
-            bits = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": wanted, **quantization})
+            bits = transformers.BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": wanted, **quantization})
         except (TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"quantization: {one_line(error)}") from None
         options["quantization_config"] = bits
@@ -98,21 +96,17 @@ def load_model(
 
 def skeleton(path: str | Path, dtype: str = "", attention: str | None = None) -> Any:
     """Build the model of a folder without weights, in eval mode."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    config = transformers.AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     told: dict[str, Any] = {"dtype": DTYPES[dtype]} if dtype else {}
     told |= {"attn_implementation": attention} if attention else {}
     with quiet(), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, **told, trust_remote_code=False).eval()
+        return transformers.AutoModelForCausalLM.from_config(config, **told, trust_remote_code=False).eval()
 
 
 def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
-
     try:
         with quiet():
-            model, found = AutoModelForCausalLM.from_pretrained(
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
                 str(path), **options, output_loading_info=True, ignore_mismatched_sizes=True
             )
     except torch.OutOfMemoryError as error:
@@ -140,7 +134,11 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
 
 
 def _is_quantised(path: str | Path) -> bool:
-    return bool(told_of(Path(path), "config.json").get("quantization_config"))
+    try:
+        config = json.loads((Path(path) / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False  # told by transformers
+    return bool(config.get("quantization_config"))
 
 
 def add_adapter(model: PreTrainedModel, adapter: Path, name: str = "default") -> Any:
@@ -223,8 +221,7 @@ def wrong_on_cpu(model: PreTrainedModel) -> str:
     for name, module in _linear4bit(model).items():
         width = module.in_features
         if module.weight.device.type == "cpu" and width % BLOCK and width % 2 == 0:
-            what = f'"{name}" has {width} inputs, no multiple of {BLOCK}'
-            return f"{what}; bitsandbytes reads it wrongly on a CPU"
+            return f'"{name}" has {width} inputs, no multiple of {BLOCK}; bitsandbytes reads it wrongly on a CPU'
     return ""
 
 
@@ -294,8 +291,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the libraries' progress bars, advice and deprecations of each other while something loads."""
-    from transformers.utils import logging
-
+    logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
