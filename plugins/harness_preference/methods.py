@@ -74,9 +74,8 @@ def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 def _select(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: str) -> list[Row]:
     answers = [name for name in columns if name not in ("prompt", "label")]
     kinds = [_kind(row.get("prompt"), [row.get(name) for name in answers]) for row in rows]
-    check_shapes(
-        kinds, f"{what}, all texts, or all messages of which the assistant's answer is the last, and not empty"
-    )
+    want = f"{what}, all texts, or all messages of which the assistant's answer is the last, and not empty"
+    check_shapes(kinds, want)
     return take_columns(rows, columns)
 
 

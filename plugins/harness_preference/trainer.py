@@ -44,9 +44,9 @@ class Referenced(Checked):
     answers: tuple[str, ...] = ()  # the columns of tokens beside the prompt's
 
     def __init__(self, *args: Any, **given: Any) -> None:
-        self.rewards: list[dict[str, float]] = []  # of each step, those before an interruption too
-        self.step_rewards: list[dict[str, float]] = []  # of each batch of the step that runs
         super().__init__(*args, **given)
+        self.remembered = {"rewards": []}  # of each step, those before an interruption too
+        self.step_rewards: list[dict[str, float]] = []  # of each batch of the step that runs
 
     def _prepare_dataset(self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, name: str) -> Any:
         """Let TRL tokenise the rows whole, count and check them, and let it drop none."""
@@ -104,23 +104,16 @@ class Referenced(Checked):
 
     def end_step(self) -> None:
         """Add up the rewards of the batches of a step."""
-        self.rewards.append({name: _mean(self.step_rewards, name) for name in KEPT})
+        self.remembered["rewards"].append({name: _mean(self.step_rewards, name) for name in KEPT})
         self.step_rewards = []
-
-    def remembered(self) -> dict[str, Any]:
-        """Return what a training that goes on must know."""
-        return {"rewards": self.rewards}
-
-    def recall(self, known: dict[str, Any]) -> None:
-        """Take up what a checkpoint remembers."""
-        self.rewards = known["rewards"]
 
     def told(self) -> dict[str, Any]:
         """Return the first loss, and the rewards of the last steps."""
-        last = {name: _mean(self.rewards[-LAST:], name) for name in KEPT}
+        rewards = self.remembered["rewards"]
+        last = {name: _mean(rewards[-LAST:], name) for name in KEPT}
         told = {f"{name}_reward": last[name] for name in ("chosen", "rejected")}
         told |= {"reward_margin": last["chosen"] - last["rejected"], "reward_accuracy": last["accuracy"]}
-        first = [abs(self.rewards[0][name]) for name in ("chosen", "rejected")]
+        first = [abs(rewards[0][name]) for name in ("chosen", "rejected")]
         told["first_reward"] = max(filter(math.isfinite, first), default=math.nan)  # a step may lack one kind
         told["first_loss"] = self.watch.steps[0].loss or 0.0
         return super().told() | {name: value for name, value in told.items() if math.isfinite(value)}

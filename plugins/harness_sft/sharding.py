@@ -46,11 +46,6 @@ class ShardedTrainer(Trainer):  # type: ignore[misc]
 
     ranks: Ranks
 
-    def split(self) -> None:
-        """Share the weights between the processes; raises UsageError where that does not come about."""
-        shard(self.model, self.ranks, self.args.device.type)
-        self.is_distributed_loading_by_transformers = True  # so that accelerate wraps it in nothing
-
     def _move_model_to_device(self, model: Any, device: Any) -> None:
         if not self.ranks.sharded:  # else its slices are moved
             super()._move_model_to_device(model, device)

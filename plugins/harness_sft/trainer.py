@@ -65,6 +65,7 @@ class Checked(Obeying, ShardedTrainer):
         self.counts: dict[str, Counts] = {}
         self.stamp, self.flag = stamp, job.flag or raise_finding
         self.watched: Callable[[], dict[str, float]] | None = None
+        self.remembered: dict[str, Any] = {}  # what else a training that goes on must know
         self.slow = ""  # why it trains without TRL's fused head
         self.patience = job.recipe["patience"]  # epochs without a lower validation loss; 0 takes the last adapter
         cast = getattr(model, "is_loaded_in_4bit", False)
@@ -76,7 +77,8 @@ class Checked(Obeying, ShardedTrainer):
             if name in trained:
                 parameter.data = trained[name]
         if ranks.sharded:
-            self.split()
+            sharding.shard(self.model, ranks, self.args.device.type)
+            self.is_distributed_loading_by_transformers = True  # so that accelerate wraps it in nothing
         self.start = Start(self.model)
         self.rows = len(self.train_dataset)
         if ranks.count > 1:
@@ -102,13 +104,6 @@ class Checked(Obeying, ShardedTrainer):
 
     def end_step(self) -> None:
         """Look at what a step left behind."""
-
-    def remembered(self) -> dict[str, Any]:
-        """Return what else a training that goes on must know."""
-        return {}
-
-    def recall(self, known: dict[str, Any]) -> None:
-        """Take up what a checkpoint remembers."""
 
     def steps_per_epoch(self) -> int:
         """Return the optimizer steps of one epoch, the last of which may be a smaller one."""
@@ -161,7 +156,7 @@ class Checked(Obeying, ShardedTrainer):
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             steps, ends = ([asdict(one) for one in told] for told in (self.watch.steps, self.watch.ends))
             known = {"stamp": self.stamp, "steps": steps, "ends": ends}
-            write_text(folder / WHOLE, json.dumps(known | self.remembered()))
+            write_text(folder / WHOLE, json.dumps(known | self.remembered))
         self._drop_worse()
 
     def resume(self, checkpoint: Path) -> None:
@@ -170,7 +165,7 @@ class Checked(Obeying, ShardedTrainer):
         self.watch.steps = [TrainingStep(**step) for step in known["steps"]]
         self.watch.ends = [End(**end) for end in known["ends"]]
         self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)
-        self.recall(known)
+        self.remembered = {name: known[name] for name in self.remembered}
         with suppress(Enough):
             self.train(resume_from_checkpoint=str(checkpoint))
 
