@@ -309,12 +309,8 @@ def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
     try:
         with quiet(), _read_once(), redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
             # Without dequantize, transformers may keep the weights in their GGUF blocks.
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                gguf_file=gguf.name,
-                dtype=dtype,
-                quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
-            )
+            how = {"dtype": dtype, "quantization_config": GgufConfig(gguf_file=gguf.name, dequantize=True)}
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **how)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except (ValueError, KeyError, ImportError, NotImplementedError) as error:
         raise UsageError(f'file "{gguf.name}": transformers cannot read it: {one_line(error)}') from None

@@ -26,6 +26,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
     from harness_hf.models import quiet
 
     tokenizer = _tokenizer()
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -35,18 +36,14 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
         initializer_range=0.1,  # far enough from uniform that greedy choices are no ties
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
+        **ids,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).float()
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(TURN_END)] if stops else tokenizer.eos_token_id
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
-    )
+    model.generation_config = GenerationConfig(**ids | {"eos_token_id": ends})
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -83,11 +83,8 @@ def qlora(
     **options: Any,
 ) -> Lora:
     """Adapt a base held in 4 bits by bitsandbytes; compute dtype "auto" is the dtype the model is loaded in."""
-    quantization: dict[str, Any] = {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": quant_type,
-        "bnb_4bit_use_double_quant": double_quant,
-    }
+    quantization: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": quant_type}
+    quantization["bnb_4bit_use_double_quant"] = double_quant
     if compute_dtype != "auto":
         quantization["bnb_4bit_compute_dtype"] = compute_dtype
     return Lora(_fields(r, lora_alpha, lora_dropout, target_modules, options), quantization)

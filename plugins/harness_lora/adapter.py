@@ -68,10 +68,8 @@ class Lora:
         if self.quantization and str(start).startswith(ON_FLOATS):
             raise UsageError(f'init_lora_weights "{start}": cannot be made on a 4-bit base; use lora')
         if "lm_head" in {name.rpartition(".")[2] for name in _list(self.fields["target_modules"])}:
-            raise UsageError(
-                'target_modules "lm_head": TRL computes the loss from its weight alone, so an adapter of it would not '
-                "be trained; use modules_to_save"
-            )
+            why = "TRL computes the loss from its weight alone, so an adapter of it would not be trained"
+            raise UsageError(f'target_modules "lm_head": {why}; use modules_to_save')
         config = self.peft_config()
         if str(start).startswith(MOVES_BASE) and config.use_rslora and (config.rank_pattern or config.alpha_pattern):
             raise UsageError("use_rslora: with patterns, PEFT cannot turn such an adapter into a plain LoRA; drop one")
@@ -147,10 +145,8 @@ class Lora:
             chosen += [("modules_to_save", name) for name in _list(fields.get("modules_to_save"))]
         for option, name in chosen:
             if config.get("tie_word_embeddings") and name.rpartition(".")[2] in EMBEDDING_LAYER_NAMES:
-                raise UsageError(
-                    f'{option} "{name}": the base ties its embedding to its head, and one would be trained apart from '
-                    "the other; use modules_to_save with ensure_weight_tying"
-                )
+                why = "the base ties its embedding to its head, and one would be trained apart from the other"
+                raise UsageError(f'{option} "{name}": {why}; use modules_to_save with ensure_weight_tying')
         tokens = fields.get("trainable_token_indices") or []
         given = [t for of in tokens.values() for t in of] if isinstance(tokens, dict) else tokens
         for token in given:
@@ -158,10 +154,8 @@ class Lora:
                 size = config["vocab_size"]
                 raise UsageError(f"trainable_token_indices: there is no token {token} in a vocabulary of {size}")
         if config.get("tie_word_embeddings") and tokens:
-            raise UsageError(
-                "trainable_token_indices: the base ties its embedding to its head, and TRL cannot compute the loss "
-                "with such a head; use modules_to_save with ensure_weight_tying"
-            )
+            why = "the base ties its embedding to its head, and TRL cannot compute the loss with such a head"
+            raise UsageError(f"trainable_token_indices: {why}; use modules_to_save with ensure_weight_tying")
 
     def _check_biases(self, base: Path) -> None:
         """Refuse `lora_bias` on a layer that has no bias to merge it into."""
@@ -229,9 +223,8 @@ class Lora:
         onto, trained = (quantization, None) if variant == "dequantized" else (None, quantization)
         asked = {"base": base, "adapter": str(adapter), "merged": str(merged), "quantization": onto, "trained": trained}
         lost = "merge: what was written could not be verified"
-        return isolated.ask(
-            "harness_lora.parity", asked, lost, heard=progress and (lambda *sign: progress(Progress(*sign)))
-        )
+        heard = progress and (lambda *sign: progress(Progress(*sign)))
+        return isolated.ask("harness_lora.parity", asked, lost, heard=heard)
 
 
 def _list(names: Any) -> list[str]:
@@ -252,10 +245,8 @@ def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
         made = read_headers(adapter, WEIGHTS).items()
         empty = {k: torch.empty(h.shape, device="meta") for k, h in made if ".lora_monteclora_" not in k}  # made later
         if config.use_rslora and adapted.peft_config["default"].rank_pattern != config.rank_pattern:
-            what = (
-                "has its experts singly and use_rslora, and PEFT loads it with another scale than it was trained with"
-            )
-            raise unusable(adapter, f"{what}; train it again, or merge it with the library it was trained with")
+            why = "has its experts singly and use_rslora, and PEFT loads it with another scale than it was trained with"
+            raise unusable(adapter, f"{why}; train it again, or merge it with the library it was trained with")
         check_found(set_peft_model_state_dict(adapted, empty, low_cpu_mem_usage=True), adapter, "default")
     for _, target in targets(adapted):
         if target.parameter not in layout.by_parameter and target.parameter not in layout.twins:

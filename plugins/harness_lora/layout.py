@@ -132,10 +132,8 @@ def adapt(model: PreTrainedModel, config: LoraConfig) -> Any:
             adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
         except (ValueError, TypeError, IndexError, RuntimeError, NotImplementedError, KeyError) as error:
             if config.lora_dropout and ParamWrapper.__name__ in str(error):
-                raise UsageError(
-                    "lora_dropout: PEFT adapts this base's experts as bare parameters, which can have no dropout; set "
-                    "lora_dropout = 0, or name target_modules without them"
-                ) from None
+                why = "lora_dropout: PEFT adapts this base's experts as bare parameters, which can have no dropout"
+                raise UsageError(f"{why}; set lora_dropout = 0, or name target_modules without them") from None
             raise UsageError(f"[adapter] does not fit the base: {one_line(error)}") from None
     for name, module in adapted.base_model.model.named_modules():
         base, found = module.get_base_layer() if isinstance(module, LoraLayer) else None, None

@@ -90,11 +90,9 @@ class Merge:
             after = total.to(before.dtype)
             if not is_finite(after):
                 dtype, most = str(before.dtype).removeprefix("torch."), torch.finfo(before.dtype).max
-                raise CheckFailed(
-                    f'merge: "{name}" is not finite in {dtype} [merge-finite]: its greatest weight '
-                    f"would be {float(total.abs().max()):.3g}, the limit is {most:.3g}; the "
-                    "adapter is broken: train again at a lower rate, or choose a base in bfloat16"
-                )
+                what = f"its greatest weight would be {float(total.abs().max()):.3g}, the limit is {most:.3g}"
+                how = "the adapter is broken: train again at a lower rate, or choose a base in bfloat16"
+                raise CheckFailed(f'merge: "{name}" is not finite in {dtype} [merge-finite]: {what}; {how}')
             if name not in self.changed and not torch.equal(before[rows], after):
                 self.changed.add(name)
             data, at = after.contiguous().flatten().view(torch.uint8).numpy().data, start + rows.start * row
@@ -238,9 +236,8 @@ def add_lora(
     r = rank_of(module, config)
     if a.shape[0] != r:
         raise CheckFailed(f'adapter: "{module}" has rank {a.shape[0]}, its configuration says {r}')
-    total: torch.Tensor = torch.addmm(
-        weight, b[rows].to(weight.dtype), a.to(weight.dtype), alpha=scale_of(module, config)
-    )
+    scale = scale_of(module, config)
+    total: torch.Tensor = torch.addmm(weight, b[rows].to(weight.dtype), a.to(weight.dtype), alpha=scale)
     if config.use_dora:
         norm = torch.linalg.norm(total, dim=1, keepdim=True)
         total = parts["lora_magnitude_vector"][rows].to(weight.dtype).view(-1, 1) / norm * total
@@ -308,12 +305,9 @@ def round_to_4bit(weight: torch.Tensor, quantization: Mapping[str, Any], dtype: 
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Params4bit
 
-    held = Params4bit(
-        weight.to(dtype).contiguous(),
-        requires_grad=False,
-        compress_statistics=quantization["bnb_4bit_use_double_quant"],
-        quant_type=quantization["bnb_4bit_quant_type"],
-    ).to("cuda" if torch.cuda.is_available() else "cpu")
+    nested, kind = quantization["bnb_4bit_use_double_quant"], quantization["bnb_4bit_quant_type"]
+    held = Params4bit(weight.to(dtype).contiguous(), requires_grad=False, compress_statistics=nested, quant_type=kind)
+    held = held.to("cuda" if torch.cuda.is_available() else "cpu")
     back: torch.Tensor = dequantize_4bit(held.data, held.quant_state)
     return back.float().cpu()
 

@@ -58,10 +58,8 @@ def check_mergeable(config: LoraConfig, *, trained: bool = False) -> None:
             raise UsageError(f'[merge] an adapter with "{name}" is not merged: {why}; ship the adapter')
     start = config.init_lora_weights
     if trained and isinstance(start, str) and start.startswith(REWRITTEN):
-        raise UsageError(
-            f'[merge] an adapter initialised with "{start}": it belongs to a rewritten base; '
-            "convert it with PEFT's path_initial_model_for_weight_conversion"
-        )
+        how = "convert it with PEFT's path_initial_model_for_weight_conversion"
+        raise UsageError(f'[merge] an adapter initialised with "{start}": it belongs to a rewritten base; {how}')
 
 
 def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header], Sequence[str]]:
@@ -94,11 +92,9 @@ def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header]
 def check_changed(changed: set[str], plan: MergePlan) -> None:
     """Raise CheckFailed when no tensor changed that was to change."""
     if not changed & plan.must:
-        raise CheckFailed(
-            f"merge: the merged model equals its base [merge-base]: 0 of {len(plan.must)} adapted tensors changed, "
-            "at least 1 must; the adapter is too small for the base's dtype: train longer or at a higher rate, or ship "
-            "the adapter"
-        )
+        what = f"0 of {len(plan.must)} adapted tensors changed, at least 1 must"
+        how = "the adapter is too small for the base's dtype: train longer or at a higher rate, or ship the adapter"
+        raise CheckFailed(f"merge: the merged model equals its base [merge-base]: {what}; {how}")
 
 
 def make_plan(
@@ -149,7 +145,5 @@ def _unmergeable(module: str, twin: str | None) -> str:
     """Return why the weight of an adapted module is not added to."""
     if twin is None:
         return f'the adapter has weights for "{module}", and the base has none; is this the base it was trained on?'
-    return (
-        f'"{module}" and "{twin}" are one weight in this base, and an adapter changes each by itself, which one merged '
-        "weight cannot hold; ship the adapter, or train with targets that leave them out"
-    )
+    what = f'"{module}" and "{twin}" are one weight in this base, and an adapter changes each by itself'
+    return f"{what}, which one merged weight cannot hold; ship the adapter, or train with targets that leave them out"

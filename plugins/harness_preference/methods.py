@@ -34,10 +34,8 @@ def fits(adapter: Adapter | None) -> None:
     config = adapter.peft_config()
     start = config.init_lora_weights
     if isinstance(start, str) and start.startswith(MOVES_BASE):
-        raise UsageError(
-            f'init_lora_weights "{start}": moves a part of the base into the adapter, and the reference is the base '
-            "without it; remove it"
-        )
+        why = "moves a part of the base into the adapter, and the reference is the base without it"
+        raise UsageError(f'init_lora_weights "{start}": {why}; remove it')
     if config.bias != "none":
         raise UsageError(f'bias "{config.bias}": trains biases of the base, which is the reference; remove it')
 

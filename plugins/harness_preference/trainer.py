@@ -53,10 +53,8 @@ class Referenced(Checked):
         whole = super()._prepare_dataset(dataset, tokenizer, args, name)
         kept = set(whole["row"])
         if lost := [row for row in dataset["row"] if row not in kept]:
-            raise UsageError(
-                f"[train] data: {name_rows(lost)}: no token of an answer is left to learn from; "
-                f"raise max_length (now {args.max_length}) or remove the rows"
-            )
+            how = f"raise max_length (now {args.max_length}) or remove the rows"
+            raise UsageError(f"[train] data: {name_rows(lost)}: no token of an answer is left to learn from; {how}")
         cut, end = args.max_length, getattr(args, "truncation_mode", "keep_start") == "keep_end"
         tokens = supervised = truncated = 0
         for row in whole:
@@ -156,11 +154,8 @@ class PairsPreview(Trainer):  # type: ignore[misc]
 
     def examples(self) -> list[Example]:
         """Return each answer after its prompt in tokens, before they are cut."""
-        return [
-            Example(row["row"], row["prompt_ids"] + row[column], [IGNORED] * len(row["prompt_ids"]) + row[column])
-            for column in self.answers
-            for row in self.whole
-        ]
+        rows = ((row["row"], row["prompt_ids"], row[column]) for column in self.answers for row in self.whole)
+        return [Example(number, asked + said, [IGNORED] * len(asked) + said) for number, asked, said in rows]
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Return rows as a batch, their labels written as other trainers have them."""

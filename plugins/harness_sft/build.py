@@ -70,10 +70,9 @@ def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
     try:
         get_training_chat_template(tokenizer)
     except ValueError:
-        raise UsageError(
-            "[train] assistant_only_loss: the chat template has no generation markers, and TRL has none for it; give "
-            "one that has them as chat_template_path, or rows of prompt and completion"
-        ) from None
+        why = "the chat template has no generation markers, and TRL has none for it"
+        how = "give one that has them as chat_template_path, or rows of prompt and completion"
+        raise UsageError(f"[train] assistant_only_loss: {why}; {how}") from None
 
 
 def skeleton(path: str) -> Any:

@@ -179,10 +179,9 @@ def on_one_gpu(config: Any, rows: int) -> Any:
     if config.n_gpu > 1:
         config._n_gpu = 1
     if config.train_batch_size != rows:
-        raise UsageError(
-            f"per_device_train_batch_size: is {rows}, and {config.train_batch_size} rows would be a batch here; "
-            "let the process see one GPU (CUDA_VISIBLE_DEVICES), or say how many processes train"
-        )
+        what = f"is {rows}, and {config.train_batch_size} rows would be a batch here"
+        how = "let the process see one GPU (CUDA_VISIBLE_DEVICES), or say how many processes train"
+        raise UsageError(f"per_device_train_batch_size: {what}; {how}")
     return config
 
 

@@ -189,9 +189,8 @@ class LogProbs:
             )
             return found
         wanted = [name for name in OPTIONAL if name in outputs]
-        logprobs, *others = FrozenHead.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, targets, logit_scale / temperature, wanted
-        )
+        scale = logit_scale / temperature
+        logprobs, *others = FrozenHead.apply(hidden, weight, bias, targets, scale, wanted)  # type: ignore[no-untyped-call]
         return logprobs, *map(dict(zip(wanted, others, strict=True)).get, OPTIONAL)
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -63,10 +63,8 @@ def refuse(processes: int | str, recipe: Mapping[str, Any], accumulated: int) ->
     if processes in (1, "auto"):
         return
     if accumulated % int(processes):
-        raise UsageError(
-            f"processes: is {processes}, and the {accumulated} batches of a step (gradient_accumulation_steps) cannot "
-            f"be dealt out evenly; set one that divides {accumulated}"
-        )
+        what = f"the {accumulated} batches of a step (gradient_accumulation_steps) cannot be dealt out evenly"
+        raise UsageError(f"processes: is {processes}, and {what}; set one that divides {accumulated}")
     for name, why in ALONE.items():
         if recipe.get(name):
             raise UsageError(f"{name}: cannot be set with several processes: {why}; remove it")
@@ -90,10 +88,8 @@ def refuse_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adap
     if adapter is None:
         return
     if adapter.quantization:
-        raise UsageError(
-            'shard: shares no base in 4 bits, whose slices no test proves here; use = "lora" in [adapter], or shard = '
-            "false"
-        )
+        how = 'use = "lora" in [adapter], or shard = false'
+        raise UsageError(f"shard: shares no base in 4 bits, whose slices no test proves here; {how}")
     config = adapter.peft_config()
     for name, used in (
         ("use_dora", config.use_dora),
@@ -163,12 +159,8 @@ def launch(job: TrainingJob, count: int) -> Path:
     try:
         write_text(folder / JOB, json.dumps(told, default=dict))
         (folder / EVENTS).touch()
-        with (folder / SAID).open("wb") as said:
-            run = Launched(folder, count, said, job)
-            try:
-                run.follow()
-            finally:
-                run.end()
+        with (folder / SAID).open("wb") as said, closing(Launched(folder, count, said, job)) as run:
+            run.follow()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return job.out
@@ -275,7 +267,7 @@ class Launched:
         self.interrupted = self.interrupted or "interrupted" in event
         self.done = self.done or "done" in event
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End all processes that have not ended, and what they started; a kill ends one that is stopped, too."""
         for process in self.processes:
             if process.poll() is None:

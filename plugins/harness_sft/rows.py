@@ -87,10 +87,8 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
             if len(held) + len(group) <= count:
                 held.update(group)
         if not held or len(held) == len(rows):
-            raise UsageError(
-                f"validation: holds out {count} of {len(rows)} rows in {len(groups)} groups; "
-                "choose another share or give more data"
-            )
+            what = f"holds out {count} of {len(rows)} rows in {len(groups)} groups"
+            raise UsageError(f"validation: {what}; choose another share or give more data")
     bare = [{k: v for k, v in row.items() if k not in (GROUP, HELD_OUT)} for row in rows]
     return [row for i, row in enumerate(bare) if i not in held], [row for i, row in enumerate(bare) if i in held]
 
@@ -98,10 +96,7 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
 def _groups(rows: Sequence[Row]) -> list[list[int]]:
     """Return the numbers of rows that belong together: of one group, or with one prompt that is not most rows'."""
     # What is asked is the prompt, all messages but the last, or the whole of a text.
-    asked = [
-        repr(row["messages"][:-1] if row.get("messages") else row.get("prompt", row.get("text", row["row"])))
-        for row in rows
-    ]
+    asked = [repr(r["messages"][:-1] if r.get("messages") else r.get("prompt", r.get("text", r["row"]))) for r in rows]
     often = {prompt for prompt, n in Counter(asked).items() if n > max(3, len(rows) / 2)}
     root = list(range(len(rows)))
 
@@ -166,10 +161,8 @@ def count_rows(whole: Any, cut: int | None, *, keep_end: bool = False) -> Counts
         if not learnt:
             empty.append(number)
     if empty:
-        raise UsageError(
-            f"[train] data: {name_rows(empty)}: no token of the answer is left to learn from; "
-            f"raise max_length (now {cut}) or remove the rows"
-        )
+        how = f"raise max_length (now {cut}) or remove the rows"
+        raise UsageError(f"[train] data: {name_rows(empty)}: no token of the answer is left to learn from; {how}")
     return Counts(len(whole), tokens, supervised, truncated)
 
 
@@ -182,10 +175,9 @@ def check_endings(whole: Any, tokenizer: PreTrainedTokenizerBase, cut: int | Non
         if (not ends and not (cut and len(ids) > cut)) or (bos is not None and bos != eos and ids[:2] == [bos, bos]):
             wrong.append(number)
     if wrong:
-        raise UsageError(
-            f"[train] data: {name_rows(wrong)}: must end in one end-of-sequence token and begin with at most one "
-            "beginning-of-sequence token; remove such tokens from the text, the tokenizer adds them"
-        )
+        want = "must end in one end-of-sequence token and begin with at most one beginning-of-sequence token"
+        how = "remove such tokens from the text, the tokenizer adds them"
+        raise UsageError(f"[train] data: {name_rows(wrong)}: {want}; {how}")
 
 
 def turns_of(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -117,11 +117,9 @@ def check_split(model: nn.Module, ranks: Ranks) -> None:
     [held] = ranks.sums(sum(local(p).numel() for p in parameters.values()))
     total = sum(p.numel() for p in parameters.values())
     if whole or held != total:
-        raise UsageError(
-            f"[train] shard: {len(parameters) - len(whole)} of {len(parameters)} parameters are split, and "
-            f"{ranks.count} processes hold {held:,.0f} numbers of {total:,}; this model cannot be sharded here: "
-            "set shard = false"
-        )
+        split = f"{len(parameters) - len(whole)} of {len(parameters)} parameters are split"
+        there = f"{ranks.count} processes hold {held:,.0f} numbers of {total:,}"
+        raise UsageError(f"[train] shard: {split}, and {there}; this model cannot be sharded here: set shard = false")
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -159,10 +157,8 @@ def gather(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
     told = ranks.gather(own)
     odd = [name for name, tensor in found.items() if _slices(tensor, ranks.count) != [each[name] for each in told]]
     if odd:
-        raise CheckFailed(
-            f"training: {len(odd)} of {len(found)} gathered tensors are not what {ranks.count} processes hold, such as "
-            f'"{odd[0]}" [gathered-slices]; set shard = false'
-        )
+        what = f"{len(odd)} of {len(found)} gathered tensors are not what {ranks.count} processes hold"
+        raise CheckFailed(f'training: {what}, such as "{odd[0]}" [gathered-slices]; set shard = false')
     return found
 
 
@@ -185,10 +181,8 @@ def sha256_of(tensor: torch.Tensor) -> str:
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {
-        "model": get_model_state_dict(model, options=TRAINED),
-        "optimizer": get_optimizer_state_dict(model, optimizer, options=TRAINED),
-    }
+    trained = get_model_state_dict(model, options=TRAINED)
+    return {"model": trained, "optimizer": get_optimizer_state_dict(model, optimizer, options=TRAINED)}
 
 
 def _saved(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -118,16 +118,9 @@ def build_trainer(
     told = {"trainable": trainable, "parameters": total, "base MB": round(size / 1e6, 1)}
     job.progress(Progress("train", 0, 0, told))
     try:
-        trainer = job.method.trainer()(
-            model,
-            job=job,
-            stamp=stamp,
-            held_out=as_dataset(held_out) if held_out else None,
-            args=config,
-            train_dataset=as_dataset(kept),
-            processing_class=load_tokenizer(ref.path),
-            **job.method.beside(ref, adapter),
-        )
+        given: dict[str, Any] = {"job": job, "stamp": stamp, "args": config, **job.method.beside(ref, adapter)}
+        given |= {"held_out": as_dataset(held_out) if held_out else None, "train_dataset": as_dataset(kept)}
+        trainer = job.method.trainer()(model, **given, processing_class=load_tokenizer(ref.path))
     except (ValueError, RuntimeError) as error:  # options that TRL checks only against the rows and the model
         raise UsageError(f"[train] TRL refuses: {' '.join(str(error).split())}") from error
     if ranks.sharded:
@@ -287,15 +280,14 @@ def quiet_libraries() -> Iterator[None]:
     datasets.disable_progress_bars()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            warnings.filterwarnings("ignore", "(PiSSA|OLoRA) changes the base weights", UserWarning)
-            warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
+            ignore = partial(warnings.filterwarnings, "ignore")
+            ignore("`is_gradient_checkpointing` is deprecated", FutureWarning)
+            ignore("(PiSSA|OLoRA) changes the base weights", UserWarning)
+            ignore("Setting `save_embedding_layers` to `True`", UserWarning)
             # It does not look for them among parameters, for which it has set some itself.
-            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+            ignore("The following (rank|alpha)_pattern keys", RuntimeWarning)
             # It takes the bias of lora_bias, which has one dimension, for a shard of a matrix.
-            warnings.filterwarnings(
-                "ignore", r"Adapter 'default': \d+ LoRA tensor\(s\) have invalid shape", UserWarning
-            )
+            ignore(r"Adapter 'default': \d+ LoRA tensor\(s\) have invalid shape", UserWarning)
             yield
     finally:
         if shown:

@@ -59,10 +59,9 @@ def write_whole(
         again = _distributions(load_model(work, dtype="float32", device=model.device.type), rows)
         off, _ = _apart(rounded, again)
         if not off <= SAME:
-            raise CheckFailed(
-                f"training: what was saved answers otherwise than what was trained [saved-parity]: KL {off:.2g} nats a "
-                f"token, limit {SAME:g}; transformers did not save or load all of this architecture"
-            )
+            what = "what was saved answers otherwise than what was trained [saved-parity]"
+            why = "transformers did not save or load all of this architecture"
+            raise CheckFailed(f"training: {what}: KL {off:.2g} nats a token, limit {SAME:g}; {why}")
         lost, kept = _apart(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         if set(stored.values()) != {torch.float32}:  # else nothing was rounded
