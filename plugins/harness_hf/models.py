@@ -38,10 +38,9 @@ def load_tokenizer(path: str | Path) -> Any:
     try:
         # where mistral-common is installed, its own file would come before the one that all others read
         told = {"mistral_format": False} if (Path(path) / "tokenizer.json").is_file() else {}
+        told |= {"local_files_only": True, "trust_remote_code": False}
         with quiet():
-            return transformers.AutoTokenizer.from_pretrained(
-                str(path), local_files_only=True, trust_remote_code=False, **told
-            )
+            return transformers.AutoTokenizer.from_pretrained(str(path), **told)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {one_line(error)}') from None
 
@@ -105,10 +104,9 @@ def skeleton(path: str | Path, dtype: str = "", attention: str | None = None) ->
 
 def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     try:
+        how = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
         with quiet():
-            model, found = transformers.AutoModelForCausalLM.from_pretrained(
-                str(path), **options, output_loading_info=True, ignore_mismatched_sizes=True
-            )
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(str(path), **how)
     except torch.OutOfMemoryError as error:
         what = f"does not fit: {one_line(error)}; choose a smaller dtype or a device_map"
         raise UsageError(f'model "{path}": {what}') from None

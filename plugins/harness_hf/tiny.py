@@ -61,8 +61,7 @@ def _tokenizer() -> Any:
     backend.decoder = decoders.ByteLevel()
     bos = SPECIAL["bos_token"]
     backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, model_max_length=CONTEXT, additional_special_tokens=[TURN_END], **SPECIAL
-    )
+    special = {"additional_special_tokens": [TURN_END], **SPECIAL}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=CONTEXT, **special)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

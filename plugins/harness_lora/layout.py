@@ -2,10 +2,8 @@
 
 transformers holds the experts of a layer as one stack of matrices, and a checkpoint may hold each of them by itself,
 under other names; its own table of conversions says which is what.
-
-Imports torch: import this module inside functions.
 """
-# ruff: noqa: TID253 (imported only where something is merged or asked)
+# ruff: noqa: TID253 (imported inside functions, only where something is merged or asked)
 
 from __future__ import annotations
 

@@ -6,10 +6,8 @@ PEFT's `merge_and_unload` is not used: on a 4-bit model it quantises the sum aga
 fine-tune away, and in half precision it rounds the update before it is added.
 
 `fold_scales` writes a LoRA's scaling into its matrices, so that alpha/r is 1 and no server can get it wrong.
-
-Imports torch: import this module inside functions.
 """
-# ruff: noqa: TID253 (imported only where something is merged)
+# ruff: noqa: TID253 (imported inside functions, only where something is merged)
 
 from __future__ import annotations
 

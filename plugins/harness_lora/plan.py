@@ -1,8 +1,5 @@
-"""What a merge will do to each tensor of a base, and why one cannot be done.
-
-Imports torch: import this module inside functions.
-"""
-# ruff: noqa: TID253 (imported only where something is merged)
+"""What a merge will do to each tensor of a base, and why one cannot be done."""
+# ruff: noqa: TID253 (imported inside functions, only where something is merged)
 
 from __future__ import annotations
 

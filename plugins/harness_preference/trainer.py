@@ -1,10 +1,8 @@
 """TRL's DPOTrainer and KTOTrainer, checked as `sft` is, with their rewards, and a reference that is the start.
 
 And those that only prepare rows.
-
-Imports torch and TRL: import this module inside functions.
 """
-# ruff: noqa: TID253 (imported only where a training begins)
+# ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""The rows as they will be trained on: TRL's own trainer, built on a skeleton of the base and never run.
-
-Imports torch: import this module inside functions.
-"""
-# ruff: noqa: TID253 (imported only where rows are prepared)
+"""The rows as they will be trained on: TRL's own trainer, built on a skeleton of the base and never run."""
+# ruff: noqa: TID253 (imported inside functions, only where rows are prepared)
 
 from __future__ import annotations
 

@@ -4,10 +4,8 @@ TRL computes it from the last hidden states and the output embeddings; a class w
 goes its own way. It projects a token to the vocabulary twice, since its backward recomputes the logits rather than keep
 them. A LoRA's training needs less: its head is frozen, so the gradient of a token's log-probability towards its hidden
 state, Wᵀ(e_y - p), is made along with the log-probability, and the backward only scales it.
-
-Imports torch and TRL: import this module inside functions.
 """
-# ruff: noqa: TID253 (imported only where a training begins)
+# ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
 from __future__ import annotations
 
@@ -184,9 +182,8 @@ class LogProbs:
         trained = weight.requires_grad or (bias is not None and bias.requires_grad)
         mixed = hidden.dtype != weight.dtype or torch.is_autocast_enabled(hidden.device.type)
         if trained or mixed or softcap or not hidden.is_cpu or not len(hidden):
-            found: tuple[torch.Tensor | None, ...] = ChunkedLogProbFunction.apply(
-                hidden, weight, bias, targets, temperature, chunk_size, softcap, logit_scale, outputs
-            )
+            rest = (temperature, chunk_size, softcap, logit_scale, outputs)
+            found: tuple[torch.Tensor | None, ...] = ChunkedLogProbFunction.apply(hidden, weight, bias, targets, *rest)
             return found
         wanted = [name for name in OPTIONAL if name in outputs]
         scale = logit_scale / temperature

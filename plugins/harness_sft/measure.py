@@ -1,8 +1,5 @@
-"""A few steps of a training, timed: real model, rows and recipe, nothing kept.
-
-Imports torch: import this module inside functions.
-"""
-# ruff: noqa: TID253 (imported only where a training is timed)
+"""A few steps of a training, timed: real model, rows and recipe, nothing kept."""
+# ruff: noqa: TID253 (imported inside functions, only where a training is timed)
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a training holds at least, from a model without weights. Imports torch: import this module inside functions."""
-# ruff: noqa: TID253 (imported only where a training is planned)
+"""What a training holds at least, from a model without weights."""
+# ruff: noqa: TID253 (imported inside functions, only where a training is planned)
 
 from __future__ import annotations
 

@@ -97,10 +97,7 @@ def fill(rows: Dataset, size: int) -> Dataset:
         return rows
     first, empty = rows[0], {"labels": [IGNORED], "seq_lengths": [1]}
     length = len(first["input_ids"])
-    blank = {
-        name: empty.get(name, value[:1] if isinstance(value, list) and len(value) == length else value)
-        for name, value in first.items()
-    }
+    blank = {n: empty.get(n, v[:1] if isinstance(v, list) and len(v) == length else v) for n, v in first.items()}
     more = Dataset.from_dict({name: [value] * missing for name, value in blank.items()}, features=rows.features)
     return concatenate_datasets([rows, more])
 

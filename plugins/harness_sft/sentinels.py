@@ -1,8 +1,5 @@
-"""What is looked at while a model trains: whether it moves, whether its weights are finite, whether its loss leaps.
-
-Imports torch: import this module inside functions.
-"""
-# ruff: noqa: TID253 (imported only where a training begins)
+"""What is looked at while a model trains: whether it moves, whether its weights are finite, whether its loss leaps."""
+# ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
 from __future__ import annotations
 

@@ -2,10 +2,8 @@
 
 `fully_shard` is called here and not by accelerate, which shards on accelerators only and elsewhere falls back to whole
 models without a word. So there is one way, the same on a CPU and on GPUs, and what came of it is counted.
-
-Imports torch and transformers: import this module inside functions.
 """
-# ruff: noqa: TID253 (imported only where a training begins)
+# ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""TRL's SFTTrainer, checked: no row is dropped, and the validation loss does not depend on the batch size.
-
-Imports torch and TRL: import this module inside functions.
-"""
-# ruff: noqa: TID253 (imported only where a training begins, or is prepared)
+"""TRL's SFTTrainer, checked: no row is dropped, and the validation loss does not depend on the batch size."""
+# ruff: noqa: TID253 (imported inside functions, only where a training begins, or is prepared)
 
 from __future__ import annotations
 

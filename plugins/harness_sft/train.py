@@ -1,8 +1,5 @@
-"""One training, from rows to an adapter, or to a whole model, on disk.
-
-Imports torch: import this module inside functions.
-"""
-# ruff: noqa: TID253 (imported only where a training begins, or is prepared)
+"""One training, from rows to an adapter, or to a whole model, on disk."""
+# ruff: noqa: TID253 (imported inside functions, only where a training begins, or is prepared)
 
 from __future__ import annotations
 

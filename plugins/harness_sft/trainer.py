@@ -1,8 +1,5 @@
-"""TRL's trainers, with what they leave to hope: rows that count, finite numbers, whole checkpoints, one progress.
-
-Imports torch and TRL: import this module inside functions.
-"""
-# ruff: noqa: TID253 (imported only where a training begins)
+"""TRL's trainers, with what they leave to hope: rows that count, finite numbers, whole checkpoints, one progress."""
+# ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
 from __future__ import annotations
 
@@ -155,8 +152,8 @@ class Checked(Obeying, ShardedTrainer):
                 return
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             steps, ends = ([asdict(one) for one in told] for told in (self.watch.steps, self.watch.ends))
-            known = {"stamp": self.stamp, "steps": steps, "ends": ends}
-            write_text(folder / WHOLE, json.dumps(known | self.remembered))
+            known = {"stamp": self.stamp, "steps": steps, "ends": ends, **self.remembered}
+            write_text(folder / WHOLE, json.dumps(known))
         self._drop_worse()
 
     def resume(self, checkpoint: Path) -> None:

@@ -1,8 +1,5 @@
-"""A model of which all weights were trained, written as its base lies on the disk.
-
-Imports torch: import this module inside functions.
-"""
-# ruff: noqa: TID253 (imported only where a training begins)
+"""A model of which all weights were trained, written as its base lies on the disk."""
+# ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
 from __future__ import annotations
 
