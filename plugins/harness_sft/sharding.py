@@ -16,13 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.checkpoint.state_dict_loader import load as load_slices
 from torch.distributed.checkpoint.state_dict_saver import save as save_slices
 from torch.distributed.device_mesh import init_device_mesh
@@ -36,7 +30,7 @@ from harness_hf import use_onednn
 from harness_sft.ranks import Ranks
 
 STATE = "sharded"  # a folder in a checkpoint
-TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
+TRAINED = states.StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class ShardedTrainer(Trainer):  # type: ignore[misc]
@@ -169,8 +163,8 @@ def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> No
     """Take up what `save` wrote, on as many processes."""
     state = _state(model, optimizer)
     load_slices(state, checkpoint_id=folder / STATE)
-    set_model_state_dict(model, state["model"], options=TRAINED)
-    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=TRAINED)
+    states.set_model_state_dict(model, state["model"], options=TRAINED)
+    states.set_optimizer_state_dict(model, optimizer, state["optimizer"], options=TRAINED)
 
 
 def sha256_of(tensor: torch.Tensor) -> str:
@@ -179,8 +173,8 @@ def sha256_of(tensor: torch.Tensor) -> str:
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    trained = get_model_state_dict(model, options=TRAINED)
-    return {"model": trained, "optimizer": get_optimizer_state_dict(model, optimizer, options=TRAINED)}
+    trained = states.get_model_state_dict(model, options=TRAINED)
+    return {"model": trained, "optimizer": states.get_optimizer_state_dict(model, optimizer, options=TRAINED)}
 
 
 def _saved(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

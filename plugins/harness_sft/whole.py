@@ -16,7 +16,6 @@ from harness import CheckFailed, write_text
 from harness.internals import folder_in_place, seal_folder
 from harness_hf import load_model
 from harness_lora import ADAPTER_NOTE, Header, check_base, copy_rest, find_tensor
-from harness_lora.plan import FLOATS
 from harness_sft.trainer import Checked
 
 ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how much of each
@@ -70,9 +69,10 @@ def write_whole(
 
 def _dtypes(model: PreTrainedModel, there: Mapping[str, Header]) -> dict[str, torch.dtype]:
     """Return each parameter's dtype in a base's files, or the commonest there; what is no half is kept in float32."""
+    known = {"BF16": torch.bfloat16, "F16": torch.float16}
     [(commonest, _)] = Counter(header.dtype for header in there.values()).most_common(1)
     found = {name: there.get(find_tensor(name, there) or "") for name, _ in model.named_parameters()}
-    return {name: FLOATS.get(one.dtype if one else commonest, torch.float32) for name, one in found.items()}
+    return {name: known.get(one.dtype if one else commonest, torch.float32) for name, one in found.items()}
 
 
 def _cast(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype]) -> None:
