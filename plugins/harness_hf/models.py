@@ -27,7 +27,6 @@ from harness_workers import card, here
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-INSTALL = "pip install 'finetune-harness[hf]'"
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|(attn|attention)\.bias$|position_ids$")  # that old files hold
 BLOCK = 64  # numbers that share a scale in NF4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -70,7 +69,7 @@ def load_model(
     options |= {"attn_implementation": attention} if attention else {}
     if quantization:
         if find_spec("bitsandbytes") is None:
-            raise UsageError(f"quantization: bitsandbytes is not installed; {INSTALL}")
+            raise UsageError("quantization: bitsandbytes is not installed; pip install 'finetune-harness[hf]'")
         try:
             bits = transformers.BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": wanted, **quantization})
         except (TypeError, ValueError, AttributeError) as error:

@@ -48,7 +48,7 @@ def split_name(backend: dict[str, Any]) -> str | None:
 
 
 def cut(backend: Any, name: str) -> None:
-    """Let a tokenizers.Tokenizer cut text as a name of `SPLITS` says."""
+    """Make a tokenizers.Tokenizer cut text as a name of `SPLITS` says."""
     from tokenizers import Regex, pre_tokenizers
 
     steps: list[Any] = []

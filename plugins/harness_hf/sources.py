@@ -328,7 +328,7 @@ def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """Let transformers, which asks for each three times or more, read a GGUF file once, and name its tensors once."""
+    """Make transformers, which asks for each three times or more, read a GGUF file once, and name its tensors once."""
     import gguf
 
     before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}

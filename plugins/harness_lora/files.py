@@ -20,7 +20,6 @@ CHECKED: dict[str, Any] = {"r": int, "lora_alpha": float, "rank_pattern": dict, 
 CHECKED |= {"target_modules": list[str] | str | None, "modules_to_save": list[str] | None}
 NOTES = ("unsloth_",)  # how keys begin that other tools note there, and PEFT leaves alone
 ADAPTER_NOTE = "harness-adapter.json"  # the trainer's: digest and dtype of the base, recipe, facts
-PREFIX = "base_model.model."  # what PEFT puts before every name
 LORA_PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_\w+|trainable_tokens_delta)(\.(?P<rest>\w+))?")
 
 
@@ -60,7 +59,7 @@ def split_name(key: str) -> tuple[str, str]:
 
     What is for a bias has the bias's name for a module, and a base's own weight that was saved along is "base_layer".
     """
-    name = key.removeprefix(PREFIX)
+    name = key.removeprefix("base_model.model.")  # what PEFT puts before every name
     if found := LORA_PART.fullmatch(name):
         if (found["part"], found["rest"]) == ("lora_B", "bias"):
             return f"{found['module']}.bias", "lora_bias"

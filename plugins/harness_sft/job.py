@@ -16,7 +16,6 @@ from harness_sft.config import build_config
 from harness_sft.ranks import Ranks
 from harness_sft.rows import Row, Select, split_rows
 
-PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
 CHECKPOINTS = "checkpoints"  # a folder in that of a training
 WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
 
@@ -110,7 +109,7 @@ def place(ref: ModelRef, adapter: Adapter | None, *, sharded: bool) -> dict[str,
     """Return how a base that is trained is loaded: whole in float32, too; shared on the CPU, as where its slices go."""
     from harness_hf import resolve_device, resolve_dtype
 
-    placed = {name: ref.options[name] for name in PLACED if name in ref.options}
+    placed = {k: ref.options[k] for k in ("dtype", "device", "device_map", "threads") if k in ref.options}
     chosen = placed.get("dtype", "auto")
     dtype = str(resolve_dtype(chosen, resolve_device(placed.get("device", "auto")))).removeprefix("torch.")
     if adapter is None or (chosen, dtype) == ("auto", "float16"):  # whose gradients vanish

@@ -183,8 +183,7 @@ class LogProbs:
         mixed = hidden.dtype != weight.dtype or torch.is_autocast_enabled(hidden.device.type)
         if trained or mixed or softcap or not hidden.is_cpu or not len(hidden):
             rest = (temperature, chunk_size, softcap, logit_scale, outputs)
-            found: tuple[torch.Tensor | None, ...] = ChunkedLogProbFunction.apply(hidden, weight, bias, targets, *rest)
-            return found
+            return tuple(ChunkedLogProbFunction.apply(hidden, weight, bias, targets, *rest))
         wanted = [name for name in OPTIONAL if name in outputs]
         scale = logit_scale / temperature
         logprobs, *others = FrozenHead.apply(hidden, weight, bias, targets, scale, wanted)  # type: ignore[no-untyped-call]

@@ -131,7 +131,6 @@ class ToldAdapter:
         self.told, self.quantization = told, told["quantization"]
 
     def peft_config(self) -> Any:
-        """Return a new configuration."""
         from peft import get_peft_config
 
         return get_peft_config(deepcopy(self.told["config"]))

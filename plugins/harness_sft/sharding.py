@@ -53,7 +53,7 @@ class ShardedTrainer(Trainer):  # type: ignore[misc]
         if not self.ranks.sharded:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        save(self.model, self.optimizer.optimizer, Path(output_dir))
+        save_slices(_state(self.model, self.optimizer.optimizer), checkpoint_id=Path(output_dir) / STATE)
         if self.ranks.first:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
@@ -65,7 +65,11 @@ class ShardedTrainer(Trainer):  # type: ignore[misc]
         if not self.ranks.sharded:
             super()._load_optimizer_and_scheduler(checkpoint)
         elif checkpoint:
-            load(self.model, self.optimizer.optimizer, Path(checkpoint))
+            optimizer = self.optimizer.optimizer
+            state = _state(self.model, optimizer)
+            load_slices(state, checkpoint_id=Path(checkpoint) / STATE)
+            states.set_model_state_dict(self.model, state["model"], options=TRAINED)
+            states.set_optimizer_state_dict(self.model, optimizer, state["optimizer"], options=TRAINED)
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
 
@@ -154,25 +158,13 @@ def gather(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
     return found
 
 
-def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write what is trained and the optimizer's state, each process its slices."""
-    save_slices(_state(model, optimizer), checkpoint_id=folder / STATE)
-
-
-def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Take up what `save` wrote, on as many processes."""
-    state = _state(model, optimizer)
-    load_slices(state, checkpoint_id=folder / STATE)
-    states.set_model_state_dict(model, state["model"], options=TRAINED)
-    states.set_optimizer_state_dict(model, optimizer, state["optimizer"], options=TRAINED)
-
-
 def sha256_of(tensor: torch.Tensor) -> str:
     """Return the sha256 of a tensor's bytes."""
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what is trained and the optimizer's state, of each process its slices."""
     trained = states.get_model_state_dict(model, options=TRAINED)
     return {"model": trained, "optimizer": states.get_optimizer_state_dict(model, optimizer, options=TRAINED)}
 

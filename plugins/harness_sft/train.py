@@ -257,7 +257,7 @@ def _stamp(job: TrainingJob) -> str:
 
 @contextmanager
 def _logs_in(folder: Path) -> Iterator[None]:
-    """Let TensorBoard's events go to a folder, unless the user named another."""
+    """Make TensorBoard's events go to a folder, unless the user named another."""
     given = os.environ.get(EVENTS)
     os.environ[EVENTS] = given or str(folder)
     try:

@@ -147,7 +147,9 @@ class Checked(Obeying, ShardedTrainer):
             steps, ends = ([asdict(one) for one in told] for told in (self.watch.steps, self.watch.ends))
             known = {"stamp": self.stamp, "steps": steps, "ends": ends, **self.remembered}
             write_text(folder / WHOLE, json.dumps(known))
-        self._drop_worse()
+        if best := self.watch.best():  # others are worse, as a whole checkpoint knows by now
+            for path in {*Path(self.args.output_dir).glob("best-*.safetensors")} - {self._best(best.step)}:
+                path.unlink()
 
     def resume(self, checkpoint: Path) -> None:
         """Train on from a checkpoint."""
@@ -185,12 +187,6 @@ class Checked(Obeying, ShardedTrainer):
 
     def _best(self, step: int) -> Path:
         return Path(self.args.output_dir) / f"best-{step}.safetensors"
-
-    def _drop_worse(self) -> None:
-        """Remove weights that a whole checkpoint knows not to be the best."""
-        if best := self.watch.best():
-            for path in {*Path(self.args.output_dir).glob("best-*.safetensors")} - {self._best(best.step)}:
-                path.unlink()
 
     def save_interrupted(self) -> None:
         """Save the end of the last step, unless the interruption fell between its optimizer and its end."""
