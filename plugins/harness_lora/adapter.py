@@ -37,8 +37,7 @@ def check_targets(
     names, mistakes = list(names), Mistakes()
     kind = "parameter" if option == "target_parameters" else "module"
     last = {name.rpartition(".")[2] for name in names}
-    wanted = [] if isinstance(targets, str) or targets is None else sorted(targets)
-    for target in wanted:
+    for target in sorted(_list(targets)):
         if not any(name == target or name.endswith(f".{target}") for name in names):
             mistakes.add(f'{option} "{target}"', f"matches no {kind} of the base{did_you_mean(target, last)}")
     if isinstance(targets, str) and targets != "all-linear" and not any(re.fullmatch(targets, n) for n in names):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,7 @@ from harness import Adapter, Finding, ModelRef, Progress, Subject, hookimpl
 from harness.internals import schema
 from harness_preference.evaluator import preference
 from harness_preference.methods import METHODS
-from harness_sft import Memory, Steps, Training, TrainingJob, besides
-
-Rows = Sequence[Mapping[str, Any]]
+from harness_sft import Memory, Rows, Steps, Training, TrainingJob, besides
 
 
 @dataclass(frozen=True, kw_only=True)

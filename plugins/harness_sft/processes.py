@@ -177,10 +177,8 @@ class Launched:
         self.lost = ""  # how a signal ended one of them
         self.last, self.pace = Progress("train", 0, 0), Pace(count)
         command = [sys.executable, "-P", "-m", WORKER, str(folder)]
-        self.processes: list[subprocess.Popen[bytes]] = []
-        for number in range(count):
-            how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": said, "stderr": said, "start_new_session": True}
-            self.processes.append(subprocess.Popen(command, env=_environment(number, count), **how))
+        how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": said, "stderr": said, "start_new_session": True}
+        self.processes = [subprocess.Popen(command, env=_environment(n, count), **how) for n in range(count)]
 
     def follow(self) -> None:
         """Pass on what is told until the processes have ended; raise what made one of them end early."""

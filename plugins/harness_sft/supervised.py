@@ -71,8 +71,11 @@ class CheckedTrainer(Checked, Preview):
         """Return the mean loss per supervised token of the held-out rows, in nats, whatever the batch size."""
         total = tokens = 0.0
         size = self.args.per_device_eval_batch_size
+        together, end = size * self.ranks.count, len(self.held_out)
+        if self.ranks.sharded:  # each process computes as many batches as the first
+            end = -(-end // together) * together
         self.model.eval()
-        for start in range(size * self.ranks.number, self._rounds(size), size * self.ranks.count):
+        for start in range(size * self.ranks.number, end, together):
             rows = self.held_out[start : start + size]
             batch = self._prepare_inputs(self.data_collator(rows or self.held_out[:1]))
             with torch.no_grad(), self.compute_loss_context_manager():
@@ -84,8 +87,3 @@ class CheckedTrainer(Checked, Preview):
         self.model.train()
         total, tokens = self.ranks.sums(total, tokens)
         return total / tokens
-
-    def _rounds(self, size: int) -> int:
-        """Return where batches of held-out rows end: of shared weights each process computes as many as the first."""
-        rows = len(self.held_out)
-        return -(-rows // (size * self.ranks.count)) * size * self.ranks.count if self.ranks.sharded else rows
