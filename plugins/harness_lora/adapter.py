@@ -22,17 +22,10 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 
-def check_targets(
-    targets: str | Collection[str] | None,
-    names: Iterable[str],
-    patterns: Iterable[str] = (),
-    *,
-    option: str = "target_modules",
-) -> None:
+def check_targets(targets: Collection[str] | None, names: Iterable[str], *, option: str = "target_modules") -> None:
     """Raise UsageError, a line each, for a pattern of an option that matches none of a model's modules.
 
-    A list matches whole names or their ends, a string is a regular expression of the whole name, as in PEFT;
-    `patterns` are the keys of `rank_pattern` and `alpha_pattern`.
+    A list matches whole names or their ends, a string is a regular expression of the whole name, as in PEFT.
     """
     names, mistakes = list(names), Mistakes()
     kind = "parameter" if option == "target_parameters" else "module"
@@ -42,9 +35,6 @@ def check_targets(
             mistakes.add(f'{option} "{target}"', f"matches no {kind} of the base{did_you_mean(target, last)}")
     if isinstance(targets, str) and targets != "all-linear" and not any(re.fullmatch(targets, n) for n in names):
         mistakes.add(f'target_modules "{targets}"', "this expression matches no module of the base; a list names ends")
-    for key in patterns:
-        if not any(re.match(rf"(.*\.)?({key})$", name) for name in names):
-            mistakes.add(f'rank_pattern or alpha_pattern "{key}"', "matches no module of the base; remove it")
     mistakes.raise_if_any()
 
 
@@ -120,9 +110,12 @@ class Lora:
         layout = Layout(Path(base), there := read_headers(Path(base)))
         names = [name for name, _ in layout.model.named_modules()]
         stored = [n.removesuffix(".weight") for n in there if n.endswith(".weight")]  # experts are modules only there
-        patterns = [*(self.fields.get("rank_pattern") or {}), *(self.fields.get("alpha_pattern") or {})]
-        check_targets(self.fields["target_modules"], names + stored, option="target_modules")
-        check_targets(None, [*names, *stored, *layout.shapes], patterns)
+        check_targets(self.fields["target_modules"], names + stored)
+        mistakes, known = Mistakes(), [*names, *stored, *layout.shapes]
+        for key in (*(self.fields.get("rank_pattern") or {}), *(self.fields.get("alpha_pattern") or {})):
+            if not any(re.match(rf"(.*\.)?({key})$", name) for name in known):
+                mistakes.add(f'rank_pattern or alpha_pattern "{key}"', "matches no module of the base; remove it")
+        mistakes.raise_if_any()
         for option in ("modules_to_save", "exclude_modules"):
             check_targets(_list(self.fields.get(option)), names + stored, option=option)
         self._check_ends(Path(base))

@@ -216,9 +216,7 @@ def workers() -> Iterator[Executor]:
         torch.set_num_threads(threads)  # a thread's own number is also that of threads to come
 
 
-def add_lora(
-    weight: torch.Tensor, module: str, parts: Tensors, config: LoraConfig, rows: slice = slice(None)
-) -> torch.Tensor:
+def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConfig, rows: slice) -> torch.Tensor:
     """Return rows of W + s·B·A, W of shape (out, in), in W's dtype; for DoRA m·(W + s·B·A)/‖W + s·B·A‖, norms per row.
 
     s is alpha/r, or alpha/√r with rslora (Kalajdzievski 2023, arXiv:2312.03732); DoRA: Liu et al. 2024,

@@ -22,9 +22,7 @@ ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how m
 SAME = 1e-6  # nats a token between what was rounded in memory and what is read back, both computed in float32
 
 
-def write_whole(
-    trainer: Checked, base: Path, out: Path, note: dict[str, Any], gathered: dict[str, Any] | None = None
-) -> None:
+def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any], gathered: dict[str, Any] | None) -> None:
     """Write each weight in the dtype of the base's, and everything else as the base has it; read it back and compare.
 
     `gathered` are the weights, where this process holds slices of them. What rounding costs is a fact of the training,
