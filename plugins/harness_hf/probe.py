@@ -21,10 +21,8 @@ RENDERING = 5  # seconds of a few short messages
 LONGEST = 1_000_000  # characters of them
 ROOM = 4 << 30  # bytes beyond what the libraries take
 SLACK = 2  # tables that are computed count as parameters, and are in no file
-TALKS = (
-    [{"role": "user", "content": "One?"}],
-    [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1"}, {"role": "user", "content": "Two?"}],
-)
+ASKED = {"role": "user", "content": "One?"}
+TALKS = ([ASKED], [ASKED, {"role": "assistant", "content": "1"}, {"role": "user", "content": "Two?"}])
 
 
 def check(path: str) -> None:

@@ -201,8 +201,7 @@ class Lora:
         self._check_variant(variant)
         check_mergeable(read_config(adapter), trained=True)
         self.check_fits(base, "", adapter)
-        quantization = self.quantization if variant == "dequantized" else None
-        merge_folder(Path(base), adapter, out, quantization, read_note(adapter), progress)
+        merge_folder(Path(base), adapter, out, self.quantization if variant == "dequantized" else None, progress)
 
     def verify(self, base: str, adapter: Path, merged: Path, *, variant: str, progress: Told = None) -> dict[str, Any]:
         """Read a merged model back in a process of its own, compare it with the adapter, and return the facts.

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from harness import CheckFailed, Progress, UsageError, write_text
 from harness.internals import copy_range, read_safetensors
-from harness_lora.files import ADAPTER_NOTE, CONFIG, WEIGHTS, read_config, split_name
+from harness_lora.files import ADAPTER_NOTE, CONFIG, WEIGHTS, read_config, read_note, split_name
 from harness_lora.plan import MergePlan, Tensors, check_base, check_changed, make_plan
 
 MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, which half precision rounds
@@ -164,7 +164,6 @@ def merge_folder(
     adapter: Path,
     out: Path,
     quantization: Mapping[str, Any] | None,
-    note: Mapping[str, Any],
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Write the merged model to `out`; with `quantization`, onto the base as a 4-bit load has it.
@@ -182,7 +181,7 @@ def merge_folder(
             progress(Progress("merge", next(done), len(there)))
 
     with workers() as pool:
-        merge = Merge(plan, quantization, dtype_of(note), pool, tick)
+        merge = Merge(plan, quantization, dtype_of(read_note(adapter)), pool, tick)
         for name in sorted(plan.must):
             with safe_open(there[name].file, "pt") as opened:
                 if merge.moves(name, opened.get_tensor(name)):

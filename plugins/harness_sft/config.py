@@ -95,20 +95,14 @@ def look(**options: Any) -> None:
         known = all(version(name) == kept for name, kept in VERSIONS.items())
     except PackageNotFoundError:  # it is the known one that would be installed
         known = True
-    mistakes = Mistakes()
-    add_mistakes(options, FIELDS if known else {**FIELDS, **dict.fromkeys(options, Any)}, mistakes)
-    mistakes.raise_if_any()
+    mistakes_in(options, FIELDS if known else {**FIELDS, **dict.fromkeys(options, Any)}).raise_if_any()
 
 
-def add_mistakes(
-    options: Mapping[str, Any],
-    hints: Mapping[str, Any],
-    mistakes: Mistakes,
-    refused: Mapping[str, str] = OURS,
-    config: str = "SFTConfig",
-) -> None:
-    """Tell which options are none of the fields in `hints`, or have a value of another type."""
-    known = set(hints) - set(refused) | OWN
+def mistakes_in(
+    options: Mapping[str, Any], hints: Mapping[str, Any], refused: Mapping[str, str] = OURS, config: str = "SFTConfig"
+) -> Mistakes:
+    """Return which options are none of the fields in `hints`, or have a value of another type."""
+    mistakes, known = Mistakes(), set(hints) - set(refused) | OWN
     for name, value in options.items():
         if name in refused or name.startswith("hub_"):
             mistakes.add(f'option "{name}"', f"cannot be set: {refused.get(name, 'use [[export]]')}")
@@ -116,6 +110,7 @@ def add_mistakes(
             mistakes.add(f'option "{name}"', f"is no field of TRL's {config}{did_you_mean(name, known)}")
         elif name not in OWN and not schema.fits(value, hints[name]):
             mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(hints[name])}")
+    return mistakes
 
 
 def build_config(
@@ -193,12 +188,11 @@ def whole_rows(config: SFTConfig) -> Any:
 
 
 def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[str, str]) -> None:
-    mistakes = Mistakes()
     hints = get_type_hints(config)
     if config.__name__ == "DPOConfig":
         hints["loss_type"] = str | list[str]  # one of them need not be in a list
     known = {f.name: hints[f.name] for f in dataclasses.fields(config)}
-    add_mistakes(recipe, known, mistakes, refused, config.__name__)
+    mistakes = mistakes_in(recipe, known, refused, config.__name__)
     if not 0 <= recipe["warmup_ratio"] < 1:
         mistakes.add("warmup_ratio", f"is {recipe['warmup_ratio']}, want a share of the steps, at least 0 and below 1")
     if (saves := recipe.get("save_strategy", "steps")) not in ("steps", "epoch"):

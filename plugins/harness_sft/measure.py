@@ -34,8 +34,11 @@ def measure(job: TrainingJob) -> dict[str, Any]:
     and what a full training keeps of each do not fit into memory.
     """
     device = resolve_device(job.ref.options.get("device", "auto")).type
-    if job.adapter is None:
-        _fits(Path(job.ref.path), device, BYTES + job.method.reference)
+    if job.adapter is None:  # looked at before a machine is brought down by trying
+        need, free = (BYTES + job.method.reference) * parameters_of(Path(job.ref.path)), _free(device)
+        if free is not None and need > free:
+            what = f"needs more than {need / 1e9:,.1f} GB for weights and optimizer"
+            raise UsageError(f"{what}, and {free / 1e9:,.1f} are free")
     begun = time.monotonic()
     job = replace(job, recipe={**job.recipe, "report_to": None, "patience": 0})
     with tempfile.TemporaryDirectory() as folder, quiet(), quiet_libraries():
@@ -98,14 +101,6 @@ def _validation(trainer: Checked, held: Sequence[Mapping[str, Any]]) -> float:
 def _size(row: Mapping[str, Any]) -> int:
     """Return the tokens of a row: of a prompt and its answers, where these are apart."""
     return sum(len(ids) for name, ids in row.items() if name.endswith("input_ids") or name in ANSWERED)
-
-
-def _fits(folder: Path, device: str, each: int) -> None:
-    """Raise UsageError when a full training cannot fit, before a machine is brought down by trying."""
-    need, free = each * parameters_of(folder), _free(device)
-    if free is not None and need > free:
-        what = f"needs more than {need / 1e9:,.1f} GB for weights and optimizer"
-        raise UsageError(f"{what}, and {free / 1e9:,.1f} are free")
 
 
 def _free(device: str) -> int | None:
