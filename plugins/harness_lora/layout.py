@@ -110,10 +110,9 @@ class Layout:
         found = self.by_parameter.get(parameter, ())
         for name in found:
             if how := self.places[name].how:
-                raise UsageError(
-                    f'[merge] "{parameter}" is made of "{name}" by {how} when it is loaded, and no test proves here '
-                    "that such a merge is exact; ship the adapter, or train with targets that leave it out"
-                )
+                what = f'"{parameter}" is made of "{name}" by {how} when it is loaded'
+                then = "ship the adapter, or train with targets that leave it out"
+                raise UsageError(f"[merge] {what}, and no test proves here that such a merge is exact; {then}")
         return found
 
 

@@ -1,7 +1,4 @@
-"""TRL's DPOTrainer and KTOTrainer, checked as `sft` is, with their rewards, and a reference that is the start.
-
-And those that only prepare rows.
-"""
+"""TRL's DPOTrainer and KTOTrainer, checked as `sft` is, with rewards and the start as their reference; and previews."""
 # ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
 from __future__ import annotations
@@ -25,15 +22,6 @@ FAR = 0.01  # a reward at the first step, or the first loss from ln 2: what roun
 KEPT = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "accuracy": "rewards/accuracies"}  # TRL's metrics
 LAST = 10  # steps whose mean is told
 FIX = "the reference must be the model before training: the same base, and no adapter that changes it"
-
-
-class WithoutCopy(Trainer):  # type: ignore[misc]
-    """Put before a trainer that copies an adapter for a reference: a new one changes nothing, so the base is that."""
-
-    def __init__(self, *args: Any, **given: Any) -> None:
-        super().__init__(*args, **given)
-        if "ref" in getattr(self.model, "peft_config", ()):
-            self.model.delete_adapter("ref")
 
 
 class Referenced(Checked):
@@ -130,11 +118,11 @@ class Referenced(Checked):
         self.flag("P1", Finding("error", what, (), FIX))
 
 
-class CheckedDPO(Referenced, WithoutCopy, DPOTrainer):  # type: ignore[misc]
+class CheckedDPO(Referenced, DPOTrainer):  # type: ignore[misc]
     answers = PAIR
 
 
-class CheckedKTO(Referenced, WithoutCopy, KTOTrainer):  # type: ignore[misc]
+class CheckedKTO(Referenced, KTOTrainer):  # type: ignore[misc]
     answers = ALONE
 
 

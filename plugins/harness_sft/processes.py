@@ -56,10 +56,7 @@ CONNECTIONS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # the pr
 
 
 def refuse(processes: int | str, recipe: Mapping[str, Any], accumulated: int) -> None:
-    """Raise UsageError where several processes cannot train by a recipe.
-
-    `accumulated` batches make a step, in one process.
-    """
+    """Raise UsageError where several processes cannot train by a recipe; in one, `accumulated` batches make a step."""
     if processes in (1, "auto"):
         return
     if accumulated % int(processes):
@@ -102,10 +99,7 @@ def refuse_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adap
 
 
 def resolve(processes: int | str, recipe: Mapping[str, Any], accumulated: int, device: str) -> int:
-    """Return how many processes train: "auto" is one a GPU, as far as the batches of a step can be dealt out.
-
-    Raises UsageError as `refuse` does.
-    """
+    """Return how many train: "auto" is one a GPU, as far as batches can be dealt out. Raises UsageError as `refuse`."""
     if processes == "auto":
         there = len(gpus()) if device == "cuda" else 1
         processes = next(n for n in range(max(1, there), 0, -1) if accumulated % n == 0)

@@ -61,6 +61,9 @@ class Checked(Obeying, ShardedTrainer):
         cast = getattr(model, "is_loaded_in_4bit", False)
         trained = {name: p.data.clone() for name, p in model.named_parameters() if cast and p.requires_grad}
         super().__init__(model=model, **given)
+        # TRL copies an adapter for a reference: a new one changes nothing, so the base is that.
+        if "ref" in getattr(self.model, "peft_config", ()):
+            self.model.delete_adapter("ref")
         # TRL casts adapters on a 4-bit base to bfloat16, where a step of Adam is often less than half a unit in the
         # last place and is lost; on most CPUs it is also several times slower.
         for name, parameter in self.model.named_parameters():
