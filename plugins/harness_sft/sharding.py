@@ -8,7 +8,6 @@ models without a word. So there is one way, the same on a CPU and on GPUs, and w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -138,14 +137,18 @@ def put(parameter: torch.Tensor, values: torch.Tensor, source: int | None = None
     parameter.copy_(values)
 
 
-def gather(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
+def gather(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
     """Return what was trained, whole and on the CPU, in the first process, and nothing in the others.
 
     The embeddings are there too, which an adapter of them is saved with. Raises CheckFailed where a slice is not what
     the process holds that it came from: gathering has lost slices before (accelerate#4206).
     """
+    ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
+    embedded = {id(p) for end in ends for p in end.parameters()}
     found, own = {}, {}
-    for name, parameter in _saved(model):
+    for name, parameter in model.named_parameters():
+        if not (parameter.requires_grad or id(parameter) in embedded):
+            continue
         own[name] = sha256_of(local(parameter))
         tensor = whole(parameter)
         if ranks.first:
@@ -167,14 +170,6 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]
     """Return what is trained and the optimizer's state, of each process its slices."""
     trained = states.get_model_state_dict(model, options=TRAINED)
     return {"model": trained, "optimizer": states.get_optimizer_state_dict(model, optimizer, options=TRAINED)}
-
-
-def _saved(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
-    embedded = {id(p) for end in ends for p in end.parameters()}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad or id(parameter) in embedded:
-            yield name, parameter
 
 
 def _slices(tensor: torch.Tensor, count: int) -> list[str]:

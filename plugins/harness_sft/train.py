@@ -21,21 +21,10 @@ from peft import get_peft_model, get_peft_model_state_dict
 from transformers import PreTrainedModel, set_seed
 from trl import SFTConfig
 
+import harness_hf
 from harness import Adapter, ModelRef, Progress, UsageError, digest_of, write_steps, write_text
 from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
-from harness_hf import (
-    HFSubject,
-    Tokens,
-    assert_not_repacked,
-    by_document,
-    free_memory,
-    load_model,
-    load_tokenizer,
-    quiet,
-    resolve_device,
-    skeleton,
-    use_onednn,
-)
+from harness_hf import HFSubject, Tokens, load_model
 from harness_lora import ADAPTER_NOTE, MOVES_BASE, check_targets, fold_scales
 from harness_sft.job import CHECKPOINTS, TrainingJob, last_whole_checkpoint, place, room
 from harness_sft.likelihood import each_logit_once
@@ -58,7 +47,7 @@ def train_by(job: TrainingJob) -> Path:
     Where several processes are asked for, they are started, and do what follows; with `shard` they share the weights.
     """
     checkpoints, ranks = job.out.parent / CHECKPOINTS, job.ranks
-    device = resolve_device(job.ref.options.get("device", "auto")).type
+    device = harness_hf.resolve_device(job.ref.options.get("device", "auto")).type
     config = job.config(checkpoints, device)
     job.method.fits(job.adapter)
     spread = {} if job.shard else {"device_map": job.ref.options.get("device_map")}
@@ -72,7 +61,7 @@ def train_by(job: TrainingJob) -> Path:
     config.gradient_accumulation_steps //= ranks.count
     rows = job.split()
     stamp = _stamp(job)
-    with quiet(), quiet_libraries(), _logs_in(job.out.parent / TRAINING_LOGS):
+    with harness_hf.quiet(), quiet_libraries(), _logs_in(job.out.parent / TRAINING_LOGS):
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
         ranks.wait()
         if checkpoint is None and ranks.first:
@@ -84,12 +73,12 @@ def train_by(job: TrainingJob) -> Path:
         if ranks.first and isinstance(start, str) and start.startswith(MOVES_BASE):
             initial = checkpoints / "initial"  # it holds a part of the base, so its training is told from its start
             trainer.model.save_pretrained(initial)
-        with each_logit_once(), by_document():
+        with each_logit_once(), harness_hf.by_document():
             _run(trainer, checkpoint)
         with room(job.out.parent):
             _write(trainer, job, initial, facts)
         del trainer
-        free_memory()  # it and its callbacks hold each other, and what is loaded next wants the room
+        harness_hf.free_memory()  # it and its callbacks hold each other, and what is loaded next wants the room
     if ranks.first:
         shutil.rmtree(checkpoints, ignore_errors=True)
     return job.out
@@ -105,7 +94,7 @@ def build_trainer(
     adapter, ranks, ref = job.adapter, job.ranks, job.ref
     placed, attention = place(ref, adapter, sharded=ranks.sharded), job.recipe.get("attn_implementation")
     if ranks.sharded and not ranks.first:  # it gets its slices from the first, so that one holds the whole base
-        base = skeleton(ref.path, placed["dtype"], attention)
+        base = harness_hf.skeleton(ref.path, placed["dtype"], attention)
     else:
         bits = adapter.quantization if adapter else None
         base = load_model(ref.path, quantization=bits, attention=attention, **placed)
@@ -117,7 +106,7 @@ def build_trainer(
     try:
         given: dict[str, Any] = {"job": job, "stamp": stamp, "args": config, **job.method.beside(ref, adapter)}
         given |= {"held_out": as_dataset(held_out) if held_out else None, "train_dataset": as_dataset(kept)}
-        trainer = job.method.trainer()(model, **given, processing_class=load_tokenizer(ref.path))
+        trainer = job.method.trainer()(model, **given, processing_class=harness_hf.load_tokenizer(ref.path))
     except (ValueError, RuntimeError) as error:  # options that TRL checks only against the rows and the model
         raise UsageError(f"[train] TRL refuses: {' '.join(str(error).split())}") from error
     if ranks.sharded:
@@ -135,19 +124,19 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     except (ValueError, TypeError, IndexError, RuntimeError) as error:  # e.g. a 4-bit layer saved whole
         raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
     check_targets(config.target_modules, names)  # without the experts, of which PEFT has made `target_parameters`
-    use_onednn(model)
+    harness_hf.use_onednn(model)
     return model
 
 
 def _run(trainer: Checked, checkpoint: Path | None) -> None:
-    assert_not_repacked(trainer.model)
+    harness_hf.assert_not_repacked(trainer.model)
     try:
         trainer.resume(checkpoint) if checkpoint else trainer.train()
         trainer.take_best()
     except KeyboardInterrupt:
         trainer.save_interrupted()
         raise
-    assert_not_repacked(trainer.model)
+    harness_hf.assert_not_repacked(trainer.model)
 
 
 def _watched(trainer: Checked, job: TrainingJob) -> dict[str, float]:
