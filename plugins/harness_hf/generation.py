@@ -66,8 +66,7 @@ def generate(
     if how.max_new_tokens <= 0 or not answers:
         yield from ((answer.number, Said("", "length", 0)) for answer in answers)
         return
-    way = _way(model, answers)
-    if way is _whole:
+    if (way := _way(model, answers)) is _whole:
         tell("it has no cache that gives what a plain forward gives: answers are computed whole, token by token")
     for answer in way(model, answers, choose):
         yield answer.number, answer.said()

@@ -260,8 +260,7 @@ def _placed(device: str) -> torch.device:
 
     What loads in threads of its own takes one without a number for GPU 0, whichever this process has chosen.
     """
-    place = resolve_device(device)
-    if place.type != "cuda":
+    if (place := resolve_device(device)).type != "cuda":
         return place
     place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
     if full := card(place.index).full(place.index):

@@ -42,12 +42,11 @@ def look(path: str) -> Mapping[str, Any]:
     """Return what is wrong with a model's folder, or an empty text."""
     from harness_hf.models import one_line, quiet
 
-    steps = {
-        "config.json cannot be built": _configuration,
-        "generation_config.json is refused": _generation,
-        "chat template cannot be rendered": _template,
-    }
-    for what, step in steps.items():
+    for what, step in (
+        ("config.json cannot be built", _configuration),
+        ("generation_config.json is refused", _generation),
+        ("chat template cannot be rendered", _template),
+    ):
         try:
             with _bounded(), quiet():
                 problem = step(path)
@@ -86,8 +85,7 @@ def _generation(path: str) -> str:
 def _template(path: str) -> str:
     from harness_hf.models import load_tokenizer
 
-    tokenizer = load_tokenizer(path)
-    if not tokenizer.chat_template:
+    if not (tokenizer := load_tokenizer(path)).chat_template:
         return ""
     with _in_time():
         for talk in TALKS:

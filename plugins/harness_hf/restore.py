@@ -68,8 +68,7 @@ def complete(model: Any, tokenizer: Any, file: Path, found: Gguf) -> None:
     if found.metadata.get("tokenizer.ggml.model") == "gpt2":
         cut(tokenizer.backend_tokenizer, found.metadata["tokenizer.ggml.pre"])
     ids = [found.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in STOPS]
-    stops = [i for i in ids if i is not None]
-    if len(stops) > 1:
+    if len(stops := [i for i in ids if i is not None]) > 1:
         model.generation_config.eos_token_id = stops
     if ROPE_FACTORS in found.tensors:
         import numpy as np

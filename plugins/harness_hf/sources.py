@@ -165,8 +165,7 @@ def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
         return ""  # told where the weights are read
     for names, most, what in ((LAYERS, tensors, "tensors"), (WIDTHS, numbers, "numbers")):
         for name in names:
-            size = named.get(name)
-            if isinstance(size, int) and not 1 <= size <= most:
+            if isinstance(size := named.get(name), int) and not 1 <= size <= most:
                 return f"{name} = {json.dumps(size)}, and its files hold {most:,} {what}"
     length = next((named[n] for n in LENGTHS if named.get(n) is not None), 1)
     return "" if isinstance(length, int) and length >= 1 else f"a context of {json.dumps(length)} tokens"

@@ -27,18 +27,10 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
 
     tokenizer = _tokenizer()
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.1,  # far enough from uniform that greedy choices are no ties
-        tie_word_embeddings=False,
-        **ids,
-    )
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": CONTEXT}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
+    spread = 0.1  # far enough from uniform that greedy choices are no ties
+    config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=spread, **sizes, **heads, **ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).float()

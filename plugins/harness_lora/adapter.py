@@ -51,8 +51,7 @@ class Lora:
         from peft.tuners.lora import Linear
 
         self._check_names()
-        start = self.fields.get("init_lora_weights", True)
-        if start in PREPARED:
+        if (start := self.fields.get("init_lora_weights", True)) in PREPARED:
             raise UsageError(f'init_lora_weights "{start}": {PREPARED[start]}')
         if self.quantization and str(start).startswith(ON_FLOATS):
             raise UsageError(f'init_lora_weights "{start}": cannot be made on a 4-bit base; use lora')

@@ -197,8 +197,7 @@ def merge_folder(
 
 def dtype_of(note: Mapping[str, Any]) -> torch.dtype:
     """Return the dtype in which a 4-bit base was loaded for the training."""
-    said = note.get("dtype", "float32")
-    if said not in DTYPES:
+    if (said := note.get("dtype", "float32")) not in DTYPES:
         raise UsageError(f"{ADAPTER_NOTE}: dtype is {json.dumps(said)}, want one of {', '.join(DTYPES)}; train again")
     found: torch.dtype = getattr(torch, said)
     return found

@@ -57,13 +57,11 @@ def select_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return prompt, completion and label of each row; raises UsageError, with row numbers, on what is none."""
     found = _select(rows, ("prompt", "completion", "label"), "prompt and completion")
-    odd = [row["row"] for row in found if row["label"] not in (True, False) or isinstance(row["label"], float)]
-    if odd:
+    if odd := [row["row"] for row in found if row["label"] not in (True, False) or isinstance(row["label"], float)]:
         label = found[odd[0] - 1]["label"]
         raise UsageError(f"{DATA} {name_rows(odd)}: the label is {label!r:.40}, want true or false")
     found = [{**row, "label": bool(row["label"])} for row in found]
-    labels = {row["label"] for row in found if not row.get(HELD_OUT)}
-    if len(labels) == 1:
+    if len(labels := {row["label"] for row in found if not row.get(HELD_OUT)}) == 1:
         only = "wanted" if True in labels else "unwanted"
         raise UsageError(f"{DATA} all rows are {only} answers (label); give some of the other kind, or use sft")
     return found

@@ -162,22 +162,18 @@ def build_config(
             made = config(output_dir=str(checkpoints), **options, **fixed)
     except (TypeError, ValueError, ImportError, AssertionError) as error:
         raise UsageError(f"{name}: {' '.join(str(error).split())}") from None
-    return on_one_gpu(made, options["per_device_train_batch_size"])
+    _keep_to_one_gpu(made, options["per_device_train_batch_size"])
+    return made
 
 
-def on_one_gpu(config: Any, rows: int) -> Any:
-    """Return a configuration whose batches are the suite's on every machine, however many GPUs a process sees.
-
-    transformers would give each of them a batch in one step, which is another recipe under the same digest. Raises
-    UsageError where a batch would not be `rows` rows.
-    """
-    if config.n_gpu > 1:
+def _keep_to_one_gpu(config: Any, rows: int) -> None:
+    """Make batches the suite's, however many GPUs are seen; raises UsageError where one would not be `rows` rows."""
+    if config.n_gpu > 1:  # transformers would give each of them a batch in one step: another recipe, the same digest
         config._n_gpu = 1
     if config.train_batch_size != rows:
         what = f"is {rows}, and {config.train_batch_size} rows would be a batch here"
         how = "let the process see one GPU (CUDA_VISIBLE_DEVICES), or say how many processes train"
         raise UsageError(f"per_device_train_batch_size: {what}; {how}")
-    return config
 
 
 def whole_rows(config: SFTConfig) -> Any:

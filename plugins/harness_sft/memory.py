@@ -55,8 +55,7 @@ def check_room(job: TrainingJob) -> None:
     if device.type != "cuda" or job.ref.options.get("device_map"):
         return
     found, card = needed(job), torch.cuda.get_device_properties(device.index or 0)
-    need = found["weights"] + found["trained"]
-    if need > card.total_memory:
+    if (need := found["weights"] + found["trained"]) > card.total_memory:
         has = f"needs {need / 1e9:,.1f} GB on a GPU for weights, gradients and moments, and {card.name} has"
         how = 'use = "qlora" in [adapter] holds the base in 4 bits, and shard = true shares it between processes'
         raise UsageError(f"{has} {card.total_memory / 1e9:,.1f}; {how}")

@@ -88,14 +88,11 @@ def refuse_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adap
         how = 'use = "lora" in [adapter], or shard = false'
         raise UsageError(f"shard: shares no base in 4 bits, whose slices no test proves here; {how}")
     config = adapter.peft_config()
-    for name, used in (
-        ("use_dora", config.use_dora),
-        ("target_parameters", config.target_parameters),
-        ("trainable_token_indices", config.trainable_token_indices),
-        ("init_lora_weights", isinstance(config.init_lora_weights, str) and config.init_lora_weights != "gaussian"),
-    ):
-        if used:
-            raise UsageError(f"shard: no test proves it here with {name} in [adapter]; remove one of the two")
+    used = [n for n in ("use_dora", "target_parameters", "trainable_token_indices") if getattr(config, n)]
+    if isinstance(config.init_lora_weights, str) and config.init_lora_weights != "gaussian":
+        used.append("init_lora_weights")
+    if used:
+        raise UsageError(f"shard: no test proves it here with {used[0]} in [adapter]; remove one of the two")
 
 
 def resolve(processes: int | str, recipe: Mapping[str, Any], accumulated: int, device: str) -> int:
@@ -325,7 +322,6 @@ def _lines(stream: IO[str], more: Callable[[], bool]) -> Iterator[str]:
 
 def _environment(number: int, count: int) -> dict[str, str]:
     """Return the environment of one of them: this one's modules, one thread unless told, this machine alone."""
-    found = {"OMP_NUM_THREADS": "1", **CONNECTIONS, **os.environ}
-    found |= dict.fromkeys(("RANK", "LOCAL_RANK"), str(number))
-    found |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
-    return {**found, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
+    place = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    modules = os.pathsep.join(p or "." for p in sys.path)
+    return {"OMP_NUM_THREADS": "1", **CONNECTIONS, **os.environ, **place, "PYTHONPATH": modules}

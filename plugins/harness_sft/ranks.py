@@ -92,8 +92,7 @@ def fill(rows: Dataset, size: int) -> Dataset:
     """
     from datasets import Dataset, concatenate_datasets
 
-    missing = -len(rows) % size
-    if not missing:
+    if not (missing := -len(rows) % size):
         return rows
     first, empty = rows[0], {"labels": [IGNORED], "seq_lengths": [1]}
     length = len(first["input_ids"])

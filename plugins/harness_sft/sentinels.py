@@ -60,8 +60,7 @@ class Spikes:
             return None
         smoothed, began = median(self.recent), False
         if len(self.before) == WINDOW and smoothed > self._bar():
-            began = not self.inside
-            if began:
+            if began := not self.inside:
                 self.found.append(Spike(self.step - RECENT // 2, self.step, smoothed, median(self.before)))
             self.found[-1].last, self.found[-1].loss = self.step, max(smoothed, self.found[-1].loss)
             self.inside = True

@@ -154,8 +154,7 @@ def gather(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
         if ranks.first:
             found[name] = tensor
     told = ranks.gather(own)
-    odd = [name for name, tensor in found.items() if _slices(tensor, ranks.count) != [each[name] for each in told]]
-    if odd:
+    if odd := [name for name, tensor in found.items() if _slices(tensor, ranks.count) != [each[name] for each in told]]:
         what = f"{len(odd)} of {len(found)} gathered tensors are not what {ranks.count} processes hold"
         raise CheckFailed(f'training: {what}, such as "{odd[0]}" [gathered-slices]; set shard = false')
     return found

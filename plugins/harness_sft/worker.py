@@ -78,8 +78,7 @@ def _train(desk: Teller, job: Mapping[str, Any]) -> None:
     from harness_sft.train import train_by
 
     ref = read_ref(job["ref"])
-    cuda = ref.options.get("device", "auto") in ("auto", "cuda") and torch.cuda.is_available()
-    if cuda:
+    if cuda := ref.options.get("device", "auto") in ("auto", "cuda") and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     kind, count = "nccl" if cuda else "gloo", int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(str(desk.folder / STORE), count)  # type: ignore[attr-defined]
