@@ -18,7 +18,6 @@ from harness.internals import out_of_memory
 # nats per token that a score may be from a plain forward's: in half precision rows in other company differ by 0.05 on
 # average and 0.28 at most (bfloat16, 135 M parameters, 170 pairs)
 ONCE = {torch.float32: 1e-3, torch.float16: 0.15, torch.bfloat16: 1.0}
-SIMPLE = ("sdpa", "eager")  # kernels of attention that take any mask
 AHEAD = 8  # tokens, that are followed by as many, or by none
 
 
@@ -32,11 +31,12 @@ def unshareable(model: PreTrainedModel) -> str:
     takes = inspect.signature(model.forward).parameters
     kind = next((kind for rope in _ropes(model) if (kind := rope.get("rope_type")) in ("dynamic", "longrope")), "")
     layers = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {DynamicLayer.__name__}
+    attention = getattr(config, "_attn_implementation", None)
     wanted = {"position_ids", "cache", "logits_to_keep", "attention_mask"}
     rotary = any(name.endswith("rotary_emb") for name, _ in model.named_modules())
     reasons = {
         "it takes no positions, mask or cache": not wanted <= takes.keys(),
-        "its attention takes no mask of its own": getattr(config, "_attn_implementation", None) not in SIMPLE,
+        "its attention takes no mask of its own": attention not in ("sdpa", "eager"),
         "its positions are not rotary": getattr(config, "alibi", False) or not rotary,
         f"its rotary positions are {kind}": bool(kind),
         "it is not causal": not getattr(config, "is_causal", True),

@@ -129,8 +129,7 @@ class Lora:
         """Refuse an embedding or a head that would not be trained, or apart from what it is tied to."""
         from peft.utils.constants import EMBEDDING_LAYER_NAMES
 
-        fields = self.fields
-        config = json.loads((base / "config.json").read_text("utf-8"))
+        fields, config = self.fields, json.loads((base / "config.json").read_text("utf-8"))
         chosen = [("target_modules", name) for name in _list(fields["target_modules"])]
         if not fields.get("ensure_weight_tying"):
             chosen += [("modules_to_save", name) for name in _list(fields.get("modules_to_save"))]

@@ -55,8 +55,7 @@ class Referenced(Checked):
     def _prepare_rows(self, dataset: Dataset, name: str) -> list[dict[str, Any]]:
         prepared = self._prepare_dataset(dataset, self.processing_class, self.args, name)
         self._set_signature_columns_if_needed()
-        wanted = [c for c in self._signature_columns if c in prepared.column_names]
-        return [{c: row[c] for c in wanted} for row in prepared]
+        return [{k: v for k, v in row.items() if k in self._signature_columns} for row in prepared]
 
     def sequences(self, count: int) -> list[list[int]]:
         """Return prompts with their first answers, in tokens."""

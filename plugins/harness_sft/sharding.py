@@ -145,10 +145,9 @@ def gather(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
     """
     ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
     embedded = {id(p) for end in ends for p in end.parameters()}
+    saved = {n: p for n, p in model.named_parameters() if p.requires_grad or id(p) in embedded}
     found, own = {}, {}
-    for name, parameter in model.named_parameters():
-        if not (parameter.requires_grad or id(parameter) in embedded):
-            continue
+    for name, parameter in saved.items():
         own[name] = sha256_of(local(parameter))
         tensor = whole(parameter)
         if ranks.first:

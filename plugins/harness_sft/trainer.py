@@ -234,11 +234,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.trainer.end_step()
         spike = self.spikes.add(self.step_loss)
         self.step_loss = 0.0
-        if not all_finite(self.trained):  # looked at before anything is saved of them
-            self.trainer.diverged(f"the weights are not finite after step {state.global_step}")
-        self.updates += not self.trainer.accelerator.optimizer_step_was_skipped
-        if self.updates == FIRST_STEPS:
-            self.trainer.look_whether_it_moved()
+        self._look(state)
         self._remember_randomness()
         self.at_rest = True
         leap = f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
@@ -266,6 +262,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Return whether the validation loss has not fallen below its lowest for `patience` epochs."""
         best, patience = self.best(), self.trainer.patience
         return bool(patience and best and len(self.ends) - 1 - self.ends.index(best) >= patience)
+
+    def _look(self, state: TrainerState) -> None:
+        """Look at the weights before anything is saved of them."""
+        if not all_finite(self.trained):
+            self.trainer.diverged(f"the weights are not finite after step {state.global_step}")
+        self.updates += not self.trainer.accelerator.optimizer_step_was_skipped
+        if self.updates == FIRST_STEPS:
+            self.trainer.look_whether_it_moved()
 
     def restore_randomness(self) -> None:
         python, numpy, cpu, gpus = self.randomness
