@@ -7,35 +7,22 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness import hookimpl, loader
-from harness.internals import lazily, schema
-from harness_api.options import ApiOptions
+from harness.internals import attach, schema
+from harness_api.options import ApiOptions as ApiOptions
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what is imported when it is asked for
     from harness import ModelRef, Subject
-    from harness_api.replies import choice, table
-    from harness_api.scoring import fields_of
-    from harness_api.server import CHAT, COMPLETIONS, RequestRefused, Server
-    from harness_api.server import served as served_entry
+    from harness_api.replies import choice as choice
+    from harness_api.replies import table as table
+    from harness_api.scoring import fields_of as fields_of
+    from harness_api.server import CHAT as CHAT
+    from harness_api.server import COMPLETIONS as COMPLETIONS
+    from harness_api.server import RequestRefused as RequestRefused
+    from harness_api.server import Server as Server
+    from harness_api.server import served_entry as served_entry
     from harness_api.subject import APISource
 
-__all__ = [
-    "CHAT",
-    "COMPLETIONS",
-    "ApiOptions",
-    "RequestRefused",
-    "Server",
-    "choice",
-    "fields_of",
-    "identity",
-    "load",
-    "open_source",
-    "served_entry",
-    "table",
-]
-LATER = dict.fromkeys(("CHAT", "COMPLETIONS", "RequestRefused", "Server"), "harness_api.server")
-LATER |= {"choice": "harness_api.replies", "table": "harness_api.replies", "fields_of": "harness_api.scoring"}
-LATER |= {"served_entry": "harness_api.server:served"}
-__getattr__ = lazily(__name__, LATER)
+__getattr__, _ = attach(__name__, __file__)
 
 
 @hookimpl
@@ -51,12 +38,12 @@ def open_source(path: str, options: ApiOptions) -> APISource:
     from harness_api.subject import APISource
 
     server = Server(options)
-    found = find(server, path, options)
+    found, digest = find(server, path, options), options.digest(path)
     if not found.tokenizes:
         server.close()
-        return APISource(path, options.digest(path), None, found.facts, None, options.concurrency)
+        return APISource(path, digest, None, found.facts, None, options.concurrency)
     tokens = ServerTokens(server, path, options.prefix)
-    return APISource(path, options.digest(path), found.context, found.facts, tokens, options.concurrency)
+    return APISource(path, digest, found.context, found.facts, tokens, options.concurrency)
 
 
 @schema.takes(ApiOptions)

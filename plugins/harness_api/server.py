@@ -99,7 +99,7 @@ class Dialect:
 
 def find(server: Server, model: str, options: ApiOptions) -> Dialect:
     """Return what a server offers for a model; raises UsageError where it does not serve it."""
-    entry = served(server, model)
+    entry = served_entry(server, model)
     extra = dict(options.body or {})
     refusals: list[RequestRefused] = []
     message = {"messages": [{"role": "user", "content": PROBE}]}
@@ -122,7 +122,7 @@ def find(server: Server, model: str, options: ApiOptions) -> Dialect:
     return replace(dialect, facts=_facts(server, dialect, entry) | server.peer.facts(model))
 
 
-def served(server: Server, model: str) -> Mapping[str, Any]:
+def served_entry(server: Server, model: str) -> Mapping[str, Any]:
     """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
     try:
         listed = server.ask(MODELS, read=_entries, tries=TRIES, timeout=min(SOON, server.timeout))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.internals import lazily
+from harness.internals import attach
 
-if TYPE_CHECKING:
-    from harness_ci.markdown import run_markdown
+if TYPE_CHECKING:  # what is imported when it is asked for
+    from harness_ci.markdown import run_markdown as run_markdown
 
-__all__ = ["run_markdown"]
-__getattr__ = lazily(__name__, {"run_markdown": "harness_ci.markdown"})
+__getattr__, _ = attach(__name__, __file__)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.internals import lazily
+from harness.internals import attach
 
-if TYPE_CHECKING:
-    from harness_release.replay import Again, again
-    from harness_release.signing import enveloped, signer_of
+if TYPE_CHECKING:  # what is imported when it is asked for
+    from harness_release.replay import Again as Again
+    from harness_release.replay import again as again
+    from harness_release.signing import enveloped as enveloped
+    from harness_release.signing import signer_of as signer_of
 
-__all__ = ["Again", "again", "enveloped", "signer_of"]
-LATER = dict.fromkeys(("Again", "again"), "harness_release.replay")
-__getattr__ = lazily(__name__, LATER | dict.fromkeys(("enveloped", "signer_of"), "harness_release.signing"))
+__getattr__, _ = attach(__name__, __file__)

@@ -4,38 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.internals import lazily
+from harness.internals import attach
 
-if TYPE_CHECKING:
-    from harness_workers.cards import Seen, card, enough, gpus, here, nodes, seen
-    from harness_workers.child import Desk
-    from harness_workers.loading import load_now
-    from harness_workers.local import workers
-    from harness_workers.pieces import common
-    from harness_workers.protocol import Lost, Worker, is_sign, read_error, read_ref, told_error, told_ref
+if TYPE_CHECKING:  # what is imported when it is asked for
+    from harness_workers.cards import Seen as Seen
+    from harness_workers.cards import card as card
+    from harness_workers.cards import enough as enough
+    from harness_workers.cards import gpus as gpus
+    from harness_workers.cards import here as here
+    from harness_workers.cards import nodes as nodes
+    from harness_workers.cards import seen as seen
+    from harness_workers.child import Desk as Desk
+    from harness_workers.loading import load_now as load_now
+    from harness_workers.local import workers as workers
+    from harness_workers.pieces import common as common
+    from harness_workers.protocol import Lost as Lost
+    from harness_workers.protocol import Worker as Worker
+    from harness_workers.protocol import is_sign as is_sign
+    from harness_workers.protocol import read_error as read_error
+    from harness_workers.protocol import read_ref as read_ref
+    from harness_workers.protocol import told_error as told_error
+    from harness_workers.protocol import told_ref as told_ref
 
-__all__ = [
-    "Desk",
-    "Lost",
-    "Seen",
-    "Worker",
-    "card",
-    "common",
-    "enough",
-    "gpus",
-    "here",
-    "is_sign",
-    "load_now",
-    "nodes",
-    "read_error",
-    "read_ref",
-    "seen",
-    "told_error",
-    "told_ref",
-    "workers",
-]
-LATER = dict.fromkeys(__all__, "harness_workers.protocol")
-LATER |= dict.fromkeys(("Seen", "card", "enough", "gpus", "here", "nodes", "seen"), "harness_workers.cards")
-LATER |= {"Desk": "harness_workers.child", "load_now": "harness_workers.loading"}
-LATER |= {"common": "harness_workers.pieces", "workers": "harness_workers.local"}
-__getattr__ = lazily(__name__, LATER)
+__getattr__, _ = attach(__name__, __file__)
