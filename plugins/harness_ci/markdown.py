@@ -97,8 +97,7 @@ def _details(v: Verdict, rows: Sequence[Shown], chosen: Sequence[Shown]) -> str:
         count, what = len(rows), failed_rows(v, len(rows))
     title = f"{v.gate} on {v.candidate}: {what}" + (f", {len(chosen)} of them here" if count > len(chosen) else "")
     names = dict.fromkeys(subject for row in chosen for subject, _ in row.answers)
-    lines = [f"<details><summary>{_cell(title)}</summary><table>"]
-    lines.append(_line("th", ["", "row", "prompt", "target", *names]))
+    lines = [f"<details><summary>{_cell(title)}</summary><table>", _line("th", ["", "row", "prompt", "target", *names])]
     for row in chosen:
         answers = dict(row.answers)
         texts = [row.id, row.prompt, row.target, *(answers.get(name, "") for name in names)]

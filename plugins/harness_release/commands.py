@@ -82,7 +82,6 @@ def explain(parser: ArgumentParser) -> None:
 
 
 def _keygen(args: Namespace) -> int:
-    """Write a key to sign with, and the table of it for a policy."""
     from harness_release.signing import keygen
 
     private, public = keygen(args.name)
@@ -94,7 +93,6 @@ def _keygen(args: Namespace) -> int:
 
 
 def _sign(args: Namespace) -> int:
-    """Put a name to what an export claims."""
     from harness_release.signing import sign
 
     key = sign(args.export, args.key, unrecomputed=args.unrecomputed)
@@ -104,7 +102,6 @@ def _sign(args: Namespace) -> int:
 
 
 def _promote(args: Namespace) -> int:
-    """Make an export the release that the next ones are compared with, or go back by one."""
     from harness.release.policy import read_policy
     from harness.release.previous import history
     from harness_release.promote import go_back, promote
@@ -131,7 +128,6 @@ def _promote(args: Namespace) -> int:
 
 
 def _schema(args: Namespace) -> int:
-    """Print the JSON Schema of a suite, for editors, or of a file that is written."""
     if args.of:
         from harness_release.file_schemas import file_schemas
 
@@ -161,7 +157,6 @@ def _loaded(args: Namespace) -> Plugins:
 
 
 def _plugins(args: Namespace) -> int:
-    """List what plugins provide, and the tables and keys of a suite."""
     from harness_release.catalogue import as_data, described
     from harness_release.json_schema import TABLES, keys_of
 
@@ -171,10 +166,9 @@ def _plugins(args: Namespace) -> int:
     chosen.sort(key=lambda p: (ORDER.index(p.kind), numbered[p]))
     tables = {table: keys_of(cls) for table, cls in TABLES.items() if args.name in (None, table)}
     if not chosen and not tables:
-        known = did_you_mean(args.name, {*TABLES, *(p.name for p in found.provided.values())})
-        raise UsageError(
-            f'no plugin provides "{args.name}", and no table is called so{known or "; see harness plugins"}'
-        )
+        names = {*TABLES, *(p.name for p in found.provided.values())}
+        hint = did_you_mean(args.name, names) or "; see harness plugins"
+        raise UsageError(f'no plugin provides "{args.name}", and no table is called so{hint}')
     args.document = as_data(chosen, found, tables, whole=args.name is None)
     for line in described(args.document, whole=args.name is None):
         say(line)
@@ -182,7 +176,6 @@ def _plugins(args: Namespace) -> int:
 
 
 def _explain(args: Namespace) -> int:
-    """Print what checks say of themselves: one, or the first line of all."""
     from harness.evaluation.checks import BUILD, title_of
     from harness.texts.wrapping import paragraphs
 

@@ -106,8 +106,7 @@ def _number(told: Mapping[str, Any], key: str) -> str:
 def _plugins(lock: Mapping[str, Any]) -> Iterator[Part]:
     for number, one in enumerate(lock["plugins"]):
         name, _, version = (one["distribution"] or "").rpartition(" ")
-        library = _library("", name, version) if name else {}
-        about = {"group": name, "version": version, "purl": library["purl"]} if name else {}
+        about = {"group": name, "version": version, "purl": _library("", name, version)["purl"]} if name else {}
         says = "a plugin; the sha256 is of its code"
         yield _part("library", f"plugin:{number}", one["name"], one["code"], says, **about)
 
@@ -123,7 +122,7 @@ def _part(kind: str, ref: str, name: str, sha256: str = "", says: str = "", **mo
 
 def _declarations(evidence: ReadEvidence) -> Part:
     """Return what is claimed of the model: the gates that passed, as gates.json has them."""
-    file, passed = f"{EVIDENCE}/{GATES}", [g for g in evidence.gates if g["outcome"] == "PASS"]
+    file = f"{EVIDENCE}/{GATES}"
     claims = [
         {
             "bom-ref": f"gate:{g['gate']}",
@@ -132,9 +131,8 @@ def _declarations(evidence: ReadEvidence) -> Part:
             "reasoning": g["why"],
             "evidence": ["gates"],
         }
-        for g in passed
+        for g in evidence.gates
+        if g["outcome"] == "PASS"
     ]
-    return {
-        "claims": claims,
-        "evidence": [{"bom-ref": "gates", "propertyName": file, "data": [{"name": file, "contents": {"url": file}}]}],
-    }
+    found = {"bom-ref": "gates", "propertyName": file, "data": [{"name": file, "contents": {"url": file}}]}
+    return {"claims": claims, "evidence": [found]}

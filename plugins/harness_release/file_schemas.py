@@ -25,14 +25,14 @@ from harness_release.json_schema import DRAFT, Schema, by_name, many
 TEXT: Schema = {"type": "string"}
 WHOLE: Schema = {"type": "integer", "minimum": 0}
 NUMBER: Schema = {"type": ["number", "null"]}  # null for one that is not finite, of which JSON has none
-TRUTH: Schema = {"type": "boolean"}
 ANY: Schema = {}
 DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 NUMBERS: Schema = by_name(NUMBER)
 TEXTS: Schema = by_name(TEXT)
 ENDED: Schema = {"enum": list(get_args(Ended))}
 PLAIN: Mapping[type, Schema] = {
-    str: TEXT, int: {"type": "integer"}, float: NUMBER, bool: TRUTH, dict: {"type": "object"}, list: {"type": "array"},
+    str: TEXT, int: {"type": "integer"}, float: NUMBER, bool: {"type": "boolean"}, dict: {"type": "object"},
+    list: {"type": "array"},
 }  # fmt: skip
 
 
@@ -45,8 +45,7 @@ def record(cls: type, **more: Schema) -> Schema:
     """Return the schema of a record as `dataclasses.asdict` writes it, with more keys before its own."""
     hints = get_type_hints(cls)
     keys = {f.name: value(hints[f.name]) for f in dataclasses.fields(cls)}
-    said = (cls.__doc__ or "").strip().partition("\n")[0]
-    return {**table({**more, **keys}), "description": said}
+    return {**table({**more, **keys}), "description": (cls.__doc__ or "").strip().partition("\n")[0]}
 
 
 def value(want: Any) -> Schema:
@@ -78,13 +77,12 @@ def table(keys: Mapping[str, Schema], *optional: str) -> Schema:
 
 def _event() -> Schema:
     """Return the schema of a line of events.jsonl: one for each kind of event."""
-    report = {k: v for k, v in record(Report)["properties"].items() if k not in ("verdicts", "traceback")}
-    run = record(Run)["properties"]
+    report, run = (record(cls)["properties"] for cls in (Report, Run))
     kinds = {
         "run_start": {k: run[k] for k in events.BEGUN},
         "stage": {"stage": TEXT, "detail": TEXT},
         "progress": record(Progress)["properties"],
-        "report": report,
+        "report": {k: v for k, v in report.items() if k not in ("verdicts", "traceback")},
         "verdict": record(Verdict)["properties"],
         "finding": record(Finding)["properties"],
         "trial": record(Trial)["properties"],
@@ -121,8 +119,7 @@ def _manifest() -> Schema:
         "ignored": many(table(dict.fromkeys(("check", "by", "reason", "until"), TEXT))),
         "adapter": table({"base": ANY, "weights": TEXT, "quantization": ANY}),
         "made_of": table({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
-        "evaluations": by_name(table(evaluation, "labels")),
-        "files": by_name(of_file),
+        "evaluations": by_name(table(evaluation, "labels")), "files": by_name(of_file),
         "ledger": table({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
     }  # fmt: skip
     optional = ("ignored", "adapter", "made_of", "chosen", "ledger", "invocation")
@@ -136,9 +133,7 @@ def _lock() -> Schema:
     keys = {
         "format": {"enum": [lockfile.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
         "gates": many({"type": "object"}), "subjects": TEXTS,
-        "metrics": by_name(by_name(metric)),
-        "data": by_name(rows),
-        "looks": by_name(many(WHOLE)),
+        "metrics": by_name(by_name(metric)), "data": by_name(rows), "looks": by_name(many(WHOLE)),
         "left_out": by_name(table({"rows": WHOLE, "of": WHOLE, "sha256": DIGEST})),
         "harness": TEXT, "plugins": many(plugin), "python": TEXT, "packages": TEXTS,
     }  # fmt: skip

@@ -36,7 +36,7 @@ def json_schema(plugins: Plugins) -> Schema:
     merge = {"enum": list(tables.MERGES)}
     # a baseline: the base, a release, or with `use` a model of its own
     base, other = {**_table(tables.Baseline), "not": {"required": ["use"]}}, _used(plugins, "loader", tables.Baseline)
-    swept = by_name({"type": "array", "minItems": 2})
+    swept: Schema = {"type": "array", "minItems": 2}
     made = {
         "suite": _table(tables.SuiteTable),
         "model": _used(plugins, "loader", tables.Model),
@@ -48,9 +48,9 @@ def json_schema(plugins: Plugins) -> Schema:
             "description": "An option of [adapter] or [train] with the values it is tried with, and what decides.",
             "properties": {
                 **{"by": _type(str), "alpha": _type(float), "rule": {"enum": ["step", "best"]}},
-                **{"adapter": swept, "train": swept},
+                **{"adapter": by_name(swept), "train": by_name(swept)},
             },
-            "patternProperties": {r"^(adapter|train)\.": {"type": "array", "minItems": 2}},
+            "patternProperties": {r"^(adapter|train)\.": swept},
             "additionalProperties": False,
             "required": ["by"],
         },
@@ -74,24 +74,19 @@ def json_schema(plugins: Plugins) -> Schema:
 
 def keys_of(cls: type) -> dict[str, tuple[Any, Any]]:
     """Return the keys of a table, each with its type and its default, `dataclasses.MISSING` where it has none."""
-    hints = get_type_hints(cls)
-    found = {}
-    for field in dataclasses.fields(cls):
-        if field.name not in NO_KEYS:
-            made = field.default_factory
-            default = field.default if made is dataclasses.MISSING else made()
-            found[field.name.rstrip("_")] = hints[field.name], default
+    hints, found = get_type_hints(cls), {}
+    for field in (f for f in dataclasses.fields(cls) if f.name not in NO_KEYS):
+        made = field.default_factory
+        found[field.name.rstrip("_")] = hints[field.name], field.default if made is dataclasses.MISSING else made()
     return found
 
 
-def _table(cls: type, **more: Schema) -> Schema:
+def _table(cls: type) -> Schema:
     """Return the schema of a table that no plugin has a part in."""
     keys = keys_of(cls)
-    made: Schema = {"type": "object", "properties": {n: _key(*key) for n, key in keys.items()} | more}
-    made["additionalProperties"] = False
-    if required := [n for n, (_, default) in keys.items() if default is dataclasses.MISSING]:
-        made["required"] = required
-    return {"description": _told(cls), **made}
+    required = [n for n, (_, default) in keys.items() if default is dataclasses.MISSING]
+    made = {"description": _told(cls), "type": "object", "properties": {n: _key(*key) for n, key in keys.items()}}
+    return {**made, "additionalProperties": False, **({"required": required} if required else {})}
 
 
 def _used(plugins: Plugins, kind: str, cls: type) -> Schema:

@@ -39,8 +39,7 @@ LICENCES = {  # how a licence's text begins -> the Hub's name for it
 
 def write(suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return the README.md of an export; `strange` are the plugins that did not come with the harness."""
-    waived = [(v, v.waiver) for v in _verdicts(declared, run) if v.waiver]
-    waivers = [f"- **{markdown(v.gate)}**: {markdown(waiver.says())}" for v, waiver in waived]
+    waivers = [f"- **{markdown(v.gate)}**: {markdown(v.waiver.says())}" for v in _verdicts(declared, run) if v.waiver]
     waivers += [f"- **{markdown(check)}** (ignored): {markdown(w.says())}" for check, w in run.passed_over.items()]
     others = ", ".join(code(f"{p['name']} ({p['distribution'] or p['code'][:16]})") for p in strange)
     took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")

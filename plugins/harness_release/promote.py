@@ -27,7 +27,6 @@ from harness.release.verify import Verified, verify
 from harness.texts.numbers import number
 
 MOST = 5  # changes of a kind that are told
-NUMBERED = ("value", "estimate", "lower", "upper")
 
 
 def promote(
@@ -112,27 +111,24 @@ def _changes(before: _Told | None, now: _Told | None) -> list[str]:
     """Return what changed since the last release: of gates, numbers and signatures, a line each."""
     if before is None or now is None:
         return []
-    both = [gate for gate in now.gates if gate in before.gates]
     gates = [f'"{gate}" is new' for gate in now.gates if gate not in before.gates]
     gates += [f'"{gate}" is gone' for gate in before.gates if gate not in now.gates]
     numbers = []
-    for gate in both:
+    for gate in (gate for gate in now.gates if gate in before.gates):
         old, new = before.gates[gate], now.gates[gate]
         claims = [f"{g['metric']} {g['claim']}".strip() for g in (old, new)]
         gates += [f'"{gate}" claims {claims[1]}, was {claims[0]}'] if claims[0] != claims[1] else []
         outcomes = [f"{g['outcome']}{' (waived)' if g.get('waiver') else ''}" for g in (old, new)]
         gates += [f'"{gate}" is {outcomes[1]}, was {outcomes[0]}'] if outcomes[0] != outcomes[1] else []
         values = [number(g["value"] if g["estimate"] is None else g["estimate"]) for g in (old, new)]
-        if any(old[key] != new[key] for key in NUMBERED):
+        if any(old[key] != new[key] for key in ("value", "estimate", "lower", "upper")):
             numbers.append(f'"{gate}" {values[1]}, was {values[0]}')
     signed = [", ".join(sorted(key[:16] for key in keys)) or "nobody" for keys in (now.keys, before.keys)]
     signatures = [f"by {signed[0]}, was by {signed[1]}"] if now.keys != before.keys else []
     told = {"gates": gates, "numbers": numbers, "signatures": signatures}
-    return [f"{what}: {'; '.join(_first(said))}" for what, said in told.items() if said]
-
-
-def _first(said: list[str]) -> list[str]:
-    return [*said[:MOST], *([f"and {len(said) - MOST} more"] if len(said) > MOST else [])]
+    for said in told.values():
+        said[MOST:] = [f"and {len(said) - MOST} more"] if len(said) > MOST else []
+    return [f"{what}: {'; '.join(said)}" for what, said in told.items() if said]
 
 
 def _before(export: Path) -> Promotion:

@@ -40,8 +40,6 @@ NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a mode
 # of an eval, beside its options: which rows are asked, and how
 ASKED = ("use", "data", "columns", "template", "limit", "chat_template_kwargs", "thought_budget")
 HASHES = {"doc_hash": "the row", "prompt_hash": "the prompt", "target_hash": "the target", "answer_hash": "the answer"}
-
-
 _Said = Mapping[int, Mapping[str, Any]]  # what the evidence says of the rows of one evaluation, by their number
 
 
@@ -91,8 +89,7 @@ class Again:
     """Rows of the evidence that can be asked again: those that were drawn, by evaluation, in the suite's order."""
 
     collection: Collection
-    candidate: str
-    weights: str
+    told: _ReplayEvidence
     known: Mapping[str, _Said]
     drawn: Mapping[str, Sequence[int]]
     gates: Sequence[Gate]
@@ -107,7 +104,7 @@ class Again:
         """Put the drawn rows of an evaluation to whoever answers now."""
         task = self.collection.tasks[name]
         samples = tuple((task.samples or ())[i] for i in self.drawn[name])
-        return evaluate(replace(task, samples=samples), self.candidate, subject, None, lambda _: None)
+        return evaluate(replace(task, samples=samples), self.told.candidate, subject, None, lambda _: None)
 
 
 def again(export: Path, suite: Path, rows: int, seed: int, plugins: Sequence[str] = ()) -> Again:
@@ -115,11 +112,7 @@ def again(export: Path, suite: Path, rows: int, seed: int, plugins: Sequence[str
 
     Raises UsageError where there are none, or the suite has other rows or evaluations than the evidence.
     """
-    return _again(_read(export), export, suite, rows, seed, plugins)
-
-
-def _again(told: _ReplayEvidence, export: Path, suite: Path, rows: int, seed: int, plugins: Sequence[str]) -> Again:
-    notes: list[str] = []
+    notes, told = list[str](), _read(export)
     table, loaded = read_suite(suite, candidate=str(export / MODEL)), load_plugins(suite, plugins)
     collection = _collection(notes, told, table, loaded)
     known = {name: _said(task, told) for name, task in collection.tasks.items()}
@@ -128,13 +121,12 @@ def _again(told: _ReplayEvidence, export: Path, suite: Path, rows: int, seed: in
     drawn = random.Random(seed).sample(pairs, min(rows, len(pairs)))  # noqa: S311 -- told, to be drawn again
     asked = {name: sorted(number for e, number in drawn if e == name) for name in known}
     there = {name: numbers for name, numbers in asked.items() if numbers}
-    return Again(collection, told.candidate, told.weights, known, there, table.gates, notes)
+    return Again(collection, told, known, there, table.gates, notes)
 
 
 def _replay(found: Replayed, export: Path, suite: Path, rows: int, plugins: Sequence[str]) -> None:
-    told = _read(export)
-    asked = _again(told, export, suite, rows, found.seed, plugins)
-    collection = asked.collection
+    asked = again(export, suite, rows, found.seed, plugins)
+    collection, told = asked.collection, asked.told
     found.notes += [*asked.notes, *_circumstances(collection, told)]
     ref = _ref(collection, export / MODEL, told)
     if ref.digest != told.weights:
@@ -174,10 +166,9 @@ def _compare(found: Replayed, asked: Again, subject: Any) -> None:
 
 def _read(export: Path) -> _ReplayEvidence:
     texts = {name: (export / EVIDENCE / name).read_text("utf-8") for name in (MANIFEST, LOCK, ITEMS)}
-    manifest, candidate = json.loads(texts[MANIFEST]), str(json.loads(texts[MANIFEST])["candidate"])
-    rows: dict[str, list[Mapping[str, Any]]] = {}
-    for line in texts[ITEMS].split("\n")[:-1]:
-        row = json.loads(line)
+    manifest, rows = json.loads(texts[MANIFEST]), dict[str, list[Mapping[str, Any]]]()
+    candidate = str(manifest["candidate"])
+    for row in map(json.loads, texts[ITEMS].split("\n")[:-1]):
         subject, _, name = row["item"].partition("::")
         if subject == candidate and ("id" in row or "sha256" in row):  # it was asked
             rows.setdefault(name, []).append(row)

@@ -18,7 +18,6 @@ from harness.files import write_text, writing
 from harness.release.verify import verify
 from harness.texts.secrets import TOKENS
 
-INSTALL = "pip install 'finetune-harness[sign]'"
 SECRETS = {what: re.compile(pattern.encode()) for what, pattern in TOKENS.items()}
 
 
@@ -62,13 +61,11 @@ def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> str:
     if left and not unrecomputed:
         raise UsageError(f"{folder}: is not signed: {left[0]}; --unrecomputed signs it on its producer's word")
     _check_secrets(folder)
-    keyid = str(signer.public_key.keyid)
-    path = folder / EVIDENCE / CLAIMS
+    keyid, path = str(signer.public_key.keyid), folder / EVIDENCE / CLAIMS
     text = path.read_text("utf-8")
     envelopes = attestation.read_envelopes(text)
     signed = {e.payload for e in envelopes if keyid in e.signatures}
-    payloads = dict.fromkeys(e.payload for e in envelopes)
-    new = [enveloped(p, signer) for p in payloads if p not in signed]
+    new = [enveloped(p, signer) for p in dict.fromkeys(e.payload for e in envelopes) if p not in signed]
     with writing(path):
         write_text(path, text + "".join(f"{e.line()}\n" for e in new))
     return keyid
@@ -88,8 +85,7 @@ def _check_secrets(folder: Path) -> None:
         with path.open("rb") as f:
             for number, line in enumerate(f, 1):
                 if what := next((what for what, pattern in SECRETS.items() if pattern.search(line)), ""):
-                    hint = "take it out of the suite and run it again"
-                    raise UsageError(f"{path}:{number}: looks like {what}; {hint}")
+                    raise UsageError(f"{path}:{number}: looks like {what}; take it out of the suite and run it again")
 
 
 def signer_of(key: Path, option: str = "--key") -> Any:
@@ -125,5 +121,5 @@ def _signers() -> Any:
         import cryptography  # noqa: F401
         from securesystemslib.signer import CryptoSigner
     except ModuleNotFoundError as error:
-        raise UsageError(f"signing needs the module {error.name}; {INSTALL}") from None
+        raise UsageError(f"signing needs the module {error.name}; pip install 'finetune-harness[sign]'") from None
     return CryptoSigner

@@ -44,9 +44,8 @@ def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
 
     Of an export whose model cannot be hashed there is none, and a note says why.
     """
-    name = Path(found.folder).resolve().name
+    name, model = Path(found.folder).resolve().name, Path(found.folder) / MODEL
     try:
-        model = Path(found.folder) / MODEL
         root = found.root or root_digest({name: file_digest(model / name) for name, _ in walk(model)})
     except (OSError, ValueError) as error:
         found.notes.append(f"no summary is written, for there are no bytes that it could be about: {error}")

@@ -30,7 +30,7 @@ def look(parity: Parity) -> LayerVerdict:
     unheard = ""
     results: dict[str, Result] = {}
     where = {"base_url": runtime.server.url, "api_key_env": runtime.server.variable, "retries": 2}
-    with load([ModelRef(asked.candidate, runtime.model)], **where) as [subject]:
+    with load([ModelRef(asked.told.candidate, runtime.model)], **where) as [subject]:
         for name in dict.fromkeys(claim.eval for claim in claims):
             try:
                 results[name] = asked.ask(name, subject)
@@ -58,7 +58,7 @@ def _claims(asked: Again) -> Iterator[Gate]:
         metric = asked.collection.tasks[gate.eval].metrics.get(gate.metric_name) if gate.eval in asked.drawn else None
         if metric is None or metric.combine or metric.is_count or metric.is_agreement:
             continue
-        if gate.applies_to(asked.candidate):
+        if gate.applies_to(asked.told.candidate):
             margins.setdefault(gate.metric, []).append(gate)
     for name, gates in margins.items():
         own = [g for g in gates if g.worse_by_at_most is not None]
@@ -73,8 +73,8 @@ def _decided(asked: Again, claim: Gate, ours: Result, alpha: float) -> Verdict:
     told = [number for number in asked.drawn[claim.eval] if "values" in known[number]]
     samples = [(task.samples or ())[number] for number in told]
     theirs = tuple(score_in(known[number]) for number in told)
-    evidence = Result(VERSUS, claim.eval, theirs, {}, asked.weights)
-    return decide(claim, task.metrics[claim.metric_name], ours, evidence, samples, alpha, name=asked.candidate)
+    evidence = Result(VERSUS, claim.eval, theirs, {}, asked.told.weights)
+    return decide(claim, task.metrics[claim.metric_name], ours, evidence, samples, alpha, name=asked.told.candidate)
 
 
 def _said(verdict: Verdict) -> str:
