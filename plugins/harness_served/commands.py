@@ -62,7 +62,6 @@ def wanted_layers(text: str) -> tuple[str, ...]:
 
 
 def _parity(args: Namespace) -> int:
-    """Compare, layer by layer, and print what came of each."""
     from harness.release.verify import verify
 
     if args.still:

@@ -38,16 +38,12 @@ def user(text: str) -> dict[str, str]:
 
 def made(special: str, longer: str = "") -> list[list[dict[str, Any]]]:
     """Return the eight conversations; `special` is a special token's text, `longer` makes the last one longer."""
-    system, answer = (
-        {"role": "system", "content": "Answer in one sentence."},
-        {"role": "assistant", "content": "Slate."},
-    )
     return [
         [user("What is the capital of France?")],
-        [system, user("Why is the sky blue?")],
+        [{"role": "system", "content": "Answer in one sentence."}, user("Why is the sky blue?")],
         [{"role": "system", "content": ""}, user("Name three fruits.")],
         [user("  \n Which month comes after March?  \n")],
-        [user("What are roofs made of?"), answer, user("And walls?")],
+        [user("What are roofs made of?"), {"role": "assistant", "content": "Slate."}, user("And walls?")],
         chat.joined([user("What is the weather in Paris?")], {chat.TOOLS: [TOOL]}),
         [user(f"What does {special} mean in this text?")],
         [user(f"{longer or 8 * PROSE}Sum this up in a few words.")],

@@ -6,12 +6,11 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
-Arithmetic = Literal["float32", "f16", "bf16", "q8"]
-ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
+ARITHMETICS = ("float32", "f16", "bf16", "q8")
 FLOOR = 0.003  # nats a token in float32: llama.cpp keeps keys and values in f16,
 DEEP = 64  # and sums them so: beyond so many tokens the error grows as the root of their number
 BLOCK = 32  # of Q8_0, and of what llama.cpp makes of a layer's inputs

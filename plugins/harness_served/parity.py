@@ -68,13 +68,10 @@ class Parity:
     @cached_property
     def prompts(self) -> list[Prompted]:
         """The conversations that the export's template takes: eight made ones, then more."""
-        tokens = self.reference.tokens
-        special = str(tokens.tokenizer.eos_token or "")
-        longer = ""
+        tokens, longer = self.reference.tokens, ""
         if self.context:
-            each = len(tokens.plain(PROSE))
-            longer = PROSE * max(1, (self.context - 100) // each)
-        prompts, refused = self._prompted(made(special, longer))
+            longer = PROSE * max(1, (self.context - 100) // len(tokens.plain(PROSE)))
+        prompts, refused = self._prompted(made(str(tokens.tokenizer.eos_token or ""), longer))
         if not prompts:
             raise UsageError(f"the export takes no conversation: {refused or 'its context is too short'}")
         return prompts
@@ -113,11 +110,8 @@ class Parity:
     @cached_property
     def answers(self) -> list[tuple[Prompted, RuntimeAnswer, list[int]]]:
         """The runtime's greedy answers by way of its chat, and their tokens."""
-        found = []
-        for prompt in self.spoken:
-            said = self.runtime.chat(prompt.messages, GREEDILY, GREEDY)
-            found.append((prompt, said, self.ids_of(said)))
-        return found
+        said = [(prompt, self.runtime.chat(prompt.messages, GREEDILY, GREEDY)) for prompt in self.spoken]
+        return [(prompt, answer, self.ids_of(answer)) for prompt, answer in said]
 
     @cached_property
     def answers_scored(self) -> list[TokenScores]:

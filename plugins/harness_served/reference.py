@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from harness import UsageError
-from harness_hf import Tokens, load_model, quiet, resolve
+from harness_hf import Tokens, load_model, parameters_of, quiet, resolve
 from harness_served.noise import as_runtime
 
 CLIP = 8.0  # nats
@@ -48,8 +48,6 @@ class Reference:
         self.tokens, self.adapter, self.computed = Tokens.of(str(files)), adapter, dtype
         self.gguf = any(model.glob("*.gguf"))
         if dtype == "auto":
-            from harness_hf import parameters_of
-
             self.computed = "float32" if parameters_of(self.folder) <= EXACT else "bfloat16"
         with quiet():
             self.model = load_model(self.folder, dtype=self.computed, adapter=model if adapter else None)
@@ -104,11 +102,9 @@ class Reference:
     def answer(self, prompt: Sequence[int], most: int) -> list[int]:
         """Return the greedy answer to a prompt, its stop token among it where it ends."""
         ids = torch.tensor([list(prompt)], device=self.model.device)
-        mask = torch.ones_like(ids)
+        how = {"max_new_tokens": most, "do_sample": False, "eos_token_id": self.stops}
         with torch.inference_mode(), quiet():
-            out = self.model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=most, do_sample=False, eos_token_id=self.stops
-            )
+            out = self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
         return [int(i) for i in out[0, ids.shape[1] :]]
 
     @contextmanager

@@ -52,8 +52,7 @@ class Runtime:
     def __init__(self, server: Server, model: str, told: Mapping[str, Any]) -> None:
         self.server, self.model, self.told = server, model, dict(told)
         self.requests = self.tokens = 0
-        self.texts = True  # until it refuses one
-        self.logs = True  # until it refuses to be asked for log-probabilities
+        self.texts = self.logs = True  # until it refuses one; until it refuses to be asked for log-probabilities
 
     @property
     def root(self) -> str:
@@ -68,8 +67,8 @@ class Runtime:
 
     @classmethod
     def knows(cls, told: Any) -> bool:
-        """Return whether this is the dialect of a server that answers its probe so."""
-        return False
+        """Return whether this is the dialect of a server that answers its probe so: most tell their version."""
+        return isinstance(told, dict) and isinstance(told.get("version"), str)
 
     def identity(self) -> dict[str, Any]:
         """Return what it tells of itself and its model now."""
@@ -137,9 +136,9 @@ class Runtime:
         except RequestRefused as refused:
             if not self.logs or refused.trouble.status not in (400, 422):
                 raise
-            said = self._said(self.ask(path, body, read_answer))
-            self.logs = False
-            return said
+        said = self._said(self.ask(path, body, read_answer))
+        self.logs = False
+        return said
 
     def _said(self, answered: RuntimeAnswer) -> RuntimeAnswer:
         if (key := self.server.peer.key) and key in answered.text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness import UsageError
-from harness_api import ApiOptions, RequestRefused, Server
+from harness_api import ApiOptions, Server
 from harness_served.dialects.llama_cpp import LlamaCpp
 from harness_served.dialects.ollama import Ollama
 from harness_served.dialects.vllm import Vllm
@@ -20,9 +20,7 @@ def find(url: str, model: str = "", key: str = "") -> Runtime:
     for dialect in DIALECTS if root != server.url else ():
         try:
             told = server.ask(f"{root}{dialect.probe}", read=lambda reply: reply, tries=2, timeout=10.0)
-        except RequestRefused:
-            continue
-        except UsageError:  # a page, or nothing, where only this dialect has something
+        except UsageError:  # refused, a page, or nothing, where only this dialect has something
             continue
         if dialect.knows(told):
             return dialect(server, name, told)

@@ -34,9 +34,8 @@ class LlamaCpp(Runtime):
     def identity(self) -> dict[str, Any]:
         props = self.ask(f"{self.root}/props", None, table)
         settings = table(props.get("default_generation_settings"))
-        found = {name: props[name] for name in TOLD if name in props}
-        found |= {"n_ctx": settings.get("n_ctx"), "template": props.get("chat_template"), "adapters": self.adapters()}
-        return found
+        found = {name: props[name] for name in TOLD if name in props} | {"n_ctx": settings.get("n_ctx")}
+        return found | {"template": props.get("chat_template"), "adapters": self.adapters()}
 
     def adapters(self) -> list[dict[str, Any]]:
         listed = self.ask(f"{self.root}/lora-adapters", None)
@@ -91,8 +90,7 @@ def read_completion(reply: Any) -> RuntimeAnswer:
 
 def _drawing(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return how is drawn, by the names that generation_config.json has; what changes nothing is left out."""
-    names = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
-    names |= {"typical_p": "typical_p", "repetition_penalty": "repeat_penalty"}
-    names |= {name: name for name in ("presence_penalty", "frequency_penalty", "dry_multiplier", "xtc_probability")}
-    told = {ours: settings.get(theirs) for ours, theirs in names.items()}
+    names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty")
+    names += ("frequency_penalty", "dry_multiplier", "xtc_probability")
+    told = {name: settings.get("repeat_penalty" if name == "repetition_penalty" else name) for name in names}
     return {name: round(float(v), 4) for name, v in told.items() if isinstance(v, (int, float)) and abs(v) < 1e9}

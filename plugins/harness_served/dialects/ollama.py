@@ -16,10 +16,6 @@ class Ollama(Runtime):
     hint: ClassVar[str] = "serve the same GGUF with llama.cpp's server, which tells tokens"
     probe: ClassVar[str] = "/api/version"
 
-    @classmethod
-    def knows(cls, told: Any) -> bool:
-        return isinstance(told, dict) and isinstance(told.get("version"), str)
-
     def identity(self) -> dict[str, Any]:
         listed = self.ask(f"{self.root}/api/tags", None, table).get("models")
         entries = map(table, listed if isinstance(listed, list) else ())

@@ -22,10 +22,6 @@ class Vllm(Runtime):
     draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     probe: ClassVar[str] = "/version"
 
-    @classmethod
-    def knows(cls, told: Any) -> bool:
-        return isinstance(told, dict) and isinstance(told.get("version"), str)
-
     def identity(self) -> dict[str, Any]:
         return {"version": self.told.get("version"), **super().identity()}
 
@@ -56,14 +52,12 @@ class Vllm(Runtime):
         return tokens_in(told.get("prompt_token_ids")) or self._tokenized(messages)
 
     def _tokenized(self, messages: Messages) -> list[int] | None:
-        fields = fields_of([dict(m) for m in messages])
-        asked = {"model": self.model, "add_generation_prompt": True, **fields}
-        asked.setdefault(chat.ARGUMENTS, {})
+        about = {"model": self.model, "add_generation_prompt": True, chat.ARGUMENTS: {}}
         try:
-            told = self.ask(f"{self.root}/tokenize", asked, table)
+            asked = {**about, **fields_of([dict(m) for m in messages])}
+            return tokens_in(self.ask(f"{self.root}/tokenize", asked, table).get("tokens"))
         except RequestRefused:
             return None
-        return tokens_in(told.get("tokens"))
 
     def as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
         parent = super().identity().get("parent")

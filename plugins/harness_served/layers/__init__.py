@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 from harness_api import RequestRefused
-from harness_served import IDENTITY
+from harness_served import IDENTITY, LAYERS
 from harness_served.parity import UNPROVEN, LayerVerdict, Parity
-
-Look = Callable[[Parity], LayerVerdict]
-
-
-def layers() -> Mapping[str, Look]:
-    """Return what can be looked at, in the order in which it is."""
-    from harness_served.layers import answers, defaults, gates, ids, logprobs, lora, stops
-
-    looks: dict[str, Look] = {"ids": ids.look, "stops": stops.look, "defaults": defaults.look}
-    return looks | {"logprobs": logprobs.look, "lora": lora.look, "answers": answers.look, "gates": gates.look}
 
 
 def compare(parity: Parity, wanted: Collection[str], hold: Mapping[str, Any]) -> Iterator[tuple[str, LayerVerdict]]:
@@ -28,14 +19,13 @@ def compare(parity: Parity, wanted: Collection[str], hold: Mapping[str, Any]) ->
     from harness_served.layers.identity import same_model
 
     began = parity.runtime.identity()
-    for name, look in layers().items():
-        if name in wanted:
-            try:
-                parity.found[name] = look(parity)
-            except RequestRefused as refused:  # as where a conversation is longer than its context, which `ids` says
-                if not refused.trouble.status:
-                    raise
-                parity.found[name] = LayerVerdict(UNPROVEN, f"it refuses a request: {refused}")
-            yield name, parity.found[name]
+    for name in (name for name in LAYERS if name in wanted and name != IDENTITY):
+        try:
+            parity.found[name] = import_module(f"harness_served.layers.{name}").look(parity)
+        except RequestRefused as refused:  # as where a conversation is longer than its context, which `ids` says
+            if not refused.trouble.status:
+                raise
+            parity.found[name] = LayerVerdict(UNPROVEN, f"it refuses a request: {refused}")
+        yield name, parity.found[name]
     parity.found[IDENTITY] = same_model(parity, began, hold)
     yield IDENTITY, parity.found[IDENTITY]

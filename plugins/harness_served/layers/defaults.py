@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 from harness_served.parity import DIFFERS, SAME, SECOND, UNPROVEN, LayerVerdict, Parity
@@ -25,8 +26,7 @@ LEAST = 64
 def look(parity: Parity) -> LayerVerdict:
     """Compare what is told, or what is drawn."""
     named = _named(parity)
-    told = parity.runtime.defaults()
-    if told is not None:
+    if (told := parity.runtime.defaults()) is not None:
         apart = [key for key in told if _apart(key, float(told[key]), named)]
         odd = [f"{key} {told[key]:g} where the export has {named.get(key, 'none')}" for key in apart]
         greedy = not named.get("do_sample") and told.get("temperature") == 0
@@ -83,6 +83,4 @@ def _surprise(parity: Parity, named: Mapping[str, Any], heard: list[Any], seed: 
 
 def limit(alpha: float) -> float:
     """Return how many deviations a healthy runtime stays within, at a risk on both sides."""
-    from statistics import NormalDist
-
     return NormalDist().inv_cdf(1 - alpha / 2)

@@ -17,8 +17,7 @@ def look(parity: Parity) -> LayerVerdict:
     runtime, seen, unread, prompts = parity.runtime, "count", 0, [*parity.prompts, *parity.rows]
     for number, prompt in enumerate(prompts):
         where, ours = f"conversation {number}", len(prompt.ids)
-        theirs = runtime.ids(prompt.messages)
-        if theirs is not None:
+        if (theirs := runtime.ids(prompt.messages)) is not None:
             seen = runtime.ids_by
             if theirs != prompt.ids:
                 return LayerVerdict(DIFFERS, f"{where}, {_first(parity, prompt.ids, theirs)}; {FIX}", seen)
@@ -46,8 +45,7 @@ def look(parity: Parity) -> LayerVerdict:
 
 def _text(parity: Parity) -> str:
     """Return how many tokens too many a text prompt has, as when a BOS is put in front of another."""
-    count = parity.runtime.count_text(PLAIN)
-    ours = len(parity.reference.tokens.prompts([PLAIN])[0])
+    count, ours = parity.runtime.count_text(PLAIN), len(parity.reference.tokens.prompts([PLAIN])[0])
     if count is None or count == ours:
         return ""
     return f"a text prompt has {count} tokens, the export's {ours} ({count - ours:+d}); see add_bos_token of both"

@@ -31,8 +31,7 @@ def look(parity: Parity) -> LayerVerdict:
         if not texts:
             return _by_answers(parity)
     for ids, text in zip(ends, texts, strict=True):
-        said = runtime.complete(ids, text, FEW, GREEDY)
-        if said is None:
+        if (said := runtime.complete(ids, text, FEW, GREEDY)) is None:
             return _by_answers(parity)
         if said.text.strip() or said.ended == "length":
             went.append(said.text)
