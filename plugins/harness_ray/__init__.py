@@ -9,8 +9,6 @@ from harness import hookimpl
 if TYPE_CHECKING:
     from harness_ray.cluster import Cluster
 
-__all__ = ["workers"]
-
 
 @hookimpl
 def harness_workers() -> dict[str, Any]:

@@ -59,9 +59,8 @@ class Cluster:
         count = self._free(ray, _held.get(self.place, 1)) or int(self.asked)  # a cluster grows when it is asked
         _held[self.place] = count
         if not count:
-            raise UsageError(
-                f'--on "{self.said}": of {offered.get(self.kind, 0):g} {self.kind}s none got free in {PATIENCE:g} s'
-            )
+            what = f"of {offered.get(self.kind, 0):g} {self.kind}s none got free in {PATIENCE:g} s"
+            raise UsageError(f'--on "{self.said}": {what}')
         return [self._actor(ray) for _ in range(count)]
 
     def again(self) -> Worker | None:
@@ -140,8 +139,7 @@ def connected(cluster: Cluster) -> Any:
         try:  # Ray itself would try for a minute where nobody listens, and end the process
             socket.create_connection((host, int(port)), ANSWERS).close()
         except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            what = f"no cluster is there ({why}); ray start --head makes one"
+            what = f"no cluster is there ({getattr(error, 'strerror', None) or error}); ray start --head makes one"
             raise UsageError(f'--on "{cluster.said}": {what}') from None
     ours = {"include_dashboard": False, "object_store_memory": STORE, "_node_ip_address": "127.0.0.1"}
     given: dict[str, Any] = {"address": cluster.place} if cluster.place else {"address": "local", **ours}

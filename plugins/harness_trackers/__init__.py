@@ -13,7 +13,6 @@ from harness import hookimpl
 if TYPE_CHECKING:
     from harness import Run
 
-__all__ = ["stay_alone"]
 TRACKERS = ("mlflow", "tensorboard", "wandb")
 ALONE = {  # what keeps the libraries from reporting to their makers, and off the network, unless the user set otherwise
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
 from harness.answers import keys
 from harness.errors import RAISES, UsageError
 from harness.plugins import load_plugins
-from harness.records.models import ModelRef, Subject, streamed
+from harness.records.models import ModelRef, streamed
 from harness_workers import protocol
 from harness_workers.loading import load_each
 from harness_workers.pieces import fresh
@@ -32,8 +31,7 @@ class Desk:
     def __init__(self) -> None:
         self._refs: list[ModelRef] = []
         self._loader: Any = None
-        self._open: AbstractContextManager[list[Subject]] | None = None
-        self._subjects: Sequence[Any] = ()
+        self._loaded, self._subjects = ExitStack(), list[Any]()  # which stay until the process ends
 
     def replies(self, text: str) -> Iterator[str]:
         """Yield signs with rows as they come, and the reply to a message: what it asks for, or the error it came to."""
@@ -66,8 +64,7 @@ class Desk:
         """Load the models into memory."""
         if self._loader is None:
             raise ValueError("no models were opened")
-        self._open = load_each(self._loader, self._refs)
-        self._subjects = self._open.__enter__()
+        self._subjects = self._loaded.enter_context(load_each(self._loader, self._refs))
         return {"digests": [subject.digest for subject in self._subjects], "notes": self.notes()}
 
     def ask(self, message: dict[str, Any]) -> Iterator[str]:
@@ -106,14 +103,6 @@ class Desk:
             found.append(list(said))
             said.clear()
         return found
-
-    def close(self) -> None:
-        """Free the models."""
-        self._subjects = ()
-        if self._open is not None:
-            self._open.__exit__(None, None, None)
-            self._open = None
-        gc.collect()
 
 
 def main() -> int:

@@ -45,9 +45,8 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
             loaded = stack.enter_context(loader([refs[i] for i in numbers], **refs[numbers[0]].options))
             if not isinstance(loaded, Sequence) or len(loaded) != len(numbers):
                 number = len(loaded) if isinstance(loaded, Sequence) else "no list of"
-                raise blame.slip(
-                    loader, f" yielded {number} subjects for {counted(len(numbers), 'ref')}; want one each"
-                )
+                what = f" yielded {number} subjects for {counted(len(numbers), 'ref')}; want one each"
+                raise blame.slip(loader, what)
             found.update(zip(numbers, loaded, strict=True))
             for ref, subject in ((refs[i], found[i]) for i in numbers):  # it may have kept another one from before
                 given = getattr(subject, "name", None), getattr(subject, "digest", None) if ref.digest else ref.digest

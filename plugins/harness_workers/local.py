@@ -54,15 +54,11 @@ class Child:
         self.name, self.python, self._ended, self._killed = name, python, "", False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)  # a pipe that nobody reads holds nobody up
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        own: Any = {"start_new_session": True}  # Ctrl-C is the driver's, and what it starts ends with it
         try:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                [python, "-m", "harness_workers"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is the driver's, and what it starts ends with it
-            )
+            command = [python, "-m", "harness_workers"]
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(command, env=environment, **pipes, **own)
         except OSError as error:
             self._errors.close()
             raise UsageError(f'python "{python}": {error.strerror}; want the interpreter of an environment') from None
@@ -89,13 +85,12 @@ class Child:
         """Return why it was ended or else how it ended, and the last that it said."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
-        code = self._process.returncode
-        left = "it said no more" if code in (None, 0) else f"ended with {code}"
+        code, words = self._process.returncode, ""
+        left = f"ended with {code}" if code else "it said no more"
         if code and code < 0:
             known = {s.value: s.name for s in signal.Signals}
             left = f"ended by {known.get(-code, f'signal {-code}')}"
         how = self._ended or left
-        words = ""
         with suppress(OSError, ValueError):
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 10_000))
             lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()

@@ -319,15 +319,14 @@ class Pool:
             reply = protocol.unpacked(future.result())
         except (Lost, ValueError) as why:
             raise Lost(f"{worker.name} cannot be started: {why}") from None
-        about = reply.get("about")
-        about = about if isinstance(about, dict) else {}
+        about = found if isinstance(found := reply.get("about"), dict) else {}
         if "error" in reply:
             error = protocol.read_error(reply["error"])
             raise self._gone(f"{worker.name}: {error}") from error
         if (about.get("protocol"), about.get("harness")) != (protocol.PROTOCOL, VERSION):
             theirs = f"harness {about.get('harness')} (protocol {about.get('protocol')})"
-            ours = f"{VERSION} ({protocol.PROTOCOL})"
-            raise self._gone(f"{worker.name} has {theirs}, this is {ours}; install the same there")
+            what = f"{theirs}, this is {VERSION} ({protocol.PROTOCOL})"
+            raise self._gone(f"{worker.name} has {what}; install the same there")
         given = reply.get("identity")
         told = tuple(given) if isinstance(given, list) else ()
         if len(told) != len(self.opening.refs) or not all(one is None or isinstance(one, str) for one in told):

@@ -46,11 +46,9 @@ class Worker(Protocol):
 
     def send(self, message: str, hear: Callable[[str], None]) -> Future[str]:
         """Give a message; its future holds the reply, or raises Lost. Signs before it are heard, in any thread."""
-        ...
 
     def close(self, why: str = "") -> None:
         """End it, whatever it is doing, and all that it started; who waits for a reply is told why."""
-        ...
 
 
 class Workers(Protocol):
@@ -61,11 +59,9 @@ class Workers(Protocol):
 
     def start(self) -> list[Worker]:
         """Start them; raises UsageError where they cannot be started."""
-        ...
 
     def again(self) -> Worker | None:
         """Start one in the place of a lost one, or return None: it goes on with fewer."""
-        ...
 
 
 def write(stream: IO[bytes], message: str) -> None:
@@ -126,17 +122,13 @@ def told_ref(ref: ModelRef) -> dict[str, Any]:
 def read_ref(told: Mapping[str, Any]) -> ModelRef:
     """Return the reference that `told_ref` wrote."""
     adapter, seal = told["adapter"], told["seal"]
-    ours = {
-        "adapter": Path(adapter) if adapter else None,
-        "seal": Seal(**{**seal, "beside": tuple(seal["beside"])}) if seal else None,
-    }
-    return ModelRef(**{**told, **ours})
+    sealed = Seal(**{**seal, "beside": tuple(seal["beside"])}) if seal else None
+    return ModelRef(**{**told, "adapter": Path(adapter) if adapter else None, "seal": sealed})
 
 
 def told_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords of requests as JSON has them."""
-    records = {name: asdict(options[name]) for name in ("sampling", "thought_budget") if options.get(name)}
-    return {**options, **records}
+    return {**options, **{n: asdict(options[n]) for n in ("sampling", "thought_budget") if options.get(n)}}
 
 
 def read_options(told: Mapping[str, Any]) -> dict[str, Any]:
