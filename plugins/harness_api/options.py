@@ -42,8 +42,7 @@ class ApiOptions:
         if problem := wire.wrong_variable(self.api_key_env):
             mistakes.add("api_key_env", problem)
         for name, least in (("concurrency", 1), ("retries", 0), ("context", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
+            if (value := getattr(self, name)) is not None and value < least:
                 mistakes.add(name, f"is {value}, want {least} or more")
         if not self.timeout > 0:
             mistakes.add("timeout", f"is {self.timeout:g}, want a number of seconds above 0")

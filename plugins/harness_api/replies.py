@@ -25,13 +25,11 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"  # a token that is part of a character, dec
 
 def choice(reply: Any) -> Mapping[str, Any]:
     """Return the one choice of a reply."""
-    error = reply.get("error") if isinstance(reply, dict) else None
-    if error:  # some gateways send errors with status 200
+    if error := table(reply).get("error"):  # some gateways send errors with status 200
         raise wire.Trouble(f"answered with an error: {str(error)[:200]}", passing=True)
-    choices = reply.get("choices") if isinstance(reply, dict) else None
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+    choices = table(reply).get("choices")
+    if not (isinstance(choices, list) and choices and isinstance(first := choices[0], dict)):
         raise wire.Trouble("answered without choices, so this is no answer", passing=True)
-    first: dict[str, Any] = choices[0]
     return first
 
 
@@ -61,8 +59,7 @@ def text_of(reply: Any, stop: Sequence[str] = ()) -> Said:
         raise wire.Trouble(used_up, hint=MORE)
     if not text and not called and ENDED[ended] == "tool":
         raise wire.Trouble(f"answered with no text and no call (finish_reason {ended!r})")
-    said = wire.before(text, stop)
-    how = "tool" if called and ended == "stop" else ENDED[ended]
+    said, how = wire.before(text, stop), "tool" if called and ended == "stop" else ENDED[ended]
     if said != text or (ended == "stop" and any(isinstance(chosen.get(key), str) for key in STRINGS)):
         how = "stop"
     tokens, thought = _tokens(reply)
@@ -128,7 +125,7 @@ def positions(reply: Any, way: Way) -> list[Position]:
 
 def ids(reply: Any) -> list[int]:
     """Read the tokens of /tokenize."""
-    found = reply.get("tokens") if isinstance(reply, dict) else None
+    found = table(reply).get("tokens")
     if not isinstance(found, list) or not all(isinstance(i, int) for i in found):
         raise wire.Trouble("answered /tokenize without tokens", passing=True)
     return found

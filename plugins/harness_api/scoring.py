@@ -67,9 +67,8 @@ class Scoring:
 
     def _by_text(self, prompt: str, text: str, stop: threading.Event) -> Logprob:
         """Score where the texts of the tokens spell the continuation exactly; never guess where it begins."""
-        start = prompt.rstrip()
         whole = prompt + text
-        continuation = whole[len(start) :]
+        continuation = whole[len(prompt.rstrip()) :]
 
         def read(reply: Any) -> Sequence[Position]:
             found = replies.positions(reply, self.way)
@@ -78,8 +77,7 @@ class Scoring:
                 raise wire.Trouble("the tokens it tells do not spell the text, so nothing in it can be found exactly")
             if not prompt:
                 return spelt[1:]  # nothing predicts the first token: BOS, or the text's own
-            scored = replies.after(spelt, continuation)
-            if scored is None:
+            if (scored := replies.after(spelt, continuation)) is None:
                 what = "no token begins exactly where the continuation does, so it has no exact log-probability"
                 raise wire.Trouble(what)
             return scored
@@ -93,11 +91,11 @@ class Scoring:
         return found
 
     def _fitting(self, pair: Pair, text: str, truncate: bool) -> Pair:
-        context, target = pair
-        if self.room is None or len(context) + len(target) <= self.room:
+        (context, target), size = pair, len(pair[0]) + len(pair[1])
+        if self.room is None or size <= self.room:
             return pair
         if not truncate or len(target) >= self.room:
-            what = f"a row has {len(context) + len(target)} tokens, there is room for {self.room}"
+            what = f"a row has {size} tokens, there is room for {self.room}"
             raise UsageError(f"{self.server.where}: {what}; shorten the one ending {text[-40:]!r}")
         return context[len(target) - self.room :], target
 

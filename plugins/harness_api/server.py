@@ -77,12 +77,9 @@ class Endpoint:
 
     def adapted(self, trouble: wire.Trouble) -> Endpoint | None:
         """Return the endpoint without what was refused; None when that is not it."""
-        named = next((f for f in ("max_tokens", "temperature", "stop") if f == trouble.field), None)
-        if named is None or named in self.without:
-            return None
-        if named != "max_tokens":
-            return replace(self, without=self.without | {named})
-        return replace(self, limit="max_completion_tokens") if self.limit == "max_tokens" else None
+        if trouble.field in ("temperature", "stop") and trouble.field not in self.without:
+            return replace(self, without=self.without | {trouble.field})
+        return replace(self, limit="max_completion_tokens") if trouble.field == self.limit == "max_tokens" else None
 
 
 @dataclass(frozen=True)
@@ -100,11 +97,10 @@ class Dialect:
 def find(server: Server, model: str, options: ApiOptions) -> Dialect:
     """Return what a server offers for a model; raises UsageError where it does not serve it."""
     entry = served_entry(server, model)
-    extra = dict(options.body or {})
-    refusals: list[RequestRefused] = []
+    asked, refusals = {**(options.body or {}), "model": model}, list[RequestRefused]()
     message = {"messages": [{"role": "user", "content": PROBE}]}
-    chat = _meet(server, Endpoint(CHAT), {**extra, "model": model, **message}, refusals)
-    plain = _meet(server, Endpoint(COMPLETIONS), {**extra, "model": model, "prompt": PROBE}, refusals)
+    chat = _meet(server, Endpoint(CHAT), {**asked, **message}, refusals)
+    plain = _meet(server, Endpoint(COMPLETIONS), {**asked, "prompt": PROBE}, refusals)
     if not chat and not plain:
         if refusals[0].trouble.status not in (404, 405):
             raise refusals[0]
@@ -113,11 +109,10 @@ def find(server: Server, model: str, options: ApiOptions) -> Dialect:
     if text is None:
         why = server.peer.clean(str(refusals[0].trouble))
         raise UsageError(f'{server.where}: answers nothing at "{options.endpoint}", {why}')
-    scoring = _scoring(server, {**extra, "model": model}, options) if plain else None
+    scoring = _scoring(server, asked, options) if plain else None
     if scoring is None and options.logprobs in replies.WAYS:
         raise UsageError(f'{server.where}: offers no log-probs of a prompt by "{options.logprobs}"')
-    told = entry.get("max_model_len")
-    context = options.context or (told if isinstance(told, int) else None)
+    context = options.context or (told if isinstance(told := entry.get("max_model_len"), int) else None)
     dialect = Dialect(text, chat, scoring, _tokenizes(server, model), context)
     return replace(dialect, facts=_facts(server, dialect, entry) | server.peer.facts(model))
 
@@ -143,8 +138,7 @@ def tokens_url(server: Server) -> str | None:
 
 
 def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
-    data = reply.get("data") if isinstance(reply, dict) else None
-    if not isinstance(data, list):
+    if not isinstance(data := replies.table(reply).get("data"), list):
         raise wire.Trouble("answered /models with no list of models", passing=True)
     return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
 

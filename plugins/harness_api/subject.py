@@ -18,7 +18,6 @@ from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefu
 
 STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `wire.before` cuts at the others
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
-
 HALVES = "answers hold half a surrogate pair, which is no character; U+FFFD stands for it"
 
 
@@ -133,8 +132,7 @@ class APISubject:
         endpoint, asked = self._addressed(RANDOM if self.dialect.text else [{"role": "user", "content": RANDOM}])
         if self._draws or "temperature" in endpoint.without:
             return
-        how = {**self.asked, **asked, "temperature": HOT}
-        texts = set()
+        how, texts = {**self.asked, **asked, "temperature": HOT}, set[str]()
         for seed in (1, 2):
             try:
                 said = self.server.ask(endpoint.path, endpoint.body(16, {**how, "seed": seed}), read=replies.choice)

@@ -107,7 +107,8 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
     from harness_hf import read_fp8
     from harness_lora import read_headers
 
-    there, left, found, layers = read_headers(parent), set(read_headers(parent)), [0.0, 0.0], 0
+    there, wrong, total, layers = read_headers(parent), 0.0, 0.0, 0
+    left = set(there)
     for file in weight_files(copy):
         for name, here, scale in read_fp8(copy, file):
             if name not in there:
@@ -122,8 +123,8 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
                 continue
             step = torch.ldexp(torch.ones_like(here), torch.frexp(here).exponent - BITS).clamp_min(LEAST)
             allowed = step * scale * (0.5 + (here.abs() == LARGEST)) + INEXACT * wanted.abs()
-            off = compare_numbers(name, wanted.numpy(), (here * scale).numpy(), allowed.numpy())
-            found, layers = [found[0] + off[0], found[1] + off[1]], layers + 1
+            off, all_ = compare_numbers(name, wanted.numpy(), (here * scale).numpy(), allowed.numpy())
+            wrong, total, layers = wrong + off, total + all_, layers + 1
     tied = {name for name in left if name == "lm_head.weight" and _config(copy).get("tie_word_embeddings")}
     if left - tied:
         raise CheckFailed(f'"{min(left)}" is in the parent alone')
@@ -131,12 +132,11 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
     if odd := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
         raise CheckFailed(f"config.json: {odd[0]} is {ours.get(odd[0])}, and in the parent {theirs.get(odd[0])}")
     compare_tokenizers(parent, copy)
-    return {"relative_error": round(math.sqrt(found[0] / max(found[1], 1e-300)), 6), "layers": layers}
+    return {"relative_error": round(math.sqrt(wrong / max(total, 1e-300)), 6), "layers": layers}
 
 
 def _config(folder: Path) -> dict[str, Any]:
     """Return a folder's configuration with all defaults."""
     from transformers import AutoConfig
 
-    found = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    return dict(found.to_dict())
+    return dict(AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).to_dict())

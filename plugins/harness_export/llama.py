@@ -29,8 +29,6 @@ LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_positio
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
 IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 FURTHER_STOPS = ("eot", "eom")
-
-
 KEYS = {  # of the architecture in a GGUF file -> fields of a Llama
     **{"block_count": "layers", "context_length": "context", "embedding_length": "width"},
     **{"feed_forward_length": "inner", "attention.head_count": "heads", "attention.head_count_kv": "kv_heads"},
@@ -104,8 +102,8 @@ def name_of(tensor: str, llama: Llama) -> str | None:
     module, _, part = tensor.rpartition(".")
     if part == "weight" and module in NAMES:
         return f"{NAMES[module]}.weight"
-    found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
-    if part != "weight" or not found or found[2] not in LAYER:
+    found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", tensor)
+    if not found or found[2] not in LAYER:
         raise _refused(f'a tensor "{tensor}" that is in no plain Llama')
     return f"blk.{found[1]}.{LAYER[found[2]]}.weight"
 
@@ -130,10 +128,9 @@ def metadata_of(folder: Path, rows: int) -> Iterator[tuple[str, Any]]:
     tokens = Tokens.of(str(folder))
     tokenizer = tokens.tokenizer
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    pre = _split(backend)
-    names, types = _vocabulary(backend, rows)
     yield "tokenizer.ggml.model", "gpt2"
-    yield "tokenizer.ggml.pre", pre
+    yield "tokenizer.ggml.pre", _split(backend)
+    names, types = _vocabulary(backend, rows)
     yield "tokenizer.ggml.tokens", names
     yield "tokenizer.ggml.token_type", types
     yield "tokenizer.ggml.merges", [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]

@@ -26,7 +26,6 @@ from harness.internals import CONVERSION_NOTES, formats, isolated
 if TYPE_CHECKING:
     from torch import Tensor
 
-INSTALL = "pip install 'finetune-harness[hf]'"
 SHARD = "5GB"
 HALF_GAP = 0.16  # of a block's largest number: half the widest gap of NF4's grid, 0.152, and rounding
 SCALES = 0.05  # of the tensor's largest number: what the scales lose in 8 bits
@@ -44,7 +43,7 @@ STEPS = 2  # quantise and write; read back
 def check(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError where bitsandbytes is missing, or the model is quantised already."""
     if find_spec("bitsandbytes") is None:
-        raise UsageError(f"bitsandbytes is not installed; {INSTALL}")
+        raise UsageError("bitsandbytes is not installed; pip install 'finetune-harness[hf]'")
     check_whole(model)
 
 
@@ -131,10 +130,8 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
     refs = [ModelRef("copy", str(copy)), ModelRef("parent", str(parent))]
     config = json.loads((parent / "config.json").read_text("utf-8"))
     dtype: Any = config.get("dtype") or config.get("torch_dtype") or "float32"
-    with load(refs, dtype=dtype, device="cpu") as subjects:
-        ours, theirs = subjects
-        wrong = total = 0.0
-        layers = 0
+    with load(refs, dtype=dtype, device="cpu") as [ours, theirs]:
+        wrong, total, layers = 0.0, 0.0, 0
         for name, there, here, allowed in _pairs(theirs.model, ours.model):  # type: ignore[attr-defined]
             off = (here - there).abs()
             if not bool((off <= allowed).all()):  # NaN is not

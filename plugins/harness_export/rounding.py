@@ -66,12 +66,12 @@ def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bo
         low = dequantize(raw, ggml)
         raw[:, codes.begin : codes.end] = codes.highest
         high = dequantize(raw, ggml)
-        step = np.abs(high - low) / codes.steps
-        largest = np.abs(wanted).max(1, keepdims=True)
+        span, largest = np.abs(high - low), np.abs(wanted).max(1, keepdims=True)
+        step = span / codes.steps
         slack = INEXACT * largest + codes.steps * HALF_OF_F16
         beyond = step + (1 + codes.scales) * codes.steps * HALF_OF_F16
         if codes.scales:
-            beyond = beyond + (np.abs(high - low) + np.abs(low)).max(1, keepdims=True) / (2 * codes.scales)
+            beyond = beyond + (span + np.abs(low)).max(1, keepdims=True) / (2 * codes.scales)
             beyond = np.maximum(beyond, largest) if weighed else beyond
         ends = (here == low) | (here == high)
         found += compare(name, wanted, here, step / 2 + slack + np.where(ends, beyond, 0))
@@ -84,8 +84,7 @@ def compare(name: str, there: Any, here: Any, allowed: Any) -> tuple[float, floa
     """Return the squares of what numbers are off by and of the parent's; raises CheckFailed beyond what is allowed."""
     off = np.abs(here - there)
     if not (off <= allowed).all():  # NaN is not
-        most = float(off.max())
-        raise CheckFailed(f'"{name}" is not its parent\'s, rounded: off by up to {most:.3g}')
+        raise CheckFailed(f'"{name}" is not its parent\'s, rounded: off by up to {float(off.max()):.3g}')
     return _squares(there, here)
 
 

@@ -49,12 +49,11 @@ def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     import torch
 
     found = []
-    with torch.inference_mode():
-        for prompt in PROMPTS:
-            asked = tokenizer(prompt, return_tensors="pt").to(model.device)
-            told = {name: asked[name] for name in ("input_ids", "attention_mask")}
-            out = model.generate(**told, max_new_tokens=TOKENS, do_sample=False)
-            found.append(out[0].tolist())
+    for prompt in PROMPTS:
+        asked = tokenizer(prompt, return_tensors="pt").to(model.device)
+        told = {name: asked[name] for name in ("input_ids", "attention_mask")}
+        with torch.inference_mode():
+            found.append(model.generate(**told, max_new_tokens=TOKENS, do_sample=False)[0].tolist())
     return found
 
 

@@ -120,8 +120,7 @@ class _Tensors:
 
 def _writer(path: Path, folder: Path, llama: Llama, quantization: str) -> Any:
     writer = GGUFWriter(path, "llama")
-    named = {"F32": "ALL_F32"}.get(quantization, f"MOSTLY_{quantization}")
-    writer.add_file_type(int(LlamaFileType[named]))
+    writer.add_file_type(int(LlamaFileType["ALL_F32" if quantization == "F32" else f"MOSTLY_{quantization}"]))
     writer.add_quantization_version(2)
     adds: dict[type, Any] = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
     adds |= {str: writer.add_string, list: writer.add_array}
@@ -195,20 +194,18 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
     file = check_types(to / FILE)
     if odd := set(names) ^ (file.tensors.keys() - {ROPE_FACTORS}):
         raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in the file, and not in both')
-    back = resolve(str(to))
-    there = read_headers(back)
+    there = read_headers(back := resolve(str(to)))
     if odd := set(names.values()) ^ (there.keys() - ({"lm_head.weight"} if llama.tied else set())):
         raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in what was read back, and not in both')
-    weighed = _weighed(file)
-    wrong = total = 0.0
+    weighed, wrong, total = _weighed(file), 0.0, 0.0
     with ExitStack() as stack:
         source, read = (_Tensors(stack, headers, llama) for headers in (read_headers(folder), there))
         for name, tensor in names.items():
             wanted, place = source.tensor(name, tensor), file.tensors[name]
             if place.shape != wanted.shape:
                 raise CheckFailed(f'export "gguf": "{name}" is {[*place.shape]}, and in the model {[*wanted.shape]}')
-            blocks = np.fromfile(to / FILE, np.uint8, place.end - place.begin, offset=place.begin)
-            blocks = blocks.reshape(*place.shape[:-1], -1)
+            raw = np.fromfile(to / FILE, np.uint8, place.end - place.begin, offset=place.begin)
+            blocks = raw.reshape(*place.shape[:-1], -1)
             off, all_ = compare_blocks(name, wanted, blocks, place.type, weighed=weighed)
             wrong, total = wrong + off, total + all_
             if not np.array_equal(dequantize(blocks, GGMLQuantizationType[place.type]), read.tensor(name, tensor)):

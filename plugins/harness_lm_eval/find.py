@@ -62,8 +62,7 @@ class _Expansion:
     """From a name to its tasks, as lm_eval's TaskFactory goes."""
 
     def __init__(self, asked: str, folder: Path, include_path: str | None, read: Reader) -> None:
-        self.asked, self.read = asked, read
-        self._places = (folder, include_path)
+        self.asked, self.read, self._places = asked, read, (folder, include_path)
 
     @cached_property
     def names(self) -> Names:

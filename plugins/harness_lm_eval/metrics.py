@@ -130,9 +130,8 @@ def _of_class(leaf: Leaf) -> Iterator[Measure]:
     bare = cls.__new__(cls)
     directions = bare.higher_is_better()
     for metric, function in bare.aggregation().items():
-        if isinstance(directions.get(metric), bool):
-            better: Direction = "higher" if directions[metric] else "lower"
-            yield Measure(metric, metric, "none", _name_of(function), better)
+        if isinstance(higher := directions.get(metric), bool):
+            yield Measure(metric, metric, "none", _name_of(function), "higher" if higher else "lower")
 
 
 def _registry() -> Any:

@@ -46,13 +46,12 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return an answer a request; requests with the same options are asked together, greedy repeats once."""
-        groups, options = dict[str, list[int]](), [self._options(request) for request in requests]
-        for number, one in enumerate(options):
-            groups.setdefault(repr(one), []).append(number)
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for number, request in enumerate(requests):
+            groups.setdefault(self._options(request), []).append(number)
         answers = [""] * len(requests)
-        for numbers in groups.values():
-            some = [requests[i] for i in numbers]
-            for i, answer in zip(numbers, self._generate(some, *options[numbers[0]]), strict=True):
+        for options, numbers in groups.items():
+            for i, answer in zip(numbers, self._generate([requests[i] for i in numbers], *options), strict=True):
                 answers[i] = answer
         return answers
 
@@ -122,6 +121,6 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         long = [i for i, pair in enumerate(pairs) if len("".join(pair).encode()) + 2 > limit]
         counts = self.subject.count_tokens([pairs[i] for i in long]) if long else []  # type: ignore[attr-defined]
         for i, count in zip(long, counts, strict=True):
-            where = (requests[i].task_name, requests[i].doc_id)
             if count > limit:
+                where = (requests[i].task_name, requests[i].doc_id)
                 self.cut[where] = max(self.cut.get(where, 0), count - limit)

@@ -8,7 +8,6 @@ it but without lm_eval: includes merged, functions left as names.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -78,8 +77,7 @@ def lm_eval_names() -> Names:
 
 def search(root: Path) -> Names:
     """Search a folder for names as lm_eval does: of several files with one name the first counts."""
-    names = Names()
-    paths: list[str] = []
+    names, paths = Names(), list[str]()
     for folder, inner, files in os.walk(str(root)):
         inner[:] = [d for d in inner if d not in ("__pycache__", ".ipynb_checkpoints")]
         paths += [f"{folder}/{file}" for file in files if file.endswith(".yaml")]
@@ -107,9 +105,7 @@ def _said(path: str, depth: int = 0) -> dict[str, Any]:
     if (include := found.pop(b"include", None)) and depth < DEEPEST:
         for other in _listed(_value(include)):
             said |= _included(os.path.normpath(f"{os.path.dirname(path)}/{other}"), depth + 1)  # noqa: PTH120
-    for key, value in found.items():
-        said[key.decode()] = _listed(_value(value)) if key == b"tag" else _value(value)
-    return said
+    return said | {k.decode(): _listed(_value(v)) if k == b"tag" else _value(v) for k, v in found.items()}
 
 
 _included = lru_cache(maxsize=4096)(_said)
@@ -149,8 +145,7 @@ def read_yaml(path: Path, above: Sequence[Path] = ()) -> Config:
     includes = config.pop("include", None) or ()
     for other in [includes] if isinstance(includes, str) else includes:
         included = read_yaml(path.parent / other, (*above, path))
-        included.pop("task_list", None)
-        merged |= included
+        merged |= {key: value for key, value in included.items() if key != "task_list"}
     return merged | config
 
 
@@ -179,10 +174,7 @@ def loader() -> Any:
     class FunctionLoader(safe):  # type: ignore[misc]
         folder = Path()
 
-    def function(reader: Any, node: Any) -> Function:
-        return Function(reader.folder / reader.construct_scalar(node))
-
-    FunctionLoader.add_constructor("!function", function)
+    FunctionLoader.add_constructor("!function", lambda own, node: Function(own.folder / own.construct_scalar(node)))
     return FunctionLoader
 
 

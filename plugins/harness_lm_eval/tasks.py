@@ -19,6 +19,7 @@ from harness_lm_eval.find import Leaf, find
 from harness_lm_eval.metrics import Gauge, Measure, gauges, measures
 from harness_lm_eval.names import Config
 
+Doc = dict[str, Any]
 KEPT = 32  # evals whose tasks stay in memory
 SPARE = 8  # examples drawn beyond those wanted, for documents that are examples themselves
 OURS = frozenset({"id", "input", "target", "task", "doc_id"})  # columns of a row; a document's own get "doc." in front
@@ -57,9 +58,6 @@ class TaskOptions:
         if "task" not in known:
             raise UsageError('say which task: task = "arc_easy", or the path of a YAML')
         return cls(**known)
-
-
-Doc = dict[str, Any]
 
 
 class Fixed:
@@ -150,10 +148,8 @@ class Served:
         elif not (isinstance(prompt, str) and prompt):
             prompt = "\n".join(map(str, choices)) or target
         fields = doc if isinstance(doc, Mapping) else {"doc": doc}
-        return {
-            **{f"doc.{k}" if k in OURS else k: _plain(v) for k, v in fields.items()},
-            **{"task": self.name, "doc_id": number, "input": prompt, "target": target},
-        }
+        told = {f"doc.{k}" if k in OURS else k: _plain(v) for k, v in fields.items()}
+        return {**told, "task": self.name, "doc_id": number, "input": prompt, "target": target}
 
 
 Tasks = tuple[dict[str, Served], tuple[Gauge, ...]]
@@ -176,8 +172,8 @@ def build(asked: TaskOptions, folder: Path) -> Tasks:
             if not (docs := list(islice(task.eval_docs, asked.docs))):
                 raise UsageError(f'task "{leaf.name}": has no documents')
             sampler = _sampler(task, fixed=asked.fixed_shots, seed=asked.shots_seed)
-            known = tuple(measures(leaf))
-            each.append(Served(leaf.name, task, docs, known, sampler, asked, hub.needs_hub(leaf.config)))
+            remote = hub.needs_hub(leaf.config)
+            each.append(Served(leaf.name, task, docs, tuple(measures(leaf)), sampler, asked, remote))
     rows = sum(len(one.docs) for one in each)
     built = {one.name: replace(one, weight=rows / (len(each) * len(one.docs))) for one in each}
     while len(_built) >= KEPT:
@@ -225,10 +221,9 @@ def _build(leaf: Leaf, asked: TaskOptions) -> Any:
     if options := config.get("dataset_kwargs"):  # files beside the YAML, which lm_eval looks for where it runs
         named = {k: _located(options[k], leaf.folder) for k in ("data_files", "data_dir") if k in options}
         config["dataset_kwargs"] = {**options, **named}
-    metadata = asked.metadata or {}
     with hub.network(hub.needs_hub(config)) as barred:
         try:
-            (task,) = TaskManager(include_defaults=False, metadata=metadata).load(config)["tasks"].values()
+            (task,) = TaskManager(include_defaults=False, metadata=asked.metadata or {}).load(config)["tasks"].values()
         except Exception as error:  # the YAML, the code and the data of somebody else
             raise UsageError(_why(leaf, error, barred)) from None
     for metric in hub.foreign_metrics(config):

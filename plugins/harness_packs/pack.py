@@ -95,19 +95,17 @@ def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[RowMark]:
         most = max(totals)
         answer, right = choices[totals.index(most)], totals[choices.index(sample.target)]
         probability = math.exp(right - most) / math.fsum(math.exp(total - most) for total in totals)
-        yield RowMark(
-            float(answer == sample.target), answer, "uniform" if totals.count(most) > 1 else None, probability
-        )
+        note = "uniform" if totals.count(most) > 1 else None
+        yield RowMark(float(answer == sample.target), answer, note, probability)
 
 
 def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[RowMark]:
     """Yield whether an answer keeps its instruction, or is the number."""
     answers = subject.generate([s.input for s in rows], **ANSWERED[part])
     for sample, answer in zip(rows, answers, strict=True):
+        right = answer.strip() == sample.target
         if part == "instructions":
             right = rules.kept(answer, sample.row["rule"], sample.row["arguments"])
-        else:
-            right = answer.strip() == sample.target
         yield RowMark(float(right), answer)
 
 

@@ -38,8 +38,7 @@ def numbered(answer: str, count: int) -> bool:
 
 def keys(answer: str, names: Sequence[str]) -> bool:
     """Return whether the answer is a JSON object with exactly these keys."""
-    found = _object(answer)
-    return isinstance(found, dict) and sorted(found) == sorted(names)
+    return isinstance(found := _object(answer), dict) and sorted(found) == sorted(names)
 
 
 def equals(answer: str, value: Mapping[str, Any]) -> bool:

@@ -44,8 +44,7 @@ class Control:
 
 def controls_of(collection: Collection, folder: Path) -> list[Control]:
     """Return the base itself, what plugins make of it, and the base behind answers that are spoilt."""
-    name = collection.candidates[0]
-    itself = "The base passed off as the candidate."
+    name, itself = collection.candidates[0], "The base passed off as the candidate."
     found: dict[str, tuple[str, Make]] = {ITSELF: (itself, lambda base: (replace(base, name=name), None))}
     saboteurs = {p.name: p.function for (kind, _), p in collection.plugins.provided.items() if kind == "saboteur"}
     for label, saboteur in saboteurs.items():

@@ -118,8 +118,7 @@ def selftest(
             if task.about.estimate and (controls or mine):
                 cost = task.about.estimate(dict(task.spec.options), task.samples or (), controls, mine)
                 said(f"{task.spec.where}: {cost}")
-        trials, pairs = list[ControlTrial](), Results()
-        kept: dict[str, dict[str, Any]] = {}
+        trials, pairs, kept = list[ControlTrial](), Results(), dict[str, dict[str, Any]]()
         for control in chosen:
             trial, results = _trial(control, options, kept)
             told(trial)
@@ -162,8 +161,7 @@ def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) 
         leave(execution)
         return replace(blank, skipped=str(error)), {}
     run, adjudicator = conduct(execution, partial(_stages, ref, disguise)), execution.adjudicator
-    collection = control.collection
-    candidate = collection.candidates[0]
+    collection, candidate = control.collection, control.collection.candidates[0]
     reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.reports)
     failed = [r.error for r in run.reports if r.error and r.outcome == "error"]
     if run.exit_code is ExitCode.USAGE and failed and not reached:
@@ -206,11 +204,10 @@ def _equals(collection: Collection, results: Results) -> Iterator[Equals]:
         if not gate.versus or gate.margin > 0 or ours is None or theirs is None or ours.order:
             continue
         task, alpha = collection.tasks[gate.eval], gate.alpha or about.alpha
-        chance = random.Random(about.seed)  # noqa: S311 -- not for secrets
+        chance, metric = random.Random(about.seed), task.metrics.get(gate.metric_name)  # noqa: S311 -- no secrets
         said: list[Outcome] = []
         for _ in range(SWAPS):
             pair = _swapped(ours, theirs, task.samples or (), chance)
-            metric = task.metrics.get(gate.metric_name)
             # Of rows that leak too: this is about the test, and two equal models leak alike.
             said.append(decide(gate, metric, *pair, task.samples or (), alpha, name=candidate).outcome)
         yield Equals(gate.id, said.count(Outcome.FAIL) / SWAPS, said.count(Outcome.PASS) / SWAPS, alpha, SWAPS)

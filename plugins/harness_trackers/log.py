@@ -181,16 +181,10 @@ def to_wandb(told: LoggedRun) -> None:
 
     project, name = os.environ.get("WANDB_PROJECT", "huggingface"), told.folder.name  # the trainer's
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
-    with wandb.init(
-        project=project,
-        name=name,
-        group=told.suite,
-        job_type="verdicts",
-        notes=told.note,
-        config={name_of(key): value for key, value in told.about.items()},
-        settings=quiet,
-        reinit="create_new",  # the training's own may still be open
-    ) as run:
+    about = {"project": project, "name": name, "group": told.suite, "job_type": "verdicts", "notes": told.note}
+    config = {name_of(key): value for key, value in told.about.items()}
+    # a new one, for the training's own may still be open
+    with wandb.init(**about, config=config, settings=quiet, reinit="create_new") as run:
         tables = {key: wandb.Table(columns=columns, data=rows) for key, (columns, rows) in told.tables.items()}
         run.log({**told.metrics, **tables}, step=0)
         run.summary.update({f"outcome{key.removeprefix('gate')}": said for key, said in told.outcomes.items()})

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # eight times over the 256 sequences that vLLM answers at once by default, so that three quarters of the time it is
 # full. Larger ones would outlast the hour that a worker has for its first, where the engine is one core's.
 PIECE = 32
+LACKS = ("token_kl", "4-bit")
 
 
 @hookimpl
@@ -40,13 +41,7 @@ def identify(ref: ModelRef, options: Flags) -> str | None:
     return environment.identity(ref, options)
 
 
-@loader(
-    open=open_source,
-    identity=identify,
-    needs=lambda _: ("torch", "transformers"),
-    piece=PIECE,
-    lacks=("token_kl", "4-bit"),
-)
+@loader(open=open_source, identity=identify, needs=lambda _: ("torch", "transformers"), piece=PIECE, lacks=LACKS)
 @schema.takes(Flags)
 @contextmanager
 def load(refs: Sequence[ModelRef], options: Flags) -> Iterator[list[Subject]]:

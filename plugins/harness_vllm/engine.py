@@ -71,16 +71,14 @@ class VLLM:
         self, prompts: Sequence[list[int]], how: Generate, most: Sequence[int], stops: Sequence[int]
     ) -> Sequence[Generated]:
         """Answer each prompt, to a stop string, one of `stops` or its `most` tokens; raises CheckFailed at NaN."""
-        drawn = how.drawn
-        seeds = drawn.seeds if drawn else (None,) * len(prompts)
+        seeds: Sequence[int | None] = [None] * len(prompts)
         chosen: dict[str, Any] = {"stop": [s for s in how.stop if s], "stop_token_ids": list(stops), "logprobs": 0}
-        chosen["temperature"] = drawn.temperature if drawn else 0
-        if drawn:
-            chosen |= {"top_p": drawn.top_p, "top_k": drawn.top_k}
-        each = [
-            self._params(max_tokens=tokens, seed=None if seed is None else seed % (1 << 63), **chosen)
-            for tokens, seed in zip(most, seeds, strict=True)
-        ]
+        chosen["temperature"] = 0
+        if drawn := how.drawn:
+            chosen |= {"temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": drawn.top_k}
+            seeds = [seed % (1 << 63) for seed in drawn.seeds]
+        pairs = zip(most, seeds, strict=True)
+        each = [self._params(max_tokens=tokens, seed=seed, **chosen) for tokens, seed in pairs]
         answers = [output.outputs[0] for output in self._ask(prompts, each)]
         for answer in answers:
             rows = zip(answer.token_ids, answer.logprobs or (), strict=True)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
@@ -83,10 +84,8 @@ def _probe(python: str) -> tuple[dict[str, bool], list[str]]:
 def installed() -> str | None:
     """Return which vLLM is installed here, or None."""
     for name in BUILDS:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             return f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
     return None
 
 
@@ -168,8 +167,7 @@ def identity(ref: ModelRef, flags: Flags) -> str | None:
 
     Which interpreter runs it is no part of it.
     """
-    version = installed()
-    if version is None:
+    if (version := installed()) is None:
         return None  # told by a worker of that environment
     pins: Any = {} if Path(ref.path).is_dir() else {"revision": flags.revision, "sha256": flags.sha256}
     told = {name: value for name, value in vars(flags).items() if name != "python"}

@@ -51,8 +51,7 @@ class VLLMSubject(Described):
         encoded, lost = self.prompts(prompts, how)
         if how.max_new_tokens <= 0:
             return [Said("", "length", 0) for _ in prompts]
-        special = {i for i in map(self.tokens.special, how.stop) if i is not None}
-        stops = sorted({*self.stops, *special})
+        stops = sorted({*self.stops, *(i for i in map(self.tokens.special, how.stop) if i is not None)})
         rooms = [self.context - len(ids) for ids in encoded]
         if how.thought_budget:
             marks = Marks.of(self.tokens, how.thought_budget, how.max_new_tokens)
