@@ -98,8 +98,7 @@ def find(server: Server, model: str, options: ApiOptions) -> Dialect:
     """Return what a server offers for a model; raises UsageError where it does not serve it."""
     entry = served_entry(server, model)
     asked, refusals = {**(options.body or {}), "model": model}, list[RequestRefused]()
-    message = {"messages": [{"role": "user", "content": PROBE}]}
-    chat = _meet(server, Endpoint(CHAT), {**asked, **message}, refusals)
+    chat = _meet(server, Endpoint(CHAT), {**asked, "messages": [{"role": "user", "content": PROBE}]}, refusals)
     plain = _meet(server, Endpoint(COMPLETIONS), {**asked, "prompt": PROBE}, refusals)
     if not chat and not plain:
         if refusals[0].trouble.status not in (404, 405):

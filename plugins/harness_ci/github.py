@@ -35,8 +35,7 @@ class Job:
     def __init__(self, args: Namespace) -> None:
         stops = str(getattr(args, "documented", "")).partition(" ")[0] in TELLING and not _redirected()
         self.token = uuid.uuid4().hex if stops else ""
-        self.of_runs: list[str] = []
-        self.annotations: list[str] = []
+        self.of_runs, self.annotations = list[str](), list[str]()
 
     def __enter__(self) -> Job:
         if self.token:

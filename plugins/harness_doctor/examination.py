@@ -63,8 +63,7 @@ def _python() -> Line:
 def _torch(found: Seen) -> Line:
     if found.torch:
         return Line("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
-    how = f"pip install '{PACKAGE}[hf]' lets models answer here"
-    return Line("PyTorch", ODD, f"{found.error}; {how}")
+    return Line("PyTorch", ODD, f"{found.error}; pip install '{PACKAGE}[hf]' lets models answer here")
 
 
 def _gpus(found: Seen, device: str) -> Iterator[Line]:

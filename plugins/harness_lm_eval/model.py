@@ -15,6 +15,7 @@ from harness import Logprob, Sampling, Subject, UsageError
 from harness.internals import chat
 
 Conversation = list[dict[str, str]]
+Drawing = tuple[float, float, int]  # temperature, top-p, top-k
 NEW_TOKENS = 256  # where a task does not say, as lm_eval's HF backend has it
 
 
@@ -77,7 +78,7 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
     def _logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[Logprob]:
         return self.subject.logprobs(pairs, truncate=True) if pairs else []
 
-    def _options(self, request: Any) -> tuple[int, tuple[str, ...], tuple[float, float, int] | None]:
+    def _options(self, request: Any) -> tuple[int, tuple[str, ...], Drawing | None]:
         """Return a request's new tokens, stop strings, and temperature, top-p and top-k where it samples."""
         known = normalize_gen_kwargs(request.args[1], NEW_TOKENS)
         if int(known.get("num_beams") or 1) > 1:
@@ -90,9 +91,7 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
             return new, stop, None
         return new, stop, (float(known["temperature"]), float(known.get("top_p") or 1), int(known.get("top_k") or 0))
 
-    def _generate(
-        self, requests: Sequence[Any], new: int, stop: tuple[str, ...], drawn: tuple[float, float, int] | None
-    ) -> list[str]:
+    def _generate(self, requests: Sequence[Any], new: int, stop: tuple[str, ...], drawn: Drawing | None) -> list[str]:
         prompts = [request.args[0] for request in requests]
         self._measure(requests, [(prompt, "") for prompt in prompts], -new)
         if drawn:

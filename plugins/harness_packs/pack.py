@@ -41,8 +41,7 @@ def _rows_for(options: Mapping[str, Any], folder: Path) -> list[Row]:
 
 
 def _counts(metric: str, sample: Sample) -> bool:
-    part = "facts" if metric == PROBABILITY else metric
-    return part in ("acc", sample.row["part"])
+    return ("facts" if metric == PROBABILITY else metric) in ("acc", sample.row["part"])
 
 
 class RowMark(NamedTuple):
@@ -101,8 +100,7 @@ def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[RowMark]:
 
 def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[RowMark]:
     """Yield whether an answer keeps its instruction, or is the number."""
-    answers = subject.generate([s.input for s in rows], **ANSWERED[part])
-    for sample, answer in zip(rows, answers, strict=True):
+    for sample, answer in zip(rows, subject.generate([s.input for s in rows], **ANSWERED[part]), strict=True):
         right = answer.strip() == sample.target
         if part == "instructions":
             right = rules.kept(answer, sample.row["rule"], sample.row["arguments"])

@@ -45,9 +45,8 @@ class Claims:
         import harness
 
         __tracebackhide__ = True
-        said: Any = {**self.said, **claim}
         try:
-            gated = harness.gate(*self.rows, **said)
+            gated = harness.gate(*self.rows, **{**self.said, **claim})
         except harness.UsageError as error:
             pytest.fail(str(error), pytrace=False)
         if gated.outcome == "INCONCLUSIVE" and self.inconclusive == "skip":

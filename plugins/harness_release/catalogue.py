@@ -41,8 +41,7 @@ def described(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
         for meant in dict.fromkeys(ALIASES.values()):
             yield f"    {meant}: {' or '.join(name for name, to in ALIASES.items() if to == meant)} as well"
     for table, words in OTHERS.items() if whole else ():
-        yield f"table [{table}]"
-        yield f"    {words}"
+        yield from (f"table [{table}]", f"    {words}")
     for table, keys in told["tables"].items():
         yield f"table [{table}]"
         if whole:

@@ -63,13 +63,12 @@ def schema(parser: ArgumentParser) -> None:
 
 def plugins(parser: ArgumentParser) -> None:
     """list what may stand after `use =`, and the options of each"""
-    command(
-        parser,
-        _plugins,
+    examples = (
         "harness plugins                      # everything, in short",
         "harness plugins multiple_choice      # one evaluator: what it reads, its options and metrics",
         "harness plugins train                # the keys of [train]",
     )
+    command(parser, _plugins, *examples)
     parser.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
     with_harnessfile(parser)
 

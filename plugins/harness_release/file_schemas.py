@@ -164,8 +164,7 @@ def _claim() -> Schema:
 
 def _attempt() -> Schema:
     """Return the schema of a line of the ledger: where it begins, or a look at rows."""
-    ids = many(DIGEST)
-    head: Schema = {"format": {"enum": [attestation.LEDGER_FORMAT]}, "after": ids, "time": TEXT, "id": DIGEST}
+    head: Schema = {"format": {"enum": [attestation.LEDGER_FORMAT]}, "after": many(DIGEST), "time": TEXT, "id": DIGEST}
     keys = dict.fromkeys(("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base"), TEXT)
     keys |= {"attempt": WHOLE, "project": TEXT, "rows": DIGEST, "n": WHOLE, "scores": TEXT}
     look = table({**head, **keys, "most": {"type": ["integer", "null"]}, "continues": TEXT})

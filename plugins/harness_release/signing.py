@@ -36,8 +36,7 @@ def keygen(name: Path) -> tuple[Path, Path]:
     try:
         name.parent.mkdir(parents=True, exist_ok=True)
         for path, data, mode in ((private, signer.private_bytes, 0o600), (told, text.encode(), 0o644)):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with os.fdopen(handle, "wb") as f:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as f:
                 f.write(data)
     except OSError as error:
         raise UsageError(f"{error.filename or name}: cannot be written: {error.strerror}") from None

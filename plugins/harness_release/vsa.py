@@ -89,8 +89,7 @@ def held(path: Path, found: Verified, policy: Policy | None) -> str:
     """
     try:
         text = path.read_text("utf-8")
-        data = read_json(text)
-        envelope = Envelope(text.encode(), {}) if "_type" in data else read_envelopes(text)[0]
+        envelope = Envelope(text.encode(), {}) if "_type" in read_json(text) else read_envelopes(text)[0]
         statement = read_json(envelope.payload)
         told = statement["predicate"]
         if (statement["_type"], statement["predicateType"]) != (STATEMENT, KIND):

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -51,7 +50,7 @@ class Reference:
             self.computed = "float32" if parameters_of(self.folder) <= EXACT else "bfloat16"
         with quiet():
             self.model = load_model(self.folder, dtype=self.computed, adapter=model if adapter else None)
-        self._others: dict[str, Any] = {}
+        self._models = {"": self.model}
 
     @cached_property
     def stops(self) -> list[int]:
@@ -72,7 +71,9 @@ class Reference:
 
     def score(self, prompt: Sequence[int], said: Sequence[int], arithmetic: str = "") -> TokenScores:
         """Score tokens that were said after a prompt, in float32 or at an arithmetic of `noise`."""
-        model = self._as(arithmetic)
+        if arithmetic not in self._models:  # one copy at a time
+            self._models = {"": self.model, arithmetic: as_runtime(copy.deepcopy(self.model), arithmetic)}
+        model = self._models[arithmetic]
         rows = model.get_input_embeddings().num_embeddings
         if odd := [i for i in said if not 0 <= i < rows]:
             told = f"the runtime tells the token {odd[0]}, and the export has {rows}"
@@ -91,13 +92,6 @@ class Reference:
         others = logs.index_fill(1, torch.tensor(self.stops, dtype=torch.long), -torch.inf).max(-1).values
         own, surprise = (x.gather(-1, chosen)[:, 0] for x in (logs[:-1], clipped))
         return TokenScores(own, best, first, surprise - mean, variance, stop - others)
-
-    def _as(self, arithmetic: str) -> Any:
-        if not arithmetic:
-            return self.model
-        if arithmetic not in self._others:
-            self._others = {arithmetic: as_runtime(copy.deepcopy(self.model), arithmetic)}  # one copy at a time
-        return self._others[arithmetic]
 
     def answer(self, prompt: Sequence[int], most: int) -> list[int]:
         """Return the greedy answer to a prompt, its stop token among it where it ends."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from harness import digest_of
@@ -13,7 +14,7 @@ from harness.files import write_text
 from harness.release.served import read_served
 from harness_release import enveloped, signer_of
 from harness_served.conversations import user
-from harness_served.parity import DIFFERS, LayerVerdict, Parity
+from harness_served.parity import DIFFERS, Parity
 from harness_served.runtime import GREEDY
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ def keep(path: Path, key: Path | None, name: str, root: str, made: Parity, times
     told = runtime.identity()
     host = urlsplit(runtime.server.url).netloc
     version = next((str(told[key]) for key in VERSIONS if told.get(key)), "")
+    numbers = {name: {n: decimal(float(v)) for n, v in layer.numbers.items()} for name, layer in made.found.items()}
     predicate = {
         "endpoint": {"name": about} if about else {"sha256": hashlib.sha256(host.encode()).hexdigest()},
         "runtime": {"kind": runtime.kind, "name": runtime.name, "version": version, "model": runtime.model},
         "told": digest_of(told),
-        "layers": {name: _words(layer) for name, layer in made.found.items()},
+        "layers": {name: {**asdict(layer), "numbers": numbers[name]} for name, layer in made.found.items()},
         "reference": {"dtype": made.reference.computed, "arithmetic": made.arithmetic},
         "seed": made.seed,
         "alpha": decimal(made.alpha),
@@ -67,8 +69,3 @@ def still(path: Path, runtime: Runtime) -> list[str]:
         odd.append("it answers a question otherwise than it did")
     differs = [name for name, layer in told["layers"].items() if layer["verdict"] == DIFFERS]
     return odd + [f'"{name}" differed when the statement was written' for name in differs]
-
-
-def _words(layer: LayerVerdict) -> dict[str, Any]:
-    numbers = {name: decimal(float(value)) for name, value in layer.numbers.items()}
-    return {"verdict": layer.verdict, "says": layer.says, "seen": layer.seen, "numbers": numbers}

@@ -32,6 +32,5 @@ def to_otel(run: Run) -> None:
         number = {"gen_ai.evaluation.score.value": v.estimate} if told else {}
         error = {"error.type": "_OTHER"} if v.outcome == "ERROR" else {}
         logger.emit(event_name=EVENT, attributes={**about, **number, **error, "harness.decides": v.decides})
-    exporter = OTLPLogExporter()
-    if exporter.export(events.get_finished_logs()) is not export.LogRecordExportResult.SUCCESS:
+    if OTLPLogExporter().export(events.get_finished_logs()) is not export.LogRecordExportResult.SUCCESS:
         raise UsageError("the collector that OTEL_EXPORTER_OTLP_ENDPOINT names did not take them")

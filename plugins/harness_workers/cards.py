@@ -94,13 +94,12 @@ def here() -> Seen:
         warnings.simplefilter("ignore")  # it tells of an old driver, and goes on
         if torch.cuda.is_available():
             return Seen(torch.__version__, built, "", tuple(map(card, range(torch.cuda.device_count()))))
-    error = ""
     try:
         if built and chosen()[1] != []:
             torch.cuda.init()  # type: ignore[no-untyped-call]
-    except (RuntimeError, AssertionError) as found:
-        error = " ".join(str(found).split()).partition(". ")[0]
-    return Seen(torch.__version__, built, error)
+    except (RuntimeError, AssertionError) as error:
+        return Seen(torch.__version__, built, " ".join(str(error).split()).partition(". ")[0])
+    return Seen(torch.__version__, built, "")
 
 
 def card(number: int) -> Card:
@@ -148,8 +147,7 @@ def enough(who: str, count: int, python: str | None = None, each: int = 0) -> li
 
 def seen(python: str | None = None, device: str | None = None) -> Seen:
     """Return what a process of an interpreter sees, with one device or all of this one's; raises UsageError."""
-    told = environment(device, ours=python is None)
-    return _seen(python or sys.executable, tuple(sorted(told.items())))
+    return _seen(python or sys.executable, tuple(sorted(environment(device, ours=python is None).items())))
 
 
 @cache

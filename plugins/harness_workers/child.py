@@ -57,8 +57,7 @@ class Desk:
         loader = load_plugins(suite, message["plugins"]).find("loader", message["loader"])
         self._loader, identify = loader.function, loader.about.identity
         self._refs = [protocol.read_ref(told) for told in message["refs"]]
-        identity = [identify(ref, **ref.options) if identify else None for ref in self._refs]
-        return {"about": about, "identity": identity}
+        return {"about": about, "identity": [identify(ref, **ref.options) if identify else None for ref in self._refs]}
 
     def load(self, _: dict[str, Any]) -> dict[str, Any]:
         """Load the models into memory."""

@@ -47,8 +47,7 @@ class Opening:
     @classmethod
     def of(cls, plugins: Plugins, suite: Path, loader: str, refs: Sequence[ModelRef]) -> Opening:
         """Return what opens models with the plugins that are loaded here."""
-        piece = plugins.find("loader", loader).about.piece
-        return cls(loader, refs, str(suite.resolve()), plugins.asked, piece)
+        return cls(loader, refs, str(suite.resolve()), plugins.asked, plugins.find("loader", loader).about.piece)
 
     def message(self) -> str:
         """Return it as it is sent."""
@@ -327,8 +326,7 @@ class Pool:
             theirs = f"harness {about.get('harness')} (protocol {about.get('protocol')})"
             what = f"{theirs}, this is {VERSION} ({protocol.PROTOCOL})"
             raise self._gone(f"{worker.name} has {what}; install the same there")
-        given = reply.get("identity")
-        told = tuple(given) if isinstance(given, list) else ()
+        told = tuple(given) if isinstance(given := reply.get("identity"), list) else ()
         if len(told) != len(self.opening.refs) or not all(one is None or isinstance(one, str) for one in told):
             raise Lost(f"{worker.name} does not say what its models are")
         if self.identities is None:

@@ -27,8 +27,7 @@ def look(parity: Parity) -> LayerVerdict:
     claims = list(_claims(asked))
     if not claims:
         return LayerVerdict(UNPROVEN, "no gate of the suite is about rows that can be asked again")
-    unheard = ""
-    results: dict[str, Result] = {}
+    unheard, results = "", dict[str, Result]()
     where = {"base_url": runtime.server.url, "api_key_env": runtime.server.variable, "retries": 2}
     with load([ModelRef(asked.told.candidate, runtime.model)], **where) as [subject]:
         for name in dict.fromkeys(claim.eval for claim in claims):
@@ -37,8 +36,7 @@ def look(parity: Parity) -> LayerVerdict:
             except UsageError as error:
                 unheard = unheard or str(error)
                 parity.notes.append(f'gates: "{name}" is not answered: {error}')
-    alpha = parity.alpha / len(claims)
-    verdicts = [_decided(asked, c, results[c.eval], alpha) for c in claims if c.eval in results]
+    verdicts = [_decided(asked, c, results[c.eval], parity.alpha / len(claims)) for c in claims if c.eval in results]
     if not verdicts:
         return LayerVerdict(UNSEEN, unheard)
     told = ((f"{v.metric} {key}", getattr(v, name)) for v in verdicts for key, name in TOLD.items())
@@ -56,9 +54,8 @@ def _claims(asked: Again) -> Iterator[Gate]:
     margins: dict[str, list[Gate]] = {}
     for gate in asked.gates:
         metric = asked.collection.tasks[gate.eval].metrics.get(gate.metric_name) if gate.eval in asked.drawn else None
-        if metric is None or metric.combine or metric.is_count or metric.is_agreement:
-            continue
-        if gate.applies_to(asked.told.candidate):
+        fit = metric is not None and not (metric.combine or metric.is_count or metric.is_agreement)
+        if fit and gate.applies_to(asked.told.candidate):
             margins.setdefault(gate.metric, []).append(gate)
     for name, gates in margins.items():
         own = [g for g in gates if g.worse_by_at_most is not None]

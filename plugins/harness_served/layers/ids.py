@@ -55,6 +55,5 @@ def _first(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:
     """Say where two lists of tokens part, in the words of the export's tokenizer."""
     pairs = zip(ours, theirs, strict=False)
     at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
-    text = parity.reference.tokens.tokenizer.decode
-    a, b = (str(text(ids[at : at + 1])) for ids in (ours, theirs))
+    a, b = (str(parity.reference.tokens.tokenizer.decode(ids[at : at + 1])) for ids in (ours, theirs))
     return f"token {at}: {b!r} where the export has {a!r}"
