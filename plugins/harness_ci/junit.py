@@ -59,7 +59,6 @@ def _numbers(case: ET.Element, verdict: Verdict) -> None:
 
 
 def _severity(verdict: Verdict) -> str:
-    """Return whether a gate blocks by itself."""
     return "block" if verdict.blocking else "any_of" if verdict.group else "warn"
 
 

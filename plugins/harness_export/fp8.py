@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import CheckFailed, ModelRef, Progress, UsageError, exporter
+from harness import CheckFailed, ModelRef, UsageError, exporter
 from harness.internals import formats, weight_files
-from harness_export.quantised import check_whole, convert
+from harness_export.quantised import Tell, check_whole, convert
 
 LARGEST = 448.0  # of e4m3
 BITS, LEAST = 4, 2.0**-9  # of a number: its leading bit and three behind it; the smallest step
@@ -35,14 +35,7 @@ def check(model: Path, options: Mapping[str, Any]) -> None:
 
 
 @exporter(converts=True, check=check)
-def fp8(
-    ref: ModelRef,
-    to: Path,
-    *,
-    progress: Callable[[Progress], None],
-    scales: Scales = "channel",
-    path: str | None = None,
-) -> Path:
+def fp8(ref: ModelRef, to: Path, *, progress: Tell, scales: Scales = "channel", path: str | None = None) -> Path:
     """Quantise the linear layers of a merged model to FP8, or take the copy in a folder `path` that was made elsewhere.
 
     Raises UsageError for a model whose layers are named otherwise in its files, CheckFailed where a number is not its
@@ -136,7 +129,6 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """Return a folder's configuration with all defaults."""
     from transformers import AutoConfig
 
     return dict(AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).to_dict())

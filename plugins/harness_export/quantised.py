@@ -26,6 +26,7 @@ from harness.internals import CONVERSION_NOTES, formats, isolated
 if TYPE_CHECKING:
     from torch import Tensor
 
+Tell = Callable[[Progress], None]
 SHARD = "5GB"
 HALF_GAP = 0.16  # of a block's largest number: half the widest gap of NF4's grid, 0.152, and rounding
 SCALES = 0.05  # of the tensor's largest number: what the scales lose in 8 bits
@@ -55,7 +56,7 @@ def check_whole(model: Path) -> None:
 
 
 @exporter(converts=True, check=check)
-def nf4(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], double_quant: bool = True) -> Path:
+def nf4(ref: ModelRef, to: Path, *, progress: Tell, double_quant: bool = True) -> Path:
     """Quantise the linear layers of a merged model to 4-bit NormalFloat in blocks of 64; the rest stays as it is.
 
     `double_quant` keeps the blocks' scales in 8 bits. Needs bitsandbytes, here and where it is loaded.
@@ -65,7 +66,7 @@ def nf4(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], double
 
 
 @exporter(converts=True, check=check)
-def int8(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], threshold: float = 6.0) -> Path:
+def int8(ref: ModelRef, to: Path, *, progress: Tell, threshold: float = 6.0) -> Path:
     """Quantise the linear layers of a merged model to 8 bits, row by row (LLM.int8); the rest stays as it is.
 
     Columns of the input with a value beyond `threshold` are computed in 16 bits; 0 computes none so. Needs
@@ -74,9 +75,7 @@ def int8(ref: ModelRef, to: Path, *, progress: Callable[[Progress], None], thres
     return _quantise("int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress)
 
 
-def _quantise(
-    kind: str, ref: ModelRef, to: Path, settings: Mapping[str, Any], progress: Callable[[Progress], None]
-) -> Path:
+def _quantise(kind: str, ref: ModelRef, to: Path, settings: Mapping[str, Any], progress: Tell) -> Path:
     asked, lost = {"parent": ref.path, "copy": str(to)}, "what was written could not be read back"
     check(Path(ref.path), {})
     compared = partial(isolated.ask, "harness_export.quantised", asked, lost)
@@ -84,7 +83,7 @@ def _quantise(
 
 
 def convert(
-    kind: str, ref: ModelRef, to: Path, progress: Callable[[Progress], None], write: Callable[[], None],
+    kind: str, ref: ModelRef, to: Path, progress: Tell, write: Callable[[], None],
     compare: Callable[[], dict[str, Any]], made: Path | None = None,
 ) -> Path:  # fmt: skip
     """Copy what lies beside a model's weights, or a copy that was `made` elsewhere, `write` the rest, and `compare`."""

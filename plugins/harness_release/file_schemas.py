@@ -20,7 +20,7 @@ from harness.records.samples import Labels
 from harness.records.verdicts import Verdict
 from harness.release import lockfile
 from harness.reports import events, report_json
-from harness_release.json_schema import DRAFT, Schema, by_name, many
+from harness_release.json_schema import DRAFT, Schema, by_name, many, table
 
 TEXT: Schema = {"type": "string"}
 WHOLE: Schema = {"type": "integer", "minimum": 0}
@@ -66,13 +66,6 @@ def value(want: Any) -> Schema:
     if origin is not None:
         return many(value(args[0]))
     return PLAIN.get(want, ANY)
-
-
-def table(keys: Mapping[str, Schema], *optional: str) -> Schema:
-    """Return the schema of an object with these keys and no others; all but the `optional` ones must be there."""
-    needed = [name for name in keys if name not in optional]
-    made: Schema = {"type": "object", "properties": dict(keys), "additionalProperties": False}
-    return {**made, "required": needed} if needed else made
 
 
 def _event() -> Schema:

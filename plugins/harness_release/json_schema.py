@@ -84,9 +84,8 @@ def keys_of(cls: type) -> dict[str, tuple[Any, Any]]:
 def _table(cls: type) -> Schema:
     """Return the schema of a table that no plugin has a part in."""
     keys = keys_of(cls)
-    required = [n for n, (_, default) in keys.items() if default is dataclasses.MISSING]
-    made = {"description": _told(cls), "type": "object", "properties": {n: _key(*key) for n, key in keys.items()}}
-    return {**made, "additionalProperties": False, **({"required": required} if required else {})}
+    optional = [name for name, (_, default) in keys.items() if default is not dataclasses.MISSING]
+    return {"description": _told(cls), **table({name: _key(*key) for name, key in keys.items()}, *optional)}
 
 
 def _used(plugins: Plugins, kind: str, cls: type) -> Schema:
@@ -105,6 +104,13 @@ def _used(plugins: Plugins, kind: str, cls: type) -> Schema:
         made = {**about, "properties": {**options, **own["properties"], "use": use}, "additionalProperties": open_ended}
         branches.append({**made, "required": sorted(required)} if required else made)
     return {"description": description, "anyOf": branches}
+
+
+def table(keys: Mapping[str, Schema], *optional: str) -> Schema:
+    """Return the schema of an object with these keys and no others; all but the `optional` ones must be there."""
+    needed = [name for name in keys if name not in optional]
+    made: Schema = {"type": "object", "properties": dict(keys), "additionalProperties": False}
+    return {**made, "required": needed} if needed else made
 
 
 def many(item: Schema, **more: Any) -> Schema:

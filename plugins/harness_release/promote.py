@@ -27,11 +27,10 @@ from harness.release.verify import Verified, verify
 from harness.texts.numbers import number
 
 MOST = 5  # changes of a kind that are told
+Moved = tuple[Verified, Path | None, list[str]]  # what was found, the copy that is the release now, what changed
 
 
-def promote(
-    export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()
-) -> tuple[Verified, Path | None, list[str]]:
+def promote(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
     """Verify an export, with evidence of other suites `beside` it, keep a copy of it, and record it as the release.
 
     Returns what `verify` found, the copy, and what changed against the last release. What was kept of the same model
@@ -60,9 +59,7 @@ def promote(
     return kept, to, _changes(before, _told(to))
 
 
-def go_back(
-    export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()
-) -> tuple[Verified, Path, list[str]]:
+def go_back(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
     """Record the release before the last one as the release again, if it still is what it was.
 
     Returns what `promote` does. Raises UsageError when there is none.

@@ -15,7 +15,8 @@ from harness.records.models import Logprob, ModelRef, Subject
 from harness.records.samples import Prompt
 
 Disguise = Callable[[Subject], Subject]
-Make = Callable[[ModelRef], tuple[ModelRef, Disguise | None]]  # the base -> the control, and what stands before it
+Made = tuple[ModelRef, Disguise | None]  # a control, and what stands before it
+Make = Callable[[ModelRef], Made]  # of the base
 ITSELF = "base itself"
 FIX = "claim what it lacks, for instance to be better than the base"
 FOOLED = "It answers nothing, and the gates of the evaluation let it through."
@@ -84,9 +85,7 @@ def _alone(collection: Collection, evaluation: str) -> Collection:
     return replace(collection, suite=replace(collection.suite, evals=evals, gates=gates), items=items)
 
 
-def _sabotaged(
-    collection: Collection, label: str, saboteur: Callable[..., Any], out: Path, base: ModelRef
-) -> tuple[ModelRef, Disguise | None]:
+def _sabotaged(collection: Collection, label: str, saboteur: Callable[..., Any], out: Path, base: ModelRef) -> Made:
     out.mkdir()
     before = weights_digest(Path(base.path))
     try:

@@ -83,7 +83,6 @@ def _parity(args: Namespace) -> int:
 
 
 def _still(args: Namespace) -> int:
-    """Say whether a runtime is what it was."""
     from harness_served.dialects import find
     from harness_served.statement import still
 

@@ -52,7 +52,6 @@ def folded(base: Path, adapter: Path | None, dtype: torch.dtype, digest: str = "
 
 
 def _remove_unheld(folder: Path) -> None:
-    """Remove a folder that no process holds."""
     with suppress(OSError):  # another user's, or it is gone
         handle = os.open(folder, os.O_RDONLY)
         if locked(handle):

@@ -19,7 +19,7 @@ from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Progress, Subject
 from harness.texts.counts import counted
 from harness_workers.local import workers
-from harness_workers.pieces import APPETITE, InPieces
+from harness_workers.pieces import APPETITE, InPieces, Tell
 from harness_workers.pool import Opening, Pool
 from harness_workers.protocol import told_ref
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from harness.pipeline.session import Session
     from harness.suite.tables import Model
 
-Loader = Callable[..., AbstractContextManager[list[Subject]]]
+Loaded = AbstractContextManager[list[Subject]]
+Loader = Callable[..., Loaded]
 
 
 @contextmanager
@@ -62,14 +63,14 @@ class Shelf:
 
     def __init__(self, most: int = 0) -> None:
         self._most, self._held = most, dict[str, tuple[ExitStack, list[Subject]]]()
-        self.tell: Callable[[Progress], None] = lambda _: None  # of the suite that runs
+        self.tell: Tell = lambda _: None  # of the suite that runs
 
     def told(self, sign: Progress) -> None:
         """Pass a sign of life on to whoever watches now."""
         self.tell(sign)
 
     @contextmanager
-    def borrowed(self, key: str, load: Callable[[], AbstractContextManager[list[Subject]]]) -> Iterator[list[Subject]]:
+    def borrowed(self, key: str, load: Callable[[], Loaded]) -> Iterator[list[Subject]]:
         """Yield the models of a key, loaded unless they are here; where memory runs out others make room for them."""
         stack, subjects = self._held.pop(key) if key in self._held else self._loaded(load)
         try:
@@ -82,7 +83,7 @@ class Shelf:
         """Free all."""
         self._keep(0)
 
-    def _loaded(self, load: Callable[[], AbstractContextManager[list[Subject]]]) -> tuple[ExitStack, list[Subject]]:
+    def _loaded(self, load: Callable[[], Loaded]) -> tuple[ExitStack, list[Subject]]:
         stack = ExitStack()
         try:
             return stack, stack.enter_context(load())
@@ -100,7 +101,7 @@ class Shelf:
 
 
 @contextmanager
-def load_here(loader: Loader, refs: Sequence[ModelRef], tell: Callable[[Progress], None]) -> Iterator[list[Subject]]:
+def load_here(loader: Loader, refs: Sequence[ModelRef], tell: Tell) -> Iterator[list[Subject]]:
     """Yield a subject per ref that answers in this process, piece by piece as workers would."""
     with load_each(loader, refs) as subjects:
         times = LoaderCapabilities.of(loader).piece
@@ -117,7 +118,7 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None) -> Ite
     shelf.tell = session.progress
     crew = None if about.remote else workers(options.on, plugins, model.options)
     with ExitStack() as stack:
-        opens: Callable[[], AbstractContextManager[list[Subject]]]
+        opens: Callable[[], Loaded]
         if about.remote:
             opens = partial(load_each, loader, own)  # cut there
         elif crew:

@@ -16,7 +16,9 @@ from harness.records.models import Generate, Generation, Logprob, ModelRef, Prog
 from harness.records.samples import Prompt
 from harness.texts.shown import shorten
 
-Ask = Callable[[int, str, Sequence[Any], Mapping[str, Any]], Iterator[tuple[int, Any]]]
+Numbered = Iterator[tuple[int, Any]]  # answers, each with the number of its request
+Ask = Callable[[int, str, Sequence[Any], Mapping[str, Any]], Numbered]
+Tell = Callable[[Progress], None]
 APPETITE = 1 << 14  # rows to hand out at once: pieces for many workers, whatever their number
 COST = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
 # Times the length of what they begin with that a piece costs at least: for answers it is run again for each piece, for
@@ -151,7 +153,7 @@ class Streamed:
         """Yield (number of the pair, score) as scores come."""
         return self._stream("logprobs", pairs, options)
 
-    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
+    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
         raise NotImplementedError
 
     def _all(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
@@ -165,7 +167,7 @@ class InPieces(Streamed):
     name: str  # this and all else that is not here is the subject's own
     digest: str
 
-    def __init__(self, subject: Subject, tell: Callable[[Progress], None], times: int = 1) -> None:
+    def __init__(self, subject: Subject, tell: Tell, times: int = 1) -> None:
         self.subject, self._tell, self._times = subject, tell, times
         self.appetite = APPETITE * times
 
@@ -178,7 +180,7 @@ class InPieces(Streamed):
             return lambda texts, against: self._all(name, texts, {"against": against.subject})
         return found
 
-    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
+    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
         pieces, done = cut(method, requests, options, self._times), 0
         for numbers in pieces:
             fresh(self.subject, options.get("against"))
@@ -232,7 +234,7 @@ class Pooled(Streamed):
             return self._all("fact", [name], {})[0]
         raise AttributeError(name)
 
-    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
+    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
         return self._ask(self.number, method, requests, options)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from harness.errors import WorkersGone
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
 from harness_workers import protocol
-from harness_workers.pieces import Pooled, Work, at_fault, cost_of, cut, some
+from harness_workers.pieces import Numbered, Pooled, Tell, Work, at_fault, cost_of, cut, some
 from harness_workers.protocol import Lost, Worker, Workers
 
 DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
@@ -80,9 +80,7 @@ class Pool:
     `identities` are of each model, as the first worker tells them; another's must be the same.
     """
 
-    def __init__(
-        self, workers: Workers, opening: Opening, tell: Callable[[Progress], None], patience: float = PATIENCE
-    ) -> None:
+    def __init__(self, workers: Workers, opening: Opening, tell: Tell, patience: float = PATIENCE) -> None:
         self.workers, self.opening, self._tell, self.patience = workers, opening, tell, patience
         self.identities: tuple[str | None, ...] | None = None
         self.notes: list[str] = []
@@ -135,9 +133,7 @@ class Pool:
         self.alive, self._at = [], {}
         self._idle.clear()
 
-    def ask(
-        self, number: int, method: str, requests: Sequence[Any], options: Mapping[str, Any]
-    ) -> Iterator[tuple[int, Any]]:
+    def ask(self, number: int, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
         """Yield (number of the request, answer) as they come.
 
         Raises what the model raises, and WorkersGone where no worker is left or a row is not answered three times.

@@ -90,7 +90,7 @@ def read_completion(reply: Any) -> RuntimeAnswer:
 
 def _drawing(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return how is drawn, by the names that generation_config.json has; what changes nothing is left out."""
-    names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty")
-    names += ("frequency_penalty", "dry_multiplier", "xtc_probability")
+    names = ["temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty"]
+    names += ["frequency_penalty", "dry_multiplier", "xtc_probability"]
     told = {name: settings.get("repeat_penalty" if name == "repetition_penalty" else name) for name in names}
     return {name: round(float(v), 4) for name, v in told.items() if isinstance(v, (int, float)) and abs(v) < 1e9}
