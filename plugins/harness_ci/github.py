@@ -8,7 +8,7 @@ import stat
 import sys
 import uuid
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.hookspec import hookimpl
@@ -73,7 +73,10 @@ def annotations_of(run: Run, lines: Mapping[str, int]) -> list[str]:
 
     `lines` are those of the gates in the suite, by id.
     """
-    found = list(_problems(run))
+    problems = [(line, "the run broke off") for line in (run.problem or "").splitlines()]
+    problems += [(f"{f.what}; {f.fix}".rstrip("; "), f.name) for f in run.flags if f.counts]
+    problems += [(r.error or "", f"ERROR {r.id}") for r in run.reports if r.outcome == "error" and not r.verdicts]
+    found = [annotation("error", what, run.path, None, title) for what, title in problems]
     for v in worst_first(run):
         if v.outcome is not Outcome.PASS:
             message = f"{v.candidate}: {v.metric} {v.claim}: {v.why}"
@@ -81,18 +84,6 @@ def annotations_of(run: Run, lines: Mapping[str, int]) -> list[str]:
             kind = "error" if v.holds_up else "notice" if v.blocking and not v.waived else "warning"
             found.append(annotation(kind, message, run.path, lines.get(v.gate), f"{v.outcome} {v.gate}"))
     return at_most(found)
-
-
-def _problems(run: Run) -> Iterator[str]:
-    """Yield what is wrong with a run beside its verdicts."""
-    for line in (run.problem or "").splitlines():
-        yield annotation("error", line, run.path, None, "the run broke off")
-    for f in run.flags:
-        if f.counts:
-            yield annotation("error", f"{f.what}; {f.fix}".rstrip("; "), run.path, None, f.name)
-    for r in run.reports:
-        if r.outcome == "error" and not r.verdicts:
-            yield annotation("error", r.error or "", run.path, None, f"ERROR {r.id}")
 
 
 def at_most(found: Sequence[str]) -> list[str]:

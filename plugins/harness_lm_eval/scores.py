@@ -97,12 +97,12 @@ def _score(row: DocumentRow, metrics: Sequence[Gauge], cut: Mapping[tuple[str, i
     answers = [Said.of(answer) for r in row.requests if r.request_type == "generate_until" for answer in r.resps]
     worst = max(answers, key=lambda answer: answer.rank, default=Said())
     about: dict[str, Any] = {"note": note, "weights": weights, "ended": worst.ended, "tokens": worst.tokens}
-    texts = (str(r.resps[0]) for r in row.requests if r.request_type == "generate_until")
-    if task.OUTPUT_TYPE != "multiple_choice":
-        return Score(row.sample.id, values, answer=next(texts, None), **about)
-    choices = task.doc_to_choice(row.doc)  # of which the answer is the likeliest
-    totals = [request.resps[0][0] for request in row.requests[: len(choices)]]
-    return Score(row.sample.id, values, answer=str(choices[totals.index(max(totals))]), **about)
+    answer = next((str(r.resps[0]) for r in row.requests if r.request_type == "generate_until"), None)
+    if task.OUTPUT_TYPE == "multiple_choice":
+        choices = task.doc_to_choice(row.doc)  # of which the answer is the likeliest
+        totals = [request.resps[0][0] for request in row.requests[: len(choices)]]
+        answer = str(choices[totals.index(max(totals))])
+    return Score(row.sample.id, values, answer=answer, **about)
 
 
 def _value(row: DocumentRow, measure: Measure, result: Mapping[str, Any]) -> tuple[float, float]:

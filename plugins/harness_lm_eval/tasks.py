@@ -93,8 +93,7 @@ class Drawn:
 
     def __init__(self, sampler: Any, excludes: bool) -> None:
         self.sampler, self.excludes = sampler, excludes
-        self.found: list[Sequence[Doc]] = []
-        self.number = 0
+        self.found, self.number = list[Sequence[Doc]](), 0
 
     def before(self, number: int, docs: Sequence[Doc], shots: int) -> None:
         """Set which document comes next, and draw for those before it."""
@@ -285,9 +284,7 @@ def _read(path: Path) -> Config:
 def _target(target: Any, choices: list[str]) -> str | list[str]:
     if isinstance(target, (list, tuple)):
         return [str(_target(t, choices)) for t in target]
-    if isinstance(target, int) and 0 <= target < len(choices):
-        return str(choices[target])
-    return str(target)
+    return str(choices[target]) if isinstance(target, int) and 0 <= target < len(choices) else str(target)
 
 
 def _plain(value: Any) -> Any:

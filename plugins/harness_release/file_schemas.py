@@ -63,9 +63,7 @@ def value(want: Any) -> Schema:
         return by_name(value(args[1]))
     if origin is tuple and args[-1] is not Ellipsis:
         return {"type": "array", "items": [value(one) for one in args], "minItems": len(args), "maxItems": len(args)}
-    if origin is not None:
-        return many(value(args[0]))
-    return PLAIN.get(want, ANY)
+    return many(value(args[0])) if origin is not None else PLAIN.get(want, ANY)
 
 
 def _event() -> Schema:

@@ -46,6 +46,4 @@ def arithmetic_of(told: str, stored: str) -> str:
         return "float32"
     if told in ("F16", "MOSTLY_F16", "FLOAT16"):
         return "f16"
-    if told and "BF16" not in told:
-        return "q8"
-    return "bf16"
+    return "q8" if told and "BF16" not in told else "bf16"

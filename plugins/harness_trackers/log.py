@@ -109,9 +109,7 @@ def name_of(*parts: str) -> str:
 
 def _metrics(run: Run) -> Iterator[tuple[str, float]]:
     for r in run.reports:
-        for metric, value in r.metrics.items():
-            if math.isfinite(value):
-                yield name_of(r.subject, r.eval, metric), value
+        yield from ((name_of(r.subject, r.eval, name), v) for name, v in r.metrics.items() if math.isfinite(v))
     for v in run.verdicts:
         numbers = {"estimate": v.estimate, "lower": v.lower, "upper": v.upper, "threshold": v.threshold}
         numbers |= {"won": v.won_count, "lost": v.lost_count} if v.versus else {}

@@ -98,8 +98,7 @@ def _sum(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> Score
 
 def _waves(engine: VLLM, pairs: Sequence[Any]) -> Iterator[list[Any]]:
     """Cut pairs into those that the cache holds at once, so that none is put back and begun again."""
-    wave: list[Any] = []
-    room = 0
+    wave, room = list[Any](), 0
     for pair in pairs:
         blocks = 1 + math.ceil((len(pair[0]) + len(pair[1]) + 1) / engine.block)
         if wave and blocks * engine.block > room:

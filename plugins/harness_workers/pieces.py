@@ -35,8 +35,7 @@ def cut(method: str, requests: Sequence[Any], options: Mapping[str, Any], times:
     """
     texts = [_texts(request) if method == "logprobs" else (said := _text(request), said) for request in requests]
     answer = _answer(method, options)
-    pieces: list[list[int]] = []
-    cost, first, last = 0, "", ("", "")
+    pieces, cost, first, last = list[list[int]](), 0, "", ("", "")
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         prompt, text = texts[i]
         shared = common(first, text)

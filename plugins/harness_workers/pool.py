@@ -85,8 +85,7 @@ class Pool:
         self.identities: tuple[str | None, ...] | None = None
         self.notes: list[str] = []
         self.subjects = [Pooled(self.ask, self.notes, i, ref, opening.piece) for i, ref in enumerate(opening.refs)]
-        self.alive: list[Worker] = []
-        self.lost = 0
+        self.alive, self.lost = list[Worker](), 0
         self._idle: deque[Worker] = deque()
         self._at: dict[Future[str], _Errand] = {}
         self._said: SimpleQueue[tuple[_Errand, str]] = SimpleQueue()  # signs, from whatever thread heard them
