@@ -38,12 +38,12 @@ def open_source(path: str, options: ApiOptions) -> APISource:
     from harness_api.subject import APISource
 
     server = Server(options)
-    found, digest = find(server, path, options), options.digest(path)
+    found = find(server, path, options)
     if not found.tokenizes:
         server.close()
-        return APISource(path, digest, None, found.facts, None, options.concurrency)
+        return APISource(path, options.digest(path), None, found.facts, None, options.concurrency)
     tokens = ServerTokens(server, path, options.prefix)
-    return APISource(path, digest, found.context, found.facts, tokens, options.concurrency)
+    return APISource(path, options.digest(path), found.context, found.facts, tokens, options.concurrency)
 
 
 @schema.takes(ApiOptions)

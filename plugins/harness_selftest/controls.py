@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,9 +56,8 @@ def controls_of(collection: Collection, folder: Path) -> list[Control]:
     return [Control(label, why, collection, make) for label, (why, make) in found.items()]
 
 
-def adversaries_of(collection: Collection) -> list[Control]:
-    """Return the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
-    found = []
+def adversaries_of(collection: Collection) -> Iterator[Control]:
+    """Yield the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
     for name, task in collection.tasks.items():
         answers = task.about.adversaries
         alone = _alone(collection, name)
@@ -66,8 +65,7 @@ def adversaries_of(collection: Collection) -> list[Control]:
             for label, answer in answers(dict(task.spec.options)).items():
                 title, worthless = f"{name}: {label}", partial(Worthless, answer=answer)
                 make = partial(_disguised, collection.candidates[0], worthless, f"{title}, not")
-                found.append(Control(title, FOOLED, alone, make, DISTRUST, name, answer))
-    return found
+                yield Control(title, FOOLED, alone, make, DISTRUST, name, answer)
 
 
 def _alone(collection: Collection, evaluation: str) -> Collection:

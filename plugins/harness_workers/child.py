@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -31,7 +31,8 @@ class Desk:
     def __init__(self) -> None:
         self._refs: list[ModelRef] = []
         self._loader: Any = None
-        self._loaded, self._subjects = ExitStack(), list[Any]()  # which stay until the process ends
+        self._loaded = ExitStack()  # until the process ends
+        self._subjects: Sequence[Any] = ()
 
     def replies(self, text: str) -> Iterator[str]:
         """Yield signs with rows as they come, and the reply to a message: what it asks for, or the error it came to."""

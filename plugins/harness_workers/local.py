@@ -90,12 +90,11 @@ class Child:
         if code and code < 0:
             known = {s.value: s.name for s in signal.Signals}
             left = f"ended by {known.get(-code, f'signal {-code}')}"
-        how = self._ended or left
         with suppress(OSError, ValueError):
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 10_000))
             lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-            words = shorten(lines[-1]) if lines else ""
-        return f"{how}: {words}" if words else how
+            words = f": {shorten(lines[-1])}" if lines else ""
+        return f"{self._ended or left}{words}"
 
     def close(self, why: str = "it was ended") -> None:
         """End the process and all that it started."""
