@@ -194,7 +194,8 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
     file = check_types(to / FILE)
     if odd := set(names) ^ (file.tensors.keys() - {ROPE_FACTORS}):
         raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in the file, and not in both')
-    there = read_headers(back := resolve(str(to)))
+    back = resolve(str(to))
+    there = read_headers(back)
     if odd := set(names.values()) ^ (there.keys() - ({"lm_head.weight"} if llama.tied else set())):
         raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in what was read back, and not in both')
     weighed, wrong, total = _weighed(file), 0.0, 0.0

@@ -8,6 +8,7 @@ WANDB_MODE; TensorBoard events beside those of the training, written without tor
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -21,7 +22,6 @@ from typing import Any
 from harness import Run, UsageError
 from harness.internals import asked_of, numbers, read_answers, sentence, shown, to_json
 from harness_ci import run_markdown
-from harness_trackers.otel import to_otel
 
 MOST = 1000  # rows of the table of what changed
 LONGEST = 2000  # characters of a text in it
@@ -29,6 +29,7 @@ COLUMNS = ("gate", "candidate", "against", "change", "row", "prompt", "target", 
 GATE = ("candidate", "gate", "outcome", "blocking", "waived", "claim", "estimate", "lower", "upper", "n", "why")
 STRANGE = re.compile(r"[^\w.\- ]")  # what no name of a metric may hold, in the strictest of the trackers
 BATCHES, LENGTH = {"metrics": 1000, "tags": 100}, 5000  # of MLflow, and characters of a tag: what every store takes
+EVENT = "gen_ai.evaluation.result"
 PLACE, SHOWN = "training/verdicts", 100  # of TensorBoard: its folder, and rows that changed, for it draws a table whole
 
 
@@ -217,6 +218,33 @@ def to_tensorboard(told: LoggedRun) -> None:
     writer = EventFileWriter(str(told.folder / PLACE))
     writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=values)))
     writer.close()
+
+
+def to_otel(run: Run) -> None:
+    """Send a run's verdicts, without what is private, as OpenTelemetry events over OTLP/HTTP.
+
+    The conventions for generative AI that name them are still in development. Raises UsageError where the collector
+    that `OTEL_EXPORTER_OTLP_ENDPOINT` names does not take them.
+    """
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+    from opentelemetry.sdk._logs import LoggerProvider, export
+    from opentelemetry.sdk.resources import Resource
+
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # a failure is told once, below
+    provider = LoggerProvider(Resource.create({"service.name": "finetune-harness", "service.version": run.harness}))
+    provider.add_log_record_processor(export.SimpleLogRecordProcessor(events := export.InMemoryLogRecordExporter()))
+    logger = provider.get_logger("harness", run.harness)
+    for v in run.sendable().verdicts:
+        said = {"name": v.gate, "score.label": str(v.outcome), "explanation": shown(v.why)}
+        about = {f"gen_ai.evaluation.{key}": text for key, text in said.items()}
+        ours = {"suite": run.suite, "candidate": v.candidate, "versus": v.versus, "metric": v.metric}
+        about |= {f"harness.{key}": text for key, text in ours.items() if text}
+        told = v.estimate is not None and math.isfinite(v.estimate)
+        number = {"gen_ai.evaluation.score.value": v.estimate} if told else {}
+        error = {"error.type": "_OTHER"} if v.outcome == "ERROR" else {}
+        logger.emit(event_name=EVENT, attributes={**about, **number, **error, "harness.decides": v.decides})
+    if OTLPLogExporter().export(events.get_finished_logs()) is not export.LogRecordExportResult.SUCCESS:
+        raise UsageError("the collector that OTEL_EXPORTER_OTLP_ENDPOINT names did not take them")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
