@@ -37,20 +37,15 @@ class Scoring:
         """Score a continuation, or without a prompt a whole text. Raises UsageError, also where no number is exact."""
         if text == "" and prompt:
             raise UsageError(f"{self.server.where}: an empty continuation has no log-probability; check the choices")
-        if self.tokens:
-            return self._by_tokens(self.tokens, prompt, text, truncate, stop)
-        if not isinstance(prompt, str):
-            what = "tells no tokens, so continuations of messages cannot be scored; give text"
-            raise UsageError(f"{self.server.where}: {what}")
-        return self._by_text(prompt, text, stop) if text else Logprob(0.0, 0, 0, True)
-
-    def _by_tokens(
-        self, tokens: ServerTokens, prompt: Prompt, text: str, truncate: bool, stop: threading.Event
-    ) -> Logprob:
-        pair = tokens.pair(prompt, text, stop, as_lm_eval=truncate)
+        if self.tokens is None:
+            if not isinstance(prompt, str):
+                what = "tells no tokens, so continuations of messages cannot be scored; give text"
+                raise UsageError(f"{self.server.where}: {what}")
+            return self._by_text(prompt, text, stop) if text else Logprob(0.0, 0, 0, True)
+        pair = self.tokens.pair(prompt, text, stop, as_lm_eval=truncate)
         windows = [self._fitting(pair, text, truncate)] if prompt else self._rolling(pair)
         found = [p for window in windows for p in self._window(window, text, stop)]
-        whole = bool(prompt or tokens.prefix)  # else the text's first token is given, and counts in nothing
+        whole = bool(prompt or self.tokens.prefix)  # else the text's first token is given, and counts in nothing
         return replies.added(found, len(text.encode()) if whole else self._bytes(found, text))
 
     def _window(self, pair: Pair, text: str, stop: threading.Event) -> Sequence[Position]:

@@ -24,7 +24,7 @@ LARGEST = 1_000_000  # bytes of it all: GitHub refuses a summary of more than 1 
 def run_markdown(run: Run, folder: Path | None = None) -> str:
     """Return a run as Markdown: the decision, the gates, what follows in words, and rows that changed.
 
-    `folder` is where its rows are; without one none are shown.
+    `folder` is where its rows are; without one none are shown. At most LARGEST bytes, cut at the end of a line.
     """
     parts = [
         f"## {markdown(verdict_sentence(run))}",
@@ -38,7 +38,9 @@ def run_markdown(run: Run, folder: Path | None = None) -> str:
     for block in _blocks(run, folder) if folder else ():
         if len((text + block).encode()) < LARGEST:
             text += f"{block}\n\n"
-    return _cut(text)
+    if len(data := text.encode()) <= LARGEST:
+        return text
+    return data[:LARGEST].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"
 
 
 def _gates(run: Run) -> Iterator[str]:
@@ -116,11 +118,3 @@ def _cell(text: str) -> str:
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
     return html.escape(line).replace("##[", "##&#91;").replace("://", ":&#47;/")
-
-
-def _cut(text: str) -> str:
-    """Return a text of at most LARGEST bytes, cut at the end of a line."""
-    data = text.encode()
-    if len(data) <= LARGEST:
-        return text
-    return data[:LARGEST].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"

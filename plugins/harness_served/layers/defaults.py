@@ -25,7 +25,9 @@ LEAST = 64
 
 def look(parity: Parity) -> LayerVerdict:
     """Compare what is told, or what is drawn."""
-    named = _named(parity)
+    path = parity.reference.folder / "generation_config.json"
+    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    named = {key: value for key, value in found.items() if value is not None}
     if (told := parity.runtime.defaults()) is not None:
         apart = [key for key in told if _apart(key, float(told[key]), named)]
         odd = [f"{key} {told[key]:g} where the export has {named.get(key, 'none')}" for key in apart]
@@ -37,17 +39,11 @@ def look(parity: Parity) -> LayerVerdict:
     if parity.came("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, and so would what is drawn")
     heard: list[Any] = []  # answers, their tokens and scores
-    found = _surprise(parity, named, heard, parity.seed, parity.alpha)
-    if found.verdict == DIFFERS:
-        parity.notes.append(f"defaults: drawn once more, since a first draw {found.says}")
-        found = _surprise(parity, named, heard, parity.seed + SECOND, parity.alpha**2)
-    return found
-
-
-def _named(parity: Parity) -> dict[str, Any]:
-    path = parity.reference.folder / "generation_config.json"
-    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return {key: value for key, value in found.items() if value is not None}
+    drawn = _surprise(parity, named, heard, parity.seed, parity.alpha)
+    if drawn.verdict == DIFFERS:
+        parity.notes.append(f"defaults: drawn once more, since a first draw {drawn.says}")
+        drawn = _surprise(parity, named, heard, parity.seed + SECOND, parity.alpha**2)
+    return drawn
 
 
 def _apart(key: str, told: float, named: Mapping[str, Any]) -> bool:
