@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 
 from harness.cli.options import command, with_workers
 from harness.errors import ExitCode
@@ -18,8 +19,6 @@ def doctor(parser: ArgumentParser) -> None:
 
 def _doctor(args: Namespace) -> int:
     """Print a line for each thing looked at; 4 where a run would fail."""
-    from dataclasses import asdict
-
     from harness.cli.terminal import Terminal
     from harness_doctor.examination import FAILS, SIGNS, examine
 

@@ -104,6 +104,7 @@ def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
     from harness_served.noise import ARITHMETICS, arithmetic_of
     from harness_served.parity import Parity, exit_of
     from harness_served.reference import Reference
+    from harness_served.statement import keep
 
     if args.arithmetic not in ("", *ARITHMETICS):
         raise UsageError(f'--arithmetic "{args.arithmetic}": unknown{did_you_mean(args.arithmetic, ARITHMETICS)}')
@@ -123,8 +124,6 @@ def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
         say(f"{name:<10} {layer.verdict:<14} {layer.says}")
     seconds = time.monotonic() - began
     if args.write:
-        from harness_served.statement import keep
-
         keep(args.write, args.sign, args.export.resolve().name, root, made, (started, _now()), args.name)
         say(f"written: {args.write}", sys.stderr)
     for note in made.notes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from harness import digest_of
@@ -15,10 +14,7 @@ from harness.release.served import read_served
 from harness_release import enveloped, signer_of
 from harness_served.conversations import user
 from harness_served.parity import DIFFERS, Parity
-from harness_served.runtime import GREEDY
-
-if TYPE_CHECKING:
-    from harness_served.runtime import Runtime
+from harness_served.runtime import GREEDY, Runtime
 
 QUESTION = [user("What is the capital of France?")]
 SAID = 16  # tokens of an answer that is kept, for `--still`

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness_api import RequestRefused
 from harness_served import IDENTITY, LAYERS
+from harness_served.layers.identity import same_model
 from harness_served.parity import UNPROVEN, LayerVerdict, Parity
 
 
@@ -16,8 +17,6 @@ def compare(parity: Parity, wanted: Collection[str], hold: Mapping[str, Any]) ->
 
     Raises UsageError where a server gives up, or another model answers at the end than did at the start.
     """
-    from harness_served.layers.identity import same_model
-
     began = parity.runtime.identity()
     for name in (name for name in LAYERS if name in wanted and name != IDENTITY):
         try:

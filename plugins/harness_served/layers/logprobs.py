@@ -1,20 +1,22 @@
 """How likely a runtime finds its own tokens, against the exported weights in float32 on the very same tokens.
 
 The bound is measured: four times what the runtime's kind of arithmetic costs the exported model itself.
+Imports torch: import this module inside functions.
 """
+# ruff: noqa: TID253 (imported only where a model is compared)
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from harness_served import DRAWN
+from harness_served.noise import DEEP, FLOOR
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, Prompted
-
-if TYPE_CHECKING:
-    import torch
 
 TIMES = 4  # the noise; the merge check's own factor
 AGAIN = 2  # conversations that are drawn once more, with the same seed, for a noise of the runtime's own
@@ -33,8 +35,6 @@ class ToldTokens:
 
 def look(parity: Parity) -> LayerVerdict:
     """Draw, and compare; raises UsageError as the server is asked."""
-    import torch
-
     runtime, said = parity.runtime, list(drawn(parity))
     parity.heard["told"] = said
     if not said:
@@ -85,10 +85,6 @@ def drawn(parity: Parity, most: int = DRAWN, some: int = 0, seed: int | None = N
 
 def noise(parity: Parity, said: Sequence[ToldTokens], ours: Sequence[torch.Tensor]) -> float:
     """Return what the runtime's arithmetic costs the exported model itself, on the same tokens."""
-    import torch
-
-    from harness_served.noise import DEEP, FLOOR
-
     if parity.arithmetic == "float32":
         deep = torch.cat([torch.full((len(t.ids),), len(t.prompt.ids) / DEEP) for t in said])
         return FLOOR * float(deep.clamp(min=1).mean().sqrt())
@@ -103,8 +99,6 @@ def rms(values: Any) -> float:
 
 def _repeated(parity: Parity, said: Sequence[ToldTokens]) -> float:
     """Return how far the runtime is from itself, where it draws the same tokens again."""
-    import torch
-
     again = [(one, other) for other in drawn(parity, DRAWN // 2, AGAIN) for one in said if one.prompt is other.prompt]
     pairs: list[float] = []
     for one, other in again:
@@ -117,8 +111,6 @@ def _repeated(parity: Parity, said: Sequence[ToldTokens]) -> float:
 
 def nearest(parity: Parity, said: Sequence[ToldTokens], limit: float) -> str:
     """Say which of a few wrong models the runtime is near to; it explains, and decides nothing."""
-    import torch
-
     reference = parity.reference
     wrong = {"rotary positions of a tenth of its base": reference.turned(0.1)}
     if reference.adapter:
