@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts import attestation
-from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MANIFEST
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MANIFEST, read_envelopes
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.files import append_line, copy_range, exclusive, folder_in_place, writing
@@ -88,7 +87,7 @@ def _told(folder: Path | None) -> _Told | None:
         return None
     try:
         manifest, gates = (read_json((folder / EVIDENCE / name).read_bytes()) for name in (MANIFEST, GATES))
-        envelopes = attestation.read_envelopes((folder / EVIDENCE / CLAIMS).read_text("utf-8"))
+        envelopes = read_envelopes((folder / EVIDENCE / CLAIMS).read_text("utf-8"))
         datetime.fromisoformat(manifest["started"])
         return _Told(manifest, {g["gate"]: g for g in gates}, frozenset(k for e in envelopes for k in e.signatures))
     except (OSError, *MALFORMED):

@@ -51,12 +51,9 @@ class Runtime:
 
     def __init__(self, server: Server, model: str, told: Mapping[str, Any]) -> None:
         self.server, self.model, self.told = server, model, dict(told)
+        self.root = server.url.removesuffix("/v1")
         self.requests = self.tokens = 0
         self.texts = self.logs = True  # until it refuses one; until it refuses to be asked for log-probabilities
-
-    @property
-    def root(self) -> str:
-        return self.server.url.removesuffix("/v1")
 
     def ask(self, path: str, body: Mapping[str, Any] | None, read: Any = lambda reply: reply) -> Any:
         """Ask once more, and count it. Raises RequestRefused, UsageError."""

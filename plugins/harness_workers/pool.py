@@ -162,18 +162,14 @@ class Pool:
                 elif rows := work.took(task.piece, came):
                     done += len(rows)
                     if several:
-                        name = self.subjects[number].name
-                        self._tell(Progress(f"{name}: answers", done, len(requests), self.facts))
+                        facts = {"workers": len(self.alive), **({"lost": self.lost} if self.lost else {})}
+                        what = f"{self.subjects[number].name}: answers"
+                        self._tell(Progress(what, done, len(requests), facts))
                     yield from rows
         finally:
             for task in self._at.values():
                 task.owner = None if task.owner is owner else task.owner  # nobody waits for it any more
             self._kept = [(task, came) for task, came in self._kept if task.owner is not owner]
-
-    @property
-    def facts(self) -> dict[str, str | float]:
-        """Return what a person should see of the workers while they answer."""
-        return {"workers": len(self.alive), **({"lost": self.lost} if self.lost else {})}
 
     # -- messages ----------------------------------------------------------------------------------
 
