@@ -65,11 +65,6 @@ class Llama:
             found.append(1 / ((1 - smooth) / factor + smooth))
         return found
 
-    def metadata(self) -> Iterator[tuple[str, int | float]]:
-        """Yield the keys of the architecture; floats become 32 bits."""
-        for key, name in KEYS.items():
-            yield f"llama.{key}", getattr(self, name)
-
 
 def read_config(folder: Path) -> Llama:
     """Read a model's config.json; raises UsageError for what is no plain Llama, naming llama.cpp's own converter."""
@@ -123,14 +118,16 @@ def _refused(what: str) -> UsageError:
     return UsageError(f'export "gguf": the model has {what}; convert it with llama.cpp\'s convert_hf_to_gguf.py')
 
 
-def metadata_of(folder: Path, rows: int) -> Iterator[tuple[str, Any]]:
-    """Yield keys and values for the tokenizer in a folder, its vocabulary filled up to the embeddings' `rows`."""
+def metadata_of(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
+    """Yield keys and values for the architecture, and for the tokenizer in a folder, filled up to the embeddings."""
+    for key, name in KEYS.items():
+        yield f"llama.{key}", getattr(llama, name)  # floats become 32 bits
     tokens = Tokens.of(str(folder))
     tokenizer = tokens.tokenizer
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     yield "tokenizer.ggml.model", "gpt2"
     yield "tokenizer.ggml.pre", _split(backend)
-    names, types = _vocabulary(backend, rows)
+    names, types = _vocabulary(backend, llama.vocabulary)
     yield "tokenizer.ggml.tokens", names
     yield "tokenizer.ggml.token_type", types
     yield "tokenizer.ggml.merges", [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]

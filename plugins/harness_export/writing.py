@@ -124,7 +124,7 @@ def _writer(path: Path, folder: Path, llama: Llama, quantization: str) -> Any:
     writer.add_quantization_version(2)
     adds: dict[type, Any] = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
     adds |= {str: writer.add_string, list: writer.add_array}
-    for key, value in (*llama.metadata(), *metadata_of(folder, llama.vocabulary)):
+    for key, value in metadata_of(folder, llama):
         adds[type(value)](key, value)
     return writer
 

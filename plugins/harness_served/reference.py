@@ -50,6 +50,9 @@ class Reference:
             self.computed = "float32" if parameters_of(self.folder) <= EXACT else "bfloat16"
         with quiet():
             self.model = load_model(self.folder, dtype=self.computed, adapter=model if adapter else None)
+        config = self.model.config
+        self.context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)  # tokens, 0: not told
+        self.stored = str(getattr(config, "dtype", "") or "").removeprefix("torch.")  # the kind of numbers in its files
         self._models = {"": self.model}
 
     @cached_property
@@ -58,16 +61,6 @@ class Reference:
         told = getattr(self.model.generation_config, "eos_token_id", None)
         named = told if isinstance(told, list) else [] if told is None else [told]
         return sorted({*self.tokens.stops, *named})
-
-    @property
-    def context(self) -> int:
-        """The most tokens that the model takes, 0 where it does not say."""
-        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 0) or 0)
-
-    @property
-    def stored(self) -> str:
-        """The kind of its numbers in the files."""
-        return str(getattr(self.model.config, "dtype", "") or "").removeprefix("torch.")
 
     def score(self, prompt: Sequence[int], said: Sequence[int], arithmetic: str = "") -> TokenScores:
         """Score tokens that were said after a prompt, in float32 or at an arithmetic of `noise`."""
