@@ -95,11 +95,6 @@ class Runtime:
                 raise
             return None
 
-    def count_text(self, text: str) -> int | None:
-        """Return how many tokens it makes of a text prompt, at the cost of one; None where it takes none."""
-        said = self.complete([], text, 1, GREEDY)
-        return said.prompt if said else None
-
     # -- what it says ----------------------------------------------------------------------------------
 
     def chat(self, messages: Messages, most: int, how: Mapping[str, Any]) -> RuntimeAnswer:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness_api import RequestRefused
 from harness_served.conversations import PLAIN
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
-from harness_served.runtime import room
+from harness_served.runtime import GREEDY, room
 
 FIX = "serve it with the export's own: --chat-template model/chat_template.jinja"
 
@@ -45,7 +45,8 @@ def look(parity: Parity) -> LayerVerdict:
 
 def _text(parity: Parity) -> str:
     """Return how many tokens too many a text prompt has, as when a BOS is put in front of another."""
-    count, ours = parity.runtime.count_text(PLAIN), len(parity.reference.tokens.prompts([PLAIN])[0])
+    said = parity.runtime.complete([], PLAIN, 1, GREEDY)
+    count, ours = said.prompt if said else None, len(parity.reference.tokens.prompts([PLAIN])[0])
     if count is None or count == ours:
         return ""
     return f"a text prompt has {count} tokens, the export's {ours} ({count - ours:+d}); see add_bos_token of both"
