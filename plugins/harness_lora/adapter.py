@@ -212,7 +212,7 @@ class Lora:
         onto, trained = (quantization, None) if variant == "dequantized" else (None, quantization)
         asked = {"base": base, "adapter": str(adapter), "merged": str(merged), "quantization": onto, "trained": trained}
         lost = "merge: what was written could not be verified"
-        heard = progress and (lambda *sign: progress(Progress(*sign)))
+        heard = (lambda *sign: progress(Progress(*sign))) if progress else None
         return isolated.ask("harness_lora.parity", asked, lost, heard=heard)
 
 

@@ -180,7 +180,13 @@ def to_wandb(told: LoggedRun) -> None:
 
     project, name = os.environ.get("WANDB_PROJECT", "huggingface"), told.folder.name  # the trainer's
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
-    about = {"project": project, "name": name, "group": told.suite, "job_type": "verdicts", "notes": told.note}
+    about: dict[str, Any] = {
+        "project": project,
+        "name": name,
+        "group": told.suite,
+        "job_type": "verdicts",
+        "notes": told.note,
+    }
     config = {name_of(key): value for key, value in told.about.items()}
     # a new one, for the training's own may still be open
     with wandb.init(**about, config=config, settings=quiet, reinit="create_new") as run:
