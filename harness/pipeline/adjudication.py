@@ -81,24 +81,19 @@ class Adjudicator:
             return
         for name in (*gate.requires, *((gate.group,) if gate.group else ())):
             self.give(self.collection.named(self.gates[name], candidate), candidate)
-        if (candidate, gate.id) in self.said:
+        if gate.group or (candidate, gate.id) in self.said:  # its group speaks for it
             return
-        if gate.group:
-            return  # its group speaks for it
         alpha = self.alpha(gate, candidate)
-        if unmet := self.unmet(gate, candidate):
-            self.say(unjudged(gate, candidate, unmet, alpha))
-        elif gate.any_of:
+        if gate.any_of and not self.unmet(gate, candidate):
             self.any_of(gate, candidate, alpha)
         else:
-            self.say(self.decide(gate, candidate, alpha))
+            self.say(self.judged(gate, candidate, alpha))
 
     def ready(self, gate: Gate, candidate: str) -> bool:
         """Return whether all evaluations it needs ended; no deselected one is waited for, but one must be there."""
         chosen = self.collection.chosen[candidate]
         own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
-        needed = {e for e in self.collection.evals(gate) if e in chosen}
-        return bool(own & chosen) and all((candidate, e) in self.ended for e in needed)
+        return bool(own & chosen) and all((candidate, e) in self.ended for e in self.collection.evals(gate) & chosen)
 
     def unmet(self, gate: Gate, candidate: str) -> str:
         """Return which required gate did not pass, or an empty text."""
@@ -112,22 +107,21 @@ class Adjudicator:
     def any_of(self, gate: Gate, candidate: str, alpha: float) -> None:
         """Decide the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
         asked = [self.collection.named(self.gates[name], candidate) for name in gate.any_of]
-        members = [
-            unjudged(one, candidate, unmet, alpha)
-            if (unmet := self.unmet(one, candidate))
-            else self.decide(one, candidate, alpha)
-            for one in asked
-        ]
+        members = [self.judged(one, candidate, alpha) for one in asked]
         adjusted = group.adjusted(v.p_pass for v in members)
         for verdict, p in zip(members, adjusted, strict=True):
             if verdict.outcome is Outcome.PASS and p > alpha:
                 verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE)
-                self.say(noted(verdict, Note("holm", {"of": len(members), "p": p})))
-            else:
-                self.say(verdict)
+                verdict = noted(verdict, Note("holm", {"of": len(members), "p": p}))
+            self.say(verdict)
         said = [self.said[candidate, name] for name in gate.any_of]
         attempt = max(v.attempt for v in said)
         self.say(replace(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)), attempt=attempt))
+
+    def judged(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
+        """Decide one gate, unless one that it requires did not pass."""
+        unmet = self.unmet(gate, candidate)
+        return unjudged(gate, candidate, unmet, alpha) if unmet else self.decide(gate, candidate, alpha)
 
     def decide(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
         """Decide one gate by itself; an error looked at no number, and a budget takes no risk."""

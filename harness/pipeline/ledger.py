@@ -21,7 +21,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,8 +67,8 @@ class Look:
 
     @cached_property
     def text(self) -> str:
-        """What the file of the set of rows holds."""
-        return rows_text(self.rows)
+        """What the file of the set of rows holds: the keys of one on a line, sorted."""
+        return "".join(f"{line}\n" for line in sorted(map(" ".join, self.rows)))  # twice as fast as tuples sort
 
     @cached_property
     def digest(self) -> str:
@@ -127,11 +127,6 @@ def project_of(suite: Path) -> str:
     return next((f.name for f in (folder, *folder.parents) if any((f / r).exists() for r in ROOTS)), folder.name)
 
 
-def rows_text(rows: Iterable[Row]) -> str:
-    """Write rows as a file holds them, the keys of one on a line, sorted."""
-    return "".join(f"{line}\n" for line in sorted(map(" ".join, rows)))  # which sort twice as fast as tuples do
-
-
 def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -163,8 +158,8 @@ class State:
 
     def told(self) -> dict[str, Any]:
         """Return it as evidence has it."""
-        short = [sorted(x[:DIGITS] for x in many) for many in (self.ledgers, self.heads, self.lines)]
-        return dict(zip(("ledgers", "heads", "lines"), short, strict=True)) | {"began": self.began}
+        names = {"ledgers": self.ledgers, "heads": self.heads, "lines": self.lines}
+        return {name: sorted(x[:DIGITS] for x in many) for name, many in names.items()} | {"began": self.began}
 
 
 class Ledger:
@@ -206,13 +201,10 @@ class Ledger:
         for line in self.looks():
             first[line["id"]] = first.get(line["continues"], line["id"])
         roots = list(dict.fromkeys(first[line["id"]] for line in near))
-        number, same = len(roots) + 1, None
-        for line in near:
-            if line["weights"] == look.weights and line["rows"] == look.digest:
-                same = line if look.scored() in ("", line["scores"]) else same
+        looked = [line for line in near if line["weights"] == look.weights and line["rows"] == look.digest]
+        same = next((line for line in reversed(looked) if look.scored() in ("", line["scores"])), None)
         before = same or self._begun(near, look)
-        if before:
-            number = roots.index(first[before["id"]]) + 1
+        number = (roots.index(first[before["id"]]) if before else len(roots)) + 1
         own = [] if same else [len(look.rows)]
         stages = (*self._stages(before), *own) if before else tuple(own)
         others = tuple(line["place"] for line in near if line["id"] in roots[: number - 1])
@@ -283,13 +275,14 @@ class Ledger:
     def _counts(self, line: Mapping[str, Any], look: Look) -> bool:
         """Return whether an earlier look was at enough of these rows; of those that all have, in the same project."""
         pair = line["rows"], look.digest
-        same = line["rows"] == look.digest  # which need not be read
-        if not same and pair not in self._met:
+        if line["rows"] == look.digest:  # which need not be read
+            self._met[pair] = True
+        elif pair not in self._met:
             theirs = self._read(line["rows"])
             if theirs is None:
                 self.warn(f"{self.file(line['rows'])}: cannot be read; what was looked at there counts as these rows")
             self._met[pair] = theirs is None or meets(theirs, look.rows)
-        return (same or self._met[pair]) and (not look.project or line["project"] in ("", look.project))
+        return self._met[pair] and (not look.project or line["project"] in ("", look.project))
 
     def _begun(self, near: Sequence[dict[str, Any]], look: Look) -> dict[str, Any] | None:
         """Return the last look at fewer rows that this one goes on from, or None."""
@@ -323,12 +316,8 @@ class Ledger:
     # -- lines -------------------------------------------------------------------------------------
 
     def _append(self, told: Mapping[str, Any]) -> None:
-        line = {
-            "format": LEDGER_FORMAT,
-            "after": sorted(self.state().heads),
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            **told,
-        }
+        after, time = sorted(self.state().heads), datetime.now(UTC).isoformat(timespec="seconds")
+        line = {"format": LEDGER_FORMAT, "after": after, "time": time, **told}
         append_line(self.path, {**line, "id": _digest(line)})
 
     def _checked(self, data: bytes) -> list[dict[str, Any]]:
@@ -340,10 +329,9 @@ class Ledger:
         for number, text in enumerate(lines_of(data[len(begins) :]), begins.count(b"\n") + 1):
             if not text.strip():
                 continue
-            try:
+            line = None
+            with suppress(ValueError, RecursionError):
                 line = json.loads(text)
-            except (ValueError, RecursionError):
-                line = None
             if isinstance(line, dict) and line.get("format") != LEDGER_FORMAT:
                 where = f"{self.path}:{number}: is of another format ({line.get('format', 1)}, want {LEDGER_FORMAT})"
                 raise UsageError(f"{where}; move the file away: {AGAIN}")
@@ -391,10 +379,9 @@ def attempts_said(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[
 
 def _is_line(line: Any) -> bool:
     """Return whether a value is a line of a ledger: its beginning, or a look."""
-    if not isinstance(line, dict) or not all(key in line for key in HEAD):
+    if not isinstance(line, dict) or not all(key in line for key in HEAD) or not isinstance(line["after"], list):
         return False
-    named = isinstance(line["id"], str) and isinstance(line["after"], list)
-    if not named or not all(isinstance(a, str) for a in line["after"]):
+    if not all(isinstance(text, str) for text in (line["id"], *line["after"])):
         return False
     if "ledger" in line:
         return True
