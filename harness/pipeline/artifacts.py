@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from harness import blame, schema
+from harness import blame
 from harness.answers import keys
 from harness.artifacts import kept
 from harness.errors import ExitCode
@@ -21,7 +21,7 @@ from harness.files import cache_dir, folder_in_place, read_facts, write_text
 from harness.parts import part
 from harness.pipeline.checking import look, tell_findings
 from harness.pipeline.execution import Execution
-from harness.pipeline.preflight import recipe_digest
+from harness.pipeline.preflight import recipe_digest, wanted
 from harness.pipeline.record import Stop
 from harness.pipeline.session import Session
 from harness.records.findings import Finding
@@ -87,12 +87,10 @@ def train(run: Execution) -> Trained | Stop:
     """Train, or take the adapter that was made elsewhere, and look at it."""
     begun, base, made = time.monotonic(), run.session.base, run.session.opened.adapter
     # Where it lies is asked before it is trained: what a trainer does to the base's folder makes another recipe.
-    folder, facts = Artifacts(run.session).adapter, dict[str, Any]()
-    if not run.suite.candidate:
-        trained = _train(run, folder)
-        if isinstance(trained, Stop):
-            return trained
-        facts = trained
+    folder = Artifacts(run.session).adapter
+    facts: dict[str, Any] | Stop = {} if run.suite.candidate else _train(run, folder)
+    if isinstance(facts, Stop):
+        return facts
     seconds = time.monotonic() - begun
     if run.collection.whole:
         ref = sealed(ModelRef("merged", str(folder), options=base.options))
@@ -110,12 +108,11 @@ def merge(run: Execution, adapter: ModelRef, variant: str) -> ModelRef | Stop:
     again = f"not again: what is merged {onto} is there"
     with _making(run, out) as whole, run.record.stage("merge", again if whole else onto):
         if not whole:
-            told = {"progress": run.session.progress} if schema.wants(made.merge, "progress") else {}
+            told = {"progress": run.session.progress}
             with folder_in_place(out) as folder:
-                made.merge(adapter.path, adapter.adapter, folder, variant=variant, **told)
+                made.merge(adapter.path, adapter.adapter, folder, variant=variant, **wanted(made.merge, told))
                 if verify := getattr(made, "verify", None):
-                    told = {"progress": run.session.progress} if schema.wants(verify, "progress") else {}
-                    facts = verify(adapter.path, adapter.adapter, folder, variant=variant, **told)
+                    facts = verify(adapter.path, adapter.adapter, folder, variant=variant, **wanted(verify, told))
                     write_text(folder / MERGED, dumps({"facts": facts}))
                 kept.seal(folder, out)
         if facts := read_facts(out / MERGED):
@@ -194,9 +191,8 @@ def _call_trainer(run: Execution, out: Path) -> Stop | None:
             stops.append(stop)
             raise _Ended
 
-    given: dict[str, Any] = {"flag": flag} if schema.wants(trainer, "flag") else {}
+    given = wanted(trainer, {"flag": flag}) | {"progress": session.progress, "seed": run.suite.about.seed}
     given |= {"watch": partial(_watched, session)} if table.watch else {}
-    given |= {"progress": session.progress, "seed": run.suite.about.seed}
     try:
         rows, options = isolated(list(training)), isolated(dict(table.given))
         made = trainer(isolated(session.base), session.opened.adapter, rows, out, **given, **options)

@@ -45,16 +45,14 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
     What passed once on exactly this collection, model and code is not built again, unless `remembers` is false.
     """
     needs.check(collection)
-    suite, find = collection.suite, collection.plugins.find
+    suite, plugins = collection.suite, collection.plugins
     trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()
     sources = [*trained, *(s or "" for e in suite.evals for s in (e.data, e.select, e.fewshot_data))]
     if any(map(is_remote, sources)) or any(t.brings_rows for t in collection.tasks.values()):
-        read = collect(
-            suite, collection.plugins, remote=True, limit=limit, selecting=collection.selecting, ahead=collection.ahead
-        )
+        read = collect(suite, plugins, remote=True, limit=limit, selecting=collection.selecting, ahead=collection.ahead)
         collection = replace(read, items=collection.items, deselected=collection.deselected)
     mistakes = Mistakes()
-    collection.plugins.hook.harness_progress(progress=Progress("preflight", 0, 1, {"now": "libraries and models"}))
+    plugins.hook.harness_progress(progress=Progress("preflight", 0, 1, {"now": "libraries and models"}))
     source = open_model(collection, suite.model)
     others = {name: open_model(collection, s.model) for name, s in suite.subjects.items() if s.use}
     looked = [collection_digest(collection, source), [i.id for i in collection.items]]
@@ -73,7 +71,7 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
     for export in suite.exports:
         if taken := destination_error(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
-        if checks := find("exporter", export.use).about.check:
+        if checks := plugins.find("exporter", export.use).about.check:
             with mistakes.collecting(f"{export.where}:"):
                 checks(Path((candidate or source).path), export.given)
     for task in collection.tasks.values():
@@ -82,12 +80,12 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
             with mistakes.collecting(f"{task.spec.where}:"):
                 checks(dict(task.spec.options), suite.path.parent, suite.model.path)
     trains = suite.train if suite.trains and not known else None
-    if trains and (checks := find("trainer", trains.use).about.check):
+    if trains and (checks := plugins.find("trainer", trains.use).about.check):
         for trial, one in zip(trials(collection), made, strict=True):
             table = trial.suite.train or trains
             beside = {"adapter": one, "ref": ModelRef("base", source.path, options=suite.model.options)}
             with mistakes.collecting(table.where):
-                checks(**table.given, **_wanted(checks, beside))
+                checks(**table.given, **wanted(checks, beside))
     if not known:
         _lengths(collection, source, mistakes)
     mistakes.raise_if_any()
@@ -118,23 +116,21 @@ def collection_digest(collection: Collection, source: Source) -> str:
     """Return a digest of what checks of a collection look at: suite, rows, model, code, libraries and switches."""
     where = [source.digest, source.path, source.context, _content(source)]
     suite = [collection.suite.digest, str(collection.suite.path.resolve()), collection.selecting]
-    return digest_of(
-        [suite, collection.rows_digest, where, collection.plugins.code(), keys.versions(), keys.switches()]
-    )
+    code = [collection.plugins.code(), keys.versions(), keys.switches()]
+    return digest_of([suite, collection.rows_digest, where, *code])
 
 
 def recipe_digest(collection: Collection, ready: Ready, versions: Mapping[str, str]) -> str:
     """Return a digest of all a trained adapter depends on.
 
-    Base, adapter, trainer, rows, seed, model options, code, libraries.
-
-    Options stand with their defaults, so that a default which changes makes another recipe.
+    Base, adapter, trainer, rows, seed, model options, code, libraries. Options stand with their defaults, so that a
+    default which changes makes another recipe.
     """
     suite, find = collection.suite, collection.plugins.find
     used = [find("loader", suite.model.use)]
     base = [ready.source.digest, _content(ready.source), suite.model.use]
-    parts: list[Any] = [base, suite.about.seed, dict(versions), keys.switches()]
-    parts.append(schema.with_defaults(used[0].function, suite.model.options))
+    options = schema.with_defaults(used[0].function, suite.model.options)
+    parts: list[Any] = [base, suite.about.seed, dict(versions), keys.switches(), options]
     if suite.candidate and suite.candidate.adapter:
         parts.append(keys.of_folder(suite.resolve(suite.candidate.adapter)))
     for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
@@ -208,10 +204,11 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
 
 def _check_merge(made: Adapter, variant: str, **known: Any) -> None:
     """Raise UsageError when an adapter cannot be merged; an older plugin takes the variant alone."""
-    made.check_merge(variant, **_wanted(made.check_merge, known))
+    made.check_merge(variant, **wanted(made.check_merge, known))
 
 
-def _wanted(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def wanted(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those keywords that a plugin's callable has: an older one has fewer."""
     return {name: value for name, value in known.items() if schema.wants(function, name)}
 
 
@@ -240,11 +237,8 @@ def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None
         tell(progress=Progress("preflight, tokens", done, len(collection.tasks), {"now": task.spec.name}))
         if task.brings_rows:  # it makes its own prompts of them
             continue
-        shots = [
-            s.examples
-            for name, s in collection.suite.subjects.items()
-            if not s.use and any(i.subject == name and i.eval == task.spec.name for i in collection.items)
-        ]
+        asked = {i.subject for i in collection.items if i.eval == task.spec.name}
+        shots = [s.examples for name, s in collection.suite.subjects.items() if not s.use and name in asked]
         pairs = _pairs(task, max(shots, default=0), collection.suite.about.seed)
         # What is generated at most; a target is then not part of the prompt's length.
         option = schema.options_of(task.function)[0].get("max_new_tokens")
