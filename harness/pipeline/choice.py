@@ -100,9 +100,8 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
     told apart, of one path or with the same weights, or chosen between.
     """
     if options.select:
-        raise UsageError(
-            "--select: several candidates are measured on the select rows anyway; give one, or leave it out"
-        )
+        what = "several candidates are measured on the select rows anyway; give one, or leave it out"
+        raise UsageError(f"--select: {what}")
     given, seen = options.candidates, dict[str, str]()
     for one in given:
         if (same := seen.get(identity := _identity(Path(one)))) is not None:
@@ -171,14 +170,12 @@ def sweep(run: Execution) -> Trained | Stop:
     task = run.collection.tasks[evaluation]
     metric, rows = task.metrics[name], task.select or ()
     rule = Comparison(table, metric, rows, table.alpha or run.suite.about.alpha)
-    about = (table.key, table.by, rule.alpha, len(rows), metric.scale, list(table.values))
-    found.sweep = Swept(*about, rule=table.rule)
+    found.sweep = Swept(table.key, table.by, rule.alpha, len(rows), metric.scale, list(table.values), rule=table.rule)
     best: tuple[Trained, Result] | None = None
     each = zip(table.values, trials(run.collection), run.session.opened.trials, strict=True)
     for i, (value, collection, adapter) in enumerate(each, 1):
         opened, what = replace(run.session.opened, adapter=adapter), f"{table.key} = {show(value)}"
-        detail = f"{what}, trial {i} of at most {len(table.values)}"
-        run.record.tell("harness_stage", stage="sweep", detail=detail)
+        run.record.tell("harness_stage", stage="sweep", detail=f"{what}, trial {i} of at most {len(table.values)}")
         made = train(replace(run, session=replace(run.session, collection=collection, opened=opened)))
         if isinstance(made, Stop):
             return made
@@ -240,12 +237,10 @@ class Comparison:
     def _decide(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
         return decide(gate, self.metric, ours, theirs, self.samples, self.alpha, name=self.sweep.key)
 
-    def _bounds(self, said: Verdict, prefix: str) -> dict[str, float | None]:
-        found: dict[str, float | None] = {}
-        for name, bound in (("lower", said.lower), ("upper", said.upper)):
-            finite = bound if bound is not None and math.isfinite(bound) else None
-            found[prefix + name] = None if finite is None else self.metric.unline(finite, change=bool(prefix))
-        return found
+    def _bounds(self, said: Verdict, prefix: str) -> dict[str, float]:
+        bounds = {"lower": said.lower, "upper": said.upper}
+        finite = {name: bound for name, bound in bounds.items() if bound is not None and math.isfinite(bound)}
+        return {prefix + name: self.metric.unline(bound, change=bool(prefix)) for name, bound in finite.items()}
 
 
 def _concluded(swept: Swept) -> Swept:

@@ -96,11 +96,9 @@ def _compared(collection: Collection, results: Results, candidate: str, baseline
     for name, task in collection.tasks.items():
         ours, theirs = results.get((candidate, name)), results.get((baseline, name))
         if ours and theirs and task.metrics:
-            metric = next(iter(task.metrics.values()))
-            among = len(collection.tasks)
+            metric, among = next(iter(task.metrics.values())), len(collection.tasks)
             gate = Gate("", f"{name}.{metric.name}", versus=baseline, better_by=0.0, severity="warn", among=among)
-            samples = task.samples or ()
-            verdict = decide(gate, metric, ours, theirs, samples, alpha, name=candidate)
+            verdict = decide(gate, metric, ours, theirs, task.samples or (), alpha, name=candidate)
             found.append(replace(verdict, gate=gate.metric))
     adjusted = group.adjusted(v.p_pass for v in found)
     return [
@@ -150,7 +148,7 @@ def sentences(collection: Collection, changes: Sequence[Change]) -> list[str]:
     for c in (c for c in changes if f"{c.eval}.{c.metric}" in named):
         merging = "merging" if c.after == "merged" else f"the merge {c.after}"
         found.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
-    return [words for words in found if words]
+    return list(filter(None, found))
 
 
 def _steps(collection: Collection) -> Iterator[tuple[str, str]]:
@@ -189,9 +187,8 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
         test = infer(whole)
     except (ValueError, ModuleNotFoundError):  # nothing varies, or no gate of the suite needs numpy
         return found
-    if not all(map(math.isfinite, (test.estimate, test.lower, test.upper))):
-        return found
-    return replace(found, estimate=test.estimate, lower=test.lower, upper=test.upper)
+    inferred = {"estimate": test.estimate, "lower": test.lower, "upper": test.upper}
+    return replace(found, **inferred) if all(map(math.isfinite, inferred.values())) else found
 
 
 def _words(change: Change, step: str) -> str:
@@ -199,16 +196,15 @@ def _words(change: Change, step: str) -> str:
     c, name = change, f"{change.eval}.{change.metric}"
     if not (c.won or c.lost):
         return ""
-    values = f"{number(c.theirs)} to {number(c.ours)}"
-    sure = c.lower is not None and c.upper is not None and (c.lower > 0 or c.upper < 0)
-    bounds = ""
+    values, sure = f"{number(c.theirs)} to {number(c.ours)}", False
     if c.estimate is not None and c.lower is not None and c.upper is not None:
-        bounds = f", {c.written(c.estimate)} [{c.written(c.lower)}, {c.written(c.upper)}]"
+        sure = c.lower > 0 or c.upper < 0
+        values += f", {c.written(c.estimate)} [{c.written(c.lower)}, {c.written(c.upper)}]"
     if not c.is_share and (not sure or number(c.theirs) == number(c.ours)):
         return ""
     if not sure:
         rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"
-        return f"{step} {rows}, which shows no difference ({values}{bounds})"
+        return f"{step} {rows}, which shows no difference ({values})"
     if c.lost > c.won:
-        return f"{step} cost {name} {c.lost} row{'s' if c.lost != 1 else ''} and won {c.won} ({values}{bounds})"
-    return f"{step} won {name} {c.won} row{'s' if c.won != 1 else ''} and cost {c.lost} ({values}{bounds})"
+        return f"{step} cost {name} {c.lost} row{'s' if c.lost != 1 else ''} and won {c.won} ({values})"
+    return f"{step} won {name} {c.won} row{'s' if c.won != 1 else ''} and cost {c.lost} ({values})"

@@ -52,9 +52,8 @@ def begin(collection: Collection, options: Options) -> Execution:
 def execution_of(session: Session, record: Record) -> Execution:
     """Return a run that can begin, or be looked ahead at; no attempt is counted yet."""
     opened, waivers, day = session.opened, record.found.waivers, record.started.date()
-    return Execution(
-        session, record, Adjudicator(session.collection, waivers, day, opened.lacking, None, opened.source.digest)
-    )
+    adjudicator = Adjudicator(session.collection, waivers, day, opened.lacking, None, opened.source.digest)
+    return Execution(session, record, adjudicator)
 
 
 def conduct(run: Execution, stages: Callable[[Execution], Stop | None]) -> Run:
@@ -99,9 +98,8 @@ def _conducted(run: Execution, stages: Callable[[Execution], Stop | None]) -> Ru
 def _placed(run: Execution) -> Execution:
     """Make the run's folder with the lock in it, and open the answers and attempts of earlier runs."""
     options, suite, record, opened = run.session.options, run.suite, run.record, run.session.opened
-    folder = RunFolder(options.out, suite.name, record.started)
+    folder, found = RunFolder(options.out, suite.name, record.started), record.found
     run = replace(run, session=replace(run.session, folder=folder))
-    found = record.found
     found.folder = str(folder.path)
     found.facts["model"] = {"path": suite.model.path, **opened.source.facts}
     found.digests |= {"base": opened.source.digest, **{name: s.digest for name, s in opened.others.items()}}
@@ -112,8 +110,8 @@ def _placed(run: Execution) -> Execution:
     for place in [*folders, *([suite.resolve(named)] if named else [])]:
         if others := beside(place) if place.is_dir() else []:
             more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
-            shown = ", ".join(others[:MOST_SHOWN]) + more
-            record.warn(f'"{place}": beside the model lie {shown}, which it is not read from; they stay behind')
+            what = f"beside the model lie {', '.join(others[:MOST_SHOWN])}{more}, which it is not read from"
+            record.warn(f'"{place}": {what}; they stay behind')
     if options.counts and not options.select:
         run.adjudicator.ledger = Ledger.here(record.warn)
         run.adjudicator.ledger.lines()  # a line that was lost is told before anything is measured
@@ -128,8 +126,8 @@ def _finish(run: Execution) -> Run:
     if session.responses:
         session.responses.close()
     items, reached = session.collection.items, {r.id for r in record.found.reports}
-    left = [i for i in items if i.id not in reached]  # nobody watches these
-    record.found.reports += [Report(i.id, i.subject, i.eval, "skipped", error="not reached") for i in left]
+    for item in (i for i in items if i.id not in reached):  # nobody watches these
+        record.found.reports.append(Report(item.id, item.subject, item.eval, "skipped", error="not reached"))
     conclude(run)
     if not record.found.exports and any(i.subject in session.collection.candidates for i in items):
         export_all(run, "the run ended before it was reached")

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
 
 from harness import blame
 from harness.answers.cache import CachedSubject, Models, awake, tally
@@ -94,24 +93,15 @@ class Execution:
         asked, remembered = (now - then for now, then in zip(self._tally(subject), before, strict=True))
         missing = f"{len(result.missing)} of {len(task.samples)} rows got no score" if result.missing else None
         report = Report(
-            item.id,
-            item.subject,
-            item.eval,
-            "error" if missing else "done",
-            dict(result.metrics),
-            standard_errors(task, result),
-            sliced(task, result) if result.metrics else {},
-            {m.name: m.better for m in task.metrics.values()},
-            self.adjudicator.after(item),
-            n=len(result.scores),
-            of=len(task.samples),
-            seconds=result.seconds,
+            item.id, item.subject, item.eval, "error" if missing else "done",
+            dict(result.metrics), standard_errors(task, result), sliced(task, result) if result.metrics else {},
+            {m.name: m.better for m in task.metrics.values()}, self.adjudicator.after(item),
+            n=len(result.scores), of=len(task.samples), seconds=result.seconds,
             asked=asked + (earlier.asked if earlier else 0),
             remembered=remembered + (earlier.remembered if earlier else 0),
-            error=missing,
-            caveats=tuple(c.text for c in result.caveats),
+            error=missing, caveats=tuple(c.text for c in result.caveats),
             endings=dict(endings) if any(endings := Counter[str](s.ended for s in result.scores)) else {},
-        )
+        )  # fmt: skip
         self._look_at_answers(item, result)
         record.add(report)
         return report
@@ -119,7 +109,7 @@ class Execution:
     def skip(self, items: Sequence[Item], why: str) -> None:
         """Report the items of a subject that is not there."""
         for item in items:
-            self.report(item, "skipped", error=why)
+            self.record.add(Report(item.id, item.subject, item.eval, "skipped", error=why))
 
     def crashed(self, item: Item, error: BaseException, seconds: float = 0.0) -> Report:
         """Report an evaluation that raised."""
@@ -129,12 +119,8 @@ class Execution:
 
     def failed(self, item: Item, why: str, trace: str | None, seconds: float = 0.0) -> Report:
         """Report an evaluation that has no result, and decide the gates that waited for it."""
-        verdicts = self.adjudicator.after(item)
-        return self.report(item, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace)
-
-    def report(self, item: Item, outcome: Literal["error", "skipped"], **told: Any) -> Report:
-        """Add what became of an item that has no result."""
-        report = Report(item.id, item.subject, item.eval, outcome, **told)
+        verdicts, about = self.adjudicator.after(item), (item.id, item.subject, item.eval)
+        report = Report(*about, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace)
         self.record.add(report)
         return report
 
@@ -157,8 +143,7 @@ class Execution:
 
     def marking(self, item: Item, *, rehearsal: bool = False) -> grading.Marking:
         """Return what an evaluator that marks is given."""
-        suite = self.suite
-        what = f"rehearsal::{item.eval}" if rehearsal else item.id
+        suite, what = self.suite, f"rehearsal::{item.eval}" if rehearsal else item.id
         place = (suite.model.path, suite.path.parent, suite.about.seed)
         kept = self.session.kept.setdefault(item.eval, {})
         return grading.Marking(what, *place, self.session.responses, self.session.progress, rehearsal, kept)

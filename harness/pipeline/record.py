@@ -98,25 +98,15 @@ class Record:
         self.clock = time.monotonic()
         self.memory = MemoryPeaks()
         self.found = Run(
-            suite.name,
-            str(suite.path),
-            suite.digest,
-            suite.about.seed,
-            suite.about.alpha,
-            suite.model.path,
-            self.started.isoformat(timespec="seconds"),
-            versions[keys.CORE],
+            suite.name, str(suite.path), suite.digest, suite.about.seed, suite.about.alpha, suite.model.path,
+            self.started.isoformat(timespec="seconds"), versions[keys.CORE],
             gates=sum(len(collection.gates(c)) for c in collection.candidates),
             shipping=len({e.candidate for e in suite.exports} & {*collection.candidates}),
-            items=tuple(i.id for i in collection.items),
-            deselected=collection.deselected,
-            private=tuple(e.name for e in suite.evals if e.private),
-            selecting=collection.selecting,
-            warnings=[*collection.warnings, *void(waivers, suite, self.started.date())],
-            waivers=waivers,
-            versions=versions,
-            memory=self.memory.peaks,
-        )
+            items=tuple(i.id for i in collection.items), deselected=collection.deselected,
+            private=tuple(e.name for e in suite.evals if e.private), selecting=collection.selecting,
+            warnings=[*collection.warnings, *void(waivers, suite, self.started.date())], waivers=waivers,
+            versions=versions, memory=self.memory.peaks,
+        )  # fmt: skip
         self.warn = self.found.warnings.append  # for what is called and may have to
         self.ending: RunEnding | None = None
         self.choices: list[str] = []  # in words, the first of the conclusions
@@ -162,8 +152,8 @@ class Record:
             if one.severity == "error" and one.ignored is not None and one.waiver is None:
                 way = f"harness waive {one.code} --suite {self.found.path} --by NAME --reason TEXT --until YYYY-MM-DD"
                 said = f"{one.code} was ignored without a waiver; {way}"
-                known = self.found.part
-                self.found.part = known if said in known else "; ".join(filter(None, [known, said]))
+                if said not in self.found.part:
+                    self.found.part = "; ".join(filter(None, [self.found.part, said]))
             self.tell("harness_flag", flag=one)
         else:
             assert self.found.sweep
@@ -204,8 +194,6 @@ class MemoryPeaks:
 
     def _take(self) -> None:
         """Add the peaks since they last began to every stage that is open, and let them begin anew."""
-        if not self._open:
-            return
         now = peak_memory()
         for peaks in self._open:
             peaks |= {where: max(peak, peaks.get(where, 0)) for where, peak in now.items() if peak}
@@ -237,9 +225,8 @@ def _resident() -> int:
         lines = (PROCESS / "status").read_text("utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration, ValueError):
-        pass
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _torch_on_gpus() -> ModuleType | None:

@@ -138,8 +138,7 @@ class Session:
         self, refs: Sequence[ModelRef], model: Model | None = None
     ) -> AbstractContextManager[tuple[Models, list[Subject]]]:
         """Yield models and a subject for each; none is loaded before something is asked that is not remembered."""
-        loaded: AbstractContextManager[tuple[Models, list[Subject]]] = part("load")(self, refs, model)
-        return loaded
+        return part("load")(self, refs, model)  # type: ignore[no-any-return]
 
 
 def prepare(path: Path, options: Options) -> Collection:

@@ -140,7 +140,8 @@ def evaluate_family(run: Execution, ref: ModelRef) -> Stop | None:
             run.skip(run.session.items(declared.name), why)
             continue
         try:
-            stop = evaluate_candidate(run, make_copy(run, ref, declared))
+            if stop := evaluate_candidate(run, make_copy(run, ref, declared)):
+                return stop
         except RAISES as error:
             if of_the_machine(error):
                 raise
@@ -151,9 +152,6 @@ def evaluate_family(run: Execution, ref: ModelRef) -> Stop | None:
                 run.failed(item, why, trace)
                 if stop := run.enough():
                     return stop
-            stop = None
-        if stop:
-            return stop
     return None
 
 
