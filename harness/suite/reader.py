@@ -36,9 +36,7 @@ def read_suite(
 ) -> tables.Suite:
     """Read a suite; `overrides` are `table.key=value`, `candidate` is a folder that takes the place of training.
 
-    Or the table of such a candidate, as a lock has it.
-
-    Raises UsageError with every mistake of the file.
+    Or the table of such a candidate, as a lock has it. Raises UsageError with every mistake of the file.
     """
     inside, near = path / "suite.toml", [p.name for p in path.parent.glob("*.toml") if not path.exists()]
     known = f"; name {inside}" if inside.is_file() else did_you_mean(path.name, near)
@@ -85,14 +83,11 @@ class _Reader:
         self.sound()
         for name in self.raw:
             if name not in TABLES:
-                self.complain((name, 0), f"[{name}]", "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
-        about = self.one("suite", tables.SuiteTable, required=True)
-        rows = self.rows()
-        model = self.one("model", tables.Model, required="rows" not in self.raw)
-        sweep = self.sweep()
+                self.tell(name, "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
+        about, rows = self.one("suite", tables.SuiteTable, required=True), self.rows()
+        model, sweep = self.one("model", tables.Model, required="rows" not in self.raw), self.sweep()
         adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
-        candidate = self.one("candidate", tables.Candidate)
-        subjects = self.subjects()
+        candidate, subjects = self.one("candidate", tables.Candidate), self.subjects()
         evals, gates = self.many("eval", tables.Eval, "name"), self.many("gate", Gate, "id")
         for gate, mistake in member_mistakes(gates):
             self.mistakes.add(gate.where, mistake)
@@ -102,40 +97,25 @@ class _Reader:
         self.coherent(about, adapter, train, candidate)
         self.mistakes.raise_if_any()
         assert about and (model or rows)  # or raise_if_any raised
+        digest = digest_of(secrets.without(self.raw))  # a digest of a short password would tell it
         made = tables.Suite(
-            self.path,
-            about,
-            model or tables.Model("", "[rows]", "rows"),
-            adapter,
-            train,
-            candidate,
-            subjects,
-            evals,
-            grouped(gates),
-            merges,
-            exports,
-            digest_of(secrets.without(self.raw)),  # a digest of a short password would tell it
-            self.raw.get("merge", {}).get("choose"),
-            checks,
-            None if candidate else sweep,
-            rows,
-        )
+            self.path, about, model or tables.Model("", "[rows]", "rows"), adapter, train, candidate, subjects, evals,
+            grouped(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
+            None if candidate else sweep, rows,
+        )  # fmt: skip
         return made.trial(made.sweep.values[0]) if made.sweep else made
 
     def rows(self) -> dict[str, tables.ScoredRows]:
         """Return the rows that take the place of models; what needs a model does not go with them."""
         given = self.raw.get("rows", {})
         if not isinstance(given, dict) or ("rows" in self.raw and "candidate" not in given):
-            self.complain(
-                ("rows", 0), "[rows]", "", "want tables [rows.base] and [rows.candidate], or the second alone"
-            )
+            self.tell("rows", "", "want tables [rows.base] and [rows.candidate], or the second alone")
             return {}
         for name in TABLES if given else ():
             if name in self.raw and name not in ("suite", "rows", "eval", "gate"):
                 title = f"[[{name}]]" if name in ARRAYS else f"[{name}]"
-                why = (
-                    "what ships must have been asked here" if name == "export" else "others asked, and no model is here"
-                )
+                ships = "what ships must have been asked here"
+                why = ships if name == "export" else "others asked, and no model is here"
                 self.complain((name, 0), "[rows]", "", f"and {title}: {why}; gate the model itself, or leave it out")
         found = {}
         for name, table in given.items():
@@ -166,7 +146,7 @@ class _Reader:
         candidate: tables.Candidate | None,
     ) -> None:
         """Record which numbers and names are out of range, and which tables do not go together."""
-        complain = partial(self.complain, ("suite", 0), "[suite]")
+        complain = partial(self.tell, "suite")
         if about and (what := tables.name_error(about.name)):
             complain("name", what)
         if about and not 0 < about.alpha <= 0.5:
@@ -174,23 +154,27 @@ class _Reader:
         if about and not 0 <= about.seed < SEEDS:
             complain("seed", f"seed is {about.seed}, want 0 or more and less than 2**32")
         if train and train.watch_rows < 1:
-            self.complain(("train", 0), "[train]", "watch_rows", f"watch_rows is {train.watch_rows}, want at least 1")
+            self.tell("train", "watch_rows", f"watch_rows is {train.watch_rows}, want at least 1")
         if train and not train.sources:
-            self.complain(("train", 0), "[train]", "data", '"data" is empty; name a source of rows')
+            self.tell("train", "data", '"data" is empty; name a source of rows')
         if candidate and train and not self.given:
-            self.complain(("candidate", 0), "[candidate]", "", "takes the place of [train]; remove one of them")
+            self.tell("candidate", "", "takes the place of [train]; remove one of them")
         if candidate and (candidate.adapter is None) == (candidate.merged is None):
-            self.complain(("candidate", 0), "[candidate]", "", 'want "adapter" or "merged", one of them')
+            self.tell("candidate", "", 'want "adapter" or "merged", one of them')
         if train and not adapter and "adapter" not in self.raw:
-            self.complain(("train", 0), "[train]", "", 'needs an [adapter], for instance use = "lora"')
+            self.tell("train", "", 'needs an [adapter], for instance use = "lora"')
         if adapter and not train and not candidate and "train" not in self.raw:
-            self.complain(("adapter", 0), "[adapter]", "", "needs a [train] or a [candidate]")
+            self.tell("adapter", "", "needs a [train] or a [candidate]")
         if not self.raw.get("eval"):
             self.mistakes.add(str(self.path), "no [[eval]]; a suite measures something")
 
     def complain(self, at: tuple[str, int], title: str, key: str, what: str) -> None:
         line = self.lines.get((*at, key)) or self.lines.get((*at, ""))
         self.mistakes.add(f"{self.path}:{line}" if line else str(self.path), f"{title} {what}".strip())
+
+    def tell(self, name: str, key: str, what: str) -> None:
+        """Complain of a table that stands once."""
+        self.complain((name, 0), f"[{name}]", key, what)
 
     def one(self, name: str, cls: type[schema.T], required: bool = False) -> schema.T | None:
         table = self.raw.get(name)
@@ -203,10 +187,9 @@ class _Reader:
     def many(self, name: str, cls: type[schema.T], key: str) -> tuple[schema.T, ...]:
         given = self.raw.get(name, [])
         if not isinstance(given, list):
-            self.complain((name, 0), f"[{name}]", "", f"is one table; write [[{name}]]")
+            self.tell(name, "", f"is one table; write [[{name}]]")
             return ()
-        records: list[schema.T] = []
-        seen: set[Any] = set()
+        records, seen = list[schema.T](), set[str]()
         for i, table in enumerate(given):
             label = table.get(key) if isinstance(table, dict) else None
             title = f"{name} {schema.show(str(label))}" if label else f"[[{name}]] number {i + 1}"
@@ -228,7 +211,7 @@ class _Reader:
     def subjects(self) -> dict[str, tables.Baseline]:
         given = self.raw.get("subject", {})
         if not isinstance(given, dict):
-            self.complain(("subject", 0), "[subject]", "", "want tables [subject.NAME]")
+            self.tell("subject", "", "want tables [subject.NAME]")
             return {}
         compared = []
         for kind, key in (("gate", "versus"), ("eval", "against")):
@@ -237,60 +220,58 @@ class _Reader:
         given = {**given, **{name: {} for name in tables.RELEASES if name in compared and name not in given}}
         baselines: dict[str, tables.Baseline] = {}
         for name, table in given.items():
-            at = (f"subject.{name}", 0)
+            title = f"subject.{name}"
             if what := tables.name_error(name):
-                self.complain(at, f"[subject.{schema.show(name)}]", "", what)
+                self.complain((title, 0), f"[subject.{schema.show(name)}]", "", what)
                 continue
             if twin := next((n for n in baselines if n.lower() == name.lower()), None):
-                self.complain(at, f"[subject.{name}]", "", f'differs from "{twin}" in case alone; choose another name')
+                self.tell(title, "", f'differs from "{twin}" in case alone; choose another name')
             if tables.is_reserved(name):
-                self.complain(at, f"[subject.{name}]", "", f'the name "{name}" is the harness\'s own; choose another')
+                self.tell(title, "", f'the name "{name}" is the harness\'s own; choose another')
                 continue
-            if name in tables.RELEASES and isinstance(table, dict):
-                table = {"from": tables.RELEASES[name], **table}
-                if table["from"] != tables.RELEASES[name]:
-                    what = f'"from" is {schema.show(table["from"])}; "{name}" is the {tables.RELEASES[name]} release'
-                    self.complain(at, f"[subject.{name}]", "from", what)
-            if made := self.table(tables.Baseline, table, at, f"[subject.{name}]"):
-                self.other_model(made, at, f"[subject.{name}]")
+            if (which := tables.RELEASES.get(name)) and isinstance(table, dict):
+                table = {"from": which, **table}
+                if table["from"] != which:
+                    self.tell(title, "from", f'"from" is {schema.show(table["from"])}; "{name}" is the {which} release')
+            if made := self.table(tables.Baseline, table, (title, 0), f"[{title}]"):
+                self.other_model(made, partial(self.tell, title))
                 baselines[name] = made
         return baselines
 
-    def other_model(self, made: tables.Baseline, at: tuple[str, int], title: str) -> None:
+    def other_model(self, made: tables.Baseline, complain: schema.Complain) -> None:
         """Record what a baseline lacks that is a model of its own, or has that only such a model may have."""
         if made.released:
             if made.path is None and not self.raw.get("export"):
-                self.complain(at, title, "", 'is a release; name its folder with "path", or add an [[export]]')
+                complain("", 'is a release; name its folder with "path", or add an [[export]]')
             if made.use is not None:
-                self.complain(at, title, "use", 'is loaded as the suite\'s own model; remove "use"')
+                complain("use", 'is loaded as the suite\'s own model; remove "use"')
         elif (made.use is None) != (made.path is None):
-            self.complain(at, title, "", 'want "use" and "path" for another model, or neither')
+            complain("", 'want "use" and "path" for another model, or neither')
         if made.shots is not None and made.shots < 0:
-            self.complain(at, title, "shots", f"shots is {made.shots}, want 0 or more")
+            complain("shots", f"shots is {made.shots}, want 0 or more")
         if made.digest is not None and not (made.released and re.fullmatch("[0-9a-f]{8,64}", made.digest)):
-            self.complain(at, title, "digest", '"digest" pins a release: 8 to 64 hex digits of its weights\' digest')
+            complain("digest", '"digest" pins a release: 8 to 64 hex digits of its weights\' digest')
         known = [f.name.rstrip("_") for f in fields(tables.Baseline) if f.name not in ("where", "options")]
         for key in made.options if made.use is None else ():
-            self.complain(at, title, key, f'unknown key "{key}"{did_you_mean(key, known)}')
+            complain(key, f'unknown key "{key}"{did_you_mean(key, known)}')
 
     def merge(self, wanted: bool) -> tuple[str, ...]:
         table = self.raw.get("merge", {"base": "original"} if wanted else {})
         if not isinstance(table, dict):
-            self.complain(("merge", 0), "[merge]", "", "want a table")
+            self.tell("merge", "", "want a table")
             return ()
         for key in table.keys() - {"base", "choose"}:
-            self.complain(("merge", 0), "[merge]", key, f'unknown key "{key}"{did_you_mean(key, ["base", "choose"])}')
+            self.tell("merge", key, f'unknown key "{key}"{did_you_mean(key, ["base", "choose"])}')
         choose, base = table.get("choose", "EVAL.METRIC"), table.get("base")
         if not isinstance(choose, str) or not all(choose.partition(".")):
-            what = f'"choose" is {schema.show(choose)}, want EVAL.METRIC'
-            self.complain(("merge", 0), "[merge]", "choose", what)
+            self.tell("merge", "choose", f'"choose" is {schema.show(choose)}, want EVAL.METRIC')
         elif "choose" in table and not (isinstance(base, list) and len(base) > 1):
-            self.complain(("merge", 0), "[merge]", "choose", '"choose" needs several bases to choose from')
+            self.tell("merge", "choose", '"choose" needs several bases to choose from')
         base = table.get("base", "original") if "merge" in self.raw or wanted else []
         bases = [base] if isinstance(base, str) else base
         if not isinstance(bases, list) or any(b not in tables.MERGES for b in bases) or len(set(bases)) != len(bases):
             want = 'want "original", "dequantized" or both in a list'
-            self.complain(("merge", 0), "[merge]", "base", f'"base" is {schema.show(base)}, {want}')
+            self.tell("merge", "base", f'"base" is {schema.show(base)}, {want}')
             return ()
         return tuple(bases)
 
@@ -298,7 +279,7 @@ class _Reader:
         table = self.raw.get("sweep")
         if table is None:
             return None
-        complain = partial(self.complain, ("sweep", 0), "[sweep]")
+        complain = partial(self.tell, "sweep")
         if not isinstance(table, dict):
             complain("", f"is {schema.show(table)}, want a table")
             return None
