@@ -31,7 +31,7 @@ WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
 ENGINE = "vllm"  # a loader whose native code is in the process that loads
 WITH_PARENT = 1  # PR_SET_PDEATHSIG
 TWICE = 1.0  # seconds in which a second is the same wish: sent to the group, and passed on by who watches
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager

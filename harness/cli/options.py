@@ -75,20 +75,12 @@ def with_plugins(parser: argparse._ActionsContainer, help: str = PLUGIN_HELP) ->
 
 def with_workers(parser: argparse._ActionsContainer) -> None:
     """Add --on, which says where models answer, and --patience."""
-    parser.add_argument(
-        "--on",
-        default=os.environ.get("HARNESS_ON", ""),
-        metavar="WORKERS",
-        help="where models answer: local:N for N processes here, or what a plugin provides (HARNESS_ON)",
-    )
-    parser.add_argument(
-        "--patience",
-        type=_seconds,
-        default=os.environ.get("HARNESS_PATIENCE", "600"),
-        metavar="SECONDS",
-        help="how long a worker may be silent before another takes its place; it has six times that to load, or for a "
-        "row (600, HARNESS_PATIENCE)",
-    )
+    where = "where models answer: local:N for N processes here, or what a plugin provides (HARNESS_ON)"
+    parser.add_argument("--on", default=os.environ.get("HARNESS_ON", ""), metavar="WORKERS", help=where)
+    silent = "how long a worker may be silent before another takes its place; it has six times that to load, or for a "
+    silent += "row (600, HARNESS_PATIENCE)"
+    given = os.environ.get("HARNESS_PATIENCE", "600")
+    parser.add_argument("--patience", type=_seconds, default=given, metavar="SECONDS", help=silent)
 
 
 def _seconds(text: str) -> float:

@@ -39,9 +39,8 @@ class _Whole(Parser):
     """The parser of all commands; its help lists them by what they are for."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "harness", usage="harness COMMAND …", description="Decide whether a fine-tuned language model may ship."
-        )
+        about = "Decide whether a fine-tuned language model may ship."
+        super().__init__("harness", usage="harness COMMAND …", description=about)
         self.commands = self.add_subparsers(required=True, prog="harness", metavar="COMMAND", parser_class=Parser)
         self.groups: dict[str, list[str]] = {group: [] for group in GROUPS}
 
@@ -102,10 +101,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         made.error(f'no command "{words[0]}"{meant if "did you mean" in meant else "; see harness help"}')
     args, left = made.parse_known_args(words)
     if left:
-        one = made.commands.choices.get(words[0], made)
-        one.error(
-            f"unrecognized arguments: {' '.join(left)}{_instead(left, words) if hasattr(args, 'overrides') else ''}"
-        )
+        meant = _instead(left, words) if hasattr(args, "overrides") else ""
+        made.commands.choices.get(words[0], made).error(f"unrecognized arguments: {' '.join(left)}{meant}")
     return args
 
 

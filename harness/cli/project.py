@@ -161,14 +161,10 @@ def _verify(args: argparse.Namespace) -> int:
     if args.json:
         args.document = asdict(found)
     else:
-        for line in demands:
-            say(f"demands: {line}", where)
-        for line in found.overlooked:
-            say(f"not looked at: {line}", where)
-        for name, told in found.steps.items():
-            say(f"{name}: {told}", where)
-        for note in found.notes:
-            say(f"note: {note}", where)
+        told = [("demands", line) for line in demands] + [("not looked at", line) for line in found.overlooked]
+        told += [*found.steps.items(), *(("note", line) for line in found.notes)]
+        for name, line in told:
+            say(f"{name}: {line}", where)
         if found.ok:
             say(f"verified: {found.candidate} of suite {found.suite}, root {found.root}", where)
     print(document, end="")
@@ -212,9 +208,8 @@ def verify(one: argparse.ArgumentParser) -> None:
     of_rows = "of rows that others scored: read these files again; BASE CANDIDATE"
     one.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
     one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
-    one.add_argument(
-        "--suite", type=Path, metavar="SUITE", help="your copy of the suite: lock and rows are compared with it"
-    )
+    yours = "your copy of the suite: lock and rows are compared with it"
+    one.add_argument("--suite", type=Path, metavar="SUITE", help=yours)
     one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")
     with_plugins(one, f"for --replay: {PLUGIN_HELP}")
     formats = "print what was found as vsa (a SLSA summary), cyclonedx (a bill of materials) or model-signing"

@@ -32,7 +32,6 @@ WORST = (  # first what kept a suite from being judged, for the others say nothi
 
 def _run(args: argparse.Namespace) -> int:
     from harness.collection import needs
-    from harness.parts import part
     from harness.pipeline.run import prepare
     from harness.suite.reader import read_suite
 
@@ -191,14 +190,8 @@ def run(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument("suite", type=Path, metavar="SUITE", nargs="+", help="one, or several that share loaded models")
     what = one.add_argument_group("what is run")
-    what.add_argument(
-        "--candidate",
-        action="append",
-        default=[],
-        dest="candidates",
-        metavar="PATH",
-        help="gate this adapter or model instead of training one; of several the best on the select rows",
-    )
+    made = "gate this adapter or model instead of training one; of several the best on the select rows"
+    what.add_argument("--candidate", action="append", default=[], dest="candidates", metavar="PATH", help=made)
     with_overrides(what)
     what.add_argument("--collect-only", action="store_true", help="list the items and gates, run nothing")
     what.add_argument("--select", action="store_true", help="on the select splits, to choose: no attempt, no export")
@@ -232,9 +225,8 @@ def show(one: argparse.ArgumentParser) -> None:
         "harness show --flips -n 3            # rows that gates lost, won and failed",
         "harness show reports/qa-… --rows qa --wrong",
     )
-    one.add_argument(
-        "run", type=Path, nargs="?", metavar="RUN", help="a folder in reports/; the last run, unless given"
-    )
+    which = "a folder in reports/; the last run, unless given"
+    one.add_argument("run", type=Path, nargs="?", metavar="RUN", help=which)
     one.add_argument("--flips", action="store_true", help="rows that gates lost, won or failed, with the answers")
     one.add_argument("--rows", nargs="?", const="", metavar="EVAL", help="rows of one eval or all, what was lost first")
     one.add_argument("--wrong", action="store_true", help="only rows that what ships got wrong")

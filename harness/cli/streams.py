@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from harness.texts.shown import bounded, shown
@@ -56,13 +56,9 @@ def outliving_their_reader() -> Iterator[None]:
 @contextmanager
 def reserved(wanted: bool) -> Iterator[Callable[[str], object]]:
     """Where it is `wanted`, turn all that is printed to stderr, and yield what writes to stdout."""
-    out = sys.stdout
-    if wanted:
-        sys.stdout = sys.stderr
-    try:
-        yield out.write
-    finally:
-        sys.stdout = out
+    write = sys.stdout.write
+    with redirect_stdout(sys.stderr if wanted else sys.stdout):
+        yield write
 
 
 def say(line: str, to: Any = None) -> None:

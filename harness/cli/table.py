@@ -138,10 +138,8 @@ class Draft:
             to=quoted(f"exports/{self.name}"),
         )
         write = json.JSONEncoder(ensure_ascii=False, default=str).encode
-        rows = {
-            f"data/{part}.jsonl": "".join(f"{write(r)}\n" for r in rows) for part, rows in self.parts.items() if rows
-        }
-        return {"suite.toml": suite, **rows}
+        lines = {part: "".join(f"{write(row)}\n" for row in rows) for part, rows in self.parts.items()}
+        return {"suite.toml": suite, **{f"data/{part}.jsonl": text for part, text in lines.items() if text}}
 
 
 def _named(text: str) -> str:

@@ -6,7 +6,8 @@ Data goes to stdout, and nothing depends on colour.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ QUIET_SECONDS = 30  # between two signs of life where there is no terminal to dr
 TEMPO_SECONDS = 300  # by whose tempo the time left is told; a step may take a minute
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
 FLAG_STYLES = {"error": "bold red", "warning": "yellow", "note": "", "ignored": "dim"}
-REPORTS = ("report.html",)  # what plugins may have written into a run's folder for a person to open
+REPORT = "report.html"  # what a plugin may have written into a run's folder for a person to open
 
 
 class Terminal(Screen):
@@ -129,9 +130,8 @@ class Terminal(Screen):
         """Print a finished run again."""
         self.harness_run_start(run)
         self.model(run)
-        for report in run.reports:
-            if self.verbosity >= 0:
-                self.item(report)
+        for report in run.reports if self.verbosity >= 0 else ():
+            self.item(report)
         Summary(self, run, self.verbosity).tell()
 
     def underway(self, found: Underway) -> None:
@@ -222,12 +222,10 @@ class Terminal(Screen):
             self.line(f"{INDENT}{v.waiver.says()}", "yellow")
 
     def slices(self, report: Report) -> None:
+        names = ["n", *report.metrics]
         for column, values in report.slices.items():
-            rows = [[column, "n", *report.metrics]]
-            for value, metrics in values.items():
-                there = (number(metrics.get(m)) for m in report.metrics)
-                rows.append([value, number(metrics.get("n")), *there])
-            self.columns(rows, indent="    ")
+            rows = [[value, *(number(metrics.get(name)) for name in names)] for value, metrics in values.items()]
+            self.columns([[column, *names], *rows], indent="    ")
 
     # -- drawing -----------------------------------------------------------------------------------
 
@@ -271,8 +269,7 @@ class Summary:
         self.table()
         if run.sweep:
             self.trials(run.sweep)
-        training = run.facts.get("training")
-        if training and self.verbosity >= 0:
+        if (training := run.facts.get("training")) and self.verbosity >= 0:
             said = (describe(k, v) for k, v in training.items() if isinstance(v, (str, int, float)))
             self.line("training: " + ", ".join(said), hang=10)
         for flag in run.flags:
@@ -290,11 +287,9 @@ class Summary:
             for reason in () if any(v.holds_up for v in run.verdicts) else e.reasons:  # they stand above
                 self.line(f"  because {reason}")
         if run.deselected:
-            items = counted(len(run.deselected), "item")
-            self.line(f"{items} deselected")
-        if run.problem:
-            for problem in run.problem.split("\n"):
-                self.line(f"error: {problem}", "bold red")
+            self.line(f"{counted(len(run.deselected), 'item')} deselected")
+        for problem in run.problem.split("\n") if run.problem else ():
+            self.line(f"error: {problem}", "bold red")
         if run.traceback and (self.verbosity > 0 or run.exit_code == ExitCode.INTERNAL):
             self.screen.lines(run.traceback, "dim")
         self.ending()
@@ -315,21 +310,17 @@ class Summary:
     def ending(self) -> None:
         """Print the last lines: outcomes, time and exit code, what was decided, and where things are."""
         run = self.run
-        waived = any(v.waived for v in run.verdicts) or bool(run.passed_over)
-        style = "green" if run.exit_code == ExitCode.OK and not waived else "bold red"
-        style = "yellow" if run.exit_code == ExitCode.OK and waived else style
+        passes = "yellow" if any(v.waived for v in run.verdicts) or run.passed_over else "green"
+        style = passes if run.exit_code == ExitCode.OK else "bold red"
         self.screen.rule(f"{outcomes(run.verdicts)} in {duration(run.seconds)} · exit {int(run.exit_code)}", style)
         self.line(verdict_sentence(run), style if style == "yellow" else f"bold {style.split()[-1]}")
         for line in let_through(run):
             self.line(line, "yellow")
-        for e in run.exports:
-            if e.written:
-                what = f"{size(e.bytes)}, weights {e.digest[:12]}"
-                self.line(f"exported {e.candidate} to {place(e.to)} ({what})")
-        for name in REPORTS if run.folder else ():
-            if (there := Path(run.folder) / name).is_file():
-                self.line(f"report   {place(there)}", hang=9)
+        for e in (e for e in run.exports if e.written):
+            self.line(f"exported {e.candidate} to {place(e.to)} ({size(e.bytes)}, weights {e.digest[:12]})")
         if run.folder:
+            if (there := Path(run.folder) / REPORT).is_file():
+                self.line(f"report   {place(there)}", hang=9)
             self.line(f"run      {place(run.folder)}", hang=9)
 
     def table(self) -> None:
@@ -390,10 +381,9 @@ def other_bounds(v: Verdict, alpha: float) -> str:
 
 def outcomes(verdicts: Iterable[Verdict]) -> str:
     """Return how many verdicts came to what: what holds nothing up is counted apart, with the reason."""
-    verdicts = list(verdicts)
-    parts = [f"{n} {o}" for o, n in _tally(v for v in verdicts if v.outcome is Outcome.PASS or v.holds_up)]
-    for why in ("waived", "warn", "any_of", "not what ships"):
-        parts += [f"{n} {o} ({why})" for o, n in _tally(v for v in verdicts if _idle(v) == why)]
+    counts = Counter((_idle(v), v.outcome) for v in verdicts)
+    order = ("", " (waived)", " (warn)", " (any_of)", " (not what ships)")
+    parts = [f"{n} {o}{why}" for why in order for o in Outcome if (n := counts[why, o])]
     return ", ".join(parts) or "nothing was gated"
 
 
@@ -403,14 +393,9 @@ def _folded(v: Verdict, verbosity: int) -> bool:
 
 
 def _idle(v: Verdict) -> str:
-    """Return why a verdict that is no PASS holds nothing up, or nothing."""
+    """Return why a verdict that is no PASS holds nothing up, in brackets, or nothing."""
     if v.outcome is Outcome.PASS or v.holds_up:
         return ""
     if v.waived:
-        return "waived"
-    return "any_of" if v.group else "not what ships" if v.blocking else "warn"
-
-
-def _tally(verdicts: Iterable[Verdict]) -> Iterator[tuple[Outcome, int]]:
-    found = [v.outcome for v in verdicts]
-    yield from ((o, found.count(o)) for o in Outcome if o in found)
+        return " (waived)"
+    return " (any_of)" if v.group else " (not what ships)" if v.blocking else " (warn)"
