@@ -23,31 +23,25 @@ from harness.suite.tables import Suite, Sweep, alpha_of
 
 
 def collect(
-    suite: Suite,
-    plugins: Plugins,
-    *,
-    remote: bool = False,
-    limit: int | None = None,
-    selecting: bool = False,
+    suite: Suite, plugins: Plugins, *, remote: bool = False, limit: int | None = None, selecting: bool = False,
     ahead: bool = False,
-) -> Collection:
+) -> Collection:  # fmt: skip
     """Check names, options and data of a suite, and list its items.
 
     With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those
-    of its select split. With `ahead` a suite for candidates has one that is still to come.
-
-    Raises UsageError with every mistake.
+    of its select split. With `ahead` a suite for candidates has one that is still to come. Raises UsageError with
+    every mistake.
     """
     suite = with_copies(suite, plugins)
+    parts = ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))
     made: tuple[str, ...] = ()  # the models that training and merging, or somebody else, make, in order
     if (suite.candidate and suite.candidate.merged) or trains_whole(suite, plugins):
         made = ("merged",)
     elif suite.train or suite.candidate:
-        made = ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))
+        made = parts
     elif ahead:
         named = {*(e.from_ for e in suite.exports), *(name for g in suite.gates for name in g.on)}
-        known = ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))
-        made = tuple(name for name in known if name in named) or ("merged",)
+        made = tuple(name for name in parts if name in named) or ("merged",)
     copies = suite.copies.values()
     candidates = tuple(name for one in made for name in (one, *(e.name for e in copies if e.from_ == one)))
     context = Context(suite, plugins, remote, limit, selecting, ("base", *suite.subjects), candidates, made)
@@ -66,8 +60,7 @@ def collect(
     check_gates(context, tasks)
     context.mistakes.raise_if_any()
     prompted = {subject: _shot_evals(context, subject, tasks) for subject in suite.subjects}
-    shown = [name for subject, names in prompted.items() if suite.subjects[subject].examples for name in names]
-    for name in dict.fromkeys(shown):
+    for name in dict.fromkeys(n for s, names in prompted.items() if suite.subjects[s].examples for n in names):
         tasks[name] = with_shots(context, sources, tasks[name])
     for subject, task in ((suite.subjects[s], tasks[n]) for s, names in prompted.items() for n in names):
         if 0 < len(task.shots) < subject.examples:

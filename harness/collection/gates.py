@@ -57,9 +57,8 @@ class GateChecks:
             complain(mistake)
         if gate.group and metric.is_count:
             complain(f'is one of "{gate.group}", {COUNTED}')
-        against = "max" if metric.better == "higher" else "min"
+        against, more = ("max", "more") if metric.better == "higher" else ("min", "less")
         if getattr(gate, against) is not None:
-            more = "more" if metric.better == "higher" else "less"
             self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
         if gate.cut_at_most is not None and not task.generates:
             complain(f'cut_at_most: "{task.spec.use}" asks for no answers; leave it out')
@@ -99,9 +98,8 @@ class GateChecks:
         elif task.spec.data is None:
             complain(f'clean_only: leaks are looked for in rows that "data" names, and "{task.spec.use}" has none')
         elif not contamination.looks(self.context.plugins):
-            complain(
-                f"clean_only: the harness's own check {contamination.CHECK} is not there; do not block it with -p no:"
-            )
+            what = f"the harness's own check {contamination.CHECK} is not there; do not block it with -p no:"
+            complain(f"clean_only: {what}")
 
     def _check_slices(self, gate: Gate, task: Task, complain: Complain) -> None:
         """Check that the slices a gate declares are columns and values of its rows, and warn where all are small."""

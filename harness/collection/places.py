@@ -69,8 +69,7 @@ def _written(suite: Suite, out: Path, mistakes: Mistakes) -> Iterator[_NamedPath
 def _read(suite: Suite) -> Iterator[_NamedPath]:
     """Yield what a run reads: folders of models, in which nothing may be written, and files."""
     declared = suite.candidate
-    models = [suite.model.path, *(s.path for s in suite.subjects.values() if s.use and s.path)]
-    for model in models:
+    for model in (suite.model.path, *(s.path for s in suite.subjects.values() if s.use and s.path)):
         if os.path.isdir(model):  # noqa: PTH112 -- False where Path raises: for what no path can be
             yield _NamedPath("model", "", f'the model "{model}"', Path(model).resolve())
     for path in (declared.adapter, declared.merged) if declared else ():
@@ -79,7 +78,7 @@ def _read(suite: Suite) -> Iterator[_NamedPath]:
     for path in (e.path for e in suite.exports if e.path):
         yield _NamedPath("model", "", f'the copy "{path}"', suite.resolve(path))
     sources = [s for e in suite.evals for s in (e.data, e.select, e.fewshot_data) if s]
-    sources += [*(suite.train.sources if suite.train else ())]
+    sources += suite.train.sources if suite.train else ()
     for source in dict.fromkeys(sliced(source, "data")[0] for source in sources):
         if not is_remote(source) and os.path.isfile(file := suite.resolve(source)):  # noqa: PTH113
             yield _NamedPath("data", "", f'the data "{source}"', file)

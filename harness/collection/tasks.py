@@ -30,7 +30,7 @@ THOUGHT = 512  # tokens: where a thought has no budget, it and its answer seldom
 def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
     """Return an eval as a task, or None when its evaluator or its metrics cannot be had."""
     _check_eval(context, spec)
-    function = context.use("evaluator", spec.use, spec.options, spec.where)
+    complain, function = context.complain(spec.where), context.use("evaluator", spec.use, spec.options, spec.where)
     samples, chosen = _samples(context, sources, spec, function)
     if function is None:
         return None
@@ -38,18 +38,17 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
     parents = (PARENT,) if suite.copies else ()
     beside = (*(context.baselines if task.marks == "pairs" else ("base", *parents)), *context.candidates)
     if task.compares and spec.against not in beside:
-        known = did_you_mean(spec.against, beside)
-        context.mistakes.add(spec.where, f'against is "{spec.against}", which is no subject{known}')
+        complain(f'against is "{spec.against}", which is no subject{did_you_mean(spec.against, beside)}')
     for name in sorted({*task.about.asks} & {*_lacks(context, suite.model.use)}):
         what = f'asks a model for {name}, which those of "{suite.model.use}" do not give'
-        context.mistakes.add(spec.where, f'"{spec.use}" {what}; use = "hf" in [model]')
+        complain(f'"{spec.use}" {what}; use = "hf" in [model]')
     _check_thought(context, spec, task)
     if task.marks and not spec.cluster and samples:
         samples = by_prompt(samples)
     _tell_repeats(context, spec, samples or ())
     if samples and spec.rows_at_most is not None and spec.rows_at_most < len(samples):
         what = f"rows_at_most is {spec.rows_at_most}, and there are {len(samples)} rows"
-        context.mistakes.add(spec.where, f"{what}; it is how many there will ever be")
+        complain(f"{what}; it is how many there will ever be")
     try:
         made = task.about.metrics_for
         given = {"folder": task.folder} if made and schema.wants(made, "folder") else {}
@@ -59,10 +58,10 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
         context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
         return None
     except Exception as error:  # the plugin's own code; the line says whose
-        context.mistakes.add(spec.where, f'"{spec.use}" cannot name its metrics: {blame.told(error) or error}')
+        complain(f'"{spec.use}" cannot name its metrics: {blame.told(error) or error}')
         return None
     if not metrics:
-        context.mistakes.add(spec.where, f'"{spec.use}" declares no metric; decorate it with @metric')
+        complain(f'"{spec.use}" declares no metric; decorate it with @metric')
     task = replace(task, metrics=metrics, samples=samples)
     return replace(task, metrics=metrics | _endings(context, task)) if task.generates else task
 
@@ -119,21 +118,20 @@ def _endings(context: Context, task: Task) -> dict[str, Metric]:
 
 
 def _check_eval(context: Context, spec: Eval) -> None:
-    if not re.fullmatch(r"[\w-]+", spec.name):
-        what = f'name is {schema.show(spec.name)}, want letters, digits, "_" and "-"'
-        context.mistakes.add(spec.where, what)  # no ".", which parts EVAL from METRIC
+    complain = context.complain(spec.where)
+    if not re.fullmatch(r"[\w-]+", spec.name):  # no ".", which parts EVAL from METRIC
+        complain(f'name is {schema.show(spec.name)}, want letters, digits, "_" and "-"')
     elif what := name_error(spec.name):
-        context.mistakes.add(spec.where, what)
+        complain(what)
     if spec.limit is not None and spec.limit < 1:
-        context.mistakes.add(spec.where, f"limit is {spec.limit}, want 1 or more")
+        complain(f"limit is {spec.limit}, want 1 or more")
     if spec.rows_at_most is not None and spec.stop == "early":
-        what = 'rows_at_most and stop = "early" both share a risk over looks; leave one of them out'
-        context.mistakes.add(spec.where, what)
+        complain('rows_at_most and stop = "early" both share a risk over looks; leave one of them out')
 
 
 def _check_thought(context: Context, spec: Eval, task: Task) -> None:
     """Refuse a budget that nothing can keep; warn of a thought that has to share a few tokens with its answer."""
-    marks, budget = spec.options.get("thought"), spec.thought_budget
+    marks, budget, complain = spec.options.get("thought"), spec.thought_budget, context.complain(spec.where)
     named, _ = schema.options_of(task.function)
     if budget is None:
         most = spec.options.get("max_new_tokens", named["max_new_tokens"].default) if marks and task.generates else None
@@ -142,15 +140,14 @@ def _check_thought(context: Context, spec: Eval, task: Task) -> None:
             context.warnings.append(f"{spec.where}: thought: {what}")
         return
     if budget < 1:
-        context.mistakes.add(spec.where, f"thought_budget is {budget}, want 1 or more")
+        complain(f"thought_budget is {budget}, want 1 or more")
     if not (isinstance(marks, list | tuple) and len(marks) == 2 and all(marks)):
-        what = 'thought_budget needs the marks of a thought; add thought = ["<think>", "</think>"]'
-        context.mistakes.add(spec.where, what)
+        complain('thought_budget needs the marks of a thought; add thought = ["<think>", "</think>"]')
     asked = {s.use or context.suite.model.use for s in context.suite.subjects.values() if not s.released}
     for use in sorted({context.suite.model.use, *asked}):
         if "thought_budget" in _lacks(context, use):
             what = f'the loader "{use}" cannot close a thought; leave it out, and say reasoning_effort in body'
-            context.mistakes.add(spec.where, f"thought_budget: {what}")
+            complain(f"thought_budget: {what}")
 
 
 def _lacks(context: Context, use: str) -> tuple[str, ...]:
@@ -164,25 +161,25 @@ def _samples(
 ) -> tuple[Samples | None, Samples | None]:
     """Return the samples of an eval and those of its select split, each None where there are none, or none yet."""
     brings = capabilities.EvaluatorCapabilities.of(function).rows_for if function else None
+    complain = context.complain(spec.where)
     if spec.chat_template_kwargs and spec.data is None:
-        context.mistakes.add(spec.where, f'{chat.ARGUMENTS} is for prompts from "data"; "{spec.use}" has none of these')
+        complain(f'{chat.ARGUMENTS} is for prompts from "data"; "{spec.use}" has none of these')
     if spec.template is not None and spec.data is None:
-        context.mistakes.add(spec.where, f'template is for rows of "data"; "{spec.use}" has none of these')
+        complain(f'template is for rows of "data"; "{spec.use}" has none of these')
     if spec.data is None and brings is None:
         return (Sample("model"),), None  # an evaluation of the model itself, such as its size
     if spec.data is not None and brings is not None:
-        context.mistakes.add(spec.where, f'"{spec.use}" brings its own rows; remove "data"')
+        complain(f'"{spec.use}" brings its own rows; remove "data"')
         return None, None
     rows = sources.rows(spec.data, spec) if spec.data is not None else sources.own_rows(brings, spec)
     chosen: Samples | None = None
     if spec.select is not None and spec.data is None:
-        context.mistakes.add(spec.where, '"select" stands beside "data"; an eval without data has nothing to choose on')
+        complain('"select" stands beside "data"; an eval without data has nothing to choose on')
         return None, None
     if spec.select is not None:
         other = sources.rows(spec.select, spec)
         if other is not None and rows is not None and (both := overlap(spec.cluster, other, rows)):
-            what = f'select "{spec.select}": {both}; what chose a candidate cannot confirm it'
-            context.mistakes.add(spec.where, what)
+            complain(f'select "{spec.select}": {both}; what chose a candidate cannot confirm it')
         chosen = _made(context, spec, other, function) or None if other is not None else None
         rows = other if context.selecting else rows
     return (None if rows is None else _made(context, spec, rows, function)), chosen
