@@ -57,8 +57,7 @@ def _write_clean(path: Path, collection: Collection, terminal: Terminal) -> None
     import json
 
     train = collection.suite.train
-    rows = [row for source, row in collection.origins if train and source != train.validation_data]
-    if not rows:
+    if not (rows := [row for source, row in collection.origins if train and source != train.validation_data]):
         raise UsageError(f'--write-clean "{path}": the suite trains on no rows, so there is nothing to write')
     write_text(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     terminal.line(f"{path}: {len(rows):,} training rows")

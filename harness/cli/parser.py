@@ -63,8 +63,7 @@ class _Whole(Parser):
         for group, names in self.groups.items():
             lines += ["", group]
             for name in (name for name in names if name in helps):
-                first = f"  {name}".ljust(room)
-                lines += textwrap.wrap(first + helps[name], 80, subsequent_indent=" " * room)
+                lines += textwrap.wrap(f"  {name}".ljust(room) + helps[name], 80, subsequent_indent=" " * room)
         lines += ["", "harness help COMMAND says more of one, harness --version which this is, and"]
         lines += [f"harness --print-completion {'|'.join(SHELLS)} completes commands in a shell.", "", EXAMPLES, ""]
         return "\n".join([*lines, *textwrap.wrap(EXIT_CODES, 80), ""])

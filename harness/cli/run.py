@@ -168,8 +168,7 @@ def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
     else:
         names = [args.rows] if args.rows else dict.fromkeys(r.eval for r in report.reports if r.outcome == "done")
         most = None if args.json else args.n
-        found = [all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]
-        if not found:
+        if not (found := [all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]):
             raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
         args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
         print_rows(found, args.n, args.wrong)

@@ -82,8 +82,7 @@ def title(v: Verdict) -> str:
         return f'{v.gate} (one of "{v.group}")'
     if not v.blocking:
         return f"{v.gate} (warn)"
-    informs = v.outcome is not Outcome.PASS and not v.decides
-    return f"{v.gate} (not what ships)" if informs else v.gate
+    return f"{v.gate} (not what ships)" if v.outcome is not Outcome.PASS and not v.decides else v.gate
 
 
 def reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:

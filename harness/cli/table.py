@@ -102,8 +102,7 @@ class Draft:
             return "acc", lines, "choices"
         answers = [str(row[self.roles.label]) for rows in self.parts.values() for row in rows]
         marks = {mark for text in answers for mark in ".," if mark in text}
-        exact = fmean(len(text.split()) for text in answers) <= WORDS
-        use = metric = "exact_match" if exact else "token_f1"
+        use = metric = "exact_match" if fmean(len(text.split()) for text in answers) <= WORDS else "token_f1"
         kind = "in words"
         lines = f"max_new_tokens = {min(LONGEST, 2 + max(len(text.encode()) for text in answers))}"
         if all(map(NUMBER.fullmatch, answers)) and len(marks) < 2:

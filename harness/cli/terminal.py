@@ -152,8 +152,7 @@ class Terminal(Screen):
     def model(self, run: Run) -> None:
         """Print what is known of the model, once preflight has opened it."""
         if not self.opened and (facts := run.facts.get("model")):
-            shown = (describe(k, v) for k, v in facts.items() if k in MODEL_FACTS)
-            self.line("  " + " · ".join(shown))
+            self.line("  " + " · ".join(describe(k, v) for k, v in facts.items() if k in MODEL_FACTS))
             self.opened = True
 
     def item(self, report: Report) -> None:
@@ -191,13 +190,11 @@ class Terminal(Screen):
 
     def preview(self, built: Built) -> None:
         """Print three rows as the model will see them, what is learnt between marks."""
-        examples = built.examples
-        if not examples or self.verbosity < 0:
+        if not (examples := built.examples) or self.verbosity < 0:
             return
         self.line("rows as the model will see them, what it learns between ⟦ and ⟧:")
         for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]:
-            labels = example.labels[1 : built.cut]  # the first token is never predicted
-            learnt = sum(label != IGNORED for label in labels)
+            learnt = sum(label != IGNORED for label in example.labels[1 : built.cut])  # the first is never predicted
             self.line(f"  row {example.number}: {len(example.ids[: built.cut])} tokens, {learnt} learnt")
             self.line(f"    {shorten(built.show(example))}", hang=4)
 

@@ -100,8 +100,7 @@ def _check_chooser(context: Context, where: str, by: str, tasks: Mapping[str, Ta
     """Check an EVAL.METRIC by which a model is chosen on select rows."""
     complain = context.complain(where)
     evaluation, _, metric = by.partition(".")
-    task = tasks.get(evaluation)
-    if task is None:
+    if (task := tasks.get(evaluation)) is None:
         complain(f'no eval "{evaluation}"{did_you_mean(evaluation, tasks)}')
     elif metric not in task.metrics:
         complain(f'eval "{evaluation}" has no metric "{metric}"{did_you_mean(metric, task.metrics)}')
@@ -113,16 +112,14 @@ def _check_chooser(context: Context, where: str, by: str, tasks: Mapping[str, Ta
 
 def _check_watched(context: Context, tasks: Mapping[str, Task]) -> None:
     """Check which evals are looked at while training: rows to select by, and a model that compares with none."""
-    train = context.suite.train
-    if train is None or not train.watch:
+    if (train := context.suite.train) is None or not train.watch:
         return
     complain = context.complain(train.where)
     trainer = context.plugins.provided.get(("trainer", train.use))
     if trainer and not schema.wants(trainer.function, "watch"):
         complain(f'watch: the trainer "{train.use}" cannot be watched; remove it')
     for name in train.watch:
-        task = tasks.get(name)
-        if task is None:
+        if (task := tasks.get(name)) is None:
             complain(f'watch names "{name}", which is no eval{did_you_mean(name, tasks)}')
         elif task.spec.select is None:
             complain(f'watch: eval "{name}" has no select split; rows that are looked at cannot confirm')

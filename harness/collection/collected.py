@@ -143,8 +143,7 @@ class Collection:
     def wants_endings(self, evaluation: str) -> bool:
         """Return whether a gate needs to know how the answers of an evaluation ended."""
         gates = [g for g in self.suite.gates if g.metric and g.eval == evaluation]
-        guarded = any(g.cut_at_most is not None for g in gates)
-        return guarded or bool(gates and self.tasks[evaluation].endings)
+        return any(g.cut_at_most is not None for g in gates) or bool(gates and self.tasks[evaluation].endings)
 
     def named(self, gate: Gate, candidate: str) -> Gate:
         """Return a gate as it is put to a candidate."""

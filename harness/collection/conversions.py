@@ -49,8 +49,7 @@ def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterat
 
 def parent_mistakes(gate: Gate, suite: Suite) -> Iterator[str]:
     """Yield what is wrong with a gate that compares copies with their parents, by itself or by its eval's `against`."""
-    compared = gate.eval in suite.compared
-    if gate.versus != PARENT and not compared:
+    if gate.versus != PARENT and gate.eval not in suite.compared:
         return
     what = f'versus is "{PARENT}"' if gate.versus == PARENT else f'eval "{gate.eval}" is against "{PARENT}"'
     if not suite.copies:

@@ -46,8 +46,7 @@ class GateChecks:
 
     def _check_on(self, gate: Gate, task: Task, complain: Complain) -> None:
         """Check a gate against the metric and the rows it is about."""
-        metric = task.metrics.get(gate.metric_name)
-        if metric is None:
+        if (metric := task.metrics.get(gate.metric_name)) is None:
             known = did_you_mean(gate.metric_name, task.metrics)
             complain(f'metric is "{gate.metric}"; eval "{gate.eval}" has no metric "{gate.metric_name}"{known}')
             return

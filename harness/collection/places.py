@@ -48,8 +48,7 @@ def check_places(suite: Suite, out: Path, junit_xml: Path | None) -> None:
 
 def check_candidate(suite: Suite) -> None:
     """Raise UsageError where the model that a suite gates is no folder."""
-    declared = suite.candidate
-    if declared and declared.merged and not suite.resolve(declared.merged).is_dir():
+    if (declared := suite.candidate) and declared.merged and not suite.resolve(declared.merged).is_dir():
         what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
         raise UsageError(f"{declared.where}: {what}")
 
@@ -121,8 +120,7 @@ def no_file(path: Path) -> str:
             return "is a folder"
         if len(os.fsencode(path.name)) > LONGEST:
             return f"has a name of more than {LONGEST} bytes"
-        there = next(p for p in path.resolve().parents if p.exists())
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=next(p for p in path.resolve().parents if p.exists())):
             return ""
     except (OSError, RuntimeError, ValueError) as error:
         return f"cannot be written: {error.strerror if isinstance(error, OSError) else error}"

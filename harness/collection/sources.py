@@ -93,8 +93,7 @@ def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, An
     judged = trainer.about.columns if trainer else ()
     rows: list[dict[str, Any]] = []
     for source in (*train.sources, *([train.validation_data] if train.validation_data else [])):
-        found = sources.rows(source, train)
-        if found is None:
+        if (found := sources.rows(source, train)) is None:
             return None, origins
         where = f'{train.where} data "{source}"'
         with context.mistakes.collecting():

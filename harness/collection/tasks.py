@@ -69,8 +69,7 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
 def with_shots(context: Context, sources: Sources, task: Task) -> Task:
     """Add worked examples: from `fewshot_data`, else the first training source; never a row of the eval."""
     spec, train = task.spec, context.suite.train
-    source = spec.fewshot_data or (train.sources[0] if train else None)
-    if source is None:
+    if (source := spec.fewshot_data or (train.sources[0] if train else None)) is None:
         context.mistakes.add(spec.where, "few-shot needs worked examples; name them with fewshot_data")
         return task
     table = spec if spec.fewshot_data or not train else train
@@ -199,8 +198,7 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
         schema.check_options(function, spec.options, told.add)
     with context.mistakes.collecting():
         given = spec.chat_template_kwargs if spec.data is not None else None
-        found = to_samples(rows, spec.where, **about, arguments=given)
-        samples = keyed(found, spec.template)
+        samples = keyed(to_samples(rows, spec.where, **about, arguments=given), spec.template)
         if told.found or not able.check_rows:
             return samples
         try:

@@ -98,10 +98,8 @@ class Adjudicator:
     def unmet(self, gate: Gate, candidate: str) -> str:
         """Return which required gate did not pass, or an empty text."""
         for name in gate.requires:
-            verdict = self.said.get((candidate, name))
-            if verdict is None or verdict.outcome is not Outcome.PASS:
-                state = verdict.outcome if verdict else "not judged"
-                return f'requires "{name}", which is {state} on {candidate}'
+            if (verdict := self.said.get((candidate, name))) is None or verdict.outcome is not Outcome.PASS:
+                return f'requires "{name}", which is {verdict.outcome if verdict else "not judged"} on {candidate}'
         return ""
 
     def any_of(self, gate: Gate, candidate: str, alpha: float) -> None:
@@ -190,7 +188,6 @@ def _group(blank: Verdict, members: list[Verdict], p: float) -> Verdict:
     if outcome is Outcome.ERROR:
         lacking = next(v for v in members if v.outcome is Outcome.ERROR)
         notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
-    digest = next((v.digest for v in members if v.digest), "")
-    said = replace(blank, outcome=outcome, method="Holm", digest=digest)
+    said = replace(blank, outcome=outcome, method="Holm", digest=next((v.digest for v in members if v.digest), ""))
     refuted = group.refuted(v.p_fail for v in members)
     return noted(replace(said, p_pass=p, p_fail=refuted, n=max(v.n for v in members)), *notes)

@@ -78,8 +78,7 @@ def conclusions(collection: Collection, results: Results, verdicts: Sequence[Ver
     for candidate in shipping:
         for name in prompted:
             better = {g.id for g in collection.suite.gates if g.versus == name and g.better_by is not None}
-            claims = [v for v in verdicts if v.candidate == candidate and v.gate in better]
-            if not claims:
+            if not (claims := [v for v in verdicts if v.candidate == candidate and v.gate in better]):
                 attempt = max((v.attempt for v in verdicts if v.candidate == candidate), default=0)
                 claims = _compared(collection, results, candidate, name, collection.suite.about.risk(attempt))
             if claims:
@@ -172,8 +171,7 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
     ours_there, theirs_there = (
         replace(r, order=(), caveats=(), scores=tuple(s for s in r.scores if s.id in both)) for r in (ours, theirs)
     )
-    case = case_of(gate, metric, ours_there, theirs_there, samples, alpha)
-    if isinstance(case, Unjudgeable):
+    if isinstance(case := case_of(gate, metric, ours_there, theirs_there, samples, alpha), Unjudgeable):
         return None
     whole = hypothesis_on(case, case.rows)
     rows, values = changed_rows(whole), (whole.baseline, whole.value, len(whole.ours))

@@ -126,8 +126,7 @@ class Execution:
 
     def enough(self) -> Stop | None:
         """Stop at `-x` or `--maxfail`: then a failure counts also where it is of a candidate that no export ships."""
-        most = self.session.options.maxfail
-        if not most or sum(map(select.failed, self.record.found.reports)) < most:
+        if not (most := self.session.options.maxfail) or sum(map(select.failed, self.record.found.reports)) < most:
             return None
         refuted = any(v.missed and v.outcome is Outcome.FAIL for v in self.adjudicator.verdicts)
         return Stop(ExitCode.FAILED) if refuted else Stop()

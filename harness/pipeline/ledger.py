@@ -79,8 +79,7 @@ class Look:
         """Return the digest of the scores, of some of the rows or of all; empty where they are not known."""
         if not self.scores:
             return ""
-        chosen = self.rows if rows is None else rows
-        return _sha256(sorted([*row, *self.scores.get(row, ())] for row in chosen))
+        return _sha256(sorted([*row, *self.scores.get(row, ())] for row in (self.rows if rows is None else rows)))
 
 
 def look_of(collection: Collection, candidate: str, name: str, weights: str, base: str, result: Result | None) -> Look:
@@ -278,8 +277,7 @@ class Ledger:
         if line["rows"] == look.digest:  # which need not be read
             self._met[pair] = True
         elif pair not in self._met:
-            theirs = self._read(line["rows"])
-            if theirs is None:
+            if (theirs := self._read(line["rows"])) is None:
                 self.warn(f"{self.file(line['rows'])}: cannot be read; what was looked at there counts as these rows")
             self._met[pair] = theirs is None or meets(theirs, look.rows)
         return self._met[pair] and (not look.project or line["project"] in ("", look.project))
@@ -360,8 +358,7 @@ def attempts_said(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[
     if again := [v for v in verdicts if v.attempt > 1 and v.alpha]:
         most = max(again, key=lambda v: (v.attempt, v.blocking))
         k, alpha = most.attempt, most.alpha or 0.0
-        others = max((s.others for s in standings), key=len, default=())
-        places = Counter(others).most_common(NAMED)
+        places = Counter(max((s.others for s in standings), key=len, default=())).most_common(NAMED)
         told = ", ".join(f"{place} ({n})" if n > 1 else place for place, n in places)
         where = f"; before it: {told}" if told else ""
         if spend:

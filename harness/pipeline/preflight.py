@@ -75,8 +75,7 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
             with mistakes.collecting(f"{export.where}:"):
                 checks(Path((candidate or source).path), export.given)
     for task in collection.tasks.values():
-        checks = task.about.check
-        if checks and any(i.eval == task.spec.name for i in collection.items):
+        if (checks := task.about.check) and any(i.eval == task.spec.name for i in collection.items):
             with mistakes.collecting(f"{task.spec.where}:"):
                 checks(dict(task.spec.options), suite.path.parent, suite.model.path)
     trains = suite.train if suite.trains and not known else None
@@ -102,8 +101,7 @@ def open_model(collection: Collection, model: Model) -> Source:
 
 
 def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any]) -> Source:
-    opening = collection.plugins.find("loader", use).about.open
-    if opening is None:
+    if (opening := collection.plugins.find("loader", use).about.open) is None:
         raise UsageError(f'use: the loader "{use}" opens no source; declare one with @loader(open=…)')
     source: Source = opening(path, **options)
     wanted = ("path", "digest", "context", "facts", "count_tokens")

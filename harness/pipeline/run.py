@@ -26,8 +26,7 @@ def run_suite(path: Path, options: Options) -> Run:
     Of several candidates the best on the select rows is run, and the Run is its own."""
     why = ""
     if len(options.candidates) > 1:
-        chosen = among(path, options, run_suite)
-        if isinstance(chosen, Run):
+        if isinstance(chosen := among(path, options, run_suite), Run):
             return chosen
         candidate, why = chosen
         options = replace(options, candidate=candidate, candidates=())

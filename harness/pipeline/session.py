@@ -128,8 +128,7 @@ class Session:
         """Return the subject itself, or with its worked examples in front of it."""
         if isinstance(subject, CachedSubject):
             subject.wants_endings = self.collection.wants_endings(item.eval)
-        baseline = self.suite.subjects.get(item.subject)
-        if baseline is None or not baseline.examples:
+        if (baseline := self.suite.subjects.get(item.subject)) is None or not baseline.examples:
             return subject
         examples = fewshot.choose(self.collection.tasks[item.eval].shots, baseline.examples, self.suite.about.seed)
         return fewshot.FewShot(item.subject, subject, examples)

@@ -53,8 +53,7 @@ def evaluate_baselines(run: Execution) -> Stop | None:
             with session.load([session.baseline(name)], model) as (models, [subject]):
                 if stop := _evaluate(run, [i for i in items if i.subject == name], models, subject):
                     return stop
-        waiting = [i for i in items if collection.tasks[i.eval].marks == "answers"]
-        return _evaluate(run, waiting, models, None)
+        return _evaluate(run, [i for i in items if collection.tasks[i.eval].marks == "answers"], models, None)
 
 
 def _evaluate(run: Execution, items: Sequence[Item], models: Models, subject: Subject | None) -> Stop | None:
@@ -118,8 +117,7 @@ def evaluate_trained(trained: Trained) -> Stop | None:
     parents = wanted | {e.from_ for e in suite.copies.values() if e.name in wanted}
     refs: dict[str, ModelRef] = {}
     for variant in (v for v in suite.merges if suite.merged(v) in parents):
-        merged = merge(run, trained.ref, variant)
-        if isinstance(merged, Stop):
+        if isinstance(merged := merge(run, trained.ref, variant), Stop):
             return merged
         refs[variant] = merged
         if not suite.choose and (stop := evaluate_family(run, merged)):

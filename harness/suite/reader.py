@@ -129,8 +129,7 @@ class _Reader:
     def sound(self) -> None:
         """Raise UsageError when there are values that no key can have, before any of them is looked at."""
         for name, value in self.raw.items():
-            given = value if isinstance(value, list) else [value]
-            for i, table in enumerate(given):
+            for i, table in enumerate(value if isinstance(value, list) else [value]):
                 if not schema.unsound(table):
                     continue
                 for key, inner in (table if isinstance(table, dict) else {"": table}).items():
@@ -177,16 +176,14 @@ class _Reader:
         self.complain((name, 0), f"[{name}]", key, what)
 
     def one(self, name: str, cls: type[schema.T], required: bool = False) -> schema.T | None:
-        table = self.raw.get(name)
-        if table is None:
+        if (table := self.raw.get(name)) is None:
             if required:
                 self.mistakes.add(str(self.path), f"table [{name}] is missing")
             return None
         return self.table(cls, table, (name, 0), f"[{name}]")
 
     def many(self, name: str, cls: type[schema.T], key: str) -> tuple[schema.T, ...]:
-        given = self.raw.get(name, [])
-        if not isinstance(given, list):
+        if not isinstance(given := self.raw.get(name, []), list):
             self.tell(name, "", f"is one table; write [[{name}]]")
             return ()
         records, seen = list[schema.T](), set[str]()
@@ -209,8 +206,7 @@ class _Reader:
         return schema.read(cls, table, partial(self.complain, at, title), where=where, group="")
 
     def subjects(self) -> dict[str, tables.Baseline]:
-        given = self.raw.get("subject", {})
-        if not isinstance(given, dict):
+        if not isinstance(given := self.raw.get("subject", {}), dict):
             self.tell("subject", "", "want tables [subject.NAME]")
             return {}
         compared = []
@@ -256,8 +252,7 @@ class _Reader:
             complain(key, f'unknown key "{key}"{did_you_mean(key, known)}')
 
     def merge(self, wanted: bool) -> tuple[str, ...]:
-        table = self.raw.get("merge", {"base": "original"} if wanted else {})
-        if not isinstance(table, dict):
+        if not isinstance(table := self.raw.get("merge", {"base": "original"} if wanted else {}), dict):
             self.tell("merge", "", "want a table")
             return ()
         for key in table.keys() - {"base", "choose"}:
@@ -276,8 +271,7 @@ class _Reader:
         return tuple(bases)
 
     def sweep(self) -> tables.Sweep | None:
-        table = self.raw.get("sweep")
-        if table is None:
+        if (table := self.raw.get("sweep")) is None:
             return None
         complain = partial(self.tell, "sweep")
         if not isinstance(table, dict):

@@ -81,8 +81,7 @@ def waivers_of(suite: Path) -> Path:
 
 def read_waivers(suite: Path) -> list[Waiver]:
     """Return the waivers beside a suite, the oldest first. Raises UsageError with every line that cannot be read."""
-    path = waivers_of(suite)
-    if not path.is_file():
+    if not (path := waivers_of(suite)).is_file():
         return []
     mistakes, found = Mistakes(), []
     for number, line in enumerate(read_text(path).split("\n"), 1):
