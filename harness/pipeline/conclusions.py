@@ -8,7 +8,7 @@ Neither decides anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.claims import group
@@ -128,10 +128,12 @@ def _short(v: Verdict) -> str:
 
 def changes_of(collection: Collection, results: Results) -> list[Change]:
     """Return what changed of every metric that is made of rows, from each candidate to what was made of it."""
+    parents = dict.fromkeys(map(collection.suite.merged, collection.suite.merges), "adapter")
+    parents |= {name: copy.from_ for name, copy in collection.suite.copies.items()}
     found = []
-    for before, after in _steps(collection):
+    for after in (c for c in collection.candidates if c in parents):
         for name, task in collection.tasks.items():
-            ours, theirs = results.get((after, name)), results.get((before, name))
+            ours, theirs = results.get((after, name)), results.get((parents[after], name))
             if ours and theirs and not task.uncached:
                 metrics = [m for m in task.metrics.values() if m.is_of_rows and not (m.combine or m.labelled)]
                 changes = (_change(task, m, ours, theirs, collection.suite.about.alpha) for m in metrics)
@@ -148,16 +150,6 @@ def sentences(collection: Collection, changes: Sequence[Change]) -> list[str]:
         merging = "merging" if c.after == "merged" else f"the merge {c.after}"
         found.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
     return list(filter(None, found))
-
-
-def _steps(collection: Collection) -> Iterator[tuple[str, str]]:
-    """Yield every candidate that was made of another one, after that one."""
-    merged = {collection.suite.merged(variant) for variant in collection.suite.merges}
-    for name in collection.candidates:
-        if copy := collection.suite.copies.get(name):
-            yield copy.from_, name
-        elif name in merged:
-            yield "adapter", name
 
 
 def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: float) -> Change | None:
