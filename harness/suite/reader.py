@@ -252,17 +252,16 @@ class _Reader:
             complain(key, f'unknown key "{key}"{did_you_mean(key, known)}')
 
     def merge(self, wanted: bool) -> tuple[str, ...]:
-        if not isinstance(table := self.raw.get("merge", {"base": "original"} if wanted else {}), dict):
+        if not isinstance(table := self.raw.get("merge", {"base": "original" if wanted else []}), dict):
             self.tell("merge", "", "want a table")
             return ()
         for key in table.keys() - {"base", "choose"}:
             self.tell("merge", key, f'unknown key "{key}"{did_you_mean(key, ["base", "choose"])}')
-        choose, base = table.get("choose", "EVAL.METRIC"), table.get("base")
+        choose, base = table.get("choose", "EVAL.METRIC"), table.get("base", "original")
         if not isinstance(choose, str) or not all(choose.partition(".")):
             self.tell("merge", "choose", f'"choose" is {schema.show(choose)}, want EVAL.METRIC')
         elif "choose" in table and not (isinstance(base, list) and len(base) > 1):
             self.tell("merge", "choose", '"choose" needs several bases to choose from')
-        base = table.get("base", "original") if "merge" in self.raw or wanted else []
         bases = [base] if isinstance(base, str) else base
         if not isinstance(bases, list) or any(b not in tables.MERGES for b in bases) or len(set(bases)) != len(bases):
             want = 'want "original", "dequantized" or both in a list'
@@ -319,7 +318,14 @@ def read_override(override: str) -> tuple[list[str], Any]:
     keys = path.split(".")
     if len(keys) > schema.DEEPEST + 1:
         raise UsageError(f"{where}: names a table more than {schema.DEEPEST} deep")
-    return keys, _value(value, where)
+    try:
+        return keys, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return keys, value  # a bare word is a string
+    except RecursionError:
+        raise UsageError(f"{where}: nests tables or lists more than {schema.DEEPEST} deep") from None
+    except ValueError:
+        raise UsageError(f"{where}: holds a whole number of thousands of digits") from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -335,17 +341,6 @@ def _override(raw: dict[str, Any], override: str) -> None:
         here[_index(here, last, where)] = parsed
     else:
         here[last] = parsed
-
-
-def _value(value: str, where: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return value  # a bare word is a string
-    except RecursionError:
-        raise UsageError(f"{where}: nests tables or lists more than {schema.DEEPEST} deep") from None
-    except ValueError:
-        raise UsageError(f"{where}: holds a whole number of thousands of digits") from None
 
 
 def _index(here: list[Any], step: str, where: str) -> int:

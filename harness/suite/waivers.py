@@ -160,15 +160,11 @@ def void(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
 
 def unneeded(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], flags: Sequence[Finding]) -> list[str]:
     """Return a line for each waiver that no verdict of its gate, or no error of its check, needed."""
-    judged = {v.gate for v in verdicts}
-    needed = {v.gate for v in verdicts if v.outcome != "PASS"}
+    passed = {v.gate for v in verdicts} - {v.gate for v in verdicts if v.outcome != "PASS"}
     found = {name for f in flags if f.severity == "error" for name in f.names}
-    idle = dict.fromkeys(
-        (w.by, w.gate)
-        for w in waivers
-        if (verdicts and w.gate not in found if w.claim == IGNORED else w.gate in judged - needed)
-    )
-    return [f'the waiver of {by} for "{gate}" was not needed' for by, gate in idle]
+    idle = [w for w in waivers if (verdicts and w.gate not in found if w.claim == IGNORED else w.gate in passed)]
+    unique = dict.fromkeys((w.by, w.gate) for w in idle)
+    return [f'the waiver of {by} for "{gate}" was not needed' for by, gate in unique]
 
 
 def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
