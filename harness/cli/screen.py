@@ -116,9 +116,7 @@ def fact(value: object) -> str:
     """Write a number with four digits that matter, anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    if isinstance(value, int) or abs(value) >= 10_000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def place(path: str | Path) -> str:

@@ -343,10 +343,9 @@ class Summary:
             metric = number(t.metric) + interval(t.lower, t.upper, number)
             write = sweep.shown
             change = "–" if t.change is None else write(t.change) + interval(t.change_lower, t.change_upper, write)
-            seconds = "–" if t.seconds is None else duration(t.seconds)
+            seconds = ("–" if t.seconds is None else duration(t.seconds)) + (" (earlier)" if t.reused else "")
             parameters = "–" if t.parameters is None else f"{t.parameters:,}"
             p = "–" if t.p is None else p_value(t.p)
-            seconds += " (earlier)" if t.reused else ""
             rows.append([f"{mark} {show(t.value)}", metric, change, p, parameters, seconds])
         rows += [[f"  {show(value)}", "not tried", "", "", "", ""] for value in sweep.values[len(sweep.trials) :]]
         self.screen.columns(rows)

@@ -186,8 +186,7 @@ def _samples(
 
 def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any] | None) -> Samples | None:
     """Return rows as samples, which its evaluator accepts; None where they are wrong."""
-    rows = rows[: spec.limit] if spec.limit else rows
-    rows = rows[: context.limit] if context.limit else rows
+    rows = rows[: spec.limit or None][: context.limit or None]
     able = capabilities.EvaluatorCapabilities.of(function) if function else capabilities.EvaluatorCapabilities()
     about: dict[str, Any] = {"columns": spec.columns, "cluster": spec.cluster, "slices": spec.slices}
     about |= {"template": spec.template, "json_targets": able.json_targets}

@@ -30,14 +30,9 @@ class Adjudicator:
     """
 
     def __init__(
-        self,
-        collection: Collection,
-        waivers: Sequence[Waiver],
-        today: date,
-        lacking: Mapping[str, str],
-        ledger: Ledger | None,
-        base: str = "",
-    ) -> None:
+        self, collection: Collection, waivers: Sequence[Waiver], today: date, lacking: Mapping[str, str],
+        ledger: Ledger | None, base: str = "",
+    ) -> None:  # fmt: skip
         self.collection, self.base = collection, base
         self.waivers, self.today = waivers, today
         self.lacking, self.ledger = lacking, ledger

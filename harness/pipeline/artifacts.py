@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -172,8 +172,7 @@ def _train(run: Execution, out: Path) -> dict[str, Any] | Stop:
                 return stop
             if not kept.is_sealed(out):
                 kept.seal(out)
-        facts = {"reused": str(out)} if whole else {}
-        facts |= read_facts(out / FACTS) | keep_logs(run, out.parent / LOGS)
+        facts = ({"reused": str(out)} if whole else {}) | read_facts(out / FACTS) | keep_logs(run, out.parent / LOGS)
         found.facts["training"] = facts
         found.training = read_steps(out) or found.training
     return facts
@@ -193,14 +192,12 @@ def _call_trainer(run: Execution, out: Path) -> Stop | None:
 
     given = wanted(trainer, {"flag": flag}) | {"progress": session.progress, "seed": run.suite.about.seed}
     given |= {"watch": partial(_watched, session)} if table.watch else {}
-    try:
+    with suppress(_Ended):
         rows, options = isolated(list(training)), isolated(dict(table.given))
         made = trainer(isolated(session.base), session.opened.adapter, rows, out, **given, **options)
         if not any(out.rglob("*.safetensors")):
             what = f" wrote no *.safetensors into the folder it was given, {out}, and returned {made}"
             raise blame.slip(trainer, what)
-    except _Ended:
-        pass
     return stops[0] if stops else None
 
 

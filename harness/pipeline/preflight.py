@@ -257,13 +257,12 @@ def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]
     """Return (row id, (prompt, longest continuation)) of every row that prompts; a whole text is scored in windows."""
     examples = fewshot.choose(task.shots, shots, seed)
     found = []
-    for s in task.samples or ():
-        if s.input and (s.target or "text" not in s.row):
-            given = task.spec.options.get("choices", "choices")
-            choices = given if isinstance(given, list) else s.row.get(str(given)) or [s.target]
-            choices = choices.get("text") if isinstance(choices, dict) else choices
-            choices = choices if isinstance(choices, list) else [s.target]
-            targets = [str(t) for c in choices for t in (c if isinstance(c, list) else [c])]
-            prompt = fewshot.with_examples(s.input, examples)
-            found.append((s.id, (prompt, continuation(s.input, max(targets, key=len, default="")))))
+    given = task.spec.options.get("choices", "choices")
+    for s in (s for s in task.samples or () if s.input and (s.target or "text" not in s.row)):
+        choices = given if isinstance(given, list) else s.row.get(str(given)) or [s.target]
+        choices = choices.get("text") if isinstance(choices, dict) else choices
+        choices = choices if isinstance(choices, list) else [s.target]
+        targets = [str(t) for c in choices for t in (c if isinstance(c, list) else [c])]
+        prompt = fewshot.with_examples(s.input, examples)
+        found.append((s.id, (prompt, continuation(s.input, max(targets, key=len, default="")))))
     return found
