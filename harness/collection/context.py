@@ -97,11 +97,9 @@ def check_tables(context: Context) -> None:
 def _look(context: Context, trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
     """Let a trainer look at its options without its library, at those that its signature does not name."""
     look, known = capabilities.TrainerCapabilities.of(trainer).look, schema.options_of(trainer)[0]
-    try:
-        if look:
+    if look:
+        with context.mistakes.collecting(where):
             look(**isolated({name: value for name, value in options.items() if name not in known}))
-    except UsageError as error:
-        context.mistakes.found += [f"{where} {m}" for m in error.messages]
 
 
 def _check_processes(context: Context, trainer: Callable[..., Any], train: Train) -> None:
