@@ -29,7 +29,6 @@ LAST_LINE = f"error: out of memory; {MEMORY_ADVICE}\n".encode()  # made before m
 OTHERWISE = "that is no verdict; run again, and what was finished is not done again"
 WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
 ENGINE = "vllm"  # a loader whose native code is in the process that loads
-WITH_PARENT = 1  # PR_SET_PDEATHSIG
 TWICE = 1.0  # seconds in which a second is the same wish: sent to the group, and passed on by who watches
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -79,7 +78,7 @@ def guarded(command: Callable[[Any], int], args: Any) -> int:
         with suppress(Exception):  # not on this system, or not with so little memory
             import ctypes
 
-            ctypes.CDLL(None).prctl(WITH_PARENT, signal.SIGKILL)
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         atexit.register(os.write, told, b".")
         try:

@@ -123,19 +123,12 @@ class Draft:
         least = math.ceil(1000 * often / len(self.parts["confirm"])) / 1000
         constant = _filled("constant.toml", metric=name + metric, min=str(least), answer=quoted(answer[:40]))
         suite = _filled(
-            "suite.toml",
-            data=quoted(self.source),
-            name=quoted(self.name),
-            model=quoted(self.model),
-            how=how,
-            recipe=RANDOM if self.model.startswith("tiny:") else RECIPE,
-            eval=quoted(_named(roles.label)),
+            "suite.toml", data=quoted(self.source), name=quoted(self.name), model=quoted(self.model), how=how,
+            recipe=RANDOM if self.model.startswith("tiny:") else RECIPE, eval=quoted(_named(roles.label)),
             select='select = "data/select.jsonl"      # is there to choose by\n' if self.parts["select"] else "",
-            use=use,
-            metric=name + metric,
-            constant=constant if metric != "token_f1" else "",
+            use=use, metric=name + metric, constant=constant if metric != "token_f1" else "",
             to=quoted(f"exports/{self.name}"),
-        )
+        )  # fmt: skip
         write = json.JSONEncoder(ensure_ascii=False, default=str).encode
         lines = {part: "".join(f"{write(row)}\n" for row in rows) for part, rows in self.parts.items()}
         return {"suite.toml": suite, **{f"data/{part}.jsonl": text for part, text in lines.items() if text}}

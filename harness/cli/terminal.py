@@ -55,8 +55,6 @@ class Terminal(Screen):
         self.alpha = 0.0  # of the suite, whose bounds the header names
         self.warned = 0
 
-    # -- hooks -------------------------------------------------------------------------------------
-
     @hookimpl
     def harness_run_start(self, run: Run) -> None:
         self.alpha = run.alpha
@@ -123,8 +121,6 @@ class Terminal(Screen):
         if self.verbosity >= 0:
             self.warnings(run)
         Summary(self, run, self.verbosity).tell()
-
-    # -- parts -------------------------------------------------------------------------------------
 
     def show(self, run: Run) -> None:
         """Print a finished run again."""
@@ -223,8 +219,6 @@ class Terminal(Screen):
         for column, values in report.slices.items():
             rows = [[value, *(number(metrics.get(name)) for name in names)] for value, metrics in values.items()]
             self.columns([[column, *names], *rows], indent="    ")
-
-    # -- drawing -----------------------------------------------------------------------------------
 
     def draw(self, progress: Sign, facts: str) -> float | None:
         """Show how far something is where a person looks at it; return the seconds that it takes on, once known."""

@@ -230,8 +230,8 @@ class Comparison:
             about |= {"change": change, **self._bounds(said, "change_"), "p": said.p_pass}
             about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
             if self.sweep.rule == "best":
-                both = Contender("before", best.metrics[name]), Contender("this", result.metrics[name])
-                about["better"] = best_of(both, self.metric) is both[1]
+                now, before = result.metrics[name], best.metrics[name]
+                about["better"] = now > before if self.metric.better == "higher" else now < before
         return Trial(**about)
 
     def _decide(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:

@@ -218,21 +218,11 @@ class Ledger:
         told = {
             # A file with its folder tells copies of a project apart, and no more of the machine.
             "place": f"{suite.path.absolute().parent.name}/{suite.path.name}",
-            "suite": suite.name,
-            "suite_digest": suite.digest,
-            "candidate": candidate,
-            "eval": name,
-            "attempt": standing.number,
-            "role": look.role,
-            "weights": look.weights,
-            "base": look.base,
-            "project": look.project,
-            "rows": look.digest,
-            "n": len(look.rows),
-            "scores": look.scored(),
-            "most": look.most,
-            "continues": standing.continues,
-        }
+            "suite": suite.name, "suite_digest": suite.digest, "candidate": candidate, "eval": name,
+            "attempt": standing.number, "role": look.role, "weights": look.weights, "base": look.base,
+            "project": look.project, "rows": look.digest, "n": len(look.rows), "scores": look.scored(),
+            "most": look.most, "continues": standing.continues,
+        }  # fmt: skip
         try:
             if not self.lines():
                 self._append({"ledger": uuid.uuid4().hex})

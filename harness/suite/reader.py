@@ -28,7 +28,6 @@ TABLES = (
 SWEPT = {"adapter": tables.Use, "train": tables.Train}  # tables of whose options one may be swept
 ARRAYS = ("eval", "gate", "export")
 ALPHAS = "want more than 0 and at most 0.5"
-SEEDS = 2**32  # what numpy takes
 
 
 def read_suite(
@@ -138,19 +137,16 @@ class _Reader:
         self.mistakes.raise_if_any()
 
     def coherent(
-        self,
-        about: tables.SuiteTable | None,
-        adapter: tables.Use | None,
-        train: tables.Train | None,
+        self, about: tables.SuiteTable | None, adapter: tables.Use | None, train: tables.Train | None,
         candidate: tables.Candidate | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Record which numbers and names are out of range, and which tables do not go together."""
         complain = partial(self.tell, "suite")
         if about and (what := tables.name_error(about.name)):
             complain("name", what)
         if about and not 0 < about.alpha <= 0.5:
             complain("alpha", f"alpha is {about.alpha}, {ALPHAS}")
-        if about and not 0 <= about.seed < SEEDS:
+        if about and not 0 <= about.seed < 2**32:  # what numpy takes
             complain("seed", f"seed is {about.seed}, want 0 or more and less than 2**32")
         if train and train.watch_rows < 1:
             self.tell("train", "watch_rows", f"watch_rows is {train.watch_rows}, want at least 1")

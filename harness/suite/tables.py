@@ -299,10 +299,8 @@ class Suite:
         assert self.sweep
         table: Any = getattr(self, self.sweep.table)
         options = {**table.options, self.sweep.option: value}
-        where = table.where
-        if value != self.sweep.values[0]:
-            where += f" ({self.sweep.option} = {schema.show(value)})"
-        return replace(self, **{self.sweep.table: replace(table, where=where, options=options)})
+        told = f" ({self.sweep.option} = {schema.show(value)})" if value != self.sweep.values[0] else ""
+        return replace(self, **{self.sweep.table: replace(table, where=table.where + told, options=options)})
 
     @cached_property
     def compared(self) -> frozenset[str]:
