@@ -65,10 +65,7 @@ def _ended(args: argparse.Namespace) -> int:
 
 
 def _concluded(args: argparse.Namespace) -> tuple[int, list[str]]:
-    """Return the exit code of a command and its mistakes: whatever it raises but an interruption has a code.
-
-    That of success is no exception's.
-    """
+    """Return a command's exit code and its mistakes; that of what it raises, but an interruption, is no success."""
     try:
         return int(args.command(args)), []
     except UsageError as error:

@@ -32,10 +32,7 @@ TASKS = {  # each runs and passes as it is, on a model that it builds; what a fo
 
 
 def _init(args: argparse.Namespace) -> int:
-    """`harness init [FOLDER]`: a suite and example data that run and pass, for a task, or a suite on a table.
-
-    Beside them lies the suites' JSON Schema, which editors read.
-    """
+    """Write a suite that runs and passes, for a task or on a table, and the suites' JSON Schema, which editors read."""
     import json
 
     from harness.cli import table

@@ -28,9 +28,8 @@ def collect(
 ) -> Collection:  # fmt: skip
     """Check names, options and data of a suite, and list its items.
 
-    With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those
-    of its select split. With `ahead` a suite for candidates has one that is still to come. Raises UsageError with
-    every mistake.
+    With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those of
+    its select split. `ahead`, a suite for candidates has one still to come. Raises UsageError with every mistake.
     """
     suite = with_copies(suite, plugins)
     parts = ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))

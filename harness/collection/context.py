@@ -21,11 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Context:
-    """A suite that is collected: its plugins, what was asked for, and the mistakes and warnings so far.
-
-    With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those of
-    its select split.
-    """
+    """A suite that is collected: its plugins, what `collect` was asked for, and the mistakes and warnings so far."""
 
     suite: Suite
     plugins: Plugins

@@ -64,10 +64,7 @@ def _converts(export: Export, plugins: Plugins) -> bool:
 
 
 def _uncovered(suite: Suite, export: Export) -> str | None:
-    """Return why no gate keeps a copy from shipping, or None.
-
-    A claim about its parent is worth what is known of that.
-    """
+    """Return why no gate keeps a copy from shipping; a claim about its parent is worth what is known of that."""
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     if not (blocking := [g for g in suite.gates if g.blocking and g.applies_to(export.name)]):
         return ""

@@ -103,9 +103,7 @@ def _meet(one: Path, other: Path) -> str:
 
     Case and Unicode form do not count: there are file systems on which they do not.
     """
-    mine, theirs = (
-        tuple(unicodedata.normalize("NFC", part).casefold() for part in path.parts) for path in (one, other)
-    )
+    mine, theirs = ([unicodedata.normalize("NFC", p).casefold() for p in path.parts] for path in (one, other))
     if mine == theirs:
         return "is"
     if theirs[: len(mine)] == mine:

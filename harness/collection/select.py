@@ -17,10 +17,7 @@ BINDS = {"or": 1, "and": 2, "not": 3}  # operators of `-k`, and how closely
 
 
 def select(collection: Collection, keyword: str, last: Path | None) -> Collection:
-    """Return the collection of the items that match `keyword` and failed last time, given the folder `last`.
-
-    Raises UsageError when nothing is left.
-    """
+    """Return a collection of the items that match `keyword` and failed in `last`; raises UsageError if none is left."""
     if not keyword.strip() and last is None and collection.items:
         return collection
     matches = matcher(keyword)

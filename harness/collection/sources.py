@@ -1,7 +1,4 @@
-"""Data files and data sets as collection reads them: each once, and remote ones only when it is time.
-
-Of these the rows that a suite trains on and validates with.
-"""
+"""Data files and data sets as collection reads them, and of these the rows that a suite trains and validates with."""
 
 from __future__ import annotations
 
@@ -28,10 +25,7 @@ class Sources:
         self._read: dict[tuple[str | None, ...], list[dict[str, Any]]] = {}  # rows by source and how it is read
 
     def rows(self, source: str, table: Train | Eval) -> list[dict[str, Any]] | None:
-        """Read a source as its table says, once it may be read, and once only.
-
-        None when it is remote and not yet time, or wrong.
-        """
+        """Read a source as its table says, once only; None when it is remote and not yet time, or wrong."""
         if is_remote(source) and not self.context.remote:
             return None
         with self.context.mistakes.collecting():

@@ -138,10 +138,7 @@ class Record:
             self.found.stages[name] = self.found.stages.get(name, 0.0) + (time.monotonic() - begun)
 
     def add(self, one: Report | Finding | Trial) -> None:
-        """Add a report, a finding or a trial, and tell those who watch.
-
-        A report brings a warning for each gate that the sizes of its slices decided.
-        """
+        """Add a report, finding or trial, and tell who watches; a gate that sizes of slices decided is a warning."""
         if isinstance(one, Report):
             self.found.reports.append(one)
             told = [(v, words.sizes(v)) for v in one.verdicts]
