@@ -263,12 +263,10 @@ class Summary:
         if (training := run.facts.get("training")) and self.verbosity >= 0:
             said = (describe(k, v) for k, v in training.items() if isinstance(v, (str, int, float)))
             self.line("training: " + ", ".join(said), hang=10)
-        for flag in run.flags:
-            if flag.severity != "note" or flag.ignored is not None:
-                tell_flag(self.screen, replace(flag, evidence=(), fix=""))
-        for report in run.reports:
-            if report.outcome == "error":
-                self.line(f"ERROR {report.id}: {report.error}", "bold red")
+        for flag in (f for f in run.flags if f.severity != "note" or f.ignored is not None):
+            tell_flag(self.screen, replace(flag, evidence=(), fix=""))
+        for report in (r for r in run.reports if r.outcome == "error"):
+            self.line(f"ERROR {report.id}: {report.error}", "bold red")
         self.not_passed()
         through = let_through(run)
         for conclusion in (c for c in run.conclusions if c not in through):

@@ -137,9 +137,8 @@ def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
         context.warnings.append(f"{suite.path}: {what}; add [adapter] and [train], or give --candidate")
     for gate in suite.gates:
         checks.check(gate)
-    for spec in suite.evals:
-        if spec.stop == "early" and all(g.eval != spec.name for g in suite.gates):
-            context.mistakes.add(spec.where, 'stop = "early" needs a gate to decide it')
+    for spec in (e for e in suite.evals if e.stop == "early" and all(g.eval != e.name for g in suite.gates)):
+        context.mistakes.add(spec.where, 'stop = "early" needs a gate to decide it')
     for gate, what in order_mistakes(suite.gates, context.candidates):
         context.mistakes.add(gate.where, what)
     for where, what in copy_mistakes(suite, context.plugins, context.made):
@@ -154,9 +153,8 @@ def _shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> li
     baseline = context.suite.subjects[subject]
     gated = [g.eval for g in context.suite.gates if g.versus == subject]
     gated += [n for n, t in tasks.items() if t.marks == "pairs" and t.spec.against == subject]
-    for name in baseline.evals:
-        if name not in tasks:
-            context.mistakes.add(baseline.where, f'evals names "{name}", which is no eval{did_you_mean(name, tasks)}')
+    for name in (name for name in baseline.evals if name not in tasks):
+        context.mistakes.add(baseline.where, f'evals names "{name}", which is no eval{did_you_mean(name, tasks)}')
     if chosen := {*baseline.evals, *gated}:
         return [name for name in tasks if name in chosen]
     alone = {name: t for name, t in tasks.items() if not (t.compares or t.brings_rows)}

@@ -34,9 +34,8 @@ class GateChecks:
             complain(mistake)
         if not gate.any_of and gate.eval not in self.evals:
             complain(f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, self.evals)}')
-        for candidate in gate.on:
-            if candidate not in candidates:
-                complain(f'on names "{candidate}", which is no candidate{did_you_mean(candidate, candidates)}')
+        for candidate in (c for c in gate.on if c not in candidates):
+            complain(f'on names "{candidate}", which is no candidate{did_you_mean(candidate, candidates)}')
         for mistake in parent_mistakes(gate, self.suite):
             complain(mistake)
         if gate.versus is not None and gate.versus not in (PARENT, *baselines):

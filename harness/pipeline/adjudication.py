@@ -104,12 +104,11 @@ class Adjudicator:
         adjusted = group.adjusted(v.p_pass for v in members)
         for verdict, p in zip(members, adjusted, strict=True):
             if verdict.outcome is Outcome.PASS and p > alpha:
-                verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE)
-                verdict = noted(verdict, Note("holm", {"of": len(members), "p": p}))
+                note = Note("holm", {"of": len(members), "p": p})
+                verdict = noted(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
             self.say(verdict)
         said = [self.said[candidate, name] for name in gate.any_of]
-        attempt = max(v.attempt for v in said)
-        self.say(replace(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)), attempt=attempt))
+        self.say(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)))
 
     def judged(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
         """Decide one gate, unless one that it requires did not pass."""
@@ -184,5 +183,5 @@ def _group(blank: Verdict, members: list[Verdict], p: float) -> Verdict:
         lacking = next(v for v in members if v.outcome is Outcome.ERROR)
         notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
     said = replace(blank, outcome=outcome, method="Holm", digest=next((v.digest for v in members if v.digest), ""))
-    refuted = group.refuted(v.p_fail for v in members)
-    return noted(replace(said, p_pass=p, p_fail=refuted, n=max(v.n for v in members)), *notes)
+    refuted, attempt = group.refuted(v.p_fail for v in members), max(v.attempt for v in members)
+    return noted(replace(said, p_pass=p, p_fail=refuted, n=max(v.n for v in members), attempt=attempt), *notes)

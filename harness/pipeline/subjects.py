@@ -33,9 +33,8 @@ def evaluate_baselines(run: Execution) -> Stop | None:
     rehearsed = [t for t in (collection.tasks[name] for name in later) if t.comparative or t.marks]
     if not items and not rehearsed:
         return None
-    for item in items:
-        if item.subject in lacking:
-            run.skip([item], lacking[item.subject])
+    for item in (i for i in items if i.subject in lacking):
+        run.skip([item], lacking[item.subject])
     items = [i for i in items if i.subject not in lacking]
     session, others = run.session, {*run.session.opened.others, *run.session.opened.releases}
     with run.record.stage("baselines", ", ".join(dict.fromkeys(i.subject for i in items))):

@@ -80,9 +80,8 @@ class _Reader:
 
     def suite(self) -> tables.Suite:
         self.sound()
-        for name in self.raw:
-            if name not in TABLES:
-                self.tell(name, "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
+        for name in (name for name in self.raw if name not in TABLES):
+            self.tell(name, "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
         about, rows = self.one("suite", tables.SuiteTable, required=True), self.rows()
         model, sweep = self.one("model", tables.Model, required="rows" not in self.raw), self.sweep()
         adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
