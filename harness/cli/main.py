@@ -14,7 +14,6 @@ from harness import blame
 from harness.cli import streams
 from harness.cli.guard import as_interrupts, guarded
 from harness.cli.parser import arguments as parsed
-from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, of_the_machine
 from harness.parts import part
 from harness.texts.shown import shown
@@ -89,5 +88,5 @@ def documented(args: argparse.Namespace) -> bool:
 
 def _refused(messages: Sequence[str]) -> int:
     for message in messages:
-        say(f"error: {message}", sys.stderr)
+        streams.say(f"error: {message}", sys.stderr)
     return ExitCode.USAGE

@@ -172,16 +172,15 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     """Return what is demanded, and the lines of it where no file says so."""
-    from harness.release.policy import STRICT as LINES
-    from harness.release.policy import read_policy, strict_policy
+    from harness.release import policy
 
     if args.policy != STRICT:
         if args.key is not None:
             raise UsageError("--key goes with --policy strict; a policy of your own has its keys as [[key]]")
-        return read_policy(args.policy) if args.policy else None, []
+        return policy.read_policy(args.policy) if args.policy else None, []
     if args.key is None:
         raise UsageError("--policy strict trusts the key that you name: --key FILE, the .pub file of harness keygen")
-    return strict_policy(args.key), LINES.splitlines()
+    return policy.strict_policy(args.key), policy.STRICT.splitlines()
 
 
 def verify(one: argparse.ArgumentParser) -> None:

@@ -14,7 +14,6 @@ was judged stands in its evidence.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -60,7 +59,7 @@ class Look:
     role: Role
     weights: str
     rows: frozenset[Row]
-    scores: Mapping[Row, Sequence[str]] = dataclasses.field(default_factory=dict)
+    scores: Mapping[Row, Sequence[str]] = field(default_factory=dict)
     base: str = ""
     project: str = ""
     most: int | None = None
@@ -100,7 +99,7 @@ def tells(task: Task) -> bool:
 def scores_of(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
     """Return what each row scored, whatever rows and metrics are called; labels stand beside every row."""
     scores = {s.id: s for s in result.scores}
-    labels = [_sha256(dataclasses.asdict(found)) for found in result.labels]
+    labels = [_sha256(asdict(found)) for found in result.labels]
     found: dict[Row, list[str]] = {}
     for sample, row in zip(task.samples or (), task.keys, strict=True):
         if row and (score := scores.get(sample.id)) is not None:

@@ -23,7 +23,6 @@ from harness.evaluation.checks import Checks, data_objects
 from harness.files import cache_dir
 from harness.parts import part
 from harness.pipeline import preflight
-from harness.pipeline.preflight import Ready
 from harness.plugins import load_plugins
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Progress, Subject
@@ -89,7 +88,7 @@ class Session:
     """
 
     collection: Collection
-    opened: Ready
+    opened: preflight.Ready
     options: Options
     checks: Checks
     kept: dict[str, dict[str, Any]] = field(default_factory=dict)

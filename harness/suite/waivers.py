@@ -10,7 +10,6 @@ import getpass
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,7 +180,7 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
         **keys,
         "alpha": gate.alpha or suite.about.alpha,
         "eval": spec and _of_eval(spec),
-        "baseline": dataclasses.asdict(replace(baseline, where="")) if baseline else None,
+        "baseline": dataclasses.asdict(dataclasses.replace(baseline, where="")) if baseline else None,
         "members": [[name, _whole_claim(named[name], suite)] for name in gate.any_of if name in named],
     }
 
