@@ -79,9 +79,8 @@ def parser(words: Sequence[str]) -> _Whole:
     made.add_argument("--print-completion", choices=SHELLS, action=_Completion, help=argparse.SUPPRESS)
     for group, builders in GROUPS.items():
         made.groups[group] += [one if isinstance(one, str) else one.__name__ for one in builders]
-        for build in builders:
-            if not isinstance(build, str):
-                made.add(build.__name__, build)
+        for build in (one for one in builders if not isinstance(one, str)):
+            made.add(build.__name__, build)
     if not (words and words[0] in made.commands.choices):
         _bring(made)
     return made

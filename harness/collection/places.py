@@ -71,7 +71,7 @@ def _read(suite: Suite) -> Iterator[_NamedPath]:
     for model in (suite.model.path, *(s.path for s in suite.subjects.values() if s.use and s.path)):
         if os.path.isdir(model):  # noqa: PTH112 -- False where Path raises: for what no path can be
             yield _NamedPath("model", "", f'the model "{model}"', Path(model).resolve())
-    for path in filter(None, (declared.adapter, declared.merged)) if declared else ():
+    for path in [p for p in (declared.adapter, declared.merged) if p] if declared else ():
         yield _NamedPath("model", "", f'the candidate "{path}"', suite.resolve(path))
     for path in (e.path for e in suite.exports if e.path):
         yield _NamedPath("model", "", f'the copy "{path}"', suite.resolve(path))

@@ -177,8 +177,9 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
         test = infer(whole)
     except (ValueError, ModuleNotFoundError):  # nothing varies, or no gate of the suite needs numpy
         return found
-    inferred = {"estimate": test.estimate, "lower": test.lower, "upper": test.upper}
-    return replace(found, **inferred) if all(map(math.isfinite, inferred.values())) else found
+    if not all(map(math.isfinite, (test.estimate, test.lower, test.upper))):
+        return found
+    return replace(found, estimate=test.estimate, lower=test.lower, upper=test.upper)
 
 
 def _words(change: Change, step: str) -> str:

@@ -316,7 +316,7 @@ class Ledger:
         for number, text in enumerate(lines_of(data[len(begins) :]), begins.count(b"\n") + 1):
             if not text.strip():
                 continue
-            line = None
+            line: Any = None
             with suppress(ValueError, RecursionError):
                 line = json.loads(text)
             if isinstance(line, dict) and line.get("format") != LEDGER_FORMAT:
