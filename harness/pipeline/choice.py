@@ -49,18 +49,8 @@ class Contender:
 
     name: str
     value: float
-    passed: int = 0
-    gates: int = 0
-
-
-def best_of(measured: Sequence[Contender], metric: Metric) -> Contender:
-    """Return the one that passes the most gates; among equals the number decides, and then the order they come in."""
-    sign = 1 if metric.better == "higher" else -1
-
-    def rank(one: Contender) -> tuple[bool, int, float]:
-        return (False, 0, 0.0) if math.isnan(one.value) else (True, one.passed, sign * one.value)
-
-    return max(measured, key=rank)  # of equals the first
+    passed: int
+    gates: int
 
 
 def measure(session: Session, by: str, ref: ModelRef, what: str) -> Result:
@@ -83,9 +73,10 @@ def choose(run: Execution, refs: Mapping[str, ModelRef]) -> ModelRef:
     task = run.collection.tasks[evaluation]
     with run.record.stage("choose", f"by {by} on {len(task.select or ())} select rows"):
         results = {v: measure(run.session, by, ref, f"the merge onto the {v} base") for v, ref in refs.items()}
-    found = [Contender(variant, result.metrics[name]) for variant, result in results.items()]
-    best = best_of(found, task.metrics[name]).name
-    shown = ", ".join(f"{one.name} {number(one.value)}" for one in found)
+    values = {variant: result.metrics[name] for variant, result in results.items()}
+    sign = 1 if task.metrics[name].better == "higher" else -1
+    best = max(values, key=lambda variant: sign * values[variant])  # of equals the first
+    shown = ", ".join(f"{variant} {number(value)}" for variant, value in values.items())
     run.record.choices.append(f"the merge onto the {best} base was chosen by {by} on select rows: {shown}")
     return refs[best]
 
@@ -117,9 +108,10 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
             return runs[one]
         found.append(_measured(one, runs[one], collection, driver))
     task = collections[0].tasks[driver.eval]
-    best = best_of(found, task.metrics[driver.metric_name])
-    if math.isnan(best.value):
-        return runs[best.name]
+    sign = 1 if task.metrics[driver.metric_name].better == "higher" else -1
+    if not (measured := [m for m in found if not math.isnan(m.value)]):
+        return runs[given[0]]
+    best = max(measured, key=lambda one: (one.passed, sign * one.value))  # of equals the first
     numbers = ["not measured" if math.isnan(m.value) else number(m.value) for m in found]
     told = "; ".join(f"{m.name} {m.passed} of {m.gates} gates, {n}" for m, n in zip(found, numbers, strict=True))
     why = f"of {len(found)} candidates {best.name} was chosen on select rows, by gates passed and then {driver.metric}"
