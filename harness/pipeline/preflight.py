@@ -104,8 +104,8 @@ def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any
     if (opening := collection.plugins.find("loader", use).about.open) is None:
         raise UsageError(f'use: the loader "{use}" opens no source; declare one with @loader(open=…)')
     source: Source = opening(path, **options)
-    wanted = ("path", "digest", "context", "facts", "count_tokens")
-    if lacking := next((name for name in wanted if not hasattr(source, name)), ""):
+    owed = ("path", "digest", "context", "facts", "count_tokens")
+    if lacking := next((name for name in owed if not hasattr(source, name)), ""):
         raise blame.slip(opening, f" returned {shorten(repr(source), 60)}, which has no {lacking}; want a Source")
     return source
 
@@ -159,7 +159,7 @@ def _adapter(collection: Collection, source: Source, mistakes: Mistakes, known: 
             if collection.suite.trains:
                 made.check_targets(source.path)
                 for variant in collection.suite.merges:
-                    _check_merge(made, variant, base=source.path)
+                    made.check_merge(variant, **wanted(made.check_merge, {"base": source.path}))
         return made
     return None
 
@@ -196,13 +196,9 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
             _check_safe(folder, declared.where)
             adapter.check_fits(source.path, source.digest, folder)
             for variant in suite.merges:
-                _check_merge(adapter, variant, base=source.path, adapter=folder)
+                known = {"base": source.path, "adapter": folder}
+                adapter.check_merge(variant, **wanted(adapter.check_merge, known))
     return opened
-
-
-def _check_merge(made: Adapter, variant: str, **known: Any) -> None:
-    """Raise UsageError when an adapter cannot be merged; an older plugin takes the variant alone."""
-    made.check_merge(variant, **wanted(made.check_merge, known))
 
 
 def wanted(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
