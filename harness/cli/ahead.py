@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
 
 
 def _check(args: argparse.Namespace) -> int:
-    import time
-
     from harness.cli.terminal import Terminal, tell_flag
     from harness.pipeline.run import check_suite, prepare
 
@@ -54,8 +54,6 @@ def _check(args: argparse.Namespace) -> int:
 
 def _write_clean(path: Path, collection: Collection, terminal: Terminal) -> None:
     """Write the rows that are trained on, as they were read, without what was taken out of them."""
-    import json
-
     train = collection.suite.train
     if not (rows := [row for source, row in collection.origins if train and source != train.validation_data]):
         raise UsageError(f'--write-clean "{path}": the suite trains on no rows, so there is nothing to write')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from contextlib import suppress
@@ -33,8 +34,6 @@ TASKS = {  # each runs and passes as it is, on a model that it builds; what a fo
 
 def _init(args: argparse.Namespace) -> int:
     """Write a suite that runs and passes, for a task or on a table, and the suites' JSON Schema, which editors read."""
-    import json
-
     from harness.cli import table
     from harness.files import write_text
     from harness.plugins import load_plugins

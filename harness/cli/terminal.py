@@ -318,10 +318,9 @@ class Summary:
         if not (subjects := list(dict.fromkeys(r.subject for r in done))):
             return
         cells = {(r.eval, m, r.subject): number(v) for r in done for m, v in r.metrics.items()}
-        rows = [["metric", *subjects]]
-        for evaluation, metric in dict.fromkeys((e, m) for e, m, _ in cells):
-            rows.append([f"{evaluation}.{metric}", *(cells.get((evaluation, metric, s), "–") for s in subjects)])
-        self.screen.columns(rows)
+        metrics = dict.fromkeys((e, m) for e, m, _ in cells)
+        rows = [[f"{e}.{m}", *(cells.get((e, m, s), "–") for s in subjects)] for e, m in metrics]
+        self.screen.columns([["metric", *subjects], *rows])
 
     def trials(self, sweep: Swept) -> None:
         """Print a sweep's trials, the chosen one marked."""

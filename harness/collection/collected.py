@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ class Collection:
     warnings: tuple[str, ...] = ()
     selecting: bool = False  # on the select splits: nothing is confirmed, nothing ships
     ahead: bool = False  # only looked at: a suite for candidates stands with one that is still to come
-    deselected: tuple[str, ...] = field(default=())
+    deselected: tuple[str, ...] = ()
 
     @cached_property
     def whole(self) -> bool:

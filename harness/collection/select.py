@@ -70,8 +70,7 @@ def _steps(expression: str) -> list[str]:
             raise _unreadable(expression, f'"{word}" stands where {"a name" if wants else "and, or"} is wanted')
         if word in ("(", "not"):
             waiting.append(word)
-            continue
-        if word == ")":
+        elif word == ")":
             while waiting and waiting[-1] != "(":
                 steps.append(waiting.pop())
             if not waiting:
@@ -83,7 +82,7 @@ def _steps(expression: str) -> list[str]:
             waiting.append(word)
         else:
             steps.append("=" + word.lower())
-        wants = word in BINDS
+        wants = word == "(" or word in BINDS
     if "(" in waiting:
         raise _unreadable(expression, '"(" is not closed')
     if wants and (steps or waiting):
