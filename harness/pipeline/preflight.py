@@ -196,8 +196,7 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
             _check_safe(folder, declared.where)
             adapter.check_fits(source.path, source.digest, folder)
             for variant in suite.merges:
-                known = {"base": source.path, "adapter": folder}
-                adapter.check_merge(variant, **wanted(adapter.check_merge, known))
+                adapter.check_merge(variant, **wanted(adapter.check_merge, {"base": source.path, "adapter": folder}))
     return opened
 
 

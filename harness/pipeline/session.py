@@ -35,6 +35,7 @@ from harness.texts import secrets
 CLEANED = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
 TRAINED = ("training data", "validation data")
 ASIDE = {"out", "patience", "junit_xml", "listeners"}  # options of which no verdict depends
+Loading = AbstractContextManager[tuple[Models, list[Subject]]]
 FLAGS = {"overrides": "--set", "keyword": "-k", "last_failed": "--lf", "plugins": "-p"}  # that have another name
 
 
@@ -132,9 +133,7 @@ class Session:
         examples = fewshot.choose(self.collection.tasks[item.eval].shots, baseline.examples, self.suite.about.seed)
         return fewshot.FewShot(item.subject, subject, examples)
 
-    def load(
-        self, refs: Sequence[ModelRef], model: Model | None = None
-    ) -> AbstractContextManager[tuple[Models, list[Subject]]]:
+    def load(self, refs: Sequence[ModelRef], model: Model | None = None) -> Loading:
         """Yield models and a subject for each; none is loaded before something is asked that is not remembered."""
         return part("load")(self, refs, model)  # type: ignore[no-any-return]
 
