@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from harness.cli.screen import Screen, title
+from harness.errors import UsageError
+from harness.records.run import Run
 from harness.records.verdicts import Verdict
-from harness.reports.rows import Listed, Shown, failed_rows, lost_and_won
+from harness.reports.rows import Shown, all_rows, changed_rows, failed_rows, lost_and_won
 from harness.texts.counts import counted
 from harness.texts.shown import shown
 
 LONGEST = 600  # characters of a text that is shown
 
 
-def print_flips(flips: Sequence[tuple[Verdict, Sequence[Shown]]], most: int) -> None:
+def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
     """Print the rows each gate lost, won or failed, so many of each."""
-    screen = Screen()
+    screen, flips = Screen(), [(v, rows) for v in report.verdicts if (rows := changed_rows(report, folder, v))]
+    gates = [{"gate": v.gate, "candidate": v.candidate, "rows": [asdict(r) for r in rows]} for v, rows in flips]
+    args.document = {"run": str(folder), "gates": gates}
     for verdict, rows in flips:
         _heading(screen, f"{verdict.candidate}: {title(verdict)}: {verdict.metric} {verdict.claim}")
-        screen.line(_counts(rows, verdict, most))
-        for row in rows[:most]:
+        screen.line(_counts(rows, verdict, args.n))
+        for row in rows[: args.n]:
             _print_row(screen, row)
     if not flips:
         screen.line("no row changed between a candidate and the baseline of a gate, and none failed one")
 
 
-def print_rows(found: Sequence[Listed], most: int, wrong: bool) -> None:
+def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
     """Print rows with the answers of all subjects, so many of each eval."""
-    screen = Screen()
+    screen, most = Screen(), None if args.json else args.n
+    names = [args.rows] if args.rows else dict.fromkeys(r.eval for r in report.reports if r.outcome == "done")
+    if not (found := [all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]):
+        raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
+    args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
     for one in found:
         _heading(screen, one.eval)
-        how = f" wrong by {one.metric}" if wrong else ""
-        screen.line(f"{one.there:,} of {counted(one.of, 'row')}{how}{_cut(one.there, most)}")
-        for row in one.rows[:most]:
+        how = f" wrong by {one.metric}" if args.wrong else ""
+        screen.line(f"{one.there:,} of {counted(one.of, 'row')}{how}{_cut(one.there, args.n)}")
+        for row in one.rows[: args.n]:
             _print_row(screen, row)
 
 

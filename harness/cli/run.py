@@ -14,12 +14,12 @@ from harness.cli.options import command, run_options, with_overrides, with_plugi
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 from harness.parts import part
+from harness.texts.counts import counted
 
 if TYPE_CHECKING:
     from harness.claims.gate import Gate
     from harness.collection.collected import Collection
     from harness.pipeline.run import Options
-    from harness.records.run import Run
     from harness.reports.events import Underway
 
 SHOWN = 10  # rows of a gate or an eval
@@ -88,8 +88,6 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
 
 
 def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
-    from harness.texts.counts import counted
-
     order = {name: i for i, name in enumerate(collection.tasks)}
     gates: dict[str, list[Gate]] = {name: [] for name in order}
     for gate in collection.suite.gates if args.v >= args.q else ():
@@ -133,7 +131,11 @@ def _show(args: argparse.Namespace) -> int:
     report = read_run(place)
     folder = place if place.is_dir() else place.parent
     if asks:
-        return _show_rows(args, report, folder)
+        from harness.cli.flips import show_flips, show_rows
+
+        tell = show_flips if args.flips else show_rows
+        tell(args, report, folder)
+        return ExitCode.OK
     args.document = {"run": json.loads(to_json(report))}
     if not args.json:
         from harness.cli.terminal import Terminal
@@ -152,26 +154,6 @@ def _show_underway(args: argparse.Namespace, found: Underway) -> int:
         from harness.cli.terminal import Terminal
 
         Terminal(args.v - args.q).underway(found)
-    return ExitCode.OK
-
-
-def _show_rows(args: argparse.Namespace, report: Run, folder: Path) -> int:
-    """Print rows: those that gates lost, won or failed, or all rows of an eval."""
-    from harness.cli.flips import print_flips, print_rows
-    from harness.reports.rows import all_rows, changed_rows
-
-    if args.flips:
-        flips = [(v, rows) for v in report.verdicts if (rows := changed_rows(report, folder, v))]
-        gates = [{"gate": v.gate, "candidate": v.candidate, "rows": [asdict(r) for r in rows]} for v, rows in flips]
-        args.document = {"run": str(folder), "gates": gates}
-        print_flips(flips, args.n)
-    else:
-        names = [args.rows] if args.rows else dict.fromkeys(r.eval for r in report.reports if r.outcome == "done")
-        most = None if args.json else args.n
-        if not (found := [all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]):
-            raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
-        args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
-        print_rows(found, args.n, args.wrong)
     return ExitCode.OK
 
 
