@@ -15,7 +15,6 @@ from harness.texts.shown import bounded, shown
 from harness.texts.wrapping import wrapped
 
 SAME = "for the same reason"
-NAMED = 5  # rows that are named where there may be many
 
 
 class Screen:
@@ -92,11 +91,6 @@ def reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:
         SAME if why == before and v.estimate is None and len(why) > len(SAME) else why
         for v, why, before in zip(verdicts, whys, ["", *whys], strict=False)
     ]
-
-
-def some(ids: Sequence[str]) -> str:
-    """Return the first ids as text, with dots for the others."""
-    return ", ".join([*ids[:NAMED], *("…" for _ in ids[NAMED : NAMED + 1])])
 
 
 def interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape as unmarked
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.cli.screen import Screen, describe, fact, interval, place, reasons, some, title
+from harness.cli.screen import Screen, describe, fact, interval, place, reasons, title
 from harness.errors import ExitCode
 from harness.hookspec import hookimpl
 from harness.records import words
@@ -36,6 +36,7 @@ from harness.texts.shown import shorten, shown
 IGNORED = -100  # the label of a token that is not learnt
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
 INDENT = " " * 17  # of what is said of a verdict
+NAMED = 5  # rows that a verdict lost, of which there may be many
 QUIET_SECONDS = 30  # between two signs of life where there is no terminal to draw a bar on
 TEMPO_SECONDS = 300  # by whose tempo the time left is told; a step may take a minute
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
@@ -210,7 +211,8 @@ class Terminal(Screen):
         if v.driver and not v.slices:
             self.line(f"{INDENT}worst slice {v.driver}", style)
         if v.lost and v.outcome is not Outcome.PASS:
-            self.line(f"{INDENT}lost, worst first: {some(v.lost)}", style)
+            dots = ["…"] if len(v.lost) > NAMED else []
+            self.line(f"{INDENT}lost, worst first: {', '.join([*v.lost[:NAMED], *dots])}", style)
         if v.waiver:
             self.line(f"{INDENT}{v.waiver.says()}", "yellow")
 
