@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with streams.outliving_their_reader():
             try:
-                args = parsed(_spellable(words))
+                args = parsed(words)
             except UsageError as error:
                 return _refused(error.messages)
             with as_interrupts():
@@ -35,16 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
-
-
-def _spellable(words: list[str]) -> list[str]:
-    """Return words that a file can be called by. Raises UsageError."""
-    for word in words:
-        try:
-            os.fsencode(word)
-        except UnicodeEncodeError:
-            raise UsageError(f"{word} is no text that a file or an option could be called by") from None
-    return words
 
 
 def _ended(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -88,6 +89,11 @@ def parser(words: Sequence[str]) -> _Whole:
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; `help`, and what is no command, are answered here. Raises UsageError."""
+    for word in words:
+        try:
+            os.fsencode(word)
+        except UnicodeEncodeError:
+            raise UsageError(f"{word} is no text that a file or an option could be called by") from None
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     made = parser(words)

@@ -32,7 +32,8 @@ class Sources:
             key = (source, table.separator, table.encoding)
             if key not in self._read:
                 how = {"separator": table.separator, "encoding": table.encoding}
-                self._read[key] = read_rows(source, self.context.suite.path.parent, self._ask, table.where, how)
+                folder, ask = self.context.suite.path.parent, self.context.plugins.hook.harness_read_samples
+                self._read[key] = read_rows(source, folder, lambda name: isolated(ask(path=name)), table.where, how)
             return self._read[key]
         return None
 
@@ -46,10 +47,6 @@ class Sources:
                 self.context.mistakes.add(spec.where, f'"{spec.use}" has no rows; an empty evaluation proves nothing')
             return rows or None
         return None
-
-    def _ask(self, source: str) -> list[dict[str, Any]] | None:
-        found: list[dict[str, Any]] | None = self.context.plugins.hook.harness_read_samples(path=source)
-        return isolated(found)
 
 
 def overlap(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: Sequence[Mapping[str, Any]]) -> str:
