@@ -136,7 +136,8 @@ def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
         what = "there are gates and no candidate to judge, so the run will end with exit 5"
         context.warnings.append(f"{suite.path}: {what}; add [adapter] and [train], or give --candidate")
     for gate in suite.gates:
-        checks.check(gate)
+        for mistake in checks.mistakes(gate):
+            context.mistakes.add(gate.where, mistake)
     for spec in (e for e in suite.evals if e.stop == "early" and all(g.eval != e.name for g in suite.gates)):
         context.mistakes.add(spec.where, 'stop = "early" needs a gate to decide it')
     for gate, what in order_mistakes(suite.gates, context.candidates):

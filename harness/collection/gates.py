@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 
 from harness.claims import contamination
 from harness.claims.gate import PARENT, Gate
@@ -15,8 +15,6 @@ from harness.errors import did_you_mean
 from harness.records.metrics import Metric
 from harness.suite.tables import alpha_of
 
-Complain = Callable[[str], None]
-
 
 class GateChecks:
     """The checks of a suite's gates on its tasks."""
@@ -26,49 +24,45 @@ class GateChecks:
         self.evals = {e.name for e in context.suite.evals}
         self._counted: dict[tuple[str, str, tuple[str, ...] | None], Sizes] = {}
 
-    def check(self, gate: Gate) -> None:
-        """Check a gate's claim, and the names of its eval, candidates and baseline."""
-        complain = self.context.complain(gate.where)
+    def mistakes(self, gate: Gate) -> Iterator[str]:
+        """Yield what is wrong with a gate's claim, and with the names of its eval, candidates and baseline."""
         baselines, candidates = self.context.baselines, self.context.candidates
-        for mistake in gate.mistakes():
-            complain(mistake)
+        yield from gate.mistakes()
         if not gate.any_of and gate.eval not in self.evals:
-            complain(f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, self.evals)}')
+            yield f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, self.evals)}'
         for candidate in (c for c in gate.on if c not in candidates):
-            complain(f'on names "{candidate}", which is no candidate{did_you_mean(candidate, candidates)}')
-        for mistake in parent_mistakes(gate, self.suite):
-            complain(mistake)
+            yield f'on names "{candidate}", which is no candidate{did_you_mean(candidate, candidates)}'
+        yield from parent_mistakes(gate, self.suite)
         if gate.versus is not None and gate.versus not in (PARENT, *baselines):
-            complain(f'versus is "{gate.versus}", which is no baseline{did_you_mean(gate.versus, baselines)}')
+            yield f'versus is "{gate.versus}", which is no baseline{did_you_mean(gate.versus, baselines)}'
         if task := self.tasks.get(gate.eval):
-            self._check_on(gate, task, complain)
+            yield from self._mistakes_on(gate, task)
 
-    def _check_on(self, gate: Gate, task: Task, complain: Complain) -> None:
-        """Check a gate against the metric and the rows it is about."""
+    def _mistakes_on(self, gate: Gate, task: Task) -> Iterator[str]:
+        """Yield what is wrong with a gate on its metric and rows, and warn of what these cannot prove."""
         if (metric := task.metrics.get(gate.metric_name)) is None:
             known = did_you_mean(gate.metric_name, task.metrics)
-            complain(f'metric is "{gate.metric}"; eval "{gate.eval}" has no metric "{gate.metric_name}"{known}')
+            yield f'metric is "{gate.metric}"; eval "{gate.eval}" has no metric "{gate.metric_name}"{known}'
             return
         if gate.versus and task.compares:
-            complain(f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max')
-        for mistake in gate.mistakes_on(metric, None if task.samples is None else len(task.samples)):
-            complain(mistake)
+            yield f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max'
+        yield from gate.mistakes_on(metric, None if task.samples is None else len(task.samples))
         if gate.group and metric.is_count:
-            complain(f'is one of "{gate.group}", {COUNTED}')
+            yield f'is one of "{gate.group}", {COUNTED}'
         against, more = ("max", "more") if metric.better == "higher" else ("min", "less")
         if getattr(gate, against) is not None:
             self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
         if gate.cut_at_most is not None and not task.generates:
-            complain(f'cut_at_most: "{task.spec.use}" asks for no answers; leave it out')
+            yield f'cut_at_most: "{task.spec.use}" asks for no answers; leave it out'
         if gate.clean_only:
-            self._check_clean(task, complain)
+            yield from self._clean_mistakes(task)
         if gate.group and task.spec.rows_at_most is not None:
-            complain(f'stands in an any_of, and "{gate.eval}" has rows_at_most; claim it in a gate of its own')
+            yield f'stands in an any_of, and "{gate.eval}" has rows_at_most; claim it in a gate of its own'
         if gate.estimand == "clusters" and task.samples and all(s.cluster is None for s in task.samples):
-            complain(f'estimand is "clusters", and rows of "{gate.eval}" are in none; name their column with "cluster"')
-        self._check_slices(gate, task, complain)
+            yield f'estimand is "clusters", and rows of "{gate.eval}" are in none; name their column with "cluster"'
+        yield from self._slice_mistakes(gate, task)
         if task.spec.stop == "early":
-            _check_early(gate, metric, task, complain)
+            yield from _early_mistakes(gate, metric, task)
         self._check_provable(gate, metric, task)
 
     def _check_provable(self, gate: Gate, metric: Metric, task: Task) -> None:
@@ -89,23 +83,22 @@ class GateChecks:
             self._counted[key] = sizes_of(gate, rows)
         return self._counted[key]
 
-    def _check_clean(self, task: Task, complain: Complain) -> None:
-        """Refuse what keeps leaks from being known: a gate is not clean because nobody looked."""
+    def _clean_mistakes(self, task: Task) -> Iterator[str]:
+        """Yield what keeps leaks from being known: a gate is not clean because nobody looked."""
         if not self.suite.trains:
-            complain("clean_only: the suite trains nothing, so there are no training rows to look for leaks in")
+            yield "clean_only: the suite trains nothing, so there are no training rows to look for leaks in"
         elif task.spec.data is None:
-            complain(f'clean_only: leaks are looked for in rows that "data" names, and "{task.spec.use}" has none')
+            yield f'clean_only: leaks are looked for in rows that "data" names, and "{task.spec.use}" has none'
         elif not contamination.looks(self.context.plugins):
-            what = f"the harness's own check {contamination.CHECK} is not there; do not block it with -p no:"
-            complain(f"clean_only: {what}")
+            yield f"clean_only: the harness's own check {contamination.CHECK} is not there; do not block it with -p no:"
 
-    def _check_slices(self, gate: Gate, task: Task, complain: Complain) -> None:
-        """Check that the slices a gate declares are columns and values of its rows, and warn where all are small."""
+    def _slice_mistakes(self, gate: Gate, task: Task) -> Iterator[str]:
+        """Yield which slices that a gate declares are no columns or values of its rows; warn where all are small."""
         declared = [s for s in gate.slices if "=" in s]
         for column in dict.fromkeys(s.partition("=")[0] for s in declared):
             if column not in task.spec.slices:
                 known = did_you_mean(column, task.spec.slices)
-                complain(f'slice column "{column}" is not among the slices of "{gate.eval}"{known}')
+                yield f'slice column "{column}" is not among the slices of "{gate.eval}"{known}'
                 return
         if task.samples is None or not declared or len(declared) < len(gate.slices):
             return
@@ -113,14 +106,14 @@ class GateChecks:
         for name in (name for name, (rows, _) in parts.items() if not rows):
             column, _, value = name.partition("=")
             values = {str(s.row.get(column)) for s in task.samples}
-            complain(f'slice "{name}" has no rows{did_you_mean(value, values)}')
+            yield f'slice "{name}" has no rows{did_you_mean(value, values)}'
         if parts and max(rows for rows, _ in parts.values()) < gate.min_n:
             what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass; add rows, or lower min_n"
             self.context.warnings.append(f"{gate.where}: {what}")
 
 
-def _check_early(gate: Gate, metric: Metric, task: Task, complain: Complain) -> None:
-    """Refuse what keeps a gate from being decided row by row, where its eval has stop = "early"."""
+def _early_mistakes(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
+    """Yield what keeps a gate from being decided row by row, where its eval has stop = "early"."""
     clustered = len({s.cluster or s.id for s in task.samples or ()}) < len(task.samples or ())
     why = {
         f'"{metric.name}" has no known range': not metric.is_share or metric.combine is not None,
@@ -135,4 +128,4 @@ def _check_early(gate: Gate, metric: Metric, task: Task, complain: Complain) -> 
         "it is marked when all answers are there": bool(task.marks),
     }
     for reason in (reason for reason, so in why.items() if so):
-        complain(f'eval "{gate.eval}" stops early, but {reason}; remove stop = "early"')
+        yield f'eval "{gate.eval}" stops early, but {reason}; remove stop = "early"'
