@@ -51,8 +51,8 @@ def collect(
     tasks = {t.spec.name: t for spec in suite.evals if (t := task_of(context, sources, spec))}
     if not context.mistakes.found:
         tell_overlaps(context, sources)
-    if suite.choose:
-        _check_chooser(context, f'{suite.path}: [merge] choose = "{suite.choose}"', suite.choose, tasks)
+    if suite.choose and (what := _chooser_error(suite.choose, tasks)):
+        context.mistakes.add(f'{suite.path}: [merge] choose = "{suite.choose}"', what)
     if suite.sweep:
         _check_sweep(context, suite.sweep, tasks)
     _check_watched(context, tasks)
@@ -80,9 +80,8 @@ def collect(
 
 def _check_sweep(context: Context, sweep: Sweep, tasks: Mapping[str, Task]) -> None:
     """Check what decides a sweep, and warn where no trial could be shown to be better."""
-    told = len(context.mistakes.found)
-    _check_chooser(context, f'{sweep.where} by = "{sweep.by}"', sweep.by, tasks)
-    if len(context.mistakes.found) > told:
+    if what := _chooser_error(sweep.by, tasks):
+        context.mistakes.add(f'{sweep.where} by = "{sweep.by}"', what)
         return
     gate, task = sweep.step, tasks[sweep.by.partition(".")[0]]
     metric = task.metrics[gate.metric_name]
@@ -95,18 +94,17 @@ def _check_sweep(context: Context, sweep: Sweep, tasks: Mapping[str, Task]) -> N
         context.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
 
 
-def _check_chooser(context: Context, where: str, by: str, tasks: Mapping[str, Task]) -> None:
-    """Check an EVAL.METRIC by which a model is chosen on select rows."""
-    complain = context.complain(where)
+def _chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
+    """Return why no model can be chosen on select rows by an EVAL.METRIC, or nothing."""
     evaluation, _, metric = by.partition(".")
     if (task := tasks.get(evaluation)) is None:
-        complain(f'no eval "{evaluation}"{did_you_mean(evaluation, tasks)}')
-    elif metric not in task.metrics:
-        complain(f'eval "{evaluation}" has no metric "{metric}"{did_you_mean(metric, task.metrics)}')
-    elif task.spec.select is None:
-        complain(f'eval "{evaluation}" has no select split; what chose a candidate cannot confirm it')
-    elif task.compares or task.marks:
-        complain(f'"{evaluation}" compares with another model; choose by one that does not')
+        return f'no eval "{evaluation}"{did_you_mean(evaluation, tasks)}'
+    if metric not in task.metrics:
+        return f'eval "{evaluation}" has no metric "{metric}"{did_you_mean(metric, task.metrics)}'
+    if task.spec.select is None:
+        return f'eval "{evaluation}" has no select split; what chose a candidate cannot confirm it'
+    compares = f'"{evaluation}" compares with another model; choose by one that does not'
+    return compares if task.compares or task.marks else ""
 
 
 def _check_watched(context: Context, tasks: Mapping[str, Task]) -> None:

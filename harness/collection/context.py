@@ -70,8 +70,8 @@ def check_tables(context: Context) -> None:
         context.use("adapter", suite.adapter.use, suite.adapter.options, suite.adapter.where)
     if (train := suite.train) and (trainer := context.use("trainer", train.use, train.options, train.where)):
         _look(context, trainer, train.options, train.where)
-        if train.processes != 1 or train.shard:
-            _check_processes(context, trainer, train)
+        if what := _processes_error(trainer, train):
+            context.mistakes.add(train.where, what)
     if suite.adapter and trains_whole(replace(suite, candidate=None), context.plugins):  # nothing that can be merged
         if suite.merges not in ((), ("original",)):
             what = "all weights are trained, so there is no adapter to merge onto another base; remove [merge]"
@@ -98,21 +98,19 @@ def _look(context: Context, trainer: Callable[..., Any], options: Mapping[str, A
             look(**isolated({name: value for name, value in options.items() if name not in known}))
 
 
-def _check_processes(context: Context, trainer: Callable[..., Any], train: Train) -> None:
-    """Refuse several processes where the trainer knows but one, or something else can only be done in one."""
-    what = ""
+def _processes_error(trainer: Callable[..., Any], train: Train) -> str:
+    """Return why several processes cannot be had: the trainer knows but one, or something can only be done in one."""
     if train.processes != "auto" and train.processes < 1:
-        what = f'processes is {train.processes}, want a number of processes, or "auto"'
-    elif train.shard and not schema.wants(trainer, "shard"):
-        what = f'shard: the trainer "{train.use}" shares no weights between processes; remove it'
-    elif train.processes == 1:
-        what = "shard: shares the weights between several processes, and there is one; set processes, or remove shard"
-    elif not schema.wants(trainer, "processes"):
-        what = f'processes: the trainer "{train.use}" trains in one process; remove it'
-    elif train.watch:
-        what = "watch: measures a model in this process, and several train it; remove watch, or processes"
-    if what:
-        context.mistakes.add(train.where, what)
+        return f'processes is {train.processes}, want a number of processes, or "auto"'
+    if train.shard and not schema.wants(trainer, "shard"):
+        return f'shard: the trainer "{train.use}" shares no weights between processes; remove it'
+    if train.processes == 1:
+        alone = "shard: shares the weights between several processes, and there is one; set processes, or remove shard"
+        return alone if train.shard else ""
+    if not schema.wants(trainer, "processes"):
+        return f'processes: the trainer "{train.use}" trains in one process; remove it'
+    busy = "watch: measures a model in this process, and several train it; remove watch, or processes"
+    return busy if train.watch else ""
 
 
 def _check_sweep(context: Context) -> None:

@@ -40,8 +40,7 @@ def select(collection: Collection, keyword: str, last: Path | None) -> Collectio
 def matcher(expression: str) -> Callable[[str], bool]:
     """Return what says whether an item's id matches a `-k` expression: parts of names, and, or, not, parentheses.
 
-    As pytest reads it: "not" binds closest, then "and", then "or"; case does not count. Raises UsageError on what
-    cannot be read.
+    As pytest reads it: "not" binds closest, then "and", then "or"; case does not count. Raises UsageError.
     """
     steps = _steps(expression)
 

@@ -33,10 +33,9 @@ LONGEST = 20_000  # characters of a training row that a report shows
 
 
 def check_suite(collection: Collection, options: Options) -> tuple[list[Finding], Built | None, Collection]:
-    """Run the checks of the data and of the built trainer, and train nothing.
+    """Run the checks of the data and of the built trainer, and train nothing. Raises UsageError on a mistake.
 
-    Raises UsageError on a mistake in the suite or its data. Returns what was found, what would be trained on, and the
-    collection as preflight read it.
+    Returns what was found, what would be trained on, and the collection as preflight read it.
     """
     session = open_collection(collection, options, checks_of(collection, options))
     return *before_training(session), session.collection

@@ -163,10 +163,7 @@ class Record:
 
 
 class MemoryPeaks:
-    """Peaks by stage, in bytes; a stage inside another counts for both.
-
-    Where the system does not let a peak begin anew, a stage has one only if it rose in it.
-    """
+    """Peaks by stage, in bytes, an inner one's for both; where none can begin anew, a stage has one if it rose."""
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}

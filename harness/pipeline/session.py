@@ -82,10 +82,9 @@ def _without_secret(override: str) -> str:
 
 @dataclass(frozen=True)
 class Session:
-    """What a stage may use.
+    """What a stage may use; `kept` holds by evaluation what its marker keeps, perhaps over several runs.
 
-    `kept` holds by evaluation what its marker keeps, perhaps over several runs. Where one only looks ahead there is
-    no `folder`, and without `responses` no answer is remembered.
+    Where one only looks ahead there is no `folder`, and without `responses` no answer is remembered.
     """
 
     collection: Collection

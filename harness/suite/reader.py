@@ -140,13 +140,12 @@ class _Reader:
         candidate: tables.Candidate | None,
     ) -> None:  # fmt: skip
         """Record which numbers and names are out of range, and which tables do not go together."""
-        complain = partial(self.tell, "suite")
         if about and (what := tables.name_error(about.name)):
-            complain("name", what)
+            self.tell("suite", "name", what)
         if about and not 0 < about.alpha <= 0.5:
-            complain("alpha", f"alpha is {about.alpha}, {ALPHAS}")
+            self.tell("suite", "alpha", f"alpha is {about.alpha}, {ALPHAS}")
         if about and not 0 <= about.seed < 2**32:  # what numpy takes
-            complain("seed", f"seed is {about.seed}, want 0 or more and less than 2**32")
+            self.tell("suite", "seed", f"seed is {about.seed}, want 0 or more and less than 2**32")
         if train and train.watch_rows < 1:
             self.tell("train", "watch_rows", f"watch_rows is {train.watch_rows}, want at least 1")
         if train and not train.sources:
