@@ -37,17 +37,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Task:
-    """An eval with its callable, metrics and rows; `samples` is None until remote data was read.
-
-    `folder` is the suite's, for evaluators that ask for it.
-    """
+    """An eval with its callable, metrics and rows; `samples` is None until remote data was read."""
 
     spec: Eval
     function: Callable[..., Any]
     metrics: Mapping[str, Metric]
     samples: tuple[Sample, ...] | None
     shots: tuple[Sample, ...] = ()
-    folder: Path = Path()
+    folder: Path = Path()  # the suite's, for evaluators that ask for it
     select: tuple[Sample, ...] | None = None  # rows to choose by, of an eval that has such a split
 
     @cached_property

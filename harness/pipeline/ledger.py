@@ -50,19 +50,15 @@ ROOTS = (".git", "pyproject.toml")  # what lies in the folder of a project
 
 @dataclass(frozen=True)
 class Look:
-    """One evaluation of one candidate; `scores` by row, empty as long as they are not known.
-
-    `base` is the digest of the model it was made of, `project` that of rows which every project has, `most` how many
-    rows there will ever be, where that is declared.
-    """
+    """One evaluation of one candidate."""
 
     role: Role
     weights: str
     rows: frozenset[Row]
-    scores: Mapping[Row, Sequence[str]] = field(default_factory=dict)
-    base: str = ""
-    project: str = ""
-    most: int | None = None
+    scores: Mapping[Row, Sequence[str]] = field(default_factory=dict)  # empty as long as they are not known
+    base: str = ""  # the digest of the model it was made of
+    project: str = ""  # of rows which every project has
+    most: int | None = None  # rows there will ever be, where that is declared
 
     @cached_property
     def text(self) -> str:
@@ -131,18 +127,14 @@ def _sha256(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Standing:
-    """The how-manieth attempt at its rows a look is, from 1; `stages` are the rows of its looks, the last its own.
-
-    `line` is what it goes by in the ledger, empty where it is not there yet, `continues` the look of the same weights
-    at some of the rows; `others` are the suites of the attempts before it, `foreign` looks at models of another base.
-    """
+    """The how-manieth attempt at its rows a look is, from 1; `stages` are the rows of its looks, the last its own."""
 
     number: int
     stages: tuple[int, ...]
-    line: str = ""
-    continues: str = ""
-    others: tuple[str, ...] = ()
-    foreign: int = 0
+    line: str = ""  # what it goes by in the ledger, empty where it is not there yet
+    continues: str = ""  # the look of the same weights at some of the rows
+    others: tuple[str, ...] = ()  # the suites of the attempts before it
+    foreign: int = 0  # looks at models of another base
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -50,15 +50,12 @@ class RunEnding:
 
 @dataclass(frozen=True)
 class Answered:
-    """A subject's answers that wait to be marked, or what it raised instead; requests, and those remembered.
-
-    `sent` holds the prompts as they went to the model, by row, where it can tell.
-    """
+    """A subject's answers that wait to be marked, or what it raised instead; requests, and those remembered."""
 
     result: Result | BaseException
     asked: int
     remembered: int
-    sent: Mapping[str, str] = field(default_factory=dict)
+    sent: Mapping[str, str]  # the prompts as they went to the model, by row, where it can tell
 
 
 class Watched(Run):

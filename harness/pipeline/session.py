@@ -82,18 +82,15 @@ def _without_secret(override: str) -> str:
 
 @dataclass(frozen=True)
 class Session:
-    """What a stage may use; `kept` holds by evaluation what its marker keeps, perhaps over several runs.
-
-    Where one only looks ahead there is no `folder`, and without `responses` no answer is remembered.
-    """
+    """What a stage may use."""
 
     collection: Collection
     opened: preflight.Ready
     options: Options
     checks: Checks
-    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
-    folder: RunFolder | None = None
-    responses: Responses | None = None
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)  # by evaluation, by its marker, over several runs
+    folder: RunFolder | None = None  # there is none where one only looks ahead
+    responses: Responses | None = None  # without them no answer is remembered
 
     @property
     def suite(self) -> Suite:
