@@ -1,7 +1,4 @@
-"""The pytest-like output: one listener among others, and the last page, what a run came to.
-
-Data goes to stdout, and nothing depends on colour.
-"""
+"""The pytest-like output, one listener among others, and the last page; data to stdout, nothing depends on colour."""
 
 from __future__ import annotations
 

@@ -23,19 +23,16 @@ from harness.suite.waivers import in_force, waiver_error
 
 
 class Adjudicator:
-    """The verdicts of a run, candidate by candidate, as its evaluations end; what ships is decided by these alone.
-
-    `lacking` are the baselines that are not there, and why. Without a `ledger` no attempt is counted. `base` is the
-    digest of what candidates are made of.
-    """
+    """The verdicts of a run, candidate by candidate, as its evaluations end; what ships is decided by these alone."""
 
     def __init__(
         self, collection: Collection, waivers: Sequence[Waiver], today: date, lacking: Mapping[str, str],
         ledger: Ledger | None, base: str = "",
     ) -> None:  # fmt: skip
-        self.collection, self.base = collection, base
+        self.collection, self.base = collection, base  # the digest of what candidates are made of
         self.waivers, self.today = waivers, today
-        self.lacking, self.ledger = lacking, ledger
+        self.lacking = lacking  # the baselines that are not there, and why
+        self.ledger = ledger  # without one no attempt is counted
         self.gates = {g.id: g for g in collection.suite.gates}
         self.results: dict[tuple[str, str], Result] = {}  # by subject and eval
         self.ended: set[tuple[str, str]] = set()

@@ -119,10 +119,9 @@ def collection_digest(collection: Collection, source: Source) -> str:
 
 
 def recipe_digest(collection: Collection, ready: Ready, versions: Mapping[str, str]) -> str:
-    """Return a digest of all a trained adapter depends on.
+    """Return a digest of what an adapter depends on: base, adapter, trainer, rows, seed, options, code, libraries.
 
-    Base, adapter, trainer, rows, seed, model options, code, libraries. Options stand with their defaults, so that a
-    default which changes makes another recipe.
+    Options stand with their defaults, so that a default which changes makes another recipe.
     """
     suite, find = collection.suite, collection.plugins.find
     used = [find("loader", suite.model.use)]

@@ -23,10 +23,7 @@ REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
 
 
 def evaluate_baselines(run: Execution) -> Stop | None:
-    """Rehearse on the base what will compare or mark candidates, evaluate it, then baselines that are other models.
-
-    Answers are marked when there is no model any more.
-    """
+    """Rehearse on the base what will compare or mark candidates, evaluate it, then baselines that are other models."""
     collection, lacking = run.collection, run.session.opened.lacking
     items = [i for i in collection.items if i.subject in collection.baselines]
     later = dict.fromkeys(i.eval for i in collection.items if i.subject in collection.candidates)
