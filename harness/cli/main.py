@@ -54,7 +54,7 @@ def _ended(args: argparse.Namespace) -> int:
 
 
 def _concluded(args: argparse.Namespace) -> tuple[int, list[str]]:
-    """Return a command's exit code and its mistakes; that of what it raises, but an interruption, is no success."""
+    """Return a command's exit code and its mistakes; all that it raises, but an interruption, has a code of its own."""
     try:
         return int(args.command(args)), []
     except UsageError as error:

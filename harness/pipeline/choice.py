@@ -49,8 +49,18 @@ class Contender:
 
     name: str
     value: float
-    passed: int
-    gates: int
+    passed: int = 0
+    gates: int = 0
+
+
+def best_of(measured: Sequence[Contender], metric: Metric) -> Contender:
+    """Return the one that passes the most gates; among equals the number decides, and then the order they come in."""
+    sign = 1 if metric.better == "higher" else -1
+
+    def rank(one: Contender) -> tuple[bool, int, float]:
+        return (False, 0, 0.0) if math.isnan(one.value) else (True, one.passed, sign * one.value)
+
+    return max(measured, key=rank)  # of equals the first
 
 
 def measure(session: Session, by: str, ref: ModelRef, what: str) -> Result:
@@ -73,10 +83,9 @@ def choose(run: Execution, refs: Mapping[str, ModelRef]) -> ModelRef:
     task = run.collection.tasks[evaluation]
     with run.record.stage("choose", f"by {by} on {len(task.select or ())} select rows"):
         results = {v: measure(run.session, by, ref, f"the merge onto the {v} base") for v, ref in refs.items()}
-    values = {variant: result.metrics[name] for variant, result in results.items()}
-    sign = 1 if task.metrics[name].better == "higher" else -1
-    best = max(values, key=lambda variant: sign * values[variant])  # of equals the first
-    shown = ", ".join(f"{variant} {number(value)}" for variant, value in values.items())
+    found = [Contender(variant, result.metrics[name]) for variant, result in results.items()]
+    best = best_of(found, task.metrics[name]).name
+    shown = ", ".join(f"{one.name} {number(one.value)}" for one in found)
     run.record.choices.append(f"the merge onto the {best} base was chosen by {by} on select rows: {shown}")
     return refs[best]
 
@@ -91,8 +100,9 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
     told apart, of one path or with the same weights, or chosen between.
     """
     if options.select:
-        what = "several candidates are measured on the select rows anyway; give one, or leave it out"
-        raise UsageError(f"--select: {what}")
+        raise UsageError(
+            "--select: several candidates are measured on the select rows anyway; give one, or leave it out"
+        )
     given, seen = options.candidates, dict[str, str]()
     for one in given:
         if (same := seen.get(identity := _identity(Path(one)))) is not None:
@@ -108,10 +118,9 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
             return runs[one]
         found.append(_measured(one, runs[one], collection, driver))
     task = collections[0].tasks[driver.eval]
-    sign = 1 if task.metrics[driver.metric_name].better == "higher" else -1
-    if not (measured := [m for m in found if not math.isnan(m.value)]):
-        return runs[given[0]]
-    best = max(measured, key=lambda one: (one.passed, sign * one.value))  # of equals the first
+    best = best_of(found, task.metrics[driver.metric_name])
+    if math.isnan(best.value):
+        return runs[best.name]
     numbers = ["not measured" if math.isnan(m.value) else number(m.value) for m in found]
     told = "; ".join(f"{m.name} {m.passed} of {m.gates} gates, {n}" for m, n in zip(found, numbers, strict=True))
     why = f"of {len(found)} candidates {best.name} was chosen on select rows, by gates passed and then {driver.metric}"
@@ -162,12 +171,14 @@ def sweep(run: Execution) -> Trained | Stop:
     task = run.collection.tasks[evaluation]
     metric, rows = task.metrics[name], task.select or ()
     rule = Comparison(table, metric, rows, table.alpha or run.suite.about.alpha)
-    found.sweep = Swept(table.key, table.by, rule.alpha, len(rows), metric.scale, list(table.values), rule=table.rule)
+    about = (table.key, table.by, rule.alpha, len(rows), metric.scale, list(table.values))
+    found.sweep = Swept(*about, rule=table.rule)
     best: tuple[Trained, Result] | None = None
     each = zip(table.values, trials(run.collection), run.session.opened.trials, strict=True)
     for i, (value, collection, adapter) in enumerate(each, 1):
         opened, what = replace(run.session.opened, adapter=adapter), f"{table.key} = {show(value)}"
-        run.record.tell("harness_stage", stage="sweep", detail=f"{what}, trial {i} of at most {len(table.values)}")
+        detail = f"{what}, trial {i} of at most {len(table.values)}"
+        run.record.tell("harness_stage", stage="sweep", detail=detail)
         made = train(replace(run, session=replace(run.session, collection=collection, opened=opened)))
         if isinstance(made, Stop):
             return made
@@ -222,17 +233,19 @@ class Comparison:
             about |= {"change": change, **self._bounds(said, "change_"), "p": said.p_pass}
             about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
             if self.sweep.rule == "best":
-                now, before = result.metrics[name], best.metrics[name]
-                about["better"] = now > before if self.metric.better == "higher" else now < before
+                both = Contender("before", best.metrics[name]), Contender("this", result.metrics[name])
+                about["better"] = best_of(both, self.metric) is both[1]
         return Trial(**about)
 
     def _decide(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
         return decide(gate, self.metric, ours, theirs, self.samples, self.alpha, name=self.sweep.key)
 
-    def _bounds(self, said: Verdict, prefix: str) -> dict[str, float]:
-        bounds = {"lower": said.lower, "upper": said.upper}
-        finite = {name: bound for name, bound in bounds.items() if bound is not None and math.isfinite(bound)}
-        return {prefix + name: self.metric.unline(bound, change=bool(prefix)) for name, bound in finite.items()}
+    def _bounds(self, said: Verdict, prefix: str) -> dict[str, float | None]:
+        found: dict[str, float | None] = {}
+        for name, bound in (("lower", said.lower), ("upper", said.upper)):
+            finite = bound if bound is not None and math.isfinite(bound) else None
+            found[prefix + name] = None if finite is None else self.metric.unline(finite, change=bool(prefix))
+        return found
 
 
 def _concluded(swept: Swept) -> Swept:

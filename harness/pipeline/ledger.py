@@ -339,7 +339,8 @@ def attempts_said(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[
     if again := [v for v in verdicts if v.attempt > 1 and v.alpha]:
         most = max(again, key=lambda v: (v.attempt, v.blocking))
         k, alpha = most.attempt, most.alpha or 0.0
-        places = Counter(max((s.others for s in standings), key=len, default=())).most_common(NAMED)
+        others = max((s.others for s in standings), key=len, default=())
+        places = Counter(others).most_common(NAMED)
         told = ", ".join(f"{place} ({n})" if n > 1 else place for place, n in places)
         where = f"; before it: {told}" if told else ""
         if spend:

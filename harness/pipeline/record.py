@@ -135,7 +135,10 @@ class Record:
             self.found.stages[name] = self.found.stages.get(name, 0.0) + (time.monotonic() - begun)
 
     def add(self, one: Report | Finding | Trial) -> None:
-        """Add a report, finding or trial, and tell who watches; a gate that sizes of slices decided is a warning."""
+        """Add a report, a finding or a trial, and tell those who watch.
+
+        A report brings a warning for each gate that the sizes of its slices decided.
+        """
         if isinstance(one, Report):
             self.found.reports.append(one)
             told = [(v, words.sizes(v)) for v in one.verdicts]
@@ -160,7 +163,10 @@ class Record:
 
 
 class MemoryPeaks:
-    """Peaks by stage, in bytes, an inner one's for both; where none can begin anew, a stage has one if it rose."""
+    """Peaks by stage, in bytes; a stage inside another counts for both.
+
+    Where the system does not let a peak begin anew, a stage has one only if it rose in it.
+    """
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}

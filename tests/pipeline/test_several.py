@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from harness import Metric
+from harness.pipeline.choice import Contender, best_of
+from harness.records.metrics import Better
 from harness.testing import SUITE, Project, write_fake
 from tests.helpers.suites import ledger
 
@@ -25,6 +29,16 @@ def several(suite: Project) -> Project:
 def given(*names: str) -> list[str]:
     """Return the arguments that name candidates."""
     return [word for name in names for word in ("--candidate", name)]
+
+
+@pytest.mark.parametrize("better", ["higher", "lower"])
+@pytest.mark.parametrize("places", [(math.nan, 0.3), (0.3, math.nan), (math.nan, 0.3, math.nan)])
+def test_what_was_not_measured_is_never_the_best(better: Better, places: tuple[float, ...]) -> None:
+    """Wherever it stands; of those alone that were not measured it is the first."""
+    found = [Contender(str(i), value, passed=3) for i, value in enumerate(places)]
+    metric = Metric("acc", better, "proportion")
+    assert best_of(found, metric).value == 0.3
+    assert best_of([one for one in found if math.isnan(one.value)], metric) is next(c for c in found if c.value != 0.3)
 
 
 @pytest.mark.slow
