@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.fp8 import is_fp8 as is_fp8
     from harness_hf.fp8 import read_fp8 as read_fp8
     from harness_hf.linear import fast_linear as fast_linear
+    from harness_hf.linear import free_bytes as free_bytes
+    from harness_hf.linear import keep_decoded as keep_decoded
+    from harness_hf.linear import pieces as pieces
     from harness_hf.linear import use_onednn as use_onednn
     from harness_hf.models import BLOCK as BLOCK
     from harness_hf.models import add_adapter as add_adapter

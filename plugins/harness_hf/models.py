@@ -5,13 +5,13 @@ Imports torch: import this module inside functions.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def load_model(
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     options |= {"attn_implementation": attention} if attention else {}
     if quantization:
-        if find_spec("bitsandbytes") is None:
+        if importlib.util.find_spec("bitsandbytes") is None:
             raise UsageError("quantization: bitsandbytes is not installed; pip install 'finetune-harness[hf]'")
         try:
             bits = transformers.BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": wanted, **quantization})

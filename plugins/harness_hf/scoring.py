@@ -23,6 +23,7 @@ from harness import UsageError
 from harness.internals import out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.attention import can_tile, tiled
+from harness_hf.linear import pieces
 from harness_hf.packing import PackedRow, Planner
 from harness_hf.tokens import Pair
 from harness_workers import common
@@ -311,8 +312,8 @@ class Scorer:
 def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) -> tuple[list[float], list[bool]]:
     """Return each token's float32 log-probability at its place in the logits (W, V), and if it is the likeliest."""
     normal, best = [], []
-    for part in torch.split(logits, 256):  # a float32 copy of a part at a time
-        part = part.float()
+    for rows in pieces(logits):
+        part = logits[rows].float()
         normal.append(part.logsumexp(-1))
         best.append(part.argmax(-1))
     norms, likeliest = torch.cat(normal), torch.cat(best)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
 from harness_hf import generation, models, sources
 from harness_hf.abilities import not_causal
+from harness_hf.linear import keep_decoded, pieces
 from harness_hf.scoring import Scored, Scorer
 from harness_hf.tokens import Pair, Tokens
 
@@ -201,8 +202,10 @@ class HFSubject(Described):
             if ours.shape != theirs.shape:
                 sizes = f"{ours.shape[-1]} and {theirs.shape[-1]}"
                 raise UsageError(f"drift: vocabularies of {sizes} tokens cannot be compared")
-            p, q = theirs.float().log_softmax(-1), ours.float().log_softmax(-1)
-            kl = (p.exp() * (p - q)).sum(-1).double().tolist()
+            kl: list[float] = []
+            for some in pieces(ours):
+                p, q = (side[some].float().log_softmax(-1) for side in (theirs, ours))
+                kl += (p.exp() * (p - q)).sum(-1).double().tolist()
             for number, places, _ in row.targets:
                 totals[number] += sum(kl[place] for place in places)
         return totals
@@ -228,6 +231,7 @@ def load_subjects(
             key += f" {i}"
         if key not in bases:
             model = models.load_model(folder, quantization=ref.quantization, **placed)
+            keep_decoded(model)
             bases[key] = _Base(model, Tokens.of(folder))
         base = bases[key]
         activate = base.activation(ref.adapter)

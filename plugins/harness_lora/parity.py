@@ -30,7 +30,7 @@ from transformers import AutoConfig
 
 from harness import CheckFailed
 from harness.internals import isolated
-from harness_hf import load_model, load_tokenizer, resolve_device, resolve_dtype
+from harness_hf import keep_decoded, load_model, load_tokenizer, resolve_device, resolve_dtype
 from harness_lora.files import Header, read_headers, read_note
 from harness_lora.heard import PROMPTS, SMOKE_TOKENS, WINDOW, Heard, compare, device_for, placed, windows
 from harness_lora.merge import Merge, as_rows, dtype_of, is_finite, workers
@@ -144,6 +144,7 @@ class MergeFolders:
             exact = {**quantization, "bnb_4bit_compute_dtype": "float32"}
             dtype = str(read_note(folder).get("dtype", "float32"))
             model = load_model(path, dtype=dtype, device=device, quantization=exact, adapter=folder).float()
+        keep_decoded(model)
         return model if quantization else placed(model, device)
 
     def device(self, quantization: Mapping[str, Any] | None = None) -> str:

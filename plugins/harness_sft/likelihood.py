@@ -24,7 +24,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from harness import UsageError
 from harness.internals import out_of_memory
-from harness_hf import fast_linear
+from harness_hf import fast_linear, pieces
 from harness_sft.ranks import IGNORED
 
 LOGITS = 1 << 24  # numbers in one tensor of logits, at most
@@ -144,13 +144,17 @@ class FrozenHead(torch.autograd.Function):
         parts = []
         for start in range(0, len(hidden), size):
             here = slice(start, start + size)
-            z = fast_linear(hidden[here], weight, bias).float().mul_(scale)  # (n, V)
-            logp = z - z.logsumexp(-1, keepdim=True)
-            p = logp.exp()
-            parts.append(facts(z, logp, p, targets[here], outputs))
+            logits, wanted = fast_linear(hidden[here], weight, bias), targets[here]  # (n, V), (n,)
+            for rows in pieces(logits):
+                z = logits[rows].float().mul_(scale)
+                logp = z - z.logsumexp(-1, keepdim=True)
+                p = logp.exp()
+                parts.append(facts(z, logp, p, wanted[rows], outputs))
+                if gradient is not None:  # in the place of the logits, which are not needed any more
+                    p.neg_().scatter_add_(1, wanted[rows, None], torch.ones_like(p[:, :1]))
+                    logits[rows] = p.mul_(scale)
             if gradient is not None:
-                p.neg_().scatter_add_(1, targets[here, None], torch.ones_like(p[:, :1]))
-                gradient[here] = fast_linear(p.mul_(scale).to(hidden.dtype), weight.t(), None)
+                gradient[here] = fast_linear(logits, weight.t(), None)
         ctx.save_for_backward(gradient)
         logprobs, *others = (torch.cat(each) for each in zip(*parts, strict=True))
         ctx.mark_non_differentiable(*others)

@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from harness import UsageError
-from harness_hf import by_document, parameters_of, quiet, resolve_device
+from harness_hf import by_document, free_bytes, parameters_of, quiet, resolve_device
 from harness_sft.job import TrainingJob
 from harness_sft.likelihood import each_logit_once
 from harness_sft.train import build_trainer, quiet_libraries
@@ -35,7 +34,7 @@ def measure(job: TrainingJob) -> dict[str, Any]:
     """
     device = resolve_device(job.ref.options.get("device", "auto")).type
     if job.adapter is None:  # looked at before a machine is brought down by trying
-        need, free = (BYTES + job.method.reference) * parameters_of(Path(job.ref.path)), _free(device)
+        need, free = (BYTES + job.method.reference) * parameters_of(Path(job.ref.path)), free_bytes(device)
         if free is not None and need > free:
             what = f"needs more than {need / 1e9:,.1f} GB for weights and optimizer"
             raise UsageError(f"{what}, and {free / 1e9:,.1f} are free")
@@ -101,13 +100,3 @@ def _validation(trainer: Checked, held: Sequence[Mapping[str, Any]]) -> float:
 def _size(row: Mapping[str, Any]) -> int:
     """Return the tokens of a row: of a prompt and its answers, where these are apart."""
     return sum(len(ids) for name, ids in row.items() if name.endswith("input_ids") or name in ANSWERED)
-
-
-def _free(device: str) -> int | None:
-    if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None  # of what is no Linux

@@ -118,3 +118,35 @@ def test_four_bit_layers(dtype: torch.dtype, double: bool) -> None:
     assert isinstance(layer, Linear4bit)
     for theirs, mine in zip(*found, strict=True):
         assert torch.allclose(theirs, mine, atol=1e-5 if dtype == torch.float32 else 0, rtol=0)
+
+
+def test_weights_of_four_bits_are_decoded_once_where_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a quarter of the free memory holds them; in a training each product decodes them anew."""
+    from bitsandbytes import functional
+    from bitsandbytes.nn import Linear4bit
+
+    decoded: list[int] = []
+    decode = functional.dequantize_4bit
+    monkeypatch.setattr(functional, "dequantize_4bit", lambda *args: decoded.append(1) or decode(*args))
+    made: Any = nn.Sequential(Linear4bit(64, 32, bias=False, compute_dtype=torch.float32, quant_type="nf4")).to("cpu")
+    made[0].weight.requires_grad_(False)
+    x = torch.randn(3, 64)
+    wanted = made(x)
+    linear.use_onednn(made)
+    for free, times in (4 * 4 * 64 * 32 - 1, 3), (None, 3), (4 * 4 * 64 * 32, 1):
+        monkeypatch.setattr(linear, "free_bytes", lambda _, free=free: free)
+        linear.keep_decoded(made)
+        decoded.clear()
+        with torch.inference_mode():
+            assert all(torch.allclose(made(x), wanted, atol=1e-5) for _ in range(3))
+        assert len(decoded) == times
+    made(x.requires_grad_()).sum().backward()
+    assert len(decoded) == 3
+    assert all(name.startswith("0.weight") for name in made.state_dict())
+
+
+@pytest.mark.parametrize("rows", [0, 1, 20, 21, 22, 43, 107, 1000])
+def test_pieces_are_all_rows_in_order_and_none_is_left_alone(rows: int) -> None:
+    found = list(linear.pieces(torch.empty(rows, 49_152)))
+    assert [i for piece in found for i in range(rows)[piece]] == list(range(rows))
+    assert rows == 1 or all(piece.stop - piece.start > 1 for piece in found)

@@ -37,10 +37,10 @@ class Two(nn.Module):
         return found
 
 
-def adapted(four_bits: bool, dtype: torch.dtype, **config: Any) -> Any:
+def adapted(four_bits: bool, dtype: torch.dtype, alpha: int = 24, **config: Any) -> Any:
     torch.manual_seed(4)
     model = Two(four_bits, dtype)
-    told = peft.LoraConfig(r=8, lora_alpha=24, target_modules=["one", "two"], init_lora_weights=False, **config)
+    told = peft.LoraConfig(r=8, lora_alpha=alpha, target_modules=["one", "two"], init_lora_weights=False, **config)
     made = peft.get_peft_model(model, told)
     for parameter in made.parameters():
         if parameter.requires_grad:
@@ -73,11 +73,12 @@ def kinds(model: Any) -> set[str]:
 @pytest.mark.parametrize("four_bits", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("trained_input", [False, True])
+@pytest.mark.parametrize("alpha", [24, 16, 8, 1])
 def test_results_and_gradients_are_peft_s_own(
-    four_bits: bool, dtype: torch.dtype, trained_input: bool, monkeypatch: pytest.MonkeyPatch
+    four_bits: bool, dtype: torch.dtype, trained_input: bool, alpha: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a scale that is no power of two, too, and where the input needs no gradient; without gradients as well."""
-    ours, theirs = both(adapted(four_bits, dtype), monkeypatch)
+    """Scaled by 3, 2, 1 and an eighth, and where the input needs no gradient; without gradients as well."""
+    ours, theirs = both(adapted(four_bits, dtype, alpha), monkeypatch)
     assert kinds(ours) == {linear.__name__} and kinds(theirs).isdisjoint(kinds(ours))
     for mine, other in zip(run(ours, dtype, trained_input), run(theirs, dtype, trained_input), strict=True):
         assert mine.dtype == other.dtype and torch.equal(mine, other)
