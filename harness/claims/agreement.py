@@ -82,7 +82,7 @@ def _kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class _Counts:
+class _LabelCounts:
     """Labels that agree, and all labels by kind, people's and the instrument's, of so many clusters."""
 
     count: int
@@ -110,13 +110,13 @@ class _Counts:
         return np.asarray(np.log((2 - share) / share) / 2)
 
 
-def _jackknife(tables: Floats) -> tuple[_Counts, _Counts]:
+def _jackknife(tables: Floats) -> tuple[_LabelCounts, _LabelCounts]:
     """Return the counts of all clusters together, and those without each of them, (..., G)."""
     each = np.einsum("...ii->...", tables), tables.sum(-1), tables.sum(-2)
     alike, people, judged = each[0].sum(-1), each[1].sum(-2), each[2].sum(-2)
     rest = alike[..., None] - each[0], people[..., None, :] - each[1], judged[..., None, :] - each[2]
     count = tables.shape[-3]
-    return _Counts(count, alike, people, judged), _Counts(count - 1, *rest)
+    return _LabelCounts(count, alike, people, judged), _LabelCounts(count - 1, *rest)
 
 
 def _error(without: Floats) -> Floats:

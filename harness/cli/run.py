@@ -14,7 +14,6 @@ from harness.cli.options import command, run_options, with_overrides, with_plugi
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 from harness.parts import part
-from harness.texts.counts import counted
 
 if TYPE_CHECKING:
     from harness.claims.gate import Gate
@@ -88,6 +87,8 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
 
 
 def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
+    from harness.texts.counts import counted
+
     order = {name: i for i, name in enumerate(collection.tasks)}
     gates: dict[str, list[Gate]] = {name: [] for name in order}
     for gate in collection.suite.gates if args.v >= args.q else ():
