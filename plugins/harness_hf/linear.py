@@ -126,7 +126,7 @@ class Adapted(torch.autograd.Function):
         x, inner, a, b = ctx.saved_tensors
         early, late = ctx.scales
         wide = grad.to(a.dtype)  # (N, O)
-        wide = wide if late == 1 else wide * late
+        wide = wide if late == 1 else wide * late  # not in place: a gradient in float32 is not copied above
         to_inner = _times(product(wide, b.t()), early)  # (N, R)
         to_x = to_a = to_b = None
         if ctx.needs_input_grad[0]:  # (N, I)
@@ -170,14 +170,15 @@ def use_onednn(model: nn.Module) -> None:
 
 
 def keep_decoded(model: nn.Module) -> None:
-    """Let a model that is not trained keep its 4-bit weights as they are decoded at their first use.
+    """Have a model that is not trained keep its 4-bit weights as they are decoded at their first use.
 
     It does where they take at most a quarter of the memory that is free; the results are the same to the bit.
     """
     layers: list[Any] = [each for each in model.modules() if hasattr(each, "keeps")]
     size = sum(each.weight.quant_state.shape.numel() * each.compute_dtype.itemsize for each in layers)
+    keeps = bool(layers) and 4 * size <= (free_bytes("cpu") or 0)
     for each in layers:
-        each.keeps = 4 * size <= (free_bytes("cpu") or 0)
+        each.keeps = keeps
 
 
 @cache
@@ -247,13 +248,14 @@ def _weight(layer: Any, like: torch.Tensor) -> torch.Tensor:
     weight: torch.Tensor = layer.weight
     if (state := getattr(weight, "quant_state", None)) is None:
         return weight
-    found: torch.Tensor | None = layer.decoded if torch.is_inference_mode_enabled() else None
-    if found is None:
-        from bitsandbytes.functional import dequantize_4bit
+    keeps = layer.keeps and torch.is_inference_mode_enabled()
+    if keeps and layer.decoded is not None:
+        return layer.decoded  # type: ignore[no-any-return]
+    from bitsandbytes.functional import dequantize_4bit
 
-        found = dequantize_4bit(weight.data, state).to(like.dtype)
-        if layer.keeps and torch.is_inference_mode_enabled():
-            layer.decoded = found
+    found: torch.Tensor = dequantize_4bit(weight.data, state).to(like.dtype)
+    if keeps:
+        layer.decoded = found
     return found
 
 
