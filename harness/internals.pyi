@@ -50,7 +50,6 @@ from harness.files import locked as locked
 from harness.files import open_file as open_file
 from harness.files import writing as writing
 from harness.lazy import attach as attach
-from harness.lazy import lazily as lazily
 from harness.parts import part as part
 from harness.pipeline.adjudication import Adjudicator as Adjudicator
 from harness.pipeline.ledger import Ledger as Ledger
@@ -176,7 +175,6 @@ __all__ = [
     "keyed",
     "keys",
     "labels",
-    "lazily",
     "lines_of",
     "load_plugins",
     "locked",

@@ -5,13 +5,17 @@ And `[model] use = "anthropic"`: a model behind Anthropic's API, as a baseline.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import hookimpl
-from harness.internals import lazily
+from harness.internals import attach
+
+if TYPE_CHECKING:  # what is imported when it is asked for
+    from harness_judge.loader import load as load
+    from harness_judge.loader import open_source as open_source
 
 __all__ = ["calibrate", "calibration", "disputes", "prompts"]  # modules of labels, which harness_view asks for
-__getattr__ = lazily(__name__, {"load": "harness_judge.loader", "open_source": "harness_judge.loader"})
+__getattr__, _ = attach(__name__, __file__)
 
 
 @hookimpl
