@@ -169,14 +169,14 @@ def use_onednn(model: nn.Module) -> None:
             module.__class__ = _low_rank(name)
 
 
-def keep_decoded(model: nn.Module) -> None:
-    """Have a model that is not trained keep its 4-bit weights as they are decoded at their first use.
+def keep_decoded(model: nn.Module, part: int = 4) -> None:
+    """Have a model whose 4-bit weights do not change keep them as they are decoded at their first use.
 
-    It does where they take at most a quarter of the memory that is free; the results are the same to the bit.
+    It does where they take at most the `part`th part of the memory that is free; the results are the same to the bit.
     """
     layers: list[Any] = [each for each in model.modules() if hasattr(each, "keeps")]
     size = sum(each.weight.quant_state.shape.numel() * each.compute_dtype.itemsize for each in layers)
-    keeps = bool(layers) and 4 * size <= (free_bytes("cpu") or 0)
+    keeps = bool(layers) and part * size <= (free_bytes("cpu") or 0)
     for each in layers:
         each.keeps = keeps
 
@@ -248,13 +248,12 @@ def _weight(layer: Any, like: torch.Tensor) -> torch.Tensor:
     weight: torch.Tensor = layer.weight
     if (state := getattr(weight, "quant_state", None)) is None:
         return weight
-    keeps = layer.keeps and torch.is_inference_mode_enabled()
-    if keeps and layer.decoded is not None:
+    if layer.keeps and layer.decoded is not None:
         return layer.decoded  # type: ignore[no-any-return]
     from bitsandbytes.functional import dequantize_4bit
 
     found: torch.Tensor = dequantize_4bit(weight.data, state).to(like.dtype)
-    if keeps:
+    if layer.keeps:
         layer.decoded = found
     return found
 

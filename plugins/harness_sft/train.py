@@ -36,6 +36,7 @@ from harness_sft.sharding import gather, sha256_of
 from harness_sft.trainer import Checked
 from harness_sft.whole import write_whole
 
+DECODED = 16  # part of the free memory that a base in 4 bits may take decoded: a training needs the rest for itself
 EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
@@ -125,6 +126,7 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
         raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
     check_targets(config.target_modules, names)  # without the experts, of which PEFT has made `target_parameters`
     harness_hf.use_onednn(model)
+    harness_hf.keep_decoded(model, DECODED)
     return model
 
 

@@ -120,8 +120,8 @@ def test_four_bit_layers(dtype: torch.dtype, double: bool) -> None:
         assert torch.allclose(theirs, mine, atol=1e-5 if dtype == torch.float32 else 0, rtol=0)
 
 
-def test_weights_of_four_bits_are_decoded_once_where_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a quarter of the free memory holds them; in a training each product decodes them anew."""
+def test_weights_of_four_bits_are_decoded_once_where_they_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the part of the free memory that is asked for holds them, and in a training's backward too."""
     from bitsandbytes import functional
     from bitsandbytes.nn import Linear4bit
 
@@ -133,15 +133,24 @@ def test_weights_of_four_bits_are_decoded_once_where_nothing_is_trained(monkeypa
     x = torch.randn(3, 64)
     wanted = made(x)
     linear.use_onednn(made)
-    for free, times in (4 * 4 * 64 * 32 - 1, 3), (None, 3), (4 * 4 * 64 * 32, 1):
+    full = 4 * 64 * 32
+    cases = (4 * full - 1, 4, 3), (None, 4, 3), (4 * full, 4, 1), (4 * full, 16, 3), (16 * full, 16, 1)
+    for free, part, times in cases:
         monkeypatch.setattr(linear, "free_bytes", lambda _, free=free: free)
-        linear.keep_decoded(made)
+        made[0].decoded = None
+        linear.keep_decoded(made, part)
         decoded.clear()
         with torch.inference_mode():
             assert all(torch.allclose(made(x), wanted, atol=1e-5) for _ in range(3))
         assert len(decoded) == times
-    made(x.requires_grad_()).sum().backward()
-    assert len(decoded) == 3
+    gradients = []
+    for kept in False, True:
+        made[0].keeps, x.grad = kept, None
+        decoded.clear()
+        made(x.requires_grad_()).sum().backward()
+        gradients.append(x.grad)
+        assert len(decoded) == 2 * (not kept)
+    assert torch.equal(*gradients)
     assert all(name.startswith("0.weight") for name in made.state_dict())
 
 

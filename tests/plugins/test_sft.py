@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness.reports.run_folder import STEPS, read_steps  # noqa: E402
 from harness_checks.batches import cut_rows, end_token, rows_that_vanish  # noqa: E402
+from harness_hf import linear  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
 from harness_lora.files import read_headers  # noqa: E402
@@ -240,6 +242,27 @@ def test_split_groups() -> None:
     assert split_rows(marked, 0.0, 3) == (same, [{"prompt": "a", "completion": "b", "row": 10}])
     with pytest.raises(UsageError, match="validation_data as well"):
         split_rows(marked, 0.2, 3)
+
+
+@pytest.mark.parametrize("free", [1 << 40, 1 << 20], ids=["kept", "decoded"])
+def test_a_base_in_four_bits_stays_decoded_where_there_is_room(
+    trained: Train, whole: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """A training decodes each weight once then, and is the same to the bit."""
+    from bitsandbytes import functional
+
+    decode, decoded = functional.dequantize_4bit, Counter[int]()
+
+    def counted(weight: Any, *args: Any) -> Any:
+        decoded[weight.data_ptr()] += 1
+        return decode(weight, *args)
+
+    monkeypatch.setattr(functional, "dequantize_4bit", counted)
+    monkeypatch.setattr(linear, "free_bytes", lambda _: free)
+    out = trained(name=str(free), **STOPPED)
+    assert (max(decoded.values()) == 1) == (free > 1 << 30)
+    name = "adapter_model.safetensors"
+    assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_qlora_trains(trained: Train, tiny_model: Path) -> None:
