@@ -34,8 +34,17 @@ def refused(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any]
         yield f"{remembered} answers were remembered of an earlier run; the policy takes none (remembered)"
     if policy.versions is not None and lock["harness"] not in policy.versions:
         yield f"harness {lock['harness']} judged it, the policy wants {' or '.join(policy.versions)} (harness)"
-    yield from _ignored(policy, manifest, lock)
-    yield from _rows(policy, lock)
+    if "ignored" not in manifest and policy.ignored is not None:
+        what = f"evidence of harness {lock['harness']} does not tell which findings were ignored"
+        yield f"{what}; export again, or leave the key out (ignored)"
+    for check in (str(one["check"]) for one in manifest.get("ignored", ())):
+        if check not in (policy.ignored or ()):
+            yield f'the finding "{check}" was ignored, the policy does not take that (ignored)'
+    if policy.data and lock.get("format", 1) < HASHED:
+        yield f"harness {lock['harness']} made digests that nothing compares with the rows; export again (data)"
+    for name, digest in policy.data.items():
+        if (there := lock["data"].get(name, {}).get("sha256", digest)) != digest:
+            yield f'the rows of "{name}" are {there[:16]}, the policy wants {digest[:16]} (data)'
     if policy.plugins is not None:
         yield from _plugins(policy.plugins, lock["plugins"])
 
@@ -43,23 +52,6 @@ def refused(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any]
 def is_one_of(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
     """Return whether a suite of a lock is named, or pinned by its digest."""
     return ANY in wanted or suite["name"] in wanted or suite["digest"] in wanted
-
-
-def _ignored(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any]) -> Iterator[str]:
-    if "ignored" not in manifest and policy.ignored is not None:
-        what = f"evidence of harness {lock['harness']} does not tell which findings were ignored"
-        yield f"{what}; export again, or leave the key out (ignored)"
-    for check in (str(one["check"]) for one in manifest.get("ignored", ())):
-        if check not in (policy.ignored or ()):
-            yield f'the finding "{check}" was ignored, the policy does not take that (ignored)'
-
-
-def _rows(policy: Policy, lock: Mapping[str, Any]) -> Iterator[str]:
-    if policy.data and lock.get("format", 1) < HASHED:
-        yield f"harness {lock['harness']} made digests that nothing compares with the rows; export again (data)"
-    for name, digest in policy.data.items():
-        if (there := lock["data"].get(name, {}).get("sha256", digest)) != digest:
-            yield f'the rows of "{name}" are {there[:16]}, the policy wants {digest[:16]} (data)'
 
 
 def _plugins(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -86,12 +78,10 @@ class Met:
 def found(policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Verdicts, candidate: str) -> Met:
     """Return what meets the claims of a policy, and which of its gates, rows and claims are not met by this export."""
     lacking, gates = dict[str, str](), set[str]()
-    for gate in policy.gates:
-        if gate not in verdicts:
-            lacking[f"gate {gate}"] = f'gate "{gate}" has no verdict on {candidate} (gates)'
-    for name in policy.data:
-        if name not in lock["data"]:
-            lacking[f"data {name}"] = f'the lock has no rows of "{name}"{did_you_mean(name, lock["data"])} (data)'
+    for gate in (gate for gate in policy.gates if gate not in verdicts):
+        lacking[f"gate {gate}"] = f'gate "{gate}" has no verdict on {candidate} (gates)'
+    for name in (name for name in policy.data if name not in lock["data"]):
+        lacking[f"data {name}"] = f'the lock has no rows of "{name}"{did_you_mean(name, lock["data"])} (data)'
     for number, claim in enumerate(policy.claims):
         gate, why = _meeting(claim, locked, verdicts, candidate)
         if gate:
