@@ -38,10 +38,6 @@ class SuiteComparison:
     notes: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
 
-    @property
-    def says(self) -> str:
-        return f"as in the copy, with the rows of {', '.join(self.same) or 'no eval'}"
-
 
 def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteComparison:
     """Compare a verified lock with a copy of its suite and the data beside it; raises UsageError where it is wrong."""
@@ -78,7 +74,7 @@ def _tables(theirs: Tables, ours: Tables, file: Path, *, defaults: bool = False)
 
 
 def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path, lock: Mapping[str, Any]) -> None:
-    """Add to what is the same, what differs, or what cannot be read here."""
+    """Add to what is the same, what differs, or what cannot be read here. Raises UsageError where rows are wrong."""
     digest = lock["data"][spec.name]["sha256"]
     if spec.data is None:
         if digest_as_in(lock, MODEL) != digest:
@@ -88,31 +84,22 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
         why = f'"{spec.data}" is no file that is read without a plugin'
         found.notes.append(f'rows of "{spec.name}" not compared: {why}')
         return
-    readings = _readings(spec, suite.path.parent)
+    # As each kind of evaluator has them read: with targets of JSON, or joined by prompt.
+    rows = read_rows(spec.data, suite.path.parent, lambda _: None, spec.where)[: spec.limit]
+    how: dict[str, Any] = {key: getattr(spec, key) for key in ("columns", "cluster", "slices", "template")}
+    readings, mistakes = list[list[Sample]](), Mistakes()
+    for json_targets in (False, True):
+        with mistakes.collecting():
+            made = to_samples(rows, spec.where, arguments=spec.chat_template_kwargs, json_targets=json_targets, **how)
+            readings += [made] if spec.cluster else [made, list(by_prompt(tuple(made)))]
+    if not readings:
+        mistakes.raise_if_any()
     if any(digest_as_in(lock, samples) == digest for samples in readings):
         found.same.append(spec.name)
         return
     there, here = lock["data"][spec.name]["rows"], readings[0]
     which = f"{there} rows, {len(here)} in the copy" if there != len(here) else _first(here, spec.name, export)
     found.differences.append(f'rows of "{spec.name}" are not those of {spec.data}{f": {which}" if which else ""}')
-
-
-def _readings(spec: Eval, folder: Path) -> list[list[Sample]]:
-    """Return the rows of a file as each kind of evaluator has them read: with targets of JSON, or joined by prompt.
-
-    Raises UsageError where it can be read in no such way.
-    """
-    assert spec.data is not None
-    rows = read_rows(spec.data, folder, lambda _: None, spec.where)[: spec.limit]
-    how: dict[str, Any] = {key: getattr(spec, key) for key in ("columns", "cluster", "slices", "template")}
-    made, mistakes = list[list[Sample]](), Mistakes()
-    for json_targets in (False, True):
-        with mistakes.collecting():
-            found = to_samples(rows, spec.where, arguments=spec.chat_template_kwargs, json_targets=json_targets, **how)
-            made += [found] if spec.cluster else [found, list(by_prompt(tuple(found)))]
-    if not made:
-        mistakes.raise_if_any()
-    return made
 
 
 def _first(samples: list[Sample], name: str, export: Path) -> str:

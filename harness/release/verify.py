@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -193,7 +193,14 @@ class _Verification:
             reads = f"this harness reads {attestation.FORMAT}{'; export again' if manifest['format'] == 1 else ''}"
             raise ExportRefused(f"{MANIFEST} has format {manifest['format']!r}, {reads}")
         listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
-        _check_names(listed)
+        seen: dict[str, str] = {}
+        for name in listed:  # that another system could read as another file's
+            parts = name.split("/")
+            odd = any(p in ("", ".", "..") or p.endswith((".", " ")) or formats.DEVICES.fullmatch(p) for p in parts)
+            if odd or not name.isascii() or any(c in '\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name):
+                raise ExportRefused(f"{json.dumps(name)} in the manifest is no plain relative name")
+            if (other := seen.setdefault(name.casefold(), name)) != name:
+                raise ExportRefused(f'"{name}" and "{other}" differ in case alone')
         if stray := sorted(name for name in listed if not name.startswith(f"{MODEL}/") and name not in BESIDE):
             raise ExportRefused(f'"{stray[0]}" belongs to no export')
         self.compare(listed)
@@ -203,7 +210,12 @@ class _Verification:
         model = {n.removeprefix(f"{MODEL}/"): str(e["sha256"]) for n, e in listed.items() if n.startswith(f"{MODEL}/")}
         if not model or root_digest(model) != manifest["root"]:
             raise ExportRefused(f"the root digest of {MODEL}/ is not the manifest's")
-        self.claims()
+        expected = attestation.statements(self.evidence.raw[MANIFEST], self.evidence.raw[LOCK], self.evidence.gates)
+        payloads = [e.payload for e in self.envelopes]
+        if any(payload not in expected for payload in payloads):
+            raise ExportRefused(f"{CLAIMS} speaks of another export, or of another run's evidence")
+        if any(payload not in payloads for payload in expected):
+            raise ExportRefused(f"{CLAIMS} lacks a claim")
         self.verified.root, self.verified.candidate = manifest["root"], str(manifest["candidate"])
         self.verified.suite = str(self.evidence.lock["suite"]["name"])
         return f"{len(listed)} files, root {self.verified.root[:16]}"
@@ -251,16 +263,6 @@ class _Verification:
                 raise ExportRefused(f"{name} was answered by other weights than the lock has")
             if about["rows"] != self.locked.digests.get(name.partition("::")[2], about["rows"]):
                 raise ExportRefused(f"{name} was asked other rows than the lock has")
-
-    def claims(self) -> None:
-        """Raise ExportRefused unless the statements are all that this evidence comes to, and no other."""
-        raw = self.evidence.raw
-        expected = attestation.statements(raw[MANIFEST], raw[LOCK], self.evidence.gates)
-        payloads = [e.payload for e in self.envelopes]
-        if any(payload not in expected for payload in payloads):
-            raise ExportRefused(f"{CLAIMS} speaks of another export, or of another run's evidence")
-        if any(payload not in payloads for payload in expected):
-            raise ExportRefused(f"{CLAIMS} lacks a claim")
 
     # -- 3: gates ----------------------------------------------------------------------------------
 
@@ -408,19 +410,7 @@ class _Verification:
             first, *rest = found.differences
             self.verified.notes += [f"suite: {one}" for one in rest]
             raise ExportRefused(f"{first}{f' ({len(rest)} more)' if rest else ''}")
-        return found.says
-
-
-def _check_names(names: Iterable[str]) -> None:
-    """Raise ExportRefused at a name that another system could read as another file's."""
-    seen: dict[str, str] = {}
-    for name in names:
-        parts = name.split("/")
-        odd = any(p in ("", ".", "..") or p.endswith((".", " ")) or formats.DEVICES.fullmatch(p) for p in parts)
-        if odd or not name.isascii() or any(c in '\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name):
-            raise ExportRefused(f"{json.dumps(name)} in the manifest is no plain relative name")
-        if (other := seen.setdefault(name.casefold(), name)) != name:
-            raise ExportRefused(f'"{name}" and "{other}" differ in case alone')
+        return f"as in the copy, with the rows of {', '.join(found.same) or 'no eval'}"
 
 
 def _bytes(path: Path) -> bytes:
