@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from harness.claims.gate import Gate
+from harness.claims.gate import PARENT, Gate
 from harness.errors import did_you_mean
 from harness.records.verdicts import Outcome
 from harness.release.locked import HASHED, Locked
@@ -103,7 +103,8 @@ def _meeting(claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) ->
         return "", mistakes[0]
     about = [g for g in locked.gates.values() if g.metric == claim.metric and g.applies_to(candidate) and not g.group]
     gates = [g for g in about if g.blocking or not claim.blocking]
-    covers = [g for g in gates if g.covers(locked.named(claim), metric)]
+    named = replace(claim, versus=locked.parent) if claim.versus == PARENT and locked.parent else claim
+    covers = [g for g in gates if g.covers(named, metric)]
     most = claim.alpha or SuiteTable.alpha
     whys = [_verdict_error(g, locked, verdicts, None if metric.is_count or g.kind.counts else most) for g in covers]
     if "" in whys:

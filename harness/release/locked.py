@@ -30,10 +30,6 @@ class Locked:
     parent: str | None = None  # what the candidate is a copy of
     digests: Mapping[str, str] = field(default_factory=dict)  # of the rows of every evaluation; older locks': none
 
-    def named(self, gate: Gate) -> Gate:
-        """Return a gate as it is put to the candidate."""
-        return replace(gate, versus=self.parent) if gate.versus == PARENT and self.parent else gate
-
     def metric(self, gate: Gate) -> Metric | None:
         return self.metrics.get(gate.eval, {}).get(gate.metric_name)
 
@@ -44,7 +40,13 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     parent = next((e["from_"] for e in suite["exports"] if e.get("name") == candidate), None)
     gates: dict[str, Gate] = {}
     for table in lock["gates"]:
-        gate = _gate(table, candidate)
+        own = {k: v for k, v in table.items() if k not in ("says", "blocking", "candidates")}
+        gate: Gate = _read(Gate, own, where="")
+        if mistakes := gate.mistakes():
+            raise ValueError(f'gate "{gate.id}": {mistakes[0]}')
+        derived = (gate.claim(), gate.blocking, gate.applies_to(candidate))
+        if derived != (table["says"], table["blocking"], candidate in table["candidates"]):
+            raise ValueError(f'gate "{gate.id}" is told in two ways')
         if gate.id in gates:
             raise ValueError(f'gate "{gate.id}" is there twice')
         gates[gate.id] = replace(gate, versus=parent) if gate.versus == PARENT and parent else gate
@@ -65,18 +67,6 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     looks = {name: tuple(map(int, counts)) for name, counts in lock.get("looks", {}).items()}
     told = {name: str(data["sha256"]) for name, data in lock["data"].items()} if lock.get("format", 1) >= HASHED else {}
     return Locked(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}), looks, parent, told)
-
-
-def _gate(table: Mapping[str, Any], candidate: str) -> Gate:
-    """Return a gate of the lock; what is derived from it must be what stands beside it."""
-    own = {k: v for k, v in table.items() if k not in ("says", "blocking", "candidates")}
-    gate: Gate = _read(Gate, own, where="")
-    if mistakes := gate.mistakes():
-        raise ValueError(f'gate "{gate.id}": {mistakes[0]}')
-    derived = (gate.claim(), gate.blocking, gate.applies_to(candidate))
-    if derived != (table["says"], table["blocking"], candidate in table["candidates"]):
-        raise ValueError(f'gate "{gate.id}" is told in two ways')
-    return gate
 
 
 def _read(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
