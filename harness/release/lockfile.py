@@ -8,9 +8,9 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,14 +42,20 @@ def lock(collection: Collection, run: Run, leaks: contamination.Leaks | None = N
     left_out = contamination.locked(leaks, suite.gates, rows) if leaks is not None else {}
     early = {name: rows[name] for name, task in collection.tasks.items() if task.spec.stop == "early"}
     stops = {name: looks(len(samples)) for name, samples in early.items() if samples}  # on whatever machine
+    data: dict[str, dict[str, Any]] = {}  # number and digest of the rows
+    if collection.training is not None:
+        data["train"] = {"rows": len(collection.training), "sha256": digest_of(collection.training)}
+    for name, task in collection.tasks.items():
+        several = {name: task.samples, f"{name} (worked examples)": task.shots, f"{name} (select)": task.select}
+        data |= {what: {"rows": len(some), "sha256": rows_digest(some)} for what, some in several.items() if some}
     return {
         "format": FORMAT,
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": {"name": suite.name, "file": suite.path.name, "digest": suite.digest, **_tables(collection)},
         "gates": [{**plain_table(g), "says": g.claim(), "blocking": g.blocking, "candidates": on} for g, on in gates],
         "subjects": dict(run.digests),
-        "metrics": {name: _metrics(task.metrics.values()) for name, task in collection.tasks.items()},
-        "data": _data(collection),
+        "metrics": {n: {m.name: _metric(m) for m in t.metrics.values()} for n, t in collection.tasks.items()},
+        "data": data,
         **({"looks": stops} if stops else {}),
         **({"left_out": left_out} if left_out else {}),
         "harness": run.harness,
@@ -71,18 +77,15 @@ def _tables(collection: Collection) -> dict[str, Any]:
         made["sweep"] = {**plain_table(sweep), "alpha": sweep.alpha or suite.about.alpha}
         del made[sweep.table]["options"][sweep.option]  # there is no one value yet
     made["subjects"] = {name: use("loader", s) if s.use else plain_table(s) for name, s in suite.subjects.items()}
-    made["evals"] = [{**use("evaluator", e), **_files(suite.path.parent, e.options)} for e in suite.evals]
+    made["evals"], folder = [], suite.path.parent
+    for spec in suite.evals:  # with the files that an option names, such as a schema, which say what is measured, too
+        given = [v for value in spec.options.values() for v in (value if isinstance(value, list) else [value])]
+        # which says False where Path raises: of a text that is no name
+        named = [v for v in given if isinstance(v, str) and v and os.path.isfile(folder / v)]  # noqa: PTH113
+        found = {v: file_digest(folder / v) for v in named}
+        made["evals"].append({**use("evaluator", spec), **({"files": found} if found else {})})
     made["exports"] = [use("exporter", e) for e in suite.exports]
     return made
-
-
-def _files(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sha256 of each file that an option names, such as a schema: it says what is measured, too."""
-    given = [v for value in options.values() for v in (value if isinstance(value, list) else [value])]
-    # which says False where Path raises: of a text that is no name
-    named = [v for v in given if isinstance(v, str) and v and os.path.isfile(folder / v)]  # noqa: PTH113
-    found = {v: file_digest(folder / v) for v in named}
-    return {"files": found} if found else {}
 
 
 def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
@@ -91,32 +94,17 @@ def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
     return {**plain_table(table), "options": secrets.struck(options)}
 
 
-def _metrics(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
-    """Return each metric's direction and scale, and by name the code that makes it where rows alone do not."""
-    return {m.name: {"better": m.better, "scale": m.scale, "combine": _code(m.combine)} for m in metrics}
-
-
-def _code(function: Any) -> str | None:
-    """Return MODULE:NAME of a function, or of the one that a `partial` calls."""
-    inner = getattr(function, "func", function)
+def _metric(metric: Metric) -> dict[str, str | None]:
+    """Return a metric's direction and scale, and MODULE:NAME of the code that makes it where rows alone do not."""
+    inner = getattr(metric.combine, "func", metric.combine)  # the function that a `partial` calls
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
-    return None if function is None else f"{inner.__module__}:{name}"
+    code = None if metric.combine is None else f"{inner.__module__}:{name}"
+    return {"better": metric.better, "scale": metric.scale, "combine": code}
 
 
 def plain_table(table: Any) -> dict[str, Any]:
     """Return the keys of a table as a lock has them, without the options of a plugin."""
     return {k: v for k, v in dataclasses.asdict(table).items() if k not in ("where", "options") and v is not None}
-
-
-def _data(collection: Collection) -> dict[str, dict[str, Any]]:
-    """Return number and digest of the rows that are trained on, evaluated, and shown as worked examples."""
-    found: dict[str, dict[str, Any]] = {}
-    if collection.training is not None:
-        found["train"] = {"rows": len(collection.training), "sha256": digest_of(collection.training)}
-    for name, task in collection.tasks.items():
-        several = {name: task.samples, f"{name} (worked examples)": task.shots, f"{name} (select)": task.select}
-        found |= {what: {"rows": len(rows), "sha256": rows_digest(rows)} for what, rows in several.items() if rows}
-    return found
 
 
 def digest_as_in(lock: Mapping[str, Any], samples: Sequence[Sample]) -> str:
@@ -127,17 +115,12 @@ def digest_as_in(lock: Mapping[str, Any], samples: Sequence[Sample]) -> str:
 def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
     """Yield each plugin with the version and RECORD of what it was installed with, and its code as it is now."""
     points = {p.name: p.dist for p in importlib.metadata.entry_points(group="harness")}
-    installed = cache(_installed)
+    told: dict[Any, dict[str, str | None]] = {}  # of a distribution, whose files are read whenever it is asked
     for name, module in [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]:
         if isinstance(module, ModuleType) and module.__file__:
             dist = points.get(name) or (points.get("hf") if name == "harness" else None)
-            yield {"name": Path(name).name, **installed(dist), "code": keys.of_content([module])}
-
-
-def _installed(dist: importlib.metadata.Distribution | None) -> dict[str, str | None]:
-    """Return what is told of a distribution; its files are read anew each time that it is asked for its version."""
-    record = dist.read_text("RECORD") if dist else None
-    return {
-        "distribution": f"{dist.name} {dist.version}" if dist else None,
-        "record": hashlib.sha256(record.encode()).hexdigest() if record else None,
-    }
+            if dist not in told:
+                record = dist.read_text("RECORD") if dist else None
+                digest = hashlib.sha256(record.encode()).hexdigest() if record else None
+                told[dist] = {"distribution": f"{dist.name} {dist.version}" if dist else None, "record": digest}
+            yield {"name": Path(name).name, **told[dist], "code": keys.of_content([module])}
