@@ -188,7 +188,15 @@ def _write_evidence(
 
 def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
     """Return what a manifest says of the candidate and of how it was judged."""
-    ignored = [{"check": code, "by": w.by, "reason": w.reason, "until": w.until} for code, w in run.passed_over.items()]
+    # Verdicts rest on what it was asked, and whatever it is compared with: a claim about both has two sides.
+    sides = {(r.eval, r.subject) for r in run.reports if r.subject == declared.candidate}
+    for verdict in (v for v in run.verdicts if v.candidate == declared.candidate):
+        name = verdict.metric.partition(".")[0]
+        sides |= {(name, verdict.versus)} if verdict.versus else set()
+        item = next((i for i in collection.items if (i.eval, i.subject) == (name, declared.candidate)), None)
+        if item and (collection.tasks[name].compares or collection.tasks[name].marks == "pairs"):
+            sides.add((name, collection.against(item)))
+    of = [r for r in run.reports if (r.eval, r.subject) in sides]
     about: dict[str, Any] = {
         "format": attestation.FORMAT,
         "name": run.suite,
@@ -197,9 +205,9 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
         "template": ref.seal.template if ref.seal else None,
         "started": run.started,
         "statistics": tests.VERSION,
-        "answers": _answers(collection, run, declared.candidate),
+        "answers": {"asked": sum(r.asked for r in of), "remembered": sum(r.remembered for r in of)},
         "invocation": placed(run.invocation, run),
-        "ignored": ignored,
+        "ignored": [{"check": c, "by": w.by, "reason": w.reason, "until": w.until} for c, w in run.passed_over.items()],
     }
     if ref.adapter and ref.seal:
         about["adapter"] = {"base": ref.seal.base, "weights": ref.seal.weights, "quantization": ref.quantization}
@@ -208,22 +216,6 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
     if run.sweep:
         about["chosen"] = {run.sweep.key: run.sweep.chosen}
     return about
-
-
-def _answers(collection: Collection, run: Run, candidate: str) -> dict[str, int]:
-    """Return how many requests a candidate's verdicts rest on, and how many answers were remembered of an earlier run.
-
-    Those to the candidate, and those to whatever it is compared with: a claim about both has two sides.
-    """
-    sides = {(r.eval, r.subject) for r in run.reports if r.subject == candidate}
-    for verdict in (v for v in run.verdicts if v.candidate == candidate):
-        name = verdict.metric.partition(".")[0]
-        sides |= {(name, verdict.versus)} if verdict.versus else set()
-        item = next((i for i in collection.items if (i.eval, i.subject) == (name, candidate)), None)
-        if item and (collection.tasks[name].compares or collection.tasks[name].marks == "pairs"):
-            sides.add((name, collection.against(item)))
-    of = [r for r in run.reports if (r.eval, r.subject) in sides]
-    return {"asked": sum(r.asked for r in of), "remembered": sum(r.remembered for r in of)}
 
 
 def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) -> Iterator[dict[str, Any]]:
