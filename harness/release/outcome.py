@@ -38,8 +38,8 @@ def verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
     for name, verdict in verdicts.items():
         if name not in locked.gates:
             return f'gate "{name}" is not in the lock'
-        check = _VerdictCheck(locked, verdicts, locked.gates[name], verdict)
-        if why := next(filter(None, check.steps()), ""):
+        # At the first that is wrong it ends, so that what follows can count on it.
+        if why := next(filter(None, _VerdictCheck(locked, verdicts, locked.gates[name], verdict).steps()), ""):
             return f'gate "{name}" {why}'
     return ""
 
@@ -55,7 +55,11 @@ class _VerdictCheck:
 
     def steps(self) -> Iterator[str]:
         """Yield what is wrong, or nothing; of a gate that could not be judged with its claim, for it passes nothing."""
-        yield self.claim_error()
+        gate = self.gate
+        claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
+        for key, want in (claim | {"group": gate.group}).items():
+            if self.verdict[key] != want:
+                yield f"has {key} {schema.show(self.verdict[key])}, the lock {schema.show(want)}"
         outcome = Outcome(self.verdict["outcome"])
         if outcome is Outcome.ERROR:
             yield self.words_error()
@@ -66,28 +70,22 @@ class _VerdictCheck:
         unmet = (r for r in self.gate.requires if self.verdicts.get(r, {}).get("outcome") != Outcome.PASS)
         yield from (f'is {outcome}, but requires "{name}", which did not pass' for name in unmet)
         yield self.alpha_error()
-        if self.gate.any_of:
-            yield self.group_error()
+        if gate.any_of:
+            if lacking := [m for m in gate.any_of if m not in self.verdicts]:
+                yield f'is any of several, of which "{lacking[0]}" has no verdict'
+            members = [self.verdicts[m] for m in gate.any_of]
+            if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
+                yield f'is any of several, one of them "{counts}", {group.COUNTED}'
+            p_pass, p_fail = min(self.adjusted.values()), group.refuted(m["p_fail"] for m in members)
+            for key, p in (("p_pass", p_pass), ("p_fail", p_fail)):
+                if self.verdict[key] is None or not _near(self.verdict[key], p):
+                    yield f"has {key} {self.verdict[key]}, its members come to {p:g}"
+            yield self.difference_error(group.concluded({m["outcome"] for m in members}), "its members say")
         elif self.verdict["p_pass"] is None or self.verdict["p_fail"] is None:
             yield f"is {outcome} without p-values" if outcome is not Outcome.INCONCLUSIVE else ""
         else:
-            yield self.rows_error()
-            yield self.left_out_error()
-            yield self.threshold_error()
-            yield self.sides_error()
-            yield self.sums_error()
-            yield self.outcome_error()
+            yield from self.of_rows()
         yield self.words_error()
-
-    # -- the claim ---------------------------------------------------------------------------------
-
-    def claim_error(self) -> str:
-        gate = self.gate
-        claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
-        for key, want in (claim | {"group": gate.group}).items():
-            if self.verdict[key] != want:
-                return f"has {key} {schema.show(self.verdict[key])}, the lock {schema.show(want)}"
-        return ""
 
     def words_error(self) -> str:
         """Return how the claim as data, or what is said in words, differs from what it is made of, or nothing."""
@@ -96,8 +94,7 @@ class _VerdictCheck:
         if about is None or not told:  # older evidence has words alone
             return ""
         metrics = (metric, None) if v["outcome"] == Outcome.ERROR else (metric,)  # which may be why it is one
-        claims = (self.gate.about(one) for one in metrics)
-        claim = next((one for one in claims if plain(asdict(one)) == about), None)
+        claim = next((one for one in map(self.gate.about, metrics) if plain(asdict(one)) == about), None)
         if claim is None:
             return "claims as data what its gate does not"
         for note in told:
@@ -116,8 +113,8 @@ class _VerdictCheck:
         for key in ("p_pass", "p_fail"):
             if v[key] is not None and not 0 <= v[key] <= 1:
                 return f"has {key} {v[key]}, want 0 to 1"
-        counts = {"n": v["n"], "attempt": v["attempt"], "left_out": v["left_out"] or 0, "weightless": self.weightless}
-        counts |= {key: v.get(key, 0) for key in ("won_count", "lost_count")}  # which older evidence does not tell
+        counts = {"n": v["n"], "attempt": v["attempt"], "left_out": v["left_out"] or 0}
+        counts |= {key: v.get(key, 0) for key in ("weightless", "won_count", "lost_count")}  # older evidence tells none
         odd = [key for key, x in counts.items() if not isinstance(x, int) or isinstance(x, bool) or x < 0]
         return f"has {odd[0]} {schema.show(counts[odd[0]])}, which counts nothing" if odd else ""
 
@@ -128,37 +125,21 @@ class _VerdictCheck:
         attempt = self.verdicts[self.gate.group]["attempt"] if self.gate.group else v["attempt"]
         if alpha is None:
             return "has no alpha"
-        if about.attempts == "spend" and self.budget():
+        budget = v["method"] == "point"  # it takes no risk, so that no attempt is told
+        if about.attempts == "spend" and budget:
             return "" if 0 < alpha <= want else f"has alpha {alpha}, the lock {want}"
         if about.attempts == "spend":
             if not attempt:
                 return "does not say which attempt it was"
             want = spent(want, attempt)
-        if (most := self.locked.evals.get(self.gate.eval, {}).get("rows_at_most")) is not None and not self.budget():
+        if (most := self.locked.evals.get(self.gate.eval, {}).get("rows_at_most")) is not None and not budget:
             try:
                 want = levels([int(n) for n in v.get("looks", ())], int(most), want)[-1]
             except ValueError as error:
                 return f"has looks that there cannot be: {error}"
         return "" if _near(alpha, want) else f"was judged at alpha {alpha:g}, want {want:g}"
 
-    def budget(self) -> bool:
-        """Return whether it takes no risk, so that no attempt is told."""
-        return bool(self.verdict["method"] == "point")
-
     # -- groups, and what a caveat keeps shut ------------------------------------------------------
-
-    def group_error(self) -> str:
-        """Return how the verdict differs from what its members come to, or nothing."""
-        if lacking := [m for m in self.gate.any_of if m not in self.verdicts]:
-            return f'is any of several, of which "{lacking[0]}" has no verdict'
-        members = [self.verdicts[m] for m in self.gate.any_of]
-        if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
-            return f'is any of several, one of them "{counts}", {group.COUNTED}'
-        p_pass, p_fail = min(self.adjusted.values()), group.refuted(m["p_fail"] for m in members)
-        for key, p in (("p_pass", p_pass), ("p_fail", p_fail)):
-            if self.verdict[key] is None or not _near(self.verdict[key], p):
-                return f"has {key} {self.verdict[key]}, its members come to {p:g}"
-        return self.difference_error(group.concluded({m["outcome"] for m in members}), "its members say")
 
     @property
     def adjusted(self) -> dict[str, float]:
@@ -173,6 +154,42 @@ class _VerdictCheck:
 
     # -- one claim about rows ----------------------------------------------------------------------
 
+    def of_rows(self) -> Iterator[str]:
+        """Yield what is wrong with a claim about rows, or nothing: which they are, what is claimed, what they say."""
+        gate, v, gone = self.gate, self.verdict, self.verdict["left_out"]
+        yield self.rows_error()
+        if (gone is not None) != gate.clean_only:
+            yield "does not say how many rows leak" if gate.clean_only else f"was judged without {gone} rows"
+        there = self.locked.left_out.get(gate.eval, {}).get("rows", 0) if gate.clean_only else 0
+        if (gone or 0) > there or ((gone or 0) < there and gate.slice is None):
+            yield f"was judged without {gone} rows, the lock tells of {there} that leak"
+        sign, margin = self.oriented
+        if v["threshold"] is None or not _near(v["threshold"], sign * margin):
+            yield f"has threshold {v['threshold']}, its claim is about {sign * margin:g}"
+        yield self.sides_error()
+        # The estimate is made of the values; with slices it is one slice's.
+        if v["outcome"] == Outcome.PASS and v["value"] is None and not self.metric.is_log:
+            yield "is PASS without a value"
+        if v["baseline"] is not None and not gate.versus:
+            yield "has a baseline, its claim is about a number"
+        yield gate.kind.consistent(gate, self.metric, v)
+        if v["slices"] or len(gate.slices) > 1:
+            yield self.sliced_error()
+            return
+        if (met := self.counted()) is not None:
+            if (v["p_pass"], v["p_fail"]) != ((0.0, 1.0) if met else (1.0, 0.0)):
+                yield "has p-values that its count does not come to"
+            want = Outcome.PASS if met else Outcome.FAIL
+        elif v["method"] in COUNTS:
+            yield f'was judged as "{v["method"]}", which its claim is not'
+            return
+        else:
+            want = outcome_of(v["p_pass"], v["p_fail"], v["alpha"])
+        if want is Outcome.PASS and gate.group:
+            want = want if self.adjusted[gate.id] <= v["alpha"] else Outcome.INCONCLUSIVE
+        if not (gate.clean_only and v["outcome"] == Outcome.INCONCLUSIVE):  # with the rows that leak it was refuted
+            yield self.difference_error(want, "its numbers say")
+
     def rows_error(self) -> str:
         """Return how the rows judged differ from the lock's, or nothing.
 
@@ -181,7 +198,8 @@ class _VerdictCheck:
         there, n = self.locked.rows.get(self.gate.eval), self.verdict["n"]
         if there is None:
             return ""
-        judged = n + self.weightless + (self.verdict["left_out"] or 0) + self.verdict.get("copies", 0)
+        # Older evidence counts rows of weight 0 among the others.
+        judged = n + self.verdict.get("weightless", 0) + (self.verdict["left_out"] or 0) + self.verdict.get("copies", 0)
         fewer = self.gate.slice is not None or self.early
         if judged > there or (judged < there and not fewer):
             return f"was judged on {judged} rows, the lock has {there}"
@@ -189,20 +207,6 @@ class _VerdictCheck:
         if looks and judged not in looks and not self.gate.clean_only:  # looks count the rows that were left out, too
             return f"stopped at {judged} rows, where the lock has no look"
         return "" if n else "was judged on no row"
-
-    @property
-    def weightless(self) -> Any:
-        return self.verdict.get("weightless", 0)  # older evidence counts such rows among the others
-
-    def left_out_error(self) -> str:
-        """Return how the number of rows that leak differs from the lock's, or nothing."""
-        gone, gate = self.verdict["left_out"], self.gate
-        if (gone is not None) != gate.clean_only:
-            return "does not say how many rows leak" if gate.clean_only else f"was judged without {gone} rows"
-        there = self.locked.left_out.get(gate.eval, {}).get("rows", 0) if gate.clean_only else 0
-        if (gone or 0) > there or ((gone or 0) < there and gate.slice is None):
-            return f"was judged without {gone} rows, the lock tells of {there} that leak"
-        return ""
 
     @property
     def early(self) -> bool:
@@ -218,12 +222,6 @@ class _VerdictCheck:
     def oriented(self) -> tuple[int, float]:
         """Which way the claim is, and its margin, turned so that larger is better."""
         return self.gate.kind.oriented(self.gate, self.metric)[:2]
-
-    def threshold_error(self) -> str:
-        (sign, margin), threshold = self.oriented, self.verdict["threshold"]
-        want = sign * margin
-        fits = threshold is not None and _near(threshold, want)
-        return "" if fits else f"has threshold {threshold}, its claim is about {want:g}"
 
     def sides_error(self) -> str:
         """Return that the estimate is on the wrong side of the threshold, so neither proven nor refuted, or nothing.
@@ -244,33 +242,6 @@ class _VerdictCheck:
             return f"is {outcome} without an estimate"
         right = side * (at - v["threshold"]) >= -NEAR * max(1.0, abs(at), abs(v["threshold"]))
         return "" if right else f"is {outcome} with {at:g}, on the wrong side of {v['threshold']:g}"
-
-    def sums_error(self) -> str:
-        """Return how the estimate differs from the values it is made of, or nothing; with slices it is one slice's."""
-        v = self.verdict
-        if v["outcome"] == Outcome.PASS and v["value"] is None and not self.metric.is_log:
-            return "is PASS without a value"
-        if v["baseline"] is not None and not self.gate.versus:
-            return "has a baseline, its claim is about a number"
-        return self.gate.kind.consistent(self.gate, self.metric, v)
-
-    def outcome_error(self) -> str:
-        v, alpha = self.verdict, self.verdict["alpha"]
-        if v["slices"] or len(self.gate.slices) > 1:
-            return self.sliced_error()
-        if (met := self.counted()) is not None:
-            if (v["p_pass"], v["p_fail"]) != ((0.0, 1.0) if met else (1.0, 0.0)):
-                return "has p-values that its count does not come to"
-            want = Outcome.PASS if met else Outcome.FAIL
-        elif v["method"] in COUNTS:
-            return f'was judged as "{v["method"]}", which its claim is not'
-        else:
-            want = outcome_of(v["p_pass"], v["p_fail"], alpha)
-        if want is Outcome.PASS and self.gate.group:
-            want = want if self.adjusted[self.gate.id] <= alpha else Outcome.INCONCLUSIVE
-        if self.gate.clean_only and v["outcome"] == Outcome.INCONCLUSIVE:
-            return ""  # with the rows that leak it was refuted
-        return self.difference_error(want, "its numbers say")
 
     def counted(self) -> bool | None:
         """Return whether a count or a budget is met, or None where the claim is about a risk."""
