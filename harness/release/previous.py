@@ -121,7 +121,13 @@ def keep_first(to: Path) -> None:
 
 def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
     """Return the verdicts a release was made on, once its files and its suite are the right ones."""
-    manifest, report, gates = (_read(folder / "evidence" / f"{n}.json", where) for n in ("manifest", "report", "gates"))
+    read: dict[str, Any] = {}
+    for name in ("manifest.json", "report.json", "gates.json"):
+        try:
+            read[name] = json.loads((folder / "evidence" / name).read_text("utf-8"))
+        except (OSError, ValueError):
+            raise UsageError(f'{where}: "evidence/{name}" cannot be read; it is no export of the harness') from None
+    manifest, report, gates = read.values()
     released = report.get("suite") if isinstance(report, dict) else None
     if released != suite.name:
         raise UsageError(f'{where}: was released by suite "{released}", not by "{suite.name}"')
@@ -138,13 +144,6 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
         what = f'gate "{held[0].get("gate")}" was {held[0].get("outcome")}' if held else "no gate was passed"
         raise UsageError(f"{where}: {what}; it is no release")
     return list(gates)
-
-
-def _read(path: Path, where: str) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        raise UsageError(f'{where}: "evidence/{path.name}" cannot be read; it is no export of the harness') from None
 
 
 def _link(source: str, to: str) -> None:

@@ -178,15 +178,13 @@ def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Map
     if placed and [place for place, _ in placed] != list(range(len(rows))):
         raise ValueError(f'the order of the rows of "{"::".join(key)}" has gaps')
     caveats = tuple(Caveat(c["text"], c["outcome"], tuple(c["metrics"])) for c in about["caveats"])
-    labels = tuple(_labels(label) for label in about.get("labels", ()))
+    labels = []
+    for told in about.get("labels", ()):
+        truth, said, clusters, sides = (tuple(told[key]) for key in ("truth", "said", "clusters", "sides"))
+        labels.append(Labels(str(told["metric"]), truth, said, clusters, str(told["side"]), sides))
     scores = tuple(score for _, _, score in sorted(rows, key=lambda row: row[0]))
-    order = tuple(i for _, i in placed)
-    return Result(*key, scores, {}, about["weights"], rows=about["rows"], order=order, caveats=caveats, labels=labels)
-
-
-def _labels(told: Mapping[str, Any]) -> Labels:
-    truth, said, clusters, sides = (tuple(told[key]) for key in ("truth", "said", "clusters", "sides"))
-    return Labels(str(told["metric"]), truth, said, clusters, str(told["side"]), sides)
+    how: dict[str, Any] = {"order": tuple(i for _, i in placed), "caveats": caveats, "labels": tuple(labels)}
+    return Result(*key, scores, {}, about["weights"], rows=about["rows"], **how)
 
 
 # -- the gates -------------------------------------------------------------------------------------
@@ -194,8 +192,6 @@ def _labels(told: Mapping[str, Any]) -> Labels:
 
 @dataclass(frozen=True)
 class _CandidateEvidence:
-    """The evidence about one candidate, and its rows."""
-
     locked: Locked
     manifest: Mapping[str, Any]
     verdicts: Verdicts
