@@ -179,7 +179,7 @@ def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
         return policy.read_policy(args.policy) if args.policy else None, []
     if args.key is None:
         raise UsageError("--policy strict trusts the key that you name: --key FILE, the .pub file of harness keygen")
-    return policy.strict_policy(args.key), policy.STRICT.splitlines()
+    return policy.read_policy(args.key, strict=True), policy.STRICT.splitlines()
 
 
 def verify(one: argparse.ArgumentParser) -> None:

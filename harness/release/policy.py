@@ -115,28 +115,14 @@ def overlooked(policy: Policy | None, looked: Collection[str] = ()) -> list[str]
     return [", ".join(left) for left in lines.values()]
 
 
-def read_policy(path: Path) -> Policy:
-    """Read a policy; raises UsageError with everything that is wrong with it."""
-    return _policy(_read(path, "name a policy file"), path)
-
-
-def strict_policy(keys: Path) -> Policy:
-    """Return the policy STRICT for the keys in a .pub file; raises UsageError as `read_policy`."""
-    return _policy(STRICT + _read(keys, "name the .pub file that harness keygen wrote"), keys)
-
-
-def _read(path: Path, way: str) -> str:
+def read_policy(path: Path, *, strict: bool = False) -> Policy:
+    """Read a policy, or the policy STRICT for the keys in a .pub file; raises UsageError with all that is wrong."""
     try:
-        return path.read_text("utf-8")
+        text = path.read_text("utf-8")
+        raw = tomllib.loads(STRICT + text if strict else text)
     except OSError as error:
+        way = "name the .pub file that harness keygen wrote" if strict else "name a policy file"
         raise UsageError(f"{path}: cannot be read: {error.strerror}; {way}") from None
-    except ValueError as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
-
-
-def _policy(text: str, path: Path) -> Policy:
-    try:
-        raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
     mistakes = Mistakes()
