@@ -15,7 +15,7 @@ from harness.artifacts.attestation import SERVED, STATEMENT, Envelope, read_enve
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.demands import SKEW
-from harness.release.policy import Policy, ServedDemands
+from harness.release.policy import Policy
 from harness.release.signatures import ExportRefused, signers
 
 SAME, COUNT = "same", "count"  # a verdict; by what ids were seen where only their number is told
@@ -57,26 +57,23 @@ def held(path: Path | None, root: str, policy: Policy | None, now: datetime) -> 
     layers, runtime = told["layers"], told["runtime"]
     if differs := [name for name, layer in layers.items() if layer["verdict"] == "differs"]:
         raise ExportRefused(f'"{differs[0]}" differs: {layers[differs[0]]["says"]}')
-    if policy and policy.served:
-        _demand(policy.served, layers, runtime, now - ended)
+    if wanted := policy.served if policy else None:
+        for name in wanted.layers:
+            verdict = layers[name]["verdict"] if name in layers else "not looked at"
+            if verdict != SAME:
+                raise ExportRefused(f'"{name}": {verdict}, and the policy wants it the same ([served] layers)')
+            if name == "ids" and layers[name]["seen"] == COUNT and not wanted.by_count:
+                raise ExportRefused('"ids" was seen by count alone, which the policy does not take ([served] by_count)')
+        if wanted.max_age_days is not None and now - ended > timedelta(days=wanted.max_age_days):
+            limit = f"the policy allows {wanted.max_age_days:g} ([served] max_age_days)"
+            raise ExportRefused(f"the statement is {(now - ended).days} days old, {limit}")
+        if wanted.runtimes and not any(_is_one(runtime, spec) for spec in wanted.runtimes):
+            there = f"{runtime['kind']} {runtime.get('version') or 'of no told version'}"
+            wants = f"the policy wants {' or '.join(wanted.runtimes)} ([served] runtimes)"
+            raise ExportRefused(f"{there} answered, {wants}")
     same = ", ".join(name for name, layer in layers.items() if layer["verdict"] == SAME)
     by = "" if policy else ", by whom is not known: no policy"
     return f"{runtime['name']} answered as the export on {told['ended']}: {same}{by}"
-
-
-def _demand(wanted: ServedDemands, layers: Mapping[str, Any], runtime: Mapping[str, Any], age: timedelta) -> None:
-    for name in wanted.layers:
-        verdict = layers[name]["verdict"] if name in layers else "not looked at"
-        if verdict != SAME:
-            raise ExportRefused(f'"{name}": {verdict}, and the policy wants it the same ([served] layers)')
-        if name == "ids" and layers[name]["seen"] == COUNT and not wanted.by_count:
-            raise ExportRefused('"ids" was seen by count alone, which the policy does not take ([served] by_count)')
-    if wanted.max_age_days is not None and age > timedelta(days=wanted.max_age_days):
-        limit = f"the policy allows {wanted.max_age_days:g} ([served] max_age_days)"
-        raise ExportRefused(f"the statement is {age.days} days old, {limit}")
-    if wanted.runtimes and not any(_is_one(runtime, spec) for spec in wanted.runtimes):
-        there = f"{runtime['kind']} {runtime.get('version') or 'of no told version'}"
-        raise ExportRefused(f"{there} answered, the policy wants {' or '.join(wanted.runtimes)} ([served] runtimes)")
 
 
 def _is_one(runtime: Mapping[str, Any], spec: str) -> bool:

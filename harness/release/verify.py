@@ -57,8 +57,6 @@ class Verified:
 
 @dataclass(frozen=True)
 class _EvidenceFiles:
-    """The parts of evidence/ that are read, as bytes and as data."""
-
     manifest: Mapping[str, Any]
     lock: Mapping[str, Any]
     gates: Sequence[Mapping[str, Any]]
@@ -194,7 +192,7 @@ class _Verification:
             raise ExportRefused(f"{MANIFEST} has format {manifest['format']!r}, {reads}")
         listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
         seen: dict[str, str] = {}
-        for name in listed:  # that another system could read as another file's
+        for name in listed:  # none may be one that another system could read as another file's
             parts = name.split("/")
             odd = any(p in ("", ".", "..") or p.endswith((".", " ")) or formats.DEVICES.fullmatch(p) for p in parts)
             if odd or not name.isascii() or any(c in '\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name):
