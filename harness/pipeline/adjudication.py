@@ -51,25 +51,25 @@ class Adjudicator:
         self.ended.add((item.subject, item.eval))
         if item.subject not in self.collection.candidates:
             return ()
-        before = len(self.said)
-        self.count(item)
+        before, key = len(self.said), (item.subject, item.eval)
+        result, task = self.results.get(key), self.collection.tasks[item.eval]
+        if self.ledger is not None and result is not None and tells(task):
+            # Which attempt at its rows it is, is written down before anything is said of it.
+            look = look_of(self.collection, *key, result.digest, self.base, result)
+            with self.ledger.locked():
+                self.standings[key] = self.ledger.standing(look)
+                self.ledger.record(self.standings[key], look, self.collection.suite, *key)
         for gate in self.collection.gates(item.subject, item.eval):
             self.give(gate, item.subject)
         return self.verdicts[before:]
 
-    def count(self, item: Item) -> None:
-        """Find out which attempt at its rows an evaluation is, and write that down before anything is said of it."""
-        key, result = (item.subject, item.eval), self.results.get((item.subject, item.eval))
-        if self.ledger is None or result is None or not tells(self.collection.tasks[item.eval]):
-            return
-        look = look_of(self.collection, *key, result.digest, self.base, result)
-        with self.ledger.locked():
-            self.standings[key] = self.ledger.standing(look)
-            self.ledger.record(self.standings[key], look, self.collection.suite, *key)
-
     def give(self, gate: Gate, candidate: str) -> None:
         """Decide a gate, and before it those it waits for, if all that it needs has been evaluated."""
-        if (candidate, gate.id) in self.said or not self.ready(gate, candidate):
+        if (candidate, gate.id) in self.said:
+            return
+        chosen = self.collection.chosen[candidate]  # no deselected evaluation is waited for, but one must be there
+        own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
+        if not own & chosen or any((candidate, e) not in self.ended for e in self.collection.evals(gate) & chosen):
             return
         for name in (*gate.requires, *((gate.group,) if gate.group else ())):
             self.give(self.collection.named(self.gates[name], candidate), candidate)
@@ -80,12 +80,6 @@ class Adjudicator:
             self.any_of(gate, candidate, alpha)
         else:
             self.say(self.judged(gate, candidate, alpha))
-
-    def ready(self, gate: Gate, candidate: str) -> bool:
-        """Return whether all evaluations it needs ended; no deselected one is waited for, but one must be there."""
-        chosen = self.collection.chosen[candidate]
-        own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
-        return bool(own & chosen) and all((candidate, e) in self.ended for e in self.collection.evals(gate) & chosen)
 
     def unmet(self, gate: Gate, candidate: str) -> str:
         """Return which required gate did not pass, or an empty text."""
@@ -104,19 +98,24 @@ class Adjudicator:
                 note = Note("holm", {"of": len(members), "p": p})
                 verdict = noted(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
             self.say(verdict)
-        said = [self.said[candidate, name] for name in gate.any_of]
-        self.say(_group(unjudged(gate, candidate, "", alpha), said, min(adjusted)))
+        said, p = [self.said[candidate, name] for name in gate.any_of], min(adjusted)
+        proven = [v.gate for v in said if v.outcome is Outcome.PASS]
+        notes = [Note("group", {"proven": proven, "of": len(said), "p": p})]
+        if (outcome := group.concluded([v.outcome for v in said])) is Outcome.ERROR:
+            lacking = next(v for v in said if v.outcome is Outcome.ERROR)
+            notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
+        refuted, attempt = group.refuted(v.p_fail for v in said), max(v.attempt for v in said)
+        whole = replace(unjudged(gate, candidate, "", alpha), outcome=outcome, method="Holm", p_pass=p, p_fail=refuted)
+        digest = next((v.digest for v in said if v.digest), "")
+        self.say(noted(replace(whole, digest=digest, n=max(v.n for v in said), attempt=attempt), *notes))
 
     def judged(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
-        """Decide one gate, unless one that it requires did not pass."""
-        unmet = self.unmet(gate, candidate)
-        return unjudged(gate, candidate, unmet, alpha) if unmet else self.decide(gate, candidate, alpha)
-
-    def decide(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
-        """Decide one gate by itself; an error looked at no number, and a budget takes no risk."""
+        """Decide one gate by itself, unless one that it requires did not pass."""
+        if unmet := self.unmet(gate, candidate):
+            return unjudged(gate, candidate, unmet, alpha)
         verdict, standing = self.verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
         if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
-            return verdict
+            return verdict  # an error looked at no number, and a budget takes no risk
         number, stages = self.number(gate, candidate), standing.stages
         notes = [Note("attempt", {"number": number})] if number > 1 else []
         if (most := self.collection.tasks[gate.eval].spec.rows_at_most) is not None:
@@ -166,19 +165,5 @@ class Adjudicator:
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
             waiver = in_force(self.waivers, gate, suite, self.today)
             void = [waiver_error(w, gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
-            notes = [Note("waiver", {"why": void[-1]})] if void else []
-            verdict = noted(replace(verdict, waiver=waiver), *notes)
+            verdict = noted(replace(verdict, waiver=waiver), *([Note("waiver", {"why": void[-1]})] if void else []))
         self.said[verdict.candidate, verdict.gate] = verdict
-
-
-def _group(blank: Verdict, members: list[Verdict], p: float) -> Verdict:
-    """Conclude from the members, of which the least p-value by Holm is `p`."""
-    outcome = group.concluded([v.outcome for v in members])
-    proven = [v.gate for v in members if v.outcome is Outcome.PASS]
-    notes = [Note("group", {"proven": proven, "of": len(members), "p": p})]
-    if outcome is Outcome.ERROR:
-        lacking = next(v for v in members if v.outcome is Outcome.ERROR)
-        notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
-    said = replace(blank, outcome=outcome, method="Holm", digest=next((v.digest for v in members if v.digest), ""))
-    refuted, attempt = group.refuted(v.p_fail for v in members), max(v.attempt for v in members)
-    return noted(replace(said, p_pass=p, p_fail=refuted, n=max(v.n for v in members), attempt=attempt), *notes)
