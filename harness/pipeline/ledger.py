@@ -193,14 +193,21 @@ class Ledger:
         roots = list(dict.fromkeys(first[line["id"]] for line in near))
         looked = [line for line in near if line["weights"] == look.weights and line["rows"] == look.digest]
         same = next((line for line in reversed(looked) if look.scored() in ("", line["scores"])), None)
-        before = same or self._begun(near, look)
+        before, continued = same, {line["continues"] for line in near}
+        for line in near if same is None and look.most is not None else ():  # the last at fewer rows, which goes on
+            told = line["weights"] == look.weights and line["most"] == look.most and line["id"] not in continued
+            rows = self._read(line["rows"]) if told and line["n"] < len(look.rows) else None
+            if rows is not None and rows < look.rows and look.scored(rows) in ("", line["scores"]):
+                before = line
         number = (roots.index(first[before["id"]]) if before else len(roots)) + 1
-        own = [] if same else [len(look.rows)]
-        stages = (*self._stages(before), *own) if before else tuple(own)
+        stages, by_id, went_on = [] if same else [len(look.rows)], {x["id"]: x for x in self.looks()}, before
+        while went_on:  # the looks that it goes on from, the first of them first
+            stages.insert(0, int(went_on["n"]))
+            went_on = by_id.get(went_on["continues"])
         others = tuple(line["place"] for line in near if line["id"] in roots[: number - 1])
         _keys_of.cache_clear()  # of millions of rows they are much to hold
         written, on = (same["id"], same["continues"]) if same else ("", before["id"] if before else "")
-        return Standing(number, stages, written, on, others, len({first[x["id"]] for x in foreign}))
+        return Standing(number, tuple(stages), written, on, others, len({first[x["id"]] for x in foreign}))
 
     def record(self, standing: Standing, look: Look, suite: Suite, candidate: str, name: str) -> None:
         """Write a look down, unless it stands there already. Raises UsageError where that is impossible."""
@@ -263,25 +270,7 @@ class Ledger:
             self._met[pair] = theirs is None or meets(theirs, look.rows)
         return self._met[pair] and (not look.project or line["project"] in ("", look.project))
 
-    def _begun(self, near: Sequence[dict[str, Any]], look: Look) -> dict[str, Any] | None:
-        """Return the last look at fewer rows that this one goes on from, or None."""
-        went_on, found = {line["continues"] for line in near}, None
-        for line in near if look.most is not None else ():
-            told = line["weights"] == look.weights and line["most"] == look.most and line["id"] not in went_on
-            rows = self._read(line["rows"]) if told and line["n"] < len(look.rows) else None
-            if rows is not None and rows < look.rows and look.scored(rows) in ("", line["scores"]):
-                found = line
-        return found
-
-    def _stages(self, line: Mapping[str, Any]) -> list[int]:
-        """Return the rows of a look and of those that it goes on from, the first of them first."""
-        by_id, found = {x["id"]: x for x in self.looks()}, [int(line["n"])]
-        while line := by_id.get(line["continues"], {}):
-            found.append(int(line["n"]))
-        return found[::-1]
-
     def _read(self, rows: str) -> frozenset[Row] | None:
-        """Return the rows in a file, or None where it is not there or not what it was."""
         data = self._whole(rows)
         return None if data is None else frozenset(tuple(line.split()) for line in data.decode().splitlines())
 
@@ -340,8 +329,7 @@ def attempts_said(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[
         most = max(again, key=lambda v: (v.attempt, v.blocking))
         k, alpha = most.attempt, most.alpha or 0.0
         others = max((s.others for s in standings), key=len, default=())
-        places = Counter(others).most_common(NAMED)
-        told = ", ".join(f"{place} ({n})" if n > 1 else place for place, n in places)
+        told = ", ".join(f"{place} ({n})" if n > 1 else place for place, n in Counter(others).most_common(NAMED))
         where = f"; before it: {told}" if told else ""
         if spend:
             said = "so that all attempts together keep the risk"
