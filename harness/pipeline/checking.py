@@ -45,8 +45,15 @@ def before_training(session: Session) -> tuple[list[Finding], Built | None]:
     """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any."""
     suite, sweep = session.suite, session.suite.sweep
     found = contamination.softened(session.checks.run("data", **_data(session)), suite.gates)
-    each = zip(trials(session.collection), session.opened.trials, strict=True)
-    built = [_built(session, trial, adapter) for trial, adapter in each]
+    checks, built = session.checks, list[tuple[list[Finding], Built | None]]()
+    for trial, adapter in zip(trials(session.collection), session.opened.trials, strict=True):
+        session.progress(Progress("training rows", 0, 1, {"now": "as the trainer prepares them"}))
+        try:
+            one = check.build(trial, session.base, adapter) if checks.of("trainer") else None
+        except UsageError as error:  # a finding like any other
+            built.append((checks.build_failed(error), None))
+        else:
+            built.append((checks.run("trainer", built=one) if one else [], one))
     # What was found of all trials is told once, and before what was found of some of them which those are.
     told = [flag for flag in built[0][0] if all(flag in others for others, _ in built)]
     for value, (flags, _) in zip(sweep.values if sweep else (), built, strict=False):
@@ -58,14 +65,23 @@ def before_training(session: Session) -> tuple[list[Finding], Built | None]:
 def recalled_before_training(run: Execution) -> list[Finding]:
     """Run the same checks, unless they were run on exactly this collection and base by exactly this code.
 
-    The record gets the rows that the trainer was built with, as the model sees them.
+    The record gets the first, the middle and the last row that the trainer was built with, as the model sees them.
     """
     record, note = run.record, _note(run.session, "before training")
     rows = note and note.with_name(f"{note.stem}-rows.json")
 
     def look() -> list[Finding]:
         found, built = before_training(run.session)
-        record.found.shown = tuple(shown_rows(built)) or record.found.shown
+        examples, shown = built.examples if built else (), list[ShownRow]()
+        for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})] if examples else ():
+            assert built
+            left, segments = LONGEST, []
+            for learnt, text in built.parts(example):
+                cut = text if len(text) <= left else text[:left] + "…"
+                segments += [Segment(whole(cut), learnt)] if left > 0 else []
+                left -= len(text)
+            shown.append(ShownRow(example.number, tuple(segments)))
+        record.found.shown = tuple(shown) or record.found.shown
         if rows:
             kept.keep(rows, [asdict(row) for row in record.found.shown])
         return found
@@ -74,25 +90,6 @@ def recalled_before_training(run: Execution) -> list[Finding]:
     if rows and not record.found.shown:
         record.found.shown = made(tuple[ShownRow, ...], kept.read(rows, record.warn) or [], "it")
     return found
-
-
-def shown_rows(built: Built | None) -> list[ShownRow]:
-    """Return the first, the middle and the last training row as the model sees them."""
-    examples, found = built.examples if built else (), []
-    for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})] if examples else ():
-        assert built
-        left, segments = LONGEST, []
-        for learnt, text in built.parts(example):
-            cut = text if len(text) <= left else text[:left] + "…"
-            segments += [Segment(whole(cut), learnt)] if left > 0 else []
-            left -= len(text)
-        found.append(ShownRow(example.number, tuple(segments)))
-    return found
-
-
-def check_data(run: Execution) -> Stop | None:
-    """Look at the data and at what will be trained on; an error finding is a mistake of the suite."""
-    return tell_findings(run.record, look_at_data(run), ExitCode.USAGE)
 
 
 def look_at_data(run: Execution) -> list[Finding]:
@@ -112,9 +109,8 @@ def look(run: Execution, stage: str, **objects: Any) -> Stop | None:
     if not codes:
         return None
     with run.record.stage("checks", f"{len(codes)} of {objects[stage].name}"):
-        looked = {name: ref and keys.of_model(ref) for name, ref in objects.items()}
         ask = partial(session.checks.run, stage, **_data(session), **objects)
-        note = _note(session, stage, looked)
+        note = _note(session, stage, {name: ref and keys.of_model(ref) for name, ref in objects.items()})
         found = session.checks.recall(note, ask, run.record.warn) if note else ask()
         # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
         return tell_findings(run.record, found, ExitCode.USAGE if run.suite.candidate else ExitCode.FAILED)
@@ -136,17 +132,6 @@ def _data(session: Session) -> dict[str, Any]:
     if "python" in model.options:  # of another environment, in a worker there
         load = partial(part("load_now"), plugins, session.suite.path, model.use, options=model.options)
     return check.data_objects(session.collection, session.base, load)
-
-
-def _built(session: Session, trial: Collection, adapter: Any) -> tuple[list[Finding], Built | None]:
-    """Build a trainer and run its checks; what it refuses is a finding like any other."""
-    checks = session.checks
-    session.progress(Progress("training rows", 0, 1, {"now": "as the trainer prepares them"}))
-    try:
-        built = check.build(trial, session.base, adapter) if checks.of("trainer") else None
-    except UsageError as error:
-        return checks.build_failed(error), None
-    return checks.run("trainer", built=built) if built else [], built
 
 
 def _note(session: Session, *what: Any) -> Path | None:

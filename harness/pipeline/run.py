@@ -1,22 +1,35 @@
-"""The order of the stages of `harness run`; each hands what it made to the next."""
+"""The stages of `harness run` in their order; each hands what it made to the next.
+
+Baselines are evaluated before anything is trained, then candidates: an adapter, what it is merged into, copies.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.pipeline.artifacts import train
-from harness.pipeline.checking import check_data, check_suite
-from harness.pipeline.choice import among, sweep
+from harness.answers.cache import Models, awake
+from harness.collection.collected import Item, Task
+from harness.errors import RAISES, ExitCode, of_the_machine
+from harness.evaluation import grading
+from harness.evaluation.evaluate import evaluate
+from harness.pipeline.artifacts import Trained, make_copy, merge, train
+from harness.pipeline.checking import check_suite, look, look_at_data, tell_findings
+from harness.pipeline.choice import among, choose, sweep
 from harness.pipeline.conclusions import conclude, exit_code
 from harness.pipeline.conduct import begin, conduct, execution_of, export_all
-from harness.pipeline.execution import Execution
+from harness.pipeline.execution import Execution, is_fatal, told_of
 from harness.pipeline.record import Record, RunEnding, Stop
 from harness.pipeline.session import Options, checks_of, open_collection, prepare
-from harness.pipeline.subjects import evaluate_baselines, evaluate_merged, evaluate_trained
+from harness.records.models import ModelRef, Subject
 from harness.records.run import Run
+from harness.release.conversions import sealed
+from harness.texts.counts import counted
 
 __all__ = ["Options", "check_suite", "opened", "prepare", "run_suite"]
+
+REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
 
 
 def run_suite(path: Path, options: Options) -> Run:
@@ -44,12 +57,17 @@ def opened(path: Path, options: Options) -> Execution:
 
 def stages(run: Execution) -> Stop | None:
     """Run every stage that the collection's items need."""
-    if stop := check_data(run) or evaluate_baselines(run):
+    # An error finding of the data, or of what will be trained on, is a mistake of the suite.
+    if stop := tell_findings(run.record, look_at_data(run), ExitCode.USAGE) or evaluate_baselines(run):
         return stop
     if not run.session.wanted:
         return None
     if run.suite.candidate and run.suite.candidate.merged:
-        stop = evaluate_merged(run)
+        made, model = run.session.opened.candidate, run.suite.model
+        assert made  # preflight opened it
+        reads = run.collection.plugins.find("loader", model.use).about.reads
+        ref = sealed(ModelRef("merged", made.path, made.digest, options=model.options), reads=reads)
+        stop = look(run, "merged", merged=ref, twin=None) or evaluate_family(run, ref)
     else:
         trained = sweep(run) if run.suite.sweep else train(run)
         if isinstance(trained, Stop):
@@ -61,4 +79,154 @@ def stages(run: Execution) -> Stop | None:
     conclude(run)
     with run.record.stage("export", f"{len(run.suite.exports)} declared"):
         export_all(run)
+    return None
+
+
+def evaluate_baselines(run: Execution) -> Stop | None:
+    """Rehearse on the base what will compare or mark candidates, evaluate it, then baselines that are other models."""
+    collection, lacking = run.collection, run.session.opened.lacking
+    items = [i for i in collection.items if i.subject in collection.baselines]
+    later = dict.fromkeys(i.eval for i in collection.items if i.subject in collection.candidates)
+    rehearsed = [t for t in (collection.tasks[name] for name in later) if t.comparative or t.marks]
+    if not items and not rehearsed:
+        return None
+    for item in (i for i in items if i.subject in lacking):
+        run.skip([item], lacking[item.subject])
+    items = [i for i in items if i.subject not in lacking]
+    session, others = run.session, {*run.session.opened.others, *run.session.opened.releases}
+    with run.record.stage("baselines", ", ".join(dict.fromkeys(i.subject for i in items))):
+        for task in (t for t in rehearsed if t.marks):
+            if stop := _rehearse(run, task):
+                return stop
+        with session.load([session.base]) as (models, [subject]):
+            for task in (t for t in rehearsed if t.comparative):
+                if stop := _rehearse(run, task, models, subject):
+                    return stop
+            if stop := _evaluate(run, [i for i in items if i.subject not in others], models, subject):
+                return stop
+        for name in dict.fromkeys(i.subject for i in items if i.subject in others):
+            model = run.suite.subjects[name].model if name in session.opened.others else None
+            with session.load([session.baseline(name)], model) as (models, [subject]):
+                if stop := _evaluate(run, [i for i in items if i.subject == name], models, subject):
+                    return stop
+        return _evaluate(run, [i for i in items if collection.tasks[i.eval].marks == "answers"], models, None)
+
+
+def _evaluate(run: Execution, items: Sequence[Item], models: Models, subject: Subject | None) -> Stop | None:
+    """Evaluate baselines; answers that are to be marked wait until there is no subject."""
+    for item in items:
+        marks = run.collection.tasks[item.eval].marks
+        if subject and marks:
+            run.ask(item, models, subject)
+            if marks == "answers":
+                continue
+        report = run.evaluate(item, models, subject)
+        if stop := run.enough():
+            return stop
+        if report.outcome == "error":
+            scored = (item.subject, item.eval) in run.adjudicator.results  # or the evaluator raised
+            return Stop(ExitCode.INCONCLUSIVE if scored else ExitCode.USAGE)
+    return None
+
+
+def _rehearse(run: Execution, task: Task, models: Models | None = None, subject: Subject | None = None) -> Stop | None:
+    """Put two rows of the base beside itself, so that a crash, or a judge that is not there, comes before training.
+
+    Without a subject its answers are marked; what every evaluation would raise goes on.
+    """
+    assert task.samples is not None
+    session, short = run.session, replace(task, samples=task.samples[:REHEARSAL_ROWS])
+    item = Item(run.suite.path.name, "base", task.spec.name)
+    try:
+        if subject:
+            model = awake(subject) if task.uncached else subject
+            evaluate(short, "base", model, model, session.progress)
+        else:
+            with session.load([session.base]) as (models, [subject]):
+                answered = grading.answer(short, "base", subject, session.progress)
+            marking = run.marking(item, rehearsal=True)
+            grading.mark(short, answered, answered if task.marks == "pairs" else None, marking)
+    except RAISES as error:
+        if is_fatal(error, models):
+            raise
+        run.crashed(item, error)
+        return Stop(ExitCode.USAGE)
+    return None
+
+
+def evaluate_trained(trained: Trained) -> Stop | None:
+    """Evaluate an adapter, and what of it is merged for an item or a copy; or the whole model that was trained."""
+    run, suite, wanted = trained.run, trained.run.suite, trained.run.session.wanted
+    if run.collection.whole:  # there is nothing to merge
+        return look(run, "merged", merged=trained.ref, twin=None) or evaluate_family(run, trained.ref)
+    if "adapter" in wanted and (stop := evaluate_candidate(run, trained.ref)):
+        return stop
+    parents = wanted | {e.from_ for e in suite.copies.values() if e.name in wanted}
+    refs: dict[str, ModelRef] = {}
+    for variant in (v for v in suite.merges if suite.merged(v) in parents):
+        if isinstance(merged := merge(run, trained.ref, variant), Stop):
+            return merged
+        refs[variant] = merged
+        if not suite.choose and (stop := evaluate_family(run, merged)):
+            return stop
+    return evaluate_family(run, choose(run, refs)) if suite.choose and refs else None
+
+
+def evaluate_family(run: Execution, ref: ModelRef) -> Stop | None:
+    """Evaluate a candidate and gate it, then what exports make of it; a copy that fails is no matter of others."""
+    wanted = run.session.wanted
+    run.record.made(ref)
+    if ref.name in wanted and (stop := evaluate_candidate(run, ref)):
+        return stop
+    for declared in (e for e in run.suite.copies.values() if e.from_ == ref.name and e.name in wanted):
+        if any(v.holds_up and v.candidate == ref.name for v in run.adjudicator.verdicts):
+            why = f"{ref.name} did not pass its gates"
+            run.record.unmade[declared.name] = why
+            run.skip(run.session.items(declared.name), why)
+            continue
+        try:
+            if stop := evaluate_candidate(run, make_copy(run, ref, declared)):
+                return stop
+        except RAISES as error:
+            if of_the_machine(error):
+                raise
+            said, trace = told_of(error)  # its gates are ERROR, and other candidates go on
+            run.record.unmade[declared.name] = why = f"{declared.where}: {said}"
+            reached = {r.id for r in run.record.found.reports}
+            for item in (i for i in run.session.items(declared.name) if i.id not in reached):
+                run.failed(item, why, trace)
+                if stop := run.enough():
+                    return stop
+    return None
+
+
+def evaluate_candidate(
+    run: Execution, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None
+) -> Stop | None:
+    """Evaluate a candidate, or what it is disguised as, in its own stage beside those it is compared with; gate it.
+
+    Answers that are to be marked wait until its models are gone, for a judge may need the room.
+    """
+    session, tasks, record = run.session, run.collection.tasks, run.record
+    record.made(ref)
+    items = session.items(ref.name)
+    beside = list(dict.fromkeys(run.collection.against(i) for i in items if tasks[i.eval].comparative))
+    others = [session.base if name == "base" else record.candidates[name] for name in beside]
+    detail = counted(len(items), "evaluation")
+    with record.stage(ref.name, detail), session.load([ref, *others]) as (models, [subject, *rivals]):
+        subject = disguise(subject) if disguise else subject
+        against = dict(zip(beside, rivals, strict=True))
+        for item in items:
+            if tasks[item.eval].marks:
+                run.ask(item, models, subject)
+                continue
+            rival = against[run.collection.against(item)] if tasks[item.eval].comparative else None
+            run.evaluate(item, models, subject, rival)
+            if stop := run.enough():
+                return stop
+    for item in items:
+        if tasks[item.eval].marks:
+            run.evaluate(item, models)
+            if stop := run.enough():
+                return stop
     return None

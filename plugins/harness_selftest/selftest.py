@@ -23,8 +23,8 @@ from harness.pipeline.checking import check_suite, look_at_data
 from harness.pipeline.conduct import begin, conduct, leave
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Stop
+from harness.pipeline.run import evaluate_baselines, evaluate_candidate
 from harness.pipeline.session import Options, prepare
-from harness.pipeline.subjects import evaluate_baselines, evaluate_candidate
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample
 from harness.records.verdicts import Outcome, Verdict
