@@ -84,13 +84,24 @@ class _Ended(Exception):
 
 
 def train(run: Execution) -> Trained | Stop:
-    """Train, or take the adapter that was made elsewhere, and look at it."""
+    """Train, unless this recipe's adapter is there, or take the one that was made elsewhere, and look at it."""
     begun, base, made = time.monotonic(), run.session.base, run.session.opened.adapter
     # Where it lies is asked before it is trained: what a trainer does to the base's folder makes another recipe.
     folder = Artifacts(run.session).adapter
-    facts: dict[str, Any] | Stop = {} if run.suite.candidate else _train(run, folder)
-    if isinstance(facts, Stop):
-        return facts
+    facts: dict[str, Any] = {}
+    if not run.suite.candidate:
+        table, rows, found = run.suite.train, run.collection.training, run.record.found
+        assert table and rows is not None
+        again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {counted(len(rows), 'row')}"
+        with _making(run, folder) as whole, run.record.stage("train", again if whole else anew + _expected(run)):
+            if not whole and (stop := _call_trainer(run, folder)):
+                return stop
+            if not whole and not kept.is_sealed(folder):
+                kept.seal(folder)
+            facts = {"reused": str(folder)} if whole else {}
+            facts |= read_facts(folder / FACTS) | keep_logs(run, folder.parent / LOGS)
+            found.facts["training"] = facts
+            found.training = read_steps(folder) or found.training
     seconds = time.monotonic() - begun
     if run.collection.whole:
         ref = sealed(ModelRef("merged", str(folder), options=base.options))
@@ -159,23 +170,6 @@ def _expected(run: Execution) -> str:
     own = "full" if run.collection.whole else run.suite.adapter and run.suite.adapter.use
     seconds = [one.whole for one in part("measured")(run.session, own or "").values() if one.whole]
     return "".join(f"; about {duration(s)}, as harness plan measured" for s in seconds)
-
-
-def _train(run: Execution, out: Path) -> dict[str, Any] | Stop:
-    """Train into the work folder of exactly this recipe, unless it holds the finished adapter already."""
-    table, rows, found = run.suite.train, run.collection.training, run.record.found
-    assert table and rows is not None
-    again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {counted(len(rows), 'row')}"
-    with _making(run, out) as whole, run.record.stage("train", again if whole else anew + _expected(run)):
-        if not whole:
-            if stop := _call_trainer(run, out):
-                return stop
-            if not kept.is_sealed(out):
-                kept.seal(out)
-        facts = ({"reused": str(out)} if whole else {}) | read_facts(out / FACTS) | keep_logs(run, out.parent / LOGS)
-        found.facts["training"] = facts
-        found.training = read_steps(out) or found.training
-    return facts
 
 
 def _call_trainer(run: Execution, out: Path) -> Stop | None:

@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from harness.pipeline.session import Options, Session, prepare
 from harness.records.metrics import Metric
 from harness.records.models import ModelRef
 from harness.records.run import Run, Swept, Trial
-from harness.records.samples import Result, Sample
+from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.run_folder import LOGS, read_steps
 from harness.schema import show
@@ -170,21 +171,20 @@ def sweep(run: Execution) -> Trained | Stop:
     evaluation, _, name = table.by.partition(".")
     task = run.collection.tasks[evaluation]
     metric, rows = task.metrics[name], task.select or ()
-    rule = Comparison(table, metric, rows, table.alpha or run.suite.about.alpha)
-    about = (table.key, table.by, rule.alpha, len(rows), metric.scale, list(table.values))
-    found.sweep = Swept(*about, rule=table.rule)
+    alpha = table.alpha or run.suite.about.alpha
+    ask = partial(decide, metric=metric, samples=rows, alpha=alpha, name=table.key)
+    found.sweep = Swept(table.key, table.by, alpha, len(rows), metric.scale, list(table.values), rule=table.rule)
     best: tuple[Trained, Result] | None = None
     each = zip(table.values, trials(run.collection), run.session.opened.trials, strict=True)
     for i, (value, collection, adapter) in enumerate(each, 1):
         opened, what = replace(run.session.opened, adapter=adapter), f"{table.key} = {show(value)}"
-        detail = f"{what}, trial {i} of at most {len(table.values)}"
-        run.record.tell("harness_stage", stage="sweep", detail=detail)
+        run.record.tell("harness_stage", stage="sweep", detail=f"{what}, trial {i} of at most {len(table.values)}")
         made = train(replace(run, session=replace(run.session, collection=collection, opened=opened)))
         if isinstance(made, Stop):
             return made
         with run.record.stage("select", f"{table.by} on {len(rows)} rows"):
             result = measure(made.run.session, table.by, made.ref, what)
-        trial = rule.trial(value, result, best[1] if best else None, _training(made))
+        trial = _compared(table, metric, ask, result, best[1] if best else None, {"value": value, **_training(made)})
         run.record.add(trial)
         if trial.better:
             best = made, result
@@ -210,42 +210,32 @@ def _training(made: Trained) -> dict[str, Any]:
     return {"reused": reused, "seconds": known.get("seconds"), "parameters": made.facts.get("trainable_parameters")}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How a trial is compared with the best before it, on the select rows of the sweep's evaluation."""
+def _compared(
+    sweep: Sweep, metric: Metric, ask: Callable[..., Verdict], ours: Result, best: Result | None, facts: dict[str, Any]
+) -> Trial:
+    """Compare a trial with the best before it, if there is one; `facts` go into it."""
 
-    sweep: Sweep
-    metric: Metric
-    samples: Sequence[Sample]
-    alpha: float
-
-    def trial(self, value: Any, result: Result, best: Result | None, facts: dict[str, Any]) -> Trial:
-        """Compare a trial with the best so far, if there is one; `facts` go into it."""
-        name, step = self.metric.name, self.sweep.step
-        # A claim about a trial alone, for its interval; which number it names makes no difference to that.
-        claim = {"min" if self.metric.better == "higher" else "max": 1.0 if self.metric.is_log else 0.5}
-        alone = replace(step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
-        about = {"value": value, "metric": result.metrics[name], "digest": result.digest, **facts}
-        about |= self._bounds(self._decide(alone, result, None), "")
-        if best is not None:
-            said = self._decide(step, result, best)
-            change = None if said.estimate is None else self.metric.unline(said.estimate, change=True)
-            about |= {"change": change, **self._bounds(said, "change_"), "p": said.p_pass}
-            about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
-            if self.sweep.rule == "best":
-                both = Contender("before", best.metrics[name]), Contender("this", result.metrics[name])
-                about["better"] = best_of(both, self.metric) is both[1]
-        return Trial(**about)
-
-    def _decide(self, gate: Gate, ours: Result, theirs: Result | None) -> Verdict:
-        return decide(gate, self.metric, ours, theirs, self.samples, self.alpha, name=self.sweep.key)
-
-    def _bounds(self, said: Verdict, prefix: str) -> dict[str, float | None]:
+    def bounds(said: Verdict, prefix: str) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
         for name, bound in (("lower", said.lower), ("upper", said.upper)):
             finite = bound if bound is not None and math.isfinite(bound) else None
-            found[prefix + name] = None if finite is None else self.metric.unline(finite, change=bool(prefix))
+            found[prefix + name] = None if finite is None else metric.unline(finite, change=bool(prefix))
         return found
+
+    # A claim about a trial alone, for its interval; which number it names makes no difference to that.
+    claim = {"min" if metric.better == "higher" else "max": 1.0 if metric.is_log else 0.5}
+    alone = replace(sweep.step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
+    about = {"metric": ours.metrics[metric.name], "digest": ours.digest, **facts}
+    about |= bounds(ask(alone, candidate=ours, baseline=None), "")
+    if best is not None:
+        said = ask(sweep.step, candidate=ours, baseline=best)
+        change = None if said.estimate is None else metric.unline(said.estimate, change=True)
+        about |= {"change": change, **bounds(said, "change_"), "p": said.p_pass}
+        about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
+        if sweep.rule == "best":
+            both = Contender("before", best.metrics[metric.name]), Contender("this", ours.metrics[metric.name])
+            about["better"] = best_of(both, metric) is both[1]
+    return Trial(**about)
 
 
 def _concluded(swept: Swept) -> Swept:

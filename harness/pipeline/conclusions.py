@@ -99,31 +99,28 @@ def _compared(collection: Collection, results: Results, candidate: str, baseline
             gate = Gate("", f"{name}.{metric.name}", versus=baseline, better_by=0.0, severity="warn", among=among)
             verdict = decide(gate, metric, ours, theirs, task.samples or (), alpha, name=candidate)
             found.append(replace(verdict, gate=gate.metric))
-    adjusted = group.adjusted(v.p_pass for v in found)
     return [
         replace(v, outcome=Outcome.INCONCLUSIVE) if v.outcome is Outcome.PASS and p > alpha else v
-        for v, p in zip(found, adjusted, strict=True)
+        for v, p in zip(found, group.adjusted(v.p_pass for v in found), strict=True)
     ]
 
 
 def _said(candidate: str, examples: int, claims: Sequence[Verdict]) -> str:
     proven = [v for v in claims if v.outcome is Outcome.PASS]
     better = f"better than the base with {examples} examples in its prompt"
-    if not proven:
-        why = "; ".join(f"{v.metric} {_short(v)}" for v in claims)
-        return f"fine-tuning is not warranted by this evidence: {candidate} is not shown to be {better} ({why})"
-    text = f"fine-tuning is warranted: {candidate} is {better} on {' and '.join(v.metric for v in proven)}"
-    open_ = [v.metric for v in claims if v.outcome is not Outcome.PASS]
-    return text + (f", but this is not shown on {' and '.join(open_)}" if open_ else "")
-
-
-def _short(v: Verdict) -> str:
-    """Return how a claim that was not proven stands."""
-    if v.outcome is Outcome.ERROR:
-        return f"could not be compared: {v.why}"
-    if v.outcome is Outcome.FAIL:
-        return f"is shown not to be: {words.figures(v)}"
-    return "; ".join(filter(None, [words.figures(v), words.needed(v)]))
+    if proven:
+        text = f"fine-tuning is warranted: {candidate} is {better} on {' and '.join(v.metric for v in proven)}"
+        open_ = [v.metric for v in claims if v.outcome is not Outcome.PASS]
+        return text + (f", but this is not shown on {' and '.join(open_)}" if open_ else "")
+    whys = []
+    for v in claims:
+        if v.outcome is Outcome.ERROR:
+            whys.append(f"{v.metric} could not be compared: {v.why}")
+        elif v.outcome is Outcome.FAIL:
+            whys.append(f"{v.metric} is shown not to be: {words.figures(v)}")
+        else:
+            whys.append(f"{v.metric} {'; '.join(filter(None, [words.figures(v), words.needed(v)]))}")
+    return f"fine-tuning is not warranted by this evidence: {candidate} is not shown to be {better} ({'; '.join(whys)})"
 
 
 def changes_of(collection: Collection, results: Results) -> list[Change]:
