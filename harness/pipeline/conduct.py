@@ -62,7 +62,26 @@ def conduct(run: Execution, stages: Callable[[Execution], Stop | None]) -> Run:
     Raises UsageError where nothing can be written.
     """
     try:
-        return _conducted(_placed(run), stages)
+        run = _placed(run)
+        try:
+            stop = stages(run) or Stop()
+            ending = RunEnding(exit_code(run) if stop.code is None else stop.code, stop.why)
+        except KeyboardInterrupt:
+            why = "interrupted; what was measured is kept, and training goes on from its last checkpoint"
+            ending = RunEnding(ExitCode.INTERRUPTED, why)
+        except UsageError as error:
+            ending = RunEnding(ExitCode.USAGE, str(error))
+        except CheckFailed as error:
+            ending = RunEnding(ExitCode.FAILED, str(error))
+        except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
+            if full := of_the_machine(error):
+                ending = RunEnding(ExitCode.USAGE, full)
+            else:
+                theirs, trace = blame.told(error), traceback.format_exc()
+                code = ExitCode.USAGE if theirs else ExitCode.INTERNAL
+                ending = RunEnding(code, theirs or f"{type(error).__name__}: {error}", trace)
+        run.record.ending = ending
+        return _finish(run)
     finally:
         leave(run)
 
@@ -71,28 +90,6 @@ def leave(run: Execution) -> None:
     """End what a run that was begun writes of itself as it goes; it hears nothing of later ones of its collection."""
     run.record.events.close()
     run.collection.plugins.manager.unregister(run.record.events)
-
-
-def _conducted(run: Execution, stages: Callable[[Execution], Stop | None]) -> Run:
-    try:
-        stop = stages(run) or Stop()
-        ending = RunEnding(exit_code(run) if stop.code is None else stop.code, stop.why)
-    except KeyboardInterrupt:
-        why = "interrupted; what was measured is kept, and training goes on from its last checkpoint"
-        ending = RunEnding(ExitCode.INTERRUPTED, why)
-    except UsageError as error:
-        ending = RunEnding(ExitCode.USAGE, str(error))
-    except CheckFailed as error:
-        ending = RunEnding(ExitCode.FAILED, str(error))
-    except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
-        if full := of_the_machine(error):
-            ending = RunEnding(ExitCode.USAGE, full)
-        else:
-            theirs, trace = blame.told(error), traceback.format_exc()
-            code = ExitCode.USAGE if theirs else ExitCode.INTERNAL
-            ending = RunEnding(code, theirs or f"{type(error).__name__}: {error}", trace)
-    run.record.ending = ending
-    return _finish(run)
 
 
 def _placed(run: Execution) -> Execution:
@@ -152,8 +149,17 @@ def export_all(run: Execution, unreached: str = "") -> None:
     `unreached` says why none may. Raises UsageError where what was measured is not what there was before.
     """
     record, adjudicator, options = run.record, run.adjudicator, run.session.options
-    if run.suite.exports and not unreached and (changed := _changed(run)):
-        raise UsageError(*changed)
+    if run.suite.exports and not unreached:
+        opened, results = run.session.opened, adjudicator.results.items()
+        models = {"base": (run.suite.model, opened.source)}
+        models |= {name: (run.suite.subjects[name].model, source) for name, source in opened.others.items()}
+        there = {n: (m, s) for n, (m, s) in models.items() if Path(s.path).is_dir()}
+        odd = [n for n, (m, s) in there.items() if open_model(run.collection, m).digest != s.digest]
+        changed = [f'"{name}" was replaced while it was measured; run again' for name in odd]
+        rows = sorted({name for (_, name), result in results if result.rows != record.locked_rows.get(name)})
+        changed += [f'"{n}" was judged on other rows than were locked before there was a candidate' for n in rows]
+        if changed:
+            raise UsageError(*changed)
     for declared in run.suite.exports:
         why = [unreached] * bool(unreached) + ["--no-export"] * (not options.export)
         why += ["--select: the rows that chose a candidate cannot confirm it"] if options.select else []
@@ -168,18 +174,3 @@ def export_all(run: Execution, unreached: str = "") -> None:
         finally:
             if place in shown.facts:  # what the exporter told of it
                 record.found.facts[place] = isolated(shown.facts[place])
-
-
-def _changed(run: Execution) -> list[str]:
-    """Return which baselines in a folder hold other weights than when the run opened them, and evals other rows."""
-    suite, opened = run.suite, run.session.opened
-    models = {"base": (suite.model, opened.source)}
-    models |= {name: (suite.subjects[name].model, source) for name, source in opened.others.items()}
-    there = {n: (m, s) for n, (m, s) in models.items() if Path(s.path).is_dir()}
-    odd = [n for n, (m, s) in there.items() if open_model(run.collection, m).digest != s.digest]
-    results = run.adjudicator.results.items()
-    rows = sorted({name for (_, name), result in results if result.rows != run.record.locked_rows.get(name)})
-    return [
-        *(f'"{name}" was replaced while it was measured; run again' for name in odd),
-        *(f'"{name}" was judged on other rows than were locked before there was a candidate' for name in rows),
-    ]

@@ -154,28 +154,24 @@ class Execution:
         return self.session.responses.asked, self.session.responses.found
 
     def _result(self, item: Item, subject: Subject | None, against: Subject | None) -> Result:
-        task = self.collection.tasks[item.eval]
-        if subject is None or task.marks:
-            return self._marked(item)
-        if task.uncached:
-            subject, against = awake(subject), awake(against) if against else None
-        early = task.spec.stop == "early" and item.subject in self.collection.candidates
-        decided = partial(self.adjudicator.decided, item) if early else None
-        asked, progress = self.session.prompted(item, subject), self.session.progress
-        return evaluate(task, item.subject, asked, against, progress, enough=decided, seed=self.suite.about.seed)
-
-    def _marked(self, item: Item) -> Result:
-        """Mark stored answers: alone, or paired with those of another subject."""
         task, answers = self.collection.tasks[item.eval], self.record.answers
-        against, answered = task.spec.against, answers[item.subject, item.eval].result
+        if subject is not None and not task.marks:
+            if task.uncached:
+                subject, against = awake(subject), awake(against) if against else None
+            early = task.spec.stop == "early" and item.subject in self.collection.candidates
+            decided = partial(self.adjudicator.decided, item) if early else None
+            asked, progress = self.session.prompted(item, subject), self.session.progress
+            return evaluate(task, item.subject, asked, against, progress, enough=decided, seed=self.suite.about.seed)
+        # Stored answers are marked: alone, or paired with those of another subject.
+        other, answered = task.spec.against, answers[item.subject, item.eval].result
         if task.marks != "pairs":
             baseline = None
-        elif item.subject == against:
+        elif item.subject == other:
             baseline = answered  # a model is not compared with itself
-        elif (against, item.eval) in answers:
-            baseline = answers[against, item.eval].result
+        elif (other, item.eval) in answers:
+            baseline = answers[other, item.eval].result
         else:
-            why = self.session.opened.lacking.get(against, f'"{against}" was not asked')
+            why = self.session.opened.lacking.get(other, f'"{other}" was not asked')
             raise UsageError(f"there is nothing to compare with: {why}")
         for found in (answered, baseline):
             if isinstance(found, BaseException):

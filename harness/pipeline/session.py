@@ -68,16 +68,15 @@ class Options:
         """Return what was asked beside the suite, by flag, without secrets and what decides nothing."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.compare and f.name not in ASIDE}
         asked = {name: value for name, value in given.items() if value != getattr(Options, name)}
-        asked |= {"overrides": [_without_secret(o) for o in self.overrides]} if self.overrides else {}
+        overrides = []
+        for override in self.overrides:
+            keys, value = read_override(override)
+            told = secrets.struck({keys[-1]: value})
+            same = told == {keys[-1]: value}
+            overrides.append(override if same else f"{'.'.join(keys)}={json.dumps(told[keys[-1]], default=str)}")
+        asked |= {"overrides": overrides} if overrides else {}
         off = {f"--no-{name}": True for name, value in asked.items() if value is False}
         return {FLAGS.get(name, f"--{name}"): value for name, value in asked.items() if value is not False} | off
-
-
-def _without_secret(override: str) -> str:
-    """Return a `--set` as it may be written down."""
-    keys, value = read_override(override)
-    told = secrets.struck({keys[-1]: value})
-    return override if told == {keys[-1]: value} else f"{'.'.join(keys)}={json.dumps(told[keys[-1]], default=str)}"
 
 
 @dataclass(frozen=True)
@@ -162,28 +161,24 @@ def checks_of(collection: Collection, options: Options) -> Checks:
 
 
 def open_collection(collection: Collection, options: Options, checks: Checks) -> Session:
-    """Run preflight. Raises UsageError with every mistake, and with the extra that brings a library that is missing."""
+    """Run preflight. Raises UsageError with every mistake, and with the extra that brings a library that is missing.
+
+    With `drop_leaks` training rows of which an error or a warning counts are taken out until there are none, and the
+    collection's warnings say how many these are. Raises UsageError where no row is left.
+    """
     try:
-        checked, opened = preflight.check(collection, options.limit, remembers=options.cache)
+        collection, opened = preflight.check(collection, options.limit, remembers=options.cache)
     except ModuleNotFoundError as error:
         raise UsageError(f"{collection.suite.path}: {needs.said([error.name or 'of a plugin'])}") from None
-    session = Session(checked, opened, options, checks)
-    if checked.suite.train and checked.suite.train.drop_leaks and checked.training:
-        session = replace(session, collection=_cleaned(checked, session.base, checks))
-    return session
-
-
-def _cleaned(collection: Collection, base: ModelRef, checks: Checks) -> Collection:
-    """Return a collection without the training rows of which an error or a warning counts, until there are none.
-
-    Its warnings say how many these are. Raises UsageError where no row is left.
-    """
-    rows, taken = list(zip(collection.training or (), collection.origins, strict=False)), Counter[str]()
+    session, train = Session(collection, opened, options, checks), collection.suite.train
+    if not (train and train.drop_leaks and collection.training):
+        return session
+    rows, taken = list(zip(collection.training, collection.origins, strict=False)), Counter[str]()
     whole, where = len(rows), f"{collection.suite.path}: [train] drop_leaks"
     while rows:
         training, origins = zip(*rows, strict=True)
         collection = replace(collection, training=training, origins=origins)
-        found = checks.run("data", CLEANED, **data_objects(collection, base, lambda: None))
+        found = checks.run("data", CLEANED, **data_objects(collection, session.base, lambda: None))
         flags = [flag for flag in found if flag.severity != "note" and flag.ignored is None]
         odd = {int(i): flag.code for flag in reversed(flags) for name in TRAINED for i in flag.rows.get(name, ())}
         taken.update(odd.values())
@@ -191,7 +186,7 @@ def _cleaned(collection: Collection, base: ModelRef, checks: Checks) -> Collecti
         if not odd:
             codes = ", ".join(f"{code} {n}" for code, n in sorted(taken.items())) or "none is found"
             told = f"{where}: {whole - len(rows):,} of {whole:,} rows are taken out: {codes}"
-            return replace(collection, warnings=(*collection.warnings, told))
+            return replace(session, collection=replace(collection, warnings=(*collection.warnings, told)))
     raise UsageError(f"{where}: no row is left of {whole:,}; look with harness check")
 
 
