@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness import __version__
-from harness.cli import ahead, cache, project, run
+from harness.cli import cache, project, run
 from harness.cli.options import Parser, with_json
 from harness.errors import EVERYDAY, RAISES, ExitCode, UsageError, did_you_mean
 
@@ -24,7 +24,7 @@ BROUGHT = "harness.commands"  # entry points of commands that installed plugins 
 Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
 GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugin stands; others are at the end
     "start": (project.init, "doctor"),
-    "run": (run.run, ahead.check, "plan", "selftest"),
+    "run": (run.run, run.check, "plan", "selftest"),
     "look": (run.show, "explain"),
     "ship": (project.waive, project.verify, "keygen", "sign", "promote"),
     "extend": ("plugins", "schema", cache.cache),
@@ -73,7 +73,8 @@ class _Whole(Parser):
 def parser(words: Sequence[str]) -> _Whole:
     """Return the parser of a command line; what it makes of words has the function of its command as `command`.
 
-    Commands that plugins bring are looked for where the first word is none of ours.
+    Where the first word is no command of ours, those that plugins bring are added, each to the group that it sets as a
+    default. Raises UsageError where one cannot be loaded, or has a name that is taken.
     """
     made = _Whole()
     made.add_argument("--version", action="version", version=f"harness {__version__}")
@@ -82,8 +83,21 @@ def parser(words: Sequence[str]) -> _Whole:
         made.groups[group] += [one if isinstance(one, str) else one.__name__ for one in builders]
         for build in (one for one in builders if not isinstance(one, str)):
             made.add(build.__name__, build)
-    if not (words and words[0] in made.commands.choices):
-        _bring(made)
+    if words and words[0] in made.commands.choices:
+        return made
+    from importlib.metadata import entry_points  # it brings email and socket, which `harness verify` does without
+
+    placed = {name for names in made.groups.values() for name in names}
+    for point in sorted(entry_points(group=BROUGHT), key=lambda p: p.name):
+        where = f'command "{point.name}" of {point.value}'
+        if point.name in made.commands.choices:
+            raise UsageError(f"{where}: there is one of this name; give it another")
+        try:
+            brought = made.add(point.name, point.load())
+        except RAISES as error:
+            raise UsageError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
+        if point.name not in placed:
+            made.groups.get(brought.get_default("group"), made.groups["extend"]).append(point.name)
     return made
 
 
@@ -119,26 +133,6 @@ def _instead(left: Sequence[str], words: Sequence[str]) -> str:
     known = {"model": "model.path", "data": "train.data"} | {n: f"train.{n}" for n in EVERYDAY.values()}
     where = known.get(EVERYDAY.get(key, key))
     return f"; did you mean --set {where}={value or next(iter(left[1:]), '…')}?" if where else ""
-
-
-def _bring(made: _Whole) -> None:
-    """Add the commands that plugins bring, as ours are added, each to the group that it sets as a default.
-
-    Raises UsageError where one cannot be loaded, or has a name that is taken.
-    """
-    from importlib.metadata import entry_points  # it brings email and socket, which `harness verify` does without
-
-    placed = {name for names in made.groups.values() for name in names}
-    for point in sorted(entry_points(group=BROUGHT), key=lambda p: p.name):
-        where = f'command "{point.name}" of {point.value}'
-        if point.name in made.commands.choices:
-            raise UsageError(f"{where}: there is one of this name; give it another")
-        try:
-            parser = made.add(point.name, point.load())
-        except RAISES as error:
-            raise UsageError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
-        if point.name not in placed:
-            made.groups.get(parser.get_default("group"), made.groups["extend"]).append(point.name)
 
 
 class _Completion(argparse.Action):

@@ -1,24 +1,36 @@
-"""Commands about a run: `harness run` and `harness show`."""
+"""Commands about a run: `harness check`, a look ahead of it, `run` and `show`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import time
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.options import command, run_options, with_overrides, with_plugins, with_verbosity, with_workers
+from harness.cli.options import (
+    command,
+    run_options,
+    with_candidate,
+    with_overrides,
+    with_plugins,
+    with_verbosity,
+    with_workers,
+)
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
+from harness.files import write_text
 from harness.parts import part
 
 if TYPE_CHECKING:
     from harness.claims.gate import Gate
+    from harness.cli.terminal import Terminal
     from harness.collection.collected import Collection
     from harness.pipeline.run import Options
+    from harness.plugins import Plugins
     from harness.reports.events import Underway
 
 SHOWN = 10  # rows of a gate or an eval
@@ -27,6 +39,50 @@ WORST = (  # first what kept a suite from being judged, for the others say nothi
     ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE, ExitCode.FAILED, ExitCode.INCONCLUSIVE,
     ExitCode.NOTHING_GATED, ExitCode.OK,
 )  # fmt: skip
+
+
+def _check(args: argparse.Namespace) -> int:
+    from harness.cli.terminal import Terminal, tell_flag
+    from harness.pipeline.run import check_suite, prepare
+
+    terminal, begun = Terminal(args.v - args.q), time.monotonic()
+    if args.write_clean and args.write_clean.exists():
+        raise UsageError(f'--write-clean "{args.write_clean}": is there already; name a file that is not')
+    if args.write_clean:
+        args.overrides = [*args.overrides, "train.drop_leaks=true"]
+    options = replace(run_options(args), listeners=(terminal,))
+    try:
+        found, built, collection = check_suite(prepare(args.suite, options), options)
+    finally:
+        terminal.clear()
+    for warning in collection.warnings:
+        terminal.line(f"warning: {warning}", "yellow")
+    tell_code(terminal, collection.plugins)
+    if built:
+        terminal.preview(built)
+    for flag in found:
+        tell_flag(terminal, flag)
+    words = [f.severity for f in found if f.ignored is None]
+    counts = {word: words.count(word) for word in ("error", "warning", "note")}
+    counts["warning"] += len(collection.warnings)
+    told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
+    if args.write_clean:
+        train = collection.suite.train  # its rows as they were read, without what was taken out of them
+        if not (rows := [row for source, row in collection.origins if train and source != train.validation_data]):
+            what = "the suite trains on no rows, so there is nothing to write"
+            raise UsageError(f'--write-clean "{args.write_clean}": {what}')
+        write_text(args.write_clean, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        terminal.line(f"{args.write_clean}: {len(rows):,} training rows")
+    ignored = sum(f.ignored is not None for f in found)
+    terminal.line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
+    args.document = {"findings": [asdict(f) for f in found], "warnings": collection.warnings, "counts": counts}
+    return ExitCode.USAGE if counts["error"] else ExitCode.OK
+
+
+def tell_code(terminal: Terminal, plugins: Plugins) -> None:
+    """Name the code that runs with a suite and did not come with the harness."""
+    if others := plugins.of_others():
+        terminal.line(f"runs code of others: {', '.join(others)}")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -69,9 +125,8 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
         shelf = closed.enter_context(closing(part("shelf")(SHELF if several else 0)))
         others += [closed.enter_context(closing(Events(args.events)))] if args.events else []
         for path in args.suite:
-            listeners = (Terminal(args.v - args.q), *others)
             try:
-                found = run_suite(path, replace(options, shelf=shelf, listeners=listeners))
+                found = run_suite(path, replace(options, shelf=shelf, listeners=(Terminal(args.v - args.q), *others)))
                 codes.append(ExitCode(found.exit_code))
                 told.append(json.loads(to_json(found)))
             except UsageError as error:
@@ -134,8 +189,7 @@ def _show(args: argparse.Namespace) -> int:
     if asks:
         from harness.cli.flips import show_flips, show_rows
 
-        tell = show_flips if args.flips else show_rows
-        tell(args, report, folder)
+        (show_flips if args.flips else show_rows)(args, report, folder)
         return ExitCode.OK
     args.document = {"run": json.loads(to_json(report))}
     if not args.json:
@@ -156,6 +210,20 @@ def _show_underway(args: argparse.Namespace, found: Underway) -> int:
 
         Terminal(args.v - args.q).underway(found)
     return ExitCode.OK
+
+
+def check(one: argparse.ArgumentParser) -> None:
+    """look for what usually goes wrong, without training"""
+    command(one, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
+    one.add_argument("suite", type=Path, metavar="SUITE")
+    one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    with_candidate(one)
+    with_plugins(one)
+    with_overrides(one)
+    one.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
+    clean = "write the training rows without those of which D10 and D11 tell, as JSON Lines"
+    one.add_argument("--write-clean", type=Path, metavar="FILE", help=clean)
+    with_verbosity(one)
 
 
 def run(one: argparse.ArgumentParser) -> None:

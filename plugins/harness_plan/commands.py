@@ -44,7 +44,7 @@ def _plan(args: Namespace) -> int:
     if args.json:
         args.document = asdict(found)
         return ExitCode.OK
-    from harness.cli.ahead import tell_code
+    from harness.cli.run import tell_code
     from harness_plan.terminal import tell
 
     tell_code(terminal, run.collection.plugins)
