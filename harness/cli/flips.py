@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from harness.cli.screen import Screen, title
 from harness.errors import UsageError
 from harness.records.run import Run
-from harness.records.verdicts import Verdict
 from harness.reports.rows import Shown, all_rows, changed_rows, failed_rows, lost_and_won
 from harness.texts.counts import counted
 from harness.texts.shown import shown
@@ -25,7 +23,12 @@ def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
     args.document = {"run": str(folder), "gates": gates}
     for verdict, rows in flips:
         _heading(screen, f"{verdict.candidate}: {title(verdict)}: {verdict.metric} {verdict.claim}")
-        screen.line(_counts(rows, verdict, args.n))
+        counts = failed_rows(verdict, len(rows))
+        if verdict.versus:
+            lost, won = lost_and_won(verdict)
+            kept = f", of which the {len(rows)} largest changes are kept" if lost + won > len(rows) else ""
+            counts = f"{lost:,} lost and {won:,} won against {verdict.versus}{kept}"
+        screen.line(counts + _cut(len(rows), args.n))
         for row in rows[: args.n]:
             _print_row(screen, row)
     if not flips:
@@ -49,14 +52,6 @@ def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
 
 def _heading(screen: Screen, text: str) -> None:
     screen.line(f" {text} ".center(screen.console.width, "-"), "bold")
-
-
-def _counts(rows: Sequence[Shown], verdict: Verdict, most: int) -> str:
-    if not verdict.versus:
-        return f"{failed_rows(verdict, len(rows))}{_cut(len(rows), most)}"
-    lost, won = lost_and_won(verdict)
-    kept = f", of which the {len(rows)} largest changes are kept" if lost + won > len(rows) else ""
-    return f"{lost:,} lost and {won:,} won against {verdict.versus}{kept}{_cut(len(rows), most)}"
 
 
 def _cut(n: int, most: int) -> str:

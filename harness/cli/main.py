@@ -41,8 +41,23 @@ def _ended(args: argparse.Namespace) -> int:
     """Run a command; with --json, and in a job of GitHub's, what it prints goes where it can do no harm."""
     asked = getattr(args, "github", False) or os.environ.get("GITHUB_ACTIONS") == "true"
     job: AbstractContextManager[Any] = part("job")(args) if asked else nullcontext()  # obeys nothing that models say
+    errors: list[str] = []
     with streams.reserved(documented(args)) as write, job as args.job:
-        code, errors = _concluded(args)
+        try:
+            code = int(args.command(args))
+        except UsageError as error:
+            code, errors = _refused(error.messages), list(error.messages)
+        except KeyboardInterrupt:
+            if not documented(args):
+                raise
+            print("interrupted", file=sys.stderr)
+            code, errors = ExitCode.INTERRUPTED, ["interrupted"]
+        except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
+            if line := of_the_machine(error) or blame.told(error):
+                code, errors = _refused([line]), [line]
+            else:
+                print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
+                code, errors = ExitCode.INTERNAL, [f"{type(error).__name__}: {error}"]
         if args.job:
             args.job.conclude(errors)
         if documented(args):
@@ -51,24 +66,6 @@ def _ended(args: argparse.Namespace) -> int:
             told = {"format": FORMAT, "command": args.documented, "exit_code": int(code)}
             write(dumps({**told, **getattr(args, "document", {}), **({"errors": errors} if errors else {})}))
         return code
-
-
-def _concluded(args: argparse.Namespace) -> tuple[int, list[str]]:
-    """Return a command's exit code and its mistakes; all that it raises, but an interruption, has a code of its own."""
-    try:
-        return int(args.command(args)), []
-    except UsageError as error:
-        return _refused(error.messages), list(error.messages)
-    except KeyboardInterrupt:
-        if documented(args):
-            print("interrupted", file=sys.stderr)
-            return ExitCode.INTERRUPTED, ["interrupted"]
-        raise
-    except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
-        if line := of_the_machine(error) or blame.told(error):
-            return _refused([line]), [line]
-        print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
-        return ExitCode.INTERNAL, [f"{type(error).__name__}: {error}"]
 
 
 def documented(args: argparse.Namespace) -> bool:

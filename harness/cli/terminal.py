@@ -77,8 +77,9 @@ class Terminal(Screen):
             self.model(run)
             self.line("")
             self.entry(stage, "bold", f"  {detail}" if detail else "", len(stage) + 2)
-            if stage == "train":
-                self.row(run)
+            for row in run.shown[:1] if stage == "train" else ():  # as the model sees it
+                text = "".join(f"⟦{part.text}⟧" if part.learnt else part.text for part in row.segments)
+                self.line(f"  row {row.number}, learnt is what stands between ⟦ and ⟧: {shorten(text)}", hang=4)
 
     @hookimpl
     def harness_progress(self, progress: Sign) -> None:
@@ -175,12 +176,6 @@ class Terminal(Screen):
             self.verdict(verdict, why)
         if self.verbosity > 0:
             self.slices(report)
-
-    def row(self, run: Run) -> None:
-        """Print the first training row as the model sees it, what is learnt between marks."""
-        for row in run.shown[:1]:
-            text = "".join(f"⟦{part.text}⟧" if part.learnt else part.text for part in row.segments)
-            self.line(f"  row {row.number}, learnt is what stands between ⟦ and ⟧: {shorten(text)}", hang=4)
 
     def preview(self, built: Built) -> None:
         """Print three rows as the model will see them, what is learnt between marks."""
