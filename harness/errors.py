@@ -88,8 +88,7 @@ def disk_full(error: BaseException, folder: Path | None = None) -> str:
 
     Torch does not always say why it could not write: with a folder on that disk, the disk is looked at too.
     """
-    causes = [(one, str(one), getattr(one, "errno", None)) for one in _causes(error)]
-    full = [one for one, text, number in causes if number in NO_ROOM or any(words in text for words in FULL)]
+    full = [e for e in _causes(error) if getattr(e, "errno", None) in NO_ROOM or any(words in str(e) for words in FULL)]
     disk = os.statvfs(folder) if folder and not full else None
     if disk and (disk.f_bavail * disk.f_frsize < SPARE or (disk.f_files and not disk.f_favail)):
         full = [error]

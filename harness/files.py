@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,12 +67,13 @@ def _use(folder: Path) -> None:
 def _open_to_others(folder: Path) -> str:
     """Return why somebody else could put an answer into a folder, or nothing: its owner, its mode, what lies in it."""
     about = folder.stat()
-    if wrong := _others(about):
-        return f"{wrong}; {_mend(about, folder)}, or point"
     enter = bool(about.st_mode & 0o077)  # where nobody else may, only the owner of what lies there could write to it
-    for path, own in _inside(folder, LEVELS if enter else 1):
+    for path, own in chain([(folder, about)], _inside(folder, LEVELS if enter else 1)):
         if wrong := _others(own, modes=enter):
-            return f'"{path.relative_to(folder)}" in it {wrong}; {_mend(own, path)}, or point'
+            where, way = "" if path == folder else f'"{path.relative_to(folder)}" in it ', f"chmod go-w {path}"
+            if own.st_uid != os.geteuid():
+                way = "remove it" if stat.S_ISREG(own.st_mode) else f"chown -R {os.geteuid()} {path}"
+            return f"{where}{wrong}; {way}, or point"
     return ""
 
 
@@ -85,7 +87,7 @@ def _inside(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
                     yield from _inside(Path(entry.path), levels - 1)
 
 
-def _others(about: os.stat_result, *, modes: bool = True) -> str:
+def _others(about: os.stat_result, *, modes: bool) -> str:
     """Return who else than this user and root could write, or nothing."""
     if about.st_uid not in (os.geteuid(), 0):
         return f"belongs to user {about.st_uid}, who could put answers there"
@@ -94,12 +96,6 @@ def _others(about: os.stat_result, *, modes: bool = True) -> str:
     if modes and about.st_mode & stat.S_IWGRP and not _is_private(about.st_gid):
         return f"can be written by group {about.st_gid}"
     return ""
-
-
-def _mend(about: os.stat_result, path: Path) -> str:
-    if about.st_uid != os.geteuid():
-        return "remove it" if stat.S_ISREG(about.st_mode) else f"chown -R {os.geteuid()} {path}"
-    return f"chmod go-w {path}"
 
 
 def _is_private(group: int) -> bool:

@@ -60,9 +60,13 @@ class Plugins:
         """Return what provides `name`; raises UsageError with the names there are."""
         if found := self.provided.get((kind, name)):
             return found
-        known = [n for k, n in self.provided if k == kind]
-        why = "".join(f"; {line}" for line in [*self.idle, *_misplaced()])
-        raise UsageError(f'no {kind} "{name}"{did_you_mean(name, known)}{why}')
+        # Entry points that are of a group beside ours, for a name that nothing provides.
+        points = [(dist.name, p) for dist in importlib.metadata.distributions() for p in dist.entry_points]
+        ours = {p.group for name, p in points if name == DISTRIBUTION} | {"harness.notebook"}
+        near = [p for _, p in points if keys.GROUP in p.group and p.group not in ours]
+        lost = [f'the entry point "{p.name}" is in the group "{p.group}", want "{keys.GROUP}"' for p in near]
+        why = "".join(f"; {line}" for line in [*self.idle, *lost])
+        raise UsageError(f'no {kind} "{name}"{did_you_mean(name, [n for k, n in self.provided if k == kind])}{why}')
 
     def foreign_adapter(self) -> Provided:
         """Return what reads adapters made elsewhere, for a suite without [adapter]; raises UsageError without one."""
@@ -129,14 +133,6 @@ def _own_packages() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
         return {}
     return {p.name: p.module.partition(".")[0] for p in points if p.group == keys.GROUP}
-
-
-def _misplaced() -> list[str]:
-    """Return the entry points that are of a group beside ours, for a name that nothing provides."""
-    points = [(dist.name, p) for dist in importlib.metadata.distributions() for p in dist.entry_points]
-    ours = {p.group for name, p in points if name == DISTRIBUTION} | {"harness.notebook"}
-    near = [p for _, p in points if keys.GROUP in p.group and p.group not in ours]
-    return [f'the entry point "{p.name}" is in the group "{p.group}", want "{keys.GROUP}"' for p in near]
 
 
 def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:

@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -219,7 +220,7 @@ def template_digest(folder: Path) -> str | None:
     transformers reads chat_template.jinja before the tokenizer's configuration, llama.cpp what is in a GGUF file.
     Raises ValueError when two are there and differ, for then two programs would prompt in two ways.
     """
-    found: dict[str, str] = {}
+    found, told = dict[str, str](), dict[str, str]()
     if single := gguf_of(folder):
         inside = read_gguf(single).metadata
         keys = (key for key in inside if key == TEMPLATE or key.startswith(f"{TEMPLATE}."))
@@ -230,16 +231,10 @@ def template_digest(folder: Path) -> str | None:
         said = declared.get("chat_template") if isinstance(declared, dict) else None
         told = {"default": said} if isinstance(said, str) else {}
         told |= {str(one["name"]): str(one["template"]) for one in said} if isinstance(said, list) else {}
-        for name, text in told.items():
-            _same(found, name, text)
     files = {"default": folder / "chat_template.jinja"}
     files |= {p.stem: p for p in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    for name, path in files.items():
-        if path.is_file():
-            _same(found, name, path.read_text("utf-8"))
+    there = ((name, path.read_text("utf-8")) for name, path in files.items() if path.is_file())
+    for name, text in chain(told.items(), there):
+        if found.setdefault(name, text) != text:
+            raise ValueError(f'chat template "{name}" is in two files that differ')
     return digest_of(found) if found else None
-
-
-def _same(found: dict[str, str], name: str, text: str) -> None:
-    if found.setdefault(name, text) != text:
-        raise ValueError(f'chat template "{name}" is in two files that differ')

@@ -334,8 +334,7 @@ def _head(name: str, path: Path, read: Callable[[Path], T]) -> T:
 def _json(name: str, path: Path) -> Any:
     try:
         with open_file(path, follow=True) as f:
-            text = f.read().decode("utf-8")
-        return read_json(text)
+            return read_json(f.read().decode("utf-8"))
     except RecursionError:
         raise Unsafe(f"{name}: is nested too deeply") from None
     except ValueError as error:

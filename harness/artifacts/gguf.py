@@ -71,7 +71,18 @@ def gguf_of(folder: Path) -> Path | None:
 def read_gguf(path: Path) -> Gguf:
     """Read a GGUF file's head; raises ValueError unless its tensors fill the file without gap or overlap."""
     with path.open("rb") as f:
-        return _Head(path, os.fstat(f.fileno()).st_size, f).read()
+        head = _Head(path, os.fstat(f.fileno()).st_size, f)
+        if f.read(4) != b"GGUF":
+            raise head.broken("begins with other bytes")
+        if (version := head.number("I")) not in VERSIONS:
+            raise head.broken(f"of version {version}, known are {' and '.join(map(str, VERSIONS))}")
+        tensors, pairs = head.number("Q"), head.number("Q")
+        metadata: dict[str, Any] = {}
+        for _ in range(pairs):
+            if (key := head.string()) in metadata:
+                raise head.broken(f'"{key}" is there twice')
+            metadata[key] = head.value(head.number("I"))
+        return Gguf(metadata, head.table(tensors, metadata.get("general.alignment", 32)))
 
 
 @dataclass(frozen=True)
@@ -79,19 +90,6 @@ class _Head:
     path: Path
     size: int  # of the whole file in bytes
     file: IO[bytes]
-
-    def read(self) -> Gguf:
-        if self.file.read(4) != b"GGUF":
-            raise self.broken("begins with other bytes")
-        if (version := self.number("I")) not in VERSIONS:
-            raise self.broken(f"of version {version}, known are {' and '.join(map(str, VERSIONS))}")
-        tensors, pairs = self.number("Q"), self.number("Q")
-        metadata: dict[str, Any] = {}
-        for _ in range(pairs):
-            if (key := self.string()) in metadata:
-                raise self.broken(f'"{key}" is there twice')
-            metadata[key] = self.value(self.number("I"))
-        return Gguf(metadata, self.table(tensors, metadata.get("general.alignment", 32)))
 
     def table(self, count: int, alignment: Any) -> dict[str, Tensor]:
         declared: dict[str, tuple[int, tuple[int, ...], int]] = {}
