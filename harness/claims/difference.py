@@ -30,8 +30,15 @@ class Difference(Kind):
             size = abs(gate.margin)
         except ValueError:
             return found  # told by `mistakes`
-        if why := _margin_error(gate, metric, size):
-            found.append(why)
+        key, share = "better_by" if gate.better_by is not None else "worse_by_at_most", gate.relative or metric.is_log
+        shrinks = (metric.better == "lower") == (key == "better_by")  # the claim is about a smaller value
+        if metric.is_share and not share and size >= 1:
+            found.append(f"{key} is {size:g}, but {metric.name} is a proportion: 2 points are 0.02")
+        elif metric.is_log and not gate.relative and size >= 1:
+            what = f'write "{size:.0%}" if it is meant'
+            found.append(f"{key} is {size:g}, which for a perplexity is {size:.0%}; {what}")
+        elif share and shrinks and size >= 1:
+            found.append(f"{key} is {size:.0%}, and nothing is left of a {metric.name} that is smaller by that")
         if gate.cap is None or not gate.cap > 0:
             return found
         unit = math.log1p(size) if metric.is_log else size
@@ -81,17 +88,3 @@ class Difference(Kind):
             return None
         even = f"even if {gate.versus} is worse on every row"
         return Best(f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, even, mid_p=not gate.margin)
-
-
-def _margin_error(gate: Gate, metric: Metric, size: float) -> str:
-    """Return that a margin is in another unit: points as whole numbers, or a share that nothing can reach."""
-    key = "better_by" if gate.better_by is not None else "worse_by_at_most"
-    share = gate.relative or metric.is_log
-    if metric.is_share and not share and size >= 1:
-        return f"{key} is {size:g}, but {metric.name} is a proportion: 2 points are 0.02"
-    if metric.is_log and not gate.relative and size >= 1:
-        return f'{key} is {size:g}, which for a perplexity is {size:.0%}; write "{size:.0%}" if it is meant'
-    shrinks = (metric.better == "lower") == (key == "better_by")  # the claim is about a smaller value
-    if share and shrinks and size >= 1:
-        return f"{key} is {size:.0%}, and nothing is left of a {metric.name} that is smaller by that"
-    return ""

@@ -1,16 +1,17 @@
 """Phase 1 of a verdict: whether a gate can be judged, on which rows and slices, or why not.
 
-It imports no statistics, so collection may import it.
+Of rows that ask what others ask copies count once, and what was answered otherwise the next time is a cluster. It
+imports no statistics, so collection may import it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from harness.claims.gate import Gate
-from harness.claims.repeats import Repeats, distinct
 from harness.records.about import Note
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
@@ -19,7 +20,21 @@ from harness.records.words import noted
 
 THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
 EXAMPLES = 3  # ids of rows that an error gives as examples
+Scores = Mapping[str, Score]  # by id of row
 Slices = dict[str, list[Sample]]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How many rows were left out as copies of others, and how many are in a cluster with rows that ask the same."""
+
+    copies: int = 0
+    joined: int = 0
+
+    def notes(self, rows: int) -> list[Note]:
+        """Return what is said of them, for so many rows that are left."""
+        copies = [Note("copies", {"copies": self.copies, "of": rows + self.copies})] if self.copies else []
+        return copies + ([Note("joined", {"rows": self.joined})] if self.joined else [])
 
 
 @dataclass(frozen=True)
@@ -153,23 +168,17 @@ def _scores_error(
     if metric.is_agreement:
         return ""  # of labels, and of no row
     judged = [scores[s.id] for s in rows]
-    if metric.combine:
-        return "" if math.isfinite(metric.value(judged)) else f"{metric.name} is not a finite number"
-    return _values_error(judged, metric)
-
-
-def _values_error(scores: Sequence[Score], metric: Metric) -> str:
-    """Return which values or weights of a metric cannot be averaged, or nothing."""
     name = metric.name
-    if lacking := [s.id for s in scores if name not in s.values]:
+    if metric.combine:
+        return "" if math.isfinite(metric.value(judged)) else f"{name} is not a finite number"
+    if lacking := [s.id for s in judged if name not in s.values]:
         return f'{len(lacking)} rows have no "{name}", {_examples(lacking)}'
-    values, weights = [s.values[name] for s in scores], [s.weight_of(name) for s in scores]
-    numbers = zip(scores, values, weights, strict=True)
-    if odd := [s.id for s, v, w in numbers if not (math.isfinite(v) and math.isfinite(w))]:
+    if odd := [s.id for s in judged if not (math.isfinite(s.values[name]) and math.isfinite(s.weight_of(name)))]:
         return f"{name} is not a finite number on {len(odd)} rows, {_examples(odd)}"
+    weights = [s.weight_of(name) for s in judged]
     if math.fsum(weights) <= 0 or min(weights) < 0:
         return f"the weights of {name} do not sum to more than zero"
-    if metric.is_share and (beyond := [s.id for s, v in zip(scores, values, strict=True) if not 0 <= v <= 1]):
+    if metric.is_share and (beyond := [s.id for s in judged if not 0 <= s.values[name] <= 1]):
         return f"{name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_examples(beyond)}"
     return ""
 
@@ -191,17 +200,63 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
         if len(cut) > most * len(own):
             said = f"{name} was cut{where} on {len(cut)} of {len(own)} rows, and at most {most:g} may be"
             others = next((scores.values() for other, scores in sides.items() if other != name), ())
-            return f"{said}{_losses(metric, own, others, cut)}; raise max_new_tokens"
+            sign = 1 if metric.better == "higher" else -1
+            ours, theirs = ({s.id: sign * s.values.get(metric.name, math.nan) for s in side} for side in (own, others))
+            lost = [i for i, value in ours.items() if value < theirs.get(i, math.nan)]
+            said += f"; {sum(i in cut for i in lost)} of its {len(lost)} losses are among them" if lost else ""
+            return f"{said}; raise max_new_tokens"
     return ""
-
-
-def _losses(metric: Metric, own: Iterable[Score], others: Iterable[Score], cut: Collection[str]) -> str:
-    """Return how many of the rows that a side loses against the other are among those that were cut, or nothing."""
-    sign = 1 if metric.better == "higher" else -1
-    ours, theirs = ({s.id: sign * s.values.get(metric.name, math.nan) for s in side} for side in (own, others))
-    lost = [i for i, value in ours.items() if value < theirs.get(i, math.nan)]
-    return f"; {sum(i in cut for i in lost)} of its {len(lost)} losses are among them" if lost else ""
 
 
 def _examples(ids: Sequence[str]) -> str:
     return "for instance " + ", ".join(f'"{i}"' for i in ids[:EXAMPLES])
+
+
+def distinct(
+    rows: Sequence[Sample], gate: Gate, metric: Metric, results: Sequence[Scores]
+) -> tuple[list[Sample], Repeats]:
+    """Return rows without copies, those of one question in one cluster, and how many there are of both.
+
+    A copy asks the same and scored the same, on all sides, in the same slices. What counts rows counts all of them.
+    """
+    if gate.kind.counts or metric.is_count or metric.is_agreement:
+        return list(rows), Repeats()
+    keys = [s.key for s in rows if s.key]
+    if len({*keys}) == len(keys):  # which of millions of rows is quickly seen
+        return list(rows), Repeats()
+    groups: dict[str, dict[Any, list[Sample]]] = {}
+    columns = [name.partition("=")[0] for name in gate.slices]
+    for s in rows:
+        if s.key:
+            scored = [_scored(scores[s.id], metric) for scores in results]
+            told = (*scored, *(str(s.row.get(name)) for name in columns))
+            groups.setdefault(s.key, {}).setdefault(told, []).append(s)
+    copies = {s.id for told in groups.values() for same in told.values() for s in same[1:]}
+    kept = [s for s in rows if s.id not in copies]
+    several = [[same[0] for same in told.values()] for told in groups.values() if len(told) > 1]
+    if several:
+        names = _joined([[s.cluster or s.id for s in group] for group in several])
+        kept = [replace(s, cluster=names.get(s.cluster or s.id, s.cluster)) for s in kept]
+    return kept, Repeats(len(copies), sum(map(len, several)))
+
+
+def _scored(score: Score, metric: Metric) -> tuple[Any, ...]:
+    """Return what a row scored on a metric, or on all of them where it is made from rows as a whole."""
+    if metric.combine or metric.name not in score.values:
+        return (score.answer, *sorted(score.values.items()), *sorted(score.weights.items()), score.weight)
+    return score.values[metric.name], score.weight_of(metric.name)
+
+
+def _joined(groups: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return a name for every cluster in the groups, one for those that groups connect."""
+    names: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while names.setdefault(name, name) != name:
+            name = names[name]
+        return name
+
+    for group in groups:
+        for other in group[1:]:
+            names[find(other)] = find(group[0])
+    return {name: find(name) for name in list(names)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
@@ -94,18 +94,13 @@ def order_mistakes(gates: Sequence[Gate], candidates: Sequence[str]) -> list[tup
                     mistakes.append((gate, f'{key} names "{name}", which is not judged on {lacking[0]}; see its "on"'))
     if any("which is no gate" in mistake for _, mistake in mistakes):
         return mistakes
-    circle = _circle(by_id)
-    return [*mistakes, *([(by_id[circle[0]], "goes round in a circle: " + " -> ".join(circle))] if circle else [])]
-
-
-def _circle(by_id: Mapping[str, Gate]) -> list[str]:
-    """Return gates that wait for each other, first and last the same, or nothing."""
     order = TopologicalSorter[str](dict.fromkeys(by_id, ()))
-    for name, gate in by_id.items():
-        for other in (*gate.requires, *gate.any_of):
-            order.add(other, name)  # the other way round, so that a circle is told from who waits to what is waited for
+    for gate in by_id.values():
+        for name in (*gate.requires, *gate.any_of):
+            order.add(name, gate.id)  # the other way round: a circle is told from who waits to what is waited for
     try:
         order.prepare()
     except CycleError as error:
-        return list(error.args[1])
-    return []
+        circle = error.args[1]  # first and last the same
+        mistakes.append((by_id[circle[0]], "goes round in a circle: " + " -> ".join(circle)))
+    return mistakes

@@ -9,7 +9,6 @@ from functools import cached_property
 from harness.claims import labels as by_people
 from harness.claims.eligibility import Case
 from harness.claims.gate import Units
-from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
 from harness.stats.result import Test
 
@@ -30,7 +29,10 @@ class Hypothesis:
         """
         self.case, self.gate, self.metric, self.alpha, self.early = case, case.gate, case.metric, case.alpha, case.early
         self.levels = [case.alpha / i for i in range(1, max(case.gate.among, len(case.slices)) + 1)]
-        weightless, self.labels = _weightless(case.metric, ours, theirs), case.labels
+        weightless, name, self.labels = set[int](), case.metric.name, case.labels
+        if not (case.metric.combine or case.metric.is_count):
+            rows = zip(*([ours] if theirs is None else [ours, theirs]), strict=True)
+            weightless = {i for i, row in enumerate(rows) if not any(s.weight_of(name) or s.lost for s in row)}
         self.ours, self.theirs, self.groups, self.weightless = ours, theirs, clusters, len(weightless)
         if weightless:
             keep = [i for i in range(len(ours)) if i not in weightless]
@@ -116,15 +118,3 @@ def hypothesis_on(case: Case, rows: Sequence[Sample]) -> Hypothesis:
     ours = [case.candidate[s.id] for s in rows]
     theirs = [case.baseline[s.id] for s in rows] if case.baseline is not None else None
     return Hypothesis(case, ours, theirs, [s.cluster or s.id for s in rows])
-
-
-def _weightless(metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None) -> frozenset[int]:
-    """Return the numbers of the rows that have weight 0 for a metric which is a weighted mean, in all results.
-
-    But for those of which one lost its value.
-    """
-    if metric.combine or metric.is_count:
-        return frozenset()
-    results = [ours] if theirs is None else [ours, theirs]
-    rows = zip(*results, strict=True)
-    return frozenset(i for i, row in enumerate(rows) if not any(s.weight_of(metric.name) or s.lost for s in row))

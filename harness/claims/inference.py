@@ -21,7 +21,12 @@ def infer(hypothesis: Hypothesis, *, ties: bool = False) -> tests.Test:
 
     Raises ValueError when it cannot be tested, or when nothing varies.
     """
-    return (_against if hypothesis.lost else _tested)(hypothesis, ties)
+    if not hypothesis.lost:
+        return _tested(hypothesis, ties)
+    # lost values count against whatever is claimed: the worst of them to prove it, and so on
+    worst, best, known = (_tested(hypothesis.supposing(best), ties) for best in (False, True, None))
+    low, high = (worst, best) if hypothesis.sign > 0 else (best, worst)
+    return replace(worst, estimate=known.estimate, lower=low.lower, upper=high.upper, p_fail=best.p_fail)
 
 
 def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict[str, tests.Test]:
@@ -51,23 +56,22 @@ def _tested(h: Hypothesis, ties: bool) -> tests.Test:
     if test is None and h.metric.is_count:
         test = tests.point(_statistic(h, range(len(h.ours))), h.margin, len(h.ours))
     elif test is None:
-        _check_rows(h, ties)
+        rows = len(h.ours)
+        if rows < 2:
+            raise ValueError("there is one row; one row proves nothing" if rows else "every row has weight 0")
+        if h.clusters and len(set(h.clusters)) == 1:
+            raise ValueError(f"all {rows} rows are of one cluster; it says nothing about others")
+        if not (ties and h.support):
+            _check_ties(h)
+        if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
+            what = f"{h.metric.name} of the baseline is {h.baseline:g}"
+            raise ValueError(f"{what}; a share of that is no margin, write it in the metric's units")
         test = _test_of_rows(h)
         if h.gate.estimand == "clusters":
             test = replace(test, clusters=test.n)
         if math.isinf(test.lower) and math.isinf(test.upper) and test.p_pass == test.p_fail == 1:
-            raise ValueError(f"nothing varies over {len(h.ours)} rows, so nothing can be inferred from them")
+            raise ValueError(f"nothing varies over {rows} rows, so nothing can be inferred from them")
     return test if h.sign > 0 else replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
-
-
-def _against(h: Hypothesis, ties: bool) -> tests.Test:
-    """Return the test where lost values count against whatever is claimed: the worst of them to prove it, and so on."""
-    worst, best, known = (_tested(h.supposing(best), ties) for best in (False, True, None))
-    low, high = (worst, best) if h.sign > 0 else (best, worst)
-    return replace(worst, estimate=known.estimate, lower=low.lower, upper=high.upper, p_fail=best.p_fail)
-
-
-# -- which test ------------------------------------------------------------------------------------
 
 
 def _test_of_rows(h: Hypothesis) -> tests.Test:
@@ -83,7 +87,13 @@ def _test_of_rows(h: Hypothesis) -> tests.Test:
     plain = h.units[2] is None and h.factor == 1 and len(set(weights)) == 1
     if plain and _zeros_and_ones(h):
         return _binary(h)
-    _check_variation(h, values)
+    low, high = min(values), max(values)
+    # Of a 0/1 metric it is possible that rows all say the same, of any other it is a broken one; that no score changed
+    # is possible too, and allowed where it can prove something, see `_check_ties`.
+    unchanged = h.theirs is not None and low == high == 0 and h.support
+    if not unchanged and high - low <= 1e-12 * max(abs(low), abs(high)) and not _zeros_and_ones(h):
+        what = "has the same value" if h.theirs is None else "differs from the baseline by the same"
+        raise ValueError(f"every row {what}, {h.sign * values[0]:g}; where nothing varies nothing can be inferred")
     if h.theirs is not None and h.margin == 0 and h.factor == 1 and len(set(weights)) == 1:
         ours, theirs, clusters = h.units
         cand, base = ([h.sign * s.values[h.metric.name] for s in rows] for rows in (ours, theirs or ()))
@@ -143,67 +153,39 @@ def _labelled(h: Hypothesis) -> tests.Test:
     return test if h.sign > 0 else replace(test, p_pass=test.p_fail, p_fail=test.p_pass)
 
 
-# -- what cannot be tested -------------------------------------------------------------------------
-
-
-def _check_rows(h: Hypothesis, ties: bool) -> None:
-    """Raise ValueError when there are too few rows or clusters, or rows that cannot be compared."""
-    rows = len(h.ours)
-    if rows < 2:
-        raise ValueError("there is one row; one row proves nothing" if rows else "every row has weight 0")
-    if h.clusters and len(set(h.clusters)) == 1:
-        raise ValueError(f"all {rows} rows are of one cluster; it says nothing about others")
-    if not (ties and h.support):
-        _check_ties(h)
-    if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
-        what = f"{h.metric.name} of the baseline is {h.baseline:g}"
-        raise ValueError(f"{what}; a share of that is no margin, write it in the metric's units")
-
-
 def _check_ties(h: Hypothesis) -> None:
     """Raise ValueError where no row changed against the baseline, unless that can prove that few others would.
 
     That takes a margin, and a known range of what another row could lose.
     """
-    if h.theirs is None or _changed(h):
+    name = h.metric.name
+
+    def differ(o: Score, t: Score) -> bool:
+        if name in o.values and name in t.values:
+            return o.values[name] != t.values[name]
+        return o.values != t.values or o.answer != t.answer  # of a metric made from all rows at once
+
+    if h.theirs is None or any(differ(o, t) for o, t in zip(h.ours, h.theirs, strict=True)):
         return
     none_changed = f"no row of {len(h.ours)} changed against the baseline: nothing to compare"
     if h.gate.margin >= 0:
         raise ValueError(f'{none_changed}; allow a margin with "worse_by_at_most", or claim "min" or "max_failures"')
     if h.support is None:
-        raise ValueError(f"{none_changed}; {h.metric.name} has no known range, so another row could lose any amount")
+        raise ValueError(f"{none_changed}; {name} has no known range, so another row could lose any amount")
 
 
-def _check_variation(h: Hypothesis, values: Sequence[float]) -> None:
-    """Raise ValueError when rows all say the same; of a 0/1 metric that is possible, of any other it is a broken one.
+def differences(h: Hypothesis) -> tuple[list[float], list[float]]:
+    """Return what each row or cluster says of the claim, and its weight: the value, or the paired difference.
 
-    That no score changed is possible too, and allowed where it can prove something, see `_check_ties`.
+    Raises ValueError where a row has another weight in the baseline.
     """
-    low, high = min(values), max(values)
-    if h.theirs is not None and low == high == 0 and h.support:
-        return
-    if high - low <= 1e-12 * max(abs(low), abs(high)) and not _zeros_and_ones(h):
-        what = "has the same value" if h.theirs is None else "differs from the baseline by the same"
-        raise ValueError(f"every row {what}, {h.sign * values[0]:g}; where nothing varies nothing can be inferred")
-
-
-def _check_weights(h: Hypothesis) -> None:
-    """Raise ValueError when a row has another weight here than in the baseline."""
+    name = h.metric.name
     for o, t in () if h.theirs is None else zip(h.ours, h.theirs, strict=True):
-        here, there = o.weight_of(h.metric.name), t.weight_of(h.metric.name)
+        here, there = o.weight_of(name), t.weight_of(name)
         if here != there and not math.isclose(here, there, rel_tol=1e-9):
             unit = "tokens" if h.metric.is_log else "weight"
             what = f'row "{o.id}" has {here:g} {unit} here and {there:g} in the baseline'
             raise ValueError(f"{what}; with different tokenizers compare bits_per_byte")
-
-
-# -- the rows --------------------------------------------------------------------------------------
-
-
-def differences(h: Hypothesis) -> tuple[list[float], list[float]]:
-    """Return what each row or cluster says of the claim, and its weight: the value, or the paired difference."""
-    name = h.metric.name
-    _check_weights(h)
     ours, theirs, _ = h.units
     weights = [s.weight_of(name) for s in ours]
     if theirs is None:
@@ -217,17 +199,6 @@ def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:
     chosen, sides = list(rows), [side for side in (h.ours, h.theirs) if side is not None]
     values = [h.metric.line(h.metric.value([side[i] for i in chosen])) for side in sides]
     return h.sign * (values[0] if h.theirs is None else values[0] - h.factor * values[1])
-
-
-def _changed(h: Hypothesis) -> bool:
-    name = h.metric.name
-
-    def differ(o: Score, t: Score) -> bool:
-        if name in o.values and name in t.values:
-            return o.values[name] != t.values[name]
-        return o.values != t.values or o.answer != t.answer  # of a metric made from all rows at once
-
-    return any(differ(o, t) for o, t in zip(h.ours, h.theirs or (), strict=True))
 
 
 def _zeros_and_ones(h: Hypothesis) -> bool:

@@ -11,7 +11,7 @@ Arrays may have axes before those named, so that a simulation judges many data s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from typing import Any
@@ -277,17 +277,16 @@ class _Mix:
     def nearest(self, inverse: Floats, threshold: float | Floats | None) -> tuple[Floats, Floats, Bools]:
         """Return the least chi-squared, the weights (D,) of that mix, none below zero, and whether the share is above.
 
-        Of mixes whose share is the threshold, or, without one, of all.
-
-        All sets of weights that are not zero are tried, each by Lagrange's multipliers; that of the share tells where
-        the mixes which fit better lie.
+        Of mixes whose share is the threshold, or, without one, of all. All sets of weights that are not zero are tried,
+        each by Lagrange's multipliers; that of the share tells where the mixes which fit better lie.
         """
         gram = np.einsum("...ld,...lm,...me->...de", self.design, inverse, self.design)
         to = np.einsum("...ld,...lm,...m->...d", self.design, inverse, self.y)
         squares, mixes, slopes = [], [], []
         limits = [np.ones_like(self.values), self.values][: 1 if threshold is None else 2]
-        for chosen in _supports(self.values, len(limits)):  # (S, d)
-            size = chosen.shape[1]
+        kinds = range(len(self.values))
+        for size in range(len(limits), len(kinds) + 1):  # of sets (S, size), which have as many values as limits
+            chosen = np.array([c for c in combinations(kinds, size) if len(set(self.values[list(c)])) >= len(limits)])
             system = np.zeros((*to.shape[:-1], len(chosen), size + len(limits), size + len(limits)))
             system[..., :size, :size] = gram[..., chosen[:, :, None], chosen[:, None, :]] + NEAR * np.eye(size)
             for i, limit in enumerate(limits, size):
@@ -337,12 +336,6 @@ class _Mix:
 
     def _by_kind(self, weights: Floats) -> Floats:
         return weights.reshape(*weights.shape[:-1], len(self.blocks), len(self.kinds))
-
-
-def _supports(values: Floats, several: int) -> Iterator[Ints]:
-    """Yield the sets of kinds of which so many are `several`, of different values, (sets, size) for each size."""
-    for size in range(several, len(values) + 1):
-        yield np.array([c for c in combinations(range(len(values)), size) if len(set(values[list(c)])) >= several])
 
 
 def _estimate(of: Moments) -> float:

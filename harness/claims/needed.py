@@ -38,7 +38,10 @@ def rows_needed(test: Test, threshold: float, alpha: float, discordance: float |
     width = test.estimate - test.lower if distance > 0 else test.upper - test.estimate
     if abs(distance) <= 1e-12 * max(1.0, abs(threshold)) or not math.isfinite(width) or width <= 0:
         return None
-    if not (quantile := _quantile(test, alpha)):
+    quantile = NormalDist().inv_cdf(1 - alpha)  # by which the test's bounds multiplied a standard error
+    if test.method in T_METHODS:
+        quantile = -float(special.stdtrit((test.clusters or test.n) - 1, alpha))
+    if not quantile:
         return None  # at alpha 0.5 bounds are the estimate, and tell no error
     case = _Estimated(test, threshold, alpha, 1 if distance > 0 else -1, width / quantile, discordance or 0.0)
     far = CLOSE * test.n
@@ -90,10 +93,3 @@ class _Estimated:
         d0 = self.sign * self.threshold
         won = self.discordance + self.sign * self.test.estimate > 1e-9
         return min_rows.fewest((1 + d0) / 2 if won or d0 >= 0 else 1 + d0, self.alpha)
-
-
-def _quantile(test: Test, alpha: float) -> float:
-    """Return what the test's bounds multiplied a standard error by."""
-    if test.method not in T_METHODS:
-        return NormalDist().inv_cdf(1 - alpha)
-    return -float(special.stdtrit((test.clusters or test.n) - 1, alpha))

@@ -30,9 +30,16 @@ def found(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
     notes = [Note("found", told)]
     if verdict.method in ("failures counted", "point"):
         return notes
-    notes += _sizes(verdict, hypothesis)
+    other, limit = hypothesis.otherwise if hypothesis.clusters else None, verdict.threshold
+    if other is not None and verdict.estimate is not None and limit is not None:
+        apart = (verdict.estimate - limit) * (other - limit) < 0  # on two sides of it
+        inside = (verdict.lower or 0.0) <= other <= (verdict.upper or 0.0)
+        notes += [Note("sizes", {"of": "rows" if alike else "clusters", "mean": other})] if apart and not inside else []
     notes += [Note("weightless", {"rows": verdict.weightless})] if verdict.weightless else []
-    notes += _unseen(verdict, hypothesis)
+    count = verdict.clusters or verdict.n
+    if hypothesis.support is None and hypothesis.labels is None and count >= 2:  # a row may say anything
+        of = "clusters" if verdict.clusters and hypothesis.clusters else "rows"
+        notes.append(Note("unseen", {"share": no_row_shows(count, hypothesis.alpha), "of": of}))
     if verdict.outcome is Outcome.INCONCLUSIVE and hypothesis.labels:
         notes.append(Note("labels", {"rows": not hypothesis.metric.is_agreement}))
     elif verdict.outcome is Outcome.INCONCLUSIVE:
@@ -76,23 +83,3 @@ def with_notes(
 def _needed(verdict: Verdict, *, such: bool = False) -> Note:
     told = {"rows": verdict.rows_needed, "range": verdict.rows_range, "such": such, "close": CLOSE, "n": verdict.n}
     return Note("needed", told)
-
-
-def _unseen(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
-    """Return what so many rows cannot rule out where a row may say anything, or nothing."""
-    count = verdict.clusters or verdict.n
-    if hypothesis.support is not None or hypothesis.labels is not None or count < 2:
-        return []
-    of = "clusters" if verdict.clusters and hypothesis.clusters else "rows"
-    return [Note("unseen", {"share": no_row_shows(count, hypothesis.alpha), "of": of})]
-
-
-def _sizes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
-    """Return that clusters that count alike, and rows that do, lie on two sides of the threshold, or nothing."""
-    other = hypothesis.otherwise if hypothesis.clusters else None
-    if other is None or verdict.estimate is None or verdict.threshold is None:
-        return []
-    apart = (verdict.estimate - verdict.threshold) * (other - verdict.threshold) < 0
-    inside = (verdict.lower or 0.0) <= other <= (verdict.upper or 0.0)
-    of = "rows" if hypothesis.gate.estimand == "clusters" else "clusters"
-    return [Note("sizes", {"of": of, "mean": other})] if apart and not inside else []

@@ -44,9 +44,14 @@ def conclude(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
         weightless=hypothesis.weightless,
         **changed_rows(hypothesis),
     )
-    if outcome is Outcome.INCONCLUSIVE and not hypothesis.labels:  # of which there would have to be more, too
-        return _with_rows_needed(verdict, test, hypothesis)
-    return verdict
+    if outcome is not Outcome.INCONCLUSIVE or hypothesis.labels:  # of which there would have to be more, too
+        return verdict
+    discordance = (len(verdict.won) + len(verdict.lost)) / verdict.n
+    if (needed := rows_needed(test, hypothesis.threshold, hypothesis.alpha, discordance)) is None:
+        return verdict
+    each = verdict.n / test.n  # the rows behind each of the test's rows or pairs
+    total, least, most = (x and math.ceil(x * each) for x in (needed.rows, needed.least, needed.most))
+    return replace(verdict, rows_needed=total, rows_range=None if least is None else (least, most))
 
 
 def conclude_slices(
@@ -104,18 +109,6 @@ def changed_rows(h: Hypothesis) -> Changed:
     won = [i for _, i in sorted((c for c in change if c[0] > 0), key=lambda c: -c[0])]
     lost = [i for _, i in sorted((c for c in change if c[0] < 0), key=lambda c: c[0])]
     return {"won": tuple(won[:kept]), "lost": tuple(lost[:kept]), "won_count": len(won), "lost_count": len(lost)}
-
-
-def _with_rows_needed(verdict: Verdict, test: Test, h: Hypothesis) -> Verdict:
-    """Add how many rows would decide the claim: the test's rows or pairs, times the rows behind each."""
-    rows = len(h.ours)
-    discordance = (len(verdict.won) + len(verdict.lost)) / rows
-    needed = rows_needed(test, h.threshold, h.alpha, discordance)
-    if needed is None:
-        return verdict
-    each = rows / test.n
-    total, least, most = (x and math.ceil(x * each) for x in (needed.rows, needed.least, needed.most))
-    return replace(verdict, rows_needed=total, rows_range=None if least is None else (least, most))
 
 
 def outcome_of_slices(slices: Sequence[tuple[Outcome, bool]]) -> Outcome:
