@@ -6,20 +6,20 @@ No torch, no tokenizer, no network (but for a plugin's own data that is not in t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from harness import schema
 from harness.claims.gate import PARENT
-from harness.claims.group import order_mistakes
+from harness.claims.group import grouped, order_mistakes
 from harness.claims.min_rows import unprovable_error
 from harness.collection.collected import Collection, Item, Task, trains_whole
 from harness.collection.context import Context, check_tables
-from harness.collection.conversions import copy_mistakes, with_copies
 from harness.collection.gates import GateChecks
 from harness.collection.sources import Sources, tell_overlaps, training_rows
 from harness.collection.tasks import task_of, with_shots
 from harness.errors import UsageError, did_you_mean
 from harness.plugins import Plugins
-from harness.suite.tables import Suite, Sweep, alpha_of
+from harness.suite.tables import RELEASES, Export, Suite, alpha_of, is_reserved, name_error
 
 
 def collect(
@@ -51,11 +51,7 @@ def collect(
     tasks = {t.spec.name: t for spec in suite.evals if (t := task_of(context, sources, spec))}
     if not context.mistakes.found:
         tell_overlaps(context, sources)
-    if suite.choose and (what := _chooser_error(suite.choose, tasks)):
-        context.mistakes.add(f'{suite.path}: [merge] choose = "{suite.choose}"', what)
-    if suite.sweep:
-        _check_sweep(context, suite.sweep, tasks)
-    _check_watched(context, tasks)
+    _check_selecting(context, tasks)
     check_gates(context, tasks)
     context.mistakes.raise_if_any()
     prompted = {subject: _shot_evals(context, subject, tasks) for subject in suite.subjects}
@@ -75,23 +71,35 @@ def collect(
     )
 
 
-# -- what is chosen on select splits: a merge, the value of a sweep, and what is looked at while training ---------
-
-
-def _check_sweep(context: Context, sweep: Sweep, tasks: Mapping[str, Task]) -> None:
-    """Check what decides a sweep, and warn where no trial could be shown to be better."""
-    if what := _chooser_error(sweep.by, tasks):
+def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
+    """Check what decides a merge and a sweep, and what is watched; warn where no trial could be shown to be better."""
+    suite = context.suite
+    if suite.choose and (what := _chooser_error(suite.choose, tasks)):
+        context.mistakes.add(f'{suite.path}: [merge] choose = "{suite.choose}"', what)
+    if (sweep := suite.sweep) and (what := _chooser_error(sweep.by, tasks)):
         context.mistakes.add(f'{sweep.where} by = "{sweep.by}"', what)
+    elif sweep:
+        gate, task = sweep.step, tasks[sweep.by.partition(".")[0]]
+        metric = task.metrics[gate.metric_name]
+        if metric.is_count or metric.is_agreement:
+            what = f'by is "{sweep.by}", of scale "{metric.scale}"; want a metric whose rows can be compared'
+            context.mistakes.add(sweep.where, what)
+        elif sweep.rule == "step" and (
+            why := unprovable_error(gate, metric, task.rows_of(metric.name, select=True), alpha_of(gate, suite))
+        ):
+            context.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
+    if (train := suite.train) is None or not train.watch:
         return
-    gate, task = sweep.step, tasks[sweep.by.partition(".")[0]]
-    metric = task.metrics[gate.metric_name]
-    if metric.is_count or metric.is_agreement:
-        what = f'by is "{sweep.by}", of scale "{metric.scale}"; want a metric whose rows can be compared'
-        context.mistakes.add(sweep.where, what)
-    elif sweep.rule == "step" and (
-        why := unprovable_error(gate, metric, task.rows_of(metric.name, select=True), alpha_of(gate, context.suite))
-    ):
-        context.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
+    complain, trainer = context.complain(train.where), context.plugins.provided.get(("trainer", train.use))
+    if trainer and not schema.wants(trainer.function, "watch"):
+        complain(f'watch: the trainer "{train.use}" cannot be watched; remove it')
+    for name in train.watch:
+        if (watched := tasks.get(name)) is None:
+            complain(f'watch names "{name}", which is no eval{did_you_mean(name, tasks)}')
+        elif watched.spec.select is None:
+            complain(f'watch: eval "{name}" has no select split; rows that are looked at cannot confirm')
+        elif watched.compares or watched.marks or watched.uncached:
+            complain(f'watch: "{name}" needs more than the model that is trained; watch another')
 
 
 def _chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
@@ -105,23 +113,6 @@ def _chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
         return f'eval "{evaluation}" has no select split; what chose a candidate cannot confirm it'
     compares = f'"{evaluation}" compares with another model; choose by one that does not'
     return compares if task.compares or task.marks else ""
-
-
-def _check_watched(context: Context, tasks: Mapping[str, Task]) -> None:
-    """Check which evals are looked at while training: rows to select by, and a model that compares with none."""
-    if (train := context.suite.train) is None or not train.watch:
-        return
-    complain = context.complain(train.where)
-    trainer = context.plugins.provided.get(("trainer", train.use))
-    if trainer and not schema.wants(trainer.function, "watch"):
-        complain(f'watch: the trainer "{train.use}" cannot be watched; remove it')
-    for name in train.watch:
-        if (task := tasks.get(name)) is None:
-            complain(f'watch names "{name}", which is no eval{did_you_mean(name, tasks)}')
-        elif task.spec.select is None:
-            complain(f'watch: eval "{name}" has no select split; rows that are looked at cannot confirm')
-        elif task.compares or task.marks or task.uncached:
-            complain(f'watch: "{name}" needs more than the model that is trained; watch another')
 
 
 def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
@@ -142,6 +133,60 @@ def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
         context.mistakes.add(gate.where, what)
     for where, what in copy_mistakes(suite, context.plugins, context.made):
         context.mistakes.add(where, what)
+
+
+# -- exports that make other weights: which copies there are, and what is wrong with them -------------------------
+
+
+def with_copies(suite: Suite, plugins: Plugins) -> Suite:
+    """Return the suite with a name for every copy, and with gates that only copies can meet kept to them."""
+    exports = tuple(replace(e, name=e.name or e.use) if _converts(e, plugins) else e for e in suite.exports)
+    exports = tuple(replace(e, path=e.path and str(suite.resolve(e.path))) for e in exports)
+    suite = replace(suite, exports=exports)
+    about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
+    only = {g.id for g in suite.gates if not g.on and (g.id in about or about.intersection(g.any_of))}
+    copies = list(suite.copies)
+    return replace(suite, gates=grouped([replace(g, on=copies) if g.id in only else g for g in suite.gates]))
+
+
+def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (where, what) is wrong with the copies; `made` are the candidates that they may be made of."""
+    taken = {*suite.subjects, *made}
+    for export in suite.exports:
+        exporter = plugins.provided.get(("exporter", export.use))
+        if export.path is not None and exporter and not schema.wants(exporter.function, "path"):
+            yield export.where, f'"path" names a copy made elsewhere, and "{export.use}" makes its own; remove it'
+        if not export.name:
+            continue
+        if not _converts(export, plugins):
+            yield export.where, f'"name" names a copy, and "{export.use}" writes "{export.from_}" as it is; remove it'
+            continue
+        name = export.name
+        if what := name_error(name):
+            yield export.where, what
+        elif is_reserved(name) or name in RELEASES or name in taken:
+            yield export.where, f'name "{name}" is taken; give this copy another with name = "…"'
+        elif export.from_ == "adapter":
+            yield export.where, f'"{export.use}" makes copies of whole models, and "adapter" is none; from = "merged"'
+        elif (why := _uncovered(suite, export)) is not None:
+            yield export.where, f'no blocking gate is about "{name}"{why}; what is not gated does not ship'
+        taken.add(name)
+
+
+def _converts(export: Export, plugins: Plugins) -> bool:
+    exporter = plugins.provided.get(("exporter", export.use))  # where there is none, who looks at it tells
+    return exporter is not None and bool(exporter.about.converts)
+
+
+def _uncovered(suite: Suite, export: Export) -> str | None:
+    """Return why no gate keeps a copy from shipping; a claim about its parent is worth what is known of that."""
+    about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
+    if not (blocking := [g for g in suite.gates if g.blocking and g.applies_to(export.name)]):
+        return ""
+    relative = all(g.id in about or (g.any_of and about.issuperset(g.any_of)) for g in blocking)
+    if relative and not any(g.blocking and g.applies_to(export.from_) for g in suite.gates):
+        return f' but against "{export.from_}", and none is about that'
+    return None
 
 
 # -- which subject is evaluated by which eval, in the order in which it happens ----------------------------------

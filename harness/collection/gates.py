@@ -10,7 +10,6 @@ from harness.claims.group import COUNTED
 from harness.claims.min_rows import Sizes, few_clusters_error, sizes_of, unprovable_error
 from harness.collection.collected import Task
 from harness.collection.context import Context
-from harness.collection.conversions import parent_mistakes
 from harness.errors import did_you_mean
 from harness.records.metrics import Metric
 from harness.suite.tables import alpha_of
@@ -32,7 +31,12 @@ class GateChecks:
             yield f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, self.evals)}'
         for candidate in (c for c in gate.on if c not in candidates):
             yield f'on names "{candidate}", which is no candidate{did_you_mean(candidate, candidates)}'
-        yield from parent_mistakes(gate, self.suite)
+        if gate.versus == PARENT or gate.eval in self.suite.compared:
+            what = f'versus is "{PARENT}"' if gate.versus == PARENT else f'eval "{gate.eval}" is against "{PARENT}"'
+            if not self.suite.copies:
+                yield f"{what}, and no [[export]] of the suite makes a copy"
+            for candidate in (c for c in gate.on if c not in self.suite.copies):
+                yield f'{what}, and "{candidate}" has none; leave out "on", or name copies'
         if gate.versus is not None and gate.versus not in (PARENT, *baselines):
             yield f'versus is "{gate.versus}", which is no baseline{did_you_mean(gate.versus, baselines)}'
         if task := self.tasks.get(gate.eval):
@@ -54,8 +58,12 @@ class GateChecks:
             self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
         if gate.cut_at_most is not None and not task.generates:
             yield f'cut_at_most: "{task.spec.use}" asks for no answers; leave it out'
-        if gate.clean_only:
-            yield from self._clean_mistakes(task)
+        if gate.clean_only and not self.suite.trains:  # a gate is not clean because nobody looked
+            yield "clean_only: the suite trains nothing, so there are no training rows to look for leaks in"
+        elif gate.clean_only and task.spec.data is None:
+            yield f'clean_only: leaks are looked for in rows that "data" names, and "{task.spec.use}" has none'
+        elif gate.clean_only and not contamination.looks(self.context.plugins):
+            yield f"clean_only: the harness's own check {contamination.CHECK} is not there; do not block it with -p no:"
         if gate.group and task.spec.rows_at_most is not None:
             yield f'stands in an any_of, and "{gate.eval}" has rows_at_most; claim it in a gate of its own'
         if gate.estimand == "clusters" and task.samples and all(s.cluster is None for s in task.samples):
@@ -63,10 +71,6 @@ class GateChecks:
         yield from self._slice_mistakes(gate, task)
         if task.spec.stop == "early":
             yield from _early_mistakes(gate, metric, task)
-        self._check_provable(gate, metric, task)
-
-    def _check_provable(self, gate: Gate, metric: Metric, task: Task) -> None:
-        """Warn of a claim that the rows cannot prove, however good the model is, or that rests on few clusters."""
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
         sizes = self._sizes(gate, task)
@@ -82,15 +86,6 @@ class GateChecks:
         if key not in self._counted:
             self._counted[key] = sizes_of(gate, rows)
         return self._counted[key]
-
-    def _clean_mistakes(self, task: Task) -> Iterator[str]:
-        """Yield what keeps leaks from being known: a gate is not clean because nobody looked."""
-        if not self.suite.trains:
-            yield "clean_only: the suite trains nothing, so there are no training rows to look for leaks in"
-        elif task.spec.data is None:
-            yield f'clean_only: leaks are looked for in rows that "data" names, and "{task.spec.use}" has none'
-        elif not contamination.looks(self.context.plugins):
-            yield f"clean_only: the harness's own check {contamination.CHECK} is not there; do not block it with -p no:"
 
     def _slice_mistakes(self, gate: Gate, task: Task) -> Iterator[str]:
         """Yield which slices that a gate declares are no columns or values of its rows; warn where all are small."""

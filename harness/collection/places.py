@@ -32,15 +32,23 @@ class _NamedPath:
 
 def check_places(suite: Suite, out: Path, junit_xml: Path | None) -> None:
     """Raise UsageError, with every mistake, where what a run writes would overwrite, empty or hold another place."""
-    mistakes = Mistakes()
-    written = list(_written(suite, out, mistakes))
+    mistakes, written = Mistakes(), list[_NamedPath]()
+    for export in suite.exports:
+        says, name = f"to is {show(export.to)}, which", f"the export {show(export.to)}"
+        if export.to.startswith("~"):
+            mistakes.add(export.where, f"{says} is not read as your home; write the folder in full")
+        elif path := _resolved(Path(export.to), export.where, says, mistakes):
+            written.append(_NamedPath(export.where, says, name, path))
+    for name, path in ((f"--out {show(str(out))}", out), ("the cache folder", cache_dir())):
+        if found := _resolved(path, name, "it", mistakes):
+            written.append(_NamedPath(name, "it", name, found))
     for one, other in combinations(written, 2):
         if how := _meet(one.path, other.path):
             mistakes.add(one.where, f"{one.says} {how} {other.name}; give each a folder of its own")
-    for export in written[: len(suite.exports)]:
+    for place in written[: len(suite.exports)]:
         for read in _read(suite):
-            if (how := _meet(export.path, read.path)) in ("is", "holds") or (how and read.where == "model"):
-                mistakes.add(export.where, f"{export.says} {how} {read.name}; export to another folder")
+            if (how := _meet(place.path, read.path)) in ("is", "holds") or (how and read.where == "model"):
+                mistakes.add(place.where, f"{place.says} {how} {read.name}; export to another folder")
     if junit_xml is not None and (why := no_file(junit_xml)):
         mistakes.add(f"--junit-xml {show(str(junit_xml))}", f"{why}; name a file that can be written")
     mistakes.raise_if_any()
@@ -51,18 +59,6 @@ def check_candidate(suite: Suite) -> None:
     if (declared := suite.candidate) and declared.merged and not suite.resolve(declared.merged).is_dir():
         what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
         raise UsageError(f"{declared.where}: {what}")
-
-
-def _written(suite: Suite, out: Path, mistakes: Mistakes) -> Iterator[_NamedPath]:
-    for export in suite.exports:
-        says, name = f"to is {show(export.to)}, which", f"the export {show(export.to)}"
-        if export.to.startswith("~"):
-            mistakes.add(export.where, f"{says} is not read as your home; write the folder in full")
-        elif path := _resolved(Path(export.to), export.where, says, mistakes):
-            yield _NamedPath(export.where, says, name, path)
-    for name, path in ((f"--out {show(str(out))}", out), ("the cache folder", cache_dir())):
-        if found := _resolved(path, name, "it", mistakes):
-            yield _NamedPath(name, "it", name, found)
 
 
 def _read(suite: Suite) -> Iterator[_NamedPath]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.collection.collected import Collection, Item
+from harness.collection.collected import Collection
 from harness.errors import UsageError
 from harness.records.run import Report
 from harness.reports.run_folder import last_run
@@ -32,7 +32,16 @@ def select(collection: Collection, keyword: str, last: Path | None) -> Collectio
     if not chosen:
         why = f'-k "{keyword}"' if keyword else "--lf"
         raise UsageError(f"{why}: selects none of {len(collection.items)} items; see --collect-only")
-    wanted = chosen | {other for item in collection.items if item.id in chosen for other in _needed(collection, item)}
+    wanted, candidates = set(chosen), collection.candidates
+    for item in (i for i in collection.items if i.id in chosen and i.subject in candidates):
+        # what the gates on it need: baselines, and the items of gates they wait for
+        about = {e for g in collection.gates(item.subject, item.eval) for e in collection.evals(g)}
+        gates = [g for g in collection.gates(item.subject) if g.eval in about]
+        found = [replace(item, eval=e) for e in about]
+        found += [replace(item, subject=g.versus, eval=g.eval) for g in gates if g.versus]
+        tasks = [collection.tasks[i.eval] for i in (item, *found) if collection.tasks[i.eval].marks == "pairs"]
+        found += [replace(item, subject=t.spec.against, eval=t.spec.name) for t in tasks]
+        wanted |= {i.id for i in found}
     items = tuple(i for i in collection.items if i.id in wanted)
     return replace(collection, items=items, deselected=tuple(i.id for i in collection.items if i.id not in wanted))
 
@@ -97,16 +106,3 @@ def _unreadable(expression: str, why: str) -> UsageError:
 def failed(report: Report) -> bool:
     """Return whether an item could not be evaluated, or a blocking gate on it did not pass."""
     return report.outcome == "error" or any(v.missed for v in report.verdicts)
-
-
-def _needed(collection: Collection, item: Item) -> list[str]:
-    """Return the ids of the items that the gates on an item need: baselines, and those of gates they wait for."""
-    if item.subject not in collection.candidates:
-        return []
-    about = {e for g in collection.gates(item.subject, item.eval) for e in collection.evals(g)}
-    gates = [g for g in collection.gates(item.subject) if g.eval in about]
-    found = [replace(item, eval=e) for e in about]
-    found += [replace(item, subject=g.versus, eval=g.eval) for g in gates if g.versus]
-    tasks = [collection.tasks[i.eval] for i in (item, *found) if collection.tasks[i.eval].marks == "pairs"]
-    found += [replace(item, subject=t.spec.against, eval=t.spec.name) for t in tasks]
-    return [i.id for i in found]
