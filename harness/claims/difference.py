@@ -73,7 +73,8 @@ class Difference(Kind):
         """Return whether its margin is as large, in the same unit; a larger share of what is negative is no more."""
         if gate.margin == claim.margin and gate.relative == claim.relative:
             return True
-        units = metric.is_log or (gate.relative == claim.relative and (not gate.relative or not metric.may_be_negative))
+        never_negative = metric.is_share or metric.is_log or metric.is_count
+        units = metric.is_log or (gate.relative == claim.relative and (not gate.relative or never_negative))
         return units and gate.margin >= claim.margin
 
     def best(self, gate: Gate, metric: Metric) -> Best | None:

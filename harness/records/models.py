@@ -232,14 +232,11 @@ def streamed(
     if stream := getattr(subject, f"stream_{method}", None):
         yield from stream(requests, **options)
     else:
-        ask = getattr(subject, method)
-        answers = list(blame.each(ask, ask(requests, **options), ANSWERS.get(method, object), "one answer a request"))
+        ask, kind = getattr(subject, method), {"generate": str, "logprobs": Logprob}.get(method, object)
+        answers = list(blame.each(ask, ask(requests, **options), kind, "one answer a request"))
         if len(answers) != len(requests):
             raise blame.slip(ask, f" returned {len(answers)} answers to {len(requests)} requests")
         yield from enumerate(answers)
-
-
-ANSWERS = {"generate": str, "logprobs": Logprob}  # what each method answers with
 
 
 def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -43,11 +43,6 @@ class Scaled:
         return self.scale in ("proportion", "mean", "perplexity")
 
     @property
-    def may_be_negative(self) -> bool:
-        """Whether there may be a value of it below zero."""
-        return not (self.is_share or self.is_log or self.is_count)
-
-    @property
     def is_mean(self) -> bool:
         """Whether it is the mean of its rows as they stand."""
         return self.scale in ("proportion", "mean")

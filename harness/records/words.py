@@ -81,7 +81,10 @@ def plain(x: float | str | None) -> str:
 
 def _found(about: About | None, told: Told) -> str:
     if about and about.kind == "failures":
-        return _failures(told)
+        failed, n = int(told["estimate"]), told["n"]
+        text = f"{failed or 'no'} {'row' if failed <= 1 else 'rows'} of {n} failed"
+        unit = f"clusters have one, n={n} in {told['clusters']} clusters" if told["clusters"] else "rows do"
+        return f"{text}; at {1 - told['alpha']:.0%} confidence at most {told['upper']:.2%} of such {unit}"
     text = _figures(about, told)
     if told["method"] == "point":
         return text
@@ -125,18 +128,7 @@ def figure(about: About | None, x: float | None) -> str:
     return about.written(x) if about.kind == "difference" else short_number(about.unline(x))
 
 
-def _failures(told: Told) -> str:
-    failed, n = int(told["estimate"]), told["n"]
-    text = f"{failed or 'no'} {'row' if failed <= 1 else 'rows'} of {n} failed"
-    unit = f"clusters have one, n={n} in {told['clusters']} clusters" if told["clusters"] else "rows do"
-    return f"{text}; at {1 - told['alpha']:.0%} confidence at most {told['upper']:.2%} of such {unit}"
-
-
 # -- what is said beside it ----------------------------------------------------------------------------
-
-
-def _sizes(about: About | None, told: Told) -> str:
-    return f"cluster sizes tell of the outcome: the mean over {told['of']} is {figure(about, told['mean'])}"
 
 
 def _needed(_: About | None, told: Told) -> str:
@@ -154,8 +146,7 @@ def _needed(_: About | None, told: Told) -> str:
 
 
 def _rounded_up(rows: int) -> str:
-    """Return a number of rows with two significant digits, rounded up."""
-    step = 10 ** max(len(str(rows)) - 2, 0)
+    step = 10 ** max(len(str(rows)) - 2, 0)  # two significant digits
     return f"{-(-rows // step) * step:,}"
 
 
@@ -163,11 +154,6 @@ def _alarms(_: About | None, told: Told) -> str:
     few = "a slice" if told["n"] == 1 else f"{told['n']} slices"
     small = f"{few} below {told['min_n']} rows"
     return f"{small}: {'harm in ' + ', '.join(told['harm']) if told['harm'] else 'no significant harm'}"
-
-
-def _neighbours(_: About | None, told: Told) -> str:
-    how = f"correlation {told['correlation']:.2f}, {chance(told['p'])}"
-    return f"neighbouring rows go together ({how}): is a cluster missing?"
 
 
 def _group(_: About | None, told: Told) -> str:
@@ -186,7 +172,9 @@ def _leaks(_: About | None, told: Told) -> str:
 _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
     "error": lambda _, told: str(told["text"]),
     "found": _found,
-    "sizes": _sizes,
+    "sizes": lambda about, told: (
+        f"cluster sizes tell of the outcome: the mean over {told['of']} is {figure(about, told['mean'])}"
+    ),
     "weightless": lambda _, told: f"{told['rows']} rows of weight 0 do not count",
     "unseen": lambda _, told: f"up to {told['share']:.1%} of all {told['of']} may be as bad as you like",
     "labels": lambda _, told: "more labels would decide it" + (", or more rows" if told["rows"] else ""),
@@ -200,7 +188,10 @@ _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
     ),
     "copies": lambda _, told: f"{told['copies']} of {told['of']} rows are copies, and count once",
     "joined": lambda _, told: f"{told['rows']} rows ask what others ask, and are in a cluster with these",
-    "neighbours": _neighbours,
+    "neighbours": lambda _, told: (
+        f"neighbouring rows go together (correlation {told['correlation']:.2f}, {chance(told['p'])}): "
+        "is a cluster missing?"
+    ),
     "no leak": lambda _, told: f"none of {told['of']} rows leaks",
     "leaks": _leaks,
     "holm": lambda _, told: f"one of {told['of']} claims, {chance(told['p'])} by Holm",
