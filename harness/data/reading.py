@@ -8,7 +8,7 @@ import json
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -156,8 +156,7 @@ def read_hub(source: str, where: str) -> list[Row]:
     parts = name.split("/")
     config = parts.pop() if len(parts) > 2 else None
     try:
-        rows: Iterable[Row] = load_dataset("/".join(parts), config, split=split or "train")
-        return _bare([dict(row) for row in rows])
+        return _bare([dict(row) for row in load_dataset("/".join(parts), config, split=split or "train")])
     except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
         why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
         raise UsageError(f'{where}: data "{source}" cannot be read: {why}; is the network there?') from None

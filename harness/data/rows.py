@@ -206,25 +206,27 @@ def _is_prompt(prompt: Any) -> bool:
 def _all_named(
     rows: Rows, columns: Columns, template: str | None, where: str, *, json_targets: bool = False
 ) -> list[Row]:
-    """Return rows under our names, their inputs written by the template where there is one."""
+    """Return rows under our names, their inputs written by the template where there is one.
+
+    Of messages that an answer ends, the answer is the target.
+    """
     inputs = [{}] * len(rows) if template is None else [{"input": text} for text in filled(template, rows, where)]
-    return [_named(row, columns, own, json_targets) for row, own in zip(rows, inputs, strict=True)]
-
-
-def _named(row: Row, columns: Columns, written: Row, json_targets: bool) -> Row:
-    """Return a row under our names; of messages that an answer ends, the answer is the target."""
-    aliased = {ours: row[theirs] for theirs, ours in ALIASES.items() if theirs in row and ours not in row}
-    named = {**row, **aliased, **{ALIASES.get(name, name): row[column] for name, column in columns.items()}, **written}
-    messages = row.get(columns.get("messages", "messages"))
-    if "input" not in named and isinstance(messages, list) and messages:
-        last = messages[-1]
-        answered = isinstance(last, dict) and last.get("role") == "assistant"
-        said = last.get("content") if answered else ""
-        said = (last.get("tool_calls") if answered and json_targets else None) or said
-        named = {"input": messages[:-1] if answered else messages, "target": said, **named}
-    if json_targets and not isinstance(value := named.get("target"), str):  # a text is JSON already
-        named = {**named, "target": "" if value is None else json.dumps(value, ensure_ascii=False)}
-    return named
+    found: list[Row] = []
+    for row, written in zip(rows, inputs, strict=True):
+        aliased = {ours: row[theirs] for theirs, ours in ALIASES.items() if theirs in row and ours not in row}
+        mapped = {ALIASES.get(name, name): row[column] for name, column in columns.items()}
+        named = {**row, **aliased, **mapped, **written}
+        messages = row.get(columns.get("messages", "messages"))
+        if "input" not in named and isinstance(messages, list) and messages:
+            last = messages[-1]
+            answered = isinstance(last, dict) and last.get("role") == "assistant"
+            said = last.get("content") if answered else ""
+            said = (last.get("tool_calls") if answered and json_targets else None) or said
+            named = {"input": messages[:-1] if answered else messages, "target": said, **named}
+        if json_targets and not isinstance(value := named.get("target"), str):  # a text is JSON already
+            named = {**named, "target": "" if value is None else json.dumps(value, ensure_ascii=False)}
+        found.append(named)
+    return found
 
 
 def _shape(named: Row, columns: Columns, template: str | None) -> tuple[str, ...]:
@@ -359,7 +361,12 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
         elif any(column not in row for row in rows):
             mistakes.add(where, f'no column "{column}" for {name}; its columns are {listed(rows[0])}')
     mistakes.raise_if_any()
-    named = [_judged(row, names, columns) for row in rows]
+    named = []
+    for row in rows:
+        found = {**row, **{name: row[column] for name, column in columns.items()}}
+        asked = next((found[name] for name in ("prompt", "question", "input") if name in found), None)
+        found |= {"prompt": asked} if asked is not None else {}
+        named.append(found | (split_pair(found) if {"chosen", "rejected"} <= {*names} & found.keys() else {}))
     want = f"want {', '.join(names[:-1])} and {names[-1]}; map the columns with columns = {{...}}"
     for name in names:
         if lacking := [i for i, row in enumerate(named) if name not in row]:
@@ -373,14 +380,6 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
     reading.shorten(mistakes, where)
     mistakes.raise_if_any()
     return made
-
-
-def _judged(row: Row, names: Sequence[str], columns: Columns) -> Row:
-    """Return a row under the names of what is trained on."""
-    found = {**row, **{name: row[column] for name, column in columns.items()}}
-    asked = next((found[name] for name in ("prompt", "question", "input") if name in found), None)
-    found |= {"prompt": asked} if asked is not None else {}
-    return found | (split_pair(found) if {"chosen", "rejected"} <= {*names} & found.keys() else {})
 
 
 def split_pair(row: Mapping[str, Any]) -> Row:

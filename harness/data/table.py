@@ -85,7 +85,8 @@ def roles_of(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Rol
     for option, name in given.items():
         if name is not None and name not in columns:
             raise UsageError(f'--{option} "{name}": there is no such column{did_you_mean(name, columns)}')
-    named = {role: [c for c in columns if _plain(c) in words.split()] for role, words in NAMES.items()}
+    plain = {c: re.sub(r"[\W_]+(id|key|name)?$|(?<=[a-z])Id$", "", c.strip()).lower() for c in columns}
+    named = {role: [c for c in columns if plain[c] in words.split()] for role, words in NAMES.items()}
     few = [c for c, texts in columns.items() if _few(Counter(texts))]
     free = [c for c in columns if c not in given.values()]
     other = [c for c in columns if c not in (given["input"] or "".join(named["input"]))] if len(columns) == 2 else []
@@ -117,10 +118,6 @@ def _first(
         if len(here := [name for name in names if name in among]) == 1:
             return here[0], why
     return ask(role[0], [c for c in among if any(c in names for names in found.values())] or among), "as you say"
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+(id|key|name)?$|(?<=[a-z])Id$", "", name.strip()).lower()
 
 
 def _few(kinds: Counter[str]) -> bool:
