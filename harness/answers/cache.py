@@ -98,7 +98,7 @@ class CachedSubject:
             for number, answer in streamed(self.loaded, "generate", [prompts[i] for i in numbers], keywords):
                 yield number, self._whole(answer)
 
-        return self._answers(keys, ask, told, read, self._is_whole)
+        return self._answers(keys, ask, told, read, lambda answer: isinstance(answer, Said) or not self.wants_endings)
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
@@ -158,9 +158,6 @@ class CachedSubject:
             self._models.mended[self.name] = self._models.mended.get(self.name, 0) + 1
             answer = Said(mended, **vars(answer)) if isinstance(answer, Said) else mended
         return Said.of(answer) if self.wants_endings else answer
-
-    def _is_whole(self, answer: str) -> bool:
-        return isinstance(answer, Said) or not self.wants_endings
 
     def __getattr__(self, name: str) -> Any:
         """Answer what is not asked row by row: facts such as `nbytes` are remembered, the rest is the model's own."""

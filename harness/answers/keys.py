@@ -55,8 +55,7 @@ _UNKNOWN = uuid.uuid4().hex  # stands for code that cannot be read: what it make
 
 def versions() -> dict[str, str]:
     """Return the versions of what a run depends on."""
-    found = {CORE: sys.modules[CORE].__version__}
-    return found | {name: version for name in LIBRARIES if (version := _version(name))}
+    return {CORE: sys.modules[CORE].__version__} | {n: version for n in LIBRARIES if (version := _version(n))}
 
 
 def switches() -> dict[str, str]:
@@ -127,19 +126,16 @@ class _Code:
         self.versions: dict[str, str | None] = {}
         self.seen = {CORE}
         for one in [*([sys.modules[CORE], part("load")] if core else []), *objects]:  # which cuts what is asked
-            self._add(_module_of(one))
-
-    def _add(self, module: ModuleType | str) -> None:
-        """Add a module with all that it imports; a text is the name of one that there is none of."""
-        top = module if isinstance(module, str) else _top(module).__name__
-        file = None if isinstance(module, str) else getattr(_top(module), "__file__", None)
-        self.seen.add(top)
-        if top in sys.stdlib_module_names and top != "__main__":
-            return
-        if file is None or not Path(file).is_file():
-            self.content[top] = _UNKNOWN
-        else:
-            self._content(top, Path(file))
+            module = _module_of(one)  # or the name of one that there is none of
+            top = module if isinstance(module, str) else _top(module).__name__
+            file = None if isinstance(module, str) else getattr(_top(module), "__file__", None)
+            self.seen.add(top)
+            if top in sys.stdlib_module_names and top != "__main__":
+                continue
+            if file is None or not Path(file).is_file():
+                self.content[top] = _UNKNOWN
+            else:
+                self._content(top, Path(file))
 
     def _content(self, name: str, file: Path) -> None:
         package = file.name.startswith("__init__.")
@@ -148,8 +144,14 @@ class _Code:
         self.content[label] = sorted({*self.content.get(label, ()), digest})  # two may have one name
         if name in _points():
             self.versions[f"distribution of {name}"] = _points()[name]
-        if not package and not _is_installed(file):
-            self._beside(file, words)
+        # what lies beside a module and is named in it counts too, however it is loaded
+        for path in () if package or _is_installed(file) else sorted(file.parent.iterdir()):
+            if path.name in NO_CODE or path == file or str(path) in self.seen or path.stem not in words:
+                continue
+            folder = path.is_dir() and any(path.glob("*.py"))
+            if folder or (path.suffix == ".py" and path.is_file()):
+                self.seen.add(str(path))
+                self._content(path.name, path / "__init__.py" if folder else path)
         for other in imports:
             self._imported(other)
 
@@ -172,16 +174,6 @@ class _Code:
         else:
             _INSTALLED.add(name)
             self.versions[name] = _version(name)
-
-    def _beside(self, file: Path, words: frozenset[str]) -> None:
-        """Add the modules and packages that lie beside a module and are named in it, however it loads them."""
-        for path in sorted(file.parent.iterdir()):
-            if path.name in NO_CODE or path == file or str(path) in self.seen or path.stem not in words:
-                continue
-            package = path.is_dir() and any(path.glob("*.py"))
-            if package or (path.suffix == ".py" and path.is_file()):
-                self.seen.add(str(path))
-                self._content(path.name, path / "__init__.py" if package else path)
 
 
 def _package(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:

@@ -37,9 +37,14 @@ class Events:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path, self.file, self.waiting = path, None if path is None else _opened(path), list[str]()
+        self.path, self.waiting = path, list[str]()
         self.run: Run | None = None
         self.last: tuple[str, float] = "", 0.0
+        try:
+            self.file: IO[str] | None = path.open("w", encoding="utf-8", errors="backslashreplace") if path else None
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise UsageError(f'--events "{path}": cannot be written: {why}; name a file that can be') from None
 
     def close(self) -> None:
         """End the file."""
@@ -101,14 +106,6 @@ class Events:
             with suppress(OSError):  # what waits cannot be written either
                 self.close()
         self.waiting.clear()
-
-
-def _opened(path: Path) -> IO[str]:
-    try:
-        return path.open("w", encoding="utf-8", errors="backslashreplace")
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f'--events "{path}": cannot be written: {why}; name a file that can be') from None
 
 
 # -- read again ------------------------------------------------------------------------------------

@@ -83,23 +83,17 @@ def made(want: Any, value: Any, place: str) -> Any:
         if strange := [key for key in value if key not in hints]:
             raise TypeError(f'{place} has "{strange[0]}"')
         return want(**{key: made(hints[key], v, f'"{key}"') for key, v in value.items()})
-    if origin is not None and origin is not Literal:
-        return _many(origin, args, value, place)
-    if isinstance(want, type) and issubclass(want, StrEnum) and isinstance(value, str):
-        return want(value)
-    if want is Any or (value in args if origin is Literal else type(value) is want):
-        return value
-    raise TypeError(f"{place} is {json.dumps(value):.40}")
-
-
-def _many(origin: Any, args: tuple[Any, ...], value: Any, place: str) -> Any:
-    if issubclass(origin, Mapping) and isinstance(value, dict):
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
         nan = args[1] is float  # which JSON has no word for
         return {key: math.nan if nan and v is None else made(args[1], v, place) for key, v in value.items()}
     if origin is tuple and args[-1] is not Ellipsis and isinstance(value, list) and len(value) == len(args):
         return tuple(made(kind, v, place) for kind, v in zip(args, value, strict=True))
-    if issubclass(origin, Sequence) and isinstance(value, list):
+    if isinstance(origin, type) and issubclass(origin, Sequence) and isinstance(value, list):
         return (list if origin is list else tuple)(made(args[0], v, place) for v in value)
+    if isinstance(want, type) and issubclass(want, StrEnum) and isinstance(value, str):
+        return want(value)
+    if want is Any or (value in args if origin is Literal else type(value) is want):
+        return value
     raise TypeError(f"{place} is {json.dumps(value):.40}")
 
 

@@ -110,13 +110,20 @@ def _decision(run: Run) -> str:
         return f"nothing ships: {why}"
     decide, others = [v for v in gates if v.decides], [v for v in gates if not v.decides]
     passed = sum(v.outcome is Outcome.PASS for v in decide)
-    text = f"{listed(shipping)} may ship: {passed} of {_count(len(decide), 'gate')} passed" + _beside(decide)
-    if waived := len(run.passed_over):
-        text += f", {_count(waived, 'failed check', words=True)} {'is' if waived == 1 else 'are'} waived"
+    left = [v for v in decide if v.outcome is not Outcome.PASS]  # and yet keeps nothing from shipping
+    waived, warned = [v for v in left if v.waived], [v for v in left if not v.blocking and not v.waived]
+    other = [v for v in left if v not in waived and v not in warned]
+    parts = [f"{listed(shipping)} may ship: {passed} of {_count(len(decide), 'gate')} passed"]
+    parts += [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
+    parts += _tally(warned, of=("that only warns", "that only warn"))
+    parts += [f"{listed(sorted({v.candidate for v in other}))} may not: {', '.join(_tally(other))}"] if other else []
+    if ignoring := len(run.passed_over):
+        parts.append(f"{_count(ignoring, 'failed check', words=True)} {'is' if ignoring == 1 else 'are'} waived")
+    text = ", ".join(parts)
     if others:
-        left = ", ".join(_tally([v for v in others if v.outcome is not Outcome.PASS]))
+        rest = ", ".join(_tally([v for v in others if v.outcome is not Outcome.PASS]))
         text += f"; {_number(len(others))} more on {listed(sorted({v.candidate for v in others}))}"
-        text += f", of which {left}" if left else ""
+        text += f", of which {rest}" if rest else ""
     return text
 
 
@@ -141,17 +148,6 @@ def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
     if run.exit_code == 0:
         return [c for c in free if c not in refused], next(iter(refused.values()), "no blocking gate is on what ships")
     return list(dict.fromkeys(written)), ", ".join(_tally(held)) or "something was not evaluated"
-
-
-def _beside(gates: Sequence[Verdict]) -> str:
-    """Return what did not pass and yet does not keep anything from shipping, as an ending of the sentence."""
-    left = [v for v in gates if v.outcome is not Outcome.PASS]
-    waived, warned = [v for v in left if v.waived], [v for v in left if not v.blocking and not v.waived]
-    other = [v for v in left if v not in waived and v not in warned]
-    parts = [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
-    parts += _tally(warned, of=("that only warns", "that only warn"))
-    parts += [f"{listed(sorted({v.candidate for v in other}))} may not: {', '.join(_tally(other))}"] if other else []
-    return "".join(f", {part}" for part in parts)
 
 
 def _tally(verdicts: Sequence[Verdict], *, of: tuple[str, str] = ("", "")) -> list[str]:
