@@ -73,8 +73,7 @@ def _kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
     if value == 1:
         return max(1 - (1 - alpha ** (1 / of.count)) / (1 - chance), -1.0), 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        errors = _error(fewer.artanh()), _error(fewer.whole[0])
-        place, error, plain = (float(x) for x in (of.artanh(), *errors))
+        place, error, plain = map(float, (of.artanh(), _error(fewer.artanh()), _error(fewer.whole[0])))
     if not math.isfinite(error + plain):
         return -1.0, 1.0
     reach = -float(special.stdtrit(of.count - 1, alpha))

@@ -68,8 +68,7 @@ class Failures(Kind):
         count = len(set(groups))
         if count == 1:
             raise ValueError(f"all {len(groups)} rows are of one cluster; it says nothing about others")
-        hit = len({u for u, f in zip(groups, failed, strict=True) if f})
-        share = tests.binomial(hit, count, 0.5, alpha)
+        share = tests.binomial(len({u for u, f in zip(groups, failed, strict=True) if f}), count, 0.5, alpha)
         p = (0.0, 1.0) if sum(failed) <= (gate.max_failures or 0) else (1.0, 0.0)
         seen = count if clusters else None
         return tests.Test(-float(sum(failed)), -share.upper, -share.lower, *p, "failures counted", len(ours), seen)

@@ -129,8 +129,7 @@ def _mean_test(h: Hypothesis, values: Sequence[float], weights: Sequence[float])
     test = tests.cluster_t(values, weights, clusters, h.margin, h.alpha, support=support)
     if h.factor == 1 or support is None or test.method == "t":
         return test
-    flat = [test.estimate] * len(weights)
-    rule = tests.cluster_t(flat, weights, clusters, h.margin, h.alpha, support=support)
+    rule = tests.cluster_t([test.estimate] * len(weights), weights, clusters, h.margin, h.alpha, support=support)
     lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
     p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
     return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)

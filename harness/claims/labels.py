@@ -80,8 +80,7 @@ def corrected(
     lower = _crossing(of, lambda each, places: share_p(each, places)[0] <= alpha)
     upper = _crossing(of, lambda each, places: share_p(each, places)[1] > alpha)
     estimate = _estimate(of)
-    within = f" within {labels.side}" if labels.side else ""
-    method = f"corrected by {len(labels.truth)} labels{within}"
+    method = f"corrected by {len(labels.truth)} labels" + (f" within {labels.side}" if labels.side else "")
     seen = len(set(clusters)) if clusters is not None else None
     return Test(estimate, min(lower, estimate), max(upper, estimate), p_pass, p_fail, method, len(values), seen)
 

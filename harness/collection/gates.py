@@ -100,8 +100,7 @@ class GateChecks:
         parts = self._sizes(gate, task)
         for name in (name for name, (rows, _) in parts.items() if not rows):
             column, _, value = name.partition("=")
-            values = {str(s.row.get(column)) for s in task.samples}
-            yield f'slice "{name}" has no rows{did_you_mean(value, values)}'
+            yield f'slice "{name}" has no rows{did_you_mean(value, {str(s.row.get(column)) for s in task.samples})}'
         if parts and max(rows for rows, _ in parts.values()) < gate.min_n:
             what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass; add rows, or lower min_n"
             self.context.warnings.append(f"{gate.where}: {what}")

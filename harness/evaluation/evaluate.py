@@ -56,8 +56,7 @@ def evaluate(
         there = {s.id for s in scores}
         missing = tuple(s.id for s in rows if s.id not in there)
         metrics = {m.name: m.value(scores) for m in task.metrics.values()}
-        order = tuple(s.id for s in rows) if enough else ()
-        about = (missing, time.monotonic() - begun, asked, order)
+        about = (missing, time.monotonic() - begun, asked, tuple(s.id for s in rows) if enough else ())
         return Result(name, task.spec.name, tuple(scores), metrics, subject.digest, *about)
 
     what = f"{name}::{task.spec.name}"

@@ -54,11 +54,9 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
     asked: Any = EndingsKeeper(subject, task.thought_budget)
     for rows in chunks(samples, appetite(task, subject)):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
-        found = thought.answers(asked, [s.input for s in rows], **how)
-        for s, (said, all_) in zip(rows, found, strict=True):
+        for s, (said, all_) in zip(rows, thought.answers(asked, [s.input for s in rows], **how), strict=True):
             scores.append(ended(Score(s.id, {}, answer=whole(str(said))), Said.of(all_), task))
-    rows_asked = rows_digest(samples)
-    seconds = time.monotonic() - begun
+    rows_asked, seconds = rows_digest(samples), time.monotonic() - begun
     return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=rows_asked)
 
 

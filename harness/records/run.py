@@ -213,8 +213,7 @@ class Run:
 
     def nameless(self, verdict: Verdict) -> Verdict:
         """Return a verdict of it without the names of rows, where these are of a private evaluation."""
-        private = verdict.metric.partition(".")[0] in self.private
-        return replace(verdict, won=(), lost=()) if private else verdict
+        return replace(verdict, won=(), lost=()) if verdict.metric.partition(".")[0] in self.private else verdict
 
     def sendable(self) -> Run:
         """Return it without what names or quotes rows of private evaluations."""

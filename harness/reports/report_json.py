@@ -121,19 +121,6 @@ def placed(value: Any, run: Run) -> Any:
     What lies in the folder of the suite, of the reports or in the current one is relative to it. Names of rows, and
     rows that are shown, stay as they are.
     """
-    return _placed(value, _replacer(run))
-
-
-def _placed(value: Any, replace: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return replace(value) if "/" in value or "\\" in value else value
-    if isinstance(value, Mapping):
-        return {k: v if k in CONTENT else _placed(v, replace) for k, v in value.items()}
-    return [_placed(v, replace) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _replacer(run: Run) -> Callable[[str], str]:
-    """Return what replaces the paths in a text, the longest first."""
     # What stands for each folder, as it is named and where it really is; nothing: paths become relative.
     places: dict[Path, str] = {Path(tempfile.gettempdir()): "$TMPDIR", Path.home(): "~"}
     if sys.prefix != sys.base_prefix:
@@ -148,7 +135,7 @@ def _replacer(run: Run) -> Callable[[str], str]:
     for place, name in places.items():
         names |= {str(p): name for p in (place, place.resolve()) if len(p.parts) > 1}
     if not names:
-        return lambda text: text
+        return _placed(value, lambda text: text)
     longest = sorted(names, key=len, reverse=True)
     # Not in the middle of another path; a name goes on with letters, digits, dots and dashes.
     pattern = re.compile(rf"(?:(?<![\w/.~-])|(?<=://))({'|'.join(map(re.escape, longest))})(/|(?![\w.-]))")
@@ -157,4 +144,12 @@ def _replacer(run: Run) -> Callable[[str], str]:
         name = names[found[1]]
         return f"{name}{found[2]}" if name else "" if found[2] else "."
 
-    return lambda text: pattern.sub(one, text)
+    return _placed(value, lambda text: pattern.sub(one, text))
+
+
+def _placed(value: Any, replace: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return replace(value) if "/" in value or "\\" in value else value
+    if isinstance(value, Mapping):
+        return {k: v if k in CONTENT else _placed(v, replace) for k, v in value.items()}
+    return [_placed(v, replace) for v in value] if isinstance(value, (list, tuple)) else value

@@ -54,8 +54,7 @@ def changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[Shown]:
         chosen = [("lost", i) for i in verdict.lost] + [("won", i) for i in verdict.won]
         if not verdict.versus:
             chosen = [("failed", i) for i in _failed(verdict, metric, each_row(folder, verdict.candidate, evaluation))]
-        subjects = [s for s in (verdict.versus, verdict.candidate) if s]
-        return _rows(folder, evaluation, metric, subjects, chosen)
+        return _rows(folder, evaluation, metric, [s for s in (verdict.versus, verdict.candidate) if s], chosen)
     except (LookupError, TypeError, ValueError, AttributeError):
         what = f'its rows are not those that changed for "{verdict.gate}" on {verdict.candidate}'
         raise UsageError(f"{folder}: {what}; run the suite again") from None

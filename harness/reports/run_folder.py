@@ -68,10 +68,30 @@ class RunFolder:
         write_text(path, (line(i, s) for i, s in enumerate(samples) if s.id in rows))
 
     def finish(self, run: Run) -> None:
-        """Write report.json, a results file for every subject, and junit.xml."""
+        """Write report.json, a results file for every subject as lm-evaluation-harness writes it, and junit.xml."""
         for subject in dict.fromkeys(r.subject for r in run.reports):
-            path = self.path / subject / f"results_{self.stamp}.json"
-            write_text(path, dumps(placed(_results(run, subject), run)))
+            reports = [r for r in run.reports if r.subject == subject and r.outcome == "done"]
+            results: dict[str, dict[str, Any]] = {}
+            for r in reports:
+                results[r.eval] = {"alias": r.eval}
+                for name, value in r.metrics.items():
+                    results[r.eval][f"{name},none"] = value
+                    results[r.eval][f"{name}_stderr,none"] = r.stderr.get(name, "N/A")
+            told = {
+                "results": results,
+                "configs": {},  # these three are what its tools look into, and a task of ours has none
+                "versions": {},
+                "n-shot": {},
+                "higher_is_better": {r.eval: {m: b == "higher" for m, b in r.better.items()} for r in reports},
+                "n-samples": {r.eval: {"original": r.n, "effective": r.n} for r in reports},
+                "model_name": f"{run.suite}/{subject}",
+                "config": {"model": run.model, "model_args": run.facts.get("model", {}), "random_seed": run.seed},
+                "date": int(datetime.fromisoformat(run.started).timestamp()),
+                "pretty_env_info": " ".join(f"{k}={v}" for k, v in run.versions.items()),
+                "gates": [asdict(v) for v in run.verdicts if v.candidate == subject],
+                "artifact": {"subject": subject, "digest": run.digests.get(subject, "")},
+            }
+            write_text(self.path / subject / f"results_{self.stamp}.json", dumps(placed(told, run)))
         write_text(self.path / "junit.xml", part("junit")(run))
         write_text(self.path / "report.json", to_json(run))
 
@@ -181,36 +201,10 @@ def _exp(nats: float) -> float | None:
         return None
 
 
-def _results(run: Run, subject: str) -> dict[str, Any]:
-    """Return one subject's results as lm-evaluation-harness writes them, with `gates` and `artifact` beside."""
-    reports = [r for r in run.reports if r.subject == subject and r.outcome == "done"]
-    results: dict[str, dict[str, Any]] = {}
-    for r in reports:
-        results[r.eval] = {"alias": r.eval}
-        for name, value in r.metrics.items():
-            results[r.eval][f"{name},none"] = value
-            results[r.eval][f"{name}_stderr,none"] = r.stderr.get(name, "N/A")
-    return {
-        "results": results,
-        "configs": {},  # these three are what its tools look into, and a task of ours has none
-        "versions": {},
-        "n-shot": {},
-        "higher_is_better": {r.eval: {m: b == "higher" for m, b in r.better.items()} for r in reports},
-        "n-samples": {r.eval: {"original": r.n, "effective": r.n} for r in reports},
-        "model_name": f"{run.suite}/{subject}",
-        "config": {"model": run.model, "model_args": run.facts.get("model", {}), "random_seed": run.seed},
-        "date": int(datetime.fromisoformat(run.started).timestamp()),
-        "pretty_env_info": " ".join(f"{k}={v}" for k, v in run.versions.items()),
-        "gates": [asdict(v) for v in run.verdicts if v.candidate == subject],
-        "artifact": {"subject": subject, "digest": run.digests.get(subject, "")},
-    }
-
-
 def writable(path: Path) -> bool:
     """Return whether a file or folder could be made at `path`; leave nothing behind."""
     try:
-        there = next(p for p in (path, *path.absolute().parents) if p.exists())
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=next(p for p in (path, *path.absolute().parents) if p.exists())):
             return True
     except OSError:
         return False

@@ -102,8 +102,7 @@ def verdict_sentence(run: Run) -> str:
 
 def _decision(run: Run) -> str:
     if not (gates := [v for v in run.verdicts if not v.group]):
-        failed = any(f.counts for f in run.flags)
-        why = "the run broke off" if run.problem else "a check failed" if failed else ""
+        why = "the run broke off" if run.problem else "a check failed" if any(f.counts for f in run.flags) else ""
         return f"nothing ships: {why} before a gate was reached" if why else "nothing ships: nothing was gated"
     shipping, why = _shipping(run, gates)
     if not shipping:

@@ -73,20 +73,16 @@ class EProcess:
             raise ValueError("want at least one row")
         x = (np.asarray(self._rows, dtype=np.float64) - low) / (high - low)
         m = (self.threshold - low) / (high - low)
-        p_pass, p_fail = self._decided(wealth(x, m), wealth(1 - x, 1 - m))
+        up, down, limit = wealth(x, m), wealth(1 - x, 1 - m), math.log(1 / self.alpha)
+        first = [int((w >= limit).argmax()) if (w >= limit).any() else len(w) for w in (up, down)]
+        if first[0] != first[1]:  # once one side has crossed, the other is what it was then
+            up, down = up[: first[1] + 1], down[: first[0] + 1]
+        p_pass, p_fail = (min(1.0, math.exp(-float(w.max()))) for w in (up, down))
         lower, upper = (low + (high - low) * b for b in self._sequence(x, len(values)))
         lower = max(lower, self.threshold) if p_pass <= self.alpha else min(lower, self.threshold)
         upper = min(upper, self.threshold) if p_fail <= self.alpha else max(upper, self.threshold)
-        mean = math.fsum(self._rows) / len(self._rows)
-        return Test(mean, lower, upper, p_pass, p_fail, "e-process", len(self._rows))
-
-    def _decided(self, up: Floats, down: Floats) -> tuple[float, float]:
-        """Return the two p-values; once one side has crossed, the other is what it was then."""
-        limit = math.log(1 / self.alpha)
-        first = [int((w >= limit).argmax()) if (w >= limit).any() else len(w) for w in (up, down)]
-        if first[0] != first[1]:
-            up, down = up[: first[1] + 1], down[: first[0] + 1]
-        return min(1.0, math.exp(-float(up.max()))), min(1.0, math.exp(-float(down.max())))
+        n = len(self._rows)
+        return Test(math.fsum(self._rows) / n, lower, upper, p_pass, p_fail, "e-process", n)
 
     def _sequence(self, x: Floats, new: int) -> tuple[float, float]:
         """Return the means between 0 and 1 that no bet has refuted after any of the updates, as an interval."""

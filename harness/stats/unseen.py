@@ -54,22 +54,19 @@ def chance(weights: Any, lost: Any, share: Any) -> Floats:
     lost, share = np.broadcast_arrays(np.asarray(lost, dtype=np.float64), np.asarray(share, dtype=np.float64))
     w = np.broadcast_to(np.asarray(weights, dtype=np.float64), (*share.shape, np.shape(weights)[-1]))
     found = np.where(share > 0, 0.0, 1.0)  # NaN, where there is nothing to lose, is as all of it
-    asked = (share > 0) & (share < 1)
-    if asked.any():
-        found[asked] = _chance(w[asked], lost[asked], share[asked])
-    return found
-
-
-def _chance(w: Floats, lost: Floats, share: Floats) -> Floats:
-    """The same of data sets (n, G), lost and share (n,) with 0 < share < 1."""
+    asked, count = (share > 0) & (share < 1), w.shape[-1]
+    if not asked.any():
+        return found
+    w, lost, share = w[asked], lost[asked], share[asked]  # (n, G), (n,), (n,)
     if (w == w[:, :1]).all() and not lost.any():
-        return np.asarray((1 - share) ** w.shape[-1])
+        found[asked] = (1 - share) ** count
+        return found
     w = -np.sort(-w, -1) / w.mean(-1, keepdims=True)
-    count = w.shape[-1]
     best = np.where(lost > 0, 0.0, np.minimum(_filled(w, count * share), 0.0))
     for some, heights in _tilted(w) if lost.any() else ():
         best = np.minimum(best, (some * count * lost + _filled(heights, count * share)).min(0, initial=0.0))
-    return np.where(lost < share, np.exp(best), 1.0)
+    found[asked] = np.where(lost < share, np.exp(best), 1.0)
+    return found
 
 
 def _tilted(w: Floats) -> Iterator[tuple[Floats, Floats]]:

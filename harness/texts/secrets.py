@@ -98,18 +98,14 @@ def _parts(value: str) -> frozenset[str]:
     return frozenset(s[i : i + size] for s in spelt for i in range(len(s) - size + 1))
 
 
-def remember(value: str) -> None:
-    """Record a value that is struck wherever it turns up from now on."""
-    if len(value) >= SHORTEST:
-        _known.add(value)
-
-
 def learn(data: Any) -> None:
-    """Remember what is secret by its name in the tables of a suite, but for words that stand elsewhere in it too."""
+    """Remember what is secret by its name in the tables of a suite, but for words that stand elsewhere in it too.
+
+    It is struck wherever it turns up from now on.
+    """
     texts = list(_texts(data))
     open_ = "\n".join(hide(text) for text, secret in texts if not secret)
-    for value in (text for text, secret in texts if secret and text not in open_):
-        remember(value)
+    _known.update(text for text, secret in texts if secret and text not in open_ and len(text) >= SHORTEST)
 
 
 def without(data: Any, name: str = "") -> Any:

@@ -14,8 +14,7 @@ def wrapped(text: str, width: int | None, hang: int | None = None) -> list[str]:
     """
     if width is None or width < NARROWEST or len(text) <= width:
         return [text]
-    indent = len(text) - len(text.lstrip())
-    rest = " " * (indent + 2 if hang is None else hang)
+    rest = " " * (len(text) - len(text.lstrip()) + 2 if hang is None else hang)
     return textwrap.wrap(text, width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False) or [text]
 
 
