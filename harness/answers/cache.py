@@ -96,7 +96,11 @@ class CachedSubject:
         def ask(numbers: Sequence[int]) -> Stream[str]:
             keywords = how.some(numbers).keywords
             for number, answer in streamed(self.loaded, "generate", [prompts[i] for i in numbers], keywords):
-                yield number, self._whole(answer)
+                mended = whole(answer)  # which every file, metric and judge can take
+                if mended != answer:
+                    self._models.mended[self.name] = self._models.mended.get(self.name, 0) + 1
+                    answer = Said(mended, **vars(answer)) if isinstance(answer, Said) else mended
+                yield number, Said.of(answer) if self.wants_endings else answer
 
         return self._answers(keys, ask, told, read, lambda answer: isinstance(answer, Said) or not self.wants_endings)
 
@@ -150,14 +154,6 @@ class CachedSubject:
             self.responses.flush()
         texts = {i: known.get(key) for i, key in keys.items()}
         return [(p if isinstance(p, str) else texts[i]) if got[i] else None for i, p in enumerate(prompts)]
-
-    def _whole(self, answer: str) -> str:
-        """Return an answer that every file, metric and judge can take, and note where that changed it."""
-        mended = whole(answer)
-        if mended != answer:
-            self._models.mended[self.name] = self._models.mended.get(self.name, 0) + 1
-            answer = Said(mended, **vars(answer)) if isinstance(answer, Said) else mended
-        return Said.of(answer) if self.wants_endings else answer
 
     def __getattr__(self, name: str) -> Any:
         """Answer what is not asked row by row: facts such as `nbytes` are remembered, the rest is the model's own."""

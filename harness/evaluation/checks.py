@@ -102,7 +102,9 @@ class Checks:
             name = f"{provided.name} {self.titles.get(provided.name, '')}".strip()
             progress = Progress(f"checks of the {stage}", done, len(chosen), {"now": name})
             self.plugins.hook.harness_progress(progress=progress)
-            given = {name: self.own(name) for name in inspect.signature(provided.function).parameters}
+            wanted = {name: self.objects.get(name) for name in inspect.signature(provided.function).parameters}
+            # copies that no other check and no verdict reads
+            given = {name: one if name in LARGE else isolated(one) for name, one in wanted.items()}
             found += [self.stamped(provided.name, flag) for flag in _flags(provided, given, self.strange)]
         return found
 
@@ -114,11 +116,6 @@ class Checks:
                 if odd := next((i for i in ids if i not in known), None):
                     return f' names row "{odd}" of "{name}", which has no such row'
         return ""
-
-    def own(self, name: str) -> Any:
-        """Return an object as one check gets it: a copy that no other check and no verdict reads."""
-        value = self.objects.get(name)
-        return value if name in LARGE else isolated(value)
 
     def recall(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
         """Return what is remembered in a file, else look and remember it, unless a check crashed."""

@@ -78,7 +78,13 @@ class _Index:
         elif piece == "[":
             self.reads, self.array = "header", False
         elif piece == "=":
-            self.named()
+            name, number = self.at
+            for part in self.key[:MENTIONED]:
+                for key in (part, part.partition(".")[0]):  # "adapter.r" in quotes is an option of [adapter]
+                    self.lines.setdefault((name, number, key), self.line)
+                name, number = f"{name}.{part}" if name else part, 0
+                self.lines.setdefault((name, 0, ""), self.line)
+            self.path, self.reads = name, "value"
         elif piece == "}":
             self.close()
         elif piece not in ".,":
@@ -98,15 +104,6 @@ class _Index:
             self.key = []
         elif piece not in ".]":
             self.key.append(_bare(piece))
-
-    def named(self) -> None:
-        name, number = self.at
-        for part in self.key[:MENTIONED]:
-            for key in (part, part.partition(".")[0]):  # "adapter.r" in quotes is an option of [adapter]
-                self.lines.setdefault((name, number, key), self.line)
-            name, number = f"{name}.{part}" if name else part, 0
-            self.lines.setdefault((name, 0, ""), self.line)
-        self.path, self.reads = name, "value"
 
     def value(self, piece: str) -> None:
         if piece in ("[", "{"):
