@@ -206,25 +206,16 @@ def _shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> li
 
 
 def _items(context: Context, tasks: Mapping[str, Task], prompted: Mapping[str, Sequence[str]]) -> Iterator[Item]:
-    """Yield the items; `prompted` holds the evals of each few-shot subject."""
-    for subject in (*context.baselines, *context.candidates):
+    """Yield the items; `prompted` holds the evals of each few-shot subject. What one compares with is there before."""
+    order = [*context.baselines, *context.candidates]
+    for subject in order:
         for name in prompted.get(subject, tasks):
-            spec = tasks[name].spec
-            if context.selecting and not spec.select and (spec.data or tasks[name].brings_rows):
+            task, against = tasks[name], tasks[name].spec.against
+            if context.selecting and not task.spec.select and (task.spec.data or task.brings_rows):
                 continue
-            if _is_answered(context, subject, tasks[name]):
+            if task.comparative and against == PARENT:
+                made = context.suite.copies.get(subject)
+                against = made.from_ if made else subject
+            late = subject not in context.baselines and task.compares and order.index(against) < order.index(subject)
+            if late or not task.compares or (subject == against and not task.comparative):
                 yield Item(context.suite.path.name, subject, name)
-
-
-def _is_answered(context: Context, subject: str, task: Task) -> bool:
-    """Return whether an eval is put to a subject: what it compares with must be there before."""
-    order, against = [*context.baselines, *context.candidates], task.spec.against
-    if task.comparative:
-        if against == PARENT:
-            made = context.suite.copies.get(subject)
-            against = made.from_ if made else subject
-        return subject not in context.baselines and order.index(against) < order.index(subject)
-    if task.marks == "pairs":
-        early = subject in context.baselines or order.index(against) > order.index(subject)
-        return subject == against or not early
-    return True

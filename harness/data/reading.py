@@ -37,7 +37,16 @@ def read_file(
     """Return the rows of the file `source` in `folder`. Raises UsageError with the place of mistakes."""
     path = file_of(folder, source, where)
     if path.suffix.lower() == ".parquet":
-        return _read_parquet(path, where)
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise UsageError(f"{where}: reading .parquet needs pip install 'finetune-harness[hf]'") from None
+        try:
+            return _bare(pyarrow.parquet.read_table(path).to_pylist())
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
+            raise UsageError(f"{path}: not valid parquet: {why}") from None
     text = decoded(path, encoding, where)
     if path.suffix.lower() in TABLES:
         return _read_csv(text, path, separator, where)
@@ -274,19 +283,6 @@ def _swallowed(lines: list[str], fields: list[str], separator: str, columns: int
 def called(separator: str) -> str:
     """Return what a separator is called."""
     return {",": "comma", ";": "semicolon", "\t": "tab"}.get(separator, f'"{separator}"')
-
-
-def _read_parquet(path: Path, where: str) -> list[Row]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UsageError(f"{where}: reading .parquet needs pip install 'finetune-harness[hf]'") from None
-    try:
-        return _bare(pyarrow.parquet.read_table(path).to_pylist())
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
-        raise UsageError(f"{path}: not valid parquet: {why}") from None
 
 
 def _bare(rows: list[Row]) -> list[Row]:
