@@ -86,9 +86,8 @@ def paired_ratio(
 ) -> Test:
     """Test Σw(c - b)/Σw, the difference of two weighted means on the same rows, as `cluster_t` does.
 
-    For a perplexity the values are nats per token, the weights tokens, and the difference is the log
-    of the ratio of the two perplexities: "2 %" is a threshold of log(1.02). `support` is the range of
-    a difference.
+    For a perplexity the values are nats per token, the weights tokens, and the difference is the log of the ratio of
+    the two perplexities: "2 %" is a threshold of log(1.02). `support` is the range of a difference.
     """
     if len(cand_values) != len(base_values):
         raise ValueError(f"{len(cand_values)} candidate values and {len(base_values)} baseline values")
@@ -143,15 +142,13 @@ def cluster_bootstrap(
 ) -> Test:
     """Test any statistic of the rows by drawing whole clusters; conservative when they are few.
 
-    `statistic(rows)` gets row numbers, repeated as drawn. Two methods must agree, the weaker one
-    counts: (1) the percentile bootstrap, widened for few clusters (Hesterberg 2015, The American
-    Statistician 69:371, "expanded percentile": its normal quantile becomes sqrt(G/(G-1)) times that of
-    t(G - 1)), because plain percentiles are too narrow; (2) `ratio.guarded_t` on the delete-one-cluster
-    jackknife's pseudo-values, because a percentile interval collapses where most resamples look alike. A
-    resample without a finite value counts against both verdicts. There are as many resamples as the tail of a
-    small alpha takes, up to MOST_RESAMPLES; a tail beyond those is the normal distribution's with their mean
-    and spread.
-    `support`: see `cluster_t`; only for a mean.
+    `statistic(rows)` gets row numbers, repeated as drawn. Two methods must agree, the weaker one counts: (1) the
+    percentile bootstrap, widened for few clusters (Hesterberg 2015, The American Statistician 69:371, "expanded
+    percentile": its normal quantile becomes sqrt(G/(G-1)) times that of t(G - 1)), because plain percentiles are too
+    narrow; (2) `ratio.guarded_t` on the delete-one-cluster jackknife's pseudo-values, because a percentile interval
+    collapses where most resamples look alike. A resample without a finite value counts against both verdicts. There are
+    as many resamples as the tail of a small alpha takes, up to MOST_RESAMPLES; a tail beyond those is the normal
+    distribution's with their mean and spread. `support`: see `cluster_t`; only for a mean.
     """
     groups, count = groups_of(clusters, len(clusters))
     check_level(threshold, alpha)

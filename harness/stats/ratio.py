@@ -47,9 +47,8 @@ def ratio(sums: Floats, weights: Floats) -> Ratio:
     """Return Σs/Σw of sums and weights (..., G), at least two of positive weight, with its jackknife error.
 
     error² = (G-1)/G·Σ(r/(1-h))²/(Σw)² with r = s - w·estimate and h = w/Σw; for clusters of equal weight
-    G/(G-1)·Σr²/(Σw)², statsmodels' cluster-robust one. Source: MacKinnon, Nielsen, Webb 2023, Journal of
-    Econometrics 232:272 (CV3), which recommends it for few or uneven clusters. The skewness is Σr³'s,
-    unbiased for normal data.
+    G/(G-1)·Σr²/(Σw)², statsmodels' cluster-robust one. Source: MacKinnon, Nielsen, Webb 2023, Journal of Econometrics
+    232:272 (CV3), which recommends it for few or uneven clusters. The skewness is Σr³'s, unbiased for normal data.
     """
     count = sums.shape[-1]
     total = weights.sum(-1)

@@ -1,9 +1,8 @@
 """Fakes for tests, ours and plugin authors': a world without torch in which suites run in milliseconds.
 
-`pytest_plugins = ["harness.testing"]` gives the fixture `project`; the suites it writes may say
-`use = "fake"` for model, adapter and train. A fake model is right on a share of prompts, its skill:
-the right answer to a prompt is the prompt's last word. SUITE, with ROWS as test.jsonl and TRAIN as train.jsonl, is
-such a suite, which passes and ships.
+`pytest_plugins = ["harness.testing"]` gives the fixture `project`; the suites it writes may say `use = "fake"` for
+model, adapter and train. A fake model is right on a share of prompts, its skill: the right answer to a prompt is the
+prompt's last word. SUITE, with ROWS as test.jsonl and TRAIN as train.jsonl, is such a suite, which passes and ships.
 """
 
 from __future__ import annotations
