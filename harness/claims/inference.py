@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -98,7 +98,17 @@ def _test_of_rows(h: Hypothesis) -> tests.Test:
         ours, theirs, clusters = h.units
         cand, base = ([h.sign * s.values[h.metric.name] for s in rows] for rows in (ours, theirs or ()))
         return tests.sign_flip(cand, base, clusters, h.alpha, support=h.support)
-    return _mean_test(h, values, weights)
+    test = tests.cluster_t(values, weights, h.units[2], h.margin, h.alpha, support=h.support)
+    if h.factor == 1 or h.support is None or test.method == "t":
+        return test
+    # A claim about a share of the baseline allows for what no row or cluster showed, by the rule of three: it varies
+    # with the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of independent rows
+    # `cluster_means.cluster_t` allows for that itself. The weaker test counts.
+    flat = [test.estimate] * len(weights)
+    rule = tests.cluster_t(flat, weights, h.units[2], h.margin, h.alpha, support=h.support)
+    lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
+    p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
+    return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)
 
 
 def _binary(h: Hypothesis) -> tests.Test:
@@ -116,23 +126,6 @@ def _binary(h: Hypothesis) -> tests.Test:
     if h.margin == 0:
         return tests.mcnemar(wins, losses, n, h.alpha, h.levels)
     return tests.tango(wins, losses, n, -h.margin, h.alpha)
-
-
-def _mean_test(h: Hypothesis, values: Sequence[float], weights: Sequence[float]) -> tests.Test:
-    """Test a weighted mean.
-
-    A claim about a share of the baseline allows for what no row or cluster showed, by the rule of three: it varies with
-    the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of independent rows
-    `cluster_means.cluster_t` allows for that itself. The weaker test counts.
-    """
-    support, clusters = h.support, h.units[2]
-    test = tests.cluster_t(values, weights, clusters, h.margin, h.alpha, support=support)
-    if h.factor == 1 or support is None or test.method == "t":
-        return test
-    rule = tests.cluster_t([test.estimate] * len(weights), weights, clusters, h.margin, h.alpha, support=support)
-    lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
-    p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
-    return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)
 
 
 def _labelled(h: Hypothesis) -> tests.Test:

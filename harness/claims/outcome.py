@@ -69,8 +69,11 @@ def conclude_slices(
         # That all large slices pass needs no correction for being several; that one of all is broken does, by Holm.
         outcome = outcome_of(tested[name].p_pass, p, alpha)
         slices.append(Slice(name, part.n, outcome, part.n < gate.min_n, "", part.lower, part.upper))
-    driver, outcome = _driver(slices, hypotheses, tested), outcome_of_slices([(s.outcome, s.alarm) for s in slices])
-    proofs = [tested[s.name].p_pass for s in slices if not s.alarm]
+    failed, large = [s for s in slices if s.outcome is Outcome.FAIL], [s for s in slices if not s.alarm]
+    # the worst by its upper bound of those that failed or of alarms alone, else by its lower bound of the large ones
+    bound, among = (1, failed or slices) if failed or not large else (0, large)
+    driver = min(among, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[bound]).name
+    outcome, proofs = outcome_of_slices([(s.outcome, s.alarm) for s in slices]), [tested[s.name].p_pass for s in large]
     verdict = replace(
         parts[driver],
         value=blank.value,
@@ -120,12 +123,3 @@ def outcome_of_slices(slices: Sequence[tuple[Outcome, bool]]) -> Outcome:
         return Outcome.FAIL
     large = {outcome for outcome, alarm in slices if not alarm}
     return Outcome.PASS if large == {Outcome.PASS} else Outcome.INCONCLUSIVE
-
-
-def _driver(slices: Sequence[Slice], hypotheses: Mapping[str, Hypothesis], tested: Mapping[str, Test]) -> str:
-    """Return the slice that decides: the worst by its upper bound of those that failed or of alarms alone, else the
-    worst by its lower bound of those that must prove the claim."""
-    failed = [s for s in slices if s.outcome is Outcome.FAIL]
-    large = [s for s in slices if not s.alarm]
-    bound, among = (1, failed or slices) if failed or not large else (0, large)
-    return min(among, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[bound]).name
