@@ -20,7 +20,6 @@ from harness.records.words import noted
 
 THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
 EXAMPLES = 3  # ids of rows that an error gives as examples
-Scores = Mapping[str, Score]  # by id of row
 Slices = dict[str, list[Sample]]
 
 
@@ -213,7 +212,7 @@ def _examples(ids: Sequence[str]) -> str:
 
 
 def distinct(
-    rows: Sequence[Sample], gate: Gate, metric: Metric, results: Sequence[Scores]
+    rows: Sequence[Sample], gate: Gate, metric: Metric, results: Sequence[Mapping[str, Score]]
 ) -> tuple[list[Sample], Repeats]:
     """Return rows without copies, those of one question in one cluster, and how many there are of both.
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.files import cache_dir
 
-REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
-
 
 def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
     """Return the path of a wheel, downloaded with pip into the user cache unless it is there.
@@ -21,7 +19,7 @@ def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
     `requirement` is `package==version`; nothing of the package is executed. Raises UsageError when
     the requirement is not pinned, the download fails, or the file's sha256 (64 hex digits) differs.
     """
-    if not REQUIREMENT.fullmatch(requirement):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*", requirement):
         raise UsageError(f'pypi "{requirement}": want package==version')
     folder = cache_dir() / "wheels" / requirement.lower()
     wheel = next(iter(sorted(folder.glob("*.whl"))), None)

@@ -70,8 +70,7 @@ def all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = False, mo
         known = dict.fromkeys(r.eval for r in run.reports if r.outcome == "done")
         raise UsageError(f'{folder}: holds no rows of an eval "{evaluation}"{did_you_mean(evaluation, known)}')
     subjects = dict.fromkeys(r.subject for r in reports)
-    shipped = [e.candidate for e in run.exports if e.candidate in subjects]
-    candidate = shipped[0] if shipped else reports[-1].subject
+    candidate = next((e.candidate for e in run.exports if e.candidate in subjects), reports[-1].subject)
     others = [s for s in subjects if s != candidate]
     report = next(r for r in reports if r.subject == candidate)
     metric, against = told_apart(run, candidate, evaluation)

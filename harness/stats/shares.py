@@ -122,5 +122,4 @@ def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:
 
 
 def _quantile(alpha: float) -> float:
-    """Return the upper alpha quantile of the normal distribution."""
     return NormalDist().inv_cdf(1 - alpha)
