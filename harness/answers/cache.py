@@ -107,9 +107,8 @@ class CachedSubject:
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
         self._sent.update(_spelt(prompt) for prompt, _ in pairs)
-        keys = [self._key("logprob", *pair, truncate) for pair in pairs]
         ask = partial(self._ask, "logprobs", pairs, {"truncate": True} if truncate else {})
-        return self._answers(keys, ask, astuple, _score)
+        return self._answers([self._key("logprob", *pair, truncate) for pair in pairs], ask, astuple, _score)
 
     def token_kl(self, texts: Sequence[str], against: CachedSubject) -> list[tuple[float, int]]:
         """Compare next-token distributions with another model's; see `Distributions`."""

@@ -115,6 +115,5 @@ class Hypothesis:
 
 def hypothesis_on(case: Case, rows: Sequence[Sample]) -> Hypothesis:
     """Return the claim of a gate about some of its rows."""
-    ours = [case.candidate[s.id] for s in rows]
     theirs = [case.baseline[s.id] for s in rows] if case.baseline is not None else None
-    return Hypothesis(case, ours, theirs, [s.cluster or s.id for s in rows])
+    return Hypothesis(case, [case.candidate[s.id] for s in rows], theirs, [s.cluster or s.id for s in rows])

@@ -104,8 +104,7 @@ def _test_of_rows(h: Hypothesis) -> tests.Test:
     # A claim about a share of the baseline allows for what no row or cluster showed, by the rule of three: it varies
     # with the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of independent rows
     # `cluster_means.cluster_t` allows for that itself. The weaker test counts.
-    flat = [test.estimate] * len(weights)
-    rule = tests.cluster_t(flat, weights, h.units[2], h.margin, h.alpha, support=h.support)
+    rule = tests.cluster_t([test.estimate] * len(weights), weights, h.units[2], h.margin, h.alpha, support=h.support)
     lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
     p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
     return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)

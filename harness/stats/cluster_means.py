@@ -51,7 +51,6 @@ def cluster_t(
     weight = np.bincount(groups, w, minlength=count).astype(np.float64)
     counted = weight > 0
     mean, sums, weight = float(sums.sum() / weight.sum()), sums[counted], weight[counted]
-    seen = count if clusters is not None else None
     method = "cluster t" if clusters is not None else "t" if np.ptp(w) == 0 else "ratio estimator"
     of = ratio.ratio(sums, weight) if len(sums) > 1 else None
     if of is None or not of.varies():
@@ -71,7 +70,7 @@ def cluster_t(
         bounds, p = worst.bounds(alpha), floats(worst.p(threshold))
         judged = max(judged[0], bounds[0]), min(judged[1], bounds[1]), min(judged[2], p[0]), min(judged[3], p[1])
     rule = float(ratio.effective(weight)) if ratio.uneven(weight) else None
-    return Test(mean, *judged, method, len(v), seen, rule)
+    return Test(mean, *judged, method, len(v), count if clusters is not None else None, rule)
 
 
 def paired_ratio(

@@ -101,13 +101,12 @@ def _beside(of: Ratio, alpha: float, support: Support) -> list[MeanTest]:
     weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
     by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
     scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
-    resamples = of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST
     mute = uneven | scarce | (alpha < ratio.FINEST)
     strength = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0))
     least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
     guarded = _guarded(of, least * strength, ratio.STEEP * strength, large=True)
     found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
-    if resamples and not mute.all():
+    if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST and not mute.all():
         drawn = ratio.bootstrap_t(of)
         resampled = MeanTest(partial(ratio.bootstrap_p, of, drawn), partial(ratio.bootstrap_bounds, of, drawn))
         found.append(_where(~mute, resampled))
