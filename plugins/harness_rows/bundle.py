@@ -95,7 +95,7 @@ def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str,
     steps = {"files": f"{len(told)} as they were written", "binding": ", ".join(sorted(bound))}
     verdicts = read_json((folder / VERDICTS).read_bytes())
     if args.recompute or args.sources or policy:
-        suite, runs = _suite(folder, manifest), _runs(folder, manifest)
+        suite, runs = _kept(folder, manifest)
         again = judged(suite, runs=runs, attempts=manifest["attempts"])
         for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
             if odd := [key for key in one if key != WAIVER and not _alike(one[key], other[key])]:
@@ -153,25 +153,24 @@ def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
     return f"{count:,} rows read again, and the same"
 
 
-def _suite(folder: Path, manifest: Mapping[str, Any]) -> Suite:
+def _kept(folder: Path, manifest: Mapping[str, Any]) -> tuple[Suite, Runs]:
+    """Return the suite and the rows that a bundle holds."""
     told = read_json((folder / SUITE).read_bytes())
     evals = tuple(made_of(Eval, e, "eval") for e in told["evals"])
     gates = tuple(made_of(Gate, g, "gate") for g in told["gates"])
     rows = {name: made_of(ScoredRows, r, name) for name, r in told["rows"].items()}
     about = made_of(SuiteTable, told["about"], "suite")
-    return rows_suite(Path(Path(manifest["path"]).name), about, evals, gates, manifest["digest"], rows)
-
-
-def _runs(folder: Path, manifest: Mapping[str, Any]) -> Runs:
-    rows: dict[tuple[str, str], list[RawRow]] = {}
+    suite = rows_suite(Path(Path(manifest["path"]).name), about, evals, gates, manifest["digest"], rows)
+    items: dict[tuple[str, str], list[RawRow]] = {}
     with (folder / ITEMS).open("rb") as f:
         for name, side, row in map(read_json, f):
-            rows.setdefault((name, side), []).append(RawRow(**row))
+            items.setdefault((name, side), []).append(RawRow(**row))
     found: dict[str, dict[str, RawRows]] = {}
     for run in manifest["runs"]:
         name, side = run.pop("eval"), run.pop("side")
-        found.setdefault(name, {})[side] = replace(made_of(RawRows, {**run, "rows": []}, "runs"), rows=rows[name, side])
-    return found
+        whole = replace(made_of(RawRows, {**run, "rows": []}, "runs"), rows=items[name, side])
+        found.setdefault(name, {})[side] = whole
+    return suite, found
 
 
 def _alike(one: Any, other: Any) -> bool:

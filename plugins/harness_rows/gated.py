@@ -71,7 +71,13 @@ def gate(base: Any, candidate: Any = None, **said: Any) -> Gated:
     """
     given = {"base": base, "candidate": candidate} if candidate is not None else {"candidate": base}
     held = {side: rows for side, rows in given.items() if not isinstance(rows, (str, Path))}
-    args = _said(said, [*given])
+    parser = ArgumentParser()  # so that what was said is as the command has it
+    commands.gate(parser)
+    known = {name: v for name, v in vars(parser.parse_args([*given])).items() if name not in NO_OPTIONS}
+    if odd := [name for name in said if name not in known]:
+        raise UsageError(f'gate: has no "{odd[0]}"{did_you_mean(odd[0], known)}')
+    listed = {name: v.split(",") if isinstance(v := said.get(name, ()), str) else [*v] for name in ("slice", "allow")}
+    args = Namespace(**known | said | {"rows": [*given], "slice": listed["slice"], "allow": ",".join(listed["allow"])})
     options = commands.options_of(args)
     if any(isinstance(rows, Mapping) for rows in held.values()):
         options = {"id": "id", "score": "score"} | options
@@ -82,33 +88,21 @@ def gate(base: Any, candidate: Any = None, **said: Any) -> Gated:
     return Gated(suites.judged(suite, runs=suites.runs_of(suite, lines)))
 
 
-def _said(said: Mapping[str, Any], sides: list[str]) -> Namespace:
-    """Return what was said as the command has it. Raises UsageError at a word that it does not have."""
-    parser = ArgumentParser()
-    commands.gate(parser)
-    known = {name: v for name, v in vars(parser.parse_args(sides)).items() if name not in NO_OPTIONS}
-    if odd := [name for name in said if name not in known]:
-        raise UsageError(f'gate: has no "{odd[0]}"{did_you_mean(odd[0], known)}')
-    listed = {name: v.split(",") if isinstance(v := said.get(name, ()), str) else [*v] for name in ("slice", "allow")}
-    return Namespace(**{**known, **said, "rows": sides, "slice": listed["slice"], "allow": ",".join(listed["allow"])})
-
-
 def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
     """Yield rows of whatever holds them as the lines of a table. Raises UsageError where that is none."""
     names = getattr(rows, "column_names", None) or getattr(rows, "columns", None)
     if isinstance(rows, Mapping):
         yield from ({"id": str(name), "score": _plain(score)} for name, score in rows.items())
     elif names is not None:
-        columns = [_column(rows[name]) for name in names]
+        columns = []
+        for column in (rows[name] for name in names):
+            how = next((how for how in COLUMNS if hasattr(column, how)), None)
+            columns.append(list(getattr(column, how)()) if how else list(column))
         yield from (dict(zip(map(str, names), row, strict=True)) for row in zip(*columns, strict=True))
     elif isinstance(rows, (list, tuple)) and all(isinstance(row, Mapping) for row in rows):
         yield from ({name: _plain(value) for name, value in row.items()} for row in rows)
     else:
         raise UsageError(f"{side}: is of {type(rows).__name__}; give a path, dicts, names with scores, or a frame")
-
-
-def _column(column: Any) -> list[Any]:
-    return next((list(getattr(column, how)()) for how in COLUMNS if hasattr(column, how)), None) or list(column)
 
 
 def _plain(value: Any) -> Any:

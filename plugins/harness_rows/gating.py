@@ -128,9 +128,15 @@ def _column(side: str, names: Sequence[str], rows: Sequence[Rows], metric: Metri
     if None not in values:
         return Column(values, weights, {"scored": len(values)}, "")
     lost = [(called, own) for called, own, value in zip(names, rows, values, strict=True) if value is None]
+    each = Counter(_state(own, name) for _, own in lost)
+    told = ", ".join(f"{counted(n, 'row')} {SAID.get(state, 'have no score')}" for state, n in each.items())
+    why = Counter(row.why[:KINDS] for _, own in lost for row in own if row.why)
+    reasons = f" ({', '.join(f'{n} {shown(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
+    some = ", ".join(f'"{shown(called)}"' for called, _ in lost[:EXAMPLES])
+    whole = " all of them, whatever the log says;" if len(lost) == len(rows) else ""
+    says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or --missing wrong"
     states = Counter(_state(own, name) for own in rows)
-    values = values if fill is None else [_value(own, name, fill) for own in rows]
-    return Column(values, weights, states, _lost(side, lost, len(rows), name))
+    return Column(values if fill is None else [_value(own, name, fill) for own in rows], weights, states, says)
 
 
 def _result(side: str, name: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric) -> Result:
@@ -157,14 +163,3 @@ def _value(rows: Rows, name: str, fill: float | None) -> float | None:
     found = [row.values.get(name, fill) if row.state == "scored" else fill for row in rows] or [fill]
     known = [v for v in found if v is not None]
     return math.fsum(known) / len(known) if len(known) == len(found) else None
-
-
-def _lost(side: str, lost: Sequence[tuple[str, Rows]], rows: int, name: str) -> str:
-    """Return how many rows of a side have no score, and why."""
-    states = Counter(_state(own, name) for _, own in lost)
-    told = [f"{n:,} {'row' if n == 1 else 'rows'} {SAID.get(state, 'have no score')}" for state, n in states.items()]
-    why = Counter(row.why[:KINDS] for _, own in lost for row in own if row.why)
-    reasons = f" ({', '.join(f'{n} {shown(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
-    some = ", ".join(f'"{shown(called)}"' for called, _ in lost[:EXAMPLES])
-    whole = " all of them, whatever the log says;" if len(lost) == rows else ""
-    return f"{side}: {', '.join(told)}{reasons},{whole} {some}; rerun them, or --missing wrong"

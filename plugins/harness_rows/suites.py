@@ -172,7 +172,12 @@ def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> R
         there = [side for side in paths if side not in held]
         runs = dict(zip(there, read_all([paths[side] for side in there], want), strict=True))
         runs |= {side: table(Path(side), held[side], want) for side in paths if side in held}
-        found[spec.name] = {side: _claimed(runs[side], suite.rows[side]) for side in paths}
+        found[spec.name] = {}
+        for side in paths:
+            one, run = suite.rows[side], runs[side]
+            if one.weights and not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
+                raise UsageError(f'{one.where}: weights is "{one.weights[:80]}", want "sha256:" and 64 hex digits')
+            found[spec.name][side] = replace(run, binding="claimed", bound=one.weights) if one.weights else run
     return found
 
 
@@ -181,15 +186,6 @@ def wanted_of(spec: Eval) -> Wanted:
     want = Wanted(**spec.options, cluster=spec.cluster or "", slices=spec.slices)
     allowed_names(want.allow or ())
     return want
-
-
-def _claimed(run: RawRows, one: ScoredRows) -> RawRows:
-    """Return rows with the weights that they are said to be of. Raises UsageError where that is no digest."""
-    if not one.weights:
-        return run
-    if not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
-        raise UsageError(f'{one.where}: weights is "{one.weights[:80]}", want "sha256:" and 64 hex digits')
-    return replace(run, binding="claimed", bound=one.weights)
 
 
 def _check_evals(context: Context) -> None:

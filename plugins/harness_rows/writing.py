@@ -33,7 +33,6 @@ from harness.internals import (
 )
 from harness_rows.bundle import FOLDER, write_bundle
 from harness_rows.gating import EXAMPLES, MOST, MeasuredRows
-from harness_rows.records import RawRows
 from harness_rows.suites import JudgedRows, judged
 
 WIDTH = 80
@@ -71,36 +70,39 @@ def run_of(found: JudgedRows) -> Run:
     runs = {side: run for one in found.measured.values() for side, run in one.runs.items()}
     notes = [note for one in found.measured.values() for run in one.runs.values() for note in run.notes]
     digests = {side: result.digest for one in found.measured.values() for side, result in one.results.items()}
+    facts: dict[str, dict[str, Any]] = {}
+    for side, one in runs.items():
+        files = enumerate(one.sources, 1)
+        sources = {f"file {i}": f"{Path(p).name}, {n:,} bytes, sha256 {d}" for i, (p, d, n) in files}
+        facts[side] = {"model": one.model, "tool": one.tool, **one.facts, "binding": one.binding, **sources}
+    held = {v.outcome for v in found.verdicts if v.holds_up}
+    if Outcome.FAIL in held:  # which outranks what could not be decided, and no gate that blocks is no success
+        code = ExitCode.FAILED
+    elif any(v.blocking for v in found.verdicts):
+        code = ExitCode.INCONCLUSIVE if held else ExitCode.OK
+    else:
+        code = ExitCode.NOTHING_GATED
     return Run(
         suite.name, str(suite.path), suite.digest, 0, suite.about.alpha, next(iter(runs.values())).model,
-        found.started.isoformat(timespec="seconds"), version, gates=len(suite.gates), exit_code=_code(found),
+        found.started.isoformat(timespec="seconds"), version, gates=len(suite.gates), exit_code=code,
         items=tuple(r.id for r in found.reports), reports=found.reports, conclusions=conclusions,
-        facts={side: facts_of(run) for side, run in runs.items()}, warnings=[*found.warnings, *dict.fromkeys(notes)],
+        facts=facts, warnings=[*found.warnings, *dict.fromkeys(notes)],
         digests=digests, waivers=found.waivers, seconds=(datetime.now(UTC) - found.started).total_seconds(),
     )  # fmt: skip
-
-
-def _code(found: JudgedRows) -> ExitCode:
-    """Return the exit code: a failure outranks what could not be decided, and no gate that blocks is no success."""
-    held = {v.outcome for v in found.verdicts if v.holds_up}
-    if Outcome.FAIL in held:
-        return ExitCode.FAILED
-    if not any(v.blocking for v in found.verdicts):
-        return ExitCode.NOTHING_GATED
-    return ExitCode.INCONCLUSIVE if held else ExitCode.OK
-
-
-def facts_of(run: RawRows) -> dict[str, Any]:
-    """Return what a run's files tell of it."""
-    sources = {f"file {i}": f"{Path(p).name}, {n:,} bytes, sha256 {d}" for i, (p, d, n) in enumerate(run.sources, 1)}
-    return {"model": run.model, "tool": run.tool, **run.facts, "binding": run.binding, **sources}
 
 
 def write_run(found: JudgedRows, run: Run, out: Path) -> None:
     """Write the folder of a run. Raises OSError."""
     folder = RunFolder(out, run.suite, found.started)
     run.folder = str(folder.path)
-    write_text(folder.path / LOCK, dumps(lock_of(found)))
+    suite = found.suite
+    evals = [{"name": e.name, "use": e.use, "slices": e.slices, "options": dict(e.options)} for e in suite.evals]
+    each = {name: one.metric for name, one in found.measured.items()}
+    metrics = {n: {m.name: {"better": m.better, "scale": m.scale, "combine": None}} for n, m in each.items()}
+    gates = [{**asdict(g), "says": g.claim(), "blocking": g.blocking} for g in suite.gates]
+    told = {"name": suite.name, "digest": suite.digest, "about": asdict(suite.about), "evals": evals}
+    lock = {"suite": told, "metrics": metrics, "gates": gates, "harness": harness.__version__}
+    write_text(folder.path / LOCK, dumps(lock))
     for one in found.measured.values():
         for result in one.results.values() if len(one.samples) <= MOST else ():
             folder.add(result, one.samples, {one.metric.name: one.metric}, {})
@@ -109,16 +111,6 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
     else:
         run.warnings.append(f"of more than {MOST:,} rows the report alone is written, and no evidence")
     folder.finish(run)
-
-
-def lock_of(found: JudgedRows) -> dict[str, Any]:
-    """Return the suite as it was resolved: options, metrics, gates."""
-    evals = [{"name": e.name, "use": e.use, "slices": e.slices, "options": dict(e.options)} for e in found.suite.evals]
-    told = {name: one.metric for name, one in found.measured.items()}
-    metrics = {n: {m.name: {"better": m.better, "scale": m.scale, "combine": None}} for n, m in told.items()}
-    gates = [{**asdict(g), "says": g.claim(), "blocking": g.blocking} for g in found.suite.gates]
-    suite = {"name": found.suite.name, "digest": found.suite.digest, "about": asdict(found.suite.about), "evals": evals}
-    return {"suite": suite, "metrics": metrics, "gates": gates, "harness": harness.__version__}
 
 
 def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None:
