@@ -31,23 +31,19 @@ class Deepeval(ask.RowReader):
         for name, told in said.items():
             values = [row.values[name] for row in rows if name in row.values]
             total = ask.mean(totals[name]) if totals.get(name) else None
-            metrics[name] = ask.totalled(f"{path}", name, rows, values, total, RawMetric(_better(told)))
+            known = set[Better]()  # which way is better, where all that is told agrees
+            for one in told:
+                score, threshold = one.get("score"), one.get("threshold")
+                if not one.get("error") and score is not None and threshold is not None and score != threshold:
+                    known.add("higher" if (score > threshold) == bool(one.get("success")) else "lower")
+            about = RawMetric(known.pop() if len(known) == 1 else None)
+            metrics[name] = ask.totalled(f"{path}", name, rows, values, total, about)
         judges = {n: sorted({m.get("evaluationModel") or "" for m in told} - {""}) for n, told in said.items()}
         scorer = {n: [told[0].get("threshold"), told[0].get("strictMode")] for n, told in said.items()}
         hyper = run.get("hyperparameters") or {}
         facts = ask.facts_of(judge={n: j for n, j in judges.items() if j}, scorer=scorer, hyperparameters=hyper)
         model, task = str(hyper.get("model") or ""), str(run.get("identifier") or "test run")
         return RawRows("deepeval", model, task, metrics, rows, facts)
-
-
-def _better(told: list[ask.Told]) -> Better | None:
-    """Return which way is better, where scores, thresholds and successes tell it without a contradiction."""
-    known = set[Better]()
-    for one in told:
-        score, threshold = one.get("score"), one.get("threshold")
-        if not one.get("error") and score is not None and threshold is not None and score != threshold:
-            known.add("higher" if (score > threshold) == bool(one.get("success")) else "lower")
-    return known.pop() if len(known) == 1 else None
 
 
 def _row(case: ask.Told, said: dict[str, list[ask.Told]], want: Wanted, where: str) -> RawRow:

@@ -126,29 +126,28 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
         key, here = sample.get("id"), f'{where} sample "{ask.called(sample.get("id"))}"'
         if not isinstance(key, (str, int)) or not isinstance(sample.get("epoch"), int):
             raise UsageError(f"{here}: has no id or no epoch; it is no sample of Inspect")
-        state, reason = _state(sample)
+        state: State = "scored"
+        reason = ""
+        if error := sample.get("error"):  # which wins over a score
+            state, reason = "error", why_of(error)
+        elif sample.get("invalidation"):
+            state, reason = "skipped", "invalidated in its log"
+        elif limit := sample.get("limit"):
+            told = f"{limit.get('type')} limit {limit.get('limit')}" if isinstance(limit, dict) else limit
+            state, reason = "limit", why_of(told)
         asked, values = _resolved(sample.get("input"), sample), found.count(key, sample.get("scores") or {})
         state = "unscored" if state == "scored" and not values else state
+        messages = [] if state == "error" else sample.get("messages") or []
+        sent = takewhile(lambda m: isinstance(m, dict) and m.get("role") != "assistant", messages)
         found.ids.append(key)
         found.rows.append(RawRow(
             key=str(key), content=ask.content_of(asked, sample.get("target"), choices=sample.get("choices")),
-            prompt=ask.prompt_of(_sent(sample)) if state != "error" else "",
+            prompt=ask.prompt_of([[m.get("role"), _resolved(m.get("content"), sample)] for m in sent]),
             values=values if state == "scored" else {}, state=state, why=reason, repeat=sample["epoch"],
             **ask.about(sample.get("metadata") or {}, want, here),
         ))  # fmt: skip
     found.rows = ask.numbered(found.rows, found.ids)
     return found
-
-
-def _state(sample: ask.Told) -> tuple[State, str]:
-    """Return how a sample ended; an error wins over a score."""
-    if error := sample.get("error"):
-        return "error", why_of(error)
-    if sample.get("invalidation"):
-        return "skipped", "invalidated in its log"
-    if limit := sample.get("limit"):
-        return "limit", why_of(f"{limit.get('type')} limit {limit.get('limit')}" if isinstance(limit, dict) else limit)
-    return "scored", ""
 
 
 def _number(value: Any) -> float | str:
@@ -173,12 +172,6 @@ def _resolved(value: Any, sample: ask.Told) -> Any:
     if isinstance(value, dict):
         return {k: _resolved(v, sample) for k, v in value.items() if k not in ("id", "source")}
     return value
-
-
-def _sent(sample: ask.Told) -> list[Any]:
-    """Return the messages before the first answer."""
-    messages = takewhile(lambda m: isinstance(m, dict) and m.get("role") != "assistant", sample.get("messages") or [])
-    return [[m.get("role"), _resolved(m.get("content"), sample)] for m in messages]
 
 
 def _whole(told: ask.Told, found: _Found, results: ask.Told, path: Path) -> None:

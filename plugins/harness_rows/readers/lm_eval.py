@@ -124,10 +124,8 @@ def _rows(
     """Return lines as rows. Their place is no name; what was asked is told by the columns of the task's templates."""
     docs = [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
     name = want.id or ("id" if all("id" in doc for doc in docs) else "")
-    asked = _asked(config, docs[0])
-    wanted = [_sample(doc, asked, line.get("target", "")) for line, doc in zip(lines, docs, strict=True)]
-    found = []
-    for number, (line, doc, sample) in enumerate(zip(lines, docs, keyed(wanted, None), strict=True), 1):
+    found, asked = [], _asked(config, docs, [line.get("target", "") for line in lines])
+    for number, (line, doc, sample) in enumerate(zip(lines, docs, keyed(asked, None), strict=True), 1):
         values, lengths = dict[str, float](), dict[str, float]()
         for metric, (about, factor) in metrics.items():
             if about.unreadable or (value := line.get(metric)) is None or metric not in line["metrics"]:
@@ -145,20 +143,23 @@ def _rows(
     return found
 
 
-def _asked(config: ask.Told, doc: ask.Told) -> list[str]:
-    """Return the columns of a row that its task asks: those its templates name, else all but a name of the row."""
-    names = []
+def _asked(config: ask.Told, docs: Sequence[ask.Told], targets: Sequence[Any]) -> list[Sample]:
+    """Return what rows ask, as rows of ours do: one text, and the lists to choose from.
+
+    It stands in the columns that the task's templates name, else in all but a name of the row.
+    """
+    first, names = docs[0], list[str]()
     for key in ("doc_to_text", "doc_to_choice"):
         if isinstance(text := config.get(key), str) and not text.startswith(CODE):
-            names += [text] if text in doc else [n for part in BRACES.findall(text) for n in WORD.findall(part)]
-    return sorted({n for n in names if n in doc}) or sorted(c for c in doc if c != "id")
-
-
-def _sample(doc: ask.Told, asked: Sequence[str], target: Any) -> Sample:
-    """Return what a row asks, as rows of ours do: one text, and the lists to choose from."""
-    lists = {c: doc[c] for c in asked if isinstance(doc.get(c), (list, dict))}
-    text = "\n".join(str(doc.get(c, "")) for c in asked if c not in lists)
-    return Sample("", text, [str(t) for t in target] if isinstance(target, list) else str(target), row=lists)
+            names += [text] if text in first else [n for part in BRACES.findall(text) for n in WORD.findall(part)]
+    columns = sorted({n for n in names if n in first}) or sorted(c for c in first if c != "id")
+    found = []
+    for doc, target in zip(docs, targets, strict=True):
+        lists = {c: doc[c] for c in columns if isinstance(doc.get(c), (list, dict))}
+        text = "\n".join(str(doc.get(c, "")) for c in columns if c not in lists)
+        wanted = [str(t) for t in target] if isinstance(target, list) else str(target)
+        found.append(Sample("", text, wanted, row=lists))
+    return found
 
 
 def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, str]:

@@ -66,13 +66,18 @@ def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[st
     rows, every = list[RawRow](), dict[str, list[float]]()
     for line, row in files.lines(path):
         where, values = f"{path} line {line:,}", dict[str, float]()
-        state, reason = _state(row["scoring_details"])
+        details, reason = row["scoring_details"], ""
+        state: State = "scored"
+        if category := details.get("error_category"):  # an "error" alone may be that of code which an answer wrote
+            state, reason = STATES.get(str(category), "error"), why_of(details.get("error") or category)
+        elif isinstance(judge := details.get("judge"), dict) and judge.get("error"):
+            state, reason = "error", why_of(judge["error"])  # one that did not judge is a failure whatever its reward
         for scorer, value in {"reward": row["reward"], **(row.get("scorer_rewards") or {})}.items():
             name = scorer.removeprefix(SCORER)  # as one can say it: a colon stands between a task and its metric
             if (found := number(value, f"{where} {ask.called(name)}")) is None:
                 raise UsageError(f"{where}: {ask.called(name)} has no number, and NeMo gives every row one")
             every.setdefault(name, []).append(found)
-            scored = row["scoring_details"].get(scorer) if scorer != "reward" else None
+            scored = details.get(scorer) if scorer != "reward" else None
             if not (isinstance(scored, dict) and "error" in scored):  # a scorer that failed gives 0
                 values[name] = found
         rows.append(RawRow(
@@ -81,12 +86,3 @@ def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[st
             values=values if state == "scored" else {}, **ask.about(row.get("metadata") or {}, want, where),
         ))  # fmt: skip
     return rows, every
-
-
-def _state(details: ask.Told) -> tuple[State, str]:
-    """Return how a row ended. A failure is one whatever its reward, and so is a judge that did not judge."""
-    if category := details.get("error_category"):  # an "error" alone may be that of code which an answer wrote
-        return STATES.get(str(category), "error"), why_of(details.get("error") or category)
-    if isinstance(judge := details.get("judge"), dict) and judge.get("error"):
-        return "error", why_of(judge["error"])
-    return "scored", ""

@@ -36,7 +36,12 @@ class Table(ask.RowReader):
         return head.startswith(b"PAR1") or text[:1] == b"{" or (b"\0" not in head and (b"," in first or b"\t" in first))
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        return table(path, _lines(path, files), want)
+        with path.open("rb") as f:
+            head = f.read(4096).removeprefix(BOM).lstrip()
+        if head.startswith(b"PAR1"):
+            return table(path, _parquet(files.whole(path), path), want)
+        lines = files.lines(path) if head[:1] == b"{" else _csv(files.whole(path), path)
+        return table(path, lines, want)
 
 
 def table(path: Path, lines: Lines, want: Wanted) -> RawRows:
@@ -49,14 +54,6 @@ def table(path: Path, lines: Lines, want: Wanted) -> RawRows:
         rows = ask.numbered(rows, [row.key for row in rows])
     metric = want.metric or want.score or "score"
     return RawRows("table", path.stem, want.task or path.stem, {metric: RawMetric()}, rows)
-
-
-def _lines(path: Path, files: Files) -> Lines:
-    with path.open("rb") as f:
-        head = f.read(4096).removeprefix(BOM).lstrip()
-    if head.startswith(b"PAR1"):
-        return _parquet(files.whole(path), path)
-    return files.lines(path) if head[:1] == b"{" else _csv(files.whole(path), path)
 
 
 def _csv(data: bytes, path: Path) -> Lines:
