@@ -17,6 +17,7 @@ from harness.cli.streams import say
 from harness.errors import UsageError, did_you_mean
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
 
+ARITHMETICS = ("float32", "f16", "bf16", "q8")
 COST = "asks some 80 requests and at most {} tokens of {}{} (the layers {})"
 
 
@@ -65,7 +66,16 @@ def _parity(args: Namespace) -> int:
     from harness.release.verify import verify
 
     if args.still:
-        return _still(args)
+        from harness_served.dialects import find
+        from harness_served.statement import still
+
+        odd = still(args.still, find(args.runtime, args.model, args.api_key_env))
+        args.document = {"still": not odd, "differs": odd}
+        for line in odd:
+            say(f"differs: {line}", sys.stderr)
+        if not odd:
+            say(f"still as {args.still} says")
+        return 1 if odd else 0
     if args.export is None:
         raise UsageError("parity: of which export? name its folder, or a statement with --still")
     if args.sign and not args.write:
@@ -82,26 +92,12 @@ def _parity(args: Namespace) -> int:
     return found
 
 
-def _still(args: Namespace) -> int:
-    from harness_served.dialects import find
-    from harness_served.statement import still
-
-    odd = still(args.still, find(args.runtime, args.model, args.api_key_env))
-    args.document = {"still": not odd, "differs": odd}
-    for line in odd:
-        say(f"differs: {line}", sys.stderr)
-    if not odd:
-        say(f"still as {args.still} says")
-    return 1 if odd else 0
-
-
 def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
     """Compare a runtime with the model in a folder, whose root a statement is about; see `parity` for the arguments."""
     from harness.artifacts.attestation import MODEL
     from harness_release import again
     from harness_served.dialects import find
     from harness_served.layers import compare
-    from harness_served.noise import ARITHMETICS, arithmetic_of
     from harness_served.parity import Parity, exit_of
     from harness_served.reference import Reference
     from harness_served.statement import keep
@@ -115,7 +111,7 @@ def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
     say(COST.format(most, runtime.name, f", and {rows.rows} rows" if rows else "", ", ".join(asked)), sys.stderr)
     reference = Reference(args.export / MODEL, args.base, args.reference)
     told = runtime.identity()
-    kind = args.arithmetic or arithmetic_of(str(told.get("model_ftype", "")), reference.stored)
+    kind = args.arithmetic or _arithmetic_of(str(told.get("model_ftype", "")), reference.stored)
     made = Parity(runtime, reference, kind, args.seed, args.alpha, args.context, rows)
     tokenizer = reference.tokens.tokenizer
     hold = {"template": tokenizer.chat_template, "bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
@@ -138,6 +134,16 @@ def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _arithmetic_of(told: str, stored: str) -> str:
+    """Return the arithmetic of a runtime that calls the type of its file so, or keeps numbers as they are stored."""
+    told = told.upper()
+    if "F32" in told:
+        return "float32"
+    if told in ("F16", "MOSTLY_F16", "FLOAT16"):
+        return "f16"
+    return "q8" if told and "BF16" not in told else "bf16"
 
 
 def _base(export: Path, named: str) -> str:

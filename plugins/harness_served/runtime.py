@@ -146,7 +146,15 @@ def read_answer(reply: Any) -> RuntimeAnswer:
     text = message.get("content", chosen.get("text"))
     if not isinstance(text, str) and not message.get("tool_calls"):
         text = message.get("reasoning_content") or message.get("reasoning")
-    ids, logprobs, texts = _told(chosen)
+    told, ids = table(chosen.get("logprobs")), tokens_in(chosen.get("token_ids"))
+    logprobs: list[float] | None = None
+    texts: list[str] | None = None
+    if isinstance(content := told.get("content"), list) and content:
+        entries = [entry for entry in content if isinstance(entry, dict)]
+        ids = tokens_in([entry.get("id") for entry in entries]) or ids
+        logprobs, texts = numbers([e.get("logprob") for e in entries]), [str(e.get("token")) for e in entries]
+    elif isinstance(values := told.get("token_logprobs"), list) and values:
+        logprobs = numbers(values)
     prompt, said = (count_in(table(reply.get("usage")), f"{of}_tokens") for of in ("prompt", "completion"))
     ended = str(chosen.get("finish_reason") or "")
     return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said, texts)
@@ -173,39 +181,3 @@ def numbers(values: Any) -> list[float]:
     if odd := [v for v in found if not (math.isfinite(v) and v <= 1e-4)]:
         raise wire.Trouble(f"sent what is no log-probability, which is finite and at most 0: {odd[:3]}")
     return found
-
-
-def _told(chosen: Mapping[str, Any]) -> tuple[list[int] | None, list[float] | None, list[str] | None]:
-    """Return tokens, their log-probabilities and their texts as a choice tells them."""
-    told, ids = table(chosen.get("logprobs")), tokens_in(chosen.get("token_ids"))
-    if isinstance(content := told.get("content"), list) and content:
-        entries = [entry for entry in content if isinstance(entry, dict)]
-        own = tokens_in([entry.get("id") for entry in entries])
-        return own or ids, numbers([e.get("logprob") for e in entries]), [str(e.get("token")) for e in entries]
-    values = told.get("token_logprobs")
-    return ids, numbers(values) if isinstance(values, list) and values else None, None
-
-
-def one_model(server: Server, model: str) -> str:
-    """Return the name of the model that is asked: the one given, or the only one served. Raises UsageError."""
-    if model:
-        served_entry(server, model)
-    try:
-        listed = sorted(server.ask("/models", read=_names, timeout=10.0))
-    except RequestRefused:
-        if model:
-            return model  # not every server has the list
-        raise
-    if not model and len(set(listed)) != 1:
-        raise UsageError(f"{server.where}: serves {', '.join(listed) or 'no model'}; name one with --model")
-    name = model or listed[0]
-    if (many := listed.count(name)) > 1:
-        raise UsageError(f'{server.where}: serves {many} models under the name "{name}"; name them apart')
-    return name
-
-
-def _names(reply: Any) -> list[str]:
-    data = table(reply).get("data")
-    if not isinstance(data, list):
-        raise wire.Trouble("answered /models with no list of models")
-    return [str(entry["id"]) for entry in map(table, data) if "id" in entry]

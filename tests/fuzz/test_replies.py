@@ -17,7 +17,7 @@ from harness.errors import CheckFailed, UsageError
 from harness.internals import wire
 from harness.records.models import ModelRef
 from harness_api import load, replies
-from harness_served.dialects.llama_cpp import read_completion
+from harness_served.dialects import read_completion
 from harness_served.runtime import read_answer
 from tests.fuzz.breaking import VALUES, dumps, structures, texts
 from tests.fuzz.driving import fuzz

@@ -18,7 +18,7 @@ from harness.cli.parser import arguments
 from harness.errors import UsageError
 from harness_hf.tiny import build_tiny_model
 from harness_served.commands import measured, wanted_layers
-from harness_served.dialects.llama_cpp import read_completion
+from harness_served.dialects import read_completion
 from harness_served.layers import answers, stops
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, exit_of
 from harness_served.runtime import RuntimeAnswer, read_answer

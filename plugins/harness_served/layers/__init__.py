@@ -6,10 +6,13 @@ from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
+from harness import UsageError
 from harness_api import RequestRefused
-from harness_served import IDENTITY, LAYERS
-from harness_served.layers.identity import same_model
-from harness_served.parity import UNPROVEN, LayerVerdict, Parity
+from harness_served import DRAWN, IDENTITY, LAYERS
+from harness_served.parity import SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
+from harness_served.runtime import room
+
+DULL = ("template", "adapters")  # of what is told: too long to print, or printed by another layer
 
 
 def compare(parity: Parity, wanted: Collection[str], hold: Mapping[str, Any]) -> Iterator[tuple[str, LayerVerdict]]:
@@ -26,5 +29,31 @@ def compare(parity: Parity, wanted: Collection[str], hold: Mapping[str, Any]) ->
                 raise
             parity.found[name] = LayerVerdict(UNPROVEN, f"it refuses a request: {refused}")
         yield name, parity.found[name]
-    parity.found[IDENTITY] = same_model(parity, began, hold)
+    parity.found[IDENTITY] = _same_model(parity, began, hold)
     yield IDENTITY, parity.found[IDENTITY]
+
+
+def _same_model(parity: Parity, began: Mapping[str, Any], hold: Mapping[str, Any]) -> LayerVerdict:
+    """Say what a runtime tells of itself; whether it is true is for the other layers.
+
+    `hold` is what the export says of itself; what is told otherwise is a note, for it decides nothing. Raises
+    UsageError where what is told changed while it was asked.
+    """
+    runtime, now = parity.runtime, parity.runtime.identity()
+    for key in sorted(began.keys() | now.keys()):
+        if began.get(key) != now.get(key):
+            change = f"{key} was {began.get(key)!r:.80}, is {now.get(key)!r:.80}; nothing is said about either"
+            raise UsageError(f"{runtime.server.where}: the model changed under way: {change}")
+    for key, ours in hold.items():
+        if key in began and ours and began[key] != ours:
+            parity.notes.append(f"{runtime.name} tells another {key} than the export has; the other layers decide")
+    told_type = str(began.get("model_ftype", ""))
+    if any(told_type.upper().startswith(kind) for kind in ("Q", "IQ", "MOSTLY_Q")) and not parity.reference.gguf:
+        parity.notes.append(f"it serves {told_type}, and the export has more bits: a candidate of its own, to be gated")
+    if (context := room(began)) and context < parity.longest + DRAWN:
+        parity.notes.append(f"it takes {context} tokens at most")
+    told = {k: v for k, v in began.items() if k not in DULL and v is not None}
+    if not set(told) - {"id", "owned_by"}:
+        return LayerVerdict(UNSEEN, f"{runtime.name} tells nothing but names; {runtime.hint}")
+    said = ", ".join(f"{k} {runtime.server.peer.clean(str(v), 100)}" for k, v in told.items())
+    return LayerVerdict(SAME, f"{runtime.name}: {said}; at the end as at the start", "told")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness_served.layers.logprobs import ToldTokens, noise
-from harness_served.noise import FLOOR
+from harness_served.layers.logprobs import FLOOR, ToldTokens, noise
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
 
 TAIL = 8  # times the noise of a log-probability, which has heavy tails

@@ -34,22 +34,16 @@ def look(parity: Parity) -> LayerVerdict:
         if count is not None and count != ours:
             says = f"{where}: {count} tokens, the export has {ours} ({count - ours:+d}); {FIX}"
             return LayerVerdict(DIFFERS, says, "count")
-    if text := _text(parity):
-        return LayerVerdict(DIFFERS, text, "count")
+    said = runtime.complete([], PLAIN, 1, GREEDY)  # a text, which has more where a BOS is put in front of another
+    count, ours = said.prompt if said else None, len(parity.reference.tokens.prompts([PLAIN])[0])
+    if count is not None and count != ours:
+        says = f"a text prompt has {count} tokens, the export's {ours} ({count - ours:+d}); see add_bos_token of both"
+        return LayerVerdict(DIFFERS, says, "count")
     if unread == len(prompts):
         return LayerVerdict(UNPROVEN, "no conversation is answered")
     what = "the same tokens" if seen != "count" else "same count, which two faults may share"
     many, longest = len(prompts) - unread, max(len(p.ids) for p in prompts)
     return LayerVerdict(SAME, f"{what} in {many} conversations, the longest {longest}", seen)
-
-
-def _text(parity: Parity) -> str:
-    """Return how many tokens too many a text prompt has, as when a BOS is put in front of another."""
-    said = parity.runtime.complete([], PLAIN, 1, GREEDY)
-    count, ours = said.prompt if said else None, len(parity.reference.tokens.prompts([PLAIN])[0])
-    if count is None or count == ours:
-        return ""
-    return f"a text prompt has {count} tokens, the export's {ours} ({count - ours:+d}); see add_bos_token of both"
 
 
 def _first(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 from harness_served.conversations import ENDED, user
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity, Prompted
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
 from harness_served.runtime import GREEDY
-
-if TYPE_CHECKING:
-    from harness_served.reference import Reference
 
 SURE = 2.0  # nats by which the export's stop token must lead
 FEW, LONG = 4, 96  # tokens that a runtime is asked for; that the export may say for an end of its own
@@ -22,12 +16,19 @@ def look(parity: Parity) -> LayerVerdict:
     reference, runtime = parity.reference, parity.runtime
     if not reference.stops:
         return LayerVerdict(UNPROVEN, "the export has no stop token")
-    ends, went = [[*prompt, *answer] for prompt, answer in _endings(reference, parity.prompts)], list[str]()
-    texts = [reference.tokens.tokenizer.decode(ids) for ids in ends]
+    tokens, went = reference.tokens, list[str]()
+    made = [(tokens.prompts([[user(question)]])[0], tokens.plain(answer)) for question, answer in ENDED]
+    sure = [pair for pair in made if reference.score(*pair).ends[-1] >= SURE]
+    if not sure:  # after a made answer, so answers of its own
+        own = [(prompted.ids, reference.answer(prompted.ids, LONG)) for prompted in parity.prompts[:OWN]]
+        ended = [(prompt, said[:-1]) for prompt, said in own if said and said[-1] in reference.stops]
+        sure = [pair for pair in ended if reference.score(*pair).ends[-1] >= SURE]
+    ends = [[*prompt, *answer] for prompt, answer in sure]
+    texts = [tokens.tokenizer.decode(ids) for ids in ends]
     if texts and not runtime.takes_ids:  # it reads the text anew, with a second BOS or without
-        anew = zip(reference.tokens.prompts(texts), reference.tokens.tokenizer(texts)["input_ids"], strict=True)
-        sure = [all(reference.score(ids[:-1], ids[-1:]).ends[-1] >= SURE for ids in both) for both in anew]
-        ends, texts = ([one for one, kept in zip(many, sure, strict=True) if kept] for many in (ends, texts))
+        anew = zip(tokens.prompts(texts), tokens.tokenizer(texts)["input_ids"], strict=True)
+        still = [all(reference.score(ids[:-1], ids[-1:]).ends[-1] >= SURE for ids in both) for both in anew]
+        ends, texts = ([one for one, kept in zip(many, still, strict=True) if kept] for many in (ends, texts))
         if not texts:
             return _by_answers(parity)
     for ids, text in zip(ends, texts, strict=True):
@@ -35,24 +36,13 @@ def look(parity: Parity) -> LayerVerdict:
             return _by_answers(parity)
         if said.text.strip() or said.ended == "length":
             went.append(said.text)
-    names, many = ", ".join(reference.tokens.tokenizer.convert_ids_to_tokens(reference.stops)), len(ends)
+    names, many = ", ".join(tokens.tokenizer.convert_ids_to_tokens(reference.stops)), len(ends)
     if not ends:
         return LayerVerdict(UNPROVEN, f"the export itself ends nowhere at {names}; was it trained to?")
     if went:
         says = f"{len(went)} of {many} turns go on, as {went[0]!r:.40}, where the export ends"
         return LayerVerdict(DIFFERS, f"{says}; its stop tokens are {names}", "behaviour")
     return LayerVerdict(SAME, f"{many} of {many} turns that end, end", "behaviour", {"turns": float(many)})
-
-
-def _endings(reference: Reference, prompts: Sequence[Prompted]) -> list[tuple[list[int], list[int]]]:
-    """Return prompts and answers after which the export would stop, by far: made ones, else answers of its own."""
-    tokens = reference.tokens
-    made = [(tokens.prompts([[user(question)]])[0], tokens.plain(answer)) for question, answer in ENDED]
-    if found := [pair for pair in made if reference.score(*pair).ends[-1] >= SURE]:
-        return found
-    own = [(prompted.ids, reference.answer(prompted.ids, LONG)) for prompted in prompts[:OWN]]
-    ended = [(prompt, said[:-1]) for prompt, said in own if said and said[-1] in reference.stops]
-    return [pair for pair in ended if reference.score(*pair).ends[-1] >= SURE]
 
 
 def _by_answers(parity: Parity) -> LayerVerdict:

@@ -1,0 +1,210 @@
+"""What a runtime tells, found by asking it: each dialect is a table of what is asked, and where in the reply it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from harness import UsageError
+from harness.internals import chat, whole_text, wire
+from harness_api import CHAT, ApiOptions, RequestRefused, Server, fields_of, served_entry, table
+from harness_served.runtime import GREEDY, NEUTRAL, Messages, Runtime, RuntimeAnswer, count_in, numbers, tokens_in
+
+TOLD = ("model_alias", "model_path", "model_ftype", "build_info", "bos_token", "eos_token", "total_slots")
+NO_FILTER = {
+    **{"top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0, "presence_penalty": 0.0},
+    **{"frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0, "mirostat": 0},
+}
+DRAWING = (  # how is drawn, by the names that generation_config.json has
+    *("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "dry_multiplier", "xtc_probability"),
+)
+
+
+class LlamaCpp(Runtime):
+    """llama.cpp's own server: tells template, tokens, how it draws, and adapters with their scales.
+
+    It takes a doubled BOS off in chat, not in text; ids as a prompt skip template and BOS.
+    """
+
+    kind: ClassVar[str] = "llama.cpp"
+    name: ClassVar[str] = "llama.cpp's server"
+    hint: ClassVar[str] = "start it without --no-slots and post_sampling_probs"
+    ids_by: ClassVar[str] = "text rendered by /apply-template, then /tokenize"
+    takes_ids: ClassVar[bool] = True
+    draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, **NO_FILTER}
+    probe: ClassVar[str] = "/props"
+
+    @classmethod
+    def knows(cls, told: Any) -> bool:
+        return isinstance(told, dict) and "default_generation_settings" in told
+
+    def identity(self) -> dict[str, Any]:
+        props = self.ask(f"{self.root}/props", None, table)
+        settings = table(props.get("default_generation_settings"))
+        found = {name: props[name] for name in TOLD if name in props} | {"n_ctx": settings.get("n_ctx")}
+        return found | {"template": props.get("chat_template"), "adapters": self.adapters()}
+
+    def adapters(self) -> list[dict[str, Any]]:
+        listed = self.ask(f"{self.root}/lora-adapters", None)
+        listed = listed if isinstance(listed, list) else []
+        return [{"id": a.get("id"), "name": str(a.get("path")), "scale": a.get("scale")} for a in map(table, listed)]
+
+    def defaults(self) -> Mapping[str, Any] | None:
+        body = {"prompt": [1], "n_predict": 1}
+        settings = self.ask(f"{self.root}/completion", body, table).get("generation_settings")
+        self.tokens += 1
+        if not isinstance(settings, dict):
+            return None
+        told = {name: settings.get("repeat_penalty" if name == "repetition_penalty" else name) for name in DRAWING}
+        return {name: round(float(v), 4) for name, v in told.items() if isinstance(v, (int, float)) and abs(v) < 1e9}
+
+    def ids(self, messages: Messages) -> list[int] | None:
+        text = self.ask(f"{self.root}/apply-template", fields_of([dict(m) for m in messages]), table).get("prompt")
+        if not isinstance(text, str):
+            return None
+        asked = {"content": text, "add_special": True, "parse_special": True}
+        ids = tokens_in(self.ask(f"{self.root}/tokenize", asked, table).get("tokens"))
+        doubled = ids and ids[:1] == ids[1:2] and text.startswith(str(self.told.get("bos_token")))
+        return ids[1:] if ids and doubled else ids or None  # as chat does
+
+    def complete(self, ids: Sequence[int], text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
+        return self._completed(list(ids) or text, most, how)
+
+    def as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
+        off = [{"id": a["id"], "scale": 0.0} for a in self.adapters()]
+        return self._completed(list(ids), most, {**self.draws, "lora": off, "seed": 1}) if off else None
+
+    def _completed(self, prompt: list[int] | str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer:
+        body = {"prompt": prompt, "n_predict": most, "n_probs": 1, "return_tokens": True, "cache_prompt": True, **how}
+        return self._said(self.ask(f"{self.root}/completion", body, read_completion))
+
+
+def read_completion(reply: Any) -> RuntimeAnswer:
+    """Read what /completion says."""
+    if not isinstance(reply, dict) or not isinstance(reply.get("content"), str):
+        raise wire.Trouble(f"answered /completion with no content: {str(reply)[:100]}")
+    told = reply.get("completion_probabilities")
+    entries = [table(entry) for entry in told] if isinstance(told, list) else []
+    if any("prob" in entry and "logprob" not in entry for entry in entries):
+        raise wire.Trouble("says the probabilities after its filters", hint="start it without post_sampling_probs")
+    all_ids = [i for i in reply.get("tokens") or () if type(i) is int]
+    ids = [i for entry in entries if type(i := entry.get("id")) is int] or all_ids
+    # a token that is part of a character has no entry of its own, and what follows could be taken for its neighbour
+    whole = next((at for at, (a, b) in enumerate(zip(ids, all_ids or ids, strict=False)) if a != b), len(ids))
+    ids, entries = ids[:whole], entries[:whole]
+    ended = "length" if reply.get("stop_type") == "limit" else "stop"
+    evaluated = count_in(reply, "tokens_evaluated")
+    logprobs = numbers([entry.get("logprob") for entry in entries]) if entries else None
+    return RuntimeAnswer(whole_text(reply["content"]), ids, logprobs, ended, evaluated)
+
+
+class Vllm(Runtime):
+    """vLLM: takes and tells tokens, log-probabilities before its filters, and adapters without their scale."""
+
+    kind: ClassVar[str] = "vllm"
+    name: ClassVar[str] = "vLLM"
+    hint: ClassVar[str] = "start it without logprobs_mode, and with --enable-lora where it serves an adapter"
+    ids_by: ClassVar[str] = "told with an answer, or by /tokenize"
+    takes_ids: ClassVar[bool] = True
+    asks: ClassVar[Mapping[str, Any]] = {"return_token_ids": True}
+    draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    probe: ClassVar[str] = "/version"
+
+    def identity(self) -> dict[str, Any]:
+        return {"version": self.told.get("version"), **super().identity()}
+
+    def adapters(self) -> list[dict[str, Any]]:
+        parent = super().identity().get("parent")
+        return [{"name": self.model, "parent": parent}] if parent else []
+
+    def defaults(self) -> Mapping[str, Any] | None:
+        """Return how its render server would draw; None where that is refused, as it is unless it was asked for."""
+        asked = {"model": self.model, "messages": [{"role": "user", "content": "?"}]}
+        try:
+            told = self.ask(f"{self.server.url}/chat/completions/render", asked)
+        except RequestRefused:
+            return None
+        told = told[0] if isinstance(told, list) and told else told
+        found = told.get("sampling_params") if isinstance(told, dict) else None
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        return {n: float(found[n]) for n in names if n in found} if isinstance(found, dict) else None
+
+    def ids(self, messages: Messages) -> list[int] | None:
+        """Return them as its chat tells them of the very request; where it answers none, as /tokenize makes them."""
+        body = {"model": self.model, "max_tokens": 1, **self.asks, **GREEDY}
+        try:
+            told = self.ask(CHAT, {**body, **fields_of([dict(m) for m in messages])}, table)
+            self.tokens += 1
+        except RequestRefused:  # a render server, or one that takes no tools
+            told = {}
+        if ids := tokens_in(told.get("prompt_token_ids")):
+            return ids
+        about = {"model": self.model, "add_generation_prompt": True, chat.ARGUMENTS: {}}
+        try:
+            asked = {**about, **fields_of([dict(m) for m in messages])}
+            return tokens_in(self.ask(f"{self.root}/tokenize", asked, table).get("tokens"))
+        except RequestRefused:
+            return None
+
+    def as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
+        parent = super().identity().get("parent")
+        return self.complete(ids, text, most, {**self.draws, "seed": 1, "model": parent}) if parent else None
+
+
+class Ollama(Runtime):
+    """Ollama, from 0.12.11: tells a digest, parameters and log-probabilities of what it says; no tokens of a prompt.
+
+    It has defaults of its own for drawing, where neither request nor Modelfile name them.
+    """
+
+    kind: ClassVar[str] = "ollama"
+    name: ClassVar[str] = "Ollama"
+    hint: ClassVar[str] = "serve the same GGUF with llama.cpp's server, which tells tokens"
+    probe: ClassVar[str] = "/api/version"
+
+    def identity(self) -> dict[str, Any]:
+        listed = self.ask(f"{self.root}/api/tags", None, table).get("models")
+        entries = map(table, listed if isinstance(listed, list) else ())
+        names = {self.model, f"{self.model}:latest"}
+        own = next((m for m in entries if names & {m.get("name"), m.get("model")}), {})
+        shown = self.ask(f"{self.root}/api/show", {"model": self.model}, table)
+        told = {"version": self.told.get("version"), "digest": own.get("digest")}
+        return told | {name: shown.get(name) for name in ("template", "parameters") if name in shown}
+
+
+def find(url: str, model: str = "", key: str = "") -> Runtime:
+    """Return the runtime behind a URL, in the dialect that it speaks, with the model given, or the only one served.
+
+    Raises UsageError where none answers, or it is not known which model is meant.
+    """
+    server = Server(ApiOptions(base_url=url, api_key_env=key, retries=2))
+    if model:
+        served_entry(server, model)
+    try:
+        listed = sorted(server.ask("/models", read=_names, timeout=10.0))
+    except RequestRefused:
+        if not model:
+            raise
+        listed = [model]  # not every server has the list
+    if not model and len(set(listed)) != 1:
+        raise UsageError(f"{server.where}: serves {', '.join(listed) or 'no model'}; name one with --model")
+    name = model or listed[0]
+    if (many := listed.count(name)) > 1:
+        raise UsageError(f'{server.where}: serves {many} models under the name "{name}"; name them apart')
+    root = server.url.removesuffix("/v1")
+    for dialect in (LlamaCpp, Vllm, Ollama) if root != server.url else ():
+        try:
+            told = server.ask(f"{root}{dialect.probe}", read=lambda reply: reply, tries=2, timeout=10.0)
+        except UsageError:  # refused, a page, or nothing, where only this dialect has something
+            continue
+        if dialect.knows(told):
+            return dialect(server, name, told)
+    return Runtime(server, name, {})
+
+
+def _names(reply: Any) -> list[str]:
+    data = table(reply).get("data")
+    if not isinstance(data, list):
+        raise wire.Trouble("answered /models with no list of models")
+    return [str(entry["id"]) for entry in map(table, data) if "id" in entry]
