@@ -154,7 +154,6 @@ def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
 
 
 def _kept(folder: Path, manifest: Mapping[str, Any]) -> tuple[Suite, Runs]:
-    """Return the suite and the rows that a bundle holds."""
     told = read_json((folder / SUITE).read_bytes())
     evals = tuple(made_of(Eval, e, "eval") for e in told["evals"])
     gates = tuple(made_of(Gate, g, "gate") for g in told["gates"])

@@ -42,8 +42,7 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if odd := [v for v in values if not abs(v) <= LARGEST]:
         raise UsageError(f"{where}: {shown(name)} is {odd[0]:g} on {len(odd):,} rows, which is no score")
     known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
-    share = "proportion" if known in SHARES or is_binary else "mean"
-    scale = want.scale or _one(runs, name, "scale") or share
+    scale = want.scale or _one(runs, name, "scale") or ("proportion" if known in SHARES or is_binary else "mean")
     if want.better:
         better, because = str(want.better), "as said"
     elif told := _one(runs, name, "better"):

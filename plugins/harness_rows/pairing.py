@@ -57,7 +57,11 @@ def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
     named = _names_mean(base.rows) and _names_mean(candidate.rows)
     several = _several(sides.values()) if how == "content" and named else frozenset[str]()
     left, right = (_grouped(rows, how, named, several, side) for side, rows in sides.items())
-    renamed = _renamed(base.rows, candidate.rows) if how == "content" else 0
+    renamed, together = 0, zip(base.rows, candidate.rows, strict=False)
+    if how == "content" and any(one.key != other.key or one.content != other.content for one, other in together):
+        there = {row.key: row.content for row in base.rows if row.key}
+        renamed = len({row.key for row in candidate.rows if there.get(row.key, row.content) != row.content})
+        del there  # of millions
     for known in left.keys() & right.keys() if len(left) < len(base.rows) or len(right) < len(candidate.rows) else ():
         theirs, ours = _all(left[known]), _all(right[known])
         if len(ours) != len(theirs) and (_are_copies(ours) or _are_copies(theirs)):
@@ -120,14 +124,6 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
             what = f'id "{shown(same[0].key)}" stands twice in {side}' + (f" with scores {values}" if values else "")
             raise UsageError(f"{what}; name the repeat's column with --repeat, or mend the file")
     return found
-
-
-def _renamed(base: Sequence[RawRow], candidate: Sequence[RawRow]) -> int:
-    """Return how many names that both sides have mean different questions."""
-    if all(one.key == other.key and one.content == other.content for one, other in zip(base, candidate, strict=False)):
-        return 0
-    there = {row.key: row.content for row in base if row.key}
-    return len({row.key for row in candidate if there.get(row.key, row.content) != row.content})
 
 
 def _uneven(

@@ -6,14 +6,8 @@ from typing import Any
 
 from harness.internals import chat
 
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather in a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = {"name": "weather", "description": "The weather in a city", "parameters": CITY}
 PROSE = (
     "The committee met on Tuesday to discuss the budget for the coming year, and most members agreed that the roof of "
     "the old library could not wait any longer. It's 1,234.50 euros for the slates alone; Größe und 東京 stood in the "
@@ -44,7 +38,7 @@ def made(special: str, longer: str = "") -> list[list[dict[str, Any]]]:
         [{"role": "system", "content": ""}, user("Name three fruits.")],
         [user("  \n Which month comes after March?  \n")],
         [user("What are roofs made of?"), {"role": "assistant", "content": "Slate."}, user("And walls?")],
-        chat.joined([user("What is the weather in Paris?")], {chat.TOOLS: [TOOL]}),
+        chat.joined([user("What is the weather in Paris?")], {chat.TOOLS: [{"type": "function", "function": WEATHER}]}),
         [user(f"What does {special} mean in this text?")],
         [user(f"{longer or 8 * PROSE}Sum this up in a few words.")],
     ]

@@ -27,13 +27,10 @@ class LlamaCpp(Runtime):
     It takes a doubled BOS off in chat, not in text; ids as a prompt skip template and BOS.
     """
 
-    kind: ClassVar[str] = "llama.cpp"
-    name: ClassVar[str] = "llama.cpp's server"
-    hint: ClassVar[str] = "start it without --no-slots and post_sampling_probs"
-    ids_by: ClassVar[str] = "text rendered by /apply-template, then /tokenize"
-    takes_ids: ClassVar[bool] = True
+    kind, name, probe, takes_ids = "llama.cpp", "llama.cpp's server", "/props", True
+    hint = "start it without --no-slots and post_sampling_probs"
+    ids_by = "text rendered by /apply-template, then /tokenize"
     draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, **NO_FILTER}
-    probe: ClassVar[str] = "/props"
 
     @classmethod
     def knows(cls, told: Any) -> bool:
@@ -94,22 +91,18 @@ def read_completion(reply: Any) -> RuntimeAnswer:
     whole = next((at for at, (a, b) in enumerate(zip(ids, all_ids or ids, strict=False)) if a != b), len(ids))
     ids, entries = ids[:whole], entries[:whole]
     ended = "length" if reply.get("stop_type") == "limit" else "stop"
-    evaluated = count_in(reply, "tokens_evaluated")
     logprobs = numbers([entry.get("logprob") for entry in entries]) if entries else None
-    return RuntimeAnswer(whole_text(reply["content"]), ids, logprobs, ended, evaluated)
+    return RuntimeAnswer(whole_text(reply["content"]), ids, logprobs, ended, count_in(reply, "tokens_evaluated"))
 
 
 class Vllm(Runtime):
     """vLLM: takes and tells tokens, log-probabilities before its filters, and adapters without their scale."""
 
-    kind: ClassVar[str] = "vllm"
-    name: ClassVar[str] = "vLLM"
-    hint: ClassVar[str] = "start it without logprobs_mode, and with --enable-lora where it serves an adapter"
-    ids_by: ClassVar[str] = "told with an answer, or by /tokenize"
-    takes_ids: ClassVar[bool] = True
+    kind, name, probe, takes_ids = "vllm", "vLLM", "/version", True
+    hint = "start it without logprobs_mode, and with --enable-lora where it serves an adapter"
+    ids_by = "told with an answer, or by /tokenize"
     asks: ClassVar[Mapping[str, Any]] = {"return_token_ids": True}
     draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-    probe: ClassVar[str] = "/version"
 
     def identity(self) -> dict[str, Any]:
         return {"version": self.told.get("version"), **super().identity()}
@@ -158,10 +151,8 @@ class Ollama(Runtime):
     It has defaults of its own for drawing, where neither request nor Modelfile name them.
     """
 
-    kind: ClassVar[str] = "ollama"
-    name: ClassVar[str] = "Ollama"
-    hint: ClassVar[str] = "serve the same GGUF with llama.cpp's server, which tells tokens"
-    probe: ClassVar[str] = "/api/version"
+    kind, name, probe = "ollama", "Ollama", "/api/version"
+    hint = "serve the same GGUF with llama.cpp's server, which tells tokens"
 
     def identity(self) -> dict[str, Any]:
         listed = self.ask(f"{self.root}/api/tags", None, table).get("models")

@@ -32,8 +32,16 @@ class LmEval(ask.RowReader):
         return super().sniff(path, head.partition(b"\n")[0])
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        samples, results, task, notes = _newest(path, files, want.task)
-        told = files.document(results) if results else {}
+        found = [path] if path.is_file() else files.listed("**/samples_*.jsonl")
+        dated = [(m[2], m[1], p) for p in found if (m := re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", p.name))]
+        if not dated:
+            raise UsageError(f"{path}: holds no rows that are known; lm_eval needs --log_samples")
+        task = ask.one_of(sorted({name for _, name, _ in dated}), want.task, path, "task")
+        date, _, samples = max((d, str(p), p) for d, name, p in dated if name == task)
+        old = sorted({d for d, name, _ in dated if name == task} - {date})
+        notes = (f"of {len(old) + 1} runs in {path} the newest, {date}, is read; before it {old[-1]}",) if old else ()
+        results = samples.with_name(f"results_{date}.json")
+        told = files.document(results) if results.is_file() else {}
         if not isinstance(told, dict):
             raise UsageError(f"{results}: is no results file of lm_eval")
         lines, name = _of_filter(files.lines(samples), task, want)
@@ -53,20 +61,6 @@ class LmEval(ask.RowReader):
             {m: metric for m, (metric, _) in metrics.items()}, rows, _facts(told, tables["configs"], task, name),
             binding, str(config.get("model_sha") or ""), notes,
         )  # fmt: skip
-
-
-def _newest(path: Path, files: Files, task: str) -> tuple[Path, Path | None, str, tuple[str, ...]]:
-    """Return the samples of a task, the results beside them, the task, and which others than the newest there are."""
-    found = [path] if path.is_file() else files.listed("**/samples_*.jsonl")
-    dated = [(m[2], m[1], p) for p in found if (m := re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", p.name))]
-    if not dated:
-        raise UsageError(f"{path}: holds no rows that are known; lm_eval needs --log_samples")
-    task = ask.one_of(sorted({name for _, name, _ in dated}), task, path, "task")
-    date, _, samples = max((d, str(p), p) for d, name, p in dated if name == task)
-    dates = sorted({d for d, name, _ in dated if name == task} - {date})
-    notes = (f"of {len(dates) + 1} runs in {path} the newest, {date}, is read; before it {dates[-1]}",) if dates else ()
-    results = samples.with_name(f"results_{date}.json")
-    return samples, results if results.is_file() else None, task, notes
 
 
 def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tuple[list[Line], str]:

@@ -56,8 +56,13 @@ class Ours(ask.RowReader):
         spec: dict[str, Any] = {one["name"]: one for one in ask.at(locked, "suite", "evals") or []}.get(task, {})
         return RawRows(
             f"finetune-harness {run['harness']}", subject, task, _metrics(report, rows, scales, f"{path}"), rows,
-            _facts(run, report, spec), "claimed" if digest else "none", f"sha256:{digest}" if digest else "",
-            tuple(report.get("caveats") or ()),
+            ask.facts_of(
+                scorer=spec.get("use"), template=spec.get("template"), generation=spec.get("options"),
+                limit="none" if report["of"] in (0, report["n"]) else str(report["n"]), model=run.get("model"),
+                transformers=ask.at(run, "versions", "transformers"), torch=ask.at(run, "versions", "torch"),
+                seed=str(run.get("seed")), dtype=ask.at(run, "facts", "model", "dtype"),
+            ),
+            "claimed" if digest else "none", f"sha256:{digest}" if digest else "", tuple(report.get("caveats") or ()),
         )  # fmt: skip
 
 
@@ -126,14 +131,3 @@ def _metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str)
         total = told if is_log else ask.agreed(f"{where} {ask.called(name)}", ours, told)
         found[name] = RawMetric(cast("Better", better), "perplexity" if is_log else scale, total)
     return found
-
-
-def _facts(run: ask.Told, report: ask.Told, spec: ask.Told) -> dict[str, str]:
-    """Return what the fairness of a comparison hangs on, as far as a report tells it."""
-    facts, versions = run.get("facts") or {}, run.get("versions") or {}
-    return ask.facts_of(
-        scorer=spec.get("use"), template=spec.get("template"), generation=spec.get("options"),
-        limit="none" if report["of"] in (0, report["n"]) else str(report["n"]), model=run.get("model"),
-        transformers=versions.get("transformers"), torch=versions.get("torch"),
-        seed=str(run.get("seed")), dtype=(facts.get("model") or {}).get("dtype"),
-    )  # fmt: skip

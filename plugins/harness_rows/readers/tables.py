@@ -40,8 +40,7 @@ class Table(ask.RowReader):
             head = f.read(4096).removeprefix(BOM).lstrip()
         if head.startswith(b"PAR1"):
             return table(path, _parquet(files.whole(path), path), want)
-        lines = files.lines(path) if head[:1] == b"{" else _csv(files.whole(path), path)
-        return table(path, lines, want)
+        return table(path, files.lines(path) if head[:1] == b"{" else _csv(files.whole(path), path), want)
 
 
 def table(path: Path, lines: Lines, want: Wanted) -> RawRows:

@@ -48,7 +48,6 @@ def look(parity: Parity) -> LayerVerdict:
 
 def _first(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:
     """Say where two lists of tokens part, in the words of the export's tokenizer."""
-    pairs = zip(ours, theirs, strict=False)
-    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+    at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     a, b = (str(parity.reference.tokens.tokenizer.decode(ids[at : at + 1])) for ids in (ours, theirs))
     return f"token {at}: {b!r} where the export has {a!r}"
