@@ -64,14 +64,14 @@ def _surprise(parity: Parity, named: Mapping[str, Any], heard: list[Any], seed: 
     numbers = {"tokens": float(tokens), "z": total / math.sqrt(variance) if variance else 0.0}
     if tokens < LEAST:
         return LayerVerdict(UNPROVEN, f"{tokens} tokens were drawn, want {LEAST}", "text", numbers)
-    z, most = numbers["z"], NormalDist().inv_cdf(1 - alpha / 2)  # deviations that a healthy one stays within
+    z = numbers["z"]
     verdict, says = UNPROVEN, f"surprise {z:+.1f} at {tokens} tokens; a filter may be too fine to be seen"
     if greedy:
         verdict = DIFFERS if named.get("do_sample") else SAME
         says = f"answers greedily, and the export says do_sample {bool(named.get('do_sample'))} ({tokens} tokens)"
     elif filtered:
         says = f"draws; what the export names ({', '.join(filtered)}) is told by no reply"
-    elif z < -most or (told and z > most):  # text may be cut into unlikely tokens
+    elif z < -(far := NormalDist().inv_cdf(1 - alpha / 2)) or (told and z > far):  # text may be cut into rare tokens
         why = "filters or cools what it draws" if z < 0 else "draws hotter, or from another model"
         verdict, says = DIFFERS, f"{why}: surprise {z:+.1f} at {tokens} tokens, and the export names nothing"
     return LayerVerdict(verdict, says, "text", numbers)
