@@ -13,7 +13,7 @@ import pytest
 
 from harness import UsageError
 from harness_rows.fairness import UNFAIR, compare
-from harness_rows.metrics import choose
+from harness_rows.gating import choose
 from harness_rows.pairing import pair
 from harness_rows.readers import read
 from harness_rows.readers.asking import facts_of
