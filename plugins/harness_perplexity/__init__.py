@@ -28,10 +28,8 @@ def perplexity(
         pairs.append((sample.input, continuation(sample.input, sample.targets[0])))  # as a training joins them
     for sample, logprob in zip(samples, subject.logprobs(pairs), strict=True):
         nats, tokens, size = -logprob.total, logprob.tokens, logprob.bytes
-        values = {
-            "perplexity": nats / tokens if tokens else math.nan,
-            "bits_per_byte": nats / math.log(2) / size if size else math.nan,
-        }
+        values = {"perplexity": nats / tokens if tokens else math.nan}
+        values |= {"bits_per_byte": nats / math.log(2) / size if size else math.nan}
         yield Score(sample.id, values, weight=float(tokens), weights={"bits_per_byte": float(size)})
 
 

@@ -24,7 +24,9 @@ FILES = 1000  # of a folder, that are looked at for its size
 
 def read_all(paths: Sequence[str], want: Wanted) -> list[RawRows]:
     """Read the rows of a base and a candidate, or of one; both at a time where both are large. Raises UsageError."""
-    if len(paths) < 2 or min(_size(located(path)[0]) for path in paths) < LARGE:
+    places = [located(path)[0] for path in paths] if len(paths) > 1 else []
+    looked = [islice(place.rglob("*"), FILES) if place.is_dir() else [place] for place in places]
+    if min((sum(f.stat().st_size for f in some if f.is_file()) for some in looked), default=0) < LARGE:
         return [read(path, want) for path in paths]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         into = Path(folder, "rows")
@@ -42,11 +44,6 @@ def read_all(paths: Sequence[str], want: Wanted) -> list[RawRows]:
         own.key = theirs.key if own.key == theirs.key else own.key
         own.content = theirs.content if own.content == theirs.content else own.content
     return [*found, replace(run, rows=rows)]
-
-
-def _size(path: Path) -> int:
-    files = islice(path.rglob("*"), FILES) if path.is_dir() else [path]
-    return sum(f.stat().st_size for f in files if f.is_file())
 
 
 def _answer(path: str, want: dict[str, Any], into: str) -> Mapping[str, Any]:

@@ -176,6 +176,5 @@ def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=NEAR, abs_tol=NEAR)
     if isinstance(one, (list, dict)) and type(one) is type(other) and len(one) == len(other):
-        keys = one if isinstance(one, dict) else range(len(one))
-        return all(_alike(one[k], other[k]) for k in keys)
+        return all(_alike(one[k], other[k]) for k in (one if isinstance(one, dict) else range(len(one))))
     return bool(one == other)

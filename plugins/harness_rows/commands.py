@@ -58,7 +58,6 @@ def gate(parser: ArgumentParser) -> None:
 
 
 def _margin(text: str) -> float | str:
-    """Return a margin: a number, or a share as text."""
     return text if text.endswith("%") else float(text)
 
 

@@ -183,7 +183,6 @@ def _zstd(packed: bytes, where: str) -> bytes:
 
 
 def _opened(path: Path, most: int) -> IO[bytes]:
-    """Open a file. Raises UsageError where that is none, or has more bytes than are read."""
     try:
         f = open_file(path, follow=True)
     except (OSError, ValueError) as error:

@@ -126,9 +126,7 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
     return found
 
 
-def _uneven(
-    runs: tuple[RawRows, RawRows], sides: tuple[Grouped, Grouped], only: tuple[list[str], list[str]], renamed: int
-) -> str:
+def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[list[str]], renamed: int) -> str:
     if renamed and len(only[0]) == len(sides[0]):
         there = {row.key: row.content for row in runs[0].rows}
         name = shown(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
@@ -185,7 +183,6 @@ def _sorted(rows: Rows) -> Rows:
 
 
 def _is_lost(rows: Rows) -> bool:
-    """Return whether a side has a row, and no score of it."""
     return any(row.state != "scored" or not row.values for row in rows)
 
 

@@ -113,10 +113,8 @@ def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
     told = runtime.identity()
     kind = args.arithmetic or _arithmetic_of(str(told.get("model_ftype", "")), reference.stored)
     made = Parity(runtime, reference, kind, args.seed, args.alpha, args.context, rows)
-    tokenizer = reference.tokens.tokenizer
-    hold = {"template": tokenizer.chat_template, "bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     began, started = time.monotonic(), _now()
-    for name, layer in compare(made, asked, hold):
+    for name, layer in compare(made, asked):
         say(f"{name:<10} {layer.verdict:<14} {layer.says}")
     seconds = time.monotonic() - began
     if args.write:

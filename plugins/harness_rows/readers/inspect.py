@@ -6,6 +6,7 @@ import math
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,7 @@ class Inspect(ask.RowReader):
 
 def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]:
     """Return header, samples one by one, and reductions. Raises UsageError where the log has not ended."""
-
-    def read(what: bytes, where: str) -> Any:
-        return parsed(what, where, constants=True)  # NaN is how Inspect writes that a sample was not scored
-
+    read = partial(parsed, constants=True)  # NaN is how Inspect writes that a sample was not scored
     with log.open("rb") as f:
         packed = f.read(2) == b"PK"
     if packed:

@@ -180,6 +180,5 @@ def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, 
 
 
 def _table(value: Any, key: str) -> ask.Told:
-    """Return a table of a table, empty where it has none."""
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}

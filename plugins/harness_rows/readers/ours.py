@@ -67,7 +67,6 @@ class Ours(ask.RowReader):
 
 
 def _report(path: Path) -> Path | None:
-    """Return the report of the run that a path belongs to."""
     folder = path if path.is_dir() else path.parent
     return next((p for p in (folder / REPORT, folder / EVIDENCE / REPORT, folder.parent / REPORT) if p.is_file()), None)
 
@@ -78,7 +77,6 @@ def _items(path: Path) -> Path | None:
 
 
 def _task(path: Path) -> str:
-    """Return the evaluation that a file of rows is of, by its name."""
     return match[1] if (match := NAMED.fullmatch(path.name)) else ""
 
 

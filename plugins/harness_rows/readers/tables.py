@@ -91,7 +91,6 @@ def _parquet(data: bytes, path: Path) -> Lines:
 
 
 def _columns(line: ask.Told, want: Wanted, path: Path) -> dict[str, str]:
-    """Return the columns that are read. Raises UsageError at one that the table lacks."""
     named = {name: column for name in COLUMNS if (column := getattr(want, name))}
     found = {name: name for name in DEFAULTS if name in line} | named
     if want.metric and not want.score:

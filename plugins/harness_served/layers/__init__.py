@@ -15,7 +15,7 @@ from harness_served.runtime import room
 DULL = ("template", "adapters")  # of what is told: too long to print, or printed by another layer
 
 
-def compare(parity: Parity, wanted: Collection[str], hold: Mapping[str, Any]) -> Iterator[tuple[str, LayerVerdict]]:
+def compare(parity: Parity, wanted: Collection[str]) -> Iterator[tuple[str, LayerVerdict]]:
     """Look at layer after layer, and yield what came of each; the identity comes last, for it is asked twice.
 
     Raises UsageError where a server gives up, or another model answers at the end than did at the start.
@@ -29,22 +29,22 @@ def compare(parity: Parity, wanted: Collection[str], hold: Mapping[str, Any]) ->
                 raise
             parity.found[name] = LayerVerdict(UNPROVEN, f"it refuses a request: {refused}")
         yield name, parity.found[name]
-    parity.found[IDENTITY] = _same_model(parity, began, hold)
+    parity.found[IDENTITY] = _same_model(parity, began)
     yield IDENTITY, parity.found[IDENTITY]
 
 
-def _same_model(parity: Parity, began: Mapping[str, Any], hold: Mapping[str, Any]) -> LayerVerdict:
-    """Say what a runtime tells of itself; whether it is true is for the other layers.
+def _same_model(parity: Parity, began: Mapping[str, Any]) -> LayerVerdict:
+    """Say what a runtime tells of itself; whether it is true is for the other layers. Raises UsageError if it changed.
 
-    `hold` is what the export says of itself; what is told otherwise is a note, for it decides nothing. Raises
-    UsageError where what is told changed while it was asked.
+    What the export says of itself otherwise is a note, for it decides nothing.
     """
-    runtime, now = parity.runtime, parity.runtime.identity()
+    runtime, now, tokenizer = parity.runtime, parity.runtime.identity(), parity.reference.tokens.tokenizer
     for key in sorted(began.keys() | now.keys()):
         if began.get(key) != now.get(key):
             change = f"{key} was {began.get(key)!r:.80}, is {now.get(key)!r:.80}; nothing is said about either"
             raise UsageError(f"{runtime.server.where}: the model changed under way: {change}")
-    for key, ours in hold.items():
+    own = {"template": tokenizer.chat_template, "bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    for key, ours in own.items():
         if key in began and ours and began[key] != ours:
             parity.notes.append(f"{runtime.name} tells another {key} than the export has; the other layers decide")
     told_type = str(began.get("model_ftype", ""))
