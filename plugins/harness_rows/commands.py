@@ -94,8 +94,7 @@ def _gate(args: Namespace) -> int:
     try:
         from harness_rows import suites, writing
 
-        sides = ("base", "candidate") if len(args.rows) > 1 else ("candidate",)
-        paths = dict(zip(sides, args.rows, strict=True))
+        paths = dict(zip(("base", "candidate")[-len(args.rows) :], args.rows, strict=True))
         about = {"cluster": args.cluster, "slices": args.slice}
         found = suites.judged(suites.suite_of(claim, paths, options_of(args), args.alpha, **about))
         if args.write_suite:

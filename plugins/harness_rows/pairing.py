@@ -165,8 +165,7 @@ def _named(
             base.append(_sorted(theirs)[number : number + 1])
             candidate.append(_sorted(ours)[number : number + 1])
     sides = Side(base), Side(candidate)
-    most = max(map(len, sides[0])), max(map(len, sides[1]))
-    return PairedRows(how, names, *sides, dropped, renamed, most)
+    return PairedRows(how, names, *sides, dropped, renamed, (max(map(len, sides[0])), max(map(len, sides[1]))))
 
 
 def _all(found: RawRow | Rows | None) -> Rows:

@@ -13,8 +13,6 @@ PROSE = (
     "the old library could not wait any longer. It's 1,234.50 euros for the slates alone; Größe und 東京 stood in the "
     "minutes, nobody knew why.\n\n"
 )
-ALONE = "Once upon a time"  # a text prompt for the base of an adapter, and for nothing else
-PLAIN = "The capital of France is"  # a text prompt, which gets a BOS or none
 ENDED = (  # questions and whole answers, after which a model should have nothing more to say
     *(("What is the capital of France?", "The capital of France is Paris."), ("Say hello.", "Hello!")),
     *(("What is 2 + 2?", "2 + 2 equals 4."), ("Is water wet? Answer yes or no.", "Yes.")),

@@ -15,10 +15,6 @@ NO_FILTER = {
     **{"top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0, "presence_penalty": 0.0},
     **{"frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0, "mirostat": 0},
 }
-DRAWING = (  # how is drawn, by the names that generation_config.json has
-    *("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty"),
-    *("frequency_penalty", "dry_multiplier", "xtc_probability"),
-)
 
 
 class LlamaCpp(Runtime):
@@ -53,7 +49,9 @@ class LlamaCpp(Runtime):
         self.tokens += 1
         if not isinstance(settings, dict):
             return None
-        told = {name: settings.get("repeat_penalty" if name == "repetition_penalty" else name) for name in DRAWING}
+        names = ["temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty"]
+        names += ["frequency_penalty", "dry_multiplier", "xtc_probability"]  # as generation_config.json has them
+        told = {name: settings.get("repeat_penalty" if name == "repetition_penalty" else name) for name in names}
         return {name: round(float(v), 4) for name, v in told.items() if isinstance(v, (int, float)) and abs(v) < 1e9}
 
     def ids(self, messages: Messages) -> list[int] | None:

@@ -137,8 +137,7 @@ def totalled(where: str, name: str, rows: list[RawRow], every: list[float], told
     """
     total = agreed(f"{where} {called(name)}", mean(every), told) if every else None
     scored = [row.values[name] for row in rows if name in row.values]
-    same = total is not None and scored and is_equal(mean(scored), total)
-    return replace(about, total=total if same else None)
+    return replace(about, total=total if total is not None and scored and is_equal(mean(scored), total) else None)
 
 
 def is_equal(ours: float, theirs: float) -> bool:

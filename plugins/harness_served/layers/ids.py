@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness_api import RequestRefused
-from harness_served.conversations import PLAIN
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
 from harness_served.runtime import GREEDY, room
 
+PLAIN = "The capital of France is"  # a text prompt, which gets a BOS or none
 FIX = "serve it with the export's own: --chat-template model/chat_template.jinja"
 
 

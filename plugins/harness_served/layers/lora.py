@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness_served.conversations import ALONE
 from harness_served.layers.logprobs import TIMES, ToldTokens, drawn, rms
 from harness_served.parity import DIFFERS, SAME, SECOND, UNPROVEN, UNSEEN, LayerVerdict, Parity
 
+ALONE = "Once upon a time"  # a text prompt for the base of an adapter, and for nothing else
 SMALLER = 0.9  # the scale whose direction is tried
 ERRORS = 3
 
