@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from harness_report import drawing
 from harness_report.drawing import ACCENT, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart, written
@@ -17,16 +17,6 @@ NINE_OF_TEN = (0.05, 0.25, 0.5, 0.75, 0.95)
 Spec = dict[str, Any]
 Names = tuple[str, str]
 Points = Sequence[tuple[float, float]]
-
-
-class Bin(NamedTuple):
-    """Rows whose chosen answers have about one probability: its mean, the share that is right with bounds, how many."""
-
-    said: float
-    right: float
-    low: float
-    high: float
-    n: int
 
 
 def _panel(layers: Sequence[Spec], left: int = 44, right: int = 14, height: int = HEIGHT, bottom: int = 40) -> Spec:
@@ -107,23 +97,21 @@ def traded(points: Sequence[Spec], names: Names, limits: tuple[float | None, flo
     lines = [({key: axis}, [{axis["field"]: limit}]) for key, axis, limit in at if limit is not None]
     layers = [_layer("rule", *line, color=INK, strokeWidth=1) for line in lines]
     layers.append(_layer("point", {"x": x, "y": y, "color": own}, points, filled=True, size=58, opacity=1))
-    label = {"x": x, "y": y, "text": {"field": "name"}}
-    layers.append(_layer("text", label, _apart(points), dy=-10, align="center", color=INK))
-    table = [(p["name"], number(p["kept"]), number(p["gained"])) for p in points]
-    return Chart("Gain against forgetting", note, _panel(layers, right=44, height=220), ("model", *names), table)
-
-
-def _apart(points: Sequence[Spec]) -> list[Spec]:
-    """Return the points with a name each place: where names would cover each other, the first and the last."""
     spans = {key: max(p[key] for p in points) - min(p[key] for p in points) for key in ("kept", "gained")}
     places = list[list[Spec]]()
     for point in points:
-        held = (own for own in places if all(abs(own[0][key] - point[key]) <= NEAR * spans[key] for key in spans))
-        if (own := next(held, None)) is None:
-            places.append(own := [])
-        own.append(point)
-    ends = [(", " if len(own) == 2 else " … ").join(dict.fromkeys((own[0]["name"], own[-1]["name"]))) for own in places]
-    return [{**own[0], "name": end} for own, end in zip(places, ends, strict=True)]
+        held = (one for one in places if all(abs(one[0][key] - point[key]) <= NEAR * spans[key] for key in spans))
+        if (here := next(held, None)) is None:
+            places.append(here := [])
+        here.append(point)
+    labels = []  # one each place: where names would cover each other, the first and the last
+    for here in places:
+        ends = dict.fromkeys((here[0]["name"], here[-1]["name"]))
+        labels.append({**here[0], "name": (", " if len(here) == 2 else " … ").join(ends)})
+    text = {"x": x, "y": y, "text": {"field": "name"}}
+    layers.append(_layer("text", text, labels, dy=-10, align="center", color=INK))
+    table = [(p["name"], number(p["kept"]), number(p["gained"])) for p in points]
+    return Chart("Gain against forgetting", note, _panel(layers, right=44, height=220), ("model", *names), table)
 
 
 def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: Sequence[float]) -> Chart:
@@ -167,21 +155,23 @@ def scatter(title: str, note: str, pairs: Points, names: Names) -> Chart:
     return Chart(title, note, _panel([line, dots]), ("quantile", *names), table)
 
 
-def reliability(title: str, note: str, series: Mapping[str, Sequence[Bin]]) -> Chart:
-    """Draw how often a chosen answer is right by its probability; on the diagonal a model is as right as it says."""
+def reliability(title: str, note: str, series: Mapping[str, Sequence[Spec]]) -> Chart:
+    """Draw how often a chosen answer is right by its probability; on the diagonal a model is as right as it says.
+
+    The rows have p, the mean probability of some answers, v, the share that is right, its bounds low and high, and n.
+    """
     unit = {"domain": [0, 1], "nice": False}
     x = _axis("p", "probability of the chosen answer", grid=False, scale=unit)
     y = _axis("v", None, grid=True, scale=unit)
     places = {"x": x, "y": y}
     layers = [_layer("line", places, [{"p": 0, "v": 0}, {"p": 1, "v": 1}], color=INK, strokeWidth=1)]
-    for i, bins in enumerate(series.values()):
+    for i, rows in enumerate(series.values()):
         colour = BASE if i else ACCENT
-        rows = [{"p": b.said, "v": b.right, "low": b.low, "high": b.high} for b in bins]
         if not i:
             ends = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}
             layers.append(_layer("rule", ends, rows, color=colour, strokeWidth=1.5))
         layers.append(_layer("point", places, rows, filled=True, size=42, color=colour, opacity=1))
-    table = [(name, f"{b.said:.2f}", f"{b.right:.2f}", str(b.n)) for name, bins in series.items() for b in bins]
+    table = [(name, f"{b['p']:.2f}", f"{b['v']:.2f}", str(b["n"])) for name, rows in series.items() for b in rows]
     return Chart(title, note, _panel(layers), ("subject", "probability", "right", "rows"), table)
 
 
@@ -232,5 +222,4 @@ def series(title: str, note: str, lines: Mapping[str, Points], *, marks: Sequenc
 
 
 def _quantiles(found: Sequence[Any], at: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> list[tuple[str, Any]]:
-    """Return quantiles of sorted values by their names."""
     return [(f"{q:.0%}", found[round(q * (len(found) - 1))]) for q in at]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from harness.internals import counted, decide, markdown, sentence, shown
 from harness_report.gates import claim_of, estimate_of
 from harness_report.made import Setting, settings_of
 from harness_report.pairs import LOST, WON, Pairs, paired
-from harness_report.reading import Kept, Rows, asks, metric_of, result_of, samples_of
+from harness_report.reading import Kept, asks, metric_of, result_of, samples_of
 from harness_report.words import GLYPHS, day, number
 
 ALIKE = "the same on every row"  # the reading of a metric of which no row changed
@@ -72,7 +71,7 @@ class Compared:
     same: list[Both]  # gates that came to the same numbers
     metrics: list[Between]
     settings: list[Setting]
-    notes: list[str]
+    notes: list[str]  # what a reader must know before believing it
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -89,30 +88,48 @@ def compare(now: Kept, before: Kept) -> Compared:
     """Compare a run with another one, which came before it."""
     theirs = {(v.gate, v.candidate): v for v in before.run.verdicts}
     both = [Both(v, theirs.get((v.gate, v.candidate))) for v in sentence.worst_first(now.run)]
-    between = _all_between(now, before)
     differ, same = [b for b in both if not b.is_same], [b for b in both if b.is_same]
-    return Compared(now, before, differ, same, between, _differing(now, before), _notes(now, before, between))
-
-
-def _all_between(now: Kept, before: Kept) -> list[Between]:
-    """Return every metric of one number a row that both runs have of the page's candidate, the worst first."""
-    found = []
+    between = []  # every metric of one number a row that both runs have of the page's candidate, the worst first
     for report in now.run.reports:
         if report.subject == now.ours and before.report(before.ours, report.eval):
             metric, _ = now.against(report.eval)
             if now.scale(f"{report.eval}.{metric}").is_of_rows:
-                found.append(_between(now, before, report.eval, metric))
+                between.append(_between(now, before, report.eval, metric))
     order = list(READINGS.values())
-    return sorted(found, key=lambda b: order.index(b.reading) if b.reading in order else len(order))
+    between.sort(key=lambda b: order.index(b.reading) if b.reading in order else len(order))
+    found = [s for s in settings_of(now, before) if s.before is not None]
+    versions, old = now.run.versions, before.run.versions
+    found += [Setting(n, versions.get(n, "not there"), old.get(n, "not there")) for n in {**versions, **old}]
+    weights, old = now.run.digests, before.run.digests
+    found += [Setting(f"weights of {n}", weights[n][:12], old[n][:12]) for n in weights if n in old]
+    settings, notes = [s for s in found if s.value != s.before], []
+    if now.run.suite != before.run.suite:
+        notes.append(f"two suites, {shown(now.run.suite)} and {shown(before.run.suite)}: what has one name is compared")
+    if now.ours != before.ours:
+        notes.append(f"{shown(now.ours)} of this run is compared with {shown(before.ours)} of the other")
+    for evaluation, left in ((b.metric.partition(".")[0], b.left) for b in between if b.left):
+        notes.append(f"{evaluation}: {counted(left, 'row')} not asked alike in both runs, and left out")
+    if only := [r.eval for r in now.run.reports if r.subject == now.ours and not before.report(before.ours, r.eval)]:
+        notes.append(f"only this run measured {', '.join(map(shown, only))}")
+    for kept in (now, before):
+        notes += [f"{shown(kept.folder.resolve().name)}: {shown(m)}" for m in dict.fromkeys(kept.missing)]
+    return Compared(now, before, differ, same, between, settings, notes)
 
 
 def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
+    """Put the claim "better than the other run" to the rows that both asked, as a gate with no margin would be."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
     ids = [i for i in ours if i in theirs and asks(ours[i]) == asks(theirs[i])]
     left, name = len(ours.keys() | theirs.keys()) - len(ids), f"{evaluation}.{metric}"
     ours, theirs = {i: ours[i] for i in ids}, {i: theirs[i] for i in ids}
     pair = paired(metric, theirs, ours, (before.ours, now.ours), lower=now.is_lower(name))
-    verdict = _judged(now, before, name, ours, theirs)
+    gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
+    one, other = (result_of(k, name, rows) for k, rows in ((now, ours), (before, theirs)))
+    try:
+        verdict = decide(gate, metric_of(now, name), one, other, samples_of(ours), now.run.alpha, name=now.ours)
+    except ModuleNotFoundError as error:
+        hint = f"needs {error.name}, which is not installed; pip install 'finetune-harness[recompute]'"
+        raise UsageError(f"two runs: the test of {name} {hint}") from None
     if pair.rows and not pair.count(LOST) + pair.count(WON):
         reading = ALIKE
     elif now.run.digests.get(now.ours) == before.run.digests.get(before.ours):
@@ -120,44 +137,6 @@ def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
     else:
         reading = READINGS.get(verdict.outcome, "not comparable")
     return Between(name, verdict, reading, pair, left)
-
-
-def _judged(now: Kept, before: Kept, name: str, ours: Rows, theirs: Rows) -> Verdict:
-    """Put the claim "better than the other run" to rows, as a gate with no margin would be."""
-    evaluation, _, metric = name.partition(".")
-    gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
-    one, other = (result_of(k, evaluation, metric, rows) for k, rows in ((now, ours), (before, theirs)))
-    try:
-        return decide(gate, metric_of(now, name), one, other, samples_of(ours), now.run.alpha, name=now.ours)
-    except ModuleNotFoundError as error:
-        hint = f"needs {error.name}, which is not installed; pip install 'finetune-harness[recompute]'"
-        raise UsageError(f"two runs: the test of {name} {hint}") from None
-
-
-def _differing(now: Kept, before: Kept) -> list[Setting]:
-    """Return what was set otherwise, other versions, and other weights of one name."""
-    found = [s for s in settings_of(now, before) if s.before is not None]
-    ours, theirs = now.run.versions, before.run.versions
-    found += [Setting(n, ours.get(n, "not there"), theirs.get(n, "not there")) for n in {**ours, **theirs}]
-    ours, theirs = now.run.digests, before.run.digests
-    found += [Setting(f"weights of {n}", ours[n][:12], theirs[n][:12]) for n in ours if n in theirs]
-    return [s for s in found if s.value != s.before]
-
-
-def _notes(now: Kept, before: Kept, between: Sequence[Between]) -> list[str]:
-    """Return what a reader must know before believing a comparison."""
-    found = []
-    if now.run.suite != before.run.suite:
-        found.append(f"two suites, {shown(now.run.suite)} and {shown(before.run.suite)}: what has one name is compared")
-    if now.ours != before.ours:
-        found.append(f"{shown(now.ours)} of this run is compared with {shown(before.ours)} of the other")
-    for evaluation, left in ((b.metric.partition(".")[0], b.left) for b in between if b.left):
-        found.append(f"{evaluation}: {counted(left, 'row')} not asked alike in both runs, and left out")
-    if only := [r.eval for r in now.run.reports if r.subject == now.ours and not before.report(before.ours, r.eval)]:
-        found.append(f"only this run measured {', '.join(map(shown, only))}")
-    for kept in (now, before):
-        found += [f"{shown(kept.folder.resolve().name)}: {shown(m)}" for m in dict.fromkeys(kept.missing)]
-    return found
 
 
 def printed(*parts: Line) -> str:
@@ -184,32 +163,27 @@ def told(c: Compared) -> str:
         *(f"note: {n}" for n in c.notes),
     ]
     if c.gates:
-        parts += ["", Text(f"gates, {now} and before", "bold"), *(_gate_line(c, b) for b in c.gates)]
+        parts += ["", Text(f"gates, {now} and before", "bold")]
+    for b in c.gates:
+        was = f"{b.before.outcome} {estimate_of(c.before, b.before)}" if b.before else "not asked"
+        text = Text(f"{b.name}\n{estimate_of(c.now, b.now)}, was {was}")
+        parts.append((f"{GLYPHS[b.now.outcome]} {b.now.outcome}", STYLES[b.now.outcome], text))
     if c.same:
         parts.append(f"{counted(len(c.same), 'gate')} came to the same numbers: {', '.join(b.name for b in c.same)}")
     if c.metrics:
         parts += ["", Text(f"{shown(c.now.ours)} on the rows that both asked", "bold")]
-        parts += [_metric_line(c, b) for b in c.metrics if b.reading != ALIKE]
-        if alike := [b.metric for b in c.metrics if b.reading == ALIKE]:
-            parts.append(f"the same on every row: {shown(', '.join(alike))}")
+    for m in (m for m in c.metrics if m.reading != ALIKE):
+        unit, v = c.now.unit(m.metric), m.verdict
+        rows = f"{counted(len(m.pairs.rows), 'row')}, {m.pairs.count(LOST)} lost and {m.pairs.count(WON)} won"
+        found = f"{estimate_of(c.now, v)}, {rows}" if v.estimate is not None else shown(v.why)
+        text = Text(f"{shown(m.metric)}  {number(v.baseline, unit)}, now {number(v.value, unit)}\n{found}")
+        parts.append((m.reading, STYLES.get(m.reading, ""), text))
+    if alike := [m.metric for m in c.metrics if m.reading == ALIKE]:
+        parts.append(f"the same on every row: {shown(', '.join(alike))}")
     if c.settings:
         parts += ["", Text("configuration that differs", "bold")]
         parts += [f"{s.key}  {s.before}, now {s.value}" for s in c.settings]
     return printed(*parts)
-
-
-def _gate_line(c: Compared, b: Both) -> tuple[str, str, Text]:
-    was = f"{b.before.outcome} {estimate_of(c.before, b.before)}" if b.before else "not asked"
-    text = Text(f"{b.name}\n{estimate_of(c.now, b.now)}, was {was}")
-    return f"{GLYPHS[b.now.outcome]} {b.now.outcome}", STYLES[b.now.outcome], text
-
-
-def _metric_line(c: Compared, b: Between) -> tuple[str, str, Text]:
-    unit, v = c.now.unit(b.metric), b.verdict
-    rows = f"{counted(len(b.pairs.rows), 'row')}, {b.pairs.count(LOST)} lost and {b.pairs.count(WON)} won"
-    found = f"{estimate_of(c.now, v)}, {rows}" if v.estimate is not None else shown(v.why)
-    text = Text(f"{shown(b.metric)}  {number(v.baseline, unit)}, now {number(v.value, unit)}\n{found}")
-    return b.reading, STYLES.get(b.reading, ""), text
 
 
 def compared(c: Compared) -> str:
@@ -246,12 +220,20 @@ def _outcome(kept: Kept, v: Verdict | None) -> str:
 
 def as_json(c: Compared) -> str:
     """Return what differs between two runs as JSON."""
-    value = {
-        "format": FORMAT, "run": _run(c.now), "against": _run(c.before),
-        "gates": [_gate(c, b) for b in [*c.gates, *c.same]], "metrics": [_metric(b) for b in c.metrics],
-        "settings": [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings], "notes": c.notes,
-    }  # fmt: skip
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    gates: list[dict[str, Any]] = []
+    for b in [*c.gates, *c.same]:
+        about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim_of(c.now, b.now), "same": b.is_same}
+        gates.append({**about, "now": numbers(b.now), "before": b.before and numbers(b.before)})
+    metrics: list[dict[str, Any]] = []
+    for m in c.metrics:
+        v, won, lost = m.verdict, [p.id for p in m.pairs.of(WON)], [p.id for p in m.pairs.of(LOST)]
+        found = {"metric": m.metric, "reading": m.reading, "now": v.value, "before": v.baseline, "alpha": v.alpha}
+        found |= {"estimate": v.estimate, "lower": v.lower, "upper": v.upper, "p": v.p_pass, "method": v.method}
+        found |= {"n": v.n, "won_count": len(won), "lost_count": len(lost), "left_out": m.left}
+        metrics.append({**found, "won": won, "lost": lost, "why": v.why})
+    settings = [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings]
+    value = {"format": FORMAT, "run": _run(c.now), "against": _run(c.before), "gates": gates, "metrics": metrics}
+    return json.dumps({**value, "settings": settings, "notes": c.notes}, indent=1, ensure_ascii=False) + "\n"
 
 
 def _run(kept: Kept) -> dict[str, Any]:
@@ -263,17 +245,3 @@ def _run(kept: Kept) -> dict[str, Any]:
 def numbers(v: Verdict) -> dict[str, Any]:
     keys = ("outcome", "value", "baseline", "estimate", "lower", "upper", "threshold", "n")
     return {key: getattr(v, key) for key in keys}
-
-
-def _gate(c: Compared, b: Both) -> dict[str, Any]:
-    about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim_of(c.now, b.now), "same": b.is_same}
-    return {**about, "now": numbers(b.now), "before": b.before and numbers(b.before)}
-
-
-def _metric(b: Between) -> dict[str, Any]:
-    v = b.verdict
-    test = {"estimate": v.estimate, "lower": v.lower, "upper": v.upper, "p": v.p_pass, "method": v.method, "n": v.n}
-    rows = {"won": [p.id for p in b.pairs.of(WON)], "lost": [p.id for p in b.pairs.of(LOST)]}
-    counts = {"won_count": len(rows["won"]), "lost_count": len(rows["lost"]), "left_out": b.left}
-    about = {"metric": b.metric, "reading": b.reading, "now": v.value, "before": v.baseline, "alpha": v.alpha}
-    return {**about, **test, **counts, **rows, "why": v.why}

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness import Gate, Report, Verdict
-from harness.internals import OnScale, decide, sentence, shown, wilson
+from harness.internals import decide, sentence, shown, wilson
 from harness_report import charts
 from harness_report.drawing import Chart
 from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of
@@ -29,21 +29,18 @@ def table_of(kept: Kept) -> SimpleNamespace:
     for name in dict.fromkeys(f"{r.eval}.{m}" for r in kept.run.reports for m in r.metrics):
         evaluation, _, metric = name.partition(".")
         found = {r.subject: r.metrics[metric] for r in kept.run.reports if r.eval == evaluation and metric in r.metrics}
-        change = _change(found.get(base), found.get(kept.ours), kept.scale(name))
+        was, now, scale = found.get(base), found.get(kept.ours), kept.scale(name)
+        if was is None or now is None or not math.isfinite(was + now):
+            change = NONE
+        elif was == now:
+            change = "same"
+        elif scale.is_share or not was:
+            change = scale.shown(now - was)
+        else:
+            change = minus(f"{now / was - 1:+.1%}")  # of what has no whole a share of the base
         cells = [number(found.get(s), kept.unit(name)) for s in subjects]
         lines.append(SimpleNamespace(name=name, lower=kept.is_lower(name), cells=cells, change=change))
     return SimpleNamespace(subjects=subjects, kept=narrow, ours=kept.ours, base=base, lines=lines)
-
-
-def _change(base: float | None, ours: float | None, scale: OnScale) -> str:
-    """Return a difference in words, as a share of the base where there is no whole."""
-    if base is None or ours is None or not math.isfinite(base + ours):
-        return NONE
-    if base == ours:
-        return "same"
-    if scale.is_share or not base:
-        return scale.shown(ours - base)
-    return minus(f"{ours / base - 1:+.1%}")
 
 
 def slices_of(kept: Kept) -> list[Chart]:
@@ -96,8 +93,7 @@ def _bounds(kept: Kept, name: str, column: str) -> dict[str, tuple[float, float]
                 found[label] = wilson(round(right), len(rows), alpha)
             continue
         with suppress(ModuleNotFoundError):  # of clusters' statistics
-            result = result_of(kept, evaluation, metric, rows)
-            v = decide(gate, measured, result, None, samples_of(rows), alpha, name=kept.ours)
+            v = decide(gate, measured, result_of(kept, name, rows), None, samples_of(rows), alpha, name=kept.ours)
             if v.lower is not None and v.upper is not None:
                 found[label] = v.lower, v.upper
     return found
@@ -117,21 +113,18 @@ def traded(kept: Kept, past: Sequence[Kept] = ()) -> Chart | None:
     runs = [(k, k.ours, short_day(k.run.started)) for k in past]
     points = []
     for one, subject, name in runs or [(kept, s, s) for s in kept.subjects]:
-        values = [_value(one, subject, v.metric) for v in (loss, gain)]
+        values = []
+        for evaluation, _, metric in (v.metric.partition(".") for v in (loss, gain)):
+            report = one.report(subject, evaluation)
+            values.append(report.metrics.get(metric, math.nan) if report else math.nan)
         ours = one.folder == kept.folder and subject == kept.ours
-        if None not in values:
+        if all(map(math.isfinite, values)):
             points.append({"name": shown(name), "kept": values[0], "gained": values[1], "ours": ours})
     names = (measured(loss.metric), measured(gain.metric))
     ways = ["less" if kept.is_lower(v.metric) else "more" for v in (loss, gain)]
     note = f"{names[1]} up, {ways[1]} is gained; {names[0]} across, {ways[0]} is kept"
     note += f"; lines: the limits of “{gain.gate}” and “{loss.gate}”"
     return charts.traded(points, names, (_limit(loss), _limit(gain)), shown(note)) if len(points) > 1 else None
-
-
-def _value(kept: Kept, subject: str, name: str) -> float | None:
-    report = kept.report(subject, name.partition(".")[0])
-    value = report.metrics.get(name.partition(".")[2]) if report else None
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _limit(v: Verdict) -> float | None:
@@ -143,7 +136,14 @@ def _limit(v: Verdict) -> float | None:
 
 def by_row(kept: Kept) -> list[Chart]:
     """Return what single rows say: paired outcomes, values, how far probabilities are to be believed, lengths."""
-    return [*_paired(kept), *_numbers(kept), *_reliable(kept), *_lengths(kept)]
+    rows = []
+    for evaluation in dict.fromkeys(r.eval for r in kept.run.reports if r.subject == kept.ours):
+        if (pairs := pairs_of(kept, evaluation)).binary:
+            words = {"both right": BOTH, "won": WON, "lost": LOST, "neither": NEITHER}
+            counts = {word: pairs.count(outcome) for word, outcome in words.items()}
+            rows.append((f"{evaluation} against {pairs.theirs}", counts))
+    paired = [charts.outcomes(rows, f"rows that {kept.ours} lost and won against what its gate names")] if rows else []
+    return [*paired, *_numbers(kept), *_reliable(kept), *_lengths(kept)]
 
 
 def _reliable(kept: Kept) -> Iterator[Chart]:
@@ -159,30 +159,19 @@ def _reliable(kept: Kept) -> Iterator[Chart]:
             yield charts.reliability(f"Reliability of {r.eval}", note, {name: b for name, b in bins.items() if b})
 
 
-def _bins(kept: Kept, subject: str, evaluation: str, metric: str) -> list[charts.Bin]:
+def _bins(kept: Kept, subject: str, evaluation: str, metric: str) -> list[charts.Spec]:
     """Return the rows by the probability of their chosen answers, in tenths; bins of few rows are left out."""
     tenths: dict[int, list[tuple[float, float]]] = {}
     for row in kept.rows(subject, evaluation).values() if kept.report(subject, evaluation) else ():
         said, right = table_in(row, "details").get("probability"), value_of(row, metric)
         if isinstance(said, float) and 0 <= said <= 1 and right in (0, 1):
             tenths.setdefault(min(9, int(said * 10)), []).append((said, right))
-    found = []
+    found: list[charts.Spec] = []
     for rows in (tenths[k] for k in sorted(tenths) if len(tenths[k]) >= FEWEST):
         n, hits = len(rows), sum(right for _, right in rows)
-        bounds = wilson(round(hits), n, kept.run.alpha)
-        found.append(charts.Bin(sum(said for said, _ in rows) / n, hits / n, *bounds, n))
+        low, high = wilson(round(hits), n, kept.run.alpha)
+        found.append({"p": sum(said for said, _ in rows) / n, "v": hits / n, "low": low, "high": high, "n": n})
     return found
-
-
-def _paired(kept: Kept) -> Iterator[Chart]:
-    rows = []
-    for evaluation in dict.fromkeys(r.eval for r in kept.run.reports if r.subject == kept.ours):
-        if (pairs := pairs_of(kept, evaluation)).binary:
-            words = {"both right": BOTH, "won": WON, "lost": LOST, "neither": NEITHER}
-            counts = {word: pairs.count(outcome) for word, outcome in words.items()}
-            rows.append((f"{evaluation} against {pairs.theirs}", counts))
-    if rows:
-        yield charts.outcomes(rows, f"rows that {kept.ours} lost and won against what its gate names")
 
 
 def _numbers(kept: Kept) -> Iterator[Chart]:

@@ -172,21 +172,19 @@ def metric_of(kept: Kept, name: str) -> Metric:
     return Metric(name.partition(".")[2], better, kept.scale(name).scale)  # type: ignore[arg-type]
 
 
-def result_of(kept: Kept, evaluation: str, metric: str, rows: Rows) -> Result:
-    """Return rows of the page's candidate as a gate reads them."""
-    scores = tuple(_score(key, row, metric) for key, row in rows.items())
-    return Result(kept.ours, evaluation, scores, {}, kept.run.digests.get(kept.ours) or kept.run.started)
+def result_of(kept: Kept, name: str, rows: Rows) -> Result:
+    """Return rows of the page's candidate as a gate on EVAL.METRIC reads them."""
+    (evaluation, _, metric), scores = name.partition("."), []
+    for key, row in rows.items():
+        value, weights = value_of(row, metric), (table_in(row, "weights").get(metric), row.get("weight"))
+        weight = next((float(w) for w in weights if isinstance(w, (int, float))), 1.0)
+        scores.append(Score(key, {} if value is None else {metric: value}, weight=weight))
+    return Result(kept.ours, evaluation, tuple(scores), {}, kept.run.digests.get(kept.ours) or kept.run.started)
 
 
 def samples_of(rows: Rows) -> list[Sample]:
     """Return what was asked in rows as far as a gate reads it."""
     return [Sample(key, cluster=row.get("cluster"), row={}) for key, row in rows.items()]
-
-
-def _score(key: str, row: Row, metric: str) -> Score:
-    value, weights = value_of(row, metric), (table_in(row, "weights").get(metric), row.get("weight"))
-    weight = next((float(w) for w in weights if isinstance(w, (int, float))), 1.0)
-    return Score(key, {} if value is None else {metric: value}, weight=weight)
 
 
 def slice_of(row: Row, column: str) -> str:
