@@ -10,8 +10,8 @@ from urllib.parse import quote, urlencode
 from harness import Verdict
 from harness.internals import OnScale, counted, numbers, sentence, shown, words
 from harness_report.drawing import BASE, VERDICTS, Axis, Interval, axis_of, draw, strip
-from harness_report.pairs import lost_slices, wrong_rows
-from harness_report.reading import Kept
+from harness_report.pairs import lost_slices
+from harness_report.reading import Kept, table_in, value_of
 from harness_report.words import GLYPHS, NONE, bytes_, claimed, figure, measured, minus, number, percent, plain, told
 
 
@@ -90,11 +90,27 @@ def show_gate(
     """Return one gate in the words of the page, with its strip; `before` is of the run that it is compared with."""
     write, found = write_of(kept, v), [p for p in parts if p is not None]
     svg = draw(strip(axis, found)) if axis and found else ""
+    if v.waived and v.waiver:
+        aside = shown(v.waiver.says())
+    elif v.group:
+        aside = f"one of “{shown(v.group)}”"
+    elif not v.blocking:
+        aside = "only warns"
+    else:
+        aside = "" if v.decides or v.outcome == "PASS" else "not what ships"
+    if v.method == "point":
+        rows = "counted"
+    elif not v.n:
+        rows = NONE
+    elif driver := next((s for s in v.slices if s.name == v.driver), None):
+        rows = f"{shown(driver.name)}, {driver.n:,} of {counted(v.n, 'row')}"
+    else:
+        rows = counted(v.n, "row") + (f" in {v.clusters:,} clusters" if v.clusters and v.clusters < v.n else "")
     return SimpleNamespace(
         outcome=v.outcome.value, glyph=GLYPHS[v.outcome], gate=shown(v.gate), candidate=shown(v.candidate),
-        claim=told(claim_of(kept, v)), aside=_aside(v), details=_details(v),
+        claim=told(claim_of(kept, v)), aside=aside, details=_details(v),
         svg=svg, estimate=write(v.estimate), bounds=bounds_of(v, write), second=_second(kept, v, write),
-        rows=_rows(v), changed=rows_of(kept, v, links), **before,
+        rows=rows, changed=rows_of(kept, v, links), **before,
     )  # fmt: skip
 
 
@@ -141,28 +157,7 @@ def _second(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str
     return f"limit {limit}"
 
 
-def _rows(v: Verdict) -> str:
-    if v.method == "point":
-        return "counted"
-    if not v.n:
-        return NONE
-    if driver := next((s for s in v.slices if s.name == v.driver), None):
-        return f"{shown(driver.name)}, {driver.n:,} of {counted(v.n, 'row')}"
-    return counted(v.n, "row") + (f" in {v.clusters:,} clusters" if v.clusters and v.clusters < v.n else "")
-
-
-def _aside(v: Verdict) -> str:
-    if v.waived and v.waiver:
-        return shown(v.waiver.says())
-    if v.group:
-        return f"one of “{shown(v.group)}”"
-    if not v.blocking:
-        return "only warns"
-    return "" if v.decides or v.outcome == "PASS" else "not what ships"
-
-
 def _details(v: Verdict) -> list[str]:
-    """Return what unfolds under a claim: method, p, alpha, attempt, slices, and the reason in full."""
     found = []
     if v.method and v.method != "point":
         text = f"{v.method[:1].upper()}{v.method[1:]}"
@@ -186,32 +181,28 @@ def heads(kept: Kept) -> list[SimpleNamespace]:
     """Return what a release turns on: its largest proven gain, the gate that decided or is closest, what none says."""
     gain, driver = sentence.gain(kept.run), sentence.driver(kept.run)
     close = "The closest gate" if driver and driver.outcome == "PASS" else "What decided"
-    found = [(f"{close}: ", driver)] if driver and driver.estimate is not None else []
+    turns = [(f"{close}: ", driver)] if driver and driver.estimate is not None else []
     if gain and gain is not driver:
-        found.insert(0 if close == "The closest gate" else 1, ("What it gains: ", gain))
-    return [_head(kept, title, v) for title, v in found] + _unsaid(kept)
-
-
-def _head(kept: Kept, title: str, v: Verdict) -> SimpleNamespace:
-    write, axis, part = write_of(kept, v), axes([kept])(kept, v), interval_of(v)
-    svg = draw(strip(axis, [part])) if axis and part else ""
-    said = told(_said(kept, v, write))
-    return SimpleNamespace(title=title + shown(v.gate), number=write(v.estimate), said=said, svg=svg, style="")
-
-
-def _unsaid(kept: Kept) -> list[SimpleNamespace]:
-    """Return the worst loss that was proven and is in no gate, then the others, with the slices that they are in."""
-    said, numbers = [], []
+        turns.insert(0 if close == "The closest gate" else 1, ("What it gains: ", gain))
+    found = []
+    for title, v in turns:
+        write, axis, part = write_of(kept, v), axes([kept])(kept, v), interval_of(v)
+        svg = draw(strip(axis, [part])) if axis and part else ""
+        said = told(_said(kept, v, write))
+        title += shown(v.gate)
+        found.append(SimpleNamespace(title=title, number=write(v.estimate), said=said, svg=svg, style=""))
+    losses, changes = [], []  # the worst that is proven and in no gate first
     for c in sentence.unsaid(kept.run):
         name = f"{c.eval}.{c.metric}"
         change, low, high = (figure(x, c, versus=True) for x in (c.estimate, c.lower, c.upper))
         values = " to ".join(number(x, kept.unit(name)) for x in (c.theirs, c.ours))
-        slices = lost_slices(kept, c.eval, c.metric, c.before)
-        numbers.append(change)
-        said.append(f"{measured(name)} {values}, {change} [{low}, {high}]" + "".join(f", {s}" for s in slices))
-    title = f"What no gate says: {c.before} to {c.after}" if said else ""
-    text = told(f"{'; '.join(said)}.")
-    return [SimpleNamespace(title=title, number=numbers[0], said=text, svg="", style="INCONCLUSIVE")] if said else []
+        slices = "".join(f", {s}" for s in lost_slices(kept, c.eval, c.metric, c.before))
+        changes.append(change)
+        losses.append(f"{measured(name)} {values}, {change} [{low}, {high}]{slices}")
+    if losses:
+        title, said = f"What no gate says: {c.before} to {c.after}", told(f"{'; '.join(losses)}.")
+        found.append(SimpleNamespace(title=title, number=changes[0], said=said, svg="", style="INCONCLUSIVE"))
+    return found
 
 
 def reasons_of(kept: Kept, *, links: bool) -> list[SimpleNamespace]:
@@ -233,7 +224,10 @@ def rows_of(kept: Kept, v: Verdict, links: bool) -> list[tuple[str, str]]:
         link, to = link_of(kept, v, links), f"#{quote(evaluation, '')}"
         rows = [(f"{n:,} {word}", "" if link == "-" else f"{to}:{word}{link}") for word, n in counts.items()]
         return rows if any(counts.values()) else []
-    wrong = wrong_rows(kept, v)
+    wrong = 0
+    if v.about and v.about.is_share and kept.report(v.candidate, evaluation):
+        worst, found = float(kept.is_lower(v.metric)), kept.rows(v.candidate, evaluation).values()
+        wrong = sum(value_of(row, metric) == worst for row in found if v.about.covers(table_in(row, "doc")))
     told_apart = links and kept.against(evaluation)[0] == metric
     of = f"?of={quote(v.candidate, '')}" if v.candidate != kept.ours else ""
     return [(f"{wrong:,} wrong", f"#{quote(evaluation, '')}:wrong{of}" if told_apart else "")] if wrong else []

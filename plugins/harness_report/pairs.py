@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
-from harness import Verdict
 from harness.internals import holm, sentence
 from harness_report import reading
 from harness_report.reading import Kept, Row, Rows, answer_of, last_turn, slice_of, table_in, value_of
@@ -86,16 +85,6 @@ def pairs_of(kept: Kept, evaluation: str, theirs: str = "", metric: str = "") ->
     return found
 
 
-def wrong_rows(kept: Kept, v: Verdict) -> int:
-    """Return how many rows of a claim about a share were got wrong; 0 where they cannot be read."""
-    evaluation, _, metric = v.metric.partition(".")
-    if v.about is None or not v.about.is_share or not kept.report(v.candidate, evaluation):
-        return 0
-    best = 0.0 if kept.is_lower(v.metric) else 1.0
-    values = [(value_of(row, metric), row) for row in kept.rows(v.candidate, evaluation).values()]
-    return sum(x == 1 - best for x, row in values if v.about.covers(table_in(row, "doc")))
-
-
 def lost_slices(kept: Kept, evaluation: str, metric: str, theirs: str) -> list[str]:
     """Return the slices of which alone it is proven that rows were lost, in words: by exact sign tests, after Holm.
 
@@ -152,25 +141,21 @@ def browser(kept: Kept) -> tuple[list[dict[str, Any]], str]:
     found = {e: pairs for e in told for pairs in [pairs_of(kept, e)] if kept.rows(kept.ours, e)}
     total = sum(len(kept.rows(kept.ours, e)) for e in found)
     share = min(1.0, MOST / total) if total else 1.0
-    chosen = {e: _chosen(kept, e, pairs, share) for e, pairs in found.items()}
+    chosen: dict[str, list[str]] = {}  # ids, the largest change first
+    for e, pairs in found.items():
+        every = list(kept.rows(kept.ours, e))
+        ordered = sorted(pairs.rows, key=lambda p: (p.outcome not in (LOST, WON), p.change))
+        chosen[e] = list(dict.fromkeys([*(p.id for p in ordered), *every]))
+        if share < 1:
+            flips = {p.id for p in pairs.rows if pairs.binary and p.outcome in (LOST, WON)}
+            rest = [i for i in chosen[e] if i not in flips]
+            drawn = random.Random(f"{kept.run.seed} {e}")  # noqa: S311 -- which rows a page shows
+            keep = flips | set(drawn.sample(rest, max(0, min(len(rest), int(len(every) * share) - len(flips)))))
+            chosen[e] = [i for i in chosen[e] if i in keep]
     rows = sum(map(len, chosen.values()))
     most = max(120, min(CUT, SIZE // max(1, rows * (3 + len(kept.subjects)))))
     note = f"{total:,} rows: here are all that were won or lost, and a sample of the others, {rows:,} in all."
     return [_evaluation(kept, e, pairs, chosen[e], most) for e, pairs in found.items()], note if share < 1 else ""
-
-
-def _chosen(kept: Kept, evaluation: str, pairs: Pairs, share: float) -> list[str]:
-    """Return the ids of the rows that the page holds, the largest change first."""
-    every = list(kept.rows(kept.ours, evaluation))
-    ordered = sorted(pairs.rows, key=lambda p: (p.outcome not in (LOST, WON), p.change))
-    ids = list(dict.fromkeys([*(p.id for p in ordered), *every]))
-    if share == 1:
-        return ids
-    flips = {p.id for p in pairs.rows if pairs.binary and p.outcome in (LOST, WON)}
-    rest = [i for i in ids if i not in flips]
-    drawn = random.Random(f"{kept.run.seed} {evaluation}")  # noqa: S311 -- which rows a page shows
-    keep = flips | set(drawn.sample(rest, max(0, min(len(rest), int(len(every) * share) - len(flips)))))
-    return [i for i in ids if i in keep]
 
 
 def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], most: int) -> dict[str, Any]:
@@ -191,8 +176,9 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
             lines.append([digests[0], outcome, "", *(f"sha256 {d}" for d in digests), [None] * len(there), scores])
             continue
         turns = [(cut(role, 80), cut(text, most)) for role, text in reading.turns_of(row)]
-        asked = turns or cut(reading.prompt_of(row), most)
-        texts = [cut(last_turn(row)[:200], most), asked, cut(reading.target_of(row), most)]
+        asked, target = turns or cut(reading.prompt_of(row), most), row.get("target", "")
+        target = " | ".join(map(str, target)) if isinstance(target, list) else str(target)
+        texts = [cut(last_turn(row)[:200], most), asked, cut(target, most)]
         said = [None if (text := answer_of(one)) is None else cut(text, most) for one in answered]
         why = [_why(one, pairs.metric, min(most, 600)) for one in answered]
         why = why if any(why) else []
@@ -228,7 +214,17 @@ def change(kept: Kept, title: str, evaluation: str, pairs: Pairs, links: str) ->
     lost, won = pairs.of(LOST), pairs.of(WON)
     private, rows = kept.is_private(evaluation), []
     for found, shown, narrow in () if private else zip((lost, won), ROWS, PHONE, strict=True):
-        rows += [_row(kept, evaluation, pairs, p, i >= narrow) for i, p in enumerate(_differ_first(found, shown))]
+        first: dict[tuple[str | None, str | None], Pair] = {}  # of which no two gave the same answer
+        for p in found:
+            first.setdefault((answer_of(p.theirs), answer_of(p.ours)), p)
+        ids = {p.id for p in first.values()}
+        for i, p in enumerate([*first.values(), *(p for p in found if p.id not in ids)][:shown]):
+            one, other = differing(*(cut((answer_of(r) or "").strip(), 600) for r in (p.theirs, p.ours)))
+            rows.append(SimpleNamespace(
+                outcome=OUTCOMES[p.outcome], link=f"#{quote(evaluation, '')}/{quote(p.id, '')}",
+                prompt=cut(last_turn(p.ours), 200), slice=cut(slice_of(p.ours, kept.column(evaluation)), 80),
+                theirs=one, ours=other, marks=(_mark(p.theirs, pairs), _mark(p.ours, pairs)), fold=i >= narrow,
+            ))  # fmt: skip
     return SimpleNamespace(
         title=title, evaluation=evaluation, theirs=pairs.theirs, ours=pairs.ours, lost=len(lost), won=len(won),
         rows=rows, links=links, remark="The rows are private." if private else "",
@@ -236,27 +232,7 @@ def change(kept: Kept, title: str, evaluation: str, pairs: Pairs, links: str) ->
     )  # fmt: skip
 
 
-def _differ_first(found: Sequence[Pair], most: int) -> list[Pair]:
-    """Return rows of which no two gave the same answer, then others."""
-    first: dict[tuple[str | None, str | None], Pair] = {}
-    for p in found:
-        first.setdefault((answer_of(p.theirs), answer_of(p.ours)), p)
-    kept = {id(p) for p in first.values()}
-    return [*first.values(), *(p for p in found if id(p) not in kept)][:most]
-
-
-def _row(kept: Kept, evaluation: str, pairs: Pairs, p: Pair, fold: bool) -> SimpleNamespace:
-    """Return a row that was won or lost, as the page shows it; one to `fold` is left out of a narrow page."""
-    theirs, ours = differing(*(cut((answer_of(r) or "").strip(), 600) for r in (p.theirs, p.ours)))
-    return SimpleNamespace(
-        outcome=OUTCOMES[p.outcome], link=f"#{quote(evaluation, '')}/{quote(p.id, '')}",
-        prompt=cut(last_turn(p.ours), 200), slice=cut(slice_of(p.ours, kept.column(evaluation)), 80),
-        theirs=theirs, ours=ours, marks=(_mark(p.theirs, pairs), _mark(p.ours, pairs)), fold=fold,
-    )  # fmt: skip
-
-
 def _mark(row: Row, pairs: Pairs) -> str:
-    """Return what came of an answer: right, wrong, or a number."""
     if (value := value_of(row, pairs.metric)) is None:
         return ""
     return ("right" if value else "wrong") if pairs.binary else f"{value:.3g}"

@@ -241,11 +241,6 @@ def last_turn(row: Row) -> str:
     return re.sub(r"^[A-Z]\w{1,15}: ", "", line)
 
 
-def target_of(row: Row) -> str:
-    target = row.get("target", "")
-    return " | ".join(map(str, target)) if isinstance(target, list) else str(target)
-
-
 def table_in(value: object, key: str) -> Mapping[str, Any]:
     """Return a table of a table, empty where it has none."""
     found = value.get(key) if isinstance(value, Mapping) else None
