@@ -12,7 +12,7 @@ from typing import Any
 from harness import UsageError
 from harness.internals import counted, sentence, shown
 from harness_report import drawing, pairs
-from harness_report.compare import ALIKE, Between, Compared, compare
+from harness_report.compare import ALIKE, Compared, compare
 from harness_report.drawing import FAIL, OPEN, PASS, Interval, axis_of, draw, strip
 from harness_report.gates import axes, bounds_of, heads, interval_of, show_gate, write_of
 from harness_report.history import MOST, PastRun, runs_told, trends_of
@@ -39,48 +39,32 @@ def render_beside(kept: Kept, other: Kept | None, past: Sequence[PastRun]) -> st
 
 
 def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleNamespace:
-    outcome = sentence.outcome(kept.run)
+    outcome, facts = sentence.outcome(kept.run), []
+    for name, one in [("This run", kept)] + ([("Against", c.before)] if c else []):
+        said = shown(sentence.verdict_sentence(one.run))
+        facts.append((name, f"{day(one.run.started)}: {said}; {folder_name(one)}"))
     page: dict[str, Any] = {"sentence": headline(kept.run), "outcome": outcome.value, "glyph": GLYPHS[outcome]}
-    page |= {"heads": heads(kept), "facts": _facts(kept, c, past), "ours": kept.ours, "sure": percent(kept.run.alpha)}
+    page |= {"heads": heads(kept), "facts": facts, "ours": kept.ours, "sure": percent(kept.run.alpha)}
     page |= {"compared": c, "past": past, "lead": [], "notes": []}
     if c:
-        names = ", ".join(b.name for b in c.same)
+        facts.append(("Differs", sentence.listed([s.key for s in c.settings][:8]) or "nothing in the configuration"))
+        (theirs, ours), names = c.labels, ", ".join(b.name for b in c.same)
         same = f"{counted(len(c.same), 'gate')} came to the same numbers in both runs: {names}." if names else ""
-        page |= {"lead": _lead(c), "notes": c.notes, "gates": _gates(c), "same": same}
-        page |= {"alike": sentence.listed([b.metric for b in c.metrics if b.reading == ALIKE])}
-        page |= {"lines": _lines(c), "changes": _changes(c), "labels": c.labels}
+        by = {reading: [b.metric for b in c.metrics if b.reading == reading] for reading in (*CLASSES, ALIKE)}
+        came = [f"{sentence.listed(by[r])} {'is' if len(by[r]) == 1 else 'are'} {r}" for r in CLASSES if by[r]]
+        page |= {"lead": [f"Against {theirs}: {'; '.join(came)}."] if came else [], "notes": c.notes, "same": same}
+        page |= {"gates": _gates(c), "lines": _lines(c), "alike": sentence.listed(by[ALIKE]), "labels": c.labels}
+        found = [(b.metric, replace(b.pairs, theirs=theirs, ours=ours)) for b in c.metrics if says(b.pairs)]
+        page["changes"] = [pairs.change(c.now, m, m.partition(".")[0], pair, links="-") for m, pair in found]
     if past:
-        page |= {"trends": trends_of(past), "past_runs": _past(kept, past), "runs": counted(len(past), "run")}
+        facts.append(("History", f"{counted(len(past), 'run')} of {shown(kept.run.suite)}"))
+        page |= {"trends": trends_of(past), "past_runs": runs_told(past), "runs": counted(len(past), "run")}
         page |= {"traded": traded(kept, [p.kept for p in past[-MOST:]]), "released": any(p.release for p in past)}
+        for line in page["past_runs"]:
+            own = line.path / FILE
+            line.link = Path(os.path.relpath(own, kept.folder)).as_posix() if own.is_file() else ""
+            line.ours = line.path.resolve() == kept.folder.resolve()
     return SimpleNamespace(**page, drawn=drawing.can_draw())  # which is known when all is drawn
-
-
-def _past(kept: Kept, past: Sequence[PastRun]) -> list[SimpleNamespace]:
-    """Return the runs of the suite with a link to each page from this one's folder, and which this one is."""
-    found = runs_told(past)
-    for line in found:
-        page = line.path / FILE
-        line.link = Path(os.path.relpath(page, kept.folder)).as_posix() if page.is_file() else ""
-        line.ours = line.path.resolve() == kept.folder.resolve()
-    return found
-
-
-def _lead(c: Compared) -> list[str]:
-    """Return in a sentence which metrics are worse, better and not told apart."""
-    said = {reading: [b.metric for b in c.metrics if b.reading == reading] for reading in CLASSES}
-    found = [f"{sentence.listed(names)} {'is' if len(names) == 1 else 'are'} {r}" for r, names in said.items() if names]
-    return [f"Against {c.labels[0]}: {'; '.join(found)}."] if found else []
-
-
-def _facts(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> list[tuple[str, str]]:
-    runs = {"This run": kept} | ({"Against": c.before} if c else {})
-    said = {name: shown(sentence.verdict_sentence(one.run)) for name, one in runs.items()}
-    found = [(name, f"{day(one.run.started)}: {said[name]}; {folder_name(one)}") for name, one in runs.items()]
-    if c:
-        found.append(("Differs", sentence.listed([s.key for s in c.settings][:8]) or "nothing in the configuration"))
-    if past:
-        found.append(("History", f"{counted(len(past), 'run')} of {shown(kept.run.suite)}"))
-    return found
 
 
 def _gates(c: Compared) -> list[SimpleNamespace]:
@@ -102,27 +86,18 @@ def _lines(c: Compared) -> list[SimpleNamespace]:
     found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if b.reading != ALIKE]
     parts = [None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, colour) for _, v, colour in found]
     shares = [p for (b, _, _), p in zip(found, parts, strict=True) if p and c.now.scale(b.metric).is_share]
-    return [_line(c, b, part, shares) for (b, _, _), part in zip(found, parts, strict=True)]
-
-
-def _line(c: Compared, b: Between, part: Interval | None, shares: list[Interval]) -> SimpleNamespace:
-    v, scale, svg = b.verdict, c.now.scale(b.metric), ""
-    write = write_of(c.now, v)
-    if part is not None:
-        side = -1 if c.now.is_lower(b.metric) else 1
-        tick = write if scale.is_log else (lambda x: minus(f"{x:+.3g}") if x else "0")
-        on = shares if scale.is_share else [part]
-        svg = draw(strip(axis_of(on, 0.0, side, tick, shares=scale.is_log, zero=True), [part]))
-    unit = c.now.unit(b.metric)
-    return SimpleNamespace(
-        reading=b.reading, style=CLASSES.get(b.reading, "slice"), metric=b.metric,
-        values=f"{number(v.baseline, unit)}, now {number(v.value, unit)}",
-        svg=svg, estimate=write(v.estimate), bounds=bounds_of(v, write), method=v.method or shown(v.why),
-        rows=counted(len(b.pairs.rows), "pair"), flips=f"{b.pairs.count(LOST)} lost, {b.pairs.count(WON)} won",
-    )  # fmt: skip
-
-
-def _changes(c: Compared) -> list[SimpleNamespace]:
-    theirs, ours = c.labels
-    said = [(b.metric, replace(b.pairs, theirs=theirs, ours=ours)) for b in c.metrics if says(b.pairs)]
-    return [pairs.change(c.now, name, name.partition(".")[0], pair, links="-") for name, pair in said]
+    lines = []
+    for (b, v, _), part in zip(found, parts, strict=True):
+        scale, unit, write, svg = c.now.scale(b.metric), c.now.unit(b.metric), write_of(c.now, v), ""
+        if part is not None:
+            side = -1 if c.now.is_lower(b.metric) else 1
+            tick = write if scale.is_log else (lambda x: minus(f"{x:+.3g}") if x else "0")
+            on = shares if scale.is_share else [part]
+            svg = draw(strip(axis_of(on, 0.0, side, tick, shares=scale.is_log, zero=True), [part]))
+        lines.append(SimpleNamespace(
+            reading=b.reading, style=CLASSES.get(b.reading, "slice"), metric=b.metric,
+            values=f"{number(v.baseline, unit)}, now {number(v.value, unit)}",
+            svg=svg, estimate=write(v.estimate), bounds=bounds_of(v, write), method=v.method or shown(v.why),
+            rows=counted(len(b.pairs.rows), "pair"), flips=f"{b.pairs.count(LOST)} lost, {b.pairs.count(WON)} won",
+        ))  # fmt: skip
+    return lines
