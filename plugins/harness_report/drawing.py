@@ -112,29 +112,23 @@ def draw(spec: Mapping[str, Any], label: str = "") -> str:
     """Return a spec as SVG without scripts or addresses; empty where vl-convert is missing."""
     if not can_draw():
         return ""
-    svg = _remembered({"background": None, "config": CONFIG, **spec})
+    path = None
+    spec = {"background": None, "config": CONFIG, **spec}
+    try:
+        name = digest_of([spec, version("vl-convert-python"), TAG.pattern])
+        path = cache_dir() / "charts" / f"{name}.svg"
+        svg = path.read_text("utf-8")  # so that an unchanged run draws nothing
+    except (UsageError, OSError, ValueError, PackageNotFoundError):
+        svg = _asked(json.dumps(_spelt(spec)))  # what XML cannot hold ends the process there
+        svg = TAG.sub(lambda tag: LONG.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
+        if path is not None and svg:
+            with suppress(OSError):  # on a full disk the next draws it again
+                write_text(path, svg)
     named = f'role="img" aria-label="{html.escape(label)}"' if label else 'aria-hidden="true"'
     return svg.replace("<svg", f"<svg {named}", 1)
 
 
-def _remembered(spec: Mapping[str, Any]) -> str:
-    """Return the SVG of a spec, from the cache folder where it is there, so that an unchanged run draws nothing."""
-    path = None
-    try:
-        name = digest_of([spec, version("vl-convert-python"), TAG.pattern])
-        path = cache_dir() / "charts" / f"{name}.svg"
-        return path.read_text("utf-8")
-    except (UsageError, OSError, ValueError, PackageNotFoundError):
-        svg = _asked(json.dumps(_spelt(spec)))  # what XML cannot hold ends the process there
-    svg = TAG.sub(lambda tag: LONG.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
-    if path is not None and svg:
-        with suppress(OSError):  # on a full disk the next draws it again
-            write_text(path, svg)
-    return svg
-
-
 def _spelt(spec: Any) -> Any:
-    """Return a spec with every text in it as it may be shown."""
     if isinstance(spec, str):
         return told(spec)
     if isinstance(spec, Mapping):
@@ -147,12 +141,6 @@ def icon(glyph: str, outcome: str) -> str:
     text = f'<text x="8" y="13" font-size="13" text-anchor="middle" fill="{PAGE}">{glyph}</text>'
     box = f'<rect width="16" height="16" rx="3" fill="{VERDICTS[outcome]}"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{box}{text}</svg>'
-
-
-def dark_rules() -> str:
-    """Return the rules of a style sheet that turn the colours of charts dark."""
-    rules = (f'svg [{a}="{light}"]{{{a}:{dark}}}' for light, dark in DARK.items() for a in ("fill", "stroke"))
-    return "@media screen and (prefers-color-scheme:dark){" + "".join(rules) + "}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import gc
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import Run, Verdict, write_text
+from harness import Run, write_text
 from harness.internals import counted, endings, sentence, shown
 from harness_report import drawing, made, metrics, pairs
 from harness_report.gates import axes, comparison, heads, interval_of, link_of, reasons_of, show_gate
@@ -60,18 +59,21 @@ def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
     run = kept.run
     through, outcome = sentence.let_through(run), sentence.outcome(run)
     rows, note = pairs.browser(kept)
-    links = bool(rows)
-    worst_first = sentence.worst_first(run)
-    decide, aside = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
-    open_ = max(MOST_GATES, sum(v.outcome != "PASS" for v in decide))
-    stages = made.stages_of(kept)
+    links, stages = bool(rows), made.stages_of(kept)
+    problems = run.problem.split("\n") if run.problem else []
+    problems += [f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error"]
+    if run.deselected:
+        problems.append(f"{len(run.deselected)} items were deselected: a part proves nothing about the whole.")
+    commands = [f"harness verify {Path(e.to).parent.name}/{Path(e.to).name}" for e in run.exports if e.written]
+    suite = Path(*Path(run.path).parts[-2:]) if Path(run.path).is_absolute() else Path(run.path)
+    again = f"harness run {shown(str(suite))}"
+    commands.append(f"{again:<38}  # seed {run.seed}; an unchanged suite answers from what is remembered")
     return SimpleNamespace(
         sentence=headline(run), glyph=GLYPHS[outcome], outcome=outcome.value, through=[shown(c) for c in through],
         lead=[_whole(c) for c in run.warranted],
         rest=[_whole(c) for c in run.conclusions if c not in (*run.warranted, *through)],
-        reasons=reasons_of(kept, links=links), problems=_problems(kept), facts=made.facts_of(kept), heads=heads(kept),
-        gates=_shown(kept, decide[:open_], links=links), folded=_folded(kept, decide[open_:], aside, links=links),
-        gates_note=_note(kept), drawn=drawing.can_draw(),
+        reasons=reasons_of(kept, links=links), problems=[cut(p, 500) for p in problems], facts=made.facts_of(kept),
+        heads=heads(kept), **_gates(kept, links=links), drawn=drawing.can_draw(),
         metrics=metrics.table_of(kept), sure=percent(run.alpha), min_n=metrics.min_n_of(kept),
         endings=[(f"{r.subject}::{r.eval}", endings(r.endings)) for r in run.reports if r.endings],
         training=made.training_of(kept), rows=rows, rows_note=note,
@@ -79,7 +81,7 @@ def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
         stages=stages, memory=any(s.memory for s in stages), took=seconds(run.seconds),
         digests=[(shown(name), digest[:24] + "…") for name, digest in run.digests.items()],
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        attempts=made.attempts_of(run), warnings=[cut(w, 500) for w in run.warnings], commands=_commands(kept),
+        attempts=made.attempts_of(run), warnings=[cut(w, 500) for w in run.warnings], commands=commands,
         changes=changes_of(kept, {e["name"] for e in rows}), slices=metrics.slices_of(kept),
         traded=metrics.traded(kept), by_row=metrics.by_row(kept),
         missing=[cut(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here
@@ -91,53 +93,33 @@ def _whole(said: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
 
 
-def _shown(kept: Kept, verdicts: Sequence[Verdict], *, links: bool) -> list[SimpleNamespace]:
-    axis = axes([kept])
-    return [show_gate(kept, v, axis(kept, v), [interval_of(v)], links=links) for v in verdicts]
-
-
-def _folded(kept: Kept, passed: Sequence[Verdict], aside: Sequence[Verdict], *, links: bool) -> list[SimpleNamespace]:
-    """Return the gates that unfold: those of very many that passed, and those that decide nothing."""
-    found = [(f"{counted(len(passed), 'more gate')}, which passed", passed)] if passed else []
+def _gates(kept: Kept, *, links: bool) -> dict[str, Any]:
+    """Return gates, a note, and what unfolds: those of very many that passed, and those that decide nothing."""
+    worst_first, axis = sentence.worst_first(kept.run), axes([kept])
+    decide, aside = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
+    open_ = max(MOST_GATES, sum(v.outcome != "PASS" for v in decide))
+    found = [("", decide[:open_])]
+    if passed := decide[open_:]:
+        found.append((f"{counted(len(passed), 'more gate')}, which passed", passed))
     if aside:
         names = sentence.listed(list(dict.fromkeys(v.candidate for v in aside)))
         told = ", ".join(f"{n} {o}" for o, n in Counter(v.outcome for v in aside).items())
         found.append((f"{counted(len(aside), 'gate')} on {names}, which does not ship: {told}", aside))
-    return [SimpleNamespace(said=shown(said), gates=_shown(kept, vs, links=links)) for said, vs in found]
+    tables = []
+    for said, verdicts in found:
+        gates = [show_gate(kept, v, axis(kept, v), [interval_of(v)], links=links) for v in verdicts]
+        tables.append(SimpleNamespace(said=shown(said), gates=gates))
+    first = "Closest to its limit first." if all(v.outcome == "PASS" for v in worst_first) else "Worst first."
+    bounds = f"{percent(kept.run.alpha)} one-sided bounds, one to each side."
+    drawn = f"Dot: estimate. Bar: {bounds} Line: the limit; what is shaded is not allowed. Dashed: no difference."
+    note = f"{drawn} One scale a metric." if drawing.can_draw() else f"In brackets: {bounds}"
+    return {"gates": tables[0].gates, "folded": tables[1:], "gates_note": f"{first} {note}"}
 
 
 def headline(run: Run) -> str:
     """Return the sentence; a candidate's name keeps its case."""
     said = shown(sentence.verdict_sentence(run))
     return said[:1].upper() + said[1:] if said.startswith("nothing") else said
-
-
-def _problems(kept: Kept) -> list[str]:
-    """Return what ended the run where that was no verdict, and what was not evaluated."""
-    run = kept.run
-    found = run.problem.split("\n") if run.problem else []
-    found += [f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error"]
-    if run.deselected:
-        found.append(f"{len(run.deselected)} items were deselected: a part proves nothing about the whole.")
-    return [cut(f, 500) for f in found]
-
-
-def _note(kept: Kept) -> str:
-    passed = all(v.outcome == "PASS" for v in kept.run.verdicts)
-    first = "Closest to its limit first." if passed else "Worst first."
-    bounds = f"{percent(kept.run.alpha)} one-sided bounds, one to each side."
-    if not drawing.can_draw():
-        return f"{first} In brackets: {bounds}"
-    drawn = "Line: the limit; what is shaded is not allowed. Dashed: no difference. One scale a metric."
-    return f"{first} Dot: estimate. Bar: {bounds} {drawn}"
-
-
-def _commands(kept: Kept) -> list[str]:
-    run = kept.run
-    found = [f"harness verify {Path(e.to).parent.name}/{Path(e.to).name}" for e in run.exports if e.written]
-    suite = Path(*Path(run.path).parts[-2:]) if Path(run.path).is_absolute() else Path(run.path)
-    again = f"harness run {shown(str(suite))}"
-    return [*found, f"{again:<38}  # seed {run.seed}; an unchanged suite answers from what is remembered"]
 
 
 def changes_of(kept: Kept, browsed: set[str]) -> list[SimpleNamespace]:
@@ -187,7 +169,8 @@ def environment(package: str = PACKAGE) -> Environment:
 
 def fill(template: str, package: str = PACKAGE, code: str = "rows.js", **given: Any) -> str:
     """Return a page from its template, with style, script, and the policy that lets this script alone run."""
-    style = _source("style.css") + drawing.dark_rules()
+    dark = (f'svg [{a}="{x}"]{{{a}:{y}}}' for x, y in drawing.DARK.items() for a in ("fill", "stroke"))
+    style = _source("style.css") + "@media screen and (prefers-color-scheme:dark){" + "".join(dark) + "}"
     script = _source(code, package)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     own: dict[str, Any] = {"style": style, "script": script, "policy": f"'sha256-{digest}'", "icon": drawing.icon}
