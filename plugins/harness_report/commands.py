@@ -51,7 +51,6 @@ def compare(parser: ArgumentParser) -> None:
 
 
 def _report(args: Namespace) -> int:
-    """Write a page, or print Markdown. Raises UsageError without jinja2."""
     from harness_report.reading import before, read_folder
 
     if args.form:

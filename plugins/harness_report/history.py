@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -73,22 +73,17 @@ def runs_of(suite: str, folder: Path) -> list[PastRun]:
     """Return the runs of a suite in a folder that judged anything, the oldest first. Raises UsageError at no folder."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: is no folder; name the one that the run folders are in")
-    days = cache(released)
-    glimpses = (_glimpse(suite, path, days) for path in folder.glob("*/report.json"))
-    found = sorted(filter(None, glimpses), key=lambda p: (p.started, p.folder.name))
+    days, found = cache(released), list[PastRun]()
+    for path in folder.glob("*/report.json"):
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no report of ours
+            told = json.loads(path.read_bytes())
+            if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
+                when = str(told["started"])
+                releases = [release_of(days(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
+                found.append(PastRun(path.parent, when, next(filter(None, releases), "")))
+    found.sort(key=lambda p: (p.started, p.folder.name))
     last = list(islice((p for p in reversed(found) if p.is_whole), MOST))
     return [*(found[: found.index(last[-1])] if len(last) == MOST else ()), *reversed(last)]
-
-
-def _glimpse(suite: str, path: Path, days: Callable[[str], dict[tuple[str, str], str]]) -> PastRun | None:
-    """Return the run of a report, or None where it is of another suite, judged nothing or is no report."""
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        told = json.loads(path.read_bytes())
-        if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
-            when = str(told["started"])
-            found = [release_of(days(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
-            return PastRun(path.parent, when, next(filter(None, found), ""))
-    return None
 
 
 def release_of(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
@@ -142,21 +137,19 @@ def _table(*columns: str) -> Table:
 
 def runs_told(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return the last runs, the newest first: what each came to, what decided, and what was set otherwise before it."""
-    last = past[-MOST:]
-    return [_told(p, before) for before, p in zip([None, *last], last, strict=False)][::-1]
-
-
-def _told(p: PastRun, before: PastRun | None) -> SimpleNamespace:
-    v, outcome = sentence.driver(p.run), sentence.outcome(p.run)
-    settings = settings_of(p.kept, before.kept if before else None)
-    keys = [f"{s.key} {s.before} → {s.value}" for s in settings if s.before is not None]
-    said = f"{GLYPHS[outcome]} {sentence.verdict_sentence(p.run)}"
-    return SimpleNamespace(
-        folder=shown(p.folder.name), path=p.folder, when=day(p.run.started), outcome=outcome.value,
-        said=shown(f"{said}; released on {p.release}" if p.release else said),
-        driver=shown(f"{v.gate} {write_of(p.kept, v)(v.estimate)}") if v else "",
-        changed=", ".join(keys[:CHANGED]) + (f" and {len(keys) - CHANGED} more" if len(keys) > CHANGED else ""),
-    )  # fmt: skip
+    last, found = past[-MOST:], []
+    for before, p in zip([None, *last], last, strict=False):
+        v, outcome = sentence.driver(p.run), sentence.outcome(p.run)
+        settings = settings_of(p.kept, before.kept if before else None)
+        keys = [f"{s.key} {s.before} → {s.value}" for s in settings if s.before is not None]
+        said = f"{GLYPHS[outcome]} {sentence.verdict_sentence(p.run)}"
+        found.append(SimpleNamespace(
+            folder=shown(p.folder.name), path=p.folder, when=day(p.run.started), outcome=outcome.value,
+            said=shown(f"{said}; released on {p.release}" if p.release else said),
+            driver=shown(f"{v.gate} {write_of(p.kept, v)(v.estimate)}") if v else "",
+            changed=", ".join(keys[:CHANGED]) + (f" and {len(keys) - CHANGED} more" if len(keys) > CHANGED else ""),
+        ))  # fmt: skip
+    return found[::-1]
 
 
 def as_json(suite: str, past: Sequence[PastRun]) -> str:

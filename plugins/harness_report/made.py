@@ -35,16 +35,26 @@ def training_of(kept: Kept) -> SimpleNamespace | None:
     facts, steps = kept.run.facts.get("training", {}), kept.run.training
     if not facts and not steps:
         return None
-    kinds = [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.flags]
+    said, kinds = [], [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.flags]
+    if "steps" in facts and "rows" in facts:
+        tokens = f"; {facts['tokens']:,} tokens" if _is_number(facts.get("tokens")) else ""
+        learnt = facts.get("supervised_tokens")
+        tokens += f", {learnt:,} of them learnt" if _is_number(learnt) else ""
+        said.append(f"{counted(facts['steps'], 'step')} over {counted(facts['rows'], 'row')}{tokens}.")
+    if _is_number(facts.get("trainable_parameters")) and _is_number(facts.get("total_parameters")):
+        said.append(f"{facts['trainable_parameters']:,} of {facts['total_parameters']:,} parameters trained.")
+    if "truncated_rows" in facts:
+        said.append(f"{counted(facts['truncated_rows'], 'row')} cut." if facts["truncated_rows"] else "No row was cut.")
+    if "spikes" in facts:
+        said.append(f"The loss leapt at {len(facts['spikes'])} steps." if facts["spikes"] else "No loss leapt.")
     return SimpleNamespace(
-        said=_told(facts), charts=list(_series(steps, facts)), rows=seen_rows(kept.run), sweep=_sweep(kept.run),
+        said=said, charts=list(_series(steps, facts)), rows=seen_rows(kept.run), sweep=_sweep(kept.run),
         findings=[shown(f"{kind}: {f.name}: {f.what}" + (f"; {f.fix}" if f.fix else "")) for kind, f in kinds],
         missing="" if steps else "This report keeps no series of the training, only its means.",
     )  # fmt: skip
 
 
 def _sweep(run: Run) -> SimpleNamespace | None:
-    """Return the trials of a sweep: each value, its metric, the change from the one before, and what it took."""
     if (s := run.sweep) is None:
         return None
     lines = []
@@ -59,17 +69,24 @@ def _sweep(run: Run) -> SimpleNamespace | None:
 
 
 def _series(steps: Sequence[TrainingStep], facts: Mapping[str, Any]) -> Iterator[Chart]:
-    """Yield loss with validation and epochs, learning rate, and tokens a second."""
     loss, validation = _of(steps, "loss"), _of(steps, "validation")
     if loss or validation:
         lines = {name: points for name, points in (("training", loss), ("validation", validation)) if points}
         mean = f"; mean of the run {number(facts['train_loss'])}" if _is_number(facts.get("train_loss")) else ""
-        ends = _epochs(steps)
-        epochs = "; dashed: an epoch ends" if ends else ""
-        yield charts.series("Loss", f"nats a token{mean}{epochs}", lines, marks=ends)
+        ends: dict[int, float] = {}  # by epoch, but for the last
+        for step, epoch in _of(steps, "epoch")[:-1]:
+            if int(epoch) > max(ends, default=0):
+                ends[int(epoch)] = step
+        marks = list(ends.values()) if len(ends) <= 6 else []
+        epochs = "; dashed: an epoch ends" if marks else ""
+        yield charts.series("Loss", f"nats a token{mean}{epochs}", lines, marks=marks)
     if rate := _of(steps, "learning_rate"):
         yield charts.series("Learning rate", "as the optimiser had it", {"learning rate": rate})
-    if speed := _speed(steps):
+    speed, known = [], [(s.step, s.seconds, s.tokens) for s in steps if s.tokens is not None]
+    for (_, begun, before), (at, ended, tokens) in pairwise(known):  # totals
+        if ended > begun and tokens > before:
+            speed.append((float(at), (tokens - before) / (ended - begun)))
+    if speed:
         mean = f"mean of the run {number(facts['tokens_per_second'])}" if "tokens_per_second" in facts else ""
         yield charts.series("Tokens a second", mean, {"tokens a second": speed})
 
@@ -78,42 +95,8 @@ def _of(steps: Sequence[TrainingStep], key: str) -> list[tuple[float, float]]:
     return [(float(s.step), getattr(s, key)) for s in steps if _is_number(getattr(s, key))]
 
 
-def _epochs(steps: Sequence[TrainingStep]) -> list[float]:
-    """Return the steps at which an epoch ended, but for the last."""
-    found: dict[int, float] = {}
-    for step, epoch in _of(steps, "epoch")[:-1]:
-        if int(epoch) > max(found, default=0):
-            found[int(epoch)] = step
-    return list(found.values()) if len(found) <= 6 else []
-
-
-def _speed(steps: Sequence[TrainingStep]) -> list[tuple[float, float]]:
-    """Return tokens a second from step to step, from the totals of tokens and seconds."""
-    found, known = [], [(s.step, s.seconds, s.tokens) for s in steps if s.tokens is not None]
-    for (_, begun, before), (step, ended, tokens) in pairwise(known):
-        if ended > begun and tokens > before:
-            found.append((float(step), (tokens - before) / (ended - begun)))
-    return found
-
-
 def _is_number(x: object) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-
-
-def _told(facts: Mapping[str, Any]) -> list[str]:
-    said = []
-    if "steps" in facts and "rows" in facts:
-        tokens = f"; {facts['tokens']:,} tokens" if _is_number(facts.get("tokens")) else ""
-        learnt = facts.get("supervised_tokens")
-        tokens += f", {learnt:,} of them learnt" if _is_number(learnt) else ""
-        said.append(f"{counted(facts['steps'], 'step')} over {counted(facts['rows'], 'row')}{tokens}.")
-    if _is_number(facts.get("trainable_parameters")) and _is_number(facts.get("total_parameters")):
-        said.append(f"{facts['trainable_parameters']:,} of {facts['total_parameters']:,} parameters trained.")
-    if "truncated_rows" in facts:
-        said.append(f"{counted(facts['truncated_rows'], 'row')} cut." if facts["truncated_rows"] else "No row was cut.")
-    if "spikes" in facts:
-        said.append(f"The loss leapt at {len(facts['spikes'])} steps." if facts["spikes"] else "No loss leapt.")
-    return said
 
 
 def seen_rows(run: Run) -> list[list[Part]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
 from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from harness import Outcome, Run, UsageError, Verdict, did_you_mean
+from harness import Outcome, Run, UsageError, did_you_mean
 from harness.internals import asked_of, read_answers, sentence, shown, words
 
 DRAWS = "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
@@ -22,11 +21,20 @@ def html(run: Run) -> str:
     passed = run.count(Outcome.PASS)
     said = f"{passed} of {len(run.verdicts)} gates passed" if run.verdicts else "nothing was gated"
     lines = [f"{run.suite}: {said}, exit {int(run.exit_code)}", *run.conclusions, *(run.problem or "").split("\n")]
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(v))}</tr>" for v in run.verdicts)
+    head, rows = "".join(f"<th>{name}</th>" for name in COLUMNS), ""
+    for v in run.verdicts:
+        # What keeps a verdict from deciding what ships.
+        beside = " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
+        outcome, claim = f"{sentence.GLYPHS[v.outcome]} {v.outcome}{beside}", _text(f"{v.metric} {v.claim}".strip())
+        estimate, lower, upper = (words.figure(v.about, x) for x in (v.estimate, v.lower, v.upper))
+        cells = [_text(v.candidate), _text(v.gate), outcome, claim, estimate, f"[{lower}, {upper}]", str(v.n)]
+        rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in [*cells, _text(v.why)])}</tr>"
     table = f"<table><caption>{_text(run.folder)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    told = "".join(f"<p>{_text(line)}</p>" for line in lines if line)
-    return told + (table if run.verdicts else "") + "".join(_drawn(run))
+    told = "".join(f"<p>{_text(line)}</p>" for line in lines if line) + (table if run.verdicts else "")
+    for point in importlib.metadata.entry_points(group=DRAWS):
+        with suppress(Exception, SystemExit):  # what fails to draw is left out
+            told += str(point.load()(run) or "")
+    return told
 
 
 def rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
@@ -61,20 +69,5 @@ def frame(run: Run, evaluation: str) -> Any:
     return pandas.DataFrame(rows(run, evaluation))
 
 
-def _cells(v: Verdict) -> tuple[str, ...]:
-    # What keeps a verdict from deciding what ships.
-    beside = " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
-    outcome, claim = f"{sentence.GLYPHS[v.outcome]} {v.outcome}{beside}", _text(f"{v.metric} {v.claim}".strip())
-    estimate, lower, upper = (words.figure(v.about, x) for x in (v.estimate, v.lower, v.upper))
-    return _text(v.candidate), _text(v.gate), outcome, claim, estimate, f"[{lower}, {upper}]", str(v.n), _text(v.why)
-
-
 def _text(text: str) -> str:
     return escape(shown(text))
-
-
-def _drawn(run: Run) -> Iterator[str]:
-    """Yield what others draw of a run; what fails to draw is left out."""
-    for point in importlib.metadata.entry_points(group=DRAWS):
-        with suppress(Exception, SystemExit):
-            yield str(point.load()(run) or "")
