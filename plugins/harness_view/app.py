@@ -25,7 +25,7 @@ from harness import UsageError
 from harness.internals import Underway, read_events, sentence, shown, words, writing
 from harness_report import beside, page, reading
 from harness_report import words as spelt
-from harness_view.labels import DRAWS, RANDOM, Queue, ToLabel, queues
+from harness_view.labels import DRAWS, RANDOM, Queue, queues
 from harness_view.runs import REPORT, Runs
 
 OURS = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
@@ -127,7 +127,12 @@ class Pages:
         queue = _queue(items, dict(asked))
         question = queue.next(given["by"])
         given |= {"item": asked["item"], "queue": queue, "standing": [*map(shown, queue.standing())], "q": question}
-        return _page("label.html", "Label", name=name, **given, **(_blind(question, given["by"]) if question else {}))
+        if question:  # blind: nothing of whose answer it is, or what the judge said
+            answers = [spelt.cut(answer, TEXT) for answer in question.answers]
+            given |= {"prompt": spelt.cut(question.prompt, TEXT), "reference": spelt.cut(question.reference, TEXT)}
+            given |= {"answers": answers[::-1] if question.turned(given["by"]) else answers}
+            given |= {"buttons": list((MET if question.criterion else PAIR).items())}
+        return _page("label.html", "Label", name=name, **given)
 
     async def labelled(self, request: Request) -> Response:
         """Write a label, and ask on."""
@@ -159,14 +164,6 @@ def _queue(items: dict[str, dict[str, Queue]], said: dict[str, str]) -> Queue:
         return items[said["item"]][said.setdefault("drawn", RANDOM)]
     except KeyError:
         raise UsageError("that is no judged item of this run; go back and choose one") from None
-
-
-def _blind(question: ToLabel, by: str) -> dict[str, Any]:
-    """Return what a person sees of a question: nothing of whose answer it is, or what the judge said."""
-    answers = [spelt.cut(answer, TEXT) for answer in question.answers]
-    texts = {"prompt": spelt.cut(question.prompt, TEXT), "reference": spelt.cut(question.reference, TEXT)}
-    buttons = list((MET if question.criterion else PAIR).items())
-    return {**texts, "answers": answers[::-1] if question.turned(by) else answers, "buttons": buttons}
 
 
 def _seen(found: Underway) -> dict[str, Any]:

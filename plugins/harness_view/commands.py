@@ -32,7 +32,6 @@ def view(parser: ArgumentParser) -> None:
 
 
 def _view(args: Namespace) -> int:
-    """Serve until interrupted. Raises UsageError where nothing can be served."""
     try:
         from harness_view.app import app_of, server_of
         from harness_view.runs import Runs

@@ -153,20 +153,18 @@ def _queues(folder: Path, _: int) -> dict[str, dict[str, Queue]]:
     items: dict[str, list[Mapping[str, Any]]] = {}
     for item, row in disputes.judged(folder):
         items.setdefault(item, []).append(row)
-    return {item: {drawn: _queue(folder, item, rows, drawn) for drawn in DRAWS} for item, rows in items.items()}
-
-
-def _queue(folder: Path, item: str, rows: Sequence[Mapping[str, Any]], drawn: str) -> Queue:
-    subject, _, evaluation = item.partition("::")
-    name = "labels" if drawn == RANDOM else DISPUTES
-    asked = [row for row in rows if drawn == RANDOM or disputes.disputed(row)]
-    each = [ToLabel(row, criterion) for row in asked for criterion in _criteria(row)]
-    return Queue(folder / subject / f"{evaluation}.{name}.jsonl", drawn, {q.id: q for q in each})
-
-
-def _criteria(row: Mapping[str, Any]) -> list[str]:
-    details = row["details"]
-    if "baseline_answer" in details:
-        return [""]
-    names = (one.get("criterion") or one.get("criteria", "") for one in details["judgments"])
-    return list(dict.fromkeys(name for several in names for name in several.split(",")))
+    found: dict[str, dict[str, Queue]] = {}
+    for item, rows in items.items():
+        subject, evaluation = item.partition("::")[::2]
+        each: list[ToLabel] = []
+        for row in rows:
+            details = row["details"]
+            names = (one.get("criterion") or one.get("criteria", "") for one in details["judgments"])
+            pair = "baseline_answer" in details
+            criteria = [""] if pair else dict.fromkeys(name for several in names for name in several.split(","))
+            each += [ToLabel(row, criterion) for criterion in criteria]
+        found[item] = {}
+        for drawn, name in ((RANDOM, "labels"), (DISPUTES, DISPUTES)):
+            asked = {q.id: q for q in each if drawn == RANDOM or disputes.disputed(q.row)}
+            found[item][drawn] = Queue(folder / subject / f"{evaluation}.{name}.jsonl", drawn, asked)
+    return found

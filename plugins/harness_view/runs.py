@@ -62,49 +62,38 @@ class Runs:
         with self.lock:
             self.read = {folder: self._read(folder) for folder in self.folders().values()}
             lines = sorted((line for _, line in self.read.values()), key=lambda one: (one.started, one.name))
-        days, last, found = cache(history.released), dict[str, RunLine](), []
+        days, last, found = cache(history.released), dict[str, Mapping[str, str]](), []
         for line in lines:
-            changes = _changes(last.get(line.suite), line) if line.settings else ""
+            now, before = line.settings, last.get(line.suite, line.settings)
+            keys = [k for k in {**now, **before} if now.get(k) != before.get(k)] if now else []
+            changes = "; ".join(shown(f"{k} {now.get(k, 'not set')}") for k in keys[:NAMED])
+            changes += f"; {len(keys) - NAMED} more" if len(keys) > NAMED else ""
             releases = (history.release_of(days(to), digest, line.started) for to, digest in line.exports)
             found.append(replace(line, changed=changes, release=next(filter(None, releases), "")))
-            last |= {line.suite: line} if line.settings else {}
+            last |= {line.suite: now} if now else {}
         return found[::-1]
 
     def _read(self, folder: Path) -> tuple[object, RunLine]:
-        stamps = tuple(_stamp(folder / name) for name in (REPORT, LOCK))
+        stamps = list[tuple[int, int] | None]()
+        for name in (REPORT, LOCK):
+            try:
+                stat = (folder / name).stat()
+                stamps.append((stat.st_mtime_ns, stat.st_size))
+            except OSError:
+                stamps.append(None)
         if (known := self.read.get(folder)) and known[0] == stamps and stamps[0]:
             return known
         try:
-            if stamps[0]:
-                return stamps, _finished(reading.read_folder(folder))
-            found = read_events(folder)
-            return stamps, RunLine(folder, found.run.started, shown(found.run.suite), "INCONCLUSIVE", state=found.state)
+            if not stamps[0]:
+                live = read_events(folder)
+                line = RunLine(folder, live.run.started, shown(live.run.suite), "INCONCLUSIVE", state=live.state)
+                return stamps, line
+            kept = reading.read_folder(folder)
+            run, v, came = kept.run, sentence.driver(kept.run), sentence.outcome(kept.run)
+            said = shown(f"{sentence.GLYPHS[v.outcome]} {v.gate}: {gates.estimate_of(kept, v)}") if v else ""
+            judged = any("injection_suspect" in r.metrics for r in run.reports)
+            weights = tuple((e.to, e.digest) for e in run.exports if e.digest)
+            about = (run.started, shown(run.suite), came.value, f"{sentence.GLYPHS[came]} {page.headline(run)}", said)
+            return stamps, RunLine(folder, *about, judged=judged, settings=made.flat(kept), exports=weights)
         except UsageError as error:
             return stamps, RunLine(folder, error=shown(str(error)).replace(f"{folder}/", ""))
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        about = path.stat()
-    except OSError:
-        return None
-    return about.st_mtime_ns, about.st_size
-
-
-def _finished(kept: reading.Kept) -> RunLine:
-    run, v, outcome = kept.run, sentence.driver(kept.run), sentence.outcome(kept.run)
-    said = shown(f"{sentence.GLYPHS[v.outcome]} {v.gate}: {gates.estimate_of(kept, v)}") if v else ""
-    judged = any("injection_suspect" in r.metrics for r in run.reports)
-    weights = tuple((e.to, e.digest) for e in run.exports if e.digest)
-    came = f"{sentence.GLYPHS[outcome]} {page.headline(run)}"
-    about = (kept.folder, run.started, shown(run.suite), outcome.value, came, said)
-    return RunLine(*about, judged=judged, settings=made.flat(kept), exports=weights)
-
-
-def _changes(before: RunLine | None, now: RunLine) -> str:
-    """Return the keys of the configuration that are other than in the run before, with what they are now."""
-    if before is None:
-        return ""
-    keys = [k for k in {**now.settings, **before.settings} if now.settings.get(k) != before.settings.get(k)]
-    more = f"; {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-    return "; ".join(shown(f"{k} {now.settings.get(k, 'not set')}") for k in keys[:NAMED]) + more
