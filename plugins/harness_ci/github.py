@@ -9,6 +9,7 @@ import sys
 import uuid
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from harness.hookspec import hookimpl
@@ -33,7 +34,9 @@ class Job:
     """
 
     def __init__(self, args: Namespace) -> None:
-        stops = str(getattr(args, "documented", "")).partition(" ")[0] in TELLING and not _redirected()
+        stops = str(getattr(args, "documented", "")).partition(" ")[0] in TELLING
+        with suppress(OSError, ValueError):  # a file no runner reads: our commands would stand in it
+            stops = stops and not stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
         self.token = uuid.uuid4().hex if stops else ""
         self.of_runs, self.annotations = list[str](), list[str]()
 
@@ -102,29 +105,15 @@ def annotation(kind: str, message: str, file: str = "", line: int | None = None,
     """Return a workflow command of one line, whatever its texts are."""
     text = shown(message)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    told = [("file", _place(file)), ("line", str(line or "")), ("title", title)]
+    if file:  # from the root of the repository, where it lies in it
+        root, path = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve(), Path(file).resolve()
+        file = path.relative_to(root).as_posix() if path.is_relative_to(root) else file
+    told = [("file", file), ("line", str(line or "")), ("title", title)]
     pairs = ((name, _data(shown(value)).replace(":", "%3A").replace(",", "%2C")) for name, value in told if value)
     given = ",".join(f"{name}={value}" for name, value in pairs)
     return f"::{kind} {given}::{_data(text)}" if given else f"::{kind}::{_data(text)}"
 
 
-def _place(file: str) -> str:
-    """Return a path from the root of the repository, where it lies in it."""
-    if not file:
-        return ""
-    root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
-    path = Path(file).resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else file
-
-
 def _data(text: str) -> str:
     """Escape the message of a command as the runner reads it; in a property colons and commas are escaped as well."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _redirected() -> bool:
-    """Return whether stdout is a file, which no runner reads and in which our commands would stand."""
-    try:
-        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
-    except (OSError, ValueError):
-        return False

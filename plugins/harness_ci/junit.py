@@ -46,7 +46,6 @@ def junit(run: Run) -> str:
 
 
 def _numbers(case: ET.Element, verdict: Verdict) -> None:
-    """Add what was claimed and what was found, as properties of a case."""
     names = ("metric", "claim", "outcome", "estimate", "lower", "upper", "threshold", "alpha", "n")
     told = {name: getattr(verdict, name) for name in names} | {"severity": _severity(verdict)}
     if driver := next((s for s in verdict.slices if s.name == verdict.driver), None):

@@ -26,12 +26,21 @@ def run_markdown(run: Run, folder: Path | None = None) -> str:
 
     `folder` is where its rows are; without one none are shown. At most LARGEST bytes, cut at the end of a line.
     """
+    gates = ["| | gate | on | claim | found |", "|---|---|---|---|---|"] if run.verdicts else []
+    for v in worst_first(run):
+        cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), words.brief(v))
+        warns = " (any_of)" if v.group else " (warn)"
+        note = " (waived)" if v.waived else " (not what ships)" if v.blocking else warns
+        note = "" if v.outcome is Outcome.PASS or v.holds_up else note
+        gates.append(f"| {GLYPHS[v.outcome]} {v.outcome}{note} | " + " | ".join(map(markdown, cells)) + " |")
+    if any(v.lower is not None or v.upper is not None for v in run.verdicts):
+        gates.append(f"\nEach bound in brackets holds at {percent(1 - run.alpha)}, one-sided.")
     parts = [
         f"## {markdown(verdict_sentence(run))}",
         " · ".join([code(run.suite), code(run.model), run.started, f"exit {int(run.exit_code)}"]),
         *map(markdown, (run.problem or "").splitlines()[:FLIPS]),
         "\n".join(f"- **{markdown(line)}**" for line in let_through(run)),
-        "\n".join(_gates(run)),
+        "\n".join(gates),
         "\n".join(f"- {markdown(line)}" for line in _said(run)),
     ]
     text = "".join(f"{part}\n\n" for part in parts if part)
@@ -43,24 +52,6 @@ def run_markdown(run: Run, folder: Path | None = None) -> str:
     return data[:LARGEST].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"
 
 
-def _gates(run: Run) -> Iterator[str]:
-    """Yield the lines of the table of gates, the worst first."""
-    if run.verdicts:
-        yield "| | gate | on | claim | found |"
-        yield "|---|---|---|---|---|"
-    for v in worst_first(run):
-        cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), words.brief(v))
-        yield f"| {GLYPHS[v.outcome]} {v.outcome}{_note(v)} | " + " | ".join(map(markdown, cells)) + " |"
-    if any(v.lower is not None or v.upper is not None for v in run.verdicts):
-        yield f"\nEach bound in brackets holds at {percent(1 - run.alpha)}, one-sided."
-
-
-def _note(v: Verdict) -> str:
-    if v.outcome is Outcome.PASS or v.holds_up:
-        return ""
-    return " (waived)" if v.waived else " (not what ships)" if v.blocking else " (any_of)" if v.group else " (warn)"
-
-
 def _said(run: Run) -> Iterator[str]:
     """Yield what follows from the verdicts, what checks found, and what was written or not."""
     yield from run.warnings[:1] if run.edited else ()
@@ -69,11 +60,8 @@ def _said(run: Run) -> Iterator[str]:
     yield from (f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error")
     held = any(v.holds_up for v in run.verdicts)  # and the table says why
     for e in run.exports:
-        yield (
-            f"exported {e.candidate} to {Path(e.to).name}, weights {e.digest[:12]}"
-            if e.written
-            else f"not exported: {e.candidate}" + ("" if held else f": {'; '.join(e.reasons)}")
-        )
+        done = f"exported {e.candidate} to {Path(e.to).name}, weights {e.digest[:12]}"
+        yield done if e.written else f"not exported: {e.candidate}" + ("" if held else f": {'; '.join(e.reasons)}")
 
 
 def _blocks(run: Run, folder: Path) -> Iterator[str]:

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,42 +81,30 @@ def log(run: Run, names: Sequence[str]) -> None:
 def told_of(run: Run) -> LoggedRun:
     """Return what is logged of a run."""
     folder = Path(run.folder)
-    about = {
-        "verdict": f"{sentence.GLYPHS[sentence.outcome(run)]} {sentence.verdict_sentence(run)}",
-        **{f"let through {i}": text for i, text in enumerate(sentence.let_through(run), 1)},
-        "suite": run.suite,
-        "suite_digest": run.digest,
-        "model": run.model,
-        "started": run.started,
-        "exit_code": str(int(run.exit_code)),
-        "harness": run.harness,
-        **{f"weights {name}": digest for name, digest in run.digests.items()},
-        **{f"conclusion {i}": text for i, text in enumerate(run.conclusions, 1)},
-    }
+    about = {"verdict": f"{sentence.GLYPHS[sentence.outcome(run)]} {sentence.verdict_sentence(run)}"}
+    about |= {f"let through {i}": text for i, text in enumerate(sentence.let_through(run), 1)}
+    about |= {"suite": run.suite, "suite_digest": run.digest, "model": run.model, "started": run.started}
+    about |= {"exit_code": str(int(run.exit_code)), "harness": run.harness}
+    about |= {f"weights {name}": digest for name, digest in run.digests.items()}
+    about |= {f"conclusion {i}": text for i, text in enumerate(run.conclusions, 1)}
     about = {k: shown(v) for k, v in about.items() if v}
-    gates = []
+    told = ((name_of(r.subject, r.eval, name), x) for r in run.reports for name, x in r.metrics.items())
+    metrics, gates = {name: x for name, x in told if math.isfinite(x)}, []
     for v in run.verdicts:
         texts = {"outcome": str(v.outcome), "claim": f"{v.metric} {v.claim}".strip(), "why": shown(v.why)}
         gates.append({name: getattr(v, name) for name in GATE} | texts)
+        found = {"estimate": v.estimate, "lower": v.lower, "upper": v.upper, "threshold": v.threshold}
+        found |= {"won": v.won_count, "lost": v.lost_count} if v.versus else {}
+        for key, x in (found | {"passed": float(v.outcome == "PASS")}).items():
+            if x is not None and math.isfinite(x):
+                metrics[name_of("gate", v.candidate, v.gate, key)] = float(x)
     report = to_json(run.sendable()) if run.private else (folder / "report.json").read_text("utf-8")
-    numbers, flips, note = dict(_metrics(run)), _flips(run, folder), run_markdown(run)
-    return LoggedRun(run.suite, about, numbers, gates, flips, report, folder, note)
+    return LoggedRun(run.suite, about, metrics, gates, _flips(run, folder), report, folder, run_markdown(run))
 
 
 def name_of(*parts: str) -> str:
     """Return a name that every tracker takes, parts between slashes."""
     return "/".join(STRANGE.sub("_", part).strip(" .") or "_" for part in parts)
-
-
-def _metrics(run: Run) -> Iterator[tuple[str, float]]:
-    for r in run.reports:
-        yield from ((name_of(r.subject, r.eval, name), v) for name, v in r.metrics.items() if math.isfinite(v))
-    for v in run.verdicts:
-        numbers = {"estimate": v.estimate, "lower": v.lower, "upper": v.upper, "threshold": v.threshold}
-        numbers |= {"won": v.won_count, "lost": v.lost_count} if v.versus else {}
-        for key, number in (numbers | {"passed": float(v.outcome == "PASS")}).items():
-            if number is not None and math.isfinite(number):
-                yield name_of("gate", v.candidate, v.gate, key), float(number)
 
 
 def _flips(run: Run, folder: Path) -> list[list[str]]:
@@ -156,10 +144,8 @@ def to_mlflow(told: LoggedRun) -> None:
     try:
         tags = {name_of(key): value for key, value in told.about.items()} | told.outcomes
         tags["mlflow.note.content"] = told.note
-        logged: dict[str, list[Any]] = {
-            "metrics": [Metric(name, value, now, 0) for name, value in told.metrics.items()],
-            "tags": [RunTag(key, value[:LENGTH]) for key, value in tags.items()],
-        }
+        logged: dict[str, list[Any]] = {"metrics": [Metric(name, x, now, 0) for name, x in told.metrics.items()]}
+        logged |= {"tags": [RunTag(key, value[:LENGTH]) for key, value in tags.items()]}
         for kind, values in logged.items():
             for start in range(0, len(values), BATCHES[kind]):
                 client.log_batch(run, **{kind: values[start : start + BATCHES[kind]]})
@@ -180,16 +166,10 @@ def to_wandb(told: LoggedRun) -> None:
 
     project, name = os.environ.get("WANDB_PROJECT", "huggingface"), told.folder.name  # the trainer's
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
-    about: dict[str, Any] = {
-        "project": project,
-        "name": name,
-        "group": told.suite,
-        "job_type": "verdicts",
-        "notes": told.note,
-    }
-    config = {name_of(key): value for key, value in told.about.items()}
+    about: dict[str, Any] = {"project": project, "name": name, "group": told.suite, "job_type": "verdicts"}
+    about |= {"notes": told.note, "config": {name_of(key): value for key, value in told.about.items()}}
     # a new one, for the training's own may still be open
-    with wandb.init(**about, config=config, settings=quiet, reinit="create_new") as run:
+    with wandb.init(**about, settings=quiet, reinit="create_new") as run:
         tables = {key: wandb.Table(columns=columns, data=rows) for key, (columns, rows) in told.tables.items()}
         run.log({**told.metrics, **tables}, step=0)
         run.summary.update({f"outcome{key.removeprefix('gate')}": said for key, said in told.outcomes.items()})
