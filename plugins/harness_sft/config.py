@@ -6,7 +6,6 @@ installed library; where another version of it is installed, preflight alone tel
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import warnings
@@ -14,14 +13,11 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from harness import Mistakes, UsageError, did_you_mean
 from harness.internals import schema
 from harness_trackers import stay_alone
-
-if TYPE_CHECKING:
-    from trl import SFTConfig
 
 REPORTS = ("tensorboard", "wandb", "mlflow")  # which are also names of modules and of our extras
 EFFECTIVE = {  # fields that TRL reads only with some values of another
@@ -131,18 +127,10 @@ def build_config(
 
     config = getattr(trl, name)
     _check_names(recipe, config, {**OURS, **(refused or {})})
-    if recipe.get("use_liger_kernel"):
-        _check_gpu("use_liger_kernel: its kernels are")
-        if find_spec("liger_kernel") is None:
-            raise UsageError("use_liger_kernel: is not installed; pip install liger-kernel")
-    options = dict(recipe)
-    _check_attention(options.pop("attn_implementation"))
-    share, reports = options.pop("validation"), options.pop("report_to") or []
-    if options.pop("patience") < 0:
-        raise UsageError(f"patience: is {recipe['patience']}, want a number of epochs, or 0 for the last adapter")
-    if not 0 <= share < 1:
-        raise UsageError(f"validation: is {share}, want a share of the rows, at least 0 and below 1")
-    _check_reports(reports)
+    _check_values(recipe)
+    options = {**recipe, "report_to": recipe["report_to"] or []}
+    for ours in ("attn_implementation", "validation", "patience"):
+        del options[ours]
     if options.get("packing"):  # its rows are flattened into one, whose attention is quadratic in all of them
         options["gradient_accumulation_steps"] *= options["per_device_train_batch_size"]
         options["per_device_train_batch_size"] = 1
@@ -153,7 +141,7 @@ def build_config(
 
         native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         options["bf16"] = device == "cuda" and native and not options.get("fp16")
-    options = {"save_total_limit": 2, "use_cpu": device == "cpu", "report_to": reports} | options
+    options = {"save_total_limit": 2, "use_cpu": device == "cpu"} | options
     fixed = {"disable_tqdm": True, "logging_nan_inf_filter": False, "seed": seed, "data_seed": seed}
     try:
         with warnings.catch_warnings():
@@ -162,25 +150,13 @@ def build_config(
             made = config(output_dir=str(checkpoints), **options, **fixed)
     except (TypeError, ValueError, ImportError, AssertionError) as error:
         raise UsageError(f"{name}: {' '.join(str(error).split())}") from None
-    _keep_to_one_gpu(made, options["per_device_train_batch_size"])
-    return made
-
-
-def _keep_to_one_gpu(config: Any, rows: int) -> None:
-    """Make batches the suite's, however many GPUs are seen; raises UsageError where one would not be `rows` rows."""
-    if config.n_gpu > 1:  # transformers would give each of them a batch in one step: another recipe, the same digest
-        config._n_gpu = 1
-    if config.train_batch_size != rows:
-        what = f"is {rows}, and {config.train_batch_size} rows would be a batch here"
+    if made.n_gpu > 1:  # transformers would give each of them a batch in one step: another recipe, the same digest
+        made._n_gpu = 1
+    if made.train_batch_size != (rows := options["per_device_train_batch_size"]):
+        what = f"is {rows}, and {made.train_batch_size} rows would be a batch here"
         how = "let the process see one GPU (CUDA_VISIBLE_DEVICES), or say how many processes train"
         raise UsageError(f"per_device_train_batch_size: {what}; {how}")
-
-
-def whole_rows(config: SFTConfig) -> Any:
-    """Return a configuration under which rows are neither cut nor shuffled; both come after they were looked at."""
-    found = copy.copy(config)
-    found.max_length, found.shuffle_dataset = None, False
-    return found
+    return made
 
 
 def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[str, str]) -> None:
@@ -207,26 +183,30 @@ def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[
     mistakes.raise_if_any()
 
 
-def _check_reports(reports: list[str]) -> None:
-    if reports:  # transformers tells everybody of W&B's mode, where one is set
-        stay_alone()
+def _check_values(recipe: Mapping[str, Any]) -> None:
+    """Refuse kernels and reports that are not here, before a model is loaded, and numbers that mean nothing."""
+    if recipe.get("use_liger_kernel"):
+        _check_gpu("use_liger_kernel: its kernels are")
+        if find_spec("liger_kernel") is None:
+            raise UsageError("use_liger_kernel: is not installed; pip install liger-kernel")
+    if (kernel := recipe["attn_implementation"]) not in (None, "eager", "sdpa"):
+        _check_gpu(f"attn_implementation: {kernel} is")
+        package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(kernel, "torch")
+        if find_spec(package) is None:
+            raise UsageError(f"attn_implementation: {package} is not installed, which {kernel} needs")
+    if recipe["patience"] < 0:
+        raise UsageError(f"patience: is {recipe['patience']}, want a number of epochs, or 0 for the last adapter")
+    if not 0 <= (share := recipe["validation"]) < 1:
+        raise UsageError(f"validation: is {share}, want a share of the rows, at least 0 and below 1")
     mistakes = Mistakes()
-    for name in reports:
+    if recipe["report_to"]:  # transformers tells everybody of W&B's mode, where one is set
+        stay_alone()
+    for name in recipe["report_to"] or ():
         if name not in REPORTS:
             mistakes.add(f'report_to "{name}"', f"is unknown{did_you_mean(name, REPORTS)}")
         elif find_spec(name) is None:
             mistakes.add(f'report_to "{name}"', f"is not installed; pip install 'finetune-harness[{name}]'")
     mistakes.raise_if_any()
-
-
-def _check_attention(name: Any) -> None:
-    """Refuse kernels of attention where they cannot run, before a model is loaded."""
-    if name in (None, "eager", "sdpa"):
-        return
-    _check_gpu(f"attn_implementation: {name} is")
-    package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name, "torch")
-    if find_spec(package) is None:
-        raise UsageError(f"attn_implementation: {package} is not installed, which {name} needs")
 
 
 def _check_gpu(kernels: str) -> None:

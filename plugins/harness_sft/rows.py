@@ -130,13 +130,10 @@ def _shape(row: Mapping[str, Any]) -> tuple[str, ...]:
         values = [row.get(c) for c in columns]
         if columns != ("messages",) and all(isinstance(v, str) for v in values) and values[-1]:
             return "text", *columns
-        if columns != ("text",) and all(_is_chat(v) for v in values):
+        talks = (isinstance(v, list) and v and all(isinstance(m, Mapping) and "role" in m for m in v) for v in values)
+        if columns != ("text",) and all(talks):
             return "chat", *columns
     return ()
-
-
-def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(m, Mapping) and "role" in m for m in value)
 
 
 @dataclass(frozen=True)
@@ -147,23 +144,6 @@ class Counts:
     tokens: int
     supervised: int
     truncated: int
-
-
-def count_rows(whole: Any, cut: int | None, *, keep_end: bool = False) -> Counts:
-    """Count tokens; raises UsageError with the numbers of rows that have nothing left to learn from."""
-    left = slice(-cut, None) if cut and keep_end else slice(cut)
-    tokens = supervised = truncated = 0
-    empty = []
-    for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
-        learnt = sum(label != -100 for label in labels[left][1:])  # the first token is never predicted
-        tokens, supervised = tokens + len(ids[left]), supervised + learnt
-        truncated += bool(cut and len(ids) > cut)
-        if not learnt:
-            empty.append(number)
-    if empty:
-        how = f"raise max_length (now {cut}) or remove the rows"
-        raise UsageError(f"[train] data: {name_rows(empty)}: no token of the answer is left to learn from; {how}")
-    return Counts(len(whole), tokens, supervised, truncated)
 
 
 def check_endings(whole: Any, tokenizer: PreTrainedTokenizerBase, cut: int | None) -> None:

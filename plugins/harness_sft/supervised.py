@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from trl import SFTTrainer
 
-from harness import Example
-from harness_sft.config import whole_rows
-from harness_sft.rows import Obeying, check_endings, count_rows
+from harness import Example, UsageError
+from harness_sft.ranks import IGNORED
+from harness_sft.rows import Counts, Obeying, check_endings, name_rows
 from harness_sft.trainer import Checked
 
 LEARNT = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
@@ -28,7 +29,9 @@ class Preview(Obeying, SFTTrainer):  # type: ignore[misc]
     def _prepare_dataset(
         self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, packing: bool, formatting: Any, name: str
     ) -> Any:
-        whole = super()._prepare_dataset(dataset, tokenizer, whole_rows(args), False, formatting, name)
+        uncut: Any = copy.copy(args)
+        uncut.max_length, uncut.shuffle_dataset = None, False  # both come after the rows were looked at
+        whole = super()._prepare_dataset(dataset, tokenizer, uncut, False, formatting, name)
         text = isinstance(dataset[0].get("completion", dataset[0].get("text")), str)
         self.look_at_rows(whole, args, packing, name, text=text)
         return super()._prepare_dataset(whole, tokenizer, args, packing, formatting, name)
@@ -55,7 +58,19 @@ class CheckedTrainer(Checked, Preview):
         """Count and check the rows; only then may TRL cut, drop and pack them."""
         cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
         keep_end = args.truncation_mode == "keep_end"
-        self.counts[name] = count_rows(whole, cut, keep_end=keep_end)
+        left = slice(-cut, None) if cut and keep_end else slice(cut)
+        tokens = supervised = truncated = 0
+        empty = []
+        for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
+            learnt = sum(label != IGNORED for label in labels[left][1:])  # the first token is never predicted
+            tokens, supervised = tokens + len(ids[left]), supervised + learnt
+            truncated += bool(cut and len(ids) > cut)
+            if not learnt:
+                empty.append(number)
+        if empty:
+            how = f"raise max_length (now {cut}) or remove the rows"
+            raise UsageError(f"[train] data: {name_rows(empty)}: no token of the answer is left to learn from; {how}")
+        self.counts[name] = Counts(len(whole), tokens, supervised, truncated)
         if text:
             check_endings(whole, self._tokenizer, None if keep_end else cut)
 
