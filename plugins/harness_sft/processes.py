@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -105,16 +105,6 @@ def resolve(processes: int | str, recipe: Mapping[str, Any], accumulated: int, d
     return int(processes)
 
 
-def told_adapter(adapter: Adapter | None) -> dict[str, Any] | None:
-    """Return an adapter as JSON has it; raises UsageError where another process would read another one."""
-    if adapter is None:
-        return None
-    told = _plain(adapter)
-    if _plain(ToldAdapter(told)) != told:
-        raise UsageError("[train] processes: the adapter cannot be told to other processes; train in one")
-    return told
-
-
 class ToldAdapter:
     """An adapter that another process told of: what a training needs of one."""
 
@@ -143,7 +133,10 @@ def launch(job: TrainingJob, count: int) -> Path:
     folder = job.out.parent.resolve() / "processes"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    told: dict[str, Any] = {"ref": told_ref(job.ref), "adapter": told_adapter(job.adapter), "rows": list(job.rows)}
+    adapter = None if job.adapter is None else _plain(job.adapter)
+    if adapter and _plain(ToldAdapter(adapter)) != adapter:  # the others would read another one
+        raise UsageError("[train] processes: the adapter cannot be told to other processes; train in one")
+    told: dict[str, Any] = {"ref": told_ref(job.ref), "adapter": adapter, "rows": list(job.rows)}
     told |= {"out": str(job.out.resolve()), "recipe": dict(job.recipe), "seed": job.seed}
     told |= {"method": job.method.where, "shard": job.shard}
     try:
@@ -169,7 +162,12 @@ class Launched:
         self.last, self.pace = Progress("train", 0, 0), Pace(count)
         command = [sys.executable, "-P", "-m", WORKER, str(folder)]
         how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": said, "stderr": said, "start_new_session": True}
-        self.processes = [subprocess.Popen(command, env=_environment(n, count), **how) for n in range(count)]
+        # this one's modules, one thread unless told, this machine alone
+        modules = os.pathsep.join(p or "." for p in sys.path)
+        shared = {"OMP_NUM_THREADS": "1", **CONNECTIONS, **os.environ, "PYTHONPATH": modules}
+        shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        places = ({"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count))
+        self.processes = [subprocess.Popen(command, env=shared | place, **how) for place in places]
 
     def follow(self) -> None:
         """Pass on what is told until the processes have ended; raise what made one of them end early."""
@@ -200,14 +198,17 @@ class Launched:
         raise error
 
     def _hear(self, stream: IO[str]) -> None:
-        """Read the events until the processes have ended, or one has told an error."""
-        for line in _lines(stream, self._more):
-            event: dict[str, Any] = {}
-            with suppress(ValueError):  # a blank, or the half that a full disk took
-                event = json.loads(line)
-            self._take(event)
-            if self.errors:
-                self._end_soon()
+        """Read whole lines, and those that are left, until the processes have ended, or one has told an error."""
+        begun, last = "", False
+        while not last:
+            last = not self._more()
+            while part := stream.readline():
+                begun += part
+                if begun.endswith("\n"):
+                    self._take(begun)
+                    begun = ""
+            if not last:
+                time.sleep(POLL)
 
     def _more(self) -> bool:
         codes = [process.poll() for process in self.processes]
@@ -233,7 +234,10 @@ class Launched:
     def _again(self) -> str:
         return run_again(self.folder.parent)
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take(self, line: str) -> None:
+        event: dict[str, Any] = {}
+        with suppress(ValueError):  # a blank, or the half that a full disk took
+            event = json.loads(line)
         if "rank" in event:
             self.pace.silent[event["rank"]] = 0.0
         if "progress" in event:
@@ -254,6 +258,8 @@ class Launched:
             self.errors.append(event["error"])
         self.interrupted = self.interrupted or "interrupted" in event
         self.done = self.done or "done" in event
+        if self.errors:
+            self._end_soon()
 
     def close(self) -> None:
         """End all processes that have not ended, and what they started; a kill ends one that is stopped, too."""
@@ -303,25 +309,3 @@ class Pace:
         who = f"rank {gone} of {len(self.silent)} said nothing" if gone else "all ranks live, and no step came"
         then = "was ended" if hung else f"is ended after {end / 60:.0f} minutes without a step"
         return f"{who} for {self.idle / 60:.0f} minutes; the training {then}", hung
-
-
-def _lines(stream: IO[str], more: Callable[[], bool]) -> Iterator[str]:
-    """Yield whole lines as they are written, and those that are left when no more come."""
-    begun, last = "", False
-    while True:
-        last = not more()
-        while part := stream.readline():
-            begun += part
-            if begun.endswith("\n"):
-                yield begun
-                begun = ""
-        if last:
-            return
-        time.sleep(POLL)
-
-
-def _environment(number: int, count: int) -> dict[str, str]:
-    """Return the environment of one of them: this one's modules, one thread unless told, this machine alone."""
-    place = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    modules = os.pathsep.join(p or "." for p in sys.path)
-    return {"OMP_NUM_THREADS": "1", **CONNECTIONS, **os.environ, **place, "PYTHONPATH": modules}
