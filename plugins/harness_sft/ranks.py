@@ -46,11 +46,6 @@ class Ranks:
     def stop_if_asked(self) -> None:
         """Raise KeyboardInterrupt in all of them when one was told to end."""
 
-    def agree(self, digest: str) -> None:
-        """Raise CheckFailed where they hold different weights."""
-        if len(set(self.gather(digest))) > 1:
-            raise CheckFailed(f"training: {self.count} processes hold different weights at its end; train again")
-
 
 class Several(Ranks):
     """One of several processes, in torch's default group; `asked` is set by a signal, `stop` a file of the parent's."""

@@ -152,8 +152,13 @@ def gather(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
         tensor = whole(parameter)
         if ranks.first:
             found[name] = tensor
-    told = ranks.gather(own)
-    if odd := [name for name, tensor in found.items() if _slices(tensor, ranks.count) != [each[name] for each in told]]:
+    told, odd = ranks.gather(own), []
+    for name, tensor in found.items():
+        slices = list(tensor.chunk(ranks.count))  # FSDP2 cuts the first dimension
+        slices += [tensor[:0]] * (ranks.count - len(slices))
+        if [sha256_of(each) for each in slices] != [each[name] for each in told]:
+            odd.append(name)
+    if odd:
         what = f"{len(odd)} of {len(found)} gathered tensors are not what {ranks.count} processes hold"
         raise CheckFailed(f'training: {what}, such as "{odd[0]}" [gathered-slices]; set shard = false')
     return found
@@ -168,9 +173,3 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]
     """Return what is trained and the optimizer's state, of each process its slices."""
     trained = states.get_model_state_dict(model, options=TRAINED)
     return {"model": trained, "optimizer": states.get_optimizer_state_dict(model, optimizer, options=TRAINED)}
-
-
-def _slices(tensor: torch.Tensor, count: int) -> list[str]:
-    """Return the digest of what each process holds of a tensor: FSDP2 cuts the first dimension."""
-    slices = list(tensor.chunk(count))
-    return [sha256_of(each) for each in [*slices, *[tensor[:0]] * (count - len(slices))]]

@@ -1,4 +1,4 @@
-"""One training, from rows to an adapter, or to a whole model, on disk."""
+"""One training, from rows to an adapter, or to a whole model as its base lies on the disk."""
 # ruff: noqa: TID253 (imported inside functions, only where a training begins, or is prepared)
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ import json
 import os
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from peft import get_peft_model, get_peft_model_state_dict
-from transformers import PreTrainedModel, set_seed
+from transformers import GenerationConfig, PreTrainedModel, set_seed
 from trl import SFTConfig
 
 import harness_hf
-from harness import Adapter, ModelRef, Progress, UsageError, digest_of, write_steps, write_text
+from harness import Adapter, CheckFailed, Progress, UsageError, digest_of, write_steps, write_text
 from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
-from harness_hf import HFSubject, Tokens, load_model
-from harness_lora import ADAPTER_NOTE, MOVES_BASE, check_targets, fold_scales
+from harness_hf import load_model
+from harness_lora import ADAPTER_NOTE, MOVES_BASE, check_base, check_targets, copy_rest, find_tensor, fold_scales
 from harness_sft.job import CHECKPOINTS, TrainingJob, last_whole_checkpoint, place, room
 from harness_sft.likelihood import each_logit_once
 from harness_sft.memory import check_room
@@ -34,12 +36,13 @@ from harness_sft.rows import Row, as_dataset
 from harness_sft.sentinels import Start
 from harness_sft.sharding import gather, sha256_of
 from harness_sft.trainer import Checked
-from harness_sft.whole import write_whole
 
 DECODED = 16  # part of the free memory that a base in 4 bits may take decoded: a training needs the rest for itself
 EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
+ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how much of each
+SAME = 1e-6  # nats a token between what was rounded in memory and what is read back, both computed in float32
 
 
 def train_by(job: TrainingJob) -> Path:
@@ -68,14 +71,13 @@ def train_by(job: TrainingJob) -> Path:
         if checkpoint is None and ranks.first:
             shutil.rmtree(checkpoints, ignore_errors=True)
         trainer, facts = build_trainer(job, *rows, config, stamp)
-        trainer.watched = partial(_watched, trainer, job) if job.watch else None
         start = trainer.model.peft_config["default"].init_lora_weights if job.adapter else None
         initial = None
         if ranks.first and isinstance(start, str) and start.startswith(MOVES_BASE):
             initial = checkpoints / "initial"  # it holds a part of the base, so its training is told from its start
             trainer.model.save_pretrained(initial)
         with each_logit_once(), harness_hf.by_document():
-            _run(trainer, checkpoint)
+            trainer.run(checkpoint)
         with room(job.out.parent):
             _write(trainer, job, initial, facts)
         del trainer
@@ -130,29 +132,6 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     return model
 
 
-def _run(trainer: Checked, checkpoint: Path | None) -> None:
-    harness_hf.assert_not_repacked(trainer.model)
-    try:
-        trainer.resume(checkpoint) if checkpoint else trainer.train()
-        trainer.take_best()
-    except KeyboardInterrupt:
-        trainer.save_interrupted()
-        raise
-    harness_hf.assert_not_repacked(trainer.model)
-
-
-def _watched(trainer: Checked, job: TrainingJob) -> dict[str, float]:
-    """Measure a model in training, its adapter in it, as the harness measures any."""
-    path, model = job.ref.path, trainer.model
-    model = model.get_base_model() if hasattr(model, "peft_config") else model
-    subject = HFSubject(ModelRef("training", path, "training"), path, model, Tokens.of(path), nullcontext)
-    try:
-        assert job.watch
-        return job.watch(subject)
-    finally:
-        subject.scorer.close()
-
-
 def _write(trainer: Checked, job: TrainingJob, initial: Path | None, facts: Mapping[str, Any]) -> None:
     """Write what was trained, once all processes have said that they hold the same, or what slices of it."""
     whole, gathered, trained = not hasattr(trainer.model, "peft_config"), None, dict[str, str]()
@@ -162,7 +141,9 @@ def _write(trainer: Checked, job: TrainingJob, initial: Path | None, facts: Mapp
         found = get_peft_model_state_dict(trainer.model, state_dict=gathered)
         trained = {name: sha256_of(found[name]) for name in sorted(found)}  # by the names of an adapter's file
     if gathered is None:
-        trainer.ranks.agree(digest_of(trained or Start(trainer.model).sums))
+        held = trainer.ranks.gather(digest_of(trained or Start(trainer.model).sums))
+        if len(set(held)) > 1:
+            raise CheckFailed(f"training: {len(held)} processes hold different weights at its end; train again")
     if not trainer.ranks.first:
         return
     write_steps(job.out, trainer.watch.steps)
@@ -197,6 +178,76 @@ def _write_adapter(
         told = note if folded or initial else {**note, "trained": trained}
         write_text(work / ADAPTER_NOTE, json.dumps(told, indent=2) + "\n")
         seal_folder(work, out)
+
+
+def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any], gathered: dict[str, Any] | None) -> None:
+    """Write each weight in the dtype of the base's, and everything else as the base has it; read it back and compare.
+
+    `gathered` are the weights, where this process holds slices of them. What rounding costs is a fact of the training,
+    beside how far that led from the base where it was rounded, and the gates decide on the rounded model. Raises
+    CheckFailed when what lies on the disk answers otherwise than what was rounded.
+    """
+    model = trainer.model.eval()
+    trainer.accelerator.free_memory()  # two moments of each weight, which are not needed any more
+    trainer.optimizer = None
+    model.zero_grad(set_to_none=True)
+    model.forward = model.__dict__.pop("_original_forward", model.forward)  # without accelerate's mixed precision
+    if gathered is not None:
+        model = load_model(base, dtype="float32", device="cpu")
+        model.load_state_dict(gathered, strict=False)  # a tied weight has one name of two
+    there, names = check_base(base)
+    stored = _dtypes(model, {name: header.dtype for name, header in there.items()})
+    rows = [torch.tensor([ids[:TOKENS]], device=model.device) for ids in trainer.sequences(ROWS)]
+    before = _distributions(model, rows)
+    with folder_in_place(out) as work:
+        model.generation_config = GenerationConfig()  # the base's is copied, and transformers refuses some of them
+        _cast(model, stored)
+        model.save_pretrained(work)
+        for name in ("config.json", "generation_config.json"):
+            (work / name).unlink(missing_ok=True)
+        copy_rest(base, names, work)
+        _cast(model, dict.fromkeys(stored, torch.float32))
+        rounded = _distributions(model, rows)
+        again = _distributions(load_model(work, dtype="float32", device=model.device.type), rows)
+        off, _ = _apart(rounded, again)
+        if not off <= SAME:
+            what = "what was saved answers otherwise than what was trained [saved-parity]"
+            why = "transformers did not save or load all of this architecture"
+            raise CheckFailed(f"training: {what}: KL {off:.2g} nats a token, limit {SAME:g}; {why}")
+        lost, kept = _apart(before, again)
+        facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
+        if set(stored.values()) != {torch.float32}:  # else nothing was rounded
+            start = _distributions(load_model(base, dtype="float32", device=model.device.type), rows)
+            facts["kl_training"], _ = _apart(before, start)
+        write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
+        seal_folder(work, out)
+
+
+def _dtypes(model: PreTrainedModel, there: Mapping[str, str]) -> dict[str, torch.dtype]:
+    """Return each parameter's dtype in a base's files, or the commonest there; what is no half is kept in float32."""
+    known = {"BF16": torch.bfloat16, "F16": torch.float16}
+    [(commonest, _)] = Counter(there.values()).most_common(1)
+    found = {name: there.get(find_tensor(name, there) or "", commonest) for name, _ in model.named_parameters()}
+    return {name: known.get(dtype, torch.float32) for name, dtype in found.items()}
+
+
+def _cast(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Bring weights to their dtypes, and no buffers: angles of rotary positions are not stored, and never rounded."""
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
+
+
+def _distributions(model: PreTrainedModel, rows: list[Any]) -> list[Any]:
+    """Return log-probabilities (tokens, vocabulary) of each row."""
+    with torch.inference_mode():
+        return [model(ids, use_cache=False).logits[0].float().log_softmax(-1).cpu() for ids in rows]
+
+
+def _apart(before: list[Any], after: list[Any]) -> tuple[float, float]:
+    """Return KL(before ‖ after) in nats a token, and the share of first choices that are the same."""
+    tokens = sum(len(p) for p in before)
+    kl = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(before, after, strict=True)) / tokens
+    return kl, sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(before, after, strict=True)) / tokens
 
 
 def _facts(trainer: Checked) -> dict[str, Any]:

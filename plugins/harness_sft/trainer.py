@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
-from harness import Finding, Progress, TrainingStep, write_text
+from harness import Finding, ModelRef, Progress, TrainingStep, write_text
+from harness_hf import HFSubject, Tokens, assert_not_repacked
 from harness_sft import sharding
 from harness_sft.job import WHOLE, TrainingJob, room
 from harness_sft.likelihood import settle
@@ -51,10 +52,10 @@ class Checked(Obeying, ShardedTrainer):
     train_dataset: Any
 
     def __init__(self, model: PreTrainedModel, *, job: TrainingJob, stamp: str, held_out: Any, **given: Any) -> None:
+        self.job = job
         self.ranks = ranks = job.ranks
         self.counts: dict[str, Counts] = {}
         self.stamp, self.flag = stamp, job.flag or raise_finding
-        self.watched: Callable[[], dict[str, float]] | None = None
         self.remembered: dict[str, Any] = {}  # what else a training that goes on must know
         self.slow = ""  # why it trains without TRL's fused head
         self.patience = job.recipe["patience"]  # epochs without a lower validation loss; 0 takes the last adapter
@@ -130,15 +131,6 @@ class Checked(Obeying, ShardedTrainer):
         self.flag("T2", finding)
         raise_finding("T2", finding)
 
-    def look_whether_it_moved(self) -> None:
-        """Report the weights that have not moved in the first steps; of a whole model some may have no gradient."""
-        still = self.start.unmoved(self.model, self.ranks)
-        whole = not hasattr(self.model, "peft_config")
-        if still and self.ranks.first and not (whole and len(still) < len(self.start.sums)):
-            kind = "trained" if whole else "adapted"
-            what = f"{len(still)} of {len(self.start.sums)} {kind} weights have not moved after {FIRST_STEPS} steps"
-            self.flag("T1", Finding("error", what, still, "look at learning_rate, and at what is frozen"))
-
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         with room(Path(self.args.output_dir).parent):
             Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
@@ -154,15 +146,23 @@ class Checked(Obeying, ShardedTrainer):
             for path in {*Path(self.args.output_dir).glob("best-*.safetensors")} - {self._best(best.step)}:
                 path.unlink()
 
-    def resume(self, checkpoint: Path) -> None:
-        """Train on from a checkpoint."""
-        known = json.loads((checkpoint / WHOLE).read_text("utf-8"))
-        self.watch.steps = [TrainingStep(**step) for step in known["steps"]]
-        self.watch.ends = [End(**end) for end in known["ends"]]
-        self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)
-        self.remembered = {name: known[name] for name in self.remembered}
-        with suppress(Enough):
-            self.train(resume_from_checkpoint=str(checkpoint))
+    def run(self, checkpoint: Path | None) -> None:
+        """Train, on from a checkpoint where there is one, and take the best weights; an interruption is saved."""
+        assert_not_repacked(self.model)
+        try:
+            if checkpoint:
+                known = json.loads((checkpoint / WHOLE).read_text("utf-8"))
+                self.watch.steps = [TrainingStep(**step) for step in known["steps"]]
+                self.watch.ends = [End(**end) for end in known["ends"]]
+                self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)
+                self.remembered = {name: known[name] for name in self.remembered}
+            with suppress(Enough):
+                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            self.take_best()
+        except KeyboardInterrupt:
+            self.save_interrupted()
+            raise
+        assert_not_repacked(self.model)
 
     def keep_best(self, step: int) -> None:
         """Write what is trained, as it is after a step; the file is whole or not there."""
@@ -240,7 +240,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         leap = f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
         remark = "; ".join(filter(None, [leap, self._end_epoch_if_due(state, control)]))
         control.should_training_stop = control.should_training_stop or self.enough()
-        self.progress(Progress("train", state.global_step, state.max_steps, self._facts(state), remark))
+        per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)
+        loss, pace = round(self.steps[-1].loss or 0.0, 4), round(self.tokens_per_second(), 1)
+        left = duration(per_step * (state.max_steps - state.global_step))
+        facts: dict[str, str | float] = {"loss": loss, "tokens/s": pace, "left": left}
+        self.progress(Progress("train", state.global_step, state.max_steps, facts, remark))
         ranks.stop_if_asked()
 
     def _add_step(self, state: TrainerState) -> None:
@@ -264,12 +268,18 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return bool(patience and best and len(self.ends) - 1 - self.ends.index(best) >= patience)
 
     def _look(self, state: TrainerState) -> None:
-        """Look at the weights before anything is saved of them."""
+        """Look at the weights before anything is saved of them: are they finite, and did the first steps move them."""
+        trainer, sums = self.trainer, self.trainer.start.sums
         if not all_finite(self.trained):
-            self.trainer.diverged(f"the weights are not finite after step {state.global_step}")
-        self.updates += not self.trainer.accelerator.optimizer_step_was_skipped
-        if self.updates == FIRST_STEPS:
-            self.trainer.look_whether_it_moved()
+            trainer.diverged(f"the weights are not finite after step {state.global_step}")
+        self.updates += not trainer.accelerator.optimizer_step_was_skipped
+        if self.updates != FIRST_STEPS:
+            return
+        still, whole = trainer.start.unmoved(trainer.model, trainer.ranks), not hasattr(trainer.model, "peft_config")
+        if still and trainer.ranks.first and not (whole and len(still) < len(sums)):  # some may have no gradient
+            kind = "trained" if whole else "adapted"
+            what = f"{len(still)} of {len(sums)} {kind} weights have not moved after {FIRST_STEPS} steps"
+            trainer.flag("T1", Finding("error", what, still, "look at learning_rate, and at what is frozen"))
 
     def restore_randomness(self) -> None:
         python, numpy, cpu, gpus = self.randomness
@@ -286,11 +296,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def _end_epoch_if_due(self, state: TrainerState, control: TrainerControl) -> str:
         """Validate and watch at the end of an epoch, and of the training; return what came out in words."""
         step, per_epoch = state.global_step, self.trainer.steps_per_epoch()
-        wanted = self.trainer.held_out or self.trainer.watched
+        wanted = self.trainer.held_out or self.trainer.job.watch
         done = any(end.step == step for end in self.ends)
         if not wanted or not step or done or (step % per_epoch and step != state.max_steps):
             return ""
-        end = End(step, self._validation_loss(step, control), self._watched())
+        loss: float | None = None
+        if self.trainer.held_out:
+            loss = self.trainer.validate()
+            if not math.isfinite(loss):
+                self.trainer.diverged(f"the validation loss is {loss} after step {step}")
+            logs = control.should_log  # logging clears it, and the step's own loss would not be logged
+            self.trainer.log({"eval_loss": loss})
+            control.should_log = logs
+        end = End(step, loss, self._watched())
         self.ends.append(end)
         self.steps[-1] = replace(self.steps[-1], validation=end.loss)
         if self.trainer.patience and self.best() == end:
@@ -302,32 +320,22 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             told += f", no better than step {best.step} for {self.trainer.patience} epochs: stopped, that one is kept"
         return f"epoch {step / per_epoch:.3g}: {told}"
 
-    def _validation_loss(self, step: int, control: TrainerControl) -> float | None:
-        if not self.trainer.held_out:
-            return None
-        loss: float = self.trainer.validate()
-        if not math.isfinite(loss):
-            self.trainer.diverged(f"the validation loss is {loss} after step {step}")
-        logs = control.should_log  # logging clears it, and the step's own loss would not be logged
-        self.trainer.log({"eval_loss": loss})
-        control.should_log = logs
-        return loss
-
     def _watched(self) -> dict[str, float]:
-        if self.trainer.watched is None:
+        """Measure the model in training, its adapter in it, as the harness measures any."""
+        path, model, watch = self.trainer.job.ref.path, self.trainer.model, self.trainer.job.watch
+        if watch is None:
             return {}
         self._remember_randomness()
-        self.trainer.model.eval()
-        found = self.trainer.watched()
-        self.trainer.model.train()
+        model.eval()
+        base = model.get_base_model() if hasattr(model, "peft_config") else model
+        subject = HFSubject(ModelRef("training", path, "training"), path, base, Tokens.of(path), nullcontext)
+        try:
+            found = watch(subject)
+        finally:
+            subject.scorer.close()
+        model.train()
         self.restore_randomness()
         return found
-
-    def _facts(self, state: TrainerState) -> dict[str, str | float]:
-        per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)
-        loss, pace = round(self.steps[-1].loss or 0.0, 4), round(self.tokens_per_second(), 1)
-        left = duration(per_step * (state.max_steps - state.global_step))
-        return {"loss": loss, "tokens/s": pace, "left": left}
 
     def tokens_per_second(self) -> float:
         """Return the tokens trained on per second since this call began, without padding."""

@@ -190,7 +190,7 @@ def test_the_dtype_is_the_bases(trained: Train, tiny_model: Path, tmp_path: Path
             model.model.norm.weight.data.mul_(1.1)
         return model
 
-    monkeypatch.setattr("harness_sft.whole.load_model", forgetful)
+    monkeypatch.setattr("harness_sft.train.load_model", forgetful)
     with pytest.raises(CheckFailed, match=r"what was saved answers otherwise than what was trained \[saved-parity\]"):
         trained(name="again", base=half)
 
