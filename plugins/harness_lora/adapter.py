@@ -174,12 +174,22 @@ class Lora:
 
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
         """Raise UsageError when an adapter of this configuration, or the one in a folder, cannot be merged this way."""
-        from harness_lora.plan import check_base, check_mergeable
+        from harness_lora.layout import Layout, adapt, saved, targets
+        from harness_lora.plan import check_base, check_mergeable, unmergeable
 
         self._check_variant(variant)
         config = read_config(adapter) if adapter else self.peft_config()
         check_mergeable(config, trained=adapter is not None)
-        check_base(Path(base), config)
+        there, _ = check_base(Path(base))
+        layout = Layout(Path(base), there)
+        adapted = adapt(layout.model, config)
+        chosen = [target.parameter for _, target in targets(adapted)]
+        for parameter in chosen:
+            if parameter in layout.twins:
+                pair = (name.removesuffix(".weight") for name in (parameter, layout.twins[parameter]))
+                raise UsageError(f"[merge] {unmergeable(*pair)}")
+        for parameter in (*chosen, *saved(adapted)):
+            layout.tensors(parameter)
 
     def _check_variant(self, variant: str) -> None:
         if variant not in ("original", "dequantized"):

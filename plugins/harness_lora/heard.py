@@ -90,10 +90,8 @@ def compare(one: Heard, other: Heard, ids: Sequence[Any]) -> Apart:
         for i, logprobs in enumerate((p, q)):
             nll[i] -= float(logprobs.gather(-1, following).sum())
     if not math.isfinite(kl):
-        raise CheckFailed(
-            f"merge: the merged model's probabilities are not finite [merge-finite]: KL {kl} nats a token, any "
-            "number is the limit; train again at a lower rate"
-        )
+        what = f"the merged model's probabilities are not finite [merge-finite]: KL {kl} nats a token"
+        raise CheckFailed(f"merge: {what}, any number is the limit; train again at a lower rate")
     return Apart(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
 
 

@@ -149,14 +149,20 @@ class Merge:
     def sum(self, name: str, weight: torch.Tensor, rows: slice) -> torch.Tensor:
         if name not in self.plan.added:
             return weight[rows]
-        module, parts = self.plan.added[name]
+        (module, parts), config = self.plan.added[name], self.plan.config
         total = weight[rows].double()
         if "lora_bias" in parts:
-            scale = scale_of(module.removesuffix(".bias"), self.plan.config)
+            scale = scale_of(module.removesuffix(".bias"), config)
             return total.add_(parts["lora_bias"][rows].double(), alpha=scale)
-        if "trainable_tokens_delta" in parts:
-            return put_tokens(total, module, parts["trainable_tokens_delta"], self.plan.config, rows)
-        return add_lora(total, module, parts, self.plan.config, rows)
+        if "trainable_tokens_delta" not in parts:
+            return add_lora(total, module, parts, config, rows)
+        chosen, begin = config.trainable_token_indices, rows.start or 0  # whose rows are replaced
+        if isinstance(chosen, dict):
+            chosen = next(tokens for end, tokens in chosen.items() if module == end or module.endswith(f".{end}"))
+        for token, row in zip(chosen, parts["trainable_tokens_delta"], strict=True):
+            if begin <= token < begin + len(total):
+                total[token - begin] = row.to(total.dtype)
+        return total
 
 
 def merge_folder(
@@ -221,8 +227,14 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConf
     arXiv:2402.09353, section 4.1. Raises CheckFailed when the rank is not the configuration's.
     """
     a, b = parts["lora_A"], parts["lora_B"]
-    if a.dim() == 3:
-        return torch.cat(list(_add_to_stack(weight, module, parts, config, rows.start)))
+    if a.dim() == 3:  # rows of a stack of matrices (E, out, in), matrix by matrix: A (E, r, in), B (E, out, r)
+        sums, done, out = list[torch.Tensor](), 0, b.shape[1]
+        while done < len(weight):
+            number, row = divmod(rows.start + done, out)
+            some, own = weight[done : done + out - row], {"lora_A": a[number], "lora_B": b[number]}
+            sums.append(add_lora(some, module, own, config, slice(row, row + len(some))))
+            done += len(some)
+        return torch.cat(sums)
     if config.use_bdlora:  # the blocks of a diagonal are saved one below the other
         blocks = config.use_bdlora.nblocks
         a = _diagonal(a, blocks) if a.shape[1] != weight.shape[1] else a
@@ -236,19 +248,6 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConf
         norm = torch.linalg.norm(total, dim=1, keepdim=True)
         total = parts["lora_magnitude_vector"][rows].to(weight.dtype).view(-1, 1) / norm * total
     return total
-
-
-def _add_to_stack(
-    weight: torch.Tensor, module: str, parts: Tensors, config: LoraConfig, begin: int
-) -> Iterator[torch.Tensor]:
-    """Yield what `add_lora` makes of rows of a stack of matrices (E, out, in), matrix by matrix."""
-    a, b = parts["lora_A"], parts["lora_B"]  # (E, r, in), (E, out, r)
-    out, done = b.shape[1], 0
-    while done < len(weight):
-        number, row = divmod(begin + done, out)
-        some = weight[done : done + out - row]
-        yield add_lora(some, module, {"lora_A": a[number], "lora_B": b[number]}, config, slice(row, row + len(some)))
-        done += len(some)
 
 
 def _diagonal(part: torch.Tensor, blocks: int) -> torch.Tensor:
@@ -266,20 +265,6 @@ def scale_of(module: str, config: LoraConfig) -> float:
     alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
     r = rank_of(module, config)
     return float(alpha / (math.sqrt(r) if config.use_rslora else r))
-
-
-def put_tokens(
-    weight: torch.Tensor, module: str, trained: torch.Tensor, config: LoraConfig, rows: slice
-) -> torch.Tensor:
-    """Return rows of an embedding in which those of the trained tokens are replaced."""
-    chosen = config.trainable_token_indices
-    if isinstance(chosen, dict):
-        chosen = next(tokens for name, tokens in chosen.items() if module == name or module.endswith(f".{name}"))
-    begin = rows.start or 0
-    for token, row in zip(chosen, trained, strict=True):
-        if begin <= token < begin + len(weight):
-            weight[token - begin] = row.to(weight.dtype)
-    return weight
 
 
 def as_rows(weight: torch.Tensor) -> torch.Tensor:

@@ -59,12 +59,10 @@ class MergeFolders:
 
     @cached_property
     def before(self) -> Mapping[str, Header]:
-        """The tensors of the base."""
         return read_headers(Path(self.base))
 
     @cached_property
     def after(self) -> Mapping[str, Header]:
-        """The tensors of the merged model."""
         return read_headers(Path(self.merged))
 
     @cached_property
@@ -80,12 +78,9 @@ class MergeFolders:
         """Compare every tensor's bits: with the base's, or with the sum in float64, made again and rounded once."""
         one, two = ({n: (h.dtype, h.shape) for n, h in headers.items()} for headers in (self.before, self.after))
         if odd := sorted(n for n in one.keys() | two.keys() if one.get(n) != two.get(n)):
-            raise CheckFailed(
-                f'merge: "{odd[0]}" is missing, new, or of another shape or dtype than in the base [merge-tensors]: '
-                f"{len(odd)} of {len(one)} tensors are, the limit is 0; merge again"
-            )
-        changed: set[str] = set()
-        off: dict[str, tuple[int, int]] = {}
+            what = f'"{odd[0]}" is missing, new, or of another shape or dtype than in the base [merge-tensors]'
+            raise CheckFailed(f"merge: {what}: {len(odd)} of {len(one)} tensors are, the limit is 0; merge again")
+        changed, off = set[str](), dict[str, tuple[int, int]]()
         for name, old, new, wrong in self._tensors():
             changed |= {name} if new else set()
             off |= {name: (wrong, old)} if wrong else {}
@@ -98,10 +93,8 @@ class MergeFolders:
         if strange := sorted(changed - self.plan.must - self.plan.rounded):
             raise CheckFailed(f'merge: "{strange[0]}" changed, though nothing targets it {told}; {again}')
         for name, (wrong, of) in sorted(off.items()):
-            raise CheckFailed(
-                f'merge: the merged model is not the adapter on its base: "{name}" has {wrong} of {of} weights other '
-                f"than the sum in float64 rounded once {told}; {again}"
-            )
+            what = f'"{name}" has {wrong} of {of} weights other than the sum in float64 rounded once'
+            raise CheckFailed(f"merge: the merged model is not the adapter on its base: {what} {told}; {again}")
         return {"tensors": len(self.before), "changed": len(changed)}
 
     def _tensors(self) -> Iterator[tuple[str, int, bool, int]]:
@@ -115,10 +108,8 @@ class MergeFolders:
                 old, new = (opened[found[name].file].get_tensor(name) for found in (self.before, self.after))
                 if not is_finite(new):
                     many = int((~torch.isfinite(new)).sum())
-                    raise CheckFailed(
-                        f'merge: "{name}" is not finite [merge-finite]: {many} of {new.numel()} weights are not, the '
-                        "limit is 0; merge again"
-                    )
+                    what = f'"{name}" is not finite [merge-finite]: {many} of {new.numel()} weights are not'
+                    raise CheckFailed(f"merge: {what}, the limit is 0; merge again")
                 wrong = _differing(old, new)
                 if name in self.plan.must or name in self.plan.rounded:
                     wrong = sum(merge.blocks(name, old, partial(_wrong, as_rows(new))))
@@ -132,7 +123,6 @@ class MergeFolders:
 
     @property
     def computed(self) -> str:
-        """Return the dtype that models are computed in."""
         return "float32" if self.parameters <= EXACT else "auto"
 
     def load(self, path: str, adapter: str | None = None, quantization: dict[str, Any] | None = None) -> Any:
@@ -252,12 +242,10 @@ def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Seq
     """
     for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
         if our is None and end is not None and end not in stops:
-            known = sorted(s for s in stops if s is not None)
-            raise CheckFailed(
-                f'merge: the adapter stops after "{prompt}", the merged model does not; see its stop tokens '
-                f"[merge-stops]: {end} is none of {known}, and within {SMOKE_TOKENS} tokens there is "
-                "no other; copy generation_config.json from the base"
-            )
+            what = f'the adapter stops after "{prompt}", the merged model does not; see its stop tokens [merge-stops]'
+            why = f"{end} is none of {sorted(s for s in stops if s is not None)}"
+            then = f"and within {SMOKE_TOKENS} tokens there is no other; copy generation_config.json from the base"
+            raise CheckFailed(f"merge: {what}: {why}, {then}")
 
 
 if __name__ == "__main__":

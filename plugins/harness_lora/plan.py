@@ -21,7 +21,7 @@ from harness import CheckFailed, UsageError
 from harness.internals import formats
 from harness_lora.fields import REWRITTEN, refused
 from harness_lora.files import WEIGHTS, Header, read_config, read_headers, split_name
-from harness_lora.layout import Layout, Place, Target, adapt, saved, targets
+from harness_lora.layout import Layout, Place, Target, adapt, targets
 
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
@@ -59,11 +59,8 @@ def check_mergeable(config: LoraConfig, *, trained: bool = False) -> None:
         raise UsageError(f'[merge] an adapter initialised with "{start}": it belongs to a rewritten base; {how}')
 
 
-def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header], Sequence[str]]:
-    """Return the tensors of a base, and which other files go along; raises UsageError when nothing is merged onto it.
-
-    With a `config`, also when PEFT would adapt what is made of several tensors in a way that is not merged here.
-    """
+def check_base(base: Path) -> tuple[dict[str, Header], Sequence[str]]:
+    """Return a base's tensors, and which other files go along; raises UsageError when nothing is merged onto it."""
     there = read_headers(base)
     told = json.loads((base / "config.json").read_text("utf-8"))
     if told.get("quantization_config") and any(header.dtype not in FLOATS for header in there.values()):
@@ -73,16 +70,6 @@ def check_base(base: Path, config: Any | None = None) -> tuple[dict[str, Header]
         names = formats.shipping(base, COPIED)
     except formats.Unsafe as error:
         raise UsageError(f'[merge] base "{base}": {error}') from None
-    if config:
-        layout = Layout(base, there)
-        adapted = adapt(layout.model, config)
-        chosen = [target.parameter for _, target in targets(adapted)]
-        for parameter in chosen:
-            if parameter in layout.twins:
-                pair = (name.removesuffix(".weight") for name in (parameter, layout.twins[parameter]))
-                raise UsageError(f"[merge] {_unmergeable(*pair)}")
-        for parameter in (*chosen, *saved(adapted)):
-            layout.tensors(parameter)
     return there, names
 
 
@@ -126,7 +113,7 @@ def make_plan(
             if not found and not tied:
                 continue
         if not found or (tied and part != "trainable_tokens_delta"):
-            raise UsageError(f"[merge] {_unmergeable(module, twins.get(module))}")
+            raise UsageError(f"[merge] {unmergeable(module, twins.get(module))}")
         for name in found:
             transposed |= {name} if part.startswith("lora_embedding") else set()
             share, value = target.share(layout.places[name], part.replace("lora_embedding", "lora"), tensor)
@@ -138,7 +125,7 @@ def make_plan(
     return MergePlan(config, layout.places, added, replaced, *rest)
 
 
-def _unmergeable(module: str, twin: str | None) -> str:
+def unmergeable(module: str, twin: str | None) -> str:
     """Return why the weight of an adapted module is not added to."""
     if twin is None:
         return f'the adapter has weights for "{module}", and the base has none; is this the base it was trained on?'
