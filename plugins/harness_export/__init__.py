@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,16 +60,18 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
 
 def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError when a model like the one in a folder cannot be written as GGUF, or `path` is no file of it."""
-    from harness_export.k_quants import check_installed
+    from harness_export.k_quants import K_QUANTS
     from harness_export.llama import read_config
 
     if (model / "config.json").is_file():
         read_config(model)
-    check_installed(options.get("quantization") or "")
+    if (quantization := options.get("quantization")) in K_QUANTS and find_spec("llama_cpp") is None:
+        how = "pip install 'finetune-harness[llama-cpp]'"
+        raise UsageError(f"{quantization} is made by llama.cpp, and llama-cpp-python is not installed; {how}")
     if made := options.get("path"):
         from harness_export.writing import check_types
 
-        if options.get("quantization"):
+        if quantization:
             raise UsageError('"quantization" is what the file says that "path" names; remove it')
         check_types(_file(Path(made)))
 

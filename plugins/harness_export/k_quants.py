@@ -8,20 +8,12 @@ The question is a JSON object, what `quantise` takes, and the last line of stdou
 from __future__ import annotations
 
 import ctypes
-from importlib.util import find_spec
 from typing import Any
 
-from harness import CheckFailed, UsageError
+from harness import CheckFailed
 from harness.internals import isolated
 
 K_QUANTS = ("Q6_K", "Q5_K_M", "Q4_K_M")
-INSTALL = "pip install 'finetune-harness[llama-cpp]'"
-
-
-def check_installed(quantization: str) -> None:
-    """Raise UsageError where a quantization wants llama.cpp, and it is not installed."""
-    if quantization in K_QUANTS and find_spec("llama_cpp") is None:
-        raise UsageError(f"{quantization} is made by llama.cpp, and llama-cpp-python is not installed; {INSTALL}")
 
 
 def quantise(source: str, to: str, quantization: str) -> dict[str, Any]:

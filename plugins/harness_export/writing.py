@@ -53,7 +53,9 @@ def export(folder: Path, to: Path, quantization: str, path: Path | None = None) 
     CheckFailed when what was read back is another model.
     """
     llama, there = read_config(folder), read_headers(folder)
-    names = {name: tensor for tensor in sorted(there, key=_in_order) if (name := name_of(tensor, llama))}
+    # layers stand by their numbers
+    order = sorted(there, key=lambda name: [(int(p) if p.isdigit() else -1, p) for p in re.split(r"(\d+)", name)])
+    names = {name: tensor for tensor in order if (name := name_of(tensor, llama))}
     if path:
         shutil.copyfile(path, to / FILE)
     elif quantization in K_QUANTS:
@@ -74,7 +76,13 @@ def export(folder: Path, to: Path, quantization: str, path: Path | None = None) 
 def _write(folder: Path, to: Path, quantization: str, llama: Llama, names: Mapping[str, str]) -> None:
     there = read_headers(folder)
     kinds = {name: _kind(name, there[tensor], quantization) for name, tensor in names.items()}
-    writer = _writer(to, folder, llama, quantization)
+    writer = GGUFWriter(to, "llama")
+    writer.add_file_type(int(LlamaFileType["ALL_F32" if quantization == "F32" else f"MOSTLY_{quantization}"]))
+    writer.add_quantization_version(2)
+    adds: dict[type, Any] = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+    adds |= {str: writer.add_string, list: writer.add_array}
+    for key, value in metadata_of(folder, llama):
+        adds[type(value)](key, value)
     for name, tensor in names.items():
         shape, kind = there[tensor].shape, kinds[name]
         size = int(np.prod(quant_shape_to_byte_shape(shape, kind), dtype=np.int64))
@@ -116,22 +124,6 @@ class _Tensors:
         if not np.isfinite(dequantize(blocks, kind)).all():
             raise UsageError(f'export "gguf": "{tensor}" has values too large for {kind.name}; use "BF16" or "F32"')
         return blocks
-
-
-def _writer(path: Path, folder: Path, llama: Llama, quantization: str) -> Any:
-    writer = GGUFWriter(path, "llama")
-    writer.add_file_type(int(LlamaFileType["ALL_F32" if quantization == "F32" else f"MOSTLY_{quantization}"]))
-    writer.add_quantization_version(2)
-    adds: dict[type, Any] = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
-    adds |= {str: writer.add_string, list: writer.add_array}
-    for key, value in metadata_of(folder, llama):
-        adds[type(value)](key, value)
-    return writer
-
-
-def _in_order(name: str) -> list[Any]:
-    """Sort layers by their numbers."""
-    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _kind(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
