@@ -289,7 +289,6 @@ class Pace:
         self.since, self.idle, self.told, self.between = 0.0, 0.0, False, more
 
     def usual(self) -> float:
-        """Return the seconds of a usual step."""
         return median(self.took[1:] or [0.0])
 
     def look(self) -> tuple[str, bool]:

@@ -165,7 +165,6 @@ def gather(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
 
 
 def sha256_of(tensor: torch.Tensor) -> str:
-    """Return the sha256 of a tensor's bytes."""
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 

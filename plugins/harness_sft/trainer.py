@@ -228,9 +228,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.rate = float(self.trainer.optimizer.param_groups[0]["lr"])  # before the scheduler moves on
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        ranks = self.trainer.ranks
+        ranks, per_epoch = self.trainer.ranks, self.trainer.steps_per_epoch()
         self.step_loss = ranks.sums(self.step_loss)[0] / ranks.count
-        self._add_step(state)
+        before = self.steps[self.began_at - 1] if self.began_at else TrainingStep(tokens=0)
+        seconds = before.seconds + time.monotonic() - self.began
+        epochs = state.global_step // per_epoch - self.began_at // per_epoch
+        # Of this call some were added, each a row, to make the last batches of epochs whole.
+        filled = epochs * (len(self.trainer.train_dataset) - self.trainer.rows)
+        tokens = (before.tokens or 0) + int(self.trainer._total_train_tokens) - filled
+        step = TrainingStep(state.global_step, seconds, state.epoch, self.step_loss, self.rate, tokens=tokens)
+        self.steps.append(step)
         self.trainer.end_step()
         spike = self.spikes.add(self.step_loss)
         self.step_loss = 0.0
@@ -246,17 +253,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         facts: dict[str, str | float] = {"loss": loss, "tokens/s": pace, "left": left}
         self.progress(Progress("train", state.global_step, state.max_steps, facts, remark))
         ranks.stop_if_asked()
-
-    def _add_step(self, state: TrainerState) -> None:
-        before = self.steps[self.began_at - 1] if self.began_at else TrainingStep(tokens=0)
-        seconds = before.seconds + time.monotonic() - self.began
-        per_epoch = self.trainer.steps_per_epoch()
-        epochs = state.global_step // per_epoch - self.began_at // per_epoch
-        # Of this call some were added, each a row, to make the last batches of epochs whole.
-        filled = epochs * (len(self.trainer.train_dataset) - self.trainer.rows)
-        tokens = (before.tokens or 0) + int(self.trainer._total_train_tokens) - filled
-        step = TrainingStep(state.global_step, seconds, state.epoch, self.step_loss, self.rate, tokens=tokens)
-        self.steps.append(step)
 
     def best(self) -> End | None:
         """Return the end of an epoch with the lowest validation loss, the first of equals."""
