@@ -1,9 +1,4 @@
-"""K-quants, made by llama.cpp's own quantizer: asked in a process of its own, which a failed assertion there ends.
-
-    python -m harness_export.k_quants < QUESTION
-
-The question is a JSON object, what `quantise` takes, and the last line of stdout {"facts": {}} or {"finding": "…"}.
-"""
+"""K-quants, made by llama.cpp's own quantizer: asked in a process of its own, which a failed assertion there ends."""
 
 from __future__ import annotations
 

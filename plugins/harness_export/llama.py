@@ -27,7 +27,6 @@ LAYER = {
 }
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
-IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 FURTHER_STOPS = ("eot", "eom")
 KEYS = {  # of the architecture in a GGUF file -> fields of a Llama
     **{"block_count": "layers", "context_length": "context", "embedding_length": "width"},
@@ -104,13 +103,11 @@ def name_of(tensor: str, llama: Llama) -> str | None:
 
 
 def reorder(name: str, weight: Any, llama: Llama) -> Any:
-    """Put a query's or key's rows into llama.cpp's order: a head's halves, which rotate together, become pairs.
-
-    `weight` is (heads · head, width), of numpy or torch; others come back as they are.
-    """
+    """Put a query's or key's rows into llama.cpp's order: a head's halves, which rotate together, become pairs."""
     heads = {"attn_q": llama.heads, "attn_k": llama.kv_heads}.get(name.rpartition(".")[0].rpartition(".")[2])
     if heads is None:
         return weight
+    # (heads · head, width), of numpy or torch
     return weight.reshape(heads, 2, llama.head // 2, -1).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -131,7 +128,7 @@ def metadata_of(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
     yield "tokenizer.ggml.tokens", names
     yield "tokenizer.ggml.token_type", types
     yield "tokenizer.ggml.merges", [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
-    for ours, theirs in IDS.items():
+    for ours, theirs in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
         if (number := getattr(tokenizer, f"{ours}_token_id")) is not None:
             yield f"tokenizer.ggml.{theirs}_token_id", int(number)
     path = folder / "generation_config.json"

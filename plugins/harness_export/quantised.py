@@ -1,12 +1,7 @@
 """Copies of a merged model in fewer bits, by bitsandbytes: NF4 and int8, as transformers writes and loads them.
 
 Quantised on the CPU, tensor by tensor as they are read, and saved before any forward pass: on a CPU with AVX512-BF16
-that would rewrite 4-bit weights in place. What was written is read back and compared in a process of its own:
-
-    python -m harness_export.quantised < QUESTION
-
-The question is a JSON object, {"parent": FOLDER, "copy": FOLDER}, and so is the last line of stdout: {"facts": {…}}, or
-{"finding": "…"} where a tensor is not its parent's, rounded.
+that would rewrite 4-bit weights in place. What was written is read back and compared in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Tell = Callable[[Progress], None]
-SHARD = "5GB"
 HALF_GAP = 0.16  # of a block's largest number: half the widest gap of NF4's grid, 0.152, and rounding
 SCALES = 0.05  # of the tensor's largest number: what the scales lose in 8 bits
 ROW = 0.01  # of a row's largest number, in int8: half of 1/127, and rounding
@@ -49,7 +43,6 @@ def check(model: Path, options: Mapping[str, Any]) -> None:
 
 
 def check_whole(model: Path) -> None:
-    """Raise UsageError where a model is quantised already."""
     path = model / "config.json"
     if path.is_file() and json.loads(path.read_text("utf-8")).get("quantization_config"):
         raise UsageError("the model is quantised already; bits that are gone do not come back")
@@ -119,7 +112,7 @@ def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
         keep_4bit_layout(model)
         if wrong := wrong_on_cpu(model):
             raise UsageError(f'{wrong}; use = "int8"')
-        model.save_pretrained(to, max_shard_size=SHARD)
+        model.save_pretrained(to, max_shard_size="5GB")
 
 
 def compare(parent: Path, copy: Path) -> dict[str, Any]:

@@ -1,9 +1,4 @@
-"""Does an exported adapter swap in? Asked in a process of its own, on a base that already serves the gated one.
-
-    python -m harness_export.swap < QUESTION
-
-The question is a JSON object, what `swap` takes, and so is the last line of stdout: {"facts": {…}} or {"finding": "…"}.
-"""
+"""Does an exported adapter swap in? Asked in a process of its own, on a base that already serves the gated one."""
 
 from __future__ import annotations
 

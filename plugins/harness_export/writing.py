@@ -139,10 +139,7 @@ def _kind(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
 
 
 def check_types(file: Path) -> Gguf:
-    """Return what a GGUF file holds; raises UsageError where it is no Llama's, or coarser than the type that it says.
-
-    Rows that are no whole blocks of that type are in a finer one; llama.cpp sees to it.
-    """
+    """Return what a GGUF file holds; raises UsageError where it is no Llama's, or coarser than the type it says."""
     try:
         found = read_gguf(file)
     except (OSError, ValueError) as error:
@@ -157,7 +154,7 @@ def check_types(file: Path) -> Gguf:
     for name, tensor in found.tensors.items():
         if tensor.type not in (*CODES, *EXACT):
             raise UsageError(f'path: "{file}" says {said}, and "{name}" is {tensor.type}, which is not compared here')
-        if _bits(tensor.type) < least:
+        if _bits(tensor.type) < least:  # rows that are no whole blocks of it are in a finer one; llama.cpp sees to it
             raise UsageError(f'path: "{file}" says {said}, and "{name}" is {tensor.type}')
         if tensor.type in UNSURE and _weighed(found):
             what = f'whose codes an importance matrix chose; quantise "{name}" without it'
@@ -176,10 +173,7 @@ def _bits(kind: str) -> float:
 
 
 def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> dict[str, Any]:
-    """Compare a file, and what transformers reads of it, with the model; raises CheckFailed where it is another one.
-
-    Each tensor must be the model's, rounded, and what was read of it, bit for bit, what the gguf package makes of it.
-    """
+    """Compare a file, and what transformers reads of it, with the model; raises CheckFailed where it is another one."""
     from transformers import AutoConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -193,6 +187,7 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
     weighed, wrong, total = _weighed(file), 0.0, 0.0
     with ExitStack() as stack:
         source, read = (_Tensors(stack, headers, llama) for headers in (read_headers(folder), there))
+        # Each must be the model's, rounded, and what was read of it, bit for bit, what the gguf package makes of it.
         for name, tensor in names.items():
             wanted, place = source.tensor(name, tensor), file.tensors[name]
             if place.shape != wanted.shape:

@@ -253,16 +253,13 @@ def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
 
 
 def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
-    """Compare every B·A and every whole tensor with the weight it is for; a Conv1D stores its weight transposed.
-
-    What has another name in the base's files than in its model is left to PEFT.
-    """
+    """Compare every B·A and every whole tensor with the weight it is for; a Conv1D stores its weight transposed."""
     there, theirs = read_headers(Path(base)), read_headers(adapter, WEIGHTS)
     if raw := next((key for key in theirs if re.search(r"\.lora_\w+\.default(\.|$)", key)), None):
         what = f'"{raw}" has the name of an adapter in memory in it; take ".default" out, as save_pretrained does'
         raise unusable(adapter, what)
     made = {split_name(key): header.shape for key, header in theirs.items()}
-    for module, part in made:
+    for module, part in made:  # what has another name in the base's files than in its model is left to PEFT
         shape, tensor = _shape_for(made, module, part, config), find_tensor(module, there)
         if shape is not None and tensor and there[tensor].shape not in (shape, shape[::-1] if part else shape):
             what = f'"{module}" is {list(shape)}, in the base it is {list(there[tensor].shape)}'

@@ -33,10 +33,7 @@ class Header:
 
 
 def read_headers(folder: Path, file: str = "") -> dict[str, Header]:
-    """Return every tensor that a folder is read from by name, or those of one file of it.
-
-    Raises UsageError when there is none or a file is no safetensors.
-    """
+    """Return a folder's tensors by name, or those of a file of it; raises UsageError at none, and at no safetensors."""
     found: dict[str, Header] = {}
     names = [file] if file else weight_files(folder)
     for path in (folder / name for name in names if (folder / name).is_file()):
@@ -76,7 +73,6 @@ def find_tensor(module: str, there: Collection[str]) -> str | None:
 
 
 def unusable(adapter: Path, why: str) -> UsageError:
-    """Return what is raised at an adapter's folder."""
     return UsageError(f'adapter "{adapter}": {why}')
 
 

@@ -38,14 +38,11 @@ PROMPTS = ("What is the capital of France?", "Say hello.")
 
 @dataclass
 class Apart:
-    """How far model q is from model p, per token: KL(p ‖ q) and −log p, −log q of the text in nats.
-
-    `margin` is the greatest lead of p's first choice over its second where q's first choice is another.
-    """
+    """How far model q is from model p, per token: KL(p ‖ q) and −log p, −log q of the text in nats."""
 
     kl: float
     top1: float
-    margin: float
+    margin: float  # the greatest lead of p's first choice over its second where q's first choice is another
     tokens: int
     nll: tuple[float, float]
 
@@ -63,10 +60,7 @@ class Heard:
     def of(
         cls, load: Callable[[], Any], ids: Sequence[Any], path: str = "", tell: Callable[[int], None] = lambda _: None
     ) -> Heard:
-        """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too.
-
-        `tell` hears how many windows were asked, at each batch of them.
-        """
+        """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too."""
         model = load()
         told = model.generation_config.eos_token_id if path else None
         stops = set(told) if isinstance(told, list) else {told}
@@ -107,7 +101,7 @@ def _logprobs(model: Any, ids: Sequence[Any], tell: Callable[[int], None]) -> li
         logits = model(input_ids=rows.to(place), attention_mask=seen.to(place), use_cache=False).logits  # (B, T, V)
         for i, row in zip(batch, logits, strict=True):  # padding goes to the right, where causal models never look
             found[i] = row[: ids[i].shape[1] - 1].float().log_softmax(-1).cpu()
-        tell(len(batch))
+        tell(len(batch))  # how many windows were asked
     return [found[i] for i in range(len(ids))]
 
 
@@ -118,10 +112,8 @@ def _computes_on(model: PreTrainedModel) -> Any:
 
 
 def _kl(p: Any, q: Any) -> float:
-    """Return Σ p·log(p/q) over a window, each term as p·(exp(x) - 1 - x) with x = log(q/p).
-
-    The terms are then of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
-    """
+    """Return Σ p·log(p/q) over a window, each term as p·(exp(x) - 1 - x) with x = log(q/p)."""
+    # So the terms are of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
     x = q - p
     terms, far = p.exp() * (x.expm1() - x), x.abs() >= 1
     if far.any():
@@ -169,10 +161,7 @@ def placed(model: Any, device: str) -> Any:
 
 
 def windows(tokenizer: PreTrainedTokenizerBase, tokens: int = TOKENS, longest: int = WINDOW) -> list[Any]:
-    """Return tensors of ids, each (1, T) with 2 ≤ T ≤ `longest`, that predict `tokens` in all, or fewer if fewer are.
-
-    The first window of each text comes before the second of any, so that every kind of text is among them.
-    """
+    """Return ids, each (1, T) with 2 ≤ T ≤ `longest`, that predict `tokens` in all, or fewer if fewer are."""
     told = []  # as the tokenizer's template frames a conversation; as plain text what it refuses, or without one
     for messages in CHATS:
         try:
@@ -180,7 +169,7 @@ def windows(tokenizer: PreTrainedTokenizerBase, tokens: int = TOKENS, longest: i
         except Exception:  # no template, or one with rules of its own about turns
             told.append("\n".join(f"{message['role']}: {message['content']}" for message in messages))
     whole = [tokenizer(text, verbose=False).input_ids for text in (*told, *TEXTS)]
-    found: list[Any] = []
+    found: list[Any] = []  # the first of each text before the second of any, so that every kind of text is among them
     for start in range(0, max(map(len, whole)), longest):
         for ids in whole:
             part = ids[start : start + longest][: tokens + 1]

@@ -32,16 +32,13 @@ from harness_lora.files import Header
 
 @dataclass(frozen=True)
 class Place:
-    """What a tensor of a checkpoint is of a parameter: all of it, or some rows, or those of one matrix in a stack.
-
-    `how` names the operations of one that is computed otherwise, and that is not merged here.
-    """
+    """What a tensor of a checkpoint is of a parameter: all of it, or some rows, or those of one matrix in a stack."""
 
     parameter: str
     matrix: int | None = None
     begin: int = 0
     end: int | None = None
-    how: str = ""
+    how: str = ""  # the operations by which one is computed otherwise, which is not merged here
 
     @property
     def rows(self) -> slice:
@@ -54,13 +51,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Target:
-    """A parameter that a module of PEFT adapts: a matrix, or a stack of `stacked` ones, stored (in, out) if `turned`.
-
-    `key` is the name by which PEFT looks up its rank and its alpha.
-    """
+    """A parameter that a module of PEFT adapts: a matrix, or a stack of `stacked`, stored (in, out) if `turned`."""
 
     parameter: str
-    key: str
+    key: str  # by which PEFT looks up its rank and its alpha
     stacked: int = 0
     turned: bool = False
 
@@ -117,11 +111,8 @@ class Layout:
 
 
 def adapt(model: PreTrainedModel, config: LoraConfig) -> Any:
-    """Put PEFT on a model without weights and return it; raises UsageError on what it refuses.
-
-    PEFT may write other targets, ranks and alphas into the configuration; its own is then `peft_config["default"]`.
-    """
-    config = copy.deepcopy(config)
+    """Put PEFT on a model without weights and return it; raises UsageError on what it refuses."""
+    config = copy.deepcopy(config)  # into which PEFT may write other targets, ranks and alphas
     config.init_lora_weights = True  # the others are made from weights
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

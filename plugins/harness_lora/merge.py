@@ -256,7 +256,6 @@ def _diagonal(part: torch.Tensor, blocks: int) -> torch.Tensor:
 
 
 def rank_of(module: str, config: LoraConfig) -> int:
-    """Return the rank that a module's adapter has by its configuration."""
     return int(config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r))
 
 

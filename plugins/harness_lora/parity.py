@@ -1,14 +1,9 @@
-"""Is what was merged the model that was trained? Asked in a process of its own, of what lies on the disk.
+"""Is what was merged the model that was trained? Asked of what lies on the disk, in a process of its own.
 
-    python -m harness_lora.parity < QUESTION
-
-The question is a JSON object (`MergeFolders`), the answer a JSON object on the last line of stdout: {"facts": {…}}, or
-{"finding": "…"} when the merged model is not what it must be. A process of its own has nothing left in memory of how
-the merge was made.
-
-What rounding costs is known, not judged: every tensor must be the float64 sum rounded once, bit for bit, and the sum
-before it is rounded must answer as the adapter does when PEFT runs it, to float32's own precision. How far the rounded
-model is from the unrounded one is measured and reported; the gates decide.
+That has nothing left in memory of how the merge was made. What rounding costs is known, not judged: every tensor must
+be the float64 sum rounded once, bit for bit, and the sum before it is rounded must answer as the adapter does when PEFT
+runs it, to float32's own precision. How far the rounded model is from the unrounded one is measured and reported; the
+gates decide.
 
 One model at a time is in memory (`harness_lora.heard`): a merge that could be trained can be verified on the same card.
 """
@@ -45,16 +40,13 @@ OTHERWISE = "ship the adapter, or merge with PEFT and name that folder as [candi
 
 @dataclass(frozen=True)
 class MergeFolders:
-    """Folders of base, adapter and merged model, and keywords of a BitsAndBytesConfig where the base is in 4 bits.
-
-    `quantization` is of the base that was merged onto; `trained` of the one the adapter was trained on, where that is
-    another: the difference is reported, and nothing is demanded of it.
-    """
+    """Folders of base, adapter and merged model, and keywords of a BitsAndBytesConfig where the base is in 4 bits."""
 
     base: str
     adapter: str
     merged: str
-    quantization: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None  # of the base that was merged onto
+    # Of the one the adapter was trained on, where that is another: it is reported, and nothing is demanded of it.
     trained: dict[str, Any] | None = None
 
     @cached_property
@@ -143,10 +135,7 @@ class MergeFolders:
         return device_for(width * self.parameters)
 
     def unrounded(self, shift: float = 0.0) -> Any:
-        """Load the base with the sums in the place of its weights, rounded to the dtype that is computed in alone.
-
-        With `shift`, every weight is first moved by this share of itself, up and down by turns.
-        """
+        """Load the base with the sums in the place of its weights, rounded to the dtype that is computed in alone."""
         device = self.device()
         model = load_model(self.base, dtype=self.computed, device=device)
         with self._merge() as merge:
@@ -205,7 +194,7 @@ def _telling(of: int) -> Callable[[int], None]:
 
 
 def _put(weight: torch.Tensor, shift: float, rows: slice, total: torch.Tensor) -> None:
-    if shift:  # up and down by turns
+    if shift:  # by which share of itself every weight is moved first, up and down by turns
         turns = (1 - 2 * (torch.arange(total.numel()) % 2)).view(total.shape).to(total.dtype)
         total = total.addcmul(total, turns, value=shift)
     weight[rows] = total
@@ -222,13 +211,11 @@ def _differing(one: torch.Tensor, other: torch.Tensor) -> int:
 
 
 def _limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
-    """Return the greatest KL and margin that arithmetic alone may cost: known in float32, else measured on the rows.
-
-    The noise is between two models whose weights are the same sum, rounded to two of its neighbours.
-    """
+    """Return the greatest KL and margin that arithmetic alone may cost: known in float32, else measured on the rows."""
     dtype = resolve_dtype(made.computed, resolve_device("auto"))
     if dtype == torch.float32:
         return KL, MARGIN
+    # between two models whose weights are the same sum, rounded to two of its neighbours
     shifted = Heard.of(partial(made.unrounded, torch.finfo(dtype).eps / 2), ids)
     noise = compare(Heard.of(made.unrounded, ids), shifted, ids)
     kl = max(KL, NOISE * noise.kl)
@@ -236,12 +223,9 @@ def _limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
 
 
 def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
-    """Raise CheckFailed for an answer without an end where the adapter's ends at a token that no longer stops anything.
-
-    An answer that rounding made longer is for the gates.
-    """
+    """Raise CheckFailed for an answer without an end where the adapter's ends at a token that stops nothing now."""
     for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
-        if our is None and end is not None and end not in stops:
+        if our is None and end is not None and end not in stops:  # one that rounding made longer is for the gates
             what = f'the adapter stops after "{prompt}", the merged model does not; see its stop tokens [merge-stops]'
             why = f"{end} is none of {sorted(s for s in stops if s is not None)}"
             then = f"and within {SMOKE_TOKENS} tokens there is no other; copy generation_config.json from the base"

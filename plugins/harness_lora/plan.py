@@ -23,7 +23,6 @@ from harness_lora.fields import REWRITTEN, refused
 from harness_lora.files import WEIGHTS, Header, read_config, read_headers, split_name
 from harness_lora.layout import Layout, Place, Target, adapt, targets
 
-FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
 COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", formats.TEMPLATES]
 
@@ -63,7 +62,7 @@ def check_base(base: Path) -> tuple[dict[str, Header], Sequence[str]]:
     """Return a base's tensors, and which other files go along; raises UsageError when nothing is merged onto it."""
     there = read_headers(base)
     told = json.loads((base / "config.json").read_text("utf-8"))
-    if told.get("quantization_config") and any(header.dtype not in FLOATS for header in there.values()):
+    if told.get("quantization_config") and any(header.dtype not in ("F32", "BF16", "F16") for header in there.values()):
         raise UsageError(f'[merge] base "{base}": is stored quantised; merge onto the half-precision original')
     try:
         formats.check_indexes(base)

@@ -22,21 +22,16 @@ WHOLE = "harness-checkpoint.json"  # written last, so its existence means that t
 
 @dataclass(frozen=True)
 class Method:
-    """One of TRL's trainers: the name of its configuration, the class that is run, the rows it learns from.
-
-    `trainer` is imported when it is called, as is `preview`, a class that only prepares the rows; `select` takes what
-    is trained on out of rows. `refused` has fields of the configuration that are not the user's, and what to do
-    instead. `fits` raises UsageError at an adapter that it does not train, and `beside` returns what the class is
-    given besides model, rows and configuration.
-    """
+    """One of TRL's trainers: the name of its configuration, the class that is run, the rows it learns from."""
 
     config: str
-    trainer: Callable[[], Any]
-    select: Select
-    preview: Callable[[], Any]
-    refused: Mapping[str, str] = field(default_factory=dict)
-    fits: Callable[[Adapter | None], None] = lambda adapter: None
+    trainer: Callable[[], Any]  # which imports the class
+    select: Select  # takes what is trained on out of rows
+    preview: Callable[[], Any]  # which imports a class that only prepares the rows
+    refused: Mapping[str, str] = field(default_factory=dict)  # fields that are not the user's, and what to do instead
+    fits: Callable[[Adapter | None], None] = lambda adapter: None  # raises UsageError at one that it does not train
     reference: int = 0  # bytes for each parameter of what is kept beside a model of which all weights are trained
+    # what the class is given besides model, rows and configuration
     beside: Callable[[ModelRef, Adapter | None], dict[str, Any]] = lambda ref, adapter: {}
     where: str = ""  # "MODULE:NAME", by which the processes of a training find it
 

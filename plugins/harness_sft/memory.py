@@ -21,10 +21,7 @@ SMALL = 2  # of an optimizer in 8 bits
 
 
 def needed(job: TrainingJob) -> dict[str, int]:
-    """Return the bytes that each process holds, by what they are; raises UsageError where the adapter does not fit.
-
-    The inputs of layers are those of a batch of the longest rows, which are held until its gradient is made.
-    """
+    """Return the bytes that each process holds, by what they are; raises UsageError where the adapter does not fit."""
     model: Any = skeleton(job.ref.path, place(job.ref, job.adapter, sharded=True)["dtype"])
     bits = job.adapter.quantization if job.adapter else None
     head, whole = model.get_output_embeddings(), {id(p) for p in model.parameters()}
@@ -44,6 +41,7 @@ def needed(job: TrainingJob) -> dict[str, int]:
     if job.shard:
         count = max(1, len(gpus())) if job.processes == "auto" else int(job.processes)
         found = {name: math.ceil(size / count) for name, size in found.items()}
+    # The inputs of layers are those of a batch of the longest rows, which are held until its gradient is made.
     text = model.config.get_text_config()
     rows = job.recipe["per_device_train_batch_size"] * (job.recipe.get("max_length") or 0)
     return found | {"layer inputs": rows * text.num_hidden_layers * text.hidden_size * model.dtype.itemsize}

@@ -1,7 +1,4 @@
-"""The options of trainings: what all of them have, in three parts between which each has its own, and those of `sft`.
-
-The last base comes first where they are listed.
-"""
+"""The options of trainings: what all have, in three parts between which each has its own, and those of `sft`."""
 
 from __future__ import annotations
 
@@ -59,5 +56,5 @@ class Packed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Supervised(Training, Memory, Packed, Steps):
+class Supervised(Training, Memory, Packed, Steps):  # the last comes first where they are listed
     """The options of `sft`."""

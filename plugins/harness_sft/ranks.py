@@ -97,10 +97,7 @@ def fill(rows: Dataset, size: int) -> Dataset:
 
 
 class Order:
-    """The order of an epoch, the same on all processes and with one: the rows as they are drawn, then the added ones.
-
-    `shuffled` by a seed, as accelerate does it, else as they stand.
-    """
+    """The order of an epoch, the same on all processes and with one: rows as they are drawn, then the added ones."""
 
     def __init__(self, rows: int, filled: int, seed: int | None) -> None:
         self.rows, self.filled, self.seed, self.epoch = rows, filled, seed, 0
@@ -112,12 +109,11 @@ class Order:
         from accelerate.data_loader import SeedableRandomSampler
 
         drawn: Any = range(self.rows)
-        if self.seed is not None:
+        if self.seed is not None:  # as accelerate does it
             drawn = SeedableRandomSampler(range(self.rows), data_seed=self.seed)
             drawn.set_epoch(self.epoch)
         yield from drawn
         yield from range(self.rows, self.filled)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the order of an epoch next."""
         self.epoch = epoch

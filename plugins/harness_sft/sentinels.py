@@ -79,20 +79,15 @@ class Spikes:
 
 
 class Start:
-    """The weights of an adapter, or of a whole model, before the first step, each as one exact number: no copy.
-
-    Of weights that processes share, each looks at what it holds.
-    """
+    """The weights of an adapter, or of a whole model, before the first step, each as one exact number: no copy."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.sums = {name: _sum_of_bits(parameter) for name, parameter in _moving(model)}
 
     def unmoved(self, model: PreTrainedModel, ranks: Ranks) -> list[str]:
-        """Return the weights that are what they were, in all processes.
-
-        In half precision a first, small step may be lost on a weight that is not zero, so only zeros count there.
-        """
+        """Return the weights that are what they were, in all processes."""
         found = [(n, self.sums.get(n) == _sum_of_bits(p), p) for n, p in _moving(model)]
+        # In half precision a first, small step may be lost on a weight that is not zero, so only zeros count there.
         moved = ranks.sums(*(float(not same or (p.dtype != torch.float32 and bool(p.any()))) for _, same, p in found))
         return [name for (name, *_), elsewhere in zip(found, moved, strict=True) if not elsewhere]
 
@@ -107,7 +102,7 @@ def _moving(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     whole = not hasattr(model, "peft_config")
     for name, parameter in model.named_parameters():
         if (whole or any(part in name for part in MOVING)) and parameter.is_floating_point():
-            yield name, local(parameter.detach())
+            yield name, local(parameter.detach())  # of weights that processes share, each looks at what it holds
 
 
 def _sum_of_bits(tensor: Any) -> int:

@@ -46,10 +46,7 @@ SAME = 1e-6  # nats a token between what was rounded in memory and what is read 
 
 
 def train_by(job: TrainingJob) -> Path:
-    """Train, or go on from the last checkpoint; see `harness_sft.sft`.
-
-    Where several processes are asked for, they are started, and do what follows; with `shard` they share the weights.
-    """
+    """Train, or go on from the last checkpoint; see `harness_sft.sft`."""
     checkpoints, ranks = job.out.parent / CHECKPOINTS, job.ranks
     device = harness_hf.resolve_device(job.ref.options.get("device", "auto")).type
     config = job.config(checkpoints, device)
@@ -60,7 +57,7 @@ def train_by(job: TrainingJob) -> Path:
         refuse_shards(count, job.recipe, job.adapter)
     if device == "cuda" and ranks.count == 1:
         check_room(replace(job, processes=count))
-    if count > 1:
+    if count > 1:  # they do what follows; with `shard` they share the weights
         return launch(job, count)
     config.gradient_accumulation_steps //= ranks.count
     rows = job.split()
@@ -90,11 +87,9 @@ def train_by(job: TrainingJob) -> Path:
 def build_trainer(
     job: TrainingJob, kept: list[Row], held_out: list[Row], config: SFTConfig, stamp: str = ""
 ) -> tuple[Checked, dict[str, Any]]:
-    """Return the trainer, and the facts about its model: parameters, and bytes of the base as it is held.
-
-    Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
-    """
+    """Return the trainer, and the facts about its model: parameters, and bytes of the base as it is held."""
     adapter, ranks, ref = job.adapter, job.ranks, job.ref
+    # Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
     placed, attention = place(ref, adapter, sharded=ranks.sharded), job.recipe.get("attn_implementation")
     if ranks.sharded and not ranks.first:  # it gets its slices from the first, so that one holds the whole base
         base = harness_hf.skeleton(ref.path, placed["dtype"], attention)
@@ -134,9 +129,8 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
 
 def _write(trainer: Checked, job: TrainingJob, initial: Path | None, facts: Mapping[str, Any]) -> None:
     """Write what was trained, once all processes have said that they hold the same, or what slices of it."""
-    whole, gathered, trained = not hasattr(trainer.model, "peft_config"), None, dict[str, str]()
-    if trainer.ranks.sharded:
-        gathered = gather(trainer.model, trainer.ranks)
+    whole, trained = not hasattr(trainer.model, "peft_config"), dict[str, str]()
+    gathered = gather(trainer.model, trainer.ranks) if trainer.ranks.sharded else None
     if not whole and (gathered is None or trainer.ranks.first):
         found = get_peft_model_state_dict(trainer.model, state_dict=gathered)
         trained = {name: sha256_of(found[name]) for name in sorted(found)}  # by the names of an adapter's file
@@ -283,16 +277,14 @@ def base_bytes(model: PreTrainedModel) -> int:
 
 
 def _stamp(job: TrainingJob) -> str:
-    """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up.
-
-    How many processes there are is part of it, and whether they share the weights: that decides what a checkpoint is.
-    """
+    """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up."""
     adapter, ref, ranks = job.adapter, job.ref, job.ranks
     config = adapter.peft_config().to_dict() if adapter else {}
     lora = {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     model = [ref.path, ref.digest, dict(ref.options), adapter and adapter.quantization]
     what = [model, lora, list(job.rows), dict(job.recipe), job.seed, versions]
+    # How many processes there are, and whether they share the weights, decides what a checkpoint is.
     what += [*([ranks.count] if ranks.count > 1 else []), *(["shard"] if ranks.sharded else [])]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -311,16 +303,14 @@ def _logs_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hide the bars of datasets, and what PEFT warns of that is no concern here.
-
-    It reads a name that transformers has renamed, and it advises to convert such adapters, which is what we do.
-    """
+    """Hide the bars of datasets, and what PEFT warns of that is no concern here."""
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         with warnings.catch_warnings():
             ignore = partial(warnings.filterwarnings, "ignore")
-            ignore("`is_gradient_checkpointing` is deprecated", FutureWarning)
+            ignore("`is_gradient_checkpointing` is deprecated", FutureWarning)  # a name that transformers has renamed
+            # It advises to convert such adapters, which is what we do.
             ignore("(PiSSA|OLoRA) changes the base weights", UserWarning)
             ignore("Setting `save_embedding_layers` to `True`", UserWarning)
             # It does not look for them among parameters, for which it has set some itself.

@@ -99,11 +99,8 @@ def _train(desk: Teller, job: Mapping[str, Any]) -> None:
 
 
 def _live_with_parent(desk: Teller) -> None:
-    """Give signs of life while somebody holds the other end of standard input; then end at once, with all started here.
-
-    Nothing is ever written there, so that what can be read is its end.
-    """
-    while not select.select([0], [], [], BEAT)[0]:
+    """Give signs of life while somebody holds the other end of stdin; then end at once, with all started here."""
+    while not select.select([0], [], [], BEAT)[0]:  # nothing is ever written there: what can be read is its end
         with suppress(OSError):  # where there is no room
             desk.tell({})
     if os.getpgrp() == os.getpid():
