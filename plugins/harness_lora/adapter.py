@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 
 
 def check_targets(targets: Collection[str] | None, names: Iterable[str], *, option: str = "target_modules") -> None:
-    """Raise UsageError, a line each, for a pattern of an option that matches none of a model's modules.
-
-    A list matches whole names or their ends, a string is a regular expression of the whole name, as in PEFT.
-    """
+    """Raise UsageError, a line each, for a pattern of an option that matches none of a model's modules."""
     names, mistakes = list(names), Mistakes()
     kind = "parameter" if option == "target_parameters" else "module"
     last = {name.rpartition(".")[2] for name in names}
+    # A list matches whole names or their ends, a string is a regular expression of the whole name, as in PEFT.
     for target in sorted(_list(targets)):
         if not any(name == target or name.endswith(f".{target}") for name in names):
             mistakes.add(f'{option} "{target}"', f"matches no {kind} of the base{did_you_mean(target, last)}")
@@ -118,8 +116,14 @@ class Lora:
         for option in ("modules_to_save", "exclude_modules"):
             check_targets(_list(self.fields.get(option)), names + stored, option=option)
         self._check_ends(Path(base))
-        if self.fields.get("lora_bias"):
-            self._check_biases(Path(base))
+        targeted, matrices = self.fields["target_modules"], [n for n in stored if len(there[f"{n}.weight"].shape) > 1]
+        for name in matrices if self.fields.get("lora_bias") else ():
+            end = name.rpartition(".")[2]
+            wanted = _list(targeted) or [end] * (end not in ("embed_tokens", "lm_head"))
+            if not _list(targeted) and targeted != "all-linear":
+                wanted = [end] * bool(re.fullmatch(str(targeted), name))
+            if any(name == w or name.endswith(f".{w}") for w in wanted) and f"{name}.bias" not in there:
+                raise UsageError(f'lora_bias: "{name}" has no bias to merge it into; name other target_modules')
         adapted = adapt(layout.model, self.peft_config())
         check_targets(adapted.peft_config["default"].target_modules, names)
         parameters = (target.parameter for _, target in targets(adapted))
@@ -146,17 +150,6 @@ class Lora:
         if config.get("tie_word_embeddings") and tokens:
             why = "the base ties its embedding to its head, and TRL cannot compute the loss with such a head"
             raise UsageError(f"trainable_token_indices: {why}; use modules_to_save with ensure_weight_tying")
-
-    def _check_biases(self, base: Path) -> None:
-        """Refuse `lora_bias` on a layer that has no bias to merge it into."""
-        there, targets = read_headers(base), self.fields["target_modules"]
-        for name in (n.removesuffix(".weight") for n, h in there.items() if n.endswith(".weight") and len(h.shape) > 1):
-            end = name.rpartition(".")[2]
-            wanted = _list(targets) or [end] * (end not in ("embed_tokens", "lm_head"))
-            if not _list(targets) and targets != "all-linear":
-                wanted = [end] * bool(re.fullmatch(str(targets), name))
-            if any(name == w or name.endswith(f".{w}") for w in wanted) and f"{name}.bias" not in there:
-                raise UsageError(f'lora_bias: "{name}" has no bias to merge it into; name other target_modules')
 
     def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
         """Raise UsageError when the folder `adapter` holds no adapter, or one that was made for another base."""

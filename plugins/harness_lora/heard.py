@@ -49,11 +49,10 @@ class Apart:
 
 @dataclass
 class Heard:
-    """What a model said before it was freed, off the GPU: log-probabilities of what follows each token of each window,
-    (T - 1, V) in float32, where its answers to the prompts end, and its stop tokens."""
+    """What a model said before it was freed, off the GPU."""
 
-    logprobs: list[Any]
-    ends: list[int | None]
+    logprobs: list[Any]  # of what follows each token of each window, (T - 1, V) in float32
+    ends: list[int | None]  # the tokens at which its answers to the prompts end
     stops: set[int | None]
 
     @classmethod

@@ -101,11 +101,8 @@ class Merge:
         self.blocks(name, before, block)
 
     def blocks(self, name: str, before: torch.Tensor, use: Callable[[slice, torch.Tensor], T]) -> list[T]:
-        """Return what `use` makes of each block of rows of the merged tensor, before it is rounded; in threads.
-
-        The rows of a stack of matrices are those of all of them, one below the other.
-        """
-        before = as_rows(before)
+        """Return what `use` makes of each block of rows of the merged tensor, before it is rounded; in threads."""
+        before = as_rows(before)  # those of a stack of matrices lie one below the other
         new, step = self.given(name, before), max(1, BLOCK // max(1, math.prod(before.shape[1:])))
         whole = new if name in self.plan.replaced else None
         if whole is None and name in self.plan.transposed:

@@ -84,12 +84,10 @@ def make_plan(
     base: Path, adapter: Path, there: Mapping[str, Header], quantization: Mapping[str, Any] | None
 ) -> MergePlan:
     """Match the adapter's tensors with the base's; raises UsageError for what cannot be merged."""
-    added: dict[str, tuple[str, dict[str, torch.Tensor]]] = {}
-    replaced: dict[str, torch.Tensor] = {}
+    added, replaced = dict[str, tuple[str, dict[str, torch.Tensor]]](), dict[str, torch.Tensor]()
     layout = Layout(base, there)
     twins = {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in layout.twins.items()}
-    kinds = {name: type(module).__name__ for name, module in layout.model.named_modules()}
-    linears = {name: kind for name, kind in kinds.items() if kind in ("Linear", "Conv1D")}
+    linears = {n: type(m).__name__ for n, m in layout.model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
     rounded = set()
     if quantization:  # all linears but the output layer, what is tied, and exceptions
         kept = HfQuantizer.get_modules_to_not_convert(layout.model, None, layout.model._keep_in_fp32_modules)

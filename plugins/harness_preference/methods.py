@@ -24,6 +24,7 @@ REFUSED = {
     "pad_token": "the tokenizer's own is taken",
     "activation_offloading": "no test proves it here yet",
 }
+REFERENCE = 4  # bytes a parameter, in float32
 
 
 def fits(adapter: Adapter | None) -> None:
@@ -90,8 +91,7 @@ def _is_chat(value: Any) -> bool:
 
 def _method(name: str, select: Select) -> Method:
     checked, preview = (later("harness_preference.trainer", f"{kind}{name}") for kind in ("Checked", "Preview"))
-    # in float32 the reference is four bytes a parameter
-    how: dict[str, Any] = {"refused": REFUSED, "fits": fits, "reference": 4, "beside": beside}
+    how: dict[str, Any] = {"refused": REFUSED, "fits": fits, "reference": REFERENCE, "beside": beside}
     return Method(f"{name}Config", checked, select, preview, **how)
 
 

@@ -55,8 +55,7 @@ REASONS = {  # what to do instead of fields of SFTConfig that are not the user's
     "bf16_full_eval fp16_full_eval",
 }
 OURS = {name: why for why, names in REASONS.items() for name in names.split()}
-# of `sft`, which mean more
-OWN = {"validation", "patience", "warmup_ratio", "report_to", "bf16", "attn_implementation"}
+OWN = {"validation", "patience", "warmup_ratio", "report_to", "bf16", "attn_implementation"}  # which mean more here
 NAMES: dict[Any, str] = {  # of the others, by what may be written for them in TOML
     int: "dataloader_num_workers dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "
     "gradient_accumulation_steps local_rank max_length max_steps per_device_eval_batch_size "
@@ -115,13 +114,10 @@ def build_config(
     *,
     seed: int,
     device: str,
-    name: str = "SFTConfig",
-    refused: Mapping[str, str] | None = None,
+    name: str = "SFTConfig",  # its class in TRL
+    refused: Mapping[str, str] | None = None,  # more fields that are not the user's, and what to do instead
 ) -> Any:
-    """Return the configuration of a recipe for a device ("cpu", "cuda" …); raises UsageError on what it refuses.
-
-    `name` is its class in TRL; `refused` has more fields that are not the user's, and what to do instead.
-    """
+    """Return the configuration of a recipe for a device ("cpu", "cuda" …); raises UsageError on what it refuses."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer it makes
     import trl
 

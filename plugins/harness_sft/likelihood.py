@@ -212,15 +212,11 @@ def each_logit_once() -> Iterator[None]:
 def facts(
     z: torch.Tensor, logp: torch.Tensor, p: torch.Tensor, targets: torch.Tensor, wanted: Sequence[str]
 ) -> list[torch.Tensor]:
-    """Return the log-probabilities (n,) of targets, and of distributions p (n, V) what is wanted of OPTIONAL.
-
-    These are the entropy, the log of the sum of squares, the mean logit, and whether the target is the first of the
-    likeliest tokens.
-    """
+    """Return the log-probabilities (n,) of targets, and of distributions p (n, V) what is wanted of OPTIONAL."""
     make: dict[str, Callable[[], torch.Tensor]] = {
         "entropy": lambda: -(p * logp).sum(-1),
         "log_sum_sq_probs": lambda: (p * p).sum(-1).log(),
         "mean_logits": lambda: z.mean(-1),
-        "is_top1": lambda: z.argmax(-1) == targets,
+        "is_top1": lambda: z.argmax(-1) == targets,  # the first of the likeliest tokens
     }
     return [logp.gather(1, targets[:, None])[:, 0], *(make[name]() for name in wanted)]

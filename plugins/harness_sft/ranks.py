@@ -81,12 +81,10 @@ class Several(Ranks):
 
 
 def fill(rows: Dataset, size: int) -> Dataset:
-    """Add rows of one token and nothing to learn, until their number is a multiple of the size of all batches.
-
-    Otherwise accelerate fills an epoch's last batches with rows from its beginning, which are then trained on twice.
-    """
+    """Add rows of one token and nothing to learn, until their number is a multiple of the size of all batches."""
     from datasets import Dataset, concatenate_datasets
 
+    # Otherwise accelerate fills an epoch's last batches with rows from its beginning, which are then trained on twice.
     if not (missing := -len(rows) % size):
         return rows
     first, empty = rows[0], {"labels": [IGNORED], "seq_lengths": [1]}
