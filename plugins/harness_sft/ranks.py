@@ -44,7 +44,7 @@ class Ranks:
         self.sums(0.0)
 
     def stop_if_asked(self) -> None:
-        """Raise KeyboardInterrupt in all of them when one was told to end."""
+        """Raise KeyboardInterrupt in all of them, after the same step, when one was told to end."""
 
 
 class Several(Ranks):
@@ -57,7 +57,6 @@ class Several(Ranks):
         self.stop, self.asked, self.at_work = stop, False, at_work
 
     def sums(self, *values: float) -> tuple[float, ...]:
-        """Return each value added up over the processes, in float64."""
         import torch
         import torch.distributed as dist
 
@@ -66,7 +65,6 @@ class Several(Ranks):
         return tuple(total.tolist())
 
     def stop_if_asked(self) -> None:
-        """Raise KeyboardInterrupt in all of them, after the same step, when one was told to end."""
         [asked] = self.sums(float(self.asked or self.stop.exists()))
         if asked:
             self.stop.unlink(missing_ok=True)  # which tells the parent that all have heard it

@@ -27,10 +27,7 @@ Select = Callable[[Sequence[Mapping[str, Any]]], list[Row]]
 
 
 def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return what is trained on of each row, its number (from 1) as "row", and the marks it has.
-
-    Raises UsageError, with row numbers, when there is no row, one has no shape or odd marks, or they are mixed.
-    """
+    """Return what is trained on of each row, its number from 1 as "row", and its marks; raises UsageError at others."""
     shapes = [_shape(row) for row in rows]
     check_shapes(shapes, "prompt and completion, or messages, or text, and not empty")
     found = take_columns(rows, shapes[0][1:])
