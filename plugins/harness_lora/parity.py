@@ -59,7 +59,6 @@ class MergeFolders:
 
     @cached_property
     def plan(self) -> MergePlan:
-        """What was to become of each tensor."""
         return make_plan(Path(self.base), Path(self.adapter), self.before, self.quantization)
 
     @property
@@ -130,7 +129,6 @@ class MergeFolders:
         return model if quantization else placed(model, device)
 
     def device(self, quantization: Mapping[str, Any] | None = None) -> str:
-        """Return where a model is loaded: on the GPU, if its free memory holds it."""
         width = 1 if quantization else 4 if self.computed == "float32" else 2  # bytes; in 4 bits less
         return device_for(width * self.parameters)
 

@@ -156,8 +156,10 @@ class Checked(Obeying, ShardedTrainer):
                 self.watch.ends = [End(**end) for end in known["ends"]]
                 self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)
                 self.remembered = {name: known[name] for name in self.remembered}
-            with suppress(Enough):
-                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                with suppress(Enough):
+                    self.train(resume_from_checkpoint=str(checkpoint))
+            else:
+                self.train()
             self.take_best()
         except KeyboardInterrupt:
             self.save_interrupted()
