@@ -17,7 +17,6 @@ from harness.texts.wrapping import paragraphs
 
 Keys = Mapping[str, tuple[Any, Any]]  # type and default, by key
 OTHERS = {"sweep": 'by, alpha, rule, and one option such as "adapter.r"', "merge": "base, choose"}  # read by hand
-NOTHING = (dataclasses.MISSING, inspect.Parameter.empty)
 
 
 def described(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
@@ -51,15 +50,19 @@ def described(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
 
 def as_data(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, Keys], whole: bool) -> dict[str, Any]:
     """Return a catalogue as plain data: plugins with their options, tables with their keys, and sources of data."""
-    found = []
+    found, sources = [], list[str]()
     for p in chosen:
-        named, open_ended = options_of(p.function)
-        hints = hints_of(p.function)
+        (named, open_ended), hints = options_of(p.function), hints_of(p.function)
         options = {n: {"type": kind(hints.get(n, Any)), **_default(o.default)} for n, o in named.items()}
         told = {"kind": p.kind, "name": p.name, "plugin": p.plugin, "about": inspect.getdoc(p.function) or ""}
         found.append({**told, "options": options, "open_ended": open_ended, "metrics": list(_metrics(p))})
     keys = {t: {k: {"type": kind(w), **_default(d)} for k, (w, d) in ks.items()} for t, ks in tables.items()}
-    return {"plugins": found, "tables": keys, "data": list(_sources(plugins)) if whole else []}
+    if whole:  # what may stand after `data =`
+        sources = [f"a file: {', '.join(FILES)}", "hub:NAME[/CONFIG]:SPLIT, a data set of the Hub"]
+        for one in plugins.hook.harness_read_samples.get_hookimpls():
+            about = (inspect.getdoc(one.function) or "").partition("\n")[0]
+            sources.append(f"what {one.plugin_name} knows" + (f": {about}" if about else ""))
+    return {"plugins": found, "tables": keys, "data": sources}
 
 
 def _key(type: str, default: Any = None, required: bool = False) -> str:
@@ -69,7 +72,8 @@ def _key(type: str, default: Any = None, required: bool = False) -> str:
 
 
 def _default(value: Any) -> dict[str, Any]:
-    return {"required": True} if any(value is nothing for nothing in NOTHING) else {"default": value}
+    nothing = value is dataclasses.MISSING or value is inspect.Parameter.empty
+    return {"required": True} if nothing else {"default": value}
 
 
 def _metrics(provided: Provided) -> list[str]:
@@ -83,12 +87,3 @@ def _metrics(provided: Provided) -> list[str]:
         except RAISES:  # without an option there are none
             return ["as its options say"]
     return [f"{m.name} ({m.scale}, {m.better} is better)" for m in metrics]
-
-
-def _sources(plugins: Plugins) -> Iterator[str]:
-    """Yield what may stand after `data =`."""
-    yield f"a file: {', '.join(FILES)}"
-    yield "hub:NAME[/CONFIG]:SPLIT, a data set of the Hub"
-    for one in plugins.hook.harness_read_samples.get_hookimpls():
-        told = (inspect.getdoc(one.function) or "").partition("\n")[0]
-        yield f"what {one.plugin_name} knows" + (f": {told}" if told else "")

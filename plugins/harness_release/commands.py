@@ -181,7 +181,14 @@ def _explain(args: Namespace) -> int:
     found = {n: p for (kind, n), p in _loaded(args).provided.items() if kind == "check"}
     texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
     titles = {name: title for name, p in found.items() if (title := title_of(p))}
-    names = [*texts] if args.code is None else [_code(args.code, texts, titles)]
+    names = [*texts]
+    if args.code is not None:  # by its code, its title, or both as a finding has them
+        codes = {word.lower(): name for name in texts for word in (name, titles.get(name, name))}
+        words = args.code.lower().split() or [""]
+        asked = (" ".join(words), words[0], words[-1], words[0].partition("-")[0])
+        if not (names := [codes[word] for word in asked if word in codes][:1]):
+            hint = did_you_mean(args.code, [*texts, *titles.values()]) or "; see harness explain"
+            raise UsageError(f'no check "{args.code}"{hint}')
     args.document = {"checks": [{"code": n, "title": titles.get(n, ""), "text": texts[n]} for n in names]}
     for name in names:
         if args.code is None:
@@ -192,13 +199,3 @@ def _explain(args: Namespace) -> int:
             for line in paragraphs(f"{name}{title}: {texts[name]}"):
                 say(line)
     return ExitCode.OK
-
-
-def _code(asked: str, texts: dict[str, str], titles: dict[str, str]) -> str:
-    """Return the code of a check that is asked for by its code, its title, or both as a finding has them."""
-    codes = {word.lower(): name for name in texts for word in (name, titles.get(name, name))}
-    words = asked.lower().split() or [""]
-    for word in (" ".join(words), words[0], words[-1], words[0].partition("-")[0]):
-        if word in codes:
-            return codes[word]
-    raise UsageError(f'no check "{asked}"{did_you_mean(asked, [*texts, *titles.values()]) or "; see harness explain"}')

@@ -13,7 +13,7 @@ from harness.answers import keys
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MODEL, decimal
 from harness.errors import UsageError
 from harness.release.verify import Verified
-from harness_release.evidence import ReadEvidence, read_evidence
+from harness_release.attest import ReadEvidence, read_evidence
 
 MADE = "machine-learning-model"
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:finetune-harness")  # of serial numbers
@@ -38,8 +38,14 @@ def bom(found: Verified, evidence: ReadEvidence) -> str:
         for name, rows in lock["data"].items()
     ]
     files = [_part("file", name, name, sha) for name, sha in evidence.files.items()]
+    plugins = []
+    for number, one in enumerate(lock["plugins"]):
+        name, _, version = (one["distribution"] or "").rpartition(" ")
+        about = {"group": name, "version": version, "purl": _library("", name, version)["purl"]} if name else {}
+        says = "a plugin; the sha256 is of its code"
+        plugins.append(_part("library", f"plugin:{number}", one["name"], one["code"], says, **about))
     packages = [_library(f"package:{n}", n, v) for n, v in lock["packages"].items() if n != keys.CORE]
-    parts = [*data, *_plugins(lock), *packages, *(f for f in files if not f["name"].startswith(f"{MODEL}/"))]
+    parts = [*data, *plugins, *packages, *(f for f in files if not f["name"].startswith(f"{MODEL}/"))]
     tool = {"type": "application", "name": "finetune-harness", "version": lock["harness"]}
     model = _model(found, evidence) | {"components": [f for f in files if f["name"].startswith(f"{MODEL}/")]}
     made = {
@@ -103,14 +109,6 @@ def _number(told: Mapping[str, Any], key: str) -> str:
     return "" if told[key] is None else decimal(told[key])
 
 
-def _plugins(lock: Mapping[str, Any]) -> Iterator[Part]:
-    for number, one in enumerate(lock["plugins"]):
-        name, _, version = (one["distribution"] or "").rpartition(" ")
-        about = {"group": name, "version": version, "purl": _library("", name, version)["purl"]} if name else {}
-        says = "a plugin; the sha256 is of its code"
-        yield _part("library", f"plugin:{number}", one["name"], one["code"], says, **about)
-
-
 def _library(ref: str, name: str, version: str) -> Part:
     return _part("library", ref, name, version=version, purl=f"pkg:pypi/{quote(name.lower())}@{quote(version)}")
 
@@ -124,13 +122,8 @@ def _declarations(evidence: ReadEvidence) -> Part:
     """Return what is claimed of the model: the gates that passed, as gates.json has them."""
     file = f"{EVIDENCE}/{GATES}"
     claims = [
-        {
-            "bom-ref": f"gate:{g['gate']}",
-            "target": "model",
-            "predicate": f"{g['metric']} {g['claim']}".strip(),
-            "reasoning": g["why"],
-            "evidence": ["gates"],
-        }
+        {"bom-ref": f"gate:{g['gate']}", "target": "model", "predicate": f"{g['metric']} {g['claim']}".strip()}
+        | {"reasoning": g["why"], "evidence": ["gates"]}
         for g in evidence.gates
         if g["outcome"] == "PASS"
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -38,7 +38,25 @@ PLAIN: Mapping[type, Schema] = {
 
 def file_schemas() -> dict[str, Schema]:
     """Return a schema for each file by a short name; of a `.jsonl` file it is that of a line."""
-    return {name: {"$schema": DRAFT, **make()} for name, make in MADE.items()}
+    claim = {"payload": TEXT, "payloadType": {"enum": [attestation.PAYLOAD]}}
+    claim["signatures"] = many(table({"keyid": TEXT, "sig": TEXT}))
+    head: Schema = {"format": {"enum": [attestation.LEDGER_FORMAT]}, "after": many(DIGEST), "time": TEXT, "id": DIGEST}
+    keys = dict.fromkeys(("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base"), TEXT)
+    keys |= {"attempt": WHOLE, "project": TEXT, "rows": DIGEST, "n": WHOLE, "scores": TEXT}
+    look = table({**head, **keys, "most": {"type": ["integer", "null"]}, "continues": TEXT})
+    ledger = [{"title": "a look", **look}, {"title": "the beginning", **table({**head, "ledger": TEXT})}]
+    made: dict[str, Schema] = {
+        "report": {"title": "report.json", **record(Run, format={"enum": [report_json.FORMAT]}, sha256=DIGEST)},
+        "event": _event(),
+        "sample": _sample(),
+        "lock": _lock(),
+        "manifest": _manifest(),
+        "gates": {"title": "evidence/gates.json", **many(record(Verdict))},
+        "item": _item(),
+        "claim": {"title": "a line of evidence/claims.intoto.jsonl", **table(claim)},
+        "attempt": {"title": "a line of attempts.jsonl", "oneOf": ledger},
+    }
+    return {name: {"$schema": DRAFT, **schema} for name, schema in made.items()}
 
 
 def record(cls: type, **more: Schema) -> Schema:
@@ -141,36 +159,5 @@ def _item() -> Schema:
     bare = {"item": TEXT, "number": WHOLE, "row": DIGEST}
     private = {"title": "a row of a private evaluation", **table({"sha256": DIGEST, **bare})}
     unasked = {"title": "a row that was not asked, for its evaluation stopped early", **table(bare)}
-    return {
-        "title": "a line of evidence/items.jsonl",
-        "oneOf": [{"title": "a row", **table(keys, "place", "leak", "lost", "ended", "tokens")}, private, unasked],
-    }
-
-
-def _claim() -> Schema:
-    signature = table({"keyid": TEXT, "sig": TEXT})
-    keys = {"payload": TEXT, "payloadType": {"enum": [attestation.PAYLOAD]}, "signatures": many(signature)}
-    return {"title": "a line of evidence/claims.intoto.jsonl", **table(keys)}
-
-
-def _attempt() -> Schema:
-    """Return the schema of a line of the ledger: where it begins, or a look at rows."""
-    head: Schema = {"format": {"enum": [attestation.LEDGER_FORMAT]}, "after": many(DIGEST), "time": TEXT, "id": DIGEST}
-    keys = dict.fromkeys(("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base"), TEXT)
-    keys |= {"attempt": WHOLE, "project": TEXT, "rows": DIGEST, "n": WHOLE, "scores": TEXT}
-    look = table({**head, **keys, "most": {"type": ["integer", "null"]}, "continues": TEXT})
-    begins = {"title": "the beginning", **table({**head, "ledger": TEXT})}
-    return {"title": "a line of attempts.jsonl", "oneOf": [{"title": "a look", **look}, begins]}
-
-
-MADE: Mapping[str, Callable[[], Schema]] = {
-    "report": lambda: {"title": "report.json", **record(Run, format={"enum": [report_json.FORMAT]}, sha256=DIGEST)},
-    "event": _event,
-    "sample": _sample,
-    "lock": _lock,
-    "manifest": _manifest,
-    "gates": lambda: {"title": "evidence/gates.json", **many(record(Verdict))},
-    "item": _item,
-    "claim": _claim,
-    "attempt": _attempt,
-}
+    row = {"title": "a row", **table(keys, "place", "leak", "lost", "ended", "tokens")}
+    return {"title": "a line of evidence/items.jsonl", "oneOf": [row, private, unasked]}

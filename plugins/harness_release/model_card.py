@@ -39,7 +39,8 @@ LICENCES = {  # how a licence's text begins -> the Hub's name for it
 
 def write(suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return the README.md of an export; `strange` are the plugins that did not come with the harness."""
-    waivers = [f"- **{markdown(v.gate)}**: {markdown(v.waiver.says())}" for v in _verdicts(declared, run) if v.waiver]
+    verdicts = [v for v in run.verdicts if v.candidate == declared.candidate]
+    waivers = [f"- **{markdown(v.gate)}**: {markdown(v.waiver.says())}" for v in verdicts if v.waiver]
     waivers += [f"- **{markdown(check)}** (ignored): {markdown(w.says())}" for check, w in run.passed_over.items()]
     others = ", ".join(code(f"{p['name']} ({p['distribution'] or p['code'][:16]})") for p in strange)
     took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
@@ -62,7 +63,7 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequ
         f"Suite: {code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
         f"Candidate: {markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
         f"Code that did not come with the harness had a part in it: {others}." if others else "",
-        "## Gates\n\n" + "\n".join(_gates(declared, run)),
+        "## Gates\n\n" + "\n".join(_gates(verdicts)),
         "## Waivers\n\n" + "\n".join(waivers) if waivers else "",
         "\n\n".join(markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
         "## Use\n\n" + use(ref, run.model),
@@ -144,16 +145,12 @@ def _results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any
             }
 
 
-def _gates(declared: Export, run: Run) -> Iterator[str]:
+def _gates(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "| gate | claim | verdict | measured |"
     yield "|---|---|---|---|"
-    for v in _verdicts(declared, run):
+    for v in verdicts:
         said = f"{v.outcome}{'' if v.blocking else ' (warn)'}" + (f", {v.waiver.says()}" if v.waiver else "")
         yield "| " + " | ".join(map(markdown, (v.gate, f"{v.metric} {v.claim}", said, v.why))) + " |"
-
-
-def _verdicts(declared: Export, run: Run) -> list[Verdict]:
-    return [v for v in run.verdicts if v.candidate == declared.candidate]
 
 
 def _quantised_by(folder: Path) -> str:

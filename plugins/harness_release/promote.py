@@ -147,18 +147,15 @@ def _alone(export: Path) -> Iterator[None]:
 
 def _record(export: Path, found: Verified, to: Path, back: bool) -> None:
     manifest = json.loads((to / EVIDENCE / MANIFEST).read_text("utf-8"))
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        user = str(os.getuid())
     now, about = datetime.now(UTC).isoformat(timespec="seconds"), (found.suite, found.candidate, found.signed_by)
-    line = Promotion(found.root, manifest["weights"], *about, _user(), now, back, manifest["started"])
+    line = Promotion(found.root, manifest["weights"], *about, user, now, back, manifest["started"])
     record = releases_of(export) / RECORD
     with writing(record):
         append_line(record, asdict(line))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return str(os.getuid())
 
 
 def _copy(source: str, to: str) -> str:

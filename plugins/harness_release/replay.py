@@ -78,7 +78,17 @@ def replay(export: Path, suite: Path, rows: int, seed: int | None = None, plugin
         raise UsageError(f"--replay is {rows}, want 1 or more")
     found = Replayed(secrets.randbelow(1 << 32) if seed is None else seed)
     try:
-        _replay(found, export, suite, rows, plugins)
+        asked = again(export, suite, rows, found.seed, plugins)
+        collection, told, model = asked.collection, asked.told, asked.collection.suite.model
+        found.notes += [*asked.notes, *_circumstances(collection, told)]
+        ref = _ref(collection, export / MODEL, told)
+        if ref.digest != told.weights:
+            found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, the evidence is about {told.weights[:16]}"
+            return found
+        with load_now(collection.plugins, suite, model.use, [ref], model.options) as [subject]:
+            _compare(found, asked, subject)
+        if not found.rows:
+            raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))
     except ModuleNotFoundError as error:
         raise UsageError(f"--replay needs the module {error.name}; pip install 'finetune-harness[hf]'") from None
     return found
@@ -112,31 +122,30 @@ def again(export: Path, suite: Path, rows: int, seed: int, plugins: Sequence[str
 
     Raises UsageError where there are none, or the suite has other rows or evaluations than the evidence.
     """
-    notes, told = list[str](), _read(export)
+    texts = {name: (export / EVIDENCE / name).read_text("utf-8") for name in (MANIFEST, LOCK, ITEMS)}
+    manifest, kept, notes = json.loads(texts[MANIFEST]), dict[str, list[Mapping[str, Any]]](), list[str]()
+    candidate = str(manifest["candidate"])
+    for row in map(json.loads, texts[ITEMS].split("\n")[:-1]):
+        subject, _, name = row["item"].partition("::")
+        if subject == candidate and ("id" in row or "sha256" in row):  # it was asked
+            kept.setdefault(name, []).append(row)
+    told = _ReplayEvidence(candidate, manifest["weights"], json.loads(texts[LOCK]), kept)
     table, loaded = read_suite(suite, candidate=str(export / MODEL)), load_plugins(suite, plugins)
     collection = _collection(notes, told, table, loaded)
-    known = {name: _said(task, told) for name, task in collection.tasks.items()}
-    if not (pairs := [(name, number) for name, said in known.items() for number in said]):
+    known = dict[str, _Said]()
+    for name, task in collection.tasks.items():
+        said, samples = told.rows[name], task.samples or ()
+        if any("id" in row for row in said):
+            numbers = {s.id: i for i, s in enumerate(samples)}
+            known[name] = {numbers[row["id"]]: row for row in said if row["id"] in numbers}
+        else:  # private rows have no names, but stand in order
+            known[name] = dict(enumerate(said)) if len(said) == len(samples) else {}
+    if not (pairs := [(name, number) for name, numbered in known.items() for number in numbered]):
         raise UsageError("; ".join(["--replay: no row can be asked again", *notes]))
     drawn = random.Random(seed).sample(pairs, min(rows, len(pairs)))  # noqa: S311 -- told, to be drawn again
     asked = {name: sorted(number for e, number in drawn if e == name) for name in known}
     there = {name: numbers for name, numbers in asked.items() if numbers}
     return Again(collection, told, known, there, table.gates, notes)
-
-
-def _replay(found: Replayed, export: Path, suite: Path, rows: int, plugins: Sequence[str]) -> None:
-    asked = again(export, suite, rows, found.seed, plugins)
-    collection, told = asked.collection, asked.told
-    found.notes += [*asked.notes, *_circumstances(collection, told)]
-    ref = _ref(collection, export / MODEL, told)
-    if ref.digest != told.weights:
-        found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, the evidence is about {told.weights[:16]}"
-        return
-    model = collection.suite.model
-    with load_now(collection.plugins, suite, model.use, [ref], model.options) as [subject]:
-        _compare(found, asked, subject)
-    if not found.rows:
-        raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))
 
 
 def _compare(found: Replayed, asked: Again, subject: Any) -> None:
@@ -162,17 +171,6 @@ def _compare(found: Replayed, asked: Again, subject: Any) -> None:
         found.differs = f"{different[0]} ({len(different)} of {asked.rows} rows differ, seed {found.seed})"
     if blind:
         found.notes.append(f"replay: {blind} private rows have log-probabilities, which no digest can be near to")
-
-
-def _read(export: Path) -> _ReplayEvidence:
-    texts = {name: (export / EVIDENCE / name).read_text("utf-8") for name in (MANIFEST, LOCK, ITEMS)}
-    manifest, rows = json.loads(texts[MANIFEST]), dict[str, list[Mapping[str, Any]]]()
-    candidate = str(manifest["candidate"])
-    for row in map(json.loads, texts[ITEMS].split("\n")[:-1]):
-        subject, _, name = row["item"].partition("::")
-        if subject == candidate and ("id" in row or "sha256" in row):  # it was asked
-            rows.setdefault(name, []).append(row)
-    return _ReplayEvidence(candidate, manifest["weights"], json.loads(texts[LOCK]), rows)
 
 
 # -- what is asked ---------------------------------------------------------------------------------
@@ -235,15 +233,6 @@ def _circumstances(collection: Collection, told: _ReplayEvidence) -> Iterator[st
             yield f'replay: the code of plugin "{plugin["name"]}" is not that of the evidence'
 
 
-def _said(task: Task, told: _ReplayEvidence) -> _Said:
-    """Return what the evidence says of each row, by its number; private rows have no names, but stand in order."""
-    rows, samples = told.rows[task.spec.name], task.samples or ()
-    if any("id" in row for row in rows):
-        numbers = {s.id: i for i, s in enumerate(samples)}
-        return {numbers[row["id"]]: row for row in rows if row["id"] in numbers}
-    return dict(enumerate(rows)) if len(rows) == len(samples) else {}
-
-
 def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef:
     """Return the model in an export's model/, an adapter on the very base it was judged on."""
 
@@ -265,7 +254,12 @@ def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: floa
     ours = scores_of(row)
     rough = row["resps"] == [[None]] and any(v is not None and v != round(v) for v in ours["values"].values())
     if "sha256" in said:
-        same = said["sha256"] in map(digest_of, (row, *_untold(row)))
+        # as it is kept, also where nobody knows how its answer ended, and as it was before anybody asked
+        bare = {key: value for key, value in row.items() if key not in ("ended", "tokens")}
+        unknown = {**bare, **{name: math.nan for name in ENDINGS if name in row["metrics"]}}
+        metrics = [name for name in row["metrics"] if name not in ENDINGS]
+        before = {**{key: value for key, value in bare.items() if key not in ENDINGS}, "metrics": metrics}
+        same = said["sha256"] in map(digest_of, (row, unknown, before))
         return "" if same else None if rough else "its digest is another"
     for key, what in HASHES.items():
         if ours[key] != said[key]:
@@ -278,11 +272,3 @@ def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: floa
         if here != there and not near:
             return f"{name} is {here}, {there} in the evidence"
     return "" if ours["weights"] == said["weights"] else "its weights are others"
-
-
-def _untold(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row as it is kept where nobody knows how its answer ended, and as it was before anybody asked."""
-    bare = {key: value for key, value in row.items() if key not in ("ended", "tokens")}
-    yield {**bare, **{name: math.nan for name in ENDINGS if name in row["metrics"]}}
-    metrics = [name for name in row["metrics"] if name not in ENDINGS]
-    yield {**{key: value for key, value in bare.items() if key not in ENDINGS}, "metrics": metrics}

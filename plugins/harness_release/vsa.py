@@ -22,7 +22,7 @@ from harness.errors import UsageError
 from harness.release.policy import Policy
 from harness.release.signatures import ExportRefused, signers
 from harness.release.verify import Verified
-from harness_release.evidence import read_evidence
+from harness_release.attest import read_evidence
 from harness_release.signing import enveloped, signer_of
 
 KIND = "https://slsa.dev/verification_summary/v1"
