@@ -66,10 +66,6 @@ class AdversaryTrial:
         """Return whether it did better than the real answers; a judge that cannot tell gives it one half."""
         return self.score > 0.5
 
-    @property
-    def lost(self) -> bool:
-        return self.unread < self.wanted and self.score < 0.5
-
 
 def trial(ask: Ask, cases: Sequence[Exchange], guideline: str = "") -> list[AdversaryTrial]:
     """Let a judge compare each adversary with real answers, in both orders.

@@ -82,7 +82,14 @@ class JudgeDesk:
         for i, question in enumerate(questions):
             same.setdefault(self._key(question, ""), []).append(i)
         self.asked += len(questions)
-        done = len(known := self._remembered(questions))
+        known: dict[int, Reply] = {}
+        if self.responses is not None:  # what the model that replied last has said; which one that was is kept too
+            model = self.responses.find([self._alias], counts=False).get(self._alias)
+            if isinstance(model, str):
+                wanted = [self._key(q, model) for q in questions]
+                values = self.responses.find(wanted, lambda value: Reply(*value))
+                known = {i: values[key] for i, key in enumerate(wanted) if key in values}
+        done = len(known)
         self.found += done
         for i, reply in known.items():
             self.models.setdefault(reply.model)
@@ -96,25 +103,6 @@ class JudgeDesk:
 
     def _key(self, question: Question, model: str) -> bytes:
         return request_key("judge", "judgment", self._identity, model, question.messages(), question.schema, question.k)
-
-    def _remembered(self, questions: Sequence[Question]) -> dict[int, Reply]:
-        """Look up what the model that replied last has said; which one that was is remembered too."""
-        if self.responses is None:
-            return {}
-        if not isinstance(model := self.responses.find([self._alias], counts=False).get(self._alias), str):
-            return {}
-        wanted = [self._key(q, model) for q in questions]
-        values = self.responses.find(wanted, lambda value: Reply(*value))
-        return {i: values[key] for i, key in enumerate(wanted) if key in values}
-
-    def _keep(self, question: Question, reply: Reply) -> None:
-        if self.responses is not None:
-            if next(reversed(self.models), None) != reply.model:
-                self.responses.keep(self._alias, reply.model)
-            self.responses.keep(self._key(question, reply.model), list(astuple(reply)))
-            self.responses.flush()
-        self.models.pop(reply.model, None)
-        self.models[reply.model] = None
 
     def _put(self, questions: Sequence[tuple[int, Question]]) -> Iterator[tuple[int, Reply | Failed]]:
         """Ask until every question has a reply, was given up, or the budget is used up."""
@@ -160,7 +148,13 @@ class JudgeDesk:
         if not isinstance(outcome, Reply):
             return None
         self.answered += 1
-        self._keep(question, outcome)
+        if self.responses is not None:
+            if next(reversed(self.models), None) != outcome.model:
+                self.responses.keep(self._alias, outcome.model)
+            self.responses.keep(self._key(question, outcome.model), list(astuple(outcome)))
+            self.responses.flush()
+        self.models.pop(outcome.model, None)
+        self.models[outcome.model] = None
         return outcome
 
     def _again(self, call: _Attempt, trouble: wire.Trouble) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Mistakes, Sample, UsageError, cache_dir, did_you_mean, digest_of
-from harness.internals import Eval, Responses, agreement, asked_of, numbered, read_answers, read_rows, read_suite
+from harness.internals import Responses, agreement, asked_of, numbered, read_answers, read_rows, read_suite
 from harness_judge import bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, share_of, write
 from harness_judge.marking import put
@@ -52,9 +52,15 @@ def calibrate(
     Rows of `labels` hold the answers themselves, or are ids of a run's rows on a subject. Raises UsageError on labels
     that cannot be used, and where the judge cannot be asked.
     """
-    spec = _judge_of(suite, evaluation)
-    options = JudgeOptions(**spec.options)
-    found = _labelled(labels, options, read_answers(run, subject, spec.name) if run else {})
+    every = [e for e in read_suite(suite).evals if e.use == "judge"]
+    names = [e.name for e in every]
+    if not (chosen := [e for e in every if evaluation in (None, e.name)]):
+        what = f'no judged eval "{evaluation}"{did_you_mean(evaluation, names)}' if evaluation else "no eval is judged"
+        raise UsageError(f"{suite}: {what}")
+    if len(chosen) > 1:
+        raise UsageError(f"{suite}: several evals are judged; name one with --eval: " + ", ".join(names))
+    options = JudgeOptions(**chosen[0].options)
+    found = _labelled(labels, options, read_answers(run, subject, chosen[0].name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:
         with closing(bench.open_bench(options, responses)) as judge:
@@ -91,17 +97,6 @@ def describe(made: Calibration) -> list[str]:
         rest = ", …" if len(made.differ) > NAMED else ""
         lines.append(f"differ       {len(made.differ)} of {made.n}: {some}{rest}")
     return lines
-
-
-def _judge_of(suite: Path, evaluation: str | None) -> Eval:
-    every = [e for e in read_suite(suite).evals if e.use == "judge"]
-    names = [e.name for e in every]
-    if not (judged := [e for e in every if evaluation in (None, e.name)]):
-        what = f'no judged eval "{evaluation}"{did_you_mean(evaluation, names)}' if evaluation else "no eval is judged"
-        raise UsageError(f"{suite}: {what}")
-    if len(judged) > 1:
-        raise UsageError(f"{suite}: several evals are judged; name one with --eval: " + ", ".join(names))
-    return judged[0]
 
 
 def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:

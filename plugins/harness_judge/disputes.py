@@ -40,18 +40,17 @@ def describe(item: str, row: Row) -> list[str]:
     texts = {"request": as_text(asked_of(row)), "target": target, "answer": row["resps"][0][0]}
     if "baseline_answer" in row["details"]:
         texts["baseline"] = row["details"]["baseline_answer"]
-    told = (f"{name:<9} {shorten(text)}" for name, text in texts.items())
-    return [f'{item}  "{row["id"]}"', *(f"  {line}" for line in (*told, *map(_says, _judgments(row))))]
+    lines = [f'{item}  "{row["id"]}"', *(f"  {name:<9} {shorten(text)}" for name, text in texts.items())]
+    for one in _judgments(row):
+        where = one.get("order") or one.get("criterion") or one.get("criteria")
+        if "error" in one:
+            lines.append(f"  {where}: ERROR {one['error']}")
+        else:
+            verdict = one.get("verdict") or ("met" if one["met"] else "not met")
+            lines.append(f"  {where}: {verdict}; {shorten(one['reason'])}")
+    return lines
 
 
 def _judgments(row: Row) -> Sequence[Row]:
     found: Sequence[Row] = row.get("details", {}).get("judgments", ())
     return found
-
-
-def _says(one: Row) -> str:
-    where = one.get("order") or one.get("criterion") or one.get("criteria")
-    if "error" in one:
-        return f"{where}: ERROR {one['error']}"
-    verdict = one.get("verdict") or ("met" if one["met"] else "not met")
-    return f"{where}: {verdict}; {shorten(one['reason'])}"

@@ -34,10 +34,14 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
 
 
 def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
-    """Find out before anything is loaded whether the judge can be asked. Raises UsageError."""
-    from harness_judge.marking import check
+    """Raise UsageError, before anything is loaded, where there is no key, no SDK, no model or no calibration."""
+    from harness_judge import bench, calibration
 
-    check(JudgeOptions(**options), folder, judged)
+    chosen = JudgeOptions(**options)
+    chosen.check_family(judged)
+    bench.open_bench(chosen, None).close()
+    if chosen.calibration:
+        calibration.read(folder / chosen.calibration)
 
 
 def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
@@ -54,10 +58,29 @@ def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str
 def _estimate(
     options: Mapping[str, Any], samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
 ) -> str:
-    """Return what judging so many models, and answers that are known, may take, and which caps hold."""
-    from harness_judge.marking import estimate
+    """Return what it takes to judge `models` and known `answers` on all rows, judgments, tokens and dollars at most.
 
-    return estimate(JudgeOptions(**options), samples, models, answers)
+    What a model will say is not known, and is taken to be as many tokens as it may, of four characters.
+    """
+    from harness_judge import rows
+
+    chosen, calls, sent = JudgeOptions(**options), 0, 0
+    unknown = "x" * min(4 * chosen.max_new_tokens, chosen.answer_chars)
+    plan = [(1, [answer(s.input) for s in samples]) for answer in answers] + [(models, [unknown] * len(samples))]
+    for times, said in plan:
+        asked = [q for row in rows.asking(chosen, samples, said, [unknown] * len(samples)) for q in row.questions]
+        calls += times * len(asked)
+        sent += times * sum(len(m["content"]) for q in asked for m in q.messages()) // 4
+    who = f'{models} impostors and {len(answers)} worthless answers before judge "{chosen.model_name}"'
+    found = f"{who}: {calls:,} judgments, less what is remembered"
+    if chosen.backend_name != "local":
+        out = calls * chosen.verdict_tokens
+        found += f", some {sent:,} tokens in and at most {out:,} out"
+        if (prices := chosen.priced()).known:
+            found += f", {prices.usd(sent, out):.2f} dollars at most"
+    if caps := [f"{n} = {cap}" for n in ("max_calls", "max_tokens", "max_usd") if (cap := getattr(chosen, n))]:
+        found += f"; all of it ends at {', '.join(caps)}"
+    return found
 
 
 @evaluator(

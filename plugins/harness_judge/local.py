@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from harness import Logprob, ModelRef, Subject
+from harness import ModelRef, Subject
 from harness.internals import CachedSubject, Models, Responses
-from harness_judge.prompts import Question
+from harness_judge.prompts import Question, cut
 from harness_judge.verdict import Failed, Reply
 
 SHORTEST = 64  # characters of a text below which cutting it further would leave nothing to judge
@@ -68,11 +68,22 @@ class LocalJudge:
         pairs = [(q.messages(letter=True), word) for q, _ in fitted if q for word in q.labels]
         scores = iter(subject.logprobs(pairs))
         for question, (fits, tokens) in zip(questions, fitted, strict=True):
-            if fits:
-                yield self._verdict(question, fits, [next(scores) for _ in fits.labels], tokens)
-            else:
+            if not fits:
                 context = getattr(subject, "context", None)
                 yield Failed(f"the question does not fit into the judge's context of {context} tokens")
+                continue
+            totals, words = [next(scores).total for _ in fits.labels], list(fits.labels)
+            if not all(map(math.isfinite, totals)):
+                yield Failed("a log-probability is not finite")
+                continue
+            word = words[max(range(len(words)), key=totals.__getitem__)]
+            shares = [math.exp(t - max(totals)) for t in totals]
+            reason = ", ".join(f"{w} {s / sum(shares):.2f}" for w, s in zip(words, shares, strict=True))
+            if fits is not question:
+                reason += "; texts were cut to fit into the judge's context"
+            told, label = {"reason": f"by log-probs: {reason}"}, fits.labels[word]  # as a judge that writes would
+            said = told | label if "verdict" in label else {name: told | met for name, met in label.items()}
+            yield Reply(json.dumps(said), next(iter(self.models)), tokens)
 
     def _without_tokens(self, question: Question) -> Question:
         """Take the judge's own special tokens out of the data, where they would be read as turns, tools or thoughts."""
@@ -91,19 +102,6 @@ class LocalJudge:
         tokens = {t for t in (*tokenizer.all_special_tokens, *added) if t.strip()}
         return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
-    def _verdict(self, question: Question, asked: Question, scores: Sequence[Logprob], tokens: int) -> Reply | Failed:
-        totals, words = [s.total for s in scores], list(asked.labels)
-        if not all(map(math.isfinite, totals)):
-            return Failed("a log-probability is not finite")
-        word = words[max(range(len(words)), key=totals.__getitem__)]
-        shares = [math.exp(t - max(totals)) for t in totals]
-        reason = ", ".join(f"{w} {s / sum(shares):.2f}" for w, s in zip(words, shares, strict=True))
-        if asked is not question:
-            reason += "; texts were cut to fit into the judge's context"
-        told, label = {"reason": f"by log-probs: {reason}"}, asked.labels[word]  # as a judge that writes would
-        said = told | label if "verdict" in label else {name: told | met for name, met in label.items()}
-        return Reply(json.dumps(said), next(iter(self.models)), tokens)
-
     def _fitting(self, subject: Any, question: Question) -> tuple[Question | None, int]:
         """Cut the texts of a question until it fits into the judge's context; return it with the tokens it takes."""
         context = getattr(subject, "context", None) or math.inf
@@ -114,4 +112,4 @@ class LocalJudge:
             if tokens <= context or most <= SHORTEST:
                 return fits if tokens <= context else None, tokens
             most //= 2
-            fits = question.cut(most)
+            fits = replace(question, data={name: cut(text, most) for name, text in question.data.items()})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from harness import Caveat, Labels, Marking, Progress, Prompt, Sample, Score, UsageError
+from harness import Caveat, Labels, Marking, Progress, Sample, Score, UsageError
 from harness.internals import labels as by_people
 from harness_judge import adversaries, bench, calibration, prompts, rows
 from harness_judge.bench import Bench
@@ -16,18 +16,9 @@ from harness_judge.options import JudgeOptions
 from harness_judge.prompts import speaks_to_the_judge
 from harness_judge.rows import MOST_ERRORS, Judged
 
-PAIR_VERDICTS = ("win_rate", "position_flip_rate")
 WORD = ("win_rate_controlled", "win_rate_raw")  # metrics of pairs that no label corrects
 ONE_SIDED = 0.95  # share of rows in which one side is the longer one beyond which length cannot be told from quality
 NAMED = 3  # rows that a line names
-
-
-def check(options: JudgeOptions, folder: Path, judged: str) -> None:
-    """Raise UsageError where the judge cannot be asked: no key, no SDK, no model, no calibration."""
-    options.check_family(judged)
-    bench.open_bench(options, None).close()
-    if options.calibration:
-        calibration.read(folder / options.calibration)
 
 
 def mark(
@@ -48,10 +39,11 @@ def mark(
         if marking.rehearsal and all(j.error for j in judged):
             raise UsageError(f'judge "{options.model_name}": gave no verdict at all: {judged[0].error}')
         caveats = [] if marking.rehearsal else list(_trials(judge, options, cases))
-        verdicts = PAIR_VERDICTS if options.mode == "pairwise" else ("rubric", *(options.criteria or {}))
+        pairs = options.mode == "pairwise"
+        verdicts = ("win_rate", "position_flip_rate") if pairs else ("rubric", *(options.criteria or {}))
         scores = list(rows.to_scores(judged, verdicts, options.priced()))
         yield from scores
-        shut = (*WORD, "win_rate") if options.mode == "pairwise" else verdicts  # the rest is about the judge
+        shut = (*WORD, "win_rate") if pairs else verdicts  # the rest is about the judge
         labels, doubts = _calibrated(options, judge, marking.folder, scores, shut)
         yield from labels
         capped = f"the judging ended at {judge.capped}, so not every row was judged; raise it"
@@ -90,7 +82,7 @@ def _trials(judge: Bench, options: JudgeOptions, cases: Sequence[adversaries.Exc
     if won := [f"{t.adversary} ({t.score:.2f})" for t in trials if t.won]:
         what = f"the judge prefers what is worth nothing to a real answer: {', '.join(won)}, on {len(cases)} rows"
         yield Caveat(f"{what}; take another judge", "ERROR")
-    elif any(t.unread < t.wanted for t in trials) and not any(t.lost for t in trials):
+    elif any(t.unread < t.wanted for t in trials) and not any(t.unread < t.wanted and t.score < 0.5 for t in trials):
         what = f"the judge cannot tell what is worth nothing from a real answer: none of {len(trials)} adversaries lost"
         yield Caveat(f"{what}, on {len(cases)} rows; take another judge", "ERROR")
     if unread := sum(t.unread for t in trials):
@@ -104,31 +96,6 @@ def held(
     if options.mode == "pairwise":
         return adversaries.trial(judge.ask, cases, options.guideline)
     return adversaries.trial_checks(judge.ask, cases, rows.parts(options))
-
-
-def estimate(
-    options: JudgeOptions, samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
-) -> str:
-    """Return what it takes to judge `models` and known `answers` on all rows: judgments, tokens and dollars at most.
-
-    What a model will say is not known, and is taken to be as many tokens as it may, of four characters.
-    """
-    unknown, calls, sent = "x" * min(4 * options.max_new_tokens, options.answer_chars), 0, 0
-    plan = [(1, [answer(s.input) for s in samples]) for answer in answers] + [(models, [unknown] * len(samples))]
-    for times, said in plan:
-        asked = [q for row in rows.asking(options, samples, said, [unknown] * len(samples)) for q in row.questions]
-        calls += times * len(asked)
-        sent += times * sum(len(m["content"]) for q in asked for m in q.messages()) // 4
-    who = f'{models} impostors and {len(answers)} worthless answers before judge "{options.model_name}"'
-    found = f"{who}: {calls:,} judgments, less what is remembered"
-    if options.backend_name != "local":
-        out = calls * options.verdict_tokens
-        found += f", some {sent:,} tokens in and at most {out:,} out"
-        if (prices := options.priced()).known:
-            found += f", {prices.usd(sent, out):.2f} dollars at most"
-    if caps := [f"{n} = {cap}" for n in ("max_calls", "max_tokens", "max_usd") if (cap := getattr(options, n))]:
-        found += f"; all of it ends at {', '.join(caps)}"
-    return found
 
 
 def _calibrated(
@@ -207,21 +174,11 @@ def _notes(judge: Bench, options: JudgeOptions, judged: Sequence[Judged]) -> Ite
         yield f"{len(shown)} rows were not shown as they are: {_some(shown)}; the samples file tells each"
     if suspects := [j for j in judged if speaks_to_the_judge(j.row.answer)]:
         yield f"{len(suspects)} answers speak to the judge: {_some(suspects)}"
-    yield from _places(judged)
-    yield from _lengths(judged)
-
-
-def _places(judged: Sequence[Judged]) -> Iterator[str]:
-    """Yield how often the answer that was shown first was preferred."""
     pairs = [j for j in judged if j.row.baseline is not None and not j.error]
     where = [prompts.as_text(j.row.sample.input) for j in pairs]
     if len({*where}) > 1:
         share, lower, upper = calibration.share_of([rows.first_share(j) for j in pairs], where)
         yield f"{share:.3f} [{lower:.3f}, {upper:.3f}] of verdicts are for the answer shown first, which is always A"
-
-
-def _lengths(judged: Sequence[Judged]) -> Iterator[str]:
-    """Report where length and quality cannot be told apart."""
     differ = [len(j.row.answer) - len(j.row.baseline) for j in judged if j.row.baseline is not None]
     for name, longer in (("longer", sum(d > 0 for d in differ)), ("shorter", sum(d < 0 for d in differ))):
         if differ and longer >= ONE_SIDED * len(differ) and len(differ) > 1:

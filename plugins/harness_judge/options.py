@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import product
@@ -19,7 +19,6 @@ from harness.internals import schema
 HOMES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
 KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 AUTO = ("anthropic", "openai", "local")  # in this order, the first that can be reached
-GUIDELINE = "Prefer the answer that is right, does what is asked, and nothing else."
 FAMILIES = {  # what a model's name says of who made it
     "claude": "claude", "gpt": "gpt", "chatgpt": "gpt", "o1": "gpt", "o3": "gpt", "o4": "gpt", "gemini": "gemini",
     "gemma": "gemini", "llama": "llama", "qwen": "qwen", "qwq": "qwen", "mistral": "mistral", "mixtral": "mistral",
@@ -45,14 +44,6 @@ class Prices:
         return (self.tokens_in * tokens_in + self.tokens_out * tokens_out) / 1_000_000
 
 
-@dataclass(frozen=True)
-class Reserved:
-    """The most that one call can use."""
-
-    tokens_in: int
-    tokens_out: int
-
-
 class Budget:
     """Caps on calls, tokens and dollars, and what was used of them; None is no cap.
 
@@ -65,10 +56,9 @@ class Budget:
         self.calls, self.tokens, self.usd = 0, 0, Decimal(0)
         self.reached = ""  # the cap that refused the last reservation
 
-    def reserve(self, most: Reserved) -> bool:
-        """Take what a call can cost at most out of the budget, if it is there."""
-        calls, tokens = self.calls + 1, self.tokens + most.tokens_in + most.tokens_out
-        usd = self.usd + self.prices.usd(most.tokens_in, most.tokens_out)
+    def reserve(self, most: tuple[int, int]) -> bool:
+        """Take what a call can cost, at most so many tokens in and out, out of the budget, if it is there."""
+        calls, tokens, usd = self.calls + 1, self.tokens + sum(most), self.usd + self.prices.usd(*most)
         would: tuple[int | Decimal, ...] = (calls, tokens, usd)
         for (name, cap), used in zip(self._caps.items(), would, strict=True):
             if cap is not None and used > cap:
@@ -77,10 +67,10 @@ class Budget:
         self.calls, self.tokens, self.usd, self.reached = calls, tokens, usd, ""
         return True
 
-    def settle(self, most: Reserved, tokens_in: int, tokens_out: int) -> None:
-        """Put back what a call did not use."""
-        self.tokens += tokens_in + tokens_out - most.tokens_in - most.tokens_out
-        self.usd += self.prices.usd(tokens_in, tokens_out) - self.prices.usd(most.tokens_in, most.tokens_out)
+    def settle(self, most: tuple[int, int], tokens_in: int, tokens_out: int) -> None:
+        """Put back what a call did not use of what was reserved."""
+        self.tokens += tokens_in + tokens_out - sum(most)
+        self.usd += self.prices.usd(tokens_in, tokens_out) - self.prices.usd(*most)
 
 
 @dataclass(frozen=True)
@@ -105,7 +95,7 @@ class JudgeOptions:
     backend: Literal["auto", "openai", "anthropic", "local"] = "auto"
     base_url: str = ""
     api_key_env: str = ""
-    guideline: str = GUIDELINE
+    guideline: str = "Prefer the answer that is right, does what is asked, and nothing else."
     criteria: Mapping[str, str] | None = None
     reference: bool = True
     k: int = 1
@@ -129,10 +119,35 @@ class JudgeOptions:
     chosen: tuple[str, str] = field(init=False, default=("", ""))
 
     def __post_init__(self) -> None:
-        if wrong := list(self._wrong()):
+        wrong = list[str]()
+        for name, least in LEAST.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                wrong.append(f"{name} is {value}, want {least} or more")
+        for name in ("timeout", "max_usd"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                wrong.append(f"{name} is {value:g}, want more than 0")
+        if self.mode == "rubric" and not self.criteria:
+            wrong.append('mode is "rubric", which wants criteria = { NAME = "what must hold" }')
+        if self.mode == "pairwise" and self.criteria:
+            wrong.append('criteria go with mode = "rubric"; for pairs write guideline = "…"')
+        for name in self.criteria or ():
+            if not re.fullmatch(r"[A-Za-z]\w*", name) or name in RESERVED:
+                wrong.append(f'criterion "{name}" cannot be the name of a metric; want letters, digits and _')
+        if wrong:
             raise UsageError(*wrong)
         object.__setattr__(self, "chosen", self._choose())
-        if wrong := list(self._wrong_chosen()):
+        local = self.backend_name == "local"
+        if local and self.k > 1:
+            wrong.append(f"k is {self.k}, and a local judge says the same each time; remove it")
+        if self.local and self.backend in ("openai", "anthropic"):
+            wrong.append(f'local holds options of a local judge, and backend is "{self.backend}"')
+        if self.max_usd is not None and not local and self.model_name not in (self.prices or {}):
+            want = f'prices = {{ "{self.model_name}" = [IN, OUT] }}, dollars for a million tokens'
+            wrong.append(f"max_usd cannot be kept without {want}")
+        for model, pair in (self.prices or {}).items():
+            if len(pair) != 2 or min(pair) < 0:
+                wrong.append(f'price of "{model}" is {schema.show(pair)}, want [IN, OUT], dollars for a million tokens')
+        if wrong:
             raise UsageError(*wrong)
 
     @property
@@ -156,25 +171,8 @@ class JudgeOptions:
     def check_family(self, judged: str) -> None:
         """Raise UsageError where the judge and the model it judges come from one family: it would know its own."""
         if (ours := family(self.model_name)) and ours == family(judged) and not self.allow_same_family:
-            both = f'"{self.model_name}" and "{judged}" are both of the family "{ours}"'
-            raise UsageError(
-                f"{both}, and models prefer their own; take another judge, or say allow_same_family = true"
-            )
-
-    def _wrong(self) -> Iterator[str]:
-        for name, least in LEAST.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                yield f"{name} is {value}, want {least} or more"
-        for name in ("timeout", "max_usd"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                yield f"{name} is {value:g}, want more than 0"
-        if self.mode == "rubric" and not self.criteria:
-            yield 'mode is "rubric", which wants criteria = { NAME = "what must hold" }'
-        if self.mode == "pairwise" and self.criteria:
-            yield 'criteria go with mode = "rubric"; for pairs write guideline = "…"'
-        for name in self.criteria or ():
-            if not re.fullmatch(r"[A-Za-z]\w*", name) or name in RESERVED:
-                yield f'criterion "{name}" cannot be the name of a metric; want letters, digits and _'
+            both = f'"{self.model_name}" and "{judged}" are both of the family "{ours}", and models prefer their own'
+            raise UsageError(f"{both}; take another judge, or say allow_same_family = true")
 
     def _choose(self) -> tuple[str, str]:
         """Return backend and model; "auto" takes the first whose key is set, else the local one."""
@@ -194,19 +192,6 @@ class JudgeOptions:
                 return name, named[name]
         wanted = " or ".join(KEYS[name] for name in named if name in KEYS)
         raise UsageError(f'backend "auto" finds no key; export {wanted}, or name a local model')
-
-    def _wrong_chosen(self) -> Iterator[str]:
-        local = self.backend_name == "local"
-        if local and self.k > 1:
-            yield f"k is {self.k}, and a local judge says the same each time; remove it"
-        if self.local and self.backend in ("openai", "anthropic"):
-            yield f'local holds options of a local judge, and backend is "{self.backend}"'
-        if self.max_usd is not None and not local and self.model_name not in (self.prices or {}):
-            want = f'prices = {{ "{self.model_name}" = [IN, OUT] }}, dollars for a million tokens'
-            yield f"max_usd cannot be kept without {want}"
-        for model, pair in (self.prices or {}).items():
-            if len(pair) != 2 or min(pair) < 0:
-                yield f'price of "{model}" is {schema.show(pair)}, want [IN, OUT], dollars for a million tokens'
 
 
 LEAST = {

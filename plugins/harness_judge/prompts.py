@@ -10,7 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from harness import Prompt, digest_of
@@ -80,10 +80,6 @@ class Question:
 
     def messages(self, *, letter: bool = False) -> list[dict[str, str]]:
         return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user(letter=letter)}]
-
-    def cut(self, most: int) -> Question:
-        """Return the question with every text of its data cut to `most` characters."""
-        return replace(self, data={name: cut(text, most) for name, text in self.data.items()})
 
 
 def pair(request: str, a: str, b: str, reference: str, guideline: str, k: int = 0) -> Question:

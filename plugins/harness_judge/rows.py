@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,11 +47,19 @@ class Judged:
 def asking(
     options: JudgeOptions, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str] | None
 ) -> list[JudgeRow]:
-    """Ask of every row what the mode asks; of pairs there is a baseline."""
-    if options.mode == "rubric":
-        return checks(options, samples, answers)
-    assert baselines is not None
-    return pairs(options, samples, answers, baselines)
+    """Ask of every row which answer is better, or which criteria it meets, k times; of pairs there is a baseline."""
+    if options.mode != "rubric":
+        assert baselines is not None
+        return pairs(options, samples, answers, baselines)
+    rows = []
+    for sample, answer in zip(samples, answers, strict=True):
+        request, reference, notes = _shown(sample, options)
+        text, done = prompts.clean(answer, options.answer_chars)
+        notes += [f"answer: {n}" for n in done]
+        plan = [(part, k) for k in range(options.k) for part in parts(options)]
+        questions = tuple(prompts.check(request, text, reference, part, k) for part, k in plan)
+        rows.append(JudgeRow(sample, answer, None, questions, tuple(",".join(part) for part, _ in plan), tuple(notes)))
+    return rows
 
 
 def pairs(
@@ -71,19 +79,6 @@ def pairs(
     return rows
 
 
-def checks(options: JudgeOptions, samples: Sequence[Sample], answers: Sequence[str]) -> list[JudgeRow]:
-    """Ask of every answer which criteria it meets, k times; a local judge is asked for each by itself."""
-    rows = []
-    for sample, answer in zip(samples, answers, strict=True):
-        request, reference, notes = _shown(sample, options)
-        text, done = prompts.clean(answer, options.answer_chars)
-        notes += [f"answer: {n}" for n in done]
-        plan = [(part, k) for k in range(options.k) for part in parts(options)]
-        questions = tuple(prompts.check(request, text, reference, part, k) for part, k in plan)
-        rows.append(JudgeRow(sample, answer, None, questions, tuple(",".join(part) for part, _ in plan), tuple(notes)))
-    return rows
-
-
 def parts(options: JudgeOptions) -> list[dict[str, str]]:
     """Return the criteria as they are asked: all at once, or one by one of a judge that says one word."""
     criteria = dict(options.criteria or {})
@@ -92,7 +87,7 @@ def parts(options: JudgeOptions) -> list[dict[str, str]]:
 
 def judged_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return a row's score: the mean over both orders, ½ for a judge that only looks at places."""
-    found, scores = _booked(row, outcomes), {True: list[float](), False: list[float]()}
+    found, scores = Judged(row), {True: list[float](), False: list[float]()}
     for order, (said, reason), model in _verdicts(found, outcomes, "order", lambda reply, _: verdict.pair(reply)):
         first = order == "candidate first"
         scores[first].append(score(said, first))
@@ -118,7 +113,7 @@ def first_share(judged: Judged) -> float:
 
 def judged_check(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return the share of judgments by which each criterion is met, and their mean."""
-    found, met = _booked(row, outcomes), dict[str, list[bool]]()
+    found, met = Judged(row), dict[str, list[bool]]()
     for _, verdicts, model in _verdicts(found, outcomes, "criteria", lambda r, some: verdict.check(r, some.split(","))):
         for name, (yes, reason) in verdicts.items():
             met.setdefault(name, []).append(yes)
@@ -137,6 +132,7 @@ def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) 
     spared = sum(bool(j.error) for j in judged) <= MOST_ERRORS * len(judged) and all(j.asked for j in judged)
     for j in judged:
         row, lost = j.row, tuple(metrics) if j.error and spared else ()
+        details: dict[str, Any] = {"judgments": j.judgments}
         values = dict(j.values) if not j.error else dict.fromkeys(metrics, 0.5 if spared else math.nan)
         values["error_rate"] = float(bool(j.error)) if j.asked else math.nan
         values["injection_suspect"] = float(prompts.speaks_to_the_judge(row.answer))
@@ -147,19 +143,13 @@ def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) 
             values["win_rate_raw"] = values["win_rate"]  # of which labels correct the first alone
         if row.baseline is not None:
             values[LONGER_BY] = float(len(row.answer) - len(row.baseline))
-        apart: dict[str, Any] = {"weights": dict.fromkeys(lost, 0.0), "lost": lost, "details": _details(j)}
+            details["baseline_answer"] = row.baseline
+            details["disagree"] = len({one["verdict"] for one in j.judgments if "verdict" in one}) > 1
+        if row.notes:
+            details["notes"] = list(row.notes)
+        weights = dict.fromkeys(lost, 0.0)
         note = f"ERROR: {j.error}" if j.error else "; ".join(row.notes) or None
-        yield Score(row.sample.id, values, answer=row.answer, note=note, **apart)
-
-
-def _details(j: Judged) -> Mapping[str, Any]:
-    details: dict[str, Any] = {"judgments": j.judgments}
-    if j.row.baseline is not None:
-        details["baseline_answer"] = j.row.baseline
-        details["disagree"] = len({one["verdict"] for one in j.judgments if "verdict" in one}) > 1
-    if j.row.notes:
-        details["notes"] = list(j.row.notes)
-    return details
+        yield Score(row.sample.id, values, answer=row.answer, note=note, weights=weights, details=details, lost=lost)
 
 
 def _shown(sample: Sample, options: JudgeOptions) -> tuple[str, str, list[str]]:
@@ -169,18 +159,15 @@ def _shown(sample: Sample, options: JudgeOptions) -> tuple[str, str, list[str]]:
     return request, reference, [f"request: {n}" for n in done] + [f"reference: {n}" for n in too]
 
 
-def _booked(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
-    replies = [o for o in outcomes if isinstance(o, Reply)]
-    return Judged(row, tokens_in=sum(r.tokens_in for r in replies), tokens_out=sum(r.tokens_out for r in replies))
-
-
 def _verdicts(
     found: Judged, outcomes: Sequence[Returned], which: str, read: Callable[[Reply, str], Any]
 ) -> Iterator[tuple[str, Any, str]]:
-    """Yield each question with its verdict and the model that gave it; note those that have none."""
+    """Yield each question with its verdict and the model that gave it; note those that have none, and all tokens."""
     for asked, outcome in zip(found.row.asked, outcomes, strict=True):
         try:
             reply = verdict.reply_of(outcome)
+            found.tokens_in += reply.tokens_in
+            found.tokens_out += reply.tokens_out
             yield asked, read(reply, asked), reply.model
         except NoVerdict as error:
             found.error = found.error or str(error)

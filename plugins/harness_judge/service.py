@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from harness import UsageError
 from harness.internals import wire
-from harness_judge.options import HOMES, KEYS, JudgeOptions, Reserved
+from harness_judge.options import HOMES, KEYS, JudgeOptions
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply
 
@@ -94,10 +94,10 @@ class API:
         """Close its connections."""
         self.client.close()
 
-    def most(self, question: Question) -> Reserved:
-        """Return the most tokens a question can use: none is shorter than a byte of UTF-8."""
+    def most(self, question: Question) -> tuple[int, int]:
+        """Return the most tokens a question can use, in and out: none is shorter than a byte of UTF-8."""
         sent = [*(m["content"] for m in question.messages()), json.dumps(dict(question.schema))]
-        return Reserved(sum(len(text.encode("utf-8", "replace")) for text in sent) + OVERHEAD, self.verdict_tokens)
+        return sum(len(text.encode("utf-8", "replace")) for text in sent) + OVERHEAD, self.verdict_tokens
 
     def ask(self, question: Question) -> Reply:
         """Put a question, once. Raises Trouble, also for a reply that is no JSON: that was not answered."""
@@ -135,7 +135,7 @@ class OpenAIJudge(API):
             self._limit: self.verdict_tokens,
         }
         try:
-            return self._read(self.at.send(self.client, "/chat/completions", asked, self.model, self.timeout))
+            body = self.at.send(self.client, "/chat/completions", asked, self.model, self.timeout)
         except wire.Trouble as trouble:
             field = trouble.field if trouble.status == 400 else ""
             if field == "temperature" and field not in self._without:
@@ -145,9 +145,6 @@ class OpenAIJudge(API):
             else:
                 raise
             raise wire.Trouble(f"it refuses {field}", passing=True, after=0.0) from None
-
-    def _read(self, body: Any) -> Reply:
-        """Return the reply in a body; one without choices is none."""
         choices = body.get("choices") if isinstance(body, dict) else None
         if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
             raise wire.Trouble("answered without choices, so this is no answer", passing=True, charged=True)

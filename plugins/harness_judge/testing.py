@@ -86,6 +86,8 @@ class StubJudge:
         self._random = random.Random(self.seed)  # noqa: S311 -- faults, not secrets
         self._server = _StubServer(("127.0.0.1", 0), _Handler)
         self._server.stub = self
+        self.anthropic_url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.openai_url = f"{self.anthropic_url}/v1"
 
     def __enter__(self) -> StubJudge:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -94,14 +96,6 @@ class StubJudge:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-    @property
-    def anthropic_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    @property
-    def openai_url(self) -> str:
-        return f"{self.anthropic_url}/v1"
 
     def count(self, outcome: str = "ok") -> int:
         """Count the calls that ended so."""
