@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from harness import hookimpl, loader
-from harness.internals import attach, schema
+from harness import digest_of, hookimpl, loader
+from harness.internals import attach, keys, schema
 from harness_api.options import ApiOptions as ApiOptions
 
 if TYPE_CHECKING:  # what is imported when it is asked for
@@ -48,8 +48,11 @@ def open_source(path: str, options: ApiOptions) -> APISource:
 
 @schema.takes(ApiOptions)
 def identity(ref: ModelRef, options: ApiOptions) -> str | None:
-    """Return the identity of what an answer depends on; None without a `version`: the model behind may change."""
-    return options.identity(ref.path)
+    """Return the identity of what an answer depends on, never the key; None without a `version`: it may change."""
+    if not options.version:
+        return None
+    how = [options.endpoint, options.logprobs, options.context, options.prefix, dict(options.body or {})]
+    return digest_of(["api", options.digest(ref.path), how, keys.of_code([ApiOptions], core=False)])
 
 
 @loader(open=open_source, identity=identity, remote=True, needs=lambda options: ("openai",), lacks=("thought_budget",))

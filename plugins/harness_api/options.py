@@ -1,4 +1,4 @@
-"""The loader's options, what may not be among them, and where the key comes from."""
+"""The loader's options, and what may not be among them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness import Mistakes, UsageError, digest_of
-from harness.internals import keys
+from harness import Mistakes, digest_of
 
 OPENAI = "https://api.openai.com/v1"
 OURS = frozenset({  # fields of a request that the harness decides
@@ -57,25 +56,3 @@ class ApiOptions:
     def digest(self, path: str) -> str:
         """Return a digest that identifies the served model; there are no weights here to hash."""
         return digest_of([self.url, path, self.version])
-
-    def identity(self, path: str) -> str | None:
-        """Return the identity of what answers depend on, never the key; None when the model may change."""
-        if not self.version:
-            return None
-        how = [self.endpoint, self.logprobs, self.context, self.prefix, dict(self.body or {})]
-        return digest_of(["api", self.digest(path), how, keys.of_code([ApiOptions], core=False)])
-
-    def key(self) -> tuple[str, str]:
-        """Return the variable that holds the key, and the key; two empty texts where none is sent.
-
-        Only OpenAI's own server gets OPENAI_API_KEY without being told to: a key is for those it was made for.
-        """
-        from harness.internals import wire
-
-        name = self.api_key_env or ("OPENAI_API_KEY" if wire.is_openai(self.url) else "")
-        key, wrong = wire.key_in(name) if name else ("", "")
-        if wrong == "is not set":
-            wrong = f"the environment variable {name}, which holds its key, is not set; export it"
-        if wrong:
-            raise UsageError(f'server "{self.url}": {wrong}')
-        return name, key

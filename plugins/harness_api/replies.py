@@ -71,14 +71,13 @@ def _calls(message: Mapping[str, Any]) -> str:
     listed = message.get("tool_calls")
     calls = [call.get("function") for call in listed if isinstance(call, dict)] if isinstance(listed, list) else []
     calls = calls or [message.get("function_call")]  # as it was before there were several
-    return "".join(f"<tool_call>\n{_call(call)}\n</tool_call>" for call in calls if isinstance(call, dict))
-
-
-def _call(call: Mapping[str, Any]) -> str:
-    """Return a call as JSON; arguments that are none stay as the model wrote them, and cannot be read."""
-    given = call.get("arguments")
-    arguments = given if isinstance(given, str) and given.strip() else json.dumps(given or {}, ensure_ascii=False)
-    return f'{{"name": {json.dumps(call.get("name"), ensure_ascii=False)}, "arguments": {arguments}}}'
+    called = ""
+    for call in (call for call in calls if isinstance(call, dict)):
+        given, name = call.get("arguments"), json.dumps(call.get("name"), ensure_ascii=False)
+        # Arguments that are no JSON stay as the model wrote them, and cannot be read.
+        arguments = given if isinstance(given, str) and given.strip() else json.dumps(given or {}, ensure_ascii=False)
+        called += f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
+    return called
 
 
 def _reasoned(reply: Mapping[str, Any], message: Mapping[str, Any]) -> bool:

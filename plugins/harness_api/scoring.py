@@ -14,7 +14,7 @@ from harness import Logprob, Prompt, UsageError
 from harness.internals import chat, wire
 from harness_api import replies
 from harness_api.replies import Position
-from harness_api.server import COMPLETIONS, Dialect, Server, tokens_url
+from harness_api.server import COMPLETIONS, Dialect, Server
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 
@@ -42,8 +42,21 @@ class Scoring:
                 what = "tells no tokens, so continuations of messages cannot be scored; give text"
                 raise UsageError(f"{self.server.where}: {what}")
             return self._by_text(prompt, text, stop) if text else Logprob(0.0, 0, 0, True)
-        pair = self.tokens.pair(prompt, text, stop, as_lm_eval=truncate)
-        windows = [self._fitting(pair, text, truncate)] if prompt else self._rolling(pair)
+        context, target = self.tokens.pair(prompt, text, stop, as_lm_eval=truncate)
+        size, room = len(context) + len(target), self.room
+        if room is None or size <= room:
+            windows = [(context, target)]
+        elif not prompt:  # windows that are each predicted whole, every token once, as lm_eval does
+            ids = context + target
+            windows = [(context, ids[len(context) : room])]
+            for start in range(room, size, room - 1):
+                end = min(start + room - 1, size)
+                windows.append((ids[end - room : start], ids[start:end]))
+        elif truncate and len(target) < room:
+            windows = [(context[len(target) - room :], target)]
+        else:
+            what = f"a row has {size} tokens, there is room for {room}"
+            raise UsageError(f"{self.server.where}: {what}; shorten the one ending {text[-40:]!r}")
         found = [p for window in windows for p in self._window(window, text, stop)]
         whole = bool(prompt or self.tokens.prefix)  # else the text's first token is given, and counts in nothing
         return replies.added(found, len(text.encode()) if whole else self._bytes(found, text))
@@ -84,27 +97,6 @@ class Scoring:
         how: dict[str, Any] = {"about": f" (the text ending {text[-40:]!r})", "advice": self.advice, "stop": stop}
         found: Sequence[Position] = self.server.ask(COMPLETIONS, {**self.asked, "prompt": prompt}, read=read, **how)
         return found
-
-    def _fitting(self, pair: Pair, text: str, truncate: bool) -> Pair:
-        (context, target), size = pair, len(pair[0]) + len(pair[1])
-        if self.room is None or size <= self.room:
-            return pair
-        if not truncate or len(target) >= self.room:
-            what = f"a row has {size} tokens, there is room for {self.room}"
-            raise UsageError(f"{self.server.where}: {what}; shorten the one ending {text[-40:]!r}")
-        return context[len(target) - self.room :], target
-
-    def _rolling(self, pair: Pair) -> list[Pair]:
-        """Cut a text into windows that are each predicted whole, every token once, as lm_eval does."""
-        context, target = pair
-        if self.room is None or len(context) + len(target) <= self.room:
-            return [pair]
-        ids, given = context + target, len(context)
-        windows = [(context, ids[given : self.room])]
-        for start in range(self.room, len(ids), self.room - 1):
-            end = min(start + self.room - 1, len(ids))
-            windows.append((ids[end - self.room : start], ids[start:end]))
-        return windows
 
     def _bytes(self, found: Sequence[Position], text: str) -> int:
         """Return the bytes of a whole text that are scored: all, or those after its first token."""
@@ -181,9 +173,7 @@ class ServerTokens:
         return ids if self.front and ids[: len(self.front)] == self.front else self.front + ids
 
     def _ask(self, stop: threading.Event = wire.NEVER, **asked: Any) -> list[int]:
-        url = tokens_url(self.server)
-        assert url  # the dialect says that there is one
-        return self.server.ask(url, {"model": self.model, **asked}, read=replies.ids, stop=stop)
+        return self.server.ask(self.server.tokens_url, {"model": self.model, **asked}, read=replies.ids, stop=stop)
 
 
 def fields_of(messages: list[dict[str, str]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -38,7 +38,15 @@ class Server(wire.Client):
 
     def __init__(self, options: ApiOptions) -> None:
         self.url, self.timeout, self.tries = options.url, options.timeout, options.retries + 1
-        variable, key = options.key()
+        root = self.url.removesuffix("/v1")  # vLLM and what imitates it tells tokens beside /v1, not in it
+        self.tokens_url = f"{root}/tokenize" if root != self.url else ""
+        # Only OpenAI's own server gets OPENAI_API_KEY without being told to: a key is for those it was made for.
+        variable = options.api_key_env or ("OPENAI_API_KEY" if wire.is_openai(self.url) else "")
+        key, wrong = wire.key_in(variable) if variable else ("", "")
+        if wrong == "is not set":
+            wrong = f"the environment variable {variable}, which holds its key, is not set; export it"
+        if wrong:
+            raise UsageError(f'server "{self.url}": {wrong}')
         super().__init__("openai", wire.Peer(self.url, key), variable, MISSING)
         self.where = f'server "{self.url}"{self.peer.through}'
 
@@ -75,23 +83,17 @@ class Endpoint:
         """Return the fields of a request for at most so many tokens."""
         return {name: value for name, value in asked.items() if name not in self.without} | {self.limit: most}
 
-    def adapted(self, trouble: wire.Trouble) -> Endpoint | None:
-        """Return the endpoint without what was refused; None when that is not it."""
-        if trouble.field in ("temperature", "stop") and trouble.field not in self.without:
-            return replace(self, without=self.without | {trouble.field})
-        return replace(self, limit="max_completion_tokens") if trouble.field == self.limit == "max_tokens" else None
-
 
 @dataclass(frozen=True)
 class Dialect:
     """What a server offers for a model: where text and messages go, how prompts are scored, whether tokens are told."""
 
-    text: Endpoint | None
+    text: Endpoint
     chat: Endpoint | None
     scoring: replies.Way | None
     tokenizes: bool
     context: int | None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any]
 
 
 def find(server: Server, model: str, options: ApiOptions) -> Dialect:
@@ -112,8 +114,20 @@ def find(server: Server, model: str, options: ApiOptions) -> Dialect:
     if scoring is None and options.logprobs in replies.WAYS:
         raise UsageError(f'{server.where}: offers no log-probs of a prompt by "{options.logprobs}"')
     context = options.context or (told if isinstance(told := entry.get("max_model_len"), int) else None)
-    dialect = Dialect(text, chat, scoring, _tokenizes(server, model), context)
-    return replace(dialect, facts=_facts(server, dialect, entry) | server.peer.facts(model))
+    tokenizes = _tokenizes(server, model)
+    facts: dict[str, Any] = {
+        "server": server.url,
+        "served by": server.peer.clean(str(entry.get("owned_by") or "unknown"), 100),
+        "text prompts": text.path if text.path == COMPLETIONS else f"one user message to {CHAT}",
+        "messages": chat.path if chat else "not answered",
+        "log-probs of prompts": scoring or "not offered",
+        "tokens": "told by the server" if tokenizes else "unknown, so lengths are not checked",
+    }
+    if any(e and "temperature" in e.without for e in (text, chat)):
+        facts["temperature"] = "the model's own, it refuses 0: answers are drawn, not greedy"
+    if context:
+        facts["context"] = context
+    return Dialect(text, chat, scoring, tokenizes, context, facts | server.peer.facts(model))
 
 
 def served_entry(server: Server, model: str) -> Mapping[str, Any]:
@@ -128,12 +142,6 @@ def served_entry(server: Server, model: str) -> Mapping[str, Any]:
         known = [server.peer.clean(name, 100) for name in listed]
         raise UsageError(f'{server.where}: serves no model "{model}"{did_you_mean(model, known)}')
     return listed.get(model, {})
-
-
-def tokens_url(server: Server) -> str | None:
-    """Return where vLLM and what imitates it tells tokens: beside /v1, not in it."""
-    root = server.url.removesuffix("/v1")
-    return f"{root}/tokenize" if root != server.url else None
 
 
 def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
@@ -154,10 +162,14 @@ def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: l
                 return endpoint
             if refused.trouble.status in (401, 403):
                 raise
-            if (adapted := endpoint.adapted(refused.trouble)) is None:
+            field = refused.trouble.field
+            if field in ("temperature", "stop") and field not in endpoint.without:
+                endpoint = replace(endpoint, without=endpoint.without | {field})
+            elif field == endpoint.limit == "max_tokens":
+                endpoint = replace(endpoint, limit="max_completion_tokens")
+            else:
                 refusals.append(refused)
                 return None
-            endpoint = adapted
 
 
 def _scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
@@ -174,27 +186,11 @@ def _scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> r
 
 
 def _tokenizes(server: Server, model: str) -> bool:
-    if (url := tokens_url(server)) is None:
+    if not server.tokens_url:
         return False
     try:
         asked = {"model": model, "prompt": PROBE, "add_special_tokens": False}
-        return len(server.ask(url, asked, read=replies.ids, tries=1)) > 1  # llama.cpp wants another field: no tokens
+        found = server.ask(server.tokens_url, asked, read=replies.ids, tries=1)
+        return len(found) > 1  # llama.cpp wants another field: no tokens
     except UsageError:
         return False
-
-
-def _facts(server: Server, dialect: Dialect, entry: Mapping[str, Any]) -> dict[str, Any]:
-    text, chat = dialect.text, dialect.chat
-    facts: dict[str, Any] = {
-        "server": server.url,
-        "served by": server.peer.clean(str(entry.get("owned_by") or "unknown"), 100),
-        "text prompts": text.path if text and text.path == COMPLETIONS else f"one user message to {CHAT}",
-        "messages": chat.path if chat else "not answered",
-        "log-probs of prompts": dialect.scoring or "not offered",
-        "tokens": "told by the server" if dialect.tokenizes else "unknown, so lengths are not checked",
-    }
-    if any(e and "temperature" in e.without for e in (text, chat)):
-        facts["temperature"] = "the model's own, it refuses 0: answers are drawn, not greedy"
-    if dialect.context:
-        facts["context"] = dialect.context
-    return facts

@@ -109,7 +109,11 @@ class APISubject:
     def _answer(self, prompt: Prompt, how: Generate, ended: threading.Event) -> str:
         said = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "")) if prompt else ""
         about, stops = f" (the prompt ending {said[-40:]!r})", [s for s in how.stop if s]  # few-shot ones begin alike
-        endpoint, asked = self._addressed(self._cut(prompt, how.max_new_tokens, ended) if how.truncate else prompt)
+        sent: Prompt | list[int] = prompt
+        if how.truncate and self.tokens and self.context is not None and self.dialect.text.path == COMPLETIONS:
+            room, ids = max(1, self.context - how.max_new_tokens), self.tokens.prompt(prompt, ended)
+            sent = prompt if len(ids) <= room else ids[-room:]
+        endpoint, asked = self._addressed(sent)
         drawn: dict[str, Any] = {"temperature": 0}
         if sampling := how.drawn:
             drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seeds[0]}
@@ -129,7 +133,7 @@ class APISubject:
         """Refuse to sample from a server that ignores temperature: every draw would be the same greedy answer."""
         if len(sampling.seeds) != prompts:
             raise UsageError(f"sampling: has {len(sampling.seeds)} seeds for {prompts} prompts")
-        endpoint, asked = self._addressed(RANDOM if self.dialect.text else [{"role": "user", "content": RANDOM}])
+        endpoint, asked = self._addressed(RANDOM)
         if self._draws or "temperature" in endpoint.without:
             return
         how, texts = {**self.asked, **asked, "temperature": HOT}, set[str]()
@@ -159,12 +163,3 @@ class APISubject:
         if chat.ARGUMENTS in fields and chat.ARGUMENTS in self.asked:
             fields[chat.ARGUMENTS] = {**self.asked[chat.ARGUMENTS], **fields[chat.ARGUMENTS]}
         return endpoint, fields
-
-    def _cut(self, prompt: Prompt, max_new_tokens: int, stop: threading.Event) -> Prompt | list[int]:
-        """Cut a prompt from the left so that the answer has room, where its tokens are known."""
-        text = self.dialect.text
-        if self.tokens is None or self.context is None or text is None or text.path != COMPLETIONS:
-            return prompt
-        room = max(1, self.context - max_new_tokens)
-        ids = self.tokens.prompt(prompt, stop)
-        return prompt if len(ids) <= room else ids[-room:]
