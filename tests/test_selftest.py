@@ -8,7 +8,7 @@ import pytest
 
 from harness.records.models import Sampling
 from harness.testing import SUITE, FakeSubject, Project
-from harness_selftest.controls import Constant, Shuffled
+from harness_selftest.selftest import Constant, Shuffled
 from harness_workers.local import Local
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
