@@ -46,23 +46,26 @@ def text_of(reply: Any, stop: Sequence[str] = ()) -> Said:
     text = text or "" if called and (text is None or isinstance(text, str)) else text
     if ended == "content_filter":
         raise wire.Trouble("its content filter withheld the answer", hint="take the row out, or ask another server")
+    usage = table(reply.get("usage"))
+    told = usage.get("completion_tokens"), table(usage.get("completion_tokens_details")).get("reasoning_tokens")
+    tokens, thought = (n if type(n) is int and n >= 0 else None for n in told)  # None where a server tells none
+    reasoned = thought or message.get("reasoning_content") or message.get("reasoning")  # which is no part of the answer
     used_up = f"answered nothing but hidden reasoning (finish_reason {ended!r})"
     if not isinstance(text, str):
-        if _reasoned(reply, message):
+        if reasoned:
             raise wire.Trouble(used_up, hint=MORE)
         if message.get("refusal"):
             raise wire.Trouble("the model gave a refusal in place of an answer", hint="take the row out")
         raise wire.Trouble(f"answered with {type(text).__name__} as text (finish_reason {ended!r}), want a string")
     if not isinstance(ended, (str, type(None))) or ended not in ENDED:
         raise wire.Trouble(f'ended an answer by "{ended}", want "stop" or "length"')
-    if not text and not called and ended == "length" and _reasoned(reply, message):
+    if not text and not called and ended == "length" and reasoned:
         raise wire.Trouble(used_up, hint=MORE)
     if not text and not called and ENDED[ended] == "tool":
         raise wire.Trouble(f"answered with no text and no call (finish_reason {ended!r})")
     said, how = wire.before(text, stop), "tool" if called and ended == "stop" else ENDED[ended]
     if said != text or (ended == "stop" and any(isinstance(chosen.get(key), str) for key in STRINGS)):
         how = "stop"
-    tokens, thought = _tokens(reply)
     return Said(said + called, how, tokens, thought or 0)
 
 
@@ -78,19 +81,6 @@ def _calls(message: Mapping[str, Any]) -> str:
         arguments = given if isinstance(given, str) and given.strip() else json.dumps(given or {}, ensure_ascii=False)
         called += f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
     return called
-
-
-def _reasoned(reply: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
-    """Return whether a model thought in tokens that are no part of its answer."""
-    return bool(_tokens(reply)[1] or message.get("reasoning_content") or message.get("reasoning"))
-
-
-def _tokens(reply: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Return how many tokens were generated, and how many of these for a thought; None where the server tells none."""
-    usage = table(reply.get("usage"))
-    told = usage.get("completion_tokens"), table(usage.get("completion_tokens_details")).get("reasoning_tokens")
-    tokens, thought = (n if type(n) is int and n >= 0 else None for n in told)
-    return tokens, thought
 
 
 def table(value: Any) -> Mapping[str, Any]:
