@@ -263,28 +263,24 @@ def controls_of(collection: Collection, folder: Path) -> list[Control]:
 def adversaries_of(collection: Collection) -> Iterator[Control]:
     """Yield the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
     for name, task in collection.tasks.items():
-        answers = task.about.adversaries
-        alone = _alone(collection, name)
-        if answers and any(g.blocking for g in alone.gates(collection.candidates[0])):
+        if not (answers := task.about.adversaries):
+            continue
+        # This evaluation, with the gates that stand on it alone: they require no others.
+        kept = {g.id for g in collection.suite.gates if g.metric and g.eval == name}
+        kept |= {g.id for g in collection.suite.gates if g.any_of and kept.issuperset(g.any_of)}
+        gates = tuple(
+            replace(g, requires=[r for r in g.requires if r in kept], group=g.group if g.group in kept else "")
+            for g in collection.suite.gates
+            if g.id in kept
+        )
+        evals = tuple(e if e.name == name else replace(e, stop="end") for e in collection.suite.evals)
+        items = tuple(i for i in collection.items if i.eval == name)
+        alone = replace(collection, suite=replace(collection.suite, evals=evals, gates=gates), items=items)
+        if any(g.blocking for g in alone.gates(collection.candidates[0])):
             for label, answer in answers(dict(task.spec.options)).items():
                 title, worthless = f"{name}: {label}", partial(Worthless, answer=answer)
                 make = partial(_disguised, collection.candidates[0], worthless, f"{title}, not")
                 yield Control(title, FOOLED, alone, make, DISTRUST, name, answer)
-
-
-def _alone(collection: Collection, evaluation: str) -> Collection:
-    """Leave of a collection one evaluation and the gates that stand on it alone; they require no others."""
-    kept = {g.id for g in collection.suite.gates if g.metric and g.eval == evaluation}
-    kept |= {g.id for g in collection.suite.gates if g.any_of and kept.issuperset(g.any_of)}
-    gates = tuple(
-        replace(g, requires=[r for r in g.requires if r in kept], group=g.group if g.group in kept else "")
-        for g in collection.suite.gates
-        if g.id in kept
-    )
-    # others have no gate
-    evals = tuple(e if e.name == evaluation else replace(e, stop="end") for e in collection.suite.evals)
-    items = tuple(i for i in collection.items if i.eval == evaluation)
-    return replace(collection, suite=replace(collection.suite, evals=evals, gates=gates), items=items)
 
 
 def _sabotaged(collection: Collection, label: str, saboteur: Callable[..., Any], out: Path, base: ModelRef) -> Made:
