@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -95,7 +95,7 @@ class JudgeDesk:
             self.models.setdefault(reply.model)
             yield i, reply
         missing = {numbers[0]: numbers for numbers in same.values() if numbers[0] not in known}
-        for first, outcome in self._put([(i, questions[i]) for i in missing]):
+        for first, outcome in self._put({i: questions[i] for i in missing}):
             for i in missing[first]:
                 done += 1
                 self.progress(done, len(questions))
@@ -104,9 +104,8 @@ class JudgeDesk:
     def _key(self, question: Question, model: str) -> bytes:
         return request_key("judge", "judgment", self._identity, model, question.messages(), question.schema, question.k)
 
-    def _put(self, questions: Sequence[tuple[int, Question]]) -> Iterator[tuple[int, Reply | Failed]]:
+    def _put(self, by_number: Mapping[int, Question]) -> Iterator[tuple[int, Reply | Failed]]:
         """Ask until every question has a reply, was given up, or the budget is used up."""
-        by_number = dict(questions)
         ready, later = deque(_Attempt(0.0, i) for i in by_number), list[_Attempt]()
         with wire.Threads(min(self.concurrency, len(ready)), self.backend.ask) as pool:
             while ready or later or pool.running:

@@ -125,17 +125,13 @@ class StubJudge:
         if "verdict" not in wanted:
             met = self.mode != "always-A" and similar(data["answer"], data) > 0
             return {name: {"reason": self.mode, "met": met} for name in wanted}
-        verdict = "neither" if self.mode == "unfit" else self.compare(data)
-        return {"reason": f"{self.mode}: {data['request'][:40]}", "verdict": verdict}
-
-    def compare(self, data: Mapping[str, str]) -> str:
         a, b = data["answer_A"], data["answer_B"]
-        if self.mode == "always-A":
-            return "A"
-        if self.mode == "injectable" and bool(ORDERS.search(a)) != bool(ORDERS.search(b)):
-            return "A" if ORDERS.search(a) else "B"
         ours, theirs = (len(a), len(b)) if self.mode == "prefers-longer" else (similar(a, data), similar(b, data))
-        return "tie" if ours == theirs else "A" if ours > theirs else "B"
+        verdict = "tie" if ours == theirs else "A" if ours > theirs else "B"
+        if self.mode == "injectable" and bool(ORDERS.search(a)) != bool(ORDERS.search(b)):
+            verdict = "A" if ORDERS.search(a) else "B"
+        verdict = {"unfit": "neither", "always-A": "A"}.get(self.mode, verdict)
+        return {"reason": f"{self.mode}: {data['request'][:40]}", "verdict": verdict}
 
     def enter(self, step: int) -> None:
         with self._lock:
