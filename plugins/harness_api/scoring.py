@@ -62,7 +62,6 @@ class Scoring:
         return replies.added(found, len(text.encode()) if whole else self._bytes(found, text))
 
     def _window(self, pair: Pair, text: str, stop: threading.Event) -> Sequence[Position]:
-        """Return the positions of the continuation's tokens."""
         ids = pair[0] + pair[1]
 
         def read(reply: Any) -> Sequence[Position]:

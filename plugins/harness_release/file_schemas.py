@@ -85,7 +85,6 @@ def value(want: Any) -> Schema:
 
 
 def _event() -> Schema:
-    """Return the schema of a line of events.jsonl: one for each kind of event."""
     report, run = (record(cls)["properties"] for cls in (Report, Run))
     kinds = {
         "run_start": {k: run[k] for k in events.BEGUN},

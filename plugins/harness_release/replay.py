@@ -149,7 +149,6 @@ def again(export: Path, suite: Path, rows: int, seed: int, plugins: Sequence[str
 
 
 def _compare(found: Replayed, asked: Again, subject: Any) -> None:
-    """Ask the drawn rows, and write down what came of it."""
     different, blind = [], 0
     tolerance = NEAR if asked.collection.suite.model.options.get("dtype") == "float32" else ROUGH
     for name, numbers in asked.drawn.items():

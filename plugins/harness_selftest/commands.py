@@ -49,7 +49,6 @@ def _selftest(args: argparse.Namespace) -> int:
 
 
 def _print_trial(trial: ControlTrial) -> None:
-    """Print what became of an impostor: what kept it from shipping, or that nothing did."""
     from harness.cli.screen import Screen
     from harness.texts.numbers import duration
 
