@@ -188,7 +188,7 @@ def test_nan_is_no_answer(subject: Any) -> None:
 
 def test_memory_running_out_loses_no_answer(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that do not fit are halved, and every prompt gets its answer."""
-    from harness_hf.batch import Batch
+    from harness_hf.generation import Batch
 
     expected, forward = subject.generate(PROMPTS, max_new_tokens=12), Batch._forward
     sizes = []
@@ -244,7 +244,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(subject: Any) -> None:
 
 def test_answers_come_as_they_end(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is given when it ends, not when all have ended."""
-    from harness_hf.batch import Batch
+    from harness_hf.generation import Batch
 
     subject.generate(PROMPTS[:1], max_new_tokens=1)  # how to answer is tried once
     monkeypatch.setattr("harness_hf.generation.ROWS", 2)

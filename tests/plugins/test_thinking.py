@@ -84,7 +84,7 @@ def test_thoughts_are_closed_as_scripted(subject: Any, rows: int, fails: bool, m
     monkeypatch.setattr("harness_hf.generation.ROWS", rows)
     monkeypatch.setattr("harness_hf.generation.likeliest", script)
     if fails:
-        from harness_hf.batch import Batch
+        from harness_hf.generation import Batch
 
         steps, step = iter(range(10_000)), Batch.step
 
