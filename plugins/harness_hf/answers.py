@@ -210,5 +210,4 @@ class Thinking:
 
     def wanted(self, known: int) -> int:
         """Return how many tokens may follow those that are `known` before anything is forced or ends."""
-        thinks = self.begun and self.ended is None
-        return max(1, (self.marks.budget.tokens if thinks else self.most) - known)
+        return max(1, (self.marks.budget.tokens if self.begun and self.ended is None else self.most) - known)

@@ -85,43 +85,9 @@ class Scorer:
     def score(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
         """Score pairs; yield (number of the pair, its score) as they are done.
 
-        Raises RuntimeError when the fast path disagrees with a plain forward, before its row is yielded.
+        When memory runs out, the budget is halved, and what is not done goes on. Raises RuntimeError when the fast path
+        disagrees with a plain forward, before its row is yielded.
         """
-        return self._packed(pairs) if self.packs else self._plain(pairs)
-
-    def rows(
-        self, pairs: Sequence[Pair], *, numbers: Sequence[int] | None = None, positions: int | None = None
-    ) -> Iterator[PackedRow]:
-        """Cut pairs into rows for `logits`; `positions` bounds the tokens of a row further."""
-        numbers = range(len(pairs)) if numbers is None else numbers
-        if self.packs:
-            yield from Planner(pairs, numbers, min(self.budget, positions or self.budget)).rows()
-            return
-        for i in numbers:  # a row each, whole: nothing of one may depend on another
-            yield from Planner(pairs, [i], self.context + 1).rows()
-
-    @torch.inference_mode()
-    def logits(self, row: PackedRow) -> torch.Tensor:
-        """Return the logits (W, V) of the row's wanted places, in the model's dtype."""
-        wanted = row.wanted  # no tensor: it would go to the first GPU of a model, and the head may be on another
-        if not self.packs:
-            whole: torch.Tensor = self.model(input_ids=self._ids(row.tokens), use_cache=False).logits[0]
-            return whole[wanted]
-        self._walk_to(row.prefix)
-        found = self._forward(row.tokens, row.positions, self._mask(row), wanted or 1)
-        if row.mask is None:
-            self.path = row.prefix + row.tokens
-        else:
-            self.cache.crop(-len(row.tokens))
-        return found[: len(wanted)]
-
-    def close(self) -> None:
-        """Drop the cache and the model."""
-        self._drop()
-        self.model = None
-
-    def _packed(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
-        """Score in rows; when memory runs out, halve the budget and go on with what is not done."""
         self.probe(pairs)
         if not self.packs:
             yield from self._plain(pairs)
@@ -154,6 +120,47 @@ class Scorer:
                     what = "not enough memory to score a single row; use a smaller dtype or model"
                     raise UsageError(f"[model]: {what}") from None
 
+    def rows(
+        self, pairs: Sequence[Pair], *, numbers: Sequence[int] | None = None, positions: int | None = None
+    ) -> Iterator[PackedRow]:
+        """Cut pairs into rows for `logits`; `positions` bounds the tokens of a row further."""
+        numbers = range(len(pairs)) if numbers is None else numbers
+        if self.packs:
+            yield from Planner(pairs, numbers, min(self.budget, positions or self.budget)).rows()
+            return
+        for i in numbers:  # a row each, whole: nothing of one may depend on another
+            yield from Planner(pairs, [i], self.context + 1).rows()
+
+    @torch.inference_mode()
+    def logits(self, row: PackedRow) -> torch.Tensor:
+        """Return the logits (W, V) of the row's wanted places, in the model's dtype."""
+        wanted = row.wanted  # no tensor: it would go to the first GPU of a model, and the head may be on another
+        if not self.packs:
+            whole: torch.Tensor = self.model(input_ids=self._ids(row.tokens), use_cache=False).logits[0]
+            return whole[wanted]
+        if self.cache is None:
+            self.cache = DynamicCache(config=self.model.config)
+        kept = common(self.path, row.prefix)  # what of it is in the cache already
+        self._keep(kept - kept % self.step if self.fresh else kept)
+        size = self.step if self.fresh else self.budget
+        for start in range(len(self.path), len(row.prefix), size):
+            end = min(start + size, len(row.prefix))
+            self._forward(row.prefix[start:end], range(start, end), None, 1)
+            self.path = row.prefix[:end]
+        if self.fresh:
+            self.whole, self.fresh = len(row.prefix) - len(row.prefix) % self.step, False
+        found = self._forward(row.tokens, row.positions, self._mask(row), wanted or 1)
+        if row.mask is None:
+            self.path = row.prefix + row.tokens
+        else:
+            self.cache.crop(-len(row.tokens))
+        return found[: len(wanted)]
+
+    def close(self) -> None:
+        """Drop the cache and the model."""
+        self._drop()
+        self.model = None
+
     def _take(self, row: PackedRow, logits: torch.Tensor, found: list[Scored]) -> None:
         """Add what a row says about its requests."""
         asked = [pair for _, places, tokens in row.targets for pair in zip(places, tokens, strict=True)]
@@ -184,31 +191,11 @@ class Scorer:
             self.path = self.path[:tokens]
             self.whole = min(self.whole, tokens - tokens % self.step)
 
-    def _walk_to(self, prefix: list[int]) -> None:
-        """Have exactly `prefix` in the cache, keeping what is there of it already."""
-        if self.cache is None:
-            self.cache = DynamicCache(config=self.model.config)
-        kept = common(self.path, prefix)
-        self._keep(kept - kept % self.step if self.fresh else kept)
-        size = self.step if self.fresh else self.budget
-        for start in range(len(self.path), len(prefix), size):
-            end = min(start + size, len(prefix))
-            self._forward(prefix[start:end], range(start, end), None, 1)
-            self.path = prefix[:end]
-        if self.fresh:
-            self.whole, self.fresh = len(prefix) - len(prefix) % self.step, False
-
     def _forward(self, tokens: Sequence[int], positions: Sequence[int], mask: Any, keep: Any) -> torch.Tensor:
         self.run += len(tokens)
+        given = {"input_ids": self._ids(tokens), "position_ids": self._ids(positions), "attention_mask": mask}
         with tiled() if self.tiles else nullcontext():
-            done = self.model(
-                input_ids=self._ids(tokens),
-                position_ids=self._ids(positions),
-                attention_mask=mask,
-                cache=self.cache,
-                use_cache=True,
-                logits_to_keep=keep,
-            )
+            done = self.model(**given, cache=self.cache, use_cache=True, logits_to_keep=keep)
         logits: torch.Tensor = done.logits[0]
         return logits
 
@@ -258,12 +245,26 @@ class Scorer:
             order = order[size:]
 
     def probe(self, pairs: Sequence[Pair]) -> None:
-        """Try sharing once, and give it up for a model whose scores it changes; `why_plain` says so."""
+        """Try sharing once, and give it up for a model whose scores it changes; `why_plain` says so.
+
+        It is tried on pieces of two pairs, behind what they begin with in common: that costs next to nothing.
+        """
         if self.probed or not self.packs or len(pairs) < 2:
             return
         self.probed, state = True, self.random.getstate()
         try:
-            self._probe(pairs)
+            first, last, predicted = PROBE
+            one = self.random.randrange(len(pairs))
+            others = [i for i, (context, _) in enumerate(pairs) if context != pairs[one][0]] or [one]
+            some = [pairs[one], pairs[self.random.choice(others)]]
+            tried = [(pairs[one][0][:first] + context[-last:], target[:predicted]) for context, target in some]
+            shared = [Scored() for _ in tried]
+            # So many that both ends fit in a row, and the beginning does not: it goes to the cache, they behind a mask.
+            for row in Planner(tried, range(len(tried)), 2 * (last + predicted)).rows():
+                self._take(row, self.logits(row), shared)
+            self._drop()
+            for i, alone in self._plain(tried):
+                self._compare(shared[i], alone)
         except Exception as error:
             if isinstance(error, UsageError) or out_of_memory(error):
                 raise
@@ -276,22 +277,6 @@ class Scorer:
                 return
             self.packs = False
             self.why_plain = f"they were tried, and failed: {' '.join(str(error).split())[:200]}"
-
-    def _probe(self, pairs: Sequence[Pair]) -> None:
-        """Try sharing on pieces of two pairs, behind what they begin with in common: it costs next to nothing."""
-        first, last, predicted = PROBE
-        one = self.random.randrange(len(pairs))
-        others = [i for i, (context, _) in enumerate(pairs) if context != pairs[one][0]] or [one]
-        head = pairs[one][0][:first]
-        some = [pairs[one], pairs[self.random.choice(others)]]
-        pieces = [(head + context[-last:], target[:predicted]) for context, target in some]
-        shared = [Scored() for _ in pieces]
-        # So many that both ends fit in a row, and the beginning does not: it goes to the cache, they behind a mask.
-        for row in Planner(pieces, range(len(pieces)), 2 * (last + predicted)).rows():
-            self._take(row, self.logits(row), shared)
-        self._drop()
-        for i, alone in self._plain(pieces):
-            self._compare(shared[i], alone)
 
     def _compare(self, shared: Scored, alone: Scored) -> None:
         """Hold a score to the plain one; raises RuntimeError where they are too far apart."""
