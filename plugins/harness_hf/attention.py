@@ -12,7 +12,7 @@ functions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -31,8 +31,7 @@ LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
 T = TypeVar("T")
 
 
-@contextmanager
-def tiled() -> Iterator[None]:
+def tiled() -> AbstractContextManager[None]:
     """Compute attention of long rows by tiles, in float32, wherever a model calls PyTorch's own."""
     additive = _once_a_mask(lambda mask: _own(_additive(mask, torch.float32)[0, 0].float()))
 
@@ -44,11 +43,9 @@ def tiled() -> Iterator[None]:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         mask = None if attention_mask is None else additive(attention_mask)
-        found = _by_tiles(query[0].float(), key[0].float(), value[0].float(), mask, scale)
-        return found.to(query.dtype)[None], None
+        return _by_tiles(query[0].float(), key[0].float(), value[0].float(), mask, scale).to(query.dtype)[None], None
 
-    with _standing_for_sdpa(attend):
-        yield
+    return _standing_for_sdpa(attend)
 
 
 def _once_a_mask(make: Callable[[torch.Tensor], T]) -> Callable[[torch.Tensor], T]:
@@ -98,8 +95,7 @@ def _by_tiles(
     return found
 
 
-@contextmanager
-def by_document() -> Iterator[None]:
+def by_document() -> AbstractContextManager[None]:
     """Compute attention of packed rows within their documents, in float32, wherever a model calls PyTorch's own."""
     documents = _once_a_mask(_documents)
 
@@ -114,8 +110,7 @@ def by_document() -> Iterator[None]:
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         return PerDocument.apply(query, key, value, found, scale), None  # type: ignore[no-untyped-call]
 
-    with _standing_for_sdpa(attend):
-        yield
+    return _standing_for_sdpa(attend)
 
 
 def _documents(mask: torch.Tensor) -> list[tuple[int, int, int]]:
@@ -183,8 +178,7 @@ class PerDocument(torch.autograd.Function):
         return *(x.to(ctx.dtype) for x in whole), None, None
 
 
-@contextmanager
-def beside(prefix: Cache | None) -> Iterator[None]:
+def beside(prefix: Cache | None) -> AbstractContextManager[None]:
     """Compute attention of all rows to a prefix's keys and values as well, wherever a model calls PyTorch's own."""
 
     def attend(
@@ -193,8 +187,7 @@ def beside(prefix: Cache | None) -> Iterator[None]:
         known = prefix.layers[module.layer_idx]  # type: ignore[union-attr]
         return _attend(query, key, value, attention_mask, (known.keys, known.values), **options), None
 
-    with _standing_for_sdpa(attend):
-        yield
+    return _standing_for_sdpa(attend)
 
 
 def can_cascade(model: PreTrainedModel) -> bool:

@@ -97,20 +97,17 @@ def _spread(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Tensor:
     scales = scales[:, None] if scales.ndim == 1 else scales
     for dimension, size in enumerate(codes.shape):
         many = scales.shape[dimension] if scales.ndim == 2 else 0
-        block = {1: size, size: 1}.get(many) or _block(folder)[dimension]
+        block = {1: size, size: 1}.get(many)
+        if not block:  # as the configuration says in the words of one library or another
+            config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+            said: dict[str, Any] = next((config[key] for key in SAID if isinstance(config.get(key), dict)), {})
+            groups = [g.get("weights") or {} for g in (said.get("config_groups") or {}).values()]
+            sizes = [said.get("weight_block_size"), *(weights.get("block_structure") for weights in groups)]
+            block = next((list(size) for size in sizes if size), [BLOCK, BLOCK])[dimension]
         if math.ceil(size / block) != many:
             raise _wrong(folder, name, f"has the shape {list(scales.shape)}, for weights of {list(codes.shape)}")
         scales = scales.repeat_interleave(block, dimension).narrow(dimension, 0, size)
     return scales
-
-
-def _block(folder: Path) -> list[int]:
-    """Return rows and columns of a block, as the configuration says in the words of one library or another."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
-    said: dict[str, Any] = next((config[key] for key in SAID if isinstance(config.get(key), dict)), {})
-    groups = [g.get("weights") or {} for g in (said.get("config_groups") or {}).values()]
-    sizes = [said.get("weight_block_size"), *(weights.get("block_structure") for weights in groups)]
-    return next((list(size) for size in sizes if size), [BLOCK, BLOCK])
 
 
 def _wrong(folder: Path, tensor: str, what: str) -> UsageError:

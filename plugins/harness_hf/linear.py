@@ -145,7 +145,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weight, self.bias
-        if weight.dtype != torch.float32 or not weight.is_cpu or not _plain(x):
+        if not x.dtype == weight.dtype == torch.float32 or not weight.is_cpu or not _as_it_is(x):
             return super().forward(x)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
             done: torch.Tensor = Product.apply(_rows(x), weight, bias)  # type: ignore[no-untyped-call]
@@ -265,11 +265,6 @@ def _times(x: torch.Tensor, scale: float) -> torch.Tensor:
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(-1, x.shape[-1])
-
-
-def _plain(x: torch.Tensor) -> bool:
-    """Return whether activations are multiplied in float32, as they are."""
-    return x.dtype == torch.float32 and _as_it_is(x)
 
 
 def _as_it_is(x: torch.Tensor) -> bool:

@@ -65,22 +65,17 @@ class Planner:
         if prefix - cached >= WORTH_CACHING:
             cached = prefix
         cuts = [lo, *(i for i in range(lo + 1, hi) if self.shared[i] <= level), hi]
-        yield from self._pack(list(pairwise(cuts)), level, cached)
-
-    def _pack(self, children: Sequence[tuple[int, int]], level: int, cached: int) -> Iterator[PackedRow]:
-        """Put subtrees that fit into common rows, and visit each that does not by itself."""
-        packed: list[int] = []
-        size = 0
-        for lo, hi in children:
-            alone = self._size(lo, hi, cached)
+        packed, size = list[int](), 0
+        for begin, end in pairwise(cuts):  # subtrees: those that fit share rows, each that does not is cut by itself
+            alone = self._size(begin, end, cached)
             if packed and size + alone - (level - cached) > self.budget:
                 yield self._row(packed, cached)
                 packed, size = [], 0
             if alone > self.budget:
-                yield from self._visit(lo, hi, cached)
+                yield from self._visit(begin, end, cached)
                 continue
             size += alone - (level - cached if packed else 0)
-            packed.extend(range(lo, hi))
+            packed.extend(range(begin, end))
         if packed:
             yield self._row(packed, cached)
 

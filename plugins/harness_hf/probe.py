@@ -70,8 +70,7 @@ def _configuration(path: str) -> str:
     model = skeleton(path)
     model.tie_weights()
     implied, held = sum(p.numel() for p in model.parameters()), sources.parameters_of(Path(path))
-    what = f"its config.json wants {implied:,} parameters, its files hold {held:,}"
-    return what if implied > SLACK * held else ""
+    return f"its config.json wants {implied:,} parameters, its files hold {held:,}" if implied > SLACK * held else ""
 
 
 def _generation(path: str) -> str:

@@ -95,7 +95,11 @@ class Tokens:
             if not isinstance(prompt, str):
                 found.append((encoded[keys[i]], ids))
             elif prompt == "":
-                found.append(self._whole(self._fronted(text, ids), as_lm_eval))
+                ids = self._fronted(text, ids)
+                # What stands before the text is the tokenizer's own front, a BOS in the text, or else `prefix`.
+                given = len(self.front) if self.front and ids[: len(self.front)] == self.front else 0
+                given = given or int(ids[:1] == [self.prefix])
+                found.append((ids[:given], ids[given:]) if given and not as_lm_eval else ([self.prefix], ids))
             else:
                 rest = wholes[i][len(contexts[i]) :] if text else ""
                 context, ids = encoded[keys[i]], self._fronted(wholes[i], ids)
@@ -103,12 +107,6 @@ class Tokens:
                 behind = self.plain(rest) if straddled and rest else ids[len(context) :]
                 found.append((context or [self.prefix], behind))
         return found
-
-    def _whole(self, ids: list[int], as_lm_eval: bool) -> Pair:
-        """Split what stands before a text from it: the tokenizer's own front, a BOS in the text, or else `prefix`."""
-        given = len(self.front) if self.front and ids[: len(self.front)] == self.front else 0
-        given = given or int(ids[:1] == [self.prefix])
-        return (ids[:given], ids[given:]) if given and not as_lm_eval else ([self.prefix], ids)
 
     @cached_property
     def stops(self) -> set[int]:
