@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import hookimpl, loader
-from harness.internals import schema
+import harness_hf
+from harness import UsageError, did_you_mean, digest_of, hookimpl, loader
+from harness.internals import keys, schema
 from harness_vllm import environment
 from harness_vllm.environment import Flags
 
@@ -29,16 +32,45 @@ def harness_loaders() -> dict[str, Any]:
 
 @schema.takes(Flags)
 def open_source(path: str, options: Flags) -> LocalSource:
-    """Bring a model onto this machine and tell what it is; raises UsageError where vLLM is not there to load it."""
-    environment.check_flags(options)
+    """Bring a model onto this machine and tell what it is, with the context that vLLM has room for.
+
+    Raises UsageError at values that no engine could be started with, where vLLM is not there to load it, and at a
+    quantised model.
+    """
+    share, length = options.gpu_memory_utilization, options.max_model_len
+    if options.tensor_parallel_size < 1:
+        raise UsageError(f"tensor_parallel_size is {options.tensor_parallel_size}, want 1 or more")
+    if share is not None and not 0 < share <= 1:
+        raise UsageError(f"gpu_memory_utilization is {share}, want a share from 0 to 1")
+    if length is not None and length <= environment.SPARE:
+        raise UsageError(f"max_model_len is {length}, want more than {environment.SPARE}")
+    for name, value in (options.engine or {}).items():
+        if (kind := environment.PASSED.get(name)) is None:
+            raise UsageError(f'engine: "{name}" is not passed on to vLLM{did_you_mean(name, environment.PASSED)}')
+        if not schema.fits(value, kind):
+            raise UsageError(f"engine: {name} is {schema.show(value)}, want {schema.kind(kind)}")
     environment.check(options.python)
-    return environment.source(path, options)
+    opened = harness_hf.open_source(path, revision=options.revision, sha256=options.sha256)
+    if told := harness_hf.told_of(Path(opened.path), "config.json").get("quantization_config"):
+        how = told.get("quant_method", "quantised") if isinstance(told, dict) else told
+        raise UsageError(f'model "{path}": is stored in {how}, which no test proves here with vLLM; use = "hf"')
+    if not (opened.context or length):
+        return opened
+    return replace(opened, context=environment.context(opened.context, length, path))
 
 
 @schema.takes(Flags)
 def identify(ref: ModelRef, options: Flags) -> str | None:
-    """Return the identity of all an answer depends on, loading no model; None in an environment without vLLM."""
-    return environment.identity(ref, options)
+    """Digest weights, adapter, tokenizer, hardware, libraries, vLLM's version, flags and switches, and our code.
+
+    Loads no model; None in an environment without vLLM. Which interpreter runs it is no part of it.
+    """
+    if (version := environment.installed()) is None:
+        return None  # told by a worker of that environment
+    pins: Any = {} if Path(ref.path).is_dir() else {"revision": options.revision, "sha256": options.sha256}
+    told = {name: value for name, value in vars(options).items() if name != "python"}
+    code = keys.of_code([environment])
+    return digest_of([harness_hf.identify(ref, **pins), version, told, environment.switches(), code])
 
 
 @loader(open=open_source, identity=identify, needs=lambda _: ("torch", "transformers"), piece=PIECE, lacks=LACKS)

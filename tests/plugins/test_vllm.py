@@ -376,7 +376,7 @@ def test_an_adapter_is_folded_for_the_engine_and_leaves_nothing(
     from safetensors.torch import load_file
 
     from harness_lora import lora
-    from harness_vllm.folded import folded
+    from harness_vllm.subject import folded
     from tests.helpers.adapters import make_adapter
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
@@ -407,7 +407,7 @@ def test_workers_fold_once_and_the_last_removes_it(
 ) -> None:
     """Who wants the same while another holds it gets that; what a killed one left is made again and not believed."""
     from harness_lora import lora
-    from harness_vllm import folded as module
+    from harness_vllm import subject as module
     from tests.helpers.adapters import make_adapter
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
