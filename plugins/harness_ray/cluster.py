@@ -29,7 +29,6 @@ QUIET = {  # before Ray is imported
     "RAY_DEDUP_LOGS": "0",
     "RAY_AUTH_MODE": "token",
 }
-TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 -- its name
 PATIENCE = 20.0  # seconds for what a lost worker had to be free again
 _held: dict[str, int] = {}  # by place: the workers of the stage before
 ANSWERS = 5.0  # seconds for a cluster to take a connection
@@ -74,12 +73,11 @@ class Cluster:
     def _free(self, ray: Any, wanted: int) -> int:
         """Return how many GPUs or processors are free; what was in use a moment ago may take some seconds to be."""
         until = time.monotonic() + PATIENCE
-        while (count := self._room(ray)) < wanted and time.monotonic() < until:
+        while True:
+            count = int(ray.available_resources().get(self.kind, 0)) // self.each
+            if count >= wanted or time.monotonic() >= until:
+                return count
             time.sleep(0.2)
-        return count
-
-    def _room(self, ray: Any) -> int:
-        return int(ray.available_resources().get(self.kind, 0)) // self.each
 
     def _actor(self, ray: Any) -> Worker:
         self.started += 1
@@ -127,7 +125,7 @@ def connected(cluster: Cluster) -> Any:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not cluster.place:
-        os.environ.setdefault(TOKEN, secrets.token_hex(32))  # or Ray would write one into the user's home
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or Ray would write one into the user's home
     try:
         import ray
     except ModuleNotFoundError:

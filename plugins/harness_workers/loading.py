@@ -129,8 +129,7 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None) -> Ite
         else:
             opens = partial(load_here, loader, own, shelf.told)
         if not (about.remote or (crew and crew.elsewhere)):
-            key = digest_of([id(loader), options.on, [told_ref(ref) for ref in own]])
-            opens = partial(shelf.borrowed, key, opens)
+            opens = partial(shelf.borrowed, digest_of([id(loader), options.on, [told_ref(ref) for ref in own]]), opens)
         models = Models(opens)
         stack.callback(models.close)
         identify = about.identity if responses else None

@@ -79,13 +79,9 @@ class Child:
             self._kill(f"{error}, and it was ended")
         except OSError:
             pass  # how it ended says why
-        raise Lost(self._why())
-
-    def _why(self) -> str:
-        """Return why it was ended or else how it ended, and the last that it said."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
-        code, words = self._process.returncode, ""
+        code, words = self._process.returncode, ""  # and the last that it said
         left = f"ended with {code}" if code else "it said no more"
         if code and code < 0:
             known = {s.value: s.name for s in signal.Signals}
@@ -94,7 +90,7 @@ class Child:
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 10_000))
             lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
             words = f": {shorten(lines[-1])}" if lines else ""
-        return f"{self._ended or left}{words}"
+        raise Lost(f"{self._ended or left}{words}")
 
     def close(self, why: str = "it was ended") -> None:
         """End the process and all that it started."""

@@ -119,18 +119,14 @@ class Work:
 
 def at_fault(rows: Sequence[Any], why: Exception | None) -> str:
     """Return in a line which rows are never answered: one, and how that ended, or several that are only together."""
-    first = f'"{_begin(rows[0])}"'
-    if why is None:
-        return f"{TRIES} times {len(rows)} rows were not answered, the first is {first}, and each half was: memory?"
-    return f"the row {first} is never answered: {why}"
-
-
-def _begin(request: Any) -> str:
-    """Return what a request asks, in a line: its beginning and its end, where rows differ behind examples."""
-    text = request[0] or request[1] if isinstance(request, (list, tuple)) and len(request) == 2 else request
+    first = rows[0]
+    text = first[0] or first[1] if isinstance(first, (list, tuple)) and len(first) == 2 else first
     if isinstance(text, list):
         text = str(text[-1].get("content")) if text and isinstance(text[-1], dict) else str(text)
-    return shorten(" ".join(str(text).split()), 120)
+    row = f'"{shorten(" ".join(str(text).split()), 120)}"'  # its beginning and its end: behind examples rows differ
+    if why is None:
+        return f"{TRIES} times {len(rows)} rows were not answered, the first is {row}, and each half was: memory?"
+    return f"the row {row} is never answered: {why}"
 
 
 class Streamed:

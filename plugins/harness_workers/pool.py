@@ -163,8 +163,7 @@ class Pool:
                     done += len(rows)
                     if several:
                         facts = {"workers": len(self.alive), **({"lost": self.lost} if self.lost else {})}
-                        what = f"{self.subjects[number].name}: answers"
-                        self._tell(Progress(what, done, len(requests), facts))
+                        self._tell(Progress(f"{self.subjects[number].name}: answers", done, len(requests), facts))
                     yield from rows
         finally:
             for task in self._at.values():
@@ -220,9 +219,8 @@ class Pool:
             task.heard = time.monotonic()
             with suppress(ValueError, TypeError):  # what is wrong with them shows in the end: they are still wanted
                 if told := protocol.unpacked(said).get("rows"):
-                    rows = protocol.read_rows(task.method, told, task.wanted)
+                    self._kept.append((task, protocol.read_rows(task.method, told, task.wanted)))
                     task.moved = task.heard
-                    self._kept.append((task, rows))
 
     def _reply(self, future: Future[str], task: _Errand) -> list[tuple[int, Any]] | Exception:
         """Return the last rows as what they must be, or the error that came instead of them."""
@@ -257,15 +255,12 @@ class Pool:
         now = time.monotonic()
         if task.worker.beats and now - task.heard > self.patience:
             task.worker.close(f"it was silent for {self.patience:g} s and was ended; --patience allows more")
-        elif now - task.moved > LIVES * self.patience and now - task.moved > (most := self._most(task)):
-            what = "gave no row" if task.method else "had not loaded"
-            task.worker.close(f"it lived and {what} for {most:g} s and was ended; --patience allows more")
-
-    def _most(self, task: _Errand) -> float:
-        """Return how many seconds one that lives may take for a row; of many pieces, it is not asked at each look."""
-        took = self._took[task.method]
-        others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST * self.patience / PATIENCE
-        return max(LIVES * self.patience, others)
+        elif now - task.moved > LIVES * self.patience:  # or what others took, of whom the median is not for each look
+            took = self._took[task.method]
+            others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST * self.patience / PATIENCE
+            if now - task.moved > (most := max(LIVES * self.patience, others)):
+                what = "gave no row" if task.method else "had not loaded"
+                task.worker.close(f"it lived and {what} for {most:g} s and was ended; --patience allows more")
 
     def _again(self, worker: Worker, why: Lost, *, loading: bool) -> None:
         """Note a loss, and start a successor."""
