@@ -1,17 +1,21 @@
-"""D1 to D9, D15 and D19: the labels and the collated batches of the trainer that was built, token by token."""
+"""D1 to D9, D15 and D19: the labels and the collated batches of the trainer that was built, token by token.
+
+And keys of chat rows that change nothing of what the chat template writes: what is left out of them without a word.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import harness_hf
 from harness import Built, Example, Finding, ModelRef, TrainingRow, checker, quote
-from harness.internals import Severity, chat, marked_text
-from harness_checks import frames, keys
-from harness_checks.frames import messages_of
-from harness_checks.lint import counted
+from harness.internals import Severity, chat, marked_text, text_of
+from harness_checks.frames import Write, differ, messages_of
+from harness_checks.lint import JUDGED, counted, numbers, place
 from harness_hf import Tokens
 
 if TYPE_CHECKING:
@@ -26,6 +30,14 @@ FIXTURES = [  # conversations
     [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=False)]
     for turns in (("What is two plus two?",), ("Say hello.", "Hello."), ("One?", "Two.", "Three?", "Four."))
 ]
+RENDERED = 24  # rows of each key, and four times as many messages, that are rendered with and without it
+OBEYED = {"weight", "train"}  # by `sft`: whether a turn is learnt
+SPARE = ("id", "name", "tool_call_id")  # which most templates leave out, and nobody misses
+ASKED = re.compile(r"""(?:\.|\[|get\()\s*['"]?([a-z_]+)""")  # for by a template, of messages among others
+EMPTY: tuple[object, ...] = (None, "", [], {})
+OTHER = "remove it, or take a chat template that writes it"
+SYSTEM = 'put it first among the messages, with the role "system"'
+Key = tuple[str, bool]  # its name, and whether it stands beside the messages
 
 
 @checker(title="masked-eos-token")
@@ -42,10 +54,9 @@ def end_token(built: Built) -> Iterator[Finding]:
     ends = [d for d in ends if any(label != IGNORED for label in d.labels)]
     endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED][-TAIL:])]
     if stops and len(endless) > (1 - WELL) * len(ends):
-        what = f"{len(endless)} of {len(ends)} rows in the batches do not learn to stop"
         evidence = [quote(marked_text(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
         fix = "a pad token that is not the end-of-sequence token, and rows with an end"
-        yield Finding("error", what, evidence, fix)
+        yield Finding("error", f"{len(endless)} of {len(ends)} rows in the batches do not learn to stop", evidence, fix)
 
 
 @checker(title="masked-end-of-turn")
@@ -199,9 +210,9 @@ def other_template(
     def write(messages: Any, opened: bool, given: Mapping[str, Any]) -> str | None:
         return _render(theirs, messages, theirs.chat_template, add_generation_prompt=opened, **given)
 
-    yield from frames.differ(rows, tasks, write)
+    yield from differ(rows, tasks, write)
     if theirs.chat_template:
-        yield from keys.unread([row for row in rows if messages_of(row)], str(theirs.chat_template), write)
+        yield from unread([row for row in rows if messages_of(row)], str(theirs.chat_template), write)
 
 
 def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
@@ -220,6 +231,76 @@ def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -
         what = f"{len(odd)} of {len(sample)} chat rows are not trained on as the base's chat template writes them"
         fix = "does the trainer drop tools, chat_template_kwargs or keys of messages? is its template another?"
         yield Finding("error", what, odd, fix, "rows")
+
+
+def unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Iterator[Finding]:
+    """Yield the keys of chat rows that `write` does not read, and the answers of which it leaves out a part."""
+    holders: dict[Key, list[tuple[TrainingRow, list[int]]]] = defaultdict(list)
+    for row in rows:
+        for key, places in _places(row).items():
+            holders[key].append((row, places))
+    for key, held in holders.items():
+        marked = [one for one in held if key[0] == "content" and "</" in text_of(messages_of(one[0]))] or held
+        sample = marked[:: max(1, len(marked) // RENDERED)][:RENDERED]
+        tried = [(row, at) for row, places in sample for at in places][: 4 * RENDERED]
+        if not (lost := [(row, at) for row, at in tried if not _written(row, at, key, write)]):
+            continue
+        learnt = any(_is_learnt(row, at) for row, at in lost)
+        how: Severity = "warning" if learnt else "note"  # as thoughts are left out of a prompt
+        if whole := len(lost) == len(tried) and key[0] != "content":
+            what = f'{counted(len(held), len(rows))}: the chat template does not write "{key[0]}"'
+            fix = (SYSTEM if key[0] == "system" else OTHER) if key[1] else _way_out(*lost[0], key[0], template, write)
+            how = "note" if key[0] in SPARE else "error" if key[0] == "tool_calls" and learnt else "warning"
+        else:
+            what = f'the chat template leaves out "{key[0]}", or a part of it, in {len(lost)} of {len(tried)} messages'
+            fix = "learn the last answer alone (prompt and completion), or take a template that writes it everywhere"
+        evidence = [place(row, rows) + f", message {at + 1}" * (at >= 0) for row, at in lost]
+        yield Finding(how, what, evidence, fix, "keys", numbers(row for row, _ in (held if whole else lost)))
+
+
+def _places(row: TrainingRow) -> dict[Key, list[int]]:
+    """Return which messages of a chat row have a key that holds something, of contents the learnt; -1 is beside."""
+    spared = {"role"} if JUDGED & row.row.keys() else {"role"} | OBEYED
+    found: dict[Key, list[int]] = defaultdict(list)
+    for at, message in enumerate(messages_of(row)):
+        for key in (key for key, value in message.items() if key not in spared and value not in EMPTY):
+            if key != "content" or (isinstance(message[key], str) and _is_learnt(row, at)):
+                found[key, False].append(at)
+    beside = [*chat.of_training(row.row), *(["system"] if isinstance(row.raw.get("system"), str) else [])]
+    return found | {(key, True): [-1] for key in beside}
+
+
+def _is_learnt(row: TrainingRow, at: int) -> bool:
+    asked = 0 if "messages" in row.row else len(row.row["prompt"])
+    return at >= asked and messages_of(row)[at].get("role") == "assistant"
+
+
+def _written(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
+    """Return whether a row is written otherwise without a key; an answer, whether all but its white space is."""
+    messages, given = messages_of(row), chat.of_training(row.row)
+    if key == ("system", True):
+        return str(row.raw["system"]).strip() in row.prompt
+    if key[1]:
+        less = {name: value for name, value in given.items() if name != key[0]}
+        parts = ((messages, False), (messages[:-1], True))
+        return any(write(part, opened, given) != write(part, opened, less) for part, opened in parts)
+    if (text := write(messages, False, given)) is None:
+        return True  # D11-template tells
+    if key[0] == "content":
+        return "".join(text_of(messages[at : at + 1]).split()) in "".join(text.split())
+    bare = {name: value for name, value in messages[at].items() if name != key[0]}
+    return write([*messages[:at], bare, *messages[at + 1 :]], False, given) != text
+
+
+def _way_out(row: TrainingRow, at: int, key: str, template: str, write: Write) -> str:
+    """Return what to do about a key: to give it the template's own name, where one of those writes its value."""
+    messages, given = messages_of(row), chat.of_training(row.row)
+    bare, value = {k: v for k, v in messages[at].items() if k != key}, messages[at][key]
+    for name in sorted(set(ASKED.findall(template)) - bare.keys()) if isinstance(value, str) else ():
+        text = write([*messages[:at], bare | {name: value}, *messages[at + 1 :]], False, given)
+        if value.strip() in (text or ""):
+            return f'rename it "{name}", which the template writes'
+    return OTHER
 
 
 @checker(title="prompt-tokenization-mismatch")

@@ -45,14 +45,12 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
     """
     training, held_out = (of_rows([r for r in rows if bool(r.row.get(HELD_OUT)) is held]) for held in (False, True))
     for group in _by_data(tasks):
-        evaluated = of_samples(group[0].samples or ())
-        yield from _compare("training data", training, group, evaluated)
-        yield from _compare("validation data", held_out, group, evaluated)
         chosen = () if group[0].select == group[0].samples else group[0].select  # --select evaluates those
-        if selected := of_samples(chosen or ()):
-            yield from _compare("training data", training, group, selected, "the select split of ")
-            yield from _compare("validation data", held_out, group, selected, "the select split of ")
-            yield from _compare("select split", selected, group, evaluated)
+        evaluated, selected = (of_samples(some or ()) for some in (group[0].samples, chosen))
+        for asked, split in ((evaluated, ""), (selected, "the select split of ")):
+            yield from _compare("training data", training, group, asked, split)
+            yield from _compare("validation data", held_out, group, asked, split)
+        yield from _compare("select split", selected, group, evaluated)
         yield from _groups(rows, group)
         most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
         if group[0].shots and most and group[0].spec.fewshot_data:
@@ -222,8 +220,7 @@ def _covered(ours: Encoded, theirs: Encoded) -> Hits:
     share = np.bincount(other[hit], minlength=len(total)) / np.maximum(total, 1)
     found = {}
     for i in np.flatnonzero(share >= COVERED):
-        mine = text[place[hit & (other == i)]]
-        found[int(i)] = (int(np.bincount(mine).argmax()), float(share[i]))
+        found[int(i)] = (int(np.bincount(text[place[hit & (other == i)]]).argmax()), float(share[i]))
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import harness_hf
 import harness_lora
-from harness import Finding, ModelRef, TrainingRow, checker, quote
+from harness import Finding, ModelRef, TrainingRow, UsageError, checker, quote
 from harness.internals import Severity, weight_files
 from harness_checks.frames import prompt_of
 from harness_hf import Tokens
@@ -162,7 +162,8 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         what = "the chat template is not the base's"
         yield Finding("error", what, odd, "copy chat_template.jinja from the base, unless you meant to", "template")
     folders = Path(base.path), Path(merged.path)
-    settings = [NEUTRAL | _generation(folder) for folder in folders]  # a value that is not there is the neutral one
+    paths = [folder / "generation_config.json" for folder in folders]  # a value that is not there is the neutral one
+    settings = [NEUTRAL | dict(json.loads(p.read_text("utf-8")) if p.is_file() else {}) for p in paths]
     for name, found, kind in (
         ("tokenizer.json", _tokenizers(*folders), "tokenizer"),
         ("config.json", _configs(*folders), "config"),
@@ -232,11 +233,8 @@ def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str]
 
         device = next(subject.model.parameters()).device
         with subject._active(), torch.inference_mode():
-            found = []
-            for ids in subject.tokens.prompts(texts):
-                logits = subject.model(torch.tensor([ids], device=device)).logits[0]
-                found.append(logits.float().log_softmax(-1).cpu())
-            return found
+            prompts = (torch.tensor([ids], device=device) for ids in subject.tokens.prompts(texts))
+            return [subject.model(ids).logits[0].float().log_softmax(-1).cpu() for ids in prompts]
 
 
 @dataclass
@@ -278,8 +276,6 @@ class _Sum:
 
 def _plan(base: Path, adapter: Path) -> Any:
     """Return what a merge of an adapter does to each tensor, or None for one of a kind that is not merged here."""
-    from harness import UsageError
-
     try:
         return harness_lora.make_plan(base, adapter, read_headers(base), None)
     except UsageError:
@@ -355,11 +351,6 @@ def _configs(before: Path, after: Path) -> list[str]:
     with harness_hf.quiet():
         one, two = (AutoConfig.from_pretrained(folder, local_files_only=True).to_dict() for folder in (before, after))
     return list(_apart(*(_without(side, STORED) for side in (one, two))))
-
-
-def _generation(folder: Path) -> dict[str, Any]:
-    path = folder / "generation_config.json"
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
 def _without(value: Any, names: set[str]) -> Any:

@@ -14,7 +14,7 @@ pytest.importorskip("jinja2")
 import jinja2
 
 from harness.records.findings import Finding, TrainingRow
-from harness_checks.keys import unread
+from harness_checks.batches import unread
 from tests.helpers.late import late
 
 late("trl")
