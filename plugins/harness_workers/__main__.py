@@ -1,8 +1,6 @@
 """`python -m harness_workers`: one worker, in whichever environment has the harness and the loader's plugin."""
 
-import sys
-
 from harness_workers.child import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -105,7 +105,7 @@ class Desk:
         return found
 
 
-def main() -> int:
+def main() -> None:
     """Answer messages from stdin on stdout until stdin ends, which ends this process whatever it is doing.
 
     What else is printed goes to stderr.
