@@ -48,9 +48,7 @@ class Scored:
     greedy: bool = True
 
     def add(self, logprobs: Sequence[float], greedy: Sequence[bool]) -> None:
-        self.total += sum(logprobs)
-        self.tokens += len(logprobs)
-        self.greedy &= all(greedy)
+        self.merge(Scored(sum(logprobs), len(logprobs), all(greedy)))
 
     def merge(self, other: Scored) -> None:
         """Add what follows in the same text."""
@@ -215,9 +213,15 @@ class Scorer:
     def _plain(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
         """Score pairs in padded batches of whole sequences: the reference."""
         inputs = [(context + target)[:-1] for context, target in pairs]
-        for batch in self._batches(inputs):
-            width = max(len(inputs[i]) for i in batch)
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
+        order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
+        switch = switch_of(self.model)
+        while order:  # inputs of like lengths, the longest first, at most `budget` tokens with their padding
+            longest = len(inputs[order[0]])
+            size = max(1, self.budget // max(1, longest))
+            # In company with a longer row a short one would be turned as that is.
+            size = next((n for n, i in enumerate(order[:size]) if len(inputs[i]) <= switch < longest), size)
+            batch, order = order[:size], order[size:]
+            ids = torch.zeros(len(batch), longest, dtype=torch.long)
             seen = torch.zeros_like(ids)
             for k, i in enumerate(batch):  # padding goes to the right, where causal attention never looks
                 ids[k, : len(inputs[i])] = torch.tensor(inputs[i])
@@ -231,18 +235,6 @@ class Scorer:
                 found = Scored()
                 found.add(*_gather(logits[k], places, torch.tensor(target, device=logits.device)))
                 yield i, found
-
-    def _batches(self, inputs: Sequence[list[int]]) -> Iterator[list[int]]:
-        """Group inputs of like lengths, the longest first, at most `budget` tokens with their padding."""
-        order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
-        switch = switch_of(self.model)
-        while order:
-            longest = len(inputs[order[0]])
-            size = max(1, self.budget // max(1, longest))
-            # In company with a longer row a short one would be turned as that is.
-            size = next((n for n, i in enumerate(order[:size]) if len(inputs[i]) <= switch < longest), size)
-            yield order[:size]
-            order = order[size:]
 
     def probe(self, pairs: Sequence[Pair]) -> None:
         """Try sharing once, and give it up for a model whose scores it changes; `why_plain` says so.
