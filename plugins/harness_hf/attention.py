@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -28,47 +30,31 @@ TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster 
 SHORT = 128  # tokens, the mean of a token's document: of longer ones the scores, which are kept, are too many
 LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
 
-T = TypeVar("T")
+Documents = list[tuple[int, int, int]]  # row, begin and end of each
 
 
 def tiled() -> AbstractContextManager[None]:
     """Compute attention of long rows by tiles, in float32, wherever a model calls PyTorch's own."""
-    additive = _once_a_mask(lambda mask: _own(_additive(mask, torch.float32)[0, 0].float()))
 
-    def attend(
-        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
-    ) -> Any:
+    @lru_cache(1)  # the layers share theirs
+    def shown(mask: Tensor) -> Tensor:
+        """Return an additive mask (T, L), less the columns of keys before the queries' own, where all see all."""
+        mask = _additive(mask, torch.float32)[0, 0].float()
+        before = mask.shape[1] - mask.shape[0]
+        return mask if mask[:, :before].any() else mask[:, before:].contiguous()
+
+    def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
         plain = query.dtype in TILED and query.is_cpu and not _odd(options)
         if not plain or len(query) > 1 or query.shape[2] < LONG:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         scale = options.get("scaling") or query.shape[-1] ** -0.5
-        mask = None if attention_mask is None else additive(attention_mask)
+        mask = None if attention_mask is None else shown(attention_mask)
         return _by_tiles(query[0].float(), key[0].float(), value[0].float(), mask, scale).to(query.dtype)[None], None
 
     return _standing_for_sdpa(attend)
 
 
-def _once_a_mask(make: Callable[[torch.Tensor], T]) -> Callable[[torch.Tensor], T]:
-    """Return a function that makes something of a mask, once while the same one comes: the layers share theirs."""
-    last: list[tuple[torch.Tensor, T]] = []
-
-    def made(mask: torch.Tensor) -> T:
-        if not last or last[0][0] is not mask:
-            last[:] = [(mask, make(mask))]
-        return last[0][1]
-
-    return made
-
-
-def _own(mask: torch.Tensor) -> torch.Tensor:
-    """Return an additive mask (T, L) without the columns of keys before the queries' own, if all see all of them."""
-    before = mask.shape[1] - mask.shape[0]
-    return mask if mask[:, :before].any() else mask[:, before:].contiguous()
-
-
-def _by_tiles(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
-) -> torch.Tensor:
+def _by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Return attention (T, H, D) of queries (H, T, D) to keys and values (G, L, D), of which the last T are their own.
 
     A query sees none after its own, and of the others what an additive mask (T, S) leaves it, which is of the last S
@@ -97,11 +83,9 @@ def _by_tiles(
 
 def by_document() -> AbstractContextManager[None]:
     """Compute attention of packed rows within their documents, in float32, wherever a model calls PyTorch's own."""
-    documents = _once_a_mask(_documents)
+    documents = lru_cache(1)(_documents)  # the layers share a mask
 
-    def attend(
-        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
-    ) -> Any:
+    def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
         plain = query.dtype in TILED and query.is_cpu and not _odd(options) and not options.get("dropout")
         rows, _, length, _ = query.shape  # each of the rows has its own mask, the same for all heads
         own = attention_mask is not None and attention_mask.shape == (rows, 1, length, length)
@@ -113,8 +97,8 @@ def by_document() -> AbstractContextManager[None]:
     return _standing_for_sdpa(attend)
 
 
-def _documents(mask: torch.Tensor) -> list[tuple[int, int, int]]:
-    """Return row, begin and end of each document where a mask (B, 1, T, T) shows a token those before it in its own.
+def _documents(mask: Tensor) -> Documents:
+    """Return the documents where a mask (B, 1, T, T) shows a token those before it in its own.
 
     None of them where it is another mask, or the documents are so long that PyTorch's own attention is the better one.
     """
@@ -135,14 +119,7 @@ class PerDocument(torch.autograd.Function):
     """Attention (B, T, H, E) within documents: queries (B, H, T, D), keys (B, G, T, D) and values (B, G, T, E)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        documents: list[tuple[int, int, int]],
-        scale: float,
-    ) -> torch.Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float) -> Tensor:
         rows, heads, length, width = query.shape
         groups = key.shape[1]
         q = query.float().mul(scale).reshape(rows, groups, -1, length, width)  # (B, G, H/G, T, D)
@@ -162,7 +139,7 @@ class PerDocument(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *shares = ctx.saved_tensors
         rows, groups, each, length, width = q.shape
         g = grad.float().view(rows, length, groups, each, -1)
@@ -181,9 +158,7 @@ class PerDocument(torch.autograd.Function):
 def beside(prefix: Cache | None) -> AbstractContextManager[None]:
     """Compute attention of all rows to a prefix's keys and values as well, wherever a model calls PyTorch's own."""
 
-    def attend(
-        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
-    ) -> tuple[torch.Tensor, None]:
+    def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
         known = prefix.layers[module.layer_idx]  # type: ignore[union-attr]
         return _attend(query, key, value, attention_mask, (known.keys, known.values), **options), None
 
@@ -192,16 +167,12 @@ def beside(prefix: Cache | None) -> AbstractContextManager[None]:
 
 def can_cascade(model: PreTrainedModel) -> bool:
     """Return whether a prefix may be kept apart; whether that gives what a plain forward gives is to be tried."""
-    return model.device.type == "cpu" and _calls_sdpa(model)
+    return model.device.type == "cpu" and getattr(model.config.get_text_config(), "_attn_implementation", "") == "sdpa"
 
 
 def can_tile(model: PreTrainedModel) -> bool:
     """Return whether `tiled` changes anything for a model; whether it is right is to be tried."""
-    return model.device.type == "cpu" and model.dtype in TILED and available() and _calls_sdpa(model)
-
-
-def _calls_sdpa(model: PreTrainedModel) -> bool:
-    return getattr(model.config.get_text_config(), "_attn_implementation", "") == "sdpa"
+    return can_cascade(model) and model.dtype in TILED and available()
 
 
 @contextmanager
@@ -219,21 +190,21 @@ def _odd(options: dict[str, Any]) -> bool:
     return any(options.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
 
 
-def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    prefix: tuple[torch.Tensor, torch.Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    prefix: tuple[Tensor, Tensor],
     scaling: float | None = None,
     **options: Any,
-) -> torch.Tensor:
+) -> Tensor:
     """Return attention (B, T, H, D) to a prefix (1, G, P, D) and to own keys and values (B, G, L, D).
 
     query (B, H, T, D) is causal where no mask (B, 1, T, L) says what it sees of its own.
@@ -259,14 +230,8 @@ def _attend(
 
 
 def _flash(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    scale: float | None,
-    mask: torch.Tensor | None = None,
-    causal: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, mask: Tensor | None = None, causal: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return attention (B, H, T, D) and the log-sum-exps (B, H, T) of its scores."""
     if mask is not None:
         mask = mask.expand(-1, -1, query.shape[2], -1)

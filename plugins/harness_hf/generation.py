@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -101,16 +102,15 @@ def _way(model: PreTrainedModel, answers: Sequence[Answer]) -> Way:
 
 def _right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
     """Answer one way, and compare the logits of the last tokens with those of a plain forward."""
-    last: dict[int, torch.Tensor] = {}
+    last: dict[int, Tensor] = {}
 
-    def choose(logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tensor:
+    def choose(logits: Tensor, answers: Sequence[Answer]) -> Tensor:
         last.update((answer.number, row) for answer, row in zip(answers, logits.float(), strict=True))
         return logits.argmax(-1)
 
     answers = [replace(answer, ids=[]) for answer in answers]
     try:
-        for _ in way(model, answers, choose):
-            pass
+        list(way(model, answers, choose))
         with torch.inference_mode():
             plain = [_plain(model, answer.prompt + answer.ids[:-1]).float() for answer in answers]
     except CheckFailed:
@@ -201,9 +201,9 @@ def _whole(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) ->
         yield answer
 
 
-def _plain(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
+def _plain(model: PreTrainedModel, ids: list[int]) -> Tensor:
     """Return the logits (V) after some tokens."""
-    logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+    logits: Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
     return logits
 
 
@@ -237,7 +237,18 @@ class Batch:
         width = max(map(len, own))
         pads = [width - len(ids) for ids in own]
         ids = torch.tensor([[0] * pad + mine for pad, mine in zip(pads, own, strict=True)], device=self.model.device)
-        cache = self._started(len(answers))
+        if self.prefix and self.start is None:
+            start = self._empty()
+            for at in range(0, len(self.prefix), self.prefill):
+                part = torch.tensor([self.prefix[at : at + self.prefill]], device=self.model.device)
+                places = torch.arange(at + part.shape[1], device=self.model.device)[None]  # (1, L)
+                options = {"attention_mask": torch.ones_like(places), "position_ids": places[:, at:]}
+                self.model(input_ids=part, **options, cache=start, use_cache=True, logits_to_keep=1)
+            self.start = start
+        cache = self._empty()
+        if self.start is not None and not self.cascade:  # else it is kept apart
+            for layer, known in zip(cache.layers, self.start.layers, strict=True):
+                layer.update(known.keys.expand(len(ids), -1, -1, -1), known.values.expand(len(ids), -1, -1, -1))
         goes_on = [True] * len(self.pads) + self._forward(ids, pads, cache, answers)
         missing = cache.get_seq_length() - self.cache.get_seq_length()
         if not self.pads:
@@ -259,7 +270,7 @@ class Batch:
         ids = torch.tensor([[answer.ids[-1]] for answer in self.rows], device=self.model.device)
         return self._retire(self._forward(ids, self.pads, self.cache, self.rows))
 
-    def _forward(self, ids: torch.Tensor, pads: Sequence[int], cache: Any, answers: Sequence[Answer]) -> list[bool]:
+    def _forward(self, ids: Tensor, pads: Sequence[int], cache: Any, answers: Sequence[Answer]) -> list[bool]:
         """Run new tokens (B, T), give each row its next one, and return which rows go on."""
         known = cache.get_seq_length()
         columns = torch.arange(known + ids.shape[1], device=ids.device)  # (L,)
@@ -271,22 +282,6 @@ class Batch:
             done = self.model(**given, cache=cache, use_cache=True, logits_to_keep=1)
         tokens = chosen(done.logits[:, -1], answers, self.choose).tolist()
         return [answer.take(token) for answer, token in zip(answers, tokens, strict=True)]
-
-    def _started(self, rows: int) -> Cache:
-        """Return a cache for so many rows, with the prefix in it unless that is kept apart."""
-        if self.prefix and self.start is None:
-            start = self._empty()
-            for at in range(0, len(self.prefix), self.prefill):
-                part = torch.tensor([self.prefix[at : at + self.prefill]], device=self.model.device)
-                places = torch.arange(at + part.shape[1], device=self.model.device)[None]  # (1, L)
-                options = {"attention_mask": torch.ones_like(places), "position_ids": places[:, at:]}
-                self.model(input_ids=part, **options, cache=start, use_cache=True, logits_to_keep=1)
-            self.start = start
-        cache = self._empty()
-        if self.start is not None and not self.cascade:
-            for layer, known in zip(cache.layers, self.start.layers, strict=True):
-                layer.update(known.keys.expand(rows, -1, -1, -1), known.values.expand(rows, -1, -1, -1))
-        return cache
 
     def _empty(self) -> Cache:
         layers = self.model.config.get_text_config().num_hidden_layers
@@ -319,22 +314,20 @@ class Batch:
 class Layer(DynamicLayer):  # type: ignore[misc] # transformers is not typed
     """Keys and values (B, G, L, D) in a room with more rows and columns than are used, so that they stay in place."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, size: int, before: int) -> None:
         super().__init__()
         self.size, self.before = size, before  # rows at most; columns of the prefix, which never move
-        self._room: list[torch.Tensor] = []
+        self._room: list[Tensor] = []
 
     @property
     def full(self) -> bool:
         """Whether the next column needs a larger room."""
         return bool(self._room) and self.get_seq_length() == self._room[0].shape[-2]
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         rows, start = len(key_states), self.get_seq_length()
         end = start + key_states.shape[-2]
         self._reach(rows, end, like=(key_states, value_states))
@@ -371,12 +364,12 @@ class Layer(DynamicLayer):  # type: ignore[misc] # transformers is not typed
                 room[to, :, :end] = room[row, :, :end]
         self._show(count, end)
 
-    def _show(self, rows: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _show(self, rows: int, end: int) -> tuple[Tensor, Tensor]:
         self.keys, self.values = (room[:rows, :, :end] for room in self._room)
         self.is_initialized = True
         return self.keys, self.values
 
-    def _reach(self, rows: int, columns: int, like: Sequence[torch.Tensor] = ()) -> None:
+    def _reach(self, rows: int, columns: int, like: Sequence[Tensor] = ()) -> None:
         """Have room for so many rows and columns, with what is there in it."""
         there = self._room[0].shape if self._room else (0, 0, 0, 0)
         if rows <= there[0] and columns <= there[2]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 CACHED = 1 << 20  # numbers; of 240 rows of 49,152 in bfloat16 log-probabilities take 17 ms instead of 63
@@ -40,9 +40,9 @@ def available() -> bool:
         return False
 
 
-def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x Wᵀ + b without a gradient: x (…, I), weight (O, I), bias (O,), result (…, O)."""
-    done: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    done: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return done
 
 
@@ -57,14 +57,14 @@ def free_bytes(device: str) -> int | None:
         return None  # of what is no Linux
 
 
-def pieces(x: torch.Tensor) -> Iterator[slice]:
+def pieces(x: Tensor) -> Iterator[slice]:
     """Yield the rows of x (N, V) so many at a time that a processor's cache holds a few float32 copies of them."""
     size = max(1, CACHED // max(x.shape[-1], 1)) if x.is_cpu else 256
     count, parts = len(x), -(-len(x) // size)  # of like size: a single row left over is summed up in another order
     return (slice(count * i // parts, count * (i + 1) // parts) for i in range(parts))
 
 
-def fast_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return x Wᵀ + b without a gradient, by oneDNN where that is the faster: x (N, I), weight (O, I), bias (O,)."""
     fast = x.dtype == weight.dtype == torch.float32 and x.is_cpu and available()
     return product(x, weight, bias) if fast else nn.functional.linear(x, weight, bias)
@@ -74,13 +74,13 @@ class Product(torch.autograd.Function):
     """x Wᵀ + b and its gradients, for rows x (N, I): of more dimensions the result would be a view."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         to_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None  # (N, I)
         to_weight = product(grad.t(), x.t()) if ctx.needs_input_grad[1] else None  # (O, I)
@@ -91,13 +91,13 @@ class Frozen(torch.autograd.Function):
     """x Wᵀ + b and its gradient towards rows x (N, I), with a frozen layer's weight, decoded of 4 bits."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, layer: Any) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:
         ctx.layer = layer
         return fast_linear(x, _weight(layer, x), layer.bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return fast_linear(grad, _weight(ctx.layer, grad).t(), None), None
 
 
@@ -109,9 +109,7 @@ class Adapted(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, layer: Any, rounded: bool
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, scale: float, layer: Any, rounded: bool) -> Tensor:
         early, late = (scale, 1.0) if math.frexp(scale)[0] == 0.5 else (1.0, scale)
         inner = _times(product(x.to(a.dtype), a), early)  # (N, R)
         ctx.save_for_backward(x, inner, a, b)
@@ -122,7 +120,7 @@ class Adapted(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, inner, a, b = ctx.saved_tensors
         early, late = ctx.scales
         wide = grad.to(a.dtype)  # (N, O)
@@ -143,12 +141,12 @@ class Adapted(torch.autograd.Function):
 class Linear(nn.Linear):
     """An nn.Linear whose float32 products on a CPU are oneDNN's; all else is as it was."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         if not x.dtype == weight.dtype == torch.float32 or not weight.is_cpu or not _as_it_is(x):
             return super().forward(x)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
-            done: torch.Tensor = Product.apply(_rows(x), weight, bias)  # type: ignore[no-untyped-call]
+            done: Tensor = Product.apply(_rows(x), weight, bias)  # type: ignore[no-untyped-call]
             return done.view(*x.shape[:-1], -1)
         return product(x, weight, bias)
 
@@ -189,7 +187,7 @@ def _linear4bit() -> type[nn.Module]:
     class Linear4bit(quantised.Linear4bit):  # type: ignore[misc]
         keeps, decoded = False, None  # see `keep_decoded`
 
-        def forward(self, x: torch.Tensor) -> Any:
+        def forward(self, x: Tensor) -> Any:
             if not (_frozen(self, x.dtype) and _as_it_is(x)):
                 return super().forward(x)
             return Frozen.apply(_rows(x), self).view(*x.shape[:-1], -1)  # type: ignore[no-untyped-call]
@@ -202,10 +200,10 @@ def _low_rank(name: str) -> type[nn.Module]:
     """Return one of PEFT's layers that computes as it does, in fewer steps where it can."""
     from peft.tuners import lora
 
-    def forward(self: Any, x: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
+    def forward(self: Any, x: Tensor, *args: Any, **given: Any) -> Tensor:
         one = None if args or given else _only(self, x)
         if one is None:
-            done: torch.Tensor = kind.forward(self, x, *args, **given)
+            done: Tensor = kind.forward(self, x, *args, **given)
             return done
         a, b, scale = self.lora_A[one].weight, self.lora_B[one].weight, self.scaling[one]
         # bitsandbytes' layer rounds before it adds, where the other one adds before it rounds
@@ -217,7 +215,7 @@ def _low_rank(name: str) -> type[nn.Module]:
     return made
 
 
-def _only(layer: Any, x: torch.Tensor) -> str | None:
+def _only(layer: Any, x: Tensor) -> str | None:
     """Return the name of the one plain adapter of a frozen layer that has float32 matrices on the CPU, or None."""
     names, base = layer.active_adapters, layer.base_layer
     if len(names) != 1 or names[0] not in layer.lora_A or layer.lora_variant or layer.disable_adapters or layer.merged:
@@ -243,30 +241,30 @@ def _frozen(layer: Any, dtype: torch.dtype) -> bool:
     return computes == dtype and not learns
 
 
-def _weight(layer: Any, like: torch.Tensor) -> torch.Tensor:
+def _weight(layer: Any, like: Tensor) -> Tensor:
     """Return the weight (O, I) of a frozen layer as it multiplies by it, of 4 bits decoded."""
-    weight: torch.Tensor = layer.weight
+    weight: Tensor = layer.weight
     if (state := getattr(weight, "quant_state", None)) is None:
         return weight
     if layer.keeps and layer.decoded is not None:
         return layer.decoded  # type: ignore[no-any-return]
     from bitsandbytes.functional import dequantize_4bit
 
-    found: torch.Tensor = dequantize_4bit(weight.data, state).to(like.dtype)
+    found: Tensor = dequantize_4bit(weight.data, state).to(like.dtype)
     if layer.keeps:
         layer.decoded = found
     return found
 
 
-def _times(x: torch.Tensor, scale: float) -> torch.Tensor:
+def _times(x: Tensor, scale: float) -> Tensor:
     """Multiply in place."""
     return x if scale == 1 else x.mul_(scale)
 
 
-def _rows(x: torch.Tensor) -> torch.Tensor:
+def _rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _as_it_is(x: torch.Tensor) -> bool:
+def _as_it_is(x: Tensor) -> bool:
     """Return whether activations are on the CPU, some, and nothing casts them."""
     return x.is_cpu and x.numel() > 0 and not torch.is_autocast_enabled("cpu")

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -23,9 +23,6 @@ from harness import CheckFailed, UsageError
 from harness.internals import meant_otherwise, read_safetensors
 from harness_hf.linear import use_onednn
 from harness_workers import card, here
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|(attn|attention)\.bias$|position_ids$")  # that old files hold
 BLOCK = 64  # numbers that share a scale in NF4
@@ -138,7 +135,7 @@ def _is_quantised(path: str | Path) -> bool:
     return bool(config.get("quantization_config"))
 
 
-def add_adapter(model: PreTrainedModel, adapter: Path, name: str = "default") -> Any:
+def add_adapter(model: transformers.PreTrainedModel, adapter: Path, name: str = "default") -> Any:
     """Put a PEFT adapter on a model (or one more on a PeftModel) for inference, and return the PeftModel.
 
     Raises UsageError when it was made for another base, or when PEFT does not find all of it.
@@ -199,7 +196,7 @@ def rewrites_base(adapter: Path) -> bool:
     )
 
 
-def keep_4bit_layout(model: PreTrainedModel) -> None:
+def keep_4bit_layout(model: transformers.PreTrainedModel) -> None:
     """Stop bitsandbytes from repacking 4-bit weights in place.
 
     On a CPU with AVX512-BF16, Linear4bit's first eval forward rewrites the weight for a faster kernel and leaves
@@ -209,7 +206,7 @@ def keep_4bit_layout(model: PreTrainedModel) -> None:
         module.support_avx512bf16_for_cpu = False
 
 
-def wrong_on_cpu(model: PreTrainedModel) -> str:
+def wrong_on_cpu(model: transformers.PreTrainedModel) -> str:
     """Return the name of a layer on the CPU that bitsandbytes reads wrongly there in 4 bits, or nothing.
 
     0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others, without a word; a
@@ -222,7 +219,7 @@ def wrong_on_cpu(model: PreTrainedModel) -> str:
     return ""
 
 
-def assert_not_repacked(model: PreTrainedModel) -> None:
+def assert_not_repacked(model: transformers.PreTrainedModel) -> None:
     """Raise RuntimeError when a 4-bit weight was repacked (see keep_4bit_layout).
 
     Call it before training, merging or dequantising.
@@ -233,7 +230,7 @@ def assert_not_repacked(model: PreTrainedModel) -> None:
             raise CheckFailed("a 4-bit weight was repacked for CPU inference by bitsandbytes; load the model again")
 
 
-def _linear4bit(model: PreTrainedModel) -> dict[str, Any]:
+def _linear4bit(model: transformers.PreTrainedModel) -> dict[str, Any]:
     loaded = sys.modules.get("bitsandbytes.nn")  # no 4-bit weight without it, and importing it is slow
     return {n: module for n, module in model.named_modules() if isinstance(module, loaded.Linear4bit)} if loaded else {}
 
