@@ -43,31 +43,39 @@ class Line:
 
 def examine(device: str = "auto", on: str = "", python: str | None = None) -> list[Line]:
     """Look at this machine, and at the environment of an interpreter if one is named."""
-    try:
-        found = seen(python)
-    except UsageError as error:
-        return [_python(), Line("PyTorch", FAILS, str(error))]
-    lines = [_python(), _torch(found), *_gpus(found, device), *_bitsandbytes(found, python)]
-    return [*lines, _vllm(python), *_workers(on, python), _cache(), *_versions(), _busy()]
-
-
-def _python() -> Line:
     first, last = (".".join(map(str, version)) for version in PYTHONS)
     fine = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
     tested = "" if fine else f"; tested on {first} to {last}"
     package = f"{PACKAGE} {_version(PACKAGE) or 'not installed'}"
     said = f"{platform.python_version()}, {package}, {platform.platform()}{tested}"
-    return Line("Python", FINE if fine else ODD, said)
+    lines = [Line("Python", FINE if fine else ODD, said)]
+    try:
+        found = seen(python)
+    except UsageError as error:
+        return [*lines, Line("PyTorch", FAILS, str(error))]
+    lines += [*_torch(found, device), *_libraries(found, python)]
+    if on:
+        try:
+            workers(on, load_plugins(None, []), {"python": python} if python else {})
+        except UsageError as error:
+            lines.append(Line("workers", FAILS, str(error)))
+        else:
+            lines.append(Line("workers", FINE, on))
+    lines += [_cache(), *_versions()]
+    cores, load = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 0.0
+    with suppress(OSError, AttributeError):
+        load = os.getloadavg()[0]
+    busy = load > 0.5 * cores
+    how = "; busy: what is measured now is slower than it would be" if busy else ""
+    return [*lines, Line("load", ODD if busy else FINE, f"{load:.1f} on {cores} cores{how}")]
 
 
-def _torch(found: Seen) -> Line:
-    if found.torch:
-        return Line("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
-    return Line("PyTorch", ODD, f"{found.error}; pip install '{PACKAGE}[hf]' lets models answer here")
-
-
-def _gpus(found: Seen, device: str) -> Iterator[Line]:
+def _torch(found: Seen, device: str) -> Iterator[Line]:
     """Yield what the driver says and what PyTorch sees; why a run would refuse the device is in the run's own words."""
+    if found.torch:
+        yield Line("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
+    else:
+        yield Line("PyTorch", ODD, f"{found.error}; pip install '{PACKAGE}[hf]' lets models answer here")
     there, (driver, count) = nodes(), nvml()
     if there or count:
         listed = len(list(Path(PROC, "gpus").glob("*")))
@@ -86,32 +94,18 @@ def _gpus(found: Seen, device: str) -> Iterator[Line]:
         yield Line("device", FINE, f"the CPU: {found.why_none() or 'GPUs are hidden'}")
 
 
-def _bitsandbytes(found: Seen, python: str | None) -> Iterator[Line]:
-    if python or not (version := _version("bitsandbytes")):
-        return
-    kind = _asked(sys.executable, BITS)
-    fine = "Cuda" in kind or (not found.cards and kind == "BNBNativeLibrary")
-    how = "" if fine else "; python -m bitsandbytes says why, and QLoRA would fail"
-    yield Line("bitsandbytes", FINE if fine else ODD, f"{version}, {kind or 'cannot be imported'}{how}")
-
-
-def _vllm(python: str | None) -> Line:
-    version = _asked(python or sys.executable, INSTALLED)
-    if version or not python:
-        where = f"in {python}" if python else "here"
-        return Line("vLLM", FINE, f"{version} {where}" if version else "not here; it has an environment of its own")
-    return Line("vLLM", ODD, f'not in "{python}"; {python} -m pip install vllm {PACKAGE}')
-
-
-def _workers(on: str, python: str | None) -> Iterator[Line]:
-    if not on:
-        return
-    try:
-        workers(on, load_plugins(None, []), {"python": python} if python else {})
-    except UsageError as error:
-        yield Line("workers", FAILS, str(error))
+def _libraries(found: Seen, python: str | None) -> Iterator[Line]:
+    """Yield whether bitsandbytes can be loaded here, and where vLLM is."""
+    if not python and (version := _version("bitsandbytes")):
+        kind = _asked(sys.executable, BITS)
+        fine = "Cuda" in kind or (not found.cards and kind == "BNBNativeLibrary")
+        how = "" if fine else "; python -m bitsandbytes says why, and QLoRA would fail"
+        yield Line("bitsandbytes", FINE if fine else ODD, f"{version}, {kind or 'cannot be imported'}{how}")
+    version, where = _asked(python or sys.executable, INSTALLED), f"in {python}" if python else "here"
+    if python and not version:
+        yield Line("vLLM", ODD, f'not in "{python}"; {python} -m pip install vllm {PACKAGE}')
     else:
-        yield Line("workers", FINE, on)
+        yield Line("vLLM", FINE, f"{version} {where}" if version else "not here; it has an environment of its own")
 
 
 def _cache() -> Line:
@@ -136,15 +130,6 @@ def _versions() -> Iterator[Line]:
         how = f"; pip install {' '.join(sorted(wrong))}" if wrong else ""
         if there:
             yield Line("versions", ODD if wrong else FINE, f"{told}{how}")
-
-
-def _busy() -> Line:
-    cores, load = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 0.0
-    with suppress(OSError, AttributeError):
-        load = os.getloadavg()[0]
-    busy = load > 0.5 * cores
-    how = "; busy: what is measured now is slower than it would be" if busy else ""
-    return Line("load", ODD if busy else FINE, f"{load:.1f} on {cores} cores{how}")
 
 
 def nvml() -> tuple[str, int]:
