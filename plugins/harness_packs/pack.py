@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from harness import Metric, Sample, Score, Subject, UsageError, evaluator
 from harness_packs import rules
@@ -14,6 +14,7 @@ from harness_packs.store import Row, read_pack
 Part = Literal["facts", "instructions", "arithmetic"]
 PARTS: tuple[Part, ...] = ("facts", "instructions", "arithmetic")
 PROBABILITY = "probability"  # the metric of facts that says how sure a model is of them
+Mark = tuple[float, str, str | None, dict[str, float]]  # right, NaN where nothing can be said; answer; note; more
 ANSWERED: dict[str, dict[str, Any]] = {
     "instructions": {"max_new_tokens": 48},
     "arithmetic": {"max_new_tokens": 6, "stop": ["\n"]},
@@ -40,20 +41,11 @@ def _rows_for(options: Mapping[str, Any], folder: Path) -> list[Row]:
     return rows
 
 
-def _counts(metric: str, sample: Sample) -> bool:
-    return ("facts" if metric == PROBABILITY else metric) in ("acc", sample.row["part"])
-
-
-class RowMark(NamedTuple):
-    """What one row came to: NaN where nothing can be said."""
-
-    right: float
-    answer: str
-    note: str | None = None
-    probability: float = 0.0
-
-
-@evaluator(metrics_for=_metrics_for, rows_for=_rows_for, counts=_counts)
+@evaluator(
+    metrics_for=_metrics_for,
+    rows_for=_rows_for,
+    counts=lambda metric, sample: ("facts" if metric == PROBABILITY else metric) in ("acc", sample.row["part"]),
+)
 def pack(
     subject: Subject,
     samples: Sequence[Sample],
@@ -76,35 +68,34 @@ def pack(
     for part, rows in own.items():
         elsewhere = dict.fromkeys([p for p in parts if p != part] + ([] if part == "facts" else sure), 0.0)
         each = _chosen(subject, rows) if part == "facts" else _answered(subject, rows, part)
-        for sample, found in zip(rows, each if rows else (), strict=True):
-            values = {"acc": found.right, part: found.right, **elsewhere}
-            values |= {PROBABILITY: found.probability} if part == "facts" else {}
-            yield Score(sample.id, values, answer=found.answer, note=found.note, weights=elsewhere)
+        for sample, (right, answer, note, more) in zip(rows, each if rows else (), strict=True):
+            values = {"acc": right, part: right, **elsewhere, **more}
+            yield Score(sample.id, values, answer=answer, note=note, weights=elsewhere)
 
 
-def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[RowMark]:
+def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[Mark]:
     """Yield whether the likeliest choice is the right one, and how likely that is."""
     scored = iter(subject.logprobs([(s.input, f" {choice}") for s in rows for choice in s.row["choices"]]))
     for sample in rows:
         choices = list(sample.row["choices"])
         totals = [next(scored).total for _ in choices]
         if not all(map(math.isfinite, totals)):
-            yield RowMark(math.nan, "", "a log-probability is not finite", math.nan)
+            yield math.nan, "", "a log-probability is not finite", {PROBABILITY: math.nan}
             continue
         most = max(totals)
         answer, right = choices[totals.index(most)], totals[choices.index(sample.target)]
         probability = math.exp(right - most) / math.fsum(math.exp(total - most) for total in totals)
         note = "uniform" if totals.count(most) > 1 else None
-        yield RowMark(float(answer == sample.target), answer, note, probability)
+        yield float(answer == sample.target), answer, note, {PROBABILITY: probability}
 
 
-def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[RowMark]:
+def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[Mark]:
     """Yield whether an answer keeps its instruction, or is the number."""
     for sample, answer in zip(rows, subject.generate([s.input for s in rows], **ANSWERED[part]), strict=True):
         right = answer.strip() == sample.target
         if part == "instructions":
             right = rules.kept(answer, sample.row["rule"], sample.row["arguments"])
-        yield RowMark(float(right), answer)
+        yield float(right), answer, None, {}
 
 
 def _parts(parts: Sequence[str]) -> tuple[str, ...]:
