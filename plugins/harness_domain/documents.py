@@ -57,16 +57,20 @@ def json(
     wanted = [values.without(_wanted(s, matches), ignore) if compare else None for s in samples]
     found = answered(subject, samples, max_new_tokens, stop, thought)
     for sample, target, (said, details) in zip(samples, wanted, found, strict=True):
+        scores = {"parses": 0.0, **({"valid": 0.0} if matches else {})}
+        scores |= {"fields": 0.0, "equal": 0.0} if compare else {}
         try:
             value = _read(said, find, matches, target)
         except ValueError as error:
-            nothing = {m.name: 0.0 for m in _metrics_for({"compare": compare, **({"schema": 1} if matches else {})})}
-            yield Score(sample.id, nothing, answer=said, note=f"does not parse: {error}", details=details)
+            yield Score(sample.id, scores, answer=said, note=f"does not parse: {error}", details=details)
             continue
         why = matches(value) if matches else ""
-        scores = {"parses": 1.0, **({"valid": float(not why)} if matches else {})}
+        scores |= {"parses": 1.0, **({"valid": float(not why)} if matches else {})}
         if compare:
-            scores |= _compared(values.without(value, ignore), target)
+            value = values.without(value, ignore)
+            same, ours, theirs = values.equal(value, target), values.leaves(value), values.leaves(target)
+            right = sum(path in ours and values.equal(ours[path], leaf) for path, leaf in theirs.items())
+            scores |= {"fields": right / len(theirs) if theirs else float(same), "equal": float(same)}
         yield Score(sample.id, scores, answer=said, note=why or None, details=details)
 
 
@@ -77,13 +81,6 @@ def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
         return values.parse_first(text, lambda value: isinstance(value, dict) or not fits(value))
     fenced = values.FENCE.fullmatch(text) if find == "fence" else None
     return values.parse(fenced[1] if fenced else text)
-
-
-def _compared(value: Any, target: Any) -> dict[str, float]:
-    same = values.equal(value, target)
-    ours, theirs = values.leaves(value), values.leaves(target)
-    right = sum(path in ours and values.equal(ours[path], leaf) for path, leaf in theirs.items())
-    return {"fields": right / len(theirs) if theirs else float(same), "equal": float(same)}
 
 
 def _wanted(sample: Sample, matches: Matches | None) -> Any:

@@ -95,6 +95,12 @@ def token_f1(subject: Subject, samples: Sequence[Sample], options: Matching) -> 
 
     Raises UsageError on a row without a target.
     """
+
+    def word_f1(answer: str, target: str) -> float:
+        ours, theirs = answer.split(), target.split()
+        shared = (Counter(ours) & Counter(theirs)).total()
+        return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
+
     return options.scores("token_f1", word_f1, subject, samples)
 
 
@@ -111,16 +117,8 @@ def regex(
         wanted = re.compile(pattern)
     except re.error as error:
         raise UsageError(f'regex: pattern "{pattern}" cannot be read: {error}') from None
-
     matches = [lambda answer: float(wanted.search(answer.strip()) is not None)] * len(samples)
     return _scores("regex", matches, subject, samples, max_new_tokens, stop, thought)
-
-
-def word_f1(answer: str, target: str) -> float:
-    """Return F1 of two bags of words separated by spaces."""
-    ours, theirs = answer.split(), target.split()
-    shared = (Counter(ours) & Counter(theirs)).total()
-    return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
 
 
 def _scores(
