@@ -76,8 +76,11 @@ def calls_in(answer: str, form: str, names: Collection[str] = (), texts: Texts |
     text = ENDED.sub("", answer.strip().removeprefix(values.BOM).strip())
     form = _form_of(text, names) if form == "auto" else form
     found = list(TYPED[form](text, texts or {}) if form in TYPED else FORMS[form](text))
-    if not found and (begun := _begun(text, form, names)):
-        raise ValueError(f"{begun!r:.60} begins a call in no form that is read here")
+    if not found:
+        marks = [UNREAD, *(mark for other, mark in MARKS.items() if other != form)]
+        near = [NEXT.format("|".join(map(re.escape, names)))] if names else []
+        if begun := re.search("|".join(marks + near), text, re.IGNORECASE):
+            raise ValueError(f"{text[begun.start() :]!r:.60} begins a call in no form that is read here")
     return found
 
 
@@ -105,14 +108,6 @@ def _form_of(text: str, names: Collection[str]) -> str:
     if named and named[2] in names and (named[3] or not named[1]):
         return "python" if named[3] else "mistral"
     return "json"
-
-
-def _begun(text: str, form: str, names: Collection[str]) -> str | None:
-    """Return what looks like a call in an answer in which the reader of a form found none."""
-    marks = [UNREAD, *(mark for other, mark in MARKS.items() if other != form)]
-    near = [NEXT.format("|".join(map(re.escape, names)))] if names else []
-    found = re.search("|".join(marks + near), text, re.IGNORECASE)
-    return text[found.start() :] if found else None
 
 
 def _xml(text: str, texts: Texts) -> Iterator[Call]:

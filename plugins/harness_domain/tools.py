@@ -21,7 +21,7 @@ Format = Literal[
 def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on tools that are none and on targets that are no calls of them."""
     for sample in samples:
-        _wanted(sample, _tools(sample))
+        _wanted(sample, _tools(sample)[0])
 
 
 @evaluator(check_rows=_check_rows, json_targets=True)
@@ -46,15 +46,15 @@ def tool_calls(
     where the template leaves tools out.
     """
     tools = [_tools(s) for s in samples]
-    wanted = [_wanted(s, own) for s, own in zip(samples, tools, strict=True)]
+    wanted = [_wanted(s, own) for s, (own, _) in zip(samples, tools, strict=True)]
     found = answered(subject, samples, max_new_tokens, stop, thought)
     # behind what is asked, which `harness plan` listens to without a model
-    _check_template(subject, next((s for s, own in zip(samples, tools, strict=True) if own), None))
-    for sample, own, calls, (said, details) in zip(samples, tools, wanted, found, strict=True):
+    _check_template(subject, next((s for s, (own, _) in zip(samples, tools, strict=True) if own), None))
+    for sample, (own, texts), calls, (said, details) in zip(samples, tools, wanted, found, strict=True):
         weights = {"name": float(bool(calls)), "arguments": float(bool(calls))}
         about: dict[str, Any] = {"answer": said, "weights": weights, "details": details}
         try:
-            made = calls_in(said, format, own, _texts(sample))
+            made = calls_in(said, format, own, texts)
         except ValueError as error:
             nothing = dict.fromkeys(("call", "name", "arguments", "refusal"), 0.0)
             yield Score(sample.id, nothing, note=f"cannot be read: {error}", **about)
@@ -101,10 +101,13 @@ def _same(one: Call, other: Call) -> bool:
     return one.name == other.name and values.equal(one.arguments, other.arguments)
 
 
-def _tools(sample: Sample) -> dict[str, dict[str, Any]]:
-    """Return the defaults of the arguments of a row's tools, by the tools' names; raises UsageError on what is none."""
-    found: dict[str, dict[str, Any]] = {}
-    for tool in _given(sample):
+def _tools(sample: Sample) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """Return the defaults of the arguments of a row's tools, and the arguments that are text by their schema.
+
+    Both by the tools' names; raises UsageError on what is none.
+    """
+    defaults, texts = dict[str, dict[str, Any]](), dict[str, list[str]]()
+    for tool in chat.split(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []:
         own = tool.get("function", tool)
         where = f'row "{sample.id}": the tool {tool!r:.60}'
         if not isinstance(own, Mapping) or not isinstance(own.get("name"), str):
@@ -113,17 +116,11 @@ def _tools(sample: Sample) -> dict[str, dict[str, Any]]:
         named = schema.get("properties", {}) if isinstance(schema, Mapping) else None
         if not isinstance(named, Mapping) or not all(isinstance(p, (Mapping, bool)) for p in named.values()):
             raise UsageError(f"{where} has parameters that are no JSON Schema of an object")
-        if own["name"] in found:
-            raise UsageError(f'row "{sample.id}": two tools are called "{own["name"]}"')
-        found[own["name"]] = {n: p["default"] for n, p in named.items() if isinstance(p, Mapping) and "default" in p}
-    return found
-
-
-def _texts(sample: Sample) -> dict[str, list[str]]:
-    """Return the names of the arguments that are text by a tool's schema, by the tools' names."""
-    tools = [tool.get("function", tool) for tool in _given(sample)]
-    named = {own["name"]: (own.get("parameters") or {}).get("properties", {}) for own in tools}
-    return {name: [key for key, p in properties.items() if _is_text(p)] for name, properties in named.items()}
+        if (name := own["name"]) in defaults:
+            raise UsageError(f'row "{sample.id}": two tools are called "{name}"')
+        defaults[name] = {n: p["default"] for n, p in named.items() if isinstance(p, Mapping) and "default" in p}
+        texts[name] = [key for key, p in named.items() if _is_text(p)]
+    return defaults, texts
 
 
 def _is_text(schema: Any) -> bool:
@@ -134,11 +131,6 @@ def _is_text(schema: Any) -> bool:
         return schema["type"] in ("string", ["string"])
     listed = schema.get("enum") or [schema.get("const")]
     return isinstance(listed, list) and all(isinstance(value, str) for value in listed)
-
-
-def _given(sample: Sample) -> list[Any]:
-    found: list[Any] = chat.split(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []
-    return found
 
 
 def _wanted(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:
