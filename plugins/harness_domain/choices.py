@@ -27,7 +27,7 @@ def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: P
     _check(options, folder, "")
     choices, gold = options.get("choices", "choices"), options.get("gold", "gold")
     for sample in samples:
-        _gold(sample, gold, _choices(sample, choices), _labels(sample, choices))
+        _gold(sample, gold, *_choices(sample, choices))
 
 
 @metric("acc", better="higher", scale="proportion")
@@ -47,13 +47,13 @@ def multiple_choice(
     the delimiter, one space unless the prompt ends in white space, and after chat messages the template's turn.
     A log-probability that is not finite makes the row NaN. Raises UsageError on a row whose columns do not fit.
     """
-    texts = [_choices(s, choices) for s in samples]
-    right = [_gold(s, gold, options, _labels(s, choices)) for s, options in zip(samples, texts, strict=True)]
-    each = [(s.input, text) for s, options in zip(samples, texts, strict=True) for text in options]
+    found = [_choices(s, choices) for s in samples]
+    right = [_gold(s, gold, *one) for s, one in zip(samples, found, strict=True)]
+    each = [(s.input, text) for s, (options, _) in zip(samples, found, strict=True) for text in options]
     own = delimiter is not None  # else as a training joins them
     pairs = [(p, f"{delimiter}{t}" if own and isinstance(p, str) else continuation(p, t)) for p, t in each]
     scored = iter(subject.logprobs(pairs))  # all rows in one call: that is what lets their prompts be shared
-    for sample, options, index in zip(samples, texts, right, strict=True):
+    for sample, (options, _), index in zip(samples, found, right, strict=True):
         totals = [next(scored).total for _ in options]
         if not all(map(math.isfinite, totals)):
             yield Score(sample.id, {"acc": math.nan, "acc_norm": math.nan}, note="a log-probability is not finite")
@@ -66,11 +66,12 @@ def multiple_choice(
         yield Score(sample.id, values, answer=options[chosen], note=note, details=odds)
 
 
-def _choices(sample: Sample, column: str | list[str]) -> list[str]:
+def _choices(sample: Sample, column: str | list[str]) -> tuple[list[str], list[str]]:
+    """Return a row's choices, and the labels that they come with, if they do."""
     if isinstance(column, list):
-        return column  # `_check` has looked at it
-    found = sample.row.get(column)
-    found = found.get("text") if isinstance(found, dict) else found
+        return column, []  # `_check` has looked at it
+    given = sample.row.get(column)
+    found, labels = (given.get("text"), given.get("label", [])) if isinstance(given, dict) else (given, [])
     where = f'row "{sample.id}": column "{column}"'
     if found is None:
         several = [part.strip() for part in column.split(",")]
@@ -80,20 +81,11 @@ def _choices(sample: Sample, column: str | list[str]) -> list[str]:
         raise UsageError(f"{where} is {found!r}, want a list of texts that are not empty")
     if len(set(found)) < len(found) or len(found) < 2:
         raise UsageError(f"{where} is {found!r}, want two or more choices, all different")
-    if (labels := _labels(sample, column)) and len(labels) != len(found):
-        raise UsageError(f"{where} has {len(labels)} labels for {len(found)} choices, want one for each")
-    return list(found)
-
-
-def _labels(sample: Sample, column: str | list[str]) -> list[str]:
-    """Return the labels that a row's choices come with, if they do."""
-    if isinstance(column, list):
-        return []
-    found = sample.row.get(column)
-    labels = found.get("label", []) if isinstance(found, dict) else []
     if not isinstance(labels, list):
-        raise UsageError(f'row "{sample.id}": column "{column}" has {labels!r} as its label, want a list')
-    return labels
+        raise UsageError(f"{where} has {labels!r} as its label, want a list")
+    if labels and len(labels) != len(found):
+        raise UsageError(f"{where} has {len(labels)} labels for {len(found)} choices, want one for each")
+    return list(found), labels
 
 
 def _gold(sample: Sample, column: str, options: Sequence[str], labels: Sequence[str]) -> int:

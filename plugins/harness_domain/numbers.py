@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,11 +156,11 @@ def numeric(
     read = Reading(units, decimal, fractions)
     wanted = [_wanted(s, read) for s in samples]
     found = answered(subject, samples, max_new_tokens, stop, thought)
-    compared = partial(_compared, tolerance=Fraction(str(tolerance)), relative=Fraction(str(relative)))
+    within = Fraction(str(tolerance)), Fraction(str(relative))
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         numbers = read.numbers(said)
         number = None if not numbers or (take == "only" and len(numbers) > 1) else numbers[0 if take == "first" else -1]
-        values = min((compared(number, target) for target in targets), key=lambda v: v["error"] - v["correct"])
+        values = min((_compared(number, t, *within) for t in targets), key=lambda v: v["error"] - v["correct"])
         note = None if number is not None else f"{len(numbers) or 'no'} numbers"
         yield Score(sample.id, values, answer=said, note=note, details=details)
 
