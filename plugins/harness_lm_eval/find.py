@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from harness import UsageError, did_you_mean
-from harness_lm_eval.names import Config, Names, read_yaml, tasks_folder
+from harness_lm_eval.names import Config, Names, lm_eval_names, read_yaml, search, tasks_folder
 
 Reader = Callable[[Path], Config]
 GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list", "metadata"})  # lm_eval's GroupConfig
@@ -62,12 +62,19 @@ class _Expansion:
     """From a name to its tasks, as lm_eval's TaskFactory goes."""
 
     def __init__(self, asked: str, folder: Path, include_path: str | None, read: Reader) -> None:
-        self.asked, self.read, self._places = asked, read, (folder, include_path)
+        self.asked, self.folder, self.include_path, self.read = asked, folder, include_path, read
 
     @cached_property
     def names(self) -> Names:
-        """Every name there is; a task by path needs none."""
-        return Names.of(*self._places)
+        """Every name there is, those of the `include_path` before those of lm_eval; a task by path needs none."""
+        own = lm_eval_names()
+        if self.include_path is None:
+            return own
+        extra = (self.folder / self.include_path).expanduser()
+        if not extra.is_dir():
+            raise UsageError(f'include_path is "{self.include_path}": there is no such folder in "{self.folder}"')
+        more = search(extra)
+        return Names({**own.files, **more.files}, {**own.tags, **more.tags})
 
     def named(self, name: str) -> NamedTasks:
         if name in self.names.files:

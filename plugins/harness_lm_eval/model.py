@@ -47,12 +47,23 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return an answer a request; requests with the same options are asked together, greedy repeats once."""
-        groups: dict[tuple[Any, ...], list[int]] = {}
+        groups: dict[tuple[int, tuple[str, ...], Drawing | None], list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(self._options(request), []).append(number)
         answers = [""] * len(requests)
-        for options, numbers in groups.items():
-            for i, answer in zip(numbers, self._generate([requests[i] for i in numbers], *options), strict=True):
+        for (new, stop, drawn), numbers in groups.items():
+            some = [requests[i] for i in numbers]
+            prompts = [request.args[0] for request in some]
+            self._measure(some, [(prompt, "") for prompt in prompts], -new)
+            asked: dict[str, Any] = {"max_new_tokens": new, "stop": stop, "truncate": True}
+            if drawn:
+                sampling = Sampling(*drawn, seeds=self._seeds(some))
+                found = self.subject.generate(prompts, sampling=sampling, **asked)
+            else:
+                once = list(dict.fromkeys(prompts))
+                told = dict(zip(once, self.subject.generate(once, **asked), strict=True))
+                found = [told[prompt] for prompt in prompts]
+            for i, answer in zip(numbers, found, strict=True):
                 answers[i] = answer
         return answers
 
@@ -90,17 +101,6 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         if not (known["do_sample"] and known.get("temperature", 1.0)):
             return new, stop, None
         return new, stop, (float(known["temperature"]), float(known.get("top_p") or 1), int(known.get("top_k") or 0))
-
-    def _generate(self, requests: Sequence[Any], new: int, stop: tuple[str, ...], drawn: Drawing | None) -> list[str]:
-        prompts = [request.args[0] for request in requests]
-        self._measure(requests, [(prompt, "") for prompt in prompts], -new)
-        if drawn:
-            sampling = Sampling(*drawn, seeds=self._seeds(requests))
-            return self.subject.generate(prompts, max_new_tokens=new, stop=stop, sampling=sampling, truncate=True)
-        once = list(dict.fromkeys(prompts))
-        found = self.subject.generate(once, max_new_tokens=new, stop=stop, truncate=True)
-        answers = dict(zip(once, found, strict=True))
-        return [answers[prompt] for prompt in prompts]
 
     def _seeds(self, requests: Sequence[Any]) -> tuple[int, ...]:
         """Return a seed a request: other documents and other repeats draw other numbers, the same ones every time."""

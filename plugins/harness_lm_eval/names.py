@@ -35,18 +35,6 @@ class Names:
     files: dict[str, str] = field(default_factory=dict)
     tags: dict[str, list[str]] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, folder: Path, include_path: str | None) -> Names:
-        """Return the names that lm_eval brings, and those of one more folder, which go first."""
-        own = lm_eval_names()
-        if include_path is None:
-            return own
-        extra = (folder / include_path).expanduser()
-        if not extra.is_dir():
-            raise UsageError(f'include_path is "{include_path}": there is no such folder in "{folder}"')
-        more = search(extra)
-        return cls({**own.files, **more.files}, {**own.tags, **more.tags})
-
     def __contains__(self, name: str) -> bool:
         return name in self.files or name in self.tags
 
