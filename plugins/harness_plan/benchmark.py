@@ -80,24 +80,13 @@ class Measured:
 
 def methods_of(collection: Collection) -> list[str]:
     """Return the ways to train that can be measured, the suite's own first; none where its trainer cannot measure."""
-    suite = collection.suite
-    if not (suite.train and suite.adapter and suite.trains):
-        return []
-    if collection.plugins.find("trainer", suite.train.use).about.measure is None:
+    suite, find = collection.suite, collection.plugins.find
+    if not (suite.train and suite.adapter and suite.trains and find("trainer", suite.train.use).about.measure):
         return []
     if collection.whole:
         return [FULL]
-    own = collection.plugins.find("adapter", suite.adapter.use)
+    own = find("adapter", suite.adapter.use)
     return [own.name, *(n for n in own.about.measured_like if ("adapter", n) in collection.plugins.provided), FULL]
-
-
-def memory_of(session: Session) -> dict[str, int]:
-    """Return the bytes that each process of the training holds at least, by what they are, where its trainer knows."""
-    collection, table = session.collection, session.suite.train
-    if not (table and session.suite.trains and (memory := collection.plugins.find("trainer", table.use).about.memory)):
-        return {}
-    found: dict[str, int] = memory(session.base, session.opened.adapter, **table.given)
-    return found
 
 
 def at_rate(session: Session, rate: float) -> Measured:
@@ -121,14 +110,24 @@ def known(session: Session, *only: str) -> dict[str, Measured]:
 
 
 def measure(session: Session) -> dict[str, Measured]:
-    """Measure everything anew, one process after the other, say so on stderr, and keep it."""
+    """Measure everything anew, each in a process of its own, so that nothing else is in its memory; and keep it."""
     found = {}
+    words = [sys.executable, "-P", "-m", "harness_plan.benchmark"]
     options = {name: getattr(session.options, name) for name in ("ahead", "candidate", "limit", "overrides", "plugins")}
     for what in (*methods_of(session.collection), EVALUATION):
         print(f"measuring {what} …", file=sys.stderr)
-        found[what] = one = _in_process({"what": what, "suite": str(session.suite.path), "options": options})
-        if not one.error:
-            write_text(_path(session, what), json.dumps(asdict(one)))
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "measured.json"
+            asked = {"what": what, "suite": str(session.suite.path), "options": options, "out": str(out)}
+            done = subprocess.run(words, input=json.dumps(asked), capture_output=True, text=True, check=False)
+            try:
+                found[what] = Measured(**json.loads(out.read_text("utf-8")))
+            except (OSError, ValueError, TypeError):
+                lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"ended with {done.returncode}"]
+                killed = "was killed, which is what a system does that is out of memory"
+                found[what] = Measured(what, error=killed if done.returncode == -9 else lines[-1][:300])
+        if not found[what].error:
+            write_text(_path(session, what), json.dumps(asdict(found[what])))
     return found
 
 
@@ -164,22 +163,6 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_process(asked: Mapping[str, Any]) -> Measured:
-    """Measure one thing in a process of its own, so that nothing else is in its memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "measured.json"
-        words, told = [sys.executable, "-P", "-m", "harness_plan.benchmark"], json.dumps({**asked, "out": str(out)})
-        done = subprocess.run(words, input=told, capture_output=True, text=True, check=False)
-        try:
-            return Measured(**json.loads(out.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            why = lines[-1][:300] if lines else f"ended with {done.returncode}"
-            if done.returncode == -9:
-                why = "was killed, which is what a system does that is out of memory"
-            return Measured(str(asked["what"]), error=why)
-
-
 def main() -> None:
     """Measure what stdin asks for."""
     from harness.pipeline.record import peak_memory
@@ -189,9 +172,18 @@ def main() -> None:
     given: dict[str, Any] = asked["options"]
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     session = opened(Path(asked["suite"]), Options(**given)).session
-    what = asked["what"]
+    what, collection, suite = asked["what"], session.collection, session.suite
     try:
-        found = _evaluation(session) if what == EVALUATION else _training(session, what)
+        if what == EVALUATION:
+            found = _evaluation(session)
+        else:
+            assert suite.train and suite.adapter and collection.training is not None
+            make = None if what == FULL else collection.plugins.find("adapter", what).function
+            adapter = make(**_adapter_options(collection, what)) if make else None
+            measure = collection.plugins.find("trainer", suite.train.use).about.measure
+            assert measure  # `methods_of` names no way to train without
+            rows, options = list(collection.training), suite.train.options
+            found = Measured(what, **measure(session.base, adapter, rows, seed=suite.about.seed, **options))
         peaks = peak_memory()
         peak, device = (peaks["cuda"], "cuda") if peaks["cuda"] else (peaks[""], "cpu")
         load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
@@ -201,29 +193,21 @@ def main() -> None:
     write_text(Path(asked["out"]), json.dumps(asdict(found)))
 
 
-def _training(session: Session, method: str) -> Measured:
-    collection, suite = session.collection, session.suite
-    assert suite.train and suite.adapter and collection.training is not None
-    adapter = None
-    if method != FULL:
-        adapter = collection.plugins.find("adapter", method).function(**_adapter_options(collection, method))
-    measure = collection.plugins.find("trainer", suite.train.use).about.measure
-    assert measure  # `methods_of` names no way to train without
-    facts = measure(session.base, adapter, list(collection.training), seed=suite.about.seed, **suite.train.options)
-    return Measured(method, **facts)
-
-
 def _evaluation(session: Session) -> Measured:
     """Time some rows of every evaluation on the base, and with worked examples where it is asked so."""
     from harness.evaluation import grading
     from harness.evaluation.evaluate import evaluate
 
-    seconds: dict[str, float] = {}
+    suite, collection, seconds = session.suite, session.collection, dict[str, float]()
+    timed: dict[Item, Task] = {}  # the base's own, those with examples, and the candidates'
+    for item in collection.items:
+        baseline = suite.subjects.get(item.subject)
+        if not baseline or not (baseline.use or baseline.released):
+            timed.setdefault(item if baseline else replace(item, subject="base"), collection.tasks[item.eval])
     begun = time.monotonic()
-    suite, plugins = session.suite, session.collection.plugins
-    with load_now(plugins, suite.path, suite.model.use, [session.base], suite.model.options) as [subject]:
+    with load_now(collection.plugins, suite.path, suite.model.use, [session.base], suite.model.options) as [subject]:
         setup = time.monotonic() - begun
-        for item, task in _timed(session.collection):
+        for item, task in timed.items():
             asked = session.prompted(item, subject)
             rows: Sequence[Any] = task.samples or ()
             for some in (rows[:1], rows[:ROWS]):  # the first row pays for what is set up once
@@ -235,16 +219,6 @@ def _evaluation(session: Session) -> Measured:
                     evaluate(short, "base", asked, subject, lambda _: None)
                 seconds[f"{item.subject}::{item.eval}"] = (time.monotonic() - begun) / max(1, len(some))
     return Measured(EVALUATION, setup=setup, rows=seconds)
-
-
-def _timed(collection: Collection) -> list[tuple[Item, Task]]:
-    """Return the evaluations that the base can be timed on: its own, those with examples, and the candidates'."""
-    found: dict[Item, Task] = {}
-    for item in collection.items:
-        baseline = collection.suite.subjects.get(item.subject)
-        if not baseline or not (baseline.use or baseline.released):
-            found.setdefault(item if baseline else replace(item, subject="base"), collection.tasks[item.eval])
-    return list(found.items())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from harness.collection.collected import Collection
 from harness.pipeline.checking import recalled_before_training
 from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import Ledger, look_of, tells
-from harness_plan.benchmark import EVALUATION, FULL, Measured, memory_of, methods_of
+from harness_plan.benchmark import EVALUATION, FULL, Measured, methods_of
 from harness_plan.gate_power import Odds, odds_of
 from harness_plan.joint import Joint, joint_of
 from harness_plan.past import History, name_of
@@ -70,6 +70,9 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
     asked, made = requests_of(run), made_of(session)
     order = ("error", "warning", "note").index  # of what the checks before training find
     counted = sorted((f for f in recalled_before_training(run) if f.ignored is None), key=lambda f: order(f.severity))
+    table, memory = suite.train, dict[str, int]()
+    if table and suite.trains and (needs := collection.plugins.find("trainer", table.use).about.memory):
+        memory = needs(session.base, session.opened.adapter, **table.given)
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
     swept = (suite.sweep.key, len(suite.sweep.values), suite.sweep.fewest) if suite.sweep else ("", 1, 1)
     return Forecast(
@@ -77,7 +80,7 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
         tuple(map(name_of, history.runs)), tuple(odds), tuple(joint_of(gates)), tuple(asked), tuple(made), *swept,
         training_rows=len(collection.training or ()),
         training_tokens=training_tokens(collection, session.opened.source),
-        methods=tuple(methods_of(collection)), measured=dict(measured), memory=memory_of(session),
+        methods=tuple(methods_of(collection)), measured=dict(measured), memory=memory,
         stages=tuple(_stages(collection, asked, made, measured, history)),
         findings=tuple(f"{f.severity} {f.name}: {f.what}" for f in counted),
         warnings=(*run.record.found.warnings, *doubts),
