@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from harness.cli.terminal import Terminal
@@ -32,7 +32,15 @@ def tell(forecast: Forecast, terminal: Terminal) -> None:
     for warning in forecast.warnings:
         terminal.line(f"warning: {warning}", "yellow")
     _gates(forecast, terminal)
-    _data(forecast, terminal)
+    found = forecast.findings
+    terminal.console.print()
+    terminal.line(f"data: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''} of the checks", "bold")
+    for line in found[:SHOWN]:
+        terminal.line(f"  {line}")
+    if len(found) > SHOWN:
+        terminal.line(f"  and {len(found) - SHOWN} more")
+    if found:
+        terminal.line(f"  the whole of it: harness check {forecast.path}", "dim")
     _requests(forecast, terminal)
     _training(forecast, terminal)
     _time(forecast, terminal)
@@ -43,7 +51,12 @@ def tell(forecast: Forecast, terminal: Terminal) -> None:
 
 def _gates(forecast: Forecast, terminal: Terminal) -> None:
     together = {j.candidate: j for j in forecast.joint}
-    for names, odds in _alike(forecast.odds):
+    alike: dict[tuple[Odds, ...], tuple[list[str], list[Odds]]] = {}  # candidates about which the same is to be said
+    for candidate in dict.fromkeys(o.candidate for o in forecast.odds):
+        own = [o for o in forecast.odds if o.candidate == candidate]
+        same = tuple(replace(o, candidate="", warning="") for o in own)
+        alike.setdefault(same, ([], own))[0].append(candidate)
+    for names, odds in alike.values():
         terminal.console.print()
         terminal.line(f"gates on {' and '.join(names)}: how often such a model passes", "bold")
         for one in odds:
@@ -67,16 +80,6 @@ def _entry(terminal: Terminal, number: str, text: str, details: Iterable[str], s
     for detail in details:
         for line in textwrap.wrap(detail, WIDTH - len(INDENT)):
             terminal.line(f"{INDENT}{line}", "dim")
-
-
-def _alike(odds: Sequence[Odds]) -> list[tuple[list[str], list[Odds]]]:
-    """Gather candidates about which the same is to be said."""
-    found: dict[tuple[Odds, ...], tuple[list[str], list[Odds]]] = {}
-    for candidate in dict.fromkeys(o.candidate for o in odds):
-        own = [o for o in odds if o.candidate == candidate]
-        same = tuple(replace(o, candidate="", warning="") for o in own)
-        found.setdefault(same, ([], own))[0].append(candidate)
-    return list(found.values())
 
 
 def _share(power: float) -> str:
@@ -111,19 +114,7 @@ def _joint(joint: Joint) -> Iterator[str]:
         yield "not counted: " + ", ".join(f'"{name}"' for name in joint.unknown)
 
 
-# -- data and requests -----------------------------------------------------------------------------
-
-
-def _data(forecast: Forecast, terminal: Terminal) -> None:
-    found = forecast.findings
-    terminal.console.print()
-    terminal.line(f"data: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''} of the checks", "bold")
-    for line in found[:SHOWN]:
-        terminal.line(f"  {line}")
-    if len(found) > SHOWN:
-        terminal.line(f"  and {len(found) - SHOWN} more")
-    if found:
-        terminal.line(f"  the whole of it: harness check {forecast.path}", "dim")
+# -- requests --------------------------------------------------------------------------------------
 
 
 def _requests(forecast: Forecast, terminal: Terminal) -> None:
