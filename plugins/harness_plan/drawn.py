@@ -46,7 +46,7 @@ class Shares:
     @lru_cache(maxsize=256)  # noqa: B019 -- kept as long as the process, which asks the same of candidates alike
     def passes(self, claims: tuple[Claim, ...], seed: int, runs: int = RUNS, factor: float = 1.0) -> Bools:
         """Return (runs, claims): which of them pass on `factor` times the rows, every claim on the same draws."""
-        layout = _RowParts.of(self.clusters, claims, factor)
+        layout = _RowParts(self.clusters, claims, factor)
         rng = np.random.default_rng(seed)
         rates = self.chances
         if self.icc and layout.clustered:
@@ -105,30 +105,22 @@ def _passing(
     return np.concatenate(found) <= alpha
 
 
-@dataclass(frozen=True)
 class _RowParts:
     """Rows in parts that are alike to every claim: of one cluster (where there are any), asked by the same claims."""
 
-    size: Counts
-    cluster: Counts  # of every part, in order
-    asked: Bools  # (parts, claims)
-    clustered: bool
-    clustered_in: tuple[bool, ...]  # by claim
-    scale: float  # by how much farther a bound lies, because clusters were left out
-
-    @classmethod
-    def of(cls, clusters: Sequence[str], claims: Sequence[Claim], factor: float) -> _RowParts:
+    def __init__(self, clusters: Sequence[str], claims: Sequence[Claim], factor: float) -> None:
         number, n = np.unique(np.asarray(clusters), return_inverse=True)[1], len(clusters)
         asked = np.zeros((n, len(claims)), dtype=bool)
         for i, claim in enumerate(claims):
             asked[slice(None) if claim.rows is None else list(claim.rows), i] = True
-        clustered_in = tuple(len(np.unique(number[a])) < a.sum() for a in asked.T)
+        self.clustered_in = tuple(len(np.unique(number[a])) < a.sum() for a in asked.T)  # by claim
         count = int(number.max()) + 1
-        clustered, scale = count < n, 1.0
-        keys = np.column_stack([number if clustered else np.zeros_like(number), asked])
+        self.clustered = count < n
+        self.scale = 1.0  # by how much farther a bound lies, because clusters were left out
+        keys = np.column_stack([number if self.clustered else np.zeros_like(number), asked])
         parts, size = np.unique(keys, axis=0, return_counts=True)
         cluster = parts[:, 0]
-        if not clustered:
+        if not self.clustered:
             size = np.maximum(np.rint(size * factor).astype(np.int64), 1)
         elif (wanted := max(round(count * factor), 2)) != count or count > LARGEST:
             taken = min(wanted, LARGEST)
@@ -137,8 +129,9 @@ class _RowParts:
             kept = order[((np.arange(taken) + 0.5) * count / taken).astype(int)]
             rows = [np.flatnonzero(cluster == c) for c in kept]
             cluster, chosen = np.repeat(np.arange(taken), [len(r) for r in rows]), np.concatenate(rows)
-            parts, size, scale = parts[chosen], size[chosen], math.sqrt(wanted / taken)
-        return cls(size, cluster, parts[:, 1:].astype(bool), clustered, clustered_in, scale)
+            parts, size, self.scale = parts[chosen], size[chosen], math.sqrt(wanted / taken)
+        self.size, self.cluster = size, cluster  # of every part, in order
+        self.asked = parts[:, 1:].astype(bool)  # (parts, claims)
 
 
 @dataclass(frozen=True)

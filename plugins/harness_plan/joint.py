@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -65,8 +65,11 @@ class _GatesTogether:
         cases = [case for name in self.blocking for case in self.cases(name)]
         again = _share(self.passed(better=False)) if any(c.estimate is not None for c in cases) else None
         points = 100 * BETTER if any(c.shares and c.gate.worse_by_at_most is None for c in cases) else 0.0
-        assumed = tuple(self.assumed(cases))
-        found = Joint(candidate, len(self.blocking), chance, again, points, assumed=assumed, unknown=self.unknown)
+        found = Joint(candidate, len(self.blocking), chance, again, points, unknown=self.unknown)
+        if any(c.gate.worse_by_at_most is not None for c in cases):
+            found = replace(found, assumed=("it equals its baseline where it may be worse",))
+        if any(not c.shares and c.gate.worse_by_at_most is None for c in cases):
+            found = replace(found, assumed=(*found.assumed, "it is as in the last run where points say nothing"))
         if len(self.blocking) > 1:
             left = [_share(np.delete(passed, i, axis=1)) for i in range(passed.shape[1])]
             worst = max(range(len(left)), key=left.__getitem__)
@@ -75,12 +78,6 @@ class _GatesTogether:
             evals = {c.gate.eval: len(c.clusters) for c in cases}
             found = replace(found, factor=factor, rows={name: math.ceil(n * factor) for name, n in evals.items()})
         return found
-
-    def assumed(self, cases: Sequence[GateOnRows]) -> Iterator[str]:
-        if any(c.gate.worse_by_at_most is not None for c in cases):
-            yield "it equals its baseline where it may be worse"
-        if any(not c.shares and c.gate.worse_by_at_most is None for c in cases):
-            yield "it is as in the last run where points say nothing"
 
     def passed(self, *, better: bool, factor: float = 1.0, runs: int = RUNS) -> Bools:
         """Return (runs, blocking gates): which of them passes on which draw of the rows.
@@ -91,10 +88,16 @@ class _GatesTogether:
         shared: dict[str, list[GateOnRows]] = {}
         for name in columns:
             for case in self.asked[name].cases:
-                if case.shares and not case.hopeless:
+                if case.hopeless:
+                    columns[name].append(np.zeros(runs, dtype=bool))
+                elif case.shares:
                     shared.setdefault(case.gate.metric, []).append(case)
-                else:
-                    columns[name].append(_alone(case, better, factor, runs))
+                elif case.drawn:
+                    columns[name].append(case.passes(case.better if better else case.again, case.bound, factor, runs))
+                else:  # it passes as often as its power says
+                    chance = case.power(case.better if better else case.again, case.bound, factor)
+                    rng = np.random.default_rng(zlib.crc32(case.gate.id.encode()))
+                    columns[name].append(np.asarray(rng.random(runs) < chance))
         for cases in shared.values():
             for case, column in zip(cases, _together(cases, better, factor, runs).T, strict=True):
                 columns[case.gate.id].append(column)
@@ -112,14 +115,12 @@ class _GatesTogether:
         """Return by how much the rows must grow for 80 %, or None where none would do."""
         if any(not self.cases(name) for name in self.blocking):
             return None
-
-        def formula(x: float) -> float:
-            return power.deviate(math.prod(self.about(name, x) for name in self.blocking))
-
-        def drawn(x: float) -> float:
-            return _share(self.passed(better=True, factor=x, runs=SEARCHED))
-
-        return power.corrected(lambda at: power.smallest(at, 1.0, MOST), formula, drawn, steps=3)
+        return power.corrected(
+            lambda at: power.smallest(at, 1.0, MOST),
+            lambda x: power.deviate(math.prod(self.about(name, x) for name in self.blocking)),
+            lambda x: _share(self.passed(better=True, factor=x, runs=SEARCHED)),
+            steps=3,
+        )
 
     def about(self, name: str, factor: float) -> float:
         """Return about how often a gate passes, from normal errors."""
@@ -156,11 +157,3 @@ def _together(cases: Sequence[GateOnRows], better: bool, factor: float, runs: in
     at = {name: i for i, name in enumerate(baselines)}
     claims = tuple(Claim(c.bound, c.alpha, at[c.gate.versus] if c.gate.versus else None, c.chosen) for c in cases)
     return rows.passes(claims, cases[0].seed, runs, factor)
-
-
-def _alone(case: GateOnRows, better: bool, factor: float, runs: int) -> Bools:
-    """Return (runs,): a gate on rows of its own, or one that passes as often as its power says."""
-    if case.drawn and not case.hopeless:
-        return case.passes(case.better if better else case.again, case.bound, factor, runs)
-    chance = 0.0 if case.hopeless else case.power(case.better if better else case.again, case.bound, factor)
-    return np.asarray(np.random.default_rng(zlib.crc32(case.gate.id.encode())).random(runs) < chance)
