@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,8 +72,7 @@ class Listener:
         """Note the prompts; what is not remembered is answered with an empty text."""
         self.calls.append(([(p, "") for p in prompts], False))
         self.answers += max_new_tokens * len(prompts)
-        options["max_new_tokens"] = max_new_tokens
-        return self._remembered([""] * len(prompts), "generate", prompts, **options)
+        return self._remembered([""] * len(prompts), "generate", prompts, max_new_tokens=max_new_tokens, **options)
 
     def logprobs(self, pairs: Sequence[Pair], **options: Any) -> list[Logprob]:
         """Note the pairs; what is not remembered gets one nat."""
@@ -98,10 +95,10 @@ class Listener:
         return getattr(self.cached, name)
 
     def _remembered(self, unknown: list[Any], method: str, *arguments: Any, **options: Any) -> list[Any]:
-        with suppress(Unloaded):
-            if self.cached is not None:
-                unknown = getattr(self.cached, method)(*arguments, **options)
-        return unknown
+        try:
+            return getattr(self.cached, method)(*arguments, **options) if self.cached else unknown
+        except Unloaded:
+            return unknown
 
 
 def requests_of(run: Execution) -> list[Workload]:
@@ -223,7 +220,12 @@ class _Ears:
         fewshot = subject is not listener and item.subject
         key = (item.eval, fewshot, item.subject if item.subject in ready.others else "")
         if key not in self.counted:
-            self.counted[key] = _count(ready.others.get(item.subject, ready.source), listener)
+            source, total, unique = ready.others.get(item.subject, ready.source), 0, 0
+            for pairs, shared in listener.calls:
+                each = source.count_tokens(pairs)
+                total += sum(each)
+                unique += _shared(source, pairs, each) if shared else sum(each)
+            self.counted[key] = total, unique
         found = listener.cached.found if listener.cached else 0
         counts = requests, found, *self.counted[key], listener.answers
         return Workload(item.subject, item.eval, blank.rows, *counts, problem)
@@ -238,7 +240,11 @@ class _Ears:
         identity = identify(ref, **ref.options) if identify and responses else None
         if identity is None or responses is None:
             return Listener(ref, None)
-        return Listener(ref, CachedSubject(ref, identity, Models(partial(_refuse, name)), 0, responses))
+
+        def refuse() -> NoReturn:
+            raise Unloaded(name)
+
+        return Listener(ref, CachedSubject(ref, identity, Models(refuse), 0, responses))
 
 
 def _listen(task: Task, subject: Subject, against: Any, listener: Listener) -> str:
@@ -262,20 +268,6 @@ def _listen(task: Task, subject: Subject, against: Any, listener: Listener) -> s
                 raise UsageError(*(f"{task.spec.where}: {m}" for m in error.messages)) from None
             return "" if isinstance(error, Unloaded) else f"what it asks cannot be told beforehand: {error}"
     return ""
-
-
-def _refuse(name: str) -> NoReturn:
-    raise Unloaded(name)
-
-
-def _count(source: Source, listener: Listener) -> tuple[int, int]:
-    """Return the tokens of all requests, and those that are computed where prompts are shared within a call."""
-    total = unique = 0
-    for pairs, shared in listener.calls:
-        counts = source.count_tokens(pairs)
-        total += sum(counts)
-        unique += _shared(source, pairs, counts) if shared else sum(counts)
-    return total, unique
 
 
 def _shared(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int:
