@@ -50,12 +50,17 @@ def find(task: str, folder: Path, include_path: str | None = None, read: Reader 
     """
     tasks_folder()
     expand = _Expansion(task, folder, include_path, read or read_yaml)
-    if not task.endswith((".yaml", ".yml")) and "/" not in task:
-        return expand.named(task)
-    path = (folder / task).expanduser()
-    if not path.is_file():
-        raise UsageError(f'task "{task}": there is no such file in "{folder}"')
-    return expand.file(path)
+    if task.endswith((".yaml", ".yml")) or "/" in task:
+        path = (folder / task).expanduser()
+        if not path.is_file():
+            raise UsageError(f'task "{task}": there is no such file in "{folder}"')
+        return expand.file(path)
+    if task in expand.names.files:
+        return expand.file(Path(expand.names.files[task]))
+    if task not in expand.names.tags:
+        hint = did_you_mean(task, [*expand.names.files, *expand.names.tags])
+        raise UsageError(f'task "{task}": lm_eval has none of this name{hint}')
+    return NamedTasks(task, expand.all(expand.tasks(task, {}, 0)))
 
 
 class _Expansion:
@@ -76,14 +81,6 @@ class _Expansion:
         more = search(extra)
         return Names({**own.files, **more.files}, {**own.tags, **more.tags})
 
-    def named(self, name: str) -> NamedTasks:
-        if name in self.names.files:
-            return self.file(Path(self.names.files[name]))
-        if name not in self.names.tags:
-            hint = did_you_mean(name, [*self.names.files, *self.names.tags])
-            raise UsageError(f'task "{name}": lm_eval has none of this name{hint}')
-        return NamedTasks(self.asked, self._all(self.tasks(name, {}, 0)))
-
     def file(self, path: Path) -> NamedTasks:
         config = self.read(path)
         if "class" not in config and "group" in config:
@@ -94,10 +91,10 @@ class _Expansion:
                 named = [filters] if isinstance(filters, str) else filters
                 alike = entry.get("weight_by_size") is False
                 found.append(Averaged(entry["metric"], None if named is None else frozenset(named), alike))
-            return NamedTasks(self.asked, self._all(self.group(config, path.parent, {}, 0)), tuple(found))
+            return NamedTasks(self.asked, self.all(self.group(config, path.parent, {}, 0)), tuple(found))
         return NamedTasks(self.asked, (self.leaf(config, path.parent, {}),))
 
-    def _all(self, leaves: Iterator[Leaf]) -> tuple[Leaf, ...]:
+    def all(self, leaves: Iterator[Leaf]) -> tuple[Leaf, ...]:
         if not (found := {leaf.name: leaf for leaf in leaves}):
             raise UsageError(f'task "{self.asked}": is a group without tasks')
         return tuple(found.values())

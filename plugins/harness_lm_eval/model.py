@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from lm_eval.api.model import LM  # noqa: TID253 -- a base class; this module is imported when rows are scored
@@ -36,7 +35,8 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (log-probability in nats, is greedy) of each continuation after its context."""
         pairs = [request.args[:2] for request in requests]
-        if prefix := self.prefix:  # what has no context follows the model's first token, which it does not predict
+        # what has no context follows the model's first token, which it does not predict
+        if prefix := str(getattr(self.subject, "prefix", "")):
             pairs = [(c, text) if c else (prefix, text.removeprefix(prefix)) for c, text in pairs]
         self._measure(requests, pairs, 1)  # the last token is predicted, not read
         return [(p.total, p.greedy) for p in self._logprobs(pairs)]
@@ -75,11 +75,6 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
             return "".join([self.subject.render(turns), *left_open])  # type: ignore[attr-defined]
         except AttributeError:
             raise UsageError(f'chat: "{self.subject.name}" has no chat template to apply; remove chat') from None
-
-    @cached_property
-    def prefix(self) -> str:
-        """The text of the token that stands before a text without a context, where the subject tells."""
-        return str(getattr(self.subject, "prefix", ""))
 
     @property
     def tokenizer_name(self) -> str:
