@@ -26,7 +26,6 @@ PACKAGE = "finetune-harness"
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that its tests run on
 LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets")
 ROOM = 5e9  # bytes in the cache, below which it is told: a model of 1 B and what is trained of it
-PROC = "/proc/driver/nvidia"
 PATIENCE = 120.0  # seconds for another interpreter
 BITS = "import bitsandbytes.cextension as c; print(type(c.lib).__name__)"
 INSTALLED = "import importlib.metadata as m; print(m.version('vllm'))"
@@ -78,7 +77,7 @@ def _torch(found: Seen, device: str) -> Iterator[Line]:
         yield Line("PyTorch", ODD, f"{found.error}; pip install '{PACKAGE}[hf]' lets models answer here")
     there, (driver, count) = nodes(), nvml()
     if there or count:
-        listed = len(list(Path(PROC, "gpus").glob("*")))
+        listed = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
         told = f"{driver or 'unknown'}; GPUs: {listed} in /proc, {count} by NVML, {len(found.cards)} by PyTorch"
         hidden = any(name in os.environ for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"))
         differ = count != len(found.cards) and not hidden and "/dev/kfd" not in there

@@ -84,7 +84,6 @@ def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
 
 
 def _wanted(sample: Sample, matches: Matches | None) -> Any:
-    """Return the value that a row wants; raises UsageError where it is none."""
     where = f'row "{sample.id}":'
     if not isinstance(sample.target, str) or not sample.target.strip():
         raise UsageError(f"{where} target is missing or empty; map a column to it, or say compare = false")

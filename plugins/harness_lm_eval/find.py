@@ -54,13 +54,23 @@ def find(task: str, folder: Path, include_path: str | None = None, read: Reader 
         path = (folder / task).expanduser()
         if not path.is_file():
             raise UsageError(f'task "{task}": there is no such file in "{folder}"')
-        return expand.file(path)
-    if task in expand.names.files:
-        return expand.file(Path(expand.names.files[task]))
-    if task not in expand.names.tags:
+    elif task in expand.names.files:
+        path = Path(expand.names.files[task])
+    elif task in expand.names.tags:
+        return NamedTasks(task, expand.leaves(expand.tasks(task, {}, 0)))
+    else:
         hint = did_you_mean(task, [*expand.names.files, *expand.names.tags])
         raise UsageError(f'task "{task}": lm_eval has none of this name{hint}')
-    return NamedTasks(task, expand.all(expand.tasks(task, {}, 0)))
+    config = expand.read(path)
+    if "class" in config or "group" not in config:
+        return NamedTasks(task, (expand.leaf(config, path.parent, {}),))
+    listed, averaged = config.get("aggregate_metric_list") or (), []
+    for entry in [listed] if isinstance(listed, Mapping) else listed:
+        filters = entry.get("filter_list")
+        named = [filters] if isinstance(filters, str) else filters
+        alike = entry.get("weight_by_size") is False
+        averaged.append(Averaged(entry["metric"], None if named is None else frozenset(named), alike))
+    return NamedTasks(task, expand.leaves(expand.group(config, path.parent, {}, 0)), tuple(averaged))
 
 
 class _Expansion:
@@ -81,23 +91,10 @@ class _Expansion:
         more = search(extra)
         return Names({**own.files, **more.files}, {**own.tags, **more.tags})
 
-    def file(self, path: Path) -> NamedTasks:
-        config = self.read(path)
-        if "class" not in config and "group" in config:
-            averaged = config.get("aggregate_metric_list") or ()
-            found = []
-            for entry in [averaged] if isinstance(averaged, Mapping) else averaged:
-                filters = entry.get("filter_list")
-                named = [filters] if isinstance(filters, str) else filters
-                alike = entry.get("weight_by_size") is False
-                found.append(Averaged(entry["metric"], None if named is None else frozenset(named), alike))
-            return NamedTasks(self.asked, self.all(self.group(config, path.parent, {}, 0)), tuple(found))
-        return NamedTasks(self.asked, (self.leaf(config, path.parent, {}),))
-
-    def all(self, leaves: Iterator[Leaf]) -> tuple[Leaf, ...]:
-        if not (found := {leaf.name: leaf for leaf in leaves}):
+    def leaves(self, found: Iterator[Leaf]) -> tuple[Leaf, ...]:
+        if not (leaves := {leaf.name: leaf for leaf in found}):
             raise UsageError(f'task "{self.asked}": is a group without tasks')
-        return tuple(found.values())
+        return tuple(leaves.values())
 
     def tasks(self, name: str, overrides: Config, depth: int) -> Iterator[Leaf]:
         """Yield the tasks of a name within a group."""

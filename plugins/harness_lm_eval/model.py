@@ -57,7 +57,13 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
             self._measure(some, [(prompt, "") for prompt in prompts], -new)
             asked: dict[str, Any] = {"max_new_tokens": new, "stop": stop, "truncate": True}
             if drawn:
-                sampling = Sampling(*drawn, seeds=self._seeds(some))
+                repeats, seeds = Counter[tuple[Any, ...]](), []
+                for request in some:  # other documents and other repeats draw other numbers, the same ones every time
+                    who = (request.task_name, request.doc_id, request.idx)
+                    text = repr((self.seed, *who, repeats[who]))
+                    seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]))
+                    repeats[who] += 1
+                sampling = Sampling(*drawn, seeds=tuple(seeds))
                 found = self.subject.generate(prompts, sampling=sampling, **asked)
             else:
                 once = list(dict.fromkeys(prompts))
@@ -96,16 +102,6 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         if not (known["do_sample"] and known.get("temperature", 1.0)):
             return new, stop, None
         return new, stop, (float(known["temperature"]), float(known.get("top_p") or 1), int(known.get("top_k") or 0))
-
-    def _seeds(self, requests: Sequence[Any]) -> tuple[int, ...]:
-        """Return a seed a request: other documents and other repeats draw other numbers, the same ones every time."""
-        repeats, seeds = Counter[tuple[Any, ...]](), []
-        for request in requests:
-            who = (request.task_name, request.doc_id, request.idx)
-            text = repr((self.seed, *who, repeats[who]))
-            seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]))
-            repeats[who] += 1
-        return tuple(seeds)
 
     def _measure(self, requests: Sequence[Any], pairs: Sequence[tuple[str, str]], room: int) -> None:
         """Note the rows that are cut, and by how much; a token is at least a byte, so short ones are not counted."""

@@ -16,20 +16,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.answers import keys
 from harness.artifacts.digests import digest_of
 from harness.collection.collected import Collection, Item, Task
 from harness.errors import UsageError
+from harness.evaluation import grading
+from harness.evaluation.evaluate import evaluate
 from harness.files import cache_dir, write_text
 from harness.internals import schema
+from harness.pipeline.session import Session
 from harness.records.samples import rows_digest
 from harness_plan.workload import training_tokens
 from harness_workers import load_now
-
-if TYPE_CHECKING:
-    from harness.pipeline.session import Session
 
 FULL, EVALUATION = "full", "evaluation"
 ROWS = 16  # of each evaluation that are timed
@@ -89,7 +89,7 @@ def methods_of(collection: Collection) -> list[str]:
     return [own.name, *(n for n in own.about.measured_like if ("adapter", n) in collection.plugins.provided), FULL]
 
 
-def at_rate(session: Session, rate: float) -> Measured:
+def at_rate(session: Session, rate: float) -> dict[str, Measured]:
     """Return what the training takes at so many tokens a second, as somebody has seen elsewhere."""
     collection, table, what = session.collection, session.suite.train, methods_of(session.collection)
     tokens = training_tokens(collection, session.opened.source) if table and what else None
@@ -97,7 +97,7 @@ def at_rate(session: Session, rate: float) -> Measured:
         raise UsageError(f"--rate {rate:g}: want tokens a second of a training here, whose rows are known")
     options = schema.with_defaults(collection.plugins.find("trainer", table.use).function, table.options)
     whole = round(tokens * float(options.get("num_train_epochs") or 1))
-    return Measured(what[0], tokens=round(rate), seconds=1.0, whole_tokens=whole)
+    return {what[0]: Measured(what[0], tokens=round(rate), seconds=1.0, whole_tokens=whole)}
 
 
 def known(session: Session, *only: str) -> dict[str, Measured]:
@@ -169,8 +169,7 @@ def main() -> None:
     from harness.pipeline.run import Options, opened
 
     asked = json.load(sys.stdin)
-    given: dict[str, Any] = asked["options"]
-    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in asked["options"].items()}
     session = opened(Path(asked["suite"]), Options(**given)).session
     what, collection, suite = asked["what"], session.collection, session.suite
     try:
@@ -195,9 +194,6 @@ def main() -> None:
 
 def _evaluation(session: Session) -> Measured:
     """Time some rows of every evaluation on the base, and with worked examples where it is asked so."""
-    from harness.evaluation import grading
-    from harness.evaluation.evaluate import evaluate
-
     suite, collection, seconds = session.suite, session.collection, dict[str, float]()
     timed: dict[Item, Task] = {}  # the base's own, those with examples, and the candidates'
     for item in collection.items:

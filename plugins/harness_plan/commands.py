@@ -36,8 +36,7 @@ def _plan(args: Namespace) -> int:
         run = opened(args.suite, replace(run_options(args), listeners=(terminal,)))
         known = benchmark.measure(run.session) if args.measure else benchmark.known(run.session)
         if args.rate is not None:
-            rated = benchmark.at_rate(run.session, args.rate)
-            known[rated.what] = rated
+            known |= benchmark.at_rate(run.session, args.rate)
         found = forecast(run, known)
     finally:
         terminal.clear()

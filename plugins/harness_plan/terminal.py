@@ -46,9 +46,6 @@ def tell(forecast: Forecast, terminal: Terminal) -> None:
     _time(forecast, terminal)
 
 
-# -- gates -----------------------------------------------------------------------------------------
-
-
 def _gates(forecast: Forecast, terminal: Terminal) -> None:
     together = {j.candidate: j for j in forecast.joint}
     alike: dict[tuple[Odds, ...], tuple[list[str], list[Odds]]] = {}  # candidates about which the same is to be said
@@ -62,8 +59,16 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
         for one in odds:
             note = f' (one of "{one.group}")' if one.group else "" if one.blocking else " (warn)"
             unknown = "?" if one.kind == "inferred" else "–"
+            details = [one.missing] if one.missing else []
+            if one.power is not None:
+                proven = f"proven 80% of the time at {one.proves}" if one.proves else ""
+                rows = f"so with {one.needed:,} rows" if one.needed not in (None, one.rows) else ""
+                details.append("; ".join(filter(None, (one.truth, proven, rows))))
+            size = f"n={one.rows:,}" + (f" in {one.clusters:,} clusters" if one.clusters else "")
+            size += f", like {one.effective:,.0f} independent rows" if one.clusters and one.effective else ""
+            details.append("; ".join([*([size] if one.rows else []), *one.assumed]))
             chance = unknown if one.power is None else _share(one.power)
-            _entry(terminal, chance, f"{one.gate}: {one.claim}{note}", _details(one))
+            _entry(terminal, chance, f"{one.gate}: {one.claim}{note}", details)
         if joint := next((together[name] for name in names if name in together), None):
             gates = f"these {joint.gates} gates" if joint.gates > 1 else "this gate"
             model = f"a model truly {joint.points:g} points better than asked" if joint.points else "a model"
@@ -87,18 +92,6 @@ def _share(power: float) -> str:
     return ">99%" if power >= 0.995 else "<1%" if 0 < power < 0.005 else f"{power:.0%}"
 
 
-def _details(odds: Odds) -> Iterator[str]:
-    if odds.missing:
-        yield odds.missing
-    if odds.power is not None:
-        proven = f"proven 80% of the time at {odds.proves}" if odds.proves else ""
-        rows = f"so with {odds.needed:,} rows" if odds.needed not in (None, odds.rows) else ""
-        yield "; ".join(filter(None, (odds.truth, proven, rows)))
-    size = f"n={odds.rows:,}" + (f" in {odds.clusters:,} clusters" if odds.clusters else "")
-    size += f", like {odds.effective:,.0f} independent rows" if odds.clusters and odds.effective else ""
-    yield "; ".join([*([size] if odds.rows else []), *odds.assumed])
-
-
 def _joint(joint: Joint) -> Iterator[str]:
     if joint.factor and joint.rows:
         sizes = dict.fromkeys(joint.rows.values())
@@ -112,9 +105,6 @@ def _joint(joint: Joint) -> Iterator[str]:
         yield "; ".join(joint.assumed)
     if joint.unknown:
         yield "not counted: " + ", ".join(f'"{name}"' for name in joint.unknown)
-
-
-# -- requests --------------------------------------------------------------------------------------
 
 
 def _requests(forecast: Forecast, terminal: Terminal) -> None:
@@ -135,9 +125,6 @@ def _requests(forecast: Forecast, terminal: Terminal) -> None:
             terminal.line(f"  {a.subject}::{a.eval}: {a.note}", "dim")
     for made in forecast.made:
         terminal.line(f"  {made.name}: {f'is there, {made.path}' if made.there else 'is to be made'}")
-
-
-# -- time and memory -------------------------------------------------------------------------------
 
 
 def _training(forecast: Forecast, terminal: Terminal) -> None:

@@ -105,34 +105,11 @@ def requests_of(run: Execution) -> list[Workload]:
     """Return what every evaluation would ask. Raises UsageError when an evaluator refuses its rows."""
     session = replace(run.session, responses=remembered(run.session.options, run.record.warn))
     try:
-        ears = _Ears(session, models_of(session))
+        ears = _Ears(session)
         return [ears.asked(item) for item in session.collection.items]
     finally:
         if session.responses:
             session.responses.close()
-
-
-def models_of(session: Session) -> dict[str, tuple[ModelRef, Model]]:
-    """Return the models that are there, by subject, with the table that loads each."""
-    suite, ready, base = session.suite, session.opened, session.base
-    refs: dict[str, tuple[ModelRef, Model]] = {"base": (base, suite.model)}
-    for name, baseline in suite.subjects.items():
-        if name in ready.others:
-            refs[name] = session.baseline(name), baseline.model
-        elif name in ready.releases or not baseline.released:
-            refs[name] = session.baseline(name) if baseline.released else base, suite.model
-    if ready.candidate:
-        merged = ModelRef("merged", ready.candidate.path, ready.candidate.digest, options=suite.model.options)
-        refs["merged"] = merged, suite.model
-    there = {made.name: Path(made.path) for made in made_of(session) if made.there}
-    if ready.adapter and ("adapter" in there or not suite.trains):
-        on = replace(base, name="adapter", adapter=Artifacts(session).adapter, quantization=ready.adapter.quantization)
-        refs["adapter"] = sealed(on, base=base.digest), suite.model
-    for name in session.collection.candidates:
-        if name in there and name != "adapter":
-            refs[name] = sealed(ModelRef(name, str(there[name]), options=suite.model.options)), suite.model
-    refs |= {ref.name: (sealed(ref), suite.model) for made, ref in _copies(session) if made.there}
-    return refs
 
 
 def made_of(session: Session) -> list[Made]:
@@ -197,9 +174,29 @@ def _pair(row: Mapping[str, Any]) -> Pair:
 class _Ears:
     """Listens to every evaluation of a run, and counts the tokens of the same requests once."""
 
-    def __init__(self, session: Session, refs: Mapping[str, tuple[ModelRef, Model]]) -> None:
-        self.session, self.refs = session, refs
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.counted: dict[Any, tuple[int, int]] = {}
+        suite, ready, base = session.suite, session.opened, session.base
+        # the models that are there, by subject, with the table that loads each
+        self.refs: dict[str, tuple[ModelRef, Model]] = {"base": (base, suite.model)}
+        for name, baseline in suite.subjects.items():
+            if name in ready.others:
+                self.refs[name] = session.baseline(name), baseline.model
+            elif name in ready.releases or not baseline.released:
+                self.refs[name] = session.baseline(name) if baseline.released else base, suite.model
+        if ready.candidate:
+            merged = ModelRef("merged", ready.candidate.path, ready.candidate.digest, options=suite.model.options)
+            self.refs["merged"] = merged, suite.model
+        there = {made.name: Path(made.path) for made in made_of(session) if made.there}
+        if ready.adapter and ("adapter" in there or not suite.trains):
+            folder, quantization = Artifacts(session).adapter, ready.adapter.quantization
+            on = replace(base, name="adapter", adapter=folder, quantization=quantization)
+            self.refs["adapter"] = sealed(on, base=base.digest), suite.model
+        for name in session.collection.candidates:
+            if name in there and name != "adapter":
+                self.refs[name] = sealed(ModelRef(name, str(there[name]), options=suite.model.options)), suite.model
+        self.refs |= {ref.name: (sealed(ref), suite.model) for made, ref in _copies(session) if made.there}
 
     def asked(self, item: Item) -> Workload:
         collection, ready = self.session.collection, self.session.opened
