@@ -9,10 +9,10 @@ from typing import Any
 
 from harness import Metric, Sample, Score, Subject, evaluator, hookimpl
 from harness.internals import schema
-from harness_lm_eval import scores, tasks
+from harness_lm_eval import hub, scores
 from harness_lm_eval.find import find
 from harness_lm_eval.metrics import gauges
-from harness_lm_eval.tasks import TaskOptions
+from harness_lm_eval.tasks import TaskOptions, blamed, build
 
 
 def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
@@ -27,7 +27,16 @@ def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
 
 def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Read a task's documents: a row each, with "task", "doc_id" and the document's fields. Raises UsageError."""
-    return tasks.rows(TaskOptions.of(options), folder)
+    served, _ = build(TaskOptions.of(options), folder)
+    found = []
+    with hub.quiet():
+        for one in served.values():
+            with blamed(f'task "{one.name}": fails on a document'):
+                one.requests(0, None)  # the first of each task is tried out
+                some = [one.row(number) for number in range(len(one.docs))]
+            names = [f"{one.name}:" * (len(served) > 1) + str(number) for number in range(len(some))]
+            found += [{"id": name, **row} for name, row in zip(names, some, strict=True)]
+    return found
 
 
 @evaluator(metrics_for=metrics_for, rows_for=rows_for, needs=lambda options: ("lm_eval",))

@@ -181,20 +181,6 @@ def build(asked: TaskOptions, folder: Path) -> Tasks:
     return built, metrics
 
 
-def rows(asked: TaskOptions, folder: Path) -> list[dict[str, Any]]:
-    """Return one row a document, of all tasks, task by task; the first of each is tried out. Raises UsageError."""
-    served, _ = build(asked, folder)
-    found = []
-    with hub.quiet():
-        for one in served.values():
-            with blamed(f'task "{one.name}": fails on a document'):
-                one.requests(0, None)
-                some = [one.row(number) for number in range(len(one.docs))]
-            names = [f"{one.name}:" * (len(served) > 1) + str(number) for number in range(len(some))]
-            found += [{"id": name, **row} for name, row in zip(names, some, strict=True)]
-    return found
-
-
 @contextmanager
 def blamed(what: str) -> Iterator[None]:
     """Raise a UsageError of what failed by somebody else's code: templates, functions and modules of a task."""

@@ -12,7 +12,6 @@ from harness import UsageError, did_you_mean
 
 Row = dict[str, Any]
 HERE = Path(__file__).parent
-BUILTIN = "builtin:"
 SOURCES = {  # name -> sha256 of its file
     "capitals": "e34121a60298e90ad3979df44f398cfe8f4dd6e02059a75a8e32b32e62a12db2",
     "topics": "be6b0261a03cb6f5b72170b36ebfe3afb875d6fb60da4db52af2f7a11e33d64d",
@@ -26,7 +25,7 @@ def read_builtin(path: str) -> list[Row] | None:
 
     Raises UsageError on a name there is not, and on a file that was changed.
     """
-    name = path.removeprefix(BUILTIN)
+    name = path.removeprefix("builtin:")
     if name == path or name.endswith("]"):
         return None
     if name == FACTS:
