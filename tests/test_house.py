@@ -19,8 +19,9 @@ ROOT = Path(__file__).parent.parent
 PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").is_file())
 MOST_LINES, LONGEST, MOST_ANY, TOP_FLOOR = 450, 70, 0.08, 14
 DEFAULTS = {"harness/suite/tables.py", "harness/suite/reader.py", "harness/release/__init__.py"}  # the last: a layer
-# which left it, import its rooms and move with them
-OF_THE_CORE = {f"harness_{name}" for name in ("ci", "doctor", "plan", "release", "selftest", "served", "workers")}
+# plugins that left the core: they import its rooms and move with them
+LEFT = ("ci", "doctor", "init", "plan", "release", "selftest", "served", "workers")
+OF_THE_CORE = {f"harness_{name}" for name in LEFT}
 WORDS = ("harness/records/words.py",)  # where sentences of a verdict are written
 SCALES = ("harness/records/scales.py",)
 READING = {

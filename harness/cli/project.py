@@ -34,10 +34,10 @@ TASKS = {  # each runs and passes as it is, on a model that it builds; what a fo
 
 def _init(args: argparse.Namespace) -> int:
     """Write a suite that runs and passes, for a task or on a table, and the suites' JSON Schema, which editors read."""
-    from harness.cli import table
     from harness.files import write_text
     from harness.plugins import load_plugins
 
+    table = part("init_table")
     task, of_data = args.task or "qa", [f"--{name}" for name in table.OPTIONS if getattr(args, name) is not None]
     if args.data and args.task:
         raise UsageError("--task brings rows of its own, and --data names yours; give one of them")

@@ -21,6 +21,7 @@ from harness.artifacts.attestation import BESIDE, CLAIMS, EVIDENCE, GATES, LOCK,
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
+from harness.parts import part
 from harness.release import demands
 from harness.release.locked import Locked, read_lock
 from harness.release.outcome import verdicts_error
@@ -399,10 +400,8 @@ class _Verification:
 
     def compare_suite(self) -> str:
         """Return what is as in the deployer's copy of the suite. Raises ExportRefused where anything differs."""
-        from harness.release.compared import compare_suite
-
         assert self.suite
-        found = compare_suite(self.suite, self.folder, self.evidence.lock)
+        found = part("compare_suite")(self.suite, self.folder, self.evidence.lock)
         self.verified.notes += [f"suite: {note}" for note in found.notes]
         if found.differences:
             first, *rest = found.differences

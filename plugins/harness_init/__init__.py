@@ -1,0 +1,1 @@
+"""`harness init --data`: whoever's table becomes a suite that runs."""
