@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness import __version__
-from harness.cli import cache, project, run
+from harness.cli import cache, run, verify
 from harness.cli.options import Parser, with_json
 from harness.errors import EVERYDAY, RAISES, ExitCode, UsageError, did_you_mean
 
@@ -23,10 +23,10 @@ EXIT_CODES = (
 BROUGHT = "harness.commands"  # entry points of commands that installed plugins bring
 Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
 GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugin stands; others are at the end
-    "start": (project.init, "doctor"),
+    "start": ("init", "doctor"),
     "run": (run.run, run.check, "plan", "selftest"),
     "look": (run.show, "explain"),
-    "ship": (project.waive, project.verify, "keygen", "sign", "promote"),
+    "ship": ("waive", verify.verify, "keygen", "sign", "promote"),
     "extend": ("plugins", "schema", cache.cache),
 }
 EXAMPLES = """examples:

@@ -6,19 +6,16 @@ Never silent, never for ever.
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import json
 from collections.abc import Sequence
-from contextlib import suppress
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.digests import digest_of
-from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.files import append_line, read_text, writing
+from harness.errors import Mistakes
+from harness.files import read_text
 from harness.records.waivers import IGNORED, Waiver
-from harness.suite.lines import gate_lines
 
 if TYPE_CHECKING:
     from harness.claims.gate import Gate
@@ -99,40 +96,6 @@ def read_waivers(suite: Path) -> list[Waiver]:
     return found
 
 
-def waive(
-    gate: str, reason: str, until: str, suite: Path | None, by: str | None, plugins: Sequence[str] = ()
-) -> tuple[Path, Waiver]:
-    """Append a waiver to the file beside the suite, and return both.
-
-    Without `suite` it is the only one with such a gate in this folder or in suites/; a check's code needs the suite,
-    and perhaps `plugins`. Raises UsageError when there is no such gate or check, when a gate does not block, or when
-    reason, name or date will not do.
-    """
-    found = _find(gate, suite, plugins)
-    today = datetime.now(UTC).date()
-    why = _line("--reason", reason, "say why the gate may be broken")
-    with suppress(OSError, KeyError):  # a container's user may have no name
-        by = getpass.getuser() if by is None else by
-    name = _line("--by", by or "", "say who answers for it")
-    try:
-        last = date.fromisoformat(until)
-    except ValueError:
-        raise UsageError(f'--until "{until}": want a date such as {today.isoformat()}') from None
-    if last < today:
-        raise UsageError(f'--until "{until}": is past; today is {today.isoformat()}')
-    declared = next((g for g in found.gates if g.id == gate), None)
-    if declared and not declared.blocking:
-        instead = f'it is one of "{declared.group}"; waive that' if declared.group else "it only warns"
-        raise UsageError(f'{found.path}: gate "{gate}" does not block by itself: {instead}')
-    digest = claim_digest(declared, found) if declared else check_digest(gate, found)
-    claim = claim_of(declared) if declared else IGNORED
-    made = Waiver(gate, claim, why, last.isoformat(), name, today.isoformat(), digest)
-    path = waivers_of(found.path)
-    with writing(path):
-        append_line(path, dataclasses.asdict(made))
-    return path, made
-
-
 def in_force(waivers: Sequence[Waiver], gate: Gate, suite: Suite, today: date) -> Waiver | None:
     """Return the newest waiver in force for a gate."""
     return next((w for w in reversed(waivers) if w.gate == gate.id and not waiver_error(w, gate, suite, today)), None)
@@ -187,38 +150,3 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
 
 def _of_eval(spec: Eval) -> dict[str, Any]:
     return {**{k: getattr(spec, k) for k in CLAIMED}, **{k: v for k in LATER if (v := getattr(spec, k))}}
-
-
-def _line(option: str, text: str, instead: str) -> str:
-    """Return a text on one line; raises UsageError when it is empty or cannot be written."""
-    if not (line := " ".join(text.split())):
-        raise UsageError(f"{option}: is empty; {instead}")
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"{option}: holds bytes that are no text; {instead}") from None
-    return line
-
-
-def _find(gate: str, suite: Path | None, plugins: Sequence[str]) -> Suite:
-    from harness.plugins import load_plugins
-    from harness.suite.reader import read_suite
-
-    if suite is not None:
-        found = read_suite(suite)
-        ids = [g.id for g in found.gates]
-        if gate not in ids:
-            provided = load_plugins(suite, plugins).provided.values()
-            codes = ["build", *(p.name for p in provided if p.kind == "check")]
-            titles = [p.about.title for p in provided if p.kind == "check" and p.about.title]
-            if gate not in titles and gate.partition("-")[0] not in codes:
-                raise UsageError(f'{suite}: no gate "{gate}"{did_you_mean(gate, [*ids, *codes, *titles])}')
-        return found
-    gates = {path: gate_lines(path) for folder in (Path(), Path("suites")) for path in sorted(folder.glob("*.toml"))}
-    having = [path for path, ids in gates.items() if gate in ids]
-    if len(having) > 1:
-        raise UsageError(f'gate "{gate}": is in {" and ".join(map(str, having))}; choose one with --suite')
-    if not having:
-        known = did_you_mean(gate, {i for ids in gates.values() for i in ids})
-        raise UsageError(f'no suite here or in suites/ has a gate "{gate}"{known or "; name the suite with --suite"}')
-    return read_suite(having[0])

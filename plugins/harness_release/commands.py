@@ -1,4 +1,4 @@
-"""`harness keygen`, `sign`, `promote`, `schema`, `plugins` and `explain`; imported for the help, so it is light."""
+"""`harness waive`, `keygen`, `sign`, `promote`, `schema`, `plugins` and `explain`; light, for the help imports it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import command, with_harnessfile, with_plugins
+from harness.cli.options import PLUGIN_HELP, command, with_harnessfile, with_plugins
 from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError, did_you_mean
 
@@ -19,6 +19,24 @@ if TYPE_CHECKING:
     from harness.plugins import Plugins
 
 ORDER = ("evaluator", "adapter", "trainer", "loader", "exporter", "workers", "saboteur", "check")  # of the list
+
+
+def waive(parser: ArgumentParser) -> None:
+    """let a gate be broken, or a check's error be ignored, until a date, in writing"""
+    command(
+        parser,
+        _waive,
+        'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',
+        'harness waive D10-exact --suite suite.toml --reason "asked in both on purpose" --until 2027-01-31',
+    )
+    parser.add_argument("gate", metavar="GATE", help="the id of a gate; with --suite also the code of a check")
+    parser.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken or ignored")
+    parser.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")
+    parser.add_argument(
+        "--suite", type=Path, metavar="SUITE", help="unless only one here or in suites/ has such a gate"
+    )
+    parser.add_argument("--by", metavar="NAME", help="who answers for it; you, unless you say")
+    with_plugins(parser, f"for a check: {PLUGIN_HELP}")
 
 
 def keygen(parser: ArgumentParser) -> None:
@@ -78,6 +96,15 @@ def explain(parser: ArgumentParser) -> None:
     command(parser, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
     parser.add_argument("code", nargs="?", metavar="CODE", help="a code or a title, as a finding names them")
     with_harnessfile(parser)
+
+
+def _waive(args: Namespace) -> int:
+    from harness_release.waiving import waive as add
+
+    path, made = add(args.gate, args.reason, args.until, args.suite, args.by, args.plugins)
+    args.document = {"path": str(path), "waiver": asdict(made)}
+    say(f'{path}: "{made.gate}" ({made.claim}) {made.says()}')
+    return ExitCode.OK
 
 
 def _keygen(args: Namespace) -> int:

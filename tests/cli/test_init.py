@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.cli.main import main
-from harness.cli.project import SCHEMA, TASKS, suites_of
 from harness.pipeline.run import Options, prepare
+from harness_init.commands import SCHEMA, TASKS, suites_of
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -1,0 +1,85 @@
+"""`harness waive`: a waiver is written beside the suite. What counts of it is for `harness.suite.waivers`."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from harness.errors import UsageError, did_you_mean
+from harness.files import append_line, writing
+from harness.plugins import load_plugins
+from harness.records.waivers import IGNORED, Waiver
+from harness.suite.lines import gate_lines
+from harness.suite.reader import read_suite
+from harness.suite.tables import Suite
+from harness.suite.waivers import check_digest, claim_digest, claim_of, waivers_of
+
+
+def waive(
+    gate: str, reason: str, until: str, suite: Path | None, by: str | None, plugins: Sequence[str] = ()
+) -> tuple[Path, Waiver]:
+    """Append a waiver to the file beside the suite, and return both.
+
+    Without `suite` it is the only one with such a gate in this folder or in suites/; a check's code needs the suite,
+    and perhaps `plugins`. Raises UsageError when there is no such gate or check, when a gate does not block, or when
+    reason, name or date will not do.
+    """
+    found = _find(gate, suite, plugins)
+    today = datetime.now(UTC).date()
+    why = _line("--reason", reason, "say why the gate may be broken")
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        by = getpass.getuser() if by is None else by
+    name = _line("--by", by or "", "say who answers for it")
+    try:
+        last = date.fromisoformat(until)
+    except ValueError:
+        raise UsageError(f'--until "{until}": want a date such as {today.isoformat()}') from None
+    if last < today:
+        raise UsageError(f'--until "{until}": is past; today is {today.isoformat()}')
+    declared = next((g for g in found.gates if g.id == gate), None)
+    if declared and not declared.blocking:
+        instead = f'it is one of "{declared.group}"; waive that' if declared.group else "it only warns"
+        raise UsageError(f'{found.path}: gate "{gate}" does not block by itself: {instead}')
+    digest = claim_digest(declared, found) if declared else check_digest(gate, found)
+    claim = claim_of(declared) if declared else IGNORED
+    made = Waiver(gate, claim, why, last.isoformat(), name, today.isoformat(), digest)
+    path = waivers_of(found.path)
+    with writing(path):
+        append_line(path, dataclasses.asdict(made))
+    return path, made
+
+
+def _line(option: str, text: str, instead: str) -> str:
+    """Return a text on one line; raises UsageError when it is empty or cannot be written."""
+    if not (line := " ".join(text.split())):
+        raise UsageError(f"{option}: is empty; {instead}")
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{option}: holds bytes that are no text; {instead}") from None
+    return line
+
+
+def _find(gate: str, suite: Path | None, plugins: Sequence[str]) -> Suite:
+    if suite is not None:
+        found = read_suite(suite)
+        ids = [g.id for g in found.gates]
+        if gate not in ids:
+            provided = load_plugins(suite, plugins).provided.values()
+            codes = ["build", *(p.name for p in provided if p.kind == "check")]
+            titles = [p.about.title for p in provided if p.kind == "check" and p.about.title]
+            if gate not in titles and gate.partition("-")[0] not in codes:
+                raise UsageError(f'{suite}: no gate "{gate}"{did_you_mean(gate, [*ids, *codes, *titles])}')
+        return found
+    gates = {path: gate_lines(path) for folder in (Path(), Path("suites")) for path in sorted(folder.glob("*.toml"))}
+    having = [path for path, ids in gates.items() if gate in ids]
+    if len(having) > 1:
+        raise UsageError(f'gate "{gate}": is in {" and ".join(map(str, having))}; choose one with --suite')
+    if not having:
+        known = did_you_mean(gate, {i for ids in gates.values() for i in ids})
+        raise UsageError(f'no suite here or in suites/ has a gate "{gate}"{known or "; name the suite with --suite"}')
+    return read_suite(having[0])
