@@ -130,14 +130,13 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
 
 def _driver(collection: Collection) -> Gate:
     """Return the first blocking gate on rows to select by, whose metric decides among equals."""
-    if not any(t.spec.select for t in collection.tasks.values()):
-        what = 'several are chosen between on select rows, and no eval has any; give one select = "data/select.jsonl"'
-        raise UsageError(f"{collection.suite.path}: --candidate: {what}, or name one candidate")
     for gate in collection.suite.gates:
         if gate.blocking and gate.metric and collection.tasks[gate.eval].spec.select:
             return gate
-    what = "several are chosen between by their gates, and no blocking gate is on an eval with select rows"
-    raise UsageError(f"{collection.suite.path}: --candidate: {what}; add one, or name one candidate")
+    what = "several are chosen between by their gates, and no blocking gate is on an eval with select rows; add one"
+    if not any(t.spec.select for t in collection.tasks.values()):
+        what = 'several are chosen between on select rows, and no eval has any; give one select = "data/select.jsonl"'
+    raise UsageError(f"{collection.suite.path}: --candidate: {what}, or name one candidate")
 
 
 def _measured(given: str, run: Run, collection: Collection, driver: Gate) -> Contender:

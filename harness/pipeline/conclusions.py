@@ -59,11 +59,17 @@ def conclude(run: Execution) -> None:
         record.compared = len(results)
         record.found.changes = tuple(changes_of(collection, results)) or record.found.changes
     record.found.warranted = conclusions(collection, results, verdicts)
-    said = [*record.found.warranted, *sentences(collection, record.found.changes)]
-    idle = unneeded(record.found.waivers, verdicts, record.found.flags)
+    # What a step changed is told of the metrics of gates, and of the first of each evaluation.
+    named = {f"{n}.{next(iter(t.metrics))}" for n, t in collection.tasks.items() if t.metrics}
+    named |= {g.metric for g in collection.suite.gates}
+    said = [*record.found.warranted]
+    for c in (c for c in record.found.changes if f"{c.eval}.{c.metric}" in named):
+        merging = "merging" if c.after == "merged" else f"the merge {c.after}"
+        said.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
+    attempts += unneeded(record.found.waivers, verdicts, record.found.flags)
     blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
     left_out = [f"plugins were left out of this run: -p {blocked}"] if blocked else []
-    record.found.conclusions = [*ignored(record.found), *left_out, *record.choices, *said, *attempts, *idle]
+    record.found.conclusions = [*ignored(record.found), *left_out, *record.choices, *filter(None, said), *attempts]
 
 
 def conclusions(collection: Collection, results: Results, verdicts: Sequence[Verdict]) -> list[str]:
@@ -136,17 +142,6 @@ def changes_of(collection: Collection, results: Results) -> list[Change]:
                 changes = (_change(task, m, ours, theirs, collection.suite.about.alpha) for m in metrics)
                 found += [change for change in changes if change]
     return found
-
-
-def sentences(collection: Collection, changes: Sequence[Change]) -> list[str]:
-    """Return a sentence for every metric that a step changed: of the gates, and the first of each evaluation."""
-    named = {f"{n}.{next(iter(t.metrics))}" for n, t in collection.tasks.items() if t.metrics}
-    named |= {g.metric for g in collection.suite.gates}
-    found = []
-    for c in (c for c in changes if f"{c.eval}.{c.metric}" in named):
-        merging = "merging" if c.after == "merged" else f"the merge {c.after}"
-        found.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
-    return list(filter(None, found))
 
 
 def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: float) -> Change | None:
