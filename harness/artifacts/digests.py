@@ -107,8 +107,7 @@ def hash_file(path: Path, *, follow: bool = False, whole: bool = True) -> Hashed
         key = (path.suffix, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         if (known := _hashed.get(key)) and (known.sha256 or not whole):
             return known
-        parts = _Parts(read_header(f, path)) if path.suffix == ".safetensors" else None
-        hashed = _pass(f, path, parts, whole)
+        hashed = _pass(f, path, _Parts(read_header(f, path)) if path.suffix == ".safetensors" else None, whole)
         if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > SETTLED:
             _hashed[key] = hashed
         return hashed

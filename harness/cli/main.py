@@ -23,11 +23,10 @@ FORMAT = 1  # of the documents of --json; raised when what reads an older one wo
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; a mistake of the user is one line on stderr."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with streams.outliving_their_reader():
             try:
-                args = parsed(words)
+                args = parsed(list(sys.argv[1:] if arguments is None else arguments))
             except UsageError as error:
                 return _refused(error.messages)
             with as_interrupts():

@@ -89,8 +89,7 @@ class Policy:
         return [self.harness] if isinstance(self.harness, str) else self.harness
 
 
-Demanded = Callable[[Policy], object]
-LOOKED: tuple[tuple[int, str, str, Demanded], ...] = (  # on which line it is told, what, by which key, and whether
+LOOKED: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (  # the line it is told on, what, key, whether
     (1, "who signed it", "[[key]]", lambda p: p.keys),
     (2, "which suite", "suites", lambda p: p.suites != [ANY]),
     (2, "what its gates claim", "[[claim]]", lambda p: p.claims or all(re.fullmatch(DIGEST, s) for s in p.suites)),
