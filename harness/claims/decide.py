@@ -43,16 +43,8 @@ def decide(
     if isinstance(case, Unjudgeable):
         return failed(replace(blank, outcome=case.outcome, n=case.n, digest=case.digest), case.why)
     whole = hypothesis_on(case, case.rows)
-    blank = replace(
-        blank,
-        digest=case.digest,
-        value=whole.value,
-        baseline=whole.baseline,
-        n=len(whole.ours),
-        weightless=whole.weightless,
-        copies=case.repeats.copies,
-        joined=case.repeats.joined,
-    )
+    blank = replace(blank, digest=case.digest, copies=case.repeats.copies, joined=case.repeats.joined)
+    blank = replace(blank, value=whole.value, baseline=whole.baseline, n=len(whole.ours), weightless=whole.weightless)
     try:
         if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
             return noted(_decide_slices(case, whole, blank), *case.repeats.notes(blank.n))

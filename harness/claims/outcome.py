@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from harness.claims.gate import Gate
 from harness.claims.hypothesis import Hypothesis
@@ -26,24 +26,11 @@ def outcome_of(p_pass: float, p_fail: float, alpha: float) -> Outcome:
 def conclude(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
     """Return the verdict of one test, but for its reason."""
     outcome = outcome_of(test.p_pass, test.p_fail, hypothesis.alpha)
-    verdict = replace(
-        blank,
-        outcome=outcome,
-        value=hypothesis.value,
-        baseline=hypothesis.baseline,
-        estimate=test.estimate,
-        lower=test.lower,
-        upper=test.upper,
-        threshold=hypothesis.threshold,
-        p_pass=test.p_pass,
-        p_fail=test.p_fail,
-        clusters=test.clusters,
-        effective=test.effective if test.clusters else None,
-        method=test.method,
-        n=len(hypothesis.ours),
-        weightless=hypothesis.weightless,
-        **changed_rows(hypothesis),
-    )
+    found: dict[str, Any] = {"outcome": outcome, "n": len(hypothesis.ours), **changed_rows(hypothesis)}
+    found |= {name: getattr(hypothesis, name) for name in ("value", "baseline", "threshold", "weightless")}
+    found |= {name: getattr(test, name) for name in ("estimate", "lower", "upper", "p_pass", "p_fail", "method")}
+    found |= {"clusters": test.clusters, "effective": test.effective if test.clusters else None}
+    verdict = replace(blank, **found)
     if outcome is not Outcome.INCONCLUSIVE or hypothesis.labels:  # of which there would have to be more, too
         return verdict
     discordance = (len(verdict.won) + len(verdict.lost)) / verdict.n
@@ -74,18 +61,9 @@ def conclude_slices(
     bound, among = (1, failed or slices) if failed or not large else (0, large)
     driver = min(among, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[bound]).name
     outcome, proofs = outcome_of_slices([(s.outcome, s.alarm) for s in slices]), [tested[s.name].p_pass for s in large]
-    verdict = replace(
-        parts[driver],
-        value=blank.value,
-        baseline=blank.baseline,
-        n=blank.n,
-        weightless=blank.weightless,
-        outcome=outcome,
-        driver=driver,
-        slices=tuple(slices),
-        p_pass=max(proofs, default=1.0),
-        p_fail=min(harm),
-    )
+    whole = {name: getattr(blank, name) for name in ("value", "baseline", "n", "weightless")}
+    told = {"outcome": outcome, "driver": driver, "slices": tuple(slices)}
+    verdict = replace(parts[driver], **whole, **told, p_pass=max(proofs, default=1.0), p_fail=min(harm))
     if not (proofs and outcome is Outcome.INCONCLUSIVE):
         verdict = replace(verdict, rows_needed=None, rows_range=None)
     return verdict, parts

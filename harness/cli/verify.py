@@ -21,8 +21,8 @@ STRICT = Path("strict")  # the policy of this name is the harness's own; a file 
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from harness.release.policy import ExportRefused
     from harness.release.previous import current
-    from harness.release.signatures import ExportRefused
     from harness.release.verify import verify
 
     if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import schema
+from harness.artifacts.attestation import CLAIMS, PAYLOAD, Envelope
 from harness.claims.gate import Gate
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.release import LAYERS
@@ -33,6 +34,10 @@ RANGES = (  # of numbers: their key, the most they may be, and what is wanted
 OF_SUITES = ("any_of", "requires", "on", "decide")  # keys of a gate that say nothing by themselves
 DIGEST = "[0-9a-f]{64}"
 PLUGIN = rf"\S+ (sha256:{DIGEST}|(?!sha256:)\S+)"
+
+
+class ExportRefused(Exception):
+    """An export that must not be deployed, and why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -225,3 +230,26 @@ def _huge(value: Any) -> bool:
     if isinstance(value, (list, dict)):
         return any(_huge(v) for v in (value.values() if isinstance(value, dict) else value))
     return isinstance(value, int) and abs(value) >= LONG
+
+
+def signers(envelope: Envelope, policy: Policy) -> set[str]:
+    """Return the ids of the policy's keys that signed an envelope; raises ExportRefused where a signature is wrong."""
+    try:
+        from securesystemslib.dsse import Envelope as Signed
+        from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
+        from securesystemslib.signer import Signature, SSlibKey
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--policy needs the module {error.name}; pip install 'finetune-harness[sign]'") from None
+    keys = {k.keyid: SSlibKey(k.keyid, "ed25519", k.scheme, {"public": k.public.lower()}) for k in policy.keys}
+    whole = Signed(envelope.payload, PAYLOAD, {})
+    by = set()
+    for keyid, signature in envelope.signatures.items():
+        if keyid in keys:
+            try:
+                keys[keyid].verify_signature(Signature(keyid, signature.hex()), whole.pae())
+            except (UnverifiedSignatureError, VerificationError):
+                name = next(k.name for k in policy.keys if k.keyid == keyid) or keyid[:16]
+                what = f'the signature by key "{name}" is wrong, whoever else signed'
+                raise ExportRefused(f"{what}; have that line taken out of {CLAIMS}, or sign again") from None
+            by.add(keyid)
+    return by

@@ -15,8 +15,7 @@ from harness.artifacts.attestation import SERVED, STATEMENT, Envelope, read_enve
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.demands import SKEW
-from harness.release.policy import Policy
-from harness.release.signatures import ExportRefused, signers
+from harness.release.policy import ExportRefused, Policy, signers
 
 SAME, COUNT = "same", "count"  # a verdict; by what ids were seen where only their number is told
 

@@ -25,9 +25,8 @@ from harness.parts import part
 from harness.release import demands
 from harness.release.locked import Locked, read_lock
 from harness.release.outcome import verdicts_error
-from harness.release.policy import Policy, overlooked
+from harness.release.policy import ExportRefused, Policy, overlooked, signers
 from harness.release.served import held
-from harness.release.signatures import ExportRefused, signers
 from harness.texts.counts import counted
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole

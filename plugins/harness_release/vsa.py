@@ -19,8 +19,7 @@ from harness.artifacts.attestation import CLAIMS, EVIDENCE, MODEL, STATEMENT, En
 from harness.artifacts.digests import file_digest, root_digest, walk
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
-from harness.release.policy import Policy
-from harness.release.signatures import ExportRefused, signers
+from harness.release.policy import ExportRefused, Policy, signers
 from harness.release.verify import Verified
 from harness_release.attest import read_evidence
 from harness_release.signing import enveloped, signer_of
