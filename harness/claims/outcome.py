@@ -62,7 +62,7 @@ def conclude_slices(
     driver = min(among, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[bound]).name
     outcome, proofs = outcome_of_slices([(s.outcome, s.alarm) for s in slices]), [tested[s.name].p_pass for s in large]
     whole = {name: getattr(blank, name) for name in ("value", "baseline", "n", "weightless")}
-    told = {"outcome": outcome, "driver": driver, "slices": tuple(slices)}
+    told: dict[str, Any] = {"outcome": outcome, "driver": driver, "slices": tuple(slices)}
     verdict = replace(parts[driver], **whole, **told, p_pass=max(proofs, default=1.0), p_fail=min(harm))
     if not (proofs and outcome is Outcome.INCONCLUSIVE):
         verdict = replace(verdict, rows_needed=None, rows_range=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -26,6 +25,8 @@ TASKS = {  # each runs and passes as it is, on a model that it builds; what a fo
 
 def _init(args: argparse.Namespace) -> int:
     """Write a suite that runs and passes, for a task or on a table, and the suites' JSON Schema, which editors read."""
+    import shlex
+
     from harness.files import write_text
     from harness.plugins import load_plugins
     from harness_init import table

@@ -5,15 +5,11 @@ Each format is a module of its own. They write from the very bytes of the eviden
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from harness.artifacts.attestation import EVIDENCE, GATES, LOCK, MANIFEST
-from harness.artifacts.strict import MALFORMED, read_json
+from harness.artifacts.strict import MALFORMED
 from harness.errors import UsageError, did_you_mean
 from harness.release.verify import Verified
 
@@ -38,29 +34,3 @@ def writer(kind: str, policy: Path | None, key: Path | None) -> Callable[[Verifi
             raise UsageError(f"--as {kind}: {found.folder}: the evidence is malformed: {why}") from None
 
     return write
-
-
-@dataclass(frozen=True)
-class ReadEvidence:
-    """The evidence of an export that was verified, as data."""
-
-    manifest: Mapping[str, Any]
-    lock: Mapping[str, Any]
-    gates: list[Mapping[str, Any]]
-
-    @property
-    def files(self) -> dict[str, str]:
-        """The sha256 of every file that the manifest lists, by name."""
-        return {name: str(about["sha256"]) for name, about in self.manifest["files"].items()}
-
-
-def read_evidence(found: Verified) -> ReadEvidence:
-    """Read evidence again that was verified. Raises UsageError where it has changed since."""
-    data = []
-    for name in (MANIFEST, LOCK, GATES):
-        path = Path(found.folder) / EVIDENCE / name
-        raw = path.read_bytes()
-        if hashlib.sha256(raw).hexdigest() != found.read[name]:
-            raise UsageError(f"{path}: changed while it was verified; verify it again")
-        data.append(read_json(raw))
-    return ReadEvidence(*data)

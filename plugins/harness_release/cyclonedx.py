@@ -13,7 +13,7 @@ from harness.answers import keys
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MODEL, decimal
 from harness.errors import UsageError
 from harness.release.verify import Verified
-from harness_release.attest import ReadEvidence, read_evidence
+from harness_release.evidence import ReadEvidence, read_evidence
 
 MADE = "machine-learning-model"
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:finetune-harness")  # of serial numbers

@@ -21,7 +21,7 @@ from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.policy import ExportRefused, Policy, signers
 from harness.release.verify import Verified
-from harness_release.attest import read_evidence
+from harness_release.evidence import read_evidence
 from harness_release.signing import enveloped, signer_of
 
 KIND = "https://slsa.dev/verification_summary/v1"

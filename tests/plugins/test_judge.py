@@ -366,7 +366,7 @@ def test_cap_stops_before_it_is_exceeded(provider: str) -> None:
     with StubJudge(latency=0.1) as stub:
         asked = desk(stub, provider, concurrency=32, max_usd=0.15, prices=PRICES, verdict_tokens=64)
         found = dict(asked.ask(questions(200)))
-        worst = Prices(Decimal(3), Decimal(15)).usd(*vars(asked.backend.most(questions(1)[0])).values())
+        worst = Prices(Decimal(3), Decimal(15)).usd(*asked.backend.most(questions(1)[0]))
         assert asked.budget.usd == bill(stub)
         assert Decimal("0.15") - worst < bill(stub) <= Decimal("0.15")
         assert asked.capped == "max_usd = 0.15"

@@ -15,7 +15,7 @@ from harness.texts import secrets
 ROOT = Path(__file__).parents[2]
 WRITES = {"print", "write", "writelines", "write_text", "append_line", "log_text", "add_text"}
 TRIED = """
-harness/cli: guard main parser project run screen streams terminal
+harness/cli: guard main parser run screen streams terminal verify
 harness/reports: events run_folder
 harness/pipeline: conduct execution ledger
 plugins/harness_ci: github
@@ -26,21 +26,20 @@ plugins/harness_trackers: log
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
-harness/cli: ahead table
 harness/pipeline: artifacts choice preflight record
 harness/release: export
-harness/suite: waivers
-plugins/harness_checks: frames keys
+plugins/harness_checks: batches frames
 plugins/harness_export: __init__ fp8 quantised writing
 plugins/harness_hf: fp8 probe sabotage sources
+plugins/harness_init: commands table
 plugins/harness_judge: calibrate calibration commands testing
 plugins/harness_lm_eval: names
 plugins/harness_lora: merge
 plugins/harness_plan: benchmark terminal
-plugins/harness_release: commands promote signing
+plugins/harness_release: commands promote signing waiving
 plugins/harness_selftest: commands
 plugins/harness_served: statement
-plugins/harness_sft: processes rows train trainer whole worker
+plugins/harness_sft: processes rows train trainer worker
 plugins/harness_view: commands labels
 plugins/harness_workers: cards child local protocol
 """  # numbers, digests, models, names of a suite, what a process says to its own, or what a run's folder holds
