@@ -167,16 +167,17 @@ def use_onednn(model: nn.Module) -> None:
             module.__class__ = _low_rank(name)
 
 
-def keep_decoded(model: nn.Module, part: int = 4) -> None:
-    """Have a model whose 4-bit weights do not change keep them as they are decoded at their first use.
+def keep_decoded(model: nn.Module, part: int = 4, width: int = 4) -> None:
+    """Have a model whose 4-bit weights do not change keep them as they are decoded at their first use, bit for bit.
 
-    It does where they take at most the `part`th part of the memory that is free; the results are the same to the bit.
+    It does with as many layers as the `part`th part of the free memory holds, and `width` bytes a weight of them all.
     """
     layers: list[Any] = [each for each in model.modules() if hasattr(each, "keeps")]
-    size = sum(each.weight.quant_state.shape.numel() * each.compute_dtype.itemsize for each in layers)
-    keeps = bool(layers) and part * size <= (free_bytes("cpu") or 0)
-    for each in layers:
-        each.keeps = keeps
+    weights = [each.weight.quant_state.shape.numel() for each in layers]
+    room = min((free_bytes("cpu") or 0) // part, width * sum(weights))
+    for each, size in zip(layers, weights, strict=True):
+        each.keeps = size * each.compute_dtype.itemsize <= room
+        room -= each.keeps and size * each.compute_dtype.itemsize
 
 
 @cache

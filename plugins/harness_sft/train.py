@@ -37,7 +37,6 @@ from harness_sft.sentinels import Start
 from harness_sft.sharding import gather, sha256_of
 from harness_sft.trainer import Checked
 
-DECODED = 16  # part of the free memory that a base in 4 bits may take decoded: a training needs the rest for itself
 EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
@@ -123,7 +122,7 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
         raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
     check_targets(config.target_modules, names)  # without the experts, of which PEFT has made `target_parameters`
     harness_hf.use_onednn(model)
-    harness_hf.keep_decoded(model, DECODED)
+    harness_hf.keep_decoded(model, part=16, width=2)  # for it needs memory itself
     return model
 
 

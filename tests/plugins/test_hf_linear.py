@@ -143,6 +143,8 @@ def test_weights_of_four_bits_are_decoded_once_where_they_do_not_change(monkeypa
         with torch.inference_mode():
             assert all(torch.allclose(made(x), wanted, atol=1e-5) for _ in range(3))
         assert len(decoded) == times
+    linear.keep_decoded(made, 16, width=2)  # these are float32
+    assert not made[0].keeps
     gradients = []
     for kept in False, True:
         made[0].keeps, x.grad = kept, None
