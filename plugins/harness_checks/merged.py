@@ -119,13 +119,10 @@ def differs_from_adapter(
     theirs = _distributions(load, twin, texts, exact) if twin else None
     if theirs is None:
         return
-    pairs = list(zip(theirs, ours, strict=True))
-    if any(p.shape != q.shape for p, q in pairs):
+    if any(p.shape != q.shape for p, q in zip(theirs, ours, strict=True)):
         yield Finding("error", "the merged model has another vocabulary or tokenizer than the adapter's base")
         return
-    tokens = sum(len(p) for p, _ in pairs)
-    kl = sum(float((p.exp() * (p - q)).sum()) for p, q in pairs) / tokens
-    agree = sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in pairs) / tokens
+    tokens, (kl, agree) = sum(map(len, ours)), harness_hf.apart(theirs, ours)
     stored = {DTYPES.get(header.dtype, "bfloat16") for header in read_headers(Path(merged.path)).values()}
     dtype = max(stored, key=lambda name: LIMITS[name])  # the coarsest
     most = LIMITS[dtype] if exact else max(LIMITS[dtype], COMPUTED)

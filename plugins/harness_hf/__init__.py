@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.models import wrong_on_cpu as wrong_on_cpu
     from harness_hf.restore import SPLITS as SPLITS
     from harness_hf.restore import split_name as split_name
+    from harness_hf.scoring import apart as apart
     from harness_hf.sources import LocalSource as LocalSource
     from harness_hf.sources import parameters_of as parameters_of
     from harness_hf.sources import resolve as resolve

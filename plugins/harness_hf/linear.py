@@ -176,8 +176,8 @@ def keep_decoded(model: nn.Module, part: int = 4, width: int = 4) -> None:
     weights = [each.weight.quant_state.shape.numel() for each in layers]
     room = min((free_bytes("cpu") or 0) // part, width * sum(weights))
     for each, size in zip(layers, weights, strict=True):
-        each.keeps = size * each.compute_dtype.itemsize <= room
-        room -= each.keeps and size * each.compute_dtype.itemsize
+        each.keeps = (taken := size * each.compute_dtype.itemsize) <= room
+        room -= taken if each.keeps else 0
 
 
 @cache

@@ -297,3 +297,11 @@ def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) ->
     logprobs = logits[places, tokens].float() - norms[places]
     greedy = (likeliest[places] == tokens) & logprobs.isfinite()  # the argmax of NaN is a token like any other
     return logprobs.double().tolist(), greedy.tolist()
+
+
+def apart(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
+    """Return KL(before ‖ after) in nats a token, and the share of first choices kept, of log-probabilities (T, V)."""
+    pairs = list(zip(before, after, strict=True))
+    tokens = sum(len(p) for p, _ in pairs)
+    kl = sum(float((p.exp() * (p - q)).sum()) for p, q in pairs) / tokens
+    return kl, sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in pairs) / tokens

@@ -202,16 +202,16 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any], g
         _cast(model, dict.fromkeys(stored, torch.float32))
         rounded = _distributions(model, rows)
         again = _distributions(load_model(work, dtype="float32", device=model.device.type), rows)
-        off, _ = _apart(rounded, again)
+        off, _ = harness_hf.apart(rounded, again)
         if not off <= SAME:
             what = "what was saved answers otherwise than what was trained [saved-parity]"
             why = "transformers did not save or load all of this architecture"
             raise CheckFailed(f"training: {what}: KL {off:.2g} nats a token, limit {SAME:g}; {why}")
-        lost, kept = _apart(before, again)
+        lost, kept = harness_hf.apart(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         if set(stored.values()) != {torch.float32}:  # else nothing was rounded
             start = _distributions(load_model(base, dtype="float32", device=model.device.type), rows)
-            facts["kl_training"], _ = _apart(before, start)
+            facts["kl_training"], _ = harness_hf.apart(before, start)
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
         seal_folder(work, out)
 
@@ -234,13 +234,6 @@ def _distributions(model: PreTrainedModel, rows: list[Any]) -> list[Any]:
     """Return log-probabilities (tokens, vocabulary) of each row."""
     with torch.inference_mode():
         return [model(ids, use_cache=False).logits[0].float().log_softmax(-1).cpu() for ids in rows]
-
-
-def _apart(before: list[Any], after: list[Any]) -> tuple[float, float]:
-    """Return KL(before ‖ after) in nats a token, and the share of first choices that are the same."""
-    tokens = sum(len(p) for p in before)
-    kl = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(before, after, strict=True)) / tokens
-    return kl, sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(before, after, strict=True)) / tokens
 
 
 def _facts(trainer: Checked) -> dict[str, Any]:
