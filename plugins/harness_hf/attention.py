@@ -11,7 +11,7 @@ functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
@@ -29,8 +29,7 @@ TILE = 1 << 18  # scores of one tile: a megabyte
 TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster for products as small as these
 SHORT = 128  # tokens, the mean of a token's document: of longer ones the scores, which are kept, are too many
 LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
-
-Documents = list[tuple[int, int, int]]  # row, begin and end of each
+PADDED = 2  # times the scores of documents by themselves, at most, are those of some that are computed together
 
 
 def tiled() -> AbstractContextManager[None]:
@@ -97,7 +96,7 @@ def by_document() -> AbstractContextManager[None]:
     return _standing_for_sdpa(attend)
 
 
-def _documents(mask: Tensor) -> Documents:
+def _documents(mask: Tensor) -> Documents | None:
     """Return the documents where a mask (B, 1, T, T) shows a token those before it in its own.
 
     None of them where it is another mask, or the documents are so long that PyTorch's own attention is the better one.
@@ -107,12 +106,60 @@ def _documents(mask: Tensor) -> Documents:
     first = mask[:, 0].view(torch.uint8).argmax(-1)  # (B, T)
     seen = (place <= place[:, None]) & (place >= first[..., None])  # (B, T, T)
     if not torch.equal(mask[:, 0], seen) or not torch.equal(first.gather(1, first), first):  # as of a sliding window
-        return []
-    found = []
-    for row, starts in enumerate(first.tolist()):
-        begins = sorted({*starts})
-        found += [(row, begin, end) for begin, end in zip(begins, [*begins[1:], length], strict=True)]
-    return found if sum((end - begin) ** 2 for _, begin, end in found) <= SHORT * rows * length else []
+        return None
+    begins = (first == place).flatten().nonzero()[:, 0]
+    sizes = begins.diff(append=torch.tensor([rows * length]))
+    return Documents(sizes, begins) if sizes.square().sum() <= SHORT * rows * length else None
+
+
+class Alike:
+    """Documents of like lengths, given by their tokens and first tokens (C,), computed together at the longest's L."""
+
+    def __init__(self, sizes: Tensor, begins: Tensor) -> None:
+        self.shape = len(sizes), int(sizes[0])
+        inside = torch.arange(self.shape[1]).expand(self.shape)  # (C, L)
+        self.own = inside < sizes[:, None]
+        self.tokens = (begins[:, None] + inside.minimum(sizes[:, None] - 1)).flatten()  # the last of each pads it
+        self.asks = self.own[:, None, None, :, None].float()
+        self.later = torch.full((self.shape[1],) * 2, float("-inf")).triu_(1)
+
+    def take(self, x: Tensor, groups: int) -> Tensor:
+        """Return their part of x (B, T, H, D), in float32, as (C * G, H/G * L, D)."""
+        part = x.flatten(0, 1).index_select(0, self.tokens).view(*self.shape, groups, -1, x.shape[-1])
+        part = part.permute(0, 2, 3, 1, 4)  # (C, G, H/G, L, D)
+        return torch.empty(part.shape).copy_(part).view(self.shape[0] * groups, -1, x.shape[-1])
+
+    def back(self, part: Tensor, groups: int, like: Tensor) -> Tensor:
+        """Return such a part as (C * L, H, D), in another's dtype."""
+        part = part.view(self.shape[0], groups, -1, self.shape[1], part.shape[-1]).permute(0, 3, 1, 2, 4)
+        return like.new_empty(part.shape).copy_(part).view(len(self.tokens), -1, part.shape[-1])
+
+    def shares(self, scores: Tensor) -> Tensor:
+        """Return what each token (C * G, H/G * L, L) takes of those before it in its document; what pads, nothing."""
+        count, longest = self.shape
+        part = scores.view(count, -1, scores.shape[1] // longest, longest, longest).add_(self.later)
+        return part.softmax(-1).mul_(self.asks).view_as(scores)
+
+
+class Documents:
+    """Documents of packed rows, given by their tokens and first tokens (N,), those of like lengths together."""
+
+    def __init__(self, sizes: Tensor, begins: Tensor) -> None:
+        self.sizes, order = sizes.sort(descending=True)
+        lengths, cuts, squares = self.sizes.tolist(), [0], 0
+        for i, length in enumerate(lengths):
+            squares += length**2
+            if (i + 1 - cuts[-1]) * lengths[cuts[-1]] ** 2 > PADDED * squares:
+                cuts, squares = [*cuts, i], length**2
+        parts = zip(cuts, [*cuts[1:], None], strict=True)
+        self.alike = [Alike(self.sizes[i:j], begins[order[i:j]]) for i, j in parts]
+        own = torch.cat([each.own.flatten() for each in self.alike]).nonzero()[:, 0]
+        self.order = own[torch.cat([each.tokens for each in self.alike])[own].argsort()]
+
+    def whole(self, parts: Sequence[Tensor], rows: int) -> Tensor:
+        """Return the parts (C * L, H, D) of all as (B, T, H, D)."""
+        found = torch.cat(list(parts)).index_select(0, self.order)
+        return found.view(rows, -1, *found.shape[1:])
 
 
 class PerDocument(torch.autograd.Function):
@@ -120,39 +167,28 @@ class PerDocument(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float) -> Tensor:
-        rows, heads, length, width = query.shape
-        groups = key.shape[1]
-        q = query.float().mul(scale).reshape(rows, groups, -1, length, width)  # (B, G, H/G, T, D)
-        k, v = key.float(), value.float()
-        longest = max(end - begin for _, begin, end in documents)
-        later = q.new_full((longest, longest), float("-inf")).triu_(1)
-        out, shares = q.new_empty(rows, length, groups, heads // groups, v.shape[-1]), []
-        for row, begin, end in documents:
-            at, size = slice(begin, end), end - begin
-            scores = q[row, :, :, at] @ k[row, :, None, at].transpose(-1, -2)  # (G, H/G, t, t)
-            share = scores.add_(later[:size, :size]).softmax(-1)
-            out[row, at] = (share @ v[row, :, None, at]).permute(2, 0, 1, 3)
-            shares.append(share)
-        ctx.save_for_backward(q, k, v, *shares)
-        ctx.documents, ctx.scale, ctx.dtype = documents, scale, query.dtype
-        return out.flatten(2, 3).to(query.dtype)
+        given, groups, parts, kept = [x.transpose(1, 2) for x in (query, key, value)], key.shape[1], [], []
+        for alike in documents.alike:
+            q, k, v = (alike.take(x, groups) for x in given)  # (C * G, H/G * L, D), (C * G, L, D), (C * G, L, E)
+            share = alike.shares(q.mul_(scale) @ k.transpose(1, 2))
+            parts.append(alike.back(share @ v, groups, query))
+            kept += [q, k, v, share]
+        ctx.save_for_backward(*kept)
+        ctx.documents, ctx.scale, ctx.groups = documents, scale, groups
+        return documents.whole(parts, len(query))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *shares = ctx.saved_tensors
-        rows, groups, each, length, width = q.shape
-        g = grad.float().view(rows, length, groups, each, -1)
-        to_q, to_k, to_v = (torch.empty_like(x) for x in (q, k, v))
-        for (row, begin, end), share in zip(ctx.documents, shares, strict=True):
-            at, size = slice(begin, end), end - begin
-            mine, share = g[row, at].permute(1, 2, 0, 3).reshape(groups, each * size, -1), share.flatten(1, 2)
-            to_v[row, :, at] = share.transpose(1, 2) @ mine
-            to_scores = torch._softmax_backward_data(mine @ v[row, :, at].transpose(1, 2), share, -1, torch.float32)
-            to_q[row, :, :, at] = (to_scores @ k[row, :, at]).view(groups, each, size, width)
-            to_k[row, :, at] = to_scores.transpose(1, 2) @ q[row, :, :, at].reshape(groups, each * size, width)
-        whole = (to_q.mul_(ctx.scale).flatten(1, 2), to_k, to_v)
-        return *(x.to(ctx.dtype) for x in whole), None, None
+        documents, groups, kept = ctx.documents, ctx.groups, [ctx.saved_tensors[i::4] for i in range(4)]
+        parts: list[list[Tensor]] = []
+        for alike, q, k, v, share in zip(documents.alike, *kept, strict=True):
+            g = alike.take(grad, groups)
+            to_v = share.transpose(1, 2) @ g
+            to_scores = torch._softmax_backward_data(g @ v.transpose(1, 2), share, -1, torch.float32)
+            found = (to_scores @ k).mul_(ctx.scale), to_scores.transpose(1, 2) @ q, to_v
+            parts.append([alike.back(x, groups, grad) for x in found])
+        return *(documents.whole(x, len(grad)).transpose(1, 2) for x in zip(*parts, strict=True)), None, None
 
 
 def beside(prefix: Cache | None) -> AbstractContextManager[None]:
