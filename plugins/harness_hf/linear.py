@@ -6,8 +6,8 @@ another order.
 
 PEFT's LoRA layers make a node of the graph of every cast, product and scaling, and keep a float32 copy of what they
 read until the backward. Here a layer is one node with the frozen product it adds to, which keeps what it read as it
-came; its results are PEFT's to the bit. (Where several layers read the same, their gradients are added up in another
-order.)
+came; its results are PEFT's to the bit, but of a training in half precision, which multiplies as autocast does. (Where
+several layers read the same, their gradients are added up in another order.)
 
 Imports torch: import this module inside functions.
 """
@@ -104,17 +104,24 @@ class Frozen(torch.autograd.Function):
 class Adapted(torch.autograd.Function):
     """x Wᵀ + b + s · x Aᵀ Bᵀ of a frozen layer and its gradients, for rows x (N, I), A (R, I) and B (O, R) in float32.
 
-    What is added to W x is rounded to its dtype first where `rounded` says so. A scale that is a power of two changes
-    no bit wherever it is multiplied by, and is where the numbers are few.
+    What is added to W x is rounded to its dtype first where `rounded` says so. What learns is multiplied in the dtype
+    of x, as autocast does. A scale that is a power of two changes no bit wherever it is multiplied by, and
+    is where the numbers are few.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, scale: float, layer: Any, rounded: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, scale: float, layer: Any, rounded: bool, learns: bool
+    ) -> Tensor:
         early, late = (scale, 1.0) if math.frexp(scale)[0] == 0.5 else (1.0, scale)
-        inner = _times(product(x.to(a.dtype), a), early)  # (N, R)
+        if learns:
+            a, b = a.to(x.dtype), b.to(x.dtype)
+        inner = _times(fast_linear(x.to(a.dtype), a, None), early)  # (N, R)
         ctx.save_for_backward(x, inner, a, b)
         ctx.layer, ctx.scales = layer, (early, late)
         done = fast_linear(x, _weight(layer, x), layer.bias)  # (N, O)
+        if a.dtype != torch.float32:
+            return done.addmm_(inner, b.t(), alpha=late)
         more = _times(product(inner, b), late)
         return done.add_(more.to(done.dtype)) if rounded else more.add_(done).to(done.dtype)
 
@@ -124,18 +131,21 @@ class Adapted(torch.autograd.Function):
         x, inner, a, b = ctx.saved_tensors
         early, late = ctx.scales
         wide = grad.to(a.dtype)  # (N, O)
-        wide = wide if late == 1 else wide * late  # not in place: a gradient in float32 is not copied above
-        to_inner = _times(product(wide, b.t()), early)  # (N, R)
+        wide = wide if late == 1 else wide * late  # not in place: a gradient of its dtype is not copied above
+        to_inner = _times(fast_linear(wide, b.t(), None), early)  # (N, R)
         to_x = to_a = to_b = None
         if ctx.needs_input_grad[0]:  # (N, I)
             to_x = fast_linear(grad, _weight(ctx.layer, grad).t(), None)
-            to_x += product(to_inner, a.t()).to(x.dtype)
+            if a.dtype == torch.float32:
+                to_x += product(to_inner, a.t()).to(x.dtype)
+            else:
+                to_x.addmm_(to_inner, a)
         if ctx.needs_input_grad[1]:
-            to_a = product(to_inner.t(), x.to(a.dtype).t())  # (R, I)
+            to_a = fast_linear(to_inner.t(), x.to(a.dtype).t(), None)  # (R, I)
         if ctx.needs_input_grad[2]:  # (O, R); its transpose is twice as fast, with its bits but for sides of 1
             turned = 1 < inner.shape[1] < wide.shape[1]
-            to_b = product(inner.t(), wide.t()).t() if turned else product(wide.t(), inner.t())
-        return to_x, to_a, to_b, None, None, None
+            to_b = fast_linear(inner.t(), wide.t(), None).t() if turned else fast_linear(wide.t(), inner.t(), None)
+        return to_x, to_a, to_b, None, None, None, None
 
 
 class Linear(nn.Linear):
@@ -208,7 +218,8 @@ def _low_rank(name: str) -> type[nn.Module]:
             return done
         a, b, scale = self.lora_A[one].weight, self.lora_B[one].weight, self.scaling[one]
         # bitsandbytes' layer rounds before it adds, where the other one adds before it rounds
-        done = Adapted.apply(_rows(x), a, b, scale, self.base_layer, name == "Linear4bit")  # type: ignore[no-untyped-call]
+        how = name == "Linear4bit", torch.is_grad_enabled() and a.requires_grad
+        done = Adapted.apply(_rows(x), a, b, scale, self.base_layer, *how)  # type: ignore[no-untyped-call]
         return done.view(*x.shape[:-1], -1)
 
     kind: Any = getattr(lora, name)

