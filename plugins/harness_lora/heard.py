@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import CheckFailed
-from harness_hf import free_memory, load_tokenizer
+from harness_hf import free_memory, load_tokenizer, pieces
 
 SMOKE_TOKENS = 48
 BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
@@ -64,7 +64,7 @@ class Heard:
         told = model.generation_config.eos_token_id if path else None
         stops = set(told) if isinstance(told, list) else {told}
         with torch.inference_mode():
-            found = cls(_logprobs(model, ids, tell), _ends(model, path) if path else [], stops)
+            found = cls(_logprobs(model, ids, tell), _ends(model, path, stops) if path else [], stops)
         del model
         free_memory()
         return found
@@ -113,23 +113,26 @@ def _computes_on(model: PreTrainedModel) -> Any:
 def _kl(p: Any, q: Any) -> float:
     """Return Σ p·log(p/q) over a window, each term as p·(exp(x) - 1 - x) with x = log(q/p)."""
     # So the terms are of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
-    x = q - p
-    terms, far = p.exp() * (x.expm1() - x), x.abs() >= 1
-    if far.any():
-        terms = torch.where(far, q.exp() - p.exp() * (1 + x), terms)
-    return float(terms.sum(dtype=torch.float64))
+    total = 0.0
+    for rows in pieces(p):
+        x = q[rows] - p[rows]
+        terms, far = p[rows].exp().mul_(x.expm1().sub_(x)), x.abs() >= 1
+        if far.any():
+            terms = torch.where(far, q[rows].exp() - p[rows].exp() * (1 + x), terms)
+        total += float(terms.sum(-1).double().sum())
+    return total
 
 
-def _ends(model: PreTrainedModel, path: str) -> list[int | None]:
+def _ends(model: PreTrainedModel, path: str, stops: set[int | None]) -> list[int | None]:
     """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
-    tokenizer, found = load_tokenizer(path), []
-    with torch.inference_mode():
-        for prompt in PROMPTS:
-            ids = _prompt(tokenizer, prompt).to(_computes_on(model))
-            mask = torch.ones_like(ids)
-            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=SMOKE_TOKENS, do_sample=False)
-            found.append(int(out[0, -1]) if out.shape[1] - ids.shape[1] < SMOKE_TOKENS else None)
-    return found
+    tokenizer = load_tokenizer(path)
+    texts = [_prompt(tokenizer, prompt)[0] for prompt in PROMPTS]
+    ids, seen = (
+        pad_sequence(x, batch_first=True, padding_side="left").to(_computes_on(model))
+        for x in (texts, [torch.ones_like(text) for text in texts])
+    )
+    out = model.generate(input_ids=ids, attention_mask=seen, max_new_tokens=SMOKE_TOKENS, do_sample=False)
+    return [next((i for i in row if i in stops), None) for row in out[:, ids.shape[1] :].tolist()]
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:

@@ -154,8 +154,9 @@ def verify(question: MergeFolders) -> dict[str, Any]:
     kl, margin = _limits(question, ids)
     few = ids[:TRAINED_WINDOWS] if question.trained else []
     tell = _telling(len(ids) * 3 + len(few))
+    merged = Heard.of(partial(question.load, question.merged), ids, question.merged, tell)
     adapted = partial(question.load, question.base, question.adapter, question.quantization)
-    theirs = Heard.of(adapted, ids, tell=tell)
+    theirs = Heard.of(adapted, ids, question.base if None in merged.ends else "", tell)
     unrounded = Heard.of(question.unrounded, ids, tell=tell)
     before = compare(theirs, unrounded, ids)
     if not (before.kl < kl and before.margin <= margin):
@@ -164,14 +165,13 @@ def verify(question: MergeFolders) -> dict[str, Any]:
             f"{before.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's "
             f"leads by {before.margin:.2g} nats, limit {margin:.2g}, on {before.tokens} tokens; {OTHERWISE}"
         )
-    merged = Heard.of(partial(question.load, question.merged), ids, question.merged, tell)
     after = compare(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
     dtype = "+".join(sorted({question.before[name].dtype for name in question.plan.must}))  # as their file names it
     facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": dtype}
     facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
-    if None in merged.ends:
-        _check_ends(merged.stops, Heard.of(adapted, (), question.base).ends, merged.ends)
+    if theirs.ends:
+        _check_ends(merged.stops, theirs.ends, merged.ends)
     if question.trained:
         trained = Heard.of(partial(question.load, question.base, question.adapter, question.trained), few, tell=tell)
         apart = compare(trained, merged, few)
