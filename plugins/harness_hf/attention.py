@@ -5,15 +5,15 @@ together by their log-sum-exps (Juravsky et al. 2024, "Hydragen"). `tiled`: one 
 whose scores stay in a core's cache, multiplied by oneDNN (see linear.py).
 
 Each of these is tried against a plain forward before its results count. `by_document`: packed rows that are trained on,
-whose tokens see their own documents alone, without the rest of the square. Imports torch: import this module inside
-functions.
+whose tokens see their own documents alone, without the rest of the square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -96,7 +96,7 @@ def by_document() -> AbstractContextManager[None]:
     return _standing_for_sdpa(attend)
 
 
-def _documents(mask: Tensor) -> Documents | None:
+def _documents(mask: Tensor) -> list[Alike]:
     """Return the documents where a mask (B, 1, T, T) shows a token those before it in its own.
 
     None of them where it is another mask, or the documents are so long that PyTorch's own attention is the better one.
@@ -106,22 +106,31 @@ def _documents(mask: Tensor) -> Documents | None:
     first = mask[:, 0].view(torch.uint8).argmax(-1)  # (B, T)
     seen = (place <= place[:, None]) & (place >= first[..., None])  # (B, T, T)
     if not torch.equal(mask[:, 0], seen) or not torch.equal(first.gather(1, first), first):  # as of a sliding window
-        return None
-    begins = (first == place).flatten().nonzero()[:, 0]
-    sizes = begins.diff(append=torch.tensor([rows * length]))
-    return Documents(sizes, begins) if sizes.square().sum() <= SHORT * rows * length else None
+        return []
+    begins = [*(first == place).flatten().nonzero()[:, 0].tolist(), rows * length]
+    sizes = [end - begin for begin, end in pairwise(begins)]
+    if sum(n * n for n in sizes) > SHORT * rows * length:
+        return []
+    alike: list[list[int]] = []
+    for size in sizes:
+        together = [*(alike or [[]])[-1], size]
+        if len(together) * max(together) ** 2 <= PADDED * sum(n * n for n in together):
+            alike[-1:] = [together]
+        else:
+            alike.append([size])
+    return [Alike(some, end - sum(some)) for some, end in zip(alike, accumulate(map(sum, alike)), strict=True)]
 
 
 class Alike:
-    """Documents of like lengths, given by their tokens and first tokens (C,), computed together at the longest's L."""
+    """Documents of like lengths, one after the other from some token on, computed together at the longest's L."""
 
-    def __init__(self, sizes: Tensor, begins: Tensor) -> None:
-        self.shape = len(sizes), int(sizes[0])
-        inside = torch.arange(self.shape[1]).expand(self.shape)  # (C, L)
-        self.own = inside < sizes[:, None]
-        self.tokens = (begins[:, None] + inside.minimum(sizes[:, None] - 1)).flatten()  # the last of each pads it
-        self.asks = self.own[:, None, None, :, None].float()
-        self.later = torch.full((self.shape[1],) * 2, float("-inf")).triu_(1)
+    def __init__(self, sizes: list[int], begin: int) -> None:
+        self.shape = len(sizes), max(sizes)
+        lengths, inside = torch.tensor(sizes)[:, None], torch.arange(max(sizes))
+        begins, own = begin + lengths.cumsum(0) - lengths, inside < lengths  # (C, 1), (C, L)
+        self.tokens = (begins + inside.minimum(lengths - 1)).flatten()  # the last of each pads it
+        self.own, self.asks = own.flatten().nonzero()[:, 0], own[:, None, None, :, None].float()
+        self.later = torch.full((max(sizes),) * 2, float("-inf")).triu_(1)
 
     def take(self, x: Tensor, groups: int) -> Tensor:
         """Return their part of x (B, T, H, D), in float32, as (C * G, H/G * L, D)."""
@@ -130,65 +139,40 @@ class Alike:
         return torch.empty(part.shape).copy_(part).view(self.shape[0] * groups, -1, x.shape[-1])
 
     def back(self, part: Tensor, groups: int, like: Tensor) -> Tensor:
-        """Return such a part as (C * L, H, D), in another's dtype."""
+        """Return a part (C * G, H/G * L, D) by token (N, H, D), in another's dtype."""
         part = part.view(self.shape[0], groups, -1, self.shape[1], part.shape[-1]).permute(0, 3, 1, 2, 4)
-        return like.new_empty(part.shape).copy_(part).view(len(self.tokens), -1, part.shape[-1])
-
-    def shares(self, scores: Tensor) -> Tensor:
-        """Return what each token (C * G, H/G * L, L) takes of those before it in its document; what pads, nothing."""
-        count, longest = self.shape
-        part = scores.view(count, -1, scores.shape[1] // longest, longest, longest).add_(self.later)
-        return part.softmax(-1).mul_(self.asks).view_as(scores)
-
-
-class Documents:
-    """Documents of packed rows, given by their tokens and first tokens (N,), those of like lengths together."""
-
-    def __init__(self, sizes: Tensor, begins: Tensor) -> None:
-        self.sizes, order = sizes.sort(descending=True)
-        lengths, cuts, squares = self.sizes.tolist(), [0], 0
-        for i, length in enumerate(lengths):
-            squares += length**2
-            if (i + 1 - cuts[-1]) * lengths[cuts[-1]] ** 2 > PADDED * squares:
-                cuts, squares = [*cuts, i], length**2
-        parts = zip(cuts, [*cuts[1:], None], strict=True)
-        self.alike = [Alike(self.sizes[i:j], begins[order[i:j]]) for i, j in parts]
-        own = torch.cat([each.own.flatten() for each in self.alike]).nonzero()[:, 0]
-        self.order = own[torch.cat([each.tokens for each in self.alike])[own].argsort()]
-
-    def whole(self, parts: Sequence[Tensor], rows: int) -> Tensor:
-        """Return the parts (C * L, H, D) of all as (B, T, H, D)."""
-        found = torch.cat(list(parts)).index_select(0, self.order)
-        return found.view(rows, -1, *found.shape[1:])
+        part = like.new_empty(part.shape).copy_(part)
+        return part.view(len(self.tokens), -1, part.shape[-1]).index_select(0, self.own)
 
 
 class PerDocument(torch.autograd.Function):
     """Attention (B, T, H, E) within documents: queries (B, H, T, D), keys (B, G, T, D) and values (B, G, T, E)."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, documents: list[Alike], scale: float) -> Tensor:
         given, groups, parts, kept = [x.transpose(1, 2) for x in (query, key, value)], key.shape[1], [], []
-        for alike in documents.alike:
+        for alike in documents:
             q, k, v = (alike.take(x, groups) for x in given)  # (C * G, H/G * L, D), (C * G, L, D), (C * G, L, E)
-            share = alike.shares(q.mul_(scale) @ k.transpose(1, 2))
+            scores = (q.mul_(scale) @ k.transpose(1, 2)).view(-1, groups, q.shape[1] // k.shape[1], *alike.later.shape)
+            share = scores.add_(alike.later).softmax(-1).mul_(alike.asks).view(*q.shape[:2], -1)  # of padding none
             parts.append(alike.back(share @ v, groups, query))
             kept += [q, k, v, share]
         ctx.save_for_backward(*kept)
         ctx.documents, ctx.scale, ctx.groups = documents, scale, groups
-        return documents.whole(parts, len(query))
+        return torch.cat(parts).view(*given[0].shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        documents, groups, kept = ctx.documents, ctx.groups, [ctx.saved_tensors[i::4] for i in range(4)]
-        parts: list[list[Tensor]] = []
-        for alike, q, k, v, share in zip(documents.alike, *kept, strict=True):
+        groups, kept, parts = ctx.groups, [ctx.saved_tensors[i::4] for i in range(4)], []
+        for alike, q, k, v, share in zip(ctx.documents, *kept, strict=True):
             g = alike.take(grad, groups)
             to_v = share.transpose(1, 2) @ g
             to_scores = torch._softmax_backward_data(g @ v.transpose(1, 2), share, -1, torch.float32)
             found = (to_scores @ k).mul_(ctx.scale), to_scores.transpose(1, 2) @ q, to_v
             parts.append([alike.back(x, groups, grad) for x in found])
-        return *(documents.whole(x, len(grad)).transpose(1, 2) for x in zip(*parts, strict=True)), None, None
+        whole = [torch.cat(each) for each in zip(*parts, strict=True)]  # (N, H or G, D or E)
+        return *(x.view(*grad.shape[:2], x.shape[1], -1).transpose(1, 2) for x in whole), None, None
 
 
 def beside(prefix: Cache | None) -> AbstractContextManager[None]:
