@@ -82,10 +82,6 @@ def _went_on(grid: Sequence[tuple[float, float]], grown: float, time: float, bou
     places = [low + i * step for i in range(POINTS + 1)]
     weights = [step / 3 * (1 if i in (0, POINTS) else 4 if i % 2 else 2) for i in range(POINTS + 1)]
     before = grid or [(0.0, 1.0)]
-    root = math.sqrt(grown)
-    density = [math.fsum(p * _density((x - u) / root) for u, p in before) / root for x in places]
+    root, pdf = math.sqrt(grown), NormalDist().pdf
+    density = [math.fsum(p * pdf((x - u) / root) for u, p in before) / root for x in places]
     return [(x, w * f) for x, w, f in zip(places, weights, density, strict=True)]
-
-
-def _density(z: float) -> float:
-    return math.exp(-z * z / 2) / math.sqrt(2 * math.pi)

@@ -4,8 +4,6 @@ A code between the ends of its block's grid is the nearest to its number, so it 
 lies what is beyond it: by a step where the scale was chosen for the block's largest number, by what the scales lose in
 the bits that they have themselves, and anywhere in the block where an importance matrix chose it.
 Measured with ggml's own quantisers on normal, heavy-tailed, sparse and tiny numbers.
-
-Imports numpy and gguf: import this module inside functions.
 """
 # ruff: noqa: TID253 (imported only where a model is exported)
 

@@ -1,7 +1,6 @@
 """Write a Llama as a GGUF file, a tensor at a time, and read it back through transformers; or one of somebody else.
 
 K-quants are made by llama.cpp's own quantizer, of a file in the model's own dtype.
-Imports torch and numpy: import this module inside functions.
 """
 # ruff: noqa: TID253 (imported only where a model is exported)
 

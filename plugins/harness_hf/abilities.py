@@ -1,7 +1,4 @@
-"""What a causal LM allows: shared prefixes, positions of its own, and how far apart its scores may be.
-
-Imports torch: import this module inside functions.
-"""
+"""What a causal LM allows: shared prefixes, positions of its own, and how far apart its scores may be."""
 
 from __future__ import annotations
 

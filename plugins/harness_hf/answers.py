@@ -1,8 +1,6 @@
 """An answer in work: its tokens so far, what ends it, and how its next token is chosen.
 
 A thought under a budget is closed by force, token by token, so that one within its budget has the bits of any other.
-
-Imports torch: import this module inside functions.
 """
 
 from __future__ import annotations

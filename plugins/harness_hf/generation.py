@@ -4,8 +4,6 @@ Rows stop one by one, on a stop token or a stop string of their own; a finished 
 batch is filled again from the queue. Prompts are padded on the left and sorted by length. A beginning that all of
 them share (the few-shot examples) is run once; where the attention allows (`cascade`), its keys and values are kept
 once as well (see `attention.beside`).
-
-Imports torch: import this module inside functions.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ PEFT's LoRA layers make a node of the graph of every cast, product and scaling, 
 read until the backward. Here a layer is one node with the frozen product it adds to, which keeps what it read as it
 came; its results are PEFT's to the bit, but of a training in half precision, which multiplies as autocast does. (Where
 several layers read the same, their gradients are added up in another order.)
-
-Imports torch: import this module inside functions.
 """
 
 from __future__ import annotations
@@ -104,9 +102,8 @@ class Frozen(torch.autograd.Function):
 class Adapted(torch.autograd.Function):
     """x Wᵀ + b + s · x Aᵀ Bᵀ of a frozen layer and its gradients, for rows x (N, I), A (R, I) and B (O, R) in float32.
 
-    What is added to W x is rounded to its dtype first where `rounded` says so. What learns is multiplied in the dtype
-    of x, as autocast does. A scale that is a power of two changes no bit wherever it is multiplied by, and
-    is where the numbers are few.
+    What is added to W x is rounded to its dtype first where `rounded` says so. What learns is multiplied in x's dtype,
+    as autocast does. A scale that is a power of two changes no bit wherever it stands, and is where numbers are few.
     """
 
     @staticmethod

@@ -1,7 +1,4 @@
-"""Load tokenizers and causal LMs with transformers: dtype, device, 4-bit and adapters, and what must hold of them.
-
-Imports torch: import this module inside functions.
-"""
+"""Load tokenizers and causal LMs with transformers: dtype, device, 4-bit and adapters, and what must hold of them."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 It is asked on the GPU where that holds it, and else layer by layer: two models that are compared are never both there.
 They are compared on prose, chats, code, numbers and other scripts: with SmolLM2's tokenizer some 2,200 tokens; with one
 of bytes 8,000, of which as many windows are taken as are needed, one of each text before the next of any.
-
-Imports torch: import this module inside functions.
 """
 # ruff: noqa: TID253 (imported only where something was merged)
 
@@ -23,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import CheckFailed
-from harness_hf import free_memory, load_tokenizer, pieces
+from harness_hf import Tokens, free_memory, pieces
 
 SMOKE_TOKENS = 48
 BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
@@ -125,22 +123,16 @@ def _kl(p: Any, q: Any) -> float:
 
 def _ends(model: PreTrainedModel, path: str, stops: set[int | None]) -> list[int | None]:
     """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
-    tokenizer = load_tokenizer(path)
-    texts = [_prompt(tokenizer, prompt)[0] for prompt in PROMPTS]
+    tokens = Tokens.of(path)
+    chat = tokens.tokenizer.chat_template
+    prompts = [[{"role": "user", "content": text}] if chat else text for text in PROMPTS]
+    texts = list(map(torch.tensor, tokens.prompts(prompts)))
     ids, seen = (
         pad_sequence(x, batch_first=True, padding_side="left").to(_computes_on(model))
         for x in (texts, [torch.ones_like(text) for text in texts])
     )
     out = model.generate(input_ids=ids, attention_mask=seen, max_new_tokens=SMOKE_TOKENS, do_sample=False)
     return [next((i for i in row if i in stops), None) for row in out[:, ids.shape[1] :].tolist()]
-
-
-def _prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": text}]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        return ids["input_ids"]
-    return tokenizer(text, return_tensors="pt").input_ids
 
 
 def card() -> tuple[str, int] | None:

@@ -1,7 +1,4 @@
-"""vLLM in this process: started with what makes its answers ours, asked with token ids.
-
-Imports torch: import this module inside functions.
-"""
+"""vLLM in this process: started with what makes its answers ours, asked with token ids."""
 # ruff: noqa: TID253 (imported only where a model is loaded)
 
 from __future__ import annotations

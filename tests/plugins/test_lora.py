@@ -25,6 +25,7 @@ from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness_checks.merged import differs_from_adapter, equals_base  # noqa: E402
 from harness_export import swap  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
+from harness_hf.tokens import Tokens  # noqa: E402
 from harness_lora import heard, lora, parity, qlora  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
 from harness_lora.files import read_config, read_headers  # noqa: E402
@@ -591,7 +592,8 @@ def test_merged_model_that_does_not_stop_is_found(
     trained, tokenizer = make_adapter(base, lora(), made), load_tokenizer(base)
     stops = set()  # a token that each of the answers has
     for prompt in heard.PROMPTS:
-        ids = heard._prompt(tokenizer, prompt)
+        text = [{"role": "user", "content": prompt}] if tokenizer.chat_template else prompt
+        ids = torch.tensor(Tokens(tokenizer).prompts([text]))
         found = trained.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False)
         stops.add(int(found[0, ids.shape[1] + 5]))
     generation = base / "generation_config.json"

@@ -1,7 +1,6 @@
 """How likely a runtime finds its own tokens, against the exported weights in float32 on the very same tokens.
 
 The bound is measured: four times what the runtime's kind of arithmetic costs the exported model itself.
-Imports torch: import this module inside functions.
 """
 # ruff: noqa: TID253 (imported only where a model is compared)
 
