@@ -23,7 +23,7 @@ MADE = "made"  # on the spot, for machines that fetch nothing
 LAST = 10  # steps that the loss is the mean of, as in the note beside our adapters
 
 
-def measure(setting: Setting, *, rounds: int = 2, steps: int = 6, data: str = DATA, pairs: int = 15) -> dict[str, Any]:
+def measure(setting: Setting, *, rounds: int = 4, steps: int = 18, data: str = DATA, pairs: int = 15) -> dict[str, Any]:
     """Train `rounds` times each, so many steps of 8 rows; then `pairs` steps with sentinels and as many without."""
     sides = {"ours": ours, "theirs": trl}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
