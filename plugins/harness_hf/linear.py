@@ -6,7 +6,7 @@ another order.
 
 PEFT's LoRA layers make a node of the graph of every cast, product and scaling, and keep a float32 copy of what they
 read until the backward. Here a layer is one node with the frozen product it adds to, which keeps what it read as it
-came; its results are PEFT's to the bit, but of a training in half precision, which multiplies as autocast does. (Where
+came; its results are PEFT's to the bit, but of a training in bfloat16, which multiplies as autocast does. (Where
 several layers read the same, their gradients are added up in another order.)
 """
 
@@ -102,8 +102,8 @@ class Frozen(torch.autograd.Function):
 class Adapted(torch.autograd.Function):
     """x Wᵀ + b + s · x Aᵀ Bᵀ of a frozen layer and its gradients, for rows x (N, I), A (R, I) and B (O, R) in float32.
 
-    What is added to W x is rounded to its dtype first where `rounded` says so. What learns is multiplied in x's dtype,
-    as autocast does. A scale that is a power of two changes no bit wherever it stands, and is where numbers are few.
+    What is added to W x is rounded to its dtype first where `rounded` says so. What learns beside bfloat16 is
+    multiplied in it, as autocast does. A scale that is a power of two changes no bit, and stands where numbers are few.
     """
 
     @staticmethod
@@ -215,7 +215,7 @@ def _low_rank(name: str) -> type[nn.Module]:
             return done
         a, b, scale = self.lora_A[one].weight, self.lora_B[one].weight, self.scaling[one]
         # bitsandbytes' layer rounds before it adds, where the other one adds before it rounds
-        how = name == "Linear4bit", torch.is_grad_enabled() and a.requires_grad
+        how = name == "Linear4bit", torch.is_grad_enabled() and a.requires_grad and x.dtype == torch.bfloat16
         done = Adapted.apply(_rows(x), a, b, scale, self.base_layer, *how)  # type: ignore[no-untyped-call]
         return done.view(*x.shape[:-1], -1)
 
