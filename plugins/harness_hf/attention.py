@@ -164,8 +164,8 @@ class PerDocument(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        groups, kept, parts = ctx.groups, [ctx.saved_tensors[i::4] for i in range(4)], []
-        for alike, q, k, v, share in zip(ctx.documents, *kept, strict=True):
+        groups, kept, parts = ctx.groups, ctx.saved_tensors, []  # asked once: checkpointing computes them anew
+        for alike, q, k, v, share in zip(ctx.documents, *(kept[i::4] for i in range(4)), strict=True):
             g = alike.take(grad, groups)
             to_v = share.transpose(1, 2) @ g
             to_scores = torch._softmax_backward_data(g @ v.transpose(1, 2), share, -1, torch.float32)

@@ -107,12 +107,13 @@ def test_a_model_s_gradients_are_as_near_to_exact_ones(dtype: str, tiny_model: P
     assert (ours - exact).norm() / exact.norm() <= (1e-6 if dtype == "float32" else 1.1 * theirs)
 
 
-@pytest.mark.parametrize("how", ["trained", "timed"])
+@pytest.mark.parametrize("how", ["trained", "checkpointed", "timed"])
 def test_a_training_on_packed_rows_attends_so(how: str, tiny_model: Path, tmp_path: Path, used: list[int]) -> None:
     """And a forecast times what a training does."""
     rows = [{"prompt": f"What is {i}?", "completion": f" {i}, that is all."} for i in range(12)]
     ref = ModelRef("base", str(tiny_model), digest="d" * 64, options={"device": "cpu", "dtype": "float32"})
     recipe = {"num_train_epochs": 1, "packing": True, "max_length": 128, "per_device_train_batch_size": 1}
+    recipe |= {"gradient_checkpointing": True} if how == "checkpointed" else {}
     if how == "timed":
         sft.measure(ref, lora(), rows, seed=3, **recipe)
     else:
