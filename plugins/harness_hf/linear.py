@@ -62,7 +62,7 @@ def pieces(x: Tensor) -> Iterator[slice]:
     return (slice(count * i // parts, count * (i + 1) // parts) for i in range(parts))
 
 
-def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x Wᵀ + b without a gradient, by oneDNN where that is the faster: x (N, I), weight (O, I), bias (O,)."""
     fast = x.dtype == weight.dtype == torch.float32 and x.is_cpu and available()
     return product(x, weight, bias) if fast else nn.functional.linear(x, weight, bias)
@@ -96,7 +96,7 @@ class Frozen(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return fast_linear(grad, _weight(ctx.layer, grad).t(), None), None
+        return fast_linear(grad, _weight(ctx.layer, grad).t()), None
 
 
 class Adapted(torch.autograd.Function):
@@ -113,7 +113,7 @@ class Adapted(torch.autograd.Function):
         early, late = (scale, 1.0) if math.frexp(scale)[0] == 0.5 else (1.0, scale)
         if learns:
             a, b = a.to(x.dtype), b.to(x.dtype)
-        inner = _times(fast_linear(x.to(a.dtype), a, None), early)  # (N, R)
+        inner = _times(fast_linear(x.to(a.dtype), a), early)  # (N, R)
         ctx.save_for_backward(x, inner, a, b)
         ctx.layer, ctx.scales = layer, (early, late)
         done = fast_linear(x, _weight(layer, x), layer.bias)  # (N, O)
@@ -129,19 +129,19 @@ class Adapted(torch.autograd.Function):
         early, late = ctx.scales
         wide = grad.to(a.dtype)  # (N, O)
         wide = wide if late == 1 else wide * late  # not in place: a gradient of its dtype is not copied above
-        to_inner = _times(fast_linear(wide, b.t(), None), early)  # (N, R)
+        to_inner = _times(fast_linear(wide, b.t()), early)  # (N, R)
         to_x = to_a = to_b = None
         if ctx.needs_input_grad[0]:  # (N, I)
-            to_x = fast_linear(grad, _weight(ctx.layer, grad).t(), None)
+            to_x = fast_linear(grad, _weight(ctx.layer, grad).t())
             if a.dtype == torch.float32:
                 to_x += product(to_inner, a.t()).to(x.dtype)
             else:
                 to_x.addmm_(to_inner, a)
         if ctx.needs_input_grad[1]:
-            to_a = fast_linear(to_inner.t(), x.to(a.dtype).t(), None)  # (R, I)
+            to_a = fast_linear(to_inner.t(), x.to(a.dtype).t())  # (R, I)
         if ctx.needs_input_grad[2]:  # (O, R); its transpose is twice as fast, with its bits but for sides of 1
             turned = 1 < inner.shape[1] < wide.shape[1]
-            to_b = fast_linear(inner.t(), wide.t(), None).t() if turned else fast_linear(wide.t(), inner.t(), None)
+            to_b = fast_linear(inner.t(), wide.t()).t() if turned else fast_linear(wide.t(), inner.t())
         return to_x, to_a, to_b, None, None, None, None
 
 

@@ -93,19 +93,19 @@ def _logprobs(model: Any, ids: Sequence[Any], tell: Callable[[int], None]) -> li
         size = max(1, TOGETHER // ids[left[0]].shape[1])
         batch, left = left[:size], left[size:]
         texts = [ids[i][0] for i in batch]
-        rows, seen = (pad_sequence(x, batch_first=True) for x in (texts, [torch.ones_like(x) for x in texts]))
-        place = _computes_on(model)
-        logits = model(input_ids=rows.to(place), attention_mask=seen.to(place), use_cache=False).logits  # (B, T, V)
+        logits = model(**_padded(model, texts, "right"), use_cache=False).logits  # (B, T, V)
         for i, row in zip(batch, logits, strict=True):  # padding goes to the right, where causal models never look
             found[i] = row[: ids[i].shape[1] - 1].float().log_softmax(-1).cpu()
         tell(len(batch))  # how many windows were asked
     return [found[i] for i in range(len(ids))]
 
 
-def _computes_on(model: PreTrainedModel) -> Any:
-    """Return the device that a model wants its input on, also where none of its layers is in memory yet."""
-    found = card()
-    return found[0] if model.device.type == "meta" and found else model.device
+def _padded(model: PreTrainedModel, texts: list[Any], side: str) -> dict[str, Any]:
+    """Return ids and mask (B, T) of texts (T,), padded on a side, where a model wants its input."""
+    found = card()  # also where none of its layers is in memory yet
+    place = found[0] if model.device.type == "meta" and found else model.device
+    given = {"input_ids": texts, "attention_mask": [torch.ones_like(text) for text in texts]}
+    return {name: pad_sequence(x, batch_first=True, padding_side=side).to(place) for name, x in given.items()}
 
 
 def _kl(p: Any, q: Any) -> float:
@@ -126,13 +126,9 @@ def _ends(model: PreTrainedModel, path: str, stops: set[int | None]) -> list[int
     tokens = Tokens.of(path)
     chat = tokens.tokenizer.chat_template
     prompts = [[{"role": "user", "content": text}] if chat else text for text in PROMPTS]
-    texts = list(map(torch.tensor, tokens.prompts(prompts)))
-    ids, seen = (
-        pad_sequence(x, batch_first=True, padding_side="left").to(_computes_on(model))
-        for x in (texts, [torch.ones_like(text) for text in texts])
-    )
-    out = model.generate(input_ids=ids, attention_mask=seen, max_new_tokens=SMOKE_TOKENS, do_sample=False)
-    return [next((i for i in row if i in stops), None) for row in out[:, ids.shape[1] :].tolist()]
+    given = _padded(model, list(map(torch.tensor, tokens.prompts(prompts))), "left")
+    out = model.generate(**given, max_new_tokens=SMOKE_TOKENS, do_sample=False)
+    return [next((i for i in row if i in stops), None) for row in out[:, given["input_ids"].shape[1] :].tolist()]
 
 
 def card() -> tuple[str, int] | None:

@@ -153,7 +153,7 @@ class FrozenHead(torch.autograd.Function):
                     p.neg_().scatter_add_(1, wanted[rows, None], torch.ones_like(p[:, :1]))
                     logits[rows] = p.mul_(scale)
             if gradient is not None:
-                gradient[here] = fast_linear(logits, weight.t(), None)
+                gradient[here] = fast_linear(logits, weight.t())
         ctx.save_for_backward(gradient)
         logprobs, *others = (torch.cat(each) for each in zip(*parts, strict=True))
         ctx.mark_non_differentiable(*others)

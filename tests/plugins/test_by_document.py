@@ -48,7 +48,8 @@ def test_results_and_gradients_are_pytorch_s(lengths: Lengths, heads: int, group
     given = [torch.randn(len(lengths), h, 18, w, requires_grad=True) for h, w in shapes]
     mask, weights = mask_of(lengths), torch.randn(len(lengths), 18, heads, wide)
     found = attention._documents(mask)
-    assert sum(each.shape[0] for each in found) == sum(map(len, lengths))
+    assert [int(n) for each in found for n in each.asks.flatten(1).sum(1)] == [n for row in lengths for n in row]
+    assert torch.equal(torch.cat([each.tokens[each.own] for each in found]), torch.arange(18 * len(lengths)))
     ours: Any = attention.PerDocument.apply(*given, found, 0.3)
     theirs = scaled_dot_product_attention(*given, attn_mask=mask, scale=0.3, enable_gqa=True).transpose(1, 2)
     assert torch.allclose(ours, theirs, atol=1e-6)
