@@ -22,6 +22,7 @@ from harness.records.samples import Labels, Score
 from harness.stats.arrays import Bools, Floats, Ints, np, special
 from harness.stats.inputs import Clusters, numbered
 from harness.stats.result import Test
+from harness.stats.significance import is_significant
 
 TIE = 0.5
 KINDS = (0.0, TIE, 1.0)  # what people say: the baseline's or not met, a tie, the candidate's or met
@@ -77,8 +78,8 @@ def corrected(
     """
     of = moments(values, weights, clusters, labels, sides)
     p_pass, p_fail = map(float, share_p(of, threshold))
-    lower = _crossing(of, lambda each, places: share_p(each, places)[0] <= alpha)
-    upper = _crossing(of, lambda each, places: share_p(each, places)[1] > alpha)
+    lower = _crossing(of, lambda each, places: is_significant(share_p(each, places)[0], alpha))
+    upper = _crossing(of, lambda each, places: ~is_significant(share_p(each, places)[1], alpha))
     estimate = _estimate(of)
     method = f"corrected by {len(labels.truth)} labels" + (f" within {labels.side}" if labels.side else "")
     seen = len(set(clusters)) if clusters is not None else None

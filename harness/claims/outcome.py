@@ -11,6 +11,7 @@ from harness.claims.gate import Gate
 from harness.claims.hypothesis import Hypothesis
 from harness.claims.needed import rows_needed
 from harness.records.verdicts import Outcome, Slice, Verdict
+from harness.stats.significance import is_significant
 from harness.stats.tests import Test, holm
 
 SHOWN = 20  # rows with the largest changes that are kept of a metric which changes on every row
@@ -18,9 +19,9 @@ SHOWN = 20  # rows with the largest changes that are kept of a metric which chan
 
 def outcome_of(p_pass: float, p_fail: float, alpha: float) -> Outcome:
     """Return PASS where the claim is proven at level alpha, FAIL where it is refuted, else INCONCLUSIVE."""
-    if p_pass <= alpha:
+    if is_significant(p_pass, alpha):
         return Outcome.PASS
-    return Outcome.FAIL if p_fail <= alpha else Outcome.INCONCLUSIVE
+    return Outcome.FAIL if is_significant(p_fail, alpha) else Outcome.INCONCLUSIVE
 
 
 def conclude(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:

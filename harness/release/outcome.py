@@ -22,6 +22,7 @@ from harness.records.verdicts import Outcome
 from harness.release.locked import Locked
 from harness.reports.report_json import plain
 from harness.stats.multiple import levels
+from harness.stats.significance import is_significant
 from harness.stats.tests import spent
 
 NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence
@@ -186,7 +187,7 @@ class _VerdictCheck:
         else:
             want = outcome_of(v["p_pass"], v["p_fail"], v["alpha"])
         if want is Outcome.PASS and gate.group:
-            want = want if self.adjusted[gate.id] <= v["alpha"] else Outcome.INCONCLUSIVE
+            want = want if is_significant(self.adjusted[gate.id], v["alpha"]) else Outcome.INCONCLUSIVE
         if not (gate.clean_only and v["outcome"] == Outcome.INCONCLUSIVE):  # with the rows that leak it was refuted
             yield self.difference_error(want, "its numbers say")
 
@@ -261,12 +262,12 @@ class _VerdictCheck:
         if odd := [s["name"] for s in v["slices"] if s["alarm"] != (s["n"] < self.gate.min_n)]:
             return f'takes slice "{odd[0]}" for what it is not: min_n is {self.gate.min_n}'
         want = outcome_of_slices(slices)
-        proven = {Outcome.FAIL: v["p_fail"] <= alpha, Outcome.PASS: v["p_pass"] <= alpha}.get(want, True)
+        proven = {Outcome.FAIL: v["p_fail"], Outcome.PASS: v["p_pass"]}.get(want, 0.0)
         if v["outcome"] == Outcome.INCONCLUSIVE and (self.gate.group or self.gate.clean_only):
             return ""  # by Holm, or with the rows that leak
         if want is Outcome.PASS and self.gate.group:
-            proven = self.adjusted[self.gate.id] <= alpha
-        unproven = "" if proven else f"is {want}, its p-values do not say so"
+            proven = self.adjusted[self.gate.id]
+        unproven = "" if is_significant(proven, alpha) else f"is {want}, its p-values do not say so"
         return self.difference_error(want, "its slices say") or unproven
 
 

@@ -14,6 +14,7 @@ from harness.stats.inputs import Clusters, check_level, finite, groups_of, rows_
 from harness.stats.means import RESAMPLED_CLUSTERS
 from harness.stats.ratio import Ratio
 from harness.stats.result import Judged, Test, all_agree, floats, weakest
+from harness.stats.significance import is_significant
 from harness.stats.unseen import Support
 
 FLIPPED = 16  # up to this many clusters all 2^G signs are tried, above it FLIPS random ones
@@ -116,8 +117,8 @@ def sign_flip(
         return test
     sums = np.bincount(groups, np.subtract(cand_values, base_values), minlength=count).astype(np.float64)
     p_pass, p_fail = max(test.p_pass, _flips(sums, alpha)), max(test.p_fail, _flips(-sums, alpha))
-    lower = test.lower if p_pass <= alpha else min(test.lower, 0.0)
-    upper = test.upper if p_fail <= alpha else max(test.upper, 0.0)
+    lower = test.lower if is_significant(p_pass, alpha) else min(test.lower, 0.0)
+    upper = test.upper if is_significant(p_fail, alpha) else max(test.upper, 0.0)
     return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail, method="sign flips")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.stats.arrays import Floats, np
 from harness.stats.result import Test
+from harness.stats.significance import is_significant
 from harness.stats.unseen import Support
 
 BETS = (0.06, 0.1, 0.16, 0.27, 0.45, 0.75)  # shares of the wealth at risk, for differences from small to clear
@@ -79,8 +80,8 @@ class EProcess:
             up, down = up[: first[1] + 1], down[: first[0] + 1]
         p_pass, p_fail = (min(1.0, math.exp(-float(w.max()))) for w in (up, down))
         lower, upper = (low + (high - low) * b for b in self._sequence(x, len(values)))
-        lower = max(lower, self.threshold) if p_pass <= self.alpha else min(lower, self.threshold)
-        upper = min(upper, self.threshold) if p_fail <= self.alpha else max(upper, self.threshold)
+        lower = max(lower, self.threshold) if is_significant(p_pass, self.alpha) else min(lower, self.threshold)
+        upper = min(upper, self.threshold) if is_significant(p_fail, self.alpha) else max(upper, self.threshold)
         n = len(self._rows)
         return Test(math.fsum(self._rows) / n, lower, upper, p_pass, p_fail, "e-process", n)
 

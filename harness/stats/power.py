@@ -14,6 +14,7 @@ from statistics import NormalDist
 
 from harness.stats import shares, tango
 from harness.stats.arrays import Ints, distributions, np
+from harness.stats.significance import is_significant
 
 DISCORDANCE = 0.2  # share of rows on which two models differ, where nothing better is known
 POWER = 0.8
@@ -70,7 +71,7 @@ def _exact(changed: int, wins: int, n: int, margin: float, alpha: float) -> int:
     """Return the fewest wins that prove it by Tango's exact distribution, from those by the normal one."""
 
     def proves(w: int) -> bool:
-        return tango.fitted_p(w, changed - w, n, -margin)[0] <= alpha
+        return bool(is_significant(tango.fitted_p(w, changed - w, n, -margin)[0], alpha))
 
     while wins <= changed and not proves(wins):
         wins += 1

@@ -12,6 +12,7 @@ from harness.stats import unseen
 from harness.stats.arrays import Ints, distributions, np, special
 from harness.stats.inputs import check_counts, check_level
 from harness.stats.result import Test
+from harness.stats.significance import ROUNDING, is_significant
 
 LENIENT = 1.2  # times alpha that McNemar's mid-p may be wrong over all rows, so that it is taken
 SMOOTH = 300  # rows that differ, on average, from which on its size is hardly more than alpha
@@ -69,8 +70,8 @@ def mcnemar(wins: int, losses: int, n: int, alpha: float, levels: Sequence[float
         half = 0.5 * (p_pass + p_fail - 1) if mid else 0.0  # both tails have the chance of just these wins in them
         p_pass, p_fail = p_pass - half, p_fail - half
     lower, upper = (score.bound(wins, losses, n, z) for z in (_quantile(alpha), -_quantile(alpha)))
-    lower = max(lower, 0.0) if p_pass <= alpha else min(lower, 0.0)
-    upper = min(upper, 0.0) if p_fail <= alpha else max(upper, 0.0)
+    lower = max(lower, 0.0) if is_significant(p_pass, alpha) else min(lower, 0.0)
+    upper = min(upper, 0.0) if is_significant(p_fail, alpha) else max(upper, 0.0)
     return Test((wins - losses) / n, lower, upper, p_pass, p_fail, f"McNemar {'mid-p' if mid else 'exact'}", n)
 
 
@@ -90,10 +91,10 @@ def midp_holds(n: int, alpha: float) -> bool:
 
 def fewest_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
     """Return the fewest wins, (k,), of numbers of changed rows (k,) that McNemar's test proves, or one more than k."""
-    wins = np.asarray(distributions.binom.isf(alpha, changed, 0.5), dtype=np.intp) + 1
+    wins = np.asarray(distributions.binom.isf(alpha * (1 + ROUNDING), changed, 0.5), dtype=np.intp) + 1
     if mid:
         tail = distributions.binom.sf(wins - 1, changed, 0.5) + distributions.binom.pmf(wins - 1, changed, 0.5) / 2
-        wins -= tail <= alpha
+        wins -= is_significant(tail, alpha)
     return wins
 
 

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from harness.stats.arrays import np, optimize, special
+from harness.stats.significance import is_significant
 
 
 def fitted_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
@@ -51,14 +52,14 @@ def _at_least(wins: Any, k: Any, share: float) -> Any:
 
 def fitted_bound(b: int, c: int, n: int, d0: float, alpha: float) -> float:
     """Return the lower bound of the difference: on the same side of d0 as the verdict, by bisection."""
-    passed = fitted_p(b, c, n, d0)[0] <= alpha
+    passed = is_significant(fitted_p(b, c, n, d0)[0], alpha)
     estimate = (b - c) / n
     below, above = (d0, estimate) if passed else (-1.0, min(d0, estimate))
     if above <= -1:
         return -1.0
     while above - below > 1e-6:
         middle = (below + above) / 2
-        below, above = (middle, above) if fitted_p(b, c, n, middle)[0] <= alpha else (below, middle)
+        below, above = (middle, above) if is_significant(fitted_p(b, c, n, middle)[0], alpha) else (below, middle)
     return above if passed else below
 
 

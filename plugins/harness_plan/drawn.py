@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.stats import means, power, ratio
 from harness.stats.arrays import Bools, Counts, Floats, np
+from harness.stats.significance import is_significant
 
 RUNS = 4000
 BATCH = 100
@@ -102,7 +103,8 @@ def _passing(
         discordance = None if changed is None else changed[at]
         judged = means.judged(ratio.ratio(sums[at], weights[at]), alpha=alpha, discordance=discordance, **how)
         found.append(judged(bound)[0])
-    return np.concatenate(found) <= alpha
+    proven: Bools = is_significant(np.concatenate(found), alpha)
+    return proven
 
 
 class _RowParts:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from harness.internals import holm, sentence
+from harness.stats.significance import is_significant
 from harness_report import reading
 from harness_report.reading import Kept, Row, Rows, answer_of, last_turn, slice_of, table_in, value_of
 from harness_report.words import CUT, cut
@@ -105,7 +106,7 @@ def lost_slices(kept: Kept, evaluation: str, metric: str, theirs: str) -> list[s
         signs.append(sum(math.comb(down + up, k) for k in range(up + 1)) / 2 ** (down + up))
     told = []
     for (name, parts), chance in zip(found.items(), holm(signs), strict=True):
-        if chance <= kept.run.alpha:
+        if is_significant(chance, kept.run.alpha):
             counts = Counter(p.outcome for p in parts)
             before, after = counts[BOTH] + counts[LOST], counts[BOTH] + counts[WON]
             told.append(f"“{cut(name, 80)}” {before} of {len(parts)} to {after}")
