@@ -7,20 +7,29 @@ DEMO = $(VENV)/.demo
 READY = $(VENV)/.ready
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 # each of the processes computes with one thread: two of them with two threads each would take many times as long
-TESTS = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
+THREADS ?= 1
+# avx2 or default: as a processor computes that has no AVX-512, or neither that nor AVX2
+CPU ?=
+TESTS = $(if $(CPU),env $$($(BIN)/python -m tests.helpers.processor $(CPU))) OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 FUZZ ?= 300s
 
 # the tests start hundreds of processes, and each would compile the harness anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick packaging pages fuzz mutations smoke check fix bench bench-merge bench-verify gpu vllm architectures simulate simulate-long pictures docs release clean
+.PHONY: demo test processors quick packaging pages fuzz mutations smoke check fix bench bench-merge bench-verify gpu vllm architectures simulate simulate-long pictures docs release clean
 
 demo: $(DEMO)
 	$(BIN)/harness run suites/domain.toml
 
 test: $(READY)
 	$(TESTS) -m "not packaging and not pages"
+
+# what compares computed numbers, as it is computed with fewer of this processor's instructions
+processors: $(READY)
+	for cpu in $$($(BIN)/python -m tests.helpers.processor); do \
+	  env $$($(BIN)/python -m tests.helpers.processor $$cpu) $(TESTS) tests/compat/test_verdicts.py tests/stats tests/plugins || exit 1; \
+	done
 
 # what trains and loads nothing
 quick: $(READY)

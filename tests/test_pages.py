@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import times
 from harness.testing import Project
 from tests.mutations.mutations import MUTATIONS
 
@@ -27,9 +28,10 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_readme_is_short_and_counts_right(project: Project) -> None:
-    """README stays under 150 lines, and names as many checks and broken runs as there are."""
+    """README stays under 150 lines, and its counts and times are those of the tree and the records."""
     text = (ROOT / "README.md").read_text("utf-8")
     assert text.count("\n") < 150
     listed = project.harness("explain").out.splitlines()
     checks = len([line for line in listed if re.match(r"(build|[A-Z]\d+) ", line)])
+    assert re.findall(r"make (?:demo|test) .*?: (.*? minutes)", text) == [times.minutes("demo"), times.minutes("test")]
     assert f"{checks} checks, which caught {len(MUTATIONS)} of {len(MUTATIONS)} deliberately broken runs" in text

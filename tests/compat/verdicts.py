@@ -55,7 +55,7 @@ class Drawn:
     leaks: Mapping[str, Mapping[str, str]] | None
 
 
-def drawn(number: int) -> Drawn:
+def draw_case(number: int) -> Drawn:
     """Draw a case; the same of every number, whatever else is drawn."""
     luck = random.Random(f"verdicts {number}")
     while True:
@@ -216,19 +216,19 @@ class Made:
 
 def made(number: int) -> Made:
     """Judge a case as a run does, verify the evidence and recompute it, and verify it with one number changed."""
-    case = drawn(number)
-    verdicts = _verdicts(case)
+    case = draw_case(number)
+    verdicts = decide_case(case)
     numbers = {name: _numbers(v) for name, v in verdicts.items()}
     words: dict[str, Any] = {name: v["why"] for name, v in verdicts.items()}
     with tempfile.TemporaryDirectory() as folder:
-        evidence = _Evidence(case, Path(folder))
-        numbers["verify"], words["verify"] = _said(evidence, verdicts)
+        evidence = Evidence(case, Path(folder))
+        numbers["verify"], words["verify"] = verify_case(evidence, verdicts)
         edited = _edited(verdicts, random.Random(f"edit {number}"))
-        numbers["edited"], words["edited"] = _said(evidence, edited)
+        numbers["edited"], words["edited"] = verify_case(evidence, edited)
     return Made({"case": number, **numbers}, {"case": number, **words})
 
 
-def _verdicts(case: Drawn) -> dict[str, dict[str, Any]]:
+def decide_case(case: Drawn) -> dict[str, dict[str, Any]]:
     suite = Suite(Path("suite.toml"), SuiteTable("drawn", alpha=case.alpha), Model("base", ""), None, None, None, {},
                   (case.spec,), case.gates, (), (), "digest")  # fmt: skip
     items = tuple(Item("drawn", subject, "e") for subject in ("base", "merged"))
@@ -244,7 +244,7 @@ def _verdicts(case: Drawn) -> dict[str, dict[str, Any]]:
     return {v.gate: json.loads(dumps(dataclasses.asdict(v))) | {"why": v.why} for v in court.verdicts}
 
 
-class _Evidence:
+class Evidence:
     """The files of an export that verdicts are verified by."""
 
     def __init__(self, case: Drawn, folder: Path) -> None:
@@ -284,7 +284,7 @@ def _plain(table: Any) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(table).items() if k not in ("where", "options") and v is not None}
 
 
-def _said(evidence: _Evidence, verdicts: Mapping[str, dict[str, Any]]) -> tuple[list[Any], list[str]]:
+def verify_case(evidence: Evidence, verdicts: Mapping[str, dict[str, Any]]) -> tuple[list[Any], list[str]]:
     """Return whether verdicts are believed and recomputed, and in which words."""
     try:
         if why := verdicts_error(evidence.locked, verdicts):

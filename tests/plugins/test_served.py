@@ -273,7 +273,10 @@ def adapted(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("scale", "verdict"), [(1.0, SAME), (0.9, DIFFERS), (0.5, DIFFERS), (0.0, DIFFERS)])
 def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, verdict: str) -> None:
-    """Whole is the same; a little less, half or nothing is not, and its scale is measured."""
+    """Whole is the same; a little less, half or nothing is not, and its scale is measured.
+
+    Greedy answers may be the same at nine tenths: whether a token's lead is that small is a matter of rounding.
+    """
     runtime = Runtime("llama.cpp", export / "model", adapter=adapted / "model", scale=scale)
     with ExitStack() as stack:
         url = stack.enter_context(running(runtime)).url
@@ -281,7 +284,7 @@ def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, ve
         args = arguments(given)
         code = measured(args, ("logprobs", "lora", "answers"))
     found = args.document["layers"]
-    assert found["answers"]["verdict"] == (SAME if scale == 1 else DIFFERS)
+    assert found["answers"]["verdict"] in {1.0: {SAME}, 0.9: {SAME, DIFFERS}}.get(scale, {DIFFERS})
     assert (code, found["lora"]["verdict"]) == (0 if verdict == SAME else 1, verdict)
     assert math.isclose(1 - 0.1 * found["lora"]["numbers"]["slope"], scale, abs_tol=0.05) or scale < 0.9
     assert found["logprobs"]["verdict"] == (DIFFERS if scale != 1 else SAME)
