@@ -32,7 +32,9 @@ from harness.stats import tests
 
 NEEDS = ("numpy", "scipy.special")
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
-FLOATS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "p_pass", "p_fail", "whole", "whole_baseline")
+FLOATS = ("value", "baseline", "estimate", "threshold", "p_pass", "p_fail", "whole", "whole_baseline")
+BOUNDS = ("lower", "upper")
+NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded
 SAME = ("n", "weightless", "clusters", "method", "left_out", "copies", "joined", "digest", "won", "lost")
 COUNTS = ("won_count", "lost_count")  # which older evidence does not tell
 Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
@@ -223,15 +225,15 @@ class _CandidateEvidence:
         again = json.loads(dumps(asdict(self.decide(gate))))
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be judged on the rows in the evidence: {again['why']}"
-        for key in FLOATS:
-            if not _near(recorded[key], again[key]):
+        for key in (*FLOATS, *BOUNDS):
+            if not _near(recorded[key], again[key], NEAR_BOUND if key in BOUNDS else NEAR):
                 return f"has {key} {recorded[key]}, the rows come to {again[key]}"
         keys = (*SAME, *(key for key in COUNTS if key in recorded))
         if key := next((key for key in keys if recorded[key] != again[key]), ""):
             return f"has another {key} than its rows come to"
         for one, other in zip(recorded["slices"], again["slices"], strict=False):
             same = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))
-            if not (same and all(_near(one[key], other[key]) for key in ("lower", "upper"))):
+            if not (same and all(_near(one[key], other[key], NEAR_BOUND) for key in BOUNDS)):
                 return f'says of slice "{one["name"]}" what its rows do not'
         if len(recorded["slices"]) != len(again["slices"]):
             return "has other slices than its rows"
@@ -270,7 +272,7 @@ class _CandidateEvidence:
         return contamination.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=name, alpha=alpha)
 
 
-def _near(one: float | None, other: float | None) -> bool:
+def _near(one: float | None, other: float | None, relative: float) -> bool:
     if one is None or other is None:
         return one is other
-    return math.isclose(one, other, rel_tol=NEAR, abs_tol=TINY)
+    return math.isclose(one, other, rel_tol=relative, abs_tol=TINY)
