@@ -11,7 +11,7 @@ from harness import Built, Finding, ModelRef, checker
 from harness.internals import Suite, weight_files
 from harness_checks.batches import IGNORED, TAIL
 from harness_hf import Tokens
-from harness_lora import read_config
+from harness_lora import read_config, restrict_targets, text_linears
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,8 +33,7 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
     if (options := _options(suite)) is None:
         return
     targets, model = options.get("target_modules"), harness_hf.skeleton(base.path)
-    kinds, head = ("Linear", "Conv1D"), model.get_output_embeddings()
-    linears = {n: m for n, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
+    linears = {name: model.get_submodule(name) for name in text_linears(model)}
     adapted, listed = _adapted(model, options), targets if isinstance(targets, list) else []
     if unmatched := [t for t in listed if not any(n.endswith(f".{t}") or n == t for n in adapted)]:
         yield Finding("error", f"target_modules match nothing: {', '.join(unmatched)}", fix="name modules of the base")
@@ -56,7 +55,9 @@ def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findin
     if (options := _options(suite)) is None:
         return
     model, named = harness_hf.skeleton(base.path), tuple(options.get("target_parameters") or ())
-    stacks = [(name, p) for name, p in model.named_parameters() if p.ndim >= 3 and "conv" not in name]
+    part = harness_hf.language_model(model) or ""  # no row of text reaches what lies beside it
+    parameters = ((name, p) for name, p in model.named_parameters() if name.startswith(part))
+    stacks = [(name, p) for name, p in parameters if p.ndim >= 3 and "conv" not in name]
     if fused := [(name, p) for name, p in stacks if not name.endswith(named)]:
         share = sum(p.numel() for _, p in fused) / sum(p.numel() for p in model.parameters())
         what = f"{share:.0%} of the parameters are fused experts that no adapter reaches and no 4-bit load shrinks"
@@ -115,8 +116,9 @@ def _adapted(model: PreTrainedModel, options: Any) -> set[str]:
 
     fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters")
     chosen = {"target_modules": "all-linear"} | {k: v for k, v in options.items() if k in fields}
+    config = restrict_targets(LoraConfig(task_type="CAUSAL_LM", r=1, **chosen), model)
     try:
-        tuned = LoraModel(model, LoraConfig(task_type="CAUSAL_LM", r=1, **chosen), "default", low_cpu_mem_usage=True)
+        tuned = LoraModel(model, config, "default", low_cpu_mem_usage=True)
     except ValueError:  # no target at all
         return set()
     found = {n.removeprefix("model.") for n, m in tuned.named_modules() if hasattr(m, "lora_A")}

@@ -99,16 +99,16 @@ def convert(
 
 def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
     """Write weights and configuration, the rest of the weights in the parent's own dtype."""
-    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
-    from harness_hf import keep_4bit_layout, quiet, wrong_on_cpu
+    from harness_hf import find_class, keep_4bit_layout, load_config, quiet, wrong_on_cpu
 
-    config = AutoConfig.from_pretrained(str(parent), local_files_only=True, trust_remote_code=False)
+    config = load_config(parent)
     computes = {"bnb_4bit_compute_dtype": config.dtype} if "load_in_4bit" in settings and config.dtype else {}
     with quiet():
         held, safe = BitsAndBytesConfig(**settings, **computes), {"local_files_only": True, "trust_remote_code": False}
         how: dict[str, Any] = {"dtype": "auto", "device_map": {"": "cpu"}, **safe}
-        model = AutoModelForCausalLM.from_pretrained(str(parent), quantization_config=held, **how)
+        model = find_class(parent, config).from_pretrained(str(parent), quantization_config=held, **how)
         keep_4bit_layout(model)
         if wrong := wrong_on_cpu(model):
             raise UsageError(f'{wrong}; use = "int8"')

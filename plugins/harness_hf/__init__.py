@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.answers import Ending as Ending
     from harness_hf.answers import Marks as Marks
     from harness_hf.attention import by_document as by_document
+    from harness_hf.classes import config_for as config_for
+    from harness_hf.classes import find_class as find_class
+    from harness_hf.classes import language_model as language_model
+    from harness_hf.classes import load_config as load_config
     from harness_hf.fp8 import is_fp8 as is_fp8
     from harness_hf.fp8 import read_fp8 as read_fp8
     from harness_hf.linear import fast_linear as fast_linear
@@ -72,9 +76,12 @@ def harness_saboteurs() -> dict[str, Any]:
 
 def open_source(path: str, *, revision: str | None = None, sha256: str | None = None, **_: Any) -> LocalSource:
     """Bring a model onto this machine and tell what it is, without loading its weights."""
+    from harness_hf.classes import check_class
     from harness_hf.sources import open_folder, resolve
 
-    return open_folder(resolve(path, revision=revision, sha256=sha256))
+    source = open_folder(folder := resolve(path, revision=revision, sha256=sha256))
+    check_class(folder)
+    return source
 
 
 def identify(ref: ModelRef, **options: Any) -> str:

@@ -18,6 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from harness import CheckFailed, UsageError
 from harness.internals import meant_otherwise, read_safetensors
+from harness_hf.classes import config_for, find_class, load_config
 from harness_hf.linear import use_onednn
 from harness_workers import card, here
 
@@ -87,19 +88,21 @@ def load_model(
 
 
 def skeleton(path: str | Path, dtype: str = "", attention: str | None = None) -> Any:
-    """Build the model of a folder without weights, in eval mode."""
-    config = transformers.AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    told: dict[str, Any] = {"dtype": DTYPES[dtype]} if dtype else {}
-    told |= {"attn_implementation": attention} if attention else {}
+    """Build the model of a folder without weights, in eval mode; raises UsageError where it answers no texts."""
+    config = load_config(path)
+    options: dict[str, Any] = {"dtype": DTYPES[dtype]} if dtype else {}
+    options |= {"attn_implementation": attention} if attention else {}
+    made = find_class(path, config)
     with quiet(), torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config, **told, trust_remote_code=False).eval()
+        return made._from_config(config_for(made, config), **options).eval()
 
 
 def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
+    made = find_class(path, load_config(path))
     try:
         how = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
         with quiet():
-            model, found = transformers.AutoModelForCausalLM.from_pretrained(str(path), **how)
+            model, found = made.from_pretrained(str(path), **how)
     except torch.OutOfMemoryError as error:
         what = f"does not fit: {one_line(error)}; choose a smaller dtype or a device_map"
         raise UsageError(f'model "{path}": {what}') from None

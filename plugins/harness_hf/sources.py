@@ -39,6 +39,7 @@ from harness.internals import (
     weights_digest,
 )
 from harness_hf import fp8, restore
+from harness_hf.classes import ELSEWHERE
 from harness_hf.tiny import build_tiny_model
 from harness_hf.tokens import Tokens
 
@@ -237,6 +238,8 @@ def _made(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path:
 
 
 def _checked(folder: Path) -> Path:
+    if (folder / "model_index.json").is_file():
+        raise UsageError(f'model "{folder}": is a pipeline of diffusers, which continues no text; {ELSEWHERE}')
     if not (folder / "config.json").is_file():
         kind = "an adapter; its base is the model" if (folder / "adapter_config.json").is_file() else "no model"
         raise UsageError(f'model "{folder}": holds no config.json, so it is {kind}; name a model saved by transformers')

@@ -30,6 +30,9 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_lora.plan import check_base as check_base
     from harness_lora.plan import check_mergeable as check_mergeable
     from harness_lora.plan import make_plan as make_plan
+    from harness_lora.targets import restrict_targets as restrict_targets
+    from harness_lora.targets import text_linears as text_linears
+    from harness_lora.targets import towers as towers
 
 __getattr__, _ = attach(__name__, __file__)
 
@@ -47,14 +50,15 @@ def harness_saboteurs() -> dict[str, Any]:
 def untrained(base: Path, out: Path, *, seed: int) -> None:
     """An adapter as it is before the first step of training: it changes nothing."""
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     from harness_hf import load_model, quiet
+    from harness_lora.targets import restrict_targets
 
     torch.manual_seed(seed)
     model = load_model(base)
     with quiet():
-        get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(out)
+        get_peft_model(model, restrict_targets(lora(r=8).peft_config(), model)).save_pretrained(out)
 
 
 @harness.adapter(reads_foreign=True, measured_like=("qlora",))

@@ -103,6 +103,7 @@ class Lora:
     def check_targets(self, base: str) -> None:
         """Raise UsageError when an option names what the base has not, or PEFT refuses to put it on the base."""
         from harness_lora.layout import Layout, adapt, targets
+        from harness_lora.targets import check_reached, restrict_targets
 
         layout = Layout(Path(base), there := read_headers(Path(base)))
         names = [name for name, _ in layout.model.named_modules()]
@@ -124,7 +125,8 @@ class Lora:
                 wanted = [end] * bool(re.fullmatch(str(targeted), name))
             if any(name == w or name.endswith(f".{w}") for w in wanted) and f"{name}.bias" not in there:
                 raise UsageError(f'lora_bias: "{name}" has no bias to merge it into; name other target_modules')
-        adapted = adapt(layout.model, self.peft_config())
+        check_reached(self.fields["target_modules"], layout.model)
+        adapted = adapt(layout.model, restrict_targets(self.peft_config(), layout.model))
         check_targets(adapted.peft_config["default"].target_modules, names)
         parameters = (target.parameter for _, target in targets(adapted))
         check_targets(self.fields.get("target_parameters"), parameters, option="target_parameters")
@@ -169,12 +171,13 @@ class Lora:
         """Raise UsageError when an adapter of this configuration, or the one in a folder, cannot be merged this way."""
         from harness_lora.layout import Layout, adapt, saved, targets
         from harness_lora.plan import check_base, check_mergeable, unmergeable
+        from harness_lora.targets import restrict_targets
 
         self._check_variant(variant)
-        config = read_config(adapter) if adapter else self.peft_config()
-        check_mergeable(config, trained=adapter is not None)
         there, _ = check_base(Path(base))
         layout = Layout(Path(base), there)
+        config = read_config(adapter) if adapter else restrict_targets(self.peft_config(), layout.model)
+        check_mergeable(config, trained=adapter is not None)
         adapted = adapt(layout.model, config)
         chosen = [target.parameter for _, target in targets(adapted)]
         for parameter in chosen:

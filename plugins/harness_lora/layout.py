@@ -11,7 +11,6 @@ import copy
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from harness import UsageError
 from harness_hf import one_line, quiet, skeleton
 from harness_lora.files import Header
+from harness_lora.targets import returns_more
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,8 @@ def adapt(model: PreTrainedModel, config: LoraConfig) -> Any:
                 raise UsageError(f"{why}; set lora_dropout = 0, or name target_modules without them") from None
             raise UsageError(f"[adapter] does not fit the base: {one_line(error)}") from None
     for name, module in adapted.base_model.model.named_modules():
-        base, found = module.get_base_layer() if isinstance(module, LoraLayer) else None, None
-        if isinstance(base, torch.nn.Linear) and type(base).forward is not torch.nn.Linear.forward:
-            with suppress(Exception):  # not made for a model without weights
-                found = base(torch.empty(1, base.in_features, dtype=base.weight.dtype, device="meta"))
-        if isinstance(found, tuple):
+        base = module.get_base_layer() if isinstance(module, LoraLayer) else None
+        if returns_more(base):
             what = f'"{name}" is a {type(base).__name__}, which returns more than the one tensor that PEFT adds to'
             raise UsageError(f'target_modules: {what}; set exclude_modules = ["{name.rpartition(".")[2]}"]')
     return adapted

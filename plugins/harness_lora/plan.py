@@ -24,6 +24,7 @@ from harness_lora.files import WEIGHTS, Header, read_config, read_headers, split
 from harness_lora.layout import Layout, Place, Target, adapt, targets
 
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
+COPIED += ["preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"]  # of pictures
 COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", formats.TEMPLATES]
 
 Tensors = Mapping[str, torch.Tensor]

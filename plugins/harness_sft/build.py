@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template
 
 from harness import Built, UsageError
-from harness_hf import load_tokenizer, one_line, quiet
+from harness_hf import config_for, find_class, load_config, load_tokenizer, one_line, quiet
 from harness_lora import check_base
 from harness_sft.job import TrainingJob
 from harness_sft.likelihood import settle
@@ -74,11 +74,11 @@ def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def skeleton(path: str) -> Any:
     """Return a small model of the base's architecture: its vocabulary and classes, few layers, random weights."""
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    text = config.get_text_config()
+    made = find_class(path, config := load_config(path))
+    text = (config := config_for(made, config)).get_text_config()
     if (text.num_hidden_layers or 0) > LAYERS:
         text.num_hidden_layers = LAYERS
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[:LAYERS]
     torch.manual_seed(0)  # what is told of it is the same every time
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
+    return made._from_config(config, dtype=torch.float32).eval()

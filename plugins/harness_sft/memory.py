@@ -12,6 +12,7 @@ from torch import nn
 
 from harness import UsageError
 from harness_hf import quiet, resolve_device, skeleton
+from harness_lora import restrict_targets
 from harness_sft.job import TrainingJob, place
 from harness_workers import gpus
 
@@ -29,7 +30,9 @@ def needed(job: TrainingJob) -> dict[str, int]:
     if job.adapter:
         try:
             with quiet():
-                model = get_peft_model(model, job.adapter.peft_config(), low_cpu_mem_usage=True)
+                model = get_peft_model(
+                    model, restrict_targets(job.adapter.peft_config(), model), low_cpu_mem_usage=True
+                )
         except (ValueError, TypeError, IndexError, RuntimeError) as error:
             raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
     parameters = list(model.parameters())

@@ -27,7 +27,17 @@ import harness_hf
 from harness import Adapter, CheckFailed, Progress, UsageError, digest_of, write_steps, write_text
 from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
 from harness_hf import load_model
-from harness_lora import ADAPTER_NOTE, MOVES_BASE, check_base, check_targets, copy_rest, find_tensor, fold_scales
+from harness_lora import (
+    ADAPTER_NOTE,
+    MOVES_BASE,
+    check_base,
+    check_targets,
+    copy_rest,
+    find_tensor,
+    fold_scales,
+    restrict_targets,
+    towers,
+)
 from harness_sft.job import CHECKPOINTS, TrainingJob, last_whole_checkpoint, place, room
 from harness_sft.likelihood import each_logit_once
 from harness_sft.memory import check_room
@@ -99,7 +109,7 @@ def build_trainer(
     model = _adapt(base, adapter, config.seed) if adapter else base
     trainable, total = model.get_nb_trainable_parameters() if adapter else (base.num_parameters(),) * 2
     told = {"trainable": trainable, "parameters": total, "base MB": round(size / 1e6, 1)}
-    job.progress(Progress("train", 0, 0, told))
+    job.progress(Progress("train", 0, 0, told, _describe_targets(base) if adapter else ""))
     try:
         given: dict[str, Any] = {"job": job, "stamp": stamp, "args": config, **job.method.beside(ref, adapter)}
         given |= {"held_out": as_dataset(held_out) if held_out else None, "train_dataset": as_dataset(kept)}
@@ -112,9 +122,15 @@ def build_trainer(
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
 
 
+def _describe_targets(base: PreTrainedModel) -> str:
+    """Return which part of a base with towers is adapted; an empty text of one that reads text alone."""
+    beside = ", ".join(towers(base))
+    return f"adapts {harness_hf.language_model(base)}, which text goes through; unchanged: {beside}" if beside else ""
+
+
 def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     """Put a new adapter on the base, its random start fixed by the seed; every target of it must match a module."""
-    config, names = adapter.peft_config(), [name for name, _ in base.named_modules()]
+    config, names = restrict_targets(adapter.peft_config(), base), [name for name, _ in base.named_modules()]
     set_seed(seed)
     try:
         model = get_peft_model(base, config)

@@ -14,10 +14,11 @@ def make_adapter(base: Path, adapter: Lora, folder: Path, noise: float = 0.05, s
     from peft import get_peft_model
 
     from harness_hf.models import load_model
+    from harness_lora.targets import restrict_targets
 
     model = load_model(base, dtype="float32", device="cpu", quantization=adapter.quantization)
     torch.manual_seed(seed)
-    adapted = get_peft_model(model, adapter.peft_config())
+    adapted = get_peft_model(model, restrict_targets(adapter.peft_config(), model))
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad and noise:

@@ -1,0 +1,99 @@
+"""Which modules of a base a new adapter is put on: the linears that a text goes through."""
+# ruff: noqa: TID253 (imported inside functions, only where an adapter is made)
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraModel
+from transformers.pytorch_utils import Conv1D
+
+from harness import UsageError
+from harness_hf import language_model
+
+ALL = "all-linear"
+
+
+def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
+    """Leave out of a new adapter what no text goes through, and of "all-linear" what PEFT cannot adapt.
+
+    A tower for pictures would get no gradient from rows of text, and its update would stay zero. Returns `config`.
+    """
+    left_out, given = [], config.exclude_modules
+    if part := language_model(model):
+        left_out.append(rf"(?!{re.escape(part)}\.).*")
+    if config.target_modules == ALL and (ends := _unadaptable(config, model)):
+        left_out.append(rf"(.*\.)?({'|'.join(sorted(ends))})")
+    if left_out and given:
+        left_out.append(given if isinstance(given, str) else rf"(.*\.)?({'|'.join(map(re.escape, given))})")
+    if left_out:
+        config.exclude_modules = "|".join(left_out)
+    return config
+
+
+def check_reached(targets: str | Collection[str], model: Any) -> None:
+    """Raise UsageError where a target lies in a tower alone, which no row of text moves."""
+    names, part = [name for name, _ in model.named_modules()], language_model(model)
+    if part is None or targets == ALL:
+        return
+    for target in [targets] if isinstance(targets, str) else sorted(targets):
+        found = [name for name in names if _matches(target, name, expression=isinstance(targets, str))]
+        if found and not any(name.startswith(f"{part}.") for name in found):
+            what = f'matches "{found[0]}" alone, which no row of text reaches'
+            raise UsageError(f'target_modules "{target}": {what}; name modules of "{part}"')
+
+
+def _matches(target: str, name: str, *, expression: bool) -> bool:
+    """Return whether PEFT takes a module for a target: by an expression, or by its name or the end of it."""
+    if expression:
+        return re.fullmatch(target, name) is not None
+    return name == target or name.endswith(f".{target}")
+
+
+def text_linears(model: Any) -> list[str]:
+    """Return the names of the linears that a text goes through, but for the head."""
+    part, head = language_model(model), model.get_output_embeddings()
+    named = ((n, m) for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head)
+    return [name for name, _ in named if part is None or name.startswith(f"{part}.")]
+
+
+def towers(model: Any) -> list[str]:
+    """Return the modules that lie beside the language model and hold parameters, such as "model.vision_tower"."""
+    part, head = language_model(model), model.get_output_embeddings()
+    if part is None:
+        return []
+    around = {".".join(part.split(".")[:i]) for i in range(part.count(".") + 1)}  # that the language model lies in
+    beside = (
+        (name, module)
+        for name, module in model.named_modules()
+        if name not in around and name.rpartition(".")[0] in around and name != part and module is not head
+    )
+    return [name for name, module in beside if any(True for _ in module.parameters())]
+
+
+def _unadaptable(config: LoraConfig, model: Any) -> set[str]:
+    """Return the last names of linears that PEFT refuses, as Mamba's out_proj, or that return more than a tensor."""
+    found = set()
+    for name in text_linears(model):
+        end = name.rpartition(".")[2]
+        try:
+            LoraModel._check_target_module_compatiblity(None, config, model, end)
+        except ValueError:
+            found.add(end)
+        if returns_more(model.get_submodule(name)):
+            found.add(end)
+    return found
+
+
+def returns_more(linear: Any) -> bool:
+    """Return whether a linear of a class of its own, such as a router, returns more than the tensor PEFT adds to."""
+    if not isinstance(linear, torch.nn.Linear) or type(linear).forward is torch.nn.Linear.forward:
+        return False
+    with suppress(Exception), torch.no_grad():  # not made for a model without weights, or in 4 bits
+        return isinstance(linear(linear.weight.new_zeros(1, linear.in_features)), tuple)
+    return False
