@@ -1,14 +1,16 @@
-"""Check every causal class of the installed transformers, small and random, and write docs/reference/architectures.md.
+"""Try every class of the installed transformers' auto classes, and write docs/reference/architectures.md.
 
-Scores against a plain forward of each pair, greedy answers against `generate`, the log-probabilities that are trained
+A class that continues texts is built small and random, others are refused by what they are. Scores against a plain
+forward of each pair, greedy answers against `generate`, the log-probabilities that are trained
 on against the model's own, the logits of LoRA on its base against those of the merged model, and these against what
-plain transformers reads from the export.
+plain transformers reads from the export. Adapters have the default targets.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import sys
 import tempfile
@@ -50,6 +52,8 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("num_experts_per_tok",), 2),
     **dict.fromkeys(("n_group", "topk_group"), 1),
     **dict.fromkeys(("initializer_range", "init_std"), 0.2),  # far enough from uniform that choices are no ties
+    **dict.fromkeys(("depth", "num_encoder_layers"), 2),
+    **dict.fromkeys(("out_hidden_size", "projector_dim", "output_dim", "text_hidden_size", "projection_dim"), 64),
     "encoder_layers": 2,
     "is_decoder": True,
     "bos_token_id": 1,
@@ -125,7 +129,7 @@ def main() -> int:
     begun = time.monotonic()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in causal():
+        for name in every_class():
             if not args.classes or name in args.classes:
                 with contextlib.redirect_stdout(sys.stderr):  # some classes print
                     rows.append(check(name, Path(folder) / name))
@@ -135,11 +139,30 @@ def main() -> int:
     return int(not all(row.right for row in rows))
 
 
-def causal() -> list[str]:
-    """Return the name of every class that AutoModelForCausalLM knows."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+def every_class() -> list[str]:
+    """Return the name of every class that an auto class of transformers knows."""
+    import transformers
+    from transformers.models.auto import modeling_auto
 
-    return sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
+    named = {k: v for k, v in vars(modeling_auto).items() if k.startswith("MODEL_") and k.endswith("_MAPPING_NAMES")}
+    found = (name for names in named.values() for name in names.values())
+    every = {one for name in found for one in ([name] if isinstance(name, str) else name)}
+    return sorted(name for name in every if hasattr(transformers, name))
+
+
+def refusal(name: str) -> str | None:
+    """Return why a class is refused, as a person reads it, or None where it continues texts."""
+    import transformers
+
+    from harness.errors import UsageError
+    from harness_hf.classes import find_class
+
+    made = getattr(transformers, name)
+    try:
+        find_class("", transformers.PreTrainedConfig(architectures=[name]))
+    except UsageError as error:
+        return f"{error}".partition(f"{made.__name__} ")[2].partition(";")[0]
+    return None
 
 
 def check(name: str, folder: Path, **more: Any) -> Row:
@@ -151,6 +174,9 @@ def check(name: str, folder: Path, **more: Any) -> Row:
     from harness_hf import load
 
     row = Row(name)
+    if why := refusal(name):
+        row.kind = f"refused: {why}"
+        return row
     try:
         build(name, folder / "base", **more)
     except (Exception, SystemExit) as error:
@@ -206,12 +232,19 @@ def build(name: str, folder: Path, **more: Any) -> None:
 
 def _small(config_class: Any, vocabulary: int) -> dict[str, Any]:
     """Return what makes a configuration small, and those it is made of."""
-    known = config_class().to_dict()
+    default = config_class()
+    known = default.to_dict()
     sizes = {key: value for key, value in (SIZES | {"vocab_size": vocabulary}).items() if key in known}
     if "kv_lora_rank" in known:  # latent attention has a key for every head
         sizes["num_key_value_heads"] = sizes["num_attention_heads"]
+    rope = known.get("rope_parameters")
+    if isinstance(rope, dict) and "mrope_section" in rope:  # of half a head of 16 numbers
+        sizes["rope_parameters"] = {**rope, "mrope_section": [2, 3, 3]}
+    inner = {part: type(getattr(default, part, None)) for part in config_class.sub_configs}
     return sizes | {
-        part: _small(its, vocabulary) for part, its in config_class.sub_configs.items() if hasattr(its, "sub_configs")
+        part: {**({"model_type": its.model_type} if its.model_type else {}), **_small(its, vocabulary)}
+        for part, its in inner.items()
+        if hasattr(its, "sub_configs")
     }
 
 
@@ -296,7 +329,7 @@ def _losses(base: Path) -> tuple[float, float]:
 def _merge(folder: Path) -> tuple[float, float]:
     """Return how far the merged logits are from the adapter's, and those of the export from the merged."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     from harness.errors import UsageError
     from harness.records.models import ModelRef
@@ -306,7 +339,7 @@ def _merge(folder: Path) -> tuple[float, float]:
 
     base, adapter, merged, out = (folder / part for part in ("base", "adapter", "merged", "out"))
     ids = torch.tensor([load_tokenizer(base)(PROMPTS[-1])["input_ids"]])
-    lora().check_targets(str(base))
+    lora(lora_dropout=0.0).check_targets(str(base))
     try:
         model = _adapted(base, ids)
         with torch.inference_mode():
@@ -319,7 +352,8 @@ def _merge(folder: Path) -> tuple[float, float]:
     safetensors(ModelRef("merged", str(merged)), out)
     with torch.inference_mode(), quiet():
         ours = load_model(merged, dtype="float32", device="cpu")(input_ids=ids, use_cache=False).logits
-        plain = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+        named = json.loads((out / "config.json").read_text("utf-8"))["architectures"][0]
+        plain = getattr(transformers, named).from_pretrained(out, dtype=torch.float32).eval()
         theirs = plain(input_ids=ids, use_cache=False).logits
     return float((ours - wanted).abs().max()), float((theirs - ours).abs().max())
 
@@ -327,14 +361,15 @@ def _merge(folder: Path) -> tuple[float, float]:
 def _adapted(base: Path, ids: Any) -> Any:
     """Put a LoRA on all linears, and move what a training would move."""
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     from harness_hf.models import load_model, quiet
+    from harness_lora import lora, restrict_targets
 
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT mends what it warns of
-        model = get_peft_model(load_model(base, dtype="float32", device="cpu"), config).eval()
+        whole = load_model(base, dtype="float32", device="cpu")
+        model = get_peft_model(whole, restrict_targets(lora(r=4, lora_dropout=0.0).peft_config(), whole)).eval()
     model(input_ids=ids, use_cache=False).logits.float().logsumexp(-1).sum().backward()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -364,19 +399,29 @@ def page(rows: Sequence[Row], seconds: float) -> str:
     parts = [
         "# Architectures",
         f"Written by `make architectures` in {seconds / 60:.0f} minutes ({where}); to change a line, run it again.",
-        f"Of {len(rows)} causal classes {len(tried)} were built small and random: {shares} share prefixes, "
-        f"{len(used) - shares} are computed whole, {len(tried) - len(used)} are refused by name. "
-        f"{others} are trained from their own logits.",
+        f"Of {len(rows)} classes that transformers' auto classes know, {len(tried) - len(used)} are refused in one "
+        f"line, because they do not continue a text or cannot be run on one. {len(used)} were built small and random: "
+        f"{shares} share prefixes, {len(used) - shares} are computed whole. {others} are trained from their own "
+        f"logits. {len(rows) - len(tried)} were not built.",
         COLUMNS,
         table(
             ["class", "scores", "nats per token apart", "answers", "loss", "merged", "exported", ""], map(_cells, used)
         ),
         "## Refused",
-        table(["class", "why"], [[row.name, row.kind.partition(": ")[2]] for row in tried if row not in used]),
+        "Score their rows with their own tools, and gate them: `harness gate BASE CANDIDATE`.",
+        table(["why", "classes"], _by_reason([row for row in tried if row not in used])),
         "## Not built",
         table(["class", "why"], [[row.name, row.kind.partition(": ")[2]] for row in rows if row not in tried]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _by_reason(rows: Sequence[Row]) -> list[list[str]]:
+    """Return each reason and the classes that were refused for it, the most frequent first."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row.kind.partition(": ")[2], []).append(row.name)
+    return [[why, ", ".join(names)] for why, names in sorted(found.items(), key=lambda item: -len(item[1]))]
 
 
 def _answered(row: Row) -> str:

@@ -56,20 +56,32 @@ def _ropes(model: PreTrainedModel) -> list[dict[str, Any]]:
 
 def not_causal(model: PreTrainedModel) -> str:
     """Return why a model cannot score or answer: it does not run on tokens alone, or looks ahead; else nothing."""
-    config = model.config.get_text_config()
-    chosen = getattr(config, "index_topk", None) or 0  # of the tokens of a row, which a sparse layer looks at alone
-    before = chosen if chosen < (getattr(config, "max_position_embeddings", None) or math.inf) else 0
-    ids = torch.tensor([[i % config.vocab_size for i in range(5, 5 + before + 2 * AHEAD)]], device=model.device)
     try:
         with torch.inference_mode():
+            ids = _probe_ids(model)
             alone, followed = (model(input_ids=some, use_cache=False).logits for some in (ids[:, :-AHEAD], ids))
-            alone, followed = alone[0, -AHEAD:].float(), followed[0, -2 * AHEAD : -AHEAD].float()
-            apart = (alone.log_softmax(-1) - followed.log_softmax(-1)).abs().gather(-1, alone.topk(1).indices).max()
+            if alone.shape[-1] > (known := model.get_input_embeddings().num_embeddings):
+                return f"predicts {alone.shape[-1]} things, and reads {known} tokens"
+            apart = _distance(alone[0, -AHEAD:], followed[0, -2 * AHEAD : -AHEAD])
     except Exception as error:
         if out_of_memory(error):
             raise
         return f"cannot be run on tokens alone: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return "is not causal: what follows a token changes its prediction" if apart > ONCE[precision(model)] else ""
+
+
+def _probe_ids(model: PreTrainedModel) -> torch.Tensor:
+    """Return a row (1, T) of tokens, longer by far than what a sparse layer chooses among."""
+    config = model.config.get_text_config()
+    chosen = getattr(config, "index_topk", None) or 0  # of the tokens of a row, which a sparse layer looks at alone
+    before = chosen if chosen < (getattr(config, "max_position_embeddings", None) or math.inf) else 0
+    return torch.tensor([[i % config.vocab_size for i in range(5, 5 + before + 2 * AHEAD)]], device=model.device)
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return how far apart two models' log-probabilities (T, V) of the first one's choices are, at most."""
+    one, other = one.float(), other.float()
+    return (one.log_softmax(-1) - other.log_softmax(-1)).abs().gather(-1, one.topk(1).indices).max()
 
 
 def precision(model: PreTrainedModel) -> torch.dtype:

@@ -115,11 +115,11 @@ class HFSubject(Described):
     ) -> None:
         super().__init__(ref, folder, tokens, tokens.context(sources.context_of(model.config.to_dict())))
         self.model, self._active = model, activate
-        self.scorer = Scorer(model, self.context, **options)
-        self._tell_why_plain()
-        if not self.scorer.packs and (why := not_causal(model)):
+        if why := not_causal(model):
             what = f'model "{ref.name}": {type(model).__name__} {why}'
             raise UsageError(f"{what}; choose a causal LM (of an encoder, is_decoder = true in config.json)")
+        self.scorer = Scorer(model, self.context, **options)
+        self._tell_why_plain()
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""

