@@ -238,8 +238,8 @@ def _small(config_class: Any, vocabulary: int) -> dict[str, Any]:
     if "kv_lora_rank" in known:  # latent attention has a key for every head
         sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     rope = known.get("rope_parameters")
-    if isinstance(rope, dict) and "mrope_section" in rope:  # of half a head of 16 numbers
-        sizes["rope_parameters"] = {**rope, "mrope_section": [2, 3, 3]}
+    if isinstance(rope, dict) and "rope_type" in rope and "text" in (config_class.model_type or ""):
+        sizes["rope_parameters"] = {**rope, "mrope_section": [2, 3, 3]}  # beside pictures: half a head of 16 numbers
     inner = {part: type(getattr(default, part, None)) for part in config_class.sub_configs}
     return sizes | {
         part: {**({"model_type": its.model_type} if its.model_type else {}), **_small(its, vocabulary)}

@@ -59,7 +59,9 @@ def not_causal(model: PreTrainedModel) -> str:
     try:
         with torch.inference_mode():
             ids = _probe_ids(model)
-            alone, followed = (model(input_ids=some, use_cache=False).logits for some in (ids[:, :-AHEAD], ids))
+            rows = (ids[:, :-AHEAD], ids)
+            masked = ({"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows)
+            alone, followed = (model(**given, use_cache=False).logits for given in masked)
             if alone.shape[-1] > (known := model.get_input_embeddings().num_embeddings):
                 return f"predicts {alone.shape[-1]} things, and reads {known} tokens"
             apart = _distance(alone[0, -AHEAD:], followed[0, -2 * AHEAD : -AHEAD])
