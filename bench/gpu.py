@@ -24,6 +24,8 @@ from bench.page import Section, gigabytes, table
 from bench.setting import Setting
 
 WORK, LIMIT, SEED = ROOT / "reports/gpu", 600.0, 17
+MEASURED = "measured.json"  # all parts, for those who look at another's card
+ROOM = 22 << 30  # bytes that the model of 8 B wants, with its merge
 LLAMAS: dict[str, dict[str, int]] = {  # of random weights
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 320},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "vocab_size": 128_256},
@@ -191,14 +193,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     card = torch.cuda.is_available()
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--size", choices=LLAMAS, default="8b" if card else "tiny")
+    parser.add_argument("--size", choices=LLAMAS, default=_fitting_size() if card else "tiny")
     parser.add_argument("--device", default="cuda" if card else "cpu")
     args = parser.parse_args(arguments)
     if strange := [name for name in args.parts if name not in PARTS]:
         parser.error(f'no part "{strange[0]}"; known: {", ".join(PARTS)}')
     WORK.mkdir(parents=True, exist_ok=True)
     small = args.size == "tiny"
-    setting = Setting("", "float32" if small else "bfloat16", args.device, cores())
+    setting = Setting("", "float32" if small else half_precision(args.device), args.device, cores())
     where, kept = describe(args.device) | {"model": f"random Llama, {args.size}, {setting.dtype}"}, WORK / "parts.jsonl"
     there = map(json.loads, kept.read_text("utf-8").splitlines() if kept.is_file() else [])
     records: dict[str, Found] = {r["part"]: r for r in there if r["where"] == where}
@@ -215,8 +217,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept.write_text("".join(json.dumps(record) + "\n" for record in records.values()), "utf-8")
     page = (ROOT / "docs/explanation" if setting.on_gpu else WORK) / "performance-gpu.md"
     page.write_text(written(where, records), "utf-8")
-    print(f"written: {page}", file=sys.stderr)
+    measured = WORK / MEASURED
+    measured.write_text(json.dumps({"where": where, "parts": [*records.values()]}), "utf-8")
+    print(f"written: {page}\nto paste into an issue: {measured}", file=sys.stderr)
     return int(any("found" not in records[name] for name in args.parts or ()))
+
+
+def _fitting_size() -> str:
+    """Return the largest model that the card holds in half precision beside what a training and a merge take."""
+    import torch
+
+    return "8b" if torch.cuda.get_device_properties(0).total_memory > ROOM else "1b"
+
+
+def half_precision(device: str) -> str:
+    """Return the half precision that a device computes in: a T4 or V100 has no bfloat16."""
+    import torch
+
+    native = not device.startswith("cuda") or torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if native else "float16"
 
 
 def written(where: Mapping[str, str], records: Mapping[str, Found]) -> str:

@@ -306,6 +306,8 @@ def test_parts_of_a_card_are_taken_up(
     monkeypatch.setattr(gpu, "PARTS", {"fine": fine, "failing": failing})
     given = ["--device", "cpu", "--size", "tiny"]
     assert (gpu.main(given), gpu.main(given), asked) == (0, 0, ["fine", "failing", "failing"])
+    measured = json.loads((tmp_path / "measured.json").read_text("utf-8"))
+    assert [part["part"] for part in measured["parts"]] == ["fine", "failing"]
     said = (tmp_path / "performance-gpu.md").read_text("utf-8")
     assert "| a number | 1 |" in said
     assert "## Not run\n\n- failing: two cards are needed, and there is one" in said
