@@ -89,6 +89,7 @@ from harness.reports.run_folder import asked_of as asked_of
 from harness.reports.run_folder import newest as newest
 from harness.reports.run_folder import read_rows as read_answers
 from harness.stats.multiple import holm as holm
+from harness.stats.significance import is_significant as is_significant
 from harness.stats.tests import cluster_t as cluster_t
 from harness.stats.tests import numbered as numbered
 from harness.stats.tests import wilson as wilson
@@ -170,6 +171,7 @@ __all__ = [
     "holm",
     "is_sealed",
     "is_secret",
+    "is_significant",
     "isolated",
     "key_of",
     "keyed",

@@ -170,6 +170,10 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
             fix = f"copy {name} from the base, unless you meant to"
             how: Severity = "warning" if kind == "generation" else "error"  # which nothing here obeys
             yield Finding(how, f"{name} is not the base's", found, fix, kind)
+    if lost_parts := _left_out(*folders):
+        what = f"the base reads more than text, and this model leaves out {lost_parts[0]}"
+        fix = "ship the merge that the harness makes, which keeps all of the base, unless text alone was meant"
+        yield Finding("warning", what, lost_parts[1:], fix, "text-only")
     told = {name: settings[1][name] for name in SERVED}
     if said := [f"{n} = {_json(value)}" for n, value in told.items() if value not in (None, NEUTRAL[n])]:
         what = f"servers obey generation_config.json ({', '.join(said)}), evaluations here do not"
@@ -342,12 +346,21 @@ def _templates(before: Any, after: Any) -> list[str]:
 
 
 def _configs(before: Path, after: Path) -> list[str]:
-    """Return how two config.json differ as transformers reads them."""
-    from transformers import AutoConfig
-
+    """Return how two config.json differ as transformers reads them; of a model of text alone, about the text."""
     with harness_hf.quiet():
-        one, two = (AutoConfig.from_pretrained(folder, local_files_only=True).to_dict() for folder in (before, after))
-    return list(_apart(*(_without(side, STORED) for side in (one, two))))
+        configs = [harness_hf.load_config(folder) for folder in (before, after)]
+        if _left_out(before, after):
+            configs = [config.get_text_config() for config in configs]
+    return list(_apart(*(_without(config.to_dict(), STORED) for config in configs)))
+
+
+def _left_out(before: Path, after: Path) -> list[str]:
+    """Return the parts beside the text of a base that a model of text alone has not, such as "vision_config"."""
+    with harness_hf.quiet():
+        one, two = (harness_hf.load_config(folder) for folder in (before, after))
+    if one.get_text_config() is one or two.get_text_config() is not two:
+        return []
+    return [name for name in one.sub_configs if name != "text_config" and getattr(one, name, None) is not None]
 
 
 def _without(value: Any, names: set[str]) -> Any:

@@ -32,7 +32,12 @@ def did_not_move(adapter: ModelRef) -> Iterator[Finding]:
     matrices = {name: t for name, t in _tensors(adapter) if "lora_B" in name or "lora_embedding_B" in name}
     if still := [name for name, tensor in matrices.items() if not tensor.any()]:
         what = f"{len(still)} of {len(matrices)} adapted modules did not move: their lora_B is zero"
-        yield Finding("error", what, still, "look at learning_rate, and at what is frozen")
+        yield Finding(
+            "error",
+            what,
+            still,
+            "name target_modules that the rows go through; or look at learning_rate, and at what is frozen",
+        )
 
 
 @checker(title="non-finite-weights")

@@ -34,9 +34,14 @@ def load_tokenizer(path: str | Path) -> Any:
         told = {"mistral_format": False} if (Path(path) / "tokenizer.json").is_file() else {}
         told |= {"local_files_only": True, "trust_remote_code": False}
         with quiet():
-            return transformers.AutoTokenizer.from_pretrained(str(path), **told)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), **told)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {one_line(error)}') from None
+    files = {*tokenizer.vocab_files_names.values()}  # none of a tokenizer of bytes
+    if files and Path(path).is_dir() and not any((Path(path) / name).is_file() for name in (*files, "tekken.json")):
+        what = f"holds no tokenizer, none of {', '.join(sorted(files))}; a processor alone has no vocabulary"
+        raise UsageError(f'model "{path}": {what}; copy the files from the model it was made of')
+    return tokenizer
 
 
 def load_model(

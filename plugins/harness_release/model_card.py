@@ -96,13 +96,13 @@ def base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
 
 def use(ref: ModelRef, base: str) -> str:
     """Return how to load and how to serve what was exported, as Markdown."""
-    careful = ""
+    careful, auto = "", _auto_class(Path(ref.path))
     if ref.adapter:
         load = [
             "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import {auto}, AutoTokenizer",
             "",
-            f'base = AutoModelForCausalLM.from_pretrained("BASE")  # {spelt(base)}',
+            f'base = {auto}.from_pretrained("BASE")  # {spelt(base)}',
             'model = PeftModel.from_pretrained(base, "model")',
             'tokenizer = AutoTokenizer.from_pretrained("BASE")',
         ]
@@ -122,15 +122,24 @@ def use(ref: ModelRef, base: str) -> str:
             careful = SCALED
     else:
         load = [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import {auto}, AutoTokenizer",
             "",
-            'model = AutoModelForCausalLM.from_pretrained("model")',
+            f'model = {auto}.from_pretrained("model")',
             'tokenizer = AutoTokenizer.from_pretrained("model")',
         ]
         serve = "vllm serve model"
         if method := _quantised_by(Path(ref.path)):
             load.insert(0, f"# in fewer bits: needs {spelt(method)} beside transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```", careful]).rstrip()
+
+
+def _auto_class(folder: Path) -> str:
+    """Return the class of transformers that loads all of a model: another one where it reads more than text."""
+    config = folder / "config.json"
+    told = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+    beside = [key for key, value in told.items() if key.endswith("_config") and isinstance(value, dict)]
+    more = {*beside} - {"text_config", "quantization_config"}
+    return "AutoModelForImageTextToText" if "text_config" in beside and more else "AutoModelForCausalLM"
 
 
 def _results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:

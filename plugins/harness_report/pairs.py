@@ -12,8 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
-from harness.internals import holm, sentence
-from harness.stats.significance import is_significant
+from harness.internals import holm, is_significant, sentence
 from harness_report import reading
 from harness_report.reading import Kept, Row, Rows, answer_of, last_turn, slice_of, table_in, value_of
 from harness_report.words import CUT, cut

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from bench import architectures
 from bench.architectures import _small
+from harness.records.models import ModelRef
 from harness.testing import Project
+from tests.helpers.adapters import make_adapter
 from tests.helpers.multimodal import CLASSES, build
 
 torch = pytest.importorskip("torch")
@@ -21,6 +24,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 import harness_hf  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
+from harness_export import safetensors  # noqa: E402
 from harness_hf.classes import find_class, load_config  # noqa: E402
 from harness_lora import lora, towers  # noqa: E402
 
@@ -88,6 +92,7 @@ def test_a_text_fine_tune_keeps_what_reads_pictures(name: str, project: Project)
     assert changed
     assert not [key for key in changed for tower in beside if f"{tower}." in key]
     assert [key for key in before for tower in beside if f"{tower}." in key]
+    assert "AutoModelForImageTextToText.from_pretrained" in (out.parent / "README.md").read_text("utf-8")
     assert (out / "preprocessor_config.json").read_text("utf-8") == '{"image_processor_type": "X"}'
     assert "fused-moe-experts" not in done.out
 
@@ -95,8 +100,6 @@ def test_a_text_fine_tune_keeps_what_reads_pictures(name: str, project: Project)
 def test_pictures_are_read_as_before(tmp_path: Path) -> None:
     """What the towers make of a picture is the base's to the bit; logits on it are those of the adapter on its base."""
     from harness.records.models import ModelRef
-    from harness_export import safetensors
-    from tests.helpers.adapters import make_adapter
 
     base, adapter, merged, out = (tmp_path / part for part in ("base", "adapter", "merged", "out"))
     model = build("Gemma3ForConditionalGeneration", base)
@@ -120,8 +123,6 @@ def test_llama_4_is_refused_while_its_forward_raises(tmp_path: Path) -> None:
     """One line names what transformers raises; the day it runs, this test says to move the class to the others."""
     build(BROKEN, tmp_path)
     lora(lora_dropout=0.0).check_targets(str(tmp_path))  # its router, which PEFT cannot adapt, is left out by default
-    from harness.records.models import ModelRef
-
     with (
         pytest.raises(UsageError, match=r"Llama4ForConditionalGeneration cannot be run on tokens alone"),
         harness_hf.load([ModelRef("base", str(tmp_path))], dtype="float32"),
@@ -206,3 +207,38 @@ def test_two_classes_are_not_chosen_from(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
     with pytest.raises(UsageError, match="names Gemma3ForConditionalGeneration and Gemma3ForCausalLM; keep the one"):
         find_class(tmp_path, load_config(tmp_path))
+
+
+def test_a_processor_is_no_tokenizer(tmp_path: Path) -> None:
+    """transformers makes a tokenizer of three marks where a folder has a processor alone; nothing is measured by it."""
+    build("Gemma3ForConditionalGeneration", tmp_path)
+    for path in tmp_path.glob("token*"):
+        path.unlink()
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "Gemma3Processor"}', "utf-8")
+    with pytest.raises(UsageError, match=r"holds no tokenizer, none of .*; a processor alone has no vocabulary"):
+        harness_hf.load_tokenizer(tmp_path)
+
+
+def test_a_model_of_text_alone_is_told_from_its_base(tmp_path: Path) -> None:
+    """A candidate without the towers of its base is measured as it is, and what it leaves out is a warning."""
+    from harness_checks.merged import tokenizer_changed
+
+    model = build("Gemma3ForConditionalGeneration", tmp_path / "base")
+    text = transformers.Gemma3ForCausalLM(model.config.get_text_config())
+    text.model.load_state_dict(model.model.language_model.state_dict())
+    text.save_pretrained(tmp_path / "text")
+    for path in (tmp_path / "base").iterdir():
+        if "token" in path.name or "template" in path.name:
+            shutil.copy(path, tmp_path / "text")
+    refs = [ModelRef(name, str(tmp_path / name)) for name in ("text", "base")]
+    [finding] = [f for f in tokenizer_changed(*refs) if f.kind == "text-only"]
+    assert finding.severity == "warning"
+    assert "leaves out vision_config" in finding.what
+    assert not [f for f in tokenizer_changed(*refs) if f.kind == "config"]
+
+
+def test_all_linear_on_mamba_leaves_out_what_peft_refuses(tmp_path: Path) -> None:
+    """Default targets adapt the other linears, and the merge is exact."""
+    row = architectures.check("FalconMambaForCausalLM", tmp_path)
+    assert row.right, row
+    assert isinstance(row.merged, float)
