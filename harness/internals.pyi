@@ -32,6 +32,7 @@ from harness.collection.collected import Item as Item
 from harness.collection.collected import Task as Task
 from harness.collection.context import Context as Context
 from harness.data import chat as chat
+from harness.data import encoding as encoding
 from harness.data.fewshot import choose as choose_shots
 from harness.data.identity import key_of as key_of
 from harness.data.identity import keyed as keyed

@@ -126,8 +126,10 @@ class Subject(Protocol):
     """A loaded model under test.
 
     A prompt that is too long for the model raises UsageError, or with `truncate` loses its beginning, as in lm_eval.
-    Scores with `truncate` are lm_eval's in all: it puts a second BOS before a whole text that its tokenizer gave one,
-    and cuts a token that straddles prompt and continuation where the prompt's tokens end.
+    A score counts the tokens behind those of the prompt as `generate` opens it (`harness.data.encoding`).
+    Scores with `truncate` are lm_eval's in all: it gives the white space that ends a text prompt to the continuation,
+    cuts a token that straddles both where the prompt's tokens end, and puts a second BOS before a whole text that its
+    tokenizer gave one.
     It may have more, and works without: `stream_generate` and `stream_logprobs` take the same arguments and yield
     (number, answer) as answers come, in any order, so that a killed run keeps them; `count_tokens(pairs)`, `context`
     in tokens; `render(messages)`, the chat template with the answer's turn opened; `prefix`, the text of the token

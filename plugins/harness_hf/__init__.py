@@ -22,6 +22,11 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.classes import find_class as find_class
     from harness_hf.classes import language_model as language_model
     from harness_hf.classes import load_config as load_config
+    from harness_hf.encoding import CONTEXT_MARKS as CONTEXT_MARKS
+    from harness_hf.encoding import EncodedRow as EncodedRow
+    from harness_hf.encoding import RowEncoder as RowEncoder
+    from harness_hf.encoding import is_context as is_context
+    from harness_hf.encoding import turns_of as turns_of
     from harness_hf.fp8 import is_fp8 as is_fp8
     from harness_hf.fp8 import read_fp8 as read_fp8
     from harness_hf.linear import fast_linear as fast_linear

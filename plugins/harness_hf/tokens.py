@@ -1,18 +1,19 @@
-"""From prompts to tokens, once and in one place: special tokens at most once, splits where lm_eval splits."""
+"""From prompts to tokens, once and in one place: special tokens at most once, answers cut behind their prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 from harness import Prompt, UsageError
-from harness.internals import chat
+from harness.internals import chat, encoding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
+Split = tuple[list[int], encoding.AnswerTokens]  # tokens of a prompt as generation opens it, and of what follows
 DEFAULT_CONTEXT = 2048  # where neither config nor tokenizer names one, as in lm_eval
 
 
@@ -54,59 +55,88 @@ class Tokens:
 
         A text that brings its own BOS gets no second one.
         """
-        texts = [p if isinstance(p, str) else self.render(p) for p in prompts]
-        encoded = zip(prompts, texts, self._encode(texts, special=False), strict=True)
-        return [self._fronted(text, ids) if isinstance(prompt, str) else ids for prompt, text, ids in encoded]
+        return self.texts([self._opened(prompt) for prompt in prompts], [not isinstance(p, str) for p in prompts])
+
+    def texts(self, texts: Sequence[str], rendered: Sequence[bool]) -> list[list[int]]:
+        """Encode texts behind what the tokenizer puts in front, which a template has written where one `rendered`."""
+        encoded = zip(texts, rendered, self._encode(texts, special=False), strict=True)
+        return [ids if whole else self._fronted(text, ids) for text, whole, ids in encoded]
+
+    def _opened(self, prompt: Prompt) -> str:
+        return prompt if isinstance(prompt, str) else self.render(prompt)
 
     def _fronted(self, text: str, ids: list[int]) -> list[int]:
         bos = self.tokenizer.bos_token
         return ids if bos and text.startswith(bos) else self.front + ids
 
-    def render(self, messages: list[dict[str, str]]) -> str:
-        """Write chat messages as the template does, with the answer's turn opened; raises UsageError.
+    def render(self, messages: Sequence[Mapping[str, Any]], *, opened: bool = True, template: str | None = None) -> str:
+        """Write chat messages as the template does, with the answer's turn `opened`; raises UsageError.
 
-        What the template is given beside them stands on the first message (`harness.data.chat`).
+        What the template is given beside them stands on the first message (`harness.data.chat`). `template` is
+        another than the tokenizer's own.
         """
-        if not self.tokenizer.chat_template:
+        if not (template or self.tokenizer.chat_template):
             raise UsageError("tokenizer: has no chat template, so it cannot take messages; give text prompts")
         if kind := chat.media_in(messages):
             raise UsageError(f'a message has a part of type "{kind}", and the model reads text; leave such rows out')
         turns, given = chat.split(messages)
+        given |= {"tokenize": False, "add_generation_prompt": opened, "chat_template": template}
         try:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **given))
+            return str(self.tokenizer.apply_chat_template(turns, **given))
         except Exception as error:  # whatever the template raises about the roles it was given
             raise UsageError(f"chat template: refuses the messages: {' '.join(str(error).split())}") from None
 
     def pairs(self, pairs: Sequence[tuple[Prompt, str]], *, as_lm_eval: bool = False) -> list[Pair]:
-        """Encode prompts and their continuations; without a prompt the context is the BOS before every text.
+        """Encode prompts and their continuations as `split` does, or by lm_eval's rule.
 
-        The whole is encoded, the context is encoded, spaces that end the context go with the continuation. After
-        messages, and where a token straddles the boundary, the continuation is encoded by itself. `as_lm_eval` cuts
-        what straddles where the context's tokens end, and scores the BOS that the tokenizer adds to a whole text as
-        well, behind another one.
+        `as_lm_eval` gives the white space that ends a text prompt to the continuation, cuts a token that spans both
+        where the context's tokens end, and scores the BOS that the tokenizer adds to a whole text, behind another one.
+        Messages are split as always.
         """
-        contexts = [prompt.rstrip() if isinstance(prompt, str) else prompt for prompt, _ in pairs]
-        wholes = [prompt + text if isinstance(prompt, str) else text for prompt, text in pairs]
-        firsts: dict[str, int] = {}  # a context that many continuations share is encoded once
-        keys = [firsts.setdefault(repr(context), i) for i, context in enumerate(contexts)]
-        encoded = dict(zip(firsts.values(), self.prompts([contexts[i] for i in firsts.values()]), strict=True))
+        if not as_lm_eval:
+            return [(context, answer.ids) for context, answer in self.split(pairs)]
         found: list[Pair] = []
-        for i, ((prompt, text), ids) in enumerate(zip(pairs, self._encode(wholes, special=False), strict=True)):
+        stripped = [(p.rstrip(), p[len(p.rstrip()) :] + t) if isinstance(p, str) else (p, t) for p, t in pairs]
+        for (prompt, text), (context, ids) in zip(stripped, self._contexts_and_wholes(stripped), strict=True):
             if not isinstance(prompt, str):
-                found.append((encoded[keys[i]], ids))
-            elif prompt == "":
-                ids = self._fronted(text, ids)
-                # What stands before the text is the tokenizer's own front, a BOS in the text, or else `prefix`.
+                found.append((context, self._answer(context, ids, text).ids))
+            elif pairs[len(found)][0] == "":
+                found.append(([self.prefix], ids))
+            else:
+                beyond = len(context) >= len(ids) and pairs[len(found)][1]
+                found.append((context or [self.prefix], self.plain(text) if beyond else ids[len(context) :]))
+        return found
+
+    def split(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Split]:
+        """Encode prompts as generation opens them, and what follows each, cut behind it (`harness.data.encoding`).
+
+        Without a prompt the context is what stands before every text: the tokenizer's own front, a BOS that the text
+        brings, or `prefix`.
+        """
+        found = list[Split]()
+        for (prompt, text), (context, ids) in zip(pairs, self._contexts_and_wholes(pairs), strict=True):
+            if prompt == "":
                 given = len(self.front) if self.front and ids[: len(self.front)] == self.front else 0
                 given = given or int(ids[:1] == [self.prefix])
-                found.append((ids[:given], ids[given:]) if given and not as_lm_eval else ([self.prefix], ids))
+                found.append((ids[:given] or [self.prefix], encoding.AnswerTokens(ids[given:], alone=False)))
             else:
-                rest = wholes[i][len(contexts[i]) :] if text else ""
-                context, ids = encoded[keys[i]], self._fronted(wholes[i], ids)
-                straddled = len(context) >= len(ids) or (ids[: len(context)] != context and not as_lm_eval)
-                behind = self.plain(rest) if straddled and rest else ids[len(context) :]
-                found.append((context or [self.prefix], behind))
+                found.append((context or [self.prefix], self._answer(context, ids, text)))
         return found
+
+    def _answer(self, context: list[int], whole: list[int], text: str) -> encoding.AnswerTokens:
+        """Cut a whole behind its context; nothing follows where there is no text."""
+        answer = encoding.cut_answer(context, whole, partial(self.plain, text))
+        return answer if text else encoding.AnswerTokens([], alone=False)
+
+    def _contexts_and_wholes(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Pair]:
+        """Encode each prompt, and each with its continuation; a prompt that many share is rendered and encoded once."""
+        firsts: dict[str, int] = {}
+        keys = [firsts.setdefault(repr(prompt), i) for i, (prompt, _) in enumerate(pairs)]
+        rendered = [not isinstance(prompt, str) for prompt, _ in pairs]
+        opened = {i: self._opened(pairs[i][0]) for i in firsts.values()}
+        encoded = dict(zip(opened, self.texts([*opened.values()], [rendered[i] for i in opened]), strict=True))
+        wholes = self.texts([opened[key] + text for key, (_, text) in zip(keys, pairs, strict=True)], rendered)
+        return [(encoded[key], whole) for key, whole in zip(keys, wholes, strict=True)]
 
     @cached_property
     def stops(self) -> set[int]:

@@ -17,7 +17,8 @@ def perplexity(
     """Score how likely each row's text is, or its target after its input; the same whatever the batches.
 
     "text" is the row's `column`, else its input, scored as a whole (in windows where it is longer than
-    the model's context); "completion" is the target, the first where there are several. Perplexity is
+    the model's context); "completion" is the target, the first where there are several, on the tokens that a
+    training on the row learns of it. Perplexity is
     exp(Σ nats / Σ tokens) over all rows, bits per byte Σ nats / (ln 2 · Σ UTF-8 bytes), which also
     compares models with different tokenizers. Raises UsageError on a row without such text.
     """

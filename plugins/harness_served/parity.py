@@ -111,22 +111,23 @@ class Parity:
     def answers(self) -> list[tuple[Prompted, RuntimeAnswer, list[int]]]:
         """The runtime's greedy answers by way of its chat, and their tokens."""
         said = [(prompt, self.runtime.chat(prompt.messages, GREEDILY, GREEDY)) for prompt in self.spoken]
-        return [(prompt, answer, self.ids_of(answer)) for prompt, answer in said]
+        return [(prompt, answer, self.ids_of(prompt, answer)) for prompt, answer in said]
 
     @cached_property
     def answers_scored(self) -> list[TokenScores]:
         """What the reference thinks of those answers, at every place."""
         return [self.reference.score(prompt.ids, ids) for prompt, _, ids in self.answers]
 
-    def ids_of(self, said: RuntimeAnswer) -> list[int]:
-        """Return the tokens of what was said: as told, else as the export cuts its text before a broken character.
+    def ids_of(self, prompt: Prompted, said: RuntimeAnswer) -> list[int]:
+        """Return the tokens of an answer to a prompt: as told, else as the export cuts it behind the prompt.
 
-        Only where they are as many as is told: llama.cpp leaves out parts of a character, a text special tokens.
+        A text is read up to a broken character, and only where its tokens are as many as is told: llama.cpp leaves out
+        parts of a character, a text special tokens.
         """
         if said.ids and self._whole(said, said.ids):
             return said.ids
         text, broken, _ = said.text.partition(BROKEN)
-        ids = self.reference.tokens.plain(text)
+        [(_, ids)] = self.reference.tokens.pairs([([dict(m) for m in prompt.messages], text)])
         own = [self.decode([i]).strip() for i in ids]
         same = said.texts is None or own == [text.strip() for text in said.texts[: len(own)]]
         return ids if same and (broken or self._whole(said, ids)) else []

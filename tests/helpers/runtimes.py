@@ -265,7 +265,7 @@ def teach(folder: Path, steps: int) -> Path:
 
     tokens, model = Tokens.of(str(folder)), load_model(folder, dtype="float32", device="cpu")
     stop = tokens.special("<|end|>")
-    rows = [(tokens.prompts([[user(q)]])[0], [*tokens.plain(a), stop]) for q, a in ENDED]
+    rows = [(prompt, [*answer, stop]) for prompt, answer in tokens.pairs([([user(q)], a) for q, a in ENDED])]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
         prompt, answer = rows[step % len(rows)]

@@ -395,7 +395,7 @@ def test_a_text_that_is_read_otherwise_ends_nothing() -> None:
 
     tokens = SimpleNamespace(
         tokenizer=Tokenizer(),
-        plain=lambda text: [6],
+        pairs=lambda given: [([1, 5], [6]) for _ in given],
         prompts=lambda given: [[1, 5, 6] if isinstance(one, str) else [1, 5] for one in given],
     )
 

@@ -56,7 +56,7 @@ def _surprise(parity: Parity, named: Mapping[str, Any], heard: list[Any], seed: 
     filtered = [key for key in NEUTRAL if key in named and _apart(key, float(named[key]), {})]
     for number, prompt in enumerate(parity.spoken):
         said = parity.runtime.chat(prompt.messages, TOKENS, {"seed": seed + number})
-        if ids := parity.ids_of(said):
+        if ids := parity.ids_of(prompt, said):
             heard.append((said, ids, parity.reference.score(prompt.ids, ids)))
     told, tokens = all(ids is said.ids for said, ids, _ in heard), sum(len(ids) for _, ids, _ in heard)
     greedy = all(max(parity.leads(*answer), default=0.0) < 0.5 for answer in heard)

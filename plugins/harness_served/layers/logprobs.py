@@ -76,7 +76,7 @@ def drawn(parity: Parity, most: int = DRAWN, some: int = 0, seed: int | None = N
             said = runtime.chat(prompt.messages, most, how)
         if said is None or said.logprobs is None:
             continue  # nothing is told, or of this answer nothing, which begins with a part of a character
-        ids, told = parity.ids_of(said), len(said.logprobs)
+        ids, told = parity.ids_of(prompt, said), len(said.logprobs)
         if ids is not said.ids and len(ids) not in (told, told - (said.ended == "stop")):
             continue  # its text is cut otherwise, so nothing says which token is which
         if many := min(len(ids), told):

@@ -17,7 +17,7 @@ def look(parity: Parity) -> LayerVerdict:
     if not reference.stops:
         return LayerVerdict(UNPROVEN, "the export has no stop token")
     tokens, went = reference.tokens, list[str]()
-    made = [(tokens.prompts([[user(question)]])[0], tokens.plain(answer)) for question, answer in ENDED]
+    made = tokens.pairs([([user(question)], answer) for question, answer in ENDED])
     sure = [pair for pair in made if reference.score(*pair).ends[-1] >= SURE]
     if not sure:  # after a made answer, so answers of its own
         own = [(prompted.ids, reference.answer(prompted.ids, LONG)) for prompted in parity.prompts[:OWN]]
