@@ -31,6 +31,18 @@ READING = {
 OLD_EVIDENCE = {"harness/release/recompute.py"}  # it checks what exports that were written before say of themselves
 
 
+ENCODING = {  # who else writes by a chat template, or encodes by a tokenizer itself: no row, but
+    "plugins/harness_checks/batches.py",  # what two templates make of one conversation
+    "plugins/harness_checks/lint.py",  # whether a template takes a row
+    "plugins/harness_export/llama.py",  # what two tokenizers put in front
+    "plugins/harness_export/swap.py",  # prompts of its own, for one model under two names
+    "plugins/harness_hf/probe.py",  # whether a template can be rendered
+    "plugins/harness_lora/heard.py",  # texts of its own, for two models
+    "plugins/harness_served/layers/stops.py",  # how a server may read a text
+    *("plugins/harness_hf/encoding.py", "plugins/harness_hf/tokens.py"),  # here rows are encoded
+}
+
+
 def modules(*tops: str) -> list[str]:
     """Return the modules below folders of the repository, by their paths from its root."""
     return sorted(p.relative_to(ROOT).as_posix() for top in tops for p in (ROOT / top).rglob("*.py"))
@@ -258,3 +270,14 @@ def test_plugins_are_where_entry_points_say() -> None:
 def _functions(module: str) -> Iterator[str]:
     """Yield the names of a module's functions."""
     yield from (node.name for node in tree(module).body if isinstance(node, ast.FunctionDef))
+
+
+def test_rows_are_encoded_in_one_place() -> None:
+    """Nobody renders messages or calls a tokenizer but where rows are encoded, and who needs it for something else."""
+
+    def encodes(node: ast.AST) -> bool:
+        called = node.func if isinstance(node, ast.Call) else None
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        return name in ("apply_chat_template", "tokenizer", "processing_class", "batch_encode_plus", "encode_plus")
+
+    assert {module for module in modules("harness", "plugins") if any(map(encodes, nodes(module)))} == ENCODING

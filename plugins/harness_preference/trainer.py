@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,14 +14,48 @@ from transformers import Trainer, TrainingArguments
 from trl import DPOTrainer, KTOTrainer
 
 from harness import Example, Finding, UsageError
-from harness_sft import Checked, Counts, name_rows
+from harness.internals import chat
+from harness_hf import RowEncoder, Tokens
+from harness_sft import Checked, Counts, encode_dataset, name_rows
 
 IGNORED = -100
 PAIR, ALONE = ("chosen_ids", "rejected_ids"), ("completion_ids",)  # the first is what is to be learnt
+COMPARED = "KL_completion_ids"  # of KTO: another row's answer, for its estimate of the divergence
 FAR = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
 KEPT = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "accuracy": "rewards/accuracies"}  # TRL's metrics
 LAST = 10  # steps whose mean is told
 FIX = "the reference must be the model before training: the same base, and no adapter that changes it"
+
+
+def encode_judged(
+    dataset: Dataset, tokenizer: Any, args: TrainingArguments, answers: Sequence[str], *, compared: bool
+) -> Any:
+    """Return a Dataset of each row's prompt and answers in tokens, as TRL's collators of judged answers take them.
+
+    With `compared` a row has the answer of the one before it in its batch as well (KTO's estimate of the divergence).
+    """
+    encoder = RowEncoder(Tokens(tokenizer))
+    whole = encode_dataset(dataset, partial(_encode_judged, encoder, answers), args.dataset_num_proc)
+    if not compared:
+        return whole
+
+    def rotate(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        return {COMPARED: [*batch["completion_ids"][-1:], *batch["completion_ids"][:-1]]}
+
+    return whole.map(rotate, batched=True, batch_size=args.per_device_train_batch_size)
+
+
+def _encode_judged(encoder: RowEncoder, answers: Sequence[str], row: Mapping[str, Any]) -> dict[str, list[int]]:
+    texts = [row[name.removesuffix("_ids")] for name in answers]
+    encoded = encoder.encode_answers(row["prompt"], texts, chat.of_training(row))
+    return {"prompt_ids": encoded[0].prompt} | {name: one.answer for name, one in zip(answers, encoded, strict=True)}
+
+
+def _without_answer(whole: Any, args: TrainingArguments) -> list[int]:
+    """Return the places of rows of which nothing but the prompt is left once they are cut."""
+    if args.max_length is None or getattr(args, "truncation_mode", "keep_start") != "keep_start":
+        return []
+    return [i for i, ids in enumerate(whole["prompt_ids"]) if len(ids) >= args.max_length]
 
 
 class Referenced(Checked):
@@ -35,12 +69,12 @@ class Referenced(Checked):
         self.step_rewards: list[dict[str, float]] = []  # of each batch of the step that runs
 
     def _prepare_dataset(self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, name: str) -> Any:
-        """Let TRL tokenise the rows whole, count and check them, and let it drop none."""
-        whole = super()._prepare_dataset(dataset, tokenizer, args, name)
-        kept = set(whole["row"])
-        if lost := [row for row in dataset["row"] if row not in kept]:
+        """Encode the rows whole, count and check them, and drop none."""
+        whole = encode_judged(dataset, tokenizer, args, self.answers, compared=getattr(self, "calculate_KL", False))
+        if lost := _without_answer(whole, args):
+            numbers = [whole[i]["row"] for i in lost]
             how = f"raise max_length (now {args.max_length}) or remove the rows"
-            raise UsageError(f"[train] data: {name_rows(lost)}: no token of an answer is left to learn from; {how}")
+            raise UsageError(f"[train] data: {name_rows(numbers)}: no token of an answer is left to learn from; {how}")
         cut, end = args.max_length, getattr(args, "truncation_mode", "keep_start") == "keep_end"
         tokens = supervised = truncated = 0
         for row in whole:
@@ -132,10 +166,10 @@ class PairsPreview(Trainer):  # type: ignore[misc]
     whole: Any = None
 
     def _prepare_dataset(self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, name: str) -> Any:
-        uncut: Any = copy.copy(args)
-        uncut.max_length = None
-        self.whole = super()._prepare_dataset(dataset, tokenizer, uncut, "whole")
-        return super()._prepare_dataset(dataset, tokenizer, args, name)
+        compared = getattr(self, "calculate_KL", False)
+        self.whole = encode_judged(dataset, tokenizer, args, self.answers, compared=compared)
+        lost = {*_without_answer(self.whole, args)}
+        return self.whole.select([i for i in range(len(self.whole)) if i not in lost])
 
     def examples(self) -> list[Example]:
         """Return each answer after its prompt in tokens, before they are cut."""

@@ -21,6 +21,7 @@ from harness_sft.rows import Counts as Counts
 from harness_sft.rows import Row as Row
 from harness_sft.rows import Select as Select
 from harness_sft.rows import check_shapes as check_shapes
+from harness_sft.rows import encode_dataset as encode_dataset
 from harness_sft.rows import name_rows as name_rows
 from harness_sft.rows import select_columns
 from harness_sft.rows import take_columns as take_columns

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +13,15 @@ from transformers import TrainingArguments
 from trl import SFTTrainer
 
 from harness import Example, UsageError
+from harness_hf import RowEncoder, Tokens
 from harness_sft.ranks import IGNORED
-from harness_sft.rows import Counts, Obeying, check_endings, name_rows
+from harness_sft.rows import Counts, check_endings, encode_dataset, name_rows
 from harness_sft.trainer import Checked
 
 LEARNT = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
 
 
-class Preview(Obeying, SFTTrainer):  # type: ignore[misc]
+class Preview(SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer that keeps the rows whole beside what it makes of them: cut, and packed."""
 
     answers: tuple[str, ...] = ("",)  # of a row, each of which is an example
@@ -29,9 +30,9 @@ class Preview(Obeying, SFTTrainer):  # type: ignore[misc]
     def _prepare_dataset(
         self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, packing: bool, formatting: Any, name: str
     ) -> Any:
-        uncut: Any = copy.copy(args)
-        uncut.max_length, uncut.shuffle_dataset = None, False  # both come after the rows were looked at
-        whole = super()._prepare_dataset(dataset, tokenizer, uncut, False, formatting, name)
+        how = {"completion_only": self.completion_only_loss, "assistant_only": args.assistant_only_loss}
+        encoder = RowEncoder(Tokens(tokenizer), self.chat_template, **how)
+        whole = encode_dataset(dataset, partial(_encode_row, encoder), args.dataset_num_proc)
         text = isinstance(dataset[0].get("completion", dataset[0].get("text")), str)
         self.look_at_rows(whole, args, packing, name, text=text)
         return super()._prepare_dataset(whole, tokenizer, args, packing, formatting, name)
@@ -49,6 +50,11 @@ class Preview(Obeying, SFTTrainer):  # type: ignore[misc]
         """Return rows as a batch with labels."""
         batch: Mapping[str, Any] = self.data_collator([{k: v for k, v in row.items() if k in LEARNT} for row in rows])
         return batch
+
+
+def _encode_row(encoder: RowEncoder, row: Mapping[str, Any]) -> dict[str, list[int]]:
+    encoded = encoder.encode(row)
+    return {"input_ids": encoded.ids, "labels": encoded.labels}
 
 
 class CheckedTrainer(Checked, Preview):

@@ -25,7 +25,7 @@ from harness_sft import sharding
 from harness_sft.job import WHOLE, TrainingJob, room
 from harness_sft.likelihood import settle
 from harness_sft.ranks import Order, fill, raise_finding
-from harness_sft.rows import Counts, Obeying
+from harness_sft.rows import Counts
 from harness_sft.sentinels import FIRST_STEPS, Spikes, Start, all_finite
 from harness_sft.sharding import ShardedTrainer
 
@@ -43,8 +43,8 @@ class Enough(Exception):
     """A training that is resumed had been stopped already."""
 
 
-class Checked(Obeying, ShardedTrainer):
-    """Put before one of TRL's trainers: it stops on what is not finite, obeys marked turns, keeps adapters in float32.
+class Checked(ShardedTrainer):
+    """Put before one of TRL's trainers: it stops on what is not finite, and keeps adapters in float32.
 
     What is left to the class: `_prepare_dataset`, which fills `counts`, `_prepare_rows`, `validate` and `sequences`.
     """

@@ -593,7 +593,7 @@ def test_rows_are_shuffled_as_trl_shuffles_them(packing: bool, trained: Train, m
     assert plain.train_dataset["input_ids"] == trainer.train_dataset["input_ids"]
 
 
-@pytest.mark.parametrize("row", [{"prompt": "<s>a", "completion": "b"}, {"prompt": "a", "completion": "b</s></s>"}])
+@pytest.mark.parametrize("row", [{"prompt": "<s><s>a", "completion": "b"}, {"prompt": "a", "completion": "b</s></s>"}])
 def test_doubled_special_tokens(row: dict[str, str], trained: Train) -> None:
     """Two beginnings or two ends in a row are seen in training only, never when the model is used."""
     with pytest.raises(UsageError, match="row 2: must end in one end-of-sequence token"):
