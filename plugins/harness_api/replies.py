@@ -120,6 +120,14 @@ def ids(reply: Any) -> list[int]:
     return found
 
 
+def detokenized(reply: Any) -> str:
+    """Read the text of /detokenize, under vLLM's name or SGLang's."""
+    found = table(reply)
+    if not isinstance(text := found.get("prompt", found.get("text")), str):
+        raise wire.Trouble("answered /detokenize without a text")
+    return text
+
+
 def added(scored: Sequence[Position], nbytes: int) -> Logprob:
     """Add up positions. Raises CheckFailed where one has no log-probability: none, not finite, or above 0."""
     logprobs = [math.nan if p.logprob is None else p.logprob for p in scored]

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from typing import Any
 
 from harness import Logprob, Prompt, UsageError
-from harness.internals import chat, wire
+from harness.internals import chat, encoding, wire
 from harness_api import replies
 from harness_api.replies import Position
-from harness_api.server import COMPLETIONS, Dialect, Server
+from harness_api.server import COMPLETIONS, Dialect, RequestRefused, Server
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 
@@ -41,7 +42,7 @@ class Scoring:
             if not isinstance(prompt, str):
                 what = "tells no tokens, so continuations of messages cannot be scored; give text"
                 raise UsageError(f"{self.server.where}: {what}")
-            return self._by_text(prompt, text, stop) if text else Logprob(0.0, 0, 0, True)
+            return self._by_text(prompt, text, stop, as_lm_eval=truncate) if text else Logprob(0.0, 0, 0, True)
         context, target = self.tokens.pair(prompt, text, stop, as_lm_eval=truncate)
         size, room = len(context) + len(target), self.room
         if room is None or size <= room:
@@ -72,10 +73,10 @@ class Scoring:
 
         return self._ask(ids, read, text, stop) if pair[1] else []
 
-    def _by_text(self, prompt: str, text: str, stop: threading.Event) -> Logprob:
+    def _by_text(self, prompt: str, text: str, stop: threading.Event, *, as_lm_eval: bool) -> Logprob:
         """Score where the texts of the tokens spell the continuation exactly; never guess where it begins."""
         whole = prompt + text
-        continuation = whole[len(prompt.rstrip()) :]
+        continuation = whole[len(prompt.rstrip()) :] if as_lm_eval else text
 
         def read(reply: Any) -> Sequence[Position]:
             found = replies.positions(reply, self.way)
@@ -112,6 +113,8 @@ class ServerTokens:
     def __init__(self, server: Server, model: str, prefix: str = "") -> None:
         self.server, self.model, self._prefix = server, model, prefix
         self._known: dict[str, list[int]] = {}  # contexts that many continuations share are asked for once
+        self._texts: dict[str, str | None] = {}  # and so are the texts of rendered messages
+        self.joins = True  # whether the server gave the text of all messages that an answer was to follow
 
     @cached_property
     def front(self) -> list[int]:
@@ -140,26 +143,45 @@ class ServerTokens:
     def pair(self, prompt: Prompt, text: str, stop: threading.Event = wire.NEVER, *, as_lm_eval: bool = False) -> Pair:
         """Return the tokens of a prompt and of its continuation, split as the loader "hf" splits them.
 
-        The whole is encoded, the prompt is encoded, spaces that end the prompt go with the continuation. Where a token
-        straddles the boundary, and after messages, the continuation is encoded by itself. Without a prompt the context
-        is the BOS that the server puts there, or the prefix, and without both the text's own first token, which then
-        is not scored. `as_lm_eval` cuts what straddles where the prompt's tokens end, and scores the server's BOS too.
+        A prompt is encoded as generation opens it, the whole is cut behind it (`harness.data.encoding`). Of messages
+        the whole is the server's text of their tokens, where these come from it again, with the continuation; else
+        the continuation is encoded by itself. Without a prompt the context is the BOS that the server puts there, or
+        the prefix, and without both the text's own first token, which then is not scored. `as_lm_eval` gives the white
+        space that ends a text prompt to the continuation, cuts what straddles where the prompt's tokens end, and scores
+        the server's BOS too.
         """
-        if not isinstance(prompt, str):
-            return self.prompt(prompt, stop), self.plain(text, stop)
         if prompt == "":
             ids = self._fronted(self.plain(text, stop))
             if self.prefix and (as_lm_eval or ids[: len(self.prefix)] != self.prefix):
                 return self.prefix, ids
             given = len(self.prefix) or 1
             return ids[:given], ids[given:]
-        start = prompt.rstrip()
+        alone = partial(self.plain, text, stop)
+        if not isinstance(prompt, str):
+            context, opened = self.prompt(prompt, stop), self._rendered(prompt, stop)
+            whole = self.plain(opened + text, stop) if opened is not None else []
+            return context, encoding.cut_answer(context, whole, alone).ids
+        start = prompt.rstrip() if as_lm_eval else prompt
         context = self.prompt(start, stop) if start else self.prefix
         whole = self._fronted(self.plain(prompt + text, stop))
         if not context:
             raise UsageError(f"{self.server.where}: a prompt is blank and there is no BOS before it; set prefix")
-        straddled = len(whole) <= len(context) or (whole[: len(context)] != context and not as_lm_eval)
-        return context, self.plain((prompt + text)[len(start) :], stop) if straddled else whole[len(context) :]
+        if not as_lm_eval:
+            return context, encoding.cut_answer(context, whole, alone).ids
+        beyond = len(whole) <= len(context)
+        return context, self.plain((prompt + text)[len(start) :], stop) if beyond else whole[len(context) :]
+
+    def _rendered(self, messages: list[dict[str, str]], stop: threading.Event) -> str | None:
+        """Return messages as the server's template writes them, or None where its tokens do not come from that text."""
+        key = repr(messages)
+        if key not in self._texts:
+            ids, text = self.prompt(messages, stop), None
+            with suppress(RequestRefused):  # it does not offer that
+                asked = {"model": self.model, "tokens": ids}
+                text = self.server.ask(self.server.text_url, asked, read=replies.detokenized, stop=stop)
+            self._texts[key] = text if text is not None and self.plain(text, stop) == ids else None
+        self.joins &= self._texts[key] is not None
+        return self._texts[key]
 
     def count(self, pairs: Sequence[tuple[Prompt, str]], workers: int) -> list[int]:
         """Count the tokens of each prompt and continuation together."""

@@ -40,6 +40,7 @@ class Server(wire.Client):
         self.url, self.timeout, self.tries = options.url, options.timeout, options.retries + 1
         root = self.url.removesuffix("/v1")  # vLLM and what imitates it tells tokens beside /v1, not in it
         self.tokens_url = f"{root}/tokenize" if root != self.url else ""
+        self.text_url = f"{root}/detokenize" if root != self.url else ""
         # Only OpenAI's own server gets OPENAI_API_KEY without being told to: a key is for those it was made for.
         variable = options.api_key_env or ("OPENAI_API_KEY" if wire.is_openai(self.url) else "")
         key, wrong = wire.key_in(variable) if variable else ("", "")

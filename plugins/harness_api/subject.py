@@ -18,6 +18,7 @@ from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefu
 
 STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `wire.before` cuts at the others
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
+APART = "answers after messages are encoded by themselves: the server gives no text that its tokens come from again"
 HALVES = "answers hold half a surrogate pair, which is no character; U+FFFD stands for it"
 
 
@@ -99,6 +100,8 @@ class APISubject:
             return scoring.score(*pairs[number], truncate=truncate, stop=ended)
 
         yield from wire.each(ask, len(pairs), self.options.concurrency)
+        if self.tokens and not self.tokens.joins and APART not in self.notes:
+            self.notes.append(APART)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together; raises UsageError where nobody can."""

@@ -17,7 +17,7 @@ import time
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,7 +69,7 @@ class Fake:
     answer: Callable[[Body], Any] = lambda body: f"to {prompt_of(body)}"
     finish: str | None = "stop"
     signs: Callable[[Body], Body] = lambda body: {}  # who a reply says wrote it
-    scores: tuple[str, ...] = ()  # of "prompt_logprobs", "echo", "tokenize"
+    scores: tuple[str, ...] = ()  # of "prompt_logprobs", "echo", "tokenize", "detokenize"
     bos: bool = False
     value: Callable[[str], float] = lambda token: -len(token) / 8
     key: str = ""
@@ -98,6 +98,8 @@ class Fake:
         if path == "/tokenize" and "tokenize" in self.scores:
             text = body["prompt"] if "prompt" in body else "".join(m["content"] for m in body["messages"]) + "<answer>"
             return 200, {"tokens": self.encode(text, body.get("add_special_tokens", True))}
+        if path == "/detokenize" and "detokenize" in self.scores:
+            return 200, {"prompt": "".join(self.words[i] for i in body["tokens"])}
         if path == TEXT:
             choice = self.scored(body) or {"text": self.answer(body), "finish_reason": self.finish}
             return 200, {"choices": [choice], **self.signs(body)}
@@ -948,11 +950,17 @@ WAYS = [("prompt_logprobs", "tokenize"), ("echo", "tokenize"), ("prompt_logprobs
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("scores", WAYS, ids="+".join)
 def test_a_continuation_gets_its_own_tokens(fake: Fake, scores: tuple[str, ...], bos: bool) -> None:
-    """In each shape, with a BOS or not: exactly the tokens after the prompt, and spaces that end it go with them."""
+    """In each shape, with a BOS or not: exactly the tokens after the prompt; lm_eval moves spaces that end it."""
     fake.scores, fake.bos = scores, bos
     pairs = [("one two", " three four"), ("one two ", "three"), ("one two", " a\nb c")]
     with load(fake) as [subject]:
-        found = subject.logprobs(pairs)
+        assert subject.logprobs(pairs[::2]) == subject.logprobs(pairs, truncate=True)[::2]
+        found = subject.logprobs(pairs, truncate=True)
+        if "tokenize" in scores:  # behind "one two ", as generation opens it
+            (apart,) = subject.logprobs(pairs[1:2])
+            assert (apart.total, apart.tokens, apart.bytes) == (-5 / 8, 1, 5)
+        else:
+            assert "no token begins exactly where" in refused(lambda: subject.logprobs(pairs[1:2]))
     assert [(p.total, p.tokens, p.bytes, p.greedy) for p in found] == [
         (-(6 + 5) / 8, 2, 11, False),
         (-6 / 8, 1, 5, False),
@@ -1015,13 +1023,45 @@ def test_parts_of_characters_hide_no_boundary() -> None:
 
 def test_messages_are_scored_where_tokens_are_told(fake: Fake) -> None:
     """The continuation follows the rendered messages; without tokens nobody knows where it begins."""
-    fake.scores = ("prompt_logprobs", "tokenize")
+    fake.scores = ("prompt_logprobs", "tokenize", "detokenize")
     with load(fake) as [subject]:
         (found,) = subject.logprobs([(ask("one two"), "three four")])
+        assert not subject.notes
     assert (found.tokens, found.bytes, found.total) == (2, 10, -(5 + 5) / 8)
     fake.scores = ("prompt_logprobs",)
     with load(fake) as [subject]:
         assert "continuations of messages cannot be scored" in refused(lambda: subject.logprobs([(ask("a"), "b")]))
+
+
+@dataclass
+class Prefixing(Fake):
+    """A server whose tokenizer begins a text with a space, as Llama 2's and Mistral's do; of old it loses them."""
+
+    loses: bool = False
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        return super().encode(text if text.startswith("<") else " " + text, special)
+
+    def told(self, path: str, body: Body) -> Reply:
+        if path == "/detokenize" and self.loses:
+            return 200, {"text": "".join(self.words[i] for i in body["tokens"])[2:]}
+        status, reply = super().told(path, body)
+        return status, {k: v.removeprefix(" ") if k == "prompt" else v for k, v in reply.items()}
+
+
+def test_answers_after_messages_are_cut_where_generation_begins() -> None:
+    """A server whose tokenizer puts a space before a text scores "green" as it generates it, or says that it cannot."""
+    told = ("prompt_logprobs", "tokenize")
+    for scores, loses, joined in (
+        ((*told, "detokenize"), False, True),
+        (told, False, False),
+        ((*told, "detokenize"), True, False),
+    ):
+        with contextmanager(serving)(Prefixing(scores=scores, loses=loses)) as fake, load(fake) as [subject]:
+            (found,) = subject.logprobs([(ask("one two"), "green")])
+            assert (found.tokens, found.total) == (1, -5 / 8 if joined else -6 / 8)
+            assert [note for note in subject.notes if "encoded by themselves" in note] == subject.notes
+            assert bool(subject.notes) is not joined
 
 
 def test_long_rows_are_refused_cut_or_windowed(fake: Fake) -> None:
