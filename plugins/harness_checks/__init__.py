@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from harness import Finding, hookimpl
-from harness_checks import answers, batches, labels, leaks, lint, merged, pairs, recipe, trained
+from harness_checks import answers, batches, encoding, labels, leaks, lint, merged, pairs, recipe, trained
 
 
 @hookimpl
@@ -13,10 +13,11 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
     return {
         "D1": batches.end_token, "D2": batches.end_of_turn, "D3": batches.nothing_supervised,
         "D4": batches.rows_that_vanish, "D5": batches.cut_rows, "D6": batches.doubled_start,
-        "D7": batches.other_template, "D8": batches.prompt_is_no_prefix, "D9": batches.documents_see_each_other,
+        "D7": batches.other_template, "D8": encoding.prompt_is_no_prefix, "D9": batches.documents_see_each_other,
         "D10": leaks.leaks, "D11": lint.lint, "D12": recipe.few_targets, "D13": recipe.fused_experts,
         "D14": recipe.unusual_recipe, "D15": batches.labels_out_of_place, "D16": labels.unreachable,
         "D17": labels.unasked, "D18": labels.shares, "D19": batches.slow_head, "D20": recipe.untrained_ends,
+        "D21": encoding.scored_otherwise,
         "P1": pairs.wrong_reference, "P2": pairs.same_answers, "P3": pairs.longer_is_better,
         "P4": pairs.other_questions, "P5": pairs.learnt_nothing, "P6": pairs.sorted_labels,
         "T1": trained.did_not_move, "T2": trained.not_finite, "T3": trained.repacked, "T4": trained.spiked,

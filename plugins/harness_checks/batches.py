@@ -1,4 +1,4 @@
-"""D1 to D9, D15 and D19: the labels and the collated batches of the trainer that was built, token by token.
+"""D1 to D7, D9, D15 and D19: the labels and the collated batches of the trainer that was built, token by token.
 
 And keys of chat rows that change nothing of what the chat template writes: what is left out of them without a word.
 """
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import harness_hf
 from harness import Built, Example, Finding, ModelRef, TrainingRow, checker, quote
 from harness.internals import Severity, chat, marked_text, text_of
+from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, differ, messages_of
 from harness_checks.lint import JUDGED, counted, numbers, place
-from harness_hf import Tokens
+from harness_hf import RowEncoder, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -161,8 +162,9 @@ def cut_rows(built: Built) -> Iterator[Finding]:
 def doubled_start(built: Built) -> Iterator[Finding]:
     """Two beginning-of-sequence tokens.
 
-    A text that was rendered by a chat template has one, and the tokenizer puts another in front. Evaluation and
-    serving put one, so the model is trained on a beginning it never sees again (trl#1400).
+    A text that was rendered by a chat template has one, and a trainer that encodes it as any text puts another in
+    front; `sft` does not. Evaluation and serving put one, so the model is trained on a beginning it never sees again
+    (trl#1400).
     """
     bos, eos = built.tokenizer.bos_token_id, built.tokenizer.eos_token_id
     if twice := [e for e in built.examples if bos not in (None, eos) and list(e.ids[:2]) == [bos, bos]]:
@@ -223,7 +225,8 @@ def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -
     for row in sample:
         if (text := _render(theirs, messages_of(row), theirs.chat_template, **chat.of_training(row.row))) is None:
             continue  # D11-template tells
-        if theirs(text, add_special_tokens=False)["input_ids"] != (ids := list(examples[row.number].ids)):
+        ids, tokens = list(examples[row.number].ids), Tokens(theirs)
+        if ids not in (tokens.plain(text), encode_training_row(RowEncoder(tokens), row.row)):
             trained = theirs.decode(ids)
             at = max(0, next((i for i, (a, b) in enumerate(zip(text, trained, strict=False)) if a != b), 0) - 20)
             odd.append(f"row {row.number}: {quote(trained[at:], 60)}, want {quote(text[at:], 60)}")
@@ -301,30 +304,6 @@ def _way_out(row: TrainingRow, at: int, key: str, template: str, write: Write) -
         if value.strip() in (text or ""):
             return f'rename it "{name}", which the template writes'
     return OTHER
-
-
-@checker(title="prompt-tokenization-mismatch")
-def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Finding]:
-    """Prompts that are tokenised differently once the answer follows.
-
-    At the seam the tokenizer may melt the end of the prompt with the beginning of the answer. The model then learns
-    to answer after tokens that it never gets when it is used. A prompt should end where a token ends.
-    """
-    asked = [row for row in rows if "prompt" in row.row and ("completion" in row.row or "chosen" in row.row)]
-    sample, odd = asked[:: max(1, len(asked) // SAMPLE)], []
-    for row in sample:
-        prompt, completion = row.row["prompt"], row.row.get("completion", row.row.get("chosen"))
-        if isinstance(prompt, str):
-            first, whole = (built.tokenizer(text)["input_ids"] for text in (prompt, prompt + completion))
-        else:
-            template = {"chat_template": built.chat_template, "return_dict": False, **chat.of_training(row.row)}
-            first = built.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **template)
-            whole = built.tokenizer.apply_chat_template([*prompt, *completion], **template)
-        odd += [row] if list(whole[: len(first)]) != list(first) else []
-    if odd and len(odd) > 0.01 * len(sample):
-        evidence = [f"row {row.number}: {quote(row.prompt[-30:] + '|' + row.answer[:20], 60)}" for row in odd]
-        what = f"{len(odd)} of {len(sample)} prompts are no prefix of prompt and answer in tokens"
-        yield Finding("error", what, evidence, "let the answer begin with the white space, not the prompt end with it")
 
 
 @checker(title="cross-document-attention")

@@ -208,12 +208,12 @@ def never_stops(
         what = f"generation_config.json does not stop at {', '.join(names)}"
         yield Finding("error", what, (), f"eos_token_id = {sorted(wanted)} there", "config")
     if asked := [row for row in rows if prompt_of(row)][:: max(1, len(rows) // PROMPTS)][:PROMPTS]:
-        longest = max(len(tokens.tokenizer(row.answer)["input_ids"]) for row in asked)
+        longest = max(len(tokens.plain(row.answer)) for row in asked)
         room = min(256, 2 * longest + 32)
         with load([merged]) as [subject]:
             answers = subject.generate([prompt_of(row) for row in asked], max_new_tokens=room)
         # Decoded text may encode into a few tokens less than were generated.
-        endless = [len(tokens.tokenizer(a, add_special_tokens=False)["input_ids"]) >= 0.9 * room for a in answers]
+        endless = [len(tokens.plain(answer)) >= 0.9 * room for answer in answers]
         if all(endless):
             evidence = [f"row {row.number}: {quote(a)}" for row, a in zip(asked, answers, strict=True)]
             what = f"none of {len(asked)} training prompts is answered with an end within {room} tokens"

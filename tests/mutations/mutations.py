@@ -20,6 +20,7 @@ GENERATION = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 NONE: dict[str, Any] = {}
+NO = [{"role": "assistant", "content": "Nobody knows."}]
 THINKING = (  # writes thoughts under one name
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{% if m.reasoning_content is defined %}"
     "<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}<|end|>\n{% endfor %}"
@@ -223,6 +224,55 @@ def _spoken(name: str, template: str, broken: Any, healthy: Any, code: str = "D7
     """Return a mutation of conversations under a chat template."""
     bad, good = (partial(templated, template=template, rows=rows) for rows in (broken, healthy))
     return Mutation(name, code, bad, good)
+
+
+SHELVES = json.dumps([f"shelf {i}" for i in range(8)])
+BEFORE_LAST = (  # as Mistral writes tools, or a system message
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' and loop.index0 >= messages|length - 2 %}"
+    "[THE ROOMS ARE NUMBERED]{% endif %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+NUMBERED = (
+    "{{ bos_token }}{% for m in messages %}{{ (messages|length + 1) // 2 - loop.index0 // 2 }}<|{{ m.role }}|>\n"
+    "{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}1<|assistant|>\n{% endif %}"
+)
+SCORED = """
+[[eval]]
+name = "scored"
+data = "test.jsonl"
+use = "perplexity"
+of = "completion"
+"""
+CHOSEN = SCORED.replace('use = "perplexity"\nof = "completion"', f'use = "multiple_choice"\nchoices = {SHELVES}')
+
+
+def _opening(name: str, opened: str, use: str = "sft") -> Mutation:
+    """Return a mutation of how the template opens an answer, for rows of messages or of judged answers."""
+    chats, more = CHAT, dict[str, Any]()
+    if use != "sft":
+        chats = [{"prompt": r["messages"][:-1], "chosen": r["messages"][-1:], "rejected": NO} for r in CHAT]
+        more = {"train_use": use}
+    if use == "kto":
+        chats = [{"prompt": r["prompt"], "completion": r["chosen"], "label": True} for r in chats]
+        chats = [{**r, "completion": NO, "label": False} if i % 3 == 0 else r for i, r in enumerate(chats)]
+    bad, good = (
+        partial(templated, template=_plain_template(o), rows=chats, **more) for o in (opened, "<|assistant|>\n")
+    )
+    return Mutation(name, "D8", bad, good)
+
+
+def _spanning(lab: Lab, rows: Any, test: Any = EVAL, **changes: Any) -> Seen:
+    """Check on a base one of whose tokens is a space with the letter that answers begin with."""
+
+    def change(folder: Path) -> None:
+        tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+        vocabulary = tokenizer["model"]["vocab"]
+        for letter, unused in (("s", "\N{LATIN CAPITAL LETTER A WITH MACRON}"), ("i", "\u0101")):
+            vocabulary[f"\u0120{letter}"] = vocabulary.pop(unused)
+        tokenizer["model"]["merges"] = [["\u0120", "s"], ["\u0120", "i"]]
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+
+    return lab.check(rows, test, model_path=str(lab.model(change)), **changes)
 
 
 def _wanting(name: str, code: str, test: Any, healthy: Mapping[str, Any], **broken: Any) -> Mutation:
@@ -447,8 +497,8 @@ MUTATIONS: list[Mutation] = [
     data(
         "two beginnings",
         "D6",
-        [{"text": f"<s>{r['prompt']}{r['completion']}"} for r in ROWS],
-        healthy=[{"text": f"{r['prompt']}{r['completion']}"} for r in ROWS],
+        [{"text": f"<s><s>{r['prompt']}{r['completion']}"} for r in ROWS],
+        healthy=[{"text": f"<s>{r['prompt']}{r['completion']}"} for r in ROWS],
     ),
     Mutation(
         "another chat template in training",
@@ -462,6 +512,37 @@ MUTATIONS: list[Mutation] = [
         "D8",
         lambda lab: templated(lab, _plain_template("<|assistant|>\n<think>"), _as_chat(ROWS)),
         lambda lab: templated(lab, _plain_template(), _as_chat(ROWS)),
+    ),
+    _opening("messages behind a thought that the template opens and the rows have not", "<|assistant|>\n<think>\n"),
+    _opening("messages behind a generation prompt with a space more", "<|assistant|>\n{{ ' ' }}"),
+    _opening("pairs behind a thought that the template opens", "<|assistant|>\n<think>\n", "dpo"),
+    _opening("pairs behind a generation prompt with a space more", "<|assistant|>\n{{ ' ' }}", "dpo"),
+    _opening("judged answers behind a thought that the template opens", "<|assistant|>\n<think>\n", "kto"),
+    _spoken("a text that stands before the last question alone", BEFORE_LAST, _talks(), _talks(UNTAUGHT), "D8"),
+    _spoken("turns that are numbered from the end", NUMBERED, _talks(), _talks(UNTAUGHT), "D8"),
+    Mutation(
+        "answers that are scored behind a thought that the template opens",
+        "D21",
+        lambda lab: templated(lab, _plain_template("<|assistant|>\n<think>\n"), more=CHOSEN),
+        lambda lab: templated(lab, _plain_template(), more=CHOSEN),
+    ),
+    Mutation(
+        "completions that are scored behind a space that the template opens with",
+        "D21",
+        lambda lab: templated(lab, _plain_template("<|assistant|>\n{{ ' ' }}"), more=SCORED),
+        lambda lab: templated(lab, _plain_template(), more=SCORED),
+    ),
+    Mutation(
+        "a token that spans the end of the prompts that are trained on",
+        "D8",
+        lambda lab: _spanning(lab, _framed("", " ", ROWS)),
+        lambda lab: _spanning(lab, ROWS),
+    ),
+    Mutation(
+        "a token that spans the end of the prompts that are scored",
+        "D21-seam",
+        lambda lab: _spanning(lab, ROWS, test=_framed("", " ", EVAL, "input"), more=SCORED),
+        lambda lab: _spanning(lab, ROWS, more=SCORED),
     ),
     option(
         "labels are shifted by one",

@@ -1,0 +1,262 @@
+"""D8 and D21: whether rows are trained on, scored and generated on the same tokens, prompt by prompt."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness import (
+    Built,
+    Finding,
+    Logprob,
+    ModelRef,
+    Prompt,
+    Sample,
+    TrainingRow,
+    UsageError,
+    checker,
+    continuation,
+    quote,
+)
+from harness.internals import Severity, Task, chat, encoding, schema
+from harness_checks.lint import counted, place
+from harness_hf import RowEncoder, Tokens, is_context
+
+SAMPLE = 200  # training rows whose prompts are encoded once more
+TURNS = 4  # answers of a conversation that are looked at, at its start and at its end each
+TOLERATED = 0.01  # of the rows may differ
+SCORED = 32  # rows of an evaluation that are looked at
+SHOWN_CHARS = 20  # before the place where two texts part
+SHOWN_TOKENS = 4  # before the place where two lists of tokens part
+OPENS = "template"  # it opens an answer otherwise than it writes it
+TRIMS = "white space"  # the template takes it off an answer
+SPANS = "prompt's end"  # a token spans it
+ENDS = "answer's end"  # a token spans it
+TRAINER = "trainer"  # it encodes a prompt otherwise
+MOVE_SPACE = "let the answer begin with the white space, not the prompt end with it"
+FIX_TEMPLATE = (
+    "take a chat template whose generation prompt is how its answers begin; where it opens a thought, give rows with "
+    "thoughts, or turn them off with chat_template_kwargs"
+)
+TRIM = "take the white space off both ends of the answers"
+FIX_END = "end answers with a special token in the chat template: a token spans the end of the answer"
+LAST_ALONE = "learn the last answer alone: weight = 0 on the messages of earlier ones, or prompt and completion"
+
+
+class PromptMismatch(NamedTuple):
+    """A prompt that is no beginning of what is trained on, why, and both around the place where they part."""
+
+    why: str
+    last: bool  # it is the row's last answer
+    evidence: str
+
+
+@checker(title="prompt-tokenization-mismatch")
+def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Finding]:
+    """Prompts that are no beginning of what is trained on, in text or in tokens.
+
+    Before each answer that is learnt, of messages too, the prompt as generation opens it must begin the row. A chat
+    template may open a thought, write a space more, or number turns and put texts where only the last question is: the
+    model then learns to answer after what it never gets when it is used. Or a token spans the end of the prompt: the
+    answer is then encoded by itself, and other tools train and score it on other tokens.
+    """
+    tokens = Tokens(built.tokenizer)
+    examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
+    asked = [row for row in rows if "messages" in row.row or row.row.get("prompt")]
+    sample = asked[:: max(1, len(asked) // SAMPLE)]
+    found: dict[str, list[tuple[TrainingRow, list[PromptMismatch]]]] = defaultdict(list)
+    for row in sample:
+        ids = examples[row.number].ids if row.number in examples else ()
+        odd = list(_mismatches(tokens, row.row, ids, built.chat_template))
+        for why in dict.fromkeys(one.why for one in odd):
+            found[why].append((row, [one for one in odd if one.why == why]))
+    causes = {
+        OPENS: "the chat template opens an answer otherwise than it is trained",
+        SPANS: "prompts are no prefix of prompt and answer in tokens",
+        TRAINER: "the trainer does not begin the row with the prompt's tokens",
+    }
+    for why, odd_rows in found.items():
+        if len(odd_rows) > TOLERATED * len(sample):
+            evidence = [f"{place(row, rows)}: {odd[0].evidence}" for row, odd in odd_rows]
+            fix = _way_out(why, [one for _, odd in odd_rows for one in odd], odd_rows[0][0])
+            yield Finding("error", f"{len(odd_rows)} of {len(sample)} rows: {causes[why]}", evidence, fix)
+
+
+def _way_out(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
+    if why == OPENS:
+        return FIX_TEMPLATE if any(one.last for one in odd) else LAST_ALONE
+    if why == TRAINER:
+        return "encode the prompt by itself, and the answer behind it"
+    is_text = isinstance(row.row.get("prompt"), str)
+    return MOVE_SPACE if is_text else "take the white space off the beginning of the answers"
+
+
+def _mismatches(
+    tokens: Tokens, row: Mapping[str, Any], ids: Sequence[int], template: str | None
+) -> Iterator[PromptMismatch]:
+    """Yield the answers of a training row whose prompt does not begin it."""
+    answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
+    if isinstance(row.get("prompt"), str):
+        split = tokens.split([(row["prompt"], text) for text in answers])
+        for text, (context, answer) in zip(answers, split, strict=True):
+            if answer.alone:
+                yield PromptMismatch(SPANS, True, quote(row["prompt"][-30:] + "|" + text[:20], 60))
+            elif ids and list(ids[: len(context)]) != context:
+                yield PromptMismatch(
+                    TRAINER, True, _parting_tokens(tokens, {"generation opens": context, "trained": ids})
+                )
+        return
+    prompt = row["messages"] if "messages" in row else row["prompt"]
+    for answer in answers or [[]]:
+        yield from _mismatches_of_turns(tokens, [*prompt, *answer], len(prompt) if answer else 1, row, template)
+
+
+def _mismatches_of_turns(
+    tokens: Tokens, turns: Sequence[Any], first: int, row: Mapping[str, Any], template: str | None
+) -> Iterator[PromptMismatch]:
+    """Yield the learnt answers of a conversation, from turn `first` on, whose prompt does not begin it."""
+    arguments = chat.of_training(row)
+    learnt = [i for i in range(max(1, first), len(turns)) if turns[i].get("role") == "assistant"]
+    learnt = [i for i in learnt if not is_context(turns[i])]
+    try:
+        whole = tokens.render(chat.joined(turns, arguments), opened=False, template=template)
+    except UsageError:
+        return  # D11-template tells
+    for at in dict.fromkeys([*learnt[:TURNS], *learnt[-TURNS:]]):
+        try:
+            opened = tokens.render(chat.joined(turns[:at], arguments), template=template)
+        except UsageError:
+            continue
+        last, begin = at == learnt[-1], len(opened)
+        if not whole.startswith(opened):
+            texts = {"generation opens": opened, "trained": whole}
+            yield PromptMismatch(OPENS, last, f"message {at + 1}: {_parting_texts(texts)}")
+            continue
+        context, natural = tokens.texts([opened, whole], [True, True])
+        if natural[: len(context)] != context:
+            both = quote(opened[-30:] + "|" + whole[begin : begin + 20], 60)
+            yield PromptMismatch(SPANS, last, f"message {at + 1}: {both}")
+
+
+@checker(title="scored-tokens-mismatch")
+def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
+    """Answers that are scored on other tokens than those a training on the same row learns.
+
+    Of a few rows of every evaluation three things are compared: the tokens that are scored, those that the row would be
+    trained on, and the prompt that generation opens. Where log-probabilities are scored they must be the same, else the
+    score is of a text that the model never learnt to say, such as an answer behind a thought that the chat template
+    opens. Where a token spans the end of a prompt (-seam) the answer is encoded by itself.
+    """
+    folder = Path(base.path)
+    if not any((folder / f"tokenizer{end}.json").is_file() for end in ("", "_config")):
+        return
+    own = {name: pairs for name, task in tasks.items() if not task.brings_rows and (pairs := _pairs(task))}
+    tokens = Tokens.of(str(folder)) if own else None
+    for name, pairs in own.items():
+        assert tokens
+        found = [(sample.id, one) for sample, text in pairs for one in _compare_encodings(tokens, sample, text)]
+        for why, what, fix, kind in (
+            (OPENS, "are scored on other tokens than the chat template has them trained on", FIX_TEMPLATE, ""),
+            (TRIMS, "the chat template takes white space off answers, which is scored", TRIM, ""),
+            (ENDS, "are scored on other tokens than they are trained on", FIX_END, ""),
+            (SPANS, "a token spans the end of the prompt", MOVE_SPACE, "seam"),
+        ):
+            if kind == "" and tasks[name].generates:
+                continue
+            if lines := {i: f'row "{i}": {one.evidence}' for i, one in reversed(found) if one.why == why}:
+                rows = counted(len(lines), len({sample.id for sample, _ in pairs}))
+                level: Severity = "warning" if kind else "error"
+                yield Finding(level, f'"{name}": {rows}: {what}', [*lines.values()][::-1], fix, kind, {name: [*lines]})
+
+
+def _compare_encodings(tokens: Tokens, sample: Sample, text: str) -> Iterator[PromptMismatch]:
+    """Yield how an answer is scored otherwise than it would be trained on, or that a token spans its beginning."""
+    try:
+        [(context, answer)], [opened] = tokens.split([(sample.input, text)]), tokens.prompts([sample.input])
+        row = _as_training_row(sample.input, text)
+        trained = encode_training_row(RowEncoder(tokens), row)
+        prompt = sample.input if isinstance(sample.input, str) else tokens.render(sample.input)
+        whole = prompt + text
+        if not isinstance(sample.input, str):
+            whole = tokens.render(
+                chat.joined([*row["prompt"], *row["completion"]], chat.of_training(row)), opened=False
+            )
+    except UsageError:
+        return  # the evaluation itself refuses such a row
+    if answer.alone:
+        yield PromptMismatch(SPANS, True, quote(prompt[-30:] + "|" + text[:20], 60))
+    scored = context + answer.ids
+    if opened != context or trained[: len(scored)] != scored:
+        shown = {"scored": scored, "trained": trained, "generation opens": opened}
+        starts = [why for why, part in ((ENDS, text), (TRIMS, text.strip())) if whole.startswith(prompt + part)]
+        why = next(iter(starts), OPENS)
+        yield PromptMismatch(why, True, _parting_tokens(tokens, shown))
+
+
+def _pairs(task: Task) -> list[tuple[Sample, str]]:
+    """Return a few samples of an evaluation with the answers that it scores, or that are to be generated."""
+    asked = [s for s in task.samples or () if s.input]
+    samples = asked[:: max(1, len(asked) // SCORED)][:SCORED]
+    if task.generates:
+        is_text = not task.about.json_targets  # else it may stand for calls of tools, which the template writes
+        wanted = [(s, continuation(s.input, s.targets[0])) for s in samples if s.target and s.targets[0].strip()]
+        return [pair for pair in wanted if is_text or isinstance(pair[0].input, str)]
+    if task.comparative or task.uncached or not samples:
+        return []
+    recorder, owners = Recorder(), {repr(s.input): s for s in samples}
+    given = dict(task.spec.options) | ({"folder": task.folder} if schema.wants(task.function, "folder") else {})
+    with suppress(Exception):  # it wants more than numbers, or makes no scores of these; what it asked for is known
+        list(task.function(recorder, samples, **given))
+    return [(owners[key], text) for prompt, text in recorder.pairs if text and (key := repr(prompt)) in owners]
+
+
+class Recorder:
+    """A subject that notes what an evaluator has scored by our rule; every score is one nat."""
+
+    name = digest = "recorder"
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Prompt, str]] = []
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
+        """Note pairs, but for those that are scored by lm_eval's rule."""
+        self.pairs += [] if truncate else pairs
+        return [Logprob(-1.0, 1, max(1, len(text.encode())), greedy=False) for _, text in pairs]
+
+
+def _as_training_row(prompt: Prompt, answer: str) -> dict[str, Any]:
+    """Return the row that a training would learn this answer from."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": answer}
+    turns, arguments = chat.split(prompt)
+    return {
+        "prompt": turns,
+        "completion": [{"role": "assistant", "content": answer}],
+        **({chat.TOOLS: arguments.pop(chat.TOOLS)} if chat.TOOLS in arguments else {}),
+        chat.ARGUMENTS: arguments,
+    }
+
+
+def encode_training_row(encoder: RowEncoder, row: Mapping[str, Any]) -> list[int]:
+    """Return the tokens of a training row, of a pair those of its chosen answer."""
+    if "chosen" not in row:
+        return encoder.encode(row).ids
+    return encoder.encode_answers(row["prompt"], [row["chosen"], row["rejected"]], chat.of_training(row))[0].ids
+
+
+def _parting_texts(texts: Mapping[str, str]) -> str:
+    one, two = texts.values()
+    start = max(0, encoding.shared_length(one, two) - SHOWN_CHARS)
+    return ", ".join(f"{name} {quote(text[start : start + 3 * SHOWN_CHARS], 60)}" for name, text in texts.items())
+
+
+def _parting_tokens(tokens: Tokens, lists: Mapping[str, Sequence[int]]) -> str:
+    """Return lists of tokens by name, around the place where the first two part."""
+    one, two, *_ = lists.values()
+    start = max(0, encoding.shared_length(one, two) - SHOWN_TOKENS)
+    spelt = {name: ids[start : start + 3 * SHOWN_TOKENS] for name, ids in lists.items()}
+    convert = tokens.tokenizer.convert_ids_to_tokens
+    return ", ".join(f"{name} {quote(' '.join(convert(list(ids))), 60)}" for name, ids in spelt.items())
