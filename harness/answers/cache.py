@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import astuple
@@ -134,10 +135,11 @@ class CachedSubject:
 
         return self._answers([self._key("render", messages)], ask, str, _text)[0]
 
-    def sent(self, prompts: Sequence[Prompt]) -> list[str | None]:
+    def sent(self, prompts: Sequence[Prompt], *, as_json: bool = False) -> list[str | None]:
         """Return each prompt as the model got it since the last call; None for what it did not get or nobody knows.
 
-        No model is loaded for it: messages are rendered by one that is in memory, and remembered.
+        No model is loaded for it: messages are rendered by one that is in memory, and remembered. With `as_json` those
+        that cannot be rendered are returned as JSON.
         """
         got = [_spelt(prompt) in self._sent for prompt in prompts]
         self._sent.clear()
@@ -152,6 +154,8 @@ class CachedSubject:
                         self.responses.keep(key, known[key])
             self.responses.flush()
         texts = {i: known.get(key) for i, key in keys.items()}
+        if as_json:
+            texts = {i: json.dumps(prompts[i], ensure_ascii=False) if t is None else t for i, t in texts.items()}
         return [(p if isinstance(p, str) else texts[i]) if got[i] else None for i, p in enumerate(prompts)]
 
     def __getattr__(self, name: str) -> Any:

@@ -14,6 +14,7 @@ from harness.collection.collected import Task
 from harness.collection.context import Context
 from harness.collection.sources import Sources, overlap
 from harness.data import chat
+from harness.data.fewshot import find_form_error
 from harness.data.identity import keyed
 from harness.data.rows import to_samples
 from harness.errors import Mistakes, UsageError, did_you_mean
@@ -83,7 +84,10 @@ def with_shots(context: Context, sources: Sources, task: Task) -> Task:
         pool = to_samples(rows, spec.where, cluster=None, slices=(), **how)
         own = {_asked(s) for s in task.samples}
         usable = (s for s in pool if s.input and s.target and all(s.target))
-        return replace(task, shots=tuple(s for s in usable if _asked(s) not in own))
+        shots = tuple(s for s in usable if _asked(s) not in own)
+        if error := find_form_error([s.input for s in task.samples], shots):
+            context.mistakes.add(spec.where, f'"{source}": {error}')
+        return replace(task, shots=shots)
     return task
 
 

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 from harness.data import chat
 from harness.data.rows import continuation
+from harness.errors import UsageError
 from harness.records.models import Generation, Logprob, Subject
 from harness.records.samples import Prompt, Sample
 
@@ -38,7 +39,9 @@ class FewShot:
     def sent(self, prompts: Sequence[Prompt]) -> list[str | None]:
         """Return each prompt as the model got it, after the examples; see `harness.answers.cache.CachedSubject`."""
         tell = getattr(self.subject, "sent", None)
-        return list(tell([with_examples(p, self.examples) for p in prompts])) if tell else [None] * len(prompts)
+        if tell is None:
+            return [None] * len(prompts)
+        return list(tell([with_examples(p, self.examples) for p in prompts], as_json=True))
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after the examples and its prompt; whole texts are scored as they are."""
@@ -46,8 +49,13 @@ class FewShot:
 
 
 def with_examples(prompt: Prompt, examples: Sequence[Sample]) -> Prompt:
-    """Put worked examples before a prompt; a system message stays first, and template arguments are the prompt's."""
+    """Put worked examples before a prompt; a system message stays first, and template arguments are the prompt's.
+
+    Raises UsageError on examples that are messages before a prompt that is text.
+    """
     if isinstance(prompt, str):
+        if error := find_form_error([prompt], examples):
+            raise UsageError(error)
         return "".join(f"{e.input}{continuation(e.input, e.targets[0])}\n\n" for e in examples) + prompt
     prompt, arguments = chat.split(prompt)
     system = [m for m in prompt[:1] if m.get("role") == "system"]
@@ -57,6 +65,14 @@ def with_examples(prompt: Prompt, examples: Sequence[Sample]) -> Prompt:
         turns += [m for m in asked if m.get("role") != "system"]
         turns.append({"role": "assistant", "content": e.targets[0]})
     return chat.joined([*system, *turns, *prompt[len(system) :]], arguments)
+
+
+def find_form_error(prompts: Sequence[Prompt], examples: Sequence[Sample]) -> str | None:
+    """Return why worked examples cannot stand before these prompts: messages before a text."""
+    if not any(isinstance(p, str) and p for p in prompts) or not any(isinstance(e.input, list) for e in examples):
+        return None
+    how = "name examples that are text with fewshot_data, or give the evaluation's prompts as messages"
+    return f"few-shot examples are chat messages, and the prompts are text; {how}"
 
 
 def choose(pool: Sequence[Sample], shots: int, seed: int) -> list[Sample]:
