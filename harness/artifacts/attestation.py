@@ -117,7 +117,8 @@ def _provenance(told: Mapping[str, Any], locked: Mapping[str, Any], lock: bytes)
 def of_others(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the plugins of a lock that did not come with the harness, with the digest of their code."""
     own, *plugins = lock["plugins"]
-    return [p for p in plugins if p["distribution"] is None or p["distribution"] != own["distribution"]]
+    labels = {own["distribution"]} - {None} if "(not as" not in str(own["distribution"]) else set()
+    return [p for p in plugins if p["distribution"] not in labels]
 
 
 def read_envelopes(text: str) -> list[Envelope]:

@@ -55,16 +55,14 @@ def is_one_of(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
 
 
 def _plugins(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield which plugins are not listed, by the version they were installed with or by their code."""
+    """Yield the plugins whose code is not listed; a name is a label."""
+    codes = {one.rpartition("sha256:")[2] for one in wanted}
     for plugin in plugins:
-        code, version = f"{plugin['name']} sha256:{plugin['code']}", plugin["distribution"]
-        if code in wanted or version in wanted:
-            continue
-        called = {plugin["name"], (version or "").partition(" ")[0]}
-        others = [one for one in wanted if one.partition(" ")[0] in called]
-        which = f"the policy wants {' or '.join(others)}" if others else "which is not in the policy"
-        by_code = not version or any("sha256:" in one for one in others)
-        yield f'plugin "{plugin["name"]}" is {code if by_code else version}, {which} (plugins)'
+        if plugin["code"] not in codes:
+            others = [one for one in wanted if one.partition(" ")[0] == plugin["name"]]
+            which = f"the policy wants {' or '.join(others)}" if others else "which is not in the policy"
+            label = f" of {plugin['distribution']}" if plugin["distribution"] else ""
+            yield f'plugin "{plugin["name"]}"{label} is sha256:{plugin["code"]}, {which} (plugins)'
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import sys
@@ -14,12 +16,15 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from harness import schema
 from harness.answers import keys
 from harness.artifacts.digests import digest_of, file_digest
 from harness.claims import contamination
 from harness.collection.collected import Collection
+from harness.parts import DISTRIBUTION
+from harness.parts import GROUP as PARTS
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.records.run import Run
@@ -113,14 +118,43 @@ def digest_as_in(lock: Mapping[str, Any], samples: Sequence[Sample]) -> str:
 
 
 def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
-    """Yield each plugin with the version and RECORD of what it was installed with, and its code as it is now."""
-    points = {p.name: p.dist for p in importlib.metadata.entry_points(group="harness")}
-    told: dict[Any, dict[str, str | None]] = {}  # of a distribution, whose files are read whenever it is asked
-    for name, module in [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]:
-        if isinstance(module, ModuleType) and module.__file__:
-            dist = points.get(name) or (points.get("hf") if name == "harness" else None)
-            if dist not in told:
-                record = dist.read_text("RECORD") if dist else None
-                digest = hashlib.sha256(record.encode()).hexdigest() if record else None
-                told[dist] = {"distribution": f"{dist.name} {dist.version}" if dist else None, "record": digest}
-            yield {"name": Path(name).name, **told[dist], "code": keys.of_content([module])}
+    """Yield each plugin by the digest of the code that was imported, with its distribution as a label."""
+    loaded = [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]
+    modules = {id(plugin) for _, plugin in loaded if isinstance(plugin, ModuleType)}
+    tops = {plugin.__name__.partition(".")[0] for _, plugin in loaded if id(plugin) in modules}
+    for name, plugin in loaded:
+        place = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
+        top = place.partition(".")[0]
+        if plugin is not None and (id(plugin) in modules or top not in tops):  # an object of these has their code
+            content = keys.of_content([plugin])  # of the whole package: which module of it is a plugin counts, too
+            code = content if top == place else digest_of([place, content])
+            yield {"name": Path(name).name, "distribution": _label(top), "code": code}
+
+
+def _label(module: str) -> str | None:
+    """Return the distribution that declares a module, marked where the code is not what was installed.
+
+    Whoever runs the harness can write it, so nothing but people may read it.
+    """
+    named = (p for group in (keys.GROUP, PARTS) for p in importlib.metadata.entry_points(group=group))
+    dist = next((p.dist for p in named if p.dist and p.module.partition(".")[0] == module), None)
+    dist = importlib.metadata.distribution(DISTRIBUTION) if module == keys.CORE else dist
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if dist is None or file is None:
+        return None
+    source = json.loads(dist.read_text("direct_url.json") or "{}")
+    editable = bool(source.get("dir_info", {}).get("editable"))
+    root = urlsplit(str(source.get("url"))).path if editable else str(dist.locate_file(""))
+    there = Path(file).resolve().is_relative_to(Path(unquote(root)).resolve())
+    if there and editable:
+        return f"{dist.name} {dist.version} (editable)"
+    whole = there and _is_as_installed(dist, module)
+    return f"{dist.name} {dist.version}{'' if whole else ' (not as installed)'}"
+
+
+def _is_as_installed(dist: importlib.metadata.Distribution, module: str) -> bool:
+    """Return whether the files of a module are those that its distribution recorded."""
+    listed = [f for f in dist.files or () if f.parts[0] in (module, f"{module}.py") and f.hash]
+    found = (hashlib.new(f.hash.mode, f.read_binary()).digest() for f in listed if f.hash)
+    told = [f.hash.value for f in listed if f.hash]
+    return bool(listed) and [base64.urlsafe_b64encode(d).decode().rstrip("=") for d in found] == told

@@ -33,7 +33,7 @@ RANGES = (  # of numbers: their key, the most they may be, and what is wanted
 )
 OF_SUITES = ("any_of", "requires", "on", "decide")  # keys of a gate that say nothing by themselves
 DIGEST = "[0-9a-f]{64}"
-PLUGIN = rf"\S+ (sha256:{DIGEST}|(?!sha256:)\S+)"
+PLUGIN = rf"\S+ sha256:{DIGEST}"
 
 
 class ExportRefused(Exception):
@@ -207,7 +207,8 @@ def _odd(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
             yield f'"data" of "{name}" is {schema.show(digest)}, want the 64 hex digits of suite.lock.json'
     for plugin in policy.plugins or ():
         if not re.fullmatch(PLUGIN, plugin):
-            yield f'"plugins" has {schema.show(plugin)}, want "NAME VERSION" or "NAME sha256:CODE" of the lock'
+            what = "a version is a label that anybody can write; " if re.fullmatch(r"\S+ \S+", plugin) else ""
+            yield f'"plugins" has {schema.show(plugin)}: {what}pin the code, "NAME sha256:CODE" of suite.lock.json'
 
 
 def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:

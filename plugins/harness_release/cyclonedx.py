@@ -40,9 +40,11 @@ def bom(found: Verified, evidence: ReadEvidence) -> str:
     files = [_part("file", name, name, sha) for name, sha in evidence.files.items()]
     plugins = []
     for number, one in enumerate(lock["plugins"]):
-        name, _, version = (one["distribution"] or "").rpartition(" ")
-        about = {"group": name, "version": version, "purl": _library("", name, version)["purl"]} if name else {}
-        says = "a plugin; the sha256 is of its code"
+        name, version, *changed = [*(one["distribution"] or "").split(" ", 2), ""][:3]
+        whole = bool(name) and not "".join(changed)  # else its code is not that of the package
+        about = {"group": name, "version": version, "purl": _library("", name, version)["purl"]} if whole else {}
+        label = f", of {one['distribution']}" if name and not whole else ""
+        says = f"a plugin{label}; the sha256 is of its code"
         plugins.append(_part("library", f"plugin:{number}", one["name"], one["code"], says, **about))
     packages = [_library(f"package:{n}", n, v) for n, v in lock["packages"].items() if n != keys.CORE]
     parts = [*data, *plugins, *packages, *(f for f in files if not f["name"].startswith(f"{MODEL}/"))]

@@ -137,7 +137,7 @@ def _manifest() -> Schema:
 def _lock() -> Schema:
     rows = table({"rows": WHOLE, "sha256": DIGEST})
     metric = table({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}})
-    plugin = table({k: {"type": ["string", "null"]} for k in ("name", "distribution", "record", "code")})
+    plugin = table({k: {"type": ["string", "null"]} for k in ("name", "distribution", "code")})
     keys = {
         "format": {"enum": [lockfile.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
         "gates": many({"type": "object"}), "subjects": TEXTS,

@@ -42,7 +42,7 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequ
     verdicts = [v for v in run.verdicts if v.candidate == declared.candidate]
     waivers = [f"- **{markdown(v.gate)}**: {markdown(v.waiver.says())}" for v in verdicts if v.waiver]
     waivers += [f"- **{markdown(check)}** (ignored): {markdown(w.says())}" for check, w in run.passed_over.items()]
-    others = ", ".join(code(f"{p['name']} ({p['distribution'] or p['code'][:16]})") for p in strange)
+    others = ", ".join(code(_plugin(p)) for p in strange)
     took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
     licence, told_by = base_licence(Path(ref.path), run.facts.get("model", {}))
     front = {
@@ -72,6 +72,12 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequ
         "harness verify . --policy policy.toml   # and a key you trust says so\n```",
     ]
     return hide("\n\n".join(part for part in parts if part)) + "\n"
+
+
+def _plugin(plugin: Mapping[str, Any]) -> str:
+    """Return a plugin's name, its label and the digest of its code."""
+    about = [*filter(None, [plugin["distribution"]]), f"sha256:{str(plugin['code'])[:16]}"]
+    return f"{plugin['name']} ({', '.join(about)})"
 
 
 def _yaml(value: Any) -> str:

@@ -33,7 +33,7 @@ max_age_days = 30.0
 max_attempts = 3
 waivers = false
 ignored = []
-plugins = ["finetune-harness 0.1.0"]
+plugins = ["harness sha256:0000000000000000000000000000000000000000000000000000000000000000"]
 harness = ["0.1.0"]
 all_of = ["fake"]
 data = {qa = "0000000000000000000000000000000000000000000000000000000000000000"}

@@ -134,7 +134,8 @@ def policy_text(folder: Path, lines: str, keys: tuple[str, ...] = ("release",)) 
     lock = lock_of(folder / "exports/domain")
     known = {f"<{name}>": data["sha256"] for name, data in lock["data"].items()} | {"<suite>": lock["suite"]["digest"]}
     known |= {"<code>": next(p["code"] for p in lock["plugins"] if p["name"] == "harness.testing")}
-    known |= {"<ours>": lock["plugins"][0]["distribution"], "<none>": "0" * 64}
+    pins = [f'"{p["name"]} sha256:{p["code"]}"' for p in lock["plugins"] if p["name"] != "harness.testing"]
+    known |= {'"<ours>"': ", ".join(pins), "<none>": "0" * 64}
     for name, value in known.items():
         lines = lines.replace(name, value)
     head = "" if lines.startswith("suites") else 'suites = ["domain"]\n'
@@ -175,11 +176,6 @@ POLICIES: dict[str, tuple[str, str, str]] = {
         'no rows of "qua"; did you mean "qa"? (data)',
     ),
     "listed plugins": (TESTED, 'plugins = ["<ours>"]', "which is not in the policy (plugins)"),
-    "plugins of a version": (
-        TESTED,
-        TESTED.replace("<ours>", "finetune-harness 9"),
-        "wants finetune-harness 9 (plugins)",
-    ),
     "plugins by their code": (TESTED, TESTED.replace("<code>", "<none>"), f"sha256:{'0' * 64} (plugins)"),
     "a harness": ('harness = "0.1.0"', 'harness = "9"', "harness 0.1.0 judged it, the policy wants 9 (harness)"),
     "one harness of several": ('harness = ["9", "0.1.0"]', 'harness = ["8", "9"]', "the policy wants 8 or 9 (harness)"),
@@ -565,7 +561,11 @@ WRONG: dict[str, tuple[str, str]] = {
     ),
     "a plugin without version": (
         f'suites = ["a"]\nplugins = ["abc"]\n{KEY}',
-        '"plugins" has "abc", want "NAME VERSION"',
+        '"plugins" has "abc": pin the code, "NAME sha256:CODE" of suite.lock.json',
+    ),
+    "a plugin by its version": (
+        f'suites = ["a"]\nplugins = ["finetune-harness 0.1.0"]\n{KEY}',
+        "a version is a label that anybody can write; pin the code",
     ),
 }
 
