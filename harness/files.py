@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -60,7 +60,7 @@ def _use(folder: Path) -> None:
         os.close(handle)
     _used.clear()
     with suppress(OSError):
-        _used[folder] = os.open(folder / USED, os.O_RDWR | os.O_CREAT, 0o600)
+        _used[folder] = os.open(folder / USED, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         fcntl.flock(_used[folder], fcntl.LOCK_SH)
 
 
@@ -110,26 +110,33 @@ def _is_private(group: int) -> bool:
     return members.gr_name == name and set(members.gr_mem) <= {name}
 
 
-def write_text(path: Path, text: str | Iterable[str]) -> None:
+def write_text(path: Path, text: str | Iterable[str], *, below: Path | None = None) -> None:
     """Write a file, of pieces if it is large, so that it is whole or not there: temporary file, fsync, rename.
 
     Its mode follows the umask. Half a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it.
+    A link in its place is replaced, and folders `below` another are no links; raises OSError at one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    if below is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    at = _open_folder(below or path.parent, path.relative_to(below or path.parent).parent.parts, make=True)
+    work = f".{path.name}.{secrets.token_hex(8)}"
     try:
-        handle = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
-            f.writelines([text] if isinstance(text, str) else text)
-            f.flush()
-            os.fsync(f.fileno())
-        work.replace(path)
-    except BaseException as error:
-        work.unlink(missing_ok=True)
-        if isinstance(error, OSError):  # that of a write names no file, and the work file's name says nothing
-            error.filename = str(path)
-        raise
-    _sync(path.parent)
+        try:
+            handle = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=at)
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
+                f.writelines([text] if isinstance(text, str) else text)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(work, path.name, src_dir_fd=at, dst_dir_fd=at)
+        except BaseException as error:
+            with suppress(OSError):
+                os.unlink(work, dir_fd=at)
+            if isinstance(error, OSError):  # that of a write names no file, and the work file's name says nothing
+                error.filename = str(path)
+            raise
+        _sync_handle(at)
+    finally:
+        os.close(at)
 
 
 @contextmanager
@@ -141,14 +148,14 @@ def writing(path: Path | str, then: str = "") -> Iterator[None]:
         raise UsageError(f"{path}: cannot be written: {error.strerror or error}{then}") from None
 
 
-def append_line(path: Path, value: Mapping[str, Any]) -> None:
+def append_line(path: Path, value: Mapping[str, Any], *, below: Path | None = None) -> None:
     """Append one JSON line to a file, whole and on the disk when it returns.
 
-    Raises OSError, and leaves the file as it was; what a kill cut off at its end, and nobody was told of, is cut away.
+    Raises OSError, at a link too, and leaves the file as it was; what a kill cut off at its end, and nobody was told
+    of, is cut away.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    handle = open_for_writing(path, os.O_RDWR | os.O_APPEND, below=below)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
@@ -179,10 +186,9 @@ def lines_of(data: bytes) -> list[bytes]:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, *, below: Path | None = None) -> Iterator[None]:
     """Hold a file, made if need be, against every other process that would hold it; waits for it. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = open_for_writing(path, os.O_RDWR, below=below)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -285,12 +291,17 @@ def _sync(path: Path) -> None:
     """Return when a file or a folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
+        _sync_handle(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_handle(handle: int) -> None:
+    try:
         os.fsync(handle)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync a folder
             raise
-    finally:
-        os.close(handle)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -342,9 +353,13 @@ def read_facts(note: Path) -> dict[str, Any]:
     return dict(told.get("facts", {})) if isinstance(told, dict) else {}
 
 
-def open_file(path: Path, *, follow: bool = False) -> IO[bytes]:
-    """Open a regular file to read it once; raises OSError at anything else, which is not waited for."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+def open_file(path: Path, *, follow: bool = False, below: Path | None = None) -> IO[bytes]:
+    """Open a regular file to read it once; raises OSError at anything else, which is not waited for.
+
+    With `below`, a folder that the path begins with, no part of the path behind it may be a link either.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    handle = os.open(path, flags) if follow else _open_below(below or path.parent, path, flags)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, f"{path} is no file", str(path))
@@ -354,3 +369,58 @@ def open_file(path: Path, *, follow: bool = False) -> IO[bytes]:
     except BaseException:
         os.close(handle)
         raise
+
+
+def open_for_writing(path: Path, flags: int, *, below: Path | None = None) -> int:
+    """Open a file, made if need be, and return its handle; raises OSError at a link to a file, or `below` a link.
+
+    Those in /dev, such as /dev/stderr, are followed.
+    """
+    if below is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parts[:2] in (("/", "dev"), ("/", "proc")):
+            return os.open(path, flags)
+    return _open_below(below or path.parent, path, flags | os.O_CREAT)
+
+
+def _open_below(folder: Path, path: Path, flags: int) -> int:
+    """Open what lies below a folder, through no link but those of the folder's own path; raises OSError."""
+    *folders, name = path.relative_to(folder).parts or ("",)
+    at = _open_folder(folder, folders)
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666, dir_fd=at)
+    except ValueError:  # a NUL
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path)) from None
+    except OSError as error:
+        raise _link_error(error, path) from None
+    finally:
+        os.close(at)
+
+
+def _open_folder(folder: Path, parts: Sequence[str], *, make: bool = False) -> int:
+    """Open a folder below another, through no link but those of the other's own path; raises OSError."""
+    at, place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY), folder
+    for part in parts:
+        place = place / part
+        try:
+            if part == "..":
+                raise OSError(errno.EINVAL, "leads out of its folder")
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=at)
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+        except ValueError:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(place)) from None
+        except OSError as error:
+            raise _link_error(error, place) from None
+        finally:
+            os.close(at)
+        at = inner
+    return at
+
+
+def _link_error(error: OSError, path: Path) -> OSError:
+    """Return an error with its path, which says of a link that it is one."""
+    if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
+        return OSError(errno.ELOOP, "it is a link", str(path))
+    return OSError(error.errno, error.strerror or str(error), str(path))

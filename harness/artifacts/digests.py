@@ -94,7 +94,7 @@ def file_digest(path: Path) -> str:
         return _pass(f, path, None).sha256
 
 
-def hash_file(path: Path, *, follow: bool = False, whole: bool = True) -> Hashed:
+def hash_file(path: Path, *, follow: bool = False, whole: bool = True, below: Path | None = None) -> Hashed:
     """Read a regular file once, and return all that is asked of its bytes; without `whole`, only of its tensors.
 
     Within a process a file is read once for as long as it is untouched: a change leaves another time of change, which
@@ -102,7 +102,7 @@ def hash_file(path: Path, *, follow: bool = False, whole: bool = True) -> Hashed
     on the disk. A link is followed only where told so. Raises OSError when it is anything else or changes meanwhile,
     ValueError when it is named .safetensors and is none.
     """
-    with open_file(path, follow=follow) as f:
+    with open_file(path, follow=follow, below=below) as f:
         about = os.fstat(f.fileno())
         key = (path.suffix, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         if (known := _hashed.get(key)) and (known.sha256 or not whole):
@@ -119,7 +119,7 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, Hashed]:
 
     names = list(names)
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
-        return dict(zip(names, pool.map(lambda name: hash_file(folder / name), names), strict=True))
+        return dict(zip(names, pool.map(lambda name: hash_file(folder / name, below=folder), names), strict=True))
 
 
 def _pass(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) -> Hashed:

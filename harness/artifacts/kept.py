@@ -42,7 +42,7 @@ def held(work: Path, tell: Warn) -> Iterator[None]:
     `tell` gets one line when there is somebody to wait for.
     """
     work.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(f"{work}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(f"{work}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         if locked(handle) is False:
             tell(f'another run makes this in "{work}"; waiting for it')

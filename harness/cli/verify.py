@@ -33,17 +33,18 @@ def _verify(args: argparse.Namespace) -> int:
         raise UsageError("--as prints a document of its own; leave out --json")
     if args.sign_with and not args.told_as:
         raise UsageError("--sign-with signs what --as prints; give --as too, or harness sign to sign the export")
-    write = part("attest")(args.told_as, args.policy, args.sign_with) if args.told_as else None
+    policy, demands = _policy(args)
+    named = args.policy.name if args.policy else ""
+    write = part("attest")(args.told_as, policy, named, args.sign_with) if args.told_as else None
     last = None
     with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
         last = current(args.export)
     copy = args.suite if args.replay is None else None  # a replay compares what it asks
-    policy, demands = _policy(args)
     found = verify(
         args.export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy, served=args.served
     )
     if found.ok and args.replay is not None:
-        again = part("replay")(args.export, args.suite, args.replay, args.seed, args.plugins)
+        again = part("replay")(found, args.suite, args.replay, args.seed, args.plugins)
         found.notes += again.notes
         found.ok = not again.differs
         if again.differs:

@@ -121,7 +121,7 @@ def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:
     """Yield each plugin by the digest of the code that was imported, with its distribution as a label."""
     loaded = [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]
     modules = {id(plugin) for _, plugin in loaded if isinstance(plugin, ModuleType)}
-    tops = {plugin.__name__.partition(".")[0] for _, plugin in loaded if id(plugin) in modules}
+    tops = {plugin.__name__.partition(".")[0] for _, plugin in loaded if isinstance(plugin, ModuleType)}
     for name, plugin in loaded:
         place = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
         top = place.partition(".")[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -52,12 +53,19 @@ class Key:
 
 @dataclass(frozen=True)
 class ServedDemands:
-    """What a statement of `harness parity` must show; `by_count` lets a count of tokens stand for them."""
+    """What a statement of `harness parity` must show; `by_count` lets a count of tokens stand for them.
+
+    `longest` is the least number of tokens of the longest conversation.
+    """
 
     layers: list[str]
     runtimes: list[str] = field(default_factory=list)
     by_count: bool = False
     max_age_days: float | None = None
+    endpoint: str | list[str] | None = None
+    model: str | list[str] | None = None
+    arithmetic: str | list[str] | None = None
+    longest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class Policy:
     claims: tuple[Gate, ...] = ()
     keys: tuple[Key, ...] = ()
     served: ServedDemands | None = None
+    digest: str = ""  # sha256 of the text that it was read from
 
     @property
     def versions(self) -> list[str] | None:
@@ -107,6 +116,8 @@ LOOKED: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (  # the 
     (5, "ignored findings", "ignored", lambda p: True),
     (6, "remembered answers", "remembered", lambda p: not p.remembered),
     (6, "verdicts from their rows", "recomputed", lambda p: p.recomputed),
+    (6, "how old it is", "max_age_days", lambda p: p.max_age_days is not None),
+    (6, "what is served", "[served]", lambda p: p.served),
 )
 
 
@@ -122,8 +133,8 @@ def overlooked(policy: Policy | None, looked: Collection[str] = ()) -> list[str]
 def read_policy(path: Path, *, strict: bool = False) -> Policy:
     """Read a policy, or the policy STRICT for the keys in a .pub file; raises UsageError with all that is wrong."""
     try:
-        text = path.read_text("utf-8")
-        raw = tomllib.loads(STRICT + text if strict else text)
+        text = (STRICT if strict else "") + path.read_text("utf-8")
+        raw = tomllib.loads(text)
     except OSError as error:
         way = "name the .pub file that harness keygen wrote" if strict else "name a policy file"
         raise UsageError(f"{path}: cannot be read: {error.strerror}; {way}") from None
@@ -142,7 +153,8 @@ def read_policy(path: Path, *, strict: bool = False) -> Policy:
     keys, claims = tuple(k for k in found if k), tuple(_claims(of_claims, complain))
     raw = {"suites": [], **raw} if raw.get("all_of") else raw
     served = _served(raw, complain)
-    policy: Any = schema.read(Policy, raw, complain, keys=keys, claims=claims, served=served)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    policy: Any = schema.read(Policy, raw, complain, keys=keys, claims=claims, served=served, digest=digest)
     wrong = _mistakes(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else ()
     for mistake in (*wrong, *(_odd(policy, raw) if policy else ())):
         complain("", mistake)
@@ -155,7 +167,7 @@ def _tables(raw: dict[str, Any], name: str, cls: type[Key | Gate], complain: sch
     """Take `[[name]]` out of a policy; a key that was pasted below it, and is the policy's own, is given back."""
     tables = raw.pop(name, [])
     tables = [t if isinstance(t, dict) else {} for t in (tables if isinstance(tables, list) else [tables])]
-    ours = {f.name for f in fields(Policy)} - {f.name for f in fields(cls)} - {"keys", "claims"}
+    ours = {f.name for f in fields(Policy)} - {f.name for f in fields(cls)} - {"keys", "claims", "digest"}
     for table in tables:
         for key in [key for key in table if key in ours]:
             complain(key, f'"{key}" stands below [[{name}]], and is read as a key of it; put it above [[{name}]]')
@@ -190,6 +202,8 @@ def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | N
     for name in read.layers if read else ():
         if name not in LAYERS:
             complain("", f'[served]: layers has "{name}"{did_you_mean(name, LAYERS)}')
+    if read and read.longest is not None and not 0 < read.longest < LONG:
+        complain("", f'[served]: "longest" is {schema.show(read.longest)}, want 1 or more tokens')
     age = read.max_age_days if read else None
     if age is not None and not 0 < age <= RANGES[0][1]:
         complain("", f'[served]: "max_age_days" is {schema.show(age)}, want {RANGES[0][2]}')
@@ -231,6 +245,16 @@ def _huge(value: Any) -> bool:
     if isinstance(value, (list, dict)):
         return any(_huge(v) for v in (value.values() if isinstance(value, dict) else value))
     return isinstance(value, int) and abs(value) >= LONG
+
+
+def check_signers(envelopes: Sequence[Envelope], policy: Policy, what: str) -> list[str]:
+    """Return the names of the keys that signed a document; raises ExportRefused where they are too few."""
+    by = {keyid for envelope in envelopes for keyid in signers(envelope, policy)}
+    names = sorted(k.name or k.keyid[:16] for k in policy.keys if k.keyid in by)
+    if len(names) < policy.threshold:
+        who = ", ".join(names) or "no key of the policy"
+        raise ExportRefused(f"{what} is signed by {who}; the policy wants {policy.threshold} (threshold)")
+    return names
 
 
 def signers(envelope: Envelope, policy: Policy) -> set[str]:

@@ -23,6 +23,7 @@ from harness.claims import contamination
 from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.errors import UsageError
+from harness.files import open_file
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.locked import Locked
@@ -87,7 +88,7 @@ def recompute(
             extra = f"the module {module.partition('.')[0]}; pip install 'finetune-harness[recompute]'"
             raise UsageError(f'--recompute, or "recomputed" in a policy, needs {extra}') from None
     recomputed = Recomputed(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
-    lines = list(_lines(export / EVIDENCE / ITEMS, manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]))
+    lines = list(read_items(export, manifest))
     case = _CandidateEvidence(locked, manifest, verdicts, *_read(lines, manifest))
     for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
         if why := case.unable_error(gate):
@@ -110,10 +111,10 @@ def recompute(
 # -- the rows --------------------------------------------------------------------------------------
 
 
-def _lines(path: Path, sha256: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a file that must be the manifest's to its end."""
-    total = hashlib.sha256()
-    with path.open("rb") as f:
+def read_items(export: Path, manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of an export; raises ValueError at the end where they are not those of its manifest."""
+    total, sha256 = hashlib.sha256(), manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]
+    with open_file(export / EVIDENCE / ITEMS, below=export) as f:
         for line in f:
             total.update(line)
             yield read_json(line)

@@ -5,32 +5,59 @@ It is about an endpoint at a time, and kept beside the export, which is sealed.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.artifacts.attestation import SERVED, STATEMENT, Envelope, read_envelopes
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.demands import SKEW
-from harness.release.policy import ExportRefused, Policy, signers
+from harness.release.policy import ExportRefused, Policy, ServedDemands, check_signers, signers
+from harness.texts.shown import shown
 
 SAME, COUNT = "same", "count"  # a verdict; by what ids were seen where only their number is told
 
 
-def read_served(path: Path) -> tuple[Envelope, Mapping[str, Any], str]:
-    """Return a statement's envelope, its predicate and the root it is about. Raises UsageError where it is none."""
+@dataclass(frozen=True)
+class ServedStatement:
+    """A statement of `harness parity`: what it says, the root that it is about, and its envelope."""
+
+    envelope: Envelope
+    predicate: Mapping[str, Any]
+    root: str
+
+    @property
+    def endpoint(self) -> str:
+        """How the statement calls what answered, "" where it does not."""
+        told = dict(self.predicate.get("endpoint") or {})
+        return str(told.get("name") or f"sha256:{told['sha256']}" if told else "")
+
+    @property
+    def model(self) -> str:
+        return str(self.predicate["runtime"].get("model") or "")
+
+    @property
+    def arithmetic(self) -> str:
+        return str(dict(self.predicate.get("reference") or {}).get("arithmetic") or "")
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest conversation, 0 where it does not say."""
+        return int(self.predicate.get("longest") or 0)
+
+
+def read_served(path: Path) -> list[ServedStatement]:
+    """Return the statements in a file, one a line. Raises UsageError where it holds anything else."""
     try:
         text = path.read_text("utf-8")
-        envelope = Envelope(text.encode(), {}) if "_type" in read_json(text) else read_envelopes(text)[0]
-        statement = read_json(envelope.payload)
-        if (statement["_type"], statement["predicateType"]) != (STATEMENT, SERVED):
-            raise ValueError(f"its predicate is {statement['predicateType']}")
-        told = statement["predicate"]
-        dict(told["layers"]), dict(told["runtime"]), datetime.fromisoformat(told["ended"]).astimezone()
-        return envelope, told, str(statement["subject"][0]["digest"]["sha256"])
+        envelopes = [Envelope(text.encode(), {})] if "_type" in text[:200] else read_envelopes(text)
+        return [_read_statement(envelope) for envelope in envelopes]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; name what harness parity --write wrote") from None
     except MALFORMED as error:
@@ -38,41 +65,115 @@ def read_served(path: Path) -> tuple[Envelope, Mapping[str, Any], str]:
         raise UsageError(f"{path}: is no statement of harness parity: {type(error).__name__}: {why}") from None
 
 
-def held(path: Path | None, root: str, policy: Policy | None, now: datetime) -> str:
-    """Return what a statement says of an export with this root.
+def _read_statement(envelope: Envelope) -> ServedStatement:
+    statement = read_json(envelope.payload)
+    if (statement["_type"], statement["predicateType"]) != (STATEMENT, SERVED):
+        raise ValueError(f"its predicate is {statement['predicateType']}")
+    told = statement["predicate"]
+    for layer in dict(told["layers"]).values():
+        str(layer["verdict"]), str(layer["says"]), str(layer["seen"])
+    str(told["runtime"]["kind"]), str(told["runtime"]["name"])
+    datetime.fromisoformat(told["ended"]).astimezone()
+    (subject,) = statement["subject"]
+    found = ServedStatement(envelope, told, str(subject["digest"]["sha256"]))
+    _ = found.endpoint, found.model, found.arithmetic, found.longest
+    return found
 
-    Raises ExportRefused where it is of another, says less than [served] demands, is too old, or no key of the policy
-    signed it.
+
+def check_served(path: Path | None, root: str, policy: Policy | None, now: datetime) -> str:
+    """Return what the statements in a file say of an export with this root.
+
+    Each must be of this export, meet [served] and be about one endpoint; together they carry as many of the policy's
+    keys as it wants. Raises ExportRefused where that does not hold.
     """
     if path is None:
         raise ExportRefused("the policy wants a statement of harness parity ([served]); give it, --served FILE")
-    envelope, told, about = read_served(path)
-    if about != root:
-        raise ExportRefused(f"{path} is about root {about[:16]}, this export has {root[:16]}")
-    if policy and not signers(envelope, policy):
+    found = read_served(path)
+    for one in found:
+        _check_statement(one, path, root, policy, now)
+    if len({(one.endpoint, one.model, str(one.predicate["runtime"]["kind"])) for one in found}) > 1:
+        raise ExportRefused(f"{path} has statements about several endpoints; name a file about one")
+    by = check_signers([one.envelope for one in found], policy, str(path)) if policy else []
+    first = found[0]
+    same = ", ".join(name for name, layer in first.predicate["layers"].items() if layer["verdict"] == SAME)
+    who = f"signed by {', '.join(by)}" if by else "by whom is not known: no policy"
+    about = f'endpoint {first.endpoint or "not said"}, model "{first.model}", {first.arithmetic or "no"} arithmetic'
+    about += f", longest conversation {first.longest} tokens"
+    ended, name = first.predicate["ended"], first.predicate["runtime"]["name"]
+    return shown(f"{name} answered as the export on {ended}: {same}; {about}; {who}")
+
+
+def _check_statement(one: ServedStatement, path: Path, root: str, policy: Policy | None, now: datetime) -> None:
+    """Raise ExportRefused at a statement of another export, of the future, or that says less than is demanded."""
+    if one.root != root:
+        raise ExportRefused(f"{path} is about root {one.root[:16]}, this export has {root[:16]}")
+    if policy and not signers(one.envelope, policy):
         raise ExportRefused(f"{path} is signed by no key of the policy")
-    if (ended := datetime.fromisoformat(told["ended"])) > now + SKEW:
-        raise ExportRefused(f"{path} is of {told['ended']}, which is yet to come")
-    layers, runtime = told["layers"], told["runtime"]
+    if (ended := datetime.fromisoformat(one.predicate["ended"])) > now + SKEW:
+        raise ExportRefused(f"{path} is of {one.predicate['ended']}, which is yet to come")
+    layers = one.predicate["layers"]
     if differs := [name for name, layer in layers.items() if layer["verdict"] == "differs"]:
-        raise ExportRefused(f'"{differs[0]}" differs: {layers[differs[0]]["says"]}')
-    if wanted := policy.served if policy else None:
-        for name in wanted.layers:
-            verdict = layers[name]["verdict"] if name in layers else "not looked at"
-            if verdict != SAME:
-                raise ExportRefused(f'"{name}": {verdict}, and the policy wants it the same ([served] layers)')
-            if name == "ids" and layers[name]["seen"] == COUNT and not wanted.by_count:
-                raise ExportRefused('"ids" was seen by count alone, which the policy does not take ([served] by_count)')
-        if wanted.max_age_days is not None and now - ended > timedelta(days=wanted.max_age_days):
-            limit = f"the policy allows {wanted.max_age_days:g} ([served] max_age_days)"
-            raise ExportRefused(f"the statement is {(now - ended).days} days old, {limit}")
-        if wanted.runtimes and not any(_is_one(runtime, spec) for spec in wanted.runtimes):
-            there = f"{runtime['kind']} {runtime.get('version') or 'of no told version'}"
-            wants = f"the policy wants {' or '.join(wanted.runtimes)} ([served] runtimes)"
-            raise ExportRefused(f"{there} answered, {wants}")
-    same = ", ".join(name for name, layer in layers.items() if layer["verdict"] == SAME)
-    by = "" if policy else ", by whom is not known: no policy"
-    return f"{runtime['name']} answered as the export on {told['ended']}: {same}{by}"
+        raise ExportRefused(shown(f'"{differs[0]}" differs: {layers[differs[0]]["says"]}'))
+    if policy and policy.served:
+        for demand in fields(ServedDemands):
+            wanted = getattr(policy.served, demand.name)
+            if wanted not in (None, [], False) and (why := CHECKS[demand.name](one, policy.served, now - ended)):
+                raise ExportRefused(shown(f"{why} ([served] {demand.name})"))
+
+
+def _layers_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
+    for name in wanted.layers:
+        layer = one.predicate["layers"].get(name, {"verdict": "not looked at", "seen": ""})
+        if layer["verdict"] != SAME:
+            return f'"{name}": {layer["verdict"]}, and the policy wants it the same'
+        if name == "ids" and layer["seen"] == COUNT and not wanted.by_count:
+            return '"ids" was seen by count alone, which the policy does not take without by_count'
+    return ""
+
+
+def _age_error(_: ServedStatement, wanted: ServedDemands, age: timedelta) -> str:
+    assert wanted.max_age_days is not None
+    too_old = age > timedelta(days=wanted.max_age_days)
+    return f"the statement is {age.days} days old, the policy allows {wanted.max_age_days:g}" if too_old else ""
+
+
+def _runtimes_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
+    runtime = one.predicate["runtime"]
+    there = f"{runtime['kind']} {runtime.get('version') or 'of no told version'}"
+    taken = any(_is_one(runtime, spec) for spec in wanted.runtimes)
+    return "" if taken else f"{there} answered, the policy wants {' or '.join(wanted.runtimes)}"
+
+
+def _endpoint_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
+    """Return that another endpoint answered: one is its name, or HOST:PORT where the statement has its sha256."""
+    listed = [wanted.endpoint] if isinstance(wanted.endpoint, str) else wanted.endpoint or []
+    hashes = {f"sha256:{hashlib.sha256(name.encode()).hexdigest()}" for name in listed}
+    taken = one.endpoint in {*listed, *hashes} - {""}
+    return "" if taken else f"endpoint {one.endpoint or 'not said'} answered, the policy wants {' or '.join(listed)}"
+
+
+def _word_error(name: Literal["model", "arithmetic"], one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
+    listed, there = getattr(wanted, name), getattr(one, name)
+    listed = [listed] if isinstance(listed, str) else listed
+    return "" if there and there in listed else f'{name} is "{there}", the policy wants {" or ".join(listed)}'
+
+
+def _longest_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
+    assert wanted.longest is not None
+    there = f"the longest conversation has {one.longest} tokens"
+    return "" if one.longest >= wanted.longest else f"{there}, the policy wants {wanted.longest}"
+
+
+CHECKS: Mapping[str, Callable[[ServedStatement, ServedDemands, timedelta], str]] = {
+    "layers": _layers_error,
+    "runtimes": _runtimes_error,
+    "by_count": lambda *_: "",  # a leave, of which "layers" makes use
+    "max_age_days": _age_error,
+    "endpoint": _endpoint_error,
+    "model": partial(_word_error, "model"),
+    "arithmetic": partial(_word_error, "arithmetic"),
+    "longest": _longest_error,
+}
 
 
 def _is_one(runtime: Mapping[str, Any], spec: str) -> bool:

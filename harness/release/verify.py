@@ -7,6 +7,7 @@ securesystemslib for signatures, numpy and scipy to compute verdicts again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +20,16 @@ from typing import Any
 from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import BESIDE, CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
+from harness.artifacts.stamps import Stamps, find_change, stamps_of
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
+from harness.files import open_file
 from harness.parts import part
 from harness.release import demands
 from harness.release.locked import Locked, read_lock
 from harness.release.outcome import verdicts_error
 from harness.release.policy import ExportRefused, Policy, overlooked, signers
-from harness.release.served import held
+from harness.release.served import check_served
 from harness.texts.counts import counted
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
@@ -53,6 +56,23 @@ class Verified:
     notes: list[str] = field(default_factory=list)
     unable: dict[str, str] = field(default_factory=dict)
     read: dict[str, str] = field(default_factory=dict)  # the sha256 of files of the evidence, as they were read
+
+    def __post_init__(self) -> None:
+        self.raw: dict[str, bytes] = {}  # these files themselves, which whatever follows speaks of; not in the document
+        self.stamps: Stamps = {}
+
+    def find_change(self) -> str:
+        """Return what of the export changed since it was verified, or an empty text. Raises OSError."""
+        return find_change(self.stamps, stamps_of(Path(self.folder)))
+
+    def check_unchanged(self) -> None:
+        """Raise UsageError where the export changed since it was verified."""
+        try:
+            changed = self.find_change()
+        except OSError as error:
+            raise UsageError(f"{error.filename or self.folder}: cannot be read: {error.strerror}") from None
+        if changed:
+            raise UsageError(f"{self.folder}: {changed} changed while it was verified; verify it again")
 
 
 @dataclass(frozen=True)
@@ -127,9 +147,10 @@ class _Verification:
             **({"suite": self.compare_suite} if self.suite else {}),
             **({"served": self.answers} if self.served or (self.policy and self.policy.served) else {}),
         }
-        for name, step in steps.items():
+        for name, step in (("digests", self.stamp), *steps.items(), ("digests", self.unchanged)):
             try:
-                self.verified.steps[name] = step()
+                if said := step():
+                    self.verified.steps[name] = said
                 continue
             except ExportRefused as error:
                 why = str(error)
@@ -144,8 +165,18 @@ class _Verification:
         self.verified.ok = True
         return self.verified
 
+    def stamp(self) -> str:
+        self.verified.stamps = stamps_of(self.folder)
+        return ""
+
+    def unchanged(self) -> str:
+        """Raise ExportRefused where a file changed between two steps that look at it."""
+        if changed := self.verified.find_change():
+            raise ExportRefused(f"{changed} changed while it was verified")
+        return ""
+
     def read(self, name: str) -> bytes:
-        data = _bytes(self.folder / EVIDENCE / name)
+        data = self.verified.raw[name] = _read_small(self.folder, name)
         self.verified.read[name] = hashlib.sha256(data).hexdigest()
         return data
 
@@ -300,8 +331,8 @@ class _Verification:
         doubt = "the evidence does not tell of a ledger of attempts" if ledger is None else ""
         before = None
         if self.last and self.last.resolve() != self.folder.resolve():
-            told = self.last / EVIDENCE / MANIFEST  # it may have been moved away
-            before = read_json(_bytes(told)).get("ledger") if told.exists() else None
+            there = (self.last / EVIDENCE / MANIFEST).exists()  # it may have been moved away
+            before = read_json(_read_small(self.last, MANIFEST)).get("ledger") if there else None
         if ledger is not None and before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
             doubt = f"attempts may be missing: the last release's ledger has a line that this one lacks ({min(lost)})"
         elif ledger is not None and ledger["began"] and not (wanted == "first" and before is None):
@@ -395,7 +426,7 @@ class _Verification:
         return self.verified.root, str(self.evidence.manifest["weights"])
 
     def answers(self) -> str:
-        return held(self.served, self.verified.root, self.policy, self.now)
+        return check_served(self.served, self.verified.root, self.policy, self.now)
 
     def compare_suite(self) -> str:
         """Return what is as in the deployer's copy of the suite. Raises ExportRefused where anything differs."""
@@ -409,10 +440,14 @@ class _Verification:
         return f"as in the copy, with the rows of {', '.join(found.same) or 'no eval'}"
 
 
-def _bytes(path: Path) -> bytes:
-    """Read a small file, never through a link."""
-    if path.is_symlink() or not path.is_file():
-        raise ExportRefused(f'"{EVIDENCE}/{path.name}" is missing')
-    if path.stat().st_size > LARGEST:
-        raise ExportRefused(f'"{EVIDENCE}/{path.name}" is too large to be evidence')
-    return path.read_bytes()
+def _read_small(export: Path, name: str) -> bytes:
+    """Read a small file of the evidence, never through a link."""
+    try:
+        with open_file(export / EVIDENCE / name, below=export) as f:
+            data = f.read(LARGEST + 1)
+    except OSError as error:
+        why = "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
+        raise ExportRefused(f'"{EVIDENCE}/{name}" {why}') from None
+    if len(data) > LARGEST:
+        raise ExportRefused(f'"{EVIDENCE}/{name}" is too large to be evidence')
+    return data

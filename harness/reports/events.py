@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import UsageError
-from harness.files import lines_of, locked, open_file
+from harness.files import lines_of, locked, open_file, open_for_writing
 from harness.hookspec import hookimpl
 from harness.records.findings import Finding
 from harness.records.models import Progress
@@ -41,7 +42,7 @@ class Events:
         self.run: Run | None = None
         self.last: tuple[str, float] = "", 0.0
         try:
-            self.file: IO[str] | None = path.open("w", encoding="utf-8", errors="backslashreplace") if path else None
+            self.file: IO[str] | None = _open_events(path) if path else None
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise UsageError(f'--events "{path}": cannot be written: {why}; name a file that can be') from None
@@ -95,7 +96,7 @@ class Events:
         self.waiting.append(json.dumps(plain(line), ensure_ascii=False, default=str, allow_nan=False) + "\n")
         try:
             if self.file is None and run and run.folder:
-                self.file = (Path(run.folder) / FILE).open("w", encoding="utf-8", errors="backslashreplace")
+                self.file = _open_events(Path(run.folder) / FILE)
                 locked(self.file.fileno())
             if self.file is None:
                 return
@@ -106,6 +107,12 @@ class Events:
             with suppress(OSError):  # what waits cannot be written either
                 self.close()
         self.waiting.clear()
+
+
+def _open_events(path: Path) -> IO[str]:
+    """Open a file of events anew, never through a link."""
+    handle = open_for_writing(path, os.O_WRONLY | os.O_TRUNC)
+    return os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace")
 
 
 # -- read again ------------------------------------------------------------------------------------
@@ -157,7 +164,7 @@ def read_events(folder: Path) -> Underway:
     """Read what a run's folder tells of it so far. Raises UsageError where it tells nothing that can be read."""
     path = folder / FILE
     try:
-        with open_file(path) as file:
+        with open_file(path, below=folder) as file:
             free = locked(file.fileno(), shared=True)  # None where its file system knows no locks
             lines = [json.loads(line) for line in lines_of(file.read()) if line]
         if not lines or any(line["format"] != FORMAT for line in lines):

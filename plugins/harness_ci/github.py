@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from harness.files import open_for_writing
 from harness.hookspec import hookimpl
 from harness.records.run import Run
 from harness.records.verdicts import Outcome
@@ -56,7 +57,7 @@ class Job:
         self.of_runs += annotations_of(run, gate_lines(Path(run.path)))
         try:
             if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-                with Path(path).open("a", encoding="utf-8") as file:
+                with os.fdopen(open_for_writing(Path(path), os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as file:
                     file.write(hide(run_markdown(run, Path(run.folder) if run.folder else None)))
         except OSError as error:
             self.of_runs.append(annotation("warning", f"the summary cannot be written: {error.strerror}"))

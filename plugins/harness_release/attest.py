@@ -11,22 +11,27 @@ from pathlib import Path
 
 from harness.artifacts.strict import MALFORMED
 from harness.errors import UsageError, did_you_mean
+from harness.release.policy import Policy
 from harness.release.verify import Verified
 
 FORMATS = {"vsa": "vsa", "cyclonedx": "cyclonedx", "model-signing": "model_signing"}
 
 
-def writer(kind: str, policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
-    """Return what writes a verified export in a format; of one that was refused a summary, and else nothing.
+def writer(kind: str, policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+    """Return what writes a verified export in a format, under a policy of a file's `name`.
+
+    Of an export that was refused it is a summary, and else nothing.
 
     Raises UsageError where the format needs a policy or a key, or knows none, or the key is not of its kind. What it
     returns raises one where the evidence does not say what the format asks.
     """
     if kind not in FORMATS:
         raise UsageError(f'--as "{kind}": no such format{did_you_mean(kind, FORMATS)}')
-    make: Callable[[Verified], str] = import_module(f"harness_release.{FORMATS[kind]}").writer(policy, key)
+    make: Callable[[Verified], str] = import_module(f"harness_release.{FORMATS[kind]}").writer(policy, name, key)
 
     def write(found: Verified) -> str:
+        if found.ok:
+            found.check_unchanged()
         try:
             return make(found)
         except MALFORMED as error:

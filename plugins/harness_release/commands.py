@@ -121,9 +121,9 @@ def _keygen(args: Namespace) -> int:
 def _sign(args: Namespace) -> int:
     from harness_release.signing import sign
 
-    key = sign(args.export, args.key, unrecomputed=args.unrecomputed)
-    args.document = {"export": str(args.export), "key": key}
-    say(f"signed {args.export} with key {key}")
+    key, root = sign(args.export, args.key, unrecomputed=args.unrecomputed)
+    args.document = {"export": str(args.export), "root": root, "key": key}
+    say(f"signed {args.export}, root {root}, with key {key}")
     return ExitCode.OK
 
 

@@ -5,6 +5,7 @@ No plugin is imported and nothing is fetched: what only they can read is told as
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from harness.collection.tasks import by_prompt
 from harness.data.reading import FILES, sliced
 from harness.data.rows import read_rows, to_samples
 from harness.errors import Mistakes
+from harness.files import open_file
 from harness.records.samples import Sample
 from harness.release.lockfile import digest_as_in, plain_table
 from harness.reports.report_json import dumps
@@ -104,7 +106,7 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
 
 def _first(samples: list[Sample], name: str, export: Path) -> str:
     """Return the first row that the evidence tells otherwise, or nothing where it tells rows by digests of old."""
-    with (export / EVIDENCE / ITEMS).open(encoding="utf-8") as f:
+    with io.TextIOWrapper(open_file(export / EVIDENCE / ITEMS, below=export), "utf-8") as f:
         for row in map(json.loads, f):
             if row["item"].partition("::")[2] == name and "number" in row:
                 told = row_digest(row) if "id" in row else row["row"]

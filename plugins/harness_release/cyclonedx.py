@@ -12,6 +12,7 @@ from urllib.parse import quote
 from harness.answers import keys
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MODEL, decimal
 from harness.errors import UsageError
+from harness.release.policy import Policy
 from harness.release.verify import Verified
 from harness_release.evidence import ReadEvidence, read_evidence
 
@@ -23,7 +24,7 @@ TREE = "the sha256 is the root digest of model/, as OpenSSF model signing has it
 Part = dict[str, Any]
 
 
-def writer(policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
+def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
     """Return what writes a bill of materials; raises UsageError at a key, for nothing signs it."""
     if key:
         raise UsageError("--as cyclonedx is not signed; leave out --sign-with, or sign what is printed")

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.artifacts.attestation import MODEL, PAYLOAD, payload
 from harness.errors import UsageError
+from harness.release.policy import Policy
 from harness.release.verify import Verified
 from harness_release.evidence import ReadEvidence, read_evidence
 from harness_release.signing import read_private
@@ -23,7 +24,7 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
-def writer(policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
+def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
     """Return what signs with a private key on a curve that model_signing takes; raises UsageError at any other."""
     if key is None:
         raise UsageError("--as model-signing is a signature; give --sign-with FILE, a private EC key")

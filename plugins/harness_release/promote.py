@@ -6,7 +6,6 @@ Of one model, by its root, the newest evidence is kept.
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +18,10 @@ from typing import Any
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MANIFEST, read_envelopes
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
-from harness.files import append_line, copy_range, exclusive, folder_in_place, writing
+from harness.files import append_line, copy_range, exclusive, folder_in_place, open_file, writing
 from harness.release.policy import Policy
 from harness.release.previous import RECORD, Promotion, current, releases_of, standing
-from harness.release.verify import Verified, verify
+from harness.release.verify import LARGEST, Verified, verify
 from harness.texts.numbers import number
 
 MOST = 5  # changes of a kind that are told
@@ -41,10 +40,10 @@ def promote(export: Path, policy: Policy | None = None, beside: Sequence[Path] =
         return found, None, []
     to = releases_of(export) / found.root[:16]
     with _alone(export):
-        before, anew = _told(current(export)), _is_newer(_told(export), _told(to))
+        before, anew = _told(current(export)), _is_newer(_told_in(found.raw), _told(to))
         if anew:
             with writing(to, "; nothing was promoted"), folder_in_place(to) as work:
-                shutil.copytree(export, work, dirs_exist_ok=True, copy_function=_copy)
+                shutil.copytree(export, work, symlinks=True, dirs_exist_ok=True, copy_function=_copy)
                 copied = verify(work, policy, last=current(export), beside=beside)
                 if not copied.ok or copied.root != found.root:
                     why = copied.refused or "another model"
@@ -54,8 +53,8 @@ def promote(export: Path, policy: Policy | None = None, beside: Sequence[Path] =
             raise UsageError(f"{to}: is not what was verified, root {found.root[:16]}; remove it and promote again")
         released = standing(export)
         if kept.ok and (anew or not released or released[-1].root != found.root):
-            _record(export, kept, to, back=False)
-    return kept, to, _changes(before, _told(to))
+            _record(export, kept, back=False)
+    return kept, to, _changes(before, _told_in(kept.raw))
 
 
 def go_back(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
@@ -68,8 +67,8 @@ def go_back(export: Path, policy: Policy | None = None, beside: Sequence[Path] =
         before, to = _told(current(export)), releases_of(export) / _before(export).root[:16]
         found = verify(to, policy, beside=beside)
         if found.ok:
-            _record(export, found, to, back=True)
-    return found, to, _changes(before, _told(to))
+            _record(export, found, back=True)
+    return found, to, _changes(before, _told_in(found.raw))
 
 
 @dataclass(frozen=True)
@@ -85,12 +84,24 @@ def _told(folder: Path | None) -> _Told | None:
     """Return what the evidence in a folder says, or None where there is none that can be read."""
     if folder is None:
         return None
+    raw = {}
     try:
-        manifest, gates = (read_json((folder / EVIDENCE / name).read_bytes()) for name in (MANIFEST, GATES))
-        envelopes = read_envelopes((folder / EVIDENCE / CLAIMS).read_text("utf-8"))
+        for name in (MANIFEST, GATES, CLAIMS):
+            with open_file(folder / EVIDENCE / name, below=folder) as f:
+                raw[name] = f.read(LARGEST)
+    except OSError:
+        return None
+    return _told_in(raw)
+
+
+def _told_in(raw: Mapping[str, bytes]) -> _Told | None:
+    """Return what evidence says by the bytes of its files, or None where that cannot be read."""
+    try:
+        manifest, gates = (read_json(raw[name]) for name in (MANIFEST, GATES))
+        envelopes = read_envelopes(raw[CLAIMS].decode("utf-8"))
         datetime.fromisoformat(manifest["started"])
         return _Told(manifest, {g["gate"]: g for g in gates}, frozenset(k for e in envelopes for k in e.signatures))
-    except (OSError, *MALFORMED):
+    except MALFORMED:
         return None
 
 
@@ -145,8 +156,8 @@ def _alone(export: Path) -> Iterator[None]:
         yield
 
 
-def _record(export: Path, found: Verified, to: Path, back: bool) -> None:
-    manifest = json.loads((to / EVIDENCE / MANIFEST).read_text("utf-8"))
+def _record(export: Path, found: Verified, back: bool) -> None:
+    manifest = read_json(found.raw[MANIFEST])
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a container's user may have no name
@@ -159,6 +170,6 @@ def _record(export: Path, found: Verified, to: Path, back: bool) -> None:
 
 
 def _copy(source: str, to: str) -> str:
-    with Path(source).open("rb", buffering=0) as f, Path(to).open("wb", buffering=0) as g:
+    with open_file(Path(source)) as f, Path(to).open("xb", buffering=0) as g:
         copy_range(f, g, 0, os.fstat(f.fileno()).st_size)
     return to

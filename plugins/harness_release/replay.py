@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.answers.keys import versions
-from harness.artifacts.attestation import EVIDENCE, ITEMS, LOCK, MANIFEST, MODEL
+from harness.artifacts.attestation import LOCK, MANIFEST, MODEL
 from harness.artifacts.digests import digest_of
+from harness.artifacts.strict import read_json
 from harness.claims.gate import Gate
 from harness.collection.collect import collect
 from harness.collection.collected import Collection, Task
@@ -32,6 +33,8 @@ from harness.records.samples import Result, Score
 from harness.release.export import as_kept, scores_of
 from harness.release.lockfile import digest_as_in, plugins_of, table_of
 from harness.release.previous import shipped
+from harness.release.recompute import read_items
+from harness.release.verify import Verified
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
 from harness_workers import load_now
@@ -68,7 +71,7 @@ class _ReplayEvidence:
     rows: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def replay(export: Path, suite: Path, rows: int, seed: int | None = None, plugins: Sequence[str] = ()) -> Replayed:
+def replay(export: Verified, suite: Path, rows: int, seed: int | None = None, plugins: Sequence[str] = ()) -> Replayed:
     """Ask the model in an export that was verified `rows` random rows of the suite that it passed.
 
     Without a seed one is drawn. Raises UsageError when nothing can be replayed: no torch, no data, other data or
@@ -81,12 +84,13 @@ def replay(export: Path, suite: Path, rows: int, seed: int | None = None, plugin
         asked = again(export, suite, rows, found.seed, plugins)
         collection, told, model = asked.collection, asked.told, asked.collection.suite.model
         found.notes += [*asked.notes, *_circumstances(collection, told)]
-        ref = _ref(collection, export / MODEL, told)
+        ref = _ref(collection, Path(export.folder) / MODEL, told)
         if ref.digest != told.weights:
             found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, the evidence is about {told.weights[:16]}"
             return found
         with load_now(collection.plugins, suite, model.use, [ref], model.options) as [subject]:
             _compare(found, asked, subject)
+        export.check_unchanged()
         if not found.rows:
             raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))
     except ModuleNotFoundError as error:
@@ -117,20 +121,19 @@ class Again:
         return evaluate(replace(task, samples=samples), self.told.candidate, subject, None, lambda _: None)
 
 
-def again(export: Path, suite: Path, rows: int, seed: int, plugins: Sequence[str] = ()) -> Again:
+def again(export: Verified, suite: Path, rows: int, seed: int, plugins: Sequence[str] = ()) -> Again:
     """Draw rows of an export's evidence that one model alone can answer, as the suite has them.
 
     Raises UsageError where there are none, or the suite has other rows or evaluations than the evidence.
     """
-    texts = {name: (export / EVIDENCE / name).read_text("utf-8") for name in (MANIFEST, LOCK, ITEMS)}
-    manifest, kept, notes = json.loads(texts[MANIFEST]), dict[str, list[Mapping[str, Any]]](), list[str]()
-    candidate = str(manifest["candidate"])
-    for row in map(json.loads, texts[ITEMS].split("\n")[:-1]):
+    folder, manifest, lock = Path(export.folder), read_json(export.raw[MANIFEST]), read_json(export.raw[LOCK])
+    kept, notes, candidate = dict[str, list[Mapping[str, Any]]](), list[str](), str(manifest["candidate"])
+    for row in read_items(folder, manifest):
         subject, _, name = row["item"].partition("::")
         if subject == candidate and ("id" in row or "sha256" in row):  # it was asked
             kept.setdefault(name, []).append(row)
-    told = _ReplayEvidence(candidate, manifest["weights"], json.loads(texts[LOCK]), kept)
-    table, loaded = read_suite(suite, candidate=str(export / MODEL)), load_plugins(suite, plugins)
+    told = _ReplayEvidence(candidate, manifest["weights"], lock, kept)
+    table, loaded = read_suite(suite, candidate=str(folder / MODEL)), load_plugins(suite, plugins)
     collection = _collection(notes, told, table, loaded)
     known = dict[str, _Said]()
     for name, task in collection.tasks.items():

@@ -14,7 +14,7 @@ from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE
 from harness.artifacts.digests import walk
 from harness.errors import UsageError
-from harness.files import write_text, writing
+from harness.files import open_file, write_text, writing
 from harness.release.verify import verify
 from harness.texts.secrets import TOKENS
 
@@ -43,11 +43,12 @@ def keygen(name: Path) -> tuple[Path, Path]:
     return private, told
 
 
-def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> str:
-    """Sign an export's claims and return the id of the key; what is not consistent or tells a secret is not signed.
+def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> tuple[str, str]:
+    """Sign the claims of an export that were verified; return the id of the key, and the root that they are about.
 
-    Gates are judged again from their rows; with `unrecomputed` one that cannot be is signed on its producer's word.
-    The new envelopes are appended, so that each signer's lines stay as they are. Raises UsageError.
+    What is not consistent or tells a secret is not signed. Gates are judged again from their rows; with
+    `unrecomputed` one that cannot be is signed on its producer's word. The new envelopes are appended, so that each
+    signer's lines stay as they are. Raises UsageError.
     """
     signer = signer_of(key)
     try:
@@ -60,14 +61,14 @@ def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> str:
     if left and not unrecomputed:
         raise UsageError(f"{folder}: is not signed: {left[0]}; --unrecomputed signs it on its producer's word")
     _check_secrets(folder)
-    keyid, path = str(signer.public_key.keyid), folder / EVIDENCE / CLAIMS
-    text = path.read_text("utf-8")
+    found.check_unchanged()
+    keyid, path, text = str(signer.public_key.keyid), folder / EVIDENCE / CLAIMS, found.raw[CLAIMS].decode()
     envelopes = attestation.read_envelopes(text)
     signed = {e.payload for e in envelopes if keyid in e.signatures}
     new = [enveloped(p, signer) for p in dict.fromkeys(e.payload for e in envelopes) if p not in signed]
     with writing(path):
-        write_text(path, text + "".join(f"{e.line()}\n" for e in new))
-    return keyid
+        write_text(path, text + "".join(f"{e.line()}\n" for e in new), below=folder)
+    return keyid, found.root
 
 
 def enveloped(payload: bytes, signer: Any) -> attestation.Envelope:
@@ -81,7 +82,7 @@ def enveloped(payload: bytes, signer: Any) -> attestation.Envelope:
 def _check_secrets(folder: Path) -> None:
     """Raise UsageError when card or evidence hold a token: what is signed is shown around."""
     for path in (folder / n for n, _ in walk(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")):
-        with path.open("rb") as f:
+        with open_file(path, below=folder) as f:
             for number, line in enumerate(f, 1):
                 if what := next((what for what, pattern in SECRETS.items() if pattern.search(line)), ""):
                     raise UsageError(f"{path}:{number}: looks like {what}; take it out of the suite and run it again")
@@ -103,14 +104,16 @@ def read_private(key: Path, option: str) -> Any:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        private = load_pem_private_key(key.read_bytes(), None)
+        with open_file(key, follow=True) as f:
+            mode, data = os.fstat(f.fileno()).st_mode, f.read()
+        private = load_pem_private_key(data, None)
     except OSError as error:
         raise UsageError(f"{option} {key}: cannot be read: {error.strerror}") from None
     except (ValueError, TypeError) as error:
         raise UsageError(f"{option} {key}: is no private key in PEM: {' '.join(str(error).split())}") from None
     except Exception as error:  # cryptography's own, for keys it does not know
         raise UsageError(f"{option} {key}: cannot be used: {' '.join(str(error).split())}") from None
-    if key.stat().st_mode & 0o077:
+    if mode & 0o077:
         raise UsageError(f"{option} {key}: others than its owner can read or write it; chmod 600 {key}")
     return private
 

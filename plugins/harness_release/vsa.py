@@ -5,7 +5,6 @@ https://slsa.dev/verification_summary/v1. The levels are our own: none says how 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -19,8 +18,9 @@ from harness.artifacts.attestation import CLAIMS, EVIDENCE, MODEL, STATEMENT, En
 from harness.artifacts.digests import file_digest, root_digest, walk
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
-from harness.release.policy import ExportRefused, Policy, signers
+from harness.release.policy import ExportRefused, Policy, check_signers, signers
 from harness.release.verify import Verified
+from harness.texts.shown import shown
 from harness_release.evidence import read_evidence
 from harness_release.signing import enveloped, signer_of
 
@@ -28,14 +28,15 @@ KIND = "https://slsa.dev/verification_summary/v1"
 URN, LEVEL = "urn:finetune-harness", "FINETUNE_HARNESS"
 
 
-def writer(policy: Path | None, key: Path | None) -> Callable[[Verified], str]:
-    """Return what writes summaries under a policy, signed with the deployer's key if need be; raises UsageError."""
+def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+    """Return what writes summaries under a policy of a file, signed with the deployer's key if need be.
+
+    Raises UsageError without a policy.
+    """
     if policy is None:
         raise UsageError("--as vsa says that a policy was met; give --policy FILE too")
-    told: dict[str, Any] = {"uri": f"{URN}:policy:{quote(policy.name)}"}
-    if policy.is_file():
-        told["digest"] = {"sha256": hashlib.sha256(policy.read_bytes()).hexdigest()}
-    return partial(summary, told, signer_of(key, "--sign-with") if key else None)
+    about = {"uri": f"{URN}:policy:{quote(name)}", "digest": {"sha256": policy.digest}}
+    return partial(summary, about, signer_of(key, "--sign-with") if key else None)
 
 
 def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
@@ -81,32 +82,41 @@ def levels(found: Verified) -> list[str]:
 
 
 def held(path: Path, found: Verified, policy: Policy | None) -> str:
-    """Return what a summary says of an export that is verified.
+    """Return what the summaries in a file, one a line, say of an export that is verified.
 
-    Raises ExportRefused where it is of another root, says FAILED, or no key of the policy signed it, and UsageError
-    where it is no summary.
+    Raises ExportRefused where one is of another root or says FAILED, they are of several policies, or too few keys of
+    the policy signed them, and UsageError where it holds no summary.
     """
     try:
         text = path.read_text("utf-8")
-        envelope = Envelope(text.encode(), {}) if "_type" in read_json(text) else read_envelopes(text)[0]
-        statement = read_json(envelope.payload)
-        told = statement["predicate"]
-        if (statement["_type"], statement["predicateType"]) != (STATEMENT, KIND):
-            raise ValueError(f"its predicate is {statement['predicateType']}")
-        (subject,) = statement["subject"]
-        root, result = str(subject["digest"]["sha256"]), str(told["verificationResult"])
-        says = f"{result} on {told['timeVerified']} under {told['policy']['uri']}, {', '.join(told['verifiedLevels'])}"
+        envelopes = [Envelope(text.encode(), {})] if "_type" in text[:200] else read_envelopes(text)
+        said = [_read_summary(envelope) for envelope in envelopes]
     except OSError as error:
         raise UsageError(f"--summary {path}: cannot be read: {error.strerror}") from None
     except MALFORMED as error:
         why = " ".join(str(error).split())
         raise UsageError(f"--summary {path}: is no verification summary: {type(error).__name__}: {why}") from None
-    if root != found.root:
-        raise ExportRefused(f"{path} is of another root ({root[:16]}), this export has {found.root[:16]}")
-    if policy and not (by := signers(envelope, policy)):
-        raise ExportRefused(f"{path} is signed by no key of the policy")
-    if result != "PASSED":
-        raise ExportRefused(f"{path} says {json.dumps(says)}")
+    for envelope, (root, result, says, _) in zip(envelopes, said, strict=True):
+        if root != found.root:
+            raise ExportRefused(f"{path} is of another root ({root[:16]}), this export has {found.root[:16]}")
+        if policy and not signers(envelope, policy):
+            raise ExportRefused(f"{path} is signed by no key of the policy")
+        if result != "PASSED":
+            raise ExportRefused(f"{path} says {json.dumps(says)}")
+    if len({about for *_, about in said}) > 1:
+        raise ExportRefused(f"{path} has summaries under several policies; name a file of one")
     if not policy:
-        return f"{says}, by whom is not known: no policy"
-    return f"{says}, signed by {', '.join(sorted(k.name or k.keyid[:16] for k in policy.keys if k.keyid in by))}"
+        return f"{said[0][2]}, by whom is not known: no policy"
+    return f"{said[0][2]}, signed by {', '.join(check_signers(envelopes, policy, str(path)))}"
+
+
+def _read_summary(envelope: Envelope) -> tuple[str, str, str, str]:
+    """Return the root of a summary, its result, what it says in a line, and its policy."""
+    statement = read_json(envelope.payload)
+    told = statement["predicate"]
+    if (statement["_type"], statement["predicateType"]) != (STATEMENT, KIND):
+        raise ValueError(f"its predicate is {statement['predicateType']}")
+    (subject,) = statement["subject"]
+    root, result = str(subject["digest"]["sha256"]), str(told["verificationResult"])
+    says = f"{result} on {told['timeVerified']} under {told['policy']['uri']}, {', '.join(told['verifiedLevels'])}"
+    return root, result, shown(says), json.dumps(told["policy"], sort_keys=True)

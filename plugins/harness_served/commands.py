@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -10,12 +9,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import command, with_plugins
 from harness.cli.streams import say
 from harness.errors import UsageError, did_you_mean
+from harness.texts.shown import shown
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
+
+if TYPE_CHECKING:
+    from harness.release.verify import Verified
 
 ARITHMETICS = ("float32", "f16", "bf16", "q8")
 COST = "asks some 80 requests and at most {} tokens of {}{} (the layers {})"
@@ -34,7 +37,7 @@ def parity(parser: ArgumentParser) -> None:
     parser.add_argument("export", type=Path, nargs="?", metavar="DIR", help="an export of harness run")
     parser.add_argument("--runtime", required=True, metavar="URL", help="with its /v1")
     parser.add_argument("--model", default="", metavar="NAME", help="where it serves several")
-    parser.add_argument("--base", default="", metavar="MODEL", help="of an exported adapter (the one it was gated on)")
+    parser.add_argument("--base", default="", metavar="MODEL", help="of an exported adapter: the base, which you trust")
     layers = f"what must be the same: {', '.join(LAYERS)} ({','.join(WANTED)}, and nothing else may differ)"
     parser.add_argument("--layers", default="", metavar="NAMES", help=layers)
     parser.add_argument("--suite", type=Path, metavar="SUITE", help="that it passed: ask its rows too (layer gates)")
@@ -48,7 +51,9 @@ def parity(parser: ArgumentParser) -> None:
     parser.add_argument("--api-key-env", default="", metavar="NAME", help="the variable that holds the server's key")
     parser.add_argument("--write", type=Path, metavar="FILE", help="a statement for harness verify --served")
     parser.add_argument("--sign", type=Path, metavar="KEY", help="sign it; the .key file of harness keygen")
-    parser.add_argument("--name", default="", metavar="TEXT", help="what the statement calls the endpoint; else hashed")
+    parser.add_argument(
+        "--name", default="", metavar="TEXT", help="what the statement calls the endpoint (the sha256 of its host)"
+    )
     still = "ask only whether the runtime is as when this statement was written: what it tells, and 16 tokens"
     parser.add_argument("--still", type=Path, metavar="FILE", help=still)
 
@@ -86,28 +91,28 @@ def _parity(args: Namespace) -> int:
     verified = verify(args.export)
     if not verified.ok:
         raise UsageError(f"{args.export}: is no whole export, so nothing can be compared with it: {verified.refused}")
-    args.base = _base(args.export, args.base)
-    found = measured(args, names, verified.root)
+    args.base = _base(verified, args.base)
+    found = measured(args, names, verified)
     args.document |= {"export": str(args.export), "root": verified.root}
     return found
 
 
-def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
-    """Compare a runtime with the model in a folder, whose root a statement is about; see `parity` for the arguments."""
+def measured(args: Namespace, names: Sequence[str], export: Verified | None = None) -> int:
+    """Compare a runtime with the model in a folder, which a statement is about once it is verified."""
     from harness.artifacts.attestation import MODEL
     from harness_release import again
     from harness_served.dialects import find
     from harness_served.layers import compare
     from harness_served.parity import Parity, exit_of
     from harness_served.reference import Reference
-    from harness_served.statement import keep
+    from harness_served.statement import cleaned, keep
 
     if args.arithmetic not in ("", *ARITHMETICS):
         raise UsageError(f'--arithmetic "{args.arithmetic}": unknown{did_you_mean(args.arithmetic, ARITHMETICS)}')
     runtime = find(args.runtime, args.model, args.api_key_env)
     asked = names or [name for name in LAYERS if name != IDENTITY and (args.suite or name != "gates")]
     most = 16 + 12 * 4 + 8 * (DRAWN + GREEDILY + 40) + DRAWN
-    rows = again(args.export, args.suite, args.rows, args.seed, args.plugins) if args.suite else None
+    rows = again(export, args.suite, args.rows, args.seed, args.plugins) if args.suite and export else None
     say(COST.format(most, runtime.name, f", and {rows.rows} rows" if rows else "", ", ".join(asked)), sys.stderr)
     reference = Reference(args.export / MODEL, args.base, args.reference)
     told = runtime.identity()
@@ -117,14 +122,18 @@ def measured(args: Namespace, names: Sequence[str], root: str = "") -> int:
     for name, layer in compare(made, asked):
         say(f"{name:<10} {layer.verdict:<14} {layer.says}")
     seconds = time.monotonic() - began
+    if export:
+        export.check_unchanged()
     if args.write:
-        keep(args.write, args.sign, args.export.resolve().name, root, made, (started, _now()), args.name)
+        root, name = export.root if export else "", args.export.resolve().name
+        keep(args.write, args.sign, name, root, made, (started, _now()), args.name)
         say(f"written: {args.write}", sys.stderr)
     for note in made.notes:
         say(f"note: {note}", sys.stderr)
     say(f"{runtime.requests} requests, {runtime.tokens} tokens of its own, {seconds:.0f} s", sys.stderr)
     layers: dict[str, Any] = {name: asdict(layer) for name, layer in made.found.items()}
-    args.document = {"runtime": runtime.name, "model": runtime.model, "told": told, "layers": layers}
+    args.document = {"runtime": runtime.name, "model": runtime.model}
+    args.document |= {"told": cleaned(told, runtime), "layers": cleaned(layers, runtime)}
     args.document |= {"requests": runtime.requests, "tokens": runtime.tokens, "notes": made.notes, "seed": args.seed}
     args.document |= {"arithmetic": kind, "reference": reference.computed, "longest": made.longest}
     return exit_of(made.found, names or (*WANTED, *(("gates",) if rows else ())))
@@ -144,21 +153,31 @@ def _arithmetic_of(told: str, stored: str) -> str:
     return "q8" if told and "BF16" not in told else "bf16"
 
 
-def _base(export: Path, named: str) -> str:
-    """Return where the base of an exported adapter lies, named or as the evidence says; nothing for a whole model.
+def _base(export: Verified, named: str) -> str:
+    """Return the base of an exported adapter as the user names it, or an empty text for a whole model.
 
+    What the export says of it is another's word, and is only printed: nothing is fetched or loaded for it.
     Raises UsageError unless it is the very base that the adapter was gated on, and whole.
     """
-    from harness.artifacts.attestation import EVIDENCE, LOCK, MANIFEST, MODEL
+    from harness.artifacts.attestation import LOCK, MANIFEST, MODEL
+    from harness.artifacts.strict import read_json
     from harness_hf import open_source
 
-    if not (export / MODEL / "adapter_config.json").is_file():
+    manifest, lock = (read_json(export.raw[name]) for name in (MANIFEST, LOCK))
+    if not (about := manifest.get("adapter")):
+        if f"{MODEL}/adapter_config.json" in manifest["files"]:
+            raise UsageError(
+                f"{export.folder}: is an adapter, and its evidence does not say of which base; export again"
+            )
         return ""
-    manifest, lock = (json.loads((export / EVIDENCE / name).read_text("utf-8")) for name in (MANIFEST, LOCK))
-    if manifest["adapter"]["quantization"]:
-        raise UsageError(f"{export}: its adapter was gated on a quantised base, which no reference here is; merge it")
-    path = named or str(lock["suite"]["model"]["path"])
-    if (digest := open_source(path).digest) != manifest["adapter"]["base"]:
-        there = manifest["adapter"]["base"][:16]
-        raise UsageError(f'base "{path}": holds weights {digest[:16]}, the adapter was gated on {there}; see --base')
-    return path
+    if about["quantization"]:
+        what = "its adapter was gated on a quantised base, which no reference here is; merge it"
+        raise UsageError(f"{export.folder}: {what}")
+    if not named:
+        told = shown(str(lock["suite"]["model"]["path"]))
+        what = f'is an adapter, and says it was gated on "{told}", weights {about["base"][:16]}'
+        raise UsageError(f"{export.folder}: {what}; name the base that you trust, --base MODEL")
+    if (digest := open_source(named).digest) != about["base"]:
+        there = about["base"][:16]
+        raise UsageError(f'base "{named}": holds weights {digest[:16]}, the adapter was gated on {there}; see --base')
+    return named

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from harness import digest_of
 from harness.artifacts.attestation import SERVED, decimal, payload
 from harness.files import write_text
 from harness.release.served import read_served
+from harness.texts.shown import shown
 from harness_release import enveloped, signer_of
 from harness_served.conversations import user
 from harness_served.parity import DIFFERS, Parity
@@ -19,11 +22,22 @@ from harness_served.runtime import GREEDY, Runtime
 QUESTION = [user("What is the capital of France?")]
 SAID = 16  # tokens of an answer that is kept, for `--still`
 VERSIONS = ("version", "build_info")
+MAX_WORD_CHARS = 2000  # of a text of the server's
+
+
+def cleaned(value: Any, runtime: Runtime) -> Any:
+    """Return data with a server's own words escaped, shortened, and without the secrets that it was sent."""
+    if isinstance(value, Mapping):
+        return {cleaned(str(k), runtime): cleaned(v, runtime) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [cleaned(one, runtime) for one in value]
+    return shown(runtime.server.peer.clean(value, MAX_WORD_CHARS)) if isinstance(value, str) else value
 
 
 def keep(path: Path, key: Path | None, name: str, root: str, made: Parity, times: tuple[str, str], about: str) -> None:
-    """Write a statement, signed where there is a key; `about` is how its endpoint is called, else hashed.
+    """Write a statement, signed where there is a key; `about` is how its endpoint is called.
 
+    Else it is called by the sha256 of its host, which whoever guesses the host can compute: it is short, not secret.
     Raises UsageError where it cannot be signed.
     """
     runtime = made.runtime
@@ -33,16 +47,18 @@ def keep(path: Path, key: Path | None, name: str, root: str, made: Parity, times
     numbers = {name: {n: decimal(float(v)) for n, v in layer.numbers.items()} for name, layer in made.found.items()}
     predicate = {
         "endpoint": {"name": about} if about else {"sha256": hashlib.sha256(host.encode()).hexdigest()},
-        "runtime": {"kind": runtime.kind, "name": runtime.name, "version": version, "model": runtime.model},
+        "runtime": cleaned(
+            {"kind": runtime.kind, "name": runtime.name, "version": version, "model": runtime.model}, runtime
+        ),
         "told": digest_of(told),
-        "layers": {name: {**asdict(layer), "numbers": numbers[name]} for name, layer in made.found.items()},
+        "layers": cleaned({n: {**asdict(layer), "numbers": numbers[n]} for n, layer in made.found.items()}, runtime),
         "reference": {"dtype": made.reference.computed, "arithmetic": made.arithmetic},
         "seed": made.seed,
         "alpha": decimal(made.alpha),
         "longest": made.longest,
         "started": times[0],
         "ended": times[1],
-        "said": runtime.chat(QUESTION, SAID, GREEDY).text,
+        "said": cleaned(runtime.chat(QUESTION, SAID, GREEDY).text, runtime),
     }
     statement = payload(SERVED, [{"name": name, "digest": {"sha256": root}}], predicate)
     signer = signer_of(key, "--sign") if key else None
@@ -54,14 +70,14 @@ def still(path: Path, runtime: Runtime) -> list[str]:
 
     Raises UsageError where it is no statement.
     """
-    _, told, _ = read_served(path)
+    told = read_served(path)[-1].predicate
     odd = []
-    if told["runtime"]["model"] != runtime.model or told["runtime"]["kind"] != runtime.kind:
+    if told["runtime"]["model"] != cleaned(runtime.model, runtime) or told["runtime"]["kind"] != runtime.kind:
         was = f"{told['runtime']['name']}, model {told['runtime']['model']}"
         odd.append(f"{was} answered, and now {runtime.name}, model {runtime.model}")
     elif told["told"] != digest_of(runtime.identity()):
         odd.append("what the server tells of itself is no longer the same")
-    if told["said"] != runtime.chat(QUESTION, SAID, GREEDY).text:
+    if told["said"] != cleaned(runtime.chat(QUESTION, SAID, GREEDY).text, runtime):
         odd.append("it answers a question otherwise than it did")
     differs = [name for name, layer in told["layers"].items() if layer["verdict"] == DIFFERS]
     return odd + [f'"{name}" differed when the statement was written' for name in differs]

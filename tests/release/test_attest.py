@@ -160,7 +160,7 @@ def test_a_waiver_is_a_level_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     attested(folder, broken, waive, "run suite.toml -q")
     monkeypatch.chdir(folder)
     found = verify(Path("exports/fake"), read_policy(Path("policy.toml")))
-    statement = json.loads(writer("vsa", Path("policy.toml"), None)(found))
+    statement = json.loads(writer("vsa", read_policy(Path("policy.toml")), "policy.toml", None)(found))
     levels = statement["predicate"]["verifiedLevels"]
     assert levels == ["FINETUNE_HARNESS_GATED_WITH_WAIVERS", "FINETUNE_HARNESS_SIGNED"]
 
@@ -259,7 +259,7 @@ def test_a_bill_of_materials_tells_of_ancestors_and_slices(tmp_path: Path, monke
     folder.mkdir()
     ran(folder, "run suite.toml -q", suite=WHOLE + hope + never, files={"harnessfile.py": EXPORTER})
     monkeypatch.chdir(folder)
-    out = writer("cyclonedx", None, None)(verify(Path("exports/fewer")))
+    out = writer("cyclonedx", None, "", None)(verify(Path("exports/fewer")))
     assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(out) is None
     model = json.loads(out)["metadata"]["component"]
     assert [one["name"] for one in model["pedigree"]["ancestors"]] == ["merged", "base"]
@@ -300,8 +300,8 @@ def test_what_changed_after_it_was_verified_is_not_told(there: Path) -> None:
     found = verify(Path("exports/fake"))
     path = there / f"exports/fake/{EVIDENCE}/{GATES}"
     path.write_text(path.read_text("utf-8") + "\n", "utf-8")
-    with pytest.raises(UsageError, match=r"gates\.json: changed while it was verified; verify it again"):
-        writer("cyclonedx", None, None)(found)
+    with pytest.raises(UsageError, match=r"gates\.json changed while it was verified; verify it again"):
+        writer("cyclonedx", None, "", None)(found)
 
 
 # -- OpenSSF model signing -------------------------------------------------------------------------

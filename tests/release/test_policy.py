@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK
 from harness.cli.main import main
 from harness.errors import ExitCode
-from harness.release.policy import STRICT, Policy, overlooked, read_policy
+from harness.release.policy import LOOKED, STRICT, Policy, overlooked, read_policy
 from harness.release.previous import current
 from harness.release.verify import Verified, verify
 from harness.testing import ROWS, SUITE, Project, write_fake
@@ -506,6 +506,8 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
         "ledger",
         "waivers",
         "ignored",
+        "max_age_days",
+        "[served]",
     )
     assert [key for key in (*keys, "remembered", "recomputed") if f"({key})" not in " ".join(first)] == []
     text = (
@@ -515,7 +517,16 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
     assert overlooked(read_policy(project.folder / "policy.toml")) == [
         "which harness (harness)",
         "how many attempts (max_attempts), lost attempts (ledger)",
+        "how old it is (max_age_days), what is served ([served])",
     ]
+
+
+def test_every_key_of_a_policy_is_named_where_it_is_not_demanded() -> None:
+    """What a policy can demand is told as not looked at, but for keys that only narrow another."""
+    narrower = {"threshold": "[[key]]", "gates": "[[claim]]", "stages": "suites", "all_of": "suites", "binding": ""}
+    keys = {"[[key]]": "keys", "[[claim]]": "claims", "[served]": "served"}
+    told = {keys.get(key, key) for _, _, key, _ in LOOKED}
+    assert {f.name for f in fields(Policy)} - {"digest"} == told | narrower.keys()
 
 
 def test_strict(once: Path, exports: Path, project: Project) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,19 @@ import pytest
 
 from harness.artifacts.attestation import SERVED, STATEMENT, payload
 from harness.errors import UsageError
-from harness.release.policy import read_policy
+from harness.release.policy import ServedDemands, read_policy
+from harness.release.served import CHECKS
 from harness.release.verify import Verified, verify
 from harness.testing import SUITE, Project
-from harness_release.signing import enveloped, signer_of
+from harness_release.signing import enveloped, sign, signer_of
 from tests.helpers.suites import ran
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
 IDS = {"verdict": "same", "says": "the same tokens", "seen": "/tokenize", "numbers": {}}
 LAYERS = {"ids": IDS, "stops": {**IDS, "seen": "behaviour"}, "logprobs": {**IDS, "verdict": "cannot be seen"}}
+RUNTIME = {"kind": "vllm", "name": "vLLM", "version": "0.32.0", "model": "support"}
+HOST = hashlib.sha256(b"10.0.0.7:8000").hexdigest()
 NOW = datetime.now(UTC)
 
 
@@ -35,7 +40,8 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def statement(folder: Path, key: str = "release", **changes: Any) -> Path:
     """Write a statement about the export, signed by a key where one is named."""
     root = verify(folder / "exports/fake").root
-    told = {"layers": LAYERS, "runtime": {"kind": "vllm", "name": "vLLM", "version": "0.32.0"}}
+    told = {"layers": LAYERS, "runtime": RUNTIME, "endpoint": {"name": "inside"}, "longest": 248}
+    told |= {"reference": {"dtype": "float32", "arithmetic": "bf16"}}
     told |= {"ended": (NOW - timedelta(days=changes.pop("age", 0))).isoformat()}
     subject = [{"name": "fake", "digest": {"sha256": changes.pop("root", root)}}]
     made = payload(SERVED, subject, {**told, **changes})
@@ -68,6 +74,28 @@ def verified(folder: Path, demands: str, path: Path | None) -> Verified:
         ('layers = ["ids"]\nmax_age_days = 7', {"age": 8}, "is 8 days old, the policy allows 7"),
         ('layers = ["ids"]', {"age": -2}, "which is yet to come"),
         ('layers = ["ids"]\nruntimes = ["vllm>=0.33", "ollama"]', {}, "vllm 0.32.0 answered, the policy wants"),
+        (
+            'layers = ["ids"]\nendpoint = "inside"\nmodel = ["support", "qa"]\narithmetic = "bf16"\nlongest = 248',
+            {},
+            "",
+        ),
+        ('layers = ["ids"]\nendpoint = "10.0.0.7:8000"', {"endpoint": {"sha256": HOST}}, ""),
+        ('layers = ["ids"]\nendpoint = "10.0.0.8:8000"', {"endpoint": {"sha256": HOST}}, "([served] endpoint)"),
+        (
+            'layers = ["ids"]\nendpoint = "inside"',
+            {"endpoint": {}},
+            "endpoint not said answered, the policy wants inside",
+        ),
+        ('layers = ["ids"]\nmodel = "qa"', {}, 'model is "support", the policy wants qa ([served] model)'),
+        ('layers = ["ids"]\nmodel = ""', {"runtime": {"kind": "vllm", "name": "vLLM"}}, "([served] model)"),
+        (
+            'layers = ["ids"]\narithmetic = "bf16"',
+            {"reference": {"arithmetic": "q8"}},
+            'arithmetic is "q8", the policy',
+        ),
+        ('layers = ["ids"]\narithmetic = "bf16"', {"reference": {}}, "([served] arithmetic)"),
+        ('layers = ["ids"]\nlongest = 249', {}, "has 248 tokens, the policy wants 249 ([served] longest)"),
+        ('layers = ["ids"]\nlongest = 1', {"longest": None}, "has 0 tokens, the policy wants 1 ([served] longest)"),
     ],
 )
 def test_a_statement_is_taken_or_refused(once: Path, demands: str, changes: dict[str, Any], says: str) -> None:
@@ -102,6 +130,7 @@ def test_what_is_no_statement_is_a_mistake(once: Path, text: str) -> None:
     ("demands", "says"),
     [
         ("layers = []", "nothing is demanded"),
+        ('layers = ["ids"]\nlongest = 0', "want 1 or more tokens"),
         ('layers = ["logprob"]', 'layers has "logprob"; did you mean "logprobs"'),
         ('layers = ["ids"]\nmax_age_days = 0', "want more than 0"),
         ('layers = ["ids"]\nby_counts = true', "by_counts"),
@@ -120,4 +149,44 @@ def test_the_command_says_what_answered(once: Path, project: Project) -> None:
     done = project.harness("verify", "exports/fake", "--served", str(path), "--json")
     step = json.loads(done.out)["steps"]["served"]
     assert step.startswith("vLLM answered as the export on ")
-    assert step.endswith("ids, stops, by whom is not known: no policy")
+    assert 'ids, stops; endpoint inside, model "support", bf16 arithmetic, longest conversation 248 tokens; ' in step
+    assert step.endswith("by whom is not known: no policy")
+
+
+def test_every_demand_on_what_is_served_is_checked() -> None:
+    """A key that nobody looks at would be a demand that everything meets."""
+    assert CHECKS.keys() == {f.name for f in fields(ServedDemands)}
+
+
+def both(folder: Path, **changes: Any) -> Path:
+    """Write one file with a statement by each of two keys."""
+    first = statement(folder).read_text("utf-8")
+    path = statement(folder, key="other", **changes)
+    path.write_text(first + path.read_text("utf-8"), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (statement, "is signed by release; the policy wants 2 (threshold)"),
+        (both, ""),
+        (
+            lambda folder: both(folder, runtime={**RUNTIME, "model": "another"}),
+            "has statements about several endpoints",
+        ),
+        (lambda folder: both(folder, layers={"ids": {**IDS, "verdict": "differs"}}), '"ids" differs'),
+    ],
+)
+def test_as_many_keys_sign_a_statement_as_sign_an_export(once: Path, given: Any, says: str) -> None:
+    """`threshold` is of whatever a policy has signed: one of two needed keys is not enough."""
+    policy = once / "two.toml"
+    head = 'suites = ["fake"]\nthreshold = 2\n\n[served]\nlayers = ["ids"]\n\n'
+    policy.write_text(head + "\n".join((once / f"{k}.pub").read_text("utf-8") for k in ("release", "other")), "utf-8")
+    path = given(once)
+    found = verify(once / "exports/fake", replace(read_policy(policy), threshold=1), served=path)
+    assert found.ok or says
+    project = shutil.copytree(once / "exports/fake", once / "twice", dirs_exist_ok=True)
+    sign(project, once / "other.key")
+    found = verify(project, read_policy(policy), served=path)
+    assert (found.ok, says in found.refused) == (not says, True), found.refused

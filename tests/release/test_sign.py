@@ -12,7 +12,8 @@ import pytest
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, ITEMS
 from harness.testing import SUITE, Project
-from tests.helpers.exports import reseal
+from harness_release import signing
+from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import ran
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
@@ -93,6 +94,30 @@ def test_without_numpy_signing_says_so(
     assert outcome.code == 4
     assert "needs the module numpy; pip install 'finetune-harness[recompute]'; --unrecomputed signs it" in outcome.err
     assert sign(project, export, exports["key"], "--unrecomputed").code == 0
+
+
+def test_what_is_signed_is_what_was_verified(
+    export: Path, exports: dict[str, Path], project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims that are swapped in after the verification get no signature, on whichever reading they come in."""
+    forged = shutil.copytree(export, project.folder / "forged")
+    edit_gates(forged, value=0.99)
+    check = signing._check_secrets
+
+    def swap(folder: Path) -> None:
+        check(folder)
+        shutil.copyfile(forged / EVIDENCE / CLAIMS, export / EVIDENCE / CLAIMS)
+
+    monkeypatch.setattr(signing, "_check_secrets", swap)
+    outcome = sign(project, export, exports["key"])
+    assert outcome.code == 4 and "changed while it was verified" in outcome.err
+    assert '"keyid"' not in (export / EVIDENCE / CLAIMS).read_text("utf-8")
+
+
+def test_the_root_that_was_signed_is_printed(export: Path, exports: dict[str, Path], project: Project) -> None:
+    """Whoever signs sees of which bytes, and can compare them with what they meant."""
+    root = json.loads((export / EVIDENCE / "manifest.json").read_text("utf-8"))["root"]
+    assert f"root {root}" in sign(project, export, exports["key"]).out
 
 
 @pytest.mark.parametrize("flags", [(), ("--unrecomputed",)])
