@@ -355,7 +355,10 @@ class _Verification:
             if self.policy and not self.policy.waivers:
                 raise ExportRefused(f"{said} and waived; the policy takes no waivers")
             self.waived(said, f'gate "{gate}" is waived', waiver)
-        attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
+        allowed = self.policy.max_attempts if self.policy else None
+        if allowed is not None and "attempt" not in verdict:
+            raise ExportRefused(f'gate "{gate}" does not say how often it was asked (max_attempts)')
+        attempt = int(verdict.get("attempt") or 1)
         if allowed is not None and attempt > allowed:
             raise ExportRefused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed} (max_attempts)')
 

@@ -141,9 +141,8 @@ def test_model_files(name: str, value: Any, signed: Path) -> None:
 def test_summaries(enveloped: bool, data: Any, signed: Path) -> None:
     """A summary with values replaced, or pieces cut out, is told in a line, and unsigned is taken by no policy."""
     export, policy, key = Path("exports/fake"), Path("policy.toml"), Path("release.key")
-    text = writer("vsa", read_policy(policy), policy.name, key if enveloped else None)(
-        verify(export, read_policy(policy))
-    )
+    demands = read_policy(policy)
+    text = writer("vsa", demands, policy.name, key if enveloped else None)(verify(export, demands))
     changed = structures(json.loads(text), 2).map(lambda found: dumps(found).encode("utf-8", "surrogatepass"))
     (signed / "odd.json").write_bytes(data.draw(changed | texts(text)))
     assert harness("verify", "exports/fake", "--summary", "odd.json")[0] in (0, 4, 7)
