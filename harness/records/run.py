@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,6 +12,13 @@ from harness.records.findings import Finding
 from harness.records.scales import Scaled
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
+
+NAME = re.compile(r"[\w-][\w.-]*")  # of a suite, a subject, an eval or a copy: files are called by it
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a name can be that of a file, and of nothing outside its folder."""
+    return bool(NAME.fullmatch(name)) and len(name.encode("utf-8", "replace")) < 256
 
 
 @dataclass(frozen=True)
@@ -202,6 +210,14 @@ class Run:
     @property
     def verdicts(self) -> list[Verdict]:
         return [v for r in self.reports for v in r.verdicts]
+
+    def find_odd_name(self) -> str:
+        """Return what it calls a suite, a subject or an eval and no file can be called by, or an empty text."""
+        names = [self.suite, *self.private, *(n for r in self.reports for n in (r.subject, r.eval))]
+        names += [n for v in self.verdicts for n in (v.candidate, v.versus) if n]
+        names += [v.metric.partition(".")[0] for v in self.verdicts if v.metric]
+        names += [n for c in self.changes for n in (c.before, c.after, c.eval) if n]
+        return next((f"{name!r:.60}" for name in names if not is_plain_name(name)), "")
 
     @property
     def passed_over(self) -> dict[str, Waiver]:

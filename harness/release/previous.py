@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts import attestation
-from harness.artifacts.digests import digest_of, file_digest, file_digests, weights_digest
+from harness.artifacts.digests import digest_of, file_digest, hash_files, walk, weights_digest
 from harness.artifacts.gguf import gguf_of
 from harness.errors import UsageError
-from harness.files import folder_in_place, lines_of
+from harness.files import folder_in_place, lines_of, open_file
 from harness.records.models import Adapter, ModelRef, Source
 from harness.records.verdicts import Outcome
 from harness.suite.tables import Baseline, Suite
@@ -116,7 +116,7 @@ def keep_first(to: Path) -> None:
     if anchor.exists() or not (to / "evidence").is_dir():
         return
     with folder_in_place(anchor) as work:
-        shutil.copytree(to, work, dirs_exist_ok=True, copy_function=_link)
+        shutil.copytree(to, work, symlinks=True, dirs_exist_ok=True, copy_function=_link)
 
 
 def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
@@ -124,7 +124,8 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
     read: dict[str, Any] = {}
     for name in ("manifest.json", "report.json", "gates.json"):
         try:
-            read[name] = json.loads((folder / "evidence" / name).read_text("utf-8"))
+            with open_file(folder / "evidence" / name, below=folder) as f:
+                read[name] = json.loads(f.read())
         except (OSError, ValueError):
             raise UsageError(f'{where}: "evidence/{name}" cannot be read; it is no export of the harness') from None
     manifest, report, gates = read.values()
@@ -135,7 +136,11 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
         what = f"has evidence of format {manifest.get('format')}, this harness reads {attestation.FORMAT}"
         raise UsageError(f"{where}: {what}; move the folder away, and release anew with harness waive GATE")
     listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}
-    there = file_digests(folder / "model")
+    try:
+        hashes = hash_files(folder / "model", [name for name, _ in walk(folder / "model")])
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{where}: its model cannot be read: {error}") from None
+    there = {name: {"size": hashed.size, "sha256": hashed.sha256} for name, hashed in hashes.items()}
     if changed := sorted(name for name in listed.keys() | there.keys() if listed.get(name) != there.get(name)):
         raise UsageError(f'{where}: "model/{changed[0]}" is not the file that was released')
     blocking = [g for g in gates if g.get("blocking")]
@@ -183,7 +188,7 @@ def history(export: Path) -> list[Promotion]:
     path, where = releases_of(export) / RECORD, f"{releases_of(export) / RECORD}"
     found = []
     try:
-        for number, line in enumerate(lines_of(path.read_bytes()) if path.exists() else [], 1):
+        for number, line in enumerate(_lines(path), 1):
             where = f"{path}:{number}"
             found += [_promotion(json.loads(line))] if line.strip() else []
     except (OSError, TypeError, ValueError, RecursionError) as error:
@@ -191,6 +196,13 @@ def history(export: Path) -> list[Promotion]:
         raise UsageError(f"{where}: cannot be read: {why}; it is written by harness promote alone") from None
     _standing(found, path)
     return found
+
+
+def _lines(path: Path) -> list[bytes]:
+    if not path.exists():
+        return []
+    with open_file(path) as f:
+        return lines_of(f.read())
 
 
 def standing(export: Path) -> list[Promotion]:

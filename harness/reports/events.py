@@ -200,4 +200,6 @@ def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Pa
             run.flags.append(made(Finding, told, "it"))
         elif kind == "run_finish":
             found = replace(found, ended=True)
+    if odd := run.find_odd_name():
+        raise ValueError(f"{odd} is no name of a suite, a subject or an eval")
     return found

@@ -20,6 +20,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from harness.errors import UsageError
+from harness.files import open_file
 from harness.records.run import Run
 from harness.schema import field_hints
 from harness.texts.secrets import hide, struck
@@ -50,7 +51,8 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / "report.json" if folder.is_dir() else folder
     try:
-        text = path.read_text("utf-8")
+        with open_file(path, follow=path is folder, below=path.parent) as f:  # a file that is named may be a link
+            text = f.read().decode("utf-8")
         data = json.loads(text, parse_int=_int)
     except (OSError, ValueError, RecursionError) as error:
         where = path if folder.exists() else folder
@@ -61,7 +63,9 @@ def read_run(folder: Path) -> Run:
     data.pop("sha256", None)
     try:
         found: Run = made(Run, data, "it")
-    except (TypeError, ValueError) as error:
+        if odd := found.find_odd_name():
+            raise ValueError(f"{odd} is no name of a suite, a subject or an eval")
+    except (TypeError, ValueError, RecursionError) as error:
         what = f"is not a report of this version of the harness: {error}"
         raise UsageError(f"{path}: {what}; name a folder in reports/") from None
     body, _, told = text.removesuffix(f'"{END}').rpartition(SUM)

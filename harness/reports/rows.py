@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.artifacts.attestation import LOCK
 from harness.errors import UsageError, did_you_mean
+from harness.files import open_file
 from harness.records.run import Report, Run
 from harness.records.verdicts import Verdict
 from harness.reports.run_folder import asked_of, each_row, value_of
@@ -104,7 +105,8 @@ def private_evals(folder: Path) -> frozenset[str]:
     Raises UsageError where the lock cannot be read: what is private is not known then.
     """
     try:
-        evals = json.loads((folder / LOCK).read_text("utf-8"))["suite"]["evals"]
+        with open_file(folder / LOCK, below=folder) as f:
+            evals = json.loads(f.read())["suite"]["evals"]
         return frozenset(e["name"] for e in evals if e.get("private"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{folder / LOCK}: cannot be read; run the suite again") from None

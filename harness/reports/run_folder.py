@@ -5,7 +5,9 @@ And the steps of a training, as its trainer notes them beside the adapter, and a
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import io
 import json
 import math
 import tempfile
@@ -18,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.files import write_text
+from harness.files import open_file, write_text
 from harness.parts import part
 from harness.records.metrics import Metric
-from harness.records.run import Run, TrainingStep
+from harness.records.run import Run, TrainingStep, is_plain_name
 from harness.records.samples import Result, Sample
 from harness.reports.report_json import dumps, made, placed, read_run, to_json
 from harness.texts.secrets import hide
@@ -98,7 +100,7 @@ class RunFolder:
 
 def last_run(out: Path, suite: str) -> Run:
     """Return the newest run of a suite under `out`. Raises UsageError when there is none."""
-    found = sorted(out.glob(f"{suite}-*T*Z*/report.json"), key=lambda p: p.stat().st_mtime)
+    found = sorted(out.glob(f"{glob.escape(suite)}-*T*Z*/report.json"), key=lambda p: p.stat().st_mtime)
     if not found:
         raise UsageError(f'--lf: no report of suite "{suite}" in {out}; run it once without --lf')
     return read_run(found[-1])
@@ -121,11 +123,13 @@ def read_rows(
 
 def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of one item of a run, of which there may be more than fit into memory."""
-    path = next(iter(sorted((folder / subject).glob(f"samples_{evaluation}_????-??-??T*.jsonl"))), None)
+    pattern = f"samples_{glob.escape(evaluation)}_????-??-??T*.jsonl"
+    plain = is_plain_name(subject) and is_plain_name(evaluation)
+    path = next(iter(sorted((folder / subject).glob(pattern))), None) if plain else None
     if path is None:
         raise UsageError(f'{folder}: holds no rows of "{evaluation}" on {subject}')
     try:
-        with path.open(encoding="utf-8", newline="\n") as f:
+        with io.TextIOWrapper(open_file(path, below=folder), "utf-8", newline="\n") as f:
             for row in map(json.loads, (line for line in f if line != "\n")):
                 hash(row["id"])
                 yield row

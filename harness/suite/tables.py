@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from harness import schema
 from harness.artifacts.attestation import LOCK
 from harness.claims.gate import PARENT, Gate
 from harness.errors import UsageError
+from harness.records.run import NAME
 from harness.stats.tests import spent
 
 MERGES = ("original", "dequantized")
@@ -332,7 +332,7 @@ def is_reserved(name: str) -> bool:
 
 def name_error(name: str) -> str:
     """Return what keeps a name from being one of a suite, subject, eval or copy, or nothing: files are called by it."""
-    if not re.fullmatch(r"[\w-][\w.-]*", name):
+    if not NAME.fullmatch(name):
         return f'name is {schema.show(name)}, want letters, digits, "_", "-" and ".", the first of them no "."'
     if len(name.encode()) > LONGEST_NAME:
         return f"name is {schema.show(name)}, which is longer than {LONGEST_NAME} bytes"

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
-from harness.internals import promotions, sentence, shown
+from harness.internals import open_file, promotions, sentence, shown
 from harness_report.compare import FORMAT, STYLES, numbers, printed
 from harness_report.drawing import BARRED, BASE, DASHED, DOT, INK, VERDICTS, Axis, Chart, layer, nice, rule, written
 from harness_report.gates import axes, claim_of, interval_of, tick_of, write_of
@@ -76,7 +76,8 @@ def runs_of(suite: str, folder: Path) -> list[PastRun]:
     days, found = cache(released), list[PastRun]()
     for path in folder.glob("*/report.json"):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no report of ours
-            told = json.loads(path.read_bytes())
+            with open_file(path, below=path.parent) as f:
+                told = json.loads(f.read())
             if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
                 when = str(told["started"])
                 releases = [release_of(days(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
@@ -93,7 +94,7 @@ def release_of(released: Mapping[tuple[str, str], str], weights: str, started: s
 
 def released(to: str) -> dict[tuple[str, str], str]:
     """Return the days on which what is exported to a folder was first promoted, by weights and start of the run."""
-    with suppress(UsageError):
+    with suppress(UsageError, OSError, ValueError, RuntimeError):  # another's report may name anything
         return {(line.weights, line.started): line.at[:10] for line in reversed(promotions(Path(to)))}
     return {}
 

@@ -13,7 +13,7 @@ from sys import intern
 from typing import Any
 
 from harness import Metric, Report, Result, Run, Sample, Score, UsageError, read_run
-from harness.internals import OnScale, asked_of, read_answers, told_apart
+from harness.internals import OnScale, asked_of, open_file, read_answers, told_apart
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]  # by id
@@ -136,7 +136,8 @@ def read_folder(path: Path) -> Kept:
     run = read_run(path)
     folder = path if path.is_dir() else path.parent
     try:
-        lock = json.loads((folder / "suite.lock.json").read_text("utf-8"))
+        with open_file(folder / "suite.lock.json", below=folder) as f:
+            lock = json.loads(f.read())
         if _is_lock(lock):
             return Kept(folder, run, lock)
     except (OSError, ValueError, RecursionError):

@@ -12,26 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from harness import Report, Run, UsageError, digest_of, read_run, write_text
-from harness.internals import LOCK, OnScale, asked_of, read_answers, read_json, struck
+from harness.internals import LOCK, OnScale, asked_of, open_file, read_answers, read_json, struck, writing
 
 SCHEMA = "0.3.0"
 
 
 def write(folder: Path, out: Path | None = None) -> list[Path]:
     """Write a run's logs and return where; private evaluations are left out. Raises UsageError where it has no rows."""
-    run, out = read_run(folder), out or folder / "every_eval_ever"
+    run, below, out = read_run(folder), out or folder, out or folder / "every_eval_ever"
     try:
-        lock = read_json((folder / LOCK).read_text("utf-8"))
+        with open_file(folder / LOCK, below=folder) as f:
+            lock = read_json(f.read())
         scales, private = lock["metrics"], {e["name"] for e in lock["suite"]["evals"] if e["private"]}
     except (OSError, ValueError, LookupError, TypeError):
         raise UsageError(f"{folder}: has no {LOCK} that can be read, which tells what metrics mean") from None
     reports = [r for r in run.reports if r.outcome == "done" and r.n and r.eval not in {*run.private, *private}]
     if not reports:
         raise UsageError(f"{folder}: holds no rows that may be given away; it has no evaluation, or private ones alone")
-    return [_write_one(run, report, scales.get(report.eval, {}), folder, out) for report in reports]
+    with writing(out):
+        below.mkdir(parents=True, exist_ok=True)
+        return [_write_one(run, report, scales.get(report.eval, {}), folder, out, below) for report in reports]
 
 
-def _write_one(run: Run, report: Report, scales: Mapping[str, Any], folder: Path, out: Path) -> Path:
+def _write_one(run: Run, report: Report, scales: Mapping[str, Any], folder: Path, out: Path, below: Path) -> Path:
     owner, model = _name(run.suite), _name(report.subject)
     place = f"data/{_name(report.eval)}/{owner}/{model}"
     digest = digest_of([run.digest, run.started, run.digests, report.id])
@@ -63,8 +66,8 @@ def _write_one(run: Run, report: Report, scales: Mapping[str, Any], folder: Path
             "total_rows": len(lines),
         },
     }  # fmt: skip
-    write_text(out / place / f"{named}_samples.jsonl", samples)
-    write_text(out / place / f"{named}.json", json.dumps(struck(log), indent=2, ensure_ascii=False) + "\n")
+    write_text(out / place / f"{named}_samples.jsonl", samples, below=below)
+    write_text(out / place / f"{named}.json", json.dumps(struck(log), indent=2, ensure_ascii=False) + "\n", below=below)
     return out / place / f"{named}.json"
 
 

@@ -1,4 +1,4 @@
-"""The pages, and who may have them: GET but for labels, from this address alone, and nothing but what was listed."""
+"""The pages, and who may have them: with the token, from this address alone, and nothing but what was listed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harness import UsageError
-from harness.internals import Underway, read_events, sentence, shown, words, writing
+from harness.internals import Underway, open_file, read_events, sentence, shown, words, writing
 from harness_report import beside, page, reading
 from harness_report import words as spelt
 from harness_view.labels import DRAWS, RANDOM, Queue, queues
@@ -67,7 +67,7 @@ class Guard:
         own = origins == [f"http://{given[0]}"]
         if not own and (origins or request.method not in ("GET", "HEAD")):
             return PlainTextResponse("only its own pages may ask this of it", HTTPStatus.FORBIDDEN)
-        if self.token and not _same(request.cookies.get(self.cookie, ""), self.token):
+        if not _same(request.cookies.get(self.cookie, ""), self.token):
             if not _same(request.query_params.get("token", ""), self.token):
                 return PlainTextResponse("open the address that harness view printed", HTTPStatus.UNAUTHORIZED)
             entered = RedirectResponse("/", HTTPStatus.SEE_OTHER)
@@ -97,10 +97,14 @@ class Pages:
             found = read_events(folder)
             watched = found.running is not False
             return _page("watch.html", found.run.suite, name=folder.name, watched=watched, **_seen(found))
-        if (written := folder / page.FILE).is_file():
-            return _foreign(written.read_text("utf-8", "replace"))
-        kept = reading.read_folder(folder)
-        return _foreign(page.render(kept, reading.before(kept)))
+        try:
+            with open_file(folder / page.FILE, below=folder) as f:
+                return _foreign(f.read().decode("utf-8", "replace"))
+        except FileNotFoundError:
+            kept = reading.read_folder(folder)
+            return _foreign(page.render(kept, reading.before(kept)))
+        except OSError as error:
+            raise UsageError(f"{page.FILE}: cannot be shown: {error.strerror}; remove it") from None
 
     async def events(self, request: Request) -> Response:
         """A run as it goes, for as long as it goes."""
@@ -202,7 +206,7 @@ async def _mistake(request: Request, error: Exception) -> Response:
     return PlainTextResponse(shown(str(error)), HTTPStatus.BAD_REQUEST)
 
 
-def app_of(runs: Runs, hosts: frozenset[str], token: str = "") -> ASGIApp:
+def app_of(runs: Runs, hosts: frozenset[str], token: str) -> ASGIApp:
     """Return the application for some names of this server."""
     pages = Pages(runs)
     routes = [

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness import ExitCode, UsageError
-from harness.internals import shown
 
 PORT = 8765
 
@@ -22,13 +21,12 @@ def view(parser: ArgumentParser) -> None:
     parser.set_defaults(command=_view, group="look")
     parser.epilog = """examples:
   harness view
-  harness view reports --host 10.0.0.7 --token"""
+  harness view reports --host 10.0.0.7"""
     where = "where the run folders are (reports)"
     parser.add_argument("reports", type=Path, nargs="?", default=Path("reports"), metavar="REPORTS", help=where)
     parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"0 takes any that is free ({PORT})")
-    host = "another address of this machine than 127.0.0.1, for others, who need the token"
+    host = "another address of this machine than 127.0.0.1, for others"
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
-    parser.add_argument("--token", action="store_true", help="let in only who opens the address that is printed")
 
 
 def _view(args: Namespace) -> int:
@@ -43,8 +41,8 @@ def _view(args: Namespace) -> int:
     host, port = listening.getsockname()[:2]
     name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     hosts = {name, f"localhost:{port}"} if ipaddress.ip_address(host).is_loopback else {name}
-    token = secrets.token_urlsafe(24) if args.token else ""
-    print(shown(f"http://{name}/" + (f"?token={token}" if token else "")), flush=True)
+    token = secrets.token_urlsafe(24)
+    print(f"http://{name}/?token={token}", flush=True)
     print("ctrl-c ends it", file=sys.stderr)
     with suppress(KeyboardInterrupt), listening:
         server_of(app_of(runs, frozenset(hosts), token)).run(sockets=[listening])
@@ -60,8 +58,6 @@ def _listening(args: Namespace) -> socket.socket:
         raise UsageError(f'--host "{args.host}": is every address; name the one by which it is reached')
     if not 0 <= args.port < 1 << 16:
         raise UsageError(f"--port is {args.port}, want one from 1 to 65,535, or 0 for any")
-    if not address.is_loopback and not args.token:
-        raise UsageError(f'--host "{args.host}": others can reach it; say --token, too')
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         return socket.create_server((args.host, args.port), family=family)

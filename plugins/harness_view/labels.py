@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Labels, UsageError
-from harness.internals import agreement, append_line, asked_of, counted, exclusive, lines_of, numbered
+from harness.internals import agreement, append_line, asked_of, counted, exclusive, lines_of, numbered, open_file
 from harness_judge import calibrate, calibration, disputes, prompts
 
 RANDOM, DISPUTES, SAYS = "at random", calibrate.DISPUTES, calibrate.SAYS
@@ -68,6 +68,7 @@ class ToLabel:
 class Queue:
     """What is asked of one judged item of a run, and the file of what was said of it."""
 
+    folder: Path  # of the run, below which nothing is a link
     path: Path
     drawn: str
     questions: Mapping[tuple[str, str], ToLabel]
@@ -75,7 +76,8 @@ class Queue:
     def said(self) -> list[dict[str, Any]]:
         """Return the labels there are. Raises UsageError where the file holds anything else."""
         try:
-            found = [json.loads(line) for line in lines_of(self.path.read_bytes()) if line]
+            with open_file(self.path, below=self.folder) as f:
+                found = [json.loads(line) for line in lines_of(f.read()) if line]
             return [line for line in found if (line["id"], line.get("criterion", "")) and TRUTH[line["label"]] >= 0]
         except FileNotFoundError:
             return []
@@ -97,9 +99,9 @@ class Queue:
         seen = seen or {"answer_a": answers[0], "answer_b": answers[1], "first": "baseline" if turned else "candidate"}
         about = {"by": by, "at": datetime.now(UTC).isoformat(timespec="seconds"), "drawn": self.drawn}
         shown = {"input": asked_of(question.row), "reference": question.reference, **seen}
-        with exclusive(self.path):  # not twice, as a key may be pressed
+        with exclusive(self.path, below=self.folder):  # not twice, as a key may be pressed
             if not any(_key(line) == question.id and line.get("by") == by for line in self.said()):
-                append_line(self.path, {"id": question.row["id"], "label": label, **shown, **about})
+                append_line(self.path, {"id": question.row["id"], "label": label, **shown, **about}, below=self.folder)
 
     def standing(self) -> list[str]:
         """Return in lines how many labels there are, how far they and the judge agree, and what is lacking."""
@@ -166,5 +168,5 @@ def _queues(folder: Path, _: int) -> dict[str, dict[str, Queue]]:
         found[item] = {}
         for drawn, name in ((RANDOM, "labels"), (DISPUTES, DISPUTES)):
             asked = {q.id: q for q in each if drawn == RANDOM or disputes.disputed(q.row)}
-            found[item][drawn] = Queue(folder / subject / f"{evaluation}.{name}.jsonl", drawn, asked)
+            found[item][drawn] = Queue(folder, folder / subject / f"{evaluation}.{name}.jsonl", drawn, asked)
     return found

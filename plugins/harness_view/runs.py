@@ -55,7 +55,7 @@ class Runs:
     def folders(self) -> dict[str, Path]:
         """Return the folders that hold a report or events: nothing else can be asked for."""
         found = {path.parent for name in (REPORT, EVENTS) for path in self.folder.glob(f"*/{name}")}
-        return {folder.name: folder for folder in found}
+        return {folder.name: folder for folder in found if not folder.is_symlink()}
 
     def listed(self) -> list[RunLine]:
         """Return a line for each run, the last one first."""
@@ -97,3 +97,5 @@ class Runs:
             return stamps, RunLine(folder, *about, judged=judged, settings=made.flat(kept), exports=weights)
         except UsageError as error:
             return stamps, RunLine(folder, error=shown(str(error)).replace(f"{folder}/", ""))
+        except Exception as error:  # a report may be anybody's, and is not the end of the others
+            return stamps, RunLine(folder, error=shown(f"cannot be read: {type(error).__name__}: {error}"))

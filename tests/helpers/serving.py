@@ -27,6 +27,7 @@ class Served:
     """A server and its port."""
 
     port: int
+    token: str = ""
 
     @property
     def host(self) -> str:
@@ -35,7 +36,8 @@ class Served:
     def ask(self, path: str, method: str = "GET", body: str | None = None, **headers: str) -> Answer:
         """Send a request as it stands; a header None is left out, and Host is the server's own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        sent = {"Host": self.host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        cookie = {"Cookie": f"harness-view-{self.port}={self.token}"} if self.token else {}
+        sent = {"Host": self.host, **cookie, **{name.replace("_", "-"): value for name, value in headers.items()}}
         connection.putrequest(method, path, skip_host=True)
         for name, value in sent.items():
             connection.putheader(name, value)
@@ -53,8 +55,8 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, token: str = "") -> Iterator[Served]:
-    """Serve the runs in a folder."""
+def served(folder: Path, token: str = "tests", *, known: bool = True) -> Iterator[Served]:
+    """Serve the runs in a folder, to who is `known` to have the token."""
     from harness_view.app import app_of, server_of
     from harness_view.runs import Runs
 
@@ -64,7 +66,7 @@ def served(folder: Path, token: str = "") -> Iterator[Served]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield Served(port)
+            yield Served(port, token if known else "")
         finally:
             server.should_exit = True
             thread.join()

@@ -116,6 +116,7 @@ def test_axe_finds_nothing_on_any_page(run: Path, server: Served, tab: Browser) 
     paths = ["/", f"/run/{run.name}#qa/q1", "/run/goes%20on", f"/compare?run=before&run={run.name}"]
     paths += [f"/label/{run.name}", of_judge + "at+random", of_judge + "disputes"]
     found = {}
+    tab.visit(f"http://{server.host}/?token={server.token}")  # from here on a cookie has it
     for page in (*(f"http://{server.host}{path}" for path in paths), (run / "history.html").as_uri()):
         tab.visit(page)
         found[page] = (tab.value("document.title") or "no title", mistakes(tab))

@@ -168,6 +168,7 @@ def test_fifty_disputes_by_keyboard(disputes: Path, tmp_path: Path) -> None:
     """Nothing but keys, in a real browser; its policy refuses nothing of ours."""
     run = disputes
     with served(run.parent) as server, browser(tmp_path / "profile") as tab:
+        tab.visit(f"http://{server.host}/?token={server.token}")
         tab.visit(
             f"http://{server.host}/label/{run.name}?{urlencode({'by': 'Ada', 'item': ITEM, 'drawn': 'disputes'})}"
         )

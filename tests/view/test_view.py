@@ -183,7 +183,7 @@ def test_no_path_leads_out(run: Path, server: Served) -> None:
 
 def test_token_lets_in(run: Path) -> None:
     """Only who has it, once in the address and then in a cookie that no script reads."""
-    with served(run.parent, "s3cret-token") as server:
+    with served(run.parent, "s3cret-token", known=False) as server:
         for path in ("/", "/?token=", "/?token=other", f"/run/{run.name}?token=%C3%A9"):
             assert server.ask(path).status == 401
         entered = server.ask("/?token=s3cret-token")
@@ -198,11 +198,11 @@ def test_token_lets_in(run: Path) -> None:
     "words",
     [
         ["nowhere"], ["base"], ["--host", "0.0.0.0"], ["--host", "::"], ["--host", "box"],
-        ["--host", "192.0.2.1", "--token"], ["--host", "192.0.2.1"], ["--port", "TAKEN"], ["--port", "99999"],
+        ["--host", "192.0.2.1"], ["--port", "TAKEN"], ["--port", "99999"],
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_is_a_line(passed: Project, words: list[str]) -> None:
-    """No runs, an address for others without a token, of another machine, or a port that is taken: exit 4."""
+    """No runs, an address of another machine, or a port that is taken: exit 4."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         words = [word.replace("TAKEN", str(taken.getsockname()[1])) for word in words]
         outcome = passed.harness("view", *words)
