@@ -19,7 +19,7 @@ from harness.records.verdicts import Outcome
 from harness.reports.sentence import worst_first
 from harness.suite.lines import gate_lines
 from harness.texts.secrets import hide
-from harness.texts.shown import shown
+from harness.texts.shown import markdown, shown
 from harness_ci.markdown import run_markdown
 
 MOST = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
@@ -35,7 +35,8 @@ class Job:
     """
 
     def __init__(self, args: Namespace) -> None:
-        stops = str(getattr(args, "documented", "")).partition(" ")[0] in TELLING
+        command = str(getattr(args, "documented", "")).partition(" ")[0]
+        stops, self.gates = command in TELLING, command in ("run", "gate")
         with suppress(OSError, ValueError):  # a file no runner reads: our commands would stand in it
             stops = stops and not stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
         self.token = uuid.uuid4().hex if stops else ""
@@ -55,12 +56,19 @@ class Job:
     @hookimpl
     def harness_run_finish(self, run: Run) -> None:
         self.of_runs += annotations_of(run, gate_lines(Path(run.path)))
+        self._append("GITHUB_STEP_SUMMARY", hide(run_markdown(run, Path(run.folder) if run.folder else None)))
+        if run.folder:  # for the steps that follow, which need not look for it
+            self._append("GITHUB_OUTPUT", f"folder={shown(run.folder)}\n")
+
+    def _append(self, variable: str, text: str) -> None:
+        """Append to a file of the runner's; one that cannot be written changes no verdict."""
         try:
-            if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+            if path := os.environ.get(variable):
                 with os.fdopen(open_for_writing(Path(path), os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as file:
-                    file.write(hide(run_markdown(run, Path(run.folder) if run.folder else None)))
+                    file.write(text)
         except OSError as error:
-            self.of_runs.append(annotation("warning", f"the summary cannot be written: {error.strerror}"))
+            name = "summary" if variable == "GITHUB_STEP_SUMMARY" else variable
+            self.of_runs.append(annotation("warning", f"the {name} cannot be written: {error.strerror}"))
 
     def conclude(self, mistakes: Sequence[str]) -> None:
         """Annotate the mistakes of the command line, at the line of the suite where they name one, and its runs."""
@@ -69,7 +77,16 @@ class Job:
             place = PLACE.match(message)
             file, line, what = place.groups() if place else ("", None, message)
             found.append(annotation("error", what, file, int(line) if line else None))
+        if self.gates and mistakes:
+            self._append("GITHUB_STEP_SUMMARY", refusal_markdown(mistakes))
         self.annotations = [*at_most(found), *self.of_runs]
+
+
+def refusal_markdown(mistakes: Sequence[str]) -> str:
+    """Return as Markdown that a run was refused, and why."""
+    lines = [f"- {markdown(message)[:LONGEST]}" for message in mistakes[:MOST]]
+    lines += [f"- and {len(mistakes) - MOST} more, in the log"] if len(mistakes) > MOST else []
+    return "\n".join(["## Refused: there is no verdict, and nothing may ship", "", *lines, ""])
 
 
 def annotations_of(run: Run, lines: Mapping[str, int]) -> list[str]:

@@ -112,6 +112,15 @@ def test_files_hold_no_commands(job: Project) -> None:
         assert done.stderr.count("::error") == (done.returncode != 0)
 
 
+def test_a_refused_run_is_summed_up(job: Project) -> None:
+    """The summary of a run that ends with exit 4 says that it was refused, and why, as text."""
+    job.write({"suite.toml": SUITE + '\n[[gate]]\nid = "x"\n"<b>metrik" = "qa"\nmin = 0.5\n'})
+    assert job.run().code == 4
+    summary = (job.folder / "summary.md").read_text("utf-8")
+    assert summary.startswith("## Refused: there is no verdict, and nothing may ship\n\n- ")
+    assert "metrik" in summary and "<b>" not in summary
+
+
 def test_mistakes_are_annotated_too(job: Project) -> None:
     """A mistake in the suite stands at its line."""
     job.write({"suite.toml": SUITE + '\n[[gate]]\nid = "x"\nmetrik = "qa.exact_match"\nmin = 0.5\n'})
@@ -279,7 +288,7 @@ def test_the_action_is_sound(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-e", "-c", steps["Run"]["run"]], capture_output=True, text=True, env=env, check=False
     )
-    assert (done.returncode, output.read_text("utf-8")) == (4, "exit-code=4\n")
+    assert (done.returncode, output.read_text("utf-8").splitlines()[0]) == (4, "exit-code=4")
     assert "::error file=" in done.stdout and "cannot be read" in done.stderr
     done = subprocess.run(
         ["bash", "-e", "-c", steps["Run"]["run"]], capture_output=True, text=True, env={**env, "BASE": "x"}
@@ -309,14 +318,23 @@ def test_the_action_gates_rows_and_edits_its_comment(tmp_path: Path) -> None:
         "GITHUB_ACTIONS": "true",
     }
     env |= {"CLAIM": "--metric cap_mc:acc --worse-by-at-most 0.1", "HARNESS_CACHE": "cache"}
-    env |= {"GITHUB_REPOSITORY": "me/it", "PULL_REQUEST": "7"}
+    env |= {"GITHUB_REPOSITORY": "me/it", "PULL_REQUEST": "7", "NAME": "rows", "JOB": "gate 0", "ARGS": "--alpha 0.04"}
+    env |= {"GITHUB_STEP_SUMMARY": "summary", "GITHUB_SERVER_URL": "https://github.test", "GITHUB_RUN_ID": "5"}
 
-    def ended(name: str) -> int:
-        return subprocess.run(["bash", "-e", "-c", steps[name]["run"]], cwd=tmp_path, env=env, check=False).returncode
+    def ended(name: str, **more: str) -> int:
+        for file in ("summary", "output") if name == "Run" else ():  # each step has files of its own
+            (tmp_path / file).write_text("", "utf-8")
+        given = {**env, **more, **_outputs(tmp_path / "output")}
+        script = ["bash", "-e", "-c", steps[name]["run"]]
+        return subprocess.run(script, cwd=tmp_path, env=given, check=False).returncode
 
     assert (ended("Run"), ended("Comment")) == (6, 0)
+    assert next((tmp_path / "reports").iterdir()).name in (tmp_path / "output").read_text("utf-8")
+    assert json.loads(next((tmp_path / "reports").glob("*/report.json")).read_text("utf-8"))["alpha"] == 0.04
     body = (tmp_path / "body").read_text("utf-8")
-    assert body.startswith("<!-- finetune-harness -->") and "not proven" in body and len(body.splitlines()) <= 61
+    assert body.startswith("<!-- finetune-harness ") and "not proven" in body and len(body.splitlines()) <= 61
+    mine = (tmp_path / "told").read_text("utf-8").splitlines()[0]
+    assert 'select(.user.login == "github-actions[bot]" and' in mine and body.splitlines()[0] in mine
     assert (
         (tmp_path / "told").read_text("utf-8").splitlines()[1].startswith("api --silent repos/me/it/issues/7/comments")
     )
@@ -324,6 +342,35 @@ def test_the_action_gates_rows_and_edits_its_comment(tmp_path: Path) -> None:
     assert ended("Comment") == 0
     last = (tmp_path / "told").read_text("utf-8").splitlines()[-1]
     assert last.startswith("api --silent --method PATCH repos/me/it/issues/comments/41")
+    # a refused run takes no older report of the checkout for its own, and says why
+    assert (ended("Run", CLAIM="--worse-by-at-most nothing"), ended("Comment")) == (4, 0)
+    refused = (tmp_path / "body").read_text("utf-8")
+    assert "**Exit code 4: this run gave no verdict.**" in refused and "not proven" not in refused
+    assert (ended("Run", CANDIDATE="none"), ended("Comment")) == (4, 0)
+    refused = (tmp_path / "body").read_text("utf-8")
+    assert "## Refused: there is no verdict, and nothing may ship" in refused and "cannot be read" in refused
+    # another gate has a comment of its own
+    assert ended("Comment", NAME="other") == 0
+    assert (tmp_path / "body").read_text("utf-8").splitlines()[0] != body.splitlines()[0]
+    # a step that never came to its end hands nothing over
+    (tmp_path / "output").write_text("", "utf-8")
+    assert ended("Comment") == 0
+    assert "before it could say why: https://github.test/me/it/actions/runs/5" in (tmp_path / "body").read_text("utf-8")
+
+
+def _outputs(output: Path) -> dict[str, str]:
+    """Return the outputs of a step as the next one gets them."""
+    told = dict(line.split("=", 1) for line in output.read_text("utf-8").splitlines()) if output.exists() else {}
+    return {"SAID": told.get("said", ""), "CODE": told.get("exit-code", "")}
+
+
+def test_a_matrix_keeps_its_attempts() -> None:
+    """Each job of a matrix goes on from its own ledger, and what it saves has a key of its content."""
+    steps = {s.get("name"): s for s in yaml.safe_load((ROOT / "action.yml").read_text("utf-8"))["runs"]["steps"]}
+    job = "${{ inputs.ledger }}-${{ github.job }}-${{ strategy.job-index }}-"
+    assert steps["Attempts"]["with"]["key"] == job + "${{ hashFiles('.harness-ledger/**') }}"
+    restored = steps["Earlier attempts"]["with"]
+    assert restored["key"].startswith(job) and restored["restore-keys"].splitlines()[0] == job
 
 
 LEAKS = """
