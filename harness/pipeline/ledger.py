@@ -255,7 +255,8 @@ class Ledger:
 
     def file(self, rows: str) -> Path:
         """Return the file that holds a set of rows."""
-        return self.path.with_suffix("") / rows
+        folder = self.path.with_suffix("") if self.path.suffix else self.path.with_name(f"{self.path.name}.rows")
+        return folder / rows
 
     # -- which looks count -------------------------------------------------------------------------
 

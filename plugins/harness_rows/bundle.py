@@ -8,12 +8,14 @@ verdicts.json   what was decided
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from harness.internals import (
     demands,
     dumps,
     made_of,
+    open_file,
     read_json,
     sha256_of,
     shown,
@@ -41,7 +44,12 @@ FORMAT, FOLDER = "rows 1", "gate"
 SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json", "manifest.json"
 WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
 BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
-UNTOLD = {"keys": "[[key]]", "all_of": "all_of", "plugins": "plugins", "ledger": "ledger"}  # of a policy
+TOLD = {  # keys of a policy that a bundle tells of; whatever else one demands refuses it
+    "suites", "gates", "stages", "max_age_days", "max_attempts", "recomputed", "remembered", "waivers", "ignored",
+    "data", "harness", "binding", "claims", "digest",
+}  # fmt: skip
+TABLES = {"keys": "[[key]]", "served": "[served]"}  # as they stand in a policy
+MAX_FILE_BYTES = 1 << 30  # of one file: bundles are written of at most 50,000 rows
 NEAR = 1e-9  # by which numbers differ on another processor
 
 
@@ -85,17 +93,18 @@ def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str,
     """Return the steps that were passed. Raises ValueError and others at the first that was not."""
     if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
         raise ValueError("rows of others are no export: there is no model to ask again, and nothing to state of one")
-    manifest = read_json((folder / MANIFEST).read_bytes())
+    manifest = read_json(_read(folder, MANIFEST))
     if manifest.get("format") != FORMAT:
         raise ValueError(f"is no bundle of this version ({FORMAT})")
-    told, there = manifest["files"], {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)}
+    told, raw = manifest["files"], {name: _read(folder, name) for name in (SUITE, ITEMS, VERDICTS)}
+    there = {name: hashlib.sha256(data).hexdigest() for name, data in raw.items()}
     if odd := next((name for name in {**there, **told} if told.get(name) != there.get(name)), ""):
         raise ValueError(f"{odd} is not what was written")
     bound = {f"{r['side']}: {r['binding']}" + (f" ({r['bound']})" if r["bound"] else "") for r in manifest["runs"]}
     steps = {"files": f"{len(told)} as they were written", "binding": ", ".join(sorted(bound))}
-    verdicts = read_json((folder / VERDICTS).read_bytes())
+    verdicts = read_json(raw[VERDICTS])
     if args.recompute or args.sources or policy:
-        suite, runs = _kept(folder, manifest)
+        suite, runs = _kept(raw, manifest)
         again = judged(suite, runs=runs, attempts=manifest["attempts"])
         for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
             if odd := [key for key in one if key != WAIVER and not _alike(one[key], other[key])]:
@@ -116,9 +125,9 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
     for side, run in ((side, run) for one in again.measured.values() for side, run in one.runs.items()):
         if BINDINGS.index(run.binding) < BINDINGS.index(policy.binding):
             raise ValueError(f'{side} is bound by "{run.binding}", the policy wants "{policy.binding}" (binding)')
-    for field, key in UNTOLD.items():
-        if getattr(policy, field) != getattr(Policy([]), field):
-            raise ValueError(f"the evidence of rows does not tell what the policy demands ({key})")
+    for name in (f.name for f in fields(Policy) if f.name not in TOLD):
+        if getattr(policy, name) != getattr(Policy([]), name):
+            raise ValueError(f"the evidence of rows does not tell what the policy demands ({TABLES.get(name, name)})")
     told = {"candidate": "candidate", "started": manifest["started"], "ignored": []}
     told["answers"] = {"remembered": "nobody knows how many"}
     suite, about = again.suite, {"name": again.suite.name, "digest": again.suite.digest}
@@ -153,17 +162,24 @@ def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
     return f"{count:,} rows read again, and the same"
 
 
-def _kept(folder: Path, manifest: Mapping[str, Any]) -> tuple[Suite, Runs]:
-    told = read_json((folder / SUITE).read_bytes())
+def _read(folder: Path, name: str) -> bytes:
+    """Return the bytes of a file, which are read once and never through a link."""
+    with open_file(folder / name, below=folder) as f:
+        if len(data := f.read(MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
+            raise ValueError(f"{name} is too large to be evidence")
+    return data
+
+
+def _kept(raw: Mapping[str, bytes], manifest: Mapping[str, Any]) -> tuple[Suite, Runs]:
+    told = read_json(raw[SUITE])
     evals = tuple(made_of(Eval, e, "eval") for e in told["evals"])
     gates = tuple(made_of(Gate, g, "gate") for g in told["gates"])
     rows = {name: made_of(ScoredRows, r, name) for name, r in told["rows"].items()}
     about = made_of(SuiteTable, told["about"], "suite")
     suite = rows_suite(Path(Path(manifest["path"]).name), about, evals, gates, manifest["digest"], rows)
     items: dict[tuple[str, str], list[RawRow]] = {}
-    with (folder / ITEMS).open("rb") as f:
-        for name, side, row in map(read_json, f):
-            items.setdefault((name, side), []).append(RawRow(**row))
+    for name, side, row in map(read_json, io.BytesIO(raw[ITEMS])):
+        items.setdefault((name, side), []).append(RawRow(**row))
     found: dict[str, dict[str, RawRows]] = {}
     for run in manifest["runs"]:
         name, side = run.pop("eval"), run.pop("side")

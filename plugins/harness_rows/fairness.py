@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness import UsageError, did_you_mean
 from harness.internals import shorten
@@ -17,18 +17,23 @@ UNFAIR = {  # and how one says it
     "scorer": "what scores the answers differs", "generation": "generation settings differ", "judge": "judge differs",
     "epochs": "repeats differ, so the means have other noise",
 }  # fmt: skip
+# what changes answers: known of one side alone it is no fact that the sides share; generation settings are temperature,
+# max tokens, stop sequences and the number of answers
+ANSWERS = ("shots", "template", "system", "generation", "dtype", "scorer", "task version")
 PROMPTS = ("shots", "template", "system")  # that explain why prompts differ
 ADVICE = {"judge": "a judge's drift is not a model's", "template": "--allow template if that is meant"}
-NAMES = (*UNFAIR, "prompt")
+NAMES = (*UNFAIR, "prompt", "dtype")
 LONGEST = 60  # characters of a fact
+SELF = "judged by itself"  # a fact: which scorers have the model under test as their judge
 
 
 @dataclass(frozen=True)
 class Differences:
-    """What differs: what was unfair and is allowed, and what is only told, a line each."""
+    """What differs: what was unfair and is allowed, and what is only told, a line each; what neither side tells."""
 
     allowed: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 def allowed_names(given: Iterable[str]) -> frozenset[str]:
@@ -39,17 +44,45 @@ def allowed_names(given: Iterable[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def compare(base: RawRows, candidate: RawRows, pairs: PairedRows, allow: Collection[str]) -> Differences:
-    """Compare the facts of two runs. Raises UsageError with everything that is unfair and not allowed."""
+def compare(base: RawRows | None, candidate: RawRows, pairs: PairedRows, allow: Collection[str]) -> Differences:
+    """Compare the facts of two runs, or look at those of one.
+
+    Raises UsageError with everything that is unfair and not allowed.
+    """
+    unfair, found = _own_judges(base, candidate), Differences()
+    if base:
+        differs, found = _differences(base, candidate, pairs)
+        unfair = differs | unfair
+    if refused := [name for name in unfair if name not in allowed_names(allow)]:
+        hints = {name: ADVICE.get(name, f"rerun one, or --allow {name.replace(' ', '-')}") for name in refused}
+        raise UsageError(*(f"{unfair[name]}; {hint}" for name, hint in hints.items()))
+    return replace(found, allowed=tuple(unfair.values()))
+
+
+def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
+    """Return that a model graded its own answers, where one did: a lenient one would win on the same answers."""
+    for side, run in (("candidate", candidate), *((("base", base),) if base else ())):
+        if run.facts.get(SELF):
+            what = f"{side} is judged by the model itself ({shorten(run.facts[SELF], LONGEST)})"
+            return {"judge": f"{what}; name another judge, or --allow judge if that is meant"}
+    return {}
+
+
+def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], Differences]:
+    """Return what is unfair by its name, and what else differs or is not known."""
     unfair: dict[str, str] = {}
     told = []
-    for name in sorted({*base.facts, *candidate.facts} - {*POINT, "limit"}):
+    for name in sorted({*base.facts, *candidate.facts} - {*POINT, "limit", SELF}):
         theirs, ours = base.facts.get(name), candidate.facts.get(name)
         if theirs == ours:
             continue
         if theirs is None or ours is None:
             side, known = ("candidate", ours) if theirs is None else ("base", theirs)
-            told.append(f"{name} is known of {side} alone: {shorten(known or '', LONGEST)}")
+            line = f"{name} is known of {side} alone: {shorten(known or '', LONGEST)}"
+            if name in ANSWERS:
+                unfair[name] = line
+            else:
+                told.append(line)
         elif name in UNFAIR:
             unfair[name] = f"{UNFAIR[name]}: {shorten(theirs, LONGEST)} and {shorten(ours, LONGEST)}"
         else:
@@ -63,7 +96,5 @@ def compare(base: RawRows, candidate: RawRows, pairs: PairedRows, allow: Collect
         first = next((name for name in PROMPTS if name in unfair), "prompt")
         differ = f"prompts differ on {other:,} of {len(pairs.names):,} rows"
         unfair[first] = f"{differ}, {unfair[first]}" if first in unfair else differ
-    if refused := [name for name in unfair if name not in allowed_names(allow)]:
-        hints = {name: ADVICE.get(name, f"rerun one, or --allow {name.replace(' ', '-')}") for name in refused}
-        raise UsageError(*(f"{unfair[name]}; {hint}" for name, hint in hints.items()))
-    return Differences(tuple(unfair.values()), tuple(told))
+    unknown = tuple(name for name in ANSWERS if name not in base.facts and name not in candidate.facts)
+    return unfair, Differences((), tuple(told), unknown)

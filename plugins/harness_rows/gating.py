@@ -24,6 +24,7 @@ EXAMPLES = 3  # rows and reasons that are named
 KINDS = 60  # characters of a reason by which errors are counted
 DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
 MOST = 50_000  # rows that are written one by one, and so held until then
+UNKNOWN = "unknown of both sides: "
 TRUST = "rows are taken on trust; no bytes are bound"
 NONE: Mapping[str, float] = {}  # one for all scores, of which there may be millions
 SAID = {"error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are absent"}
@@ -58,7 +59,8 @@ class MeasuredRows:
     @property
     def conditions(self) -> list[str]:
         """Under which conditions a verdict on these rows stands, each a part of its reason; the last says its trust."""
-        found = [f"allowed: {text}" for text in self.fair.allowed]
+        found = [f"{UNKNOWN}{', '.join(self.fair.unknown)}"] if self.fair.unknown else []
+        found += [f"allowed: {text}" for text in self.fair.allowed]
         if any(self.pairs.dropped):
             one, other = self.pairs.dropped
             what = f"{counted(one, 'row')} of base and {other:,} of candidate alone are not judged"
@@ -77,17 +79,17 @@ def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
 
     Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
     """
-    candidate, base, task = runs["candidate"], runs.get("base"), runs["candidate"].task
+    candidate, base = runs["candidate"], runs.get("base")
     read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
     if base and read[0] and read[0] == read[1] and base.rows == candidate.rows:
         raise UsageError(f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…); nothing was changed")
     metric, because = choose([*runs.values()], want)
     pairs = pairing.pair(base or candidate, candidate, only_common=want.only_common)
-    fair = fairness.compare(base, candidate, pairs, want.allow or ()) if base else Differences()
+    fair = fairness.compare(base, candidate, pairs, want.allow or ())
     if want.missing == "wrong" and worst_of(metric) is None:
         raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
     del candidate, base
-    samples = tuple(_samples(pairs, task))
+    samples = tuple(_samples(pairs))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
     columns = {side: _column(side, pairs.names, rows[side], metric, want) for side in runs}
     if len(samples) > MOST:  # what is needed no more is half of the memory
@@ -115,6 +117,9 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
         raise UsageError(f"{where}: {what}")
     name = want.metric or readable[0]
     values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
+    for run in runs:
+        if heavy := next((w for row in run.rows if not 0 <= (w := weight_of(row, name)) <= LARGEST), None):
+            raise UsageError(f"{where}: a row has weight {heavy:g}, want 0 to {LARGEST:g}")
     if odd := [v for v in values if not abs(v) <= LARGEST]:
         raise UsageError(f"{where}: {shown(name)} is {odd[0]:g} on {len(odd):,} rows, which is no score")
     known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
@@ -173,16 +178,16 @@ def worst_of(metric: Metric) -> float | None:
     return (0.0 if metric.better == "higher" else 1.0) if metric.is_share else None
 
 
-def _samples(pairs: PairedRows, task: str) -> list[Sample]:
+def _samples(pairs: PairedRows) -> list[Sample]:
     """Return the rows as they are judged. Raises UsageError where the sides tell of other clusters or slices.
 
-    Their keys, here and in the ledger of attempts, are what was asked, else a name, which says less: the same names
-    under one task are taken for the same rows.
+    Their keys, here and in the ledger of attempts, are what was asked, else their ids, which say less: the same ids
+    are taken for the same rows, whatever a file or a task is called.
     """
     found = []
     for name, theirs, ours in zip(pairs.names, pairs.base, pairs.candidate, strict=True):
         one = (ours or theirs)[0]
-        key = digest_of([task, name])[:DIGITS] if pairs.how == "id" else one.content
+        key = digest_of(["id", name])[:DIGITS] if pairs.how == "id" else one.content
         other = theirs[0] if theirs else one
         cluster, slices = one.cluster or other.cluster, one.slices or other.slices
         if (other.cluster or cluster, other.slices or slices) != (cluster, slices):

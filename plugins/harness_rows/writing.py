@@ -32,7 +32,7 @@ from harness.internals import (
     writing,
 )
 from harness_rows.bundle import FOLDER, write_bundle
-from harness_rows.gating import EXAMPLES, MOST, MeasuredRows
+from harness_rows.gating import EXAMPLES, MOST, UNKNOWN, MeasuredRows
 from harness_rows.suites import JudgedRows, judged
 
 WIDTH = 80
@@ -182,7 +182,7 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     """Yield a verdict: the estimate and its bound against the limit, then what these rest on."""
     about, head, indent = v.about, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
     if about is None or v.estimate is None or v.outcome is Outcome.ERROR:
-        yield from _wrapped(f"{head}{words.first(v)}", indent)
+        yield from _wrapped(f"{head}{words.first(v)}{_unknown(v, found)}", indent)
         one = found.measured.get(v.metric.partition(".")[0])
         for side, result in one.results.items() if one and v.outcome is Outcome.ERROR else ():
             for row in result.missing[:EXAMPLES]:
@@ -194,16 +194,24 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     told = [numbers.minus(f"{100 * x:+.1f}") if points and x is not None else words.figure(about, x) for x in three]
     values = f"{words.figure(None, v.baseline)} → {words.figure(None, v.value)}   " if v.baseline is not None else ""
     unit = " points" if points else ""
-    yield from _wrapped(f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]})", indent)
+    yield from _wrapped(
+        f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]}){_unknown(v, found)}", indent
+    )
     changed = f" pairs, {v.lost_count:,} lost, {v.won_count:,} won" if v.baseline is not None else " rows"
     p = v.p_fail if v.outcome is Outcome.FAIL else v.p_pass
     chance = "" if p is None else f" · {numbers.chance(p)}"
     yield from _wrapped(f"{indent}{v.n:,}{changed} · {v.method}, risk {numbers.percent(v.alpha or 0)}{chance}", indent)
     for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
-        if note.kind not in ("found", "attempt"):
+        if note.kind not in ("found", "attempt") and not str(note.told.get("text", "")).startswith(UNKNOWN):
             yield from _wrapped(f"{indent}{shown(words.written(about, [note]))}", indent)
     if v.driver:
         yield from _wrapped(f"{indent}worst: {shown(v.driver)}", indent)
+
+
+def _unknown(v: Verdict, found: JudgedRows) -> str:
+    """Return which facts that change answers neither side tells, as the end of a verdict's first line."""
+    one = found.measured.get(v.metric.partition(".")[0])
+    return f"; {UNKNOWN}{', '.join(one.fair.unknown)}" if one and one.fair.unknown else ""
 
 
 def _wrapped(line: str, indent: str = " " * 11) -> list[str]:

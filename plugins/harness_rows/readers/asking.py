@@ -71,6 +71,15 @@ def facts_of(**told: Any) -> dict[str, str]:
     return {name.replace("_", " "): text for name, value in struck(told).items() if (text := fact(value))}
 
 
+def names(value: Any, model: str) -> bool:
+    """Return whether a setting has a model's name somewhere in it, as a text of its own."""
+    if isinstance(value, Mapping):
+        return any(names(one, model) for one in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(names(one, model) for one in value)
+    return bool(model) and value == model
+
+
 def called(name: Any) -> str:
     """Return a name of a file as an error shows it."""
     return shorten(shown(str(name)), 60)

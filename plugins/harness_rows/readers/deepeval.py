@@ -41,8 +41,12 @@ class Deepeval(ask.RowReader):
         judges = {n: sorted({m.get("evaluationModel") or "" for m in told} - {""}) for n, told in said.items()}
         scorer = {n: [told[0].get("threshold"), told[0].get("strictMode")] for n, told in said.items()}
         hyper = run.get("hyperparameters") or {}
-        facts = ask.facts_of(judge={n: j for n, j in judges.items() if j}, scorer=scorer, hyperparameters=hyper)
-        model, task = str(hyper.get("model") or ""), str(run.get("identifier") or "test run")
+        model = str(hyper.get("model") or "")
+        own = ", ".join(n for n, j in judges.items() if ask.names(j, model)) or None
+        facts = ask.facts_of(
+            judge={n: j for n, j in judges.items() if j}, judged_by_itself=own, scorer=scorer, hyperparameters=hyper
+        )
+        task = str(run.get("identifier") or "test run")
         return RawRows("deepeval", model, task, metrics, rows, facts)
 
 

@@ -43,7 +43,8 @@ class EveryEvalEver(ask.RowReader):
             model=model["id"], revision=more.get("revision"), dtype=more.get("dtype"),
             model_args=more.get("model_args"), backend=engine.get("name"), backend_version=engine.get("version"),
             generation=[r["generation_config"] for r in results if r.get("generation_config")] or None,
-            judge=[j for r in results if (j := r["metric_config"].get("llm_scoring"))] or None,
+            judge=(judges := [j for r in results if (j := r["metric_config"].get("llm_scoring"))] or None),
+            judged_by_itself="its metrics" if ask.names(judges, str(model["id"])) else None,
         )  # fmt: skip
         tool = f"every_eval_ever of {library['name']} {library.get('version', '?')}"
         return RawRows(tool, str(model["id"]), task, metrics, rows, facts)

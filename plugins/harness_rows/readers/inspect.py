@@ -214,15 +214,28 @@ def _reduced(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[
     return [*rows.values()]
 
 
+def _own_scorers(told: ask.Told) -> str | None:
+    """Return the scorers that ask the model under test how good its answers are, as Inspect does by default."""
+    model, roles, found = told.get("model"), told.get("model_roles") or {}, []
+    for scorer in told.get("scorers") or []:
+        name, options = str(scorer.get("name")), scorer.get("options") or {}
+        named = options.get("model") or ask.at(roles, options.get("model_role") or "grader", "model")
+        judges = named if isinstance(named, list) else [named]
+        if name.rpartition("/")[2].startswith("model_graded") and (not any(judges) or model in judges):
+            found.append(name)
+    return ", ".join(found) or None
+
+
 def _facts(told: ask.Told, plan: ask.Told, reducers: list[str]) -> dict[str, str]:
     config = told.get("config") or {}
-    limits = {k: v for k, v in config.items() if k.endswith("_limit") and v is not None}
+    roles, limits = told.get("model_roles"), {k: v for k, v in config.items() if k.endswith("_limit") and v is not None}
     generation = {**(told.get("model_generate_config") or {}), **(plan.get("config") or {}), **limits}
     return ask.facts_of(
         task_version=str(told.get("task_version", "")),
         template=[[s.get("solver"), s.get("params")] for s in plan.get("steps") or []],
         scorer=[[s.get("name"), s.get("options"), s.get("metrics")] for s in told.get("scorers") or []],
-        generation=generation, judge=told.get("model_roles"), limit=str(config.get("limit") or "none"),
+        generation=generation, judge=roles, judged_by_itself=_own_scorers(told),
+        limit=str(config.get("limit") or "none"),
         epochs=" ".join([str(config.get("epochs") or 1), *reducers]),
         task_args=told.get("task_args"), model=told.get("model"), model_args=told.get("model_args"),
         backend=str(told.get("model", "")).split("/")[0], git=told.get("revision"),

@@ -42,7 +42,8 @@ class Promptfoo(ask.RowReader):
         own = [p.get("config") or {} for p in named if provider in (p.get("label"), p.get("id"))]
         facts = ask.facts_of(
             model=provider, template=prompts[place].get("raw"), generation=own[-1] if own else {},
-            judge=ask.at(document, "config", "defaultTest", "options", "provider"),
+            judge=(judge := ask.at(document, "config", "defaultTest", "options", "provider")),
+            judged_by_itself="its assertions" if ask.names(judge, provider) else None,
         )  # fmt: skip
         broke, bare = (sum(row.state == state for row in rows) for state in ("error", "unscored"))
         lost = "without an answer or by an assertion that broke, which promptfoo counts as 0"

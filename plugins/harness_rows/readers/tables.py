@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import UsageError, did_you_mean
 from harness.internals import key_of, shown
-from harness_rows.guard import BOM, Files, number
+from harness_rows.guard import BOM, WHOLE, Files, number
 from harness_rows.readers import asking as ask
 from harness_rows.records import COLUMNS, RawMetric, RawRow, RawRows, State, Wanted
 
@@ -21,6 +21,7 @@ Lines = Iterator[tuple[int, ask.Told]]
 PIECE = 10_000  # rows whose contents are told at a time
 DEFAULTS = ("id", "score", "input", "target")  # columns that are read where a table has them and nobody says others
 MOST_COLUMNS = 10_000
+BATCH, CELL = 1024, 16  # rows that are unpacked at a time, and the bytes that a cell counts at least
 NONE: ask.Told = {}
 
 
@@ -84,8 +85,13 @@ def _parquet(data: bytes, path: Path) -> Lines:
     except ModuleNotFoundError:
         raise UsageError(f"{path}: reading Parquet needs pip install pyarrow; or write the table as CSV") from None
     try:
-        batches = pyarrow.parquet.ParquetFile(io.BytesIO(data)).iter_batches()
-        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+        count, unpacked = 0, 0
+        for batch in pyarrow.parquet.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=BATCH):
+            unpacked += max(batch.nbytes, CELL * batch.num_rows * batch.num_columns)
+            if unpacked > WHOLE:
+                raise UsageError(f"{path}: unpacks to more than {WHOLE:,} bytes; leave out columns, or rows")
+            yield from enumerate(batch.to_pylist(), count + 1)
+            count += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path}: not valid Parquet: {shown(str(error))[:100]}; is the file whole?") from None
 
