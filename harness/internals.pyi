@@ -76,6 +76,7 @@ from harness.release.conversions import copy_files as copy_files
 from harness.release.locked import Locked as Locked
 from harness.release.policy import Policy as Policy
 from harness.release.previous import history as promotions
+from harness.release.source import find_source_error as find_source_error
 from harness.reports import sentence as sentence
 from harness.reports.events import FILE as EVENTS
 from harness.reports.events import Underway as Underway
@@ -166,6 +167,7 @@ __all__ = [
     "endings",
     "exclusive",
     "final_answers",
+    "find_source_error",
     "folder_in_place",
     "formats",
     "gguf_of",

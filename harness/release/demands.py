@@ -23,6 +23,10 @@ def refused(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any]
     suite = lock["suite"]
     if not is_one_of(suite, [*policy.suites, *policy.all_of]):
         yield f'suite "{suite["name"]}" ({suite["digest"][:16]}) is not in the policy (suites)'
+    pinned = {*policy.suites, *policy.all_of}
+    if suite["digest"] in pinned and not {ANY, suite["name"]} & pinned and "source" not in suite:
+        what = f'suite "{suite["name"]}" keeps no tables that its digest could be made of, and pins no gates'
+        yield f"{what}; say what must be proven, [[claim]], and name the suite (suites)"
     if policy.stages and manifest["candidate"] not in policy.stages:
         yield f"is {manifest['candidate']}, the policy wants {', '.join(policy.stages)} (stages)"
     age = now - datetime.fromisoformat(manifest["started"])

@@ -31,6 +31,7 @@ from harness.records.run import Run
 from harness.records.samples import Sample, rows_digest
 from harness.release.locked import HASHED
 from harness.stats.eprocess import looks
+from harness.suite.tables import Suite
 from harness.texts import secrets
 
 FORMAT = HASHED
@@ -56,7 +57,13 @@ def lock(collection: Collection, run: Run, leaks: contamination.Leaks | None = N
     return {
         "format": FORMAT,
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
-        "suite": {"name": suite.name, "file": suite.path.name, "digest": suite.digest, **_tables(collection)},
+        "suite": {
+            "name": suite.name,
+            "file": suite.path.name,
+            "digest": suite.digest,
+            **_source(suite),
+            **_tables(collection),
+        },
         "gates": [{**plain_table(g), "says": g.claim(), "blocking": g.blocking, "candidates": on} for g, on in gates],
         "subjects": dict(run.digests),
         "metrics": {n: {m.name: _metric(m) for m in t.metrics.values()} for n, t in collection.tasks.items()},
@@ -68,6 +75,11 @@ def lock(collection: Collection, run: Run, leaks: contamination.Leaks | None = N
         "python": platform.python_version(),
         "packages": dict(run.versions),
     }
+
+
+def _source(suite: Suite) -> dict[str, Any]:
+    """Return a suite's digest, and the tables that it is made of, so that whoever has the lock can make it again."""
+    return {"digest": suite.digest} | ({} if suite.source is None else {"source": suite.source})
 
 
 def _tables(collection: Collection) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from harness.release.locked import Locked, read_lock
 from harness.release.outcome import verdicts_error
 from harness.release.policy import ExportRefused, Policy, overlooked, signers
 from harness.release.served import check_served
+from harness.release.source import find_source_error
 from harness.texts.counts import counted
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
@@ -322,6 +323,8 @@ class _Verification:
         for told in self.evidence.manifest.get("ignored", ()):
             said = f'check "{told["check"]}" failed and was ignored'
             self.waived(said, f"{said}, waived by {told['by']}", told)
+        if why := find_source_error(self.evidence.lock["suite"], self.evidence.lock["gates"]):
+            raise ExportRefused(f"{LOCK}: {why}")
         waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in wanted)
         return counted(len(wanted), "gate") + (f", {waived} of them waived" if waived else " passed")
 

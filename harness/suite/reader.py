@@ -95,11 +95,12 @@ class _Reader:
         self.coherent(about, adapter, train, candidate)
         self.mistakes.raise_if_any()
         assert about and (model or rows)  # or raise_if_any raised
-        digest = digest_of(secrets.without(self.raw))  # a digest of a short password would tell it
+        source = secrets.without(self.raw)
+        digest = digest_of(source)  # a digest of a short password would tell it
         made = tables.Suite(
             self.path, about, model or tables.Model("", "[rows]", "rows"), adapter, train, candidate, subjects, evals,
             grouped(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
-            None if candidate else sweep, rows,
+            None if candidate else sweep, rows, source if source == self.raw == secrets.struck(self.raw) else None,
         )  # fmt: skip
         return made.trial(made.sweep.values[0]) if made.sweep else made
 

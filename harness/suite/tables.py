@@ -275,6 +275,7 @@ class Suite:
     checks: Ignored = field(default_factory=lambda: Ignored("[checks]"))
     sweep: Sweep | None = None  # of what is trained; `adapter` or `train` has its first value
     rows: Mapping[str, ScoredRows] = field(default_factory=dict)  # that take the place of models
+    source: Mapping[str, Any] | None = None  # the tables that the digest is made of; None where they hold a secret
 
     @property
     def name(self) -> str:

@@ -31,6 +31,7 @@ from harness.internals import (
     SuiteTable,
     demands,
     dumps,
+    find_source_error,
     made_of,
     open_file,
     read_json,
@@ -58,6 +59,7 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
     suite = found.suite
     told: dict[str, Any] = {"about": asdict(suite.about), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
     told |= {"evals": [asdict(e) for e in suite.evals], "gates": [asdict(g) for g in suite.gates]}
+    told |= {"source": suite.source} if suite.source is not None else {}
     write_text(folder / SUITE, dumps(told))
     sides = {(e, s): run for e, one in found.measured.items() for s, run in one.runs.items()}
     lines = (json.dumps([e, s, asdict(row)]) + "\n" for (e, s), run in sides.items() for row in run.rows)
@@ -130,7 +132,12 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
             raise ValueError(f"the evidence of rows does not tell what the policy demands ({TABLES.get(name, name)})")
     told = {"candidate": "candidate", "started": manifest["started"], "ignored": []}
     told["answers"] = {"remembered": "nobody knows how many"}
-    suite, about = again.suite, {"name": again.suite.name, "digest": again.suite.digest}
+    suite = again.suite
+    about: dict[str, Any] = {"name": suite.name, "digest": suite.digest}
+    if suite.source is not None:
+        about |= {"source": suite.source, "about": asdict(suite.about), "evals": [asdict(e) for e in suite.evals]}
+    if why := find_source_error(about, [asdict(g) for g in suite.gates]):
+        raise ValueError(why)
     lock: dict[str, Any] = {"suite": about, "harness": manifest["harness"], "data": {}, "plugins": []}
     metrics = {name: {one.metric.name: one.metric} for name, one in again.measured.items()}
     locked = Locked(suite.about, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
@@ -177,6 +184,7 @@ def _kept(raw: Mapping[str, bytes], manifest: Mapping[str, Any]) -> tuple[Suite,
     rows = {name: made_of(ScoredRows, r, name) for name, r in told["rows"].items()}
     about = made_of(SuiteTable, told["about"], "suite")
     suite = rows_suite(Path(Path(manifest["path"]).name), about, evals, gates, manifest["digest"], rows)
+    suite = replace(suite, source=told.get("source"))
     items: dict[tuple[str, str], list[RawRow]] = {}
     for name, side, row in map(read_json, io.BytesIO(raw[ITEMS])):
         items.setdefault((name, side), []).append(RawRow(**row))

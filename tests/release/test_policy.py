@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK
+from harness.artifacts.digests import digest_of
 from harness.cli.main import main
 from harness.errors import ExitCode
 from harness.release.policy import LOOKED, STRICT, Policy, overlooked, read_policy
@@ -603,6 +604,50 @@ def test_a_wrong_signature_beside_a_right_one_names_its_key(once: Path, exports:
     assert found.refused.startswith('signatures: the signature by key "release" is wrong, whoever else signed')
 
 
+def anew(suite: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Return a suite of a lock whose tables have another gate "floor", and the digest of these."""
+    source = suite["source"]
+    gates = [change(dict(g)) if g["id"] == "floor" else g for g in source["gate"]]
+    source = {**source, "gate": gates}
+    return {**suite, "source": source, "digest": digest_of(source)}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda lock: {**lock, "suite": {**lock["suite"], "about": {**lock["suite"]["about"], "alpha": 0.5}}},
+            "alpha of",
+        ),
+        (lambda lock: {**lock, "suite": {**lock["suite"], "digest": "0" * 64}}, "is not that of its tables"),
+        (
+            lambda lock: {**lock, "suite": anew(lock["suite"], lambda g: g | {"severity": "warn"})},
+            'severity of gate "floor"',
+        ),
+    ],
+)
+def test_a_lock_is_that_of_its_suites_digest(exports: Path, change: Any, says: str) -> None:
+    """A risk, a gate or a digest that the suite's tables do not have is refused, whatever a policy says."""
+    edited(LOCK, change)(exports / "domain")
+    reseal(exports / "domain")
+    found = verify(exports / "domain")
+    assert not found.ok and (says in found.refused or "gates: " in found.refused), found.refused
+
+
+def test_a_digest_that_nothing_makes_pins_nothing(once: Path, exports: Path) -> None:
+    """A lock without the tables of its digest, as of a suite with a secret, is refused where a policy pins that."""
+    digest = lock_of(exports / "domain")["suite"]["digest"]
+    edited(LOCK, lambda lock: {**lock, "suite": {k: v for k, v in lock["suite"].items() if k != "source"}})(
+        exports / "domain"
+    )
+    reseal(exports / "domain")
+    text = exports / "policy.toml"
+    text.write_text(policy_text(once, f'suites = ["{digest}"]'), "utf-8")
+    policy = replace(read_policy(text), threshold=0)
+    assert "keeps no tables that its digest could be made of" in verify(exports / "domain", policy).refused
+    assert verify(exports / "domain", replace(policy, suites=["domain"])).ok
+
+
 def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
     """H5: the id of a gate says nothing of its threshold; a claim does."""
     said = "at least 0.01"
@@ -614,7 +659,17 @@ def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
     edit_gates(exports / "domain", threshold=0.01, claim=said, notes=[])
     text = exports / "policy.toml"
     text.write_text(policy_text(once, 'gates = ["floor"]'), "utf-8")
+    found = verify(exports / "domain", replace(read_policy(text), threshold=0))
+    assert 'min of gate "floor" is 0.01, 0.5 in the suite\'s digest' in found.refused
+    # who may sign could have made the tables and their digest anew, under the suite's name
+    edited(LOCK, lambda lock: {**lock, "suite": anew(lock["suite"], lambda gate: gate | {"min": 0.01})})(
+        exports / "domain"
+    )
+    edit_gates(exports / "domain", threshold=0.01, claim=said, notes=[])
     assert verify(exports / "domain", replace(read_policy(text), threshold=0)).ok
+    digest = lock_of(once / "exports/domain")["suite"]["digest"]
+    pinned = replace(read_policy(text), threshold=0, suites=[digest])
+    assert "is not in the policy (suites)" in verify(exports / "domain", pinned).refused
     text.write_text(policy_text(once, f'gates = ["floor"]\n{QA}min = 0.5'), "utf-8")
     refused = verify(exports / "domain", replace(read_policy(text), threshold=0)).refused
     assert '"floor" says at least 0.01' in refused

@@ -1,0 +1,85 @@
+"""The tables that a suite's digest is made of, and whether a lock's gates and evals are those of these tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from harness import schema
+from harness.artifacts.digests import digest_of
+from harness.claims.gate import Gate
+from harness.claims.group import grouped
+from harness.suite.tables import SuiteTable
+
+DEFAULTS = json.loads(json.dumps(asdict(Gate(""))))  # of the keys of a gate that a lock leaves out
+ANY_METRIC = ".?"  # how a gate on rows names an eval's only metric
+
+
+def find_source_error(suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> str:
+    """Return how a lock's tables differ from those that the suite's digest is made of, or an empty text.
+
+    Raises ValueError, KeyError or TypeError where they are malformed.
+    """
+    if (source := suite.get("source")) is None:
+        return ""
+    if digest_of(source) != suite["digest"]:
+        return "the suite's digest is not that of its tables"
+    for name in ("suite", "eval", "gate"):
+        if not isinstance(source.get(name, []), (list, dict)):
+            return f"the suite's table {name} is malformed"
+    return next(_table_errors(source, suite, gates), "")
+
+
+def _table_errors(
+    source: Mapping[str, Any], suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    yield from _about_errors(source, suite)
+    yield from _gate_errors(source, gates)
+    yield from _eval_errors(source, suite)
+
+
+def _about_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
+    about = suite["about"]
+    if source["suite"]["name"] != suite["name"]:
+        yield f'the suite is called "{suite["name"]}", and "{source["suite"]["name"]}" in the tables of its digest'
+    for field in fields(SuiteTable):
+        default = None if field.name == "name" else field.default
+        wanted = source["suite"].get(field.name, default)
+        if about.get(field.name, default) != wanted:
+            yield f"{field.name} of the suite is not that of the tables of its digest"
+
+
+def _gate_errors(source: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    wrong, read = list[str](), list[Gate]()
+    for table in source["gate"]:
+        gate = schema.read(Gate, table, lambda _, what: wrong.append(what), where="", group="", among=1)
+        read += [gate] if gate else []
+    if wrong:
+        raise ValueError(wrong[0])
+    made, there = {g.id: json.loads(json.dumps(asdict(g))) for g in grouped(read)}, {str(g["id"]): g for g in gates}
+    if made.keys() != there.keys() or len(there) < len(gates):
+        odd = sorted(made.keys() ^ there.keys())
+        yield f'gate "{odd[0] if odd else ""}" is not in the lock and in the tables of the suite\'s digest'
+        return
+    for name, wanted in made.items():
+        for key, given in wanted.items():
+            value = there[name].get(key, DEFAULTS[key])
+            only = key == "metric" and given.endswith(ANY_METRIC) and str(value).startswith(given[:-1])
+            if key != "where" and not only and value != given:
+                yield f'{key} of gate "{name}" is {json.dumps(value)}, {json.dumps(given)} in the suite\'s digest'
+
+
+def _eval_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
+    there = {str(e["name"]): e for e in suite["evals"]}
+    for table in source["eval"]:
+        if (name := str(table["name"])) not in there:
+            yield f'eval "{name}" of the suite\'s digest is not in the lock'
+            continue
+        for key, value in table.items():
+            locked = there[name][key] if key in there[name] else there[name].get("options", {}).get(key)
+            if locked != value:
+                yield f'{key} of eval "{name}" is {json.dumps(locked)}, {json.dumps(value)} in the suite\'s digest'
+    if stray := sorted(there.keys() - {str(t["name"]) for t in source["eval"]}):
+        yield f'eval "{stray[0]}" of the lock is not in the tables of the suite\'s digest'
