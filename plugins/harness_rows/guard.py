@@ -30,10 +30,14 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class Files:
-    """The files that one run is read from; `sources` are their paths as given, sha256 and sizes."""
+    """The files that one run is read from; `sources` are their paths as given, sha256 and sizes.
+
+    With `below`, a folder that the harness wrote, what lies in it is opened through no link.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.below: Path | None = None
         self._read: dict[str, tuple[str, int]] = {}
 
     @property
@@ -51,7 +55,7 @@ class Files:
 
     def whole(self, path: Path) -> bytes:
         """Return the bytes of a file. Raises UsageError where it cannot be read, is too large, or is being written."""
-        with _opened(path, WHOLE) as f:
+        with _opened(path, WHOLE, self.below) as f:
             data = f.read()
             self._keep(path, f, hashlib.sha256(data).hexdigest(), len(data))
         return data
@@ -63,7 +67,7 @@ class Files:
     def lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the objects of JSON lines with their numbers, from 1. Raises UsageError at one that cannot be read."""
         digest, size = hashlib.sha256(), 0
-        with _opened(path, LINES) as f:
+        with _opened(path, LINES, self.below) as f:
             for number, line in enumerate(iter(partial(f.readline, LINE + 1), b""), 1):
                 digest.update(line)
                 size += len(line)
@@ -182,9 +186,10 @@ def _zstd(packed: bytes, where: str) -> bytes:
         raise UsageError(f"{where}: cannot be read: {error}") from None
 
 
-def _opened(path: Path, most: int) -> IO[bytes]:
+def _opened(path: Path, most: int, below: Path | None = None) -> IO[bytes]:
     try:
-        f = open_file(path, follow=True)
+        confined = below is not None and path.is_relative_to(below)
+        f = open_file(path, below=below) if confined else open_file(path, follow=True)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{path}: cannot be read: {why}; name a file or a folder of rows") from None

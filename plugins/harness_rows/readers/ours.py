@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from harness import UsageError, digest_of
-from harness.internals import LOCK, OnScale, asked_of, counted
+from harness import Run, UsageError, digest_of
+from harness.internals import LOCK, OnScale, asked_of, counted, made_of
 from harness_rows.guard import Files, head_of
 from harness_rows.readers import asking as ask
 from harness_rows.records import Better, RawMetric, RawRow, RawRows, Wanted
@@ -35,7 +35,11 @@ class Ours(ask.RowReader):
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         if (place := _report(path)) is None:
             raise UsageError(f"{path}: has no {REPORT}; its run did not end, or a file was taken from its folder")
+        files.below = place.parent if path.is_dir() else None  # a file that is named may be a link
         run, items = files.document(place), _items(path)
+        whole = made_of(Run, {k: v for k, v in run.items() if k not in ("format", "sha256")}, "it")
+        if odd := whole.find_odd_name():
+            raise UsageError(f"{place}: {odd} is no name of a suite, a subject or an eval")
         reports = [r for r in run["reports"] if r["outcome"] != "skipped"]
         folder = path if path.is_dir() else path.parent
         label = folder.name if items is None and folder != place.parent else want.label
