@@ -161,7 +161,6 @@ def _base(export: Verified, named: str) -> str:
     """
     from harness.artifacts.attestation import LOCK, MANIFEST, MODEL
     from harness.artifacts.strict import read_json
-    from harness_hf import open_source
 
     manifest, lock = (read_json(export.raw[name]) for name in (MANIFEST, LOCK))
     if not (about := manifest.get("adapter")):
@@ -177,6 +176,8 @@ def _base(export: Verified, named: str) -> str:
         told = shown(str(lock["suite"]["model"]["path"]))
         what = f'is an adapter, and says it was gated on "{told}", weights {about["base"][:16]}'
         raise UsageError(f"{export.folder}: {what}; name the base that you trust, --base MODEL")
+    from harness_hf import open_source
+
     if (digest := open_source(named).digest) != about["base"]:
         there = about["base"][:16]
         raise UsageError(f'base "{named}": holds weights {digest[:16]}, the adapter was gated on {there}; see --base')

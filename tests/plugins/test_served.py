@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,13 @@ import pytest
 
 from harness.answers import asking
 from harness.answers.asking import Trouble
+from harness.artifacts.attestation import LOCK, MANIFEST
+from harness.artifacts.stamps import stamps_of
 from harness.cli.parser import arguments
 from harness.errors import UsageError
+from harness.release.verify import Verified
 from harness_hf.tiny import build_tiny_model
-from harness_served.commands import measured, wanted_layers
+from harness_served.commands import _base, measured, wanted_layers
 from harness_served.dialects import read_completion
 from harness_served.layers import answers, stops
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, exit_of
@@ -28,6 +32,7 @@ from tests.helpers.late import late
 from tests.helpers.runtimes import Runtime, running, taught, teach
 
 late("openai")
+KEY = "k3y-of-ours-0123456789"
 DIALECTS = ("llama.cpp", "vllm", "ollama", "transformers")
 HEALTHY = {  # what each dialect lets be seen of a healthy runtime; a draw of its own is never proven unfiltered by text
     "llama.cpp": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
@@ -298,7 +303,7 @@ def test_a_statement_is_held_against_the_runtime_again(export: Path, tmp_path: P
     path, other = tmp_path / "qa.served.jsonl", taught(tmp_path / "other", steps=20)
     with running(Runtime("vllm", export / "model")) as runtime:
         args = arguments(["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path)])
-        assert measured(args, ("ids",), "ab" * 32) == 0
+        assert measured(args, ("ids",), verified(export)) == 0
         assert still(path, runtime.url) == 0
     told = json.loads(path.read_text("utf-8"))
     assert told["subject"] == [{"name": export.name, "digest": {"sha256": "ab" * 32}}]
@@ -308,6 +313,60 @@ def test_a_statement_is_held_against_the_runtime_again(export: Path, tmp_path: P
         assert still(path, runtime.url) == 1
     with running(Runtime("transformers", export / "model")) as runtime:
         assert still(path, runtime.url) == 1
+
+
+def verified(export: Path) -> Verified:
+    """Return a folder as `verify` would have found it."""
+    found = Verified(str(export), ok=True, root="ab" * 32)
+    found.stamps = stamps_of(export)
+    return found
+
+
+@dataclass
+class Echoing(Runtime):
+    """A server whose version says the key that it was sent, and moves the terminal."""
+
+    def _vllm(self, path: str, body: dict[str, Any]) -> Any:
+        told = {"version": f"0.32 {KEY}\x1b]0;pwned\x07 hf_{'a' * 34}"}
+        return (200, told) if path == "/version" else super()._vllm(path, body)
+
+
+@pytest.mark.slow
+def test_a_servers_words_are_cleaned_before_they_are_signed(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that it echoes and an escape sequence stand in no statement, and it is still recognised."""
+    monkeypatch.setenv("SERVED_KEY", KEY)
+    path, key = tmp_path / "qa.served.jsonl", ["--api-key-env", "SERVED_KEY"]
+    with running(Echoing("vllm", export / "model")) as runtime:
+        given = ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path), *key]
+        args = arguments(given)
+        assert measured(args, ("ids",), verified(export)) == 0
+        again = arguments(["parity", "--still", str(path), "--runtime", runtime.url, *key])
+        assert again.command(again) == 0
+    text = path.read_text("utf-8") + json.dumps(args.document)
+    assert json.loads(path.read_text("utf-8"))["predicate"]["runtime"]["version"].startswith("0.32 ***")
+    assert not [secret for secret in (KEY, KEY[4:14], "\\u001b", "hf_aaaa") if secret in text]
+
+
+def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter of a stranger says what it stands on; nothing is opened for that before the user names it."""
+    import harness_hf
+
+    def opened(path: str) -> None:
+        raise AssertionError(f"{path} was opened")
+
+    monkeypatch.setattr(harness_hf, "open_source", opened)
+    found = Verified(str(tmp_path))
+    found.raw[LOCK] = json.dumps({"suite": {"model": {"path": "evil/base"}}}).encode()
+    found.raw[MANIFEST] = json.dumps({"adapter": {"base": "ab" * 32, "quantization": None}, "files": {}}).encode()
+    with pytest.raises(UsageError, match=r'gated on "evil/base", weights abab.*; name the base that you trust, --base'):
+        _base(found, "")
+    with pytest.raises(AssertionError, match="mine was opened"):
+        _base(found, "mine")
+    found.raw[MANIFEST] = json.dumps({"files": {"model/adapter_config.json": {}}}).encode()
+    with pytest.raises(UsageError, match="does not say of which base"):
+        _base(found, "")
 
 
 def still(path: Path, url: str) -> int:
