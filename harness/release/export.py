@@ -16,7 +16,16 @@ from typing import Any
 from harness import blame
 from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
-from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
+from harness.artifacts.digests import (
+    Hashed,
+    digest_of,
+    file_digest,
+    hash_files,
+    root_digest,
+    template_digest,
+    walk,
+    weights_of,
+)
 from harness.artifacts.formats import LEGAL
 from harness.artifacts.reads import ADAPTER
 from harness.claims.contamination import Leaks
@@ -66,7 +75,7 @@ def export(
     `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, CheckFailed
     when what was written is not what was gated.
     """
-    reasons = [*why, *([run.problem] if run.problem else [])]
+    reasons = [*why, *([run.problem] if run.problem else []), *_changed_files(collection, judged.lock)]
     if ref is None:
         reasons += [] if reasons else [f"{declared.candidate} was not made"]
     else:
@@ -105,6 +114,18 @@ def export(
         raise UsageError(f'{declared.where} to "{declared.to}" {what}') from None
     size = sum(size for _, size in walk(to / MODEL))
     return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
+
+
+def _changed_files(collection: Collection, lock: bytes) -> Iterator[str]:
+    """Yield which files that options of evals name are no longer those of the lock, which evaluators read later."""
+    for spec in json.loads(lock)["suite"]["evals"]:
+        for name, digest in spec.get("files", {}).items():
+            try:
+                same = file_digest(collection.suite.path.parent / name) == digest
+            except OSError:
+                same = False
+            if not same:
+                yield f'"{name}" of eval "{spec["name"]}" changed after the suite was locked; run it again'
 
 
 def destination_error(to: Path) -> str:

@@ -208,3 +208,30 @@ def test_prompting_is_compared_without_a_gate_too(suite: Project) -> None:
     assert outcome.code == 0
     assert [v.gate for v in outcome.report.verdicts] == ["floor", "floor"]
     assert "fine-tuning is warranted: merged" in outcome.out
+
+
+def test_a_file_of_an_option_that_changes_after_the_lock_ships_nothing(suite: Project) -> None:
+    """What an evaluator reads under way is what the lock has a digest of, or nothing is exported."""
+    plugin = """
+from pathlib import Path
+from harness import Score, hookimpl, metric
+
+@metric("kept", better="higher", scale="proportion")
+def kept(subject, samples, *, words: str):
+    "Share of rows, whatever the file says."
+    path = Path(__file__).with_name(words)
+    path.write_text(path.read_text() + "!")
+    for s in samples:
+        yield Score(s.id, {"kept": 1.0}, answer="")
+
+@hookimpl
+def harness_evaluators():
+    return {"kept": kept}
+"""
+    text = SUITE.replace('use = "exact_match"', 'use = "kept"\nwords = "words.txt"').replace("exact_match", "kept")
+    suite.write({"suite.toml": text, "harnessfile.py": plugin, "words.txt": "please"})
+    outcome = suite.run()
+    assert not (suite.folder / "exports/fake").exists(), outcome.out
+    assert '"words.txt" of eval "qa" changed after the suite was locked' in " ".join(
+        (outcome.out + outcome.err).split()
+    )
