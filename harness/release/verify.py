@@ -7,11 +7,10 @@ securesystemslib for signatures, numpy and scipy to compute verdicts again.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +19,9 @@ from typing import Any
 from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import BESIDE, CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
-from harness.artifacts.stamps import Stamps, find_change, stamps_of
+from harness.artifacts.stamps import stamps_of
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
-from harness.files import open_file
 from harness.parts import part
 from harness.release import demands
 from harness.release.locked import Locked, read_lock
@@ -31,49 +29,11 @@ from harness.release.outcome import verdicts_error
 from harness.release.policy import ExportRefused, Policy, overlooked, signers
 from harness.release.served import check_served
 from harness.release.source import find_source_error
+from harness.release.verified import Verified, read_small
 from harness.texts.counts import counted
 
-LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
 OLDER = "the rows were not compared with the lock, whose digests an older harness made"
 UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
-
-
-@dataclass
-class Verified:
-    """What was found: the steps that were passed, in order, and why it was refused if it was.
-
-    `unable` says of each gate with numbers that was not judged again although that was asked for, why.
-    """
-
-    folder: str
-    ok: bool = False
-    refused: str = ""
-    root: str = ""
-    suite: str = ""
-    candidate: str = ""
-    signed_by: list[str] = field(default_factory=list)
-    overlooked: list[str] = field(default_factory=list)  # what nobody demanded, and nothing looked at
-    steps: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    unable: dict[str, str] = field(default_factory=dict)
-    read: dict[str, str] = field(default_factory=dict)  # the sha256 of files of the evidence, as they were read
-
-    def __post_init__(self) -> None:
-        self.raw: dict[str, bytes] = {}  # these files themselves, which whatever follows speaks of; not in the document
-        self.stamps: Stamps = {}
-
-    def find_change(self) -> str:
-        """Return what of the export changed since it was verified, or an empty text. Raises OSError."""
-        return find_change(self.stamps, stamps_of(Path(self.folder)))
-
-    def check_unchanged(self) -> None:
-        """Raise UsageError where the export changed since it was verified."""
-        try:
-            changed = self.find_change()
-        except OSError as error:
-            raise UsageError(f"{error.filename or self.folder}: cannot be read: {error.strerror}") from None
-        if changed:
-            raise UsageError(f"{self.folder}: {changed} changed while it was verified; verify it again")
 
 
 @dataclass(frozen=True)
@@ -177,7 +137,7 @@ class _Verification:
         return ""
 
     def read(self, name: str) -> bytes:
-        data = self.verified.raw[name] = _read_small(self.folder, name)
+        data = self.verified.raw[name] = read_small(self.folder, name)
         self.verified.read[name] = hashlib.sha256(data).hexdigest()
         return data
 
@@ -335,7 +295,7 @@ class _Verification:
         before = None
         if self.last and self.last.resolve() != self.folder.resolve():
             there = (self.last / EVIDENCE / MANIFEST).exists()  # it may have been moved away
-            before = read_json(_read_small(self.last, MANIFEST)).get("ledger") if there else None
+            before = read_json(read_small(self.last, MANIFEST)).get("ledger") if there else None
         if ledger is not None and before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
             doubt = f"attempts may be missing: the last release's ledger has a line that this one lacks ({min(lost)})"
         elif ledger is not None and ledger["began"] and not (wanted == "first" and before is None):
@@ -444,16 +404,3 @@ class _Verification:
             self.verified.notes += [f"suite: {one}" for one in rest]
             raise ExportRefused(f"{first}{f' ({len(rest)} more)' if rest else ''}")
         return f"as in the copy, with the rows of {', '.join(found.same) or 'no eval'}"
-
-
-def _read_small(export: Path, name: str) -> bytes:
-    """Read a small file of the evidence, never through a link."""
-    try:
-        with open_file(export / EVIDENCE / name, below=export) as f:
-            data = f.read(LARGEST + 1)
-    except OSError as error:
-        why = "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
-        raise ExportRefused(f'"{EVIDENCE}/{name}" {why}') from None
-    if len(data) > LARGEST:
-        raise ExportRefused(f'"{EVIDENCE}/{name}" is too large to be evidence')
-    return data

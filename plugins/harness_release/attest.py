@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.artifacts.strict import MALFORMED
 from harness.errors import UsageError, did_you_mean
 from harness.release.policy import Policy
-from harness.release.verify import Verified
+from harness.release.verified import Verified
 
 FORMATS = {"vsa": "vsa", "cyclonedx": "cyclonedx", "model-signing": "model_signing"}
 

@@ -13,7 +13,7 @@ from harness.answers import keys
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MODEL, decimal
 from harness.errors import UsageError
 from harness.release.policy import Policy
-from harness.release.verify import Verified
+from harness.release.verified import Verified
 from harness_release.evidence import ReadEvidence, read_evidence
 
 MADE = "machine-learning-model"

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.artifacts.attestation import GATES, LOCK, MANIFEST
 from harness.artifacts.strict import read_json
-from harness.release.verify import Verified
+from harness.release.verified import Verified
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from harness.artifacts.attestation import MODEL, PAYLOAD, payload
 from harness.errors import UsageError
 from harness.release.policy import Policy
-from harness.release.verify import Verified
+from harness.release.verified import Verified
 from harness_release.evidence import ReadEvidence, read_evidence
 from harness_release.signing import read_private
 

@@ -21,7 +21,8 @@ from harness.errors import UsageError
 from harness.files import append_line, copy_range, exclusive, folder_in_place, open_file, writing
 from harness.release.policy import Policy
 from harness.release.previous import RECORD, Promotion, current, releases_of, standing
-from harness.release.verify import LARGEST, Verified, verify
+from harness.release.verified import LARGEST, Verified
+from harness.release.verify import verify
 from harness.texts.numbers import number
 
 MOST = 5  # changes of a kind that are told

@@ -34,7 +34,7 @@ from harness.release.export import as_kept, scores_of
 from harness.release.lockfile import digest_as_in, plugins_of, table_of
 from harness.release.previous import shipped
 from harness.release.recompute import read_items
-from harness.release.verify import Verified
+from harness.release.verified import Verified
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
 from harness_workers import load_now

@@ -19,7 +19,7 @@ from harness.artifacts.digests import file_digest, root_digest, walk
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.policy import ExportRefused, Policy, check_signers, signers
-from harness.release.verify import Verified
+from harness.release.verified import Verified
 from harness.texts.shown import shown
 from harness_release.evidence import read_evidence
 from harness_release.signing import enveloped, signer_of

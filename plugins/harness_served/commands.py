@@ -18,7 +18,7 @@ from harness.texts.shown import shown
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
 
 if TYPE_CHECKING:
-    from harness.release.verify import Verified
+    from harness.release.verified import Verified
 
 ARITHMETICS = ("float32", "f16", "bf16", "q8")
 COST = "asks some 80 requests and at most {} tokens of {}{} (the layers {})"

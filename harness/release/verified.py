@@ -1,0 +1,66 @@
+"""What `harness verify` found of an export, with the very bytes that it read."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.artifacts.attestation import EVIDENCE
+from harness.artifacts.stamps import Stamps, find_change, stamps_of
+from harness.errors import UsageError
+from harness.files import open_file
+from harness.release.policy import ExportRefused
+
+LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
+
+
+@dataclass
+class Verified:
+    """What was found: the steps that were passed, in order, and why it was refused if it was.
+
+    `unable` says of each gate with numbers that was not judged again although that was asked for, why.
+    """
+
+    folder: str
+    ok: bool = False
+    refused: str = ""
+    root: str = ""
+    suite: str = ""
+    candidate: str = ""
+    signed_by: list[str] = field(default_factory=list)
+    overlooked: list[str] = field(default_factory=list)  # what nobody demanded, and nothing looked at
+    steps: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    unable: dict[str, str] = field(default_factory=dict)
+    read: dict[str, str] = field(default_factory=dict)  # the sha256 of files of the evidence, as they were read
+
+    def __post_init__(self) -> None:
+        self.raw: dict[str, bytes] = {}  # these files themselves, which whatever follows speaks of; not in the document
+        self.stamps: Stamps = {}
+
+    def find_change(self) -> str:
+        """Return what of the export changed since it was verified, or an empty text. Raises OSError."""
+        return find_change(self.stamps, stamps_of(Path(self.folder)))
+
+    def check_unchanged(self) -> None:
+        """Raise UsageError where the export changed since it was verified."""
+        try:
+            changed = self.find_change()
+        except OSError as error:
+            raise UsageError(f"{error.filename or self.folder}: cannot be read: {error.strerror}") from None
+        if changed:
+            raise UsageError(f"{self.folder}: {changed} changed while it was verified; verify it again")
+
+
+def read_small(export: Path, name: str) -> bytes:
+    """Read a small file of the evidence, never through a link."""
+    try:
+        with open_file(export / EVIDENCE / name, below=export) as f:
+            data = f.read(LARGEST + 1)
+    except OSError as error:
+        why = "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
+        raise ExportRefused(f'"{EVIDENCE}/{name}" {why}') from None
+    if len(data) > LARGEST:
+        raise ExportRefused(f'"{EVIDENCE}/{name}" is too large to be evidence')
+    return data
