@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from harness import schema
 from harness.artifacts.digests import digest_of
-from harness.claims.gate import Gate
+from harness.claims.gate import PARENT, Gate
 from harness.claims.group import grouped
 from harness.suite.tables import SuiteTable
 
@@ -36,7 +36,7 @@ def _table_errors(
     source: Mapping[str, Any], suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     yield from _about_errors(source, suite)
-    yield from _gate_errors(source, gates)
+    yield from _gate_errors(source, suite, gates)
     yield from _eval_errors(source, suite)
 
 
@@ -51,14 +51,21 @@ def _about_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterat
             yield f"{field.name} of the suite is not that of the tables of its digest"
 
 
-def _gate_errors(source: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _gate_errors(
+    source: Mapping[str, Any], suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
     wrong, read = list[str](), list[Gate]()
     for table in source["gate"]:
         gate = schema.read(Gate, table, lambda _, what: wrong.append(what), where="", group="", among=1)
         read += [gate] if gate else []
     if wrong:
         raise ValueError(wrong[0])
-    made, there = {g.id: json.loads(json.dumps(asdict(g))) for g in grouped(read)}, {str(g["id"]): g for g in gates}
+    copies = _copies(source, suite)
+    compared = {str(e["name"]) for e in source["eval"] if e.get("against") == PARENT}
+    about = {g.id for g in read if g.versus == PARENT or g.eval in compared}  # that only copies can meet
+    only = {g.id for g in grouped(read) if not g.on and (g.id in about or about.intersection(g.any_of))}
+    kept = grouped([replace(g, on=copies) if g.id in only else g for g in grouped(read)])
+    made, there = {g.id: json.loads(json.dumps(asdict(g))) for g in kept}, {str(g["id"]): g for g in gates}
     if made.keys() != there.keys() or len(there) < len(gates):
         odd = sorted(made.keys() ^ there.keys())
         yield f'gate "{odd[0] if odd else ""}" is not in the lock and in the tables of the suite\'s digest'
@@ -66,9 +73,20 @@ def _gate_errors(source: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) 
     for name, wanted in made.items():
         for key, given in wanted.items():
             value = there[name].get(key, DEFAULTS[key])
-            only = key == "metric" and given.endswith(ANY_METRIC) and str(value).startswith(given[:-1])
-            if key != "where" and not only and value != given:
+            any_metric = key == "metric" and given.endswith(ANY_METRIC) and str(value).startswith(given[:-1])
+            if key != "where" and not any_metric and value != given:
                 yield f'{key} of gate "{name}" is {json.dumps(value)}, {json.dumps(given)} in the suite\'s digest'
+
+
+def _copies(source: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
+    """Return the names of the copies that exports make; raises ValueError where the suite's exports are others."""
+    ours, theirs = source.get("export", []), suite.get("exports", [])
+    if len(ours) != len(theirs):
+        raise ValueError("the lock has other exports than the suite's digest")
+    for one, other in zip(ours, theirs, strict=True):
+        if (other.get("name") or None) not in ((one["name"],) if one.get("name") else (None, one["use"])):
+            raise ValueError(f'an export of the lock is called "{other.get("name")}", not so in the suite\'s digest')
+    return [str(e["name"]) for e in theirs if e.get("name")]
 
 
 def _eval_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
