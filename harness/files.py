@@ -155,6 +155,8 @@ def append_line(path: Path, value: Mapping[str, Any], *, below: Path | None = No
     of, is cut away.
     """
     line = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    if below is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
     handle = open_for_writing(path, os.O_RDWR | os.O_APPEND, below=below)
     try:
         size = os.fstat(handle).st_size
@@ -188,6 +190,8 @@ def lines_of(data: bytes) -> list[bytes]:
 @contextmanager
 def exclusive(path: Path, *, below: Path | None = None) -> Iterator[None]:
     """Hold a file, made if need be, against every other process that would hold it; waits for it. Raises OSError."""
+    if below is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
     handle = open_for_writing(path, os.O_RDWR, below=below)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -376,10 +380,8 @@ def open_for_writing(path: Path, flags: int, *, below: Path | None = None) -> in
 
     Those in /dev, such as /dev/stderr, are followed.
     """
-    if below is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parts[:2] in (("/", "dev"), ("/", "proc")):
-            return os.open(path, flags)
+    if below is None and path.parts[:2] in (("/", "dev"), ("/", "proc")):
+        return os.open(path, flags)
     return _open_below(below or path.parent, path, flags | os.O_CREAT)
 
 
