@@ -84,8 +84,9 @@ def digest_of(value: Any) -> str:
 
 
 def row_digest(row: Mapping[str, Any]) -> str:
-    """Return the sha256 of a row of an evaluation: of its name, its cluster, and the digests of its texts."""
-    return digest_of([row[key] for key in ROW])
+    """Return the sha256 of a row of an evaluation: of its name, its clusters, and the digests of its texts."""
+    second = [] if row.get("second_cluster") is None else [row["second_cluster"]]
+    return digest_of([*(row[key] for key in ROW), *second])
 
 
 def file_digest(path: Path) -> str:

@@ -46,5 +46,7 @@ class Bound(Kind):
         if not metric.is_share or metric.combine:
             return None
         if gate.min is not None:
-            return Best(f"min = {gate.min:g}", gate.min, "even if every row is right")
-        return Best(f"max = {gate.max:g}", 1 - (gate.max or 0.0), "even if it is 0 on every row")
+            return Best(f"min = {gate.min:g}", gate.min, "even if every row is right", "where every row is right")
+        return Best(
+            f"max = {gate.max:g}", 1 - (gate.max or 0.0), "even if it is 0 on every row", "where it is 0 on every row"
+        )

@@ -10,7 +10,7 @@ from harness.claims.eligibility import Case, Unjudgeable, case_of, failed, unjud
 from harness.claims.gate import Gate
 from harness.claims.hypothesis import Hypothesis, hypothesis_on
 from harness.claims.inference import infer, infer_slices
-from harness.claims.notes import found, together, with_notes
+from harness.claims.notes import found, repeated_notes, together, with_notes
 from harness.claims.outcome import conclude, conclude_slices
 from harness.records.about import FEW_CLUSTERS, Note
 from harness.records.metrics import Metric
@@ -18,7 +18,12 @@ from harness.records.samples import Result, Sample
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.words import noted, written
 
-SLOW = ("point", "failures counted", "cluster bootstrap")  # methods after which no slice is looked for
+SLOW = (
+    "point",
+    "failures counted",
+    "cluster bootstrap",
+    "crossed bootstrap",
+)  # methods after which no slice is looked for
 
 
 def decide(
@@ -43,15 +48,15 @@ def decide(
     if isinstance(case, Unjudgeable):
         return failed(replace(blank, outcome=case.outcome, n=case.n, digest=case.digest), case.why)
     whole = hypothesis_on(case, case.rows)
-    blank = replace(blank, digest=case.digest, copies=case.repeats.copies, joined=case.repeats.joined)
+    blank = replace(blank, digest=case.digest, repeated=case.repeated.get("rows", 0))
     blank = replace(blank, value=whole.value, baseline=whole.baseline, n=len(whole.ours), weightless=whole.weightless)
     try:
         if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
-            return noted(_decide_slices(case, whole, blank), *case.repeats.notes(blank.n))
+            return noted(_decide_slices(case, whole, blank), *repeated_notes(case))
         verdict = conclude(blank, infer(whole), whole)
     except ValueError as error:
         return failed(blank, str(error))
-    verdict = noted(verdict, *found(verdict, whole), *case.repeats.notes(blank.n), *together(whole))
+    verdict = noted(verdict, *found(verdict, whole), *repeated_notes(case), *together(whole))
     return replace(verdict, driver=_worst_slice(case, blank, verdict, columns))
 
 

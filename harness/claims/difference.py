@@ -84,8 +84,9 @@ class Difference(Kind):
             margin = math.log1p(abs(gate.margin)) if metric.is_log else abs(gate.margin)
             claim = f"worse_by_at_most = {plain(gate.worse_by_at_most)}"
             unless = f"unless the model is better than {gate.versus}"
-            return Best(claim, 1 - margin / (1.0 if gate.cap is None else gate.cap), unless)
+            return Best(claim, 1 - margin / (1.0 if gate.cap is None else gate.cap), unless, "where no row changes")
         if not closed or gate.cap is not None:
             return None
         even = f"even if {gate.versus} is worse on every row"
-        return Best(f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, even, mid_p=not gate.margin)
+        alike = f"where {gate.versus} is worse on every row"
+        return Best(f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, even, alike, mid_p=not gate.margin)

@@ -1,16 +1,15 @@
 """Phase 1 of a verdict: whether a gate can be judged, on which rows and slices, or why not.
 
-Of rows that ask what others ask copies count once, and what was answered otherwise the next time is a cluster. It
-imports no statistics, so collection may import it.
+No row is left out by what it scored. It imports no statistics, so collection may import it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
+from harness.claims.clusterings import repeated
 from harness.claims.gate import Gate
 from harness.records.about import Note
 from harness.records.metrics import Metric
@@ -21,19 +20,6 @@ from harness.records.words import noted
 THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
 EXAMPLES = 3  # ids of rows that an error gives as examples
 Slices = dict[str, list[Sample]]
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """How many rows were left out as copies of others, and how many are in a cluster with rows that ask the same."""
-
-    copies: int = 0
-    joined: int = 0
-
-    def notes(self, rows: int) -> list[Note]:
-        """Return what is said of them, for so many rows that are left."""
-        copies = [Note("copies", {"copies": self.copies, "of": rows + self.copies})] if self.copies else []
-        return copies + ([Note("joined", {"rows": self.joined})] if self.joined else [])
 
 
 @dataclass(frozen=True)
@@ -53,7 +39,7 @@ class Case:
     digest: str
     early: bool
     labels: Labels | None
-    repeats: Repeats
+    repeated: Mapping[str, int]  # of rows that ask what others ask, see `harness.claims.clusterings`
 
 
 @dataclass(frozen=True)
@@ -89,8 +75,8 @@ def case_of(
     if why or metric is None or candidate is None:
         return Unjudgeable(why or "there is no result")
     labels = candidate.labels_of(metric.name)
-    if labels and (gate.slice or gate.estimand == "clusters"):
-        of = "slices" if gate.slice else "the mean over clusters"
+    if labels and (gate.slice or gate.estimand != "rows"):
+        of = "slices" if gate.slice else f"the mean over {gate.estimand}"
         why = f"the labels that correct {metric.name} are of all rows, and tell nothing of {of}"
         return Unjudgeable(why, digest=candidate.digest)
     rows = _rows(gate, kept, slices, candidate.order)
@@ -101,14 +87,11 @@ def case_of(
     sides = {r.subject: scores for r, scores in ((candidate, ours), (baseline, theirs)) if r and scores is not None}
     if why := _cut_error(gate, metric, rows, sides):
         return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest, len(rows))
-    repeats = Repeats()
-    if not candidate.order:  # of which collection refuses repeats
-        kept, repeats = distinct(kept, gate, metric, [scores for scores in (ours, theirs) if scores is not None])
-    if repeats != Repeats():
-        slices = gate.parts(kept)
-        rows = _rows(gate, kept, slices, candidate.order)
     early = bool(candidate.order)
-    return Case(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels, repeats)
+    # what counts rows counts all of them, and of rows asked one by one collection refuses repeats
+    by_question = not (gate.kind.counts or metric.is_count or metric.is_agreement or early)
+    again = repeated(rows) if by_question else {}
+    return Case(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels, again)
 
 
 def unjudged(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
@@ -209,53 +192,3 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
 
 def _examples(ids: Sequence[str]) -> str:
     return "for instance " + ", ".join(f'"{i}"' for i in ids[:EXAMPLES])
-
-
-def distinct(
-    rows: Sequence[Sample], gate: Gate, metric: Metric, results: Sequence[Mapping[str, Score]]
-) -> tuple[list[Sample], Repeats]:
-    """Return rows without copies, those of one question in one cluster, and how many there are of both.
-
-    A copy asks the same and scored the same, on all sides, in the same slices. What counts rows counts all of them.
-    """
-    if gate.kind.counts or metric.is_count or metric.is_agreement:
-        return list(rows), Repeats()
-    keys = [s.key for s in rows if s.key]
-    if len({*keys}) == len(keys):  # which of millions of rows is quickly seen
-        return list(rows), Repeats()
-    groups: dict[str, dict[Any, list[Sample]]] = {}
-    columns = [name.partition("=")[0] for name in gate.slices]
-    for s in rows:
-        if s.key:
-            scored = [_scored(scores[s.id], metric) for scores in results]
-            told = (*scored, *(str(s.row.get(name)) for name in columns))
-            groups.setdefault(s.key, {}).setdefault(told, []).append(s)
-    copies = {s.id for told in groups.values() for same in told.values() for s in same[1:]}
-    kept = [s for s in rows if s.id not in copies]
-    several = [[same[0] for same in told.values()] for told in groups.values() if len(told) > 1]
-    if several:
-        names = _joined([[s.cluster or s.id for s in group] for group in several])
-        kept = [replace(s, cluster=names.get(s.cluster or s.id, s.cluster)) for s in kept]
-    return kept, Repeats(len(copies), sum(map(len, several)))
-
-
-def _scored(score: Score, metric: Metric) -> tuple[Any, ...]:
-    """Return what a row scored on a metric, or on all of them where it is made from rows as a whole."""
-    if metric.combine or metric.name not in score.values:
-        return (score.answer, *sorted(score.values.items()), *sorted(score.weights.items()), score.weight)
-    return score.values[metric.name], score.weight_of(metric.name)
-
-
-def _joined(groups: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Return a name for every cluster in the groups, one for those that groups connect."""
-    names: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while names.setdefault(name, name) != name:
-            name = names[name]
-        return name
-
-    for group in groups:
-        for other in group[1:]:
-            names[find(other)] = find(group[0])
-    return {name: find(name) for name in list(names)}

@@ -24,7 +24,7 @@ class Failures(Kind):
             found.append(f"max_failures is {gate.max_failures}, want 0 or more")
         if gate.slice or gate.decide == "point":
             found.append('"max_failures" counts over all rows; leave out "slice" and "decide"')
-        if gate.estimand == "clusters":
+        if gate.estimand != "rows":
             found.append('"max_failures" counts rows; leave out "estimand"')
         if gate.clean_only:
             found.append('"max_failures" counts over all rows, and one that fails is no leak; leave out "clean_only"')

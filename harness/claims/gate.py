@@ -24,12 +24,14 @@ Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]  # 
 class Best(NamedTuple):
     """A claim as its key says it, the chance that one row looks perfect although it is just wrong, and what perfect is.
 
+    `alike` says the latter of clusters: where some of their rows are imperfect they may prove more than where none is.
     It may be shown by a mid-p, which is lenient.
     """
 
     claim: str
     chance: float
     perfect: str
+    alike: str = "where all rows are perfect"
     mid_p: bool = False
 
 
@@ -57,7 +59,7 @@ class Gate:
     on: list[str] = field(default_factory=list)
     slice: str | list[str] | None = None
     min_n: int = MIN_N
-    estimand: Literal["rows", "clusters"] = "rows"  # what counts once in the mean
+    estimand: Literal["rows", "clusters", "questions"] = "rows"  # what counts once in the mean
     cap: float | None = None  # what a row can count at most of a difference, either way; nats of a perplexity
     cut_at_most: float | None = None  # the share of answers, of either side, beyond which cut ones keep it undecided
     clean_only: bool = False  # judged without the rows that the contamination check tells of
@@ -126,6 +128,7 @@ class Gate:
             slices=tuple((column, value) for column, _, value in (s.partition("=") for s in self.slices)),
             min_n=self.min_n if self.slice else 0,
             alike=self.estimand == "clusters",
+            by_question=self.estimand == "questions",
             cap=self.cap,
             cut_at_most=self.cut_at_most,
             clean=self.clean_only,
@@ -206,9 +209,9 @@ class Kind:
             found.append(f'{name} is about labels, of which there are no others to compare; claim "min" or "max"')
         if gate.clean_only and metric.is_count:
             found.append(f'{name} is a count over all rows, of which fewer are less; leave out "clean_only"')
-        if gate.estimand == "clusters" and (metric.combine or metric.is_count):
+        if gate.estimand != "rows" and (metric.combine or metric.is_count):
             what = "made from all rows at once" if metric.combine else "a count over all rows"
-            found.append(f'{name} is {what}, and no mean over clusters; leave out "estimand"')
+            found.append(f'{name} is {what}, and no mean over {gate.estimand}; leave out "estimand"')
         if gate.decide == "point" and not metric.is_count:
             made = "made of" if metric.combine else f"a {metric.scale} of"
             why = f"{name} is {made} rows, of which others would give another number"
@@ -256,7 +259,7 @@ class Kind:
             return "" if metric.is_log else "lacks its value or its baseline"
         terms = [metric.line(value)]
         if baseline is not None:
-            terms.append(-self.oriented(gate, metric)[2] * metric.line(baseline))
+            terms.append(-metric.line(baseline))
         fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
         return "" if fits else f"has estimate {estimate:g}, its values come to {math.fsum(terms):g}"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from harness.claims import labels as by_people
+from harness.claims.clusterings import KINDS, Labels, coarsest, is_nested, labels_of
 from harness.claims.eligibility import Case
 from harness.claims.gate import Units
 from harness.records.samples import Sample, Score
@@ -21,11 +22,12 @@ class Hypothesis:
     """
 
     def __init__(
-        self, case: Case, ours: Sequence[Score], theirs: Sequence[Score] | None, clusters: Sequence[str]
+        self, case: Case, ours: Sequence[Score], theirs: Sequence[Score] | None, labels: Sequence[Labels]
     ) -> None:
         """Leave out rows of weight 0, which say nothing of the metric, unless their value was lost.
 
-        Of several claims that share the risk, by Holm's method, p-values are read at alpha / their number and above.
+        `labels` hold the cluster of each row by kind, see `clusterings.labels_of`. Of several claims that share the
+        risk, by Holm's method, p-values are read at alpha / their number and above.
         """
         self.case, self.gate, self.metric, self.alpha, self.early = case, case.gate, case.metric, case.alpha, case.early
         self.levels = [case.alpha / i for i in range(1, max(case.gate.among, len(case.slices)) + 1)]
@@ -33,32 +35,55 @@ class Hypothesis:
         if not (case.metric.combine or case.metric.is_count):
             rows = zip(*([ours] if theirs is None else [ours, theirs]), strict=True)
             weightless = {i for i, row in enumerate(rows) if not any(s.weight_of(name) or s.lost for s in row)}
-        self.ours, self.theirs, self.groups, self.weightless = ours, theirs, clusters, len(weightless)
+        self.ours, self.theirs, self.kinds, self.weightless = ours, theirs, list(labels), len(weightless)
         if weightless:
             keep = [i for i in range(len(ours)) if i not in weightless]
-            self.ours, self.groups = [ours[i] for i in keep], [clusters[i] for i in keep]
+            self.ours, self.kinds = [ours[i] for i in keep], [[kind[i] for i in keep] for kind in labels]
             self.theirs = None if theirs is None else [theirs[i] for i in keep]
-        self.clusters = self.groups if len(set(self.groups)) < len(self.groups) else None
         self.sign, self.margin, self.factor = case.gate.kind.oriented(case.gate, case.metric)
         self.threshold = self.sign * self.margin
-        # what is tested of candidate and baseline, and its clusters: the rows, or the mean of each cluster
+        self.clusterings = coarsest(self.kinds)
+        # clusters of the kind that has fewest, or None
+        self.clusters = min(self.clusterings, key=lambda c: len(set(c)), default=None)
+        # what counts alike in a mean that is not over rows, or would in another one
+        alike = KINDS[0] if self.gate.estimand == "rows" and len(set(self.kinds[0])) < len(ours) else self.gate.estimand
+        self.group_kind = alike if alike in KINDS else KINDS[-1]
+        self.groups = self.kinds[KINDS.index(self.group_kind)]
+        # what is tested of candidate and baseline: the rows, or the mean of each group; and the clusters of these
+        self.tested_in = self.clusterings
         self.units: Units = self.ours, self.theirs, self.clusters
-        if self.gate.estimand == "clusters":
-            self.units = self._means(self.ours), None if self.theirs is None else self._means(self.theirs), None
+        if self.gate.estimand != "rows":
+            self._average()
+
+    def _average(self) -> None:
+        """Have every group count once: as its mean, or by the weights of its rows where clusters cross groups."""
+        outer = [c for c in self.clusterings if not is_nested(c, self.groups)]
+        if all(is_nested(self.groups, c) for c in outer):
+            first = {group: i for i, group in reversed([*enumerate(self.groups)])}
+            members = [first[group] for group in dict.fromkeys(self.groups)]
+            self.tested_in = coarsest([[c[i] for i in members] for c in outer])
+            make = self._means
+        else:
+            make = self._shared
+        clusters = min(self.tested_in, key=lambda c: len(set(c)), default=None)
+        self.units = make(self.ours), None if self.theirs is None else make(self.theirs), clusters
 
     @cached_property
     def lost(self) -> bool:
-        """Whether the value of some row is not known."""
-        return any(s.lost for rows in (self.ours, self.theirs or ()) for s in rows)
+        """Whether the value of some row is not known, or not wholly."""
+        return any(s.lost or s.partly_lost for rows in (self.ours, self.theirs or ()) for s in rows)
 
     def supposing(self, best: bool | None) -> Hypothesis:
-        """Return the same with every lost value as good for the claim as can be, or as bad; with None without them."""
+        """Return the same with every lost value as good for the claim as can be, or as bad; with None without them.
+
+        What is left of a value that is lost in part counts as the row does.
+        """
         pairs = zip(self.ours, self.theirs or self.ours, strict=True)
         keep = [i for i, (s, t) in enumerate(pairs) if best is not None or not (s.lost or t.lost)]
         good = float(bool(best) == (self.sign > 0))
-        ours = [self.ours[i].found(good) for i in keep]
-        theirs = None if self.theirs is None else [self.theirs[i].found(1 - good) for i in keep]
-        return Hypothesis(self.case, ours, theirs, [self.groups[i] for i in keep])
+        ours = [_settled(self.ours[i], best, good) for i in keep]
+        theirs = None if self.theirs is None else [_settled(self.theirs[i], best, 1 - good) for i in keep]
+        return Hypothesis(self.case, ours, theirs, [[kind[i] for i in keep] for kind in self.kinds])
 
     def beyond(self, test: Test) -> tuple[float, float]:
         """Return how far the bounds of a test lie beyond the threshold, turned so that less is worse."""
@@ -99,7 +124,7 @@ class Hypothesis:
         if self.metric.combine or self.metric.is_count or self.gate.kind.counts or self.gate.cap is not None:
             return None
         results = [rows for rows in (self.ours, self.theirs) if rows is not None]
-        means = [self._mean(rows if self.gate.estimand == "clusters" else self._means(rows)) for rows in results]
+        means = [self._mean(rows if self.gate.estimand != "rows" else self._means(rows)) for rows in results]
         return means[0] - self.factor * means[1] if len(means) > 1 else means[0]
 
     def _means(self, rows: Sequence[Score]) -> list[Score]:
@@ -109,11 +134,29 @@ class Hypothesis:
             members.setdefault(group, []).append(score)
         return [Score(group, {self.metric.name: self._mean(own)}) for group, own in members.items()]
 
+    def _shared(self, rows: Sequence[Score]) -> list[Score]:
+        """Return rows with weights of which those of each group sum to 1."""
+        total: dict[str, float] = {}
+        for group, score in zip(self.groups, rows, strict=True):
+            total[group] = total.get(group, 0.0) + score.weight_of(self.metric.name)
+        pairs = zip(self.groups, rows, strict=True)
+        return [
+            replace(s, weights={}, weight=s.weight_of(self.metric.name) / (total[group] or 1.0)) for group, s in pairs
+        ]
+
     def _mean(self, rows: Sequence[Score]) -> float:
         return replace(self.metric, scale="mean").value(rows)
+
+
+def _settled(score: Score, best: bool | None, value: float) -> Score:
+    """Return a score with a value in place of what was lost, or as if nothing of it was."""
+    if best is None:
+        return replace(score, partly_lost={}) if score.partly_lost else score
+    return score.found(value) if score.lost or score.partly_lost else score
 
 
 def hypothesis_on(case: Case, rows: Sequence[Sample]) -> Hypothesis:
     """Return the claim of a gate about some of its rows."""
     theirs = [case.baseline[s.id] for s in rows] if case.baseline is not None else None
-    return Hypothesis(case, [case.candidate[s.id] for s in rows], theirs, [s.cluster or s.id for s in rows])
+    labels = labels_of(rows, questions=bool(case.repeated.get("rows")))
+    return Hypothesis(case, [case.candidate[s.id] for s in rows], theirs, labels)

@@ -10,7 +10,9 @@ from functools import partial
 from harness.claims import labels as by_people
 from harness.claims.agreement import kappa
 from harness.claims.bound import Bound
+from harness.claims.clusterings import connected
 from harness.claims.hypothesis import Hypothesis
+from harness.claims.min_rows import one_cluster_error
 from harness.records.samples import Score
 from harness.stats import tests
 from harness.stats.eprocess import EProcess
@@ -60,14 +62,14 @@ def _tested(h: Hypothesis, ties: bool) -> tests.Test:
         if rows < 2:
             raise ValueError("there is one row; one row proves nothing" if rows else "every row has weight 0")
         if h.clusters and len(set(h.clusters)) == 1:
-            raise ValueError(f"all {rows} rows are of one cluster; it says nothing about others")
+            raise ValueError(one_cluster_error(rows, by_question=len(set(h.kinds[-1])) == 1))
         if not (ties and h.support):
             _check_ties(h)
         if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
             what = f"{h.metric.name} of the baseline is {h.baseline:g}"
             raise ValueError(f"{what}; a share of that is no margin, write it in the metric's units")
         test = _test_of_rows(h)
-        if h.gate.estimand == "clusters":
+        if h.gate.estimand != "rows" and test.clusters is None:
             test = replace(test, clusters=test.n)
         if math.isinf(test.lower) and math.isinf(test.upper) and test.p_pass == test.p_fail == 1:
             raise ValueError(f"nothing varies over {rows} rows, so nothing can be inferred from them")
@@ -77,6 +79,8 @@ def _tested(h: Hypothesis, ties: bool) -> tests.Test:
 def _test_of_rows(h: Hypothesis) -> tests.Test:
     """Return the test of a mean, or of a metric made from all rows at once."""
     if h.metric.combine and not h.early:
+        if len(h.clusterings) > 1:
+            return tests.crossed_bootstrap(partial(_statistic, h), h.clusterings, h.margin, h.alpha, support=h.support)
         units = h.clusters or [s.id for s in h.ours]
         return tests.cluster_bootstrap(partial(_statistic, h), units, h.margin, h.alpha, support=h.support)
     values, weights = differences(h)
@@ -94,20 +98,27 @@ def _test_of_rows(h: Hypothesis) -> tests.Test:
     if not unchanged and high - low <= 1e-12 * max(abs(low), abs(high)) and not _zeros_and_ones(h):
         what = "has the same value" if h.theirs is None else "differs from the baseline by the same"
         raise ValueError(f"every row {what}, {h.sign * values[0]:g}; where nothing varies nothing can be inferred")
-    if h.theirs is not None and h.margin == 0 and h.factor == 1 and len(set(weights)) == 1:
+    crossed = len(h.tested_in) > 1
+    if h.theirs is not None and h.margin == 0 and h.factor == 1 and len(set(weights)) == 1 and not crossed:
         ours, theirs, clusters = h.units
         cand, base = ([h.sign * s.values[h.metric.name] for s in rows] for rows in (ours, theirs or ()))
         return tests.sign_flip(cand, base, clusters, h.alpha, support=h.support)
-    test = tests.cluster_t(values, weights, h.units[2], h.margin, h.alpha, support=h.support)
+    test = _test_of_mean(h, values, weights)
     if h.factor == 1 or h.support is None or test.method == "t":
         return test
     # A claim about a share of the baseline allows for what no row or cluster showed, by the rule of three: it varies
     # with the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of independent rows
     # `cluster_means.cluster_t` allows for that itself. The weaker test counts.
-    rule = tests.cluster_t([test.estimate] * len(weights), weights, h.units[2], h.margin, h.alpha, support=h.support)
+    rule = _test_of_mean(h, [test.estimate] * len(weights), weights)
     lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
     p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
     return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)
+
+
+def _test_of_mean(h: Hypothesis, values: list[float], weights: list[float]) -> tests.Test:
+    if len(h.tested_in) > 1:
+        return tests.crossed_t(values, weights, h.tested_in, h.margin, h.alpha, support=h.support)
+    return tests.cluster_t(values, weights, h.units[2], h.margin, h.alpha, support=h.support)
 
 
 def _binary(h: Hypothesis) -> tests.Test:
@@ -140,7 +151,8 @@ def _labelled(h: Hypothesis) -> tests.Test:
         values, weights = differences(h)
         values = [h.sign * v for v in values]
         sides = by_people.sides_of(h.labels, h.ours)
-        test = by_people.corrected(values, weights, h.clusters, h.labels, h.threshold, h.alpha, sides)
+        clusters = connected(h.clusterings) if len(h.clusterings) > 1 else h.clusters
+        test = by_people.corrected(values, weights, clusters, h.labels, h.threshold, h.alpha, sides)
     return test if h.sign > 0 else replace(test, p_pass=test.p_fail, p_fail=test.p_pass)
 
 

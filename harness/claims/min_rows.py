@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 
+from harness.claims.clusterings import Labels, coarsest, labels_of
 from harness.claims.gate import Gate
 from harness.records.about import FEW_CLUSTERS
 from harness.records.metrics import Metric
@@ -17,7 +18,23 @@ Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is indep
 
 def sizes_of(gate: Gate, rows: Sequence[Sample]) -> Sizes:
     """Return how many rows the gate is about, slice by slice, and how many of them are independent."""
-    return {name: (len(part), len({s.cluster or s.id for s in part})) for name, part in gate.parts(rows).items()}
+    parts = {
+        name: (len(part), labels_of(part, questions=not gate.kind.counts)) for name, part in gate.parts(rows).items()
+    }
+    return {name: (count, _fewest_clusters(count, labels)) for name, (count, labels) in parts.items()}
+
+
+def _fewest_clusters(rows: int, labels: Sequence[Labels]) -> int:
+    return min((len(set(clusters)) for clusters in coarsest(labels)), default=rows)
+
+
+def one_cluster_error(rows: int, *, by_question: bool = False) -> str:
+    """Return that rows of one cluster prove nothing."""
+    if by_question:
+        return (
+            f"all {rows} rows ask the same question; it says nothing about others: ask more, or name the input's column"
+        )
+    return f"all {rows} rows are of one cluster; it says nothing about others"
 
 
 def unprovable_error(
@@ -53,18 +70,20 @@ def few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
 
 def _slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
     """Return why a slice of so many rows, of which `units` are independent, cannot prove the claim, or nothing."""
-    unit = "rows" if units == rows else "clusters"
     if rows == 1:
         return "there is one row; one row proves nothing"
     if units == 1:
-        return f"all {rows} rows are of one cluster; it says nothing about others"
+        return one_cluster_error(rows)
     if (best := gate.kind.best(gate, metric)) is None:
         return ""
     if best.chance >= 1:
         return f"{best.claim} cannot be proved by any number of rows{f', {best.perfect}' if gate.versus else ''}"
     needed = fewest(best.chance, alpha * (LENIENT if best.mid_p and units == rows else 1.0))
-    told = f"{best.claim} cannot be proved on {units} {unit}, {best.perfect}; {needed} at least"
-    return told if units < needed else ""
+    if units >= needed:
+        return ""
+    if units < rows:
+        return f"{best.claim}: {units} clusters do not prove it {best.alike}; {needed} at least do"
+    return f"{best.claim} cannot be proved on {units} rows, {best.perfect}; {needed} at least"
 
 
 def fewest(chance: float, alpha: float) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from harness.claims.eligibility import Case
 from harness.claims.hypothesis import Hypothesis
 from harness.claims.inference import differences
 from harness.claims.needed import CLOSE
@@ -20,21 +21,24 @@ TOGETHER = 0.01  # p-value from which on it is said that neighbouring rows go to
 
 def found(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
     """Return estimate, interval, rows and method; what these hide; of an inconclusive verdict what would decide it."""
-    alike = hypothesis.gate.estimand == "clusters"
+    alike = hypothesis.gate.estimand != "rows"
     shown = alike or hypothesis.clusters or verdict.method == "failures counted"  # else resampled row by row
     told = {name: getattr(verdict, name) for name in ("value", "baseline", "n", "method", "effective")}
     bounds = {name: float(getattr(verdict, name) or 0.0) for name in ("estimate", "lower", "upper")}
     told |= {name: bound if math.isfinite(bound) else None for name, bound in bounds.items()}
     told |= {"clusters": verdict.clusters if shown else None, "alike": alike, "alpha": hypothesis.alpha}
-    told |= {"changed": [len(verdict.won), len(verdict.lost)], "factor": hypothesis.factor}
+    told |= {"crossed": list(verdict.crossed)} if verdict.crossed else {}
+    told |= {"changed": [len(verdict.won), len(verdict.lost)]}
     notes = [Note("found", told)]
     if verdict.method in ("failures counted", "point"):
         return notes
     other, limit = hypothesis.otherwise if hypothesis.clusters else None, verdict.threshold
     if other is not None and verdict.estimate is not None and limit is not None:
+        other += limit - hypothesis.threshold  # of a share of the baseline, see `conclude`
         apart = (verdict.estimate - limit) * (other - limit) < 0  # on two sides of it
         inside = (verdict.lower or 0.0) <= other <= (verdict.upper or 0.0)
-        notes += [Note("sizes", {"of": "rows" if alike else "clusters", "mean": other})] if apart and not inside else []
+        of = "rows" if alike else hypothesis.group_kind
+        notes += [Note("sizes", {"of": of, "mean": other})] if apart and not inside else []
     notes += [Note("weightless", {"rows": verdict.weightless})] if verdict.weightless else []
     count = verdict.clusters or verdict.n
     if hypothesis.support is None and hypothesis.labels is None and count >= 2:  # a row may say anything
@@ -45,6 +49,11 @@ def found(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
     elif verdict.outcome is Outcome.INCONCLUSIVE:
         notes.append(_needed(verdict))
     return notes
+
+
+def repeated_notes(case: Case) -> list[Note]:
+    """Return how many rows ask what others ask, where some do."""
+    return [Note("repeated", {**case.repeated, "of": len(case.rows)})] if case.repeated.get("rows") else []
 
 
 def together(hypothesis: Hypothesis) -> list[Note]:

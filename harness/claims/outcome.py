@@ -28,9 +28,17 @@ def conclude(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
     """Return the verdict of one test, but for its reason."""
     outcome = outcome_of(test.p_pass, test.p_fail, hypothesis.alpha)
     found: dict[str, Any] = {"outcome": outcome, "n": len(hypothesis.ours), **changed_rows(hypothesis)}
-    found |= {name: getattr(hypothesis, name) for name in ("value", "baseline", "threshold", "weightless")}
-    found |= {name: getattr(test, name) for name in ("estimate", "lower", "upper", "p_pass", "p_fail", "method")}
-    found |= {"clusters": test.clusters, "effective": test.effective if test.clusters else None}
+    found |= {name: getattr(hypothesis, name) for name in ("value", "baseline", "weightless")}
+    found |= {name: getattr(test, name) for name in ("p_pass", "p_fail", "method")}
+    # of a share of the baseline, c - f·b is tested, and c - b with its limit (f - 1)·b is what is said
+    allowed = (hypothesis.factor - 1) * (hypothesis.baseline or 0.0)
+    found |= {name: getattr(test, name) + allowed for name in ("estimate", "lower", "upper")}
+    found["threshold"] = hypothesis.threshold + allowed
+    found |= {
+        "clusters": test.clusters,
+        "effective": test.effective if test.clusters else None,
+        "crossed": test.crossed,
+    }
     verdict = replace(blank, **found)
     if outcome is not Outcome.INCONCLUSIVE or hypothesis.labels:  # of which there would have to be more, too
         return verdict
@@ -86,7 +94,8 @@ def changed_rows(h: Hypothesis) -> Changed:
     """
     name = h.metric.name
     pairs = () if h.theirs is None or h.metric.combine else zip(h.ours, h.theirs, strict=True)
-    change = [(h.sign * (o.values[name] - t.values[name]) * o.weight_of(name), o.id) for o, t in pairs]
+    known = [(o, t) for o, t in pairs if name not in o.lost and name not in t.lost]
+    change = [(h.sign * (o.values[name] - t.values[name]) * o.weight_of(name), o.id) for o, t in known]
     kept = None if h.metric.is_share else SHOWN
     won = [i for _, i in sorted((c for c in change if c[0] > 0), key=lambda c: -c[0])]
     lost = [i for _, i in sorted((c for c in change if c[0] < 0), key=lambda c: c[0])]

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from harness import schema
 from harness.claims import contamination
+from harness.claims.clusterings import coarsest, labels_of
 from harness.claims.gate import PARENT, Gate
 from harness.claims.group import COUNTED, grouped, order_mistakes
 from harness.claims.min_rows import Sizes, few_clusters_error, sizes_of, unprovable_error
@@ -192,6 +193,8 @@ class GateChecks:
             yield f'stands in an any_of, and "{gate.eval}" has rows_at_most; claim it in a gate of its own'
         if gate.estimand == "clusters" and task.samples and all(s.cluster is None for s in task.samples):
             yield f'estimand is "clusters", and rows of "{gate.eval}" are in none; name their column with "cluster"'
+        elif gate.estimand == "clusters" and len(task.spec.clusters) > 1:
+            yield f'estimand is "clusters", and "{gate.eval}" has those of two columns; name one of them'
         yield from self._slice_mistakes(gate, task)
         if task.spec.stop == "early":
             yield from _early_mistakes(gate, metric, task)
@@ -232,14 +235,14 @@ class GateChecks:
 
 def _early_mistakes(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
     """Yield what keeps a gate from being decided row by row, where its eval has stop = "early"."""
-    clustered = len({s.cluster or s.id for s in task.samples or ()}) < len(task.samples or ())
+    clustered = bool(coarsest(labels_of(task.samples or (), questions=False)))
     why = {
         f'"{metric.name}" has no known range': not metric.is_share or metric.combine is not None,
         "rows in clusters are not independent": clustered or task.spec.cluster is not None,
         "slices are judged on all their rows": gate.slice is not None,
         "it counts over all rows": gate.kind.counts,
         "its test is of all rows": gate.kind.has_test and not gate.kind.counts,
-        "it is about clusters": gate.estimand == "clusters",
+        f"it is about {gate.estimand}": gate.estimand != "rows",
         "it belongs to an any_of": bool(gate.group),
         "its margin is relative": gate.relative,
         "a parent may have answered fewer rows": gate.versus == PARENT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -49,18 +50,23 @@ class Sources:
         return None
 
 
-def overlap(cluster: str | None, chosen: Sequence[Mapping[str, Any]], confirm: Sequence[Mapping[str, Any]]) -> str:
+def overlap(clusters: Sequence[str], chosen: Sequence[Mapping[str, Any]], confirm: Sequence[Mapping[str, Any]]) -> str:
     """Return in words what two splits have in common, rows or clusters, or nothing."""
     kinds: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("are in", lambda row: repr(sorted((k, v) for k, v in row.items() if k != "id")))  # whatever it is called
     ]
-    if cluster and all(row.get(cluster) is not None for row in (*chosen, *confirm)):
-        kinds.append((f'share their "{cluster}" with', lambda row: str(row[cluster])))
+    for column in clusters:
+        if all(row.get(column) is not None for row in (*chosen, *confirm)):
+            kinds.append((f'share their "{column}" with', partial(_text_in, column)))
     for how, of in kinds:
         known = {of(row) for row in confirm}
         if both := [i for i, row in enumerate(chosen) if of(row) in known]:
             return f'{len(both)} of {len(chosen)} rows {how} "data", for instance row {both[0]}'
     return ""
+
+
+def _text_in(column: str, row: Mapping[str, Any]) -> str:
+    return str(row[column])
 
 
 def tell_overlaps(context: Context, sources: Sources) -> None:
@@ -116,6 +122,6 @@ def _validated(context: Context, train: Train, rows: list[dict[str, Any]], origi
     kept, held = rows[:first], rows[first:]
     if train.validation_data in train.sources:
         complain(f'validation_data "{train.validation_data}" is trained on; name another source')
-    elif both := overlap(GROUP if train.cluster else None, held, kept):
+    elif both := overlap([GROUP] if train.cluster else [], held, kept):
         complain(f'validation_data "{train.validation_data}": {both}; a loss on them is a loss for memory')
     return kept + [{**row, HELD_OUT: True} for row in held]

@@ -100,7 +100,7 @@ def _tell_repeats(context: Context, spec: Eval, samples: Samples) -> None:
     if spec.stop == "early":
         context.mistakes.add(spec.where, f'{told}; leave them out, or leave out stop = "early"')
     else:
-        context.warnings.append(f"{spec.where}: {told}; what scores the same counts once")
+        context.warnings.append(f"{spec.where}: {told}; rows of one question are a cluster")
 
 
 def by_prompt(samples: Samples) -> Samples:
@@ -126,6 +126,8 @@ def _check_eval(context: Context, spec: Eval) -> None:
         complain(f'name is {schema.show(spec.name)}, want letters, digits, "_" and "-"')
     elif what := name_error(spec.name):
         complain(what)
+    if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
+        complain(f"cluster names {len(spec.clusters)} columns, want one, or two that differ")
     if spec.limit is not None and spec.limit < 1:
         complain(f"limit is {spec.limit}, want 1 or more")
     if spec.rows_at_most is not None and spec.stop == "early":
@@ -181,7 +183,7 @@ def _samples(
         return None, None
     if spec.select is not None:
         other = sources.rows(spec.select, spec)
-        if other is not None and rows is not None and (both := overlap(spec.cluster, other, rows)):
+        if other is not None and rows is not None and (both := overlap(spec.clusters, other, rows)):
             complain(f'select "{spec.select}": {both}; what chose a candidate cannot confirm it')
         chosen = _made(context, spec, other, function) or None if other is not None else None
         rows = other if context.selecting else rows

@@ -67,14 +67,14 @@ def to_samples(
     where: str,
     *,
     columns: Columns,
-    cluster: str | None,
+    cluster: str | Sequence[str] | None,
     slices: Sequence[str],
     arguments: Arguments | None = None,
     template: str | None = None,
     json_targets: bool = False,
 ) -> list[Sample]:
     """Return one Sample for each row. `columns` maps our names (id, input, target) to the data's, `template` is what
-    the inputs are written by.
+    the inputs are written by, `cluster` is at most two columns.
 
     With `arguments`, the template arguments of all rows, the prompts are given theirs; without, a row's are not read.
     With `json_targets` a target is any JSON value, given as its text, and calls of tools that end messages are one.
@@ -82,22 +82,29 @@ def to_samples(
     their number, from 0. A number is its text, a target of null is "", as one that is not there. Raises UsageError on
     missing columns, on what is no text, and on duplicate ids.
     """
-    mistakes = Mistakes()
-    wanted = {**columns, **({"cluster": cluster} if cluster else {}), **{f"slices {s}": s for s in slices}}
+    mistakes, clusters = Mistakes(), [cluster] if isinstance(cluster, str) else list(cluster or ())
+    wanted = {
+        **columns,
+        **{"cluster" if c == clusters[0] else "second cluster": c for c in clusters},
+        **{f"slices {s}": s for s in slices},
+    }
     for name, column in wanted.items():
         if lacking := [i for i, row in enumerate(rows) if column not in row]:
             what = f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows)'
             mistakes.add(where, f"{what}; it has {listed(rows[0])}")
     mistakes.raise_if_any()
     named = _all_named(rows, columns, template, where, json_targets=json_targets)
-    mistakes.found += [f"{where}: {what}" for what in _odd_values(named, rows, cluster, slices)]
+    mistakes.found += [f"{where}: {what}" for what in _odd_values(named, rows, clusters, slices)]
     mistakes.raise_if_any()
     if arguments is not None:
-        _give_arguments(rows, named, arguments, [*columns.values(), *slices, *([cluster] if cluster else [])], where)
+        _give_arguments(rows, named, arguments, [*columns.values(), *slices, *clusters], where)
     samples = []
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
-        group, asked = str(row[cluster]) if cluster else None, own.get("input", "")
-        samples.append(Sample(str(own.get("id", i)), asked, _target(own.get("target")), row=row, cluster=group))
+        groups = [str(row[c]) for c in clusters]
+        about = dict(zip(("cluster", "second_cluster"), groups, strict=False))
+        samples.append(
+            Sample(str(own.get("id", i)), own.get("input", ""), _target(own.get("target")), row=row, **about)
+        )
     if not any(s.input or "text" in s.row for s in samples):
         want = 'write columns = { input = "…", target = "…" }'
         mistakes.add(where, f'no column "input"; its columns are {listed(rows[0])}; {want}')
@@ -169,14 +176,14 @@ def _is_target(value: Any) -> bool:
     return all(v is None or _is_text(v) for v in (value if isinstance(value, list) else [value]))
 
 
-def _odd_values(named: Rows, rows: Rows, cluster: str | None, slices: Sequence[str]) -> Iterator[str]:
+def _odd_values(named: Rows, rows: Rows, clusters: Sequence[str], slices: Sequence[str]) -> Iterator[str]:
     """Yield what stands where text is wanted and is none: a line for each of target, id, cluster, slices and input."""
     name = "want text or a number in every row"
     asked: list[tuple[str, Rows, str, Callable[[Any], bool], str]] = [
         ("target", named, "target", _is_target, "want text or a number, or a list of these"),
         ("id", named, "id", lambda v: _is_text(v) and v != "", name),
     ]
-    asked += [(cluster, rows, "cluster", lambda v: _is_text(v) and v != "", name)] if cluster else []
+    asked += [(c, rows, "cluster", lambda v: _is_text(v) and v != "", name) for c in clusters]
     want = "want text, a number, true or false in every row"
     asked += [(c, rows, f'slices "{c}"', lambda v: isinstance(v, bool) or _is_text(v), want) for c in slices]
     for column, of, what, fits, want in asked:

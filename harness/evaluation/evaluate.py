@@ -91,6 +91,8 @@ def taken(score: Score) -> Score:
     answer = whole(str(score.answer)) if isinstance(score.answer, str) else score.answer
     if any(weights.get(name, 1.0) != 0 for name in score.lost):
         raise ValueError(f'row "{score.id}" has lost what has a weight; give it none')
+    if odd := next((name for name, share in score.partly_lost.items() if not 0 < share < 1), ""):
+        raise ValueError(f'row "{score.id}": partly_lost of "{odd}" is {score.partly_lost[odd]}, want a share below 1')
     numbers: dict[str, Any] = {"values": values, "weights": weights, "weight": float(score.weight)}
     return replace(plain(Score, score), answer=answer, **numbers)
 

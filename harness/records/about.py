@@ -28,6 +28,7 @@ class About(Scaled):
     slices: tuple[tuple[str, str], ...] = ()
     min_n: int = 0  # rows from which on a slice must prove the claim
     alike: bool = False  # clusters count alike, and not rows
+    by_question: bool = False  # questions count alike, however often each was asked
     cap: float | None = None
     cut_at_most: float | None = None
     clean: bool = False  # without rows that leak

@@ -18,8 +18,8 @@ class Sample:
     """One row of an evaluation's data.
 
     `input` is text or chat messages, `target` what is wanted (several: any of them), `row` every
-    column of the row as it was read, `cluster` what rows share that are not independent, `key` what tells its question
-    from others (`harness.data.identity`).
+    column of the row as it was read, `cluster` what rows share that are not independent, `second_cluster` the same of a
+    second column, `key` what tells its question from others (`harness.data.identity`).
     """
 
     id: str
@@ -28,6 +28,7 @@ class Sample:
     row: Mapping[str, Any] = field(default_factory=dict)
     cluster: str | None = None
     key: str = ""
+    second_cluster: str | None = None
 
     @property
     def targets(self) -> list[str]:
@@ -37,7 +38,8 @@ class Sample:
     @property
     def told(self) -> list[Any]:
         """All of it as it was given, in the order of its fields, for a digest."""
-        return [self.id, self.input, self.target, self.row, self.cluster]
+        second = [] if self.second_cluster is None else [self.second_cluster]
+        return [self.id, self.input, self.target, self.row, self.cluster, *second]
 
     @property
     def asked(self) -> Any:
@@ -53,7 +55,8 @@ class Sample:
     @property
     def digest(self) -> str:
         """One sha256 of all that evidence tells of it."""
-        return row_digest({"id": self.id, "cluster": self.cluster, **self.hashes})
+        clusters = {"cluster": self.cluster, "second_cluster": self.second_cluster}
+        return row_digest({"id": self.id, **clusters, **self.hashes})
 
 
 def rows_digest(samples: Iterable[Sample]) -> str:
@@ -67,7 +70,8 @@ class Score:
 
     `weights` overrides `weight` for single metrics. The value of a "perplexity" metric is nats per unit of weight. Of
     the metrics in `lost`, proportions of weight 0, there is no value though there should be: a gate takes it for the
-    worst where it proves a claim, and for the best where it refutes one. `details` are for people, and stand in the
+    worst where it proves a claim, and for the best where it refutes one. Of one in `partly_lost` the value is that of
+    some of its answers, and a share of them, above 0, has none. `details` are for people, and stand in the
     samples file. How the answer ended, and its tokens, the harness itself hears from the loader and fills in.
     """
 
@@ -79,6 +83,7 @@ class Score:
     weights: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
+    partly_lost: Mapping[str, float] = field(default_factory=dict)
     ended: Ended = ""
     tokens: int | None = None
 
@@ -93,7 +98,9 @@ class Score:
     def found(self, value: float) -> Score:
         """Return it with a value in place of what was lost, counted as any other row."""
         weights = {name: weight for name, weight in self.weights.items() if name not in self.lost}
-        return replace(self, values={**self.values, **dict.fromkeys(self.lost, value)}, weights=weights, lost=())
+        parts = {n: (1 - share) * self.values[n] + share * value for n, share in self.partly_lost.items()}
+        values = {**self.values, **dict.fromkeys(self.lost, value), **parts}
+        return replace(self, values=values, weights=weights, lost=(), partly_lost={})
 
 
 @dataclass(frozen=True)

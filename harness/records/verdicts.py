@@ -37,8 +37,8 @@ class Verdict:
     """A gate applied to one candidate: estimate and bounds on the claim's scale, and why.
 
     `estimate`, `lower`, `upper` and `threshold` are the metric's value for a claim about a number, candidate
-    minus baseline for a comparison (of log perplexity: the relative change), and candidate minus the allowed share
-    of the baseline for a relative margin; where the gate is about clusters, all are means over clusters. With
+    minus baseline for a comparison (of log perplexity: the relative change), whose threshold is that share of the
+    baseline for a relative margin; where the gate is about clusters or questions, all are means over these. With
     several slices they are the `driver`'s. `won` and `lost` are the rows that changed, the largest change first; where
     they are cut, `won_count` and `lost_count` are how many there are.
     `n` counts the rows but those of weight 0, which are `weightless`; very uneven `clusters` count as `effective` ones
@@ -82,8 +82,8 @@ class Verdict:
     attempt: int = 0
     looks: tuple[int, ...] = ()  # rows that the same weights were looked at, of those there will be at most
     left_out: int | None = None
-    copies: int = 0
-    joined: int = 0
+    repeated: int = 0  # rows that ask what others ask
+    crossed: tuple[int, ...] = ()  # how many clusters of each kind, where rows are in several
     whole: float | None = None
     whole_baseline: float | None = None
     waiver: Waiver | None = None

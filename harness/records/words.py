@@ -62,7 +62,7 @@ def sizes(v: Verdict) -> str:
 
 def conditions(about: About) -> str:
     """Write how the rows of a claim are counted, and which they are."""
-    text = " in the mean over clusters" if about.alike else ""
+    text = " in the mean over clusters" if about.alike else " in the mean over questions" if about.by_question else ""
     text += f", no row counted as more than {plain(about.cap)}" if about.cap is not None else ""
     text += f" on {' and '.join(f'{column}={value}' for column, value in about.slices)}" if about.slices else ""
     text += " without rows that leak" if about.clean else ""
@@ -92,6 +92,7 @@ def _found(about: About | None, told: Told) -> str:
     if told["clusters"]:
         few = told["clusters"] < FEW_CLUSTERS
         where = f"few clusters ({told['clusters']})" if few else f"{told['clusters']} clusters"
+        where += f" (crossed, {' × '.join(map(str, told['crossed']))})" if told.get("crossed") else ""
         where += f", so uneven that they count as {told['effective']:.0f}" if told["effective"] else ""
         where = f", mean over {where}" if told["alike"] else f" in {where}"
     return f"{text}, n={told['n']}{where}" + (f", {told['method']}" if told["tests"] else "")
@@ -102,18 +103,14 @@ def _figures(about: About | None, told: Told) -> str:
         return _interval(about, told)
     text = f"{short_number(told['value'])} against {short_number(told['baseline'])}, "
     if about.relative and not about.is_log:
-        share = (told["value"] or 0.0) / told["baseline"] - 1 if told["baseline"] else math.nan
-        text += minus(f"{share:+.1%}, {told['estimate']:+.3g}")
+        share = told["estimate"] / told["baseline"] if told["baseline"] else math.nan
+        text += f"{figure(about, told['estimate'])} ({minus(f'{share:+.1%}')})"
         if told["method"] != "point":
-            text += f" [{_signed(told['lower'])}, {_signed(told['upper'])}] from {told['factor']:g} of the baseline"
+            text += f" [{figure(about, told['lower'])}, {figure(about, told['upper'])}]"
     else:
         text += _interval(about, told)
     won, lost = told["changed"]
     return text + (f", {won} won and {lost} lost" if about.is_share and (won or lost) else "")
-
-
-def _signed(x: float | None) -> str:
-    return "–" if x is None else minus(f"{x:+.3g}")
 
 
 def _interval(about: About | None, told: Told) -> str:
@@ -186,8 +183,10 @@ _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
     "none large": lambda _, told: (
         f"no slice has {told['min_n']} rows (min_n), so nothing is proven; add rows, or lower min_n"
     ),
-    "copies": lambda _, told: f"{told['copies']} of {told['of']} rows are copies, and count once",
-    "joined": lambda _, told: f"{told['rows']} rows ask what others ask, and are in a cluster with these",
+    "repeated": lambda _, told: (
+        f"{told['rows']} of {told['of']} rows ask what others ask ({told['questions']} questions, one up to "
+        f"{told['most']} times): a question is a cluster"
+    ),
     "neighbours": lambda _, told: (
         f"neighbouring rows go together (correlation {told['correlation']:.2f}, {chance(told['p'])}): "
         "is a cluster missing?"

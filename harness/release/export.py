@@ -293,5 +293,5 @@ def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:
     values = plain({name: row[name] for name in row["metrics"] if name in row})
     told = {k: row[k] for k in ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")}
     told |= {"weight": plain(row["weight"]), "weights": plain(row["weights"])}
-    told |= {key: row[key] for key in ("lost", "ended", "tokens") if key in row}
+    told |= {key: row[key] for key in ("second_cluster", "lost", "partly_lost", "ended", "tokens") if key in row}
     return {**told, "answer_hash": digest_of(row["resps"]), "values": values}

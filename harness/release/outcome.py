@@ -165,8 +165,11 @@ class _VerdictCheck:
         if (gone or 0) > there or ((gone or 0) < there and gate.slice is None):
             yield f"was judged without {gone} rows, the lock tells of {there} that leak"
         sign, margin = self.oriented
-        if v["threshold"] is None or not _near(v["threshold"], sign * margin):
-            yield f"has threshold {v['threshold']}, its claim is about {sign * margin:g}"
+        limit = sign * margin
+        if self.gate.relative and not self.metric.is_log:  # a share of the baseline; with slices of one slice's
+            limit = self.gate.margin * sign * (v["baseline"] or 0.0) if not v["slices"] else v["threshold"]
+        if v["threshold"] is None or not _near(v["threshold"], limit):
+            yield f"has threshold {v['threshold']}, its claim is about {limit:g}"
         yield self.sides_error()
         # The estimate is made of the values; with slices it is one slice's.
         if v["outcome"] == Outcome.PASS and v["value"] is None and not self.metric.is_log:
@@ -200,7 +203,7 @@ class _VerdictCheck:
         if there is None:
             return ""
         # Older evidence counts rows of weight 0 among the others.
-        judged = n + self.verdict.get("weightless", 0) + (self.verdict["left_out"] or 0) + self.verdict.get("copies", 0)
+        judged = n + self.verdict.get("weightless", 0) + (self.verdict["left_out"] or 0)
         if judged > there or (judged < there and self.gate.slice is None and not self.early):
             return f"was judged on {judged} rows, the lock has {there}"
         looks = self.locked.looks.get(self.gate.eval)
@@ -247,8 +250,8 @@ class _VerdictCheck:
         """Return whether a count or a budget is met, or None where the claim is about a risk."""
         if not (self.gate.kind.counts or self.metric.is_count):
             return None
-        sign, margin = self.oriented
-        return bool(sign * self.verdict["estimate"] >= margin)
+        sign, v = self.oriented[0], self.verdict
+        return bool(sign * (v["estimate"] - v["threshold"]) >= -NEAR * max(1.0, abs(v["threshold"])))
 
     def sliced_error(self) -> str:
         """Return how the outcome differs from what its slices come to, or nothing.

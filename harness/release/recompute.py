@@ -36,7 +36,7 @@ COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_
 FLOATS = ("value", "baseline", "estimate", "threshold", "p_pass", "p_fail", "whole", "whole_baseline")
 BOUNDS = ("lower", "upper")
 NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded
-SAME = ("n", "weightless", "clusters", "method", "left_out", "copies", "joined", "digest", "won", "lost")
+SAME = ("n", "weightless", "clusters", "crossed", "method", "left_out", "repeated", "digest", "won", "lost")
 COUNTS = ("won_count", "lost_count")  # which older evidence does not tell
 Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
 Results = Mapping[tuple[str, str], Result]  # and of each
@@ -146,7 +146,8 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tu
         if "id" not in row:  # private, or not asked
             continue
         number, score = row["number"], score_in(row)
-        sample = Sample(row["id"], row=dict(row["slices"]), cluster=row["cluster"], key=row.get("key", ""))
+        about = {"cluster": row["cluster"], "second_cluster": row.get("second_cluster"), "key": row.get("key", "")}
+        sample = Sample(row["id"], row=dict(row["slices"]), **about)
         if samples.setdefault(name, {}).setdefault(number, sample) != sample:
             raise ValueError(f'row {number} of "{name}" is told in two ways')
         if "leak" in row:
@@ -169,6 +170,7 @@ def score_in(row: Mapping[str, Any]) -> Score:
     values, weights = ({str(k): number(v) for k, v in row[key].items()} for key in ("values", "weights"))
     about: dict[str, Any] = {"ended": row.get("ended", ""), "tokens": row.get("tokens"), "answer": row["answer_hash"]}
     about["lost"] = tuple(str(name) for name in row.get("lost", ()))
+    about["partly_lost"] = {str(name): number(share) for name, share in row.get("partly_lost", {}).items()}
     return Score(str(row["id"]), values, number(row["weight"]), weights=weights, **about)
 
 

@@ -57,21 +57,28 @@ def cluster_t(
     if of is None or not of.varies():
         parts = [all_agree(mean, weight, threshold, alpha, support)]
     else:
-        kind: means.Kind = "ratio" if support is None else "score"  # where rows are independent, or do not count alike
-        if support and clusters is not None and np.ptp(w) == 0:
-            pairs = support == (-1.0, 1.0) and bool(np.isin(v, (-1.0, 0.0, 1.0)).all())
-            kind = "share" if support[1] - support[0] == 1 else "pairs" if pairs else "score"
-        tests = means.asked(of, kind, alpha, discordance=(v * v).mean(), support=support)
+        kind = kind_of(v, w, support, clustered=clusters is not None)
+        tests = means.asked(of, kind, alpha, discordance=(v * v).mean(), support=support, near=threshold)
         parts = [(*test.bounds(alpha), *floats(test.p(threshold))) for test in tests]
         if support and clusters is None:
             parts.append(all_agree(mean, weight, threshold, alpha, support))
     judged = weakest(parts, support)
     if support and of and of.varies() and means.has_worst_row(of, alpha, independent=clusters is None):
-        worst = means.worst_row(of, support)  # the narrower bounds and the smaller p-values of the two count
+        worst = means.worst_row(
+            of, support, alpha, threshold
+        )  # the narrower bounds and the smaller p-values of the two count
         bounds, p = worst.bounds(alpha), floats(worst.p(threshold))
         judged = max(judged[0], bounds[0]), min(judged[1], bounds[1]), min(judged[2], p[0]), min(judged[3], p[1])
     rule = float(ratio.effective(weight)) if ratio.uneven(weight) else None
     return Test(mean, *judged, method, len(v), count if clusters is not None else None, rule)
+
+
+def kind_of(v: Floats, w: Floats, support: Support | None, *, clustered: bool) -> means.Kind:
+    """Return what rows with values and weights (rows,) are to `means.asked`."""
+    if support is None or not clustered or np.ptp(w) > 0:  # independent, or rows that do not count alike
+        return "ratio" if support is None else "score"
+    pairs = support == (-1.0, 1.0) and bool(np.isin(v, (-1.0, 0.0, 1.0)).all())
+    return "share" if support[1] - support[0] == 1 else "pairs" if pairs else "score"
 
 
 def paired_ratio(
@@ -124,22 +131,28 @@ def sign_flip(
 
 def _flips(sums: Floats, alpha: float) -> float:
     """Return the share of sign patterns whose sum is at least the one seen; sums (G,)."""
-    sums = sums[sums != 0]
+    sums = np.sort(sums[sums != 0])
     count, size = len(sums), np.abs(sums).sum()
     if count <= FLIPPED:
         patterns = np.arange(2**count)[:, None] >> np.arange(count) & 1
         return float(((1 - 2 * patterns) @ sums >= sums.sum() - 1e-12 * size).mean())
-    flips, above = max(FLIPS, math.ceil(4 / alpha)), 0
-    rng = np.random.default_rng([ratio.SEED, count, 3])
-    for at in range(0, flips, FLIPS):
-        signs = rng.integers(0, 2, (min(FLIPS, flips - at), count)) * 2 - 1
-        above += int((signs @ sums >= sums.sum() - 1e-12 * size).sum())
-    return (1 + above) / (flips + 1)
+    rng, least = np.random.default_rng([ratio.SEED, count, 3]), max(FLIPS, math.ceil(4 / alpha))
+
+    def draw(_: int) -> Floats:
+        flips = (min(FLIPS, least - at) for at in range(0, least, FLIPS))
+        signs = (rng.integers(0, 2, (some, count)) * 2 - 1 for some in flips)
+        return np.concatenate([some @ sums >= sums.sum() - 1e-12 * size for some in signs])
+
+    def p(above: Floats) -> Floats:
+        return np.asarray((1 + above.sum()) / (len(above) + 1))
+
+    return float(p(ratio.resampled(draw, lambda above: (p(above),) * 2, alpha)))
 
 
 def cluster_bootstrap(
-    statistic: Statistic, clusters: Clusters, threshold: float, alpha: float, *, support: Support | None = None
-) -> Test:
+    statistic: Statistic, clusters: Clusters, threshold: float, alpha: float, *, support: Support | None = None,
+    error: float | None = None,
+) -> Test:  # fmt: skip
     """Test any statistic of the rows by drawing whole clusters; conservative when they are few.
 
     `statistic(rows)` gets row numbers, repeated as drawn. Two methods must agree, the weaker one counts: (1) the
@@ -148,7 +161,8 @@ def cluster_bootstrap(
     narrow; (2) `ratio.guarded_t` on the delete-one-cluster jackknife's pseudo-values, because a percentile interval
     collapses where most resamples look alike. A resample without a finite value counts against both verdicts. There are
     as many resamples as the tail of a small alpha takes, up to MOST_RESAMPLES; a tail beyond those is the normal
-    distribution's with their mean and spread. `support`: see `cluster_t`; only for a mean.
+    distribution's with their mean and spread. `support`: see `cluster_t`; only for a mean. Where a standard `error` is
+    given, deviations are stretched to it.
     """
     groups, count = groups_of(clusters, len(clusters))
     check_level(threshold, alpha)
@@ -158,10 +172,27 @@ def cluster_bootstrap(
     tail = float(special.ndtr(math.sqrt(count / max(count - 1, 1)) * special.stdtrit(max(count - 1, 1), alpha)))
     most = min(max(RESAMPLES, math.ceil(100 / alpha)), MOST_RESAMPLES)
     resamples = most if 4 / most > tail else max(RESAMPLES, math.ceil(4 / tail))
+    without = _without_each(statistic, rows)
+    jackknife = _pseudo_values(np.array(without), estimate) if count > 1 else None
+    # sorted by what they are and not by their names, which so choose no resample
+    apart = [(abs(_finite(out - estimate)), _finite(statistic(own))) for own, out in zip(rows, without, strict=True)]
+    rows = [rows[i] for i in sorted(range(count), key=lambda i: (len(rows[i]), *apart[i]))]
+    stretch = 1.0
+    if error is not None and jackknife is not None and jackknife.varies() and math.isfinite(float(jackknife.error)):
+        stretch, jackknife = error / float(jackknife.error), ratio.stretched(jackknife, np.asarray(error**2))
     rng = np.random.default_rng([ratio.SEED, count, 4])
-    draws = (rng.integers(0, count, size=count) for _ in range(resamples))
-    drawn = np.array([statistic([row for g in draw for row in rows[g]]) for draw in draws], dtype=float)
-    jackknife = _jackknife(statistic, rows, estimate) if count > 1 else None
+
+    def draw(_: int) -> Floats:
+        draws = (rng.integers(0, count, size=count) for _ in range(resamples))
+        drawn = np.array([statistic([row for g in draw for row in rows[g]]) for draw in draws], dtype=float)
+        return np.asarray(estimate + stretch * (drawn - estimate))
+
+    def expanded_p(drawn: Floats) -> tuple[Floats, Floats]:
+        sides = (drawn, threshold), (-drawn, -threshold)
+        up, down = (np.asarray(_expanded_p(*side, count) if count > 1 and np.ptp(drawn) > 0 else 1.0) for side in sides)
+        return up, down
+
+    drawn = ratio.resampled(draw, expanded_p, alpha)
     finite_draws = drawn[np.isfinite(drawn)]
     spread = float(finite_draws.std()) if len(finite_draws) else 0.0
     alike = bool((drawn == estimate).all())
@@ -169,7 +200,7 @@ def cluster_bootstrap(
         judged = all_agree(estimate, np.ones(count), threshold, alpha, support)
     else:
         lower, upper = _expanded_bound(drawn, tail), -_expanded_bound(-drawn, tail)
-        expanded = lower, upper, _expanded_p(drawn, threshold, count), _expanded_p(-drawn, -threshold, count)
+        expanded = lower, upper, *floats(expanded_p(drawn))
         judged = weakest([expanded, _jackknifed(jackknife, estimate, spread, threshold, alpha)], None)
     return Test(estimate, *judged, "cluster bootstrap", len(groups), count)
 
@@ -187,6 +218,26 @@ def _jackknifed(of: Ratio, estimate: float, spread: float, threshold: float, alp
         return -math.inf, math.inf, 1.0, 1.0
     bounds = ratio.guarded_bounds(of, alpha, *ratio.COMBINED)
     return (*bounds, *floats(ratio.guarded_t(of, threshold, *ratio.COMBINED)))
+
+
+def jackknife_error(statistic: Statistic, clusters: Clusters) -> float:
+    """Return the standard error of a statistic by leaving out each cluster, infinite where one cannot be had."""
+    groups, count = groups_of(clusters, len(clusters))
+    rows = [np.flatnonzero(groups == g).tolist() for g in range(count)]
+    if count < 2:
+        return math.inf
+    return float(_pseudo_values(np.array(_without_each(statistic, rows)), statistic(range(len(groups)))).error)
+
+
+def _without_each(statistic: Statistic, rows: list[list[int]]) -> list[float]:
+    """Return a statistic without each cluster's rows, NaN of the only one."""
+    if len(rows) == 1:
+        return [math.nan]
+    return [statistic([row for own in rows if own is not left for row in own]) for left in rows]
+
+
+def _finite(x: float) -> float:
+    return x if math.isfinite(x) else 0.0
 
 
 def _expanded_p(drawn: Floats, threshold: float, count: int) -> float:
@@ -207,10 +258,9 @@ def _expanded_bound(drawn: Floats, tail: float) -> float:
     return float(min(low[0], low.mean() + special.ndtri(tail) * low.std())) if math.isfinite(low[0]) else -math.inf
 
 
-def _jackknife(statistic: Statistic, rows: list[list[int]], estimate: float) -> Ratio:
+def _pseudo_values(without: Floats, estimate: float) -> Ratio:
     """Return the jackknife's pseudo-values as a mean of clusters, (G,), of infinite error when one cannot be had."""
-    count = len(rows)
-    without = np.array([statistic([row for own in rows if own is not left for row in own]) for left in rows])
+    count = len(without)
     r = (count - 1) * (estimate - np.where(np.isfinite(without), without, estimate))
     error = math.sqrt(float((r**2).sum()) / count / (count - 1)) if np.isfinite(without).all() else math.inf
     value, spread, skew = (np.asarray(x, dtype=np.float64) for x in (estimate, error, 0.0))

@@ -27,9 +27,12 @@ class MeanTest:
 
 
 def asked(
-    of: Ratio, kind: Kind, alpha: float, *, discordance: Any = None, support: Support | None = None
-) -> list[MeanTest]:
+    of: Ratio, kind: Kind, alpha: float, *, discordance: Any = None, support: Support | None = None,
+    near: float | None = None,
+) -> list[MeanTest]:  # fmt: skip
     """Return the tests of which the weakest counts at a level.
+
+    Of one data set there are more resamples where its p-value against `near` is close to alpha.
 
     `kind` is what the rows are: in clusters and in a `support` one wide ("share"), differences of 0/1 rows in clusters
     ("pairs", with the `discordance` of every data set), in any other `support` ("score"), or any others ("ratio").
@@ -43,7 +46,7 @@ def asked(
         first = MeanTest(lambda t: ratio.pairs_t(of, t, discordance), lambda a: ratio.pairs_bounds(of, a, discordance))
     else:
         first = MeanTest(partial(ratio.skewed_t, of), partial(ratio.skewed_bounds, of))
-    return [first, *_beside(of, alpha, support)]
+    return [first, *_beside(of, alpha, support, near)]
 
 
 def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
@@ -53,17 +56,19 @@ def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
     return independent or (alpha >= ratio.FINEST and bool((of.weights.max(-1) > of.weights.min(-1)).any()))
 
 
-def worst_row(of: Ratio, support: Support) -> MeanTest:
+def worst_row(of: Ratio, support: Support, alpha: float, near: float | None = None) -> MeanTest:
     """Return the Bayesian bootstrap with a worst cluster; of clusters of other sizes it is no surer than `unseen`."""
     median, unequal = _median(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
+    draw, p_of = partial(ratio.worst_rows, of, support), ratio.worst_mean_p
+    drawn = draw() if near is None else ratio.resampled(draw, partial(p_of, threshold=near), alpha)
 
     def p(threshold: float) -> P:
-        found, least = ratio.worst_row_p(of, threshold, support), unseen.p(median, of.weights, threshold, support)
+        found, least = p_of(drawn, threshold), unseen.p(median, of.weights, threshold, support)
         up, down = (np.where(unequal, np.maximum(one, two), one) for one, two in zip(found, least, strict=True))
         return up, down
 
     def bounds(alpha: float) -> tuple[float, float]:
-        found = ratio.worst_row_bounds(of, alpha, support)
+        found = ratio.worst_mean_bounds(drawn, alpha, support)
         if not unequal:
             return found
         least = unseen.bounds(float(median), of.weights, alpha, support)
@@ -83,7 +88,7 @@ def _guarded(of: Ratio, least: Any, steep: Any, *, large: bool = False) -> MeanT
     return MeanTest(lambda t: ratio.guarded_t(of, t, **given), lambda a: ratio.guarded_bounds(of, a, **given))
 
 
-def _beside(of: Ratio, alpha: float, support: Support) -> list[MeanTest]:
+def _beside(of: Ratio, alpha: float, support: Support, near: float | None) -> list[MeanTest]:
     """Return the tests that must agree: whole clusters resampled, or a guarded t where these say nothing.
 
     They do not where clusters are very uneven, where alpha is small, and where so few vary, or such small ones, that
@@ -107,7 +112,8 @@ def _beside(of: Ratio, alpha: float, support: Support) -> list[MeanTest]:
     guarded = _guarded(of, least * strength, ratio.STEEP * strength, large=True)
     found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
     if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST and not mute.all():
-        drawn = ratio.bootstrap_t(of)
+        draw, p_of = partial(ratio.bootstrap_t, of), partial(ratio.bootstrap_p, of)
+        drawn = draw() if near is None else ratio.resampled(draw, partial(p_of, threshold=near), alpha)
         resampled = MeanTest(partial(ratio.bootstrap_p, of, drawn), partial(ratio.bootstrap_bounds, of, drawn))
         found.append(_where(~mute, resampled))
     return [test for test in found if test]
@@ -128,7 +134,7 @@ def _unseen(of: Ratio, support: Support) -> MeanTest:
 
     Of clusters of other sizes what was lost is counted, too, and nothing else is assumed.
     """
-    median, value = _median(of)
+    median, value = (np.clip(x, *support) for x in _median(of))  # of stretched ones some are beyond it
     unequal = np.ptp(of.weights, -1) > 0
     share = of.weights / of.weights.sum(-1, keepdims=True)
     with np.errstate(all="ignore"):
@@ -166,7 +172,7 @@ def judged(
         found = [np.maximum.reduce([part[i] for part in parts]) for i in (0, 1)]
         if known and has_worst_row(of, alpha, independent=independent):
             some = independent | (of.weights.max(-1) > of.weights.min(-1))
-            worst = worst_row(of, known).p(threshold)
+            worst = worst_row(of, known, alpha).p(threshold)
             found = [np.where(some, np.minimum(part, other), part) for part, other in zip(found, worst, strict=True)]
         return np.where(varies, found[0], alike[0]), np.where(varies, found[1], alike[1])
 

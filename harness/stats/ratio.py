@@ -7,7 +7,8 @@ simulation judges many data sets in one call. Rows without clusters are clusters
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,7 @@ UNEVEN_LEAST, FEW_LEAST, ROUGH = 1.5, 1.0, 4  # in a known range: of very uneven
 COMBINED = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
 EVEN = 0.6  # clusters that count as fewer than this share of their number are very uneven
 FINEST = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing
+ERROR, NEAR = 1e-3, 4.0  # standard error of a resampled p-value so many of which are between it and alpha
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def ratio(sums: Floats, weights: Floats) -> Ratio:
     error² = (G-1)/G·Σ(r/(1-h))²/(Σw)² with r = s - w·estimate and h = w/Σw; for clusters of equal weight
     G/(G-1)·Σr²/(Σw)², statsmodels' cluster-robust one. Source: MacKinnon, Nielsen, Webb 2023, Journal of Econometrics
     232:272 (CV3), which recommends it for few or uneven clusters. The skewness is Σr³'s, unbiased for normal data.
+    Clusters are sorted by weight and sum, so that no resample depends on the order in which they came.
     """
     count = sums.shape[-1]
     total = weights.sum(-1)
@@ -61,7 +64,36 @@ def ratio(sums: Floats, weights: Floats) -> Ratio:
     third = (residuals**3).mean(-1) / np.where(known, square, 1.0) ** 1.5
     unbiased = math.sqrt(count * (count - 1)) / (count - 2) if count > 2 else 0.0
     skew = np.where(known, third, 0.0) * unbiased / math.sqrt(count)
-    return Ratio(estimate, error, skew, residuals, weights)
+    return Ratio(estimate, error, skew, *_sorted(residuals, weights, np.where(third < -1e-9, -1.0, 1.0)))
+
+
+def _sorted(residuals: Floats, weights: Floats, sign: Floats) -> tuple[Floats, Floats]:
+    """Return residuals and weights (..., G) by weight, and by residual, those of a sign (...) the other way round."""
+    if (weights == weights.flat[0]).all():
+        return sign[..., None] * np.sort(sign[..., None] * residuals, -1), weights
+    order = np.lexsort(np.broadcast_arrays(sign[..., None] * residuals, weights))
+    return np.take_along_axis(residuals, order, -1), np.take_along_axis(
+        np.broadcast_to(weights, order.shape), order, -1
+    )
+
+
+def stretched(of: Ratio, variance: Floats) -> Ratio:
+    """Return the same with residuals as large as a variance (...) of the estimate has them, which is above 0."""
+    factor = np.sqrt(variance) / np.where(of.error > 0, of.error, 1.0)
+    return replace(of, error=np.sqrt(variance), residuals=of.residuals * factor[..., None])
+
+
+def resampled(draw: Callable[[int], Floats], p: Callable[[Floats], tuple[Floats, Floats]], alpha: float) -> Floats:
+    """Return batches of resamples (..., B), more of them while a p-value is too near to alpha to be told from it.
+
+    `draw` makes the batch of a number. It ends where the standard error of a p-value is below ERROR.
+    """
+    drawn = [draw(0)]
+    while (error := math.sqrt(alpha * (1 - alpha) / sum(d.shape[-1] for d in drawn))) > ERROR:
+        if min(abs(float(x) - alpha) for x in p(np.concatenate(drawn, -1))) > NEAR * error:
+            break
+        drawn.append(draw(len(drawn)))
+    return np.concatenate(drawn, -1)
 
 
 def skewed_t(of: Ratio, threshold: float) -> tuple[Floats, Floats]:
@@ -229,8 +261,8 @@ def _effective_pairs(of: Ratio, discordance: Any) -> tuple[Floats, Floats, Float
     return n * (discordance + of.estimate) / 2, n * (discordance - of.estimate) / 2, n
 
 
-def bootstrap_t(of: Ratio) -> Floats:
-    """Return the studentised deviations of resampled clusters from the estimate, (..., RESAMPLES).
+def bootstrap_t(of: Ratio, batch: int = 0) -> Floats:
+    """Return the studentised deviations of a batch of resampled clusters from the estimate, (..., RESAMPLES).
 
     The reference distribution of (estimate - truth)/error that the clusters themselves suggest; second-order
     correct for skewness. Infinite where all drawn clusters agree but not on the estimate, NaN where there
@@ -238,7 +270,7 @@ def bootstrap_t(of: Ratio) -> Floats:
     Cameron, Gelbach, Miller 2008, Review of Economics and Statistics 90:414.
     """
     count = of.clusters
-    drawn = _draws(count)
+    drawn = _draws(count) if not batch else _more_draws(count, batch)
     r, w = of.residuals, of.weights
     one = float(w.flat[0])
     alike = one.is_integer() and bool((w == one).all())  # sums of whole numbers are exact in any order
@@ -282,30 +314,17 @@ def bootstrap_bounds(of: Ratio, drawn: Floats, alpha: float) -> tuple[float, flo
     return estimate - error * float(highest), estimate - error * float(lowest)
 
 
-def worst_row_p(of: Ratio, threshold: float, support: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail of a mean of clusters, or of independent rows, in a known range.
+def worst_rows(of: Ratio, support: tuple[float, float], batch: int = 0) -> Floats:
+    """Return a batch of means of the clusters, or of independent rows, with the worst one for either side.
 
+    (2, ..., RESAMPLES), for a mean in a known range.
     The Bayesian bootstrap (Rubin 1981, Annals of Statistics 9:130) with one more cluster, the worst possible, as large
     as the largest. For 0/1 rows it is Clopper and Pearson's test, and where no cluster varies nearly `unseen.p`. That
     it is never wrong more than alpha of the time is Gaffke's conjecture of w·(v - threshold), unproven but without a
     counterexample: Learned-Miller, Thomas 2019, arXiv:1905.06208. Where disasters are rare it proves what `skewed_t`
     cannot.
     """
-    low, high = _worst_rows(of, support)
-    size = low.shape[-1] + 1
-    return (1 + (low <= threshold).sum(-1)) / size, (1 + (high >= threshold).sum(-1)) / size
-
-
-def worst_row_bounds(of: Ratio, alpha: float, support: tuple[float, float]) -> tuple[float, float]:
-    """Return the one-sided bounds at alpha each that invert `worst_row_p`, of one data set."""
-    low, high = _worst_rows(of, support)
-    allowed = math.floor(alpha * (low.shape[-1] + 1) + 1e-9) - 1
-    return support if allowed < 0 else (float(np.sort(low)[allowed]), float(np.sort(high)[::-1][allowed]))
-
-
-def _worst_rows(of: Ratio, support: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Return means of the clusters with the worst one for either side, (..., RESAMPLES) each."""
-    drawn = worst_row_draws(of.clusters)
+    drawn = worst_row_draws(of.clusters, batch)
     worst = of.weights.max(-1)[..., None] * drawn[0]
     sums, weight = (of.residuals + of.estimate[..., None] * of.weights) @ drawn[1:], of.weights @ drawn[1:]
     weight += worst
@@ -313,13 +332,26 @@ def _worst_rows(of: Ratio, support: tuple[float, float]) -> tuple[Floats, Floats
     for side in (low, high):
         side += sums
         side /= weight
-    return low, high
+    return np.stack([low, high])
+
+
+def worst_mean_p(means: Floats, threshold: float) -> tuple[Floats, Floats]:
+    """Return p_pass and p_fail from `worst_rows`."""
+    (low, high), size = means, means.shape[-1] + 1
+    return (1 + (low <= threshold).sum(-1)) / size, (1 + (high >= threshold).sum(-1)) / size
+
+
+def worst_mean_bounds(means: Floats, alpha: float, support: tuple[float, float]) -> tuple[float, float]:
+    """Return the one-sided bounds at alpha each that invert `worst_mean_p`, of one data set."""
+    low, high = means
+    allowed = math.floor(alpha * (low.shape[-1] + 1) + 1e-9) - 1
+    return support if allowed < 0 else (float(np.sort(low)[allowed]), float(np.sort(high)[::-1][allowed]))
 
 
 @lru_cache(maxsize=4)
-def worst_row_draws(count: int) -> Floats:
+def worst_row_draws(count: int, batch: int = 0) -> Floats:
     """Return weights of the worst cluster and of `count`, uniform on those that sum to 1: (count + 1, RESAMPLES)."""
-    drawn = np.random.default_rng([SEED, count, 1]).exponential(size=(count + 1, RESAMPLES))
+    drawn = np.random.default_rng(_seed(count, 1, batch)).exponential(size=(count + 1, RESAMPLES + bool(batch)))
     weights: Floats = drawn / drawn.sum(0)
     weights.setflags(write=False)
     return weights
@@ -328,7 +360,17 @@ def worst_row_draws(count: int) -> Floats:
 @lru_cache(maxsize=4)
 def _draws(count: int) -> Floats:
     """Return how often each of `count` clusters is drawn, (count, RESAMPLES)."""
-    rng = np.random.default_rng([SEED, count, 2])
-    drawn: Floats = rng.multinomial(count, [1 / count] * count, size=RESAMPLES).T.astype(np.float64)
+    drawn = _more_draws(count, 0)
     drawn.setflags(write=False)
     return drawn
+
+
+def _more_draws(count: int, batch: int) -> Floats:
+    """Return the same of a batch, of which all but the first have one more: so many and one are round."""
+    rng = np.random.default_rng(_seed(count, 2, batch))
+    drawn: Floats = rng.multinomial(count, [1 / count] * count, size=RESAMPLES + bool(batch)).T.astype(np.float64)
+    return drawn
+
+
+def _seed(count: int, use: int, batch: int) -> list[int]:
+    return [SEED, count, use, *([batch] if batch else [])]

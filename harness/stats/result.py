@@ -21,7 +21,8 @@ class Test:
     `lower` and `upper` are one-sided bounds at alpha each, together a 1 - 2·alpha interval, on the
     scale of the estimate (infinite when nothing can be said). `p_pass` is the p-value of
     H0: theta <= threshold (small: the claim is proven), `p_fail` that of H0: theta >= threshold.
-    `effective` is as how many the clusters count, where they are very uneven.
+    `effective` is as how many the clusters count, where they are very uneven. Where rows are in clusters of several
+    kinds, `clusters` is how many there are of the kind that has fewest, and `crossed` how many of each.
     """
 
     estimate: float
@@ -33,6 +34,7 @@ class Test:
     n: int
     clusters: int | None = None
     effective: float | None = None
+    crossed: tuple[int, ...] = ()
 
     __test__: ClassVar[bool] = False  # pytest must not collect it where a test imports it
 

@@ -9,6 +9,7 @@ yes                binomial     cluster_t(…, None, …)   cluster_bootstrap, e
 yes, paired        tango        paired_ratio            cluster_bootstrap
 yes, margin 0      mcnemar      sign_flip               cluster_bootstrap
 clusters           cluster_t or paired_ratio            cluster_bootstrap
+clusters, crossed  crossed_t                            crossed_bootstrap
 
 How often each is wrong, measured: docs/explanation/statistics.md, by `make simulate`.
 """
@@ -16,17 +17,20 @@ How often each is wrong, measured: docs/explanation/statistics.md, by `make simu
 from __future__ import annotations
 
 from harness.stats.cluster_means import cluster_bootstrap, cluster_t, paired_ratio, sign_flip
+from harness.stats.crossed import crossed_bootstrap, crossed_t
 from harness.stats.inputs import finite, numbered
 from harness.stats.multiple import holm, spent
 from harness.stats.result import Test
 from harness.stats.shares import binomial, mcnemar, tango, wilson
 
 __all__ = (
-    "T_METHODS", "VERSION", "Test", "binomial", "cluster_bootstrap", "cluster_t", "holm", "mcnemar",
-    "numbered", "paired_ratio", "point", "sign_flip", "spent", "tango", "wilson",
+    "T_METHODS", "VERSION", "Test", "binomial", "cluster_bootstrap", "cluster_t", "crossed_bootstrap", "crossed_t",
+    "holm", "mcnemar", "numbered", "paired_ratio", "point", "sign_flip", "spent", "tango", "wilson",
 )  # fmt: skip
-VERSION = 4  # raised whenever the same rows come to other numbers
-T_METHODS = ("t", "cluster t", "ratio estimator", "cluster bootstrap", "sign flips")
+VERSION = 5  # raised whenever the same rows come to other numbers
+T_METHODS = (
+    "t", "cluster t", "crossed t", "ratio estimator", "cluster bootstrap", "crossed bootstrap", "sign flips",
+)  # fmt: skip
 
 
 def point(value: float, threshold: float, n: int = 1) -> Test:

@@ -184,6 +184,8 @@ class ScoredRows:
 class Eval:
     """`[[eval]]`: an evaluator and its data; `cluster` and `slices` name columns, `limit` takes the first rows.
 
+    Two columns of `cluster` are two ways in which rows are not independent, such as their document and their template.
+
     `data` confirms: it is what gates are judged on. `select` is for choosing, as often as you like. `stop` says
     whether a candidate answers every row, or in a random order only as many as its gates need.
     `template` writes the inputs out of the columns that it names between braces.
@@ -202,7 +204,7 @@ class Eval:
     template: str | None = None
     separator: str | None = None
     encoding: str | None = None
-    cluster: str | None = None
+    cluster: str | list[str] | None = None
     slices: list[str] = field(default_factory=list)
     limit: int | None = None
     stop: Literal["end", "early"] | list[str] = "end"  # a list is the evaluator's own option of this name
@@ -213,6 +215,11 @@ class Eval:
     private: bool = False  # its rows go into no evidence but as digests
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def clusters(self) -> list[str]:
+        """The columns that `cluster` names."""
+        return [self.cluster] if isinstance(self.cluster, str) else self.cluster or []
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, list):

@@ -275,20 +275,25 @@ def _distinct(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
 
 def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Finding]:
     """Compare the clusters of an evaluation with the same column of the training rows."""
-    for column in dict.fromkeys(t.spec.cluster for t in group if t.spec.cluster):
+    for column in dict.fromkeys(column for t in group for column in t.spec.clusters):
         there = [(str(row.raw[column]), row) for row in rows if row.raw.get(column) is not None]
         trained = dict(there[::-1])  # of several rows the first
-        tasks = [t for t in group if t.spec.cluster == column]
-        clusters = {s.cluster for s in tasks[0].samples or ()}
+        tasks = [t for t in group if column in t.spec.clusters]
+        clusters = {_cluster(s, tasks[0], column) for s in tasks[0].samples or ()}
         if shared := sorted(c for c in clusters if c in trained):
             mixed = len(shared) > GROUPS * len(clusters)
             names = ", ".join(f'"{t.spec.name}"' for t in tasks)
             what = f"{len(shared)} of {len(clusters)} clusters ({column}) of {names} are in the training data too"
             evidence = [f'{column} "{c}": training row {trained[c].number}' for c in shared]
             fix = f"split by {column}, so that what is measured is new to the model"
-            ids = {t.spec.name: [s.id for s in t.samples or () if s.cluster in trained] for t in tasks}
+            ids = {t.spec.name: [s.id for s in t.samples or () if _cluster(s, t, column) in trained] for t in tasks}
             ids |= numbers(row for cluster, row in there if cluster in shared)
             yield Finding("note" if mixed else "warning", what, evidence, fix, "group", ids)
+
+
+def _cluster(sample: Sample, task: Task, column: str) -> str | None:
+    """Return the cluster of a row by one of the columns of its evaluation."""
+    return sample.cluster if task.spec.clusters[0] == column else sample.second_cluster
 
 
 def _by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from harness.claims.clusterings import units_of
 from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
@@ -69,7 +70,7 @@ class GateOnRows:
     @cached_property
     def shares(self) -> bool:
         """Whether rows are 0/1 and count alike, or are taken to: nothing between 0 and 1 varies more."""
-        about_rows = not (self.metric.combine or self.metric.labelled or self.gate.estimand == "clusters")
+        about_rows = not (self.metric.combine or self.metric.labelled or self.gate.estimand != "rows")
         if not self.metric.is_share or self.gate.relative or not about_rows:
             return False
         rows = [*self.past.ours.values(), *(self.past.theirs or {}).values()] if self.past else []
@@ -90,9 +91,9 @@ class GateOnRows:
         elif self.metric.is_share:
             ends = (self.turned(1.0), self.turned(-factor if theirs is not None else 0.0))
             support = (min(ends), max(ends))
-        clusters = [s.cluster or s.id for s in self.past.samples]
+        clusters = units_of(self.past.samples)
         rows = Rows(tuple(values), tuple(ours[i][1] for i in ids), tuple(clusters), support)
-        if self.gate.estimand == "clusters":
+        if self.gate.estimand != "rows":
             return rows.of_clusters
         return rows if len(set(clusters)) < len(clusters) else replace(rows, clusters=None)
 
@@ -110,7 +111,7 @@ class GateOnRows:
         if self.then is not None:
             return self.then.mean
         v = self.before[0] if self.before else None
-        return None if v is None or v.estimate is None else self.turned(v.estimate)
+        return None if v is None or v.estimate is None else self.sign * (v.estimate - (v.threshold or 0.0)) + self.bound
 
     @cached_property
     def spread(self) -> float | None:

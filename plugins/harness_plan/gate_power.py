@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.claims.clusterings import units_of
 from harness.claims.gate import Gate
 from harness.claims.min_rows import unprovable_error
 from harness.collection.collected import Collection, Task
@@ -96,7 +97,7 @@ def _asked(
         return GateOdds(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
     past, verdict = history.past(gate, candidate), history.verdict(gate, candidate)
     then = gate.parts(past.samples) if past else {}
-    clusters, cases = tuple(s.cluster or s.id for s in every), list[GateOnRows]()
+    clusters, cases = tuple(units_of(every)), list[GateOnRows]()
     for name, rows in large.items():
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
         own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None

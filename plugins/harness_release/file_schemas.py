@@ -101,6 +101,9 @@ def _event() -> Schema:
     return {"title": "a line of events.jsonl", "oneOf": lines}
 
 
+OF_SOME_ROWS = ("lost", "partly_lost", "ended", "tokens", "second_cluster")
+
+
 def _sample() -> Schema:
     """Return the schema of a line of samples_*.jsonl: the metrics stand beside the keys, each under its own name."""
     keys = {
@@ -110,9 +113,10 @@ def _sample() -> Schema:
         "metrics": many(TEXT), "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
         "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
         "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
-        "lost": many(TEXT), "ended": ENDED, "tokens": WHOLE,
+        "lost": many(TEXT), "partly_lost": NUMBERS, "ended": ENDED, "tokens": WHOLE, "second_cluster": TEXT,
     }  # fmt: skip
-    made = table(keys, "messages", "key", "details", "nats", "rendered", "lost", "ended", "tokens")
+    optional = ("messages", "key", "details", "nats", "rendered", *OF_SOME_ROWS)
+    made = table(keys, *optional)
     return {"title": "a line of SUBJECT/samples_EVAL_TIME.jsonl", **made, "additionalProperties": NUMBER}
 
 
@@ -153,10 +157,10 @@ def _item() -> Schema:
         "item": TEXT, "id": TEXT, "cluster": {"type": ["string", "null"]}, "doc_hash": DIGEST, "prompt_hash": DIGEST,
         "target_hash": DIGEST, "weight": NUMBER, "weights": NUMBERS, "answer_hash": DIGEST, "values": NUMBERS,
         "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
-        "lost": many(TEXT), "ended": ENDED, "tokens": WHOLE,
+        "lost": many(TEXT), "partly_lost": NUMBERS, "ended": ENDED, "tokens": WHOLE, "second_cluster": TEXT,
     }  # fmt: skip
     bare = {"item": TEXT, "number": WHOLE, "row": DIGEST}
     private = {"title": "a row of a private evaluation", **table({"sha256": DIGEST, **bare})}
     unasked = {"title": "a row that was not asked, for its evaluation stopped early", **table(bare)}
-    row = {"title": "a row", **table(keys, "place", "leak", "lost", "ended", "tokens")}
+    row = {"title": "a row", **table(keys, "place", "leak", *OF_SOME_ROWS)}
     return {"title": "a line of evidence/items.jsonl", "oneOf": [row, private, unasked]}

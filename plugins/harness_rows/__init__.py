@@ -15,8 +15,9 @@ def rows(subject: Any, samples: Any, options: RowsOptions) -> Any:
 
     `task`, `metric` and lm_eval's `filter` are named where a run holds several, `tool` where its files do not tell who
     wrote them, `better` and `scale` where they do not say. `id`, `score`, `input`, `target`, `weight` and `repeat` are
-    columns of a table. `missing` says what a row without a score is: no verdict, or "wrong". `allow` names differences
-    between the runs that are meant, such as "template"; `only_common` judges the rows that both were asked.
+    columns of a table, and `input = "none"` reads no input. `repeats` is how many answers each row has. `missing` says
+    what a row or a repeat without a score is: no verdict, or "wrong". `allow` names differences between the runs that
+    are meant, such as "template"; `only_common` judges the rows that both were asked.
     """
     raise UsageError('use = "rows" reads what others scored, and asks no model; it goes with [rows], not with [model]')
 

@@ -43,12 +43,16 @@ def gate(parser: ArgumentParser) -> None:
     rows.add_argument("--scale", choices=("proportion", "mean", "perplexity"), help="how rows combine")
     for name in COLUMNS:
         rows.add_argument(f"--{name}", metavar="COLUMN", help=f"the column of a row's {name}")
-    rows.add_argument("--cluster", metavar="COLUMN", help="what rows share that are not independent")
+    rows.add_argument("--repeats", type=int, default=0, metavar="N", help="how many answers each row has")
+    shared = "what rows share that are not independent; twice for two columns, none for no column"
+    rows.add_argument("--cluster", action="append", metavar="COLUMN", help=shared)
     rows.add_argument("--slice", action="append", default=[], metavar="COLUMN", help="name the worst part by it")
     fair = parser.add_argument_group("what may stand in the way")
-    missing = "rows without a score: no verdict, or they count against the claim (refuse)"
+    missing = "rows without a score: no verdict, or worst to prove the claim and best to refute it (refuse)"
     fair.add_argument("--missing", choices=("refuse", "wrong"), default="refuse", help=missing)
-    fair.add_argument("--allow", default="", metavar="NAMES", help="differences that are meant: template,shots,…")
+    fair.add_argument(
+        "--allow", default="", metavar="NAMES", help="differences that are meant: template,shots,…; identical"
+    )
     fair.add_argument("--only-common", action="store_true", help="judge the rows that both were asked")
     out = parser.add_argument_group("what is written and printed")
     out.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
@@ -82,10 +86,15 @@ def options_of(given: Namespace) -> dict[str, Any]:
     task, colon, rest = given.metric.rpartition(":")
     metric, _, filter_ = rest.partition(",")
     said = {"task": task if colon else "", "metric": metric, "filter": filter_}
-    said |= {name: getattr(given, name) for name in (*COLUMNS, "tool", "better", "scale", "only_common")}
+    said |= {name: getattr(given, name) for name in (*COLUMNS, "repeats", "tool", "better", "scale", "only_common")}
     said["missing"] = given.missing if given.missing != "refuse" else ""
     said["allow"] = [name for name in given.allow.split(",") if name]
     return {name: value for name, value in said.items() if value}
+
+
+def clusters_of(given: str | list[str] | None) -> str | list[str] | None:
+    """Return the columns of clusters as a suite has them."""
+    return given[0] if isinstance(given, list) and len(given) == 1 else given
 
 
 def _gate(args: Namespace) -> int:
@@ -95,7 +104,7 @@ def _gate(args: Namespace) -> int:
         from harness_rows import suites, writing
 
         paths = dict(zip(("base", "candidate")[-len(args.rows) :], args.rows, strict=True))
-        about = {"cluster": args.cluster, "slices": args.slice}
+        about = {"cluster": clusters_of(args.cluster), "slices": args.slice}
         found = suites.judged(suites.suite_of(claim, paths, options_of(args), args.alpha, **about))
         if args.write_suite:
             places = {side: str(Path(path).expanduser().absolute()) for side, path in paths.items()}

@@ -22,7 +22,8 @@ UNFAIR = {  # and how one says it
 ANSWERS = ("shots", "template", "system", "generation", "dtype", "scorer", "task version")
 PROMPTS = ("shots", "template", "system")  # that explain why prompts differ
 ADVICE = {"judge": "a judge's drift is not a model's", "template": "--allow template if that is meant"}
-NAMES = (*UNFAIR, "prompt", "dtype")
+IDENTICAL = "identical"  # both sides are the same bytes
+NAMES = (*UNFAIR, "prompt", "dtype", IDENTICAL)
 LONGEST = 60  # characters of a fact
 SELF = "judged by itself"  # a fact: which scorers have the model under test as their judge
 

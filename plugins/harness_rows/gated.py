@@ -82,7 +82,7 @@ def gate(base: Any, candidate: Any = None, **said: Any) -> Gated:
     if any(isinstance(rows, Mapping) for rows in held.values()):
         options = {"id": "id", "score": "score"} | options
     paths = {side: f"{side} in Python" if side in held else str(Path(rows).absolute()) for side, rows in given.items()}
-    about = {"cluster": args.cluster, "slices": args.slice}
+    about = {"cluster": commands.clusters_of(args.cluster), "slices": args.slice}
     suite = suites.suite_of(commands.claim_of(args), paths, options, args.alpha, **about)
     lines = {side: enumerate(_lines(rows, side), 1) for side, rows in held.items()}
     return Gated(suites.judged(suite, runs=suites.runs_of(suite, lines)))

@@ -27,7 +27,10 @@ MOST = 50_000  # rows that are written one by one, and so held until then
 UNKNOWN = "unknown of both sides: "
 TRUST = "rows are taken on trust; no bytes are bound"
 NONE: Mapping[str, float] = {}  # one for all scores, of which there may be millions
-SAID = {"error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are absent"}
+SAID = {
+    "error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are absent",
+    "short": "have fewer repeats than they should",
+}  # fmt: skip
 SHARES = {
     "acc", "acc_norm", "accuracy", "contains", "correct", "em", "exact_match", "f1", "includes", "is_correct", "match",
     "pass", "pass@1", "pass_rate", "passed", "precision", "recall", "success", "win_rate",
@@ -38,7 +41,7 @@ LOWER = {
     "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
 }  # fmt: skip
 LARGEST = 1e100  # of a score: sums of such are numbers
-STATES = ("scored", "error", "limit", "skipped", "unscored", "absent")
+STATES = ("scored", "error", "limit", "skipped", "unscored", "absent", "short")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class MeasuredRows:
     samples: tuple[Sample, ...]
     results: Mapping[str, Result]
     states: Mapping[str, Mapping[str, int]]
+    notes: Sequence[str] = ()
 
     @property
     def conditions(self) -> list[str]:
@@ -68,7 +72,9 @@ class MeasuredRows:
         lost = {side: sum(told.values()) - told.get("scored", 0) for side, told in self.states.items()}
         if self.want.missing == "wrong" and any(lost.values()):
             told = " and ".join(f"{n:,} of {side}" for side, n in lost.items() if n)
-            found.append(f"rows without a score, {told}, count against the claim (--missing wrong)")
+            how = "count as worst to prove the claim and as best to refute it (--missing wrong)"
+            found.append(f"rows without a score, {told}, {how}")
+        found += self.notes
         run = self.runs["candidate"]
         bound = {"none": TRUST, "named": f"rows are taken on trust, of what calls itself {shown(run.bound)}"}
         return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {shown(run.bound)}")]
@@ -79,26 +85,31 @@ def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
 
     Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
     """
-    candidate, base = runs["candidate"], runs.get("base")
+    candidate, base, same = runs["candidate"], runs.get("base"), ""
     read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
     if base and read[0] and read[0] == read[1] and base.rows == candidate.rows:
-        raise UsageError(f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…); nothing was changed")
+        same = f"base and candidate are the same bytes (sha256 {read[0][0][0][:4]}…)"
+        if fairness.IDENTICAL not in fairness.allowed_names(want.allow or ()):
+            raise UsageError(f"{same}; gate what the candidate scored, or --allow identical if they are rightly equal")
     metric, because = choose([*runs.values()], want)
     pairs = pairing.pair(base or candidate, candidate, only_common=want.only_common)
     fair = fairness.compare(base, candidate, pairs, want.allow or ())
+    fair = replace(fair, allowed=(*fair.allowed, *([same] if same else [])))
     if want.missing == "wrong" and worst_of(metric) is None:
         raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
     del candidate, base
     samples = tuple(_samples(pairs))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
-    columns = {side: _column(side, pairs.names, rows[side], metric, want) for side in runs}
+    few = pairs.few(want.repeats)
+    notes = [f"{counted(few, 'row')} with fewer repeats than the {pairs.usual} of most"] if few else []
+    columns = {side: _column(side, pairs, metric, want) for side in runs}
     if len(samples) > MOST:  # what is needed no more is half of the memory
         for side in rows:
             runs |= {side: replace(runs[side], rows=())} if side in runs else {}
             rows[side].found.clear()
     results = {side: _result(side, name, runs[side], samples, column, metric) for side, column in columns.items()}
     states = {side: column.states for side, column in columns.items()}
-    return MeasuredRows(name, want, runs, pairs, metric, because, fair, samples, results, states)
+    return MeasuredRows(name, want, runs, pairs, metric, because, fair, samples, results, states, notes)
 
 
 def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
@@ -189,47 +200,64 @@ def _samples(pairs: PairedRows) -> list[Sample]:
         one = (ours or theirs)[0]
         key = digest_of(["id", name])[:DIGITS] if pairs.how == "id" else one.content
         other = theirs[0] if theirs else one
-        cluster, slices = one.cluster or other.cluster, one.slices or other.slices
-        if (other.cluster or cluster, other.slices or slices) != (cluster, slices):
+        about = [getattr(one, f) or getattr(other, f) for f in ("cluster", "second_cluster", "slices")]
+        if [
+            getattr(other, f) or told for f, told in zip(("cluster", "second_cluster", "slices"), about, strict=True)
+        ] != about:
             raise UsageError(f'row "{shown(name)}" is of another cluster or slice in base than in candidate')
-        found.append(Sample(name, row=slices, cluster=cluster or None, key=key))
+        cluster, second, slices = about
+        found.append(Sample(name, row=slices, cluster=cluster or None, key=key, second_cluster=second or None))
     return found
 
 
-def _state(rows: Rows, name: str) -> str:
-    """Return what came of a row: scored, or the worst of what came of its repeats."""
+def _state(rows: Rows, name: str, wanted: int) -> str:
+    """Return what came of a row: scored, or the worst of what came of its repeats, of which so many are wanted."""
     found = {"unscored" if row.state == "scored" and name not in row.values else row.state for row in rows}
-    return next((state for state in STATES[1:] if state in found), "scored") if rows else "absent"
+    whole = "scored" if len(rows) >= wanted else "short"
+    return next((state for state in STATES[1:] if state in found), whole) if rows else "absent"
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a side scored, row by row; None where there is no score, and nothing to count as. `lost` says why."""
+    """What a side scored, row by row: None where nothing is known, and the share of repeats without a score.
+
+    `counts` says whether these count, or there is no verdict for them; `lost` says why.
+    """
 
     values: Sequence[float | None]
+    shares: Sequence[float]
     weights: Sequence[float]
     states: Mapping[str, int]
-    lost: str
+    counts: bool = False
+    lost: str = ""
 
 
-def _column(side: str, names: Sequence[str], rows: Sequence[Rows], metric: Metric, want: Wanted) -> Column:
-    fill, name = None, metric.name
-    if want.missing == "wrong" and (worst := worst_of(metric)) is not None:
-        fill = worst if side == "candidate" else 1.0 - worst
-    weights = [weight_of(own[0], name) if own else 1.0 for own in rows]
-    values = [_value(own, name, None) for own in rows]
-    if None not in values:
-        return Column(values, weights, {"scored": len(values)}, "")
-    lost = [(called, own) for called, own, value in zip(names, rows, values, strict=True) if value is None]
-    each = Counter(_state(own, name) for _, own in lost)
-    told = ", ".join(f"{counted(n, 'row')} {SAID.get(state, 'have no score')}" for state, n in each.items())
-    why = Counter(row.why[:KINDS] for _, own in lost for row in own if row.why)
+def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Column:
+    """Return what a side scored. Raises UsageError where a row has more repeats than are demanded."""
+    name, wanted = metric.name, pairs.wanted(side, want.repeats)
+    rows, others = (pairs.base, pairs.candidate) if side == "base" else (pairs.candidate, pairs.base)
+    weights = [weight_of((own or other)[0], name) for own, other in zip(rows, others, strict=True)]
+    known = [[row.values[name] for row in own if row.state == "scored" and name in row.values] for own in rows]
+    if over := [i for i, (own, n) in enumerate(zip(rows, wanted, strict=True)) if len(own) > n]:
+        what = f'"{shown(pairs.names[over[0]])}" has {len(rows[over[0]])} repeats in {side}'
+        raise UsageError(f"--repeats {want.repeats}: {what}; say how many each row has")
+    values = [math.fsum(own) / len(own) if own else None for own in known]
+    shares = [1 - len(own) / n for own, n in zip(known, wanted, strict=True)]
+    if not any(shares):
+        return Column(values, shares, weights, {"scored": len(values)})
+    each = zip(pairs.names, rows, wanted, shares, strict=True)
+    lost = [(called, own, _state(own, name, n)) for called, own, n, share in each if share]
+    told = ", ".join(
+        f"{counted(n, 'row')} {SAID.get(s, 'have no score')}" for s, n in Counter(s for *_, s in lost).items()
+    )
+    why = Counter(row.why[:KINDS] for _, own, _ in lost for row in own if row.why)
     reasons = f" ({', '.join(f'{n} {shown(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
-    some = ", ".join(f'"{shown(called)}"' for called, _ in lost[:EXAMPLES])
+    some = ", ".join(f'"{shown(called)}"' for called, *_ in lost[:EXAMPLES])
     whole = " all of them, whatever the log says;" if len(lost) == len(rows) else ""
     says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or --missing wrong"
-    states = Counter(_state(own, name) for own in rows)
-    return Column(values if fill is None else [_value(own, name, fill) for own in rows], weights, states, says)
+    states = Counter(_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
+    counts = want.missing == "wrong" and worst_of(metric) is not None and any(v is not None for v in values)
+    return Column(values, shares, weights, states, counts, says)
 
 
 def _result(side: str, name: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric) -> Result:
@@ -237,22 +265,19 @@ def _result(side: str, name: str, run: RawRows, samples: Sequence[Sample], colum
 
     That a base and a candidate that score alike are one model nobody knows.
     """
-    told = zip(samples, column.values, column.weights, strict=True)
     values = {v: {metric.name: v} for v in {*column.values} if v is not None}  # one for all rows that scored alike
-    scores = [Score(s.id, values[v], w, weights=NONE, details=NONE) for s, v, w in told if v is not None]
-    missing = [s.id for s, v in zip(samples, column.values, strict=True) if v is None]
-    keys = " ".join(s.key for s in samples)
-    digest = hashlib.sha256(f"{side} {keys} {column.values} {column.weights}".encode())
+    scores, missing, lost = list[Score](), list[str](), (metric.name,)
+    for s, v, share, w in zip(samples, column.values, column.shares, column.weights, strict=True):
+        if share and not column.counts:
+            missing.append(s.id)
+        elif v is None:
+            scores.append(Score(s.id, {metric.name: 0.0}, w, weights={metric.name: 0.0}, details=NONE, lost=lost))
+        else:
+            part = {metric.name: share} if share else NONE
+            scores.append(Score(s.id, values[v], w, weights=NONE, details=NONE, partly_lost=part))
+    told = zip((s.key for s in samples), map(str, column.values), column.shares, column.weights, strict=True)
+    digest = hashlib.sha256(f"{side} {sorted(told)}".encode())
     caveats = (Caveat(column.lost, "ERROR"),) if missing else ()
     means = {metric.name: metric.value(scores)} if scores else {}
     known = run.bound.removeprefix("sha256:") if run.binding == "claimed" else digest.hexdigest()
     return Result(side, name, tuple(scores), means, known, tuple(missing), caveats=caveats)
-
-
-def _value(rows: Rows, name: str, fill: float | None) -> float | None:
-    """Return the mean of what the repeats of a row scored; None where one has no score, and nothing to count as."""
-    if len(rows) == 1 and rows[0].state == "scored" and name in rows[0].values:
-        return rows[0].values[name]
-    found = [row.values.get(name, fill) if row.state == "scored" else fill for row in rows] or [fill]
-    known = [v for v in found if v is not None]
-    return math.fsum(known) / len(known) if len(known) == len(found) else None

@@ -49,6 +49,26 @@ class PairedRows:
     renamed: int = 0
     repeats: tuple[int, int] = (1, 1)
 
+    def wanted(self, side: str, repeats: int = 0) -> list[int]:
+        """Return how many repeats a side should have of each row: as many as are demanded, or as the other side has.
+
+        Where a side has another number of them throughout, as many as it has of a row at most.
+        """
+        if repeats or self.repeats[0] != self.repeats[1]:
+            return [repeats or self.repeats[side == "candidate"]] * len(self.names)
+        return [max(map(len, pair)) for pair in zip(self.base, self.candidate, strict=True)]
+
+    @property
+    def usual(self) -> int:
+        """How many repeats most rows have."""
+        return Counter(self.wanted("candidate")).most_common(1)[0][0]
+
+    def few(self, repeats: int = 0) -> int:
+        """Return how many rows have fewer repeats on both sides than most, where no number is demanded."""
+        if repeats or max(self.repeats) == 1:
+            return 0
+        return sum(n < self.usual for n in self.wanted("candidate"))
+
 
 def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
     """Pair the rows of two runs. Raises UsageError where they cannot be, or one has rows that the other has not."""
@@ -77,7 +97,7 @@ def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
     if not kept:
         raise UsageError("rows: base and candidate have none in common; were they asked the same questions?")
     dropped = len(only_left) - len(lost[0]), len(only_right) - len(lost[1])
-    return _named(how, sorted(kept), left, right, dropped, renamed)
+    return _named(how, kept, left, right, dropped, renamed)
 
 
 def _way(sides: dict[str, Sequence[RawRow]]) -> How:
@@ -144,7 +164,7 @@ def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[li
 def _named(
     how: How, kept: list[str], left: Grouped, right: Grouped, dropped: tuple[int, int], renamed: int
 ) -> PairedRows:
-    """Return pairs in the order of what they are known by, which no file has; copies are told apart by a number."""
+    """Return pairs in the order of the base's file; copies are told apart by a number."""
     names = [_called(_all(left.get(k) or right[k])[0]) for k in kept]
     base, candidate = [left.get(k, ()) for k in kept], [right.get(k, ()) for k in kept]
     if len({*names}) == len(names) and tuple not in {*map(type, base), *map(type, candidate)}:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+UNSET = "none"  # in the place of a column that is there and is not to be read
 COLUMNS = ("id", "score", "input", "target", "weight", "repeat")  # of a table, which a user names
 State = Literal["scored", "error", "limit", "skipped", "unscored"]
 Better = Literal["higher", "lower"]
@@ -33,6 +34,7 @@ class RawRow:
     repeat: int = 0
     weight: float = 1.0
     cluster: str = ""
+    second_cluster: str = ""
     slices: Mapping[str, str] = field(default_factory=dict)
     lengths: Mapping[str, float] = field(default_factory=dict)
 
@@ -86,6 +88,7 @@ class RowsOptions:
     target: str = ""
     weight: str = ""
     repeat: str = ""
+    repeats: int = 0
     missing: Literal["refuse", "wrong"] = "refuse"
     allow: list[str] | None = None
     only_common: bool = False
@@ -95,6 +98,6 @@ class RowsOptions:
 class Wanted(RowsOptions):
     """What a user asked for of a file; "" is whatever there is one of. `label` stands after "#" in a path."""
 
-    cluster: str = ""
+    cluster: Sequence[str] = ()
     slices: Sequence[str] = ()
     label: str = ""

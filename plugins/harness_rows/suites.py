@@ -40,7 +40,7 @@ from harness_rows.beside import read_all
 from harness_rows.fairness import allowed_names
 from harness_rows.gating import MeasuredRows, measure
 from harness_rows.readers.tables import Lines, table
-from harness_rows.records import RawRows, Wanted
+from harness_rows.records import UNSET, RawRows, Wanted
 
 Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
 
@@ -174,7 +174,7 @@ def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> R
         runs |= {side: table(Path(side), held[side], want) for side in paths if side in held}
         found[spec.name] = {}
         for side in paths:
-            one, run = suite.rows[side], runs[side]
+            one, run = suite.rows[side], _without_unset(runs[side], spec)
             if one.weights and not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
                 raise UsageError(f'{one.where}: weights is "{one.weights[:80]}", want "sha256:" and 64 hex digits')
             found[spec.name][side] = replace(run, binding="claimed", bound=one.weights) if one.weights else run
@@ -183,9 +183,28 @@ def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> R
 
 def wanted_of(spec: Eval) -> Wanted:
     """Return what an evaluation asks of its rows. Raises UsageError at what is unfair by no name."""
-    want = Wanted(**spec.options, cluster=spec.cluster or "", slices=spec.slices)
+    if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
+        raise UsageError(f"{spec.where}: cluster names {len(spec.clusters)} columns, want one, or two that differ")
+    clusters = tuple(column for column in spec.clusters if column != UNSET)
+    want = Wanted(**{**spec.options, "input": _input(spec)}, cluster=clusters, slices=spec.slices)
     allowed_names(want.allow or ())
+    if want.repeats < 0:
+        raise UsageError(f"{spec.where}: repeats is {want.repeats}, want how many answers each row has")
     return want
+
+
+def _input(spec: Eval) -> str:
+    column = str(spec.options.get("input", ""))
+    return "" if column == UNSET else column
+
+
+def _without_unset(run: RawRows, spec: Eval) -> RawRows:
+    """Return a run without what its reader found and the user unset: what rows ask, or their clusters."""
+    if spec.options.get("input") == UNSET:
+        run = replace(run, rows=[replace(row, content="") for row in run.rows])
+    if UNSET in spec.clusters:
+        run = replace(run, rows=[replace(row, cluster="", second_cluster="") for row in run.rows])
+    return run
 
 
 def _check_evals(context: Context) -> None:

@@ -194,6 +194,14 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     told = [numbers.minus(f"{100 * x:+.1f}") if points and x is not None else words.figure(about, x) for x in three]
     values = f"{words.figure(None, v.baseline)} → {words.figure(None, v.value)}   " if v.baseline is not None else ""
     unit = " points" if points else ""
+    if about.relative and not about.is_log and v.baseline:
+        shares = ["–" if x is None else numbers.minus(f"{x / v.baseline:+.1%}") for x in three[:2]]
+        told = [
+            f"{told[0]}{unit} ({shares[0]})",
+            shares[1],
+            numbers.minus(f"{100 * about.sign * about.threshold:+.3g}%"),
+        ]
+        unit = ""
     yield from _wrapped(
         f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]}){_unknown(v, found)}", indent
     )

@@ -97,9 +97,11 @@ def test_a_cap_tells_how_many_documents_it_takes() -> None:
 def test_clusters_and_slices_are_the_rows_that_count() -> None:
     """100 rows of 20 documents are 20; a slice of too few rows is an alarm, with nothing to prove."""
     rows = [Sample(str(i), row={"kind": "ab"[i < 5]}, cluster=str(i % 20)) for i in range(100)]
-    assert "on 20 clusters" in unprovable_error(Gate("g", "qa.acc", min=0.9), SHARE, rows, ALPHA)
+    assert "0.9: 20 clusters do not prove it where every row is right" in unprovable_error(
+        Gate("g", "qa.acc", min=0.9), SHARE, rows, ALPHA
+    )
     sliced = Gate("g", "qa.acc", min=0.9, slice="kind=*")
-    assert unprovable_error(sliced, SHARE, rows, ALPHA).startswith("kind=a: min = 0.9 cannot be proved on 20 clusters")
+    assert unprovable_error(sliced, SHARE, rows, ALPHA).startswith("kind=a: min = 0.9: 20 clusters do not prove it")
     assert unprovable_error(Gate("g", "qa.acc", min=0.9, slice="kind=b"), SHARE, rows, ALPHA) == ""
 
 

@@ -35,43 +35,129 @@ def decided(
 
 
 def test_a_file_twenty_times_is_the_file() -> None:
-    """40 rows that prove nothing prove nothing 20 times over, and the verdict says how many there are."""
+    """40 rows that prove nothing prove nothing 20 times over: all are kept, and 40 questions are all there are."""
     ours, theirs = [1.0] * 6 + [0.0] * 34, [0.0] * 4 + [1.0] * 2 + [0.0] * 32 + [1.0] * 2
     keys = [f"k{i}" for i in range(40)]
     once, often = (decided(CLAIM, ours * n, theirs * n, keys * n) for n in (1, 20))
     assert often.outcome == once.outcome == "INCONCLUSIVE"
-    assert (often.p_pass, often.n, often.copies, often.clusters) == (once.p_pass, 40, 760, None)
-    assert often.why.startswith(once.why.partition("; ")[0])
-    assert "; 760 of 800 rows are copies, and count once" in often.why
+    assert (often.n, often.repeated, often.clusters) == (800, 800, 40)
+    assert (often.value, often.baseline, often.estimate) == pytest.approx((once.value, once.baseline, once.estimate))
+    assert "; 800 of 800 rows ask what others ask (40 questions, one up to 20 times): a question is a" in often.why
 
 
-def test_what_is_answered_otherwise_the_next_time_is_a_cluster() -> None:
-    """Rows of one question that scored differently are no copies, and no independent rows either."""
-    keys = [f"k{i // 2}" for i in range(120)]
-    ours, theirs = [float(i % 3 > 0) for i in range(120)], [float(i % 4 > 1) for i in range(120)]
-    found = decided(CLAIM, ours, theirs, keys)
-    assert found.clusters == 60
-    assert found.copies + found.n == 120
-    assert f"; {found.joined} rows ask what others ask, and are in a cluster with these" in found.why
+def test_a_question_that_is_failed_each_time_counts_each_time() -> None:
+    """One question asked 300 times of 1,000 rows and failed each time is a loss of 0.3, which nothing makes a PASS."""
+    keys = ["often"] * 300 + [f"k{i}" for i in range(700)]
+    gate = replace(CLAIM, better_by=None, worse_by_at_most=0.05)
+    found = decided(gate, [0.0] * 300 + [1.0] * 700, [1.0] * 1000, keys)
+    assert (found.value, found.baseline, found.estimate) == pytest.approx((0.7, 1.0, -0.3))
+    assert found.outcome != "PASS" and found.n == 1000
+    by_question = decided(replace(gate, estimand="questions"), [0.0] * 300 + [1.0] * 700, [1.0] * 1000, keys)
+    assert by_question.estimate == pytest.approx(-1 / 701)
+    assert by_question.claim.endswith("in the mean over questions") and by_question.outcome == "PASS"
 
 
-def test_clusters_that_a_question_connects_are_one() -> None:
-    """Two documents with the same question, answered in two ways, are one cluster; a third stays apart."""
-    clusters = [f"d{i // 4}" for i in range(120)]
-    keys = ["same" if i in (0, 5) else f"k{i}" for i in range(120)]
-    ours, theirs = [float(i % 3 > 0) for i in range(120)], [0.0] + [float(i % 4 > 1) for i in range(1, 120)]
-    assert decided(CLAIM, ours, theirs, [f"k{i}" for i in range(120)], clusters).clusters == 30
-    assert decided(CLAIM, ours, theirs, keys, clusters).clusters == 29
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "limit", "outcome"), [(0.10, 0.05, "FAIL"), (0.04, 0.08, "PASS")])
+def test_sampled_answers_are_judged_by_what_they_are(loss: float, limit: float, outcome: str) -> None:
+    """600 questions with 4 answers each: what is 10 points worse fails a limit of 5, and 4 worse passes one of 8."""
+    luck = random.Random(8)
+    keys = [f"k{i // 4}" for i in range(2400)]
+    rates = [luck.betavariate(3, 1) for _ in range(600)]
+    theirs = [float(luck.random() < rates[i // 4]) for i in range(2400)]
+    ours = [float(luck.random() < rates[i // 4] * (1 - loss / 0.75)) for i in range(2400)]
+    found = decided(replace(CLAIM, better_by=None, worse_by_at_most=limit), ours, theirs, keys)
+    assert (found.outcome, found.n, found.clusters) == (outcome, 2400, 600)
+    assert found.estimate == pytest.approx((sum(ours) - sum(theirs)) / 2400)
 
 
-def test_copies_in_other_slices_stay_in_theirs() -> None:
-    """A row that two slices have in common is in both, and one cluster."""
-    keys = ["k0", "k0", *(f"k{i}" for i in range(2, 200))]
-    ours = [1.0] * 200
-    found = decided(replace(CLAIM, slice="kind=*"), ours, [float(i % 5 > 0) for i in range(200)], keys)
-    assert [s.n for s in found.slices] == [100, 100]
-    whole = decided(CLAIM, ours, [1.0, 1.0, *(float(i % 5 > 0) for i in range(2, 200))], keys)
-    assert (whole.n, whole.copies) == (199, 1)
+def test_questions_that_cross_clusters_are_clusters_of_their_own_kind() -> None:
+    """30 documents x 30 questions are no one cluster: the sum of both variances counts, and 30 of each."""
+    luck = random.Random(9)
+    clusters: list[str | None] = [f"d{i // 30}" for i in range(900)]
+    keys = [f"k{i % 30}" for i in range(900)]
+    theirs = [float(luck.random() < 0.8) for _ in range(900)]
+    lost = [luck.random() < 0.1 for _ in range(30)]
+    ours = [0.0 if lost[i % 30] and luck.random() < 0.5 else t for i, t in enumerate(theirs)]
+    gate = replace(CLAIM, better_by=None, worse_by_at_most=0.15)
+    crossed, alone, asked = (
+        decided(gate, ours, theirs, k, c)
+        for k, c in ((keys, clusters), ([f"k{i}" for i in range(900)], clusters), (keys, None))
+    )
+    assert (crossed.method, crossed.clusters, crossed.crossed, crossed.n) == ("crossed t", 30, (30, 30), 900)
+    assert crossed.lower is not None and alone.lower is not None and asked.lower is not None
+    assert crossed.lower < min(alone.lower, asked.lower)
+    assert crossed.estimate == alone.estimate == asked.estimate
+    assert "in 30 clusters (crossed, 30 × 30)" in crossed.why
+
+
+def test_questions_inside_a_cluster_change_nothing() -> None:
+    """Where rows of one question are all of one document, the documents are the clusters, as if all were distinct."""
+    clusters: list[str | None] = [f"d{i // 6}" for i in range(240)]
+    ours, theirs = [float(i % 7 > 0) for i in range(240)], [float(i % 5 > 0) for i in range(240)]
+    gate = replace(CLAIM, better_by=None, worse_by_at_most=0.1)
+    same, distinct = (decided(gate, ours, theirs, [f"k{i // by}" for i in range(240)], clusters) for by in (3, 1))
+    assert (same.p_pass, same.lower, same.clusters, same.crossed) == (distinct.p_pass, distinct.lower, 40, ())
+
+
+def test_one_shared_question_costs_little_power() -> None:
+    """Two documents of 40 with one question in common: the bound moves by less than a quarter of its distance."""
+    luck, clusters = random.Random(6), [f"d{i // 6}" for i in range(240)]
+    rates = [luck.betavariate(8, 2) for _ in range(40)]
+    ours, theirs = ([float(luck.random() < rates[i // 6]) for i in range(240)] for _ in range(2))
+    gate = replace(CLAIM, better_by=None, worse_by_at_most=0.1)
+    shared = ["same" if i in (0, 9) else f"k{i}" for i in range(240)]
+    found, plain = (decided(gate, ours, theirs, k, clusters) for k in (shared, [f"k{i}" for i in range(240)]))
+    assert found.crossed == (40, 239) and found.estimate is not None and plain.estimate is not None
+    assert found.lower is not None and plain.lower is not None
+    assert found.estimate - found.lower == pytest.approx(plain.estimate - plain.lower, rel=0.25)
+
+
+def test_rows_that_all_ask_the_same_prove_nothing() -> None:
+    """400 answers to one question are an error that says so, in clusters or not."""
+    for clusters in (None, [f"d{i // 10}" for i in range(400)]):
+        found = decided(CLAIM, [1.0] * 400, [float(i % 3 > 0) for i in range(400)], ["k"] * 400, clusters)
+        assert found.outcome == "ERROR" and "all 400 rows ask the same question" in found.why
+
+
+def test_a_cluster_for_each_row_is_none() -> None:
+    """A column of clusters that equals the id leaves rows independent, and their tests exact."""
+    ours, theirs, keys = [1.0] * 200, [float(i % 9 > 0) for i in range(200)], [f"k{i}" for i in range(200)]
+    own = decided(CLAIM, ours, theirs, keys, [f"r{i}" for i in range(200)])
+    assert own == decided(CLAIM, ours, theirs, keys)
+    assert own.method.startswith("McNemar")
+
+
+def test_the_mean_over_questions_may_be_in_clusters() -> None:
+    """Questions of one document are units in its cluster; those that cross documents share their weight."""
+    clusters: list[str | None] = [f"d{i // 6}" for i in range(240)]
+    ours, theirs = [float(i % 7 > 0) for i in range(240)], [float(i % 5 > 0) for i in range(240)]
+    gate = replace(CLAIM, better_by=None, worse_by_at_most=0.1, estimand="questions")
+    inside, across = (
+        decided(gate, ours, theirs, keys, clusters)
+        for keys in ([f"k{i // 3}" for i in range(240)], [f"k{i % 50}" for i in range(240)])
+    )
+    assert (inside.clusters, inside.crossed, across.crossed) == (40, (), (40, 50))
+    mean = sum(sum(ours[i] - theirs[i] for i in range(240) if i % 50 == k) / (5 - (k >= 40)) for k in range(50)) / 50
+    assert across.estimate == pytest.approx(mean)
+    assert across.value is not None and across.baseline is not None
+    assert across.value - across.baseline == pytest.approx(across.estimate)
+
+
+@pytest.mark.parametrize("names", ["{}", "x{}", "{:04d}", "z{}"])
+def test_names_of_clusters_decide_nothing(names: str) -> None:
+    """Documents renamed, and rows in another order, come to the same p-values."""
+    luck = random.Random(4)
+    sizes = [luck.randint(1, 9) for _ in range(60)]
+    rows = [(i, float(luck.random() < 0.9), float(luck.random() < 0.93)) for i, n in enumerate(sizes) for _ in range(n)]
+    gate = replace(CLAIM, better_by=None, worse_by_at_most=0.08)
+
+    def verdict(rows: list[tuple[int, float, float]], names: str) -> Verdict:
+        keys = [f"k{i}" for i in range(len(rows))]
+        return decided(gate, [r[1] for r in rows], [r[2] for r in rows], keys, [names.format(r[0]) for r in rows])
+
+    first, again = verdict(rows, "doc{}"), verdict(sorted(rows, key=lambda r: hash((names, r[0] * 7919 % 61))), names)
+    assert (first.p_pass, first.p_fail, first.lower) == pytest.approx((again.p_pass, again.p_fail, again.lower), abs=0)
 
 
 def test_failures_are_counted_on_all_rows() -> None:
@@ -79,24 +165,24 @@ def test_failures_are_counted_on_all_rows() -> None:
     gate = Gate("g", "e.acc", max_failures=1)
     keys = ["k0", "k0", *(f"k{i}" for i in range(2, 50))]
     found = decided(gate, [0.0, 0.0] + [1.0] * 48, [1.0] * 50, keys)
-    assert (found.outcome, found.estimate, found.copies) == ("FAIL", 2.0, 0)
+    assert (found.outcome, found.estimate, found.repeated) == ("FAIL", 2.0, 0)
 
 
 def test_rows_that_were_doubled_are_told_at_collection(project: Project) -> None:
-    """`cat a a > b` is a warning before anything is asked, and one row of forty in the verdict."""
+    """`cat a a > b` is a warning before anything is asked, and as many questions as before in the verdict."""
     doubled = [{**row, "id": f"{n}-{row['id']}"} for n in range(2) for row in ROWS]
     project.write({"suite.toml": SUITE, "test.jsonl": doubled, "train.jsonl": TRAIN})
     told = f"{len(ROWS)} of {2 * len(ROWS)} rows ask what others ask, {len(ROWS)} are distinct"
     assert told in " ".join(project.run("--collect-only").err.split())
     done = project.run()
-    assert [(v.n, v.copies) for v in done.report.verdicts] == [(len(ROWS), len(ROWS))] * 2
+    assert [(v.n, v.repeated, v.clusters) for v in done.report.verdicts] == [(2 * len(ROWS),) * 2 + (len(ROWS),)] * 2
     early = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nstop = "early"')
     refused = project.write({"suite.toml": early}).run("--collect-only")
     assert (refused.code, f'{told}; leave them out, or leave out stop = "early"' in refused.err) == (4, True)
 
 
-def test_evidence_of_copies_is_recomputed(project: Project) -> None:
-    """Who verifies finds the copies again, by the keys of the rows."""
+def test_evidence_of_repeated_questions_is_recomputed(project: Project) -> None:
+    """Who verifies finds the questions again, by the keys of the rows."""
     doubled = [{**row, "id": f"{n}-{row['id']}"} for n in range(2) for row in ROWS]
     project.write({"suite.toml": SUITE, "test.jsonl": doubled, "train.jsonl": TRAIN})
     assert project.run().code == 0

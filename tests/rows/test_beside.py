@@ -13,7 +13,7 @@ from harness_rows.readers import read
 from harness_rows.records import Wanted
 
 Table = Callable[..., Path]
-WANT = Wanted(slices=["kind"], cluster="article", weight="w", repeat="try")
+WANT = Wanted(slices=["kind"], cluster=["article"], weight="w", repeat="try")
 
 
 def _rows(**last: object) -> list[dict[str, object]]:

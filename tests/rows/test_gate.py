@@ -100,30 +100,31 @@ def test_one_file_is_compared_with_no_other(gate: Gate, table: Table, tmp_path: 
     """The same file twice is refused, equal values in two files are told."""
     base = table("base", asked(RIGHT))
     (tmp_path / "copy.jsonl").write_bytes(base.read_bytes())
-    assert "are the same file" in gate(base, tmp_path / "copy.jsonl").err
+    assert "are the same bytes" in gate(base, tmp_path / "copy.jsonl").err
     said = gate(base, table("candidate", asked(RIGHT, note="other")))
     assert said.code == 0 and "was the adapter applied?" in " ".join(said.out.split())
 
 
 @pytest.mark.parametrize("missing", ["refuse", "wrong"])
 def test_missing_rows_hide_no_loss(gate: Gate, table: Table, missing: str) -> None:
-    """A candidate whose machinery failed on what it lost passes under neither choice."""
+    """A candidate whose machinery failed on what it lost passes under neither choice, and is refuted under none."""
     base, lost = asked([1] * 400), asked([None] * 20 + [1] * 380)
     said = gate(table("base", base), table("candidate", lost), "--missing", missing)
-    assert (said.code, "PASS" in said.out) == ((6, False) if missing == "refuse" else (1, False))
+    assert (said.code, "PASS" in said.out, "FAIL" in said.out) == (6, False, False)
     assert "candidate 380 scored, 20 unscored" in " ".join(said.out.split())
     absent = table("candidate", lost[20:])
     assert "--only-common" in gate(table("base", base), absent).err
 
 
 def test_a_missing_base_row_counts_against_the_claim(gate: Gate, table: Table) -> None:
-    """What the base has no score of counts as right there."""
+    """What the base has no score of may be right there, which proves nothing, or wrong, which refutes nothing."""
     said = gate(
         table("b", asked([None] * 20 + [0] * 380)), table("c", asked([0] * 400)), "--missing", "wrong", "--json"
     )
     (verdict,) = read_json(said.out)["run"]["reports"][1]["verdicts"]
-    assert (verdict["baseline"], verdict["outcome"]) == (0.05, "FAIL")
-    assert "count against the claim (--missing wrong)" in verdict["why"]
+    assert (verdict["baseline"], verdict["outcome"], verdict["won_count"]) == (0.0, "INCONCLUSIVE", 0)
+    assert verdict["lower"] <= -0.05
+    assert "count as worst to prove the claim and as best to refute it (--missing wrong)" in verdict["why"]
 
 
 def test_rows_in_common_are_judged_when_asked(gate: Gate, table: Table) -> None:

@@ -77,7 +77,7 @@ def test_slices_and_clusters_are_columns_of_a_row(tool: str) -> None:
     names = {"inspect": "boom", "nemo": "continent", "every_eval_ever": "filter", "promptfoo": "answer", "ours": "kind"}
     path = {"ours": f"{KEPT}/reports/small/base", "inspect": INSPECT / "one_error.eval"}.get(tool, ANY[tool][0])
     if tool in names:
-        run = rows_of(path, slices=[names[tool]], cluster=names[tool])
+        run = rows_of(path, slices=[names[tool]], cluster=[names[tool]])
         assert {row.cluster for row in run.rows} == {row.slices[names[tool]] for row in run.rows} != {""}
     assert 'has no column "colour"' in refused(path, slices=["colour"])
 

@@ -94,7 +94,7 @@ def about(columns: Told, want: Wanted, where: str) -> dict[str, Any]:
         return fact(columns[name]) or str(columns[name])
 
     found: dict[str, Any] = {"slices": {name: text(name) for name in want.slices}}
-    return found | ({"cluster": text(want.cluster)} if want.cluster else {})
+    return found | dict(zip(("cluster", "second_cluster"), map(text, want.cluster), strict=False))
 
 
 SAY = {"task": "--metric TASK:NAME", "prompt": "--metric TASK:NAME", "provider": "#LABEL", "subject": "#SUBJECT"}

@@ -105,10 +105,11 @@ def _of_item(files: Files, path: Path, subject: str, task: str) -> Iterator[tupl
 def _row(line: ask.Told, want: Wanted, where: str) -> RawRow:
     """Return a line as a row; what was lost has no value, and a perplexity is in nats."""
     told, nats = line.get("values", line), line.get("nats") or {}
-    names = [n for n in (line["values"] if "values" in line else line["metrics"]) if n not in line.get("lost", ())]
+    lost = (*line.get("lost", ()), *line.get("partly_lost", ()))
+    names = [n for n in (line["values"] if "values" in line else line["metrics"]) if n not in lost]
     values = ask.scores({n: nats.get(n, told.get(n)) for n in names}, where)
     lengths = {n: float(line["weights"].get(n, line["weight"])) for n in values}
-    own: dict[str, Any] = {"cluster": str(line["cluster"])} if line.get("cluster") else {}
+    own: dict[str, Any] = {c: str(line[c]) for c in ("cluster", "second_cluster") if line.get(c)}
     sent = line["prompt_hash"] if "values" in line else digest_of(line.get("rendered") or asked_of(line))
     return RawRow(
         key=str(line["id"]), content=line.get("key") or "", prompt=sent, values=values,

@@ -101,7 +101,7 @@ def _columns(line: ask.Told, want: Wanted, path: Path) -> dict[str, str]:
     found = {name: name for name in DEFAULTS if name in line} | named
     if want.metric and not want.score:
         found["score"] = want.metric
-    found |= {"cluster": want.cluster} if want.cluster else {}
+    found |= dict(zip(("cluster", "second_cluster"), want.cluster, strict=False))
     for column in (*found.values(), *want.slices):
         if column not in line:
             raise UsageError(f'{path}: has no column "{shown(column)}"{did_you_mean(column, map(str, line))}')
@@ -116,7 +116,7 @@ def _made(
 ) -> list[RawRow]:
     """Return some lines as rows; what many rows have in common they share."""
     found, metric, slices = [], want.metric or columns["score"], want.slices
-    told: list[Any] = [columns.get(name) for name in ("id", "cluster", "repeat", "input", "target")]
+    told: list[Any] = [columns.get(name) for name in ("id", "cluster", "second_cluster", "repeat", "input", "target")]
     scores, weights = columns["score"], columns.get("weight")
     for line_number, line in piece:
         score = line.get(scores)
@@ -124,15 +124,16 @@ def _made(
             score = number(score, f"{path} line {line_number:,}")
         if (values := shared.get(score)) is None:
             values = shared[score] = {} if score is None else {metric: float(score)}
-        key, cluster, repeat, text, target = [v if type(v) is str else _text(v) for v in map(line.get, told)]
+        key, cluster, second, repeat, text, target = [v if type(v) is str else _text(v) for v in map(line.get, told)]
         if (weight := number(line.get(weights), f"{path} line {line_number:,}") if weights else 1.0) is None:
             raise UsageError(f"{path} line {line_number:,}: has no weight; write 1, or 0 where it does not count")
         parts = tuple((c, _text(line.get(c))) for c in slices) if slices else ()
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         state: State = "unscored" if score is None else "scored"
-        content = key_of(text, target) if told[3] else ""
+        content = key_of(text, target) if told[4] else ""
         own = shared.setdefault(parts, dict(parts)) if parts else NONE
-        found.append(RawRow(key, False, content, "", values, state, "", time, weight, intern(cluster), own, NONE))
+        clusters = intern(cluster), intern(second)
+        found.append(RawRow(key, False, content, "", values, state, "", time, weight, *clusters, own, NONE))
     return found
 
 
