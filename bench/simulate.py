@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import binom
 from scipy.stats import t as student
 
-from bench import draws, judge_rates, plan_rates
+from bench import dependence_rates, draws, judge_rates, plan_rates
 from bench.draws import CHANGES, MORE_SIZES, NATS, SCORES, SIZES, TOKENS, Data
 from harness.stats import eprocess, means, multiple, power, ratio, shares, tango, unseen
 from harness.stats import tests as stats
@@ -552,6 +552,11 @@ PAGES = {  # a file -> what writes its tables
     "statistics-pairs.md": (pairs_page,),
     "statistics-sizes.md": (unchanged_page, lost_page),
     "statistics-weights.md": (weights_page, looks_page),
+    "statistics-dependence.md": (
+        dependence_rates.sampled_page,
+        dependence_rates.sizes_page,
+        dependence_rates.crossed_page,
+    ),
     "assumptions.md": (forgotten_page,),
     "statistics-judge-and-plan.md": (judge_rates.page, plan_page),
 }

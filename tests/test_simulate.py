@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bench import draws, simulate
+from bench import dependence_rates, draws, simulate
 from harness.stats import ratio, tests
 
 ALPHA = 0.05
@@ -28,8 +30,9 @@ EXPLANATION = Path(__file__).parent.parent / "docs/explanation"
         ("ratio", "Pareto(1.5)"),
     ],
 )
-def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str) -> None:
-    """Rows expanded from the simulated sums get the same p-values from `stats.cluster_t`."""
+def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows expanded from the simulated sums get the same p-values from `stats.cluster_t`, of as many resamples."""
+    monkeypatch.setattr(ratio, "NEAR", -1.0)
     rng = np.random.default_rng(0)
     if kind == "share":
         draw = draws.clustered_share(rng, 12, 0.9, 0.3, what)
@@ -47,6 +50,34 @@ def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str) -> No
         values, weights, clusters = rows(data, run, kind)
         test = tests.cluster_t(values, weights, clusters, data.truth - 0.03, ALPHA, support=support)
         assert (test.p_pass, test.p_fail) == pytest.approx((found[0][run], found[1][run]), abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pairs", [True, False])
+def test_crossed_runs_are_judged_as_one_gate_is(pairs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in documents and questions get the same p-values from `stats.crossed_t`, of as many resamples."""
+    monkeypatch.setattr(ratio, "NEAR", -1.0)
+    rng = np.random.default_rng(2)
+    first, second = dependence_rates.shared(rng, 20, 5, 0.3, 4)
+    drawn = list[np.ndarray]()
+    monkeypatch.setattr(dependence_rates, "_summed", _kept(dependence_rates._summed, drawn))
+    data = dependence_rates.crossed_rows(rng, first, second, (0.7, 1.0), 0.2, pairs=pairs)(8)
+    found = dependence_rates.p_values(data, data.truth - 0.03)
+    for run, values in enumerate(drawn[0]):
+        about = {"support": (-1.0, 1.0) if pairs else (0.0, 1.0)}
+        clusters = [first.tolist(), second.tolist()]
+        test = tests.crossed_t(values.tolist(), [1.0] * 100, clusters, data.truth - 0.03, ALPHA, **about)
+        assert (test.p_pass, test.p_fail) == pytest.approx((found[0][run], found[1][run]), abs=1e-9)
+
+
+def _kept(function: Callable[..., Any], seen: list[np.ndarray]) -> Callable[..., Any]:
+    """Return a function that keeps the first argument of every call."""
+
+    def call(values: np.ndarray, labels: np.ndarray) -> Any:
+        seen.append(values)
+        return function(values, labels)
+
+    return call
 
 
 def rows(data: object, run: int, kind: str) -> tuple[list[float], list[float], list[int] | None]:

@@ -93,8 +93,8 @@ def _beside(of: Ratio, alpha: float, support: Support, near: float | None) -> li
 
     They do not where clusters are very uneven, where alpha is small, and where so few vary, or such small ones, that
     many resamples hold none of these; then nothing is proven that what was not seen would not allow. Clusters of other
-    sizes are guarded beside their resamples, the more the more uneven they are: the worst that was seen may happen to
-    one as large as that of a random row.
+    sizes are guarded beside their resamples, the more the more uneven they are, and the more their size tells of their
+    mean: sizes are drawn as well, and the worst that was seen may happen to one as large as that of a random row.
     """
     rough = np.broadcast_to(1 - ratio.effective(of.weights) / of.clusters, of.estimate.shape)
     unequal, uneven = rough > 1e-12, rough > 1 - ratio.EVEN
@@ -108,6 +108,8 @@ def _beside(of: Ratio, alpha: float, support: Support, near: float | None) -> li
     scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
     mute = uneven | scarce | (alpha < ratio.FINEST)
     strength = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0))
+    told = np.abs(_correlation(of.weights, value)) - 1 / np.sqrt(of.clusters)
+    strength = np.maximum(strength, np.clip(ratio.TOLD * told, 0.0, ratio.MOST_TOLD))
     least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
     guarded = _guarded(of, least * strength, ratio.STEEP * strength, large=True)
     found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
@@ -117,6 +119,13 @@ def _beside(of: Ratio, alpha: float, support: Support, near: float | None) -> li
         resampled = MeanTest(partial(ratio.bootstrap_p, of, drawn), partial(ratio.bootstrap_bounds, of, drawn))
         found.append(_where(~mute, resampled))
     return [test for test in found if test]
+
+
+def _correlation(weights: Floats, value: Floats) -> Floats:
+    """Return the correlation (...) of the sizes of clusters with their means, 0 where either does not vary."""
+    x, y = weights - weights.mean(-1, keepdims=True), value - value.mean(-1, keepdims=True)
+    scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    return np.asarray((x * y).sum(-1) / np.where(scale > 0, scale, 1.0))
 
 
 def _where(some: Any, test: MeanTest) -> MeanTest | None:

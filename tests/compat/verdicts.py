@@ -312,7 +312,7 @@ def _numbers(verdict: Mapping[str, Any]) -> list[Any]:
     """Return what a verdict says but for its words, floats with twelve digits and lists of ids as a digest."""
     keys = ("outcome", "blocking", "value", "baseline", "estimate", "lower", "upper", "threshold", "alpha", "p_pass",
             "p_fail", "n", "weightless", "clusters", "effective", "method", "rows_needed", "rows_range", "won_count",
-            "lost_count", "left_out", "copies", "joined", "whole", "whole_baseline")  # fmt: skip
+            "lost_count", "left_out", "repeated", "crossed", "whole", "whole_baseline")  # fmt: skip
     ids = hashlib.sha256(json.dumps([verdict["won"], verdict["lost"]]).encode()).hexdigest()[:8]
     slices = [
         [s["name"], s["n"], s["outcome"], s["alarm"], _short(s["lower"]), _short(s["upper"])] for s in verdict["slices"]

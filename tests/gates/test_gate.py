@@ -218,8 +218,10 @@ def test_relative_margin_on_a_mean_divides_by_nothing() -> None:
     far = result([v - 0.02 + 0.002 * (i % 3) for i, v in enumerate(spread(0.5))], metric="f1")
     claim = gate(metric="e.f1", versus="base", worse_by_at_most="2%")
     found = verdict(claim, F1, near, theirs)
-    assert (found.outcome, found.threshold) == (Outcome.PASS, 0)
-    assert found.estimate == pytest.approx(0.5 - 0.003 - 0.98 * 0.5, abs=1e-4)
+    assert (found.outcome, found.threshold) == (Outcome.PASS, pytest.approx(-0.02 * 0.5, abs=1e-4))
+    assert found.estimate == pytest.approx(-0.003, abs=1e-4)
+    assert found.value is not None and found.baseline is not None
+    assert found.estimate == pytest.approx(found.value - found.baseline)
     assert verdict(claim, F1, far, theirs).outcome is Outcome.FAIL
 
 

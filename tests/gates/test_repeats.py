@@ -195,6 +195,19 @@ def test_evidence_of_repeated_questions_is_recomputed(project: Project) -> None:
     }
 
 
+def test_two_columns_of_clusters_are_recomputed(project: Project) -> None:
+    """A suite names two columns, its verdict counts both kinds, and whoever verifies finds them again."""
+    rows = [{**row, "doc": f"d{i // 8}", "form": f"f{i % 8}"} for i, row in enumerate(ROWS)]
+    suite = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\ncluster = ["doc", "form"]')
+    project.write({"suite.toml": suite, "test.jsonl": rows, "train.jsonl": TRAIN})
+    done = project.run()
+    assert {v.crossed for v in done.report.verdicts} == {(8, 8)}
+    export = project.folder / "exports/fake"
+    assert project.harness("verify", "--recompute", str(export)).code == 0
+    project.write({"suite.toml": suite.replace('["doc", "form"]', '["doc", "form", "kind"]')})
+    assert "cluster names 3 columns, want one, or two that differ" in project.run("--collect-only").err
+
+
 def test_neighbours_that_go_together_are_told() -> None:
     """Blocks of ten rows that won or lost together are noticed, rows in a random order are not."""
     luck = random.Random(3)

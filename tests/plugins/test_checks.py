@@ -316,7 +316,7 @@ def rows_of(texts: Lines) -> list[TrainingRow]:
 
 def found(texts: Lines, test: Lines, data: str | None = "d") -> dict[str, Finding]:
     """Compare prompts with the inputs of one evaluation, or with rows it brings itself; return the flags by kind."""
-    spec = SimpleNamespace(name="qa", data=data, columns={}, cluster=None, select=None, fewshot_data=None)
+    spec = SimpleNamespace(name="qa", data=data, columns={}, clusters=[], select=None, fewshot_data=None)
     spec.use, spec.options = "task", {"tasks": ["things"]}
     samples = tuple(Sample(str(i), text, "yes") for i, text in enumerate(test))
     task: Any = SimpleNamespace(spec=spec, samples=samples, shots=(), select=None, brings_rows=data is None)
@@ -397,7 +397,7 @@ def test_a_system_message_that_varies_is_a_part_of_the_question() -> None:
     ]
     rows = [{"prompt": prompt, "completion": [{"role": "assistant", "content": "x"}]} for prompt in turns[:10]]
     train = [TrainingRow(i, "train", row, row) for i, row in enumerate(rows, 1)]
-    spec = SimpleNamespace(name="qa", data="d", columns={}, cluster=None, select=None, fewshot_data=None)
+    spec = SimpleNamespace(name="qa", data="d", columns={}, clusters=[], select=None, fewshot_data=None)
     spec.use, spec.options = "task", {}
     samples = tuple(Sample(str(i), prompt, "yes") for i, prompt in enumerate(turns[10:]))
     task: Any = SimpleNamespace(spec=spec, samples=samples, shots=(), select=None, brings_rows=False)

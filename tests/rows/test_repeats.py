@@ -62,7 +62,7 @@ def test_fewer_repeats_on_both_sides_are_told(gate: Gate, table: Table) -> None:
 
 
 def test_missing_rows_are_worst_to_prove_and_best_to_refute(gate: Gate, table: Table) -> None:
-    """150 rows, 18 without a score and none of the others lost: neither proven nor refuted, and none counted as lost."""
+    """150 rows, 18 without a score and none of the others lost: neither proven nor refuted, none told as lost."""
     base, ours = asked([1] * 150), asked([None] * 18 + [1] * 132)
     found = verdict(gate(table("base", base), table("candidate", ours), "--missing", "wrong", "--json"))
     assert (found["outcome"], found["lost_count"], found["n"]) == ("INCONCLUSIVE", 0, 150)

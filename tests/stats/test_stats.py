@@ -405,7 +405,7 @@ def test_the_bootstrap_t_resamples_whole_clusters() -> None:
 def test_the_bayesian_bootstrap_with_a_worst_row_is_clopper_and_pearson_for_shares() -> None:
     """27 of 30 right, one more row at the worst: the bounds are those of the exact binomial, but for 2000 draws."""
     of = ratio.ratio(np.array([1.0] * 27 + [0.0] * 3), np.ones(30))
-    low, high = ratio.worst_row_bounds(of, ALPHA, (0.0, 1.0))
+    low, high = ratio.worst_mean_bounds(ratio.worst_rows(of, (0.0, 1.0)), ALPHA, (0.0, 1.0))
     assert (low, high) == pytest.approx((beta.ppf(ALPHA, 27, 4), beta.isf(ALPHA, 28, 3)), abs=0.01)
 
 
