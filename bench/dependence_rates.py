@@ -6,7 +6,7 @@ No cell draws from what a test assumes: effects are normal on a latent scale, si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,15 +22,14 @@ Floats = np.ndarray
 
 @dataclass(frozen=True)
 class Drawn:
-    """Runs of rows or clusters in one kind (sums and weights), or in several that cross; the truth, and a range."""
+    """Runs of means in clusters of one kind, or of those that are tested of several; the truth, and a range."""
 
-    kinds: list[ratio.Ratio]
+    of: ratio.Ratio
     truth: float
     kind: means.Kind
     support: tuple[float, float] = (0.0, 1.0)
     changed: Floats | None = None  # share of rows that differ, of pairs
-    shares: tuple[float, ...] = ()  # of rows that share a cluster, of each kind
-    rows_error: Floats | None = None
+    tested: Sequence[ratio.Ratio] = ()  # of several kinds, see `crossed.decisive`
     independent: bool = False
 
 
@@ -39,12 +38,11 @@ Draw = Callable[[int], Drawn]
 
 def p_values(data: Drawn, threshold: float) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of every run, as `cluster_t` and `crossed_t` give them one by one."""
-    if len(data.kinds) == 1:
+    if not data.tested:
         about = {"discordance": data.changed, "independent": data.independent, "support": data.support}
-        return means.judged(data.kinds[0], data.kind, ALPHA, **about)(threshold)
+        return means.judged(data.of, data.kind, ALPHA, **about)(threshold)
     found = []
-    shares = [np.float64(share) for share in data.shares]
-    for of in crossed.stretched_to_sum(data.kinds, shares, data.rows_error):
+    for of in data.tested:
         tests = means.asked(of, data.kind, ALPHA, discordance=data.changed, support=data.support)
         found += [test.p(threshold) for test in tests]
     up, down = (np.maximum.reduce([p[i] for p in found]) for i in (0, 1))
@@ -79,22 +77,16 @@ def cell(where: str, draw: Draw, runs: int) -> Cell:
 def _simulated(where: str, draw: Draw, runs: int) -> Cell:
     hits: list[list[Floats]] = []
     first = draw(BATCH)
-    away = AWAY * float(np.std(first.kinds[0].estimate))
+    away = AWAY * float(np.std(first.of.estimate))
     for _ in range(runs // BATCH):
         data = draw(BATCH)
         up, down = p_values(data, data.truth)
         found = [up, down, p_values(data, data.truth - away)[0]]
-        if len(data.kinds) > 1:
-            found.append(p_values(replace(data, kinds=data.kinds[:1]), data.truth)[0])
+        if data.tested:
+            found.append(p_values(replace(data, tested=()), data.truth)[0])
         hits.append(found)
     rates = [100 * float(np.mean(np.concatenate(each) <= ALPHA)) for each in zip(*hits, strict=True)]
     return Cell(where, rates[0], rates[1], rates[3] if len(rates) > 3 else None, rates[2])
-
-
-def _summed(values: Floats, labels: Floats) -> ratio.Ratio:
-    """Return the mean (runs,) of rows (runs, rows) in clusters (rows,)."""
-    member = np.equal.outer(labels, np.unique(labels)).astype(np.float64)
-    return ratio.ratio(values @ member, member.sum(0))
 
 
 def _differences(rng: np.random.Generator, effects: Floats, won: float, lost: float) -> Floats:
@@ -115,7 +107,7 @@ def sampled(rng: np.random.Generator, questions: int, difference: float, spread:
         rows = [_differences(rng, effect, 0.15 + difference / 2, 0.15 - difference / 2) for _ in range(answers)]
         sums, changed = np.sum(rows, 0), np.abs(rows).mean((0, 2))
         of = ratio.ratio(sums, np.full(sums.shape, float(answers)))
-        return Drawn([of], difference, "pairs", (-1.0, 1.0), changed)
+        return Drawn(of, difference, "pairs", (-1.0, 1.0), changed)
 
     return draw
 
@@ -135,7 +127,7 @@ def repeated(rng: np.random.Generator, rows: int, right: float, hidden: float) -
         known = times - gone  # of which so many are right: what is missing counts as wrong
         values = np.where(known > 0, ours / np.maximum(known, 1), 0.0) * known / times - theirs / times
         of = ratio.ratio(values, np.ones_like(values))
-        return Drawn([of], 0.0, "score", (-1.0, 1.0), independent=True)
+        return Drawn(of, 0.0, "score", (-1.0, 1.0), independent=True)
 
     return draw
 
@@ -163,8 +155,8 @@ def drawn_sizes(rng: np.random.Generator, count: int, sigma: float, lost: float,
         gone = rng.binomial(sizes.astype(int), rate).astype(np.float64)
         if pairs:
             changed = gone.sum(-1) / sizes.sum(-1)
-            return Drawn([ratio.ratio(-gone, sizes)], -lost, "pairs", (-1.0, 1.0), changed)
-        return Drawn([ratio.ratio(sizes - gone, sizes)], 1 - lost, "share")
+            return Drawn(ratio.ratio(-gone, sizes), -lost, "pairs", (-1.0, 1.0), changed)
+        return Drawn(ratio.ratio(sizes - gone, sizes), 1 - lost, "share")
 
     return draw
 
@@ -176,9 +168,6 @@ def crossed_rows(
     rng: np.random.Generator, first: Floats, second: Floats, spread: tuple[float, float], rate: float, *, pairs: bool
 ) -> Draw:
     """Rows in clusters of two kinds, (rows,) each, both with normal effects; 0/1, or differences on a margin of 5."""
-    sizes = [np.bincount(np.unique(labels, return_inverse=True)[1])[np.unique(labels, return_inverse=True)[1]]
-             for labels in (first, second)]  # fmt: skip
-    shares = tuple(float((size > 1).mean()) for size in sizes)
 
     def draw(runs: int) -> Drawn:
         effects = np.zeros((runs, len(first)))
@@ -191,12 +180,13 @@ def crossed_rows(
             values = (latent > norm.isf(rate)).astype(np.float64) - (latent < norm.ppf(rate + 0.05))
         else:
             values = (latent < norm.ppf(rate)).astype(np.float64)
-        kinds = [_summed(values, labels) for labels in (first, second)]
-        error = ratio.ratio(values, np.ones(len(first))).error
-        about = {"shares": shares, "rows_error": error}
+        weights = np.ones(len(first))
+        kinds = [crossed.mean_of(values, weights, labels.tolist()) for labels in (first, second)]
+        tested = crossed.decisive(kinds, ratio.ratio(values, weights).error)
+        one = kinds[0].of
         if pairs:
-            return Drawn(kinds, -0.05, "pairs", (-1.0, 1.0), np.abs(values).mean(-1), **about)
-        return Drawn(kinds, rate, "share", **about)
+            return Drawn(one, -0.05, "pairs", (-1.0, 1.0), np.abs(values).mean(-1), tested)
+        return Drawn(one, rate, "share", tested=tested)
 
     return draw
 

@@ -166,8 +166,9 @@ class _VerdictCheck:
             yield f"was judged without {gone} rows, the lock tells of {there} that leak"
         sign, margin = self.oriented
         limit = sign * margin
-        if self.gate.relative and not self.metric.is_log:  # a share of the baseline; with slices of one slice's
-            limit = self.gate.margin * sign * (v["baseline"] or 0.0) if not v["slices"] else v["threshold"]
+        if self.gate.relative and not self.metric.is_log:  # a share of the baseline, with slices of the driver's
+            found = next((n["told"] for n in v.get("notes") or () if n["kind"] in ("found", "slice")), v)
+            limit = self.gate.margin * sign * (found["baseline"] or 0.0)
         if v["threshold"] is None or not _near(v["threshold"], limit):
             yield f"has threshold {v['threshold']}, its claim is about {limit:g}"
         yield self.sides_error()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from harness.stats import cluster_means, means, ratio
 from harness.stats.arrays import Floats, np
@@ -17,6 +18,17 @@ from harness.stats.inputs import Clusters, check_level, groups_of, rows_of
 from harness.stats.ratio import Ratio
 from harness.stats.result import Judged, Test, all_agree, floats, weakest
 from harness.stats.unseen import Support
+
+CROWDED = 0.01  # sum of the squared shares of rows in clusters of several, above which a kind is tested by itself
+
+
+@dataclass(frozen=True)
+class CrossedMean:
+    """A mean in clusters of one kind, the share of rows that share one of them, and how much rests on few of these."""
+
+    of: Ratio
+    share: float
+    crowding: float
 
 
 def crossed_t(
@@ -30,41 +42,42 @@ def crossed_t(
 ) -> Test:
     """Test a weighted mean Σwv/Σw against a number, of rows in clusters of several kinds; see `cluster_t`.
 
-    Each kind's tests must agree, with the error of `crossed_variance` in place of that of its own clusters, and with
-    its own degrees of freedom, so that those of the fewest clusters count.
+    The tests of the kind with fewest clusters have the error of `crossed_variance` in place of their own. Those of
+    another kind must agree where much rests on few of its clusters, which may be uneven or skewed as no sum tells.
     """
     v, w = rows_of(values, weights, support)
     check_level(threshold, alpha)
-    kinds = [_summed(v, w, clusters) for clusters in clusterings]
+    kinds = [mean_of(v, w, clusters) for clusters in clusterings]
     mean = float((w * v).sum() / w.sum())
     kind, parts = cluster_means.kind_of(v, w, support, clustered=True), list[Judged]()
-    for of in stretched_to_sum([of for of, _ in kinds], [share for _, share in kinds], _summed(v, w, None)[0].error):
+    for of in decisive(kinds, mean_of(v, w, None).of.error):
         if of.varies():
             tests = means.asked(of, kind, alpha, discordance=(v * v).mean(), support=support, near=threshold)
             parts += [(*test.bounds(alpha), *floats(test.p(threshold))) for test in tests]
-    parts = parts or [all_agree(mean, of.weights, threshold, alpha, support) for of, _ in kinds]
-    rules = [float(ratio.effective(of.weights)) for of, _ in kinds if ratio.uneven(of.weights)]
-    counts = tuple(of.clusters for of, _ in kinds)
+    parts = parts or [all_agree(mean, one.of.weights, threshold, alpha, support) for one in kinds]
+    rules = [float(ratio.effective(one.of.weights)) for one in kinds if ratio.uneven(one.of.weights)]
+    counts = tuple(one.of.clusters for one in kinds)
     return Test(mean, *weakest(parts, support), "crossed t", len(v), min(counts), min(rules, default=None), counts)
 
 
-def crossed_variance(variances: Sequence[Floats], shares: Sequence[Floats], rows: Floats) -> Floats:
+def crossed_variance(kinds: Sequence[CrossedMean], rows: Floats) -> Floats:
     """Return the variance (...) of a mean of rows in clusters of several kinds, from that of each kind alone.
 
     The sum, without what rows have by themselves (variance `rows`) as often as it is in there too often: for each kind
     but one, by the share of rows that are in a cluster of that kind alone, and never less than the largest of them.
-    `shares` are those of the rows that share a cluster. With nothing subtracted it is an upper bound in expectation;
-    with all of it, it is Cameron, Gelbach and Miller's 2011, Journal of Business and Economic Statistics 29:238.
+    With nothing subtracted it is an upper bound in expectation; with all of it, it is Cameron, Gelbach and Miller's
+    2011, Journal of Business and Economic Statistics 29:238.
     """
-    most = np.maximum.reduce(list(variances))
-    alone = sum((1 - share for share in shares), np.float64(0)) - (1 - np.maximum.reduce(list(shares)))
-    return np.asarray(np.maximum(sum(variances, np.float64(0)) - alone * rows, most))
+    variances, shares = [one.of.error**2 for one in kinds], [one.share for one in kinds]
+    alone = sum(1 - share for share in shares) - (1 - max(shares))
+    return np.asarray(np.maximum(sum(variances) - alone * rows, np.maximum.reduce(variances)))
 
 
-def stretched_to_sum(kinds: Sequence[Ratio], shares: Sequence[Floats], rows_error: Floats) -> list[Ratio]:
-    """Return the mean in each kind of clusters, all of them with the error of `crossed_variance`."""
-    variance = crossed_variance([of.error**2 for of in kinds], shares, rows_error**2)
-    return [ratio.stretched(of, variance) for of in kinds]
+def decisive(kinds: Sequence[CrossedMean], rows_error: Floats) -> list[Ratio]:
+    """Return the means that are tested: in the fewest clusters with the error of all kinds, in crowded ones as is."""
+    variance, fewest = crossed_variance(kinds, rows_error**2), min(one.of.clusters for one in kinds)
+    found = [ratio.stretched(one.of, variance) for one in kinds if one.of.clusters == fewest]
+    return found + [one.of for one in kinds if one.of.clusters > fewest and one.crowding > CROWDED]
 
 
 def crossed_bootstrap(
@@ -85,10 +98,17 @@ def crossed_bootstrap(
     return Test(tests[0].estimate, *judged, "crossed bootstrap", tests[0].n, min(counts), crossed=counts)
 
 
-def _summed(v: Floats, w: Floats, clusters: Clusters | None) -> tuple[Ratio, Floats]:
-    """Return the mean in clusters, and the share of the weight that is in clusters of several rows."""
-    groups, count = groups_of(clusters, len(v))
-    sums = np.bincount(groups, w * v, minlength=count).astype(np.float64)
+def mean_of(v: Floats, w: Floats, clusters: Clusters | None) -> CrossedMean:
+    """Return the mean of rows, values (..., rows) and weights (rows,), in clusters."""
+    groups, count = groups_of(clusters, v.shape[-1])
+    member = np.zeros((count, v.shape[-1])) if v.ndim > 1 else None
     weight = np.bincount(groups, w, minlength=count).astype(np.float64)
-    share = w[np.bincount(groups, w > 0, minlength=count)[groups] > 1].sum() / w.sum()
-    return ratio.ratio(sums[weight > 0], weight[weight > 0]), np.asarray(share)
+    several = np.bincount(groups, w > 0, minlength=count) > 1
+    if member is None:
+        sums = np.bincount(groups, w * v, minlength=count).astype(np.float64)
+    else:  # of many data sets
+        member[groups, np.arange(len(groups))] = 1.0
+        sums = (w * v) @ member.T
+    counted, of_several = weight > 0, weight[several] / w.sum()
+    of = ratio.ratio(sums[..., counted], weight[counted])
+    return CrossedMean(of, float(of_several.sum()), float((of_several**2).sum()))
