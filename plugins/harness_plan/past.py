@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from harness.claims.gate import Gate
 from harness.collection.collected import Collection
@@ -66,8 +67,7 @@ class History:
                 {i: (value_of(r, name), float(r["weights"].get(name, r["weight"]))) for i, r in s.items()}
                 for s in sides
             ]
-            rows = [(i, dict(r["doc"]), r["cluster"] and str(r["cluster"])) for i, r in sides[0].items()]
-            samples = [Sample(i, row=row, cluster=cluster) for i, row, cluster in rows]
+            samples = [_sample(i, r) for i, r in sides[0].items()]
             samples = [s for s in samples if any(s.id in side and side[s.id][1] for side in told)]
             told = [{s.id: side[s.id] for s in samples if s.id in side} for side in told]
         except (UsageError, LookupError, TypeError, ValueError, AttributeError):
@@ -80,6 +80,11 @@ class History:
         asked = (subject, evaluation, "done")
         reports = (r for run in self.runs for r in run.reports if (r.subject, r.eval, r.outcome) == asked)
         return next((r.seconds / r.n for r in reports if r.n and not r.remembered), None)
+
+
+def _sample(name: str, row: Mapping[str, Any]) -> Sample:
+    first, second = (one and str(one) for one in (row["cluster"], row.get("second_cluster")))
+    return Sample(name, row=dict(row["doc"]), cluster=first, key=str(row.get("key", "")), second_cluster=second)
 
 
 def name_of(run: Run) -> str:

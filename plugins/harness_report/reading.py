@@ -185,7 +185,10 @@ def result_of(kept: Kept, name: str, rows: Rows) -> Result:
 
 def samples_of(rows: Rows) -> list[Sample]:
     """Return what was asked in rows as far as a gate reads it."""
-    return [Sample(key, cluster=row.get("cluster"), row={}) for key, row in rows.items()]
+    return [
+        Sample(name, cluster=row.get("cluster"), key=row.get("key", ""), second_cluster=row.get("second_cluster"))
+        for name, row in rows.items()
+    ]
 
 
 def slice_of(row: Row, column: str) -> str:

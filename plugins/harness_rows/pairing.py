@@ -54,7 +54,7 @@ class PairedRows:
 
         Where a side has another number of them throughout, as many as it has of a row at most.
         """
-        if repeats or self.repeats[0] != self.repeats[1]:
+        if repeats or self.repeats[0] != self.repeats[1] or self.repeats == (1, 1):
             return [repeats or self.repeats[side == "candidate"]] * len(self.names)
         return [max(map(len, pair)) for pair in zip(self.base, self.candidate, strict=True)]
 
