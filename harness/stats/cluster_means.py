@@ -174,10 +174,7 @@ def cluster_bootstrap(
     resamples = most if 4 / most > tail else max(RESAMPLES, math.ceil(4 / tail))
     without = _without_each(statistic, rows)
     jackknife = _pseudo_values(np.array(without), estimate) if count > 1 else None
-    # sorted by what they are and not by their names, which so choose no resample
-    apart = [(abs(_finite(out - estimate)), _finite(statistic(own))) for own, out in zip(rows, without, strict=True)]
-    rows = [rows[i] for i in sorted(range(count), key=lambda i: (len(rows[i]), *apart[i]))]
-    stretch = 1.0
+    rows, stretch = _sorted(statistic, rows, without, estimate), 1.0
     if error is not None and jackknife is not None and jackknife.varies() and math.isfinite(float(jackknife.error)):
         stretch, jackknife = error / float(jackknife.error), ratio.stretched(jackknife, np.asarray(error**2))
     rng = np.random.default_rng([ratio.SEED, count, 4])
@@ -188,15 +185,20 @@ def cluster_bootstrap(
         return np.asarray(estimate + stretch * (drawn - estimate))
 
     def expanded_p(drawn: Floats) -> tuple[Floats, Floats]:
+        if count == 1 or (drawn == estimate).all():
+            return np.ones(()), np.ones(())
         sides = (drawn, threshold), (-drawn, -threshold)
-        up, down = (np.asarray(_expanded_p(*side, count) if count > 1 and np.ptp(drawn) > 0 else 1.0) for side in sides)
+        up, down = (np.asarray(_expanded_p(*side, count)) for side in sides)
         return up, down
 
     drawn = ratio.resampled(draw, expanded_p, alpha)
     finite_draws = drawn[np.isfinite(drawn)]
     spread = float(finite_draws.std()) if len(finite_draws) else 0.0
-    alike = bool((drawn == estimate).all())
-    if jackknife is None or alike or (not jackknife.varies() and spread <= 1e-12 * max(1.0, abs(estimate))):
+    if (
+        jackknife is None
+        or (drawn == estimate).all()
+        or (not jackknife.varies() and spread <= 1e-12 * max(1.0, abs(estimate)))
+    ):
         judged = all_agree(estimate, np.ones(count), threshold, alpha, support)
     else:
         lower, upper = _expanded_bound(drawn, tail), -_expanded_bound(-drawn, tail)
@@ -236,8 +238,18 @@ def _without_each(statistic: Statistic, rows: list[list[int]]) -> list[float]:
     return [statistic([row for own in rows if own is not left for row in own]) for left in rows]
 
 
-def _finite(x: float) -> float:
-    return x if math.isfinite(x) else 0.0
+def _sorted(statistic: Statistic, rows: list[list[int]], without: Sequence[float], estimate: float) -> list[list[int]]:
+    """Return clusters by size and by what they are, and not by their names, which so choose no resample."""
+
+    def alone(own: list[int]) -> float:
+        try:
+            return statistic(own)
+        except (ArithmeticError, LookupError, ValueError):  # of so few rows there may be none
+            return 0.0
+
+    keys = [(len(own), abs(out - estimate), alone(own)) for own, out in zip(rows, without, strict=True)]
+    known = [tuple(x if math.isfinite(x) else 0.0 for x in key) for key in keys]
+    return [rows[i] for i in sorted(range(len(rows)), key=known.__getitem__)]
 
 
 def _expanded_p(drawn: Floats, threshold: float, count: int) -> float:

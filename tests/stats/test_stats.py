@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
+import statistics
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -775,3 +779,29 @@ def test_few_clusters_that_changed_prove_a_margin(won: int, lost: int) -> None:
     assert -0.08 < found.lower < found.estimate < found.upper < 0.1
     worse = [-1.0] * 12 + [0.0] * 138
     assert tests.cluster_t(worse, [1.0] * 150, clusters, -0.08, 0.05, support=(-1.0, 1.0)).p_pass > 0.05
+
+
+def test_a_statistic_without_a_value_on_some_resamples_counts_against_both_sides() -> None:
+    """One resample in many that is not a number leaves a p-value, which is not 1."""
+    values = [0.1 * i for i in range(40)]
+
+    def mean(rows: Sequence[int]) -> float:
+        return float("nan") if len(set(rows)) < 20 else sum(values[i] for i in rows) / len(rows)
+
+    test = tests.cluster_bootstrap(mean, [str(i) for i in range(40)], 1.0, ALPHA)
+    assert test.p_pass < 0.05 < test.p_fail
+
+
+def test_names_and_order_of_clusters_choose_no_resample() -> None:
+    """A median of clusters in another order, under other names, has the same bounds."""
+    luck = random.Random(1)
+    values = [luck.random() for _ in range(60)]
+    order = luck.sample(range(60), 60)
+
+    def median(of: list[float], rows: Sequence[int]) -> float:
+        return statistics.median(of[i] for i in rows)
+
+    one = tests.cluster_bootstrap(partial(median, values), [str(i // 3) for i in range(60)], 0.4, ALPHA)
+    moved = [values[i] for i in order]
+    other = tests.cluster_bootstrap(partial(median, moved), [f"z{99 - i // 3}" for i in order], 0.4, ALPHA)
+    assert (one.lower, one.upper, one.p_pass) == pytest.approx((other.lower, other.upper, other.p_pass), rel=1e-12)
