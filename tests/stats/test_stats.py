@@ -17,6 +17,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import binom_test, proportion_confint
 
+from bench import dependence_rates
 from harness.stats import cluster_means, means, ratio, shares, tango, tests
 from harness.stats.tests import Test
 from tests.helpers.speed import rounds
@@ -805,3 +806,18 @@ def test_names_and_order_of_clusters_choose_no_resample() -> None:
     moved = [values[i] for i in order]
     other = tests.cluster_bootstrap(partial(median, moved), [f"z{99 - i // 3}" for i in order], 0.4, ALPHA)
     assert (one.lower, one.upper, one.p_pass) == pytest.approx((other.lower, other.upper, other.p_pass), rel=1e-12)
+
+
+def test_few_clusters_of_drawn_size_are_known() -> None:
+    """27 lognormal clusters of sigma 0.8 are too few where sizes are drawn; 80 of them, or ten equal ones, are not."""
+    sizes = np.exp(0.8 * norm.ppf((np.arange(1, 81) - 0.5) / 80))
+    assert ratio.has_few_of_drawn_size(np.sort(sizes)[::-1][np.arange(0, 80, 3)[:27]])
+    assert not ratio.has_few_of_drawn_size(sizes)
+    assert not ratio.has_few_of_drawn_size(np.ones(10))
+
+
+@pytest.mark.slow
+def test_losses_in_proportion_to_drawn_sizes_pass_as_seldom_as_they_should() -> None:
+    """80 clusters of lognormal size that lose in proportion to it: at most 6.5 % of 2,000 runs, where it was 12."""
+    draw = dependence_rates.drawn_sizes(np.random.default_rng(4), 80, 0.8, 0.2, 0.02, pairs=False)
+    assert dependence_rates.cell("", draw, 2000).passed <= 6.5
