@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.records.about import FEW_CLUSTERS, About, Note
 from harness.records.verdicts import Slice, Verdict
+from harness.texts.counts import counted
 from harness.texts.numbers import chance, minus, number, short_number
 
 Told = Mapping[str, Any]
@@ -184,8 +185,8 @@ _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
         f"no slice has {told['min_n']} rows (min_n), so nothing is proven; add rows, or lower min_n"
     ),
     "repeated": lambda _, told: (
-        f"{told['rows']} of {told['of']} rows ask what others ask ({told['questions']} questions, one up to "
-        f"{told['most']} times): a question is a cluster"
+        f"{told['rows']} of {told['of']} rows ask what others ask ({counted(told['questions'], 'question')}, "
+        f"up to {told['most']} times): a question is a cluster"
     ),
     "neighbours": lambda _, told: (
         f"neighbouring rows go together (correlation {told['correlation']:.2f}, {chance(told['p'])}): "

@@ -42,7 +42,7 @@ def test_a_file_twenty_times_is_the_file() -> None:
     assert often.outcome == once.outcome == "INCONCLUSIVE"
     assert (often.n, often.repeated, often.clusters) == (800, 800, 40)
     assert (often.value, often.baseline, often.estimate) == pytest.approx((once.value, once.baseline, once.estimate))
-    assert "; 800 of 800 rows ask what others ask (40 questions, one up to 20 times): a question is a" in often.why
+    assert "; 800 of 800 rows ask what others ask (40 questions, up to 20 times): a question is a" in often.why
 
 
 def test_a_question_that_is_failed_each_time_counts_each_time() -> None:
