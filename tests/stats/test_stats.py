@@ -818,6 +818,6 @@ def test_few_clusters_of_drawn_size_are_known() -> None:
 
 @pytest.mark.slow
 def test_losses_in_proportion_to_drawn_sizes_pass_as_seldom_as_they_should() -> None:
-    """80 clusters of lognormal size that lose in proportion to it: at most 6.5 % of 2,000 runs, where it was 12."""
+    """80 clusters of lognormal size that lose in proportion to it: at most 6.5 % of 2,000 runs, where it was 10."""
     draw = dependence_rates.drawn_sizes(np.random.default_rng(4), 80, 0.8, 0.2, 0.02, pairs=False)
     assert dependence_rates.cell("", draw, 2000).passed <= 6.5
