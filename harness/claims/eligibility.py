@@ -96,7 +96,7 @@ def case_of(
     rows = _rows(gate, kept, slices, candidate.order)
     ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
     for result, scores in ((candidate, ours), (baseline, theirs)):
-        if result and scores is not None and (why := _scores_error(result, scores, metric, rows, samples)):
+        if result and scores is not None and (why := _scores_error(result, scores, metric, rows, samples, gate.range)):
             return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
     sides = {r.subject: scores for r, scores in ((candidate, ours), (baseline, theirs)) if r and scores is not None}
     if why := _cut_error(gate, metric, rows, sides):
@@ -155,8 +155,9 @@ def _missing_error(
 
 
 def _scores_error(
-    result: Result, scores: dict[str, Score], metric: Metric, rows: Sequence[Sample], samples: Sequence[Sample]
-) -> str:
+    result: Result, scores: dict[str, Score], metric: Metric, rows: Sequence[Sample], samples: Sequence[Sample],
+    limits: Sequence[float] | None,
+) -> str:  # fmt: skip
     """Return what is wrong with a result's scores of the rows, or nothing."""
     if missing := [s.id for s in rows if s.id not in scores]:
         return f"{len(missing)} of {len(rows)} rows got no score, {_examples(missing)}"
@@ -179,6 +180,9 @@ def _scores_error(
         return f"the weights of {name} do not sum to more than zero"
     if metric.is_share and (beyond := [s.id for s in judged if not 0 <= s.values[name] <= 1]):
         return f"{name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_examples(beyond)}"
+    low, high = limits or metric.row_range
+    if beyond := [s.id for s in judged if not low <= s.values[name] <= high]:
+        return f"{name} is outside its range {low:g} to {high:g} on {len(beyond)} rows, {_examples(beyond)}"
     return ""
 
 

@@ -9,8 +9,11 @@ from typing import Any, TypedDict
 
 from harness.claims.gate import Gate
 from harness.claims.hypothesis import Hypothesis
+from harness.claims.inference import uncapped
 from harness.claims.needed import rows_needed
+from harness.records.about import Note
 from harness.records.verdicts import Outcome, Slice, Verdict
+from harness.records.words import noted
 from harness.stats.tests import Test, holm
 
 SHOWN = 20  # rows with the largest changes that are kept of a metric which changes on every row
@@ -23,12 +26,22 @@ def outcome_of(p_pass: float, p_fail: float, alpha: float) -> Outcome:
     return Outcome.FAIL if p_fail <= alpha else Outcome.INCONCLUSIVE
 
 
+def admitted(gate: Gate, verdict: Verdict) -> Verdict:
+    """Return a verdict as its gate may have it: a PASS that is barred proves nothing."""
+    if verdict.outcome is not Outcome.PASS or not gate.bars(verdict.risk):
+        return verdict
+    made = verdict.about.is_of_rows if verdict.about else False
+    note = Note("approximate", {"versus": bool(gate.versus), "mean": made})
+    return noted(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
+
+
 def conclude(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
     """Return the verdict of one test, but for its reason."""
     outcome = outcome_of(test.p_pass, test.p_fail, hypothesis.alpha)
     found: dict[str, Any] = {"outcome": outcome, "n": len(hypothesis.ours), **changed_rows(hypothesis)}
     found |= {name: getattr(hypothesis, name) for name in ("value", "baseline", "threshold", "weightless")}
     found |= {name: getattr(test, name) for name in ("estimate", "lower", "upper", "p_pass", "p_fail", "method")}
+    found["uncapped"] = uncapped(hypothesis)
     found |= {"clusters": test.clusters, "effective": test.effective if test.clusters else None}
     verdict = replace(blank, **found)
     if outcome is not Outcome.INCONCLUSIVE or hypothesis.labels:  # of which there would have to be more, too

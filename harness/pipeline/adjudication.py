@@ -15,7 +15,7 @@ from harness.collection.collected import Collection, Item
 from harness.pipeline.ledger import Ledger, Standing, look_of, tells
 from harness.records.about import Note
 from harness.records.samples import Result
-from harness.records.verdicts import Outcome, Verdict
+from harness.records.verdicts import Outcome, Risk, Verdict
 from harness.records.waivers import Waiver
 from harness.records.words import noted
 from harness.stats.multiple import levels
@@ -92,7 +92,8 @@ class Adjudicator:
         """Decide the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
         asked = [self.collection.named(self.gates[name], candidate) for name in gate.any_of]
         members = [self.judged(one, candidate, alpha) for one in asked]
-        adjusted = group.adjusted(v.p_pass for v in members)
+        pairs = zip(asked, members, strict=True)
+        adjusted = group.adjusted(group.passing_p(one, v.risk, v.p_pass) for one, v in pairs)
         for verdict, p in zip(members, adjusted, strict=True):
             if verdict.outcome is Outcome.PASS and p > alpha:
                 note = Note("holm", {"of": len(members), "p": p})
@@ -105,7 +106,9 @@ class Adjudicator:
             lacking = next(v for v in said if v.outcome is Outcome.ERROR)
             notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
         refuted, attempt = group.refuted(v.p_fail for v in said), max(v.attempt for v in said)
+        risk: Risk = "approximate" if any(v.risk == "approximate" for v in said) else "exact"
         whole = replace(unjudged(gate, candidate, "", alpha), outcome=outcome, method="Holm", p_pass=p, p_fail=refuted)
+        whole = replace(whole, risk=risk)
         digest = next((v.digest for v in said if v.digest), "")
         self.say(noted(replace(whole, digest=digest, n=max(v.n for v in said), attempt=attempt), *notes))
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from harness.records.about import About, Note
 from harness.records.waivers import Waiver
+
+Risk = Literal["", "exact", "approximate"]
+"""Whether the stated risk holds for whatever the rows may be, or only where they are not too skewed; "" before a test."""
 
 
 class Outcome(StrEnum):
@@ -45,6 +49,8 @@ class Verdict:
     of equal size. `attempt` counts the candidates this question was put to. Of a gate with `clean_only`, `left_out`
     counts the rows it was judged without, `whole` and `whole_baseline` are the values with them. It `decides` unless
     it is about a candidate that no export ships, by a gate that does not name it. `why` is what `notes` say in words.
+    `risk` is "approximate" where a row's value has neither a declared range nor a cap; `uncapped` is the estimate
+    without the gate's cap.
     """
 
     gate: str
@@ -62,6 +68,8 @@ class Verdict:
     upper: float | None = None
     threshold: float | None = None
     alpha: float | None = None
+    risk: Risk = ""
+    uncapped: float | None = None
     p_pass: float | None = None
     p_fail: float | None = None
     n: int = 0

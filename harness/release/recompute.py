@@ -32,9 +32,13 @@ from harness.stats import tests
 
 NEEDS = ("numpy", "scipy.special")
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
-FLOATS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "p_pass", "p_fail", "whole", "whole_baseline")
-SAME = ("n", "weightless", "clusters", "method", "left_out", "copies", "joined", "digest", "won", "lost")
-COUNTS = ("won_count", "lost_count")  # which older evidence does not tell
+FLOATS = (
+    "value", "baseline", "estimate", "uncapped", "lower", "upper", "threshold", "p_pass", "p_fail", "whole",
+    "whole_baseline",
+)  # fmt: skip
+SAME = ("n", "risk", "weightless", "clusters", "method", "left_out", "copies", "joined", "digest", "won", "lost")
+COUNTS = ("won_count", "lost_count")
+LATER = (*COUNTS, "risk", "uncapped")  # which older evidence does not tell
 Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
 Results = Mapping[tuple[str, str], Result]  # and of each
 Leaks = Mapping[str, Mapping[str, str]]
@@ -224,9 +228,9 @@ class _CandidateEvidence:
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be judged on the rows in the evidence: {again['why']}"
         for key in FLOATS:
-            if not _near(recorded[key], again[key]):
+            if (key in recorded or key not in LATER) and not _near(recorded[key], again[key]):
                 return f"has {key} {recorded[key]}, the rows come to {again[key]}"
-        keys = (*SAME, *(key for key in COUNTS if key in recorded))
+        keys = [key for key in (*SAME, *COUNTS) if key in recorded or key not in LATER]
         if key := next((key for key in keys if recorded[key] != again[key]), ""):
             return f"has another {key} than its rows come to"
         for one, other in zip(recorded["slices"], again["slices"], strict=False):

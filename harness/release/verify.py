@@ -324,6 +324,8 @@ class _Verification:
             if self.policy and not self.policy.waivers:
                 raise ExportRefused(f"{said} and waived; the policy takes no waivers")
             self.waived(said, f'gate "{gate}" is waived', waiver)
+        if passed and self.policy and not self.policy.approximate and verdict.get("risk") != "exact":
+            raise ExportRefused(f'gate "{gate}" passed at an approximate risk; the policy takes none (approximate)')
         attempt, allowed = int(verdict.get("attempt") or 1), self.policy.max_attempts if self.policy else None
         if allowed is not None and attempt > allowed:
             raise ExportRefused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed} (max_attempts)')

@@ -27,6 +27,7 @@ WHOLE: Schema = {"type": "integer", "minimum": 0}
 NUMBER: Schema = {"type": ["number", "null"]}  # null for one that is not finite, of which JSON has none
 ANY: Schema = {}
 DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+RANGE: Schema = {"type": ["array", "null"], "items": NUMBER, "minItems": 2, "maxItems": 2}  # of a row's value
 NUMBERS: Schema = by_name(NUMBER)
 TEXTS: Schema = by_name(TEXT)
 ENDED: Schema = {"enum": list(get_args(Ended))}
@@ -136,7 +137,7 @@ def _manifest() -> Schema:
 
 def _lock() -> Schema:
     rows = table({"rows": WHOLE, "sha256": DIGEST})
-    metric = table({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}})
+    metric = table({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}, "range": RANGE})
     plugin = table({k: {"type": ["string", "null"]} for k in ("name", "distribution", "record", "code")})
     keys = {
         "format": {"enum": [lockfile.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
