@@ -15,6 +15,10 @@ class Difference(Kind):
 
     keys = ("versus better_by", "versus worse_by_at_most")
 
+    def claims(self, gate: Gate) -> bool:
+        """Return whether a gate is of this kind; one that counts rows beyond a cap has a baseline, too."""
+        return gate.max_failures is None and super().claims(gate)
+
     def mistakes(self, gate: Gate) -> list[str]:
         found = super().mistakes(gate)
         try:

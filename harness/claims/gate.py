@@ -158,7 +158,9 @@ class Gate:
 
         Of a part of the rows that must be proven from `min_n` rows on, and of answers of which few enough are cut.
         """
-        same = all(getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range"))
+        same = all(
+            getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range")
+        )
         same = same and (claim.allow_approximate or not self.allow_approximate)
         rows = set(self.slices) == set(claim.slices) and self.clean_only == claim.clean_only
         rows = rows and (not claim.slice or self.min_n <= claim.min_n)
@@ -234,7 +236,9 @@ class Kind:
         if gate.estimand == "clusters" and (metric.combine or metric.is_count):
             what = "made from all rows at once" if metric.combine else "a count over all rows"
             found.append(f'{name} is {what}, and no mean over clusters; leave out "estimand"')
-        if gate.range is not None and (why := find_range_error(metric.scale, gate.range, combines=bool(metric.combine))):
+        if gate.range is not None and (
+            why := find_range_error(metric.scale, gate.range, combines=bool(metric.combine))
+        ):
             why = f'is known of {name}, a proportion; leave out "range"' if metric.is_share else why
             found.append(f"range {why}")
         if gate.cap is not None and (metric.combine or metric.is_count or metric.is_agreement):

@@ -41,7 +41,9 @@ def grouped(gates: Sequence[Gate]) -> tuple[Gate, ...]:
     """Return the gates, each member of an `any_of` with its group, and that one's risk and candidates."""
     groups = {member: gate for gate in gates for member in gate.any_of}
     return tuple(
-        replace(g, group=of.id, among=len(of.any_of), on=of.on, alpha=of.alpha, severity=of.severity) if (of := groups.get(g.id)) else g
+        replace(g, group=of.id, among=len(of.any_of), on=of.on, alpha=of.alpha, severity=of.severity)
+        if (of := groups.get(g.id))
+        else g
         for g in gates
     )
 

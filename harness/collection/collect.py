@@ -197,6 +197,9 @@ class GateChecks:
             yield from _early_mistakes(gate, metric, task)
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
+        if gate.bars(gate.risk(metric)):
+            what = f'the risk of a mean of {metric.name} is approximate, so it cannot pass; declare "range" or "cap"'
+            self.context.warnings.append(f"{gate.where}: {what}, or write allow_approximate = true")
         sizes = self._sizes(gate, task)
         why = unprovable_error(gate, metric, task.rows_of(metric.name), alpha_of(gate, self.suite), sizes)
         if why := why or few_clusters_error(gate, metric, sizes):

@@ -158,7 +158,7 @@ def _needed(_: About | None, told: Told) -> str:
 
 
 def _approximate(_: About | None, told: Told) -> str:
-    ways = 'declare "range" or "cap"' if told["mean"] else 'claim a share of rows instead'
+    ways = 'declare "range" or "cap"' if told["mean"] else "claim a share of rows instead"
     return f"its risk is approximate, and the gate blocks: {ways}, or write allow_approximate = true"
 
 

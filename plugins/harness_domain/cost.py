@@ -37,6 +37,33 @@ def latency(
     of the rows' medians and the median seconds, which are those of the whole batch. Raises UsageError when `repeats`,
     `new_tokens` or `batch` is below 1.
     """
+    for sample, mine, other in _timed(subject, samples, against, new_tokens, repeats, batch):
+        timed = mine > 0 and other > 0  # no answer takes no time: a clock or a cache is at fault
+        values = {"latency_ratio": mine / other if timed else math.nan, "seconds": mine if timed else math.nan}
+        yield Score(sample.id, values)
+
+
+@evaluator(uncached=True)
+@metric("within", better="higher", scale="proportion")
+def latency_within(
+    subject: Subject, samples: Sequence[Sample], *, ms: float, against: Subject,
+    new_tokens: int = 16, repeats: int = 3, batch: int = 1,
+) -> Iterator[Score]:  # fmt: skip
+    """Tell of each request whether it is answered in less than `ms` milliseconds, so that a gate can claim a quantile.
+
+    `min = 0.95` is "95 % of requests below that", 0/1 and so at an exact risk. The median of `repeats` counts, timed as
+    `latency` does. Raises UsageError when `ms` is not above 0, or `repeats`, `new_tokens` or `batch` is below 1.
+    """
+    if not 0 < ms < math.inf:
+        raise UsageError(f"latency_within: ms is {ms:g}, want more than 0")
+    for sample, mine, _ in _timed(subject, samples, against, new_tokens, repeats, batch):
+        yield Score(sample.id, {"within": float(1000 * mine < ms) if mine > 0 else math.nan})
+
+
+def _timed(
+    subject: Subject, samples: Sequence[Sample], against: Subject, new_tokens: int, repeats: int, batch: int
+) -> Iterator[tuple[Sample, float, float]]:
+    """Yield the median seconds of each row, of the model and of the one it is timed against."""
     if min(repeats, new_tokens, batch) < 1:
         given = f"repeats is {repeats}, new_tokens is {new_tokens} and batch is {batch}"
         raise UsageError(f"latency: {given}, want 1 or more")
@@ -51,10 +78,7 @@ def latency(
         for turn in range(repeats):
             for model, seconds in pair if turn % 2 == 0 else reversed(pair):
                 seconds.append(_seconds(model, rows, new_tokens))
-        mine, other = median(ours), median(theirs)
-        timed = mine > 0 and other > 0  # no answer takes no time: a clock or a cache is at fault
-        values = {"latency_ratio": mine / other if timed else math.nan, "seconds": mine if timed else math.nan}
-        yield Score(sample.id, values)
+        yield sample, median(ours), median(theirs)
 
 
 def _seconds(model: Subject, rows: Sequence[Sample], new_tokens: int) -> float:
