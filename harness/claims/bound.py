@@ -64,4 +64,5 @@ def _trivial(gate: Gate, metric: Metric) -> Iterator[str]:
             yield f"cap is {gate.cap:g}, and {key} is {limit:.3g} where rows are averaged; raise the cap above it"
         low, high = metric.row_range if gate.range is None or len(gate.range) != 2 else gate.row_range(metric)
         if not low < limit < high:
-            yield f"{key} is {limit:.3g} where rows are averaged, outside or at an end of their range {low:g} to {high:g}"
+            where = f"outside or at an end of their range {low:g} to {high:g}"
+            yield f"{key} is {limit:.3g} where rows are averaged, {where}"

@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 from harness.records import words
 from harness.records.about import About
 from harness.records.metrics import Metric
-from harness.records.scales import find_range_error
 from harness.records.samples import Sample, Score
+from harness.records.scales import find_range_error
 from harness.records.verdicts import Risk, Verdict
 from harness.stats.result import Test
 

@@ -12,7 +12,8 @@ from harness.claims.decide import decide
 from harness.claims.eligibility import unjudged
 from harness.claims.gate import Gate
 from harness.collection.collected import Collection, Item
-from harness.pipeline.ledger import Ledger, Standing, look_of, tells
+from harness.pipeline.attempt import Claims, look_of
+from harness.pipeline.ledger import Ledger, Look, Standing, tells
 from harness.records.about import Note
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Risk, Verdict
@@ -30,6 +31,7 @@ class Adjudicator:
         ledger: Ledger | None, base: str = "",
     ) -> None:  # fmt: skip
         self.collection, self.base = collection, base  # the digest of what candidates are made of
+        self.claims = Claims(collection)
         self.waivers, self.today = waivers, today
         self.lacking = lacking  # the baselines that are not there, and why
         self.ledger = ledger  # without one no attempt is counted
@@ -55,13 +57,17 @@ class Adjudicator:
         result, task = self.results.get(key), self.collection.tasks[item.eval]
         if self.ledger is not None and result is not None and tells(task):
             # Which attempt at its rows it is, is written down before anything is said of it.
-            look = look_of(self.collection, *key, result.digest, self.base, result)
+            look = self.look(*key, result)
             with self.ledger.locked():
                 self.standings[key] = self.ledger.standing(look)
                 self.ledger.record(self.standings[key], look, self.collection.suite, *key)
         for gate in self.collection.gates(item.subject, item.eval):
             self.give(gate, item.subject)
         return self.verdicts[before:]
+
+    def look(self, candidate: str, name: str, result: Result) -> Look:
+        """Return what an evaluation tells of a candidate, under what is claimed of it."""
+        return look_of(self.claims, candidate, name, result.digest, self.base, result)
 
     def give(self, gate: Gate, candidate: str) -> None:
         """Decide a gate, and before it those it waits for, if all that it needs has been evaluated."""
@@ -132,7 +138,7 @@ class Adjudicator:
         key = item.subject, item.eval
         if self.ledger and key not in self.guesses:  # which attempt it will be; the ledger is asked once for each
             with self.ledger.locked():
-                self.guesses[key] = self.ledger.standing(look_of(self.collection, *key, result.digest, self.base, None))
+                self.guesses[key] = self.ledger.standing(look_of(self.claims, *key, result.digest, self.base, None))
         verdicts = [self.verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
 

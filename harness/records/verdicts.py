@@ -10,7 +10,7 @@ from harness.records.about import About, Note
 from harness.records.waivers import Waiver
 
 Risk = Literal["", "exact", "approximate"]
-"""Whether the stated risk holds for whatever the rows may be, or only where they are not too skewed; "" before a test."""
+"""Whether the stated risk holds for all rows, or only where these are not too skewed; "" before a test."""
 
 
 class Outcome(StrEnum):

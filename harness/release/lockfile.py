@@ -95,7 +95,7 @@ def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
-    """Return a metric's direction, scale and range, and MODULE:NAME of the code that makes it where rows alone do not."""
+    """Return a metric's direction, scale, range, and MODULE:NAME of the code that makes it of all rows."""
     inner = getattr(metric.combine, "func", metric.combine)  # the function that a `partial` calls
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     code = None if metric.combine is None else f"{inner.__module__}:{name}"

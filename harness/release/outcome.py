@@ -101,7 +101,8 @@ class _VerdictCheck:
         for note in told:
             keys = _FOUND if note.kind == "found" else _BOUNDS if note.kind == "slice" else ()
             if odd := [key for key in keys if (note.told.get(key) or 0) != (v.get(key) or 0)]:
-                return f"is said to have {odd[0]} {schema.show(note.told.get(odd[0]))}, and has {schema.show(v.get(odd[0]))}"
+                said, has = schema.show(note.told.get(odd[0])), schema.show(v.get(odd[0]))
+                return f"is said to have {odd[0]} {said}, and has {has}"
         return "" if v["why"] == plain(words.written(claim, told)) else "says what its notes do not"
 
     def numbers_error(self) -> str:

@@ -43,7 +43,14 @@ def file_schemas() -> dict[str, Schema]:
     claim["signatures"] = many(table({"keyid": TEXT, "sig": TEXT}))
     head: Schema = {"format": {"enum": [attestation.LEDGER_FORMAT]}, "after": many(DIGEST), "time": TEXT, "id": DIGEST}
     keys = dict.fromkeys(("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base"), TEXT)
-    keys |= {"attempt": WHOLE, "project": TEXT, "rows": DIGEST, "n": WHOLE, "scores": TEXT}
+    keys |= dict.fromkeys(("project", "claims", "settings", "measure"), TEXT)
+    keys |= {
+        "attempt": WHOLE,
+        "count": WHOLE,
+        "rows": DIGEST,
+        "n": WHOLE,
+        "scores": TEXT,
+    }
     look = table({**head, **keys, "most": {"type": ["integer", "null"]}, "continues": TEXT})
     ledger = [{"title": "a look", **look}, {"title": "the beginning", **table({**head, "ledger": TEXT})}]
     made: dict[str, Schema] = {

@@ -245,7 +245,10 @@ def test_share_of_a_baseline_that_is_not_positive_is_an_error() -> None:
     """Two percent of zero is no margin."""
     theirs = result(spread(0.0), "base", "f1")
     found = verdict(
-        gate(metric="e.f1", versus="base", worse_by_at_most="2%", allow_approximate=True), F1, result(spread(0.1), metric="f1"), theirs
+        gate(metric="e.f1", versus="base", worse_by_at_most="2%", allow_approximate=True),
+        F1,
+        result(spread(0.1), metric="f1"),
+        theirs,
     )
     assert found.outcome is Outcome.ERROR
     assert "share of that is no margin" in found.why
