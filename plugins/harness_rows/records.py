@@ -41,7 +41,8 @@ class RawRow:
 class RawMetric:
     """What a file, or its tool, tells of a metric.
 
-    `range` is the least and the most that a row can be, `total` the tool's own number over its scored rows, `unreadable` why its rows cannot be read.
+    `range` is the least and the most that a row can be, `total` the tool's own number over its scored
+    rows, `unreadable` why its rows cannot be read.
     """
 
     better: Better | None = None

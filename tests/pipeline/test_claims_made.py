@@ -21,7 +21,8 @@ SECOND = SUITE.replace(
     '[[gate]]\nid = "second"\nmetric = "more.contains"\nmin = 0.4\n\n[[gate]]',
     1,
 )
-GROUP = '\n[[gate]]\nid = "other"\nmetric = "qa.exact_match"\nmin = 0.4\n\n[[gate]]\nid = "one"\nany_of = ["floor", "other"]\n'
+OTHER = '\n[[gate]]\nid = "other"\nmetric = "qa.exact_match"\nmin = 0.4\n'
+GROUP = OTHER + '\n[[gate]]\nid = "one"\nany_of = ["floor", "other"]\n'
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ CHOSEN = {
     "another template": SUITE.replace("slices =", 'template = "Do this: {input}!"\nslices ='),
     "another slice": SUITE.replace("min = 0.5", 'min = 0.5\nslice = "kind=a"\nmin_n = 20'),
     "another seed": SUITE.replace("[model]", "seed = 18\n\n[model]", 1),
-    "another gate": SUITE + '\n[[gate]]\nid = "other"\nmetric = "qa.exact_match"\nmin = 0.4\n',
+    "another gate": SUITE + OTHER,
     "another risk": SUITE.replace("min = 0.5", "min = 0.5\nalpha = 0.1"),
 }
 
@@ -120,7 +121,7 @@ path = "candidate.csv"
 
 def of_rows(column: str, least: float) -> str:
     text = (
-        f'\n[[eval]]\nname = "{column}"\nuse = "rows"\nmetric = "{column}"\nbetter = "higher"\nscale = "proportion"\n'
+        f'\n[[eval]]\nname = "{column}"\nuse = "rows"\nmetric = "{column}"\nbetter = "higher"\n'
     )
     return f'{text}\n[[gate]]\nid = "{column}"\nmetric = "{column}.{column}"\nmin = {least}\n'
 
