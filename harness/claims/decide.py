@@ -45,14 +45,15 @@ def decide(
     whole = hypothesis_on(case, case.rows)
     blank = replace(blank, digest=case.digest, copies=case.repeats.copies, joined=case.repeats.joined)
     blank = replace(blank, value=whole.value, baseline=whole.baseline, n=len(whole.ours), weightless=whole.weightless)
-    blank = replace(blank, risk=gate.risk(case.metric))
+    blank = replace(blank, risk=gate.risk(case.metric), labelled=case.labelled)
     try:
         if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
             return admitted(gate, noted(_decide_slices(case, whole, blank), *case.repeats.notes(blank.n)))
         verdict = conclude(blank, infer(whole), whole)
     except ValueError as error:
         return failed(blank, str(error))
-    verdict = noted(verdict, *found(verdict, whole), *case.repeats.notes(blank.n), *together(whole))
+    told = [Note("labelled", {"rows": case.labelled, "of": len(samples)})] if case.labelled else []
+    verdict = noted(verdict, *found(verdict, whole), *told, *case.repeats.notes(blank.n), *together(whole))
     return admitted(gate, replace(verdict, driver=_worst_slice(case, blank, verdict, columns)))
 
 

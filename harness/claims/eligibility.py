@@ -54,6 +54,7 @@ class Case:
     early: bool
     labels: Labels | None
     repeats: Repeats
+    labelled: int = 0  # rows that people labelled on both sides, which alone decide
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def case_of(
     if why or metric is None or candidate is None:
         return Unjudgeable(why or "there is no result")
     labels = candidate.labels_of(metric.name)
+    if gate.versus and baseline and labels and labels.rows and (others := baseline.labels_of(metric.name)):
+        return _labelled_case(gate, replace(metric, labelled=False), candidate, (labels, others), kept, alpha)
     if labels and (gate.slice or gate.estimand == "clusters"):
         of = "slices" if gate.slice else "the mean over clusters"
         why = f"the labels that correct {metric.name} are of all rows, and tell nothing of {of}"
@@ -109,6 +112,24 @@ def case_of(
         rows = _rows(gate, kept, slices, candidate.order)
     early = bool(candidate.order)
     return Case(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels, repeats)
+
+
+def _labelled_case(
+    gate: Gate, metric: Metric, candidate: Result, labels: tuple[Labels, Labels], kept: Sequence[Sample], alpha: float
+) -> Case | Unjudgeable:
+    """Return a comparison of what people said of both sides: of the rows that were labelled on both, and no others.
+
+    An instrument may err otherwise on the other model, and what it says of more rows gains little.
+    """
+    ours, theirs = (
+        {i: Score(i, {metric.name: truth}) for i, truth in zip(one.rows, one.truth, strict=True)} for one in labels
+    )
+    rows = [s for s in kept if s.id in ours and s.id in theirs]
+    slices = gate.parts(rows)
+    if why := _missing_error(gate, metric, candidate, candidate, slices) if not rows or gate.slice else "":
+        return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest)
+    rows = _rows(gate, rows, slices, ())
+    return Case(gate, metric, ours, theirs, rows, slices, alpha, candidate.digest, False, None, Repeats(), len(rows))
 
 
 def unjudged(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:

@@ -90,6 +90,7 @@ class Verdict:
     attempt: int = 0
     looks: tuple[int, ...] = ()  # rows that the same weights were looked at, of those there will be at most
     left_out: int | None = None
+    labelled: int = 0  # rows that people labelled on both sides, where these alone decide
     copies: int = 0
     joined: int = 0
     whole: float | None = None

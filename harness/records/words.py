@@ -195,6 +195,7 @@ _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
     "weightless": lambda _, told: f"{told['rows']} rows of weight 0 do not count",
     "unseen": lambda _, told: f"up to {told['share']:.1%} of all {told['of']} may be as bad as you like",
     "approximate": _approximate,
+    "labelled": lambda _, told: f"the {told['rows']} of {told['of']} rows that people labelled decide alone",
     "labels": lambda _, told: "more labels would decide it" + (", or more rows" if told["rows"] else ""),
     "needed": _needed,
     "slice": lambda about, told: f"{told['name']}: {_found(about, told)}",

@@ -225,7 +225,8 @@ class _VerdictCheck:
             return ""
         # Older evidence counts rows of weight 0 among the others.
         judged = n + self.verdict.get("weightless", 0) + (self.verdict["left_out"] or 0) + self.verdict.get("copies", 0)
-        if judged > there or (judged < there and self.gate.slice is None and not self.early):
+        fewer = self.gate.slice is not None or self.early or bool(self.verdict.get("labelled"))
+        if judged > there or (judged < there and not fewer):
             return f"was judged on {judged} rows, the lock has {there}"
         looks = self.locked.looks.get(self.gate.eval)
         if looks and judged not in looks and not self.gate.clean_only:  # looks count the rows that were left out, too

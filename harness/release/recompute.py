@@ -36,9 +36,22 @@ FLOATS = (
     "value", "baseline", "estimate", "uncapped", "lower", "upper", "threshold", "p_pass", "p_fail", "whole",
     "whole_baseline",
 )  # fmt: skip
-SAME = ("n", "risk", "weightless", "clusters", "method", "left_out", "copies", "joined", "digest", "won", "lost")
+SAME = (
+    "n",
+    "risk",
+    "labelled",
+    "weightless",
+    "clusters",
+    "method",
+    "left_out",
+    "copies",
+    "joined",
+    "digest",
+    "won",
+    "lost",
+)
 COUNTS = ("won_count", "lost_count")
-LATER = (*COUNTS, "risk", "uncapped")  # which older evidence does not tell
+LATER = (*COUNTS, "risk", "uncapped", "labelled")  # which older evidence does not tell
 Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
 Results = Mapping[tuple[str, str], Result]  # and of each
 Leaks = Mapping[str, Mapping[str, str]]
@@ -185,7 +198,8 @@ def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Map
     labels = []
     for told in about.get("labels", ()):
         truth, said, clusters, sides = (tuple(told[key]) for key in ("truth", "said", "clusters", "sides"))
-        labels.append(Labels(str(told["metric"]), truth, said, clusters, str(told["side"]), sides))
+        ids = tuple(map(str, told.get("rows", ())))
+        labels.append(Labels(str(told["metric"]), truth, said, clusters, str(told["side"]), sides, ids))
     scores = tuple(score for _, _, score in sorted(rows, key=lambda row: row[0]))
     how: dict[str, Any] = {"order": tuple(i for _, i in placed), "caveats": caveats, "labels": tuple(labels)}
     return Result(*key, scores, {}, about["weights"], rows=about["rows"], **how)

@@ -120,9 +120,7 @@ path = "candidate.csv"
 
 
 def of_rows(column: str, least: float) -> str:
-    text = (
-        f'\n[[eval]]\nname = "{column}"\nuse = "rows"\nmetric = "{column}"\nbetter = "higher"\n'
-    )
+    text = f'\n[[eval]]\nname = "{column}"\nuse = "rows"\nmetric = "{column}"\nbetter = "higher"\n'
     return f'{text}\n[[gate]]\nid = "{column}"\nmetric = "{column}.{column}"\nmin = {least}\n'
 
 
