@@ -136,7 +136,7 @@ def test_readme_has_the_worst_cells() -> None:
 
 
 def test_readme_has_the_point_rules_cells() -> None:
-    """What the rule without a test does stands there at two discordances, and how often the gate passes equal models."""
+    """The rule without a test stands there at two discordances, and how often the gate passes equal models."""
     text = (EXPLANATION / "paired-rows.md").read_text("utf-8")
     readme = (EXPLANATION.parent.parent / "README.md").read_text("utf-8")
     assert "| 0.35 | 12.7 | 25.5 | 0.9 |" in text and "| 0.10 | 1.4 | 10.4 | 0.1 |" in text
