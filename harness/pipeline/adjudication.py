@@ -12,7 +12,7 @@ from harness.claims.decide import decide
 from harness.claims.eligibility import unjudged
 from harness.claims.gate import Gate
 from harness.collection.collected import Collection, Item
-from harness.pipeline.attempt import Claims, look_of
+from harness.pipeline.attempt import AttemptClaims, look_of
 from harness.pipeline.ledger import Ledger, Look, Standing, tells
 from harness.records.about import Note
 from harness.records.samples import Result
@@ -31,7 +31,7 @@ class Adjudicator:
         ledger: Ledger | None, base: str = "",
     ) -> None:  # fmt: skip
         self.collection, self.base = collection, base  # the digest of what candidates are made of
-        self.claims = Claims(collection)
+        self.claims = AttemptClaims(collection)
         self.waivers, self.today = waivers, today
         self.lacking = lacking  # the baselines that are not there, and why
         self.ledger = ledger  # without one no attempt is counted

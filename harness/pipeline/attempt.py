@@ -35,7 +35,7 @@ class Claimed:
 
 
 @dataclass(frozen=True)
-class Claims:
+class AttemptClaims:
     """The blocking claims of a collection, by the questions that its evaluations ask."""
 
     collection: Collection
@@ -94,7 +94,7 @@ class Claims:
         return [self.looks[name].digest, {key: getattr(spec, key) for key in OF_EVAL}, dict(spec.options)]
 
 
-def look_of(claims: Claims, candidate: str, name: str, weights: str, base: str, result: Result | None) -> Look:
+def look_of(claims: AttemptClaims, candidate: str, name: str, weights: str, base: str, result: Result | None) -> Look:
     """Return what an eval tells of a candidate, or would tell."""
     suite, task = claims.collection.suite, claims.collection.tasks[name]
     scores = scores_of(task, result) if result else {}

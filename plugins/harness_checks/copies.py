@@ -23,7 +23,7 @@ FEW, FEWEST = 20, 8  # rows, and words of one, below which nothing is said
 SHOWN = 5  # pairs that are shown
 
 
-class Alike(NamedTuple):
+class SharedColumn(NamedTuple):
     """What the near-copies of an evaluation share: a column, by the groups of rows that its values make."""
 
     column: str
@@ -100,11 +100,11 @@ def _grams(words: Sequence[str]) -> Iterator[Any]:
     yield from pairwise(words)
 
 
-def column_of(rows: Sequence[Sample], likeness: Any, told: set[str]) -> Alike | None:
+def column_of(rows: Sequence[Sample], likeness: Any, told: set[str]) -> SharedColumn | None:
     """Return the column whose values make rows the most alike, or None where rows of none are."""
     import numpy as np
 
-    found: list[tuple[float, Alike]] = []
+    found: list[tuple[float, SharedColumn]] = []
     for name in dict.fromkeys(name for sample in rows for name in sample.row if name not in told):
         places: dict[str, list[int]] = {}
         for i, sample in enumerate(rows):
@@ -115,7 +115,7 @@ def column_of(rows: Sequence[Sample], likeness: Any, told: set[str]) -> Alike | 
         pairs = sum(len(group) * (len(group) - 1) for group in several)
         within = sum(float(likeness[np.ix_(group, group)].sum()) for group in several) / pairs
         if within >= max(WITHIN, APART * float(likeness.mean())):
-            found.append((within, Alike(name, tuple(len(group) for group in places.values()))))
+            found.append((within, SharedColumn(name, tuple(len(group) for group in places.values()))))
     return max(found, key=lambda one: one[0])[1] if found else None
 
 

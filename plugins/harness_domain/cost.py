@@ -32,10 +32,9 @@ def latency(
 ) -> Iterator[Score]:  # fmt: skip
     """Time `batch` answers of at most `new_tokens` tokens at a time, in turns with another model in the same process.
 
-    Each row is asked `repeats` times of both, together with the `batch` - 1 rows after it, the order changing every
-    time, so that a machine that slows down slows down both; a row counts with its medians, the metrics are the ratio
-    of the rows' medians and the median seconds, which are those of the whole batch. Raises UsageError when `repeats`,
-    `new_tokens` or `batch` is below 1.
+    Each row is asked `repeats` times of both, with the `batch` - 1 rows after it, in a changing order, so that a slow
+    machine slows down both; metrics are of the rows' medians: their ratio, and the median seconds of the whole batch.
+    Raises UsageError when `repeats`, `new_tokens` or `batch` is below 1.
     """
     for sample, mine, other in _timed(subject, samples, against, new_tokens, repeats, batch):
         timed = mine > 0 and other > 0  # no answer takes no time: a clock or a cache is at fault
@@ -46,17 +45,15 @@ def latency(
 @evaluator(uncached=True)
 @metric("within", better="higher", scale="proportion")
 def latency_within(
-    subject: Subject, samples: Sequence[Sample], *, ms: float, against: Subject,
-    new_tokens: int = 16, repeats: int = 3, batch: int = 1,
-) -> Iterator[Score]:  # fmt: skip
-    """Tell of each request whether it is answered in less than `ms` milliseconds, so that a gate can claim a quantile.
+    subject: Subject, samples: Sequence[Sample], *, ms: float, against: Subject, new_tokens: int = 16
+) -> Iterator[Score]:
+    """Tell of each request whether it is answered within `ms` milliseconds: `min = 0.95` claims a quantile of them.
 
-    `min = 0.95` is "95 % of requests below that", 0/1 and so at an exact risk. The median of `repeats` counts, timed as
-    `latency` does. Raises UsageError when `ms` is not above 0, or `repeats`, `new_tokens` or `batch` is below 1.
+    Raises UsageError when `ms` is not above 0, or `new_tokens` is below 1.
     """
     if not 0 < ms < math.inf:
         raise UsageError(f"latency_within: ms is {ms:g}, want more than 0")
-    for sample, mine, _ in _timed(subject, samples, against, new_tokens, repeats, batch):
+    for sample, mine, _ in _timed(subject, samples, against, new_tokens, 1, 1):
         yield Score(sample.id, {"within": float(1000 * mine < ms) if mine > 0 else math.nan})
 
 

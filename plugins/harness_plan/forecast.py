@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.collection.collected import Collection
-from harness.pipeline.attempt import Claims, look_of
+from harness.pipeline.attempt import AttemptClaims, look_of
 from harness.pipeline.checking import recalled_before_training
 from harness.pipeline.execution import Execution
 from harness.pipeline.ledger import Ledger, tells
@@ -65,7 +65,7 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
     telling = [name for name, task in collection.tasks.items() if tells(task)]
     looks = [(c, e) for c in collection.candidates for e in telling if e in collection.chosen[c]]
     # which attempt other weights would be at the rows of every evaluation, by candidate and eval
-    claims = Claims(collection)
+    claims = AttemptClaims(collection)
     attempts = {key: ledger.standing(look_of(claims, *key, "", "", None)) for key in looks}
     gates = odds_of(collection, history, attempts)
     odds = [g.odds for g in gates]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.pipeline.attempt import Claims, look_of
+from harness.pipeline.attempt import AttemptClaims, look_of
 from harness.pipeline.ledger import Ledger
 from harness.pipeline.session import Options, prepare
 from harness.records.samples import Result, Score
@@ -97,7 +97,7 @@ def test_the_best_of_several_candidates_counts_them(suite: Project) -> None:
 def test_a_first_run_of_the_demo_is_attempt_1(tmp_path: Path) -> None:
     """Three evaluations of the demo ask the phrases that confirm, and are one attempt; so is the rest."""
     collection = prepare(ROOT / "suites/domain.toml", Options())
-    claims, log = Claims(collection), Ledger(tmp_path / "attempts.jsonl", pytest.fail)
+    claims, log = AttemptClaims(collection), Ledger(tmp_path / "attempts.jsonl", pytest.fail)
     assert claims.peers["chapter"] == {"chapter", "choice", "answers"}
     for name, task in collection.tasks.items():
         scores = tuple(Score(s.id, {name: i / 7}) for i, s in enumerate(task.samples or ()))
