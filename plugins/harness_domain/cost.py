@@ -47,10 +47,7 @@ def latency(
 def latency_within(
     subject: Subject, samples: Sequence[Sample], *, ms: float, against: Subject, new_tokens: int = 16
 ) -> Iterator[Score]:
-    """Tell of each request whether it is answered within `ms` milliseconds: `min = 0.95` claims a quantile of them.
-
-    Raises UsageError when `ms` is not above 0, or `new_tokens` is below 1.
-    """
+    """Tell whether each request is answered within `ms` milliseconds, more than 0: `min = 0.95` claims a quantile."""
     if not 0 < ms < math.inf:
         raise UsageError(f"latency_within: ms is {ms:g}, want more than 0")
     for sample, mine, _ in _timed(subject, samples, against, new_tokens, 1, 1):

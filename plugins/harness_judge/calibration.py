@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ class Calibration:
         truth, said, prompts, longer, rows = zip(*chosen, strict=True) if chosen else ((), (), (), (), ())
         side = "" if criterion else LONGER_BY  # a criterion is of one answer
         return Labels(metric, truth, said, prompts, side, tuple(int(x) for x in longer) if side else (), rows)
+
+
+def place_of(seed: int, row: str) -> bytes:
+    """Return where a row stands in the random order in which rows are labelled."""
+    return sha256(json.dumps([seed, row]).encode()).digest()
 
 
 def prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dict[str, int]:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 
 from harness import digest_of
-from harness_judge.calibration import Calibration
+from harness_judge.calibration import Calibration, place_of
 from harness_judge.prompts import as_text
 from harness_judge.rows import Judged, JudgeRow
 
 DIGITS = 32  # hex digits of a pair's digest
-
-
-def place_of(seed: int, row: str) -> bytes:
-    """Return where a row stands in the random order in which rows are labelled."""
-    return sha256(json.dumps([seed, row]).encode()).digest()
 
 
 def pair_digest(row: JudgeRow) -> str:

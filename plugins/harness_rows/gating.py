@@ -130,9 +130,12 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     else:
         say = 'say --higher or --lower, which is better = "higher" in a suite and in Python'
         raise UsageError(f"{shown(name)}: which direction is better is not known; {say}")
-    ranges = {run.metrics[name].range for run in runs} if scale != "proportion" else {None}
-    limits = next(iter(ranges)) if len(ranges) == 1 else None  # a run that declares another one declares none
-    metric = Metric(name, cast("Better", better), cast("Scale", scale), range=limits)
+    metric, ranges = (
+        Metric(name, cast("Better", better), cast("Scale", scale)),
+        {run.metrics[name].range for run in runs},
+    )
+    if len(ranges) == 1 and not metric.is_share:  # runs that declare two ranges declare none
+        metric = replace(metric, range=ranges.pop())
     if metric.is_share and (beyond := [v for v in values if not 0 <= v <= 1]):
         raise UsageError(f"{shown(name)}: {beyond[0]:g} is no share; divide by 100, or say --scale mean")
     for run in runs:

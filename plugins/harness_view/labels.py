@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import Labels, UsageError, read_run
 from harness.internals import agreement, append_line, asked_of, counted, exclusive, lines_of, numbered
-from harness_judge import calibrate, calibration, disputes, prompts, sampled
+from harness_judge import calibrate, calibration, disputes, prompts
 
 RANDOM, DISPUTES, SAYS = "at random", calibrate.DISPUTES, calibrate.SAYS
 DRAWS = (RANDOM, DISPUTES)
@@ -91,7 +91,7 @@ class Queue:
         """
         done = {_key(line) for line in self.said()}
         left = (q for key, q in self.questions.items() if key not in done)
-        drawn = sorted(left, key=lambda q: (sampled.place_of(self.seed, q.id[0]), q.criterion))
+        drawn = sorted(left, key=lambda q: (calibration.place_of(self.seed, q.id[0]), q.criterion))
         return min(drawn[:OPEN], key=lambda q: q.place(by), default=None)
 
     def add(self, question: ToLabel, pressed: str, by: str) -> None:
