@@ -91,7 +91,7 @@ class Hypothesis:
         low, high = self.gate.row_range(self.metric)
         if self.theirs is not None:  # of a factor of 0 the baseline counts nothing, however large it may be
             low, high = (low - self.factor * high, high - self.factor * low) if self.factor else (low, high)
-        low, high = (low, high) if self.sign > 0 else (-high, -low)
+        low, high = (low, high) if self.sign > 0 else (0.0 - high, 0.0 - low)  # -0.0 as an end would turn a sign
         cap = math.inf if self.gate.cap is None else self.gate.cap
         low, high = max(low, -cap), min(high, cap)
         return (low, high) if math.isfinite(low) and math.isfinite(high) else None
