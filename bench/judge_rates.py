@@ -319,6 +319,42 @@ def kappa_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
                 )
 
 
+GAPS = "A judge that errs where two answers are nearly as good"
+NOISE = 0.55  # of a judge's view of the gap, in its standard deviations, so that it is right on 80 % of pairs
+ANOTHER = -0.68  # the mean gap of a candidate that wins 25 %
+
+
+def gaps(rng: np.random.Generator, count: int, mean: float) -> Pairs:
+    """Draw pairs with a latent gap of quality: people see its sign, nearly, and a judge errs where it is small."""
+    gap = rng.normal(mean, 1, (BATCH, count))
+    people, said = (gap + rng.normal(0, noise, gap.shape) > 0 for noise in (NOISE, NOISE))
+    return Pairs(people.astype(float), said.astype(float), np.zeros(gap.shape))
+
+
+def gap_rates(rng: np.random.Generator, count: int, runs: int, *, same: bool) -> tuple[float, float]:
+    """Return how often, in %, equal models pass and fail by labels of these pairs, or of another candidate's."""
+    found = []
+    for _ in range(runs // BATCH):
+        rows = gaps(rng, ROWS, 0.0)
+        given = Pairs(*(x[:, :count] for x in (rows.people, rows.said, rows.sides))) if same else None
+        found.append(p_values(rows, given or gaps(rng, count, ANOTHER), 0.5))
+    passed, failed = (np.concatenate(side) for side in zip(*found, strict=True))
+    return 100 * float((passed <= ALPHA).mean()), 100 * float((failed <= ALPHA).mean())
+
+
+def gap_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    """Yield how often labels mislead where a judge errs by how close a pair is."""
+    yield f"\n## {GAPS}: {ROWS} prompts, equal models, `min = 0.5`\n\n"
+    yield "| labels | of these pairs: false pass | false block | of a candidate that won 25 %: false pass "
+    yield "(not taken: INCONCLUSIVE) |\n|---|---|---|---|\n"
+    for count in (50, 100, 200, 300):
+        passed, failed = gap_rates(rng, count, runs, same=True)
+        if 120 * ALPHA < passed <= 134 * ALPHA:
+            passed, failed = gap_rates(rng, count, 10 * runs, same=True)
+        other = gap_rates(rng, count, runs, same=False)[0]
+        yield f"| {count} | {_bold(passed)} | {_bold(failed)} | {other:.1f} |\n"
+
+
 def page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """Yield the tables of a judge's gates."""
     yield from win_page(rng, min(runs, RUNS))

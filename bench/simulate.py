@@ -545,6 +545,18 @@ def plan_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield from plan_rates.plan_page(rng, max(runs // 16, 250))  # each run is judged by itself
 
 
+def means_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    from bench import risk_rates  # which draws by the functions of this module
+
+    yield from risk_rates.page(rng, runs)
+
+
+def capped_means_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
+    from bench import risk_rates
+
+    yield from risk_rates.capped_page(rng, runs)
+
+
 PAGES = {  # a file -> what writes its tables
     "statistics-rows.md": (exact_page, perplexity_page, flips_page, early_page),
     "statistics-scores.md": (scores_page, estimand_page, combine_page),
@@ -558,6 +570,7 @@ PAGES = {  # a file -> what writes its tables
         dependence_rates.crossed_page,
     ),
     "assumptions.md": (forgotten_page,),
+    "statistics-risk.md": (means_page, capped_means_page, judge_rates.gap_page),
     "statistics-judge-and-plan.md": (judge_rates.page, plan_page),
 }
 

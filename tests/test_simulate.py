@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench import dependence_rates, draws, simulate
-from harness.stats import crossed, ratio, tests
+from harness.stats import crossed, power, ratio, tests
 
 ALPHA = 0.05
 EXPLANATION = Path(__file__).parent.parent / "docs/explanation"
@@ -133,3 +134,42 @@ def test_every_table_of_a_quick_part_is_on_its_page() -> None:
     rows = (EXPLANATION / "statistics-rows.md").read_text("utf-8")
     exact = "".join(simulate.exact_page(np.random.default_rng(17), 0))
     assert exact in rows
+
+
+APPROXIMATE = ("Perplexity", "Sign flips", "Macro-F1", "Means without a range")  # sections of means without a range
+
+
+def false_passes() -> Iterator[tuple[bool, float]]:
+    """Yield of every simulated cell of a gate's test whether its risk is approximate, and its rate of false passes."""
+    for page in sorted(EXPLANATION.glob("statistics-*.md")):
+        for section in re.split(r"(?m)^## ", page.read_text("utf-8"))[1:]:
+            heads: list[str] = []
+            for line in section.splitlines():
+                cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")] if line[:1] == "|" else []
+                for head, cell in zip(heads, cells, strict=False):
+                    every = heads[0] == "false pass, %" and head != heads[0]
+                    own = head.startswith(("false pass", "of these pairs: false pass")) and "word" not in head
+                    if (rate := re.match(r"\d+\.\d", cell)) and (every or own):
+                        yield section.startswith(APPROXIMATE), float(rate[0])
+                heads = (heads or cells) if cells else []
+
+
+def test_readme_has_the_worst_cells() -> None:
+    """The sentence on simulated risk names the worst cell that says 5 %, and the worst approximate one beside it."""
+    cells = [*false_passes()]
+    assert len(cells) > 500
+    worst = {kind: max(rate for approximate, rate in cells if approximate is kind) for kind in (False, True)}
+    text = (EXPLANATION.parent.parent / "README.md").read_text("utf-8")
+    assert f"its test passed falsely at most {worst[False]:g} % of the time" in text
+    assert f"where it says `approximate`, a mean without a range, up to [{worst[True]:g} %]" in text
+    assert worst[False] <= 6.0
+
+
+def test_readme_has_the_point_rules_cells() -> None:
+    """The rule without a test stands there at two discordances, and how often the gate passes equal models."""
+    text = (EXPLANATION / "paired-rows.md").read_text("utf-8")
+    readme = (EXPLANATION.parent.parent / "README.md").read_text("utf-8")
+    assert "| 0.35 | 12.7 | 25.5 | 0.9 |" in text and "| 0.10 | 1.4 | 10.4 | 0.1 |" in text
+    assert "35 % differ" in readme and "12.7 %" in readme and "it is 1.4, 10.4 and 0.1 %" in readme
+    equal = [100 * power.pairs_power(0.0, 0.02, d, 200, ALPHA) for d in (0.1, 0.2, 0.3, 0.35, 0.4)]
+    assert f"an equal model in {min(equal):.0f} to {max(equal):.0f} % of cases" in readme

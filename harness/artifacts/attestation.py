@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 FORMAT = 2  # of evidence/; raised when an older `verify` would misread
-LEDGER_FORMAT = 3  # of a line of the ledger of attempts, of which evidence holds the ids
+LEDGER_FORMAT = 4  # of a line of the ledger of attempts, of which evidence holds the ids
 MODEL, EVIDENCE, CARD = "model", "evidence", "README.md"
 MANIFEST, LOCK, GATES, ITEMS = "manifest.json", "suite.lock.json", "gates.json", "items.jsonl"
 REPORT, CLAIMS = "report.json", "claims.intoto.jsonl"

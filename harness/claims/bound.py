@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from harness.claims.gate import Best, Gate, Kind
 from harness.records.about import About
 from harness.records.metrics import Metric
@@ -27,7 +29,7 @@ class Bound(Kind):
                 found.append(f"{key} is {bound:g}, but {name} is a count")
             if metric.is_agreement and not -1 <= bound < 1:
                 found.append(f"{key} is {bound:g}, but {name} is an agreement, from -1 to 1")
-        return found + super().mistakes_on(gate, metric, rows)
+        return [*found, *super().mistakes_on(gate, metric, rows), *_trivial(gate, metric)]
 
     def words(self, gate: Gate) -> str:
         return f"at most {plain(gate.max)}" if gate.min is None else f"at least {plain(gate.min)}"
@@ -50,3 +52,19 @@ class Bound(Kind):
         return Best(
             f"max = {gate.max:g}", 1 - (gate.max or 0.0), "even if it is 0 on every row", "where it is 0 on every row"
         )
+
+
+def _trivial(gate: Gate, metric: Metric) -> Iterator[str]:
+    """Yield why a cap or a range leaves nothing to prove, or nothing that could be proven."""
+    if not metric.is_of_rows or metric.is_share or metric.combine:
+        return
+    for key, bound in (("min", gate.min), ("max", gate.max)):
+        if bound is None or (metric.is_log and bound <= 0):
+            continue
+        limit = metric.line(bound)
+        if gate.cap is not None and 0 < gate.cap <= abs(limit):
+            yield f"cap is {gate.cap:g}, and {key} is {limit:.3g} where rows are averaged; raise the cap above it"
+        low, high = metric.row_range if gate.range is None or len(gate.range) != 2 else gate.row_range(metric)
+        if not low < limit < high:
+            where = f"outside or at an end of their range {low:g} to {high:g}"
+            yield f"{key} is {limit:.3g} where rows are averaged, {where}"

@@ -11,7 +11,7 @@ from harness.claims.gate import Gate
 from harness.claims.hypothesis import Hypothesis, hypothesis_on
 from harness.claims.inference import infer, infer_slices
 from harness.claims.notes import found, repeated_notes, together, with_notes
-from harness.claims.outcome import conclude, conclude_slices
+from harness.claims.outcome import admitted, conclude, conclude_slices
 from harness.records.about import FEW_CLUSTERS, Note
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample
@@ -50,14 +50,16 @@ def decide(
     whole = hypothesis_on(case, case.rows)
     blank = replace(blank, digest=case.digest, repeated=case.repeated.get("rows", 0))
     blank = replace(blank, value=whole.value, baseline=whole.baseline, n=len(whole.ours), weightless=whole.weightless)
+    blank = replace(blank, risk=gate.risk(case.metric), labelled=case.labelled)
     try:
         if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
-            return noted(_decide_slices(case, whole, blank), *repeated_notes(case))
+            return admitted(gate, noted(_decide_slices(case, whole, blank), *repeated_notes(case)))
         verdict = conclude(blank, infer(whole), whole)
     except ValueError as error:
         return failed(blank, str(error))
-    verdict = noted(verdict, *found(verdict, whole), *repeated_notes(case), *together(whole))
-    return replace(verdict, driver=_worst_slice(case, blank, verdict, columns))
+    told = [Note("labelled", {"rows": case.labelled, "of": len(samples)})] if case.labelled else []
+    verdict = noted(verdict, *found(verdict, whole), *told, *repeated_notes(case), *together(whole))
+    return admitted(gate, replace(verdict, driver=_worst_slice(case, blank, verdict, columns)))
 
 
 def _decide_slices(case: Case, whole: Hypothesis, blank: Verdict) -> Verdict:

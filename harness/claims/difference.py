@@ -15,6 +15,10 @@ class Difference(Kind):
 
     keys = ("versus better_by", "versus worse_by_at_most")
 
+    def claims(self, gate: Gate) -> bool:
+        """Return whether a gate is of this kind; one that counts rows beyond a cap has a baseline, too."""
+        return gate.max_failures is None and super().claims(gate)
+
     def mistakes(self, gate: Gate) -> list[str]:
         found = super().mistakes(gate)
         try:
@@ -39,15 +43,10 @@ class Difference(Kind):
             found.append(f"{key} is {size:g}, which for a perplexity is {size:.0%}; {what}")
         elif share and shrinks and size >= 1:
             found.append(f"{key} is {size:.0%}, and nothing is left of a {metric.name} that is smaller by that")
-        if gate.cap is None or not gate.cap > 0:
+        if gate.cap is None or not gate.cap > 0 or metric.is_share or metric.combine:
             return found
-        unit = math.log1p(size) if metric.is_log else size
-        if metric.combine or metric.is_count or metric.is_agreement:
-            made = "made from all rows at once" if metric.combine else f"a {metric.scale}"
-            found.append(f'cap: {metric.name} is {made}, and no mean of what rows say; leave out "cap"')
-        elif metric.is_share:
-            found.append(f'cap: {metric.name} is a proportion, whose range is known; leave out "cap"')
-        elif gate.relative and not metric.is_log:
+        unit = abs(self.oriented(gate, metric)[1])
+        if gate.relative and not metric.is_log:
             found.append("cap: is in the metric's units, and the margin is a share; write the margin in units, too")
         elif gate.cap <= unit:
             why = f"a margin of {unit:.3g} is not less, so that no row could tell; raise it"

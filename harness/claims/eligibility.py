@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.claims.clusterings import repeated
 from harness.claims.gate import Gate
@@ -40,6 +40,7 @@ class Case:
     early: bool
     labels: Labels | None
     repeated: Mapping[str, int]  # of rows that ask what others ask, see `harness.claims.clusterings`
+    labelled: int = 0  # rows that people labelled on both sides, which alone decide
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def case_of(
     if why or metric is None or candidate is None:
         return Unjudgeable(why or "there is no result")
     labels = candidate.labels_of(metric.name)
+    if gate.versus and baseline and labels and labels.rows and (others := baseline.labels_of(metric.name)):
+        return _labelled_case(gate, replace(metric, labelled=False), candidate, (labels, others), kept, alpha)
     if labels and (gate.slice or gate.estimand != "rows"):
         of = "slices" if gate.slice else f"the mean over {gate.estimand}"
         why = f"the labels that correct {metric.name} are of all rows, and tell nothing of {of}"
@@ -82,7 +85,7 @@ def case_of(
     rows = _rows(gate, kept, slices, candidate.order)
     ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
     for result, scores in ((candidate, ours), (baseline, theirs)):
-        if result and scores is not None and (why := _scores_error(result, scores, metric, rows, samples)):
+        if result and scores is not None and (why := _scores_error(result, scores, metric, rows, samples, gate.range)):
             return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
     sides = {r.subject: scores for r, scores in ((candidate, ours), (baseline, theirs)) if r and scores is not None}
     if why := _cut_error(gate, metric, rows, sides):
@@ -92,6 +95,24 @@ def case_of(
     by_question = not (gate.kind.counts or metric.is_count or metric.is_agreement or early)
     again = repeated(rows) if by_question else {}
     return Case(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels, again)
+
+
+def _labelled_case(
+    gate: Gate, metric: Metric, candidate: Result, labels: tuple[Labels, Labels], kept: Sequence[Sample], alpha: float
+) -> Case | Unjudgeable:
+    """Return a comparison of what people said of both sides: of the rows that were labelled on both, and no others.
+
+    An instrument may err otherwise on the other model, and what it says of more rows gains little.
+    """
+    ours, theirs = (
+        {i: Score(i, {metric.name: truth}) for i, truth in zip(one.rows, one.truth, strict=True)} for one in labels
+    )
+    rows = [s for s in kept if s.id in ours and s.id in theirs]
+    slices = gate.parts(rows)
+    if why := _missing_error(gate, metric, candidate, candidate, slices) if not rows or gate.slice else "":
+        return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest)
+    rows = _rows(gate, rows, slices, ())
+    return Case(gate, metric, ours, theirs, rows, slices, alpha, candidate.digest, False, None, {}, len(rows))
 
 
 def unjudged(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
@@ -138,8 +159,9 @@ def _missing_error(
 
 
 def _scores_error(
-    result: Result, scores: dict[str, Score], metric: Metric, rows: Sequence[Sample], samples: Sequence[Sample]
-) -> str:
+    result: Result, scores: dict[str, Score], metric: Metric, rows: Sequence[Sample], samples: Sequence[Sample],
+    limits: Sequence[float] | None,
+) -> str:  # fmt: skip
     """Return what is wrong with a result's scores of the rows, or nothing."""
     if missing := [s.id for s in rows if s.id not in scores]:
         return f"{len(missing)} of {len(rows)} rows got no score, {_examples(missing)}"
@@ -162,6 +184,9 @@ def _scores_error(
         return f"the weights of {name} do not sum to more than zero"
     if metric.is_share and (beyond := [s.id for s in judged if not 0 <= s.values[name] <= 1]):
         return f"{name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_examples(beyond)}"
+    low, high = limits or metric.row_range
+    if beyond := [s.id for s in judged if not low <= s.values[name] <= high]:
+        return f"{name} is outside its range {low:g} to {high:g} on {len(beyond)} rows, {_examples(beyond)}"
     return ""
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.claims.gate import Gate, Kind, Units
 from harness.records.about import About
 from harness.records.metrics import Metric
 from harness.records.samples import Score
+from harness.records.words import plain
 from harness.stats import tests
 
 
 class Failures(Kind):
-    """At most so many rows are wrong, by a metric that is 0 or 1."""
+    """At most so many rows are wrong: by a metric that is 0 or 1, or worse than a number or baseline by over a cap."""
 
     keys = ("max_failures",)
     counts = True
@@ -22,6 +23,10 @@ class Failures(Kind):
         found = super().mistakes(gate)
         if gate.max_failures is not None and gate.max_failures < 0:
             found.append(f"max_failures is {gate.max_failures}, want 0 or more")
+        if gate.versus is not None and gate.cap is None:
+            found.append('"max_failures" with "versus" counts rows that lose more than a cap; give "cap"')
+        if gate.range is not None or gate.allow_approximate:
+            found.append('"max_failures" counts, and takes no risk; leave out "range" and "allow_approximate"')
         if gate.slice or gate.decide == "point":
             found.append('"max_failures" counts over all rows; leave out "slice" and "decide"')
         if gate.estimand != "rows":
@@ -32,7 +37,7 @@ class Failures(Kind):
 
     def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
         found = super().mistakes_on(gate, metric, rows)
-        if not metric.is_share or metric.combine:
+        if gate.cap is None and (not metric.is_share or metric.combine):
             found.append(f"max_failures counts rows of a 0/1 metric, and {metric.name} is a {metric.scale}")
         if rows is not None and (gate.max_failures or 0) >= rows:
             found.append(f"max_failures is {gate.max_failures}, and there are {rows} rows")
@@ -40,7 +45,11 @@ class Failures(Kind):
 
     def words(self, gate: Gate) -> str:
         most = gate.max_failures or 0
-        return f"fails on {'no row' if not most else 'at most one row' if most == 1 else f'at most {most} rows'}"
+        rows = "no row" if not most else "at most one row" if most == 1 else f"at most {most} rows"
+        if gate.cap is None:
+            return f"fails on {rows}"
+        than = f"than {gate.versus} " if gate.versus else ""
+        return f"worse {than}by more than {plain(gate.cap)} on {rows}"
 
     def about(self, gate: Gate, metric: Metric | None) -> About:
         return About("failures", -1 if metric and metric.better == "lower" else 1, gate.max_failures or 0)
@@ -51,19 +60,19 @@ class Failures(Kind):
 
     def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
         """Return whether it lets as few rows fail."""
-        return (gate.max_failures or 0) <= (claim.max_failures or 0)
+        return (gate.max_failures or 0) <= (claim.max_failures or 0)  # of one cap, which `Gate.covers` looks at
 
     def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> tests.Test:
         """Count the rows, or clusters with a row, that failed; bounds of their share are Clopper and Pearson's.
 
         Clopper, Pearson 1934, Biometrika 26:404. Raises ValueError of one row, of one cluster, or of what is not 0/1.
         """
-        (ours, _, clusters), name, bad = units, metric.name, 0.0 if metric.better == "higher" else 1.0
+        (ours, theirs, clusters), name, bad = units, metric.name, 0.0 if metric.better == "higher" else 1.0
         if len(ours) < 2:
             raise ValueError("there is one row; one row proves nothing")
-        if odd := fraction(name, ours):
+        if gate.cap is None and (odd := fraction(name, ours)):
             raise ValueError(f"{odd}; failures are counted of a 0/1 metric")
-        failed = [s.values[name] == bad for s in ours]
+        failed = _beyond(gate.cap, metric, ours, theirs) if gate.cap else [s.values[name] == bad for s in ours]
         groups = clusters or [s.id for s in ours]
         count = len(set(groups))
         if count == 1:
@@ -79,7 +88,15 @@ class Failures(Kind):
         if not (0 <= failed <= verdict["n"] and failed == int(failed)):
             return f"counts {failed:g} failures of {verdict['n']} rows"
         perfect = 1.0 if metric.better == "higher" else 0.0
-        return f"counts no failure, its value is {value}" if not failed and value != perfect else ""
+        odd = gate.cap is None and not failed and value != perfect
+        return f"counts no failure, its value is {value}" if odd else ""
+
+
+def _beyond(cap: float, metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None) -> list[bool]:
+    """Return which rows are worse by more than a cap: than the baseline's, or by themselves."""
+    sign, name = 1 if metric.better == "lower" else -1, metric.name
+    others = [0.0] * len(ours) if theirs is None else [t.values[name] for t in theirs]
+    return [sign * (o.values[name] - t) > cap for o, t in zip(ours, others, strict=True)]
 
 
 def fraction(name: str, scores: Iterable[Score]) -> str:

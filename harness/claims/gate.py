@@ -12,7 +12,8 @@ from harness.records import words
 from harness.records.about import About
 from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
-from harness.records.verdicts import Verdict
+from harness.records.scales import find_range_error
+from harness.records.verdicts import Risk, Verdict
 from harness.stats.result import Test
 
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
@@ -60,7 +61,9 @@ class Gate:
     slice: str | list[str] | None = None
     min_n: int = MIN_N
     estimand: Literal["rows", "clusters", "questions"] = "rows"  # what counts once in the mean
-    cap: float | None = None  # what a row can count at most of a difference, either way; nats of a perplexity
+    cap: float | None = None  # what a row can count at most, either way; nats of a perplexity
+    range: list[float] | None = None  # the least and the most that a row's value can be; nats of a perplexity
+    allow_approximate: bool = False  # may block and pass at a risk that is only approximate
     cut_at_most: float | None = None  # the share of answers, of either side, beyond which cut ones keep it undecided
     clean_only: bool = False  # judged without the rows that the contamination check tells of
     group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
@@ -129,17 +132,39 @@ class Gate:
             min_n=self.min_n if self.slice else 0,
             alike=self.estimand == "clusters",
             by_question=self.estimand == "questions",
-            cap=self.cap,
+            cap=None if self.kind.counts else self.cap,
+            range=None if self.range is None else (self.range[0], self.range[1]),
+            approximate=self.allow_approximate,
             cut_at_most=self.cut_at_most,
             clean=self.clean_only,
         )
+
+    def row_range(self, metric: Metric) -> tuple[float, float]:
+        """Return the range of a row's value that the gate declares, or else its metric; infinite where neither does."""
+        return metric.row_range if self.range is None else (self.range[0], self.range[1])
+
+    def risk(self, metric: Metric) -> Risk:
+        """Return whether its level holds for whatever the rows may be, or only where they are not too skewed.
+
+        It holds of counts, of labels, and of a mean whose rows have a declared range or a cap.
+        """
+        own = self.kind.counts or self.kind.has_test or metric.is_count or metric.is_agreement or metric.labelled
+        known = not metric.combine and (self.cap is not None or all(map(math.isfinite, self.row_range(metric))))
+        return "exact" if own or known else "approximate"
+
+    def bars(self, risk: str) -> bool:
+        """Return whether it blocks, and may not pass at such a risk."""
+        return risk == "approximate" and self.severity == "block" and not self.allow_approximate
 
     def covers(self, claim: Gate, metric: Metric) -> bool:
         """Return whether who proves it has proven a claim, too: on the same rows, judged alike, and at least as strict.
 
         Of a part of the rows that must be proven from `min_n` rows on, and of answers of which few enough are cut.
         """
-        same = all(getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap"))
+        same = all(
+            getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range")
+        )
+        same = same and (claim.allow_approximate or not self.allow_approximate)
         rows = set(self.slices) == set(claim.slices) and self.clean_only == claim.clean_only
         rows = rows and (not claim.slice or self.min_n <= claim.min_n)
         cut = claim.cut_at_most is None or (self.cut_at_most is not None and self.cut_at_most <= claim.cut_at_most)
@@ -192,14 +217,16 @@ class Kind:
         if len(said) != 1:
             claims = '"min", "max", "max_failures", "any_of", or "versus" with "better_by" or "worse_by_at_most"'
             found.append(f"want one claim: {claims}")
-        elif any(keys.startswith("versus ") for keys in said) != (gate.versus is not None):
+        elif not self.counts and any(keys.startswith("versus ") for keys in said) != (gate.versus is not None):
             found.append('"versus" goes with "better_by" or "worse_by_at_most"')
         if any(not math.isfinite(b) for b in (gate.min, gate.max) if b is not None):
             found.append("a bound is a finite number")
         if gate.cap is not None and not (gate.cap > 0 and math.isfinite(gate.cap)):
             found.append(f"cap is {gate.cap:g}, want what a row counts at most, more than 0")
-        if gate.cap is not None and gate.better_by is None and gate.worse_by_at_most is None:
-            found.append('"cap" is of differences from a baseline; it goes with "versus"')
+        if gate.range is not None and (why := find_range_error("mean", gate.range, combines=False)):
+            found.append(f"range {why}")
+        elif gate.range is not None and not all(map(math.isfinite, gate.range)):
+            found.append("range has an end that is not finite; declare what a row's value can be, or a cap")
         return found
 
     def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
@@ -212,6 +239,16 @@ class Kind:
         if gate.estimand != "rows" and (metric.combine or metric.is_count):
             what = "made from all rows at once" if metric.combine else "a count over all rows"
             found.append(f'{name} is {what}, and no mean over {gate.estimand}; leave out "estimand"')
+        if gate.range is not None and (
+            why := find_range_error(metric.scale, gate.range, combines=bool(metric.combine))
+        ):
+            why = f'is known of {name}, a proportion; leave out "range"' if metric.is_share else why
+            found.append(f"range {why}")
+        if gate.cap is not None and (metric.combine or metric.is_count or metric.is_agreement):
+            made = "made from all rows at once" if metric.combine else f"a {metric.scale}"
+            found.append(f'cap: {name} is {made}, and no mean of what rows say; leave out "cap"')
+        elif gate.cap is not None and metric.is_share:
+            found.append(f'cap: {name} is a proportion, whose range is known; leave out "cap"')
         if gate.decide == "point" and not metric.is_count:
             made = "made of" if metric.combine else f"a {metric.scale} of"
             why = f"{name} is {made} rows, of which others would give another number"

@@ -24,7 +24,7 @@ class Group(Kind):
 
     def mistakes(self, gate: Gate) -> list[str]:
         own = ("metric", "min", "max", "max_failures", "versus", "better_by", "worse_by_at_most", "slice")
-        more = ("decide", "clean_only", "estimand", "cap", "cut_at_most")
+        more = ("decide", "clean_only", "estimand", "cap", "range", "allow_approximate", "cut_at_most")
         stray = [[key for key in keys if getattr(gate, key) != getattr(Gate, key)] for keys in (own, more)]
         told = (*stray[0][:1], *stray[1])
         found = [f'"{key}" belongs to the gates that any_of names, not beside it' for key in told]
@@ -41,7 +41,9 @@ def grouped(gates: Sequence[Gate]) -> tuple[Gate, ...]:
     """Return the gates, each member of an `any_of` with its group, and that one's risk and candidates."""
     groups = {member: gate for gate in gates for member in gate.any_of}
     return tuple(
-        replace(g, group=of.id, among=len(of.any_of), on=of.on, alpha=of.alpha) if (of := groups.get(g.id)) else g
+        replace(g, group=of.id, among=len(of.any_of), on=of.on, alpha=of.alpha, severity=of.severity)
+        if (of := groups.get(g.id))
+        else g
         for g in gates
     )
 
@@ -49,6 +51,11 @@ def grouped(gates: Sequence[Gate]) -> tuple[Gate, ...]:
 def adjusted(p_values: Iterable[float | None]) -> list[float]:
     """Return the members' p-values by Holm (1979); one that could not be judged counts as 1."""
     return holm([1.0 if p is None else p for p in p_values])
+
+
+def passing_p(gate: Gate, risk: str, p_pass: float | None) -> float | None:
+    """Return the p-value by which a member may prove its claim; None where its risk bars it from that."""
+    return None if gate.bars(risk) else p_pass
 
 
 def refuted(p_values: Iterable[float | None]) -> float:

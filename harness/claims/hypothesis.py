@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -110,13 +111,15 @@ class Hypothesis:
     @property
     def support(self) -> tuple[float, float] | None:
         """The range of what a row can say of the claim, turned, where it is known."""
-        if self.gate.cap is not None:
-            return -self.gate.cap, self.gate.cap
-        if not self.metric.is_share or self.metric.combine:
+        if self.metric.combine:
             return None
-        if self.theirs is not None:
-            return (-self.factor, 1.0) if self.sign > 0 else (-1.0, self.factor)
-        return (0.0, 1.0) if self.sign > 0 else (-1.0, 0.0)
+        low, high = self.gate.row_range(self.metric)
+        if self.theirs is not None:  # of a factor of 0 the baseline counts nothing, however large it may be
+            low, high = (low - self.factor * high, high - self.factor * low) if self.factor else (low, high)
+        low, high = (low, high) if self.sign > 0 else (0.0 - high, 0.0 - low)  # -0.0 as an end would turn a sign
+        cap = math.inf if self.gate.cap is None else self.gate.cap
+        low, high = max(low, -cap), min(high, cap)
+        return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
     @property
     def otherwise(self) -> float | None:

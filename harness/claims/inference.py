@@ -83,7 +83,7 @@ def _test_of_rows(h: Hypothesis) -> tests.Test:
             return tests.crossed_bootstrap(partial(_statistic, h), h.clusterings, h.margin, h.alpha, support=h.support)
         units = h.clusters or [s.id for s in h.ours]
         return tests.cluster_bootstrap(partial(_statistic, h), units, h.margin, h.alpha, support=h.support)
-    values, weights = differences(h)
+    values, weights = differences(h, h.gate.cap)
     if h.early:  # looked at one after the other
         if len(set(weights)) > 1:
             raise ValueError("rows have different weights, and a test that may stop early counts them alike")
@@ -148,7 +148,7 @@ def _labelled(h: Hypothesis) -> tests.Test:
     if h.metric.is_agreement:
         test = kappa(h.labels, h.threshold, h.alpha)
     else:
-        values, weights = differences(h)
+        values, weights = differences(h, h.gate.cap)
         values = [h.sign * v for v in values]
         sides = by_people.sides_of(h.labels, h.ours)
         clusters = connected(h.clusterings) if len(h.clusterings) > 1 else h.clusters
@@ -177,10 +177,10 @@ def _check_ties(h: Hypothesis) -> None:
         raise ValueError(f"{none_changed}; {name} has no known range, so another row could lose any amount")
 
 
-def differences(h: Hypothesis) -> tuple[list[float], list[float]]:
+def differences(h: Hypothesis, cap: float | None) -> tuple[list[float], list[float]]:
     """Return what each row or cluster says of the claim, and its weight: the value, or the paired difference.
 
-    Raises ValueError where a row has another weight in the baseline.
+    Either counts as at most `cap`. Raises ValueError where a row has another weight in the baseline.
     """
     name = h.metric.name
     for o, t in () if h.theirs is None else zip(h.ours, h.theirs, strict=True):
@@ -191,10 +191,28 @@ def differences(h: Hypothesis) -> tuple[list[float], list[float]]:
             raise ValueError(f"{what}; with different tokenizers compare bits_per_byte")
     ours, theirs, _ = h.units
     weights = [s.weight_of(name) for s in ours]
+    limit = math.inf if cap is None else cap
     if theirs is None:
-        return [h.sign * s.values[name] for s in ours], weights
-    pairs, cap = zip(ours, theirs, strict=True), math.inf if h.gate.cap is None else h.gate.cap
-    return [max(-cap, min(cap, h.sign * (o.values[name] - h.factor * t.values[name]))) for o, t in pairs], weights
+        said = [h.sign * s.values[name] for s in ours]
+    else:
+        pairs = zip(ours, theirs, strict=True)
+        said = [h.sign * (o.values[name] - h.factor * t.values[name]) for o, t in pairs]
+    return [max(-limit, min(limit, x)) for x in said], weights
+
+
+def uncapped(h: Hypothesis) -> float | None:
+    """Return the estimate without the gate's cap, on the metric's own scale; None without a cap."""
+    if h.gate.cap is None or h.gate.kind.counts:
+        return None
+    values, weights = differences(h, None)
+    return h.sign * math.fsum(v * w for v, w in zip(values, weights, strict=True)) / math.fsum(weights)
+
+
+def capped_rows(h: Hypothesis) -> int:
+    """Return how many rows count as the gate's cap, since they say more."""
+    if h.gate.cap is None or h.gate.kind.counts:
+        return 0
+    return sum(abs(x) > h.gate.cap for x in differences(h, None)[0])
 
 
 def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:

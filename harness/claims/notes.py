@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from harness.claims.eligibility import Case
 from harness.claims.hypothesis import Hypothesis
-from harness.claims.inference import differences
+from harness.claims.inference import capped_rows, differences
 from harness.claims.needed import CLOSE
 from harness.records.about import Note
 from harness.records.verdicts import Outcome, Verdict
@@ -28,6 +28,7 @@ def found(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
     told |= {name: bound if math.isfinite(bound) else None for name, bound in bounds.items()}
     told |= {"clusters": verdict.clusters if shown else None, "alike": alike, "alpha": hypothesis.alpha}
     told |= {"crossed": list(verdict.crossed)} if verdict.crossed else {}
+    told |= {"risk": verdict.risk, "uncapped": verdict.uncapped, "beyond": capped_rows(hypothesis)}
     told |= {"changed": [len(verdict.won), len(verdict.lost)]}
     notes = [Note("found", told)]
     if verdict.method in ("failures counted", "point"):
@@ -61,7 +62,7 @@ def together(hypothesis: Hypothesis) -> list[Note]:
     if hypothesis.clusters or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
         return []
     known = hypothesis.supposing(None) if hypothesis.lost else hypothesis
-    there = None if known.metric.is_count else correlation(differences(known)[0])
+    there = None if known.metric.is_count else correlation(differences(known, known.gate.cap)[0])
     if there is None or there[1] > TOGETHER:
         return []
     return [Note("neighbours", {"correlation": there[0], "p": there[1]})]

@@ -9,8 +9,11 @@ from typing import Any, TypedDict
 
 from harness.claims.gate import Gate
 from harness.claims.hypothesis import Hypothesis
+from harness.claims.inference import uncapped
 from harness.claims.needed import rows_needed
+from harness.records.about import Note
 from harness.records.verdicts import Outcome, Slice, Verdict
+from harness.records.words import noted
 from harness.stats.significance import is_significant
 from harness.stats.tests import Test, holm
 
@@ -22,6 +25,15 @@ def outcome_of(p_pass: float, p_fail: float, alpha: float) -> Outcome:
     if is_significant(p_pass, alpha):
         return Outcome.PASS
     return Outcome.FAIL if is_significant(p_fail, alpha) else Outcome.INCONCLUSIVE
+
+
+def admitted(gate: Gate, verdict: Verdict) -> Verdict:
+    """Return a verdict as its gate may have it: a PASS that is barred proves nothing."""
+    if verdict.outcome is not Outcome.PASS or not gate.bars(verdict.risk):
+        return verdict
+    made = verdict.about.is_of_rows if verdict.about else False
+    note = Note("approximate", {"versus": bool(gate.versus), "mean": made})
+    return noted(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
 
 
 def conclude(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
@@ -39,6 +51,7 @@ def conclude(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
         "effective": test.effective if test.clusters else None,
         "crossed": test.crossed,
     }
+    found["uncapped"] = uncapped(hypothesis)
     verdict = replace(blank, **found)
     if outcome is not Outcome.INCONCLUSIVE or hypothesis.labels:  # of which there would have to be more, too
         return verdict

@@ -23,6 +23,8 @@ from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.suite.tables import RELEASES, Export, Suite, alpha_of, is_reserved, name_error
 
+LARGE = 0.2  # an alpha above which a gate says little
+
 
 def collect(
     suite: Suite, plugins: Plugins, *, remote: bool = False, limit: int | None = None, selecting: bool = False,
@@ -200,6 +202,12 @@ class GateChecks:
             yield from _early_mistakes(gate, metric, task)
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
+        if (alpha := alpha_of(gate, self.suite)) > LARGE and not (gate.kind.counts or metric.is_count):
+            what = f"alpha is {alpha:g}: {alpha:.0%} of models that just break the claim pass"
+            self.context.warnings.append(f"{gate.where}: {what}; want {LARGE:g} or less")
+        if gate.bars(gate.risk(metric)):
+            what = f'the risk of a mean of {metric.name} is approximate, so it cannot pass; declare "range" or "cap"'
+            self.context.warnings.append(f"{gate.where}: {what}, or write allow_approximate = true")
         sizes = self._sizes(gate, task)
         why = unprovable_error(gate, metric, task.rows_of(metric.name), alpha_of(gate, self.suite), sizes)
         if why := why or few_clusters_error(gate, metric, sizes):

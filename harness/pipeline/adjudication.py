@@ -12,10 +12,11 @@ from harness.claims.decide import decide
 from harness.claims.eligibility import unjudged
 from harness.claims.gate import Gate
 from harness.collection.collected import Collection, Item
-from harness.pipeline.ledger import Ledger, Standing, look_of, tells
+from harness.pipeline.attempt import AttemptClaims, look_of
+from harness.pipeline.ledger import Ledger, Look, Standing, tells
 from harness.records.about import Note
 from harness.records.samples import Result
-from harness.records.verdicts import Outcome, Verdict
+from harness.records.verdicts import Outcome, Risk, Verdict
 from harness.records.waivers import Waiver
 from harness.records.words import noted
 from harness.stats.multiple import levels
@@ -30,6 +31,7 @@ class Adjudicator:
         ledger: Ledger | None, base: str = "",
     ) -> None:  # fmt: skip
         self.collection, self.base = collection, base  # the digest of what candidates are made of
+        self.claims = AttemptClaims(collection)
         self.waivers, self.today = waivers, today
         self.lacking = lacking  # the baselines that are not there, and why
         self.ledger = ledger  # without one no attempt is counted
@@ -55,13 +57,17 @@ class Adjudicator:
         result, task = self.results.get(key), self.collection.tasks[item.eval]
         if self.ledger is not None and result is not None and tells(task):
             # Which attempt at its rows it is, is written down before anything is said of it.
-            look = look_of(self.collection, *key, result.digest, self.base, result)
+            look = self.look(*key, result)
             with self.ledger.locked():
                 self.standings[key] = self.ledger.standing(look)
                 self.ledger.record(self.standings[key], look, self.collection.suite, *key)
         for gate in self.collection.gates(item.subject, item.eval):
             self.give(gate, item.subject)
         return self.verdicts[before:]
+
+    def look(self, candidate: str, name: str, result: Result) -> Look:
+        """Return what an evaluation tells of a candidate, under what is claimed of it."""
+        return look_of(self.claims, candidate, name, result.digest, self.base, result)
 
     def give(self, gate: Gate, candidate: str) -> None:
         """Decide a gate, and before it those it waits for, if all that it needs has been evaluated."""
@@ -92,7 +98,8 @@ class Adjudicator:
         """Decide the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
         asked = [self.collection.named(self.gates[name], candidate) for name in gate.any_of]
         members = [self.judged(one, candidate, alpha) for one in asked]
-        adjusted = group.adjusted(v.p_pass for v in members)
+        pairs = zip(asked, members, strict=True)
+        adjusted = group.adjusted(group.passing_p(one, v.risk, v.p_pass) for one, v in pairs)
         for verdict, p in zip(members, adjusted, strict=True):
             if verdict.outcome is Outcome.PASS and p > alpha:
                 note = Note("holm", {"of": len(members), "p": p})
@@ -105,7 +112,9 @@ class Adjudicator:
             lacking = next(v for v in said if v.outcome is Outcome.ERROR)
             notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
         refuted, attempt = group.refuted(v.p_fail for v in said), max(v.attempt for v in said)
+        risk: Risk = "approximate" if any(v.risk == "approximate" for v in said) else "exact"
         whole = replace(unjudged(gate, candidate, "", alpha), outcome=outcome, method="Holm", p_pass=p, p_fail=refuted)
+        whole = replace(whole, risk=risk)
         digest = next((v.digest for v in said if v.digest), "")
         self.say(noted(replace(whole, digest=digest, n=max(v.n for v in said), attempt=attempt), *notes))
 
@@ -129,7 +138,7 @@ class Adjudicator:
         key = item.subject, item.eval
         if self.ledger and key not in self.guesses:  # which attempt it will be; the ledger is asked once for each
             with self.ledger.locked():
-                self.guesses[key] = self.ledger.standing(look_of(self.collection, *key, result.digest, self.base, None))
+                self.guesses[key] = self.ledger.standing(look_of(self.claims, *key, result.digest, self.base, None))
         verdicts = [self.verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
 

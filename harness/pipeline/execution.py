@@ -181,7 +181,8 @@ class Execution:
 
     def _refuse_fractions(self, result: Result) -> None:
         """Raise UsageError where failures are to be counted of a metric that is not 0 or 1: not only after training."""
-        for gate in (g for g in self.suite.gates if g.max_failures is not None and g.eval == result.eval):
+        of = (g for g in self.suite.gates if g.eval == result.eval)
+        for gate in (g for g in of if g.max_failures is not None and g.cap is None):
             if odd := fraction(gate.metric_name, result.scores):
                 what = f"max_failures counts rows of a 0/1 metric, and {odd}"
                 raise UsageError(f'gate "{gate.id}": {what}; claim min or max')

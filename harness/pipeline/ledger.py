@@ -3,9 +3,10 @@
     attempts.jsonl       a line a look; HARNESS_LEDGER names another file
     attempts/<sha256>    what the rows of a look ask, a line a row
 
-A look is what one evaluation tells of a candidate: its weights, what its rows ask, and what they scored. A row is known
-by what it asks (`harness.data.identity`), not by its id, its place or which eval of which suite asked it, so that a
-question is recognised when it is put again in other words. See docs/decisions/0061-attempts.md.
+A look is what one evaluation tells of a candidate: its weights, what its rows ask, and what they scored. Looks at one
+candidate under one set of claims are one attempt (`harness.pipeline.attempt`). A row is known by what it asks
+(`harness.data.identity`), not by its id, its place or which eval of which suite asked it, so that a question is
+recognised when it is put again in other words. See docs/decisions/0061-attempts.md and 0110-attempts.md.
 
 Each line has the digest of what it says and of the last lines before it, so that none can be lost or changed without a
 trace; two ledgers that went on from one are joined by putting their lines into one file. What was there when a release
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.artifacts.attestation import LEDGER_FORMAT
-from harness.collection.collected import Collection, Task
+from harness.collection.collected import Task
 from harness.errors import UsageError
 from harness.files import append_line, cache_dir, exclusive, lines_of, write_text
 from harness.records.samples import Result
@@ -41,7 +42,19 @@ NAMED = 4  # suites of earlier looks
 DIGITS = 16  # hex digits of a line's digest that evidence tells
 AGAIN = "earlier attempts are then not known here"
 HEAD = ("format", "id", "after", "time")  # what every line has
-TEXTS = ("place", "role", "weights", "base", "project", "rows", "scores", "continues")  # that are read again
+TEXTS = (  # that are read again
+    "place",
+    "role",
+    "weights",
+    "base",
+    "project",
+    "rows",
+    "scores",
+    "continues",
+    "claims",
+    "settings",
+    "measure",
+)
 Role = Literal["adapter", "merged", "conversion"]  # of a candidate: models of one are attempts at the same question
 Row = tuple[str, ...]  # the keys of one row
 SHARE = 10  # rows are met again when one in so many of the smaller set is
@@ -59,6 +72,10 @@ class Look:
     base: str = ""  # the digest of the model it was made of
     project: str = ""  # of rows which every project has
     most: int | None = None  # rows there will ever be, where that is declared
+    claims: str = ""  # the digest of what is claimed on these questions; empty: each look is its own attempt
+    settings: str = ""  # of how all evaluations on these questions are set
+    measure: str = ""  # of how this one is
+    count: int = 1  # attempts that it stands for
 
     @cached_property
     def text(self) -> str:
@@ -75,16 +92,6 @@ class Look:
         if not self.scores:
             return ""
         return _sha256(sorted([*row, *self.scores.get(row, ())] for row in (self.rows if rows is None else rows)))
-
-
-def look_of(collection: Collection, candidate: str, name: str, weights: str, base: str, result: Result | None) -> Look:
-    """Return what an eval tells of a candidate, or would tell."""
-    task = collection.tasks[name]
-    project = project_of(collection.suite.path) if task.brings_rows else ""
-    rows, scores = frozenset(filter(None, task.keys)), scores_of(task, result) if result else {}
-    role: Role = "conversion" if candidate in collection.suite.copies else "merged"
-    role = "adapter" if candidate == "adapter" else role
-    return Look(role, weights, rows, scores, base, project, task.spec.rows_at_most)
 
 
 def tells(task: Task) -> bool:
@@ -181,30 +188,33 @@ class Ledger:
     def standing(self, look: Look) -> Standing:
         """Return which attempt a look is: one more than the earlier ones in its role on enough of its rows.
 
-        One that was had before keeps its number. Weights that were looked at on some of the rows, and scored the same
-        there, go on where more rows were declared.
+        One that was had before keeps its number, and so does another evaluation of the same candidate under the same
+        claims. Weights that were looked at on some of the rows, and scored the same there, go on where more rows were
+        declared.
         """
         near = [line for line in self.looks() if line["role"] == look.role and self._counts(line, look)]
         foreign = [line for line in near if line["base"] and look.base and line["base"] != look.base]
         near = [line for line in near if line not in foreign]
-        first: dict[str, str] = {}  # the attempt of each look: the first of those that went on from each other
-        for line in self.looks():
-            first[line["id"]] = first.get(line["continues"], line["id"])
+        first = _attempts(self.looks())
         roots = list(dict.fromkeys(first[line["id"]] for line in near))
-        looked = [line for line in near if line["weights"] == look.weights and line["rows"] == look.digest]
+        ours = [line for line in near if (line["weights"], line["claims"]) == (look.weights, look.claims)]
+        looked = [line for line in ours if line["rows"] == look.digest]
         same = next((line for line in reversed(looked) if look.scored() in ("", line["scores"])), None)
         before, continued = same, {line["continues"] for line in near}
-        for line in near if same is None and look.most is not None else ():  # the last at fewer rows, which goes on
-            told = line["weights"] == look.weights and line["most"] == look.most and line["id"] not in continued
+        for line in ours if same is None and look.most is not None else ():  # the last at fewer rows, which goes on
+            told = line["most"] == look.most and line["id"] not in continued
             rows = self._read(line["rows"]) if told and line["n"] < len(look.rows) else None
             if rows is not None and rows < look.rows and look.scored(rows) in ("", line["scores"]):
                 before = line
-        number = (roots.index(first[before["id"]]) if before else len(roots)) + 1
+        root = first[before["id"]] if before else _joined(look, ours, first)
+        earlier = roots[: roots.index(root)] if root in roots else roots
+        counts = {line["id"]: line["count"] for line in self.looks()}
+        number = 1 + sum(counts[one] for one in earlier)
         stages, by_id, went_on = [] if same else [len(look.rows)], {x["id"]: x for x in self.looks()}, before
         while went_on:  # the looks that it goes on from, the first of them first
             stages.insert(0, int(went_on["n"]))
             went_on = by_id.get(went_on["continues"])
-        others = tuple(line["place"] for line in near if line["id"] in roots[: number - 1])
+        others = tuple(line["place"] for line in near if line["id"] in earlier)
         _keys_of.cache_clear()  # of millions of rows they are much to hold
         written, on = (same["id"], same["continues"]) if same else ("", before["id"] if before else "")
         return Standing(number, tuple(stages), written, on, others, len({first[x["id"]] for x in foreign}))
@@ -219,7 +229,8 @@ class Ledger:
             "suite": suite.name, "suite_digest": suite.digest, "candidate": candidate, "eval": name,
             "attempt": standing.number, "role": look.role, "weights": look.weights, "base": look.base,
             "project": look.project, "rows": look.digest, "n": len(look.rows), "scores": look.scored(),
-            "most": look.most, "continues": standing.continues,
+            "most": look.most, "continues": standing.continues, "claims": look.claims, "settings": look.settings,
+            "measure": look.measure, "count": look.count,
         }  # fmt: skip
         try:
             if not self.lines():
@@ -323,6 +334,41 @@ class Ledger:
         return UsageError(f"{self.path}: attempts cannot be written down: {error.strerror}; nothing was exported")
 
 
+def _attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the attempt of each look, the id of its first one.
+
+    Looks that went on from each other are one, and so are those at one candidate under one set of claims, unless an
+    evaluation was repeated and scored otherwise.
+    """
+    found: dict[str, str] = {}
+    pairs: dict[tuple[str, ...], str] = {}
+    scored: dict[tuple[str, ...], dict[str, str]] = {}
+    for line in looks:
+        id_, pair = line["id"], _pair_of(line["role"], line["weights"], line["claims"], line["settings"])
+        if line["continues"] in found:
+            found[id_] = found[line["continues"]]
+        elif not line["claims"]:
+            found[id_] = id_
+        else:
+            before = scored.setdefault((*pair, line["measure"]), {})
+            root = before.get(line["scores"]) or (id_ if before else pairs.get(pair, id_))
+            pairs[pair], found[id_] = root, root
+            before[line["scores"]] = root
+    return found
+
+
+def _joined(look: Look, ours: Sequence[Mapping[str, Any]], first: Mapping[str, str]) -> str:
+    """Return the attempt that a look joins which was not had before, or an empty text where it begins one."""
+    pair = _pair_of(look.role, look.weights, look.claims, look.settings)
+    same = [x for x in ours if _pair_of(x["role"], x["weights"], x["claims"], x["settings"]) == pair]
+    repeated = any(line["measure"] == look.measure for line in same)
+    return first[same[-1]["id"]] if look.claims and same and not repeated else ""
+
+
+def _pair_of(role: str, weights: str, claims: str, settings: str) -> tuple[str, ...]:
+    return role, weights, claims, settings
+
+
 def attempts_said(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[Standing]) -> list[str]:
     """Return what repeated attempts mean for the stated risk, a line for all gates; and what was not counted."""
     found = []
@@ -355,7 +401,8 @@ def _is_line(line: Any) -> bool:
         return True
     texts = all(isinstance(line.get(key), str) for key in TEXTS)
     named = texts and re.fullmatch("[0-9a-f]{64}", line["rows"]) is not None
-    return named and isinstance(line.get("n"), int) and isinstance(line.get("most"), int | None)
+    whole = all(isinstance(line.get(key), int) for key in ("n", "count"))
+    return named and whole and isinstance(line.get("most"), int | None)
 
 
 def _digest(line: Mapping[str, Any]) -> str:

@@ -30,6 +30,8 @@ class About(Scaled):
     alike: bool = False  # clusters count alike, and not rows
     by_question: bool = False  # questions count alike, however often each was asked
     cap: float | None = None
+    range: tuple[float, float] | None = None  # of a row's value, as the gate declares it
+    approximate: bool = False  # may pass although its risk is approximate
     cut_at_most: float | None = None
     clean: bool = False  # without rows that leak
 
@@ -40,7 +42,7 @@ class About(Scaled):
     def fails(self, value: float) -> bool:
         """Return whether a row's value alone is on the wrong side; of a difference that is no row's."""
         if self.kind == "failures":
-            return value != (1.0 if self.sign > 0 else 0.0)
+            return self.is_share and value != (1.0 if self.sign > 0 else 0.0)
         return self.kind == "bound" and self.sign * (value - self.line(self.threshold)) < 0
 
 

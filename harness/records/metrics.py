@@ -22,7 +22,8 @@ class Metric(Scaled):
 
     A metric is Σw·v/Σw over the rows (exp of it for the scale "perplexity"; Σv for "count"), unless
     `combine(scores)` makes it from all rows at once (scale "other"). An "agreement" is of no row, but of Labels; where
-    a metric is `labelled` they come with its result, and correct it.
+    a metric is `labelled` they come with its result, and correct it. `range` is the least and the most that a row's
+    value can be, in nats of a perplexity; either may be infinite.
     """
 
     name: str
@@ -30,6 +31,12 @@ class Metric(Scaled):
     scale: Scale = "mean"
     combine: Callable[[Sequence[Score]], float] | None = None
     labelled: bool = False
+    range: tuple[float, float] | None = None
+
+    @property
+    def row_range(self) -> tuple[float, float]:
+        """The declared range of a row's value; infinite where none is."""
+        return self.range or ((0.0, 1.0) if self.is_share else (-math.inf, math.inf))
 
     def value(self, scores: Sequence[Score]) -> float:
         """Combine rows; NaN when there are none, or when one lacks the metric."""
@@ -54,16 +61,26 @@ Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])
 
 
 def metric(
-    name: str, *, better: Better, scale: Scale = "mean", combine: Callable[[Sequence[Score]], float] | None = None
+    name: str,
+    *,
+    better: Better,
+    scale: Scale = "mean",
+    combine: Callable[[Sequence[Score]], float] | None = None,
+    range: tuple[float, float] | None = None,
 ) -> Callable[[Evaluator], Evaluator]:
-    """Declare a metric of an evaluator; several may be stacked, the topmost is named first."""
+    """Declare a metric of an evaluator; several may be stacked, the topmost is named first.
+
+    `range` is the least and the most that a row can be; without one the risk of a gate on a mean is approximate.
+    """
     if better not in ("higher", "lower"):
         raise ValueError(f'metric "{name}": better is "{better}", want "higher" or "lower"')
     scales.check(name, scale, combines=combine is not None)
+    if range is not None and (why := scales.find_range_error(scale, range, combines=combine is not None)):
+        raise ValueError(f'metric "{name}": range {why}')
 
     def declare(evaluator: Evaluator) -> Evaluator:
         known: tuple[Metric, ...] = getattr(evaluator, "metrics", ())
-        evaluator.metrics = (Metric(name, better, scale, combine), *known)  # type: ignore[attr-defined]
+        evaluator.metrics = (Metric(name, better, scale, combine, range=range), *known)  # type: ignore[attr-defined]
         return evaluator
 
     return declare

@@ -126,7 +126,8 @@ class Labels:
     `truth` holds 1 (the candidate's is better, the criterion is met), 0, or one half for a tie, `said` the instrument's
     value of the same answer, from 0 to 1; labels of one prompt share a cluster. `side` names a value of the scores by
     which the instrument may err otherwise where it is above 0, and `sides` are 1 for the labelled answers that are
-    there. They correct a "proportion", and are all there is to an "agreement": see `harness.claims.labels`.
+    there. They correct a "proportion", and are all there is to an "agreement": see `harness.claims.labels`. `rows` are
+    the ids of the labelled rows, where each label is of one: of a claim against a baseline these alone decide.
     """
 
     metric: str
@@ -135,6 +136,7 @@ class Labels:
     clusters: tuple[int, ...]
     side: str = ""
     sides: tuple[int, ...] = ()
+    rows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

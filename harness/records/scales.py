@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -73,6 +74,16 @@ class OnScale(Scaled):
     """A scale by its name alone."""
 
     scale: str | None
+
+
+def find_range_error(scale: str | None, range: Sequence[float], *, combines: bool) -> str | None:
+    """Return why the rows of a metric cannot have a declared range, or None."""
+    if combines or scale not in ("mean", "perplexity"):
+        made = "made from all rows at once" if combines else f"a {scale}"
+        return f'is of the mean of rows, and it is {made}; leave out "range"'
+    if len(range) != 2 or not range[0] < range[1]:
+        return f"is {', '.join(f'{x:g}' for x in range)}, want two numbers, the lower one first"
+    return None
 
 
 def check(name: str, scale: str, *, combines: bool) -> None:

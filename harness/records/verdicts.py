@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from harness.records.about import About, Note
 from harness.records.waivers import Waiver
+
+Risk = Literal["", "exact", "approximate"]
+"""Whether the stated risk holds for all rows, or only where these are not too skewed; "" before a test."""
 
 
 class Outcome(StrEnum):
@@ -45,6 +49,8 @@ class Verdict:
     of equal size. `attempt` counts the candidates this question was put to. Of a gate with `clean_only`, `left_out`
     counts the rows it was judged without, `whole` and `whole_baseline` are the values with them. It `decides` unless
     it is about a candidate that no export ships, by a gate that does not name it. `why` is what `notes` say in words.
+    `risk` is "approximate" where a row's value has neither a declared range nor a cap; `uncapped` is the estimate
+    without the gate's cap.
     """
 
     gate: str
@@ -62,6 +68,8 @@ class Verdict:
     upper: float | None = None
     threshold: float | None = None
     alpha: float | None = None
+    risk: Risk = ""
+    uncapped: float | None = None
     p_pass: float | None = None
     p_fail: float | None = None
     n: int = 0
@@ -82,6 +90,7 @@ class Verdict:
     attempt: int = 0
     looks: tuple[int, ...] = ()  # rows that the same weights were looked at, of those there will be at most
     left_out: int | None = None
+    labelled: int = 0  # rows that people labelled on both sides, where these alone decide
     repeated: int = 0  # rows that ask what others ask
     crossed: tuple[int, ...] = ()  # how many clusters of each kind, where rows are in several
     whole: float | None = None

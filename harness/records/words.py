@@ -65,6 +65,8 @@ def conditions(about: About) -> str:
     """Write how the rows of a claim are counted, and which they are."""
     text = " in the mean over clusters" if about.alike else " in the mean over questions" if about.by_question else ""
     text += f", no row counted as more than {plain(about.cap)}" if about.cap is not None else ""
+    text += f", rows from {plain(about.range[0])} to {plain(about.range[1])}" if about.range is not None else ""
+    text += ", at an approximate risk" if about.approximate else ""
     text += f" on {' and '.join(f'{column}={value}' for column, value in about.slices)}" if about.slices else ""
     text += " without rows that leak" if about.clean else ""
     return text + (f", at most {plain(about.cut_at_most)} of the answers cut" if about.cut_at_most is not None else "")
@@ -96,12 +98,13 @@ def _found(about: About | None, told: Told) -> str:
         where += f" (crossed, {' × '.join(map(str, told['crossed']))})" if told.get("crossed") else ""
         where += f", so uneven that they count as {told['effective']:.0f}" if told["effective"] else ""
         where = f", mean over {where}" if told["alike"] else f" in {where}"
-    return f"{text}, n={told['n']}{where}" + (f", {told['method']}" if told["tests"] else "")
+    text = f"{text}, n={told['n']}{where}" + (f", {told['method']}" if told["tests"] else "")
+    return f"{text}, approximate risk" if told.get("risk") == "approximate" else text
 
 
 def _figures(about: About | None, told: Told) -> str:
     if about is None or about.kind != "difference":
-        return _interval(about, told)
+        return _interval(about, told) + _uncapped(about, told)
     text = f"{short_number(told['value'])} against {short_number(told['baseline'])}, "
     if about.relative and not about.is_log:
         share = told["estimate"] / told["baseline"] if told["baseline"] else math.nan
@@ -111,7 +114,16 @@ def _figures(about: About | None, told: Told) -> str:
     else:
         text += _interval(about, told)
     won, lost = told["changed"]
+    text += _uncapped(about, told)
     return text + (f", {won} won and {lost} lost" if about.is_share and (won or lost) else "")
+
+
+def _uncapped(about: About | None, told: Told) -> str:
+    if told.get("uncapped") is None:
+        return ""
+    beyond = told["beyond"]
+    rows = "no row" if not beyond else "1 row" if beyond == 1 else f"{beyond} rows"
+    return f", {figure(about, told['uncapped'])} without the cap ({rows} beyond it)"
 
 
 def _interval(about: About | None, told: Told) -> str:
@@ -141,6 +153,11 @@ def _needed(_: About | None, told: Told) -> str:
     if most is None:
         return f"at least {_rounded_up(least)} {unit} would be needed"
     return f"about {' to '.join(dict.fromkeys([_rounded_up(least), _rounded_up(most)]))} {unit} would decide it"
+
+
+def _approximate(_: About | None, told: Told) -> str:
+    ways = 'declare "range" or "cap"' if told["mean"] else "claim a share of rows instead"
+    return f"its risk is approximate, and the gate blocks: {ways}, or write allow_approximate = true"
 
 
 def _rounded_up(rows: int) -> str:
@@ -175,6 +192,8 @@ _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
     ),
     "weightless": lambda _, told: f"{told['rows']} rows of weight 0 do not count",
     "unseen": lambda _, told: f"up to {told['share']:.1%} of all {told['of']} may be as bad as you like",
+    "approximate": _approximate,
+    "labelled": lambda _, told: f"the {told['rows']} of {told['of']} rows that people labelled decide alone",
     "labels": lambda _, told: "more labels would decide it" + (", or more rows" if told["rows"] else ""),
     "needed": _needed,
     "slice": lambda about, told: f"{told['name']}: {_found(about, told)}",

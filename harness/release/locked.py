@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -60,7 +61,9 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     metrics: dict[str, dict[str, Metric]] = {}
     for (name, metric), table in tables.items():
         combine = _elsewhere if table["combine"] else None
-        metrics.setdefault(name, {})[metric] = Metric(metric, table["better"], table["scale"], combine)
+        limits = table.get("range")
+        known = None if limits is None else (_limit(limits[0], -math.inf), _limit(limits[1], math.inf))
+        metrics.setdefault(name, {})[metric] = Metric(metric, table["better"], table["scale"], combine, range=known)
     combines = {f"{e}.{m}": str(t["combine"]) for (e, m), t in tables.items() if t["combine"]}
     rows = {name: int(data["rows"]) for name, data in lock["data"].items()}
     evals = {e["name"]: e for e in suite["evals"]}
@@ -74,6 +77,11 @@ def _read(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
     if (record := schema.read(cls, table, lambda _, mistake: wrong.append(mistake), **given)) is None:
         raise ValueError(wrong[0])
     return record
+
+
+def _limit(end: Any, infinite: float) -> float:
+    """Return an end of a range, which JSON has as null where it is infinite."""
+    return infinite if end is None else float(end)
 
 
 def _elsewhere(scores: Sequence[Score]) -> float:

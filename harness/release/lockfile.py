@@ -111,12 +111,12 @@ def table_of(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
     return {**plain_table(table), "options": secrets.struck(options)}
 
 
-def _metric(metric: Metric) -> dict[str, str | None]:
-    """Return a metric's direction and scale, and MODULE:NAME of the code that makes it where rows alone do not."""
+def _metric(metric: Metric) -> dict[str, Any]:
+    """Return a metric's direction, scale, range, and MODULE:NAME of the code that makes it of all rows."""
     inner = getattr(metric.combine, "func", metric.combine)  # the function that a `partial` calls
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     code = None if metric.combine is None else f"{inner.__module__}:{name}"
-    return {"better": metric.better, "scale": metric.scale, "combine": code}
+    return {"better": metric.better, "scale": metric.scale, "combine": code, "range": metric.range}
 
 
 def plain_table(table: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from harness import schema
 from harness.claims import group
@@ -18,7 +18,7 @@ from harness.claims.outcome import outcome_of, outcome_of_slices
 from harness.records import words
 from harness.records.about import Note
 from harness.records.metrics import Metric
-from harness.records.verdicts import Outcome
+from harness.records.verdicts import Outcome, Risk
 from harness.release.locked import Locked
 from harness.reports.report_json import plain
 from harness.stats.multiple import levels
@@ -30,8 +30,8 @@ SURE = 0.25  # the largest alpha at which a claim that is proven has its estimat
 COUNTS = ("point", "failures counted")  # methods that take no risk: their p-values are 0 and 1
 Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 _BOUNDS = ("estimate", "lower", "upper")  # of a verdict on slices they are those of the one that decides
-_FOUND = (*_BOUNDS, "value", "baseline", "effective", "n", "method")
-_FLOATS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "whole", "whole_baseline")
+_FOUND = (*_BOUNDS, "value", "baseline", "effective", "n", "method", "risk", "uncapped")
+_FLOATS = ("uncapped", "value", "baseline", "estimate", "lower", "upper", "threshold", "whole", "whole_baseline")
 
 
 def verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
@@ -71,6 +71,7 @@ class _VerdictCheck:
         unmet = (r for r in self.gate.requires if self.verdicts.get(r, {}).get("outcome") != Outcome.PASS)
         yield from (f'is {outcome}, but requires "{name}", which did not pass' for name in unmet)
         yield self.alpha_error()
+        yield self.risk_error()
         if gate.any_of:
             if lacking := [m for m in gate.any_of if m not in self.verdicts]:
                 yield f'is any of several, of which "{lacking[0]}" has no verdict'
@@ -100,17 +101,19 @@ class _VerdictCheck:
             return "claims as data what its gate does not"
         for note in told:
             keys = _FOUND if note.kind == "found" else _BOUNDS if note.kind == "slice" else ()
-            if odd := [key for key in keys if (note.told[key] or 0) != (v[key] or 0)]:
-                return f"is said to have {odd[0]} {schema.show(note.told[odd[0]])}, and has {schema.show(v[odd[0]])}"
+            if odd := [key for key in keys if (note.told.get(key) or 0) != (v.get(key) or 0)]:
+                said, has = schema.show(note.told.get(odd[0])), schema.show(v.get(odd[0]))
+                return f"is said to have {odd[0]} {said}, and has {has}"
         return "" if v["why"] == plain(words.written(claim, told)) else "says what its notes do not"
 
     def numbers_error(self) -> str:
         """Return which number is none, or out of its range, or nothing."""
         v = self.verdict
         for key in (*_FLOATS, "alpha", "p_pass", "p_fail"):
-            number = isinstance(v[key], (int, float)) and not isinstance(v[key], bool) and math.isfinite(v[key])
-            if v[key] is not None and not number:
-                return f"has {key} {schema.show(v[key])}, which is no number"
+            x = v.get(key) if key == "uncapped" else v[key]
+            number = isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+            if x is not None and not number:
+                return f"has {key} {schema.show(x)}, which is no number"
         for key in ("p_pass", "p_fail"):
             if v[key] is not None and not 0 <= v[key] <= 1:
                 return f"has {key} {v[key]}, want 0 to 1"
@@ -140,13 +143,33 @@ class _VerdictCheck:
                 return f"has looks that there cannot be: {error}"
         return "" if _near(alpha, want) else f"was judged at alpha {alpha:g}, want {want:g}"
 
+    def risk_error(self) -> str:
+        """Return how the kind of risk differs from what its gate and metric come to, or nothing."""
+        gate, told = self.gate, self.verdict.get("risk", self.risk)
+        if not gate.any_of and (self.locked.metric(gate) is None or self.verdict["p_pass"] is None):
+            return "" if told in get_args(Risk) else f"has risk {schema.show(told)}, which is none"
+        return "" if told == self.risk else f"has {told or 'no'} risk, its claim {self.risk}"
+
+    @property
+    def risk(self) -> str:
+        """What the risk is by the gate and its metric; of a group that of its members."""
+        risks = {self.risk_of(m) for m in self.gate.any_of or [self.gate.id]}
+        return "approximate" if "approximate" in risks else "exact"
+
+    def risk_of(self, name: str) -> str:
+        """Return the risk of a gate by its metric, which the lock knows."""
+        gate = self.locked.gates[name]
+        metric = self.locked.metric(gate)
+        return gate.risk(metric) if metric else ""
+
     # -- groups, and what a caveat keeps shut ------------------------------------------------------
 
     @property
     def adjusted(self) -> dict[str, float]:
         """The p-values of its members, or of those it is one of, by Holm."""
         members = self.gate.any_of or self.locked.gates[self.gate.group].any_of
-        p = (self.verdicts[m]["p_pass"] if m in self.verdicts else None for m in members)
+        gates, p_values = self.locked.gates, {m: self.verdicts.get(m, {}).get("p_pass") for m in members}
+        p = (group.passing_p(gates[m], self.risk_of(m), one) for m, one in p_values.items())
         return dict(zip(members, group.adjusted(p), strict=True))
 
     def difference_error(self, want: Outcome, because: str) -> str:
@@ -192,6 +215,8 @@ class _VerdictCheck:
             want = outcome_of(v["p_pass"], v["p_fail"], v["alpha"])
         if want is Outcome.PASS and gate.group:
             want = want if is_significant(self.adjusted[gate.id], v["alpha"]) else Outcome.INCONCLUSIVE
+        if want is Outcome.PASS and gate.bars(self.risk):
+            want = Outcome.INCONCLUSIVE
         if not (gate.clean_only and v["outcome"] == Outcome.INCONCLUSIVE):  # with the rows that leak it was refuted
             yield self.difference_error(want, "its numbers say")
 
@@ -205,7 +230,8 @@ class _VerdictCheck:
             return ""
         # Older evidence counts rows of weight 0 among the others.
         judged = n + self.verdict.get("weightless", 0) + (self.verdict["left_out"] or 0)
-        if judged > there or (judged < there and self.gate.slice is None and not self.early):
+        fewer = self.gate.slice is not None or self.early or bool(self.verdict.get("labelled"))
+        if judged > there or (judged < there and not fewer):
             return f"was judged on {judged} rows, the lock has {there}"
         looks = self.locked.looks.get(self.gate.eval)
         if looks and judged not in looks and not self.gate.clean_only:  # looks count the rows that were left out, too
@@ -269,6 +295,8 @@ class _VerdictCheck:
         proven = {Outcome.FAIL: v["p_fail"], Outcome.PASS: v["p_pass"]}.get(want, 0.0)
         if v["outcome"] == Outcome.INCONCLUSIVE and (self.gate.group or self.gate.clean_only):
             return ""  # by Holm, or with the rows that leak
+        if want is Outcome.PASS and self.gate.bars(self.risk):
+            return self.difference_error(Outcome.INCONCLUSIVE, "its risk says")
         if want is Outcome.PASS and self.gate.group:
             proven = self.adjusted[self.gate.id]
         unproven = "" if is_significant(proven, alpha) else f"is {want}, its p-values do not say so"

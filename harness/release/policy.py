@@ -22,6 +22,7 @@ STRICT = """\
 suites = ["*"]                # any suite
 threshold = 1                 # signed by a key of --key
 waivers = false               # each blocking gate passed
+approximate = false           # none of them at a risk that is only approximate
 ignored = []                  # no error that a check found was ignored
 remembered = false            # no answer that a verdict rests on came from an earlier run
 recomputed = 1.0              # each blocking gate computed again from its rows; needs numpy and scipy
@@ -86,6 +87,7 @@ class Policy:
     recomputed: float | None = None
     remembered: bool = True
     waivers: bool = True
+    approximate: bool = True
     ignored: list[str] | None = None
     data: dict[str, str] = field(default_factory=dict)
     plugins: list[str] | None = None
@@ -113,6 +115,7 @@ LOOKED: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (  # the 
     (5, "how many attempts", "max_attempts", lambda p: p.max_attempts is not None),
     (5, "lost attempts", "ledger", lambda p: p.ledger != "any"),
     (5, "waived gates", "waivers", lambda p: not p.waivers),
+    (5, "approximate risks", "approximate", lambda p: not p.approximate),
     (5, "ignored findings", "ignored", lambda p: True),
     (6, "remembered answers", "remembered", lambda p: not p.remembered),
     (6, "verdicts from their rows", "recomputed", lambda p: p.recomputed),

@@ -33,11 +33,13 @@ from harness.stats import tests
 
 NEEDS = ("numpy", "scipy.special")
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
-FLOATS = ("value", "baseline", "estimate", "threshold", "p_pass", "p_fail", "whole", "whole_baseline")
+FLOATS = ("value", "baseline", "estimate", "uncapped", "threshold", "p_pass", "p_fail", "whole", "whole_baseline")
 BOUNDS = ("lower", "upper")
 NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded
-SAME = ("n", "weightless", "clusters", "crossed", "method", "left_out", "repeated", "digest", "won", "lost")
-COUNTS = ("won_count", "lost_count")  # which older evidence does not tell
+SAME = (
+    "n", "risk", "labelled", "weightless", "clusters", "crossed", "method", "left_out", "repeated", "digest", "won",
+    "lost", "won_count", "lost_count",
+)  # fmt: skip
 Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
 Results = Mapping[tuple[str, str], Result]  # and of each
 Leaks = Mapping[str, Mapping[str, str]]
@@ -186,7 +188,8 @@ def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Map
     labels = []
     for told in about.get("labels", ()):
         truth, said, clusters, sides = (tuple(told[key]) for key in ("truth", "said", "clusters", "sides"))
-        labels.append(Labels(str(told["metric"]), truth, said, clusters, str(told["side"]), sides))
+        ids = tuple(map(str, told.get("rows", ())))
+        labels.append(Labels(str(told["metric"]), truth, said, clusters, str(told["side"]), sides, ids))
     scores = tuple(score for _, _, score in sorted(rows, key=lambda row: row[0]))
     how: dict[str, Any] = {"order": tuple(i for _, i in placed), "caveats": caveats, "labels": tuple(labels)}
     return Result(*key, scores, {}, about["weights"], rows=about["rows"], **how)
@@ -231,8 +234,7 @@ class _CandidateEvidence:
         for key in (*FLOATS, *BOUNDS):
             if not _near(recorded[key], again[key], NEAR_BOUND if key in BOUNDS else NEAR):
                 return f"has {key} {recorded[key]}, the rows come to {again[key]}"
-        keys = (*SAME, *(key for key in COUNTS if key in recorded))
-        if key := next((key for key in keys if recorded[key] != again[key]), ""):
+        if key := next((key for key in SAME if recorded[key] != again[key]), ""):
             return f"has another {key} than its rows come to"
         for one, other in zip(recorded["slices"], again["slices"], strict=False):
             same = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))

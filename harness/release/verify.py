@@ -318,6 +318,8 @@ class _Verification:
             if self.policy and not self.policy.waivers:
                 raise ExportRefused(f"{said} and waived; the policy takes no waivers")
             self.waived(said, f'gate "{gate}" is waived', waiver)
+        if passed and self.policy and not self.policy.approximate and verdict.get("risk") != "exact":
+            raise ExportRefused(f'gate "{gate}" passed at an approximate risk; the policy takes none (approximate)')
         allowed = self.policy.max_attempts if self.policy else None
         if allowed is not None and "attempt" not in verdict:
             raise ExportRefused(f'gate "{gate}" does not say how often it was asked (max_attempts)')

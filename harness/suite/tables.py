@@ -21,7 +21,7 @@ MERGES = ("original", "dequantized")
 
 @dataclass(frozen=True)
 class SuiteTable:
-    """`[suite]`: `seed` of everything random, `alpha` the risk of shipping a model that breaks a claim.
+    """`[suite]`: `seed` of everything random, `alpha` the chance that a model which breaks a claim passes.
 
     `attempts` says whether repeated attempts are only counted, or each is tested at its share of alpha.
     """

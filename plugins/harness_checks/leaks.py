@@ -23,7 +23,12 @@ FEWEST = 8  # shingles: of fewer the index means little
 COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's
 GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
 BARE = 3  # words at least of a question that is compared without what stands around all of its kind
-WORD = re.compile(r"[^\W_]+")  # an underscore is Markdown's
+# of languages that are written without spaces: Thai to Myanmar, Khmer, kana, Han; each character is a word
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")  # an underscore is Markdown's
+ALONE = re.compile(rf"[{UNSPACED}]")
 UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))  # hyphens and joints that no one sees
 INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
 
@@ -34,17 +39,17 @@ Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
 def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
     """Training rows in the evaluations: a score for memory.
 
-    Exact: the same prompt or text, but for case, punctuation, Markdown, white space and what of Unicode looks the same;
-    a turn of a conversation, or a question in a frame of all rows, is compared by itself. Inside: a question of five
-    words or more that stands in a longer text and ends there. Coverage: half of a row's 13-word
-    sequences stand in the training data; sequences in more than 1 % of the training rows are the template's and do
-    not count, or every row of such data would be a hit (arXiv:2311.04850). Near: at least 0.8 of two prompts' word
-    pairs in common (Jaccard, computed exactly). Groups: training rows with a cluster of the evaluation. Looked at
-    are the training data, validation data (what chose a checkpoint cannot confirm it), few-shot examples, and
-    "select" data against "confirm" data. Kinds: -exact, -inside, -coverage, -near, -group.
+    Exact: the same prompt or text, but for case, punctuation, Markdown, white space and what of Unicode looks the
+    same; a turn of a conversation, or a question in a frame of all rows, is compared by itself. Inside: a question of
+    five words or more that stands in a longer text and ends there. Coverage: half of a row's 13-word sequences stand
+    in the training data; sequences in more than 1 % of the training rows are the template's and do not count, or every
+    row of such data would be a hit (arXiv:2311.04850). Near: at least 0.8 of two prompts' word pairs in common
+    (Jaccard, computed exactly); of languages without spaces characters count as words. Groups: training rows with a
+    cluster of the evaluation. Looked at are the training data, validation data (what chose a checkpoint cannot confirm
+    it), few-shot examples, and "select" data against "confirm" data. Kinds: -exact, -inside, -coverage, -near, -group.
     """
     training, held_out = (of_rows([r for r in rows if bool(r.row.get(HELD_OUT)) is held]) for held in (False, True))
-    for group in _by_data(tasks):
+    for group in tasks_by_data(tasks):
         chosen = () if group[0].select == group[0].samples else group[0].select  # --select evaluates those
         evaluated, selected = (of_samples(some or ()) for some in (group[0].samples, chosen))
         for asked, split in ((evaluated, ""), (selected, "the select split of ")):
@@ -56,7 +61,7 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
         if group[0].shots and most and group[0].spec.fewshot_data:
             shots = choose_shots(group[0].shots, most, suite.about.seed)
             yield from _compare("few-shot examples", of_samples(shots), group, evaluated)
-    for chosen_by, confirmed in product(_by_data(tasks), repeat=2):
+    for chosen_by, confirmed in product(tasks_by_data(tasks), repeat=2):
         words = zip(("select", "confirm"), (chosen_by, confirmed), strict=True)
         if all(any(word in f"{t.spec.name} {t.spec.data}" for t in group) for word, group in words):
             ours, theirs = (of_samples(group[0].samples or ()) for group in (chosen_by, confirmed))
@@ -157,7 +162,7 @@ def _inside(
     often = Counter(text.bare for text in evaluated)
     most = max(3, len(evaluated) / 2)
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
-    asked = [i for i, words in enumerate(split) if len(words) >= INSIDE]
+    asked = [i for i, words in enumerate(split) if _length(words) >= INSIDE]
     hashes, text = ours.grams(ANCHOR)
     theirs, other = _encode([Text("", "", (), split[i]) for i in asked], vocabulary).grams(ANCHOR)
     if not len(hashes) or not len(theirs):
@@ -177,8 +182,17 @@ def _inside(
 @lru_cache(maxsize=1)
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     """Return what finds words one after the other, the last before the end of a sentence, a quotation or a line."""
-    between = r"[\W_]+".join(map(re.escape, words))
-    return re.compile(rf"(?<![^\W_]){between}[*_`~ \t]*(?:[.?!:;,)\]}}>\"'»”’…|\n\r]|$)")
+    alone = [ALONE.fullmatch(word) is not None for word in words]
+    parts = [re.escape(words[0])]
+    for i, word in enumerate(words[1:], 1):
+        parts += [r"[\W_]*" if alone[i - 1] or alone[i] else r"[\W_]+", re.escape(word)]
+    before = "" if alone[0] else r"(?<![^\W_])"
+    return re.compile(rf"{before}{''.join(parts)}[*_`~ \t]*(?:[.?!:;,)\]}}>\"'»”’…|\n\r。、」』]|$)")
+
+
+def _length(words: Sequence[str]) -> float:
+    """Return how many words there are, of a language without spaces two characters a word."""
+    return sum(0.5 if ALONE.fullmatch(word) else 1.0 for word in words)
 
 
 def _encode(texts: Sequence[Text], vocabulary: dict[str, int]) -> Encoded:
@@ -296,7 +310,7 @@ def _cluster(sample: Sample, task: Task, column: str) -> str | None:
     return sample.cluster if task.spec.clusters[0] == column else sample.second_cluster
 
 
-def _by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
+def tasks_by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
     """Group evaluations of the same rows, the one with most rows first: they leak together."""
     groups: dict[tuple[Any, ...], list[Task]] = defaultdict(list)
     for task in tasks.values():

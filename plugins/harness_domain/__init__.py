@@ -8,7 +8,7 @@ from typing import Any
 
 from harness import hookimpl
 from harness_domain.choices import multiple_choice
-from harness_domain.cost import latency, size
+from harness_domain.cost import latency, latency_within, size
 from harness_domain.documents import json
 from harness_domain.library import hf_metric
 from harness_domain.matching import contains, exact_match, regex, regression, token_f1
@@ -19,4 +19,4 @@ from harness_domain.tools import tool_calls
 @hookimpl
 def harness_evaluators() -> dict[str, Any]:
     answers = (exact_match, contains, token_f1, regex, numeric, json, tool_calls, regression)
-    return {one.__name__: one for one in (*answers, multiple_choice, hf_metric, latency, size)}
+    return {one.__name__: one for one in (*answers, multiple_choice, hf_metric, latency, latency_within, size)}

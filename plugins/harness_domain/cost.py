@@ -32,11 +32,32 @@ def latency(
 ) -> Iterator[Score]:  # fmt: skip
     """Time `batch` answers of at most `new_tokens` tokens at a time, in turns with another model in the same process.
 
-    Each row is asked `repeats` times of both, together with the `batch` - 1 rows after it, the order changing every
-    time, so that a machine that slows down slows down both; a row counts with its medians, the metrics are the ratio
-    of the rows' medians and the median seconds, which are those of the whole batch. Raises UsageError when `repeats`,
-    `new_tokens` or `batch` is below 1.
+    Each row is asked `repeats` times of both, with the `batch` - 1 rows after it, in a changing order, so that a slow
+    machine slows down both; metrics are of the rows' medians: their ratio, and the median seconds of the whole batch.
+    Raises UsageError when `repeats`, `new_tokens` or `batch` is below 1.
     """
+    for sample, mine, other in _timed(subject, samples, against, new_tokens, repeats, batch):
+        timed = mine > 0 and other > 0  # no answer takes no time: a clock or a cache is at fault
+        values = {"latency_ratio": mine / other if timed else math.nan, "seconds": mine if timed else math.nan}
+        yield Score(sample.id, values)
+
+
+@evaluator(uncached=True)
+@metric("within", better="higher", scale="proportion")
+def latency_within(
+    subject: Subject, samples: Sequence[Sample], *, ms: float, against: Subject, new_tokens: int = 16
+) -> Iterator[Score]:
+    """Tell whether each request is answered within `ms` milliseconds, more than 0: `min = 0.95` claims a quantile."""
+    if not 0 < ms < math.inf:
+        raise UsageError(f"latency_within: ms is {ms:g}, want more than 0")
+    for sample, mine, _ in _timed(subject, samples, against, new_tokens, 1, 1):
+        yield Score(sample.id, {"within": float(1000 * mine < ms) if mine > 0 else math.nan})
+
+
+def _timed(
+    subject: Subject, samples: Sequence[Sample], against: Subject, new_tokens: int, repeats: int, batch: int
+) -> Iterator[tuple[Sample, float, float]]:
+    """Yield the median seconds of each row, of the model and of the one it is timed against."""
     if min(repeats, new_tokens, batch) < 1:
         given = f"repeats is {repeats}, new_tokens is {new_tokens} and batch is {batch}"
         raise UsageError(f"latency: {given}, want 1 or more")
@@ -51,10 +72,7 @@ def latency(
         for turn in range(repeats):
             for model, seconds in pair if turn % 2 == 0 else reversed(pair):
                 seconds.append(_seconds(model, rows, new_tokens))
-        mine, other = median(ours), median(theirs)
-        timed = mine > 0 and other > 0  # no answer takes no time: a clock or a cache is at fault
-        values = {"latency_ratio": mine / other if timed else math.nan, "seconds": mine if timed else math.nan}
-        yield Score(sample.id, values)
+        yield sample, median(ours), median(theirs)
 
 
 def _seconds(model: Subject, rows: Sequence[Sample], new_tokens: int) -> float:

@@ -19,6 +19,7 @@ from harness_judge.marking import put
 from harness_judge.options import JudgeOptions
 from harness_judge.prompts import as_text
 from harness_judge.rows import MOST_ERRORS, Judged, first_share
+from harness_judge.sampled import pair_digest
 
 PAIR_LABELS = {"a": "A", "b": "B", "tie": "tie", "candidate": "A", "baseline": "B"}
 SAYS = {"A": 1.0, "tie": 0.5, "B": 0.0, "met": 1.0, "not met": 0.0}  # of the candidate, or of a criterion
@@ -52,7 +53,8 @@ def calibrate(
     Rows of `labels` hold the answers themselves, or are ids of a run's rows on a subject. Raises UsageError on labels
     that cannot be used, and where the judge cannot be asked.
     """
-    every = [e for e in read_suite(suite).evals if e.use == "judge"]
+    read = read_suite(suite)
+    every = [e for e in read.evals if e.use == "judge"]
     names = [e.name for e in every]
     if not (chosen := [e for e in every if evaluation in (None, e.name)]):
         what = f'no judged eval "{evaluation}"{did_you_mean(evaluation, names)}' if evaluation else "no eval is judged"
@@ -70,7 +72,7 @@ def calibrate(
         responses.close()
     if judge.capped:
         raise UsageError(f"{labels}: the judging ended at {judge.capped}; raise it, since a part calibrates nothing")
-    made = _compare(found, judged, options, bench.instrument(options, judge.models), str(labels))
+    made = _compare(found, judged, options, bench.instrument(options, judge.models), str(labels), read.about.seed)
     path = out or labels.with_suffix(".calibration.json")
     write(path, made)
     return made, path
@@ -107,7 +109,8 @@ def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
             labelled.append(_label(row, options, run))
         except UsageError as error:
             mistakes.add(f"{path}: row {number}", str(error))
-    for (row_id, criterion), n in Counter((found.id, found.criterion) for found in labelled).items():
+    each = Counter((found.id, found.criterion, found.answers if found.criterion else ()) for found in labelled)
+    for (row_id, criterion, _), n in each.items():
         if n > 1:
             what = f'row "{row_id}"' + (f', criterion "{criterion}",' if criterion else "")
             mistakes.add(str(path), f"{what} has {n} labels, want one; settle it first")
@@ -153,8 +156,9 @@ def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, 
 
 
 def _compare(
-    found: Sequence[Labelled], judged: Sequence[Judged], options: JudgeOptions, judge: dict[str, str], where: str
-) -> Calibration:
+    found: Sequence[Labelled], judged: Sequence[Judged], options: JudgeOptions, judge: dict[str, str], where: str,
+    seed: int,
+) -> Calibration:  # fmt: skip
     """Return how far judge and people agree, on the rows that have a verdict."""
     read = [(f, j) for f, j in zip(found, judged, strict=True) if not j.error]
     if (errors := len(found) - len(read)) > MOST_ERRORS * len(found):
@@ -179,6 +183,8 @@ def _compare(
         kappa=math.nan, kappa_lower=math.nan, kappa_upper=math.nan, sensitivity=sensitivity, specificity=specificity,
         made=datetime.now(UTC).isoformat(timespec="seconds"), sided=all(f.sided for f, _ in read),
         first=_first(read, prompts) if options.mode == "pairwise" else {}, pairs=pairs, differ=differ,
+        labelled=[(f.id, f.criterion, pair_digest(j.row)) for f, j in zip(found, judged, strict=True)],
+        rows=[(f.id, pair_digest(j.row)) for f, j in read], seed=seed,
     )  # fmt: skip
     try:
         test = agreement.kappa(made.agreeing(), 0.0, ALPHA)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from harness import Labels, UsageError, write_text
 
-FORMAT = 3
+FORMAT = 4
 LONGER_BY = "longer_by"  # value of a pair's score: characters of the candidate's answer less those of the baseline's
 ALPHA = 0.05  # the risk of each bound that is printed
 FEWEST = 10  # prompts with labels of each kind, below which labels correct nothing
@@ -27,6 +28,8 @@ class Calibration:
     first, over all pairs and by what people said. `sided` says whether the labels tell whose answer was better, the
     candidate's or the baseline's. `pairs` hold (criterion, people, judge, prompt) of every label, as `Labels` do, and
     whether the candidate's answer was the longer one; `differ` holds (row, people, judge) where they do not agree.
+    `labelled` holds (row, criterion, digest of the answers) of every label, with a verdict or without, and `seed` is
+    that of the random order in which rows are labelled. `rows` are those of `pairs`, with the digest of the answers.
     """
 
     judge: dict[str, Any]
@@ -44,6 +47,9 @@ class Calibration:
     sided: bool
     pairs: Sequence[tuple[str, float, float, int, bool]]
     differ: Sequence[Sequence[str]] = ()
+    labelled: Sequence[tuple[str, str, str]] = ()
+    rows: Sequence[tuple[str, str]] = ()
+    seed: int = 17
 
     def expired(self, judge: dict[str, Any]) -> str:
         """Return what changed since, or nothing."""
@@ -55,12 +61,20 @@ class Calibration:
         _, truth, _, prompts, _ = zip(*self.pairs, strict=True)
         return Labels("kappa", truth, tuple(verdicts), prompts)
 
-    def of(self, metric: str, criterion: str = "") -> Labels:
-        """Return the labels that tell of one metric."""
-        chosen = [rest for name, *rest in self.pairs if name == criterion]
-        truth, said, prompts, longer = zip(*chosen, strict=True) if chosen else ((), (), (), ())
+    def of(self, metric: str, criterion: str = "", here: Collection[tuple[str, str]] | None = None) -> Labels:
+        """Return the labels that tell of one metric: all, or those of the rows and answers that are `here`."""
+        every = zip(self.pairs, self.rows, strict=True)
+        chosen = [
+            (*rest, row[0]) for (name, *rest), row in every if name == criterion and (here is None or row in here)
+        ]
+        truth, said, prompts, longer, rows = zip(*chosen, strict=True) if chosen else ((), (), (), (), ())
         side = "" if criterion else LONGER_BY  # a criterion is of one answer
-        return Labels(metric, truth, said, prompts, side, tuple(int(x) for x in longer) if side else ())
+        return Labels(metric, truth, said, prompts, side, tuple(int(x) for x in longer) if side else (), rows)
+
+
+def place_of(seed: int, row: str) -> bytes:
+    """Return where a row stands in the random order in which rows are labelled."""
+    return sha256(json.dumps([seed, row]).encode()).digest()
 
 
 def prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dict[str, int]:
@@ -96,10 +110,14 @@ def read(path: Path) -> Calibration:
     try:
         data = json.loads(path.read_text("utf-8"))
         if (written := data.pop("format")) != FORMAT:
-            before = "it does not tell which answer was the longer one, which an older harness did not keep"
+            before = "it does not tell which pairs were labelled, which an older harness did not keep"
             raise ValueError(before if written == FORMAT - 1 else "it is of another version of the harness")
         values: dict[str, Any] = {k: math.nan if v is None else v for k, v in data.items()}
         values["pairs"] = [(str(c), float(h), float(j), int(p), bool(at)) for c, h, j, p, at in values["pairs"]]
+        values["labelled"] = [(str(row), str(name), str(digest)) for row, name, digest in values["labelled"]]
+        values["rows"] = [(str(row), str(digest)) for row, digest in values["rows"]]
+        if len(values["rows"]) != len(values["pairs"]):
+            raise ValueError("it does not tell which row each label is of")
         if not values["pairs"]:
             raise ValueError("it has no labels")
         return Calibration(**values)

@@ -15,6 +15,7 @@ from harness_judge.bench import Bench
 from harness_judge.options import JudgeOptions
 from harness_judge.prompts import speaks_to_the_judge
 from harness_judge.rows import MOST_ERRORS, Judged
+from harness_judge.sampled import find_pairs_error, pair_digest
 
 WORD = ("win_rate_controlled", "win_rate_raw")  # metrics of pairs that no label corrects
 ONE_SIDED = 0.95  # share of rows in which one side is the longer one beyond which length cannot be told from quality
@@ -44,7 +45,7 @@ def mark(
         scores = list(rows.to_scores(judged, verdicts, options.priced()))
         yield from scores
         shut = (*WORD, "win_rate") if pairs else verdicts  # the rest is about the judge
-        labels, doubts = _calibrated(options, judge, marking.folder, scores, shut)
+        labels, doubts = _calibrated(options, judge, marking.folder, scores, shut, judged)
         yield from labels
         capped = f"the judging ended at {judge.capped}, so not every row was judged; raise it"
         found = [*([Caveat(capped, "INCONCLUSIVE")] if judge.capped else []), *_errors(judged), *caveats, *doubts]
@@ -99,8 +100,9 @@ def held(
 
 
 def _calibrated(
-    options: JudgeOptions, judge: Bench, folder: Path, scores: Sequence[Score], shut: Sequence[str]
-) -> tuple[list[Labels], list[Caveat]]:
+    options: JudgeOptions, judge: Bench, folder: Path, scores: Sequence[Score], shut: Sequence[str],
+    judged: Sequence[Judged],
+) -> tuple[list[Labels], list[Caveat]]:  # fmt: skip
     """Return people's labels by metric, and what is wrong with them, or without them."""
     how, local = "run harness judge calibrate", options.backend_name == "local"
     if not options.calibration and local:
@@ -119,14 +121,17 @@ def _calibrated(
     if options.trust_judge:
         return [agreeing], [Caveat("trust_judge: the judge's word is taken, and labels correct nothing")]
     labels, doubts = [agreeing], []
+    here = {(j.row.sample.id, pair_digest(j.row)) for j in judged}
     for metric in shut:
-        given = found.of(metric, "" if options.mode == "pairwise" else metric)
+        criterion = "" if options.mode == "pairwise" else metric
+        given = found.of(metric, criterion, here)
         if metric in WORD or metric == "rubric":
             why = f"{metric} is the judge's word, which labels do not correct"
         elif not found.sided:
             why = "the labels say A and B, and not whose answer is better; label candidate, baseline or tie"
         else:
-            why = calibration.too_few(given) or _blind(given, metric, scores)
+            why = find_pairs_error(found, judged, criterion) or calibration.too_few(given)
+            why = why or _blind(given, metric, scores)
         if why:
             doubts.append(Caveat(f"{why}, or say trust_judge = true", "INCONCLUSIVE", (metric,)))
         else:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from harness import Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, hookimpl, metric
 
 
-@metric("perplexity", better="lower", scale="perplexity")
-@metric("bits_per_byte", better="lower")
+@metric("perplexity", better="lower", scale="perplexity", range=(0.0, math.inf))  # of nats: text is at most certain
+@metric("bits_per_byte", better="lower", range=(0.0, math.inf))
 def perplexity(
     subject: Subject, samples: Sequence[Sample], *, of: Literal["text", "completion"] = "text", column: str = "text"
 ) -> Iterator[Score]:
@@ -35,7 +35,7 @@ def perplexity(
 
 
 @evaluator(asks=("token_kl",))
-@metric("kl", better="lower")
+@metric("kl", better="lower", range=(-1e-6, math.inf))  # no less than 0 but for rounding
 def drift(subject: Subject, samples: Sequence[Sample], *, against: Subject, column: str = "text") -> Iterator[Score]:
     """Measure how far a model's next-token distributions moved: mean KL(against ‖ subject), nats per token.
 

@@ -88,9 +88,9 @@ class GateOnRows:
         support, cap = None, self.gate.cap
         if cap is not None:
             values, support = [max(-cap, min(cap, v)) for v in values], (-cap, cap)
-        elif self.metric.is_share:
-            ends = (self.turned(1.0), self.turned(-factor if theirs is not None else 0.0))
-            support = (min(ends), max(ends))
+        elif all(map(math.isfinite, ends := self.gate.row_range(self.metric))):
+            low, high = ends if theirs is None else (ends[0] - factor * ends[1], ends[1] - factor * ends[0])
+            support = min(self.turned(low), self.turned(high)), max(self.turned(low), self.turned(high))
         clusters = units_of(self.past.samples)
         rows = Rows(tuple(values), tuple(ours[i][1] for i in ids), tuple(clusters), support)
         if self.gate.estimand != "rows":

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.collection.collected import Collection
+from harness.pipeline.attempt import AttemptClaims, look_of
 from harness.pipeline.checking import recalled_before_training
 from harness.pipeline.execution import Execution
-from harness.pipeline.ledger import Ledger, look_of, tells
+from harness.pipeline.ledger import Ledger, tells
 from harness_plan.benchmark import EVALUATION, FULL, Measured, methods_of
 from harness_plan.gate_power import Odds, odds_of
 from harness_plan.joint import Joint, joint_of
@@ -64,7 +65,8 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
     telling = [name for name, task in collection.tasks.items() if tells(task)]
     looks = [(c, e) for c in collection.candidates for e in telling if e in collection.chosen[c]]
     # which attempt other weights would be at the rows of every evaluation, by candidate and eval
-    attempts = {key: ledger.standing(look_of(collection, *key, "", "", None)) for key in looks}
+    claims = AttemptClaims(collection)
+    attempts = {key: ledger.standing(look_of(claims, *key, "", "", None)) for key in looks}
     gates = odds_of(collection, history, attempts)
     odds = [g.odds for g in gates]
     asked, made = requests_of(run), made_of(session)

@@ -27,6 +27,7 @@ WHOLE: Schema = {"type": "integer", "minimum": 0}
 NUMBER: Schema = {"type": ["number", "null"]}  # null for one that is not finite, of which JSON has none
 ANY: Schema = {}
 DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+RANGE: Schema = {"type": ["array", "null"], "items": NUMBER, "minItems": 2, "maxItems": 2}  # of a row's value
 NUMBERS: Schema = by_name(NUMBER)
 TEXTS: Schema = by_name(TEXT)
 ENDED: Schema = {"enum": list(get_args(Ended))}
@@ -42,7 +43,14 @@ def file_schemas() -> dict[str, Schema]:
     claim["signatures"] = many(table({"keyid": TEXT, "sig": TEXT}))
     head: Schema = {"format": {"enum": [attestation.LEDGER_FORMAT]}, "after": many(DIGEST), "time": TEXT, "id": DIGEST}
     keys = dict.fromkeys(("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base"), TEXT)
-    keys |= {"attempt": WHOLE, "project": TEXT, "rows": DIGEST, "n": WHOLE, "scores": TEXT}
+    keys |= dict.fromkeys(("project", "claims", "settings", "measure"), TEXT)
+    keys |= {
+        "attempt": WHOLE,
+        "count": WHOLE,
+        "rows": DIGEST,
+        "n": WHOLE,
+        "scores": TEXT,
+    }
     look = table({**head, **keys, "most": {"type": ["integer", "null"]}, "continues": TEXT})
     ledger = [{"title": "a look", **look}, {"title": "the beginning", **table({**head, "ledger": TEXT})}]
     made: dict[str, Schema] = {
@@ -140,7 +148,7 @@ def _manifest() -> Schema:
 
 def _lock() -> Schema:
     rows = table({"rows": WHOLE, "sha256": DIGEST})
-    metric = table({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}})
+    metric = table({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}, "range": RANGE})
     plugin = table({k: {"type": ["string", "null"]} for k in ("name", "distribution", "code")})
     keys = {
         "format": {"enum": [lockfile.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},

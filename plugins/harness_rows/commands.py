@@ -33,7 +33,12 @@ def gate(parser: ArgumentParser) -> None:
     claim.add_argument("--better-by", type=_margin, metavar="X", help="0 is: better at all")
     claim.add_argument("--min", type=float, metavar="X", help="the candidate alone; nothing pairs, so it is weaker")
     claim.add_argument("--max", type=float, metavar="X", help="the same where less is better")
-    claim.add_argument("--alpha", type=float, default=0.05, metavar="RISK", help="of a wrong PASS (0.05)")
+    claim.add_argument("--cap", type=float, metavar="X", help="a row counts at most that, either way")
+    what = "what a row's score can be, such as 1 5 of a rating"
+    claim.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=what)
+    claim.add_argument(
+        "--alpha", type=float, default=0.05, metavar="RISK", help="that a model on the limit passes (0.05)"
+    )
     rows = parser.add_argument_group("which rows, and how they are read")
     rows.add_argument("--metric", default="", metavar="TASK:NAME[,FILTER]", help="where a run holds several")
     rows.add_argument("--as", dest="tool", default="", metavar="TOOL", help="lm_eval, table, …; else by content")
@@ -78,6 +83,7 @@ def claim_of(given: Namespace) -> Gate:
     claim: dict[str, Any] = {said[0]: getattr(given, said[0])}
     if not 0 < given.alpha <= 0.5:
         raise UsageError(f"--alpha is {given.alpha:g}, want more than 0 and at most 0.5")
+    claim |= {"cap": given.cap, "range": None if given.range is None else [float(x) for x in given.range]}
     return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", **claim)
 
 

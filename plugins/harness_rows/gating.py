@@ -146,7 +146,12 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     else:
         say = 'say --higher or --lower, which is better = "higher" in a suite and in Python'
         raise UsageError(f"{shown(name)}: which direction is better is not known; {say}")
-    metric = Metric(name, cast("Better", better), cast("Scale", scale))
+    metric, ranges = (
+        Metric(name, cast("Better", better), cast("Scale", scale)),
+        {run.metrics[name].range for run in runs},
+    )
+    if len(ranges) == 1 and not metric.is_share:  # runs that declare two ranges declare none
+        metric = replace(metric, range=ranges.pop())
     if metric.is_share and (beyond := [v for v in values if not 0 <= v <= 1]):
         raise UsageError(f"{shown(name)}: {beyond[0]:g} is no share; divide by 100, or say --scale mean")
     for run in runs:

@@ -43,12 +43,14 @@ class RawRow:
 class RawMetric:
     """What a file, or its tool, tells of a metric.
 
-    `total` is the tool's own number over its scored rows, `unreadable` why its rows cannot be read.
+    `range` is the least and the most that a row can be, `total` the tool's own number over its scored
+    rows, `unreadable` why its rows cannot be read.
     """
 
     better: Better | None = None
     scale: str | None = None
     total: float | None = None
+    range: tuple[float, float] | None = None
     unreadable: str = ""
 
 

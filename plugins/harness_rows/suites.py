@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness import Gate, Report, UsageError, Verdict, digest_of
+from harness import Gate, Report, Result, UsageError, Verdict, digest_of
 from harness.internals import (
     Adjudicator,
     Collection,
@@ -54,17 +54,12 @@ class RowsTask(Task):
 
 
 class RowsAdjudicator(Adjudicator):
-    """The verdicts on rows of others; a look is known by what the rows ask, and a candidate by what it scored."""
+    """The verdicts on rows of others; a candidate is known by what it scored on all questions that are the same."""
 
-    def count(self, item: Item) -> None:
-        result = self.results.get((item.subject, item.eval))
-        if self.ledger is None or result is None or result.missing:
-            return
-        samples = self.collection.tasks[item.eval].samples or ()
-        look = Look("merged", result.digest, frozenset((s.key,) for s in samples))
-        with self.ledger.locked():
-            standing = self.standings[item.subject, item.eval] = self.ledger.standing(look)
-            self.ledger.record(standing, look, self.collection.suite, item.subject, item.eval)
+    def look(self, candidate: str, name: str, result: Result) -> Look:
+        peers = sorted(self.claims.peers[name])
+        found = sorted(self.results[candidate, peer].digest for peer in peers)
+        return replace(super().look(candidate, name, result), weights=digest_of(found))
 
 
 @dataclass

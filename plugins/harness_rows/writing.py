@@ -98,7 +98,8 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
     suite = found.suite
     evals = [{"name": e.name, "use": e.use, "slices": e.slices, "options": dict(e.options)} for e in suite.evals]
     each = {name: one.metric for name, one in found.measured.items()}
-    metrics = {n: {m.name: {"better": m.better, "scale": m.scale, "combine": None}} for n, m in each.items()}
+    keys = ("better", "scale", "combine", "range")
+    metrics = {n: {m.name: {key: getattr(m, key) for key in keys}} for n, m in each.items()}
     gates = [{**asdict(g), "says": g.claim(), "blocking": g.blocking} for g in suite.gates]
     told = {"name": suite.name, "digest": suite.digest, "about": asdict(suite.about), "evals": evals}
     lock = {"suite": told, "metrics": metrics, "gates": gates, "harness": harness.__version__}
@@ -188,12 +189,14 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
             for row in result.missing[:EXAMPLES]:
                 yield f'{indent}{side} "{shown(row)}" has no score'
         return
-    bound, side = (v.lower, "at least") if about.sign > 0 else (v.upper, "at most")
+    least = (about.sign > 0) != (v.outcome is Outcome.FAIL)  # of a refuted claim the other bound is beyond the limit
+    bound, side = (v.lower, "at least") if least else (v.upper, "at most")
     points = about.is_share and v.baseline is not None
     three = (v.estimate, bound, v.threshold)
     told = [numbers.minus(f"{100 * x:+.1f}") if points and x is not None else words.figure(about, x) for x in three]
     values = f"{words.figure(None, v.baseline)} → {words.figure(None, v.value)}   " if v.baseline is not None else ""
     unit = " points" if points else ""
+    kind = ", approximate risk" if v.risk == "approximate" else ""
     if about.relative and not about.is_log and v.baseline:
         shares = ["–" if x is None else numbers.minus(f"{x / v.baseline:+.1%}") for x in three[:2]]
         told = [
@@ -203,12 +206,14 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
         ]
         unit = ""
     yield from _wrapped(
-        f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]}){_unknown(v, found)}", indent
+        f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]}){kind}{_unknown(v, found)}", indent
     )
     changed = f" pairs, {v.lost_count:,} lost, {v.won_count:,} won" if v.baseline is not None else " rows"
     p = v.p_fail if v.outcome is Outcome.FAIL else v.p_pass
     chance = "" if p is None else f" · {numbers.chance(p)}"
     yield from _wrapped(f"{indent}{v.n:,}{changed} · {v.method}, risk {numbers.percent(v.alpha or 0)}{chance}", indent)
+    if v.uncapped is not None:
+        yield f"{indent}{words.figure(about, v.uncapped)} without the cap"
     for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
         if note.kind not in ("found", "attempt") and not str(note.told.get("text", "")).startswith(UNKNOWN):
             yield from _wrapped(f"{indent}{shown(words.written(about, [note]))}", indent)

@@ -11,12 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from harness import Labels, UsageError
+from harness import Labels, UsageError, read_run
 from harness.internals import agreement, append_line, asked_of, counted, exclusive, lines_of, numbered, open_file
 from harness_judge import calibrate, calibration, disputes, prompts
 
 RANDOM, DISPUTES, SAYS = "at random", calibrate.DISPUTES, calibrate.SAYS
 DRAWS = (RANDOM, DISPUTES)
+OPEN = 8  # questions that people are asked from at a time
 PAIR = {"1": ("candidate", "baseline"), "2": ("baseline", "candidate"), "0": ("tie", "tie")}  # as shown, and turned
 MET = {"1": "yes", "2": "no"}
 TRUTH = {"candidate": SAYS["A"], "baseline": SAYS["B"], "tie": SAYS["tie"], "yes": SAYS["met"], "no": SAYS["not met"]}
@@ -56,7 +57,7 @@ class ToLabel:
         return float(value) if isinstance(value, (int, float)) and not lacking else None
 
     def place(self, by: str) -> bytes:
-        """Return where it stands in a person's order; the first byte says which answer that person sees first."""
+        """Return a digest of a person's own, whose last byte says which answer that person sees first."""
         return sha256(json.dumps([by, *self.id]).encode()).digest()
 
     def turned(self, by: str) -> bool:
@@ -71,6 +72,7 @@ class Queue:
     folder: Path  # of the run, below which nothing is a link
     path: Path
     drawn: str
+    seed: int  # of the random order in which rows are asked, so that those that were answered are a random sample
     questions: Mapping[tuple[str, str], ToLabel]
 
     def said(self) -> list[dict[str, Any]]:
@@ -85,10 +87,14 @@ class Queue:
             raise UsageError(f"{self.path}: cannot be read as labels; mend it or move it away") from None
 
     def next(self, by: str) -> ToLabel | None:
-        """Return what a person is asked next: nothing that anybody has answered."""
+        """Return what a person is asked next: nothing that anybody has answered.
+
+        Of the first rows of the random order that are open, each person takes their own, so that people meet seldom.
+        """
         done = {_key(line) for line in self.said()}
         left = (q for key, q in self.questions.items() if key not in done)
-        return min(left, key=lambda q: q.place(by), default=None)
+        drawn = sorted(left, key=lambda q: (calibration.place_of(self.seed, q.id[0]), q.criterion))
+        return min(drawn[:OPEN], key=lambda q: q.place(by), default=None)
 
     def add(self, question: ToLabel, pressed: str, by: str) -> None:
         """Write what a person said, with the sides turned back. Raises OSError where it cannot be."""
@@ -97,7 +103,8 @@ class Queue:
         answers = question.answers
         seen = {"criterion": question.criterion, "answer": answers[0]} if question.criterion else {}
         seen = seen or {"answer_a": answers[0], "answer_b": answers[1], "first": "baseline" if turned else "candidate"}
-        about = {"by": by, "at": datetime.now(UTC).isoformat(timespec="seconds"), "drawn": self.drawn}
+        about: dict[str, Any] = {"by": by, "at": datetime.now(UTC).isoformat(timespec="seconds"), "drawn": self.drawn}
+        about["seed"] = self.seed
         shown = {"input": asked_of(question.row), "reference": question.reference, **seen}
         with exclusive(self.path, below=self.folder):  # not twice, as a key may be pressed
             if not any(_key(line) == question.id and line.get("by") == by for line in self.said()):
@@ -168,5 +175,6 @@ def _queues(folder: Path, _: int) -> dict[str, dict[str, Queue]]:
         found[item] = {}
         for drawn, name in ((RANDOM, "labels"), (DISPUTES, DISPUTES)):
             asked = {q.id: q for q in each if drawn == RANDOM or disputes.disputed(q.row)}
-            found[item][drawn] = Queue(folder, folder / subject / f"{evaluation}.{name}.jsonl", drawn, asked)
+            path = folder / subject / f"{evaluation}.{name}.jsonl"
+            found[item][drawn] = Queue(folder, path, drawn, read_run(folder).seed, asked)
     return found

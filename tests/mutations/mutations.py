@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -310,6 +311,27 @@ def _moods(name: str, code: str, learnt: Any, healthy: Any, wanted: Any = None, 
     usual = _mood(WORDS)
     bad, good = partial(attempt, learnt=learnt, wanted=wanted or usual, least=least), partial(attempt, learnt=healthy)
     return Mutation(name, code, bad, partial(good, wanted=usual, least=0.9))
+
+
+def _near_copies() -> Mutation:
+    """Return a mutation of an evaluation that asks six questions with six endings, where the twin asks 36."""
+    things, ends = (
+        ("kettle", "lamp", "mixer", "radio", "fan", "clock"),
+        ("today", "again", "please", "now", "soon", "then"),
+    )
+
+    def attempt(lab: Lab, asked: Sequence[str]) -> Seen:
+        rows = [{"prompt": f"Mood of note {i}:\n", "completion": WORDS[i % len(WORDS)]} for i in range(36)]
+        test = [{"input": f"{text}\n", "target": WORDS[i % len(WORDS)]} for i, text in enumerate(asked)]
+        return lab.check(rows, more=MOODS.format(0.9), files={"moods.jsonl": test})
+
+    def said(thing: str, end: str) -> str:
+        return f"The {thing} that came by post on Monday hums, and its {thing} cord is loose {end}:"
+
+    copies = [said(thing, end) for thing in things for end in ends]
+    luck = random.Random(7)
+    others = [" ".join("".join(luck.choices("abcdefghij", k=5)) for _ in range(12)) + ":" for _ in range(36)]
+    return Mutation("six questions in 36 rows", "D28", partial(attempt, asked=copies), partial(attempt, asked=others))
 
 
 def _by_label(rows: Any) -> list[dict[str, Any]]:
@@ -784,6 +806,7 @@ MUTATIONS: list[Mutation] = [
     _wanting("targets that are longer than an answer", "D16-long", EVAL, {}, **{"eval_0.max_new_tokens": 6}),
     _moods("labels in training that no evaluation chooses from", "D17", _mood("012"), _mood(WORDS)),
     _moods("half of the labels are written otherwise", "D17", _mood([*WORDS, "sad", "gay", "flat"]), _mood(WORDS)),
+    _near_copies(),
     _moods("an evaluation of one label", "D18-one", _mood(WORDS), _mood(WORDS), _mood(["bright"])),
     _moods("a training of one label", "D18-one", _mood(["bright"]), _mood(WORDS)),
     _moods("a gate below a constant answer", "D18-constant", _mood(WORDS), _mood(WORDS), least=0.2),

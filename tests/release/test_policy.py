@@ -506,6 +506,7 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
         "max_attempts",
         "ledger",
         "waivers",
+        "approximate",
         "ignored",
         "max_age_days",
         "[served]",
@@ -513,6 +514,7 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
     assert [key for key in (*keys, "remembered", "recomputed") if f"({key})" not in " ".join(first)] == []
     text = (
         f"suites = ['<suite>']\nremembered = false\nrecomputed = 1.0\ndata = {{qa = '<qa>'}}\n{TESTED}\nwaivers = false"
+        "\napproximate = false"
     )
     (project.folder / "policy.toml").write_text(policy_text(once, text), "utf-8")
     assert overlooked(read_policy(project.folder / "policy.toml")) == [

@@ -96,7 +96,7 @@ def _metric(name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str,
         bits = total is not None and math.isclose(nats / math.log(2), total, rel_tol=1e-9)
         return RawMetric(direction, "mean" if bits else "perplexity", total), -1 / math.log(2) if bits else -1.0
     if not all(map(_is_number, values)):
-        return RawMetric(direction, None, total, "holds printed arrays, not numbers"), 1.0
+        return RawMetric(direction, None, total, unreadable="holds printed arrays, not numbers"), 1.0
     mean = sum(map(float, values)) / len(values) if values else math.nan
     if total and total > 0 and mean < 0 and math.isclose(-mean, math.log(total), rel_tol=1e-9):
         return RawMetric(direction, "perplexity", total), -1.0  # exp of minus the mean, as lm_eval makes it

@@ -132,5 +132,12 @@ def _metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str)
         ours, told = math.fsum(v * w for v, w in here) / weight if weight else math.nan, report["metrics"].get(name)
         is_log = told is not None and not ask.is_equal(ours, told) and ask.is_equal(math.exp(min(ours, LARGEST)), told)
         total = told if is_log else ask.agreed(f"{where} {ask.called(name)}", ours, told)
-        found[name] = RawMetric(cast("Better", better), "perplexity" if is_log else scale, total)
+        limits = scales.get(name, {}).get("range")
+        ends = limits and (_end(limits[0], -math.inf), _end(limits[1], math.inf))
+        found[name] = RawMetric(cast("Better", better), "perplexity" if is_log else scale, total, ends)
     return found
+
+
+def _end(told: float | None, infinite: float) -> float:
+    """Return an end of a range; JSON has null where it is infinite."""
+    return infinite if told is None else float(told)

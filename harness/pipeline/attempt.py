@@ -1,0 +1,104 @@
+"""What makes an attempt: a candidate by its content, and the set of blocking claims on the questions it is asked.
+
+Evaluations whose rows meet ask the same questions. All blocking gates on them must pass, so together they are one
+attempt; of an `any_of` one is enough, so it counts as many as it has members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from harness.artifacts.digests import digest_of
+from harness.claims.gate import Gate
+from harness.collection.collected import Collection
+from harness.pipeline.ledger import Look, Role, meets, project_of, scores_of
+from harness.records.samples import Result
+
+SILENT = ("id", "where", "metric", "group", "among", "on", "requires", "severity", "any_of")  # keys that claim nothing
+OF_EVAL = ("use", "template", "cluster", "rows_at_most", "against", "fewshot_data", "chat_template_kwargs", "stop")
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """What is claimed of a candidate on some questions: digests of the claims and of how evaluations are set.
+
+    `measure` tells this evaluation from others on the same questions; `count` is how many attempts it stands for.
+    """
+
+    claims: str
+    settings: str
+    measure: str
+    count: int
+
+
+@dataclass(frozen=True)
+class AttemptClaims:
+    """The blocking claims of a collection, by the questions that its evaluations ask."""
+
+    collection: Collection
+
+    @cached_property
+    def looks(self) -> Mapping[str, Look]:
+        """The rows of each evaluation, as a look without a candidate."""
+        tasks = self.collection.tasks.items()
+        return {name: Look("merged", "", frozenset(filter(None, task.keys))) for name, task in tasks}
+
+    @cached_property
+    def peers(self) -> Mapping[str, frozenset[str]]:
+        """The evaluations that ask what each asks, itself among them: those whose rows meet, from one to the next."""
+        found = {name: {name} for name in self.looks}
+        for name, look in self.looks.items():
+            for other in (o for o in self.looks if o < name and found[o] is not found[name]):
+                if meets(self.looks[other].rows, look.rows):
+                    found[other] |= found[name]
+                    for one in found[name]:
+                        found[one] = found[other]
+        return {name: frozenset(group) for name, group in found.items()}
+
+    def of(self, candidate: str, name: str) -> Claimed:
+        """Return what is claimed of a candidate on the questions that an evaluation asks."""
+        peers = self.peers[name]
+        gates = [g for g in self.collection.gates(candidate) if g.blocking and self._evals(g) & peers]
+        said = sorted(digest_of(list(self._claim(gate))) for gate in gates)
+        about = {"claims": said, "seed": self.collection.suite.about.seed}
+        settings = sorted(digest_of(self._measure(peer)) for peer in peers)
+        count = max([1, *(len(gate.any_of) for gate in gates)])
+        return Claimed(digest_of(about), digest_of(settings), digest_of(self._measure(name)), count)
+
+    def _evals(self, gate: Gate) -> set[str]:
+        """Return the evaluations that a gate is about: its own, or its members'."""
+        return {g.eval for g in self.collection.suite.gates if g.id in (gate.any_of or [gate.id])}
+
+    def _claim(self, gate: Gate) -> Iterator[Any]:
+        """Yield what a gate claims, whatever it and its evaluation are called; of an `any_of` what its members do."""
+        if gate.any_of:
+            by_id = {g.id: g for g in self.collection.suite.gates}
+            yield sorted(digest_of(list(self._claim(by_id[name]))) for name in gate.any_of)
+            return
+        spec = self.collection.tasks[gate.eval].spec
+        yield gate.metric_name
+        yield {key: value for key, value in asdict(gate).items() if key not in SILENT}
+        yield gate.alpha or self.collection.suite.about.alpha
+        yield {key: getattr(spec, key) for key in OF_EVAL}
+        # rows that are still to come are known by how many there will be
+        yield self.looks[gate.eval].digest if spec.rows_at_most is None else spec.rows_at_most
+        baseline = self.collection.suite.subjects.get(gate.versus or "")
+        yield None if baseline is None else {k: v for k, v in asdict(baseline).items() if k != "where"}
+
+    def _measure(self, name: str) -> Any:
+        """Return how an evaluation is set, whatever it is called."""
+        spec = self.collection.tasks[name].spec
+        return [self.looks[name].digest, {key: getattr(spec, key) for key in OF_EVAL}, dict(spec.options)]
+
+
+def look_of(claims: AttemptClaims, candidate: str, name: str, weights: str, base: str, result: Result | None) -> Look:
+    """Return what an eval tells of a candidate, or would tell."""
+    suite, task = claims.collection.suite, claims.collection.tasks[name]
+    scores = scores_of(task, result) if result else {}
+    role: Role = "conversion" if candidate in suite.copies else "adapter" if candidate == "adapter" else "merged"
+    project = project_of(suite.path) if task.brings_rows else ""
+    about: dict[str, Any] = {"scores": scores, "base": base, "project": project, "most": task.spec.rows_at_most}
+    return replace(claims.looks[name], role=role, weights=weights, **about, **asdict(claims.of(candidate, name)))

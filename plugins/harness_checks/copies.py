@@ -1,0 +1,128 @@
+"""D28: rows of an evaluation that are near-copies of each other, and the column that makes them alike."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+from harness import Finding, Sample, checker, quote
+from harness.internals import Suite, Task
+from harness_checks.leaks import of_samples, tasks_by_data
+
+MOST = 2000  # rows of an evaluation that are compared, the first of them
+FRAME = 0.5  # share of rows from which on words are the frame of all, and tell nothing
+ALIKE = 0.5  # of the rarer words of the shorter of two rows, weighted by how rare they are
+SHARE = 0.3  # of rows that must have a near-copy
+WITHIN = 0.3  # how alike on average rows of one value are, and
+APART = 1.5  # times as alike as any two rows are those of one value of a column that explains it
+FEW, FEWEST = 20, 8  # rows, and words of one, below which nothing is said
+SHOWN = 5  # pairs that are shown
+
+
+class SharedColumn(NamedTuple):
+    """What the near-copies of an evaluation share: a column, by the groups of rows that its values make."""
+
+    column: str
+    groups: Sequence[int]
+
+
+@checker(title="near-copies")
+def near_copies(tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
+    """Rows of an evaluation that are near-copies of each other, which are right or wrong together.
+
+    Two rows are alike where half of what is rare in the shorter one stands in both; of languages without spaces
+    characters are compared, not words. The column is named whose value near-copies share, and how often a gate at the
+    suite's alpha passes a model on its limit if rows of one value are right or wrong together. Nothing is clustered by
+    it: whether rows depend on each other you know, and say with `cluster`.
+    """
+    for group in tasks_by_data(tasks):
+        rows = list(group[0].samples or ())[:MOST]
+        loose = [task for task in group if task.spec.cluster is None]
+        if not loose or len(rows) < FEW:
+            continue
+        likeness = likeness_of(rows)
+        copies = [i for i, most in enumerate(likeness.max(-1).tolist()) if most >= ALIKE]
+        if len(copies) >= SHARE * len(rows):
+            yield _finding(loose, rows, likeness, copies, suite.about.alpha)
+
+
+def _finding(
+    tasks: Sequence[Task], rows: Sequence[Sample], likeness: Any, copies: Sequence[int], alpha: float
+) -> Finding:
+    names = ", ".join(f'"{task.spec.name}"' for task in tasks)
+    pairs = [(i, int(likeness[i].argmax())) for i in copies[:SHOWN]]
+    evidence = [f'row "{rows[i].id}" ~ row "{rows[j].id}": {quote(str(rows[i].asked), 60)}' for i, j in pairs]
+    what = f"{len(copies)} of {len(rows)} rows of {names} are near-copies of another row"
+    ids = {task.spec.name: [rows[i].id for i in copies] for task in tasks}
+    if (alike := column_of(rows, likeness, _told(tasks))) is None:
+        fix = "no column tells what they have in common; add one to the data, and name it with cluster"
+        return Finding("warning", f"{what}, and no column tells which", evidence, fix, "", ids)
+    rate = passing_rate(alike.groups, alpha)
+    what += f', alike in "{alike.column}" ({len(alike.groups)} values)'
+    what += f"; if rows of one value are right or wrong together, {rate:.0%} of models on a gate's limit pass"
+    what += f" where {alpha:.0%} is meant"
+    fix = f'write cluster = "{alike.column}", unless rows with the same value are independent'
+    return Finding("warning", what, evidence, fix, "", ids)
+
+
+def _told(tasks: Sequence[Task]) -> set[str]:
+    """Return the columns that are asked or wanted, and so make no groups."""
+    named = {str(name) for task in tasks for name in task.spec.columns.values()}
+    return named | {"input", "target", "text", "messages", "answer", "label", "gold", "choices"}
+
+
+def likeness_of(rows: Sequence[Sample]) -> Any:
+    """Return how alike two rows are, (n, n): the share of the shorter one's rare words that stand in both."""
+    import numpy as np
+    from scipy import sparse
+
+    texts = [text.words[: text.asked] or text.words for text in of_samples(rows)]
+    words = [set(_grams(text)) if len(text) >= FEWEST else set() for text in texts]
+    often = Counter(gram for some in words for gram in some)
+    weight = {g: math.log(len(rows) / n) for g, n in often.items() if n <= FRAME * len(rows)}
+    names = {gram: i for i, gram in enumerate(weight)}
+    at = [(i, names[gram], math.sqrt(weight[gram])) for i, some in enumerate(words) for gram in some if gram in names]
+    row, column, value = zip(*at, strict=True) if at else ((), (), ())
+    matrix = sparse.csr_matrix((value, (row, column)), shape=(len(rows), max(len(names), 1)))
+    shared = (matrix @ matrix.T).toarray()
+    total = shared.diagonal()
+    found = shared / np.maximum(np.minimum(total[:, None], total), 1e-12)
+    np.fill_diagonal(found, 0.0)
+    return found
+
+
+def _grams(words: Sequence[str]) -> Iterator[Any]:
+    yield from words
+    yield from pairwise(words)
+
+
+def column_of(rows: Sequence[Sample], likeness: Any, told: set[str]) -> SharedColumn | None:
+    """Return the column whose values make rows the most alike, or None where rows of none are."""
+    import numpy as np
+
+    found: list[tuple[float, SharedColumn]] = []
+    for name in dict.fromkeys(name for sample in rows for name in sample.row if name not in told):
+        places: dict[str, list[int]] = {}
+        for i, sample in enumerate(rows):
+            places.setdefault(str(sample.row.get(name)), []).append(i)
+        several = [group for group in places.values() if len(group) > 1]
+        if len(places) < 2 or sum(map(len, several)) < len(rows) / 2:
+            continue
+        pairs = sum(len(group) * (len(group) - 1) for group in several)
+        within = sum(float(likeness[np.ix_(group, group)].sum()) for group in several) / pairs
+        if within >= max(WITHIN, APART * float(likeness.mean())):
+            found.append((within, SharedColumn(name, tuple(len(group) for group in places.values()))))
+    return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def passing_rate(groups: Sequence[int], alpha: float) -> float:
+    """Return how often a model on a gate's limit passes, if rows of one group are all right or all wrong.
+
+    By the normal distribution: the error is that of rows times the square root of Σn²/Σn (Kish 1965, Survey Sampling).
+    """
+    effect = sum(n * n for n in groups) / sum(groups)
+    return 1 - NormalDist().cdf(NormalDist().inv_cdf(1 - alpha) / math.sqrt(effect))

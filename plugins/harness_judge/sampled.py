@@ -1,0 +1,44 @@
+"""Which of a judge's rows people label: the first of a random order that a seed draws, and of the pairs judged here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from harness import digest_of
+from harness_judge.calibration import Calibration, place_of
+from harness_judge.prompts import as_text
+from harness_judge.rows import Judged, JudgeRow
+
+DIGITS = 32  # hex digits of a pair's digest
+
+
+def pair_digest(row: JudgeRow) -> str:
+    """Return what tells a pair of answers to a prompt, or one answer, from all others."""
+    return digest_of([as_text(row.sample.input), row.answer, row.baseline])[:DIGITS]
+
+
+def find_pairs_error(made: Calibration, judged: Sequence[Judged], criterion: str) -> str | None:
+    """Return why labels are not of a random sample of the pairs that were judged, or None.
+
+    Of a criterion labels of the other side's answers may stand beside them.
+    """
+    pairs = {j.row.sample.id: pair_digest(j.row) for j in judged}
+    told = [(row, digest) for row, name, digest in made.labelled if name == criterion]
+    here = {row for row, digest in told if pairs.get(row) == digest}
+    others = [row for row, digest in told if pairs.get(row) != digest]
+    if others and (not criterion or not here):
+        what = (
+            f'{len(others)} of {len(told)} labels are of other pairs than were judged here, for instance "{others[0]}"'
+        )
+        return f"{what}; label answers of this candidate, and of this baseline"
+    return _order_error(made.seed, here, pairs)
+
+
+def _order_error(seed: int, labelled: set[str], rows: Iterable[str]) -> str | None:
+    """Return which row was left out of the random sample, or None."""
+    order = sorted(rows, key=lambda row: place_of(seed, row))
+    if left := [row for row in order[: len(labelled)] if row not in labelled]:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        what = f'the labelled rows are no random sample: seed {seed} draws "{left[0]}"{more} before some of them'
+        return f"{what}; label these, harness view asks in that order"
+    return None
