@@ -15,7 +15,7 @@ from harness.records.about import Note
 from harness.records.verdicts import Outcome, Slice, Verdict
 from harness.records.words import noted
 from harness.stats.significance import is_significant
-from harness.stats.tests import Test, holm
+from harness.stats.tests import Test, has_few_drawn_sizes, holm
 
 SHOWN = 20  # rows with the largest changes that are kept of a metric which changes on every row
 
@@ -32,7 +32,8 @@ def admitted(gate: Gate, verdict: Verdict) -> Verdict:
     if verdict.outcome is not Outcome.PASS or not gate.bars(verdict.risk):
         return verdict
     made = verdict.about.is_of_rows if verdict.about else False
-    note = Note("approximate", {"versus": bool(gate.versus), "mean": made})
+    few = has_few_drawn_sizes(verdict.effective)
+    note = Note("approximate", {"versus": bool(gate.versus), "mean": made, "clusters": few})
     return noted(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
 
 
@@ -52,6 +53,7 @@ def conclude(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
         "crossed": test.crossed,
     }
     found["uncapped"] = uncapped(hypothesis)
+    found["risk"] = "approximate" if has_few_drawn_sizes(test.effective) else blank.risk
     verdict = replace(blank, **found)
     if outcome is not Outcome.INCONCLUSIVE or hypothesis.labels:  # of which there would have to be more, too
         return verdict
@@ -84,6 +86,7 @@ def conclude_slices(
     driver = min(among, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[bound]).name
     outcome, proofs = outcome_of_slices([(s.outcome, s.alarm) for s in slices]), [tested[s.name].p_pass for s in large]
     whole = {name: getattr(blank, name) for name in ("value", "baseline", "n", "weightless")}
+    whole["risk"] = "approximate" if any(part.risk == "approximate" for part in parts.values()) else blank.risk
     told: dict[str, Any] = {"outcome": outcome, "driver": driver, "slices": tuple(slices)}
     verdict = replace(parts[driver], **whole, **told, p_pass=max(proofs, default=1.0), p_fail=min(harm))
     if not (proofs and outcome is Outcome.INCONCLUSIVE):

@@ -157,6 +157,7 @@ def _needed(_: About | None, told: Told) -> str:
 
 def _approximate(_: About | None, told: Told) -> str:
     ways = 'declare "range" or "cap"' if told["mean"] else "claim a share of rows instead"
+    ways = "it has few clusters of very uneven sizes, take more of them" if told["clusters"] else ways
     return f"its risk is approximate, and the gate blocks: {ways}, or write allow_approximate = true"
 
 

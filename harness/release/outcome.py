@@ -23,7 +23,7 @@ from harness.release.locked import Locked
 from harness.reports.report_json import plain
 from harness.stats.multiple import levels
 from harness.stats.significance import is_significant
-from harness.stats.tests import spent
+from harness.stats.tests import has_few_drawn_sizes, spent
 
 NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence
 SURE = 0.25  # the largest alpha at which a claim that is proven has its estimate on the right side for certain
@@ -148,17 +148,29 @@ class _VerdictCheck:
         gate, told = self.gate, self.verdict.get("risk", self.risk)
         if not gate.any_of and (self.locked.metric(gate) is None or self.verdict["p_pass"] is None):
             return "" if told in get_args(Risk) else f"has risk {schema.show(told)}, which is none"
-        return "" if told == self.risk else f"has {told or 'no'} risk, its claim {self.risk}"
+        if told == "exact" and has_few_drawn_sizes(self.verdict.get("effective")):
+            return f"has exact risk in clusters that count as {self.verdict['effective']:.0f}"
+        # that clusters are few and uneven is told by the rows, see `recompute`
+        fits = told == self.risk or (told == "approximate" and not gate.any_of)
+        return "" if fits else f"has {told or 'no'} risk, its claim {self.risk}"
 
     @property
     def risk(self) -> str:
-        """What the risk is by the gate and its metric; of a group that of its members."""
-        risks = {self.risk_of(m) for m in self.gate.any_of or [self.gate.id]}
+        """What the risk is by the gate and its metric; of a group that of its members' verdicts."""
+        members = (self.verdicts.get(m, {}) for m in self.gate.any_of)
+        risks = {str(v.get("risk")) for v in members} if self.gate.any_of else {self.risk_of(self.gate.id)}
         return "approximate" if "approximate" in risks else "exact"
 
+    @property
+    def is_barred(self) -> bool:
+        """Whether its gate may not pass at the risk that the verdict has."""
+        return self.gate.bars(str(self.verdict.get("risk", self.risk)))
+
     def risk_of(self, name: str) -> str:
-        """Return the risk of a gate by its metric, which the lock knows."""
+        """Return the risk of a gate by its metric, which the lock knows, or by its uneven clusters."""
         gate = self.locked.gates[name]
+        if name != self.gate.id and self.verdicts.get(name, {}).get("risk") == "approximate":
+            return "approximate"
         metric = self.locked.metric(gate)
         return gate.risk(metric) if metric else ""
 
@@ -215,7 +227,7 @@ class _VerdictCheck:
             want = outcome_of(v["p_pass"], v["p_fail"], v["alpha"])
         if want is Outcome.PASS and gate.group:
             want = want if is_significant(self.adjusted[gate.id], v["alpha"]) else Outcome.INCONCLUSIVE
-        if want is Outcome.PASS and gate.bars(self.risk):
+        if want is Outcome.PASS and self.is_barred:
             want = Outcome.INCONCLUSIVE
         if not (gate.clean_only and v["outcome"] == Outcome.INCONCLUSIVE):  # with the rows that leak it was refuted
             yield self.difference_error(want, "its numbers say")
@@ -295,7 +307,7 @@ class _VerdictCheck:
         proven = {Outcome.FAIL: v["p_fail"], Outcome.PASS: v["p_pass"]}.get(want, 0.0)
         if v["outcome"] == Outcome.INCONCLUSIVE and (self.gate.group or self.gate.clean_only):
             return ""  # by Holm, or with the rows that leak
-        if want is Outcome.PASS and self.gate.bars(self.risk):
+        if want is Outcome.PASS and self.is_barred:
             return self.difference_error(Outcome.INCONCLUSIVE, "its risk says")
         if want is Outcome.PASS and self.gate.group:
             proven = self.adjusted[self.gate.id]

@@ -33,7 +33,10 @@ from harness.stats import tests
 
 NEEDS = ("numpy", "scipy.special")
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
-FLOATS = ("value", "baseline", "estimate", "uncapped", "threshold", "p_pass", "p_fail", "whole", "whole_baseline")
+FLOATS = (
+    "value", "baseline", "estimate", "uncapped", "effective", "threshold", "p_pass", "p_fail", "whole",
+    "whole_baseline",
+)  # fmt: skip
 BOUNDS = ("lower", "upper")
 NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded
 SAME = (

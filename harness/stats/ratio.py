@@ -195,12 +195,12 @@ def uneven(weights: Floats) -> Bools:
     return np.asarray(effective(weights) < EVEN * weights.shape[-1])
 
 
-def has_few_of_drawn_size(weights: Floats) -> Bools:
-    """Return where clusters are so few and uneven that a level of 6 % is not kept where their sizes are drawn, too.
+def has_few_drawn_sizes(counted_as: float | None) -> bool:
+    """Return whether uneven clusters that count as so many even ones keep no level of 6 % where sizes are drawn, too.
 
     7.1 % at 30 clusters of lognormal(0.8) size that lose in proportion to it (bench/dependence_rates.py).
     """
-    return np.asarray(uneven(weights) & (effective(weights) < DRAWN))
+    return counted_as is not None and counted_as < DRAWN
 
 
 def l_skewness(x: Floats) -> Floats:

@@ -20,12 +20,14 @@ from harness.stats.cluster_means import cluster_bootstrap, cluster_t, paired_rat
 from harness.stats.crossed import crossed_bootstrap, crossed_t
 from harness.stats.inputs import finite, numbered
 from harness.stats.multiple import holm, spent
+from harness.stats.ratio import has_few_drawn_sizes
 from harness.stats.result import Test
 from harness.stats.shares import binomial, mcnemar, tango, wilson
 
 __all__ = (
     "T_METHODS", "VERSION", "Test", "binomial", "cluster_bootstrap", "cluster_t", "crossed_bootstrap", "crossed_t",
-    "holm", "mcnemar", "numbered", "paired_ratio", "point", "sign_flip", "spent", "tango", "wilson",
+    "has_few_drawn_sizes", "holm", "mcnemar", "numbered", "paired_ratio", "point", "sign_flip", "spent", "tango",
+    "wilson",
 )  # fmt: skip
 VERSION = 5  # raised whenever the same rows come to other numbers
 T_METHODS = (

@@ -719,7 +719,7 @@ def test_the_mean_over_clusters_counts_each_once(kind: str) -> None:
 def test_sizes_that_tell_of_the_outcome_are_told() -> None:
     """Where long documents are right more often, the mean over rows and that over documents are two claims."""
     samples, ours = documents(SIZES, RATES)
-    by_rows = verdict(gate(min=0.7), ACC, ours, samples=samples)
+    by_rows = verdict(gate(min=0.7, allow_approximate=True), ACC, ours, samples=samples)
     by_clusters = verdict(gate(min=0.7, estimand="clusters"), ACC, ours, samples=samples)
     assert (by_rows.outcome, by_clusters.outcome) == (Outcome.PASS, Outcome.FAIL)
     assert "; cluster sizes tell of the outcome: the mean over clusters is 0.600" in by_rows.why

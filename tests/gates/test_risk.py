@@ -257,3 +257,16 @@ def test_the_label_decides_no_level(project: Project) -> None:
 def test_table_init_has_no_gate_on_a_mean() -> None:
     """`harness init --data` writes gates on shares alone."""
     assert "perplexity" not in (table.TEMPLATES / "suite.toml").read_text("utf-8")
+
+
+def test_few_clusters_of_very_uneven_sizes_are_approximate() -> None:
+    """Where sizes are drawn with the rows, clusters that count as 12 keep no level of 6 %: such a PASS is barred."""
+    sizes = [60, 50, 40, 30, 20, *[2] * 25]
+    samples = [Sample(f"{c}.{i}", cluster=f"d{c}") for c, size in enumerate(sizes) for i in range(size)]
+    scores = tuple(Score(s.id, {"acc": float(i % 10 > 0)}) for i, s in enumerate(samples))
+    found = Result("merged", "e", scores, {}, "digest")
+    for allowed, outcome in ((False, Outcome.INCONCLUSIVE), (True, Outcome.PASS)):
+        gate = Gate("g", "e.acc", min=0.5, allow_approximate=allowed)
+        verdict = decide(gate, SHARE, found, None, samples, 0.05, name="merged")
+        assert (verdict.risk, verdict.outcome) == ("approximate", outcome)
+        assert ("few clusters of very uneven sizes" in verdict.why) is not allowed

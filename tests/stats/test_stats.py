@@ -811,9 +811,17 @@ def test_names_and_order_of_clusters_choose_no_resample() -> None:
 def test_few_clusters_of_drawn_size_are_known() -> None:
     """27 lognormal clusters of sigma 0.8 are too few where sizes are drawn; 80 of them, or ten equal ones, are not."""
     sizes = np.exp(0.8 * norm.ppf((np.arange(1, 81) - 0.5) / 80))
-    assert ratio.has_few_of_drawn_size(np.sort(sizes)[::-1][np.arange(0, 80, 3)[:27]])
-    assert not ratio.has_few_of_drawn_size(sizes)
-    assert not ratio.has_few_of_drawn_size(np.ones(10))
+    few = np.sort(sizes)[::-1][np.arange(0, 80, 3)[:27]]
+    for weights, approximate in ((few, True), (sizes, False), (np.ones(10), False)):
+        test = tests.cluster_t(
+            np.resize([0.0, 1.0, 1.0], len(weights)).tolist(),
+            weights.tolist(),
+            [*map(str, range(len(weights)))],
+            0.5,
+            ALPHA,
+            support=(0, 1),
+        )
+        assert tests.has_few_drawn_sizes(test.effective) is approximate
 
 
 @pytest.mark.slow
