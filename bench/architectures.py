@@ -405,7 +405,8 @@ def page(rows: Sequence[Row], seconds: float) -> str:
         f"logits. {len(rows) - len(tried)} were not built.",
         COLUMNS,
         table(
-            ["class", "scores", "nats per token apart", "answers", "loss", "merged", "exported", ""], map(_cells, used)
+            ["class", "scores", "nats per token apart", "answers", "loss", "merged", "exported", ""],
+            [*_alike([row for row in used if _is_plain(row)]), *(_cells(row) for row in used if not _is_plain(row))],
         ),
         "## Refused",
         "Score their rows with their own tools, and gate them: `harness gate BASE CANDIDATE`.",
@@ -414,6 +415,23 @@ def page(rows: Sequence[Row], seconds: float) -> str:
         table(["class", "why"], [[row.name, row.kind.partition(": ")[2]] for row in rows if row not in tried]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _is_plain(row: Row) -> bool:
+    """Return whether all that there is to say of a class are numbers within the limits."""
+    return row.right and not row.note and isinstance(row.merged, float) and (row.head or 0.0) <= NATS
+
+
+def _alike(rows: Sequence[Row]) -> list[list[str]]:
+    """Return a line for the classes of each kind, with the largest differences among them."""
+    found = []
+    for kind in dict.fromkeys(row.kind for row in rows):
+        own = [row for row in rows if row.kind == kind]
+        names = ", ".join(row.name for row in own)
+        worst = [max(getattr(row, key) for row in own) for key in ("scores", "loss", "merged", "exported")]
+        scores, *rest = map(_show, worst)
+        found.append([f"{len(own)} classes: {names}", kind, scores, f"{len(PROMPTS)} of {len(PROMPTS)}", *rest, ""])
+    return found
 
 
 def _by_reason(rows: Sequence[Row]) -> list[list[str]]:

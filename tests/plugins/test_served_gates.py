@@ -12,6 +12,7 @@ import pytest
 
 from harness.answers import asking
 from harness.errors import UsageError
+from harness.release.verify import verify
 from harness.testing import ROWS as SIX
 from harness.testing import SUITE, FakeSubject, Project
 from harness_release import again
@@ -59,7 +60,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def look(folder: Path, skill: float, rows: int = 200, suite: str = "suite.toml", **how: Any) -> LayerVerdict:
     """Ask rows of the export's suite through a server, and return what the layer says."""
     with running(Answering(skill, **how)) as served:  # type: ignore[arg-type]  # it replies
-        drawn = again(folder / "exports/fake", folder / suite, rows, 3, ["harness.testing"])
+        drawn = again(verify(folder / "exports/fake"), folder / suite, rows, 3, ["harness.testing"])
         return gates.look(Parity(find(served.url), None, "float32", again=drawn))  # type: ignore[arg-type]
 
 
