@@ -17,6 +17,7 @@ from harness.testing import ROWS, SUITE, TRAIN, FakeSubject, Project, write_fake
 
 HERE = """
 import json, os, signal, sys, time
+os.environ["RAY_raylet_start_wait_time_s"] = "300"  # beside busy processes a node takes over a minute to register
 from pathlib import Path
 from harness import UsageError
 from harness.records.models import ModelRef
