@@ -30,8 +30,8 @@ from harness_checks.leaks import leaks
 from harness_checks.pairs import sorted_labels
 from harness_checks.trained import another_base
 from tests.helpers.speed import rounds
+from tests.mutations.catalogue import MUTATIONS
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
-from tests.mutations.mutations import MUTATIONS
 
 Lines = list[str]
 
