@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from difflib import unified_diff
 from functools import partial
@@ -21,7 +22,7 @@ import harness_lora
 from harness import Finding, ModelRef, TrainingRow, UsageError, checker, quote
 from harness.internals import Severity, weight_files
 from harness_checks.frames import prompt_of
-from harness_hf import Tokens
+from harness_hf import Tokens, context_of
 from harness_lora import find_tensor, read_headers, split_name
 
 WEIGHTS = "adapter_model.safetensors"
@@ -39,6 +40,24 @@ STORED = {"_name_or_path", "transformers_version", "architectures", "dtype", "to
 STORED |= {"use_cache", "initializer_range", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id"}
 STORED |= {"_attn_implementation_autoset", "_experts_implementation"}
 WRITTEN = {"_from_model_config", "transformers_version", "pad_token_id", "bos_token_id", "eos_token_id"}
+CUTS = ("model_max_length", "truncation_side")
+# Of a tokenizer's options: which files they are from and who reads them, padding, which every caller sets anew, and
+# what is compared as tokens, texts or a template.
+COMPARED = {"name_or_path", "vocab_file", "merges_file", "tokenizer_file", "special_tokens_map_file", "tokenizer_class"}
+COMPARED |= {"backend", "is_local", "local_files_only", "processor_class", "auto_map", "trust_remote_code", "use_fast"}
+COMPARED |= {"padding", "padding_side", "pad_token", "pad_token_type_id", "pad_to_multiple_of", "stride", "max_length"}
+COMPARED |= {"added_tokens_decoder", "extra_special_tokens", "additional_special_tokens", "chat_template", "truncation"}
+COMPARED |= {
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "cls_token",
+    "mask_token",
+    "model_input_names",
+    "legacy",
+}
+COMPARED |= {"truncation_strategy", "mistral_format", "from_slow", "model_specific_special_tokens", "_commit_hash"}
 CALLED = ("truncation", "padding")  # of tokenizer.json: every caller sets them anew
 NEUTRAL: dict[str, Any] = {  # how a server answers where generation_config.json says nothing
     **{"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "use_cache": True},
@@ -132,14 +151,39 @@ def differs_from_adapter(
         yield Finding("error", f"{what}; first choice kept {agree:.1%}", (), fix)
 
 
+@checker(title="non-finite-model-weights")
+def not_finite(merged: ModelRef) -> Iterator[Finding]:
+    """Weights of the model that ships that are not finite.
+
+    A NaN in one row of the embeddings answers nothing until a prompt has that token, and no text of an evaluation may
+    have it. Every tensor of a merged model, and of a candidate that was made elsewhere, is read once.
+    """
+    import torch
+    from safetensors import safe_open
+
+    odd = []
+    for name, header in read_headers(Path(merged.path)).items():
+        with safe_open(header.file, "pt") as opened:
+            tensor = opened.get_tensor(name)
+        if not tensor.is_floating_point():
+            continue
+        wide = tensor.float() if tensor.element_size() == 1 else tensor  # torch looks at no float8
+        if bad := int((~torch.isfinite(wide)).sum()):
+            odd.append(f"{name}: {bad} of {tensor.numel()}")
+    if odd:
+        what = f"{len(odd)} tensors have weights that are not finite, limit 0"
+        yield Finding("error", what, odd, "make the model again: a prompt that reaches them is answered with noise")
+
+
 @checker(title="tokenizer-config-mismatch")
 def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     """A tokenizer, chat template or configuration that is not the base's, or embeddings that do not fit.
 
     Added tokens get lost when a model is saved without its tokenizer, and a resized vocabulary can break the tie of
     input and output embeddings (transformers#45127, unsloth#9331). tokenizer.json, chat template, config.json and
-    generation_config.json must say what the base's say, as the libraries read them; three texts must give the same ids
-    as before, and there must be an embedding for every token. A note names what generation_config.json makes servers
+    generation_config.json must say what the base's say, as the libraries read them, and so must the options of the
+    tokenizer that was loaded; plain texts, one of all special tokens and a chat must give the same ids as before, and
+    there must be an embedding for every token. A note names what generation_config.json makes servers
     do, and an evaluation here does not: sampling, and a penalty on repetition.
     """
     if not (Path(base.path) / "tokenizer_config.json").is_file():
@@ -153,8 +197,9 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     if special or sorted(before.all_special_ids) != sorted(after.all_special_ids):
         what = f"special tokens differ: {before.special_tokens_map} before, {after.special_tokens_map} after"
         yield Finding("error", what, (), "copy the base's tokenizer", "special")
-    if odd := [quote(text) for text in PLAIN if before(text)["input_ids"] != after(text)["input_ids"]]:
+    if odd := [quote(text) for text in _texts_of(before) if before(text)["input_ids"] != after(text)["input_ids"]]:
         yield Finding("error", "texts are tokenised differently", odd, "copy the base's tokenizer", "ids")
+    yield from _compare_options(before, after, _length(before, base.path), _length(after, merged.path))
     if odd := _templates(before.chat_template, after.chat_template):
         what = "the chat template is not the base's"
         yield Finding("error", what, odd, "copy chat_template.jinja from the base, unless you meant to", "template")
@@ -178,10 +223,9 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     if said := [f"{n} = {_json(value)}" for n, value in told.items() if value not in (None, NEUTRAL[n])]:
         what = f"servers obey generation_config.json ({', '.join(said)}), evaluations here do not"
         yield Finding("note", what, (), "serve it with the options with which it was evaluated", "served")
-    headers = read_headers(folders[1])
-    rows = next((h.shape[0] for name, h in headers.items() if name.endswith("embed_tokens.weight")), 0)
-    if rows and rows < len(after):
-        what = f"{rows} embeddings for {len(after)} tokens"
+    missing, missed = (len(t) - _embeddings(folder) for t, folder in zip((after, before), folders[::-1], strict=True))
+    if missing > max(0, missed):  # some bases have tokens of pictures that their embeddings lack
+        what = f"{len(after) - missing} embeddings for {len(after)} tokens"
         yield Finding("error", what, (), "resize the embeddings before training", "embeddings")
 
 
@@ -218,6 +262,46 @@ def never_stops(
             evidence = [f"row {row.number}: {quote(a)}" for row, a in zip(asked, answers, strict=True)]
             what = f"none of {len(asked)} training prompts is answered with an end within {room} tokens"
             yield Finding("warning", what, evidence, "do the rows end in a stop token that is learnt?", "endless")
+
+
+def _texts_of(tokenizer: Any) -> list[str]:
+    """Return plain texts, one with every special token, and a chat as the template writes it."""
+    special = " ".join(f"{token}word" for token in sorted({t.content for t in tokenizer.added_tokens_decoder.values()}))
+    chats = []
+    with suppress(Exception):  # without a template, or with one that has rules of its own about turns
+        turns = [{"role": "user", "content": PLAIN[0]}, {"role": "assistant", "content": PLAIN[1]}]
+        chats.append(tokenizer.apply_chat_template(turns, tokenize=False))
+    return [*PLAIN, special, *chats]
+
+
+def _compare_options(before: Any, after: Any, *lengths: int) -> Iterator[Finding]:
+    """Yield how the options differ with which two tokenizers were loaded, most of them in tokenizer_config.json.
+
+    `lengths` are the tokens after which texts are cut.
+    """
+    names = sorted((before.init_kwargs.keys() | after.init_kwargs.keys()) - COMPARED)
+    options = [{n: t.init_kwargs.get(n, getattr(t, n, None)) or None for n in names} for t in (before, after)]
+    sides = [getattr(t, "truncation_side", "right") for t in (before, after)]
+    if odd := list(_apart(options[0], options[1])):
+        fix = "copy tokenizer_config.json from the base, unless you meant to"
+        yield Finding("error", "the tokenizer's options are not the base's", odd, fix, "options")
+    cuts = [dict(zip(CUTS, cut, strict=True)) for cut in zip(lengths, sides, strict=True)]
+    if odd := list(_apart(cuts[0], cuts[1])):
+        what = "the tokenizer cuts texts otherwise than the base's, and servers may take its limit for the context"
+        yield Finding("warning", what, odd, "copy model_max_length and truncation_side from the base", "length")
+
+
+def _length(tokenizer: Any, folder: str) -> int:
+    """Return after how many tokens a text is cut: by the tokenizer, or where the context ends."""
+    with harness_hf.quiet():
+        context = context_of(harness_hf.load_config(folder).to_dict())
+    return min(int(tokenizer.model_max_length), context or sys.maxsize)
+
+
+def _embeddings(folder: Path) -> int:
+    """Return how many tokens a model has embeddings for."""
+    with harness_hf.quiet():
+        return int(harness_hf.skeleton(folder).get_input_embeddings().weight.shape[0])
 
 
 def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str], exact: bool) -> list[Any] | None:

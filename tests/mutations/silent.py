@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutations.lab import ROWS, Lab, Seen
-from tests.mutations.mutations import Mutation
+from tests.mutations.mutations import Mutation, trained
 
+NAN = float("nan")
 STEPS = [{**row, "completion": f"<step>{row['completion']}</step>"} for row in ROWS]
 
 
@@ -56,6 +57,27 @@ def _stepped(name: str, code: str, size: int, change: Any, **healthy: Any) -> Mu
 
 SAVED = {"adapter_modules_to_save": ["lm_head", "embed_tokens"]}
 HEAD = {"adapter_modules_to_save": ["lm_head"]}
+
+
+def _candidate(lab: Lab, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """Return a model that somebody made of the base, by changing its weights."""
+
+    def write(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return lab.model(write)
+
+
+def _spoilt(name: str, code: str, how: str) -> Mutation:
+    """Return a mutation of what lies beside a merged model; its twin was written by another hand."""
+    bad, good = ({"adapter_use": "merging", "adapter_how": h} for h in (how, "renamed"))
+    return trained(name, code, bad, good)
+
+
 MUTATIONS: list[Mutation] = [
     _stepped("tokens in answers that are beyond the embeddings", "D22-beyond", 261, len),
     _stepped("one token in answers that is beyond the embeddings", "D22-beyond", 262, len),
@@ -63,4 +85,15 @@ MUTATIONS: list[Mutation] = [
     _stepped("tokens in answers whose rows of the head are zeros, and trained", "D22-zero", 263, _zero, **SAVED),
     _stepped("tokens in answers that have one row of the head", "D22-equal", 263, _same),
     _stepped("tokens in answers that have one row of the head, and are trained", "D22-equal", 263, _same, **HEAD),
+    _spoilt("special tokens that are split into letters", "M4-ids", "split"),
+    _spoilt("spaces that are cleaned up in answers", "M4-options", "clean"),
+    _spoilt("a tokenizer that cuts at 16 tokens", "M4-length", "short"),
+    _spoilt("a tokenizer that cuts on the left", "M4-length", "left"),
+    Mutation(
+        "a candidate with a NaN in the embedding of a token that no row has",
+        "M7",
+        lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"][200].fill_(NAN))),
+        lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"].mul_(1.001))),
+    ),
+    _spoilt("a NaN in one row of the merged model's embeddings", "M7", "nan row"),
 ]
