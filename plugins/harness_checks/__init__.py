@@ -24,7 +24,7 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "T5": trained.overfits, "T6": trained.saved_otherwise, "T7": trained.rounded_away,
         "M1": trained.another_base, "M2": merged.equals_base, "M3": merged.differs_from_adapter,
         "M4": merged.tokenizer_changed, "M5": merged.never_stops, "M6": recipe.scaling_lost,
-        "M7": merged.not_finite,
+        "M7": merged.not_finite, "M8": vocabulary.other_tokenizer,
         "E1": answers.constant_answers, "E2": answers.cut_answers, "E3": answers.empty_answers,
         "E4": answers.cut_prompts, "E5": answers.unread_calls, "E6": answers.another_model,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""D22: whether the base has a row of its own for every token of the training rows."""
+"""D22 and M8: whether the base has a row for every token of training rows, and the tokens an adapter was made with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from harness import Built, Finding, ModelRef, UsageError, checker
+import harness_hf
+from harness import Built, Finding, ModelRef, UsageError, checker, quote
 from harness.internals import Suite, weight_files
-from harness_checks.batches import IGNORED
+from harness_checks.batches import FIXTURES, IGNORED
 from harness_checks.lint import counted
 from harness_checks.recipe import NEVER, adapter_options, how_to_train, names_of, trains_module
 from harness_hf import Tokens
@@ -47,6 +48,47 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
         what = "tokens whose row of the base's head is another token's"
         pairs = {i: f' = "{built.tokenizer.convert_ids_to_tokens(twin)}"' for i, twin in equal.items()}
         yield _finding(built, sorted(equal), what, fix, "equal", pairs)
+
+
+@checker(title="adapter-tokenizer-mismatch")
+def other_tokenizer(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
+    """A tokenizer or chat template in an adapter's folder that is not the base's.
+
+    Trainers save what they trained with beside the adapter. Evaluated, merged and shipped is the base's: under another
+    chat template the adapter seems to have learnt nothing, and tokens that it added are lost. Templates are compared by
+    what they write; a token that only pads may be added.
+    """
+    if (folder := adapter.adapter) is None or not (Path(base.path) / "tokenizer_config.json").is_file():
+        return
+    ours, template = harness_hf.load_tokenizer(base.path), folder / "chat_template.jinja"
+    theirs = None
+    if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        theirs = harness_hf.load_tokenizer(folder)
+        before, after = ours.get_vocab(), theirs.get_vocab()
+        spare = {theirs.pad_token} - before.keys()
+        if odd := sorted(t for t in (before.keys() | after.keys()) - spare if before.get(t) != after.get(t)):
+            what = f'"{folder.name}" was made with {len(after):,} tokens, its base "{base.path}" has {len(before):,}'
+            evidence = [f"{quote(token)}: {before.get(token)} in the base, {after.get(token)} here" for token in odd]
+            fix = "merge it onto the base that has these tokens, and give that as the candidate"
+            yield Finding("error", what, evidence, fix, "vocabulary")
+    text = theirs.chat_template if theirs else template.read_text("utf-8") if template.is_file() else None
+    if text and text != ours.chat_template:
+        pairs = zip(_write_chats(ours, ours.chat_template), _write_chats(ours, text), strict=True)
+        if odd := [f"base {quote(one)}, adapter {quote(two)}" for one, two in pairs if one != two]:
+            what = f'"{folder.name}" has another chat template than its base "{base.path}", which ships'
+            fix = "evaluate it on a base with that template, or take the template out of the adapter's folder"
+            yield Finding("error", what, odd, fix, "template")
+
+
+def _write_chats(tokenizer: Any, template: str | None) -> Iterator[str]:
+    """Yield conversations as a template writes them, or what it says against them."""
+    for turns in ([{"role": "system", "content": "Be brief."}, *FIXTURES[0]], *FIXTURES):
+        for is_opened in (True, False):
+            try:
+                given = {"tokenize": False, "chat_template": template, "add_generation_prompt": is_opened}
+                yield str(tokenizer.apply_chat_template(turns, **given))
+            except Exception as error:  # whatever a template raises
+                yield f"refused: {harness_hf.one_line(error)}"
 
 
 def _find_opening(built: Built) -> set[int]:

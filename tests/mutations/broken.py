@@ -158,6 +158,26 @@ def another_note(
     return out
 
 
+def with_tokenizer(
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, how: str = "", **o: Any
+) -> Path:
+    """Train, and save the tokenizer beside the adapter, with "pad", "tokens", a "template" or a "comment" added."""
+    from harness_hf import load_tokenizer
+
+    sft(ref, adapter, rows, out, progress=progress, seed=seed, **o)
+    tokenizer = load_tokenizer(ref.path)
+    if how == "pad":
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    if how == "tokens":
+        tokenizer.add_tokens(["<step>", "</step>"])
+    if how == "template":
+        tokenizer.chat_template = tokenizer.chat_template.replace("<|{{", "[{{").replace("}}|>", "}}]")
+    if how == "comment":
+        tokenizer.chat_template = "{# as trained #}" + tokenizer.chat_template
+    tokenizer.save_pretrained(out)
+    return out
+
+
 def damaged(ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, how: str = "", **o: Any) -> Path:
     """Train, and damage the adapter on the disk.
 
@@ -396,6 +416,7 @@ def harness_trainers() -> Mapping[str, Any]:
         "another_note": another_note,
         "misreferenced": misreferenced,
         "damaged": damaged,
+        "with_tokenizer": with_tokenizer,
         "sharing": sharing,
     }
 

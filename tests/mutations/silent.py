@@ -72,6 +72,12 @@ def _candidate(lab: Lab, change: Callable[[dict[str, Any]], Any]) -> Path:
     return lab.model(write)
 
 
+def _beside(name: str, code: str, broken: str, healthy: str) -> Mutation:
+    """Return a mutation of the tokenizer that is saved beside an adapter."""
+    bad, good = ({"train_use": "with_tokenizer", "train_how": how} for how in (broken, healthy))
+    return trained(name, code, bad, good)
+
+
 def _spoilt(name: str, code: str, how: str) -> Mutation:
     """Return a mutation of what lies beside a merged model; its twin was written by another hand."""
     bad, good = ({"adapter_use": "merging", "adapter_how": h} for h in (how, "renamed"))
@@ -96,4 +102,6 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"].mul_(1.001))),
     ),
     _spoilt("a NaN in one row of the merged model's embeddings", "M7", "nan row"),
+    _beside("another chat template beside the adapter", "M8-template", "template", "comment"),
+    _beside("tokens beside the adapter that the base has not", "M8-vocabulary", "tokens", "pad"),
 ]
