@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from harness import Finding, hookimpl
-from harness_checks import answers, batches, encoding, labels, leaks, lint, merged, pairs, recipe, trained, vocabulary
+from harness_checks import (
+    answers,
+    batches,
+    encoding,
+    evaluations,
+    labels,
+    leaks,
+    lint,
+    merged,
+    pairs,
+    recipe,
+    trained,
+    vocabulary,
+)
 
 
 @hookimpl
@@ -17,7 +30,7 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "D10": leaks.leaks, "D11": lint.lint, "D12": recipe.few_targets, "D13": recipe.fused_experts,
         "D14": recipe.unusual_recipe, "D15": batches.labels_out_of_place, "D16": labels.unreachable,
         "D17": labels.unasked, "D18": labels.shares, "D19": batches.slow_head, "D20": recipe.untrained_ends,
-        "D21": encoding.scored_otherwise, "D22": vocabulary.untrainable_tokens,
+        "D21": encoding.scored_otherwise, "D22": vocabulary.untrainable_tokens, "D23": evaluations.uninformative,
         "P1": pairs.wrong_reference, "P2": pairs.same_answers, "P3": pairs.longer_is_better,
         "P4": pairs.other_questions, "P5": pairs.learnt_nothing, "P6": pairs.sorted_labels,
         "T1": trained.did_not_move, "T2": trained.not_finite, "T3": trained.repacked, "T4": trained.spiked,
@@ -27,4 +40,5 @@ def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
         "M7": merged.not_finite, "M8": vocabulary.other_tokenizer,
         "E1": answers.constant_answers, "E2": answers.cut_answers, "E3": answers.empty_answers,
         "E4": answers.cut_prompts, "E5": answers.unread_calls, "E6": answers.another_model,
+        "E7": answers.scored_thoughts, "E8": answers.echoed_prompts,
     }  # fmt: skip

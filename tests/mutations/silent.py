@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-from tests.mutations.lab import ROWS, Lab, Seen
-from tests.mutations.mutations import Mutation, trained
+from harness import Said
+from tests.mutations.lab import EVAL, ROWS, THINGS, Lab, Seen
+from tests.mutations.mutations import SCORED, Mutation, Try, trained
 
+CASES = count()
+FRAMED = [
+    {"input": f"What of the {t}?\n", "target": f"I looked for it all day, and it was in the {w} room of the old house."}
+    for t, w in zip(THINGS, THINGS[::-1], strict=True)
+]
+COLOURED = [{"input": f"Which colour has the {t}?\n", "target": ("red", "blue")[i % 2]} for i, t in enumerate(THINGS)]
+PICKED = [{"input": f"Which room has number {i}?\n", "gold": i % 3, "choices": THINGS[:4]} for i in range(40)]
 NAN = float("nan")
 STEPS = [{**row, "completion": f"<step>{row['completion']}</step>"} for row in ROWS]
 
@@ -78,12 +88,58 @@ def _beside(name: str, code: str, broken: str, healthy: str) -> Mutation:
     return trained(name, code, bad, good)
 
 
+def _evaluated(name: str, kind: str, test: Any, healthy: Any, **both: Any) -> Mutation:
+    """Return a mutation of the rows of an evaluation."""
+    bad, good = (lambda lab, rows=rows: lab.check(test=rows, **both) for rows in (test, healthy))
+    return Mutation(name, f"D23-{kind}", bad, good)
+
+
+def _scored(name: str, kind: str, how: str, test: Any, healthy: Any) -> Mutation:
+    """Return a mutation of the rows of a further evaluation, which generates nothing."""
+    more = f"\n[[eval]]\nname = 'scored'\ndata = 'scored.jsonl'\n{how}\n"
+    bad, good = (lambda lab, rows=rows: lab.check(more=more, files={"scored.jsonl": rows}) for rows in (test, healthy))
+    return Mutation(name, f"D23-{kind}", bad, good)
+
+
+def _gated(name: str, broken: str, healthy: str) -> Mutation:
+    """Return a mutation of the limit of a gate."""
+    gates = ("[[gate]]\nid = 'limit'\nmetric = '{}'\n{} = {}\n".format(*limit.split()) for limit in (broken, healthy))
+    bad, good = (partial(Lab.check, more=f"{SCORED}\n{gate}") for gate in gates)
+    return Mutation(name, "D23-gate", bad, good)
+
+
+def _replying(reply: Callable[[str, str], str], use: str, cut: bool = False, **changes: Any) -> Try:
+    """Return a run of models that reply by the prompt and their answer; the base's are cut if so."""
+
+    def attempt(lab: Lab) -> Seen:
+        from harness.testing import FakeSubject
+
+        plain = FakeSubject.generate
+
+        def generate(self: Any, prompts: Any, **_: Any) -> list[str]:
+            said = zip(prompts, plain(self, prompts), strict=True)
+            ended = "length" if self.name == "base" and cut else "eos"
+            return [Said(reply(prompt, answer), ended, 8) for prompt, answer in said]
+
+        case = f"case {next(CASES)} say"  # or another run's answers are remembered
+        rows = [{"input": f"number {i} {case} w{i}", "target": f"w{i}"} for i in range(40)]
+        with patch.object(FakeSubject, "generate", generate):
+            return lab.fake(0.9, rows=rows, **{"eval_0.use": use}, **changes)
+
+    return attempt
+
+
 def _spoilt(name: str, code: str, how: str) -> Mutation:
     """Return a mutation of what lies beside a merged model; its twin was written by another hand."""
     bad, good = ({"adapter_use": "merging", "adapter_how": h} for h in (how, "renamed"))
     return trained(name, code, bad, good)
 
 
+CHOOSING = "use = 'multiple_choice'"
+FITTING = "use = 'perplexity'\nof = 'completion'"
+UNFRAMED = {"more": '\n[checks]\nignore = { D7-frame = "looked at elsewhere" }\n'}
+THOUGHT = {"eval_0.thought": ["<think>", "</think>"]}
+ECHO = {"checks_ignore.D23-echo": "looked at elsewhere"}
 MUTATIONS: list[Mutation] = [
     _stepped("tokens in answers that are beyond the embeddings", "D22-beyond", 261, len),
     _stepped("one token in answers that is beyond the embeddings", "D22-beyond", 262, len),
@@ -104,4 +160,60 @@ MUTATIONS: list[Mutation] = [
     _spoilt("a NaN in one row of the merged model's embeddings", "M7", "nan row"),
     _beside("another chat template beside the adapter", "M8-template", "template", "comment"),
     _beside("tokens beside the adapter that the base has not", "M8-vocabulary", "tokens", "pad"),
+    _evaluated("one question with two targets", "conflict", [*EVAL, {**EVAL[0], "target": "shelf 9"}], EVAL),
+    _evaluated(
+        "targets that differ in case alone",
+        "case",
+        [*EVAL, {"input": "Which shelf has the zither?\n", "target": "Shelf 3"}],
+        [*EVAL, {"input": "Which shelf has the zither?\n", "target": "shelf 3"}],
+    ),
+    _scored(
+        "two choices that are one but for a space",
+        "choices",
+        CHOOSING,
+        [{**row, "choices": [*row["choices"], f"{row['choices'][1]} "]} for row in PICKED],
+        PICKED,
+    ),
+    _scored("choices numbered from 1", "gold", CHOOSING, [{**r, "gold": r["gold"] + 1} for r in PICKED], PICKED),
+    _evaluated(
+        "targets of contains that their question has",
+        "echo",
+        [{**row, "input": f"Is it red or blue: {row['input']}"} for row in COLOURED],
+        [{**row, "input": f"Which of two is it: {row['input']}"} for row in COLOURED],
+        **{"eval_0.use": "contains"} | UNFRAMED,
+    ),
+    _evaluated(
+        "prompts that hold their answer",
+        "answer",
+        [{**row, "input": f"{row['input']}Answer: {row['target']}\n"} for row in EVAL],
+        [{**row, "input": f"{row['input']}Answer:\n"} for row in EVAL],
+        **UNFRAMED,
+    ),
+    _scored("a perplexity of one long frame", "frame", FITTING, FRAMED, EVAL),
+    _gated("a share of at least 0", "qa.exact_match min 0.0", "qa.exact_match min 0.1"),
+    _gated("a perplexity of at most a guess", "scored.perplexity max 1e9", "scored.perplexity max 40"),
+    Mutation(
+        "thoughts that are scored",
+        "E7",
+        _replying(lambda prompt, answer: f"<think>it is {answer}</think>{answer}", "exact_match"),
+        _replying(lambda prompt, answer: f"<think>it is {answer}</think>{answer}", "exact_match", **THOUGHT),
+    ),
+    Mutation(
+        "thoughts that hold what is looked for",
+        "E7",
+        _replying(lambda prompt, answer: f"<think>perhaps {prompt[-3:]}</think>none", "contains", **ECHO),
+        _replying(lambda prompt, answer: f"I think it is {answer}", "contains", **ECHO),
+    ),
+    Mutation(
+        "questions that are repeated, with the target inside",
+        "E8",
+        _replying(lambda prompt, answer: f"{prompt}, you say", "contains", **ECHO),
+        _replying(lambda prompt, answer: f"it is {answer}", "contains", **ECHO),
+    ),
+    Mutation(
+        "answers of the base that are all cut",
+        "E2-base",
+        _replying(lambda prompt, answer: answer, "exact_match", cut=True),
+        _replying(lambda prompt, answer: answer, "exact_match"),
+    ),
 ]
