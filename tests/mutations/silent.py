@@ -12,8 +12,9 @@ from unittest.mock import patch
 
 from harness import Said
 from tests.mutations.lab import EVAL, ROWS, THINGS, Lab, Seen
-from tests.mutations.mutations import SCORED, Mutation, Try, trained
+from tests.mutations.mutations import SCORED, Mutation, Try, data, trained
 
+Change = Callable[[int, dict[str, str]], dict[str, str]]
 CASES = count()
 FRAMED = [
     {"input": f"What of the {t}?\n", "target": f"I looked for it all day, and it was in the {w} room of the old house."}
@@ -21,6 +22,15 @@ FRAMED = [
 ]
 COLOURED = [{"input": f"Which colour has the {t}?\n", "target": ("red", "blue")[i % 2]} for i, t in enumerate(THINGS)]
 PICKED = [{"input": f"Which room has number {i}?\n", "gold": i % 3, "choices": THINGS[:4]} for i in range(40)]
+SENTENCES = [
+    "the harbour master keeps a ledger of every ship",
+    "a long way off, behind the old mill, on the left side of the road",
+    "nobody can say, for the books were lost in a fire many years ago",
+    "in rooms with unusually extraordinary furnishings everywhere",
+    "up in an attic or so it is said by all of us in the old town",
+    "notwithstanding considerable contradictory documentation it is here",
+]
+LONG = [{**row, "completion": SENTENCES[i % 6] + f" by {THINGS[i]} number {i}"} for i, row in enumerate(ROWS)]
 NAN = float("nan")
 STEPS = [{**row, "completion": f"<step>{row['completion']}</step>"} for row in ROWS]
 
@@ -86,6 +96,14 @@ def _beside(name: str, code: str, broken: str, healthy: str) -> Mutation:
     """Return a mutation of the tokenizer that is saved beside an adapter."""
     bad, good = ({"train_use": "with_tokenizer", "train_how": how} for how in (broken, healthy))
     return trained(name, code, bad, good)
+
+
+def _rows(
+    name: str, kind: str, change: Callable[[int, dict[str, str]], Any], healthy: Any = ROWS, **both: Any
+) -> Mutation:
+    """Return a mutation of every second training row, or of all."""
+    rows = [{**row, **change(i, row)} for i, row in enumerate(healthy)]
+    return data(name, kind, rows, healthy=healthy, **both)
 
 
 def _evaluated(name: str, kind: str, test: Any, healthy: Any, **both: Any) -> Mutation:
@@ -215,5 +233,27 @@ MUTATIONS: list[Mutation] = [
         "E2-base",
         _replying(lambda prompt, answer: answer, "exact_match", cut=True),
         _replying(lambda prompt, answer: answer, "exact_match"),
+    ),
+    _rows(
+        "rows that are longer than the context",
+        "D5-context",
+        lambda i, row: {"prompt": f"{'tell me ' * 80}{row['prompt']}"} if i == 3 else {},
+        train_max_length=1024,
+    ),
+    _rows(
+        "line breaks of Windows",
+        "D11-endings",
+        lambda _, row: {"prompt": f"{row['prompt'][:-1]}\r\n"},
+    ),
+    _rows("HTML entities in answers", "D11-entities", lambda i, row: {"completion": f"{row['completion']} &amp; so"}),
+    _rows("missing values in answers", "D11-nan", lambda i, row: {"completion": "nan"} if i % 3 == 0 else {}),
+    _rows("answers that a column cut", "D11-cut", lambda i, row: {"completion": row["completion"][:32]}, LONG),
+    _rows(
+        "typographic quotes in training alone",
+        "D11-quotes",
+        lambda i, row: {"completion": row["completion"].replace("'", "\u2019")},
+        [{**row, "completion": f"{row['completion']} of John's"} for row in ROWS],
+        test=[{**row, "target": f"{row['target']} of John's"} for row in EVAL],
+        **{"eval_0.ignore_punctuation": False, "eval_0.max_new_tokens": 30},
     ),
 ]
