@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from harness import Said
 from tests.mutations.lab import EVAL, ROWS, THINGS, Lab, Seen
-from tests.mutations.mutations import SCORED, Mutation, Try, data, trained
+from tests.mutations.mutations import PAIRED, SCORED, Mutation, Try, data, option, trained
 
 Change = Callable[[int, dict[str, str]], dict[str, str]]
 CASES = count()
@@ -158,6 +158,9 @@ FITTING = "use = 'perplexity'\nof = 'completion'"
 UNFRAMED = {"more": '\n[checks]\nignore = { D7-frame = "looked at elsewhere" }\n'}
 THOUGHT = {"eval_0.thought": ["<think>", "</think>"]}
 ECHO = {"checks_ignore.D23-echo": "looked at elsewhere"}
+STABLE = {"train_max_steps": 20, "train_lr_scheduler_type": "warmup_stable_decay"}
+POLYNOMIAL = {"train_max_steps": 20, "train_lr_scheduler_type": "polynomial"}
+JUDGED = {"train_use": "dpo", "train_num_train_epochs": 3}
 MUTATIONS: list[Mutation] = [
     _stepped("tokens in answers that are beyond the embeddings", "D22-beyond", 261, len),
     _stepped("one token in answers that is beyond the embeddings", "D22-beyond", 262, len),
@@ -255,5 +258,32 @@ MUTATIONS: list[Mutation] = [
         [{**row, "completion": f"{row['completion']} of John's"} for row in ROWS],
         test=[{**row, "target": f"{row['target']} of John's"} for row in EVAL],
         **{"eval_0.ignore_punctuation": False, "eval_0.max_new_tokens": 30},
+    ),
+    option("one step", "D24", {"train_max_steps": 1}, {"train_max_steps": 20}),
+    option("a hundredth of an epoch", "D24", {"train_num_train_epochs": 0.01}, {"train_num_train_epochs": 3}),
+    option(
+        "a schedule that is at zero after a fifth of the steps",
+        "D24",
+        {**STABLE, "train_lr_scheduler_kwargs": {"num_stable_steps": 2, "num_decay_steps": 2}},
+        {**STABLE, "train_lr_scheduler_kwargs": {"num_stable_steps": 15, "num_decay_steps": 5}},
+    ),
+    option(
+        "a polynomial of power 50",
+        "D24",
+        {**POLYNOMIAL, "train_lr_scheduler_kwargs": {"power": 50.0}},
+        {**POLYNOMIAL, "train_lr_scheduler_kwargs": {"power": 1.0}},
+    ),
+    option("plain gradients at a LoRA's rate", "D24", {"train_optim": "sgd"}, {"train_optim": "adamw_torch"}),
+    option("an epsilon of one", "D24", {"train_adam_epsilon": 1.0}, {"train_adam_epsilon": 1e-6}),
+    option("a weight decay of 1000", "D24", {"train_weight_decay": 1000.0}, {"train_weight_decay": 0.1}),
+    option("noise of 5000", "D24", {"train_neftune_noise_alpha": 5000.0}, {"train_neftune_noise_alpha": 5.0}),
+    option("labels that are smoothed away", "D24", {"train_label_smoothing_factor": 0.9}, {}),
+    option("a dropout of nearly all", "D24", {"adapter_lora_dropout": 0.99}, {"adapter_lora_dropout": 0.1}),
+    option("an alpha of 4096", "D24", {"adapter_lora_alpha": 4096}, {"adapter_lora_alpha": 8}),
+    option("an alpha of zero", "D24", {"adapter_lora_alpha": 0}, {"adapter_lora_alpha": 4}),
+    option("a beta of zero", "D24", {**JUDGED, "train_beta": 0.0}, {**JUDGED, "train_beta": 0.1}, PAIRED),
+    option("a beta of a hundred", "D24", {**JUDGED, "train_beta": 100.0}, {**JUDGED, "train_beta": 0.5}, PAIRED),
+    trained(
+        "a loss that does not fall", "T8", {"train_learning_rate": 1e-9}, {"train_learning_rate": 1e-2}, "D14", "T1"
     ),
 ]
