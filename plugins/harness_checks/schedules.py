@@ -11,7 +11,7 @@ from typing import Any
 from harness import Built, Finding, ModelRef, checker
 from harness.internals import Suite, read_steps
 
-LEAST_STEPS = 5
+LEAST_STEPS = 3
 TENTH, HALF = 0.1, 0.5  # of the peak of the rate; of the steps
 SGD_RATE = 1e-3  # of plain gradients, which for a LoRA are small
 EPSILON, DECAY, NOISE, SMOOTHING, DROPOUT = 1e-4, 10.0, 50.0, 0.5, 0.5
