@@ -286,4 +286,11 @@ MUTATIONS: list[Mutation] = [
     trained(
         "a loss that does not fall", "T8", {"train_learning_rate": 1e-9}, {"train_learning_rate": 1e-2}, "D14", "T1"
     ),
+    data(
+        "pairs that differ in case and a full stop alone",
+        "P2-case",
+        [{**row, "rejected": f"{row['chosen'].upper()}."} for row in PAIRED],
+        healthy=PAIRED,
+        train_use="dpo",
+    ),
 ]
