@@ -138,8 +138,8 @@ def differs_from_adapter(
 def not_finite(merged: ModelRef) -> Iterator[Finding]:
     """Weights of the model that ships that are not finite.
 
-    A NaN in one row of the embeddings answers nothing until a prompt has that token, and no text of an evaluation may
-    have it. Every tensor of a merged model, and of a candidate that was made elsewhere, is read once.
+    A NaN in one row of the embeddings shows only where a prompt has that token, and no evaluation may have it. Every
+    tensor of a merged model, and of a candidate that was made elsewhere, is read once.
     """
     import torch
     from safetensors import safe_open

@@ -106,8 +106,7 @@ def _rates(config: Any, steps: int) -> list[float]:
 def loss_did_not_fall(adapter: ModelRef) -> Iterator[Finding]:
     """A training whose loss did not fall by more than its noise.
 
-    The mean loss of the last quarter of the steps is compared with that of the first quarter: where it is not lower by
-    two standard errors of the difference, nothing was learnt that the rows show. P5 looks at judged answers.
+    The mean loss of the last quarter of the steps must be lower than that of the first by two standard errors.
     """
     folder = Path(adapter.adapter or adapter.path)
     losses = [step.loss for step in read_steps(folder) if step.loss is not None]
