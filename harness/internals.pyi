@@ -90,6 +90,7 @@ from harness.reports.run_folder import RunFolder as RunFolder
 from harness.reports.run_folder import asked_of as asked_of
 from harness.reports.run_folder import newest as newest
 from harness.reports.run_folder import read_rows as read_answers
+from harness.reports.run_folder import read_steps as read_steps
 from harness.stats.multiple import holm as holm
 from harness.stats.significance import is_significant as is_significant
 from harness.stats.tests import cluster_t as cluster_t

@@ -9,7 +9,7 @@ import pytest
 
 from bench import times
 from harness.testing import Project
-from tests.mutations.mutations import MUTATIONS
+from tests.mutations.catalogue import MUTATIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

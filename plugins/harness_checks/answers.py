@@ -1,4 +1,4 @@
-"""E1 to E6: answers that look like a score and are none, or of whom nobody knows."""
+"""E1 to E8: answers that look like a score and are none, or of whom nobody knows."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness import Finding, Result, Score, checker, quote
-from harness.internals import Task, schema
+from harness import Finding, Result, Sample, Score, checker, quote
+from harness.internals import Severity, Task, schema, text_of
+from harness_checks.evaluations import has_words
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
 ENOUGH = 20  # answers: fewer may be the same by chance
 LOST = re.compile("prompt cut from the left, tokens: ([0-9]+)")  # in the notes of lm_eval's rows
+THOUGHT = re.compile(r"\s*(<(?:think|thinking|thought|thoughts|reasoning)>|\[THINK\])", re.IGNORECASE)
+HALF = 0.5
 MANY, FEW = 0.05, 5  # share of answers, and number of them, from which on they are told of
 
 
@@ -34,12 +37,14 @@ def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
 
 
 @checker(title="cut-answers")
-def cut_answers(result: Result, task: Task) -> Iterator[Finding]:
+def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterator[Finding]:
     """Answers that did not end by themselves.
 
     What was cut is scored as far as it goes, which for a model that thinks or explains is nothing: a difference between
-    two models may be one of their lengths.
+    two models may be one of their lengths: certainly where most of the base's were cut, and none of a candidate's
+    (-base).
     """
+    yield from _compare_cuts(result, reference)
     told = [s for s in result.scores if s.ended]
     cut, whole = ([s for s in told if s.is_cut == is_cut] for is_cut in (True, False))
     if len(told) < ENOUGH or len(cut) < MANY * len(told):
@@ -54,6 +59,18 @@ def cut_answers(result: Result, task: Task) -> Iterator[Finding]:
     more = 1 << (2 * max(long, limit or 1) - 1).bit_length()
     fix = f"raise max_new_tokens to {more} (p99 of those that ended: {long})" if ends else "is there a stop token?"
     yield Finding("warning", what, fix=fix, rows={result.eval: [s.id for s in cut]})
+
+
+def _compare_cuts(result: Result, reference: Result | None) -> Iterator[Finding]:
+    """Report a candidate that ends its answers where its base, which scores less for that, does not."""
+    both = [[s for s in one.scores if s.ended] for one in (result, reference) if one is not None]
+    if len(both) < 2 or result.subject == "base" or min(map(len, both)) < ENOUGH:
+        return
+    ours, theirs = (sum(s.is_cut for s in scores) for scores in both)
+    if ours < MANY * len(both[0]) and theirs >= HALF * len(both[1]):
+        what = f'"{result.eval}": {theirs} of {len(both[1])} answers of the base were cut, {ours} of {result.subject}'
+        fix = "raise max_new_tokens, or compare with a base that ends its answers"
+        yield Finding("warning", f"{what}: the difference may be one of lengths", fix=fix, kind="base")
 
 
 @checker(title="empty-answers")
@@ -107,6 +124,61 @@ def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
         rows = [f'row "{s.id}": {quote(s.answer or "")}: {s.note}' for s in unread]
         fix = "name the format, raise max_new_tokens where answers are cut off, or train on a form that is read"
         yield Finding("error", what, rows, fix, rows={result.eval: [s.id for s in unread]})
+
+
+@checker(title="scored-thoughts")
+def scored_thoughts(result: Result, task: Task) -> Iterator[Finding]:
+    """Thoughts that are scored as a part of the answer.
+
+    Without `thought` an answer is all that was generated: exact_match finds no right one, in base and candidate alike,
+    and `contains` finds the target in a thought that weighs it. An error where half of the answers begin with the mark
+    of a thought, a warning from 5 % on.
+    """
+    options = schema.with_defaults(task.function, task.spec.options)
+    if "thought" not in options or options["thought"]:
+        return
+    wanted = {s.id for s in task.samples or () if any(THOUGHT.match(t) for t in s.targets)}
+    asked = [s for s in result.scores if s.answer is not None and s.id not in wanted]
+    found = [s for s in asked if THOUGHT.match(s.answer or "")]
+    if len(found) < max(2, MANY * len(asked)):
+        return
+    mark = min(m[1] for s in found if (m := THOUGHT.match(s.answer or "")))
+    end = mark.replace("<", "</").replace("[", "[/")
+    what = f'"{result.subject}::{result.eval}": {len(found)} of {len(asked)} answers begin with {mark}, which is scored'
+    fix = f'thought = ["{mark}", "{end}"], a larger max_new_tokens, and stop = [] where the thought has line breaks'
+    severity: Severity = "error" if len(found) >= HALF * len(asked) else "warning"
+    lines = [f'row "{s.id}": {quote(s.answer or "", 60)}' for s in found]
+    yield Finding(severity, what, lines, fix, rows={result.eval: [s.id for s in found]})
+
+
+@checker(title="echoed-prompts")
+def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
+    """Answers that are right because they repeat the question.
+
+    `contains` counts a target that is anywhere in an answer, so one that stands in the question is in an answer that
+    repeats it. Looked at is what is left of the right answers without their prompts: an error where half of them are
+    right by the prompt alone, for the base, whose score only seems higher, a warning.
+    """
+    if task.spec.use != "contains":
+        return
+    samples = {s.id: s for s in task.samples or ()}
+    right = [s for s in result.scores if s.values.get("contains") == 1 and s.id in samples]
+    found = [s for s in right if _is_echo(samples[s.id], s.answer or "")]
+    if len(right) < FEW or len(found) < HALF * len(right):
+        return
+    what = f'"{result.subject}::{result.eval}": {len(found)} of {len(right)} right answers only repeat the prompt'
+    lines = [f'row "{s.id}": {quote(s.answer or "", 60)}' for s in found]
+    severity: Severity = "warning" if result.subject == "base" else "error"
+    fix = 'use = "exact_match", or questions that do not have the target inside'
+    yield Finding(severity, what, lines, fix, rows={result.eval: [s.id for s in found]})
+
+
+def _is_echo(sample: Sample, answer: str) -> bool:
+    """Return whether an answer has its prompt inside, and a target nowhere else."""
+    last = sample.input if isinstance(sample.input, str) else text_of(sample.input[-1:])
+    prompt, said = (" ".join(text.split()).casefold() for text in (last, answer))
+    left = said.replace(prompt, " ") if prompt else said
+    return left != said and not any(has_words(left, " ".join(t.split()).casefold()) for t in sample.targets)
 
 
 @checker(title="changing-served-model")

@@ -17,7 +17,7 @@ from harness.internals import Severity, chat, marked_text, text_of
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, differ, messages_of
 from harness_checks.lint import JUDGED, counted, numbers, place
-from harness_hf import RowEncoder, Tokens
+from harness_hf import RowEncoder, Tokens, context_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,8 +146,11 @@ def cut_rows(built: Built) -> Iterator[Finding]:
     """Rows that are longer than max_length.
 
     What is cut off is the end of the answer and its stop token, or with truncation_mode "keep_end" the beginning of
-    the prompt. A few do no harm; many teach to break off, or to answer what was not read.
+    the prompt. A few do no harm; many teach to break off, or to answer what was not read. What is left must fit into
+    the model's context (-context): beyond it positions are learnt that no evaluation and no server asks for, and a
+    model that learns its positions has none there.
     """
+    yield from _beyond_context(built)
     cut = built.cut or 0
     if long := sorted((e for e in built.examples if 0 < cut < len(e.ids)), key=lambda e: -len(e.ids)):
         share, decode = len(long) / len(built.examples), built.tokenizer.decode
@@ -156,6 +159,16 @@ def cut_rows(built: Built) -> Iterator[Finding]:
         what = f"{counted(len(long), len(built.examples))} ({share:.1%}): cut at max_length {cut}"
         level: Severity = "note" if share <= 0.01 else "warning" if share <= 0.5 else "error"
         yield Finding(level, what, evidence, f"max_length = {len(long[0].ids)} keeps all")
+
+
+def _beyond_context(built: Built) -> Iterator[Finding]:
+    """Report rows that are longer than the context of the base even once they are cut."""
+    context = context_of(built.model.config.to_dict())
+    sizes = {e.number: min(len(e.ids), built.cut or len(e.ids)) for e in built.examples}
+    if context and (long := {number: size for number, size in sizes.items() if size > context}):
+        evidence = [f"row {number}: {size} tokens" for number, size in long.items()]
+        what = f"{counted(len(long), len(built.examples))}: longer than the base's context of {context} tokens"
+        yield Finding("error", what, evidence, f"max_length = {context}, or a base with a longer context", "context")
 
 
 @checker(title="double-bos-token")
@@ -170,7 +183,9 @@ def doubled_start(built: Built) -> Iterator[Finding]:
     if twice := [e for e in built.examples if bos not in (None, eos) and list(e.ids[:2]) == [bos, bos]]:
         evidence = [f"row {e.number}: {quote(built.tokenizer.decode(e.ids[:24]), 60)}" for e in twice]
         what = f"{counted(len(twice), len(built.examples))}: begin with two {built.tokenizer.bos_token}"
-        yield Finding("error", what, evidence, "take it out of the text; the tokenizer puts it there")
+        by_itself = Tokens(built.tokenizer).front[:2] == [bos, bos]
+        fix = "take it out of the text; the tokenizer puts it there"
+        yield Finding("error", what, evidence, "mend the tokenizer: it puts both there by itself" if by_itself else fix)
 
 
 @checker(title="chat-template-mismatch")

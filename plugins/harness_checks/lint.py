@@ -12,6 +12,7 @@ from pathlib import Path
 import harness_hf
 from harness import Finding, ModelRef, TrainingRow, checker, quote
 from harness.internals import Severity, Task, chat, text_of
+from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import messages_of
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
@@ -45,7 +46,10 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
     -duplicate the same row again, -conflict one prompt with several answers, -loop answers that repeat themselves,
     -special tokens of the tokenizer written in a text, -secret keys and passwords, -mojibake text in a wrong
     encoding, -long rows of more than 200,000 characters, -blank rows of an evaluation without a prompt or a target,
-    -punctuation targets of an evaluation that are others once their punctuation is left out, such as -3.5 and C++.
+    -punctuation targets of an evaluation that are others once their punctuation is left out, such as -3.5 and C++,
+    and what other programs do to text: -entities answers with HTML entities, -nan missing values as pandas writes them,
+    -cut answers that a column cut at one length, -endings line breaks of CRLF in training or in evaluation alone,
+    -quotes typographic quotes where targets have plain ones.
     """
     yield from _blank(tasks)
     yield from _punctuated(tasks)
@@ -59,6 +63,12 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
     yield from _special(rows, base)
     yield from _told(rows, _secret, "warning", "secret", "what looks like a secret", "remove or replace it")
     yield from _told(rows, _mojibake, "warning", "mojibake", "text in a wrong encoding", "read the source as UTF-8")
+    for kind, bad, what, fix in find_damage(rows, tasks):
+        if bad:
+            evidence = [f"{place(row, rows)}: {why}" for row, why in bad]
+            about = numbers(row for row, _ in bad) if kind in ("entities", "nan") else {}  # others are of all rows
+            yield Finding("warning", f"{counted(len(bad), len(rows))}: {what}", evidence, fix, kind, about)
+    yield from compare_endings(rows, tasks)
     yield from _told(rows, _long, "warning", "long", f"more than {LONG:,} characters", "split or remove them")
 
 

@@ -11,7 +11,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass
-from difflib import unified_diff
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,16 @@ import harness_lora
 from harness import Finding, ModelRef, TrainingRow, UsageError, checker, quote
 from harness.internals import Severity, weight_files
 from harness_checks.frames import prompt_of
+from harness_checks.tokenizer_files import (
+    PLAIN,
+    compare_files,
+    compare_options,
+    compare_templates,
+    differences,
+    length_of,
+    texts_of,
+    written,
+)
 from harness_hf import Tokens
 from harness_lora import find_tensor, read_headers, split_name
 
@@ -33,23 +42,16 @@ ROUNDINGS = 4  # of the sum, the update and the adapter's two matrices: what a m
 ERROR = 3  # times one rounding's is what all weights of a tensor may be off together
 LARGE = 6_000_000_000  # bytes of weights that are not widened to float32
 ROWS, PROMPTS = 12, 4  # training rows that are compared, and answered
-TOLD = 5  # differences of a kind that are told
 # Of config.json: how it was stored and trained, and stop tokens, which are M5's.
 STORED = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config"}
 STORED |= {"use_cache", "initializer_range", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id"}
 STORED |= {"_attn_implementation_autoset", "_experts_implementation"}
 WRITTEN = {"_from_model_config", "transformers_version", "pad_token_id", "bos_token_id", "eos_token_id"}
-CALLED = ("truncation", "padding")  # of tokenizer.json: every caller sets them anew
 NEUTRAL: dict[str, Any] = {  # how a server answers where generation_config.json says nothing
     **{"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "use_cache": True},
     **{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "length_penalty": 1.0},
 }
 SERVED = ("do_sample", "temperature", "repetition_penalty", "no_repeat_ngram_size", "num_beams")
-PLAIN = (
-    "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
-    "In 1969 the first people walked on the moon; they came home four days later.",
-    'def add(a, b):\n    """Return the sum."""\n    return a + b\n',
-)
 
 
 @checker(title="merged-weights-mismatch")
@@ -132,14 +134,39 @@ def differs_from_adapter(
         yield Finding("error", f"{what}; first choice kept {agree:.1%}", (), fix)
 
 
+@checker(title="non-finite-model-weights")
+def not_finite(merged: ModelRef) -> Iterator[Finding]:
+    """Weights of the model that ships that are not finite.
+
+    A NaN in one row of the embeddings shows only where a prompt has that token, and no evaluation may have it. Every
+    tensor of a merged model, and of a candidate that was made elsewhere, is read once.
+    """
+    import torch
+    from safetensors import safe_open
+
+    odd = []
+    for name, header in read_headers(Path(merged.path)).items():
+        with safe_open(header.file, "pt") as opened:
+            tensor = opened.get_tensor(name)
+        if not tensor.is_floating_point():
+            continue
+        wide = tensor.float() if tensor.element_size() == 1 else tensor  # torch looks at no float8
+        if bad := int((~torch.isfinite(wide)).sum()):
+            odd.append(f"{name}: {bad} of {tensor.numel()}")
+    if odd:
+        what = f"{len(odd)} tensors have weights that are not finite, limit 0"
+        yield Finding("error", what, odd, "make the model again: a prompt that reaches them is answered with noise")
+
+
 @checker(title="tokenizer-config-mismatch")
 def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     """A tokenizer, chat template or configuration that is not the base's, or embeddings that do not fit.
 
     Added tokens get lost when a model is saved without its tokenizer, and a resized vocabulary can break the tie of
     input and output embeddings (transformers#45127, unsloth#9331). tokenizer.json, chat template, config.json and
-    generation_config.json must say what the base's say, as the libraries read them; three texts must give the same ids
-    as before, and there must be an embedding for every token. A note names what generation_config.json makes servers
+    generation_config.json must say what the base's say, as the libraries read them, and so must the options of the
+    tokenizer that was loaded; plain texts, one of all special tokens and a chat must give the same ids as before, and
+    there must be an embedding for every token. A note names what generation_config.json makes servers
     do, and an evaluation here does not: sampling, and a penalty on repetition.
     """
     if not (Path(base.path) / "tokenizer_config.json").is_file():
@@ -153,18 +180,19 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     if special or sorted(before.all_special_ids) != sorted(after.all_special_ids):
         what = f"special tokens differ: {before.special_tokens_map} before, {after.special_tokens_map} after"
         yield Finding("error", what, (), "copy the base's tokenizer", "special")
-    if odd := [quote(text) for text in PLAIN if before(text)["input_ids"] != after(text)["input_ids"]]:
+    if odd := [quote(text) for text in texts_of(before) if before(text)["input_ids"] != after(text)["input_ids"]]:
         yield Finding("error", "texts are tokenised differently", odd, "copy the base's tokenizer", "ids")
-    if odd := _templates(before.chat_template, after.chat_template):
+    yield from compare_options(before, after, length_of(before, base.path), length_of(after, merged.path))
+    if odd := compare_templates(before.chat_template, after.chat_template):
         what = "the chat template is not the base's"
         yield Finding("error", what, odd, "copy chat_template.jinja from the base, unless you meant to", "template")
     folders = Path(base.path), Path(merged.path)
     paths = [folder / "generation_config.json" for folder in folders]  # a value that is not there is the neutral one
     settings = [NEUTRAL | dict(json.loads(p.read_text("utf-8")) if p.is_file() else {}) for p in paths]
     for name, found, kind in (
-        ("tokenizer.json", _tokenizers(*folders), "tokenizer"),
+        ("tokenizer.json", compare_files(*folders), "tokenizer"),
         ("config.json", _configs(*folders), "config"),
-        ("generation_config.json", list(_apart(*(_without(s, WRITTEN) for s in settings))), "generation"),
+        ("generation_config.json", list(differences(*(_without(s, WRITTEN) for s in settings))), "generation"),
     ):
         if found:
             fix = f"copy {name} from the base, unless you meant to"
@@ -175,13 +203,12 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         fix = "ship the merge that the harness makes, which keeps all of the base, unless text alone was meant"
         yield Finding("warning", what, lost_parts[1:], fix, "text-only")
     told = {name: settings[1][name] for name in SERVED}
-    if said := [f"{n} = {_json(value)}" for n, value in told.items() if value not in (None, NEUTRAL[n])]:
+    if said := [f"{n} = {written(value)}" for n, value in told.items() if value not in (None, NEUTRAL[n])]:
         what = f"servers obey generation_config.json ({', '.join(said)}), evaluations here do not"
         yield Finding("note", what, (), "serve it with the options with which it was evaluated", "served")
-    headers = read_headers(folders[1])
-    rows = next((h.shape[0] for name, h in headers.items() if name.endswith("embed_tokens.weight")), 0)
-    if rows and rows < len(after):
-        what = f"{rows} embeddings for {len(after)} tokens"
+    missing, missed = (len(t) - _embeddings(folder) for t, folder in zip((after, before), folders[::-1], strict=True))
+    if missing > max(0, missed):  # some bases have tokens of pictures that their embeddings lack
+        what = f"{len(after) - missing} embeddings for {len(after)} tokens"
         yield Finding("error", what, (), "resize the embeddings before training", "embeddings")
 
 
@@ -218,6 +245,12 @@ def never_stops(
             evidence = [f"row {row.number}: {quote(a)}" for row, a in zip(asked, answers, strict=True)]
             what = f"none of {len(asked)} training prompts is answered with an end within {room} tokens"
             yield Finding("warning", what, evidence, "do the rows end in a stop token that is learnt?", "endless")
+
+
+def _embeddings(folder: Path) -> int:
+    """Return how many tokens a model has embeddings for."""
+    with harness_hf.quiet():
+        return int(harness_hf.skeleton(folder).get_input_embeddings().weight.shape[0])
 
 
 def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str], exact: bool) -> list[Any] | None:
@@ -313,45 +346,13 @@ def _stops(folder: Path) -> set[int]:
     return set()
 
 
-def _tokenizers(before: Path, after: Path) -> list[str]:
-    """Return how two tokenizer.json differ; where one is missing, how they tokenise is compared elsewhere."""
-    if not all((folder / "tokenizer.json").is_file() for folder in (before, after)):
-        return []
-    from tokenizers import Tokenizer
-
-    # as the library writes them, so that only what they do is compared
-    texts = [Tokenizer.from_file(str(folder / "tokenizer.json")).to_str() for folder in (before, after)]
-    one, two = ({k: v for k, v in json.loads(text).items() if k not in CALLED} for text in texts)
-    found = []
-    for part in ("vocab", "merges"):
-        old: dict[str, Any] = {}
-        new: dict[str, Any] = {}  # entries by their text, with the id, score or place of each
-        for side, members in ((one, old), (two, new)):
-            entries = side["model"].pop(part, None) or ()
-            if not isinstance(entries, Mapping):
-                texts = [" ".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in entries]
-                entries = {entry: place for place, entry in enumerate(texts)}
-            members.update(entries)
-        if changed := [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]:
-            examples = [f"{quote(key)} {old.get(key)} → {new.get(key)}" for key in sorted(changed)[:TOLD]]
-            found.append(f"{part}: {len(changed)} differ: {', '.join(examples)}")
-    return found + list(_apart(one, two))
-
-
-def _templates(before: Any, after: Any) -> list[str]:
-    """Return the lines in which two chat templates differ; a template is a text, or several by name."""
-    one, two = (json.dumps(t, indent=0) if isinstance(t, Mapping) else t or "" for t in (before, after))
-    lines = list(unified_diff(one.splitlines(True), two.splitlines(True), n=0, lineterm=""))[2:]
-    return [quote(line) for line in lines if not line.startswith("@@")][:TOLD]
-
-
 def _configs(before: Path, after: Path) -> list[str]:
     """Return how two config.json differ as transformers reads them; of a model of text alone, about the text."""
     with harness_hf.quiet():
         configs = [harness_hf.load_config(folder) for folder in (before, after)]
         if _left_out(before, after):
             configs = [config.get_text_config() for config in configs]
-    return list(_apart(*(_without(config.to_dict(), STORED) for config in configs)))
+    return list(differences(*(_without(config.to_dict(), STORED) for config in configs)))
 
 
 def _left_out(before: Path, after: Path) -> list[str]:
@@ -368,16 +369,3 @@ def _without(value: Any, names: set[str]) -> Any:
     if not isinstance(value, Mapping):
         return value
     return {str(key): _without(part, names) for key, part in value.items() if key not in names}
-
-
-def _apart(one: Any, two: Any, where: str = "") -> Iterator[str]:
-    """Yield where two JSON values differ, and what is there."""
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        for key in sorted(one.keys() | two.keys()):
-            yield from _apart(one.get(key), two.get(key), f"{where}.{key}" if where else key)
-    elif _json(one) != _json(two):
-        yield f"{where}: {quote(_json(one))[1:-1]} before, {quote(_json(two))[1:-1]} after"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from harness_checks.lint import counted, place
 from harness_checks.trained import note_of
 
 FAR = 0.01  # of a first reward or loss: what rounding makes is far below
+MANY = 0.05  # of the pairs
 LONGER, FEWEST = 0.8, 10  # of the pairs, of which there are so many at least
 BATCH, BATCHES = 4, 4  # rows of a batch and batches of a step, where a recipe with labels does not say
 ALONE, CHANCE = 0.25, 1e-4  # of the steps more than in a random order have one label, which is so unlikely there
@@ -36,11 +38,18 @@ def wrong_reference(adapter: ModelRef) -> Iterator[Finding]:
 def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Pairs whose chosen answer is the rejected one.
 
-    Their loss is ln 2 whatever the model does, so they teach nothing, and they hide in a mean.
+    Their loss is ln 2 whatever the model does, so they teach nothing, and they hide in a mean. Where the two differ in
+    case and punctuation alone (-case), they teach how to write and not what.
     """
     if same := [row for row in _pairs(rows) if row.answer.split() == _rejected(row).split()]:
         what = f"{counted(len(same), len(rows))}: chosen and rejected are equal"
         yield Finding("error", what, [f"{place(row, rows)}: {quote(row.answer, 60)}" for row in same], "remove them")
+    pairs = [row for row in _pairs(rows) if row not in same]
+    alike = [row for row in pairs if (letters := _letters(row.answer)) and letters == _letters(_rejected(row))]
+    if len(alike) > MANY * len(pairs):
+        what = f"{counted(len(alike), len(pairs))}: chosen and rejected differ in case and punctuation alone"
+        lines = [f"{place(row, rows)}: {quote(row.answer, 40)} and {quote(_rejected(row), 40)}" for row in alike]
+        yield Finding("warning", what, lines, "is that what the pairs should teach? else remove them", "case")
 
 
 @checker(title="length-bias")
@@ -110,6 +119,11 @@ def sorted_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding
     if math.exp(alone - expected + alone * math.log(max(expected, 1e-300) / alone)) < CHANCE:
         what = f"{alone} of {len(steps)} steps have one label only, {expected:.1f} in a random order"
         yield Finding("warning", what, (), "shuffle the rows once, or put each unwanted answer after a wanted one")
+
+
+def _letters(text: str) -> str:
+    """Return the letters and digits of a text, without case."""
+    return re.sub(r"[\W_]", "", text).casefold()
 
 
 def _pairs(rows: Sequence[TrainingRow]) -> Iterator[TrainingRow]:

@@ -30,7 +30,7 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
     PEFT adapts q and v only where it is not told otherwise, and takes a list of which one name matches without a
     word (peft#3554). LoRA works as well as full fine-tuning where it is on all linears, the MLPs first.
     """
-    if (options := _options(suite)) is None:
+    if (options := adapter_options(suite)) is None:
         return
     targets, model = options.get("target_modules"), harness_hf.skeleton(base.path)
     linears = {name: model.get_submodule(name) for name in text_linears(model)}
@@ -52,7 +52,7 @@ def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findin
     Mixtures of experts keep all experts of a layer in one parameter of three dimensions, which is no linear: LoRA on
     "all-linear" passes it by, and so does a 4-bit load (unsloth#11014). PEFT reaches it by target_parameters.
     """
-    if (options := _options(suite)) is None:
+    if (options := adapter_options(suite)) is None:
         return
     model, named = harness_hf.skeleton(base.path), tuple(options.get("target_parameters") or ())
     part = harness_hf.language_model(model) or ""  # no row of text reaches what lies beside it
@@ -73,24 +73,37 @@ def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findi
     what the head is multiplied with, and zeros stay zeros: the loss falls, and the model never ends its turn
     (axolotl#2073). Looked at is what rows end with, where neither the head nor the token is trained.
     """
-    if (options := _options(suite)) is None:
+    options, head = adapter_options(suite), built.model.get_output_embeddings()
+    names = names_of(built.model, head)
+    if options is None or trains_module(names, options):
         return
-    saved, given = options.get("modules_to_save") or (), options.get("trainable_token_indices") or ()
-    tokens = {i for some in given.values() for i in some} if isinstance(given, dict) else {*given}
-    targets = options.get("target_modules") or ()
     learnt = [[x for x in e.labels if x != IGNORED][-TAIL:] for e in built.examples]
-    ends = {x for last in learnt for x in last} & Tokens(built.tokenizer).stops - tokens
-    head = built.model.get_output_embeddings()
-    names = {n for n, p in built.model.named_parameters(remove_duplicate=False) if head and p is head.weight}
-    if any(name.split(".")[-2] in (*saved, *(targets if isinstance(targets, list) else ())) for name in names):
-        return
+    ends = {x for last in learnt for x in last} & Tokens(built.tokenizer).stops
     if zeros := [i for i in sorted(ends) if _is_zero(Path(base.path), names, i)]:
         marks = ", ".join(f'"{built.tokenizer.convert_ids_to_tokens(i)}"' for i in zeros)
         what = f"rows end with {marks}, which the base was never trained to say: its row of the head is zeros"
-        yield Finding("error", what, (), f"trainable_token_indices = {zeros} in [adapter], or an end that it knows")
+        yield Finding("error", what, (), f"{how_to_train(names)} in [adapter], or an end that it knows")
 
 
-def _options(suite: Suite) -> Mapping[str, Any] | None:
+def names_of(model: PreTrainedModel, part: Any) -> set[str]:
+    """Return the names of the weight of a part of a model, several where it is tied; none without a part."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if part is not None and parameter is part.weight}
+
+
+def trains_module(names: set[str], options: Mapping[str, Any]) -> bool:
+    """Return whether an adapter trains a module that one of some weights belongs to."""
+    targets = options.get("target_modules") or ()
+    modules = (*(options.get("modules_to_save") or ()), *(targets if isinstance(targets, list) else ()))
+    return any(name.split(".")[-2] in modules for name in names)
+
+
+def how_to_train(names: set[str]) -> str:
+    """Return the options of an adapter that train a head with these names; by index only embeddings are trained."""
+    return f'modules_to_save = ["{min(names).split(".")[-2]}"]' + (", ensure_weight_tying = true" * (len(names) > 1))
+
+
+def adapter_options(suite: Suite) -> Mapping[str, Any] | None:
     """Return the options of the adapter that is trained, or None where all of a model is."""
     if suite.adapter is None:
         return {}

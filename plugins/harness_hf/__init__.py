@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.restore import split_name as split_name
     from harness_hf.scoring import apart as apart
     from harness_hf.sources import LocalSource as LocalSource
+    from harness_hf.sources import context_of as context_of
     from harness_hf.sources import parameters_of as parameters_of
     from harness_hf.sources import resolve as resolve
     from harness_hf.sources import told_of as told_of

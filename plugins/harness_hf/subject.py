@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -133,6 +133,7 @@ class HFSubject(Described):
         """
         how = Generate(**options)
         encoded, lost = self.prompts(prompts, how)
+        self._check_embeddings(encoded)
         about: dict[str, Any] = {"context": self.context, "tell": self.tell}
         with self._active():
             for number, said in generation.generate(self.model, self.tokens, encoded, how, **about):
@@ -153,6 +154,7 @@ class HFSubject(Described):
         does all as lm_eval does: a whole text has two BOS before it where the tokenizer adds one itself.
         """
         windows = self.windows(pairs, truncate=truncate)
+        self._check_embeddings(context + target for several in windows for context, target in several)
         owners = [i for i, several in enumerate(windows) for _ in several]
         waiting = [len(several) for several in windows]
         sums = [Scored() for _ in windows]
@@ -179,6 +181,7 @@ class HFSubject(Described):
         if against.tokens.pairs([("", text) for text in texts]) != encoded:
             names = f'"{self.name}" and "{against.name}"'
             raise UsageError(f"drift: {names} tokenise differently, so they cannot be compared")
+        self._check_embeddings(context + target for context, target in encoded)
         windows = [self.rolling(*pair) for pair in encoded]
         sums = iter(self._divergences([window for several in windows for window in several], against))
         sizes = [len(target) for _, target in encoded]
@@ -207,6 +210,14 @@ class HFSubject(Described):
             for number, places, _ in row.targets:
                 totals[number] += sum(kl[place] for place in places)
         return totals
+
+    def _check_embeddings(self, rows: Iterable[Sequence[int]]) -> None:
+        """Raise UsageError on a token that has no row in the model's embeddings, which torch would fail on."""
+        size = self.model.get_input_embeddings().weight.shape[0]
+        if (token := max((max(ids, default=0) for ids in rows), default=0)) >= size:
+            text = self.tokens.tokenizer.convert_ids_to_tokens(token)
+            what = f'token {token} of a row ("{text}") is beyond its {size} embeddings'
+            raise UsageError(f'model "{self.name}": {what}; resize the embeddings, or take the base\'s tokenizer')
 
     def _tell_why_plain(self) -> None:
         if why := self.scorer.why_plain:

@@ -12,8 +12,9 @@ import time
 import warnings
 from pathlib import Path
 
+from tests.mutations.catalogue import MUTATIONS
 from tests.mutations.lab import Lab, Seen
-from tests.mutations.mutations import MUTATIONS, Mutation
+from tests.mutations.mutations import Mutation
 
 SHIPPED = ("smoke", "domain", "domain-forgets", "shell", "chat", "methods", "preference", "latency")
 SUITES = Path(__file__).parents[2] / "suites"

@@ -158,6 +158,26 @@ def another_note(
     return out
 
 
+def with_tokenizer(
+    ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, how: str = "", **o: Any
+) -> Path:
+    """Train, and save the tokenizer beside the adapter, with "pad", "tokens", a "template" or a "comment" added."""
+    from harness_hf import load_tokenizer
+
+    sft(ref, adapter, rows, out, progress=progress, seed=seed, **o)
+    tokenizer = load_tokenizer(ref.path)
+    if how == "pad":
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    if how == "tokens":
+        tokenizer.add_tokens(["<step>", "</step>"])
+    if how == "template":
+        tokenizer.chat_template = tokenizer.chat_template.replace("<|{{", "[{{").replace("}}|>", "}}]")
+    if how == "comment":
+        tokenizer.chat_template = "{# as trained #}" + tokenizer.chat_template
+    tokenizer.save_pretrained(out)
+    return out
+
+
 def damaged(ref: Any, adapter: Any, rows: Any, out: Path, *, progress: Any, seed: int, how: str = "", **o: Any) -> Path:
     """Train, and damage the adapter on the disk.
 
@@ -302,6 +322,10 @@ def _nan(weights: dict[str, Any]) -> None:
     weights["model.layers.0.mlp.up_proj.weight"][0] = float("nan")
 
 
+def _nan_row(weights: dict[str, Any]) -> None:
+    weights["model.embed_tokens.weight"][200] = float("nan")  # of a byte that no row has
+
+
 def _json(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
     def write(base: Path, out: Path) -> None:
         content = json.loads((out / name).read_text("utf-8"))
@@ -343,12 +367,18 @@ CHANGES: dict[str, Callable[[Path, Path], None]] = {
     "elsewhere": _weights(_other_norm),
     "half": _weights(_half_merged),
     "nan": _weights(_nan),
+    "nan row": _weights(_nan_row),
     "tokens": _json("tokenizer.json", _lose_end),
     "template": _lose_template,
     "stops": _json("generation_config.json", lambda config: config.pop("eos_token_id")),
     "other stop": _json("generation_config.json", lambda config: config.update(eos_token_id=7)),
     "ids": _json("tokenizer.json", _swap_ids),
     "normaliser": _json("tokenizer.json", lambda tokenizer: tokenizer.update(normalizer={"type": "NFKC"})),
+    "split": _json("tokenizer_config.json", lambda config: config.update(split_special_tokens=True)),
+    "clean": _json("tokenizer_config.json", lambda config: config.update(clean_up_tokenization_spaces=True)),
+    "short": _json("tokenizer_config.json", lambda config: config.update(model_max_length=16)),
+    "left": _json("tokenizer_config.json", lambda config: config.update(truncation_side="left")),
+    "renamed": _json("tokenizer_config.json", lambda config: config.update(name_or_path="me", padding_side="left")),
     "unheard": _template("{{ message['content'] }}", UNHEARD),
     "line": _template("<|assistant|>\n", "<|assistant|>"),
     "eps": _json("config.json", lambda config: config.update(rms_norm_eps=1e-3)),
@@ -386,6 +416,7 @@ def harness_trainers() -> Mapping[str, Any]:
         "another_note": another_note,
         "misreferenced": misreferenced,
         "damaged": damaged,
+        "with_tokenizer": with_tokenizer,
         "sharing": sharing,
     }
 

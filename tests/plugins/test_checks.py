@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+import harness_hf
 from harness.cli.main import main
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks
@@ -30,8 +31,8 @@ from harness_checks.leaks import leaks
 from harness_checks.pairs import sorted_labels
 from harness_checks.trained import another_base
 from tests.helpers.speed import rounds
+from tests.mutations.catalogue import MUTATIONS
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
-from tests.mutations.mutations import MUTATIONS
 
 Lines = list[str]
 
@@ -511,6 +512,21 @@ BESIDE: dict[str, tuple[str, str, Callable[[Path], None]]] = {
         "do_sample: false before, true after",
         edited("generation_config.json", lambda about: about.update(do_sample=True)),
     ),
+    "split_special_tokens": (
+        "M4-ids",
+        "<|end|>",
+        edited("tokenizer_config.json", lambda about: about.update(split_special_tokens=True)),
+    ),
+    "an option that no library knows": (
+        "M4-options",
+        "odd: null before, 3 after",
+        edited("tokenizer_config.json", lambda about: about.update(odd=3)),
+    ),
+    "model_max_length": (
+        "M4-length",
+        "model_max_length: 512 before, 16 after",
+        edited("tokenizer_config.json", lambda about: about.update(model_max_length=16)),
+    ),
 }
 
 
@@ -549,7 +565,28 @@ def test_what_lies_beside_the_weights_is_the_bases(case: str, twins: tuple[Path,
     change(merged)
     told = beside(base, merged)
     assert words in told[code]
-    assert told[code].startswith("warning" if code == "M4-generation" else "error")
+    assert told[code].startswith("warning" if code in ("M4-generation", "M4-length") else "error")
+
+
+def test_tokenizers_that_say_the_same_otherwise(twins: tuple[Path, Path]) -> None:
+    """A limit beyond the context, padding, a name and an option that is off change nothing."""
+    base, merged = twins
+    about = {"model_max_length": 10**30, "padding_side": "left", "name_or_path": "me", "split_special_tokens": False}
+    edited("tokenizer_config.json", lambda c: c.update(about))(merged)
+    assert beside(base, merged) == {}
+
+
+def test_embeddings_are_found_under_any_name(tmp_path: Path) -> None:
+    """GPT-NeoX calls them embed_in; a base that lacks some of its tokens is as it was made."""
+    from bench import architectures
+
+    architectures.build("GPTNeoXForCausalLM", tmp_path / "base")
+    merged = shutil.copytree(tmp_path / "base", tmp_path / "merged")
+    tokenizer = harness_hf.load_tokenizer(merged)
+    tokenizer.add_tokens(["<step>"])
+    tokenizer.save_pretrained(merged)
+    assert beside(tmp_path / "base", merged)["M4-embeddings"] == "error: 261 embeddings for 262 tokens: "
+    assert beside(merged, merged) == {}
 
 
 def test_what_servers_obey_is_told(twins: tuple[Path, Path]) -> None:

@@ -283,6 +283,26 @@ def test_two_adapters_do_not_mix(tiny_model: Path, tiny_adapter: Path, tmp_path:
         assert [totals(s) for s in reversed(subjects)] == apart[::-1]
 
 
+def test_token_beyond_the_embeddings_is_one_line(tiny_model: Path, tmp_path: Path, cache: Path) -> None:
+    """A prompt or an answer with a token that the model has no row for is refused, whatever is asked of it."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = harness_hf.load_tokenizer(tmp_path / "model")
+    tokenizer.add_tokens(["<step>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "model")
+    ref = ModelRef("base", str(tmp_path / "model"))
+    with harness_hf.load([ref]) as [subject]:
+        assert subject.generate(["step"], max_new_tokens=1)
+        for ask in (
+            lambda: subject.generate(["a <step>"], max_new_tokens=1),
+            lambda: subject.logprobs([("a", "<step>")]),
+            lambda: subject.token_kl(["a <step>"], subject),
+        ):
+            with pytest.raises(
+                UsageError, match=r'token 261 of a row \("<step>"\) is beyond its 261 embeddings; resize'
+            ):
+                ask()
+
+
 def test_models_are_freed(tiny_model: Path, tiny_adapter: Path, cache: Path) -> None:
     """After the block no model is in memory, even where a caller keeps the subjects."""
     refs = [ModelRef("base", str(tiny_model)), ModelRef("adapter", str(tiny_model), adapter=tiny_adapter)]

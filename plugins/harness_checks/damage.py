@@ -1,0 +1,96 @@
+"""Text that other programs changed on its way into rows: kinds of D11."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from harness import Finding, TrainingRow, quote
+from harness.internals import HELD_OUT, Task, schema, text_of
+
+MANY, SOME = 0.05, 0.01  # of the rows
+ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,5});")
+MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|html|xml|entit", re.IGNORECASE)
+MISSING = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
+TYPOGRAPHIC, PLAIN = re.compile("[\u2018\u2019\u201c\u201d]"), re.compile("['\"]")
+SHORTEST, CUT, UNEVEN, NEAR = 16, 0.1, 3, 3  # of answers that are cut: characters, share, word counts, lengths below
+WHOLE = re.compile(r"[.!?:;)\]}\"'\u201d`>]\s*$")
+Bad = Sequence[tuple[TrainingRow, str]]
+
+
+def find_damage(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[tuple[str, Bad, str, str]]:
+    """Yield a kind, rows with what is wrong with each, what that is, and a way out."""
+    yield "entities", _find_entities(rows), "HTML entities in answers", "unescape them: html.unescape"
+    yield "nan", _find_missing(rows), "the answer is a missing value as pandas writes it", "remove them, or fill it in"
+    yield "cut", _find_cuts(rows), "answers that end at one length, most of them inside a sentence", "read them whole"
+    what = "line breaks are CRLF, and no evaluation has any"
+    yield "endings", _find_endings(rows, tasks), what, "write \\n alone, as in the evaluations"
+    what = "typographic quotes, where the targets of an evaluation that compares punctuation have plain ones"
+    yield "quotes", _find_quotes(rows, tasks), what, "write quotes alike in both"
+
+
+def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Finding]:
+    """Yield evaluations with line breaks of CRLF, where no training row has one."""
+    texts = [f"{row.prompt}{row.answer}" for row in rows]
+    for name, task in tasks.items() if any("\n" in t for t in texts) and not any("\r\n" in t for t in texts) else ():
+        samples = [] if task.brings_rows else [s for s in task.samples or () if s.input]
+        found = [s for s in samples if "\r\n" in text_of(s.input)]
+        if len(found) > MANY * len(samples):
+            what = f'{len(found)} of {len(samples)} rows of "{name}": line breaks are CRLF, and no training row has any'
+            ids = {name: [s.id for s in found]}
+            yield Finding("warning", what, (), "write \\n alone, as in training", "endings", ids)
+
+
+def _find_entities(rows: Sequence[TrainingRow]) -> Bad:
+    found = [(r, quote(hit[0])) for r in rows if (hit := ENTITY.search(r.answer)) and not _is_markup(r)]
+    return found if len(found) >= max(2, SOME * len(rows)) else []
+
+
+def _is_markup(row: TrainingRow) -> bool:
+    return bool(MARKUP.search(row.prompt) or MARKUP.search(row.answer))
+
+
+def _find_missing(rows: Sequence[TrainingRow]) -> Bad:
+    found = [(row, quote(row.answer.strip())) for row in rows if row.answer.strip() in MISSING]
+    return found if len(found) >= max(2, SOME * len(rows)) else []
+
+
+def _find_cuts(rows: Sequence[TrainingRow]) -> Bad:
+    """Return rows whose answers all end at the greatest length, if that is no length of whole answers.
+
+    Labels, hashes and sentences of one form are as long as each other too; they have as many words, or an end.
+    """
+    answers = [row.answer for row in rows]
+    sizes = Counter(map(len, answers))
+    longest = max(sizes, default=0)
+    at = [row for row in rows if len(row.answer) == longest]
+    words = {len(row.answer.split()) for row in at}
+    is_edge = sizes[longest] > NEAR * max(sizes[longest - i] for i in range(1, 4))
+    unended = [row for row in at if not WHOLE.search(row.answer)]
+    if longest < SHORTEST or len({row.answer for row in at}) < max(5, CUT * len(rows)):
+        return []
+    if len(words) < UNEVEN or not is_edge or len(unended) < 0.8 * len(at):
+        return []
+    return [(row, f"{longest} characters: {quote('…' + row.answer[-30:])}") for row in at]
+
+
+def _find_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
+    own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
+    if not own or any("\r" in f"{text_of(s.input)}{s.target}" for s in own):
+        return []
+    found = [(r, quote(repr(r.prompt[-30:]))) for r in rows if "\r\n" in r.prompt or "\r\n" in r.answer]
+    return found if len(found) > MANY * len(rows) else []
+
+
+def _find_quotes(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
+    targets = list[str]()
+    for task in tasks.values():
+        given = schema.with_defaults(task.function, task.spec.options)
+        if task.generates and not task.brings_rows and not given.get("ignore_punctuation"):
+            targets += [t for s in task.samples or () for t in s.targets]
+    if sum(bool(PLAIN.search(t)) for t in targets) <= MANY * len(targets) or any(map(TYPOGRAPHIC.search, targets)):
+        return []
+    learnt = [row for row in rows if not row.row.get(HELD_OUT)]
+    found = [(row, quote(row.answer)) for row in learnt if TYPOGRAPHIC.search(row.answer)]
+    return found if len(found) > MANY * len(learnt) else []

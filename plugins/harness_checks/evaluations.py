@@ -1,0 +1,209 @@
+"""D23: evaluations that no model can fail, or that none can be right in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import Finding, ModelRef, Sample, checker, quote
+from harness.internals import Suite, Task, encoding, schema, text_of
+from harness_checks.lint import counted
+
+WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer
+CASED = ("exact_match", "contains", "token_f1")
+MANY = 0.05  # of the rows
+MOST = 0.8  # of an answer, or of the rows
+LONG_FRAME = 24  # characters that all answers have in common
+FEWEST, LUCK = 8, 0.01  # answers, and how often the first choice is never right by chance
+LABELS = r"(?:answer|response|output|solution|label|completion|target|antwort|a)"
+BITS = 8  # of a byte that is guessed
+
+
+@checker(title="uninformative-evaluations")
+def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> Iterator[Finding]:
+    """Rows that every model is right in, or none, and gates that nothing fails.
+
+    Kinds of this finding: -conflict one prompt with several targets, of which one row at most can be right, -case
+    targets that differ in case alone where case is ignored, -choices choices that differ in white space alone, -gold
+    right choices that are numbered from 1, -echo targets of `contains` that stand in their prompt, so that an answer
+    that repeats it is right, -answer prompts that end with their answer, -frame answers that are scored and are nearly
+    all alike, so that a wrong word in them hardly counts, -gate a limit that a model that guesses keeps.
+    """
+    for name, task in tasks.items():
+        samples = [s for s in task.samples or () if s.input]
+        if task.brings_rows or not samples:
+            continue
+        for kind, rows, what, fix in (
+            ("conflict", _find_conflicts(task, samples), "the same prompt has another target", "keep the right target"),
+            (
+                "case",
+                _find_cases(task, samples),
+                "targets differ in case, which is ignored",
+                "ignore_case = false",
+            ),
+            ("choices", _find_choices(task, samples), "choices differ in white space alone", "make them different"),
+            ("gold", _find_gold(task, samples), "the first choice is never right", "number the choices from 0"),
+            ("echo", _find_echoes(task, samples), "the target stands in the prompt", 'use = "exact_match"'),
+            ("answer", _find_answers(samples), "the prompt ends with its answer", "take it out of the prompt"),
+            ("frame", _find_frame(task, samples), "what is scored is nearly the same in all", "score the answer alone"),
+        ):
+            if rows:
+                lines = [f'row "{i}": {line}' for i, line in rows.items()]
+                line = f'{counted(len(rows), len(samples))} of "{name}": {what}'
+                yield Finding("warning", line, lines, fix, kind, {name: [*rows]})
+    yield from _find_gates(tasks, suite, Path(base.path))
+
+
+def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
+    """Return rows whose prompt stands in another with no target in common."""
+    if task.spec.use not in WHOLE:
+        return {}
+    by_prompt: dict[str, list[Sample]] = defaultdict(list)
+    for s in samples:
+        choices, _ = _choices_of(task, s)
+        by_prompt[repr((s.input.strip() if isinstance(s.input, str) else s.input, choices))].append(s)
+    found = {}
+    for same in by_prompt.values():
+        wanted = [{_plain(_gold_of(task, s))} if _choices_of(task, s)[0] else {*map(_plain, s.targets)} for s in same]
+        for s, mine in zip(same[1:], wanted[1:], strict=True):
+            nested = any(a in b or b in a for a in mine for b in wanted[0]) and task.spec.use == "contains"
+            if mine and wanted[0] and not mine & wanted[0] and not nested:
+                found[s.id] = f"{quote(text_of(s.input), 40)} → {quote(min(wanted[0]), 30)} and {quote(min(mine), 30)}"
+    return found
+
+
+def _find_cases(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
+    """Return rows whose target another row has in another case."""
+    if task.spec.use not in CASED or not schema.with_defaults(task.function, task.spec.options).get("ignore_case"):
+        return {}
+    written: dict[str, str] = {}
+    found = {}
+    for s, target in ((s, s.targets[0].strip()) for s in samples if s.targets):
+        if (first := written.setdefault(target.casefold(), target)) != target:
+            found[s.id] = f"{quote(target, 40)} is taken for {quote(first, 40)}"
+    return found
+
+
+def _find_choices(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
+    """Return rows with two choices that are one but for white space."""
+    found = {}
+    for s in samples:
+        choices, _ = _choices_of(task, s)
+        first: dict[str, str] = {}
+        twins = [c for c in choices if first.setdefault(" ".join(c.split()), c) != c]
+        if twins:
+            found[s.id] = f"{first[' '.join(twins[0].split())]!r} and {twins[0]!r}"
+    return found
+
+
+def _find_gold(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
+    """Return all rows, where the right choices are numbers and never 0, which chance does not explain."""
+    numbers, chance = list[int](), 1.0
+    for s in samples:
+        choices, _ = _choices_of(task, s)
+        gold = _gold_of(task, s)
+        if not choices or gold in choices or not gold.isdecimal():
+            return {}
+        numbers.append(int(gold))
+        chance *= 1 - 1 / len(choices)
+    if not numbers or min(numbers) == 0 or chance > LUCK:
+        return {}
+    return {s.id: f"{number} of {len(_choices_of(task, s)[0])}" for s, number in zip(samples, numbers, strict=True)}
+
+
+def _find_echoes(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
+    """Return rows of `contains` whose prompt has the target, as whole words; where they are few, none."""
+    if task.spec.use != "contains":
+        return {}
+    found = {}
+    for s in samples:
+        prompt = text_of(s.input).casefold()
+        if hit := next((t for t in s.targets if t.strip() and has_words(prompt, t.strip().casefold())), None):
+            found[s.id] = f"{quote(hit, 30)} in {quote(text_of(s.input), 60)}"
+    return found if len(found) >= MANY * len(samples) else {}
+
+
+def has_words(text: str, words: str) -> bool:
+    """Return whether a text has these as whole words."""
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
+
+
+def _find_answers(samples: Sequence[Sample]) -> dict[str, str]:
+    """Return rows whose prompt ends with a label of an answer and the target; where they are few, none."""
+    found = {}
+    for s in samples:
+        end = text_of(s.input).rstrip()[-400:]
+        for target in (t.strip() for t in s.targets if t.strip()):
+            if re.search(rf"(?:^|\W){LABELS}\s*[:=]\s*{re.escape(target)}$", end, re.IGNORECASE):
+                found[s.id] = quote(f"…{end[-50:]}", 60)
+    return found if len(found) >= MANY * len(samples) else {}
+
+
+def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
+    """Return all rows, where the targets that a perplexity scores share most of their text."""
+    targets = [s.targets[0] for s in samples if s.targets]
+    if task.spec.use != "perplexity" or task.spec.options.get("of") != "completion" or len({*targets}) < FEWEST:
+        return {}
+    before = min(encoding.shared_length(targets[0], t) for t in targets)
+    ends = [t[before:][::-1] for t in targets]
+    after = min(encoding.shared_length(ends[0], t) for t in ends)
+    if before + after < LONG_FRAME or (before + after) * len(targets) < MOST * sum(map(len, targets)):
+        return {}
+    return {
+        s.id: f"all but {quote(s.targets[0][before : len(s.targets[0]) - after], 40)}" for s in samples if s.targets
+    }
+
+
+def _find_gates(tasks: Mapping[str, Task], suite: Suite, folder: Path) -> Iterator[Finding]:
+    """Yield gates whose limit is kept whatever a model answers, or by one that guesses evenly."""
+    for gate in suite.gates:
+        task = tasks.get(gate.eval)
+        if not task or not (metric := task.metrics.get(gate.metric_name)):
+            continue
+        why, (low, high) = "", (0.0, 1.0) if metric.is_share else (None, None)
+        if gate.min is not None and low is not None and gate.min <= low:
+            why = f"{gate.metric} is at least {low:g} whatever a model answers"
+        if gate.max is not None and high is not None and gate.max >= high:
+            why = f"{gate.metric} is at most {high:g} whatever a model answers"
+        if gate.max is not None and metric.name == "bits_per_byte" and gate.max >= BITS:
+            why = f"a model that guesses each byte has {BITS}"
+        if gate.max is not None and metric.name == "perplexity" and (size := _vocabulary(folder)) and gate.max >= size:
+            why = f"a model that guesses evenly among its {size:,} tokens has {size:,}"
+        if why:
+            limit = f"min = {gate.min:g}" if gate.max is None else f"max = {gate.max:g}"
+            what = f'gate "{gate.id}" proves nothing: {limit}, and {why}'
+            yield Finding("warning", what, (), "a limit that a bad model misses, or compare with the base", "gate")
+
+
+def _vocabulary(folder: Path) -> int:
+    """Return how many tokens a base has, or 0 of one that is not in the form of transformers."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        return int((config.get("text_config") or config)["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0
+
+
+def _choices_of(task: Task, sample: Sample) -> tuple[list[str], list[Any]]:
+    """Return the choices of a row of `multiple_choice` and their labels; nothing of another evaluator's."""
+    if task.spec.use != "multiple_choice":
+        return [], []
+    column = task.spec.options.get("choices", "choices")
+    given = column if isinstance(column, list) else sample.row.get(column)
+    found, labels = (given.get("text"), given.get("label")) if isinstance(given, dict) else (given, [])
+    texts = [c for c in found if isinstance(c, str)] if isinstance(found, list) else []
+    return texts, labels if isinstance(labels, list) else []
+
+
+def _gold_of(task: Task, sample: Sample) -> str:
+    """Return the right choice as its row says it, or nothing where it is a label."""
+    said = sample.row.get(str(task.spec.options.get("gold", "gold")), sample.target)
+    return "" if said in _choices_of(task, sample)[1] else str(said)
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.sub(r"[^\w\s.+\-]", "", text).casefold().split()).rstrip(".")

@@ -1,0 +1,127 @@
+"""D24 and T8: recipes by their effect: what the schedule and the optimizer can move, and whether the loss fell."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import Built, Finding, ModelRef, checker
+from harness.internals import Suite, read_steps
+
+LEAST_STEPS = 3
+TENTH, HALF = 0.1, 0.5  # of the peak of the rate; of the steps
+SGD_RATE = 1e-3  # of plain gradients, which for a LoRA are small
+EPSILON, DECAY, NOISE, SMOOTHING, DROPOUT = 1e-4, 10.0, 50.0, 0.5, 0.5
+SCALE = 64.0  # by which an adapter's product is multiplied
+BETA = 5.0  # of DPO and KTO, which are used with 0.01 to 0.5
+FEWEST, NOISES = 20, 2.0  # losses; standard errors that a fall must have
+
+
+@checker(title="ineffective-recipe")
+def ineffective_recipe(built: Built, suite: Suite) -> Iterator[Finding]:
+    """Options that each look harmless, and by whose effect next to nothing is learnt, or noise.
+
+    Computed is what the schedule does: the optimizer steps, and in how many of them the rate is above a tenth of its
+    peak. Adam divides by adam_epsilon where that is larger than the gradients; SGD moves by rate times gradient, a
+    thousandth of what Adam does; weight decay takes rate times itself of every weight in every step. An adapter's
+    product is multiplied by lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora.
+    """
+    config = built.config
+    steps = _count_steps(built)
+    if 0 < steps < LEAST_STEPS:
+        yield Finding("warning", f"the training has {steps} steps", fix="raise num_train_epochs or max_steps")
+    elif (rates := _rates(config, steps)) and max(rates) > 0:
+        high = sum(rate > TENTH * max(rates) for rate in rates)
+        if high < HALF * len(rates):
+            what = f"learning_rate is above a tenth of its peak in {high} of {len(rates)} steps"
+            yield Finding("warning", what, (), "another lr_scheduler_type, or other lr_scheduler_kwargs")
+    for what, fix in _find_extremes(config, suite):
+        yield Finding("warning", what, (), fix)
+    beta = getattr(config, "beta", None)
+    if suite.train and suite.train.use in ("dpo", "kto") and beta == 0:
+        yield Finding("error", "beta is 0: the loss has no gradient", (), "0.1 is a good start")
+
+
+def _find_extremes(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
+    """Yield options that are far from what works, and what works."""
+    adapter: Mapping[str, Any] = suite.adapter.options if suite.adapter else {}
+    rate, name = getattr(config, "learning_rate", 0.0), str(getattr(config, "optim", "")).rpartition(".")[2].lower()
+    if name == "sgd" and 0 < rate < SGD_RATE:
+        yield f"optim is sgd at a rate of {rate:g}, which moves next to nothing", 'optim = "adamw_torch", or 1e-2'
+    for option, most, fix in (
+        ("adam_epsilon", EPSILON, "1e-8 is the default"),
+        ("weight_decay", DECAY, "0 to 0.1 is usual"),
+        ("neftune_noise_alpha", NOISE, "5 to 15 is usual"),
+        ("label_smoothing_factor", SMOOTHING, "0 to 0.1 is usual"),
+        ("beta", BETA if suite.train and suite.train.use in ("dpo", "kto") else math.inf, "0.01 to 0.5 is usual"),
+    ):
+        if (value := getattr(config, option, None)) is not None and abs(value) > most:
+            yield f"{option} is {value:g}", fix
+    if (dropout := adapter.get("lora_dropout", 0.0)) > DROPOUT:
+        yield f"lora_dropout is {dropout:g}: most of what is learnt is left out", "0 to 0.1 is usual"
+    if (alpha := adapter.get("lora_alpha")) is not None:
+        rank = adapter.get("r", alpha) or 1
+        scale = alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
+        if scale > SCALE:
+            yield f"the adapter is multiplied by {scale:g} (lora_alpha and r)", "lora_alpha = r to 2 r"
+        if scale == 0:
+            yield "lora_alpha is 0: the adapter is multiplied by 0", "lora_alpha = r to 2 r"
+
+
+def _count_steps(built: Built) -> int:
+    """Return the optimizer steps of a training, in one process; 0 where its configuration does not say."""
+    config = built.config
+    if (most := getattr(config, "max_steps", 0)) > 0:
+        return int(most)
+    size = getattr(config, "per_device_train_batch_size", 0) * getattr(config, "gradient_accumulation_steps", 0)
+    rows = min(built.kept, len({e.number for e in built.examples}))
+    return math.ceil(rows / size * getattr(config, "num_train_epochs", 0)) if size else 0
+
+
+def _rates(config: Any, steps: int) -> list[float]:
+    """Return the learning rate of every step; nothing where the schedule depends on more than the step."""
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    try:
+        warmup = config.get_warmup_steps(steps)
+        given = {"num_warmup_steps": warmup, "num_training_steps": steps}
+        kwargs = dict(config.lr_scheduler_kwargs or {})
+        schedule = get_scheduler(config.lr_scheduler_type, optimizer, **given, scheduler_specific_kwargs=kwargs)
+        rates = []
+        for _ in range(steps):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            optimizer.step()
+            schedule.step()
+    except (ValueError, TypeError, AttributeError):  # one that goes by the validation loss, or another library's
+        return []
+    return rates
+
+
+@checker(title="loss-did-not-fall")
+def loss_did_not_fall(adapter: ModelRef) -> Iterator[Finding]:
+    """A training whose loss did not fall by more than its noise.
+
+    The mean loss of the last quarter of the steps must be lower than that of the first by two standard errors.
+    """
+    folder = Path(adapter.adapter or adapter.path)
+    losses = [step.loss for step in read_steps(folder) if step.loss is not None]
+    if len(losses) < FEWEST:
+        return
+    part = len(losses) // 4
+    first, last = losses[:part], losses[-part:]
+    fall = statistics.fmean(first) - statistics.fmean(last)
+    noise = _standard_error(first, last)
+    if fall <= NOISES * noise:
+        what = f"the loss fell by {fall:.3g} nats a token from the first quarter of the steps to the last"
+        fix = "is the learning rate too low or too high, or is the base as good on these rows?"
+        yield Finding("warning", f"{what}, and its noise is {noise:.2g}", (), fix)
+
+
+def _standard_error(first: Sequence[float], last: Sequence[float]) -> float:
+    """Return the standard error of the difference of two means, the spread of each around its own trend left in."""
+    return math.sqrt(statistics.variance(first) / len(first) + statistics.variance(last) / len(last))

@@ -1,0 +1,156 @@
+"""D22 and M8: whether the base has a row for every token of training rows, and the tokens an adapter was made with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import harness_hf
+from harness import Built, Finding, ModelRef, UsageError, checker, quote
+from harness.internals import Suite, weight_files
+from harness_checks.batches import FIXTURES, IGNORED
+from harness_checks.lint import counted
+from harness_checks.recipe import NEVER, adapter_options, how_to_train, names_of, trains_module
+from harness_hf import Tokens
+
+BLOCK = 4096  # rows of the head that are read at once
+
+
+@checker(title="untrainable-tokens")
+def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
+    """Tokens of the training rows that the base has no row for, or none of their own.
+
+    A token that was added to the tokenizer, and never to the model, is beyond the embeddings (-beyond): training ends
+    in an IndexError, on a GPU in a failed assertion. Where its row of the head is zeros (-zero), or another token's
+    (-equal), as some ways to resize a vocabulary leave them, an adapter on the linears moves only what the head is
+    multiplied with: zeros stay zeros, and of two equal tokens neither can be the likelier one.
+    """
+    embeddings = built.model.get_input_embeddings().weight.shape[0]
+    used = Counter(i for e in built.examples for i in set(e.ids))
+    if beyond := sorted(i for i in used if i >= embeddings):
+        fix = "resize the embeddings of the base, or take a base that has these tokens"
+        what = f"tokens beyond the base's {embeddings:,} embeddings"
+        yield _finding(built, beyond, what, fix, "beyond")
+        return
+    options, head = adapter_options(suite), built.model.get_output_embeddings()
+    names = names_of(built.model, head)
+    if options is None or trains_module(names, options):
+        return
+    learnt = {i for e in built.examples for i in e.labels[1:] if i != IGNORED}  # the first is never predicted
+    tokens = learnt - _find_opening(built)
+    zeros, equal = _find_rows(Path(base.path), names, tokens)
+    fix = f"{how_to_train(names)} in [adapter], or tokens that the base knows"
+    if mute := sorted(zeros - Tokens(built.tokenizer).stops):  # D20 reports the ends
+        yield _finding(built, mute, "tokens whose row of the base's head is zeros", fix, "zero")
+    if equal:
+        what = "tokens whose row of the base's head is another token's"
+        pairs = {i: f' = "{built.tokenizer.convert_ids_to_tokens(twin)}"' for i, twin in equal.items()}
+        yield _finding(built, sorted(equal), what, fix, "equal", pairs)
+
+
+@checker(title="adapter-tokenizer-mismatch")
+def other_tokenizer(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
+    """A tokenizer or chat template in an adapter's folder that is not the base's.
+
+    Trainers save what they trained with beside the adapter. Evaluated, merged and shipped is the base's: under another
+    chat template the adapter seems to have learnt nothing, and tokens that it added are lost. Templates are compared by
+    what they write; a token that only pads may be added.
+    """
+    if (folder := adapter.adapter) is None or not (Path(base.path) / "tokenizer_config.json").is_file():
+        return
+    ours, template = harness_hf.load_tokenizer(base.path), folder / "chat_template.jinja"
+    theirs = None
+    if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        theirs = harness_hf.load_tokenizer(folder)
+        before, after = ours.get_vocab(), theirs.get_vocab()
+        spare = {theirs.pad_token} - before.keys()
+        if odd := sorted(t for t in (before.keys() | after.keys()) - spare if before.get(t) != after.get(t)):
+            what = f'"{folder.name}" was made with {len(after):,} tokens, its base "{base.path}" has {len(before):,}'
+            evidence = [f"{quote(token)}: {before.get(token)} in the base, {after.get(token)} here" for token in odd]
+            fix = "merge it onto the base that has these tokens, and give that as the candidate"
+            yield Finding("error", what, evidence, fix, "vocabulary")
+    text = theirs.chat_template if theirs else template.read_text("utf-8") if template.is_file() else None
+    if text and text != ours.chat_template:
+        pairs = zip(_write_chats(ours, ours.chat_template), _write_chats(ours, text), strict=True)
+        if odd := [f"base {quote(one)}, adapter {quote(two)}" for one, two in pairs if one != two]:
+            what = f'"{folder.name}" has another chat template than its base "{base.path}", which ships'
+            fix = "evaluate it on a base with that template, or take the template out of the adapter's folder"
+            yield Finding("error", what, odd, fix, "template")
+
+
+def _write_chats(tokenizer: Any, template: str | None) -> Iterator[str]:
+    """Yield conversations as a template writes them, or what it says against them."""
+    for turns in ([{"role": "system", "content": "Be brief."}, *FIXTURES[0]], *FIXTURES):
+        for is_opened in (True, False):
+            try:
+                yield Tokens(tokenizer).render(turns, opened=is_opened, template=template)
+            except UsageError as error:
+                yield f"refused: {error}"
+
+
+def _find_opening(built: Built) -> set[int]:
+    """Return the tokens with which a chat template opens an answer, which no model need say."""
+    try:
+        return set(Tokens(built.tokenizer).prompts([[{"role": "user", "content": "?"}]])[0])
+    except UsageError:
+        return set()
+
+
+def _finding(
+    built: Built, tokens: Sequence[int], what: str, fix: str, kind: str, notes: dict[int, str] | None = None
+) -> Finding:
+    rows = {i: [e.number for e in built.examples if i in e.ids] for i in tokens[:5]}
+    names = {i: built.tokenizer.convert_ids_to_tokens(i) for i in tokens[:5]}
+    evidence = [f'"{names[i]}" ({i}){(notes or {}).get(i, "")}: row {rows[i][0]}' for i in rows]
+    total = sum(any(i in e.ids for i in tokens) for e in built.examples)
+    return Finding("error", f"{counted(total, len(built.examples))}: {what}", evidence, fix, kind)
+
+
+def _find_rows(folder: Path, names: Set[str], tokens: Set[int]) -> tuple[set[int], dict[int, int]]:
+    """Return which tokens have a row of zeros, and which have the row of another token, in a weight of a folder."""
+    import torch
+    from safetensors import safe_open
+
+    for file in weight_files(folder):
+        with safe_open(folder / file, "pt") as opened:
+            if name := next((n for n in opened.keys() if n in names), None):  # noqa: SIM118 -- no mapping
+                weight = opened.get_slice(name)  # (V, H)
+                known = torch.tensor(sorted(i for i in tokens if i < weight.get_shape()[0]))
+                rows, sums = _read_rows(weight, known)
+                zeros = {int(i) for i in known[rows.abs().amax(-1) <= NEVER]}
+                return zeros, _find_twins(weight, known, rows, sums, zeros)
+    return set(), {}
+
+
+def _read_rows(weight: Any, known: Any) -> tuple[Any, Any]:
+    """Return some rows of a weight as float32, and a sum over the bits of every row, which equal rows have in common.
+
+    Shapes: (K, H) and (V,), for a weight of (V, H) and K tokens.
+    """
+    import torch
+
+    size, width = weight.get_shape()
+    factors = torch.randint(1 << 40, (width,), generator=torch.Generator().manual_seed(0)) * 2 + 1
+    as_int = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    rows, sums = [], []
+    for start in range(0, size, BLOCK):
+        block = weight[start : min(start + BLOCK, size)].contiguous()
+        inside = known[(known >= start) & (known < start + BLOCK)] - start
+        rows.append(block[inside].float())
+        sums.append((block.view(as_int[block.element_size()]).long() * factors).sum(-1))
+    return torch.cat(rows), torch.cat(sums)
+
+
+def _find_twins(weight: Any, known: Any, rows: Any, sums: Any, zeros: Set[int]) -> dict[int, int]:
+    """Return for each token whose row another token has as well which that is; rows of zeros apart."""
+    order = sums.argsort(stable=True)
+    places = {int(i): place for place, i in enumerate(order.tolist())}
+    found = {}
+    for i, row in zip(known.tolist(), rows, strict=True):
+        near = (order[p] for p in (places[i] - 1, places[i] + 1) if 0 <= p < len(order))
+        twins = [int(j) for j in near if sums[j] == sums[i]] if i not in zeros else []
+        if twin := [j for j in twins if bool((weight[j : j + 1][0].float() == row).all())]:
+            found[i] = twin[0]
+    return found

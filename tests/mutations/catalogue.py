@@ -1,0 +1,5 @@
+"""All mutations."""
+
+from tests.mutations import mutations, silent
+
+MUTATIONS = [*mutations.MUTATIONS, *silent.MUTATIONS]
