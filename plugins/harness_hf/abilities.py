@@ -54,22 +54,33 @@ def _ropes(model: PreTrainedModel) -> list[dict[str, Any]]:
     return [rope, *(part for part in rope.values() if isinstance(part, dict))]
 
 
-def not_causal(model: PreTrainedModel) -> str:
-    """Return why a model cannot score or answer: it does not run on tokens alone, or looks ahead; else nothing."""
+def run_error(model: PreTrainedModel) -> str | None:
+    """Return why a model cannot be asked at all: it does not run on tokens alone, or predicts something else."""
     try:
-        with torch.inference_mode():
-            ids = _probe_ids(model)
-            rows = (ids[:, :-AHEAD], ids)
-            masked = ({"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows)
-            alone, followed = (model(**given, use_cache=False).logits for given in masked)
-            if alone.shape[-1] > (known := model.get_input_embeddings().num_embeddings):
-                return f"predicts {alone.shape[-1]} things, and reads {known} tokens"
-            apart = _distance(alone[0, -AHEAD:], followed[0, -2 * AHEAD : -AHEAD])
+        wide = _logits(model, _probe_ids(model)).shape[-1]
     except Exception as error:
         if out_of_memory(error):
             raise
         return f"cannot be run on tokens alone: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return "is not causal: what follows a token changes its prediction" if apart > ONCE[precision(model)] else ""
+    known = model.get_input_embeddings().num_embeddings
+    return f"predicts {wide} things, and reads {known} tokens" if wide > known else None
+
+
+def causality_error(model: PreTrainedModel) -> str | None:
+    """Return that a model looks ahead, so that it has neither scores nor answers, or None."""
+    ids = _probe_ids(model)
+    alone, followed = (_logits(model, row) for row in (ids[:, :-AHEAD], ids))  # (T, V)
+    apart = _distance(alone[-AHEAD:], followed[-2 * AHEAD : -AHEAD])
+    # a quantised layer computes rows of another number otherwise
+    limit = max(ONCE[precision(model)], ONCE[torch.float16] if getattr(model, "is_quantized", False) else 0.0)
+    return "is not causal: what follows a token changes its prediction" if apart > limit else None
+
+
+def _logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Return the logits (T, V) of a row (1, T), with the mask that scoring gives."""
+    with torch.inference_mode():
+        found: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
+    return found
 
 
 def _probe_ids(model: PreTrainedModel) -> torch.Tensor:

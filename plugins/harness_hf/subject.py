@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
 from harness_hf import generation, models, sources
-from harness_hf.abilities import not_causal
+from harness_hf.abilities import causality_error, run_error
+from harness_hf.classes import language_model
 from harness_hf.linear import keep_decoded, pieces
 from harness_hf.scoring import Scored, Scorer
 from harness_hf.tokens import Pair, Tokens
@@ -115,11 +116,17 @@ class HFSubject(Described):
     ) -> None:
         super().__init__(ref, folder, tokens, tokens.context(sources.context_of(model.config.to_dict())))
         self.model, self._active = model, activate
-        if why := not_causal(model):
-            what = f'model "{ref.name}": {type(model).__name__} {why}'
-            raise UsageError(f"{what}; choose a causal LM (of an encoder, is_decoder = true in config.json)")
+        self._refuse(ref, run_error(model))
         self.scorer = Scorer(model, self.context, **options)
         self._tell_why_plain()
+        # where rows are shared, what follows a token is masked by us; a part of a whole may look ahead all the same
+        if not self.scorer.packs or language_model(model):
+            self._refuse(ref, causality_error(model))
+
+    def _refuse(self, ref: ModelRef, why: str | None) -> None:
+        if why:
+            what = f'model "{ref.name}": {type(self.model).__name__} {why}'
+            raise UsageError(f"{what}; choose a causal LM (of an encoder, is_decoder = true in config.json)")
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
