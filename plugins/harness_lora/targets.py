@@ -1,20 +1,17 @@
 """Which modules of a base a new adapter is put on: the linears that a text goes through."""
-# ruff: noqa: TID253 (imported inside functions, only where an adapter is made)
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Any
-
-import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraModel
-from transformers.pytorch_utils import Conv1D
+from typing import TYPE_CHECKING, Any
 
 from harness import UsageError
-from harness_hf import language_model
+from harness_hf.classes import language_model
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 ALL = "all-linear"
 
@@ -57,6 +54,9 @@ def _matches(target: str, name: str, *, expression: bool) -> bool:
 
 def text_linears(model: Any) -> list[str]:
     """Return the names of the linears that a text goes through, but for the head."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
     part, head = language_model(model), model.get_output_embeddings()
     named = ((n, m) for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head)
     return [name for name, _ in named if part is None or name.startswith(f"{part}.")]
@@ -78,6 +78,8 @@ def towers(model: Any) -> list[str]:
 
 def _unadaptable(config: LoraConfig, model: Any) -> set[str]:
     """Return the last names of linears that PEFT refuses, as Mamba's out_proj, or that return more than a tensor."""
+    from peft.tuners.lora import LoraModel
+
     found = set()
     for name in text_linears(model):
         end = name.rpartition(".")[2]
@@ -92,6 +94,8 @@ def _unadaptable(config: LoraConfig, model: Any) -> set[str]:
 
 def returns_more(linear: Any) -> bool:
     """Return whether a linear of a class of its own, such as a router, returns more than the tensor PEFT adds to."""
+    import torch
+
     if not isinstance(linear, torch.nn.Linear) or type(linear).forward is torch.nn.Linear.forward:
         return False
     with suppress(Exception), torch.no_grad():  # not made for a model without weights, or in 4 bits
