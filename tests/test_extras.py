@@ -113,6 +113,7 @@ data = "test.jsonl"
 [[gate]]
 id = "sane"
 metric = "fit.perplexity"
+allow_approximate = true
 max = 1_000_000.0
 
 [[export]]

@@ -25,12 +25,14 @@ data = "test.jsonl"
 [[gate]]
 id = "fits"
 metric = "fit.perplexity"
+allow_approximate = true
 versus = "base"
 better_by = 0.01
 
 [[gate]]
 id = "close"
 metric = "fit.perplexity"
+allow_approximate = true
 max = 3.0
 """
 

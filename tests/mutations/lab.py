@@ -84,6 +84,7 @@ data = "colours-test.jsonl"
 [[gate]]
 id = "learned something"
 metric = "fit.perplexity"
+allow_approximate = true
 versus = "base"
 better_by = 0.1
 

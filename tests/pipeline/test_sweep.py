@@ -204,6 +204,7 @@ select = "select.jsonl"
 [[gate]]
 id = "learns"
 metric = "text.perplexity"
+allow_approximate = true
 versus = "base"
 better_by = "10%"
 """

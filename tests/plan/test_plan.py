@@ -284,6 +284,7 @@ SPREAD = """
 [[gate]]
 id = "fits"
 metric = "fit.perplexity"
+allow_approximate = true
 versus = "base"
 better_by = 0.01
 

@@ -62,6 +62,7 @@ repeats = 1
 [[gate]]
 id = "close"
 metric = "text.perplexity"
+allow_approximate = true
 versus = "parent"
 worse_by_at_most = "10%"
 [[gate]]

@@ -185,10 +185,12 @@ data = "text.jsonl"
 [[gate]]
 id = "fluent"
 metric = "text.perplexity"
+allow_approximate = true
 max = 100000
 [[gate]]
 id = "close"
 metric = "text.perplexity"
+allow_approximate = true
 versus = "parent"
 worse_by_at_most = "20%"
 [[export]]

@@ -62,6 +62,7 @@ data = "{DATA}/colours-test.jsonl"
 [[gate]]
 id = "learned something"
 metric = "fit.perplexity"
+allow_approximate = true
 versus = "base"
 better_by = 0.01
 

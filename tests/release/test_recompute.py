@@ -190,15 +190,6 @@ def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
     assert {v["outcome"] for v in verdicts} == {"PASS", "FAIL", "INCONCLUSIVE", "ERROR"}
 
 
-@pytest.mark.slow
-def test_evidence_that_counts_no_rows_won_is_recomputed(export: Path) -> None:
-    """An older harness told the rows alone; what it tells is compared, and the rest is not asked for."""
-    counts = ("won_count", "lost_count")
-    edit(export, GATES, lambda verdicts: [{k: x for k, x in v.items() if k not in counts} for v in verdicts])
-    found = verify(export, recompute=True)
-    assert (found.ok, found.refused) == (True, "")
-
-
 def edit(export: Path, name: str, change: Callable[[Any], Any]) -> None:
     """Change a file of the evidence, line by line where it has lines, and make the rest of it agree."""
     path = export / EVIDENCE / name
