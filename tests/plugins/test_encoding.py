@@ -254,6 +254,7 @@ data = "test.jsonl"
 [[gate]]
 id = "learnt"
 metric = "fit.perplexity"
+allow_approximate = true
 versus = "base"
 better_by = 0.5
 on = ["adapter"]

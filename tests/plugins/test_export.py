@@ -73,11 +73,13 @@ on = ["nf4", "strict"]
 [[gate]]
 id = "fluent"
 metric = "text.perplexity"
+allow_approximate = true
 max = 1000
 on = ["merged"]
 [[gate]]
 id = "near"
 metric = "moved.kl"
+allow_approximate = true
 max = 0.0001
 on = ["strict"]
 [[export]]
