@@ -154,7 +154,10 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
     if not any((folder / f"tokenizer{end}.json").is_file() for end in ("", "_config")):
         return
     own = {name: pairs for name, task in tasks.items() if not task.brings_rows and (pairs := _pairs(task))}
-    tokens = Tokens.of(str(folder)) if own else None
+    try:
+        tokens = Tokens.of(str(folder)) if own else None
+    except UsageError:
+        return  # the loader says so, of a model that it reads with it
     for name, pairs in own.items():
         assert tokens
         found = [(sample.id, one) for sample, text in pairs for one in _compare_encodings(tokens, sample, text)]
