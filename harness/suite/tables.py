@@ -128,7 +128,15 @@ class Sweep:
     @property
     def step(self) -> Gate:
         """The claim that a trial must prove, to go on: that it is better than the one before."""
-        return Gate("sweep", self.by, self.where, versus="the trial before", better_by=0.0, alpha=self.alpha)
+        return Gate(
+            "sweep",
+            self.by,
+            self.where,
+            versus="the trial before",
+            better_by=0.0,
+            alpha=self.alpha,
+            allow_approximate=True,
+        )
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,12 @@ def _bounds(kept: Kept, name: str, column: str) -> dict[str, tuple[float, float]
     parts: dict[str, dict[str, Row]] = {}
     for key, row in kept.rows(kept.ours, evaluation).items():
         parts.setdefault(slice_of(row, column), {})[key] = row
-    gate, measured, alpha, found = Gate("slice", name, min=0.5), metric_of(kept, name), kept.run.alpha, {}
+    gate, measured, alpha, found = (
+        Gate("slice", name, min=0.5, severity="warn"),
+        metric_of(kept, name),
+        kept.run.alpha,
+        {},
+    )
     for label, rows in parts.items():
         if all(row.get("cluster") is None for row in rows.values()):
             right = sum(value_of(row, metric) or 0.0 for row in rows.values())

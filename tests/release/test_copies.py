@@ -214,6 +214,7 @@ against = "parent"
 [[gate]]
 id = "fast"
 metric = "moved.latency_ratio"
+allow_approximate = true
 max = 50
 """
 MISTAKES = {

@@ -61,7 +61,7 @@ def _claims(asked: Again) -> Iterator[Gate]:
         own = [g for g in gates if g.worse_by_at_most is not None]
         share = asked.collection.tasks[gates[0].eval].metrics[gates[0].metric_name].is_share
         margin = max(own, key=lambda g: g.margin).worse_by_at_most if own else WORSE if share else f"{WORSE:.0%}"
-        yield Gate(name, metric=name, versus=VERSUS, worse_by_at_most=margin)
+        yield Gate(name, metric=name, versus=VERSUS, worse_by_at_most=margin, allow_approximate=True)
 
 
 def _decided(asked: Again, claim: Gate, ours: Result, alpha: float) -> Verdict:
