@@ -56,7 +56,7 @@ def compare_options(before: Any, after: Any, *lengths: int) -> Iterator[Finding]
 
     `lengths` are the tokens after which texts are cut.
     """
-    names = sorted((before.init_kwargs.keys() | after.init_kwargs.keys()) - COMPARED)
+    names = sorted((before.init_kwargs.keys() | after.init_kwargs.keys()) - COMPARED - {*CUTS})
     options = [{n: t.init_kwargs.get(n, getattr(t, n, None)) or None for n in names} for t in (before, after)]
     sides = [getattr(t, "truncation_side", "right") for t in (before, after)]
     if odd := list(differences(options[0], options[1])):
