@@ -803,6 +803,7 @@ better_by = 0.0
 [[gate]]
 id = "fits"
 metric = "pages.word_perplexity"
+allow_approximate = true
 versus = "base"
 better_by = 0.1
 """
