@@ -15,6 +15,7 @@ from harness import Mistakes, Progress, UsageError, did_you_mean
 from harness.internals import isolated, schema
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, refused
 from harness_lora.files import WEIGHTS, find_tensor, read_config, read_headers, read_note, split_name, unusable
+from harness_lora.targets import matches_target
 
 Told = Callable[[Progress], None] | None  # who hears how far a merge is
 
@@ -29,7 +30,7 @@ def check_targets(targets: Collection[str] | None, names: Iterable[str], *, opti
     last = {name.rpartition(".")[2] for name in names}
     # A list matches whole names or their ends, a string is a regular expression of the whole name, as in PEFT.
     for target in sorted(_list(targets)):
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+        if not any(matches_target(target, name, expression=False) for name in names):
             mistakes.add(f'{option} "{target}"', f"matches no {kind} of the base{did_you_mean(target, last)}")
     if isinstance(targets, str) and targets != "all-linear" and not any(re.fullmatch(targets, n) for n in names):
         mistakes.add(f'target_modules "{targets}"', "this expression matches no module of the base; a list names ends")

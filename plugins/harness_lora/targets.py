@@ -39,13 +39,13 @@ def check_reached(targets: str | Collection[str], model: Any) -> None:
     if part is None or targets == ALL:
         return
     for target in [targets] if isinstance(targets, str) else sorted(targets):
-        found = [name for name in names if _matches(target, name, expression=isinstance(targets, str))]
+        found = [name for name in names if matches_target(target, name, expression=isinstance(targets, str))]
         if found and not any(name.startswith(f"{part}.") for name in found):
             what = f'matches "{found[0]}" alone, which no row of text reaches'
             raise UsageError(f'target_modules "{target}": {what}; name modules of "{part}"')
 
 
-def _matches(target: str, name: str, *, expression: bool) -> bool:
+def matches_target(target: str, name: str, *, expression: bool) -> bool:
     """Return whether PEFT takes a module for a target: by an expression, or by its name or the end of it."""
     if expression:
         return re.fullmatch(target, name) is not None
