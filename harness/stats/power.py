@@ -138,7 +138,7 @@ def corrected(
     search: Callable[[Callable[[float], float]], float | None],
     formula: Callable[[float], float],
     drawn: Callable[[float], float],
-    steps: int = 2,
+    steps: int = 3,
 ) -> float | None:
     """Return what `search` finds on a formula that was moved to where it agrees with power that was `drawn`.
 

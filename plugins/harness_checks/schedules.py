@@ -64,10 +64,10 @@ def _find_extremes(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
         yield f"lora_dropout is {dropout:g}: most of what is learnt is left out", "0 to 0.1 is usual"
     if (alpha := adapter.get("lora_alpha")) is not None:
         rank = adapter.get("r", alpha) or 1
-        scale = alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
-        if scale > SCALE:
-            yield f"the adapter is multiplied by {scale:g} (lora_alpha and r)", "lora_alpha = r to 2 r"
-        if scale == 0:
+        factor = alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
+        if factor > SCALE:
+            yield f"the adapter is multiplied by {factor:g} (lora_alpha and r)", "lora_alpha = r to 2 r"
+        if factor == 0:
             yield "lora_alpha is 0: the adapter is multiplied by 0", "lora_alpha = r to 2 r"
 
 

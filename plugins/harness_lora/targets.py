@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from harness import UsageError
-from harness_hf.classes import language_model
+from harness_hf import language_model
 
 if TYPE_CHECKING:
     from peft import LoraConfig

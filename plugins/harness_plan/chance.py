@@ -17,8 +17,8 @@ from harness.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
-from harness.stats import power
-from harness.stats.arrays import Bools, distributions
+from harness.stats import power, ratio
+from harness.stats.arrays import Bools, distributions, np
 from harness.texts.numbers import minus
 from harness_plan.drawn import RUNS, Claim, Rows, Shares
 from harness_plan.past import PastRows, name_of
@@ -59,11 +59,20 @@ class GateOnRows:
         self.sizes = list(Counter(self.own).values())
         self.n, self.count = len(self.own), len(self.sizes)
         self.clustered = self.count < self.n
-        self.hopeless = self.n < 2 or self.count == 1  # nothing can be inferred from so few
+        # nothing can be inferred from so few, or the gate may not pass at the risk that its verdict has
+        self.hopeless = self.n < 2 or self.count == 1 or self.barred
         # whether power is drawn; else it is a formula
         self.drawn = not self.metric.combine and (self.clustered or not self.shares)
         # of the draws: metrics of one eval share the rows of an earlier run, and nothing else
         self.seed = zlib.crc32((self.gate.metric if self.shares else self.gate.eval).encode())
+
+    @cached_property
+    def barred(self) -> bool:
+        """Whether the gate blocks, and its verdict can only have an approximate risk."""
+        sizes = np.asarray(self.sizes, dtype=float)
+        uneven = self.clustered and self.gate.estimand == "rows" and bool(ratio.uneven(sizes))
+        few = uneven and ratio.has_few_drawn_sizes(float(ratio.effective(sizes)))
+        return self.gate.bars("approximate" if few else self.gate.risk(self.metric))
 
     # -- what is assumed ---------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ harness/pipeline: artifacts choice preflight record
 harness/release: export
 plugins/harness_checks: batches frames
 plugins/harness_export: __init__ fp8 quantised writing
-plugins/harness_hf: fp8 probe sabotage sources
+plugins/harness_hf: classes encoding fp8 probe sabotage sources
 plugins/harness_init: commands table
 plugins/harness_judge: calibrate calibration commands testing
 plugins/harness_lm_eval: names
@@ -39,7 +39,7 @@ plugins/harness_plan: benchmark terminal
 plugins/harness_release: commands promote signing waiving
 plugins/harness_selftest: commands
 plugins/harness_served: statement
-plugins/harness_sft: processes rows train trainer worker
+plugins/harness_sft: processes train trainer worker
 plugins/harness_view: commands labels
 plugins/harness_workers: cards child local protocol
 """  # numbers, digests, models, names of a suite, what a process says to its own, or what a run's folder holds
