@@ -135,8 +135,8 @@ def _told(case: GateOnRows, blank: Odds, known: bool) -> Odds:
         why = f": no earlier run here put it to {FEWEST} rows" if known else " before a first run"
         return replace(blank, missing=f"how much {case.metric.name} varies is not known{why}")
     if case.hopeless:
-        why = ("its risk is approximate, and the gate blocks",) if case.barred else ()
-        return replace(blank, power=0.0, truth="whatever the model", assumed=(*blank.assumed, *why))
+        assumed = [*blank.assumed, *(["its risk is approximate, and the gate blocks"] if case.barred else [])]
+        return replace(blank, power=0.0, truth="whatever the model", assumed=tuple(assumed))
     effective = case.n / case.effect if case.shares and case.effect > 1 else 0.0
     return replace(
         blank, effective=effective, power=case.chance, truth=case.supposed[1], proves=case.proves(),
