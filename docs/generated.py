@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import hookspec, testing
+from harness.cli.catalogue import as_data
 from harness.cli.parser import parser
 from harness.evaluation.checks import BUILD, STAGES, title_of
 from harness.plugins import Plugins, load_plugins
+from harness.release.file_schemas import file_schemas
 from harness.schema import show
-from harness_release.catalogue import as_data
-from harness_release.file_schemas import file_schemas
-from harness_release.json_schema import TABLES, Schema, json_schema, keys_of
+from harness.suite.json_schema import TABLES, Schema, json_schema, keys_of
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

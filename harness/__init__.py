@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.lazy import attach
+from harness.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from harness.records.run import Run
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 # whoever wants the core waits for them, as they do for him. It must be said before torch is there, and changes no bits.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "3000"
-__version__ = "0.1.0"
 __getattr__, _names = attach(__name__, __file__)
 __all__ = [*_names, "gate", "run"]
 
@@ -49,6 +49,6 @@ def gate(base: Any, candidate: Any = None, **said: Any) -> Any:
     Rows are a path, dicts, names with scores, or a frame; `said` are the words of the command: `worse_by_at_most=0.02`.
     Raises UsageError where rows cannot be read, paired or compared fairly, or nothing is claimed.
     """
-    from harness.parts import part
+    from harness.rows import gated
 
-    return part("gate")(base, candidate, **said)
+    return gated.gate(base, candidate, **said)

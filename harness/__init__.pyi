@@ -53,7 +53,7 @@ from harness.records.verdicts import Outcome as Outcome
 from harness.records.verdicts import Verdict as Verdict
 from harness.reports.report_json import read_run as read_run
 from harness.reports.run_folder import write_steps as write_steps
-from harness_rows.gated import Gated
+from harness.rows.gated import Gated
 
 __all__ = [
     "Adapter",

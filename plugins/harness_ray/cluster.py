@@ -18,8 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from harness import UsageError
-from harness.internals import is_secret, shorten
-from harness_workers import Desk, Lost, Worker, is_sign
+from harness.internals import Desk, Lost, Worker, is_secret, is_sign, shorten
 
 INSTALL = "pip install 'finetune-harness[ray]'"
 STORE = 100 << 20  # bytes of shared memory: messages are small

@@ -12,8 +12,8 @@ from scipy.stats import binom
 from statsmodels.stats.power import TTestPower
 
 from bench import plan_rates
+from harness.planning.drawn import Rows
 from harness.stats import power, tango, tests
-from harness_plan.drawn import Rows
 
 ALPHA = 0.05
 
