@@ -126,7 +126,10 @@ class _GatesTogether:
         """Return about how often a gate passes, from normal errors."""
         if members := self.asked[name].gate.any_of:
             return 1 - math.prod(1 - self.about(member, factor) for member in members)
-        each = (case.formula(case.better, case.bound, factor) for case in self.asked[name].cases)
+        cases = self.asked[name].cases
+        if any(case.hopeless for case in cases):
+            return 0.0
+        each = (case.formula(case.better, case.bound, factor) for case in cases)
         return math.prod(map(NormalDist().cdf, each))
 
     def cases(self, name: str) -> list[GateOnRows]:
