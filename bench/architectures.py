@@ -214,7 +214,7 @@ def build(name: str, folder: Path, **more: Any) -> None:
     import torch
     import transformers
 
-    from harness_hf.models import quiet
+    from harness_hf.models import quiet_loading
     from harness_hf.tiny import _tokenizer
 
     tokenizer = _tokenizer()
@@ -224,7 +224,7 @@ def build(name: str, folder: Path, **more: Any) -> None:
         size = sum(p.numel() for p in made(config).parameters())
     if size > SMALL:
         raise ValueError(f"{size:,} parameters at the smallest")
-    with torch.random.fork_rng(devices=[]), quiet():
+    with torch.random.fork_rng(devices=[]), quiet_loading():
         torch.manual_seed(0)
         made(config).eval().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -315,15 +315,15 @@ def _losses(base: Path) -> tuple[float, float]:
     from trl.trainer.utils import add_fused_lm_head
 
     from harness_hf.models import load_model, load_tokenizer
-    from harness_sft.likelihood import difference, settle
+    from harness_sft.likelihood import choose_loss, logprob_mismatch
 
     ids = torch.tensor([load_tokenizer(base)(PROMPTS[-1])["input_ids"]])
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     model = load_model(base, dtype="float32", device="cpu")
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
-    head, _ = difference(model, batch)
-    settle(model, batch)
-    return head, difference(model, batch)[0]
+    head, _ = logprob_mismatch(model, batch)
+    choose_loss(model, batch)
+    return head, logprob_mismatch(model, batch)[0]
 
 
 def _merge(folder: Path) -> tuple[float, float]:
@@ -334,7 +334,7 @@ def _merge(folder: Path) -> tuple[float, float]:
     from harness.errors import UsageError
     from harness.records.models import ModelRef
     from harness_export import safetensors
-    from harness_hf.models import load_model, load_tokenizer, quiet
+    from harness_hf.models import load_model, load_tokenizer, quiet_loading
     from harness_lora import lora
 
     base, adapter, merged, out = (folder / part for part in ("base", "adapter", "merged", "out"))
@@ -350,7 +350,7 @@ def _merge(folder: Path) -> tuple[float, float]:
     merged.mkdir()
     lora().merge(str(base), adapter, merged, variant="original")
     safetensors(ModelRef("merged", str(merged)), out)
-    with torch.inference_mode(), quiet():
+    with torch.inference_mode(), quiet_loading():
         ours = load_model(merged, dtype="float32", device="cpu")(input_ids=ids, use_cache=False).logits
         named = json.loads((out / "config.json").read_text("utf-8"))["architectures"][0]
         plain = getattr(transformers, named).from_pretrained(out, dtype=torch.float32).eval()
@@ -363,10 +363,10 @@ def _adapted(base: Path, ids: Any) -> Any:
     import torch
     from peft import get_peft_model
 
-    from harness_hf.models import load_model, quiet
+    from harness_hf.models import load_model, quiet_loading
     from harness_lora import lora, restrict_targets
 
-    with quiet(), warnings.catch_warnings():
+    with quiet_loading(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT mends what it warns of
         whole = load_model(base, dtype="float32", device="cpu")
         model = get_peft_model(whole, restrict_targets(lora(r=4, lora_dropout=0.0).peft_config(), whole)).eval()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import norm
 
-from harness.stats import crossed, means, ratio
+from harness.stats import crossed, mean_tests, ratio
 
 ALPHA, BATCH = 0.05, 500
 DOUBTED, SURELY = (6.0, 6.7), 40_000  # between these rates (in %) a cell is drawn again, so many times
@@ -26,7 +26,7 @@ class Drawn:
 
     of: ratio.Ratio
     truth: float
-    kind: means.Kind
+    kind: mean_tests.Kind
     support: tuple[float, float] = (0.0, 1.0)
     changed: Floats | None = None  # share of rows that differ, of pairs
     tested: Sequence[ratio.Ratio] = ()  # of several kinds, see `crossed.decisive`
@@ -40,10 +40,10 @@ def p_values(data: Drawn, threshold: float) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of every run, as `cluster_t` and `crossed_t` give them one by one."""
     if not data.tested:
         about = {"discordance": data.changed, "independent": data.independent, "support": data.support}
-        return means.judged(data.of, data.kind, ALPHA, **about)(threshold)
+        return mean_tests.judge_datasets(data.of, data.kind, ALPHA, **about)(threshold)
     found = []
     for of in data.tested:
-        tests = means.asked(of, data.kind, ALPHA, discordance=data.changed, support=data.support)
+        tests = mean_tests.select_tests(of, data.kind, ALPHA, discordance=data.changed, support=data.support)
         found += [test.p(threshold) for test in tests]
     up, down = (np.maximum.reduce([p[i] for p in found]) for i in (0, 1))
     return up, down
@@ -106,7 +106,7 @@ def sampled(rng: np.random.Generator, questions: int, difference: float, spread:
         effect = spread * rng.standard_normal((runs, questions))
         rows = [_differences(rng, effect, 0.15 + difference / 2, 0.15 - difference / 2) for _ in range(answers)]
         sums, changed = np.sum(rows, 0), np.abs(rows).mean((0, 2))
-        of = ratio.ratio(sums, np.full(sums.shape, float(answers)))
+        of = ratio.estimate_ratio(sums, np.full(sums.shape, float(answers)))
         return Drawn(of, difference, "pairs", (-1.0, 1.0), changed)
 
     return draw
@@ -126,7 +126,7 @@ def repeated(rng: np.random.Generator, rows: int, right: float, hidden: float) -
         gone = rng.binomial(times - ours, hidden)
         known = times - gone  # of which so many are right: what is missing counts as wrong
         values = np.where(known > 0, ours / np.maximum(known, 1), 0.0) * known / times - theirs / times
-        of = ratio.ratio(values, np.ones_like(values))
+        of = ratio.estimate_ratio(values, np.ones_like(values))
         return Drawn(of, 0.0, "score", (-1.0, 1.0), independent=True)
 
     return draw
@@ -155,8 +155,8 @@ def drawn_sizes(rng: np.random.Generator, count: int, sigma: float, lost: float,
         gone = rng.binomial(sizes.astype(int), rate).astype(np.float64)
         if pairs:
             changed = gone.sum(-1) / sizes.sum(-1)
-            return Drawn(ratio.ratio(-gone, sizes), -lost, "pairs", (-1.0, 1.0), changed)
-        return Drawn(ratio.ratio(sizes - gone, sizes), 1 - lost, "share")
+            return Drawn(ratio.estimate_ratio(-gone, sizes), -lost, "pairs", (-1.0, 1.0), changed)
+        return Drawn(ratio.estimate_ratio(sizes - gone, sizes), 1 - lost, "share")
 
     return draw
 
@@ -181,8 +181,8 @@ def crossed_rows(
         else:
             values = (latent < norm.ppf(rate)).astype(np.float64)
         weights = np.ones(len(first))
-        kinds = [crossed.mean_of(values, weights, labels.tolist()) for labels in (first, second)]
-        tested = crossed.decisive(kinds, ratio.ratio(values, weights).error)
+        kinds = [crossed.crossed_mean(values, weights, labels.tolist()) for labels in (first, second)]
+        tested = crossed.decisive_means(kinds, ratio.estimate_ratio(values, weights).error)
         one = kinds[0].of
         if pairs:
             return Drawn(one, -0.05, "pairs", (-1.0, 1.0), np.abs(values).mean(-1), tested)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.stats import unseen
+from harness.stats import rule_of_three
 
 Floats = np.ndarray
 
@@ -21,7 +21,7 @@ class Data:
     truth: float
     changed: Floats | None = None  # rows that differ, of pairs
     rows: Floats | None = None  # the values of independent rows in their range
-    support: unseen.Support = (0.0, 1.0)
+    support: rule_of_three.Support = (0.0, 1.0)
 
 
 SIZES = {

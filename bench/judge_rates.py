@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import stdtr
 
-from harness.claims import agreement, labels
+from harness.gates import agreement, labels
 from harness_judge.calibration import FEWEST
 
 ALPHA = 0.05
@@ -86,7 +86,7 @@ def p_values(rows: Pairs, given: Pairs, threshold: float) -> tuple[Floats, Float
     for ties in (False, True):
         runs = np.flatnonzero((given.people == labels.TIE).any(-1) == ties)
         if len(runs):
-            found[:, runs] = labels.share_p(moments(_some(rows, runs), _some(given, runs), met, ties), threshold)
+            found[:, runs] = labels.share_p_values(moments(_some(rows, runs), _some(given, runs), met, ties), threshold)
     kinds = [(given.people == kind) for kind in (0, 1)]
     on = given.sides[..., None] == met
     alone = np.min([(kind[..., None] & on).sum(1).min(-1) for kind in kinds], 0) < labels.FEWEST
@@ -101,8 +101,8 @@ def _some(pairs: Pairs, runs: Floats) -> Pairs:
 def moments(rows: Pairs, given: Pairs, met: Floats, ties: bool) -> labels.Moments:
     """Return what `labels.moments` does, of many data sets."""
     runs, sides = len(rows.said), len(met)
-    full = labels.by_side(_pairs(rows.said), rows.sides, met)
-    places = np.concatenate([labels.by_side(np.array(labels.PLACES), np.full(3, side), met) for side in met])
+    full = labels.pairs_by_side(_pairs(rows.said), rows.sides, met)
+    places = np.concatenate([labels.pairs_by_side(np.array(labels.PLACES), np.full(3, side), met) for side in met])
     near, plain, cov = _moments(full, np.ones_like(rows.said), places)
     kinds, apart, prompts = np.zeros((runs, sides, 3, 2)), np.zeros((runs, sides, 3, 2, sides, 3, 2)), []
     around = np.zeros((runs, sides, 3))

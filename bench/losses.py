@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.simulate import Data, cell, mark
-from harness.reports.run_folder import read_rows, value_of
+from harness.reports.run_folder import metric_value, read_rows
 
 RUNS = 4_000
 COUNTS = (20, 50, 100, 200)
@@ -27,8 +27,8 @@ def losses(folder: Path, subject: str, evaluation: str, versus: str | None) -> t
     ours = read_rows(folder, subject, evaluation)
     theirs = read_rows(folder, versus, evaluation) if versus else {}
     tokens = np.array([row["weight"] for row in ours.values()])
-    base = {i: value_of(row, METRIC) for i, row in theirs.items()}
-    nats = np.array([base.get(i, 0.0) - value_of(row, METRIC) for i, row in ours.items()])
+    base = {i: metric_value(row, METRIC) for i, row in theirs.items()}
+    nats = np.array([base.get(i, 0.0) - metric_value(row, METRIC) for i, row in ours.items()])
     return nats[tokens > 0], tokens[tokens > 0]
 
 

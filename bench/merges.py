@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness_lora.heard import Heard
+    from harness_lora.divergence import ModelOutputs
 
 STEPS = 100
 Case = tuple[str, str, int, float]  # base, dtype, r, rate
@@ -59,9 +59,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=2000, help="how many to compare on")
     parser.add_argument("--work", type=Path, help="where the models go, and stay")
     args = parser.parse_args()
-    from harness_lora import heard
+    from harness_lora import divergence
 
-    heard.windows.__defaults__ = (args.tokens, heard.WINDOW)
+    divergence.token_windows.__defaults__ = (args.tokens, divergence.WINDOW)
     refused = 0
     with tempfile.TemporaryDirectory() as temporary:
         for number, case in enumerate(RANDOM if args.random else RANDOM + TRAINED):
@@ -75,7 +75,7 @@ def measure(case: Case, work: Path, seed: int) -> bool:
     from harness.errors import CheckFailed
     from harness_hf import load_tokenizer
     from harness_lora import lora, parity
-    from harness_lora.heard import Heard, windows
+    from harness_lora.divergence import ModelOutputs, token_windows
 
     kind, dtype, r, rate = case
     shutil.rmtree(work, ignore_errors=True)
@@ -87,7 +87,7 @@ def measure(case: Case, work: Path, seed: int) -> bool:
     question = parity.MergeFolders(str(base), str(adapter), str(out))
     told = f"{kind:9} {dtype:9} r {r:2} rate {rate:<6g}"
     try:
-        facts = parity.verify(question)
+        facts = parity.verify_merge(question)
         told += (
             f" verified kl {facts['kl']:.1e}  rounding: kl {facts['kl_rounding']:.2e} top1 {facts['top1_rounding']:.4f}"
         )
@@ -95,22 +95,24 @@ def measure(case: Case, work: Path, seed: int) -> bool:
         facts = {}
         told += f" REFUSED: {error}"
     print(told)
-    ids = windows(load_tokenizer(str(base)))
-    theirs = Heard.of(partial(question.load, str(base), str(adapter)), ids)
+    ids = token_windows(load_tokenizer(str(base)))
+    theirs = ModelOutputs.of(partial(question.load, str(base), str(adapter)), ids)
     for name, change in WAYS.items():
         folder = work / name
         change(base, adapter, folder, dtype)
-        ours = Heard.of(partial(question.load, str(folder)), ids)
+        ours = ModelOutputs.of(partial(question.load, str(folder)), ids)
         print(f"    {name:28} {_against(base, adapter, folder, theirs, ours, ids)}")
         shutil.rmtree(folder)
     return bool(facts)
 
 
-def _against(base: Path, adapter: Path, folder: Path, theirs: Heard, ours: Heard, ids: Sequence[Any]) -> str:
+def _against(
+    base: Path, adapter: Path, folder: Path, theirs: ModelOutputs, ours: ModelOutputs, ids: Sequence[Any]
+) -> str:
     from harness_checks.merged import _plan, _sums
-    from harness_lora.heard import compare
+    from harness_lora.divergence import compare_models
 
-    found = compare(theirs, ours, ids)
+    found = compare_models(theirs, ours, ids)
     plan = _plan(base, adapter)
     sums = _sums(plan, base, folder, plan.must).values()
     error, off = max(s.error for s in sums), sum(s.off for s in sums)
@@ -168,10 +170,10 @@ def random_adapter(base: Path, folder: Path, r: int, rate: float, seed: int) -> 
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from harness_hf.models import load_model, quiet
+    from harness_hf.models import load_model, quiet_loading
 
     torch.manual_seed(seed)
-    with quiet():
+    with quiet_loading():
         model = get_peft_model(
             load_model(base, dtype="float32", device="cpu"),
             LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear", task_type="CAUSAL_LM"),
@@ -185,9 +187,9 @@ def random_adapter(base: Path, folder: Path, r: int, rate: float, seed: int) -> 
 
 def _peft(base: Path, adapter: Path, folder: Path, dtype: str) -> None:
     """Merge with PEFT in half precision, which rounds the adapter, the update and the sum."""
-    from harness_hf.models import load_model, load_tokenizer, quiet
+    from harness_hf.models import load_model, load_tokenizer, quiet_loading
 
-    with quiet():
+    with quiet_loading():
         load_model(base, dtype=dtype, device="cpu", adapter=adapter).merge_and_unload().save_pretrained(folder)
         load_tokenizer(base).save_pretrained(folder)
 

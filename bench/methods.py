@@ -19,7 +19,7 @@ import harness
 from bench.child import ROOT
 from bench.page import table
 from harness.internals import read_answers
-from harness.reports.run_folder import value_of as row_value
+from harness.reports.run_folder import metric_value as row_value
 
 SUITE = ROOT / "suites" / "methods.toml"
 WAYS: dict[str, tuple[str, ...]] = {

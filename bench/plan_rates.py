@@ -1,6 +1,6 @@
 """Measure whether `harness plan` tells the power that gates have: its number beside how often the gate passes.
 
-A cell draws runs of rows afresh and puts them to `harness.claims.decide.decide`, one by one. The forecast knows 100,000
+A cell draws runs of rows afresh and puts them to `harness.gates.decide.decide`, one by one. The forecast knows 100,000
 rows of an earlier run, drawn alike, the truth, and the sizes of the clusters.
 """
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
-from harness.planning.chance import GateOnRows
-from harness.planning.past import PastRows
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
+from harness.planning.history import PastRows
+from harness.planning.power import GatePower
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Result, Sample, Score
@@ -45,14 +45,14 @@ class Cell:
         case = self.case(rng, known)
         return 100 * case.power(self.truth, case.bound)
 
-    def case(self, rng: np.random.Generator, known: int) -> GateOnRows:
+    def case(self, rng: np.random.Generator, known: int) -> GatePower:
         often = -(-known // sum(self.sizes))
         clusters = np.repeat(np.arange(often * len(self.sizes)), self.sizes * often)
         ours, theirs, weights = (column.tolist() for column in self.draw(rng, clusters))
         rows, both = samples(clusters), (ours, theirs if self.gate.versus else None)
         sides = [values and {s.id: (v, w) for s, v, w in zip(rows, values, weights, strict=True)} for values in both]
         past = PastRows(RUN, rows, *sides)
-        return GateOnRows(
+        return GatePower(
             self.gate, self.metric, tuple(s.cluster or s.id for s in self.samples()), None, ALPHA, past, None
         )
 

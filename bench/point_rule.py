@@ -57,7 +57,7 @@ def by_claim() -> Iterator[str]:
         for d in (0.05, 0.1, 0.2):
             better = [power.pairs_power(more, 0.0, d, n, ALPHA) for more in (0.03, 0.05)]
             equal = [power.pairs_power(0.0, margin, d, n, ALPHA) for margin in (0.02, 0.03, 0.05, 0.1)]
-            least = power.smallest(partial(_equal, n, d), 0.0, 0.5) or 0.0
+            least = power.search_power(partial(_equal, n, d), 0.0, 0.5) or 0.0
             told = " | ".join(f"{100 * chance:.0f}" for chance in (*better, *equal))
             yield f"| {n} | {d} | {told} | {100 * least:.1f} |\n"
 

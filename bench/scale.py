@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.workers.pieces import APPETITE
+from harness.workers.chunks import APPETITE
 
 SLOTS = 256  # rows that a replica answers at a time before it becomes slower (a GPU that serves)
 STEP = 0.02  # seconds for a token of every row in work, as long as there are so many at most
@@ -81,7 +81,7 @@ def measure(model: str, rows: int, words: int = 0) -> Iterator[str]:
     import harness_hf
     from bench import texts
     from harness.records.models import ModelRef
-    from harness.workers.loading import load_here
+    from harness.workers.loading import load_in_process
     from harness.workers.local import Local
     from harness.workers.pool import Opening, Pool
 
@@ -105,7 +105,7 @@ def measure(model: str, rows: int, words: int = 0) -> Iterator[str]:
         subject.logprobs(pairs[:8])
         plain = ask(subject, 64)
         yield f"one process, 64 rows at a time: {plain[1]:.1f} s ({plain[2]:.1f} s of processor time)"
-    with load_here(harness_hf.load, [ref], lambda _: None) as [subject]:
+    with load_in_process(harness_hf.load, [ref], lambda _: None) as [subject]:
         subject.logprobs(pairs[:8])
         here = ask(subject, len(pairs))
         yield f"one process, in pieces: {here[1]:.1f} s ({here[2]:.1f} s), {here[2] / plain[2] - 1:+.1%} processor time"

@@ -24,10 +24,10 @@ import torch
 from transformers import GenerationConfig
 
 from bench.setting import Setting
-from harness.cli.parser import arguments
-from harness_hf import Tokens, load_model, quiet
-from harness_served.commands import measured
-from harness_served.conversations import user
+from harness.cli.parser import parse_arguments
+from harness_hf import Tokens, load_model, quiet_loading
+from harness_served.commands import measure_parity
+from harness_served.conversations import user_message
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
 from tests.helpers.runtimes import teach
@@ -71,7 +71,7 @@ def whole(folder: Path, seed: int, *, smollm2: bool = False, ends: bool | None =
         return teach(folder, 150) if (seed % 2 if ends is None else ends) else folder
     shutil.copytree(Setting().folder(), folder)
     model = load_model(folder, dtype="float32", device="cpu")
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet_loading():
         torch.manual_seed(seed)
         for weight in model.parameters():
             weight.mul_(1 + 0.01 * torch.randn_like(weight))
@@ -83,7 +83,7 @@ def adapted(base: Path, folder: Path, seed: int, scale: float = 1.0) -> Path:
     """Write an adapter of a model, at a share of its scale."""
     from harness_lora import lora
 
-    with quiet():
+    with quiet_loading():
         make_adapter(base, lora(), folder, 0.02, seed)
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     config["lora_alpha"] = config["lora_alpha"] * scale
@@ -94,17 +94,17 @@ def adapted(base: Path, folder: Path, seed: int, scale: float = 1.0) -> Path:
 def merged(base: Path, adapter: Path, folder: Path) -> Path:
     """Write the model that an adapter makes of its base."""
     shutil.copytree(base, folder)
-    with quiet():
+    with quiet_loading():
         load_model(base, dtype="float32", device="cpu", adapter=adapter).merge_and_unload().save_pretrained(folder)
     return folder
 
 
 def gguf(model: Path, to: Path, precision: str) -> Path:
     """Write a model as a GGUF file."""
-    from harness_export.writing import export
+    from harness_export.writing import write_gguf
 
     to.mkdir(parents=True)
-    return export(model, to, precision) / "model.gguf"
+    return write_gguf(model, to, precision) / "model.gguf"
 
 
 def gguf_adapter(base: Path, adapter: Path, file: Path) -> Path:
@@ -112,17 +112,17 @@ def gguf_adapter(base: Path, adapter: Path, file: Path) -> Path:
     from gguf import GGUFWriter
     from safetensors.torch import load_file
 
-    from harness_export.llama import name_of, read_config, reorder
+    from harness_export.llama import gguf_tensor_name, read_llama_config, reorder_heads
 
-    llama, writer = read_config(base), GGUFWriter(file, "llama")
+    llama, writer = read_llama_config(base), GGUFWriter(file, "llama")
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", json.loads((adapter / "adapter_config.json").read_text())["lora_alpha"])
     for tensor, values in load_file(adapter / "adapter_model.safetensors").items():
         module, _, side = tensor.removesuffix(".weight").removeprefix("base_model.model.").rpartition(".lora_")
-        name = name_of(f"{module}.weight", llama)
+        name = gguf_tensor_name(f"{module}.weight", llama)
         assert name, tensor
-        rows = values.numpy() if side == "A" else reorder(name, values.numpy(), llama)
+        rows = values.numpy() if side == "A" else reorder_heads(name, values.numpy(), llama)
         writer.add_tensor(f"{name}.lora_{side.lower()}", rows.copy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -136,10 +136,10 @@ def look(
 ) -> Any:
     """Compare a server with an export, which gets the noise of float32 alone where it is served in that."""
     words = ["parity", str(export), "--runtime", url, "--model", name, "--base", str(base or ""), "--seed", str(seed)]
-    given = arguments([*words, *(["--arithmetic", "float32"] if args.precision == "F32" else [])])
+    given = parse_arguments([*words, *(["--arithmetic", "float32"] if args.precision == "F32" else [])])
     began, busy = time.perf_counter(), time.process_time()
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        code = measured(given, ())
+        code = measure_parity(given, ())
     found = {key: given.document[key] for key in ("layers", "tokens", "requests", "notes", "longest")}
     alarms = {n: f"{n}: {layer['says']}" for n, layer in found["layers"].items() if layer["verdict"] == "differs"}
     took = {"seconds": time.perf_counter() - began, "processor": time.process_time() - busy}
@@ -190,7 +190,7 @@ def put(args: argparse.Namespace, url: str, folder: Path) -> str:
     """Let a server answer by the model in a folder, and return the name under which it does."""
     path, root = str(folder / "model"), url.removesuffix("/v1")
     if args.runtime == "transformers":
-        post(url, "/chat/completions", {"model": path, "messages": [user("?")], "max_tokens": 1})
+        post(url, "/chat/completions", {"model": path, "messages": [user_message("?")], "max_tokens": 1})
         return path
     if args.adapter:
         post(url, "/load_lora_adapter", {"lora_name": f"lora{folder.name}", "lora_path": path})

@@ -22,9 +22,9 @@ from scipy.stats import t as student
 
 from bench import dependence_rates, draws, judge_rates, plan_rates
 from bench.draws import CHANGES, MORE_SIZES, NATS, SCORES, SIZES, TOKENS, Data
-from harness.stats import eprocess, means, multiple, power, ratio, shares, tango, unseen
-from harness.stats import tests as stats
-from harness.stats.multiple import spent
+from harness.stats import eprocess, mean_tests, multiple_testing, power, ratio, rule_of_three, shares, tango
+from harness.stats import hypothesis_tests as stats
+from harness.stats.multiple_testing import attempt_alpha
 
 ALPHA = 0.05
 RUNS, QUICK, LONG = 4_000, 1_000, 20_000
@@ -41,10 +41,12 @@ P = tuple[Floats, Floats]
 # ------------------------------------------------------------------ what a gate does with clusters and means
 
 
-def judge(data: Data, of: ratio.Ratio, kind: means.Kind) -> Callable[[float], P]:
+def judge(data: Data, of: ratio.Ratio, kind: mean_tests.Kind) -> Callable[[float], P]:
     """Return what gives the p-values of `stats.cluster_t` against a number, for many runs at once."""
     changed = None if data.changed is None else data.changed.sum(-1) / data.weights.sum(-1)
-    return means.judged(of, kind, ALPHA, discordance=changed, independent=data.rows is not None, support=data.support)
+    return mean_tests.judge_datasets(
+        of, kind, ALPHA, discordance=changed, independent=data.rows is not None, support=data.support
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Cell:
     runs: int = RUNS
 
 
-def cell(where: str, draw: Callable[[int], Data], runs: int, kind: means.Kind) -> Cell:
+def cell(where: str, draw: Callable[[int], Data], runs: int, kind: mean_tests.Kind) -> Cell:
     """Simulate one cell; where its false pass is over DOUBTED, once more on LONG fresh runs."""
     found = simulated(where, draw, runs, kind)
     if found.passed <= DOUBTED or runs >= LONG:
@@ -70,7 +72,7 @@ def cell(where: str, draw: Callable[[int], Data], runs: int, kind: means.Kind) -
     return replace(again, where=f"{where}; {LONG:,} runs, at first {found.passed:.1f}")
 
 
-def simulated(where: str, draw: Callable[[int], Data], runs: int, kind: means.Kind) -> Cell:
+def simulated(where: str, draw: Callable[[int], Data], runs: int, kind: mean_tests.Kind) -> Cell:
     """Simulate one cell in batches."""
     found: list[list[P]] = []
     t_at: list[tuple[Floats, Floats]] = []
@@ -79,7 +81,7 @@ def simulated(where: str, draw: Callable[[int], Data], runs: int, kind: means.Ki
     away = AWAY * float(np.std(first.sums.sum(-1) / first.weights.sum(-1)))
     for _ in range(runs // BATCH):
         data = draw(BATCH)
-        of = ratio.ratio(data.sums, data.weights)
+        of = ratio.estimate_ratio(data.sums, data.weights)
         places = (data.truth, data.truth - away)
         found.append(list(map(judge(data, of, kind), places)))
         error = np.where(of.varies(), of.error, np.inf)
@@ -87,7 +89,7 @@ def simulated(where: str, draw: Callable[[int], Data], runs: int, kind: means.Ki
         if data.rows is not None:
             low, high = data.support
             scaled = (data.rows - low) / (high - low), (places[1] - low) / (high - low)
-            bets.append(eprocess.wealth(*scaled).max(-1) >= np.log(1 / ALPHA))
+            bets.append(eprocess.log_wealth(*scaled).max(-1) >= np.log(1 / ALPHA))
     at, off = (tuple(np.concatenate([f[k][i] for f in found]) for i in (0, 1)) for k in (0, 1))
     t0, t1 = (np.concatenate([t[k] for t in t_at]) for k in (0, 1))
     reach = student.isf(ALPHA, of.clusters - 1)
@@ -141,7 +143,7 @@ def fewest(n: int, changed: int, margin: float, alpha: float = ALPHA) -> int:
         return 0 if margin > 0 and (1 - margin) ** n <= alpha else 1
     while low < high:
         middle = (low + high) // 2
-        p = tango.fitted_p(middle, changed - middle, n, -margin)[0]
+        p = tango.exact_p(middle, changed - middle, n, -margin)[0]
         low, high = (low, middle) if p <= alpha else (middle + 1, high)
     return low
 
@@ -153,7 +155,7 @@ def normal_tango_sizes(n: int, discordance: float, difference: float, margin: fl
     chance = binom.pmf(changed, n, discordance) * np.exp(
         np.log(binom.pmf(wins, changed, (discordance + difference) / 2 / discordance).clip(1e-300))
     )
-    z = tango.statistic(wins.astype(float), (changed - wins).astype(float), n, -margin)
+    z = tango.score_statistic(wins.astype(float), (changed - wins).astype(float), n, -margin)
     return 100 * float(chance[z >= 1.6448536].sum()), 100 * float(chance[z <= -1.6448536].sum())
 
 
@@ -174,7 +176,7 @@ def early(rng: np.random.Generator, discordance: float, difference: float, runs:
     first: list[Floats] = []
     for _ in range(runs // BATCH):
         x = rng.choice([0.0, 0.5, 1.0], (BATCH, rows), p=shares)
-        crossed = [eprocess.wealth(x, m), eprocess.wealth(1 - x, 1 - m)]
+        crossed = [eprocess.log_wealth(x, m), eprocess.log_wealth(1 - x, 1 - m)]
         first.append(np.stack([when(w >= np.log(1 / ALPHA), rows) for w in crossed]))
     up, down = np.concatenate(first, 1)
     ended = np.minimum(np.minimum(up, down) + 1, rows)
@@ -342,7 +344,7 @@ COUNTED = [*range(25, 160), *range(160, 600, 10), *range(600, 3000, 100)]
 def unchanged(kind: str, count: int) -> float:
     """Return the largest share that may be lost where none of so many clusters changed."""
     sizes = draws.sizes_of(np.random.default_rng(5), kind, (1, count))[0].astype(float)
-    return -unseen.bounds(0.0, sizes, ALPHA, (-1.0, 1.0))[0]
+    return -rule_of_three.unseen_bounds(0.0, sizes, ALPHA, (-1.0, 1.0))[0]
 
 
 def lost_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
@@ -417,7 +419,7 @@ def forgotten_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
             free = cell("", draws.capped_documents(rng, n, name, np.inf), runs, "ratio").passed
             capped = cell("", draws.capped_documents(rng, n, name, 0.5), runs, "score").passed
             yield f"| {n} documents, {name}, perplexity | {free:.1f} | `cap = 0.5`: {capped:.1f} |\n"
-    (wins, losses), at = looked_at(rng, 0.1, -0.02, 5 * runs), multiple.levels(LOOKS, LOOKS[-1], ALPHA)
+    (wins, losses), at = looked_at(rng, 0.1, -0.02, 5 * runs), multiple_testing.interim_levels(LOOKS, LOOKS[-1], ALPHA)
     naive, shared = (
         share(np.any([passes(w, b, n, 0.02, a) for w, b, n, a in zip(wins, losses, LOOKS, each, strict=True)], 0))
         for each in ([ALPHA] * len(LOOKS), at)
@@ -437,8 +439,8 @@ def looks_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield "| looked at four times at 5 % each | with `spend` | one test of all rows |\n" + "|---" * 9 + "|\n"
     for d, margin, truth in CASES:
         wins, losses = looked_at(rng, d, truth, 5 * runs)
-        at = multiple.levels(LOOKS, LOOKS[-1], ALPHA)
-        shares_of_alpha = [spent(ALPHA, k) for k in range(1, len(LOOKS) + 1)]
+        at = multiple_testing.interim_levels(LOOKS, LOOKS[-1], ALPHA)
+        shares_of_alpha = [attempt_alpha(ALPHA, k) for k in range(1, len(LOOKS) + 1)]
         shared, naive, apart = (
             np.stack([passes(w, b, n, margin, a) for w, b, n, a in zip(wins, losses, LOOKS, each, strict=True)])
             for each in (at, [ALPHA] * len(LOOKS), shares_of_alpha)
@@ -467,7 +469,7 @@ def passes(wins: Floats, losses: Floats, n: int, margin: float, alpha: float) ->
     if margin:
         few = np.array([fewest(n, int(k), margin, alpha) for k in numbers])
     else:
-        few = shares.fewest_wins(numbers, alpha, mid=shares.midp_holds(n, alpha))
+        few = shares.min_mcnemar_wins(numbers, alpha, mid=shares.is_midp_valid(n, alpha))
     return np.asarray(wins >= few[inverse])
 
 

@@ -105,12 +105,12 @@ def sentinels(setting: Setting, pairs: int, data: str) -> dict[str, Any]:
     from harness_sft import trainer
 
     marks: list[float] = []
-    look, add = trainer.Watch._look, trainer.Spikes.add
+    look, add = trainer.ProgressCallback._look, trainer.Spikes.add
 
     def asleep() -> bool:
         return len(marks) % 2 == 0  # the steps with odd numbers; the first of them is not counted
 
-    trainer.Watch._look = lambda self, state: None if asleep() else look(self, state)  # type: ignore[method-assign]
+    trainer.ProgressCallback._look = lambda self, state: None if asleep() else look(self, state)  # type: ignore[method-assign]
     trainer.Spikes.add = lambda self, loss: None if asleep() else add(self, loss)  # type: ignore[method-assign]
     longest = max(rows(pairs, data), key=lambda row: len(str(row)))
     steps = 2 * pairs + 1

@@ -65,13 +65,13 @@ def through(setting: Setting, prompts: int, shots: int, max_new_tokens: int, doc
     """Answer and score the same through the plugin, in a worker of vLLM's environment."""
     from harness.plugins import load_plugins
     from harness.records.models import ModelRef
-    from harness.workers.loading import load_now
+    from harness.workers.loading import load_uncached
 
     options = {"python": str(PYTHON), "dtype": setting.dtype, "max_model_len": CONTEXT}
     pairs, _ = choice._workload(documents, shots, choice.texts.BEGINNING)
     suite, ref = ROOT / "suites/smoke.toml", ModelRef("base", setting.folder(), options=options)
     begun = time.perf_counter()
-    with load_now(load_plugins(suite), suite, "vllm", [ref], options) as [subject]:
+    with load_uncached(load_plugins(suite), suite, "vllm", [ref], options) as [subject]:
         subject.logprobs([choice.WARM])
         found: dict[str, Any] = {"loading": time.perf_counter() - begun, "answers": [], "seconds": []}
         for group in generation.groups(prompts, shots):

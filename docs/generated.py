@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import hookspec, testing
-from harness.cli.catalogue import as_data
-from harness.cli.parser import parser
-from harness.evaluation.checks import BUILD, STAGES, title_of
+from harness.cli.catalogue import catalogue_data
+from harness.cli.parser import make_parser
+from harness.evaluation.checks import BUILD, STAGES, check_title
 from harness.plugins import Plugins, load_plugins
 from harness.release.file_schemas import file_schemas
-from harness.schema import show
-from harness.suite.json_schema import TABLES, Schema, json_schema, keys_of
+from harness.schema import format_toml
+from harness.suite.json_schema import TABLES, Schema, suite_schema, table_keys
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -73,7 +73,7 @@ ROOMS = {  # headings of the Python API -> the modules whose names stand there
     "Declare a plugin": ("harness.hookspec", "harness.capabilities", "harness.records.metrics", "harness.lazy"),
     "What is asked and answered": ("harness.records.models", "harness.records.samples", "harness.collection"),
     "What is decided and found": (
-        "harness.claims",
+        "harness.gates",
         "harness.records.findings",
         "harness.errors",
     ),
@@ -133,7 +133,7 @@ def _is_folder(part: Any) -> bool:
 @cache
 def pages() -> Mapping[str, str]:
     """Return the text of every page that is made from the code, by its path in docs/."""
-    found, commands = load_plugins(None), parser(["help"])
+    found, commands = load_plugins(None), make_parser(["help"])
     made = {
         "reference/keys.md": tables_page(found),
         "reference/commands.md": commands_page(commands),
@@ -152,15 +152,15 @@ def pages() -> Mapping[str, str]:
 
 def schemas() -> dict[str, str]:
     """Return the JSON Schemas that the site offers, by their paths in docs/."""
-    made = {"suite": json_schema(load_plugins(None)), **file_schemas()}
+    made = {"suite": suite_schema(load_plugins(None)), **file_schemas()}
     return {f"reference/schemas/{name}.json": json.dumps(schema, indent=1) + "\n" for name, schema in made.items()}
 
 
 # ------------------------------------------------------------------ the suite's tables, and options of plugins
 def tables_page(plugins: Plugins) -> str:
     """Write every table of a suite with its keys; those without a class are told by the suite's schema."""
-    schema: Schema = json_schema(plugins)["properties"]
-    told = as_data([], plugins, {table: keys_of(cls) for table, cls in TABLES.items()}, whole=False)["tables"]
+    schema: Schema = suite_schema(plugins)["properties"]
+    told = catalogue_data([], plugins, {table: table_keys(cls) for table, cls in TABLES.items()}, whole=False)["tables"]
     lines = ["# Every key of a suite", ""]
     lines += ["Each key with its type and default, and under each table where its keys are explained."]
     others = [f"[{title[0].lower()}{title[1:]}]({_name(page)})" for page, (title, _) in OPTIONS.items()]
@@ -184,7 +184,7 @@ def options_page(plugins: Plugins, page: str, title: str, kinds: Sequence[str]) 
         if kind == "evaluator":
             chosen = [p for p in chosen if (p.plugin == ANSWERS) == page.endswith("answers.md")]
         lines += ["", f"## {kind.capitalize()}s"] if len(kinds) > 1 else []
-        for told in as_data(chosen, plugins, {}, whole=False)["plugins"]:
+        for told in catalogue_data(chosen, plugins, {}, whole=False)["plugins"]:
             lines += ["", f"### `{told['name']}`", "", prose(told["about"])]
             lines += ["", *_keys_table(told["options"])] if told["options"] else []
             lines += ["", "The options of the library behind it may stand there too."] if told["open_ended"] else []
@@ -223,7 +223,7 @@ def _kind(schema: Schema) -> str:
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(" or ".join(map(_kind, schema["anyOf"])).split(" or ")))
     if "enum" in schema:
-        return " or ".join(f"`{show(value)}`" for value in schema["enum"])
+        return " or ".join(f"`{format_toml(value)}`" for value in schema["enum"])
     if schema.get("type") == "array" and isinstance(schema.get("items"), dict) and schema["items"]:
         return f"a list: {_kind(schema['items'])}"
     if isinstance(schema.get("type"), list):
@@ -235,7 +235,7 @@ def _default(key: Mapping[str, Any]) -> str:
     if key.get("required"):
         return "required"
     value = key["default"]
-    written = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple)) else show(value)
+    written = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple)) else format_toml(value)
     return "none" if value is None else f"`{cell(written)}`"
 
 
@@ -351,7 +351,7 @@ def checks_page(plugins: Plugins, title: str, letters: str) -> str:
     lines = [f"# {title}", "", "What `harness explain CODE` prints; [checks](checks.md) tells of them together."]
     checks = [p for p in plugins.provided.values() if p.kind == "check" and p.name[0] in letters]
     for provided in sorted(checks, key=lambda p: (letters.index(p.name[0]), int(p.name[1:]))):
-        lines += ["", f"## {provided.name} {title_of(provided)}", "", prose(inspect.getdoc(provided.function) or "")]
+        lines += ["", f"## {provided.name} {check_title(provided)}", "", prose(inspect.getdoc(provided.function) or "")]
     if "T" in letters:
         lines += ["", "## build", "", prose(BUILD)]
     return "\n".join(lines) + "\n"

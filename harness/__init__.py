@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.lazy import attach
+from harness.lazy import attach_lazily
 from harness.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # whoever wants the core waits for them, as they do for him. It must be said before torch is there, and changes no bits.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "3000"
-__getattr__, _names = attach(__name__, __file__)
+__getattr__, _names = attach_lazily(__name__, __file__)
 __all__ = [*_names, "gate", "run"]
 
 
@@ -49,6 +49,6 @@ def gate(base: Any, candidate: Any = None, **said: Any) -> Any:
     Rows are a path, dicts, names with scores, or a frame; `said` are the words of the command: `worse_by_at_most=0.02`.
     Raises UsageError where rows cannot be read, paired or compared fairly, or nothing is claimed.
     """
-    from harness.rows import gated
+    from harness.rows import api
 
-    return gated.gate(base, candidate, **said)
+    return api.gate_rows(base, candidate, **said)

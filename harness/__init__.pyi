@@ -11,19 +11,20 @@ from harness.capabilities import evaluator as evaluator
 from harness.capabilities import exporter as exporter
 from harness.capabilities import loader as loader
 from harness.capabilities import trainer as trainer
-from harness.claims.gate import Gate as Gate
 from harness.data.pypi import fetch_wheel as fetch_wheel
-from harness.data.rows import continuation as continuation
+from harness.data.rows import target_as_continuation as target_as_continuation
 from harness.errors import CheckFailed as CheckFailed
 from harness.errors import ExitCode as ExitCode
 from harness.errors import Mistakes as Mistakes
 from harness.errors import UsageError as UsageError
 from harness.errors import did_you_mean as did_you_mean
-from harness.evaluation.checks import quote as quote
+from harness.evaluation.checks import quote_text as quote_text
 from harness.evaluation.grading import Marking as Marking
 from harness.files import cache_dir as cache_dir
 from harness.files import write_text as write_text
+from harness.gates.gate import Gate as Gate
 from harness.hookspec import hookimpl as hookimpl
+from harness.records.completion import Completion as Completion
 from harness.records.findings import Built as Built
 from harness.records.findings import Example as Example
 from harness.records.findings import Finding as Finding
@@ -41,7 +42,6 @@ from harness.records.models import Subject as Subject
 from harness.records.run import Report as Report
 from harness.records.run import Run as Run
 from harness.records.run import TrainingStep as TrainingStep
-from harness.records.said import Said as Said
 from harness.records.samples import Caveat as Caveat
 from harness.records.samples import Labels as Labels
 from harness.records.samples import Prompt as Prompt
@@ -53,13 +53,14 @@ from harness.records.verdicts import Outcome as Outcome
 from harness.records.verdicts import Verdict as Verdict
 from harness.reports.report_json import read_run as read_run
 from harness.reports.run_folder import write_steps as write_steps
-from harness.rows.gated import Gated
+from harness.rows.api import Gated
 
 __all__ = [
     "Adapter",
     "Built",
     "Caveat",
     "CheckFailed",
+    "Completion",
     "Example",
     "ExitCode",
     "Finding",
@@ -78,7 +79,6 @@ __all__ = [
     "Report",
     "Result",
     "Run",
-    "Said",
     "Sample",
     "Sampling",
     "Scale",
@@ -91,7 +91,6 @@ __all__ = [
     "adapter",
     "cache_dir",
     "checker",
-    "continuation",
     "did_you_mean",
     "digest_of",
     "evaluator",
@@ -101,9 +100,10 @@ __all__ = [
     "hookimpl",
     "loader",
     "metric",
-    "quote",
+    "quote_text",
     "read_run",
     "run",
+    "target_as_continuation",
     "trainer",
     "write_steps",
     "write_text",

@@ -111,7 +111,7 @@ class CheckCapabilities(Capabilities):
 KINDS = {kind.__name__.removesuffix("Capabilities").lower(): kind for kind in Capabilities.__subclasses__()}
 
 
-def mistakes_of(kind: str, function: Callable[..., Any]) -> Iterator[str]:
+def find_mistakes(kind: str, function: Callable[..., Any]) -> Iterator[str]:
     """Yield what is wrong with the capabilities that a callable of a kind declares."""
     if kind not in KINDS:
         return

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
-from harness.texts.shown import spelt
+from harness.texts.escaping import escape_controls
 
 MOST = 300  # names that a misspelt one is compared with, and characters of it
 
@@ -36,11 +36,11 @@ class UsageError(Exception):
     """One or more mistakes of the user, each a line `where: what is wrong; what to do`."""
 
     def __init__(self, *messages: str) -> None:
-        self.messages = tuple(map(spelt, messages))
+        self.messages = tuple(map(escape_controls, messages))
         super().__init__("\n".join(self.messages))
 
 
-class WorkersGone(UsageError):
+class WorkersGoneError(UsageError):
     """No worker is left, or none can be had that answers: every other evaluation would end alike."""
 
 
@@ -83,7 +83,7 @@ FULL = (  # in the words of libraries that keep no number
 SPARE = 1 << 20  # bytes: a disk with less is full
 
 
-def disk_full(error: BaseException, folder: Path | None = None) -> str:
+def disk_full_error(error: BaseException, folder: Path | None = None) -> str:
     """Return `"PATH": why` where an error is or came of a disk that is full, else nothing.
 
     Torch does not always say why it could not write: with a folder on that disk, the disk is looked at too.
@@ -120,7 +120,7 @@ NO_MEMORY = (
 )
 
 
-def out_of_memory(error: BaseException) -> str:
+def memory_error(error: BaseException) -> str:
     """Return in a line that memory ran out, where that is what an error is or came of, else nothing."""
     said = ""
     for cause in _causes(error):
@@ -137,12 +137,12 @@ MEMORY_ADVICE = (
 )
 
 
-def of_the_machine(error: BaseException) -> str:
+def resource_error(error: BaseException) -> str:
     """Return in a line what the machine had too little of: disk, memory or open files; nothing where it is not that."""
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
         return f"{os.strerror(errno.EMFILE)}; raise the limit (ulimit -n) and run again"
-    full = disk_full(error)
-    return f"{full}; make room and run again, and what was finished is not done again" if full else out_of_memory(error)
+    full = disk_full_error(error)
+    return f"{full}; make room and run again, and what was finished is not done again" if full else memory_error(error)
 
 
 EVERYDAY = {  # what everybody types, by letters nearer to something else -> what it is called

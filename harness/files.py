@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from harness.errors import NO_ROOM, UsageError, disk_full
+from harness.errors import NO_ROOM, UsageError, disk_full_error
 
 HARNESSFILE = "harnessfile.py"  # beside a suite: plugins of its own
 CHUNK = 1 << 22  # bytes copied at a time
@@ -47,10 +47,10 @@ def cache_dir() -> Path:
     return folder
 
 
-def alone(folder: Path) -> bool:
+def is_sole_user(folder: Path) -> bool:
     """Return whether no other process uses a cache; from here on none can, until this one ends."""
     _use(folder)
-    return folder in _used and locked(_used[folder]) is not False  # a file system without locks cannot tell
+    return folder in _used and try_lock(_used[folder]) is not False  # a file system without locks cannot tell
 
 
 def _use(folder: Path) -> None:
@@ -141,7 +141,7 @@ def write_text(path: Path, text: str | Iterable[str], *, below: Path | None = No
 
 
 @contextmanager
-def writing(path: Path | str, then: str = "") -> Iterator[None]:
+def reporting_write_errors(path: Path | str, then: str = "") -> Iterator[None]:
     """Turn an OSError of a block into a UsageError: that something cannot be written, why, and what to do `then`."""
     try:
         yield
@@ -163,7 +163,7 @@ def append_line(path: Path, value: Mapping[str, Any], *, below: Path | None = No
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             written = os.pread(handle, size, 0)
-            size = sum(len(one) + 1 for one in lines_of(written))
+            size = sum(len(one) + 1 for one in split_json_lines(written))
             line = line if size <= len(written) else b"\n" + line
             os.ftruncate(handle, min(size, len(written)))
         try:
@@ -178,7 +178,7 @@ def append_line(path: Path, value: Mapping[str, Any], *, below: Path | None = No
         os.close(handle)
 
 
-def lines_of(data: bytes) -> list[bytes]:
+def split_json_lines(data: bytes) -> list[bytes]:
     """Return the lines of a file of JSON lines, but for a last one without an end and no JSON: a kill cut it off."""
     *lines, last = data.split(b"\n")
     try:
@@ -189,7 +189,7 @@ def lines_of(data: bytes) -> list[bytes]:
 
 
 @contextmanager
-def exclusive(path: Path, *, below: Path | None = None) -> Iterator[None]:
+def hold_exclusively(path: Path, *, below: Path | None = None) -> Iterator[None]:
     """Hold a file, made if need be, against every other process that would hold it; waits for it. Raises OSError."""
     if below is None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
 
 
 @contextmanager
-def folder_in_place(final: Path) -> Iterator[Path]:
+def replace_folder(final: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `final`; put it in its place when the block ends well, else remove it.
 
     All of it is on the disk before it counts. A folder that was there before stays until the new one is whole, also
@@ -251,7 +251,7 @@ def folder_in_place(final: Path) -> Iterator[Path]:
     except BaseException as error:
         if old.exists() and not final.exists():
             old.rename(final)
-        if disk_full(error):  # as told by a library that does not say where, or of a file that is gone by then
+        if disk_full_error(error):  # as told by a library that does not say where, or of a file that is gone by then
             number = getattr(error, "errno", None) or errno.ENOSPC
             raise OSError(number, os.strerror(number), str(final)) from error
         raise
@@ -273,12 +273,12 @@ def _claim(final: Path) -> tuple[Path, int]:
             handle = os.open(work, os.O_RDONLY)
         except FileNotFoundError:  # another's sweep came between
             continue
-        if locked(handle) is not False and work.exists():
+        if try_lock(handle) is not False and work.exists():
             return work, handle
         os.close(handle)
 
 
-def locked(handle: int, *, shared: bool = False) -> bool | None:
+def try_lock(handle: int, *, shared: bool = False) -> bool | None:
     """Take the lock of an open file or folder if nobody has it, or, `shared`, if nobody has it alone.
 
     None where the file system knows no such locks.
@@ -329,7 +329,7 @@ def _sweep(final: Path) -> None:
             handle = -1  # it took its place, and what had been there is left
         except OSError:  # another user's
             continue
-        if handle < 0 or locked(handle):
+        if handle < 0 or try_lock(handle):
             old = work.with_name(work.name + OLD)
             if old.exists() and not final.exists():
                 old.rename(final)

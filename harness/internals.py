@@ -3,9 +3,9 @@
 A plugin of others that needs one asks for it to join `harness`. `internals.pyi` says where each is defined.
 """
 
-from harness.lazy import attach
+from harness.lazy import attach_lazily
 
-__getattr__, __all__ = attach(__name__, __file__)
+__getattr__, __all__ = attach_lazily(__name__, __file__)
 
 
 def __dir__() -> list[str]:

@@ -1,130 +1,130 @@
 """What first-party plugins use of the core."""
 
-from harness import isolated as isolated
 from harness import schema as schema
+from harness import subprocess_call as subprocess_call
+from harness.answers import http_client as http_client
 from harness.answers import keys as keys
-from harness.answers import wire as wire
 from harness.answers.cache import CachedSubject as CachedSubject
-from harness.answers.cache import Models as Models
+from harness.answers.cache import StageModels as StageModels
+from harness.answers.reasoning import generate_final_answers as final_answers
 from harness.answers.store import Responses as Responses
 from harness.answers.store import request_key as request_key
-from harness.answers.thought import answers as final_answers
 from harness.artifacts import formats as formats
+from harness.artifacts.artifact_cache import is_sealed as is_sealed
+from harness.artifacts.artifact_cache import seal_folder as seal_folder
 from harness.artifacts.attestation import LOCK as LOCK
 from harness.artifacts.attestation import MANIFEST as MANIFEST
 from harness.artifacts.attestation import MODEL as MODEL
 from harness.artifacts.attestation import SERVED as SERVED
-from harness.artifacts.attestation import decimal as decimal
-from harness.artifacts.attestation import payload as payload
+from harness.artifacts.attestation import format_decimal as format_decimal
+from harness.artifacts.attestation import statement_bytes as statement_bytes
 from harness.artifacts.digests import template_digest as template_digest
 from harness.artifacts.digests import weights_digest as weights_digest
 from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
 from harness.artifacts.gguf import Gguf as Gguf
-from harness.artifacts.gguf import gguf_of as gguf_of
+from harness.artifacts.gguf import find_gguf as find_gguf
 from harness.artifacts.gguf import read_gguf as read_gguf
-from harness.artifacts.kept import is_sealed as is_sealed
-from harness.artifacts.kept import seal as seal_folder
-from harness.artifacts.reads import meant_otherwise as meant_otherwise
-from harness.artifacts.reads import weight_files as weight_files
+from harness.artifacts.model_files import ambiguity_error as ambiguity_error
+from harness.artifacts.model_files import weight_files as weight_files
 from harness.artifacts.safetensors import read_safetensors as read_safetensors
-from harness.artifacts.strict import read_json as read_json
-from harness.claims import agreement as agreement
-from harness.claims import labels as labels
-from harness.claims.decide import decide as decide
-from harness.cli.options import command as command
-from harness.cli.options import with_plugins as with_plugins
-from harness.collection.collected import Collection as Collection
-from harness.collection.collected import Task as Task
+from harness.artifacts.strict_json import read_json as read_json
+from harness.cli.options import add_plugin_option as add_plugin_option
+from harness.cli.options import set_command as set_command
+from harness.collection.collection import Collection as Collection
+from harness.collection.collection import Task as Task
 from harness.collection.context import Context as Context
 from harness.data import chat as chat
 from harness.data import encoding as encoding
-from harness.data.fewshot import choose as choose_shots
-from harness.data.identity import keyed as keyed
-from harness.data.pypi import sha256_of as sha256_of
+from harness.data.fewshot import choose_examples as choose_shots
+from harness.data.identity import add_question_keys as add_question_keys
+from harness.data.pypi import hash_download as hash_download
 from harness.data.rows import GROUP as GROUP
 from harness.data.rows import HELD_OUT as HELD_OUT
 from harness.data.rows import read_rows as read_rows
-from harness.errors import disk_full as disk_full
-from harness.errors import out_of_memory as out_of_memory
+from harness.errors import disk_full_error as disk_full_error
+from harness.errors import memory_error as memory_error
 from harness.files import append_line as append_line
 from harness.files import copy_range as copy_range
-from harness.files import exclusive as exclusive
-from harness.files import folder_in_place as folder_in_place
-from harness.files import lines_of as lines_of
-from harness.files import locked as locked
+from harness.files import hold_exclusively as hold_exclusively
 from harness.files import open_file as open_file
-from harness.files import writing as writing
-from harness.lazy import attach as attach
-from harness.pipeline.ledger import Look as Look
-from harness.pipeline.replay import Again as Again
-from harness.pipeline.replay import again as again
-from harness.records import words as words
-from harness.records.about import Note as Note
+from harness.files import replace_folder as replace_folder
+from harness.files import reporting_write_errors as reporting_write_errors
+from harness.files import split_json_lines as split_json_lines
+from harness.files import try_lock as try_lock
+from harness.gates import agreement as agreement
+from harness.gates import labels as labels
+from harness.gates.decide import decide as decide
+from harness.lazy import attach_lazily as attach_lazily
+from harness.pipeline.ledger import LedgerEntry as LedgerEntry
+from harness.pipeline.replay import ReplayRows as ReplayRows
+from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
+from harness.records import verdict_text as verdict_text
+from harness.records.claim_spec import Note as Note
+from harness.records.completion import FinishReason as FinishReason
+from harness.records.completion import format_finish_reasons as format_finish_reasons
 from harness.records.findings import Severity as Severity
-from harness.records.findings import marked as marked_text
-from harness.records.findings import text_of as text_of
+from harness.records.findings import mark_learnt_tokens as marked_text
+from harness.records.findings import prompt_text as prompt_text
 from harness.records.models import ThoughtBudget as ThoughtBudget
-from harness.records.said import Ended as Ended
-from harness.records.said import endings as endings
 from harness.records.scales import OnScale as OnScale
 from harness.records.scales import Scaled as Scaled
 from harness.release import LAYERS as LAYERS
-from harness.release import demands as demands
+from harness.release import policy_checks as policy_checks
 from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
-from harness.release.previous import history as promotions
-from harness.release.recompute import score_in as score_in
+from harness.release.recomputation import score_from_row as score_from_row
+from harness.release.releases import promotion_history as promotions
 from harness.release.served import read_served as read_served
-from harness.release.signing import enveloped as enveloped
-from harness.release.signing import signer_of as signer_of
+from harness.release.signing import load_signer as load_signer
+from harness.release.signing import make_envelope as make_envelope
 from harness.release.verified import Verified as Verified
-from harness.release.verify import verify as verify
-from harness.reports import sentence as sentence
+from harness.release.verify import verify_export as verify_export
+from harness.reports import summary as summary
 from harness.reports.events import FILE as EVENTS
-from harness.reports.events import Underway as Underway
+from harness.reports.events import RunProgress as RunProgress
 from harness.reports.events import read_events as read_events
-from harness.reports.markdown import run_markdown as run_markdown
+from harness.reports.markdown import format_run_markdown as format_run_markdown
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import to_json as to_json
-from harness.reports.rows import told_apart as told_apart
+from harness.reports.rows import correctness_metric as correctness_metric
 from harness.reports.run_folder import LOGS as TRAINING_LOGS
-from harness.reports.run_folder import asked_of as asked_of
-from harness.reports.run_folder import newest as newest
+from harness.reports.run_folder import find_newest as find_newest
+from harness.reports.run_folder import prompt_of as prompt_of
 from harness.reports.run_folder import read_rows as read_answers
 from harness.reports.run_folder import read_steps as read_steps
-from harness.rows.to_every_eval_ever import write as write_every_eval_ever
-from harness.stats.multiple import holm as holm
+from harness.rows.to_every_eval_ever import write_every_eval_ever as write_every_eval_ever
+from harness.stats.hypothesis_tests import cluster_t as cluster_t
+from harness.stats.hypothesis_tests import number_clusters as number_clusters
+from harness.stats.hypothesis_tests import wilson as wilson
+from harness.stats.multiple_testing import adjust_holm as adjust_holm
 from harness.stats.significance import is_significant as is_significant
-from harness.stats.tests import cluster_t as cluster_t
-from harness.stats.tests import numbered as numbered
-from harness.stats.tests import wilson as wilson
 from harness.suite.reader import read_suite as read_suite
 from harness.suite.tables import Eval as Eval
 from harness.suite.tables import Model as Model
 from harness.suite.tables import Suite as Suite
 from harness.texts import numbers as numbers
-from harness.texts.counts import counted as counted
-from harness.texts.printing import say as say
+from harness.texts.counts import count_noun as count_noun
+from harness.texts.escaping import drop_surrogates as whole_text
+from harness.texts.escaping import escape_markdown as escape_markdown
+from harness.texts.escaping import printable as printable
+from harness.texts.escaping import shorten_text as shorten_text
+from harness.texts.printing import print_line as print_line
 from harness.texts.secrets import is_secret as is_secret
-from harness.texts.secrets import struck as struck
-from harness.texts.shown import markdown as markdown
-from harness.texts.shown import shorten as shorten
-from harness.texts.shown import shown as shown
-from harness.texts.shown import whole as whole_text
-from harness.workers.cards import card as card
-from harness.workers.cards import enough as enough
-from harness.workers.cards import gpus as gpus
-from harness.workers.cards import here as here
-from harness.workers.cards import nodes as nodes
-from harness.workers.child import Desk as Desk
-from harness.workers.pieces import common as common
-from harness.workers.protocol import Lost as Lost
+from harness.texts.secrets import redact_options as redact_options
+from harness.workers.child import WorkerServer as WorkerServer
+from harness.workers.chunks import common_prefix_length as common_prefix_length
+from harness.workers.gpus import assign_gpus as assign_gpus
+from harness.workers.gpus import gpu_device_files as gpu_device_files
+from harness.workers.gpus import list_gpus as list_gpus
+from harness.workers.gpus import probe_gpus as probe_gpus
+from harness.workers.gpus import read_gpu as read_gpu
 from harness.workers.protocol import Worker as Worker
-from harness.workers.protocol import is_sign as is_sign
-from harness.workers.protocol import read_error as read_error
-from harness.workers.protocol import read_ref as read_ref
-from harness.workers.protocol import told_error as told_error
-from harness.workers.protocol import told_ref as told_ref
+from harness.workers.protocol import WorkerLostError as WorkerLostError
+from harness.workers.protocol import error_from_json as error_from_json
+from harness.workers.protocol import error_to_json as error_to_json
+from harness.workers.protocol import is_heartbeat as is_heartbeat
+from harness.workers.protocol import ref_from_json as ref_from_json
+from harness.workers.protocol import ref_to_json as ref_to_json
 
 __all__ = [
     "CONVERSION_NOTES",
@@ -138,116 +138,116 @@ __all__ = [
     "ROPE_FACTORS",
     "SERVED",
     "TRAINING_LOGS",
-    "Again",
     "CachedSubject",
     "Collection",
     "Context",
-    "Desk",
-    "Ended",
     "Eval",
+    "FinishReason",
     "Gguf",
-    "Look",
-    "Lost",
+    "LedgerEntry",
     "Model",
-    "Models",
     "Note",
     "OnScale",
+    "ReplayRows",
     "Responses",
+    "RunProgress",
     "Scaled",
     "Severity",
+    "StageModels",
     "Suite",
     "Task",
     "ThoughtBudget",
-    "Underway",
     "Verified",
     "Worker",
-    "again",
+    "WorkerLostError",
+    "WorkerServer",
+    "add_plugin_option",
+    "add_question_keys",
+    "adjust_holm",
     "agreement",
+    "ambiguity_error",
     "append_line",
-    "asked_of",
-    "attach",
-    "card",
+    "assign_gpus",
+    "attach_lazily",
     "chat",
     "choose_shots",
     "cluster_t",
-    "command",
-    "common",
+    "common_prefix_length",
     "copy_files",
     "copy_range",
-    "counted",
+    "correctness_metric",
+    "count_noun",
     "decide",
-    "decimal",
-    "demands",
-    "disk_full",
+    "disk_full_error",
+    "draw_replay_rows",
     "dumps",
-    "endings",
-    "enough",
-    "enveloped",
-    "exclusive",
+    "error_from_json",
+    "error_to_json",
+    "escape_markdown",
     "final_answers",
-    "folder_in_place",
+    "find_gguf",
+    "find_newest",
+    "format_decimal",
+    "format_finish_reasons",
+    "format_run_markdown",
     "formats",
-    "gguf_of",
-    "gpus",
-    "here",
-    "holm",
+    "gpu_device_files",
+    "hash_download",
+    "hold_exclusively",
+    "http_client",
+    "is_heartbeat",
     "is_sealed",
     "is_secret",
-    "is_sign",
     "is_significant",
-    "isolated",
-    "keyed",
     "keys",
     "labels",
-    "lines_of",
-    "locked",
-    "markdown",
+    "list_gpus",
+    "load_signer",
+    "make_envelope",
     "marked_text",
-    "meant_otherwise",
-    "newest",
-    "nodes",
-    "numbered",
+    "memory_error",
+    "number_clusters",
     "numbers",
     "open_file",
-    "out_of_memory",
-    "payload",
+    "policy_checks",
+    "print_line",
+    "printable",
+    "probe_gpus",
     "promotions",
+    "prompt_of",
+    "prompt_text",
     "read_answers",
-    "read_error",
     "read_events",
     "read_gguf",
+    "read_gpu",
     "read_json",
-    "read_ref",
     "read_rows",
     "read_safetensors",
     "read_served",
     "read_suite",
+    "redact_options",
+    "ref_from_json",
+    "ref_to_json",
+    "replace_folder",
+    "reporting_write_errors",
     "request_key",
-    "run_markdown",
-    "say",
     "schema",
-    "score_in",
+    "score_from_row",
     "seal_folder",
-    "sentence",
-    "sha256_of",
-    "shorten",
-    "shown",
-    "signer_of",
-    "struck",
+    "set_command",
+    "shorten_text",
+    "split_json_lines",
+    "statement_bytes",
+    "subprocess_call",
+    "summary",
     "template_digest",
-    "text_of",
     "to_json",
-    "told_apart",
-    "told_error",
-    "told_ref",
-    "verify",
+    "try_lock",
+    "verdict_text",
+    "verify_export",
     "weight_files",
     "weights_digest",
     "whole_text",
     "wilson",
-    "wire",
-    "with_plugins",
-    "words",
     "write_every_eval_ever",
-    "writing",
 ]

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 
-def attach(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
+def attach_lazily(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
     """Return `__getattr__` and `__all__` of a module: what it, or the stub beside it, imports by `import x as x`."""
     stub = Path(file).with_suffix(".pyi")
     tree = ast.parse((stub if stub.is_file() else Path(file)).read_text("utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     places = {a.asname: f"{node.module}:{a.name}" for node in imports for a in node.names if a.asname}
-    return lazily(package, places), sorted(places)
+    return lazy_getattr(package, places), sorted(places)
 
 
-def lazily(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy_getattr(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
     """Return the `__getattr__` of a package that gives `places`: name -> module, or module:name under another name."""
 
     def find(name: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pluggy
 
-from harness import blame, capabilities, hookspec, schema
+from harness import capabilities, hookspec, plugin_errors, schema
 from harness.answers import keys
 from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
 from harness.files import HARNESSFILE
@@ -92,7 +92,7 @@ class Plugins:
         if key not in self._codes:
             plugins = [self.manager.get_plugin(p.plugin) for p in asked]
             readers = [] if provided else [i.plugin for i in self.hook.harness_read_samples.get_hookimpls()]
-            self._codes[key] = keys.of_code([*plugins, *readers, *(p.function for p in asked)])
+            self._codes[key] = keys.digest_code([*plugins, *readers, *(p.function for p in asked)])
         return self._codes[key]
 
     def _gather(self) -> dict[tuple[str, str], Provided]:
@@ -102,7 +102,7 @@ class Plugins:
             hook = f"harness_{kind.removesuffix('s')}s"
             for implementation in getattr(self.manager.hook, hook).get_hookimpls():
                 plugin = implementation.plugin_name
-                theirs = implementation.function.__module__.partition(".")[0] in blame.THEIRS
+                theirs = implementation.function.__module__.partition(".")[0] in plugin_errors.THEIRS
                 provided = implementation.function()
                 pairs = provided.items() if isinstance(provided, dict) else [("", None)]
                 if not all(isinstance(name, str) and callable(function) for name, function in pairs):
@@ -114,14 +114,16 @@ class Plugins:
                         both = f'"{earlier.plugin}" and "{plugin}"'
                         mistakes.add(where, f"is provided by two plugins, {both}; block one with -p no:NAME")
                     if theirs and not (module := str(getattr(function, "__module__", ""))).startswith("harness."):
-                        blame.THEIRS.add(module.partition(".")[0])
+                        plugin_errors.THEIRS.add(module.partition(".")[0])
                     found[kind, name] = one = Provided(kind, name, plugin, function)
-                    if wrong := list(capabilities.mistakes_of(kind, function)):
-                        mistakes.found.extend(f"{where}: {blame.slip(function, f': {what}')}" for what in wrong)
+                    if wrong := list(capabilities.find_mistakes(kind, function)):
+                        mistakes.found.extend(
+                            f"{where}: {plugin_errors.plugin_error(function, f': {what}')}" for what in wrong
+                        )
                         continue
                     given, names = CALLS.get("marker" if kind == "evaluator" and one.about.marks else kind, (None, ()))
-                    if given is not None and (what := schema.uncallable(function, given, names)):
-                        mistakes.add(where, str(blame.slip(function, what)))
+                    if given is not None and (what := schema.find_signature_error(function, given, names)):
+                        mistakes.add(where, str(plugin_errors.plugin_error(function, what)))
         mistakes.raise_if_any()
         return found
 
@@ -147,7 +149,7 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     points = sorted(importlib.metadata.entry_points(group=keys.GROUP), key=lambda p: p.name)
     own = {"harness", *_own_packages().values()}
     mine = [name for name in asked if not name.startswith("no:")]
-    blame.THEIRS |= {n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")} - own
+    plugin_errors.THEIRS |= {n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")} - own
     for point in points:
         if point.name not in blocked:
             _register(manager, point.name, point.load)
@@ -163,7 +165,10 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
                 if attribute not in known:
                     mistakes.add(f'plugin "{name}"', f'"{attribute}" is no hook{did_you_mean(attribute, known)}')
                 elif not hasattr(hook, "harness_impl"):
-                    mistakes.add(f'plugin "{name}"', str(blame.slip(hook, " is never called; is @hookimpl missing?")))
+                    mistakes.add(
+                        f'plugin "{name}"',
+                        str(plugin_errors.plugin_error(hook, " is never called; is @hookimpl missing?")),
+                    )
     mistakes.raise_if_any()
     return Plugins(manager, asked)
 
@@ -174,7 +179,7 @@ def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], Any])
     except SyntaxError as error:
         raise UsageError(f"{error.filename}:{error.lineno}: {error.msg}; the plugin cannot be loaded") from None
     except RAISES as error:
-        why = blame.told(error) or f"{type(error).__name__}: {error}"
+        why = plugin_errors.error_location(error) or f"{type(error).__name__}: {error}"
         raise UsageError(f'plugin "{name}": cannot be imported: {why}') from error
     try:
         manager.register(plugin, name)

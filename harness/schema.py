@@ -24,7 +24,7 @@ Complain = Callable[[str, str], None]  # (key, what is wrong)
 T = TypeVar("T")
 
 
-def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: Any) -> T | None:
+def read_table(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: Any) -> T | None:
     """Make a dataclass from a TOML table, telling every unknown key, wrong type and missing key.
 
     A field `from_` is the key `from`; a field `options` takes the keys that are left, fields in `given` are no keys.
@@ -40,8 +40,8 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
             options[key] = value
         elif key not in fields:
             wrong.append((key, f'unknown key "{key}"{did_you_mean(key, fields)}'))
-        elif not fits(value, hints[fields[key].name]):
-            wrong.append((key, f'"{key}" is {show(value)}, want {kind(hints[fields[key].name])}'))
+        elif not matches_type(value, hints[fields[key].name]):
+            wrong.append((key, f'"{key}" is {format_toml(value)}, want {type_name(hints[fields[key].name])}'))
         else:
             values[fields[key].name] = value
     for key, f in fields.items():
@@ -61,7 +61,7 @@ def field_hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
-def takes(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def accepts_options(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Give a callable the fields of a dataclass as keywords; it gets them as one object, its parameter `options`.
 
     As in `read`, a field `options` takes the keywords that are left.
@@ -92,7 +92,7 @@ def takes(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
     return decorate
 
 
-def options_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+def list_options(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     """Return the options of a plugin's callable by name, and whether it passes others through to a library."""
     parameters = inspect.signature(function).parameters.values()
     named = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED}
@@ -101,11 +101,11 @@ def options_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Paramete
 
 def with_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options a plugin's callable gets: those that are given, and its defaults for the others."""
-    named, _ = options_of(function)
+    named, _ = list_options(function)
     return {n: p.default for n, p in named.items() if p.default is not p.empty} | dict(options)
 
 
-def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+def parameter_types(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a callable's parameters; one that only type checkers can resolve is left out."""
     with suppress(*UNREADABLE):
         return get_type_hints(function)
@@ -117,15 +117,15 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def wants(function: Callable[..., Any], name: str) -> bool:
+def has_parameter(function: Callable[..., Any], name: str) -> bool:
     """Return whether a callable has a parameter of this name."""
     return name in inspect.signature(function).parameters
 
 
-def uncallable(function: Callable[..., Any], given: Sequence[str], names: Sequence[str]) -> str:
+def find_signature_error(function: Callable[..., Any], given: Sequence[str], names: Sequence[str]) -> str:
     """Return why a plugin's callable cannot be called with so many arguments and these keywords, or nothing."""
     signature = inspect.signature(function)
-    options = {*options_of(function)[0], *INJECTED} - {*names}
+    options = {*list_options(function)[0], *INJECTED} - {*names}
     asked = [p for n, p in signature.parameters.items() if n not in options]
     try:
         inspect.Signature(asked).bind(*given, **dict.fromkeys(names))
@@ -136,11 +136,11 @@ def uncallable(function: Callable[..., Any], given: Sequence[str], names: Sequen
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:
     """Report every option of a table that the plugin's callable does not have, has with another type, or lacks."""
-    (known, open_ended), hints = options_of(function), hints_of(function)
+    (known, open_ended), hints = list_options(function), parameter_types(function)
     for key, value in options.items():
         want = hints.get(key, Any)
-        if key in known and not fits(value, want):
-            complain(key, f'"{key}" is {show(value)}, want {kind(want)}')
+        if key in known and not matches_type(value, want):
+            complain(key, f'"{key}" is {format_toml(value)}, want {type_name(want)}')
         elif key not in known and not open_ended:
             complain(key, f'unknown option "{key}"{did_you_mean(key, known)}')
     for key, parameter in known.items():
@@ -158,7 +158,7 @@ def is_deep(value: Any) -> bool:
     return True
 
 
-def unsound(value: Any) -> str:
+def find_value_error(value: Any) -> str:
     """Return why a value of a suite is one that no key can have, or nothing: the rest of the harness counts on it.
 
     Numbers are finite and whole ones fit 64 bits, texts are UTF-8 without NUL, tables do not nest too deeply.
@@ -175,13 +175,13 @@ def unsound(value: Any) -> str:
         elif isinstance(here, float) and not math.isfinite(here):
             return f"is {here}, want a finite number"
         elif isinstance(here, int) and abs(here) > LARGEST:
-            return f"is {show(here)}, want a whole number that fits 64 bits"
+            return f"is {format_toml(here)}, want a whole number that fits 64 bits"
         elif isinstance(here, str) and ("\0" in here or here != here.encode("utf-8", "ignore").decode()):
             return "holds a character that no text can have (NUL, or half of a pair)"
     return ""
 
 
-def fits(value: Any, want: Any) -> bool:
+def matches_type(value: Any, want: Any) -> bool:
     """Return whether a TOML value has the wanted type; an integer is a float, a list is a sequence or a tuple."""
     origin, args = get_origin(want), get_args(want)
     if want is Any or want is inspect.Parameter.empty:
@@ -189,11 +189,11 @@ def fits(value: Any, want: Any) -> bool:
     if origin is Literal:
         return value in args
     if origin in (Union, types.UnionType):
-        return any(fits(value, a) for a in args)
+        return any(matches_type(value, a) for a in args)
     if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, dict) and all(fits(v, args[1]) for v in value.values())
+        return isinstance(value, dict) and all(matches_type(v, args[1]) for v in value.values())
     if origin is not None:
-        return isinstance(value, list) and all(fits(v, args[0]) for v in value)
+        return isinstance(value, list) and all(matches_type(v, args[0]) for v in value)
     if want is float or want is int:
         return isinstance(value, (int, want)) and not isinstance(value, bool)
     if want is tuple:
@@ -201,14 +201,14 @@ def fits(value: Any, want: Any) -> bool:
     return isinstance(value, want) if isinstance(want, type) else True
 
 
-def kind(want: Any) -> str:
+def type_name(want: Any) -> str:
     """Return the name of a type, as a person who writes TOML would say it."""
     origin, args = get_origin(want), get_args(want)
     names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a table"}
     if origin is Literal:
-        return " or ".join(show(a) for a in args)
+        return " or ".join(format_toml(a) for a in args)
     if origin in (Union, types.UnionType):
-        return " or ".join(kind(a) for a in args if a is not type(None))
+        return " or ".join(type_name(a) for a in args if a is not type(None))
     if origin is not None and issubclass(origin, Mapping):
         return "a table"
     if origin is not None or want in (list, tuple):
@@ -217,7 +217,7 @@ def kind(want: Any) -> str:
     return str(names.get(want, getattr(want, "__name__", want)))
 
 
-def show(value: Any) -> str:
+def format_toml(value: Any) -> str:
     """Write a value as TOML would, its end left out when it is long."""
     if isinstance(value, bool):
         return str(value).lower()

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import weights_digest
-from harness.claims import contamination
-from harness.claims.decide import decide
-from harness.claims.gate import ships
-from harness.collection.collected import Collection
+from harness.collection.collection import Collection
 from harness.errors import ExitCode, UsageError, did_you_mean
-from harness.evaluation.checks import stage_of
-from harness.pipeline.checking import check_suite, look_at_data
-from harness.pipeline.conduct import begin, conduct, leave
-from harness.pipeline.execution import Execution
-from harness.pipeline.record import Stop
+from harness.evaluation.checks import check_stage
+from harness.gates import contamination
+from harness.gates.decide import decide
+from harness.gates.gate import find_export_obstacles
+from harness.pipeline.checking import check_data, check_suite
+from harness.pipeline.lifecycle import detach_listeners, run_to_end, start_run
+from harness.pipeline.record import StageStop
 from harness.pipeline.run import evaluate_baselines, evaluate_candidate
-from harness.pipeline.session import Options, prepare
+from harness.pipeline.run_context import RunContext
+from harness.pipeline.session import Options, prepare_collection
 from harness.records.models import Logprob, ModelRef, Subject
 from harness.records.samples import Prompt, Result
 from harness.records.verdicts import Outcome, Verdict
@@ -111,7 +111,7 @@ class SelfTest:
         return ExitCode.INCONCLUSIVE if any(t.undecided for t in self.trials) else ExitCode.OK
 
 
-def selftest(
+def run_selftest(
     path: Path,
     options: Options | None = None,
     *,
@@ -127,14 +127,14 @@ def selftest(
     """
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as folder:
         options = replace(options or Options(), out=Path(folder) / "reports", export=False, counts=False)
-        collection = prepare(path, options)
+        collection = prepare_collection(path, options)
         if not collection.candidates or not collection.suite.gates:
             raise UsageError(f"{collection.suite.path}: has no candidate or no gate, so there is nothing to test")
         ships_ = [export.from_ for export in collection.suite.exports]
         last = ships_[0] if ships_ else collection.candidates[-1]
         items = tuple(i for i in collection.items if i.subject in (*collection.baselines, last))
         collection = replace(collection, candidates=(last,), items=items)
-        known = [*controls_of(collection, Path(folder)), *adversaries_of(collection)]
+        known = [*list_controls(collection, Path(folder)), *list_adversaries(collection)]
         names = [*(c.name for c in known), PLANTED]
         if odd := [name for name in only if name not in names]:
             raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], names)}')
@@ -156,7 +156,7 @@ def selftest(
             # The checks, not the gates, see rows that were trained on: no number can tell them.
             begun, gates = time.monotonic(), planted.suite.gates
             found = check_suite(planted, options)[0]
-            flags = tuple(f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates))
+            flags = tuple(f"{f.name}: {f.what}" for f in found if f.counts or contamination.is_left_out(f, gates))
             why = "Training rows stand among the rows of every eval."
             trials.append(ControlTrial(PLANTED, why, flags, time.monotonic() - begun))
             told(trials[-1])
@@ -180,31 +180,34 @@ def _planted(collection: Collection) -> Collection:
 def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[ControlTrial, Results]:
     """Put a control through the gates of its collection; return the results too where every evaluation has one."""
     blank = ControlTrial(control.name, control.why, fix=control.fix)
-    execution = begin(control.collection, options)
+    execution = start_run(control.collection, options)
     execution = replace(execution, session=replace(execution.session, kept=kept))
     try:
         ref, disguise = control.make(execution.session.base)
     except NotMade as error:
-        leave(execution)
+        detach_listeners(execution)
         return replace(blank, skipped=str(error)), {}
-    run, adjudicator = conduct(execution, partial(_stages, ref, disguise)), execution.adjudicator
+    run, adjudicator = run_to_end(execution, partial(_stages, ref, disguise)), execution.adjudicator
     collection, candidate = control.collection, control.collection.candidates[0]
     reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.reports)
     failed = [r.error for r in run.reports if r.error and r.outcome == "error"]
     if run.exit_code is ExitCode.USAGE and failed and not reached:
         raise UsageError(failed[0])  # by the rehearsal: it has nothing to do with the control
-    caught = (*([run.problem] if run.problem else []), *ships(adjudicator.verdicts, collection.suite.gates, candidate))
+    caught = (
+        *([run.problem] if run.problem else []),
+        *find_export_obstacles(adjudicator.verdicts, collection.suite.gates, candidate),
+    )
     undecided = "" if run.problem else _undecided(adjudicator.verdicts, collection, candidate)
     results = adjudicator.results if all(r.outcome == "done" for r in run.reports) else {}
     return replace(blank, caught=caught, seconds=run.seconds, undecided=undecided), results
 
 
-def _stages(ref: ModelRef, disguise: Disguise | None, run: Execution) -> Stop | None:
+def _stages(ref: ModelRef, disguise: Disguise | None, run: RunContext) -> StageStop | None:
     """Run the stages of a run that decide, on a control in the candidate's place; only its gates are tested."""
     if any(g.clean_only for g in run.suite.gates):
-        look_at_data(run)
+        check_data(run)
     checks = copy(run.session.checks)  # of which none looks at answers: those of a control are meant to be odd
-    checks.provided = [p for p in checks.provided if stage_of(p) != "results"]
+    checks.provided = [p for p in checks.provided if check_stage(p) != "results"]
     run = replace(run, session=replace(run.session, checks=checks))
     if stop := evaluate_baselines(run):
         return stop
@@ -247,7 +250,7 @@ def _equals(collection: Collection, results: Results) -> Iterator[Equals]:
 # -- what stands in a candidate's place and must not ship ------------------------------------------
 
 
-def controls_of(collection: Collection, folder: Path) -> list[Control]:
+def list_controls(collection: Collection, folder: Path) -> list[Control]:
     """Return the base itself, what plugins make of it, and the base behind answers that are spoilt."""
     name, itself = collection.candidates[0], "The base passed off as the candidate."
     found: dict[str, tuple[str, Make]] = {ITSELF: (itself, lambda base: (replace(base, name=name), None))}
@@ -260,7 +263,7 @@ def controls_of(collection: Collection, folder: Path) -> list[Control]:
     return [Control(label, why, collection, make) for label, (why, make) in found.items()]
 
 
-def adversaries_of(collection: Collection) -> Iterator[Control]:
+def list_adversaries(collection: Collection) -> Iterator[Control]:
     """Yield the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
     for name, task in collection.tasks.items():
         if not (answers := task.about.adversaries):

@@ -127,10 +127,10 @@ def pages() -> None:
 
 def pytest_configure() -> None:
     """Let 999 orders of the rows of a gate be drawn once for the same scores, whichever run has them."""
-    from harness.stats import neighbours
+    from harness.stats import autocorrelation
 
-    inner = lru_cache(1000)(neighbours.correlation)
-    neighbours.correlation = lambda values: inner((*values,))
+    inner = lru_cache(1000)(autocorrelation.lag_one_correlation)
+    autocorrelation.lag_one_correlation = lambda values: inner((*values,))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -16,18 +16,18 @@ from typing import Any
 import pytest
 
 from harness.pipeline.adjudication import Adjudicator
-from harness.pipeline.record import Watched
-from harness.records import frozen
+from harness.pipeline.record import RunSnapshot
+from harness.records import copies
 from harness.records.metrics import Metric
 from harness.records.run import Report, Run
 from harness.records.samples import Result, Sample, Score
 from harness.reports import rows as rows_module
-from harness.reports.rows import all_rows
-from harness.reports.run_folder import RunFolder, each_row, read_rows
+from harness.reports.rows import read_all_rows
+from harness.reports.run_folder import RunFolder, iterate_rows, read_rows
 from harness.testing import SUITE, Project
 from harness_report import reading
 from harness_report.history import MOST
-from harness_report.reading import Kept
+from harness_report.reading import LoadedRun
 
 FEW, TIMES = 4, 4
 
@@ -58,7 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, counted)
 
     for owner, name in (
-        (frozen, "isolated"), (Adjudicator, "give"), (json, "loads"), (rows_module, "_answer"), (reading, "read_run"),
+        (copies, "isolated"), (Adjudicator, "give"), (json, "loads"), (rows_module, "_answer"), (reading, "read_run"),
     ):  # fmt: skip
         count(owner, name)
     return found
@@ -112,14 +112,14 @@ def test_a_run_that_is_watched_stays_as_it_was(project: Project) -> None:
 def test_a_run_that_is_watched_is_a_run() -> None:
     """It can be taken apart, changed and sent away as any other, and nothing of it is the record's own."""
     run = Run("s", "p", "d", 1, 0.05, "m", "t", "0", reports=[Report("i", "b", "e", "done", {"m": 1.0})])
-    seen = Watched.of(run)
+    seen = RunSnapshot.of(run)
     seen.reports[0].metrics["m"] = 0.0
     seen.reports.append(seen.reports[0])
     seen.gates = 3
     assert (run.gates, len(run.reports), run.reports[0].metrics) == (0, 1, {"m": 1.0})
     assert isinstance(seen, Run) and (seen.gates, len(seen.reports)) == (3, 2)
-    assert asdict(Watched.of(run)) == asdict(run) and replace(Watched.of(run), gates=2).gates == 2
-    assert pickle.loads(pickle.dumps(Watched.of(run))) == run
+    assert asdict(RunSnapshot.of(run)) == asdict(run) and replace(RunSnapshot.of(run), gates=2).gates == 2
+    assert pickle.loads(pickle.dumps(RunSnapshot.of(run))) == run
 
 
 # -- rows ------------------------------------------------------------------------------------------
@@ -151,12 +151,12 @@ def test_three_rows_are_three_answers(tmp_path: Path, calls: Counter[str]) -> No
     """`show --rows -n 3` reads the values of all rows one after the other, and holds three rows."""
     run, folder = kept(tmp_path, 4000)
     calls.clear()
-    listed = all_rows(run, folder, "qa", wrong=True, most=3)
+    listed = read_all_rows(run, folder, "qa", wrong=True, most=3)
     found, there, of = listed.rows, listed.there, listed.of
     assert ([row.change for row in found], there, of) == (["lost"] * 3, 1333, 4000)
     assert calls["_answer"] == 3 * len(run.reports)
-    most, whole = (peak(lambda n=n: all_rows(run, folder, "qa", most=n)) for n in (3, None))
-    assert most < peak(lambda: list(each_row(folder, "base", "qa"))) / 4 < whole
+    most, whole = (peak(lambda n=n: read_all_rows(run, folder, "qa", most=n)) for n in (3, None))
+    assert most < peak(lambda: list(iterate_rows(folder, "base", "qa"))) / 4 < whole
 
 
 @pytest.mark.slow
@@ -176,7 +176,7 @@ def test_a_page_holds_of_a_row_what_it_shows(tmp_path: Path) -> None:
     run, folder = kept(tmp_path, 1000)
     lock = {"suite": {"evals": [{"name": "qa", "slices": []}]}}
     whole = peak(lambda: [read_rows(folder, s, "qa") for s in ("base", "merged")])
-    page = Kept(folder, run, lock)
+    page = LoadedRun(folder, run, lock)
     assert peak(lambda: [page.rows(s, "qa") for s in ("base", "merged")]) < whole / 2
     ours, theirs = (page.rows(s, "qa")["q5"] for s in ("merged", "base"))
     assert ours["arguments"] is theirs["arguments"] and ours["m"] != theirs["m"]

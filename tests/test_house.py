@@ -23,22 +23,22 @@ DEFAULTS = {
     "harness/cli/plan_report.py",  # a method's name in words
     "harness/release/__init__.py",  # a layer
 }
-WORDS = ("harness/records/words.py",)  # where sentences of a verdict are written
+WORDS = ("harness/records/verdict_text.py",)  # where sentences of a verdict are written
 SCALES = ("harness/records/scales.py",)
 READING = {
     *("endswith", "find", "findall", "finditer", "fullmatch", "index", "match", "partition", "removeprefix"),
     *("removesuffix", "replace", "rpartition", "search", "split", "startswith", "sub"),
 }
-OLD_EVIDENCE = {"harness/release/recompute.py"}  # it checks what exports that were written before say of themselves
+OLD_EVIDENCE = {"harness/release/recomputation.py"}  # it checks what exports that were written before say of themselves
 
 
 ENCODING = {  # who else writes by a chat template, or encodes by a tokenizer itself: no row, but
     "plugins/harness_checks/batches.py",  # what two templates make of one conversation
     "plugins/harness_checks/lint.py",  # whether a template takes a row
     "plugins/harness_export/llama.py",  # what two tokenizers put in front
-    "plugins/harness_export/swap.py",  # prompts of its own, for one model under two names
+    "plugins/harness_export/hot_swap.py",  # prompts of its own, for one model under two names
     "plugins/harness_hf/probe.py",  # whether a template can be rendered
-    "plugins/harness_lora/heard.py",  # texts of its own, for two models
+    "plugins/harness_lora/divergence.py",  # texts of its own, for two models
     "plugins/harness_served/layers/stops.py",  # how a server may read a text
     *("plugins/harness_hf/encoding.py", "plugins/harness_hf/tokens.py"),  # here rows are encoded
 }
@@ -131,7 +131,7 @@ def test_capabilities_are_read_from_descriptions() -> None:
     """`getattr(function, "uncached", …)` would read what no one checked; only `capabilities` does so."""
     names = {field.name for kind in capabilities.KINDS.values() for field in fields(kind)}
     unchecked = []
-    for module in set(modules("harness")) - {"harness/rows/gated.py"}:  # columns of data frames
+    for module in set(modules("harness")) - {"harness/rows/api.py"}:  # columns of data frames
         for node in nodes(module):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
                 what = node.args[1]

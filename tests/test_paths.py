@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.files import append_line, folder_in_place, write_text
+from harness.files import append_line, replace_folder, write_text
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
     """What the harness writes is as readable as what any other program of this user writes."""
     write_text(tmp_path / "a.json", "{}")
     append_line(tmp_path / "b.jsonl", {})
-    with folder_in_place(tmp_path / "c") as work:
+    with replace_folder(tmp_path / "c") as work:
         write_text(work / "d.json", "{}")
     files = [mode(tmp_path / name) for name in ("a.json", "b.jsonl", "c/d.json")]
     assert (files, mode(tmp_path / "c")) == ([0o666 & ~umask] * 3, 0o777 & ~umask)
@@ -43,9 +43,9 @@ def test_live_work_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise ProcessLookupError
 
     monkeypatch.setattr(os, "kill", unknown)
-    with folder_in_place(tmp_path / "out") as first:
+    with replace_folder(tmp_path / "out") as first:
         write_text(first / "a", "1")
-        with folder_in_place(tmp_path / "out") as second:
+        with replace_folder(tmp_path / "out") as second:
             write_text(second / "b", "2")
         assert (first / "a").read_text("utf-8") == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -55,8 +55,8 @@ def test_live_work_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from harness.files import folder_in_place
-with folder_in_place(Path(sys.argv[1])) as work:
+from harness.files import replace_folder
+with replace_folder(Path(sys.argv[1])) as work:
     (work / "half").write_text("x")
     if sys.argv[2] == "moved":
         Path(sys.argv[1]).rename(work.with_name(work.name + ".old"))
@@ -67,12 +67,12 @@ with folder_in_place(Path(sys.argv[1])) as work:
 @pytest.mark.parametrize("when", ["writing", "moved"])
 def test_dead_work_folder_is_swept(when: str, tmp_path: Path) -> None:
     """What a killed process left is removed by the next, and what it had moved out of the way is brought back."""
-    with folder_in_place(tmp_path / "out") as work:
+    with replace_folder(tmp_path / "out") as work:
         write_text(work / "a", "1")
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out"), when])
     assert done.returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2
-    with pytest.raises(KeyError), folder_in_place(tmp_path / "out"):
+    with pytest.raises(KeyError), replace_folder(tmp_path / "out"):
         raise KeyError
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out/a").read_text("utf-8") == "1"
@@ -88,7 +88,7 @@ def test_folder_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pyt
         real(handle)
 
     monkeypatch.setattr(os, "fsync", record)
-    with folder_in_place(final) as work:
+    with replace_folder(final) as work:
         (work / "model").mkdir()
         (work / "model/weights").write_bytes(b"x")
         (work / "card").write_bytes(b"x")

@@ -17,7 +17,7 @@ from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.artifacts.digests import digest_of, weights_digest
 from harness.pipeline.replay import _difference
 from harness.records.samples import Sample, Score
-from harness.release.export import as_kept, scores_of
+from harness.release.export import evidence_row, scores_without_texts
 from harness.testing import ROWS, SUITE, CommandOutcome, Project, write_fake
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import REAL, TEXTS, ran
@@ -223,13 +223,13 @@ def test_evidence_that_does_not_tell_endings_is_replayed(older: bool) -> None:
     """Whether its rows were remembered from before, or are of a version that did not ask; another answer is told."""
     sample, names = Sample("a", "q", "x"), ["right", *(() if older else ("thought_cut",))]
     values = {"right": 1.0} if older else {"right": 1.0, "thought_cut": math.nan}
-    kept = as_kept(0, sample, Score("a", values, answer="x"), names)
+    kept = evidence_row(0, sample, Score("a", values, answer="x"), names)
     told = {"right": 1.0, "thought_cut": 0.0}
     for answer, differs in (("x", False), ("y", True)):
         score = Score("a", told, answer=answer, ended="eos", tokens=3)
-        row = as_kept(0, sample, score, ["right", "thought_cut"])
+        row = evidence_row(0, sample, score, ["right", "thought_cut"])
         assert bool(_difference({"sha256": digest_of(kept)}, row, 0.1)) == differs
-        assert bool(_difference(scores_of(kept), row, 0.1)) == differs
+        assert bool(_difference(scores_without_texts(kept), row, 0.1)) == differs
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import scale
-from harness.workers import cards
+from harness.workers import gpus
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/use-many-machines.md"
 
@@ -34,7 +34,7 @@ def test_a_replica_that_is_always_full_reaches_all() -> None:
 def test_the_measurement_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a tiny model: four ways, the last three with the same bits."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(cards, "NODES", ())
+    monkeypatch.setattr(gpus, "NODES", ())
     lines = list(scale.measure("tiny:llama", 2, words=4))
     assert len(lines) == 5
     assert all(line.endswith("the same bits") for line in lines[3:]), lines

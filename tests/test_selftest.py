@@ -137,7 +137,7 @@ def test_disguises_spoil_answers() -> None:
 def test_the_smoke_suite_catches_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
     """On a real model too, the untrained adapter among them."""
     pytest.importorskip("transformers")
-    from harness.selftest import selftest as run
+    from harness.selftest import run_selftest as run
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     found = run(Path(__file__).parent.parent / "suites/smoke.toml")

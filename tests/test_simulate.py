@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench import dependence_rates, draws, simulate
-from harness.stats import crossed, power, ratio, tests
+from harness.stats import crossed, hypothesis_tests, power, ratio
 
 ALPHA = 0.05
 EXPLANATION = Path(__file__).parent.parent / "docs/explanation"
@@ -44,12 +44,12 @@ def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str, monke
     else:
         draw = draws.score_differences(rng, 40, 0.95) if what == "difference" else draws.scores(rng, 40, what)
     data = draw(30)
-    of = ratio.ratio(data.sums, data.weights)
+    of = ratio.estimate_ratio(data.sums, data.weights)
     found = simulate.judge(data, of, kind)(data.truth - 0.03)
     support = {"share": (0.0, 1.0), "pairs": (-1.0, 1.0), "score": data.support, "ratio": None}[kind]
     for run in range(30):
         values, weights, clusters = rows(data, run, kind)
-        test = tests.cluster_t(values, weights, clusters, data.truth - 0.03, ALPHA, support=support)
+        test = hypothesis_tests.cluster_t(values, weights, clusters, data.truth - 0.03, ALPHA, support=support)
         assert (test.p_pass, test.p_fail) == pytest.approx((found[0][run], found[1][run]), abs=1e-9)
 
 
@@ -61,13 +61,13 @@ def test_crossed_runs_are_judged_as_one_gate_is(pairs: bool, monkeypatch: pytest
     rng = np.random.default_rng(2)
     first, second = dependence_rates.shared(rng, 20, 5, 0.3, 4)
     drawn = list[np.ndarray]()
-    monkeypatch.setattr(crossed, "mean_of", _kept(crossed.mean_of, drawn))
+    monkeypatch.setattr(crossed, "crossed_mean", _kept(crossed.crossed_mean, drawn))
     data = dependence_rates.crossed_rows(rng, first, second, (0.7, 1.0), 0.2, pairs=pairs)(8)
     found = dependence_rates.p_values(data, data.truth - 0.03)
     for run, values in enumerate(drawn[0]):
         about = {"support": (-1.0, 1.0) if pairs else (0.0, 1.0)}
         clusters = [first.tolist(), second.tolist()]
-        test = tests.crossed_t(values.tolist(), [1.0] * 100, clusters, data.truth - 0.03, ALPHA, **about)
+        test = hypothesis_tests.crossed_t(values.tolist(), [1.0] * 100, clusters, data.truth - 0.03, ALPHA, **about)
         assert (test.p_pass, test.p_fail) == pytest.approx((found[0][run], found[1][run]), abs=1e-9)
 
 

@@ -11,16 +11,16 @@ from typing import Any, TypeVar, Unpack
 
 from harness.answers.store import Responses, request_key
 from harness.errors import RAISES, UsageError
-from harness.records.models import Generate, Generation, Logprob, ModelRef, Subject, streamed
-from harness.records.said import Said, read, told
+from harness.records.completion import Completion, completion_from_json, completion_to_json
+from harness.records.models import Generate, Generation, Logprob, ModelRef, Subject, stream_answers
 from harness.records.samples import Prompt
-from harness.texts.shown import whole
+from harness.texts.escaping import drop_surrogates
 
 T = TypeVar("T")
 Stream = Generator[tuple[int, T], None, None]  # (number of the request, answer)
 
 
-class Models:
+class StageModels:
     """The models of one stage: loaded together, when the first of them is needed."""
 
     def __init__(self, load: Callable[[], AbstractContextManager[list[Subject]]]) -> None:
@@ -67,7 +67,7 @@ class CachedSubject:
         self,
         ref: ModelRef,
         identity: str,
-        models: Models,
+        models: StageModels,
         number: int,
         responses: Responses,
         appetite: int | None = None,
@@ -96,14 +96,20 @@ class CachedSubject:
 
         def ask(numbers: Sequence[int]) -> Stream[str]:
             keywords = how.some(numbers).keywords
-            for number, answer in streamed(self.loaded, "generate", [prompts[i] for i in numbers], keywords):
-                mended = whole(answer)  # which every file, metric and judge can take
+            for number, answer in stream_answers(self.loaded, "generate", [prompts[i] for i in numbers], keywords):
+                mended = drop_surrogates(answer)  # which every file, metric and judge can take
                 if mended != answer:
                     self._models.mended[self.name] = self._models.mended.get(self.name, 0) + 1
-                    answer = Said(mended, **vars(answer)) if isinstance(answer, Said) else mended
-                yield number, Said.of(answer) if self.wants_endings else answer
+                    answer = Completion(mended, **vars(answer)) if isinstance(answer, Completion) else mended
+                yield number, Completion.of(answer) if self.wants_endings else answer
 
-        return self._answers(keys, ask, told, read, lambda answer: isinstance(answer, Said) or not self.wants_endings)
+        return self._answers(
+            keys,
+            ask,
+            completion_to_json,
+            completion_from_json,
+            lambda answer: isinstance(answer, Completion) or not self.wants_endings,
+        )
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
@@ -150,7 +156,7 @@ class CachedSubject:
             with suppress(*RAISES):  # what cannot be told is left out
                 for number, key in keys.items():
                     if key not in known:
-                        known[key] = whole(str(render(prompts[number])))
+                        known[key] = drop_surrogates(str(render(prompts[number])))
                         self.responses.keep(key, known[key])
             self.responses.flush()
         texts = {i: known.get(key) for i, key in keys.items()}
@@ -172,7 +178,7 @@ class CachedSubject:
         return value
 
     def _ask(self, method: str, asked: Sequence[Any], options: Mapping[str, Any], some: Sequence[int]) -> Stream[Any]:
-        return streamed(self.loaded, method, [asked[i] for i in some], options)
+        return stream_answers(self.loaded, method, [asked[i] for i in some], options)
 
     def _key(self, kind: str, *request: Any) -> bytes:
         return request_key(self.identity, kind, *request)
@@ -237,11 +243,11 @@ def _divergence(value: Any) -> tuple[float, int]:
     return float(total), _count(tokens)
 
 
-def awake(subject: Subject) -> Subject:
+def uncached(subject: Subject) -> Subject:
     """Return the model itself, which remembers nothing: what is timed must be run."""
     return subject.loaded if isinstance(subject, CachedSubject) else subject
 
 
-def tally(subject: Subject | None) -> tuple[int, int]:
+def count_requests(subject: Subject | None) -> tuple[int, int]:
     """Count the requests so far, and those that were answered from the cache."""
     return (subject.asked, subject.found) if isinstance(subject, CachedSubject) else (0, 0)

@@ -52,12 +52,12 @@ _INSTALLED = set[str]()  # modules that were found among what is installed, whic
 _UNKNOWN = uuid.uuid4().hex  # stands for code that cannot be read: what it makes is remembered by no other process
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Return the versions of what a run depends on."""
     return {CORE: sys.modules[CORE].__version__} | {n: version for n in LIBRARIES if (version := _version(n))}
 
 
-def switches() -> dict[str, str]:
+def environment_switches() -> dict[str, str]:
     """Return the environment variables that change results, as they were before any library set its own."""
     return dict(AT_START)
 
@@ -65,7 +65,7 @@ def switches() -> dict[str, str]:
 # -- models ------------------------------------------------------------------------------------------
 
 
-def of_folder(folder: Path, weights: str | None = None) -> str:
+def digest_folder(folder: Path, weights: str | None = None) -> str:
     """Return one sha256 for every file of a model's folder: weights by their digest, if it is known, others by content.
 
     Its time and place are no part of it. Raises UsageError where a file cannot be read.
@@ -87,11 +87,11 @@ def of_folder(folder: Path, weights: str | None = None) -> str:
     return digest_of([weights, beside])
 
 
-def of_model(ref: ModelRef) -> list[Any]:
+def describe_model(ref: ModelRef) -> list[Any]:
     """Return what a reference to a model stands for: its fields, and the content of its folders."""
     base, adapter = (ref.seal.base or None, ref.seal.weights) if ref.seal else (None, None)
     folders = [(Path(ref.path), base if ref.adapter else ref.digest), (ref.adapter, adapter)]
-    return [asdict(ref), *(of_folder(folder, digest) for folder, digest in folders if folder and folder.is_dir())]
+    return [asdict(ref), *(digest_folder(folder, digest) for folder, digest in folders if folder and folder.is_dir())]
 
 
 def _raise(error: OSError) -> None:
@@ -101,7 +101,7 @@ def _raise(error: OSError) -> None:
 # -- code --------------------------------------------------------------------------------------------
 
 
-def of_code(objects: Iterable[Any], *, core: bool = True) -> str:
+def digest_code(objects: Iterable[Any], *, core: bool = True) -> str:
     """Return one sha256 for the code that modules, functions, classes and instances come from.
 
     That is each module, or all files of the package it belongs to; what these import, by content where it is local or
@@ -112,7 +112,7 @@ def of_code(objects: Iterable[Any], *, core: bool = True) -> str:
     return digest_of([platform.python_implementation(), sys.version_info[:2], found.content, found.versions])
 
 
-def of_content(objects: Iterable[Any]) -> str:
+def digest_content(objects: Iterable[Any]) -> str:
     """Return one sha256 for the code that objects come from as `of_code` finds it, whatever libraries are installed."""
     return digest_of(_Code(objects, core=False).content)
 

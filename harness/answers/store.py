@@ -151,11 +151,11 @@ class Responses:
 
 def request_key(identity: str, kind: str, *request: Any) -> bytes:
     """Return the key of a request to a model: 32 bytes of sha256."""
-    text = json.dumps([identity, kind, *request], ensure_ascii=False, separators=(",", ":"), default=plain)
+    text = json.dumps([identity, kind, *request], ensure_ascii=False, separators=(",", ":"), default=to_json_value)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """Return what JSON has in the place of a value that it does not know; raises TypeError where it has nothing."""
     if isinstance(value, Mapping):
         return dict(value)

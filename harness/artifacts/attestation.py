@@ -49,7 +49,7 @@ class Envelope:
         return json.dumps({"payload": payload, "payloadType": PAYLOAD, "signatures": signed})
 
 
-def statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]]) -> list[bytes]:
+def make_statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]]) -> list[bytes]:
     """Return the statements about an export: an in-toto test result, the release in our own words, and provenance.
 
     `manifest` and `lock` are the files' bytes; older ones do not tell how the run was called, and have no provenance.
@@ -72,8 +72,8 @@ def statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]])
         "failedTests": failed,
     }
     words = {g["gate"]: {k: g[k] for k in WORDS if g.get(k) is not None} for g in gates}
-    numbers = {g["gate"]: {k: decimal(g[k]) for k in NUMBERS if g.get(k) is not None} for g in gates}
-    chosen = {k: decimal(v) if isinstance(v, float) else v for k, v in told.get("chosen", {}).items()}
+    numbers = {g["gate"]: {k: format_decimal(g[k]) for k in NUMBERS if g.get(k) is not None} for g in gates}
+    chosen = {k: format_decimal(v) if isinstance(v, float) else v for k, v in told.get("chosen", {}).items()}
     release = {
         "manifest": {"sha256": hashlib.sha256(manifest).hexdigest()},
         "candidate": told["candidate"],
@@ -84,13 +84,13 @@ def statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]])
         "suite": {"name": suite["name"], "digest": suite["digest"]},
         "harness": locked["harness"],
         "started": told["started"],
-        **({"ignored": told["ignored"], "plugins": of_others(locked)} if "ignored" in told else {}),
+        **({"ignored": told["ignored"], "plugins": third_party_plugins(locked)} if "ignored" in told else {}),
         **({"chosen": chosen} if "chosen" in told else {}),
         "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
     }
     told_of = {TEST_RESULT: test_result, RELEASE: release}
     told_of |= {PROVENANCE: _provenance(told, locked, lock)} if "invocation" in told else {}
-    return [payload(kind, subject, predicate) for kind, predicate in told_of.items()]
+    return [statement_bytes(kind, subject, predicate) for kind, predicate in told_of.items()]
 
 
 def _provenance(told: Mapping[str, Any], locked: Mapping[str, Any], lock: bytes) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _provenance(told: Mapping[str, Any], locked: Mapping[str, Any], lock: bytes)
     }
 
 
-def of_others(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
+def third_party_plugins(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the plugins of a lock that did not come with the harness, with the digest of their code."""
     own, *plugins = lock["plugins"]
     labels = {own["distribution"]} - {None} if "(not as" not in str(own["distribution"]) else set()
@@ -140,12 +140,12 @@ def read_envelopes(text: str) -> list[Envelope]:
     return found
 
 
-def payload(kind: str, subject: Sequence[Any], predicate: Mapping[str, Any]) -> bytes:
+def statement_bytes(kind: str, subject: Sequence[Any], predicate: Mapping[str, Any]) -> bytes:
     """Return the bytes of a statement, the same whoever writes it."""
     statement = {"_type": STATEMENT, "subject": subject, "predicateType": kind, "predicate": predicate}
     return json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
 
 
-def decimal(number: float) -> str:
+def format_decimal(number: float) -> str:
     """Write a number in decimal digits, exactly as many as tell it from its neighbours."""
     return format(Decimal(repr(number)), "f")

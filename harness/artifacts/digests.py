@@ -14,8 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from harness.artifacts.gguf import SUFFIX, TEMPLATE, gguf_of, read_gguf
-from harness.artifacts.reads import weight_files
+from harness.artifacts.gguf import SUFFIX, TEMPLATE, find_gguf, read_gguf
+from harness.artifacts.model_files import weight_files
 from harness.artifacts.safetensors import Safetensors, read_header
 from harness.files import open_file
 
@@ -49,17 +49,17 @@ def weights_digest(folder: Path) -> str:
     compute with the tensors. Raises ValueError when there is no tensor, when a file is not what its name says or is
     cut short, when two files hold a tensor of one name, or when there are weights of both kinds.
     """
-    if single := gguf_of(folder):
+    if single := find_gguf(folder):
         read_gguf(single)
         return file_digest(single.resolve())
     files = {name: hash_file(folder / name, follow=True, whole=False) for name in weight_files(folder)}
     try:
-        return weights_of(files)
+        return weights_digest_of_files(files)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
 
 
-def weights_of(files: Mapping[str, Hashed]) -> str:
+def weights_digest_of_files(files: Mapping[str, Hashed]) -> str:
     """Return the weights digest of a folder of whose files, by name, all were read; raises ValueError as it does."""
     names = sorted(name for name in files if "/" not in name)
     single = [name for name in names if name.endswith(SUFFIX)]
@@ -194,7 +194,7 @@ def root_digest(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(digests[name]) for name in ordered)).hexdigest()
 
 
-def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
+def walk_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
     """Yield path, behind a prefix, and size in bytes of every file under a folder, never through a link.
 
     Raises ValueError at a link, a folder that holds no file, or what is neither file nor folder.
@@ -207,7 +207,7 @@ def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
         about = entry.stat(follow_symlinks=False)
         name = f"{prefix}{entry.name}"
         if stat.S_ISDIR(about.st_mode):
-            yield from walk(Path(entry.path), f"{name}/")
+            yield from walk_files(Path(entry.path), f"{name}/")
         elif stat.S_ISREG(about.st_mode):
             yield name, about.st_size
         else:
@@ -221,7 +221,7 @@ def template_digest(folder: Path) -> str | None:
     Raises ValueError when two are there and differ, for then two programs would prompt in two ways.
     """
     found, told = dict[str, str](), dict[str, str]()
-    if single := gguf_of(folder):
+    if single := find_gguf(folder):
         inside = read_gguf(single).metadata
         keys = (key for key in inside if key == TEMPLATE or key.startswith(f"{TEMPLATE}."))
         found = {key.removeprefix(TEMPLATE).lstrip(".") or "default": str(inside[key]) for key in keys}

@@ -10,11 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.artifacts.digests import template_digest, walk
+from harness.artifacts.digests import template_digest, walk_files
 from harness.artifacts.gguf import read_gguf
-from harness.artifacts.reads import ADAPTER, OURS, beside, meant_otherwise
+from harness.artifacts.model_files import ADAPTER, OURS, ambiguity_error, extra_files
 from harness.artifacts.safetensors import read_safetensors
-from harness.artifacts.strict import read_json
+from harness.artifacts.strict_json import read_json
 from harness.files import open_file
 
 SUFFIXES = {".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".md"}
@@ -49,12 +49,12 @@ def is_allowed(path: Path) -> bool:
     return path.suffix in SUFFIXES or LEGAL.fullmatch(path.name) is not None
 
 
-def is_text(name: str) -> bool:
+def is_text_file(name: str) -> bool:
     """Return whether a file is, by its name, for people: a licence, a card, or other text that no loader obeys."""
     return name.endswith((".md", ".txt")) or LEGAL.fullmatch(name) is not None
 
 
-def shipping(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
+def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
     """Return the names of the files of a model's folder that may ship: what it is read from, its templates, its texts.
 
     `only` are patterns of names; what matches none of them is not looked at. What another reader would take for the
@@ -80,13 +80,13 @@ def shipping(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
         _check_name(name)
         _no_way_out(model, model / name, stat.S_ISREG)
     _no_twins(found)
-    others = {*beside(model)}
+    others = {*extra_files(model)}
     return [name for name in found if name not in others]
 
 
 def check_files(model: Path) -> str:
     """Return what was looked at; raises Unsafe at a file of a format that is not allowed, or not what it says."""
-    names = [name for name, _ in walk(model)]
+    names = [name for name, _ in walk_files(model)]
     _no_twins(names)
     tensors, places = dict[str, set[str]](), dict[tuple[Path, str], str]()  # by file, and file by folder and tensor
     for name in names:
@@ -103,7 +103,7 @@ def check_files(model: Path) -> str:
             if (other := places.setdefault((Path(file).parent, tensor), file)) != file:
                 raise Unsafe(f'{file}: tensor "{tensor}" is also in {other}')
     check_indexes(model, tensors)
-    if others := beside(model, names):
+    if others := extra_files(model, names):
         raise Unsafe(f"{others[0]}: the model is not read from it, and by another reader would be; leave it out")
     _check_meaning(model)
     return f"{len(names)} files"
@@ -112,7 +112,7 @@ def check_files(model: Path) -> str:
 def _check_meaning(model: Path) -> None:
     """Raise Unsafe where two readers would make two models of a folder."""
     try:
-        why = meant_otherwise(model)
+        why = ambiguity_error(model)
     except ValueError as error:
         raise Unsafe(str(error)) from None
     if why:
@@ -238,7 +238,7 @@ def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = N
 
 def check_configuration(model: Path) -> str:
     """Return what was looked at; raises Unsafe at a configuration that would have code or weights fetched."""
-    sizes = {name: size for name, size in walk(model) if name.endswith(".json")}
+    sizes = {name: size for name, size in walk_files(model) if name.endswith(".json")}
     for name, size in sizes.items():
         data = _read_configuration(name, model / name, size)
         if name.rpartition("/")[2] == ADAPTER and data.get("base_model_name_or_path"):
@@ -251,7 +251,7 @@ def check_candidate(model: Path) -> None:
 
     An adapter may name its base, and files may be links, as in a download cache.
     """
-    names = shipping(model)
+    names = shipping_files(model)
     for name in names:
         if name.endswith(".json"):
             _read_configuration(name, model / name, (model / name).stat().st_size)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from harness.artifacts.reads import is_whole
+from harness.artifacts.model_files import has_weights
 
 SUFFIX = ".gguf"
 TEMPLATE = "tokenizer.chat_template"
@@ -55,12 +55,12 @@ class Gguf:
     tensors: Mapping[str, Tensor]
 
 
-def gguf_of(folder: Path) -> Path | None:
+def find_gguf(folder: Path) -> Path | None:
     """Return the one GGUF file that a folder is read from, or None; raises ValueError where it is not clear which.
 
     Beside the weights that transformers looks for, none is.
     """
-    files = [] if is_whole(folder) else sorted(folder.glob(f"*{SUFFIX}"))
+    files = [] if has_weights(folder) else sorted(folder.glob(f"*{SUFFIX}"))
     if len(files) > 1:
         raise ValueError(f"{folder}: holds {len(files)} {SUFFIX} files; which one is meant?")
     if files and any(folder.glob("*.safetensors")):

@@ -8,7 +8,7 @@ from pathlib import Path
 Stamps = dict[str, tuple[int, ...]]
 
 
-def stamps_of(folder: Path) -> Stamps:
+def read_stamps(folder: Path) -> Stamps:
     """Return device, inode, size, and times of a folder and of all that lies in it, by path; raises OSError.
 
     A swap that is undone within one tick of the kernel's clock, a few milliseconds, is not seen.

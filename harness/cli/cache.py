@@ -7,20 +7,20 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from harness.cli.options import command
+from harness.cli.options import set_command
 from harness.errors import ExitCode, UsageError
-from harness.texts.numbers import size
-from harness.texts.printing import say
-from harness.texts.shown import shown
+from harness.texts.escaping import printable
+from harness.texts.numbers import format_bytes
+from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
-    from harness.artifacts.kept import Entry
+    from harness.artifacts.artifact_cache import Entry
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def _cache(args: argparse.Namespace) -> int:
-    from harness.artifacts.kept import KINDS, entries, remove, to_remove
+    from harness.artifacts.artifact_cache import KINDS, list_entries, remove_entries, select_removable
     from harness.files import cache_dir
 
     folder, most = cache_dir(), None
@@ -30,31 +30,33 @@ def _cache(args: argparse.Namespace) -> int:
         most = int(float(asked[1]) * UNITS[asked[2]])
     if args.older is not None and args.older < 0:
         raise UsageError(f"--older is {args.older:g}, want days, 0 or more")
-    found = entries(folder)
+    found = list_entries(folder)
     args.document = {"folder": str(folder), "entries": [_told(e) for e in found], "removed": []}
     if args.older is None and most is None:
         if args.prune:
             raise UsageError("--prune: say which, with --older DAYS or --size BYTES")
-        say(f"{folder}: {size(sum(e.bytes for e in found))}")
+        print_line(f"{folder}: {format_bytes(sum(e.bytes for e in found))}")
         for kind in ("answers", *KINDS, "damaged"):
             if some := [e for e in found if e.kind == kind]:
                 what = {"answers": "what models said", "damaged": "set aside"} | KINDS
-                say(f"  {kind:<10} {len(some):>5}  {size(sum(e.bytes for e in some)):>10}  {_ages(some)}  {what[kind]}")
+                print_line(
+                    f"  {kind:<10} {len(some):>5}  {format_bytes(sum(e.bytes for e in some)):>10}  {_ages(some)}  {what[kind]}"
+                )
         return ExitCode.OK
-    gone = to_remove(found, args.older, most)
+    gone = select_removable(found, args.older, most)
     if args.prune:
-        remove(folder, gone)
+        remove_entries(folder, gone)
         args.document["removed"] = [_told(e) for e in gone]
     for entry in gone:
-        say(f"  {shown(entry.name)}  {size(entry.bytes)}  {_ages([entry])}")
+        print_line(f"  {printable(entry.name)}  {format_bytes(entry.bytes)}  {_ages([entry])}")
     said = "removed" if args.prune else "would be removed; --prune removes them"
-    say(f"{len(gone)} of {len(found)} entries, {size(sum(e.bytes for e in gone))}, {said}")
+    print_line(f"{len(gone)} of {len(found)} entries, {format_bytes(sum(e.bytes for e in gone))}, {said}")
     return ExitCode.OK
 
 
 def cache(one: argparse.ArgumentParser) -> None:
     """list what is kept to be fast, or make room"""
-    command(one, _cache, "harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
+    set_command(one, _cache, "harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
     one.add_argument("--older", type=float, metavar="DAYS", help="what was not used for so long")
     one.add_argument("--size", metavar="BYTES", help="the longest unused until so much is left, for instance 20G")
     one.add_argument("--prune", action="store_true", help="remove it; never while another harness uses the cache")

@@ -12,18 +12,18 @@ from harness.data.rows import ALIASES
 from harness.errors import RAISES
 from harness.plugins import Plugins, Provided
 from harness.records.metrics import Metric
-from harness.schema import hints_of, kind, options_of, show, with_defaults
-from harness.texts.wrapping import paragraphs
+from harness.schema import format_toml, list_options, parameter_types, type_name, with_defaults
+from harness.texts.wrapping import join_paragraphs
 
 Keys = Mapping[str, tuple[Any, Any]]  # type and default, by key
 OTHERS = {"sweep": 'by, alpha, rule, and one option such as "adapter.r"', "merge": "base, choose"}  # read by hand
 
 
-def described(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
+def catalogue_lines(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
     """Yield the lines of a catalogue; `whole` is one of everything, else all is said of what was chosen."""
     for p in told["plugins"]:
         yield f"{p['kind']} {p['name']}  ({p['plugin']})"
-        lines = p["about"].split("\n")[:1] if whole else paragraphs(p["about"])
+        lines = p["about"].split("\n")[:1] if whole else join_paragraphs(p["about"])
         yield from (f"    {line}".rstrip() for line in lines if p["about"])
         if whole and p["options"]:
             yield f"    options: {', '.join(p['options'])}{' …' if p['open_ended'] else ''}"
@@ -48,15 +48,17 @@ def described(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
         yield from (f"    {key}: {_key(**about)}" for key, about in keys.items() if not whole)
 
 
-def as_data(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, Keys], whole: bool) -> dict[str, Any]:
+def catalogue_data(
+    chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, Keys], whole: bool
+) -> dict[str, Any]:
     """Return a catalogue as plain data: plugins with their options, tables with their keys, and sources of data."""
     found, sources = [], list[str]()
     for p in chosen:
-        (named, open_ended), hints = options_of(p.function), hints_of(p.function)
-        options = {n: {"type": kind(hints.get(n, Any)), **_default(o.default)} for n, o in named.items()}
+        (named, open_ended), hints = list_options(p.function), parameter_types(p.function)
+        options = {n: {"type": type_name(hints.get(n, Any)), **_default(o.default)} for n, o in named.items()}
         told = {"kind": p.kind, "name": p.name, "plugin": p.plugin, "about": inspect.getdoc(p.function) or ""}
         found.append({**told, "options": options, "open_ended": open_ended, "metrics": list(_metrics(p))})
-    keys = {t: {k: {"type": kind(w), **_default(d)} for k, (w, d) in ks.items()} for t, ks in tables.items()}
+    keys = {t: {k: {"type": type_name(w), **_default(d)} for k, (w, d) in ks.items()} for t, ks in tables.items()}
     if whole:  # what may stand after `data =`
         sources = [f"a file: {', '.join(FILES)}", "hub:NAME[/CONFIG]:SPLIT, a data set of the Hub"]
         for one in plugins.hook.harness_read_samples.get_hookimpls():
@@ -68,7 +70,7 @@ def as_data(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, K
 def _key(type: str, default: Any = None, required: bool = False) -> str:
     if required:
         return f"{type}, required"
-    return f"{type}, none unless given" if default is None else f"{type}, default {show(default)}"
+    return f"{type}, none unless given" if default is None else f"{type}, default {format_toml(default)}"
 
 
 def _default(value: Any) -> dict[str, Any]:

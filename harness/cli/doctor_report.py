@@ -17,9 +17,9 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.files import cache_dir
 from harness.plugins import load_plugins
-from harness.texts.shown import shorten
-from harness.workers.cards import Seen, nodes, seen
-from harness.workers.local import workers
+from harness.texts.escaping import shorten_text
+from harness.workers.gpus import GpuProbe, gpu_device_files, probe_gpus_of
+from harness.workers.local import parse_workers
 
 FINE, ODD, FAILS = "fine", "odd", "fails"
 SIGNS = {FINE: "✓", ODD: "!", FAILS: "✗"}
@@ -41,7 +41,7 @@ class Line:
     said: str
 
 
-def examine(device: str = "auto", on: str = "", python: str | None = None) -> list[Line]:
+def examine_machine(device: str = "auto", on: str = "", python: str | None = None) -> list[Line]:
     """Look at this machine, and at the environment of an interpreter if one is named."""
     first, last = (".".join(map(str, version)) for version in PYTHONS)
     fine = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
@@ -50,13 +50,13 @@ def examine(device: str = "auto", on: str = "", python: str | None = None) -> li
     said = f"{platform.python_version()}, {package}, {platform.platform()}{tested}"
     lines = [Line("Python", FINE if fine else ODD, said)]
     try:
-        found = seen(python)
+        found = probe_gpus_of(python)
     except UsageError as error:
         return [*lines, Line("PyTorch", FAILS, str(error))]
     lines += [*_torch(found, device), *_libraries(found, python)]
     if on:
         try:
-            workers(on, load_plugins(None, []), {"python": python} if python else {})
+            parse_workers(on, load_plugins(None, []), {"python": python} if python else {})
         except UsageError as error:
             lines.append(Line("workers", FAILS, str(error)))
         else:
@@ -70,13 +70,13 @@ def examine(device: str = "auto", on: str = "", python: str | None = None) -> li
     return [*lines, Line("load", ODD if busy else FINE, f"{load:.1f} on {cores} cores{how}")]
 
 
-def _torch(found: Seen, device: str) -> Iterator[Line]:
+def _torch(found: GpuProbe, device: str) -> Iterator[Line]:
     """Yield what the driver says and what PyTorch sees; why a run would refuse the device is in the run's own words."""
     if found.torch:
         yield Line("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
     else:
         yield Line("PyTorch", ODD, f"{found.error}; pip install '{PACKAGE}[hf]' lets models answer here")
-    there, (driver, count) = nodes(), nvml()
+    there, (driver, count) = gpu_device_files(), read_nvml()
     if there or count:
         listed = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
         told = f"{driver or 'unknown'}; GPUs: {listed} in /proc, {count} by NVML, {len(found.cards)} by PyTorch"
@@ -94,7 +94,7 @@ def _torch(found: Seen, device: str) -> Iterator[Line]:
         yield Line("device", FINE, f"the CPU: {found.why_none() or 'GPUs are hidden'}")
 
 
-def _libraries(found: Seen, python: str | None) -> Iterator[Line]:
+def _libraries(found: GpuProbe, python: str | None) -> Iterator[Line]:
     """Yield whether bitsandbytes can be loaded here, and where vLLM is."""
     if not python and (version := _version("bitsandbytes")):
         kind = _asked(sys.executable, BITS)
@@ -132,7 +132,7 @@ def _versions() -> Iterator[Line]:
             yield Line("versions", ODD if wrong else FINE, f"{told}{how}")
 
 
-def nvml() -> tuple[str, int]:
+def read_nvml() -> tuple[str, int]:
     """Return NVIDIA's driver and how many GPUs its library counts; nothing where there is none."""
     version, count = ctypes.create_string_buffer(80), ctypes.c_uint(0)
     with suppress(OSError, AttributeError):
@@ -157,5 +157,5 @@ def _asked(python: str, code: str) -> str:
     """Return the last line that a few words of code print in an interpreter, or nothing."""
     with suppress(OSError, subprocess.SubprocessError, IndexError):
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
-        return shorten(done.stdout.splitlines()[-1])
+        return shorten_text(done.stdout.splitlines()[-1])
     return ""

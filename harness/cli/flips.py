@@ -6,26 +6,26 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.screen import Screen, title
+from harness.cli.screen import Screen, format_title
 from harness.errors import UsageError
 from harness.records.run import Run
-from harness.reports.rows import Shown, all_rows, changed_rows, failed_rows, lost_and_won
-from harness.texts.counts import counted
-from harness.texts.shown import shown
+from harness.reports.rows import DisplayRow, count_lost_and_won, format_failed_rows, read_all_rows, read_changed_rows
+from harness.texts.counts import count_noun
+from harness.texts.escaping import printable
 
 LONGEST = 600  # characters of a text that is shown
 
 
 def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
     """Print the rows each gate lost, won or failed, so many of each."""
-    screen, flips = Screen(), [(v, rows) for v in report.verdicts if (rows := changed_rows(report, folder, v))]
+    screen, flips = Screen(), [(v, rows) for v in report.verdicts if (rows := read_changed_rows(report, folder, v))]
     gates = [{"gate": v.gate, "candidate": v.candidate, "rows": [asdict(r) for r in rows]} for v, rows in flips]
     args.document = {"run": str(folder), "gates": gates}
     for verdict, rows in flips:
-        _heading(screen, f"{verdict.candidate}: {title(verdict)}: {verdict.metric} {verdict.claim}")
-        counts = failed_rows(verdict, len(rows))
+        _heading(screen, f"{verdict.candidate}: {format_title(verdict)}: {verdict.metric} {verdict.claim}")
+        counts = format_failed_rows(verdict, len(rows))
         if verdict.versus:
-            lost, won = lost_and_won(verdict)
+            lost, won = count_lost_and_won(verdict)
             kept = f", of which the {len(rows)} largest changes are kept" if lost + won > len(rows) else ""
             counts = f"{lost:,} lost and {won:,} won against {verdict.versus}{kept}"
         screen.line(counts + _cut(len(rows), args.n))
@@ -39,13 +39,13 @@ def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
     """Print rows with the answers of all subjects, so many of each eval."""
     screen, most = Screen(), None if args.json else args.n
     names = [args.rows] if args.rows else dict.fromkeys(r.eval for r in report.reports if r.outcome == "done")
-    if not (found := [all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]):
+    if not (found := [read_all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]):
         raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
     args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
     for one in found:
         _heading(screen, one.eval)
         how = f" wrong by {one.metric}" if args.wrong else ""
-        screen.line(f"{one.there:,} of {counted(one.of, 'row')}{how}{_cut(one.there, args.n)}")
+        screen.line(f"{one.there:,} of {count_noun(one.of, 'row')}{how}{_cut(one.there, args.n)}")
         for row in one.rows[: args.n]:
             _print_row(screen, row)
 
@@ -58,13 +58,13 @@ def _cut(n: int, most: int) -> str:
     return f"; {most} shown, all of them with -n {n}" if n > most else ""
 
 
-def _print_row(screen: Screen, row: Shown) -> None:
+def _print_row(screen: Screen, row: DisplayRow) -> None:
     labels = [row.change or "row", "id", "target", *(subject for subject, _ in row.answers)]
     room = max(map(len, labels)) + 2
     texts = (row.prompt, row.id, row.target, *(answer for _, answer in row.answers))
     for number, (label, text) in enumerate(zip(labels, texts, strict=True)):
         text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
-        for i, line in enumerate(shown(text, lines=True).split("\n") if text else ["–"]):
+        for i, line in enumerate(printable(text, lines=True).split("\n") if text else ["–"]):
             if number == i == 0:
                 screen.entry(label.ljust(room), "bold", line, room)
             else:

@@ -10,7 +10,7 @@ from harness.errors import UsageError
 from harness.rows.records import COLUMNS
 
 if TYPE_CHECKING:
-    from harness.claims.gate import Gate
+    from harness.gates.gate import Gate
 
 CLAIMS = {"worse_by_at_most": "no-worse", "better_by": "better", "min": "at-least", "max": "at-most"}
 NO_CLAIM = """gate: what is claimed? one of
@@ -72,7 +72,7 @@ def _margin(text: str) -> float | str:
 
 def claim_of(given: Namespace) -> Gate:
     """Return the claim that was given as a gate. Raises UsageError where there is none, or several."""
-    from harness.claims.gate import Gate
+    from harness.gates.gate import Gate
 
     said = [name for name in CLAIMS if getattr(given, name) is not None]
     if len(said) != 1:
@@ -111,11 +111,11 @@ def _gate(args: Namespace) -> int:
 
         paths = dict(zip(("base", "candidate")[-len(args.rows) :], args.rows, strict=True))
         about = {"cluster": clusters_of(args.cluster), "slices": args.slice}
-        found = suites.judged(suites.suite_of(claim, paths, options_of(args), args.alpha, **about))
+        found = suites.judge_rows(suites.make_rows_suite(claim, paths, options_of(args), args.alpha, **about))
         if args.write_suite:
             places = {side: str(Path(path).expanduser().absolute()) for side, path in paths.items()}
             writing.write_suite(found, args.write_suite, places)
-        return writing.conclude(found, args)
+        return writing.conclude_gate(found, args)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("numpy", "scipy"):
             raise

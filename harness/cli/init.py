@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from harness.cli.options import command
+from harness.cli.options import set_command
 from harness.errors import ExitCode, UsageError
 
 EXAMPLES = Path(__file__).parents[1] / "init/examples"  # a folder a task, of files that are written as they lie there
@@ -29,7 +29,7 @@ def _init(args: argparse.Namespace) -> int:
     from harness.files import write_text
     from harness.init import table
     from harness.plugins import load_plugins
-    from harness.suite.json_schema import json_schema
+    from harness.suite.json_schema import suite_schema
 
     task, of_data = args.task or "qa", [f"--{name}" for name in table.OPTIONS if getattr(args, name) is not None]
     if args.data and args.task:
@@ -41,17 +41,17 @@ def _init(args: argparse.Namespace) -> int:
         if (args.folder / name).exists():
             raise UsageError(f"{args.folder / name}: is there already; choose an empty folder")
     if args.data:
-        files, told = table.files_of(args)
+        files, told = table.make_suite_files(args)
         commands = [f"harness {word} {shlex.quote(str(suite))}" for word in ("check", "plan", "run")]
     else:
         owns = {name: EXAMPLES / task / name for name in TASKS[task]}
         files = {n: (own if own.exists() else EXAMPLES / "qa" / n).read_text("utf-8") for n, own in owns.items()}
         told, commands = {}, [f"harness run {shlex.quote(str(suite))}"]
-        if len(suites := suites_of(task)) > 1:  # which find each other in their folder
+        if len(suites := list_example_suites(task)) > 1:  # which find each other in their folder
             commands = [f"cd {folder}"] * (args.folder != Path()) + [f"harness run {name}" for name in suites]
     for name, text in files.items():
         write_text(args.folder / name, text)
-    made = json_schema(load_plugins(suite))  # with the plugins of a harnessfile that is among them
+    made = suite_schema(load_plugins(suite))  # with the plugins of a harnessfile that is among them
     files[SCHEMA] = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     write_text(args.folder / SCHEMA, files[SCHEMA])
     print(*(args.folder / name for name in files), sep="\n")
@@ -60,14 +60,14 @@ def _init(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def suites_of(task: str) -> list[str]:
+def list_example_suites(task: str) -> list[str]:
     """Return the suites of a task in the order in which they are run."""
     return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
 
 
 def init(one: argparse.ArgumentParser) -> None:
     """write a suite on your table, or with example data, that runs"""
-    command(
+    set_command(
         one,
         _init,
         "harness init mine && harness run mine/suite.toml",

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from harness import blame
+from harness import plugin_errors
 from harness.cli import streams
-from harness.cli.guard import as_interrupts, guarded
-from harness.cli.parser import arguments as parsed
-from harness.errors import ExitCode, UsageError, of_the_machine
-from harness.texts.printing import say
-from harness.texts.shown import shown
+from harness.cli.parser import parse_arguments as parsed
+from harness.cli.signals import run_guarded, signals_as_interrupts
+from harness.errors import ExitCode, UsageError, resource_error
+from harness.texts.escaping import printable
+from harness.texts.printing import print_line
 
 FORMAT = 1  # of the documents of --json; raised when what reads an older one would misread it
 
@@ -24,13 +24,13 @@ FORMAT = 1  # of the documents of --json; raised when what reads an older one wo
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; a mistake of the user is one line on stderr."""
     try:
-        with streams.outliving_their_reader():
+        with streams.surviving_closed_pipes():
             try:
                 args = parsed(list(sys.argv[1:] if arguments is None else arguments))
             except UsageError as error:
                 return _refused(error.messages)
-            with as_interrupts():
-                return int(guarded(_ended, args) if arguments is None else _ended(args))
+            with signals_as_interrupts():
+                return int(run_guarded(_ended, args) if arguments is None else _ended(args))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
@@ -47,25 +47,25 @@ def _ended(args: argparse.Namespace) -> int:
     asked = getattr(args, "github", False) or os.environ.get("GITHUB_ACTIONS") == "true"
     job: AbstractContextManager[Any] = _job(args) if asked else nullcontext()  # obeys nothing that models say
     errors: list[str] = []
-    with streams.reserved(documented(args)) as write, job as args.job:
+    with streams.reserve_stdout(wants_json(args)) as write, job as args.job:
         try:
             code = int(args.command(args))
         except UsageError as error:
             code, errors = _refused(error.messages), list(error.messages)
         except KeyboardInterrupt:
-            if not documented(args):
+            if not wants_json(args):
                 raise
             print("interrupted", file=sys.stderr)
             code, errors = ExitCode.INTERRUPTED, ["interrupted"]
         except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
-            if line := of_the_machine(error) or blame.told(error):
+            if line := resource_error(error) or plugin_errors.error_location(error):
                 code, errors = _refused([line]), [line]
             else:
-                print(shown(traceback.format_exc(), lines=True), end="", file=sys.stderr)
+                print(printable(traceback.format_exc(), lines=True), end="", file=sys.stderr)
                 code, errors = ExitCode.INTERNAL, [f"{type(error).__name__}: {error}"]
         if args.job:
             args.job.conclude(errors)
-        if documented(args):
+        if wants_json(args):
             from harness.reports.report_json import dumps
 
             told = {"format": FORMAT, "command": args.documented, "exit_code": int(code)}
@@ -73,12 +73,12 @@ def _ended(args: argparse.Namespace) -> int:
         return code
 
 
-def documented(args: argparse.Namespace) -> bool:
+def wants_json(args: argparse.Namespace) -> bool:
     """Return whether a command is to write one JSON document, and nothing else, to stdout."""
     return bool(getattr(args, "documented", "") and args.json)
 
 
 def _refused(messages: Sequence[str]) -> int:
     for message in messages:
-        say(f"error: {message}", sys.stderr)
+        print_line(f"error: {message}", sys.stderr)
     return ExitCode.USAGE

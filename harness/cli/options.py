@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.errors import ExitCode
-from harness.texts.shown import shown
+from harness.texts.escaping import printable
 
 if TYPE_CHECKING:
     from harness.pipeline.run import Options
@@ -30,16 +30,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(ExitCode.USAGE, f"{self.prog}: error: {shown(message)}\n")
+        self.exit(ExitCode.USAGE, f"{self.prog}: error: {printable(message)}\n")
 
 
-def command(parser: argparse.ArgumentParser, function: Callable[[argparse.Namespace], int], *examples: str) -> None:
+def set_command(parser: argparse.ArgumentParser, function: Callable[[argparse.Namespace], int], *examples: str) -> None:
     """Set the function of a command, and let its help end with examples."""
     parser.set_defaults(command=function)
     parser.epilog = "\n  ".join(["examples:", *examples])
 
 
-def with_json(parser: argparse.ArgumentParser, name: str) -> None:
+def add_json_option(parser: argparse.ArgumentParser, name: str) -> None:
     """Add --json to a command, and to those below it, that have no option of this name themselves.
 
     What such a command prints goes to stderr then, and what it leaves in `args.document` to stdout.
@@ -47,13 +47,13 @@ def with_json(parser: argparse.ArgumentParser, name: str) -> None:
     below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     for action in below:
         for word, one in action.choices.items():
-            with_json(one, f"{name} {word}")
+            add_json_option(one, f"{name} {word}")
     if not below and not any("--json" in a.option_strings for a in parser._actions):
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout, all else on stderr")
         parser.set_defaults(documented=name)
 
 
-def run_options(args: argparse.Namespace) -> Options:
+def parse_run_options(args: argparse.Namespace) -> Options:
     """Return what a command says of a run; its arguments are kept under the names that the fields of Options have."""
     from harness.pipeline.run import Options
 
@@ -62,18 +62,18 @@ def run_options(args: argparse.Namespace) -> Options:
     return Options(**given)
 
 
-def with_harnessfile(parser: argparse.ArgumentParser) -> None:
+def add_harnessfile_options(parser: argparse.ArgumentParser) -> None:
     """Add --suite and -p, which name the plugins of a command that needs no suite."""
     parser.add_argument("--suite", type=Path, metavar="SUITE", help="with the harnessfile beside this suite")
-    with_plugins(parser)
+    add_plugin_option(parser)
 
 
-def with_plugins(parser: argparse._ActionsContainer, help: str = PLUGIN_HELP) -> None:
+def add_plugin_option(parser: argparse._ActionsContainer, help: str = PLUGIN_HELP) -> None:
     """Add -p, which loads plugins and blocks them."""
     parser.add_argument("-p", action="append", default=[], dest="plugins", metavar="NAME", help=help)
 
 
-def with_workers(parser: argparse._ActionsContainer) -> None:
+def add_worker_options(parser: argparse._ActionsContainer) -> None:
     """Add --on, which says where models answer, and --patience."""
     where = "where models answer: local:N for N processes here, or what a plugin provides (HARNESS_ON)"
     parser.add_argument("--on", default=os.environ.get("HARNESS_ON", ""), metavar="WORKERS", help=where)
@@ -90,19 +90,19 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f'"{text}" is no number of seconds above 0')
 
 
-def with_overrides(parser: argparse._ActionsContainer) -> None:
+def add_override_option(parser: argparse._ActionsContainer) -> None:
     """Add --set, which changes keys of the suite."""
     help = "override the suite"
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE", help=help)
 
 
-def with_candidate(parser: argparse.ArgumentParser) -> None:
+def add_candidate_option(parser: argparse.ArgumentParser) -> None:
     """Add --candidate to a command that only looks ahead, and takes a suite for candidates without one, too."""
     parser.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
     parser.set_defaults(ahead=True)
 
 
-def with_verbosity(parser: argparse._ActionsContainer) -> None:
+def add_verbosity_options(parser: argparse._ActionsContainer) -> None:
     """Add -q and -v."""
     parser.add_argument("-q", action="count", default=0, help="the summary only")
     parser.add_argument("-v", action="count", default=0, help="slices, names of tests and tracebacks too")

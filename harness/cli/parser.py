@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.cli import cache, doctor, gate, init, plan, release, run, selftest, verify
-from harness.cli.options import Parser, with_json
+from harness.cli.options import Parser, add_json_option
 from harness.errors import EVERYDAY, RAISES, ExitCode, UsageError, did_you_mean
 from harness.version import __version__
 
@@ -54,7 +54,7 @@ class _Whole(Parser):
         help = (inspect.getdoc(build) or "").partition("\n")[0]
         parser: argparse.ArgumentParser = self.commands.add_parser(name, help=help, description=help)
         build(parser)
-        with_json(parser, name)
+        add_json_option(parser, name)
         return parser
 
     def format_help(self) -> str:
@@ -70,7 +70,7 @@ class _Whole(Parser):
         return "\n".join([*lines, *textwrap.wrap(EXIT_CODES, 80), ""])
 
 
-def parser(words: Sequence[str]) -> _Whole:
+def make_parser(words: Sequence[str]) -> _Whole:
     """Return the parser of a command line; what it makes of words has the function of its command as `command`.
 
     Where the first word is no command of ours, those that plugins bring are added, each to the group that it sets as a
@@ -99,7 +99,7 @@ def parser(words: Sequence[str]) -> _Whole:
     return made
 
 
-def arguments(words: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; `help`, and what is no command, are answered here. Raises UsageError."""
     for word in words:
         try:
@@ -108,7 +108,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
             raise UsageError(f"{word} is no text that a file or an option could be called by") from None
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    made = parser(words)
+    made = make_parser(words)
     if not words:  # a line whose variable was empty is no success
         made.print_help(sys.stderr)
         made.exit(ExitCode.USAGE)

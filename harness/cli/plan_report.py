@@ -10,9 +10,9 @@ from harness.cli.terminal import Terminal
 from harness.pipeline.measurements import EVALUATION, FULL
 from harness.planning.forecast import Forecast
 from harness.planning.gate_power import Odds
-from harness.planning.joint import Joint
+from harness.planning.joint_power import Joint
 from harness.stats.power import POWER
-from harness.texts.numbers import duration
+from harness.texts.numbers import format_duration
 
 INDENT = " " * 11
 WIDTH = 80  # columns of what is said of gates
@@ -21,7 +21,7 @@ NAMES = {FULL: "full fine-tune", "lora": "LoRA", "qlora": "QLoRA", EVALUATION: "
 SHOWN = 8  # findings of the checks
 
 
-def tell(forecast: Forecast, terminal: Terminal) -> None:
+def print_forecast(forecast: Forecast, terminal: Terminal) -> None:
     """Print a forecast."""
     terminal.rule(f"harness plan: {forecast.suite}")
     terminal.line(f"suite  {forecast.path} · seed {forecast.seed} · alpha {forecast.alpha:g}")
@@ -151,14 +151,14 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
         if one.error or one.whole is None:
             rows.append([name, "–", peak, "–"])
         else:
-            rows.append([name, f"{one.rate:,.1f}", peak, f"{duration(one.whole)}, {one.whole_steps:,} steps"])
+            rows.append([name, f"{one.rate:,.1f}", peak, f"{format_duration(one.whole)}, {one.whole_steps:,} steps"])
     terminal.columns(rows, indent="  ")
     for one in forecast.measured.values():
         if one.error:
             terminal.line(f"  {NAMES.get(one.what, one.what)}: {one.error}", "yellow")
     busy = [one for one in forecast.measured.values() if one.load > BUSY and one.device == "cpu" and one.steps]
     for one in busy[:1]:
-        idle = f"an idle one may take {duration(one.idle)} for the training by {NAMES.get(one.what, one.what)}"
+        idle = f"an idle one may take {format_duration(one.idle)} for the training by {NAMES.get(one.what, one.what)}"
         terminal.line(f"  measured while the machine was busy; {idle}", "yellow")
 
 
@@ -168,12 +168,12 @@ def _time(forecast: Forecast, terminal: Terminal) -> None:
     parts = []
     for stage in forecast.stages:
         unknown = f" and {stage.unknown} unknown" if stage.unknown and stage.seconds else ""
-        most = f" to {duration(stage.most)}" if stage.most is not None and stage.most > stage.seconds else ""
-        known = duration(stage.seconds) + most if stage.seconds or not stage.unknown else "?"
+        most = f" to {format_duration(stage.most)}" if stage.most is not None and stage.most > stage.seconds else ""
+        known = format_duration(stage.seconds) + most if stage.seconds or not stage.unknown else "?"
         parts.append(f"{stage.name} {known}{unknown}")
     terminal.console.print()
     least = sum(stage.seconds for stage in forecast.stages)
     longest = sum(stage.seconds if stage.most is None else stage.most for stage in forecast.stages)
-    whole = duration(least) + (f" to {duration(longest)}" if longest > least else "")
+    whole = format_duration(least) + (f" to {format_duration(longest)}" if longest > least else "")
     some = "at least " if any(stage.unknown for stage in forecast.stages) else "about "
     terminal.line(f"the whole run: {some}{whole} ({', '.join(parts)})", "bold")

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import PLUGIN_HELP, command, with_harnessfile, with_plugins
+from harness.cli.options import PLUGIN_HELP, add_harnessfile_options, add_plugin_option, set_command
 from harness.errors import ExitCode, UsageError, did_you_mean
-from harness.texts.printing import say
+from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
     from harness.plugins import Plugins
@@ -23,7 +23,7 @@ ORDER = ("evaluator", "adapter", "trainer", "loader", "exporter", "workers", "sa
 
 def waive(parser: ArgumentParser) -> None:
     """let a gate be broken, or a check's error be ignored, until a date, in writing"""
-    command(
+    set_command(
         parser,
         _waive,
         'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',
@@ -36,18 +36,18 @@ def waive(parser: ArgumentParser) -> None:
         "--suite", type=Path, metavar="SUITE", help="unless only one here or in suites/ has such a gate"
     )
     parser.add_argument("--by", metavar="NAME", help="who answers for it; you, unless you say")
-    with_plugins(parser, f"for a check: {PLUGIN_HELP}")
+    add_plugin_option(parser, f"for a check: {PLUGIN_HELP}")
 
 
 def keygen(parser: ArgumentParser) -> None:
     """write a key to sign exports, and its public half"""
-    command(parser, _keygen, "harness keygen keys/release && cat keys/release.pub >> policy.toml")
+    set_command(parser, _keygen, "harness keygen keys/release && cat keys/release.pub >> policy.toml")
     parser.add_argument("name", type=Path, metavar="NAME", help="NAME.key and NAME.pub are written")
 
 
 def sign(parser: ArgumentParser) -> None:
     """sign what an export claims"""
-    command(parser, _sign, "harness sign exports/qa --key keys/release.key")
+    set_command(parser, _sign, "harness sign exports/qa --key keys/release.key")
     parser.add_argument("export", type=Path, metavar="DIR")
     parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key file of harness keygen")
     unable = "sign gates that cannot be judged again from their rows, on their producer's word"
@@ -57,7 +57,7 @@ def sign(parser: ArgumentParser) -> None:
 def promote(parser: ArgumentParser) -> None:
     """make an export the release that next runs are compared with"""
     examples = ("harness promote exports/qa", "harness promote exports/qa --list", "harness promote exports/qa --back")
-    command(parser, _promote, *examples)
+    set_command(parser, _promote, *examples)
     parser.add_argument("export", type=Path, metavar="DIR")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="as for verify")
     help = "evidence of another suite, as for verify"
@@ -72,11 +72,11 @@ def schema(parser: ArgumentParser) -> None:
         "harness schema suite.toml > suite.schema.json   # and in it: #:schema suite.schema.json",
         "harness schema --of report > report.schema.json",
     )
-    command(parser, _schema, *examples)
+    set_command(parser, _schema, *examples)
     parser.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="with the harnessfile beside it")
     files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
     parser.add_argument("--of", metavar="FILE", help=f"of a file that a run or an export writes: {files}")
-    with_plugins(parser)
+    add_plugin_option(parser)
 
 
 def plugins(parser: ArgumentParser) -> None:
@@ -86,70 +86,70 @@ def plugins(parser: ArgumentParser) -> None:
         "harness plugins multiple_choice      # one evaluator: what it reads, its options and metrics",
         "harness plugins train                # the keys of [train]",
     )
-    command(parser, _plugins, *examples)
+    set_command(parser, _plugins, *examples)
     parser.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
-    with_harnessfile(parser)
+    add_harnessfile_options(parser)
 
 
 def explain(parser: ArgumentParser) -> None:
     """say why a check is there; without a code, list all"""
-    command(parser, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
+    set_command(parser, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
     parser.add_argument("code", nargs="?", metavar="CODE", help="a code or a title, as a finding names them")
-    with_harnessfile(parser)
+    add_harnessfile_options(parser)
 
 
 def _waive(args: Namespace) -> int:
-    from harness.suite.waiving import waive as add
+    from harness.suite.waiving import append_waiver as add
 
     path, made = add(args.gate, args.reason, args.until, args.suite, args.by, args.plugins)
     args.document = {"path": str(path), "waiver": asdict(made)}
-    say(f'{path}: "{made.gate}" ({made.claim}) {made.says()}')
+    print_line(f'{path}: "{made.gate}" ({made.claim}) {made.says()}')
     return ExitCode.OK
 
 
 def _keygen(args: Namespace) -> int:
-    from harness.release.signing import keygen
+    from harness.release.signing import generate_key
 
-    private, public = keygen(args.name)
-    say(str(private))
-    say(str(public))
+    private, public = generate_key(args.name)
+    print_line(str(private))
+    print_line(str(public))
     args.document = {"private": str(private), "public": str(public)}
-    say(f"keep {private} where only the signing step can read it; add {public} to the policy", sys.stderr)
+    print_line(f"keep {private} where only the signing step can read it; add {public} to the policy", sys.stderr)
     return ExitCode.OK
 
 
 def _sign(args: Namespace) -> int:
-    from harness.release.signing import sign
+    from harness.release.signing import sign_export
 
-    key, root = sign(args.export, args.key, unrecomputed=args.unrecomputed)
+    key, root = sign_export(args.export, args.key, unrecomputed=args.unrecomputed)
     args.document = {"export": str(args.export), "root": root, "key": key}
-    say(f"signed {args.export}, root {root}, with key {key}")
+    print_line(f"signed {args.export}, root {root}, with key {key}")
     return ExitCode.OK
 
 
 def _promote(args: Namespace) -> int:
     from harness.release.policy import read_policy
-    from harness.release.previous import history
-    from harness.release.promote import go_back, promote
+    from harness.release.promote import promote_export, roll_back
+    from harness.release.releases import promotion_history
 
     if args.list:
-        lines = history(args.export)
+        lines = promotion_history(args.export)
         args.document = {"promotions": [asdict(line) for line in lines]}
         if not lines:
-            say(f"{args.export}: nothing was promoted yet; harness promote {args.export} makes it the release")
+            print_line(f"{args.export}: nothing was promoted yet; harness promote {args.export} makes it the release")
         for line in lines:
             what = "back to" if line.back else "promoted"
-            say(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
+            print_line(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
         return ExitCode.OK
     policy = read_policy(args.policy) if args.policy else None
-    found, folder, changes = (go_back if args.back else promote)(args.export, policy, args.beside)
+    found, folder, changes = (roll_back if args.back else promote_export)(args.export, policy, args.beside)
     args.document = {**asdict(found), "kept": str(folder) if found.ok else None, "changes": changes}
     if not found.ok:
-        say(f"refused: {found.folder}: {found.refused}", sys.stderr)
+        print_line(f"refused: {found.folder}: {found.refused}", sys.stderr)
         return ExitCode.REFUSED
-    say(f"released: {found.candidate} of suite {found.suite}, root {found.root}, kept in {folder}")
+    print_line(f"released: {found.candidate} of suite {found.suite}, root {found.root}, kept in {folder}")
     for changed in changes:
-        say(changed)
+        print_line(changed)
     return ExitCode.OK
 
 
@@ -162,9 +162,9 @@ def _schema(args: Namespace) -> int:
             raise UsageError(f'--of "{args.of}": no file is called so{did_you_mean(args.of, known)}')
         made = known[args.of]
     else:
-        from harness.suite.json_schema import json_schema
+        from harness.suite.json_schema import suite_schema
 
-        made = json_schema(_loaded(args))
+        made = suite_schema(_loaded(args))
     args.document = {"schema": made}
     if not args.json:
         print(json.dumps(made, indent=1, ensure_ascii=False))
@@ -183,31 +183,31 @@ def _loaded(args: Namespace) -> Plugins:
 
 
 def _plugins(args: Namespace) -> int:
-    from harness.cli.catalogue import as_data, described
-    from harness.suite.json_schema import TABLES, keys_of
+    from harness.cli.catalogue import catalogue_data, catalogue_lines
+    from harness.suite.json_schema import TABLES, table_keys
 
     found = _loaded(args)
     chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
     numbered = {p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)] for p in chosen}
     chosen.sort(key=lambda p: (ORDER.index(p.kind), numbered[p]))
-    tables = {table: keys_of(cls) for table, cls in TABLES.items() if args.name in (None, table)}
+    tables = {table: table_keys(cls) for table, cls in TABLES.items() if args.name in (None, table)}
     if not chosen and not tables:
         names = {*TABLES, *(p.name for p in found.provided.values())}
         hint = did_you_mean(args.name, names) or "; see harness plugins"
         raise UsageError(f'no plugin provides "{args.name}", and no table is called so{hint}')
-    args.document = as_data(chosen, found, tables, whole=args.name is None)
-    for line in described(args.document, whole=args.name is None):
-        say(line)
+    args.document = catalogue_data(chosen, found, tables, whole=args.name is None)
+    for line in catalogue_lines(args.document, whole=args.name is None):
+        print_line(line)
     return ExitCode.OK
 
 
 def _explain(args: Namespace) -> int:
-    from harness.evaluation.checks import BUILD, title_of
-    from harness.texts.wrapping import paragraphs
+    from harness.evaluation.checks import BUILD, check_title
+    from harness.texts.wrapping import join_paragraphs
 
     found = {n: p for (kind, n), p in _loaded(args).provided.items() if kind == "check"}
     texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
-    titles = {name: title for name, p in found.items() if (title := title_of(p))}
+    titles = {name: title for name, p in found.items() if (title := check_title(p))}
     names = [*texts]
     if args.code is not None:  # by its code, its title, or both as a finding has them
         codes = {word.lower(): name for name in texts for word in (name, titles.get(name, name))}
@@ -220,9 +220,9 @@ def _explain(args: Namespace) -> int:
     for name in names:
         if args.code is None:
             title = f"{titles[name]}: " if name in titles else ""
-            say(f"{name:<6} {title}{texts[name].partition(chr(10))[0]}")
+            print_line(f"{name:<6} {title}{texts[name].partition(chr(10))[0]}")
         else:
             title = f" {titles[name]}" if name in titles else ""
-            for line in paragraphs(f"{name}{title}: {texts[name]}"):
-                say(line)
+            for line in join_paragraphs(f"{name}{title}: {texts[name]}"):
+                print_line(line)
     return ExitCode.OK

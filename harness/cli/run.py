@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import (
-    command,
-    run_options,
-    with_candidate,
-    with_overrides,
-    with_plugins,
-    with_verbosity,
-    with_workers,
+    add_candidate_option,
+    add_override_option,
+    add_plugin_option,
+    add_verbosity_options,
+    add_worker_options,
+    parse_run_options,
+    set_command,
 )
 from harness.errors import ExitCode, UsageError
 from harness.files import write_text
-from harness.texts.printing import say
+from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
-    from harness.claims.gate import Gate
     from harness.cli.terminal import Terminal
-    from harness.collection.collected import Collection
+    from harness.collection.collection import Collection
+    from harness.gates.gate import Gate
     from harness.pipeline.run import Options
     from harness.plugins import Plugins
-    from harness.reports.events import Underway
+    from harness.reports.events import RunProgress
 
 SHOWN = 10  # rows of a gate or an eval
 SHELF = 2  # sets of loaded models that several suites share: a base and a candidate
@@ -41,26 +41,26 @@ WORST = (  # first what kept a suite from being judged, for the others say nothi
 
 
 def _check(args: argparse.Namespace) -> int:
-    from harness.cli.terminal import Terminal, tell_flag
-    from harness.pipeline.run import check_suite, prepare
+    from harness.cli.terminal import Terminal, print_finding
+    from harness.pipeline.run import check_suite, prepare_collection
 
     terminal, begun = Terminal(args.v - args.q), time.monotonic()
     if args.write_clean and args.write_clean.exists():
         raise UsageError(f'--write-clean "{args.write_clean}": is there already; name a file that is not')
     if args.write_clean:
         args.overrides = [*args.overrides, "train.drop_leaks=true"]
-    options = replace(run_options(args), listeners=(terminal,))
+    options = replace(parse_run_options(args), listeners=(terminal,))
     try:
-        found, built, collection = check_suite(prepare(args.suite, options), options)
+        found, built, collection = check_suite(prepare_collection(args.suite, options), options)
     finally:
         terminal.clear()
     for warning in collection.warnings:
         terminal.line(f"warning: {warning}", "yellow")
-    tell_code(terminal, collection.plugins)
+    print_third_party_code(terminal, collection.plugins)
     if built:
         terminal.preview(built)
     for flag in found:
-        tell_flag(terminal, flag)
+        print_finding(terminal, flag)
     words = [f.severity for f in found if f.ignored is None]
     counts = {word: words.count(word) for word in ("error", "warning", "note")}
     counts["warning"] += len(collection.warnings)
@@ -78,18 +78,18 @@ def _check(args: argparse.Namespace) -> int:
     return ExitCode.USAGE if counts["error"] else ExitCode.OK
 
 
-def tell_code(terminal: Terminal, plugins: Plugins) -> None:
+def print_third_party_code(terminal: Terminal, plugins: Plugins) -> None:
     """Name the code that runs with a suite and did not come with the harness."""
     if others := plugins.of_others():
         terminal.line(f"runs code of others: {', '.join(others)}")
 
 
 def _run(args: argparse.Namespace) -> int:
-    from harness.collection import needs
-    from harness.pipeline.run import prepare
+    from harness.collection import requirements
+    from harness.pipeline.run import prepare_collection
     from harness.suite.reader import read_suite
 
-    options = run_options(args)
+    options = parse_run_options(args)
     if args.x:
         options = replace(options, maxfail=1)
     if given := options.candidates:
@@ -104,9 +104,11 @@ def _run(args: argparse.Namespace) -> int:
 
             return run_rows(rows[0], args)
         except ModuleNotFoundError as error:
-            raise UsageError(f"{rows[0].path}: {needs.said([error.name or 'of a plugin'])}") from None
+            raise UsageError(
+                f"{rows[0].path}: {requirements.missing_modules_message([error.name or 'of a plugin'])}"
+            ) from None
     if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
-        collections = [prepare(path, options) for path in args.suite]
+        collections = [prepare_collection(path, options) for path in args.suite]
         if args.collect_only:
             return max(_print_collection(collection, args) for collection in collections)
     return _run_each(args, options)
@@ -118,13 +120,13 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
     from harness.pipeline.run import run_suite
     from harness.reports.events import Events
     from harness.reports.report_json import to_json
-    from harness.workers.loading import Shelf
+    from harness.workers.loading import ModelCache
 
     codes, told = [], []
     others = [args.job] if args.job else []  # of what watches all runs: a job of GitHub's, a file of events
     several = len(args.suite) > 1
     with ExitStack() as closed:
-        shelf = closed.enter_context(closing(Shelf(SHELF if several else 0)))
+        shelf = closed.enter_context(closing(ModelCache(SHELF if several else 0)))
         others += [closed.enter_context(closing(Events(args.events)))] if args.events else []
         for path in args.suite:
             try:
@@ -135,7 +137,7 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
                 if not several:
                     raise
                 for message in error.messages:
-                    say(f"error: {message}", sys.stderr)
+                    print_line(f"error: {message}", sys.stderr)
                 codes.append(ExitCode.USAGE)
             if codes[-1] is ExitCode.INTERRUPTED:
                 break
@@ -144,7 +146,7 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
 
 
 def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
-    from harness.texts.counts import counted
+    from harness.texts.counts import count_noun
 
     order = {name: i for i, name in enumerate(collection.tasks)}
     gates: dict[str, list[Gate]] = {name: [] for name in order}
@@ -155,16 +157,16 @@ def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
         rows = collection.tasks[item.eval].samples
         unread = "rows of its own" if collection.tasks[item.eval].brings_rows else "remote rows"
         items.append({"id": item.id, "rows": None if rows is None else len(rows), "gates": []})
-        say(f"{item.id}  {unread if rows is None else counted(len(rows), 'row')}")
+        print_line(f"{item.id}  {unread if rows is None else count_noun(len(rows), 'row')}")
         for gate in gates[item.eval] if item.subject in collection.candidates else ():
             if gate.applies_to(item.subject):
                 note = f' (one of "{gate.group}")' if gate.group else "" if gate.blocking else " (warn)"
                 claim = f"{gate.metric} {gate.claim()}".strip()
                 items[-1]["gates"].append({"id": gate.id, "claim": claim, "blocking": gate.blocking})
-                say(f"    {gate.id}: {claim}{note}")
+                print_line(f"    {gate.id}: {claim}{note}")
     for warning in collection.warnings:
-        say(f"warning: {warning}", sys.stderr)
-    counts = (counted(len(collection.items), "item"), counted(len(collection.suite.gates), "gate"))
+        print_line(f"warning: {warning}", sys.stderr)
+    counts = (count_noun(len(collection.items), "item"), count_noun(len(collection.suite.gates), "gate"))
     print(f"{', '.join(counts)}, {len(collection.deselected)} deselected")
     args.document = {"items": items, "warnings": collection.warnings, "deselected": collection.deselected}
     return ExitCode.OK
@@ -173,15 +175,15 @@ def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from harness.reports.events import FILE, read_events
     from harness.reports.report_json import read_run, to_json
-    from harness.reports.run_folder import newest
+    from harness.reports.run_folder import find_newest
 
     if args.n < 1:
         raise UsageError(f"-n is {args.n}, want 1 or more")
     asks = args.flips or args.rows is not None or args.wrong
     names = ("report.json",) if asks else ("report.json", FILE)
-    place = args.run or newest(Path("reports"), names)
+    place = args.run or find_newest(Path("reports"), names)
     if place.is_dir() and not any((place / name).exists() for name in ("report.json", FILE)):
-        place = newest(place, names)  # of the runs in a folder
+        place = find_newest(place, names)  # of the runs in a folder
     if place.is_dir() and not (place / "report.json").exists():
         if asks:
             raise UsageError(f"{place}: holds no rows before its run has ended; look with harness show {place}")
@@ -201,7 +203,7 @@ def _show(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _show_underway(args: argparse.Namespace, found: Underway) -> int:
+def _show_underway(args: argparse.Namespace, found: RunProgress) -> int:
     """Print what a run that has no report yet, or was cut off, came to so far."""
     progress, run = found.progress, found.run
     told = {"suite": run.suite, "state": found.state, "stage": found.stage, "heard": found.heard.isoformat()}
@@ -216,21 +218,21 @@ def _show_underway(args: argparse.Namespace, found: Underway) -> int:
 
 def check(one: argparse.ArgumentParser) -> None:
     """look for what usually goes wrong, without training"""
-    command(one, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
+    set_command(one, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
     one.add_argument("suite", type=Path, metavar="SUITE")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
-    with_candidate(one)
-    with_plugins(one)
-    with_overrides(one)
+    add_candidate_option(one)
+    add_plugin_option(one)
+    add_override_option(one)
     one.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
     clean = "write the training rows without those of which D10 and D11 tell, as JSON Lines"
     one.add_argument("--write-clean", type=Path, metavar="FILE", help=clean)
-    with_verbosity(one)
+    add_verbosity_options(one)
 
 
 def run(one: argparse.ArgumentParser) -> None:
     """run a suite: measure, train, merge, gate, export"""
-    command(
+    set_command(
         one,
         _run,
         "harness run suite.toml",
@@ -244,7 +246,7 @@ def run(one: argparse.ArgumentParser) -> None:
     what = one.add_argument_group("what is run")
     made = "gate this adapter or model instead of training one; of several the best on the select rows"
     what.add_argument("--candidate", action="append", default=[], dest="candidates", metavar="PATH", help=made)
-    with_overrides(what)
+    add_override_option(what)
     what.add_argument("--collect-only", action="store_true", help="list the items and gates, run nothing")
     what.add_argument("--select", action="store_true", help="on the select splits, to choose: no attempt, no export")
     part = "only items that match; a part ships nothing"
@@ -257,20 +259,20 @@ def run(one: argparse.ArgumentParser) -> None:
     when.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
     anew = "ask the models again, and remember nothing"
     when.add_argument("--no-cache", dest="cache", action="store_false", help=anew)
-    with_workers(when)
-    with_plugins(when)
+    add_worker_options(when)
+    add_plugin_option(when)
     where = one.add_argument_group("what is written and printed")
     where.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
     where.add_argument("--no-export", dest="export", action="store_false", help="measure and gate, export nothing")
     where.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
     where.add_argument("--events", type=Path, metavar="FILE", help="write what happens, a line of JSON an event")
     where.add_argument("--github", action="store_true", help="annotate and sum up, as in a job of GitHub's by itself")
-    with_verbosity(where)
+    add_verbosity_options(where)
 
 
 def show(one: argparse.ArgumentParser) -> None:
     """print a run's report again, or its rows"""
-    command(
+    set_command(
         one,
         _show,
         "harness show                         # the last run",
@@ -283,4 +285,4 @@ def show(one: argparse.ArgumentParser) -> None:
     one.add_argument("--rows", nargs="?", const="", metavar="EVAL", help="rows of one eval or all, what was lost first")
     one.add_argument("--wrong", action="store_true", help="only rows that what ships got wrong")
     one.add_argument("-n", type=int, default=SHOWN, metavar="N", help=f"rows of each gate or eval ({SHOWN})")
-    with_verbosity(one)
+    add_verbosity_options(one)

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape as unmarked
 
-from harness.records import words
+from harness.records import verdict_text
 from harness.records.verdicts import Outcome, Verdict
-from harness.texts.printing import on_screen
-from harness.texts.shown import bounded, shown
-from harness.texts.wrapping import wrapped
+from harness.texts.escaping import limit_length, printable
+from harness.texts.printing import is_screen
+from harness.texts.wrapping import wrap_line
 
 SAME = "for the same reason"
 
@@ -23,7 +23,7 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True, emoji=False)
         capable = self.console.is_terminal and not self.console.is_dumb_terminal
-        self.is_drawn = capable and on_screen(self.console.file)  # bars are drawn, and lines wrapped
+        self.is_drawn = capable and is_screen(self.console.file)  # bars are drawn, and lines wrapped
 
     @property
     def width(self) -> int | None:
@@ -32,12 +32,12 @@ class Screen:
 
     def line(self, text: str, style: str = "", hang: int | None = None) -> None:
         """Print a line; where it is wrapped, the rest of it stands at column `hang`, or two right of its beginning."""
-        for part in wrapped(bounded(shown(text)), self.width, hang):
+        for part in wrap_line(limit_length(printable(text)), self.width, hang):
             self.console.print(unmarked(part), style=style or None)
 
     def entry(self, word: str, style: str, text: str, hang: int) -> None:
         """Print a line that begins with a word in a style of its own."""
-        first, *rest = wrapped(word + bounded(shown(text)), self.width, hang)
+        first, *rest = wrap_line(word + limit_length(printable(text)), self.width, hang)
         self.console.print(f"[{style}]{unmarked(word)}[/]{unmarked(first[len(word) :])}")
         for part in rest:
             self.console.print(unmarked(part))
@@ -49,12 +49,12 @@ class Screen:
 
     def rule(self, text: str, style: str = "") -> None:
         """Print a text in the middle of a rule."""
-        for part in wrapped(f" {text} ", self.width, 1):
+        for part in wrap_line(f" {text} ", self.width, 1):
             self.line(part.center(self.console.width, "="), style)
 
     def columns(self, rows: Sequence[Sequence[str]], indent: str = "") -> None:
         """Print rows in columns as wide as they need, never cut: what is too wide is continued in a second table."""
-        rows = [[shown(cell) for cell in row] for row in rows]
+        rows = [[printable(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for number, chosen in enumerate(self._blocks(widths, len(indent))):
             if number:
@@ -75,7 +75,7 @@ class Screen:
         yield block
 
 
-def title(v: Verdict) -> str:
+def format_title(v: Verdict) -> str:
     """Return the name of a verdict's gate, and in brackets why it does not block by itself."""
     if v.group:
         return f'{v.gate} (one of "{v.group}")'
@@ -84,36 +84,36 @@ def title(v: Verdict) -> str:
     return f"{v.gate} (not what ships)" if v.outcome is not Outcome.PASS and not v.decides else v.gate
 
 
-def reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:
+def format_reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:
     """Return why each verdict is as it is, a long reason once: gates that no row was put to often share theirs."""
-    whys = [v.why if tests else words.brief(v) for v in verdicts]
+    whys = [v.why if tests else verdict_text.format_brief(v) for v in verdicts]
     return [
         SAME if why == before and v.estimate is None and len(why) > len(SAME) else why
         for v, why, before in zip(verdicts, whys, ["", *whys], strict=False)
     ]
 
 
-def interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:
+def format_interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:
     """Return an interval in brackets after a space, or nothing where a bound is lacking."""
     return "" if lower is None or upper is None else f" [{write(lower)}, {write(upper)}]"
 
 
-def describe(key: str, value: object) -> str:
+def format_fact(key: str, value: object) -> str:
     """Write a fact about a model or a training in words."""
     label = key.replace("_", " ")
     if label.endswith("bytes") and isinstance(value, (int, float)):
         return f"{label.removesuffix('bytes').strip()} {value / 1e6:,.1f} MB".strip()
-    return f"{label} {fact(value)}"
+    return f"{label} {format_value(value)}"
 
 
-def fact(value: object) -> str:
+def format_value(value: object) -> str:
     """Write a number with four digits that matter, anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 10_000 else f"{value:.4g}"
 
 
-def place(path: str | Path) -> str:
+def short_path(path: str | Path) -> str:
     """Write a path as short as it can be given from here."""
     try:
         return str(Path(path).relative_to(Path.cwd()))

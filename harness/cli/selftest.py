@@ -9,8 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import command, run_options, with_candidate, with_overrides, with_plugins, with_workers
-from harness.texts.printing import say
+from harness.cli.options import (
+    add_candidate_option,
+    add_override_option,
+    add_plugin_option,
+    add_worker_options,
+    parse_run_options,
+    set_command,
+)
+from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
     from harness.selftest import ControlTrial
@@ -20,22 +27,22 @@ HANG = 9  # column at which what is said of a model goes on
 
 def selftest(one: argparse.ArgumentParser) -> None:
     """put models that must not ship through a suite"""
-    command(one, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
+    set_command(one, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
     one.add_argument("suite", type=Path, metavar="SUITE")
     one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
     one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
-    with_candidate(one)
-    with_workers(one)
-    with_plugins(one)
-    with_overrides(one)
+    add_candidate_option(one)
+    add_worker_options(one)
+    add_plugin_option(one)
+    add_override_option(one)
 
 
 def _selftest(args: argparse.Namespace) -> int:
     from harness.cli.screen import Screen
-    from harness.selftest import selftest as put_through
+    from harness.selftest import run_selftest as put_through
 
-    to_stderr = partial(say, to=sys.stderr)
-    found = put_through(args.suite, run_options(args), only=args.only, told=_print_trial, said=to_stderr)
+    to_stderr = partial(print_line, to=sys.stderr)
+    found = put_through(args.suite, parse_run_options(args), only=args.only, told=_print_trial, said=to_stderr)
     for equal in found.equals:  # how often a gate blocked and passed two equal models
         rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
         word, style = ("clean", "green") if equal.clean else ("BLOCKS", "bold red")
@@ -50,9 +57,9 @@ def _selftest(args: argparse.Namespace) -> int:
 
 def _print_trial(trial: ControlTrial) -> None:
     from harness.cli.screen import Screen
-    from harness.texts.numbers import duration
+    from harness.texts.numbers import format_duration
 
-    screen, about = Screen(), f"{trial.name:<32} {duration(trial.seconds):>9}"
+    screen, about = Screen(), f"{trial.name:<32} {format_duration(trial.seconds):>9}"
     if trial.skipped:
         screen.entry("skipped", "dim", f" {about}  {trial.skipped}", HANG)
     elif trial.undecided:

@@ -39,7 +39,7 @@ class Outliving:
 
 
 @contextmanager
-def outliving_their_reader() -> Iterator[None]:
+def surviving_closed_pipes() -> Iterator[None]:
     """Let stdout and stderr outlive their readers while a command runs."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Outliving(sys.stdout), Outliving(sys.stderr)
@@ -51,7 +51,7 @@ def outliving_their_reader() -> Iterator[None]:
 
 
 @contextmanager
-def reserved(wanted: bool) -> Iterator[Callable[[str], object]]:
+def reserve_stdout(wanted: bool) -> Iterator[Callable[[str], object]]:
     """Where it is `wanted`, turn all that is printed to stderr, and yield what writes to stdout."""
     write = sys.stdout.write
     with redirect_stdout(sys.stderr if wanted else sys.stdout):

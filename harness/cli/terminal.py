@@ -14,21 +14,29 @@ from rich.console import Console
 from rich.markup import escape as unmarked
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.cli.screen import Screen, describe, fact, interval, place, reasons, title
+from harness.cli.screen import (
+    Screen,
+    format_fact,
+    format_interval,
+    format_reasons,
+    format_title,
+    format_value,
+    short_path,
+)
 from harness.errors import ExitCode
 from harness.hookspec import hookimpl
-from harness.records import words
+from harness.records import verdict_text
+from harness.records.completion import format_finish_reasons
 from harness.records.findings import Built, Finding
 from harness.records.models import Progress as Sign
 from harness.records.run import Report, Run, Swept, Trial
-from harness.records.said import endings
 from harness.records.verdicts import Outcome, Verdict
-from harness.reports.events import Underway
-from harness.reports.sentence import let_through, verdict_sentence, worst_first
-from harness.schema import show
-from harness.texts.counts import counted
-from harness.texts.numbers import duration, number, p_value, percent, size
-from harness.texts.shown import shorten, shown
+from harness.reports.events import RunProgress
+from harness.reports.summary import sort_worst_first, verdict_sentence, waived_and_ignored
+from harness.schema import format_toml
+from harness.texts.counts import count_noun
+from harness.texts.escaping import printable, shorten_text
+from harness.texts.numbers import format_bytes, format_duration, format_metric, format_p, format_percent
 
 IGNORED = -100  # the label of a token that is not learnt
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
@@ -60,11 +68,11 @@ class Terminal(Screen):
         if self.verbosity < 0:
             return
         self.rule(f"harness {run.harness}: {run.suite}")
-        items = counted(len(run.items), "item")
+        items = count_noun(len(run.items), "item")
         each = f" for each of {run.shipping} candidates that may ship" if run.shipping > 1 else ""
         self.line(f"suite  {run.path} · seed {run.seed} · alpha {run.alpha:g}{each} · {items}", hang=7)
         self.line(f"model  {run.model}", hang=7)
-        self.line(legend(run.alpha), hang=7)
+        self.line(bounds_legend(run.alpha), hang=7)
         if run.selecting:
             what = "to choose a candidate by; nothing is confirmed, no attempt is counted, nothing ships"
             self.line(f"split  select: {what}", hang=7)
@@ -79,7 +87,7 @@ class Terminal(Screen):
             self.entry(stage, "bold", f"  {detail}" if detail else "", len(stage) + 2)
             for row in run.shown[:1] if stage == "train" else ():  # as the model sees it
                 text = "".join(f"⟦{part.text}⟧" if part.learnt else part.text for part in row.segments)
-                self.line(f"  row {row.number}, learnt is what stands between ⟦ and ⟧: {shorten(text)}", hang=4)
+                self.line(f"  row {row.number}, learnt is what stands between ⟦ and ⟧: {shorten_text(text)}", hang=4)
 
     @hookimpl
     def harness_progress(self, progress: Sign) -> None:
@@ -87,11 +95,11 @@ class Terminal(Screen):
             return
         if progress.remark:
             self.line(f"  {progress.remark}")
-        facts = "  ".join(f"{k} {fact(v)}" for k, v in progress.facts.items())
+        facts = "  ".join(f"{k} {format_value(v)}" for k, v in progress.facts.items())
         left = self.draw(progress, facts)
         if not self.is_drawn and time.monotonic() - self.said > QUIET_SECONDS and 0 < progress.done < progress.total:
             self.said = time.monotonic()
-            told = "" if left is None else f", about {duration(left)} left"
+            told = "" if left is None else f", about {format_duration(left)} left"
             self.line(f"  {progress.what} {progress.done}/{progress.total}{told}  {facts}".rstrip())
 
     @hookimpl
@@ -105,13 +113,13 @@ class Terminal(Screen):
     def harness_flag(self, run: Run, flag: Finding) -> None:
         self.clear()
         if self.verbosity >= 0:
-            tell_flag(self, flag)
+            print_finding(self, flag)
 
     @hookimpl
     def harness_trial(self, run: Run, trial: Trial) -> None:
         self.clear()
         if self.verbosity >= 0 and run.sweep:
-            name, value = f"{run.sweep.key} = {show(trial.value)}", number(trial.metric)
+            name, value = f"{run.sweep.key} = {format_toml(trial.value)}", format_metric(trial.metric)
             self.line(f"  {name}: {run.sweep.by} {value}" + (f"; {trial.why}" if trial.why else ""))
 
     @hookimpl(trylast=True)  # once others that watch have written what they write
@@ -129,11 +137,11 @@ class Terminal(Screen):
             self.item(report)
         Summary(self, run, self.verbosity).tell()
 
-    def underway(self, found: Underway) -> None:
+    def underway(self, found: RunProgress) -> None:
         """Print what a run came to so far, and what it was at when it was last heard of."""
         self.harness_run_start(found.run)
         for flag in found.run.flags:
-            tell_flag(self, flag)
+            print_finding(self, flag)
         for report in found.run.reports:
             self.item(report)
         self.line(found.said(datetime.now(UTC)), "bold" if found.running else "bold yellow")
@@ -147,7 +155,7 @@ class Terminal(Screen):
     def model(self, run: Run) -> None:
         """Print what is known of the model, once preflight has opened it."""
         if not self.opened and (facts := run.facts.get("model")):
-            self.line("  " + " · ".join(describe(k, v) for k, v in facts.items() if k in MODEL_FACTS))
+            self.line("  " + " · ".join(format_fact(k, v) for k, v in facts.items() if k in MODEL_FACTS))
             self.opened = True
 
     def item(self, report: Report) -> None:
@@ -155,16 +163,16 @@ class Terminal(Screen):
         if report.outcome == "skipped":
             self.line(f"{name}  skipped: {report.error}", "dim")
             return
-        metrics = "  ".join(f"{m} {number(v)}" for m, v in report.metrics.items())
+        metrics = "  ".join(f"{m} {format_metric(v)}" for m, v in report.metrics.items())
         early = report.outcome == "done" and report.n < report.of
-        rows = f"{report.n} of {report.of} rows, decided early" if early else counted(report.n, "row")
-        facts = [rows, duration(report.seconds)]
+        rows = f"{report.n} of {report.of} rows, decided early" if early else count_noun(report.n, "row")
+        facts = [rows, format_duration(report.seconds)]
         if report.remembered:
             some = f"{report.remembered:,} of {report.asked:,} " if report.remembered < report.asked else ""
             facts.append(f"{some}cached")
         self.line(f"{name}  {metrics}  ({', '.join(facts)})", hang=4)
         if report.endings.keys() - {"eos", "stop"}:
-            self.line(f"    {endings(report.endings)}", "dim")
+            self.line(f"    {format_finish_reasons(report.endings)}", "dim")
         if report.error:
             self.line(f"    ERROR {report.error}", "bold red")
         if report.traceback and self.verbosity > 0:
@@ -172,7 +180,9 @@ class Terminal(Screen):
         for caveat in report.caveats:
             if not any(n.told.get("text") == caveat for v in report.verdicts for n in v.notes):
                 self.line(f"    note: {caveat}", "yellow")
-        for verdict, why in zip(report.verdicts, reasons(report.verdicts, tests=self.verbosity > 0), strict=True):
+        for verdict, why in zip(
+            report.verdicts, format_reasons(report.verdicts, tests=self.verbosity > 0), strict=True
+        ):
             self.verdict(verdict, why)
         if self.verbosity > 0:
             self.slices(report)
@@ -185,20 +195,20 @@ class Terminal(Screen):
         for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]:
             learnt = sum(label != IGNORED for label in example.labels[1 : built.cut])  # the first is never predicted
             self.line(f"  row {example.number}: {len(example.ids[: built.cut])} tokens, {learnt} learnt")
-            self.line(f"    {shorten(built.show(example))}", hang=4)
+            self.line(f"    {shorten_text(built.show(example))}", hang=4)
 
     def verdict(self, v: Verdict, why: str) -> None:
-        claim = f"{title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
+        claim = f"{format_title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
         self.entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
         if _folded(v, self.verbosity):
             return
         style = "dim" if v.outcome is Outcome.PASS else ""
-        self.line(f"{INDENT}{why}{other_bounds(v, self.alpha)}", style, len(INDENT))
+        self.line(f"{INDENT}{why}{other_confidence(v, self.alpha)}", style, len(INDENT))
         for s in v.slices if len(v.slices) > 1 else ():
             open_ = s.outcome is Outcome.FAIL or (s.outcome is not Outcome.PASS and not s.alarm)
             if self.verbosity > 0 or (open_ and s.name != v.driver):
                 alarm = " (alarm)" if s.alarm else ""
-                why = s.why if self.verbosity > 0 else words.brief(s, v.about)
+                why = s.why if self.verbosity > 0 else verdict_text.format_brief(s, v.about)
                 self.line(f"{INDENT}  {s.outcome} {s.name}{alarm}: {why}", style, len(INDENT) + 4)
         if v.driver and not v.slices:
             self.line(f"{INDENT}worst slice {v.driver}", style)
@@ -211,7 +221,7 @@ class Terminal(Screen):
     def slices(self, report: Report) -> None:
         names = ["n", *report.metrics]
         for column, values in report.slices.items():
-            rows = [[value, *(number(metrics.get(name)) for name in names)] for value, metrics in values.items()]
+            rows = [[value, *(format_metric(metrics.get(name)) for name in names)] for value, metrics in values.items()]
             self.columns([[column, *names], *rows], indent="    ")
 
     def draw(self, progress: Sign, facts: str) -> float | None:
@@ -223,7 +233,7 @@ class Terminal(Screen):
             self.bar = Progress(*columns, *times, **how)
             if self.is_drawn:
                 self.bar.start()
-        what, facts = unmarked(shown(progress.what)), unmarked(shown(facts))
+        what, facts = unmarked(printable(progress.what)), unmarked(printable(facts))
         if not self.bar.tasks or what != self.what:
             for before in self.bar.task_ids:
                 self.bar.remove_task(before)
@@ -255,22 +265,22 @@ class Summary:
         if run.sweep:
             self.trials(run.sweep)
         if (training := run.facts.get("training")) and self.verbosity >= 0:
-            said = (describe(k, v) for k, v in training.items() if isinstance(v, (str, int, float)))
+            said = (format_fact(k, v) for k, v in training.items() if isinstance(v, (str, int, float)))
             self.line("training: " + ", ".join(said), hang=10)
         for flag in (f for f in run.flags if f.severity != "note" or f.ignored is not None):
-            tell_flag(self.screen, replace(flag, evidence=(), fix=""))
+            print_finding(self.screen, replace(flag, evidence=(), fix=""))
         for report in (r for r in run.reports if r.outcome == "error"):
             self.line(f"ERROR {report.id}: {report.error}", "bold red")
         self.not_passed()
-        through = let_through(run)
+        through = waived_and_ignored(run)
         for conclusion in (c for c in run.conclusions if c not in through):
             self.line(conclusion, "bold")
         for e in (e for e in run.exports if not e.written):
-            self.line(f"not exported: {e.candidate} to {place(e.to)}", "bold red")
+            self.line(f"not exported: {e.candidate} to {short_path(e.to)}", "bold red")
             for reason in () if any(v.holds_up for v in run.verdicts) else e.reasons:  # they stand above
                 self.line(f"  because {reason}")
         if run.deselected:
-            self.line(f"{counted(len(run.deselected), 'item')} deselected")
+            self.line(f"{count_noun(len(run.deselected), 'item')} deselected")
         for problem in run.problem.split("\n") if run.problem else ():
             self.line(f"error: {problem}", "bold red")
         if run.traceback and (self.verbosity > 0 or run.exit_code == ExitCode.INTERNAL):
@@ -279,14 +289,14 @@ class Summary:
 
     def not_passed(self) -> None:
         """Print what did not pass, with what was claimed, and why."""
-        open_ = [v for v in worst_first(self.run) if v.outcome is not Outcome.PASS]
+        open_ = [v for v in sort_worst_first(self.run) if v.outcome is not Outcome.PASS]
         left = [v for v in open_ if not _folded(v, self.verbosity)]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
-            self.line(legend(self.run.alpha))
-        for v, why in zip(left, reasons(left, tests=self.verbosity > 0), strict=True):
+            self.line(bounds_legend(self.run.alpha))
+        for v, why in zip(left, format_reasons(left, tests=self.verbosity > 0), strict=True):
             claim = f"{v.metric} {v.claim}: ".lstrip() if v.estimate is not None else ""
-            why += other_bounds(v, self.run.alpha)
-            self.line(f"{v.outcome} {v.candidate}: {title(v)}: {claim}{why}", STYLES[v.outcome])
+            why += other_confidence(v, self.run.alpha)
+            self.line(f"{v.outcome} {v.candidate}: {format_title(v)}: {claim}{why}", STYLES[v.outcome])
             if v.waiver and not v.decides:  # others stand at the end
                 self.line(f"  {v.waiver.says()}", "yellow")
 
@@ -295,23 +305,27 @@ class Summary:
         run = self.run
         passes = "yellow" if any(v.waived for v in run.verdicts) or run.passed_over else "green"
         style = passes if run.exit_code == ExitCode.OK else "bold red"
-        self.screen.rule(f"{outcomes(run.verdicts)} in {duration(run.seconds)} · exit {int(run.exit_code)}", style)
+        self.screen.rule(
+            f"{summarize_outcomes(run.verdicts)} in {format_duration(run.seconds)} · exit {int(run.exit_code)}", style
+        )
         self.line(verdict_sentence(run), style if style == "yellow" else f"bold {style.split()[-1]}")
-        for line in let_through(run):
+        for line in waived_and_ignored(run):
             self.line(line, "yellow")
         for e in (e for e in run.exports if e.written):
-            self.line(f"exported {e.candidate} to {place(e.to)} ({size(e.bytes)}, weights {e.digest[:12]})")
+            self.line(
+                f"exported {e.candidate} to {short_path(e.to)} ({format_bytes(e.bytes)}, weights {e.digest[:12]})"
+            )
         if run.folder:
             if (there := Path(run.folder) / REPORT).is_file():
-                self.line(f"report   {place(there)}", hang=9)
-            self.line(f"run      {place(run.folder)}", hang=9)
+                self.line(f"report   {short_path(there)}", hang=9)
+            self.line(f"run      {short_path(run.folder)}", hang=9)
 
     def table(self) -> None:
         """Print every metric with one column a subject."""
         done = [r for r in self.run.reports if r.outcome != "skipped"]
         if not (subjects := list(dict.fromkeys(r.subject for r in done))):
             return
-        cells = {(r.eval, m, r.subject): number(v) for r in done for m, v in r.metrics.items()}
+        cells = {(r.eval, m, r.subject): format_metric(v) for r in done for m, v in r.metrics.items()}
         metrics = dict.fromkeys((e, m) for e, m, _ in cells)
         rows = [[f"{e}.{m}", *(cells.get((e, m, s), "–") for s in subjects)] for e, m in metrics]
         self.screen.columns([["metric", *subjects], *rows])
@@ -325,18 +339,22 @@ class Summary:
         rows = [[f"  {sweep.key}", sweep.by, before, "p", "parameters", "training"]]
         for t in sweep.trials:
             mark = ">" if sweep.chosen is not None and t.value == sweep.chosen else " "
-            metric = number(t.metric) + interval(t.lower, t.upper, number)
+            metric = format_metric(t.metric) + format_interval(t.lower, t.upper, format_metric)
             write = sweep.shown
-            change = "–" if t.change is None else write(t.change) + interval(t.change_lower, t.change_upper, write)
-            seconds = ("–" if t.seconds is None else duration(t.seconds)) + (" (earlier)" if t.reused else "")
+            change = (
+                "–" if t.change is None else write(t.change) + format_interval(t.change_lower, t.change_upper, write)
+            )
+            seconds = ("–" if t.seconds is None else format_duration(t.seconds)) + (" (earlier)" if t.reused else "")
             parameters = "–" if t.parameters is None else f"{t.parameters:,}"
-            p = "–" if t.p is None else p_value(t.p)
-            rows.append([f"{mark} {show(t.value)}", metric, change, p, parameters, seconds])
-        rows += [[f"  {show(value)}", "not tried", "", "", "", ""] for value in sweep.values[len(sweep.trials) :]]
+            p = "–" if t.p is None else format_p(t.p)
+            rows.append([f"{mark} {format_toml(t.value)}", metric, change, p, parameters, seconds])
+        rows += [
+            [f"  {format_toml(value)}", "not tried", "", "", "", ""] for value in sweep.values[len(sweep.trials) :]
+        ]
         self.screen.columns(rows)
 
 
-def tell_flag(screen: Screen, flag: Finding) -> None:
+def print_finding(screen: Screen, flag: Finding) -> None:
     """Print what a check found: the line, the rows that show it, the way out."""
     word, hang = "ignored" if flag.ignored is not None else flag.severity, 11
     screen.line(f"  {word:<8} {flag.name}: {flag.what}", FLAG_STYLES[word], hang)
@@ -349,18 +367,18 @@ def tell_flag(screen: Screen, flag: Finding) -> None:
         screen.line(f"           fix: {flag.fix}", hang=hang)
 
 
-def legend(alpha: float) -> str:
+def bounds_legend(alpha: float) -> str:
     """Return what the brackets in a report are."""
-    return f"[a, b]  each bound holds at {percent(1 - alpha)}, one-sided"
+    return f"[a, b]  each bound holds at {format_percent(1 - alpha)}, one-sided"
 
 
-def other_bounds(v: Verdict, alpha: float) -> str:
+def other_confidence(v: Verdict, alpha: float) -> str:
     """Return the confidence of a verdict's bounds where the suite's alpha is not theirs."""
     bounded = (v.lower is not None or v.upper is not None) and v.method not in ("point", "failures counted")
-    return f"; bounds at {percent(1 - v.alpha)}" if v.alpha and v.alpha != alpha and bounded else ""
+    return f"; bounds at {format_percent(1 - v.alpha)}" if v.alpha and v.alpha != alpha and bounded else ""
 
 
-def outcomes(verdicts: Iterable[Verdict]) -> str:
+def summarize_outcomes(verdicts: Iterable[Verdict]) -> str:
     """Return how many verdicts came to what: what holds nothing up is counted apart, with the reason."""
     counts = Counter((_idle(v), v.outcome) for v in verdicts)
     order = ("", " (waived)", " (warn)", " (any_of)", " (not what ships)")

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import PLUGIN_HELP, command, with_plugins
+from harness.cli.options import PLUGIN_HELP, add_plugin_option, set_command
 from harness.errors import ExitCode, UsageError
-from harness.texts.printing import say
+from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,8 @@ STRICT = Path("strict")  # the policy of this name is the harness's own; a file 
 
 def _verify(args: argparse.Namespace) -> int:
     from harness.release.policy import ExportRefused
-    from harness.release.previous import current
-    from harness.release.verify import verify
+    from harness.release.releases import current_release
+    from harness.release.verify import verify_export
 
     if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
         from harness.rows.bundle import verify_bundle
@@ -42,15 +42,15 @@ def _verify(args: argparse.Namespace) -> int:
     write = _writer(args, policy, named) if args.told_as else None
     last = None
     with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
-        last = current(args.export)
+        last = current_release(args.export)
     copy = args.suite if args.replay is None else None  # a replay compares what it asks
-    found = verify(
+    found = verify_export(
         args.export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy, served=args.served
     )
     if found.ok and args.replay is not None:
-        from harness.pipeline.replay import replay
+        from harness.pipeline.replay import replay_rows
 
-        again = replay(found, args.suite, args.replay, args.seed, args.plugins)
+        again = replay_rows(found, args.suite, args.replay, args.seed, args.plugins)
         found.notes += again.notes
         found.ok = not again.differs
         if again.differs:
@@ -59,9 +59,9 @@ def _verify(args: argparse.Namespace) -> int:
             found.steps["replay"] = again.says
     if found.ok and args.summary:
         try:
-            from harness.release.vsa import held
+            from harness.release.vsa import require_summary
 
-            found.steps["summary"] = held(args.summary, found, policy)
+            found.steps["summary"] = require_summary(args.summary, found, policy)
         except ExportRefused as error:
             found.ok, found.refused = False, f"summary: {error}"
     document = write(found) if write else ""
@@ -72,12 +72,12 @@ def _verify(args: argparse.Namespace) -> int:
         told = [("demands", line) for line in demands] + [("not looked at", line) for line in found.overlooked]
         told += [*found.steps.items(), *(("note", line) for line in found.notes)]
         for name, line in told:
-            say(f"{name}: {line}", where)
+            print_line(f"{name}: {line}", where)
         if found.ok:
-            say(f"verified: {found.candidate} of suite {found.suite}, root {found.root}", where)
+            print_line(f"verified: {found.candidate} of suite {found.suite}, root {found.root}", where)
     print(document, end="")
     if not found.ok:
-        say(f"refused: {args.export}: {found.refused}", sys.stderr)
+        print_line(f"refused: {args.export}: {found.refused}", sys.stderr)
     return ExitCode.OK if found.ok else ExitCode.REFUSED
 
 
@@ -95,14 +95,14 @@ def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
 
 
 def _writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[Verified], str]:
-    from harness.release.attest import writer
+    from harness.release.attest import make_writer
 
-    return writer(args.told_as, policy, name, args.sign_with)
+    return make_writer(args.told_as, policy, name, args.sign_with)
 
 
 def verify(one: argparse.ArgumentParser) -> None:
     """check that an export is what passed, without torch and network"""
-    command(
+    set_command(
         one,
         _verify,
         "harness verify exports/qa",
@@ -124,7 +124,7 @@ def verify(one: argparse.ArgumentParser) -> None:
     yours = "your copy of the suite: lock and rows are compared with it"
     one.add_argument("--suite", type=Path, metavar="SUITE", help=yours)
     one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")
-    with_plugins(one, f"for --replay: {PLUGIN_HELP}")
+    add_plugin_option(one, f"for --replay: {PLUGIN_HELP}")
     formats = "print what was found as vsa (a SLSA summary), cyclonedx (a bill of materials) or model-signing"
     one.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
     one.add_argument("--sign-with", type=Path, metavar="FILE", help="for --as: your private key, of which it is signed")

@@ -9,19 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from harness import schema
-from harness.claims import contamination
-from harness.claims.clusterings import coarsest, labels_of
-from harness.claims.gate import PARENT, Gate
-from harness.claims.group import COUNTED, grouped, order_mistakes
-from harness.claims.min_rows import Sizes, few_clusters_error, sizes_of, unprovable_error
-from harness.collection.collected import Collection, Item, Task, trains_whole
+from harness.collection.collection import Collection, Item, Task, trains_whole
 from harness.collection.context import Context, check_tables
-from harness.collection.sources import Sources, tell_overlaps, training_rows
-from harness.collection.tasks import task_of, with_shots
+from harness.collection.datasets import DatasetLoader, read_training_rows, warn_of_overlaps
+from harness.collection.tasks import add_shots, make_task
 from harness.errors import UsageError, did_you_mean
+from harness.gates import contamination
+from harness.gates.clusterings import cluster_labels, coarsest_clusterings
+from harness.gates.gate import PARENT, Gate
+from harness.gates.group import COUNTED, find_order_mistakes, link_groups
+from harness.gates.min_rows import Sizes, count_units, find_few_clusters_error, find_unprovable_error
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
-from harness.suite.tables import RELEASES, Export, Suite, alpha_of, is_reserved, name_error
+from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved
 
 LARGE = 0.2  # an alpha above which a gate says little
 
@@ -35,7 +35,7 @@ def collect(
     With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those of
     its select split. `ahead`, a suite for candidates has one still to come. Raises UsageError with every mistake.
     """
-    suite = with_copies(suite, plugins)
+    suite = add_copies(suite, plugins)
     parts = ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))
     made: tuple[str, ...] = ()  # the models that training and merging, or somebody else, make, in order
     if (suite.candidate and suite.candidate.merged) or trains_whole(suite, plugins):
@@ -49,18 +49,18 @@ def collect(
     candidates = tuple(name for one in made for name in (one, *(e.name for e in copies if e.from_ == one)))
     context = Context(suite, plugins, remote, limit, selecting, ("base", *suite.subjects), candidates, made)
     context.warnings.extend(plugins.idle)
-    sources = Sources(context)
+    sources = DatasetLoader(context)
     check_tables(context)
-    training, origins = training_rows(context, sources)
-    tasks = {t.spec.name: t for spec in suite.evals if (t := task_of(context, sources, spec))}
+    training, origins = read_training_rows(context, sources)
+    tasks = {t.spec.name: t for spec in suite.evals if (t := make_task(context, sources, spec))}
     if not context.mistakes.found:
-        tell_overlaps(context, sources)
+        warn_of_overlaps(context, sources)
     _check_selecting(context, tasks)
     check_gates(context, tasks)
     context.mistakes.raise_if_any()
     prompted = {subject: _shot_evals(context, subject, tasks) for subject in suite.subjects}
     for name in dict.fromkeys(n for s, names in prompted.items() if suite.subjects[s].examples for n in names):
-        tasks[name] = with_shots(context, sources, tasks[name])
+        tasks[name] = add_shots(context, sources, tasks[name])
     for subject, task in ((suite.subjects[s], tasks[n]) for s, names in prompted.items() for n in names):
         if 0 < len(task.shots) < subject.examples:
             what = f'"{task.spec.name}" has {len(task.shots)} worked examples, and not {subject.examples}'
@@ -89,13 +89,13 @@ def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
             what = f'by is "{sweep.by}", of scale "{metric.scale}"; want a metric whose rows can be compared'
             context.mistakes.add(sweep.where, what)
         elif sweep.rule == "step" and (
-            why := unprovable_error(gate, metric, task.rows_of(metric.name, select=True), alpha_of(gate, suite))
+            why := find_unprovable_error(gate, metric, task.rows_of(metric.name, select=True), gate_alpha(gate, suite))
         ):
             context.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
     if (train := suite.train) is None or not train.watch:
         return
     complain, trainer = context.complain(train.where), context.plugins.provided.get(("trainer", train.use))
-    if trainer and not schema.wants(trainer.function, "watch"):
+    if trainer and not schema.has_parameter(trainer.function, "watch"):
         complain(f'watch: the trainer "{train.use}" cannot be watched; remove it')
     for name in train.watch:
         if (watched := tasks.get(name)) is None:
@@ -136,9 +136,9 @@ def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
             context.mistakes.add(gate.where, mistake)
     for spec in (e for e in suite.evals if e.stop == "early" and all(g.eval != e.name for g in suite.gates)):
         context.mistakes.add(spec.where, 'stop = "early" needs a gate to decide it')
-    for gate, what in order_mistakes(suite.gates, context.candidates):
+    for gate, what in find_order_mistakes(suite.gates, context.candidates):
         context.mistakes.add(gate.where, what)
-    for where, what in copy_mistakes(suite, context.plugins, context.made):
+    for where, what in find_copy_mistakes(suite, context.plugins, context.made):
         context.mistakes.add(where, what)
 
 
@@ -189,7 +189,7 @@ class GateChecks:
             yield "clean_only: the suite trains nothing, so there are no training rows to look for leaks in"
         elif gate.clean_only and task.spec.data is None:
             yield f'clean_only: leaks are looked for in rows that "data" names, and "{task.spec.use}" has none'
-        elif gate.clean_only and not contamination.looks(self.context.plugins):
+        elif gate.clean_only and not contamination.has_leak_check(self.context.plugins):
             yield f"clean_only: the harness's own check {contamination.CHECK} is not there; do not block it with -p no:"
         if gate.group and task.spec.rows_at_most is not None:
             yield f'stands in an any_of, and "{gate.eval}" has rows_at_most; claim it in a gate of its own'
@@ -202,15 +202,15 @@ class GateChecks:
             yield from _early_mistakes(gate, metric, task)
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
-        if (alpha := alpha_of(gate, self.suite)) > LARGE and not (gate.kind.counts or metric.is_count):
+        if (alpha := gate_alpha(gate, self.suite)) > LARGE and not (gate.kind.counts or metric.is_count):
             what = f"alpha is {alpha:g}: {alpha:.0%} of models that just break the claim pass"
             self.context.warnings.append(f"{gate.where}: {what}; want {LARGE:g} or less")
         if gate.bars(gate.risk(metric)):
             what = f'the risk of a mean of {metric.name} is approximate, so it cannot pass; declare "range" or "cap"'
             self.context.warnings.append(f"{gate.where}: {what}, or write allow_approximate = true")
         sizes = self._sizes(gate, task)
-        why = unprovable_error(gate, metric, task.rows_of(metric.name), alpha_of(gate, self.suite), sizes)
-        if why := why or few_clusters_error(gate, metric, sizes):
+        why = find_unprovable_error(gate, metric, task.rows_of(metric.name), gate_alpha(gate, self.suite), sizes)
+        if why := why or find_few_clusters_error(gate, metric, sizes):
             self.context.warnings.append(f"{gate.where}: {why}")
 
     def _sizes(self, gate: Gate, task: Task) -> Sizes:
@@ -219,7 +219,7 @@ class GateChecks:
         some = gate.metric_name if len(rows) < len(task.samples or ()) else ""
         key = (task.spec.name, some, None if gate.slice is None else tuple(gate.slices))
         if key not in self._counted:
-            self._counted[key] = sizes_of(gate, rows)
+            self._counted[key] = count_units(gate, rows)
         return self._counted[key]
 
     def _slice_mistakes(self, gate: Gate, task: Task) -> Iterator[str]:
@@ -243,7 +243,7 @@ class GateChecks:
 
 def _early_mistakes(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
     """Yield what keeps a gate from being decided row by row, where its eval has stop = "early"."""
-    clustered = bool(coarsest(labels_of(task.samples or (), questions=False)))
+    clustered = bool(coarsest_clusterings(cluster_labels(task.samples or (), questions=False)))
     why = {
         f'"{metric.name}" has no known range': not metric.is_share or metric.combine is not None,
         "rows in clusters are not independent": clustered or task.spec.cluster is not None,
@@ -263,7 +263,7 @@ def _early_mistakes(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
 # -- exports that make other weights: which copies there are, and what is wrong with them -------------------------
 
 
-def with_copies(suite: Suite, plugins: Plugins) -> Suite:
+def add_copies(suite: Suite, plugins: Plugins) -> Suite:
     """Return the suite with a name for every copy, and with gates that only copies can meet kept to them."""
     exports = tuple(replace(e, name=e.name or e.use) if _converts(e, plugins) else e for e in suite.exports)
     exports = tuple(replace(e, path=e.path and str(suite.resolve(e.path))) for e in exports)
@@ -271,15 +271,15 @@ def with_copies(suite: Suite, plugins: Plugins) -> Suite:
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     only = {g.id for g in suite.gates if not g.on and (g.id in about or about.intersection(g.any_of))}
     copies = list(suite.copies)
-    return replace(suite, gates=grouped([replace(g, on=copies) if g.id in only else g for g in suite.gates]))
+    return replace(suite, gates=link_groups([replace(g, on=copies) if g.id in only else g for g in suite.gates]))
 
 
-def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterator[tuple[str, str]]:
+def find_copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (where, what) is wrong with the copies; `made` are the candidates that they may be made of."""
     taken = {*suite.subjects, *made}
     for export in suite.exports:
         exporter = plugins.provided.get(("exporter", export.use))
-        if export.path is not None and exporter and not schema.wants(exporter.function, "path"):
+        if export.path is not None and exporter and not schema.has_parameter(exporter.function, "path"):
             yield export.where, f'"path" names a copy made elsewhere, and "{export.use}" makes its own; remove it'
         if not export.name:
             continue
@@ -287,7 +287,7 @@ def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterat
             yield export.where, f'"name" names a copy, and "{export.use}" writes "{export.from_}" as it is; remove it'
             continue
         name = export.name
-        if what := name_error(name):
+        if what := find_name_error(name):
             yield export.where, what
         elif is_reserved(name) or name in RELEASES or name in taken:
             yield export.where, f'name "{name}" is taken; give this copy another with name = "…"'

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from harness import capabilities, schema
-from harness.collection.collected import trains_whole
-from harness.data.rows import several_readings
-from harness.data.templates import template_error
+from harness.collection.collection import trains_whole
+from harness.data.rows import find_ambiguous_row
+from harness.data.templates import find_template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins
-from harness.records.frozen import isolated
+from harness.records.copies import detach_copy
 from harness.suite.tables import Suite, Train, Use
 
 Rows = Sequence[Mapping[str, Any]]
@@ -42,10 +42,10 @@ class Context:
         self, rows: Rows, columns: Mapping[str, str], template: str | None, where: str, *, training: bool = False
     ) -> bool:
         """Return whether rows can be read in one way; a mistake tells why not."""
-        what = template_error(template) if template is not None else ""
+        what = find_template_error(template) if template is not None else ""
         if template is not None and "input" in columns:
             what = 'makes the input, and columns names one as well; remove "input"'
-        what = f"template {what}" if what else several_readings(rows, columns, template, training=training)
+        what = f"template {what}" if what else find_ambiguous_row(rows, columns, template, training=training)
         if what:
             self.mistakes.add(where, what)
         return not what
@@ -92,22 +92,22 @@ def check_tables(context: Context) -> None:
 
 def _look(context: Context, trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
     """Let a trainer look at its options without its library, at those that its signature does not name."""
-    look, known = capabilities.TrainerCapabilities.of(trainer).look, schema.options_of(trainer)[0]
+    look, known = capabilities.TrainerCapabilities.of(trainer).look, schema.list_options(trainer)[0]
     if look:
         with context.mistakes.collecting(where):
-            look(**isolated({name: value for name, value in options.items() if name not in known}))
+            look(**detach_copy({name: value for name, value in options.items() if name not in known}))
 
 
 def _processes_error(trainer: Callable[..., Any], train: Train) -> str:
     """Return why several processes cannot be had: the trainer knows but one, or something can only be done in one."""
     if train.processes != "auto" and train.processes < 1:
         return f'processes is {train.processes}, want a number of processes, or "auto"'
-    if train.shard and not schema.wants(trainer, "shard"):
+    if train.shard and not schema.has_parameter(trainer, "shard"):
         return f'shard: the trainer "{train.use}" shares no weights between processes; remove it'
     if train.processes == 1:
         alone = "shard: shares the weights between several processes, and there is one; set processes, or remove shard"
         return alone if train.shard else ""
-    if not schema.wants(trainer, "processes"):
+    if not schema.has_parameter(trainer, "processes"):
         return f'processes: the trainer "{train.use}" trains in one process; remove it'
     busy = "watch: measures a model in this process, and several train it; remove watch, or processes"
     return busy if train.watch else ""

@@ -7,23 +7,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.collection.collected import Collection
+from harness.collection.collection import Collection
 from harness.errors import UsageError
 from harness.records.run import Report
-from harness.reports.run_folder import last_run
+from harness.reports.run_folder import read_last_run
 from harness.schema import LONGEST
 
 BINDS = {"or": 1, "and": 2, "not": 3}  # operators of `-k`, and how closely
 
 
-def select(collection: Collection, keyword: str, last: Path | None) -> Collection:
+def select_items(collection: Collection, keyword: str, last: Path | None) -> Collection:
     """Return a collection of the items that match `keyword` and failed in `last`; raises UsageError if none is left."""
     if not keyword.strip() and last is None and collection.items:
         return collection
-    matches = matcher(keyword)
+    matches = compile_keyword(keyword)
     chosen = {i.id for i in collection.items if matches(i.id)}
     if last is not None:
-        known = last_run(last, collection.suite.name)
+        known = read_last_run(last, collection.suite.name)
         kept = {(v.gate, v.candidate) for v in known.verdicts if v.missed}  # which kept a candidate from shipping
         back = [v for v in known.verdicts if v.missed or (v.group, v.candidate) in kept]
         missed = {(r.subject, r.eval) for r in known.reports if r.outcome != "done"}
@@ -46,7 +46,7 @@ def select(collection: Collection, keyword: str, last: Path | None) -> Collectio
     return replace(collection, items=items, deselected=tuple(i.id for i in collection.items if i.id not in wanted))
 
 
-def matcher(expression: str) -> Callable[[str], bool]:
+def compile_keyword(expression: str) -> Callable[[str], bool]:
     """Return what says whether an item's id matches a `-k` expression: parts of names, and, or, not, parentheses.
 
     As pytest reads it: "not" binds closest, then "and", then "or"; case does not count. Raises UsageError.
@@ -103,6 +103,6 @@ def _unreadable(expression: str, why: str) -> UsageError:
     return UsageError(f'-k "{shown}": {why}; want parts of names with and, or, not and parentheses')
 
 
-def failed(report: Report) -> bool:
+def has_failed(report: Report) -> bool:
     """Return whether an item could not be evaluated, or a blocking gate on it did not pass."""
     return report.outcome == "error" or any(v.missed for v in report.verdicts)

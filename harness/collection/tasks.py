@@ -7,28 +7,28 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from harness import blame, capabilities, schema
-from harness.claims.gate import PARENT
-from harness.collection import needs
-from harness.collection.collected import Task
+from harness import capabilities, plugin_errors, schema
+from harness.collection import requirements
+from harness.collection.collection import Task
 from harness.collection.context import Context
-from harness.collection.sources import Sources, overlap
+from harness.collection.datasets import DatasetLoader, describe_overlap
 from harness.data import chat
 from harness.data.fewshot import find_form_error
-from harness.data.identity import keyed
+from harness.data.identity import add_question_keys
 from harness.data.rows import to_samples
 from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.records.frozen import isolated, plain
+from harness.gates.gate import PARENT
+from harness.records.copies import copy_record, detach_copy
 from harness.records.metrics import ENDINGS, Metric
 from harness.records.samples import Sample
-from harness.suite.tables import Eval, name_error
+from harness.suite.tables import Eval, find_name_error
 
 Rows = list[dict[str, Any]]
 Samples = tuple[Sample, ...]
 THOUGHT = 512  # tokens: where a thought has no budget, it and its answer seldom fit into fewer
 
 
-def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
+def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | None:
     """Return an eval as a task, or None when its evaluator or its metrics cannot be had."""
     _check_eval(context, spec)
     complain, function = context.complain(spec.where), context.use("evaluator", spec.use, spec.options, spec.where)
@@ -45,21 +45,24 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
         complain(f'"{spec.use}" {what}; use = "hf" in [model]')
     _check_thought(context, spec, task)
     if task.marks and not spec.cluster and samples:
-        samples = by_prompt(samples)
+        samples = cluster_by_prompt(samples)
     _tell_repeats(context, spec, samples or ())
     if samples and spec.rows_at_most is not None and spec.rows_at_most < len(samples):
         what = f"rows_at_most is {spec.rows_at_most}, and there are {len(samples)} rows"
         complain(f"{what}; it is how many there will ever be")
     try:
         made = task.about.metrics_for
-        given = {"folder": task.folder} if made and schema.wants(made, "folder") else {}
-        declared = made(isolated(dict(spec.options)), **given) if made else getattr(function, "metrics", ())
-        metrics = {m.name: plain(Metric, m) for m in blame.each(made or function, declared, Metric, "Metrics")}
+        given = {"folder": task.folder} if made and schema.has_parameter(made, "folder") else {}
+        declared = made(detach_copy(dict(spec.options)), **given) if made else getattr(function, "metrics", ())
+        metrics = {
+            m.name: copy_record(Metric, m)
+            for m in plugin_errors.checked_items(made or function, declared, Metric, "Metrics")
+        }
     except UsageError as error:
         context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
         return None
     except Exception as error:  # the plugin's own code; the line says whose
-        complain(f'"{spec.use}" cannot name its metrics: {blame.told(error) or error}')
+        complain(f'"{spec.use}" cannot name its metrics: {plugin_errors.error_location(error) or error}')
         return None
     if not metrics:
         complain(f'"{spec.use}" declares no metric; decorate it with @metric')
@@ -67,7 +70,7 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
     return replace(task, metrics=metrics | _endings(context, task)) if task.generates else task
 
 
-def with_shots(context: Context, sources: Sources, task: Task) -> Task:
+def add_shots(context: Context, sources: DatasetLoader, task: Task) -> Task:
     """Add worked examples: from `fewshot_data`, else the first training source; never a row of the eval."""
     spec, train = task.spec, context.suite.train
     if (source := spec.fewshot_data or (train.sources[0] if train else None)) is None:
@@ -103,7 +106,7 @@ def _tell_repeats(context: Context, spec: Eval, samples: Samples) -> None:
         context.warnings.append(f"{spec.where}: {told}; rows of one question are a cluster")
 
 
-def by_prompt(samples: Samples) -> Samples:
+def cluster_by_prompt(samples: Samples) -> Samples:
     """Return samples with those of one prompt in a cluster: several answers to it are not independent."""
     prompts = [_asked(s) for s in samples]
     first = {prompt: s.id for prompt, s in reversed(list(zip(prompts, samples, strict=True)))}
@@ -123,8 +126,8 @@ def _endings(context: Context, task: Task) -> dict[str, Metric]:
 def _check_eval(context: Context, spec: Eval) -> None:
     complain = context.complain(spec.where)
     if not re.fullmatch(r"[\w-]+", spec.name):  # no ".", which parts EVAL from METRIC
-        complain(f'name is {schema.show(spec.name)}, want letters, digits, "_" and "-"')
-    elif what := name_error(spec.name):
+        complain(f'name is {schema.format_toml(spec.name)}, want letters, digits, "_" and "-"')
+    elif what := find_name_error(spec.name):
         complain(what)
     if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
         complain(f"cluster names {len(spec.clusters)} columns, want one, or two that differ")
@@ -137,7 +140,7 @@ def _check_eval(context: Context, spec: Eval) -> None:
 def _check_thought(context: Context, spec: Eval, task: Task) -> None:
     """Refuse a budget that nothing can keep; warn of a thought that has to share a few tokens with its answer."""
     marks, budget, complain = spec.options.get("thought"), spec.thought_budget, context.complain(spec.where)
-    named, _ = schema.options_of(task.function)
+    named, _ = schema.list_options(task.function)
     if budget is None:
         most = spec.options.get("max_new_tokens", named["max_new_tokens"].default) if marks and task.generates else None
         if isinstance(most, int) and most < THOUGHT:
@@ -162,7 +165,7 @@ def _lacks(context: Context, use: str) -> tuple[str, ...]:
 
 
 def _samples(
-    context: Context, sources: Sources, spec: Eval, function: Callable[..., Any] | None
+    context: Context, sources: DatasetLoader, spec: Eval, function: Callable[..., Any] | None
 ) -> tuple[Samples | None, Samples | None]:
     """Return the samples of an eval and those of its select split, each None where there are none, or none yet."""
     brings = capabilities.EvaluatorCapabilities.of(function).rows_for if function else None
@@ -183,7 +186,7 @@ def _samples(
         return None, None
     if spec.select is not None:
         other = sources.rows(spec.select, spec)
-        if other is not None and rows is not None and (both := overlap(spec.clusters, other, rows)):
+        if other is not None and rows is not None and (both := describe_overlap(spec.clusters, other, rows)):
             complain(f'select "{spec.select}": {both}; what chose a candidate cannot confirm it')
         chosen = _made(context, spec, other, function) or None if other is not None else None
         rows = other if context.selecting else rows
@@ -203,20 +206,22 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
         schema.check_options(function, spec.options, told.add)
     with context.mistakes.collecting():
         given = spec.chat_template_kwargs if spec.data is not None else None
-        samples = keyed(to_samples(rows, spec.where, **about, arguments=given), spec.template)
+        samples = add_question_keys(to_samples(rows, spec.where, **about, arguments=given), spec.template)
         if told.found or not able.check_rows:
             return samples
         try:
             with context.mistakes.collecting(f"{spec.where}:"):
-                able.check_rows(isolated(samples), isolated(dict(spec.options)), context.suite.path.parent)
+                able.check_rows(detach_copy(samples), detach_copy(dict(spec.options)), context.suite.path.parent)
                 return samples
         except ModuleNotFoundError as error:
-            context.mistakes.add(spec.where, needs.said([error.name or "of a plugin"]))
+            context.mistakes.add(spec.where, requirements.missing_modules_message([error.name or "of a plugin"]))
         except Exception as error:  # the plugin's own code; the line says whose
-            context.mistakes.add(spec.where, f'"{spec.use}" cannot check its rows: {blame.told(error) or error}')
+            context.mistakes.add(
+                spec.where, f'"{spec.use}" cannot check its rows: {plugin_errors.error_location(error) or error}'
+            )
     return None
 
 
 def _asked(sample: Sample) -> str:
     """Return what tells a prompt from others, whatever arguments it is rendered with."""
-    return repr(chat.split(sample.input)[0] if isinstance(sample.input, list) else sample.input)
+    return repr(chat.split_arguments(sample.input)[0] if isinstance(sample.input, list) else sample.input)

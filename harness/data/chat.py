@@ -21,7 +21,7 @@ OURS = (  # how messages are rendered and tokenised is not a row's to say
 )  # fmt: skip
 
 
-def split(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def split_arguments(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return messages as they are rendered, and the arguments they are rendered with."""
     found: dict[str, Any] = {}
     for message in messages:
@@ -30,7 +30,7 @@ def split(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], 
     return [{k: v for k, v in message.items() if k != ARGUMENTS} for message in messages], found
 
 
-def joined(messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+def join_arguments(messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return messages with arguments on the first of them; without any the messages are as they were."""
     found = [dict(message) for message in messages]
     if arguments and found:
@@ -38,7 +38,7 @@ def joined(messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) 
     return found
 
 
-def arguments_of(row: Mapping[str, Any], common: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
+def template_arguments(row: Mapping[str, Any], common: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
     """Return the template arguments of a row: those of its table, then its own, then its tools.
 
     `used` names the row's columns that mean something else. Raises UsageError on what no template can be given, and on
@@ -61,12 +61,12 @@ def arguments_of(row: Mapping[str, Any], common: Mapping[str, Any], used: Sequen
     return found
 
 
-def of_training(row: Mapping[str, Any]) -> dict[str, Any]:
+def training_template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the template arguments of a training row, its tools among them."""
     return {**(row.get(ARGUMENTS) or {}), **({TOOLS: row[TOOLS]} if row.get(TOOLS) else {})}
 
 
-def media_in(messages: Sequence[Mapping[str, Any]]) -> str:
+def find_media(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return the type of the first part of a message that is no text, or nothing."""
     contents = (message.get("content") for message in messages)
     parts = (part for content in contents if isinstance(content, list) for part in content)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from harness.data import chat
-from harness.data.rows import continuation
+from harness.data.rows import target_as_continuation
 from harness.errors import UsageError
 from harness.records.models import Generation, Logprob, Subject
 from harness.records.samples import Prompt, Sample
@@ -30,25 +30,25 @@ class FewShot:
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt after the examples."""
-        return self.subject.generate([with_examples(p, self.examples) for p in prompts], **options)
+        return self.subject.generate([prepend_examples(p, self.examples) for p in prompts], **options)
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """Write chat messages after the examples, as the template does."""
-        return str(self.subject.render(with_examples(messages, self.examples)))  # type: ignore[attr-defined]
+        return str(self.subject.render(prepend_examples(messages, self.examples)))  # type: ignore[attr-defined]
 
     def sent(self, prompts: Sequence[Prompt]) -> list[str | None]:
         """Return each prompt as the model got it, after the examples; see `harness.answers.cache.CachedSubject`."""
         tell = getattr(self.subject, "sent", None)
         if tell is None:
             return [None] * len(prompts)
-        return list(tell([with_examples(p, self.examples) for p in prompts], as_json=True))
+        return list(tell([prepend_examples(p, self.examples) for p in prompts], as_json=True))
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after the examples and its prompt; whole texts are scored as they are."""
-        return self.subject.logprobs([(with_examples(p, self.examples) if p else p, c) for p, c in pairs], **options)
+        return self.subject.logprobs([(prepend_examples(p, self.examples) if p else p, c) for p, c in pairs], **options)
 
 
-def with_examples(prompt: Prompt, examples: Sequence[Sample]) -> Prompt:
+def prepend_examples(prompt: Prompt, examples: Sequence[Sample]) -> Prompt:
     """Put worked examples before a prompt; a system message stays first, and template arguments are the prompt's.
 
     Raises UsageError on examples that are messages before a prompt that is text.
@@ -56,15 +56,15 @@ def with_examples(prompt: Prompt, examples: Sequence[Sample]) -> Prompt:
     if isinstance(prompt, str):
         if error := find_form_error([prompt], examples):
             raise UsageError(error)
-        return "".join(f"{e.input}{continuation(e.input, e.targets[0])}\n\n" for e in examples) + prompt
-    prompt, arguments = chat.split(prompt)
+        return "".join(f"{e.input}{target_as_continuation(e.input, e.targets[0])}\n\n" for e in examples) + prompt
+    prompt, arguments = chat.split_arguments(prompt)
     system = [m for m in prompt[:1] if m.get("role") == "system"]
     turns: list[dict[str, str]] = []
     for e in examples:
         asked = e.input if isinstance(e.input, list) else [{"role": "user", "content": e.input}]
         turns += [m for m in asked if m.get("role") != "system"]
         turns.append({"role": "assistant", "content": e.targets[0]})
-    return chat.joined([*system, *turns, *prompt[len(system) :]], arguments)
+    return chat.join_arguments([*system, *turns, *prompt[len(system) :]], arguments)
 
 
 def find_form_error(prompts: Sequence[Prompt], examples: Sequence[Sample]) -> str | None:
@@ -75,6 +75,6 @@ def find_form_error(prompts: Sequence[Prompt], examples: Sequence[Sample]) -> st
     return f"few-shot examples are chat messages, and the prompts are text; {how}"
 
 
-def choose(pool: Sequence[Sample], shots: int, seed: int) -> list[Sample]:
+def choose_examples(pool: Sequence[Sample], shots: int, seed: int) -> list[Sample]:
     """Choose the examples, the same for every row and every run of a seed."""
     return random.Random(seed).sample(list(pool), min(shots, len(pool)))  # noqa: S311 -- not for secrets

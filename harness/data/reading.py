@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Mistakes, UsageError
-from harness.schema import DEEPEST, is_deep, show
+from harness.schema import DEEPEST, format_toml, is_deep
 
 Row = dict[str, Any]
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -35,7 +35,7 @@ def read_file(
     folder: Path, source: str, where: str, separator: str | None = None, encoding: str | None = None
 ) -> list[Row]:
     """Return the rows of the file `source` in `folder`. Raises UsageError with the place of mistakes."""
-    path = file_of(folder, source, where)
+    path = find_file(folder, source, where)
     if path.suffix.lower() == ".parquet":
         try:
             import pyarrow
@@ -47,7 +47,7 @@ def read_file(
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
             raise UsageError(f"{path}: not valid parquet: {why}") from None
-    text = decoded(path, encoding, where)
+    text = decode_file(path, encoding, where)
     if path.suffix.lower() in TABLES:
         return _read_csv(text, path, separator, where)
     if path.suffix.lower() == ".json":
@@ -56,7 +56,7 @@ def read_file(
     return _rows_of([_parse(line, f"{path}:{n}") for n, line in lines], path)
 
 
-def file_of(folder: Path, source: str, where: str) -> Path:
+def find_file(folder: Path, source: str, where: str) -> Path:
     """Return the path of the file `source` in `folder`; raises UsageError where there is none that can be read."""
     try:
         path = (folder / Path(source).expanduser()).resolve()
@@ -80,7 +80,7 @@ def file_of(folder: Path, source: str, where: str) -> Path:
     raise UsageError(f'{where}: data "{source}" {what}')
 
 
-def decoded(path: Path, encoding: str | None, where: str) -> str:
+def decode_file(path: Path, encoding: str | None, where: str) -> str:
     """Return the text of a file in an encoding, by default UTF-8, with or without a BOM; raises UsageError."""
     try:
         data = path.read_bytes()
@@ -90,14 +90,14 @@ def decoded(path: Path, encoding: str | None, where: str) -> str:
         raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
     except UnicodeError as error:
         why = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
-        instead = f'write encoding = "{encoding_of(data)}" beside it, or save it as "CSV UTF-8"'
+        instead = f'write encoding = "{detect_encoding(data)}" beside it, or save it as "CSV UTF-8"'
         raise UsageError(f"{where}: {path}: is not {(encoding or 'utf-8').upper()}: {why}; {instead}") from None
     except (LookupError, ValueError):
-        what = f'no encoding is called {show(encoding)}; want "utf-8", "utf-16", "cp1252", or another that Python has'
+        what = f'no encoding is called {format_toml(encoding)}; want "utf-8", "utf-16", "cp1252", or another that Python has'
         raise UsageError(f"{where}: {what}") from None
 
 
-def encoding_of(data: bytes) -> str:
+def detect_encoding(data: bytes) -> str:
     """Return in which encoding a file is, as far as its bytes tell: what is no Unicode is Windows' or Latin-1."""
     zeros = [data[i:2000:2].count(0) for i in (0, 1)]  # every other byte of UTF-16 in which letters are Latin
     if marked := next((name for mark, name in ENCODINGS.items() if data.startswith(mark)), ""):
@@ -111,7 +111,7 @@ def encoding_of(data: bytes) -> str:
     return "latin-1"
 
 
-def how_written(path: Path, where: str, separator: str | None, encoding: str | None) -> dict[str, str]:
+def detect_format(path: Path, where: str, separator: str | None, encoding: str | None) -> dict[str, str]:
     """Return encoding and separator of a file, as given or as they look; raises UsageError for what is no text."""
     if path.suffix.lower() == ".parquet":
         return {}
@@ -119,15 +119,15 @@ def how_written(path: Path, where: str, separator: str | None, encoding: str | N
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
-    encoding = encoding or encoding_of(data)
-    text = decoded(path, encoding, where)[:SNIFFED]
+    encoding = encoding or detect_encoding(data)
+    text = decode_file(path, encoding, where)[:SNIFFED]
     if "\0" in text:
         raise UsageError(f'{where}: {path}: is no text; save it as "CSV UTF-8", and name that file')
-    found = {"separator": separator or separator_of(text)} if path.suffix.lower() in TABLES else {}
+    found = {"separator": separator or detect_separator(text)} if path.suffix.lower() in TABLES else {}
     return {"encoding": encoding, **found}
 
 
-def separator_of(text: str) -> str:
+def detect_separator(text: str) -> str:
     """Return what parts the columns of a table: where most of its first rows have as many as the header."""
     if told := TOLD.match(text):
         return told[1]
@@ -143,7 +143,7 @@ def separator_of(text: str) -> str:
     return max(SEPARATORS, key=fits)
 
 
-def sliced(source: str, where: str) -> tuple[str, slice | None]:
+def split_slice(source: str, where: str) -> tuple[str, slice | None]:
     """Return a source without the slice that it ends in, and the slice; raises UsageError where that is none."""
     name, bracket, inner = source.removesuffix("]").rpartition("[")
     if not (source.endswith("]") and bracket and ":" in inner):
@@ -171,7 +171,7 @@ def read_hub(source: str, where: str) -> list[Row]:
         raise UsageError(f'{where}: data "{source}" cannot be read: {why}; is the network there?') from None
 
 
-def shorten(mistakes: Mistakes, where: str) -> None:
+def limit_mistakes(mistakes: Mistakes, where: str) -> None:
     """Keep the first mistakes in the rows of one source, and count the others."""
     if len(mistakes.found) > SHOWN:
         mistakes.found[SHOWN:] = [f"{where}: and {len(mistakes.found) - SHOWN} rows more like these"]
@@ -209,7 +209,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
     A first line `sep=;`, which Excel writes and reads, is no row and names the separator.
     """
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
-        raise UsageError(f"{where}: separator is {show(separator)}, want one character")
+        raise UsageError(f"{where}: separator is {format_toml(separator)}, want one character")
     told = TOLD.match(text)
     parts = separator or (told[1] if told else TABLES[path.suffix.lower()])
     mistakes, rows, header = Mistakes(), list[Row](), list[str]()
@@ -227,7 +227,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
             if len(fields) == len(header):
                 rows.append(dict(zip(header, fields, strict=True)))
             elif ends is None:
-                missing = f"is a {called(parts)} or a quote missing?"
+                missing = f"is a {separator_name(parts)} or a quote missing?"
                 mistakes.add(f"{path}:{last}", f"has {len(fields)} fields, and the header {len(header)}; {missing}")
     except csv.Error as error:
         far = f" (line {last + 1} on; is a quote not closed?)" if "field limit" in str(error) else ""
@@ -236,7 +236,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
     mistakes.found += [what for what, ends in joined if not ends or known.issuperset(ends)]
     if len(mistakes.found) > max(SHOWN, len(rows)):  # one cause
         mistakes.found = [f"{mistakes.found[0]} {len(mistakes.found) - 1:,} rows more are like this one"]
-    shorten(mistakes, f"{path}")
+    limit_mistakes(mistakes, f"{path}")
     mistakes.raise_if_any()
     return rows
 
@@ -261,8 +261,8 @@ def _check_header(header: list[str], place: str) -> None:
     if twice := [name for name, n in Counter(header).items() if n > 1]:
         raise UsageError(f'{place}: the column "{twice[0]}" stands twice in the header; rename one')
     if len(header) == 1 and (other := next((one for one in SEPARATORS if one in header[0]), "")):
-        instead = f"is the separator a {called(other)}? write separator = {json.dumps(other)} beside data"
-        raise UsageError(f"{place}: the header is one column, {show(header[0])}; {instead}")
+        instead = f"is the separator a {separator_name(other)}? write separator = {json.dumps(other)} beside data"
+        raise UsageError(f"{place}: the header is one column, {format_toml(header[0])}; {instead}")
 
 
 def _swallowed(lines: list[str], fields: list[str], separator: str, columns: int) -> list[str] | None:
@@ -280,7 +280,7 @@ def _swallowed(lines: list[str], fields: list[str], separator: str, columns: int
     return [line.rpartition(separator)[2] for line in inner] if columns == 2 else []
 
 
-def called(separator: str) -> str:
+def separator_name(separator: str) -> str:
     """Return what a separator is called."""
     return {",": "comma", ";": "semicolon", "\t": "tab"}.get(separator, f'"{separator}"')
 

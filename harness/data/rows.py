@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import chat, reading
-from harness.data.templates import filled
+from harness.data.templates import fill_template
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.records.samples import Prompt, Sample
-from harness.texts.counts import counted
+from harness.texts.counts import count_noun
 
 Row = dict[str, Any]
 Rows = Sequence[Row]
@@ -50,7 +50,7 @@ def read_rows(
     if rows is None and is_remote(source):
         rows = reading.read_hub(source, where)
     if rows is None:
-        name, part = reading.sliced(source, where)
+        name, part = reading.split_slice(source, where)
         rows = ask(name) if part else None
         rows = reading.read_file(folder, name, where, **how) if rows is None else rows
         rows = rows[part] if part else rows
@@ -91,7 +91,7 @@ def to_samples(
     for name, column in wanted.items():
         if lacking := [i for i, row in enumerate(rows) if column not in row]:
             what = f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows)'
-            mistakes.add(where, f"{what}; it has {listed(rows[0])}")
+            mistakes.add(where, f"{what}; it has {quote_names(rows[0])}")
     mistakes.raise_if_any()
     named = _all_named(rows, columns, template, where, json_targets=json_targets)
     mistakes.found += [f"{where}: {what}" for what in _odd_values(named, rows, clusters, slices)]
@@ -107,9 +107,9 @@ def to_samples(
         )
     if not any(s.input or "text" in s.row for s in samples):
         want = 'write columns = { input = "…", target = "…" }'
-        mistakes.add(where, f'no column "input"; its columns are {listed(rows[0])}; {want}')
+        mistakes.add(where, f'no column "input"; its columns are {quote_names(rows[0])}; {want}')
     if twice := [i for i, n in Counter(s.id for s in samples).items() if n > 1]:
-        mistakes.add(where, f'{counted(len(twice), "id")} of more than one row, for instance "{twice[0]}"')
+        mistakes.add(where, f'{count_noun(len(twice), "id")} of more than one row, for instance "{twice[0]}"')
     mistakes.raise_if_any()
     return samples
 
@@ -125,25 +125,25 @@ def to_training_rows(
     """
     if lacking := [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]:
         (name, column), *_ = lacking
-        raise UsageError(f'{where}: no column "{column}" for {name}; its columns are {listed(rows[0])}')
+        raise UsageError(f'{where}: no column "{column}" for {name}; its columns are {quote_names(rows[0])}')
     named = _all_named(rows, columns, template, where)
     if shapeless := [i for i, own in enumerate(named) if not _shape(own, columns, template)]:
         want = "input and target, prompt and completion, messages, or text"
         if template is not None:
             want = 'a target beside the template; name its column with columns = { target = "…" }'
         all_of_them = f" ({len(shapeless)} rows)" if len(shapeless) > 1 else ""
-        raise UsageError(f"{where}: row {shapeless[0]} has {listed(rows[shapeless[0]])}{all_of_them}; want {want}")
+        raise UsageError(f"{where}: row {shapeless[0]} has {quote_names(rows[shapeless[0]])}{all_of_them}; want {want}")
     mistakes, made = Mistakes(), list[Row]()
     for i, row in enumerate(rows):
         with mistakes.collecting():
             taken = _training_row(i, named[i], where, columns, template)
-            made.append(taken | extras(i, row, columns, where, arguments or {}))
-    reading.shorten(mistakes, where)
+            made.append(taken | training_template_arguments(i, row, columns, where, arguments or {}))
+    reading.limit_mistakes(mistakes, where)
     mistakes.raise_if_any()
     return made
 
 
-def continuation(prompt: Prompt, target: str) -> str:
+def target_as_continuation(prompt: Prompt, target: str) -> str:
     """Return a target as it stands after a prompt: after text one space is before it, where there is no white space.
 
     An empty one stays empty.
@@ -152,10 +152,10 @@ def continuation(prompt: Prompt, target: str) -> str:
     return target if parted else f" {target}"
 
 
-def follow(row: Mapping[str, Any]) -> Row:
+def answers_as_continuations(row: Mapping[str, Any]) -> Row:
     """Return a training row whose answers, where they and its prompt are texts, stand after it as in evaluation."""
     texts = [name for name in ANSWERS if isinstance(row.get("prompt"), str) and isinstance(row.get(name), str)]
-    return {**row, **{name: continuation(row["prompt"], row[name]) for name in texts}}
+    return {**row, **{name: target_as_continuation(row["prompt"], row[name]) for name in texts}}
 
 
 def _target(value: Any) -> str | list[str]:
@@ -217,7 +217,9 @@ def _all_named(
 
     Of messages that an answer ends, the answer is the target.
     """
-    inputs = [{}] * len(rows) if template is None else [{"input": text} for text in filled(template, rows, where)]
+    inputs = (
+        [{}] * len(rows) if template is None else [{"input": text} for text in fill_template(template, rows, where)]
+    )
     found: list[Row] = []
     for row, written in zip(rows, inputs, strict=True):
         aliased = {ours: row[theirs] for theirs, ours in ALIASES.items() if theirs in row and ours not in row}
@@ -248,7 +250,7 @@ def _training_row(number: int, named: Row, where: str, columns: Columns, templat
     if (shape := _shape(named, columns, template)) != PAIR:
         if "prompt" in shape and not isinstance(named["prompt"], (str, list)):
             raise UsageError(f"{where}: row {number} has {named['prompt']!r:.60} as its prompt; want text, or messages")
-        return follow({key: "" if named[key] is None else named[key] for key in shape})
+        return answers_as_continuations({key: "" if named[key] is None else named[key] for key in shape})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):
         want = "want text, or messages with role and content"
@@ -258,19 +260,19 @@ def _training_row(number: int, named: Row, where: str, columns: Columns, templat
     target = str(_target(value))
     if isinstance(prompt, list):
         return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
-    return {"prompt": prompt, "completion": continuation(prompt, target)}
+    return {"prompt": prompt, "completion": target_as_continuation(prompt, target)}
 
 
-def extras(number: int, row: Row, columns: Columns, where: str, common: Arguments) -> Row:
+def training_template_arguments(number: int, row: Row, columns: Columns, where: str, common: Arguments) -> Row:
     """Return the template arguments of a training row as trainers take them."""
     said = [v for v in (row.get(columns.get(n, n)) for n in ("messages", "prompt", "input")) if isinstance(v, list)]
     try:
-        found = chat.arguments_of(row, common, list(columns.values()))
+        found = chat.template_arguments(row, common, list(columns.values()))
         if found and not said:
-            raise UsageError(f"has {listed(found)} {NO_CHAT}")
+            raise UsageError(f"has {quote_names(found)} {NO_CHAT}")
         messages = [m for v in said for m in v if isinstance(m, Mapping)]
         _refuse_inner(messages)
-        if kind := chat.media_in(messages):
+        if kind := chat.find_media(messages):
             raise UsageError(f'has a part of type "{kind}" in its messages, and only text is trained on; leave it out')
     except UsageError as error:
         raise UsageError(f"{where}: row {number} {error}") from None
@@ -282,12 +284,12 @@ def _give_arguments(rows: Rows, named: Rows, arguments: Arguments, used: Sequenc
     """Give the inputs of rows their template arguments; raises UsageError for a text, which no template writes."""
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         try:
-            prompt, given = own.get("input", ""), chat.arguments_of(row, arguments, used)
+            prompt, given = own.get("input", ""), chat.template_arguments(row, arguments, used)
             if isinstance(prompt, list):
                 _refuse_inner(prompt)
-                own["input"] = chat.joined(prompt, given)
+                own["input"] = chat.join_arguments(prompt, given)
             elif given:
-                raise UsageError(f"has {listed(given)} {NO_CHAT}")
+                raise UsageError(f"has {quote_names(given)} {NO_CHAT}")
         except UsageError as error:
             raise UsageError(f"{where}: row {i} {error}") from None
 
@@ -297,7 +299,7 @@ def _refuse_inner(messages: Sequence[Mapping[str, Any]]) -> None:
         raise UsageError(f'has "{chat.ARGUMENTS}" in a message; it stands beside the messages')
 
 
-def listed(names: Iterable[str]) -> str:
+def quote_names(names: Iterable[str]) -> str:
     """Write names one after the other, in quotes."""
     return ", ".join(f'"{name}"' for name in names)
 
@@ -314,7 +316,7 @@ def _size(row: Row) -> int:
     return size
 
 
-def several_readings(
+def find_ambiguous_row(
     rows: Sequence[Mapping[str, Any]], columns: Columns, template: str | None, *, training: bool
 ) -> str:
     """Return which row could be read in two ways that neither `columns` nor a template choose between, or nothing.
@@ -366,30 +368,34 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
         if name not in names:
             mistakes.add(where, f'columns: "{name}" is not trained on{did_you_mean(name, names)}')
         elif any(column not in row for row in rows):
-            mistakes.add(where, f'no column "{column}" for {name}; its columns are {listed(rows[0])}')
+            mistakes.add(where, f'no column "{column}" for {name}; its columns are {quote_names(rows[0])}')
     mistakes.raise_if_any()
     named = []
     for row in rows:
         found = {**row, **{name: row[column] for name, column in columns.items()}}
         asked = next((found[name] for name in ("prompt", "question", "input") if name in found), None)
         found |= {"prompt": asked} if asked is not None else {}
-        named.append(found | (split_pair(found) if {"chosen", "rejected"} <= {*names} & found.keys() else {}))
+        named.append(
+            found | (split_preference_pair(found) if {"chosen", "rejected"} <= {*names} & found.keys() else {})
+        )
     want = f"want {', '.join(names[:-1])} and {names[-1]}; map the columns with columns = {{...}}"
     for name in names:
         if lacking := [i for i, row in enumerate(named) if name not in row]:
-            there = listed(rows[lacking[0]])
+            there = quote_names(rows[lacking[0]])
             raise UsageError(f'{where}: row {lacking[0]} has {there} and no "{name}" ({len(lacking)} rows); {want}')
     made = []
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         with mistakes.collecting():
-            taken = follow({name: own[name] for name in names})
-            made.append(taken | extras(i, {**row, "prompt": taken["prompt"]}, columns, where, common))
-    reading.shorten(mistakes, where)
+            taken = answers_as_continuations({name: own[name] for name in names})
+            made.append(
+                taken | training_template_arguments(i, {**row, "prompt": taken["prompt"]}, columns, where, common)
+            )
+    reading.limit_mistakes(mistakes, where)
     mistakes.raise_if_any()
     return made
 
 
-def split_pair(row: Mapping[str, Any]) -> Row:
+def split_preference_pair(row: Mapping[str, Any]) -> Row:
     """Return prompt, chosen and rejected of two conversations that both hold the prompt; nothing of other rows.
 
     The answers begin where the two part. Where they part in what is asked, the rejected one stays whole.

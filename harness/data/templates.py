@@ -11,7 +11,7 @@ from harness.errors import UsageError, did_you_mean
 BRACES = '"{{" and "}}" are braces'
 
 
-def template_error(template: str) -> str:
+def find_template_error(template: str) -> str:
     """Return why a text is no template, or nothing.
 
     Braces hold the name of a column and nothing else: what Python's `str.format` may do beside that is refused.
@@ -24,17 +24,17 @@ def template_error(template: str) -> str:
         if name is not None and (conversion or form or not name.strip() or set(name) & set(".[]{}")):
             odd = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
             return f'has "{{{odd}}}", want the name of a column alone between braces, {BRACES}'
-    return "" if columns_of(template) else 'has no column, want one between braces, for instance "{text}"'
+    return "" if template_columns(template) else 'has no column, want one between braces, for instance "{text}"'
 
 
-def columns_of(template: str) -> list[str]:
+def template_columns(template: str) -> list[str]:
     """Return the columns that a template names, each once, in their order."""
     return list(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(template) if name is not None))
 
 
-def filled(template: str, rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
+def fill_template(template: str, rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
     """Return a template filled in with each row's columns; raises UsageError on one that is missing or no text."""
-    for name in columns_of(template):
+    for name in template_columns(template):
         if lacking := [i for i, row in enumerate(rows) if name not in row]:
             known = did_you_mean(name, rows[lacking[0]])
             raise UsageError(f'{where}: template: no column "{name}" in row {lacking[0]} ({len(lacking)} rows){known}')

@@ -14,17 +14,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import blame
-from harness.artifacts import kept
-from harness.collection import needs
+from harness import plugin_errors
+from harness.artifacts import artifact_cache
+from harness.collection import requirements
 from harness.errors import RAISES, CheckFailed, Mistakes, UsageError, did_you_mean
+from harness.records.copies import copy_record, detach_copy
 from harness.records.findings import Built, Finding, TrainingRow
-from harness.records.frozen import isolated, plain
 from harness.records.models import ModelRef, Progress
 from harness.records.waivers import Waiver
 
 if TYPE_CHECKING:
-    from harness.collection.collected import Collection
+    from harness.collection.collection import Collection
     from harness.plugins import Plugins, Provided
 
 STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may have, and what each is
@@ -68,8 +68,8 @@ class Checks:
         self.provided = [p for (kind, _), p in plugins.provided.items() if kind == "check"]
         self.plugins = plugins
         self.ignored, self.waived = ignored, waived or {}
-        self.titles = {p.name: title for p in self.provided if (title := title_of(p))}
-        self.stages = {p.name: stage_of(p) for p in self.provided}
+        self.titles = {p.name: title for p in self.provided if (title := check_title(p))}
+        self.stages = {p.name: check_stage(p) for p in self.provided}
         self.objects: dict[str, Any] = {}
         mistakes, every = Mistakes(), [name for objects in STAGES.values() for name in objects]
         known = {p.name for p in self.provided} | {"build"}
@@ -104,7 +104,7 @@ class Checks:
             self.plugins.hook.harness_progress(progress=progress)
             wanted = {name: self.objects.get(name) for name in inspect.signature(provided.function).parameters}
             # copies that no other check and no verdict reads
-            given = {name: one if name in LARGE else isolated(one) for name, one in wanted.items()}
+            given = {name: one if name in LARGE else detach_copy(one) for name, one in wanted.items()}
             found += [self.stamped(provided.name, flag) for flag in _flags(provided, given, self.strange)]
         return found
 
@@ -119,11 +119,11 @@ class Checks:
 
     def recall(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
         """Return what is remembered in a file, else look and remember it, unless a check crashed."""
-        if (known := kept.read(path, warn)) is not None:
+        if (known := artifact_cache.read_sealed_json(path, warn)) is not None:
             return [self._passed_over(Finding(**told)) for told in known]
         found = look()
         if not any(flag.kind == CRASHED for flag in found):
-            kept.keep(path, [asdict(flag) for flag in found])
+            artifact_cache.write_sealed_json(path, [asdict(flag) for flag in found])
         return found
 
     def _passed_over(self, flag: Finding) -> Finding:
@@ -143,58 +143,66 @@ class Checks:
         more = len(flag.evidence) - SHOWN
         evidence = (*flag.evidence[:SHOWN], *([f"and {more} more"] if more > 0 else []))
         title = self.titles.get(check, "")
-        return self._passed_over(replace(plain(Finding, flag), code=code, title=title, evidence=evidence))
+        return self._passed_over(replace(copy_record(Finding, flag), code=code, title=title, evidence=evidence))
 
 
 def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str]) -> Iterable[Finding]:
     check = provided.function
     try:
-        found = list(blame.each(check, check(**given), Finding, "an iterable of Findings; is a yield missing?"))
+        found = list(
+            plugin_errors.checked_items(check, check(**given), Finding, "an iterable of Findings; is a yield missing?")
+        )
         if odd := next(filter(None, map(strange, found)), ""):
-            raise blame.slip(check, odd)
+            raise plugin_errors.plugin_error(check, odd)
         return found
     except (CheckFailed, UsageError) as error:
         return [Finding("error", str(error).replace("\n", "; "))]
     except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
-        if theirs := blame.told(error):  # it may be the one that would have stopped the run
+        if theirs := plugin_errors.error_location(error):  # it may be the one that would have stopped the run
             return [Finding("error", f"the check itself crashed: {theirs}", fix="mend it, or ignore it", kind=CRASHED)]
         if isinstance(error, ModuleNotFoundError):
-            return [Finding("note", f"not run: {needs.said([error.name or 'of a plugin'])}", kind=CRASHED)]
+            return [
+                Finding(
+                    "note",
+                    f"not run: {requirements.missing_modules_message([error.name or 'of a plugin'])}",
+                    kind=CRASHED,
+                )
+            ]
         why = f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' …')}"
         return [Finding("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASHED)]
 
 
-def title_of(provided: Provided) -> str:
+def check_title(provided: Provided) -> str:
     """Return the name that a check declares beside its code, or nothing."""
     return str(provided.about.title)
 
 
-def stage_of(provided: Provided) -> str:
+def check_stage(provided: Provided) -> str:
     """Return the last stage that one of a check's parameters comes from."""
     wanted = inspect.signature(provided.function).parameters
     return ["data", *(stage for stage, objects in STAGES.items() if objects.keys() & wanted)][-1]
 
 
-def data_objects(collection: Collection, base: ModelRef, load: Callable[..., Any]) -> dict[str, Any]:
+def make_data_objects(collection: Collection, base: ModelRef, load: Callable[..., Any]) -> dict[str, Any]:
     """Return what checks of the data see."""
     pairs = zip(collection.training or (), collection.origins, strict=True)
     rows = [TrainingRow(i, source, row, raw) for i, (row, (source, raw)) in enumerate(pairs, 1)]
     return {"suite": collection.suite, "rows": rows, "tasks": collection.tasks, "base": base, "load": load}
 
 
-def build(collection: Collection, base: ModelRef, adapter: Any) -> Built | None:
+def build_trainer(collection: Collection, base: ModelRef, adapter: Any) -> Built | None:
     """Return the trainer with its rows prepared, or None when it cannot prepare them without training."""
     train = collection.suite.train
     if train is None or not collection.suite.trains or collection.training is None:
         return None
     if (make := collection.plugins.find("trainer", train.use).about.build) is None:
         return None
-    rows, options = isolated(list(collection.training)), isolated(dict(train.options))
-    built = make(isolated(base), adapter, rows, seed=collection.suite.about.seed, **options)
-    return blame.returned(make, built, Built, "a harness.Built")  # type: ignore[no-any-return]
+    rows, options = detach_copy(list(collection.training)), detach_copy(dict(train.options))
+    built = make(detach_copy(base), adapter, rows, seed=collection.suite.about.seed, **options)
+    return plugin_errors.checked_return(make, built, Built, "a harness.Built")  # type: ignore[no-any-return]
 
 
-def quote(text: str, width: int = 90) -> str:
+def quote_text(text: str, width: int = 90) -> str:
     """Write a text on one line between quotes, its middle left out when it is long."""
     line = text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
     if len(line) > width:

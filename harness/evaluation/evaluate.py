@@ -10,15 +10,15 @@ from dataclasses import replace
 from statistics import stdev
 from typing import Any, Unpack
 
-from harness import blame, schema
-from harness.collection.collected import COMPARATIVE, Task
-from harness.records.frozen import isolated, plain
+from harness import plugin_errors, schema
+from harness.collection.collection import COMPARATIVE, Task
+from harness.records.completion import TRUNCATED, Completion
+from harness.records.copies import copy_record, detach_copy
 from harness.records.metrics import NUMBER
-from harness.records.models import Generation, Progress, Subject, ThoughtBudget, chunks
-from harness.records.said import CUT, Said
+from harness.records.models import Generation, Progress, Subject, ThoughtBudget, split_chunks
 from harness.records.samples import Prompt, Result, Sample, Score, rows_digest
-from harness.stats.eprocess import looks
-from harness.texts.shown import whole
+from harness.stats.eprocess import interim_sizes
+from harness.texts.escaping import drop_surrogates
 
 CHUNK = 64  # rows given to an evaluator at once, where its subject says nothing: a sign of life in between
 
@@ -42,10 +42,10 @@ def evaluate(
     samples = list(task.samples or ())
     if enough:
         random.Random(seed).shuffle(samples)  # noqa: S311 -- not for secrets
-    options: dict[str, Any] = isolated(dict(task.spec.options))
+    options: dict[str, Any] = detach_copy(dict(task.spec.options))
     if task.comparative:
         options[COMPARATIVE] = against
-    if schema.wants(task.function, "folder"):
+    if schema.has_parameter(task.function, "folder"):
         options["folder"] = task.folder
     begun = time.monotonic()
     asked = rows_digest(task.samples or ())
@@ -62,11 +62,11 @@ def evaluate(
     what = f"{name}::{task.spec.name}"
     progress(Progress(what, 0, len(samples)))
     done = 0
-    for end in looks(len(samples)) if enough else [len(samples)]:
-        for rows in chunks(samples[done:end], appetite(task, subject)):
-            found = list(scores_of(task, task.function(heard, isolated(rows), **options), rows))
+    for end in interim_sizes(len(samples)) if enough else [len(samples)]:
+        for rows in split_chunks(samples[done:end], appetite(task, subject)):
+            found = list(iterate_scores(task, task.function(heard, detach_copy(rows), **options), rows))
             said = dict(zip((s.id for s in rows), heard.heard([s.input for s in rows]), strict=True))
-            scores += [ended(score, said[score.id], task) for score in found]
+            scores += [add_finish_reason(score, said[score.id], task) for score in found]
             done += len(rows)
             progress(Progress(what, done, len(samples)))
         if enough and done < len(samples) and enough(result(samples[:done])):
@@ -79,7 +79,7 @@ def appetite(task: Task, subject: Subject) -> int:
     return CHUNK if task.uncached else getattr(subject, "appetite", None) or CHUNK
 
 
-def taken(score: Score) -> Score:
+def validate_score(score: Score) -> Score:
     """Return a score as it is judged: plain numbers and texts that its evaluator holds no more.
 
     Raises TypeError or ValueError where a value or a weight is no number.
@@ -88,13 +88,13 @@ def taken(score: Score) -> Score:
         if not isinstance(value, NUMBER):
             raise TypeError(f'row "{score.id}": "{name}" is {value!r}, want a number')
     values, weights = ({str(k): float(v) for k, v in d.items()} for d in (score.values, score.weights))
-    answer = whole(str(score.answer)) if isinstance(score.answer, str) else score.answer
+    answer = drop_surrogates(str(score.answer)) if isinstance(score.answer, str) else score.answer
     if any(weights.get(name, 1.0) != 0 for name in score.lost):
         raise ValueError(f'row "{score.id}" has lost what has a weight; give it none')
     if odd := next((name for name, share in score.partly_lost.items() if not 0 < share < 1), ""):
         raise ValueError(f'row "{score.id}": partly_lost of "{odd}" is {score.partly_lost[odd]}, want a share below 1')
     numbers: dict[str, Any] = {"values": values, "weights": weights, "weight": float(score.weight)}
-    return replace(plain(Score, score), answer=answer, **numbers)
+    return replace(copy_record(Score, score), answer=answer, **numbers)
 
 
 def standard_errors(task: Task, result: Result) -> dict[str, float]:
@@ -109,7 +109,7 @@ def standard_errors(task: Task, result: Result) -> dict[str, float]:
     return found
 
 
-def sliced(task: Task, result: Result) -> dict[str, dict[str, dict[str, float]]]:
+def metrics_by_slice(task: Task, result: Result) -> dict[str, dict[str, dict[str, float]]]:
     """Return every metric on every slice: column -> value -> metric (and `n`)."""
     scores = {s.id: s for s in result.scores}
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -126,21 +126,23 @@ def sliced(task: Task, result: Result) -> dict[str, dict[str, dict[str, float]]]
     return found
 
 
-def scores_of(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[type, ...] = (Score,)) -> Iterator[Any]:
+def iterate_scores(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[type, ...] = (Score,)) -> Iterator[Any]:
     """Yield what an evaluator yields, of these kinds: Scores of the rows it was given, each once, as they are judged.
 
     Raises UsageError at anything else, with the evaluator's line.
     """
     wanted = {s.id for s in rows}
-    for one in blame.each(task.function, made, kinds, f"an iterable of {', '.join(k.__name__ for k in kinds)}"):
+    for one in plugin_errors.checked_items(
+        task.function, made, kinds, f"an iterable of {', '.join(k.__name__ for k in kinds)}"
+    ):
         if isinstance(one, Score):
             try:
                 if one.id not in wanted:
                     raise ValueError(f'row "{one.id}" is none of those it was given, or scored twice')
                 wanted.remove(one.id)
-                one = taken(one)
+                one = validate_score(one)
             except (TypeError, ValueError, AttributeError) as error:
-                raise blame.slip(task.function, f": {error}", made) from None
+                raise plugin_errors.plugin_error(task.function, f": {error}", made) from None
         yield one
 
 
@@ -149,7 +151,7 @@ class EndingsKeeper:
 
     def __init__(self, subject: Subject, budget: ThoughtBudget | None = None) -> None:
         self._subject, self._budget = subject, budget
-        self._heard: dict[str, Said] = {}  # by prompt, since they were last told
+        self._heard: dict[str, Completion] = {}  # by prompt, since they were last told
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`. Of several answers to one prompt the worst ending counts."""
@@ -157,12 +159,12 @@ class EndingsKeeper:
             options["thought_budget"] = self._budget
         answers = self._subject.generate(prompts, **options)
         for prompt, answer in zip(prompts, answers, strict=False):  # what is left out shows elsewhere
-            one, key = Said.of(answer), repr(prompt)
+            one, key = Completion.of(answer), repr(prompt)
             if key not in self._heard or one.rank > self._heard[key].rank:
                 self._heard[key] = one
         return answers
 
-    def heard(self, prompts: Sequence[Prompt]) -> list[Said | None]:
+    def heard(self, prompts: Sequence[Prompt]) -> list[Completion | None]:
         """Return what was said to each prompt since the last call; None for what was not asked."""
         found = [self._heard.get(repr(prompt)) for prompt in prompts]
         self._heard.clear()
@@ -174,11 +176,11 @@ class EndingsKeeper:
         return getattr(self._subject, name)
 
 
-def ended(score: Score, said: Said | None, task: Task) -> Score:
+def add_finish_reason(score: Score, said: Completion | None, task: Task) -> Score:
     """Return a score that tells how its answer ended, as far as anybody knows, and the metrics that count endings."""
-    said = Said() if said is None else said  # an empty one is false
+    said = Completion() if said is None else said  # an empty one is false
     how, text = score.ended or said.ended, score.answer if score.answer is not None else said
-    cut, silent = how in CUT, not text.strip()
+    cut, silent = how in TRUNCATED, not text.strip()
     counted = {"cut": cut, "empty": silent, "thought_cut": cut and silent, "forced": said.forced}
     values = {name: float(counted[name]) if how else math.nan for name in task.endings}
     tokens = said.tokens if score.tokens is None else score.tokens

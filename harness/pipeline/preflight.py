@@ -8,26 +8,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import blame, schema
+from harness import plugin_errors, schema
 from harness.answers import keys
 from harness.artifacts import formats
 from harness.artifacts.digests import digest_of
-from harness.collection import needs
+from harness.collection import requirements
 from harness.collection.collect import collect
-from harness.collection.collected import Collection, Task, trials
+from harness.collection.collection import Collection, Task, sweep_trials
 from harness.data import fewshot
-from harness.data.rows import continuation, is_remote
+from harness.data.rows import is_remote, target_as_continuation
 from harness.errors import Mistakes, UsageError
 from harness.files import cache_dir, write_text
 from harness.records.models import Adapter, ModelRef, Progress, Source
-from harness.release.export import destination_error
-from harness.release.previous import open_release, release_error
+from harness.release.export import find_destination_error
+from harness.release.releases import find_release_error, open_release
 from harness.suite.tables import Model
-from harness.texts.shown import shorten
+from harness.texts.escaping import shorten_text
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreflightResult:
     """What preflight opened: the base, the adapter's configuration, a merged candidate made elsewhere, other models."""
 
     source: Source
@@ -39,12 +39,14 @@ class Ready:
     lacking: Mapping[str, str] = field(default_factory=dict)  # releases that are not there yet, and why
 
 
-def check(collection: Collection, limit: int | None = None, *, remembers: bool = True) -> tuple[Collection, Ready]:
+def run_preflight(
+    collection: Collection, limit: int | None = None, *, remembers: bool = True
+) -> tuple[Collection, PreflightResult]:
     """Open the sources, build what the libraries will be given, measure lengths. Raises UsageError on mistakes.
 
     What passed once on exactly this collection, model and code is not built again, unless `remembers` is false.
     """
-    needs.check(collection)
+    requirements.check_requirements(collection)
     suite, plugins = collection.suite, collection.plugins
     trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()
     sources = [*trained, *(s or "" for e in suite.evals for s in (e.data, e.select, e.fewshot_data))]
@@ -59,17 +61,17 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
     passed = cache_dir() / "preflight" / digest_of(looked)
     known = remembers and passed.exists()
     has = "adapter" in collection.candidates and bool(suite.train or suite.candidate)
-    made = [_adapter(t, source, mistakes, known) if has else None for t in trials(collection)]
+    made = [_adapter(t, source, mistakes, known) if has else None for t in sweep_trials(collection)]
     candidate = _candidate(collection, source, made[0], mistakes)
     releases, lacking = dict[str, ModelRef](), dict[str, str]()  # baselines that were released, or are not there yet
     for name, baseline in suite.subjects.items():
         with mistakes.collecting(f"{baseline.where}:"):
-            if baseline.released and (why := release_error(suite, baseline)):
+            if baseline.released and (why := find_release_error(suite, baseline)):
                 lacking[name] = why
             elif baseline.released:
                 releases[name] = open_release(suite, name, source, made[0], partial(open_folder, collection))
     for export in suite.exports:
-        if taken := destination_error(Path(export.to)):
+        if taken := find_destination_error(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
         if checks := plugins.find("exporter", export.use).about.check:
             with mistakes.collecting(f"{export.where}:"):
@@ -80,17 +82,17 @@ def check(collection: Collection, limit: int | None = None, *, remembers: bool =
                 checks(dict(task.spec.options), suite.path.parent, suite.model.path)
     trains = suite.train if suite.trains and not known else None
     if trains and (checks := plugins.find("trainer", trains.use).about.check):
-        for trial, one in zip(trials(collection), made, strict=True):
+        for trial, one in zip(sweep_trials(collection), made, strict=True):
             table = trial.suite.train or trains
             beside = {"adapter": one, "ref": ModelRef("base", source.path, options=suite.model.options)}
             with mistakes.collecting(table.where):
-                checks(**table.given, **wanted(checks, beside))
+                checks(**table.given, **supported_keywords(checks, beside))
     if not known:
         _lengths(collection, source, mistakes)
     mistakes.raise_if_any()
     if not known:
         write_text(passed, "")
-    return collection, Ready(source, made[0], tuple(made), candidate, others, releases, lacking)
+    return collection, PreflightResult(source, made[0], tuple(made), candidate, others, releases, lacking)
 
 
 def open_model(collection: Collection, model: Model) -> Source:
@@ -106,7 +108,9 @@ def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any
     source: Source = opening(path, **options)
     owed = ("path", "digest", "context", "facts", "count_tokens")
     if lacking := next((name for name in owed if not hasattr(source, name)), ""):
-        raise blame.slip(opening, f" returned {shorten(repr(source), 60)}, which has no {lacking}; want a Source")
+        raise plugin_errors.plugin_error(
+            opening, f" returned {shorten_text(repr(source), 60)}, which has no {lacking}; want a Source"
+        )
     return source
 
 
@@ -114,11 +118,11 @@ def collection_digest(collection: Collection, source: Source) -> str:
     """Return a digest of what checks of a collection look at: suite, rows, model, code, libraries and switches."""
     where = [source.digest, source.path, source.context, _content(source)]
     suite = [collection.suite.digest, str(collection.suite.path.resolve()), collection.selecting]
-    code = [collection.plugins.code(), keys.versions(), keys.switches()]
+    code = [collection.plugins.code(), keys.library_versions(), keys.environment_switches()]
     return digest_of([suite, collection.rows_digest, where, *code])
 
 
-def recipe_digest(collection: Collection, ready: Ready, versions: Mapping[str, str]) -> str:
+def recipe_digest(collection: Collection, ready: PreflightResult, versions: Mapping[str, str]) -> str:
     """Return a digest of what an adapter depends on: base, adapter, trainer, rows, seed, options, code, libraries.
 
     Options stand with their defaults, so that a default which changes makes another recipe.
@@ -127,9 +131,9 @@ def recipe_digest(collection: Collection, ready: Ready, versions: Mapping[str, s
     used = [find("loader", suite.model.use)]
     base = [ready.source.digest, _content(ready.source), suite.model.use]
     options = schema.with_defaults(used[0].function, suite.model.options)
-    parts: list[Any] = [base, suite.about.seed, dict(versions), keys.switches(), options]
+    parts: list[Any] = [base, suite.about.seed, dict(versions), keys.environment_switches(), options]
     if suite.candidate and suite.candidate.adapter:
-        parts.append(keys.of_folder(suite.resolve(suite.candidate.adapter)))
+        parts.append(keys.digest_folder(suite.resolve(suite.candidate.adapter)))
     for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
         if table:
             used.append(find(kind, table.use))
@@ -142,7 +146,7 @@ def recipe_digest(collection: Collection, ready: Ready, versions: Mapping[str, s
 def _content(source: Source) -> str | None:
     """Return one sha256 for all that lies in a model's folder; None for a model that is served."""
     folder = Path(source.path)
-    return keys.of_folder(folder, source.digest) if folder.is_dir() else None
+    return keys.digest_folder(folder, source.digest) if folder.is_dir() else None
 
 
 def _adapter(collection: Collection, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
@@ -158,7 +162,7 @@ def _adapter(collection: Collection, source: Source, mistakes: Mistakes, known: 
             if collection.suite.trains:
                 made.check_targets(source.path)
                 for variant in collection.suite.merges:
-                    made.check_merge(variant, **wanted(made.check_merge, {"base": source.path}))
+                    made.check_merge(variant, **supported_keywords(made.check_merge, {"base": source.path}))
         return made
     return None
 
@@ -169,9 +173,11 @@ def make_adapter(collection: Collection) -> Adapter:
     used = collection.plugins.find("adapter", table.use) if table else collection.plugins.foreign_adapter()
     made: Adapter = used.function(**(table.options if table else {}))
     if not (used.about.whole or hasattr(made, "merge")):
-        raise blame.slip(used.function, f" returned {shorten(repr(made), 60)}; want an Adapter")
-    if not used.about.whole and (what := schema.uncallable(made.merge, ("base", "adapter", "out"), ("variant",))):
-        raise blame.slip(made.merge, what)
+        raise plugin_errors.plugin_error(used.function, f" returned {shorten_text(repr(made), 60)}; want an Adapter")
+    if not used.about.whole and (
+        what := schema.find_signature_error(made.merge, ("base", "adapter", "out"), ("variant",))
+    ):
+        raise plugin_errors.plugin_error(made.merge, what)
     return made
 
 
@@ -195,13 +201,15 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
             _check_safe(folder, declared.where)
             adapter.check_fits(source.path, source.digest, folder)
             for variant in suite.merges:
-                adapter.check_merge(variant, **wanted(adapter.check_merge, {"base": source.path, "adapter": folder}))
+                adapter.check_merge(
+                    variant, **supported_keywords(adapter.check_merge, {"base": source.path, "adapter": folder})
+                )
     return opened
 
 
-def wanted(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def supported_keywords(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Return those keywords that a plugin's callable has: an older one has fewer."""
-    return {name: value for name, value in known.items() if schema.wants(function, name)}
+    return {name: value for name, value in known.items() if schema.has_parameter(function, name)}
 
 
 def _check_safe(folder: Path, where: str) -> None:
@@ -233,7 +241,7 @@ def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None
         shots = [s.examples for name, s in collection.suite.subjects.items() if not s.use and name in asked]
         pairs = _pairs(task, max(shots, default=0), collection.suite.about.seed)
         # What is generated at most; a target is then not part of the prompt's length.
-        option = schema.options_of(task.function)[0].get("max_new_tokens")
+        option = schema.list_options(task.function)[0].get("max_new_tokens")
         answer = int(task.spec.options.get("max_new_tokens", option.default)) if option else 0
         if answer >= source.context:
             what = f"max_new_tokens is {answer}, and the model's context holds {source.context} tokens, prompt included"
@@ -249,7 +257,7 @@ def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None
 
 def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]]]:
     """Return (row id, (prompt, longest continuation)) of every row that prompts; a whole text is scored in windows."""
-    examples = fewshot.choose(task.shots, shots, seed)
+    examples = fewshot.choose_examples(task.shots, shots, seed)
     found = []
     given = task.spec.options.get("choices", "choices")
     for s in (s for s in task.samples or () if s.input and (s.target or "text" not in s.row)):
@@ -257,6 +265,6 @@ def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]
         choices = choices.get("text") if isinstance(choices, dict) else choices
         choices = choices if isinstance(choices, list) else [s.target]
         targets = [str(t) for c in choices for t in (c if isinstance(c, list) else [c])]
-        prompt = fewshot.with_examples(s.input, examples)
-        found.append((s.id, (prompt, continuation(s.input, max(targets, key=len, default="")))))
+        prompt = fewshot.prepend_examples(s.input, examples)
+        found.append((s.id, (prompt, target_as_continuation(s.input, max(targets, key=len, default="")))))
     return found

@@ -15,16 +15,16 @@ from types import ModuleType
 from typing import Any
 
 from harness.answers import keys
-from harness.collection.collected import Collection
+from harness.collection.collection import Collection
 from harness.errors import ExitCode
-from harness.records import words
+from harness.records import verdict_text
+from harness.records.copies import detach_copy
 from harness.records.findings import Finding
-from harness.records.frozen import isolated
 from harness.records.models import ModelRef
 from harness.records.run import Report, Run, Trial
 from harness.records.samples import Result
 from harness.reports.events import Events
-from harness.suite.waivers import read_waivers, void
+from harness.suite.waivers import invalid_waivers, read_waivers
 
 FIELDS = frozenset(f.name for f in fields(Run))
 PROCESS = Path("/proc/self")
@@ -32,7 +32,7 @@ PEAK = "5"  # written to clear_refs: VmHWM begins anew (proc(5), Linux 4.0)
 
 
 @dataclass(frozen=True)
-class Stop:
+class StageStop:
     """Nothing more can or need be run; what was found so far stands. Without a code the verdicts say how it ends."""
 
     code: ExitCode | None = None
@@ -49,7 +49,7 @@ class RunEnding:
 
 
 @dataclass(frozen=True)
-class Answered:
+class PendingAnswers:
     """A subject's answers that wait to be marked, or what it raised instead; requests, and those remembered."""
 
     result: Result | BaseException
@@ -58,16 +58,16 @@ class Answered:
     sent: Mapping[str, str]  # the prompts as they went to the model, by row, where it can tell
 
 
-class Watched(Run):
+class RunSnapshot(Run):
     """A run as it stood at an event, copied field by field as these are looked at: all of it each time is quadratic."""
 
     __slots__ = ("_copied",)
     _copied: Callable[[str], Any]
 
     @classmethod
-    def of(cls, run: Run) -> Watched:
+    def of(cls, run: Run) -> RunSnapshot:
         made = cls.__new__(cls)
-        made._copied = lambda name: isolated(getattr(run, name))  # no attribute is the run itself
+        made._copied = lambda name: detach_copy(getattr(run, name))  # no attribute is the run itself
         return made
 
     def __getattribute__(self, name: str) -> Any:
@@ -91,7 +91,7 @@ class Record:
         self.hook = collection.plugins.hook
         self.events = Events()
         self.started = datetime.now(UTC)
-        waivers, versions = read_waivers(suite.path), keys.versions()
+        waivers, versions = read_waivers(suite.path), keys.library_versions()
         self.clock = time.monotonic()
         self.memory = MemoryPeaks()
         self.found = Run(
@@ -101,7 +101,7 @@ class Record:
             shipping=len({e.candidate for e in suite.exports} & {*collection.candidates}),
             items=tuple(i.id for i in collection.items), deselected=collection.deselected,
             private=tuple(e.name for e in suite.evals if e.private), selecting=collection.selecting,
-            warnings=[*collection.warnings, *void(waivers, suite, self.started.date())], waivers=waivers,
+            warnings=[*collection.warnings, *invalid_waivers(waivers, suite, self.started.date())], waivers=waivers,
             versions=versions, memory=self.memory.peaks,
         )  # fmt: skip
         self.warn = self.found.warnings.append  # for what is called and may have to
@@ -112,7 +112,7 @@ class Record:
         self.locked_rows: Mapping[str, str] = {}  # the digest of each evaluation's rows then
         self.candidates: dict[str, ModelRef] = {}
         self.unmade: dict[str, str] = {}  # copies that there are none of, and why
-        self.answers: dict[tuple[str, str], Answered] = {}  # by subject and eval
+        self.answers: dict[tuple[str, str], PendingAnswers] = {}  # by subject and eval
 
     def shown(self) -> Run:
         """Return the run as it stands."""
@@ -121,7 +121,7 @@ class Record:
 
     def tell(self, hook: str, **records: Any) -> None:
         """Call a hook that watches; it gets copies, for what a listener writes must decide nothing."""
-        getattr(self.hook, hook)(run=Watched.of(self.shown()), **isolated(records))
+        getattr(self.hook, hook)(run=RunSnapshot.of(self.shown()), **detach_copy(records))
 
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[None]:
@@ -141,7 +141,7 @@ class Record:
         """
         if isinstance(one, Report):
             self.found.reports.append(one)
-            told = [(v, words.sizes(v)) for v in one.verdicts]
+            told = [(v, verdict_text.format_size_warning(v)) for v in one.verdicts]
             self.found.warnings += [f'gate "{v.gate}" on {v.candidate}: {sizes}' for v, sizes in told if sizes]
             self.tell("harness_report", report=one)
         elif isinstance(one, Finding):

@@ -16,28 +16,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.answers.keys import versions
+from harness.answers.keys import library_versions
 from harness.artifacts.attestation import LOCK, MANIFEST, MODEL
 from harness.artifacts.digests import digest_of
-from harness.artifacts.strict import read_json
-from harness.claims.gate import Gate
+from harness.artifacts.strict_json import read_json
 from harness.collection.collect import collect
-from harness.collection.collected import Collection, Task
+from harness.collection.collection import Collection, Task
 from harness.errors import UsageError
 from harness.evaluation.evaluate import evaluate
+from harness.gates.gate import Gate
 from harness.pipeline.preflight import make_adapter, open_folder, open_model
 from harness.plugins import Plugins, load_plugins
 from harness.records.metrics import ENDINGS
 from harness.records.models import ModelRef, Source
 from harness.records.samples import Result, Score
-from harness.release.export import as_kept, scores_of
-from harness.release.lockfile import digest_as_in, plugins_of, table_of
-from harness.release.previous import shipped
-from harness.release.recompute import read_items
+from harness.release.export import evidence_row, scores_without_texts
+from harness.release.lock_writer import describe_plugins, lock_table, rows_digest_as_in
+from harness.release.recomputation import read_items
+from harness.release.releases import open_shipped_model
 from harness.release.verified import Verified
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
-from harness.workers.loading import load_now
+from harness.workers.loading import load_uncached
 
 NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
 # of an eval, beside its options: which rows are asked, and how
@@ -71,7 +71,9 @@ class _ReplayEvidence:
     rows: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def replay(export: Verified, suite: Path, rows: int, seed: int | None = None, plugins: Sequence[str] = ()) -> Replayed:
+def replay_rows(
+    export: Verified, suite: Path, rows: int, seed: int | None = None, plugins: Sequence[str] = ()
+) -> Replayed:
     """Ask the model in an export that was verified `rows` random rows of the suite that it passed.
 
     Without a seed one is drawn. Raises UsageError when nothing can be replayed: no torch, no data, other data or
@@ -81,14 +83,14 @@ def replay(export: Verified, suite: Path, rows: int, seed: int | None = None, pl
         raise UsageError(f"--replay is {rows}, want 1 or more")
     found = Replayed(secrets.randbelow(1 << 32) if seed is None else seed)
     try:
-        asked = again(export, suite, rows, found.seed, plugins)
+        asked = draw_replay_rows(export, suite, rows, found.seed, plugins)
         collection, told, model = asked.collection, asked.told, asked.collection.suite.model
         found.notes += [*asked.notes, *_circumstances(collection, told)]
         ref = _ref(collection, Path(export.folder) / MODEL, told)
         if ref.digest != told.weights:
             found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, the evidence is about {told.weights[:16]}"
             return found
-        with load_now(collection.plugins, suite, model.use, [ref], model.options) as [subject]:
+        with load_uncached(collection.plugins, suite, model.use, [ref], model.options) as [subject]:
             _compare(found, asked, subject)
         export.check_unchanged()
         if not found.rows:
@@ -99,7 +101,7 @@ def replay(export: Verified, suite: Path, rows: int, seed: int | None = None, pl
 
 
 @dataclass(frozen=True)
-class Again:
+class ReplayRows:
     """Rows of the evidence that can be asked again: those that were drawn, by evaluation, in the suite's order."""
 
     collection: Collection
@@ -121,7 +123,7 @@ class Again:
         return evaluate(replace(task, samples=samples), self.told.candidate, subject, None, lambda _: None)
 
 
-def again(export: Verified, suite: Path, rows: int, seed: int, plugins: Sequence[str] = ()) -> Again:
+def draw_replay_rows(export: Verified, suite: Path, rows: int, seed: int, plugins: Sequence[str] = ()) -> ReplayRows:
     """Draw rows of an export's evidence that one model alone can answer, as the suite has them.
 
     Raises UsageError where there are none, or the suite has other rows or evaluations than the evidence.
@@ -148,10 +150,10 @@ def again(export: Verified, suite: Path, rows: int, seed: int, plugins: Sequence
     drawn = random.Random(seed).sample(pairs, min(rows, len(pairs)))  # noqa: S311 -- told, to be drawn again
     asked = {name: sorted(number for e, number in drawn if e == name) for name in known}
     there = {name: numbers for name, numbers in asked.items() if numbers}
-    return Again(collection, told, known, there, table.gates, notes)
+    return ReplayRows(collection, told, known, there, table.gates, notes)
 
 
-def _compare(found: Replayed, asked: Again, subject: Any) -> None:
+def _compare(found: Replayed, asked: ReplayRows, subject: Any) -> None:
     different, blind = [], 0
     tolerance = NEAR if asked.collection.suite.model.options.get("dtype") == "float32" else ROUGH
     for name, numbers in asked.drawn.items():
@@ -159,7 +161,7 @@ def _compare(found: Replayed, asked: Again, subject: Any) -> None:
         scores = {s.id: s for s in result.scores}
         for number in numbers:
             said, sample = asked.known[name][number], samples[number]
-            row = as_kept(number, sample, scores.get(sample.id, Score(sample.id, {})), list(result.metrics))
+            row = evidence_row(number, sample, scores.get(sample.id, Score(sample.id, {})), list(result.metrics))
             why = _difference(said, row, tolerance)
             if why is None:
                 blind += 1
@@ -202,14 +204,14 @@ def _collection(notes: list[str], told: _ReplayEvidence, suite: Suite, loaded: P
 def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> None:
     """Raise UsageError unless an eval and its rows are those of the evidence."""
     locked = {e["name"]: e for e in told.lock["suite"]["evals"]}.get(task.spec.name, {})
-    here = json.loads(json.dumps(table_of(collection.plugins, "evaluator", task.spec), default=str))
+    here = json.loads(json.dumps(lock_table(collection.plugins, "evaluator", task.spec), default=str))
     ours, theirs = ({k: t.get(k) or None for k in ASKED} | t.get("options", {}) for t in (here, locked))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             mine, other = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (ours, theirs))
             raise UsageError(f"{task.spec.where}: {key} is {mine}, {other} in the evidence; name the suite it passed")
     samples = task.samples or ()
-    if digest_as_in(told.lock, samples) == told.lock["data"].get(task.spec.name, {}).get("sha256"):
+    if rows_digest_as_in(told.lock, samples) == told.lock["data"].get(task.spec.name, {}).get("sha256"):
         return
     said = {r["id"]: r for r in told.rows[task.spec.name] if "id" in r}
     changed = [s.id for s in samples if s.id in said and digest_of(s.row) != said[s.id]["doc_hash"]]
@@ -219,17 +221,17 @@ def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> No
 
 def _circumstances(collection: Collection, told: _ReplayEvidence) -> Iterator[str]:
     """Yield what is otherwise here than it was when the model was judged: it may explain a difference."""
-    there, model = told.lock["suite"]["model"], table_of(collection.plugins, "loader", collection.suite.model)
+    there, model = told.lock["suite"]["model"], lock_table(collection.plugins, "loader", collection.suite.model)
     options = {"use": (model["use"], there["use"])}
     options |= {k: (model["options"].get(k), v) for k, v in there["options"].items() if v != "(secret)"}
     for name, (here, then) in options.items():
         if here != then:
             yield f"replay: [model] {name} is {json.dumps(here)}, {json.dumps(then)} in the evidence"
-    now = versions()
+    now = library_versions()
     for name, then in told.lock["packages"].items():
         if now.get(name) != then:
             yield f"replay: {name} is {now.get(name) or 'not here'}, {then} in the evidence"
-    codes = {p["name"]: p["code"] for p in plugins_of(collection.plugins)}
+    codes = {p["name"]: p["code"] for p in describe_plugins(collection.plugins)}
     for plugin in told.lock["plugins"]:
         if codes.get(plugin["name"]) != plugin["code"]:
             yield f'replay: the code of plugin "{plugin["name"]}" is not that of the evidence'
@@ -245,7 +247,7 @@ def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef
         return opened
 
     adapter, folder = partial(make_adapter, collection), partial(open_folder, collection)
-    return shipped(told.candidate, model, base, adapter, folder, collection.suite.model.options)
+    return open_shipped_model(told.candidate, model, base, adapter, folder, collection.suite.model.options)
 
 
 # -- what is compared ------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef
 
 def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: float) -> str | None:
     """Return how a row differs from the evidence, or an empty text; None where that cannot be known."""
-    ours = scores_of(row)
+    ours = scores_without_texts(row)
     rough = row["resps"] == [[None]] and any(v is not None and v != round(v) for v in ours["values"].values())
     if "sha256" in said:
         # as it is kept, also where nobody knows how its answer ended, and as it was before anybody asked

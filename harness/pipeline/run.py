@@ -9,25 +9,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.answers.cache import Models, awake
-from harness.collection.collected import Item, Task
-from harness.errors import RAISES, ExitCode, of_the_machine
+from harness.answers.cache import StageModels, uncached
+from harness.collection.collection import Item, Task
+from harness.errors import RAISES, ExitCode, resource_error
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate
-from harness.pipeline.artifacts import Trained, make_copy, merge, train
-from harness.pipeline.checking import check_suite, look, look_at_data, tell_findings
-from harness.pipeline.choice import among, choose, sweep
-from harness.pipeline.conclusions import conclude, exit_code
-from harness.pipeline.conduct import begin, conduct, execution_of, export_all
-from harness.pipeline.execution import Execution, is_fatal, told_of
-from harness.pipeline.record import Record, RunEnding, Stop
-from harness.pipeline.session import Options, checks_of, open_collection, prepare
+from harness.pipeline.artifacts import Trained, make_copy, merge_adapter, train_adapter
+from harness.pipeline.checking import check_data, check_suite, record_findings, run_stage_checks
+from harness.pipeline.conclusions import compute_exit_code, record_conclusions
+from harness.pipeline.lifecycle import export_all, make_context, run_to_end, start_run
+from harness.pipeline.model_selection import choose_candidate, choose_variant, run_sweep
+from harness.pipeline.record import Record, RunEnding, StageStop
+from harness.pipeline.run_context import RunContext, describe_error, is_fatal
+from harness.pipeline.session import Options, collect_checks, open_collection, prepare_collection
 from harness.records.models import ModelRef, Subject
 from harness.records.run import Run
-from harness.release.conversions import sealed
-from harness.texts.counts import counted
+from harness.release.conversions import seal_candidate
+from harness.texts.counts import count_noun
 
-__all__ = ["Options", "check_suite", "opened", "prepare", "run_suite"]
+__all__ = ["Options", "check_suite", "open_run", "prepare_collection", "run_suite"]
 
 REHEARSAL_ROWS = 2  # of the base against itself, for evaluations that compare
 
@@ -39,26 +39,26 @@ def run_suite(path: Path, options: Options) -> Run:
     Of several candidates the best on the select rows is run, and the Run is its own."""
     why = ""
     if len(options.candidates) > 1:
-        if isinstance(chosen := among(path, options, run_suite), Run):
+        if isinstance(chosen := choose_candidate(path, options, run_suite), Run):
             return chosen
         candidate, why = chosen
         options = replace(options, candidate=candidate, candidates=())
-    run = begin(prepare(path, options), options)
+    run = start_run(prepare_collection(path, options), options)
     run.record.choices += [why] if why else []
-    return conduct(run, stages)
+    return run_to_end(run, run_stages)
 
 
-def opened(path: Path, options: Options) -> Execution:
+def open_run(path: Path, options: Options) -> RunContext:
     """Open a suite as a run does, for those that only look ahead. Raises UsageError as preflight does."""
-    collection = prepare(path, options)
-    record, checks = Record(collection), checks_of(collection, options)
-    return execution_of(open_collection(collection, options, checks), record)
+    collection = prepare_collection(path, options)
+    record, checks = Record(collection), collect_checks(collection, options)
+    return make_context(open_collection(collection, options, checks), record)
 
 
-def stages(run: Execution) -> Stop | None:
+def run_stages(run: RunContext) -> StageStop | None:
     """Run every stage that the collection's items need."""
     # An error finding of the data, or of what will be trained on, is a mistake of the suite.
-    if stop := tell_findings(run.record, look_at_data(run), ExitCode.USAGE) or evaluate_baselines(run):
+    if stop := record_findings(run.record, check_data(run), ExitCode.USAGE) or evaluate_baselines(run):
         return stop
     if not run.session.wanted:
         return None
@@ -66,23 +66,23 @@ def stages(run: Execution) -> Stop | None:
         made, model = run.session.opened.candidate, run.suite.model
         assert made  # preflight opened it
         reads = run.collection.plugins.find("loader", model.use).about.reads
-        ref = sealed(ModelRef("merged", made.path, made.digest, options=model.options), reads=reads)
-        stop = look(run, "merged", merged=ref, twin=None) or evaluate_family(run, ref)
+        ref = seal_candidate(ModelRef("merged", made.path, made.digest, options=model.options), reads=reads)
+        stop = run_stage_checks(run, "merged", merged=ref, twin=None) or evaluate_family(run, ref)
     else:
-        trained = sweep(run) if run.suite.sweep else train(run)
-        if isinstance(trained, Stop):
+        trained = run_sweep(run) if run.suite.sweep else train_adapter(run)
+        if isinstance(trained, StageStop):
             return trained
         run, stop = trained.run, evaluate_trained(trained)
     if stop:
         return stop
-    run.record.ending = RunEnding(exit_code(run))  # what is exported carries the report
-    conclude(run)
+    run.record.ending = RunEnding(compute_exit_code(run))  # what is exported carries the report
+    record_conclusions(run)
     with run.record.stage("export", f"{len(run.suite.exports)} declared"):
         export_all(run)
     return None
 
 
-def evaluate_baselines(run: Execution) -> Stop | None:
+def evaluate_baselines(run: RunContext) -> StageStop | None:
     """Rehearse on the base what will compare or mark candidates, evaluate it, then baselines that are other models."""
     collection, lacking = run.collection, run.session.opened.lacking
     items = [i for i in collection.items if i.subject in collection.baselines]
@@ -112,7 +112,7 @@ def evaluate_baselines(run: Execution) -> Stop | None:
         return _evaluate(run, [i for i in items if collection.tasks[i.eval].marks == "answers"], models, None)
 
 
-def _evaluate(run: Execution, items: Sequence[Item], models: Models, subject: Subject | None) -> Stop | None:
+def _evaluate(run: RunContext, items: Sequence[Item], models: StageModels, subject: Subject | None) -> StageStop | None:
     """Evaluate baselines; answers that are to be marked wait until there is no subject."""
     for item in items:
         marks = run.collection.tasks[item.eval].marks
@@ -125,11 +125,13 @@ def _evaluate(run: Execution, items: Sequence[Item], models: Models, subject: Su
             return stop
         if report.outcome == "error":
             scored = (item.subject, item.eval) in run.adjudicator.results  # or the evaluator raised
-            return Stop(ExitCode.INCONCLUSIVE if scored else ExitCode.USAGE)
+            return StageStop(ExitCode.INCONCLUSIVE if scored else ExitCode.USAGE)
     return None
 
 
-def _rehearse(run: Execution, task: Task, models: Models | None = None, subject: Subject | None = None) -> Stop | None:
+def _rehearse(
+    run: RunContext, task: Task, models: StageModels | None = None, subject: Subject | None = None
+) -> StageStop | None:
     """Put two rows of the base beside itself, so that a crash, or a judge that is not there, comes before training.
 
     Without a subject its answers are marked; what every evaluation would raise goes on.
@@ -139,40 +141,40 @@ def _rehearse(run: Execution, task: Task, models: Models | None = None, subject:
     item = Item(run.suite.path.name, "base", task.spec.name)
     try:
         if subject:
-            model = awake(subject) if task.uncached else subject
+            model = uncached(subject) if task.uncached else subject
             evaluate(short, "base", model, model, session.progress)
         else:
             with session.load([session.base]) as (models, [subject]):
-                answered = grading.answer(short, "base", subject, session.progress)
+                answered = grading.generate_answers(short, "base", subject, session.progress)
             marking = run.marking(item, rehearsal=True)
-            grading.mark(short, answered, answered if task.marks == "pairs" else None, marking)
+            grading.grade_answers(short, answered, answered if task.marks == "pairs" else None, marking)
     except RAISES as error:
         if is_fatal(error, models):
             raise
         run.crashed(item, error)
-        return Stop(ExitCode.USAGE)
+        return StageStop(ExitCode.USAGE)
     return None
 
 
-def evaluate_trained(trained: Trained) -> Stop | None:
+def evaluate_trained(trained: Trained) -> StageStop | None:
     """Evaluate an adapter, and what of it is merged for an item or a copy; or the whole model that was trained."""
     run, suite, wanted = trained.run, trained.run.suite, trained.run.session.wanted
     if run.collection.whole:  # there is nothing to merge
-        return look(run, "merged", merged=trained.ref, twin=None) or evaluate_family(run, trained.ref)
+        return run_stage_checks(run, "merged", merged=trained.ref, twin=None) or evaluate_family(run, trained.ref)
     if "adapter" in wanted and (stop := evaluate_candidate(run, trained.ref)):
         return stop
     parents = wanted | {e.from_ for e in suite.copies.values() if e.name in wanted}
     refs: dict[str, ModelRef] = {}
     for variant in (v for v in suite.merges if suite.merged(v) in parents):
-        if isinstance(merged := merge(run, trained.ref, variant), Stop):
+        if isinstance(merged := merge_adapter(run, trained.ref, variant), StageStop):
             return merged
         refs[variant] = merged
         if not suite.choose and (stop := evaluate_family(run, merged)):
             return stop
-    return evaluate_family(run, choose(run, refs)) if suite.choose and refs else None
+    return evaluate_family(run, choose_variant(run, refs)) if suite.choose and refs else None
 
 
-def evaluate_family(run: Execution, ref: ModelRef) -> Stop | None:
+def evaluate_family(run: RunContext, ref: ModelRef) -> StageStop | None:
     """Evaluate a candidate and gate it, then what exports make of it; a copy that fails is no matter of others."""
     wanted = run.session.wanted
     run.record.made(ref)
@@ -188,9 +190,9 @@ def evaluate_family(run: Execution, ref: ModelRef) -> Stop | None:
             if stop := evaluate_candidate(run, make_copy(run, ref, declared)):
                 return stop
         except RAISES as error:
-            if of_the_machine(error):
+            if resource_error(error):
                 raise
-            said, trace = told_of(error)  # its gates are ERROR, and other candidates go on
+            said, trace = describe_error(error)  # its gates are ERROR, and other candidates go on
             run.record.unmade[declared.name] = why = f"{declared.where}: {said}"
             reached = {r.id for r in run.record.found.reports}
             for item in (i for i in run.session.items(declared.name) if i.id not in reached):
@@ -201,8 +203,8 @@ def evaluate_family(run: Execution, ref: ModelRef) -> Stop | None:
 
 
 def evaluate_candidate(
-    run: Execution, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None
-) -> Stop | None:
+    run: RunContext, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None
+) -> StageStop | None:
     """Evaluate a candidate, or what it is disguised as, in its own stage beside those it is compared with; gate it.
 
     Answers that are to be marked wait until its models are gone, for a judge may need the room.
@@ -212,7 +214,7 @@ def evaluate_candidate(
     items = session.items(ref.name)
     beside = list(dict.fromkeys(run.collection.against(i) for i in items if tasks[i.eval].comparative))
     others = [session.base if name == "base" else record.candidates[name] for name in beside]
-    detail = counted(len(items), "evaluation")
+    detail = count_noun(len(items), "evaluation")
     with record.stage(ref.name, detail), session.load([ref, *others]) as (models, [subject, *rivals]):
         subject = disguise(subject) if disguise else subject
         against = dict(zip(beside, rivals, strict=True))

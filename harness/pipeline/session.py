@@ -11,32 +11,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.answers.cache import CachedSubject, Models
+from harness.answers.cache import CachedSubject, StageModels
 from harness.answers.store import Responses
-from harness.collection import needs, select
+from harness.collection import requirements, select
 from harness.collection.collect import collect
-from harness.collection.collected import Collection, Item
-from harness.collection.places import check_candidate, check_places
+from harness.collection.collection import Collection, Item
+from harness.collection.output_paths import check_candidate, check_output_paths
 from harness.data import fewshot
 from harness.errors import UsageError
-from harness.evaluation.checks import Checks, data_objects
+from harness.evaluation.checks import Checks, make_data_objects
 from harness.files import cache_dir
 from harness.pipeline import preflight
 from harness.plugins import load_plugins
-from harness.records.frozen import isolated
+from harness.records.copies import detach_copy
 from harness.records.models import ModelRef, Progress, Subject
 from harness.reports.run_folder import RunFolder
 from harness.suite.reader import read_override, read_suite
 from harness.suite.tables import Model, Suite
-from harness.suite.waivers import ignoring, read_waivers
+from harness.suite.waivers import active_check_waivers, read_waivers
 from harness.texts import secrets
-from harness.workers.loading import Loaders, load
-from harness.workers.local import workers
+from harness.workers.loading import LoaderSettings, load_models
+from harness.workers.local import parse_workers
 
 CLEANED = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
 TRAINED = ("training data", "validation data")
 ASIDE = {"out", "patience", "junit_xml", "listeners"}  # options of which no verdict depends
-Loading = AbstractContextManager[tuple[Models, list[Subject]]]
+Loading = AbstractContextManager[tuple[StageModels, list[Subject]]]
 FLAGS = {"overrides": "--set", "keyword": "-k", "last_failed": "--lf", "plugins": "-p"}  # that have another name
 
 
@@ -72,7 +72,7 @@ class Options:
         overrides = []
         for override in self.overrides:
             keys, value = read_override(override)
-            told = secrets.struck({keys[-1]: value})
+            told = secrets.redact_options({keys[-1]: value})
             same = told == {keys[-1]: value}
             overrides.append(override if same else f"{'.'.join(keys)}={json.dumps(told[keys[-1]], default=str)}")
         asked |= {"overrides": overrides} if overrides else {}
@@ -85,7 +85,7 @@ class Session:
     """What a stage may use."""
 
     collection: Collection
-    opened: preflight.Ready
+    opened: preflight.PreflightResult
     options: Options
     checks: Checks
     kept: dict[str, dict[str, Any]] = field(default_factory=dict)  # by evaluation, by its marker, over several runs
@@ -110,7 +110,7 @@ class Session:
 
     def progress(self, sign: Progress) -> None:
         """Pass a sign of life on to those that watch."""
-        self.collection.plugins.hook.harness_progress(progress=isolated(sign))
+        self.collection.plugins.hook.harness_progress(progress=detach_copy(sign))
 
     @property
     def wanted(self) -> set[str]:
@@ -126,17 +126,19 @@ class Session:
             subject.wants_endings = self.collection.wants_endings(item.eval)
         if (baseline := self.suite.subjects.get(item.subject)) is None or not baseline.examples:
             return subject
-        examples = fewshot.choose(self.collection.tasks[item.eval].shots, baseline.examples, self.suite.about.seed)
+        examples = fewshot.choose_examples(
+            self.collection.tasks[item.eval].shots, baseline.examples, self.suite.about.seed
+        )
         return fewshot.FewShot(item.subject, subject, examples)
 
     def load(self, refs: Sequence[ModelRef], model: Model | None = None) -> Loading:
         """Yield models and a subject for each; none is loaded before something is asked that is not remembered."""
         model, options = model or self.suite.model, self.options
-        about = Loaders(self.collection.plugins, self.suite.path, options.on, options.patience, options.shelf)
-        return load(about, refs, model, self.responses, self.progress)
+        about = LoaderSettings(self.collection.plugins, self.suite.path, options.on, options.patience, options.shelf)
+        return load_models(about, refs, model, self.responses, self.progress)
 
 
-def prepare(path: Path, options: Options) -> Collection:
+def prepare_collection(path: Path, options: Options) -> Collection:
     """Read, load, collect and select: everything that is fast. Raises UsageError with every mistake."""
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit is {options.limit}, want 1 or more")
@@ -148,18 +150,18 @@ def prepare(path: Path, options: Options) -> Collection:
     plugins = load_plugins(path, options.plugins)
     for listener in options.listeners:
         plugins.manager.register(listener)
-    workers(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
+    parse_workers(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
     collection = collect(suite, plugins, limit=options.limit, selecting=options.select, ahead=options.ahead)
-    check_places(suite, options.out, options.junit_xml)
+    check_output_paths(suite, options.out, options.junit_xml)
     if not plugins.find("loader", suite.model.use).about.remote:
         check_candidate(suite)
-    return select.select(collection, options.keyword, options.out if options.last_failed else None)
+    return select.select_items(collection, options.keyword, options.out if options.last_failed else None)
 
 
-def checks_of(collection: Collection, options: Options) -> Checks:
+def collect_checks(collection: Collection, options: Options) -> Checks:
     """Return the checks of a collection's plugins. Raises UsageError where one that is ignored does not exist."""
     suite, asked = collection.suite, dict.fromkeys(options.ignore, "--ignore")
-    waived = ignoring(read_waivers(suite.path), suite, datetime.now(UTC).date())
+    waived = active_check_waivers(read_waivers(suite.path), suite, datetime.now(UTC).date())
     return Checks(collection.plugins, {**suite.checks.ignore, **asked}, waived)
 
 
@@ -170,9 +172,11 @@ def open_collection(collection: Collection, options: Options, checks: Checks) ->
     collection's warnings say how many these are. Raises UsageError where no row is left.
     """
     try:
-        collection, opened = preflight.check(collection, options.limit, remembers=options.cache)
+        collection, opened = preflight.run_preflight(collection, options.limit, remembers=options.cache)
     except ModuleNotFoundError as error:
-        raise UsageError(f"{collection.suite.path}: {needs.said([error.name or 'of a plugin'])}") from None
+        raise UsageError(
+            f"{collection.suite.path}: {requirements.missing_modules_message([error.name or 'of a plugin'])}"
+        ) from None
     session, train = Session(collection, opened, options, checks), collection.suite.train
     if not (train and train.drop_leaks and collection.training):
         return session
@@ -181,7 +185,7 @@ def open_collection(collection: Collection, options: Options, checks: Checks) ->
     while rows:
         training, origins = zip(*rows, strict=True)
         collection = replace(collection, training=training, origins=origins)
-        found = checks.run("data", CLEANED, **data_objects(collection, session.base, lambda: None))
+        found = checks.run("data", CLEANED, **make_data_objects(collection, session.base, lambda: None))
         flags = [flag for flag in found if flag.severity != "note" and flag.ignored is None]
         odd = {int(i): flag.code for flag in reversed(flags) for name in TRAINED for i in flag.rows.get(name, ())}
         taken.update(odd.values())
@@ -193,6 +197,6 @@ def open_collection(collection: Collection, options: Options, checks: Checks) ->
     raise UsageError(f"{where}: no row is left of {whole:,}; look with harness check")
 
 
-def remembered(options: Options, warn: Callable[[str], None]) -> Responses | None:
+def open_answer_cache(options: Options, warn: Callable[[str], None]) -> Responses | None:
     """Open the answers of earlier runs, or return None with --no-cache."""
     return Responses(cache_dir() / "responses.sqlite", warn) if options.cache else None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import schema
-from harness.collection.collected import Item, Task
+from harness.collection.collection import Item, Task
 from harness.errors import UsageError
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate
@@ -28,21 +28,21 @@ from harness.pipeline.measurements import (
     FULL,
     Measured,
     adapter_options,
+    measurable_methods,
     measurement_path,
-    methods_of,
     thread_count,
 )
 from harness.pipeline.session import Session
-from harness.planning.workload import training_tokens
-from harness.workers.loading import load_now
+from harness.planning.workload import count_training_tokens
+from harness.workers.loading import load_uncached
 
 ROWS = 16  # of each evaluation that are timed
 
 
-def at_rate(session: Session, rate: float) -> dict[str, Measured]:
+def forecast_at_rate(session: Session, rate: float) -> dict[str, Measured]:
     """Return what the training takes at so many tokens a second, as somebody has seen elsewhere."""
-    collection, table, what = session.collection, session.suite.train, methods_of(session.collection)
-    tokens = training_tokens(collection, session.opened.source) if table and what else None
+    collection, table, what = session.collection, session.suite.train, measurable_methods(session.collection)
+    tokens = count_training_tokens(collection, session.opened.source) if table and what else None
     if not table or not tokens or not rate > 0:
         raise UsageError(f"--rate {rate:g}: want tokens a second of a training here, whose rows are known")
     options = schema.with_defaults(collection.plugins.find("trainer", table.use).function, table.options)
@@ -50,12 +50,12 @@ def at_rate(session: Session, rate: float) -> dict[str, Measured]:
     return {what[0]: Measured(what[0], tokens=round(rate), seconds=1.0, whole_tokens=whole)}
 
 
-def measure(session: Session) -> dict[str, Measured]:
+def measure_suite(session: Session) -> dict[str, Measured]:
     """Measure everything anew, each in a process of its own, so that nothing else is in its memory; and keep it."""
     found = {}
-    words = [sys.executable, "-P", "-m", measure.__module__]
+    words = [sys.executable, "-P", "-m", measure_suite.__module__]
     options = {name: getattr(session.options, name) for name in ("ahead", "candidate", "limit", "overrides", "plugins")}
-    for what in (*methods_of(session.collection), EVALUATION):
+    for what in (*measurable_methods(session.collection), EVALUATION):
         print(f"measuring {what} …", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "measured.json"
@@ -75,11 +75,11 @@ def measure(session: Session) -> dict[str, Measured]:
 def main() -> None:
     """Measure what stdin asks for."""
     from harness.pipeline.record import peak_memory
-    from harness.pipeline.run import Options, opened
+    from harness.pipeline.run import Options, open_run
 
     asked = json.load(sys.stdin)
     given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in asked["options"].items()}
-    session = opened(Path(asked["suite"]), Options(**given)).session
+    session = open_run(Path(asked["suite"]), Options(**given)).session
     what, collection, suite = asked["what"], session.collection, session.suite
     try:
         if what == EVALUATION:
@@ -110,7 +110,9 @@ def _evaluation(session: Session) -> Measured:
         if not baseline or not (baseline.use or baseline.released):
             timed.setdefault(item if baseline else replace(item, subject="base"), collection.tasks[item.eval])
     begun = time.monotonic()
-    with load_now(collection.plugins, suite.path, suite.model.use, [session.base], suite.model.options) as [subject]:
+    with load_uncached(collection.plugins, suite.path, suite.model.use, [session.base], suite.model.options) as [
+        subject
+    ]:
         setup = time.monotonic() - begun
         for item, task in timed.items():
             asked = session.prompted(item, subject)
@@ -119,7 +121,7 @@ def _evaluation(session: Session) -> Measured:
                 begun = time.monotonic()
                 short = replace(task, samples=tuple(some))
                 if task.marks:  # what marks is another model, in another place
-                    grading.answer(short, "base", asked, lambda _: None)
+                    grading.generate_answers(short, "base", asked, lambda _: None)
                 else:
                     evaluate(short, "base", asked, subject, lambda _: None)
                 seconds[f"{item.subject}::{item.eval}"] = (time.monotonic() - begun) / max(1, len(some))

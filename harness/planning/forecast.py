@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.collection.collected import Collection
-from harness.pipeline.attempt import AttemptClaims, look_of
-from harness.pipeline.checking import recalled_before_training
-from harness.pipeline.execution import Execution
-from harness.pipeline.ledger import Ledger, tells
-from harness.pipeline.measurements import EVALUATION, FULL, Measured, methods_of
-from harness.planning.gate_power import Odds, odds_of
-from harness.planning.joint import Joint, joint_of
-from harness.planning.past import History, name_of
-from harness.planning.workload import Made, Workload, made_of, requests_of, training_tokens
+from harness.collection.collection import Collection
+from harness.pipeline.attempt import AttemptClaims, make_attempt
+from harness.pipeline.checking import recall_checks_before_training
+from harness.pipeline.ledger import Ledger, counts_as_attempt
+from harness.pipeline.measurements import EVALUATION, FULL, Measured, measurable_methods
+from harness.pipeline.run_context import RunContext
+from harness.planning.gate_power import Odds, forecast_gates
+from harness.planning.history import History, run_name
+from harness.planning.joint_power import Joint, forecast_joint_power
+from harness.planning.workload import PlannedArtifact, Workload, count_requests, count_training_tokens, list_artifacts
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Forecast:
     odds: tuple[Odds, ...]
     joint: tuple[Joint, ...]
     asked: tuple[Workload, ...]
-    made: tuple[Made, ...]
+    made: tuple[PlannedArtifact, ...]
     sweep: str = ""
     trials: int = 1  # of a sweep at most
     fewest: int = 1  # of them at least
@@ -57,21 +57,23 @@ class Forecast:
     warnings: tuple[str, ...] = ()
 
 
-def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
+def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast:
     """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
     collection, suite, session = run.collection, run.suite, run.session
     history = History(session.options.out, collection)
     ledger = Ledger.here(lambda _: None)
-    telling = [name for name, task in collection.tasks.items() if tells(task)]
+    telling = [name for name, task in collection.tasks.items() if counts_as_attempt(task)]
     looks = [(c, e) for c in collection.candidates for e in telling if e in collection.chosen[c]]
     # which attempt other weights would be at the rows of every evaluation, by candidate and eval
     claims = AttemptClaims(collection)
-    attempts = {key: ledger.standing(look_of(claims, *key, "", "", None)) for key in looks}
-    gates = odds_of(collection, history, attempts)
+    attempts = {key: ledger.standing(make_attempt(claims, *key, "", "", None)) for key in looks}
+    gates = forecast_gates(collection, history, attempts)
     odds = [g.odds for g in gates]
-    asked, made = requests_of(run), made_of(session)
+    asked, made = count_requests(run), list_artifacts(session)
     order = ("error", "warning", "note").index  # of what the checks before training find
-    counted = sorted((f for f in recalled_before_training(run) if f.ignored is None), key=lambda f: order(f.severity))
+    counted = sorted(
+        (f for f in recall_checks_before_training(run) if f.ignored is None), key=lambda f: order(f.severity)
+    )
     table, memory = suite.train, dict[str, int]()
     if table and suite.trains and (needs := collection.plugins.find("trainer", table.use).about.memory):
         memory = needs(session.base, session.opened.adapter, **table.given)
@@ -79,10 +81,10 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
     swept = (suite.sweep.key, len(suite.sweep.values), suite.sweep.fewest) if suite.sweep else ("", 1, 1)
     return Forecast(
         suite.name, str(suite.path), suite.model.path, suite.about.seed, suite.about.alpha,
-        tuple(map(name_of, history.runs)), tuple(odds), tuple(joint_of(gates)), tuple(asked), tuple(made), *swept,
+        tuple(map(run_name, history.runs)), tuple(odds), tuple(forecast_joint_power(gates)), tuple(asked), tuple(made), *swept,
         training_rows=len(collection.training or ()),
-        training_tokens=training_tokens(collection, session.opened.source),
-        methods=tuple(methods_of(collection)), measured=dict(measured), memory=memory,
+        training_tokens=count_training_tokens(collection, session.opened.source),
+        methods=tuple(measurable_methods(collection)), measured=dict(measured), memory=memory,
         stages=tuple(_stages(collection, asked, made, measured, history)),
         findings=tuple(f"{f.severity} {f.name}: {f.what}" for f in counted),
         warnings=(*run.record.found.warnings, *doubts),
@@ -90,7 +92,7 @@ def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
 
 
 def _stages(
-    collection: Collection, asked: Sequence[Workload], made: Sequence[Made], measured: Mapping[str, Measured],
+    collection: Collection, asked: Sequence[Workload], made: Sequence[PlannedArtifact], measured: Mapping[str, Measured],
     history: History,
 ) -> list[Stage]:  # fmt: skip
     """Add up what every stage takes: rows as they took before or as they were measured, less what is remembered."""

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.claims.clusterings import units_of
-from harness.claims.gate import Gate
-from harness.claims.min_rows import unprovable_error
-from harness.collection.collected import Collection, Task
-from harness.pipeline.ledger import Standing
-from harness.planning.chance import GateOnRows
-from harness.planning.past import FEWEST, History, name_of
-from harness.records import words
+from harness.collection.collection import Collection, Task
+from harness.gates.clusterings import coarsest_cluster_of_rows
+from harness.gates.gate import Gate
+from harness.gates.min_rows import find_unprovable_error
+from harness.pipeline.ledger import AttemptNumber
+from harness.planning.history import FEWEST, History, run_name
+from harness.planning.power import GatePower
+from harness.records import verdict_text
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.stats import power
-from harness.stats.multiple import levels
-from harness.stats.tests import spent
-from harness.suite.tables import alpha_of
+from harness.stats.hypothesis_tests import attempt_alpha
+from harness.stats.multiple_testing import interim_levels
+from harness.suite.tables import gate_alpha
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,13 @@ class GateOdds:
 
     gate: Gate
     odds: Odds
-    cases: tuple[GateOnRows, ...] = ()
+    cases: tuple[GatePower, ...] = ()
     decides: bool = True
 
 
-def odds_of(collection: Collection, history: History, attempts: Mapping[tuple[str, str], Standing]) -> list[GateOdds]:
+def forecast_gates(
+    collection: Collection, history: History, attempts: Mapping[tuple[str, str], AttemptNumber]
+) -> list[GateOdds]:
     """Return every gate on every candidate with its odds; `attempts` are those to come, by candidate and eval."""
     found = []
     for candidate in collection.candidates:
@@ -75,7 +77,11 @@ def odds_of(collection: Collection, history: History, attempts: Mapping[tuple[st
 
 
 def _asked(
-    collection: Collection, gate: Gate, candidate: str, history: History, attempts: Mapping[tuple[str, str], Standing]
+    collection: Collection,
+    gate: Gate,
+    candidate: str,
+    history: History,
+    attempts: Mapping[tuple[str, str], AttemptNumber],
 ) -> GateOdds:
     task = collection.tasks[gate.eval]
     metric = task.metrics[gate.metric_name]
@@ -97,11 +103,11 @@ def _asked(
         return GateOdds(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
     past, verdict = history.past(gate, candidate), history.verdict(gate, candidate)
     then = gate.parts(past.samples) if past else {}
-    clusters, cases = tuple(units_of(every)), list[GateOnRows]()
+    clusters, cases = tuple(coarsest_cluster_of_rows(every)), list[GatePower]()
     for name, rows in large.items():
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
         own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None
-        cases.append(GateOnRows(gate, metric, clusters, chosen, alpha, own, verdict if len(parts) == 1 else None))
+        cases.append(GatePower(gate, metric, clusters, chosen, alpha, own, verdict if len(parts) == 1 else None))
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
     odds = _told(worst, blank, bool(history.runs))
     if len(cases) > 1:
@@ -109,26 +115,28 @@ def _asked(
         note = f"{len(cases)} slices must all pass; the smallest is {list(large)[cases.index(worst)]}"
         whole = math.prod(known) if len(known) == len(cases) else None
         odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
-    if not unprovable_error(gate, metric, samples, alpha_of(gate, collection.suite)):  # else told at collection
-        odds = replace(odds, warning=unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
+    if not find_unprovable_error(gate, metric, samples, gate_alpha(gate, collection.suite)):  # else told at collection
+        odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
     return GateOdds(gate, odds, tuple(cases))
 
 
-def _risk(collection: Collection, gate: Gate, task: Task, standing: Standing | None) -> tuple[float, tuple[str, ...]]:
+def _risk(
+    collection: Collection, gate: Gate, task: Task, standing: AttemptNumber | None
+) -> tuple[float, tuple[str, ...]]:
     """Return the alpha that a gate is tested at, and what that and the power of it assume."""
-    alpha, assumed = alpha_of(gate, collection.suite), []
+    alpha, assumed = gate_alpha(gate, collection.suite), []
     if collection.suite.about.attempts == "spend" and standing and standing.number > 1:
-        alpha = spent(alpha, standing.number)
+        alpha = attempt_alpha(alpha, standing.number)
         assumed.append(f"attempt {standing.number}, tested at alpha {alpha:.2g}")
     if standing and (at_most := task.spec.rows_at_most) is not None:
-        alpha = levels(standing.stages, at_most, alpha)[-1]
+        alpha = interim_levels(standing.stages, at_most, alpha)[-1]
         assumed.append(f"look at {standing.stages[-1]} of {at_most} rows, at alpha {alpha:.2g}")
     if task.spec.stop == "early":
         assumed.append("power as without stopping early, which costs some")
     return alpha, tuple(assumed)
 
 
-def _told(case: GateOnRows, blank: Odds, known: bool) -> Odds:
+def _told(case: GatePower, blank: Odds, known: bool) -> Odds:
     """Return how likely a case is to be proven, and what could be; earlier runs may be `known` that do not tell."""
     blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None)
     if case.chance is None:
@@ -159,7 +167,7 @@ def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | No
     if gate.kind.counts and rows > 1:
         share = 1 - blank.alpha ** (1 / rows)  # Clopper and Pearson's upper bound of no failures in n rows
         what += f"; no failure in {rows} rows shows that at most {share:.2%} of such rows fail"
-    seen = [f"{past[0].outcome} in {name_of(past[1])}: {words.first(past[0])}"] if past else []
+    seen = [f"{past[0].outcome} in {run_name(past[1])}: {verdict_text.format_result(past[0])}"] if past else []
     return replace(blank, kind=kind, rows=rows, missing=what, assumed=(*blank.assumed, *seen))
 
 

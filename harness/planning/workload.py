@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from harness import schema
-from harness.answers.cache import CachedSubject, Models
+from harness.answers.cache import CachedSubject, StageModels
 from harness.artifacts.digests import weights_digest
-from harness.collection.collected import COMPARATIVE, Collection, Item, Task, trials
+from harness.collection.collection import COMPARATIVE, Collection, Item, Task, sweep_trials
 from harness.data import chat
 from harness.errors import UsageError
 from harness.evaluation import grading
 from harness.evaluation.evaluate import CHUNK
 from harness.pipeline.artifacts import Artifacts
-from harness.pipeline.execution import Execution
-from harness.pipeline.session import Session, remembered
-from harness.records.models import Logprob, ModelRef, Source, Subject, chunks
+from harness.pipeline.run_context import RunContext
+from harness.pipeline.session import Session, open_answer_cache
+from harness.records.models import Logprob, ModelRef, Source, Subject, split_chunks
 from harness.records.samples import Prompt
 from harness.release import conversions
-from harness.release.conversions import sealed
+from harness.release.conversions import seal_candidate
 from harness.suite.tables import Model
 
 Pair = tuple[Prompt, str]
@@ -48,7 +48,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Made:
+class PlannedArtifact:
     """What a run would make and finds there: the trained adapter, merged models, copies; and where."""
 
     name: str
@@ -56,11 +56,11 @@ class Made:
     path: str
 
 
-class Unloaded(Exception):
+class NeedsModelError(Exception):
     """Something was asked that only the model itself can answer."""
 
 
-class Listener:
+class RecordingSubject:
     """A subject that notes what it is asked, and answers from the cache, or with nothing."""
 
     def __init__(self, ref: ModelRef, cached: CachedSubject | None) -> None:
@@ -80,7 +80,7 @@ class Listener:
         unknown = [Logprob(-1.0, 1, max(1, len(c.encode())), False) for _, c in pairs]
         return self._remembered(unknown, "logprobs", pairs, **options)
 
-    def token_kl(self, texts: Sequence[str], against: Listener) -> list[tuple[float, int]]:
+    def token_kl(self, texts: Sequence[str], against: RecordingSubject) -> list[tuple[float, int]]:
         """Note the texts; what is not remembered differs by nothing."""
         self.calls.append(([("", text) for text in texts], False))
         unknown = [(0.0, 1)] * len(texts)
@@ -91,19 +91,19 @@ class Listener:
         if name.startswith("_"):
             raise AttributeError(name)
         if self.cached is None:
-            raise Unloaded(name)
+            raise NeedsModelError(name)
         return getattr(self.cached, name)
 
     def _remembered(self, unknown: list[Any], method: str, *arguments: Any, **options: Any) -> list[Any]:
         try:
             return getattr(self.cached, method)(*arguments, **options) if self.cached else unknown
-        except Unloaded:
+        except NeedsModelError:
             return unknown
 
 
-def requests_of(run: Execution) -> list[Workload]:
+def count_requests(run: RunContext) -> list[Workload]:
     """Return what every evaluation would ask. Raises UsageError when an evaluator refuses its rows."""
-    session = replace(run.session, responses=remembered(run.session.options, run.record.warn))
+    session = replace(run.session, responses=open_answer_cache(run.session.options, run.record.warn))
     try:
         ears = _Ears(session)
         return [ears.asked(item) for item in session.collection.items]
@@ -112,28 +112,28 @@ def requests_of(run: Execution) -> list[Workload]:
             session.responses.close()
 
 
-def made_of(session: Session) -> list[Made]:
+def list_artifacts(session: Session) -> list[PlannedArtifact]:
     """Return what a run would make of exactly this recipe, and whether it is there."""
     return [*_merged(session), *(made for made, _ in _copies(session))]
 
 
-def _merged(session: Session) -> list[Made]:
+def _merged(session: Session) -> list[PlannedArtifact]:
     suite, whole = session.suite, session.collection.whole
     if not (session.opened.adapter or whole):
         return []
     if sweep := suite.sweep:  # what is merged depends on which of them is chosen
-        folders = [Artifacts(replace(session, collection=t)).adapter for t in trials(session.collection)]
+        folders = [Artifacts(replace(session, collection=t)).adapter for t in sweep_trials(session.collection)]
         what = f"{'model' if whole else 'adapter'} with {sweep.option}"
-        names = [f"{what} = {schema.show(value)}" for value in sweep.values]
-        return [Made(name, f.is_dir(), str(f)) for name, f in zip(names, folders, strict=True)]
+        names = [f"{what} = {schema.format_toml(value)}" for value in sweep.values]
+        return [PlannedArtifact(name, f.is_dir(), str(f)) for name, f in zip(names, folders, strict=True)]
     places = Artifacts(session)
     found = {"merged" if whole else "adapter": places.adapter} if suite.trains else {}
     for variant in () if whole else suite.merges:  # of several, which is the candidate is chosen in the run
         found[f"merged-{variant}" if suite.choose else suite.merged(variant)] = places.merged(variant)
-    return [Made(name, folder.is_dir(), str(folder)) for name, folder in found.items()]
+    return [PlannedArtifact(name, folder.is_dir(), str(folder)) for name, folder in found.items()]
 
 
-def _copies(session: Session) -> Iterator[tuple[Made, ModelRef]]:
+def _copies(session: Session) -> Iterator[tuple[PlannedArtifact, ModelRef]]:
     """Yield every copy that an export makes; where it lies depends on its parent, so that must be there."""
     suite, elsewhere, places = session.suite, session.opened.candidate, Artifacts(session)
     parents = {made.name: made.path for made in _merged(session) if made.there} if suite.copies else {}
@@ -145,11 +145,11 @@ def _copies(session: Session) -> Iterator[tuple[Made, ModelRef]]:
             digest = elsewhere.digest if elsewhere else weights_digest(Path(path))
             parent = ModelRef(declared.from_, path, digest, options=options)
             folder = places.copy(declared, parent)
-            options = conversions.opened(declared, parent, exporter)
-        yield Made(name, folder.is_dir(), str(folder)), ModelRef(name, str(folder), options=options)
+            options = conversions.copy_loader_options(declared, parent, exporter)
+        yield PlannedArtifact(name, folder.is_dir(), str(folder)), ModelRef(name, str(folder), options=options)
 
 
-def training_tokens(collection: Collection, source: Source) -> int | None:
+def count_training_tokens(collection: Collection, source: Source) -> int | None:
     """Count the tokens of the training rows, once over, as text or with the model's own chat template."""
     if collection.training is None:
         return None
@@ -161,13 +161,13 @@ def training_tokens(collection: Collection, source: Source) -> int | None:
 
 
 def _pair(row: Mapping[str, Any]) -> Pair:
-    messages, given = row.get("messages"), chat.of_training(row)
+    messages, given = row.get("messages"), chat.training_template_arguments(row)
     if isinstance(messages, list) and messages:
-        return chat.joined(messages[:-1], given), str(messages[-1].get("content") or "")
+        return chat.join_arguments(messages[:-1], given), str(messages[-1].get("content") or "")
     if "prompt" in row:
         prompt, completion = row["prompt"], row.get("completion", "")
         text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
-        return (chat.joined(prompt, given) if isinstance(prompt, list) else prompt), text
+        return (chat.join_arguments(prompt, given) if isinstance(prompt, list) else prompt), text
     return "", str(row.get("text", ""))
 
 
@@ -188,15 +188,18 @@ class _Ears:
         if ready.candidate:
             merged = ModelRef("merged", ready.candidate.path, ready.candidate.digest, options=suite.model.options)
             self.refs["merged"] = merged, suite.model
-        there = {made.name: Path(made.path) for made in made_of(session) if made.there}
+        there = {made.name: Path(made.path) for made in list_artifacts(session) if made.there}
         if ready.adapter and ("adapter" in there or not suite.trains):
             folder, quantization = Artifacts(session).adapter, ready.adapter.quantization
             on = replace(base, name="adapter", adapter=folder, quantization=quantization)
-            self.refs["adapter"] = sealed(on, base=base.digest), suite.model
+            self.refs["adapter"] = seal_candidate(on, base=base.digest), suite.model
         for name in session.collection.candidates:
             if name in there and name != "adapter":
-                self.refs[name] = sealed(ModelRef(name, str(there[name]), options=suite.model.options)), suite.model
-        self.refs |= {ref.name: (sealed(ref), suite.model) for made, ref in _copies(session) if made.there}
+                self.refs[name] = (
+                    seal_candidate(ModelRef(name, str(there[name]), options=suite.model.options)),
+                    suite.model,
+                )
+        self.refs |= {ref.name: (seal_candidate(ref), suite.model) for made, ref in _copies(session) if made.there}
 
     def asked(self, item: Item) -> Workload:
         collection, ready = self.session.collection, self.session.opened
@@ -227,34 +230,34 @@ class _Ears:
         counts = requests, found, *self.counted[key], listener.answers
         return Workload(item.subject, item.eval, blank.rows, *counts, problem)
 
-    def listener(self, name: str) -> Listener:
+    def listener(self, name: str) -> RecordingSubject:
         """Return a listener that answers what is remembered of a model that is there."""
         responses = self.session.responses
         if name not in self.refs:
-            return Listener(ModelRef(name, ""), None)
+            return RecordingSubject(ModelRef(name, ""), None)
         ref, model = self.refs[name]
         identify = self.session.collection.plugins.find("loader", model.use).about.identity
         identity = identify(ref, **ref.options) if identify and responses else None
         if identity is None or responses is None:
-            return Listener(ref, None)
+            return RecordingSubject(ref, None)
 
         def refuse() -> NoReturn:
-            raise Unloaded(name)
+            raise NeedsModelError(name)
 
-        return Listener(ref, CachedSubject(ref, identity, Models(refuse), 0, responses))
+        return RecordingSubject(ref, CachedSubject(ref, identity, StageModels(refuse), 0, responses))
 
 
-def _listen(task: Task, subject: Subject, against: Any, listener: Listener) -> str:
+def _listen(task: Task, subject: Subject, against: Any, listener: RecordingSubject) -> str:
     """Run an evaluator on a listener, chunk by chunk; return what kept it from asking all it would."""
     if task.marks:
-        grading.answer(task, listener.name, subject, lambda _: None)
+        grading.generate_answers(task, listener.name, subject, lambda _: None)
         return "without the calls that mark the answers"
     options: dict[str, Any] = dict(task.spec.options)
     if task.comparative:
         options[COMPARATIVE] = against
-    if schema.wants(task.function, "folder"):
+    if schema.has_parameter(task.function, "folder"):
         options["folder"] = task.folder
-    for rows in chunks(task.samples or (), CHUNK):
+    for rows in split_chunks(task.samples or (), CHUNK):
         before = len(listener.calls)
         try:
             list(task.function(subject, rows, **options))
@@ -263,7 +266,7 @@ def _listen(task: Task, subject: Subject, against: Any, listener: Listener) -> s
                 continue  # it was given answers that no model gave; what it asked first is known
             if isinstance(error, UsageError):  # it refused the rows before it asked anything
                 raise UsageError(*(f"{task.spec.where}: {m}" for m in error.messages)) from None
-            return "" if isinstance(error, Unloaded) else f"what it asks cannot be told beforehand: {error}"
+            return "" if isinstance(error, NeedsModelError) else f"what it asks cannot be told beforehand: {error}"
     return ""
 
 

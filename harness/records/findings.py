@@ -71,14 +71,14 @@ class TrainingRow:
     def prompt(self) -> str:
         """Return what is asked: the prompt, or all messages but the last answer; empty for a text."""
         messages = self.row.get("messages")
-        return text_of(messages[:-1] if isinstance(messages, list) else self.row.get("prompt", ""))
+        return prompt_text(messages[:-1] if isinstance(messages, list) else self.row.get("prompt", ""))
 
     @property
     def answer(self) -> str:
         """Return what is learnt: the completion, the chosen answer of a pair, the last message, or the text."""
         if isinstance(messages := self.row.get("messages"), list):
-            return text_of(messages[-1:])
-        return text_of(next((self.row[name] for name in ("completion", "chosen", "text") if name in self.row), ""))
+            return prompt_text(messages[-1:])
+        return prompt_text(next((self.row[name] for name in ("completion", "chosen", "text") if name in self.row), ""))
 
 
 @dataclass(frozen=True)
@@ -120,19 +120,19 @@ class Built:
 
     def show(self, example: Example) -> str:
         """Write a row as the model will see it, what is learnt between ⟦ and ⟧."""
-        return marked(self.tokenizer, example.ids[self.left], example.labels[self.left])
+        return mark_learnt_tokens(self.tokenizer, example.ids[self.left], example.labels[self.left])
 
     def parts(self, example: Example) -> list[tuple[bool, str]]:
         """Return a row as the model will see it in parts, each with whether it is learnt."""
-        return parts(self.tokenizer, example.ids[self.left], example.labels[self.left])
+        return split_learnt_tokens(self.tokenizer, example.ids[self.left], example.labels[self.left])
 
 
-def marked(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> str:
+def mark_learnt_tokens(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> str:
     """Decode tokens; what is learnt stands between ⟦ and ⟧."""
-    return "".join(f"⟦{text}⟧" if learnt else text for learnt, text in parts(tokenizer, ids, labels))
+    return "".join(f"⟦{text}⟧" if learnt else text for learnt, text in split_learnt_tokens(tokenizer, ids, labels))
 
 
-def parts(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[tuple[bool, str]]:
+def split_learnt_tokens(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[tuple[bool, str]]:
     """Decode tokens, those that are learnt apart from the others."""
     found: list[tuple[bool, list[int]]] = []
     for token, label in zip(ids, labels, strict=True):
@@ -143,7 +143,7 @@ def parts(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[tup
     return [(learnt, tokenizer.decode(run, clean_up_tokenization_spaces=False)) for learnt, run in found]
 
 
-def text_of(prompt: Any) -> str:
+def prompt_text(prompt: Any) -> str:
     """Return a prompt or messages as one text."""
     if not isinstance(prompt, list):
         return prompt if isinstance(prompt, str) else ""

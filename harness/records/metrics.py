@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, SupportsFloat, TypeVar
 
-from harness import blame
+from harness import plugin_errors
 from harness.records import scales
 from harness.records.samples import Score
 from harness.records.scales import Scale, Scaled
@@ -42,7 +42,7 @@ class Metric(Scaled):
         """Combine rows; NaN when there are none, or when one lacks the metric."""
         if self.combine:
             made = self.combine(scores) if scores else math.nan
-            return float(blame.returned(self.combine, made, NUMBER, "a number"))
+            return float(plugin_errors.checked_return(self.combine, made, NUMBER, "a number"))
         rows = [(s.values.get(self.name, math.nan), s.weight_of(self.name)) for s in scores]
         if self.is_count:
             return math.fsum(v for v, _ in rows) if rows else math.nan
@@ -74,7 +74,7 @@ def metric(
     """
     if better not in ("higher", "lower"):
         raise ValueError(f'metric "{name}": better is "{better}", want "higher" or "lower"')
-    scales.check(name, scale, combines=combine is not None)
+    scales.check_scale(name, scale, combines=combine is not None)
     if range is not None and (why := scales.find_range_error(scale, range, combines=combine is not None)):
         raise ValueError(f'metric "{name}": range {why}')
 

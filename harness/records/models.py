@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, cast
 
-from harness import blame
+from harness import plugin_errors
 from harness.records.samples import Prompt
 
 
@@ -227,7 +227,7 @@ class Progress:
     remark: str = ""
 
 
-def streamed(
+def stream_answers(
     subject: Any, method: str, requests: Sequence[Any], options: Mapping[str, Any]
 ) -> Generator[tuple[int, Any], None, None]:
     """Yield (number, answer) as answers come, or all at once from a subject that cannot stream."""
@@ -235,13 +235,13 @@ def streamed(
         yield from stream(requests, **options)
     else:
         ask, kind = getattr(subject, method), {"generate": str, "logprobs": Logprob}.get(method, object)
-        answers = list(blame.each(ask, ask(requests, **options), kind, "one answer a request"))
+        answers = list(plugin_errors.checked_items(ask, ask(requests, **options), kind, "one answer a request"))
         if len(answers) != len(requests):
-            raise blame.slip(ask, f" returned {len(answers)} answers to {len(requests)} requests")
+            raise plugin_errors.plugin_error(ask, f" returned {len(answers)} answers to {len(requests)} requests")
         yield from enumerate(answers)
 
 
-def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def split_chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """Cut rows into pieces of at most `size`."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

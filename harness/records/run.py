@@ -244,15 +244,15 @@ class Run:
         """
         from harness.reports import notebook
 
-        return notebook.rows(self, evaluation)
+        return notebook.run_rows(self, evaluation)
 
     def frame(self, evaluation: str) -> Any:
         """Return `rows` as a pandas DataFrame. Raises UsageError where pandas is not installed."""
         from harness.reports import notebook
 
-        return notebook.frame(self, evaluation)
+        return notebook.run_frame(self, evaluation)
 
     def _repr_html_(self) -> str:
         from harness.reports import notebook
 
-        return notebook.html(self)
+        return notebook.run_html(self)

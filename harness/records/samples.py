@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.artifacts.digests import digest_of, row_digest
-from harness.records.said import CUT, Ended
+from harness.records.completion import TRUNCATED, FinishReason
 
 Prompt = str | list[dict[str, str]]
 """What a model is asked: a text, or chat messages."""
@@ -84,13 +84,13 @@ class Score:
     details: Mapping[str, Any] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
     partly_lost: Mapping[str, float] = field(default_factory=dict)
-    ended: Ended = ""
+    ended: FinishReason = ""
     tokens: int | None = None
 
     @property
     def is_cut(self) -> bool:
         """Whether its answer ended at a limit, and not by itself."""
-        return self.ended in CUT
+        return self.ended in TRUNCATED
 
     def weight_of(self, metric: str) -> float:
         return self.weights.get(metric, self.weight)
@@ -126,7 +126,7 @@ class Labels:
     `truth` holds 1 (the candidate's is better, the criterion is met), 0, or one half for a tie, `said` the instrument's
     value of the same answer, from 0 to 1; labels of one prompt share a cluster. `side` names a value of the scores by
     which the instrument may err otherwise where it is above 0, and `sides` are 1 for the labelled answers that are
-    there. They correct a "proportion", and are all there is to an "agreement": see `harness.claims.labels`. `rows` are
+    there. They correct a "proportion", and are all there is to an "agreement": see `harness.gates.labels`. `rows` are
     the ids of the labelled rows, where each label is of one: of a claim against a baseline these alone decide.
     """
 

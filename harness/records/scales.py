@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from harness.texts.numbers import minus
+from harness.texts.numbers import typographic_minus
 
 Scale = Literal["proportion", "mean", "perplexity", "count", "agreement", "other"]
 """How the rows of a metric combine, and so which test a gate on it uses."""
@@ -63,10 +63,10 @@ class Scaled:
     def shown(self, x: float) -> str:
         """Write a difference, of a perplexity a share."""
         if self.is_log:
-            return minus(f"{x:+.1%}")
+            return typographic_minus(f"{x:+.1%}")
         if not self.is_share and math.isfinite(x) and (abs(x) >= 100 or 0 < abs(x) < 1e-3):
-            return minus(f"{x:+,.0f}" if abs(x) >= 100 else f"{x:+.2g}")
-        return minus(f"{x:+.3f}")
+            return typographic_minus(f"{x:+,.0f}" if abs(x) >= 100 else f"{x:+.2g}")
+        return typographic_minus(f"{x:+.3f}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def find_range_error(scale: str | None, range: Sequence[float], *, combines: boo
     return None
 
 
-def check(name: str, scale: str, *, combines: bool) -> None:
+def check_scale(name: str, scale: str, *, combines: bool) -> None:
     """Raise ValueError where the scale of a metric is none, or does not go with how its rows make it."""
     if scale not in get_args(Scale):
         raise ValueError(f'metric "{name}": scale is "{scale}", want one of {", ".join(get_args(Scale))}')

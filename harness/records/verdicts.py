@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from harness.records.about import About, Note
+from harness.records.claim_spec import ClaimSpec, Note
 from harness.records.waivers import Waiver
 
 Risk = Literal["", "exact", "approximate"]
@@ -97,7 +97,7 @@ class Verdict:
     whole_baseline: float | None = None
     waiver: Waiver | None = None
     decides: bool = True
-    about: About | None = None  # None in reports that were written before claims were data
+    about: ClaimSpec | None = None  # None in reports that were written before claims were data
     notes: tuple[Note, ...] = ()  # what `why` is made of
 
     @property

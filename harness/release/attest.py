@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.artifacts.strict import MALFORMED
+from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError, did_you_mean
 from harness.release.policy import Policy
 from harness.release.verified import Verified
@@ -16,7 +16,7 @@ from harness.release.verified import Verified
 FORMATS = ("vsa", "cyclonedx", "model-signing")
 
 
-def writer(kind: str, policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+def make_writer(kind: str, policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
     """Return what writes a verified export in a format, under a policy of a file's `name`.
 
     Of an export that was refused it is a summary, and else nothing.
@@ -29,15 +29,15 @@ def writer(kind: str, policy: Policy | None, name: str, key: Path | None) -> Cal
         case "vsa":
             from harness.release import vsa
 
-            make = vsa.writer(policy, name, key)
+            make = vsa.vsa_writer(policy, name, key)
         case "cyclonedx":
             from harness.release import cyclonedx
 
-            make = cyclonedx.writer(policy, name, key)
+            make = cyclonedx.cyclonedx_writer(policy, name, key)
         case "model-signing":
             from harness.release import model_signing
 
-            make = model_signing.writer(policy, name, key)
+            make = model_signing.model_signing_writer(policy, name, key)
         case _:
             raise UsageError(f'--as "{kind}": no such format{did_you_mean(kind, FORMATS)}')
 

@@ -15,34 +15,41 @@ from typing import Any
 
 from harness import capabilities, schema
 from harness.answers import keys
-from harness.artifacts import formats, kept
-from harness.artifacts.digests import digest_of, file_digest, hash_file, template_digest, weights_digest, weights_of
-from harness.artifacts.reads import OURS
+from harness.artifacts import artifact_cache, formats
+from harness.artifacts.digests import (
+    digest_of,
+    file_digest,
+    hash_file,
+    template_digest,
+    weights_digest,
+    weights_digest_of_files,
+)
+from harness.artifacts.model_files import OURS
 from harness.errors import CheckFailed, UsageError
-from harness.files import folder_in_place
-from harness.records.frozen import isolated
+from harness.files import replace_folder
+from harness.records.copies import detach_copy
 from harness.records.models import ModelRef, Seal
 from harness.suite.tables import Export
 
 NOTE = f"{OURS}copy.json"  # in which an exporter leaves facts about a copy, for the report
 
 
-def folder_of(work: Path, declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> Path:
+def copy_folder(work: Path, declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> Path:
     """Return the folder of the copy of exactly this parent, by exactly these options, code and libraries."""
-    made_of = keys.of_folder(Path(parent.path), parent.digest)
+    made_of = keys.digest_folder(Path(parent.path), parent.digest)
     options = schema.with_defaults(exporter, declared.options)
-    how = [keys.of_code([exporter]), keys.versions(), keys.switches()]
+    how = [keys.digest_code([exporter]), keys.library_versions(), keys.environment_switches()]
     if declared.path:
         path = Path(declared.path)
         try:
-            how.append(file_digest(path) if path.is_file() else keys.of_folder(path))
+            how.append(file_digest(path) if path.is_file() else keys.digest_folder(path))
         except OSError as error:
             raise UsageError(f'"{path}": cannot be read: {error.strerror}') from None
     key = digest_of([parent.digest, made_of, declared.use, options, how])
     return work / f"{declared.name}-{key[:16]}"
 
 
-def make(
+def make_copy(
     declared: Export, parent: ModelRef, exporter: Callable[..., Any], folder: Path, progress: Callable[..., None]
 ) -> ModelRef:
     """Return a copy as it lies on the disk, written into a folder by its exporter unless it is there.
@@ -51,9 +58,9 @@ def make(
     deployed.
     """
     if not folder.is_dir():
-        told = {"progress": progress} if schema.wants(exporter, "progress") else {}
-        with folder_in_place(folder) as work:
-            exporter(isolated(parent), work, **isolated(declared.given), **told)
+        told = {"progress": progress} if schema.has_parameter(exporter, "progress") else {}
+        with replace_folder(folder) as work:
+            exporter(detach_copy(parent), work, **detach_copy(declared.given), **told)
             try:
                 weights = weights_digest(work)
             except ValueError as error:
@@ -67,11 +74,11 @@ def make(
                 formats.check_configuration(work)
             except ValueError as error:
                 raise CheckFailed(str(error)) from None
-            kept.seal(work, folder)
-    return sealed(ModelRef(declared.name, str(folder), options=opened(declared, parent, exporter)))
+            artifact_cache.seal_folder(work, folder)
+    return seal_candidate(ModelRef(declared.name, str(folder), options=copy_loader_options(declared, parent, exporter)))
 
 
-def opened(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> dict[str, Any]:
+def copy_loader_options(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> dict[str, Any]:
     """Return the loader's options for a copy: its parent's, and what its format wants."""
     wants = capabilities.ExporterCapabilities.of(exporter).open_options
     return {**parent.options, **(wants(dict(declared.options)) if wants else {})}
@@ -81,7 +88,7 @@ def copy_files(ref: ModelRef, to: Path) -> None:
     """Copy the files of a candidate that were gated, or may ship; raises CheckFailed at a link that leads elsewhere."""
     folder = ref.adapter or Path(ref.path)
     try:
-        names = [name for name in formats.shipping(folder) if not (ref.seal and name in ref.seal.beside)]
+        names = [name for name in formats.shipping_files(folder) if not (ref.seal and name in ref.seal.beside)]
     except formats.Unsafe as error:
         raise CheckFailed(f'"{folder}": {error}') from None
     for name in names:
@@ -89,7 +96,7 @@ def copy_files(ref: ModelRef, to: Path) -> None:
         shutil.copyfile(folder / name, to / name)
 
 
-def sealed(ref: ModelRef, base: str = "", reads: Callable[[Path], Iterable[str]] | None = None) -> ModelRef:
+def seal_candidate(ref: ModelRef, base: str = "", reads: Callable[[Path], Iterable[str]] | None = None) -> ModelRef:
     """Return a candidate with the digests of all that may ship of its folder, each file read once.
 
     `reads` tells of a folder what its loader reads there, where it says so: of what else lies there texts ship alone.
@@ -101,11 +108,11 @@ def sealed(ref: ModelRef, base: str = "", reads: Callable[[Path], Iterable[str]]
     if not folder.is_dir():
         return ref
     try:
-        names = formats.shipping(folder)
+        names = formats.shipping_files(folder)
         read = {*reads(folder)} if reads else {*names}
-        beside = tuple(name for name in names if name not in read and not formats.is_text(name))
+        beside = tuple(name for name in names if name not in read and not formats.is_text_file(name))
         files = {name: hash_file(folder / name, follow=True) for name in names if name not in beside}
-        weights, template = weights_of(files), template_digest(Path(ref.path))
+        weights, template = weights_digest_of_files(files), template_digest(Path(ref.path))
     except OSError as error:
         raise UsageError(f'"{error.filename or folder}": cannot be read: {error.strerror}') from None
     except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from harness.answers import keys
-from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MODEL, decimal
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MODEL, format_decimal
 from harness.errors import UsageError
 from harness.release.evidence import ReadEvidence, read_evidence
 from harness.release.policy import Policy
@@ -24,14 +24,14 @@ TREE = "the sha256 is the root digest of model/, as OpenSSF model signing has it
 Part = dict[str, Any]
 
 
-def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+def cyclonedx_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
     """Return what writes a bill of materials; raises UsageError at a key, for nothing signs it."""
     if key:
         raise UsageError("--as cyclonedx is not signed; leave out --sign-with, or sign what is printed")
-    return lambda found: bom(found, read_evidence(found)) if found.ok else ""
+    return lambda found: write_bom(found, read_evidence(found)) if found.ok else ""
 
 
-def bom(found: Verified, evidence: ReadEvidence) -> str:
+def write_bom(found: Verified, evidence: ReadEvidence) -> str:
     """Return the bill of materials as JSON, the same for the same evidence and notes."""
     lock, manifest = evidence.lock, evidence.manifest
     data = [
@@ -109,7 +109,7 @@ def _bounds(told: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _number(told: Mapping[str, Any], key: str) -> str:
-    return "" if told[key] is None else decimal(told[key])
+    return "" if told[key] is None else format_decimal(told[key])
 
 
 def _library(ref: str, name: str, version: str) -> Part:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.artifacts.attestation import GATES, LOCK, MANIFEST
-from harness.artifacts.strict import read_json
+from harness.artifacts.strict_json import read_json
 from harness.release.verified import Verified
 
 

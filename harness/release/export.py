@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import blame
+from harness import plugin_errors
 from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
 from harness.artifacts.digests import (
@@ -23,28 +23,28 @@ from harness.artifacts.digests import (
     hash_files,
     root_digest,
     template_digest,
-    walk,
-    weights_of,
+    walk_files,
+    weights_digest_of_files,
 )
 from harness.artifacts.formats import LEGAL
-from harness.artifacts.reads import ADAPTER
-from harness.claims.contamination import Leaks
-from harness.claims.gate import ships
-from harness.collection.collected import Collection, Task
+from harness.artifacts.model_files import ADAPTER
+from harness.collection.collection import Collection, Task
 from harness.errors import CheckFailed, UsageError
-from harness.files import folder_in_place, write_text
-from harness.records.frozen import isolated
+from harness.files import replace_folder, write_text
+from harness.gates.contamination import Leaks
+from harness.gates.gate import find_export_obstacles
+from harness.records.copies import detach_copy
 from harness.records.models import ModelRef
 from harness.records.run import Exported, Run
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
 from harness.release import model_card
 from harness.release.conversions import copy_files
-from harness.release.previous import keep_first
-from harness.reports.report_json import dumps, placed, plain, to_json
-from harness.reports.run_folder import row_of, writable
-from harness.schema import wants
-from harness.stats import tests
+from harness.release.releases import keep_first_release
+from harness.reports.report_json import dumps, json_safe, relative_paths, to_json
+from harness.reports.run_folder import is_writable, make_row
+from harness.schema import has_parameter
+from harness.stats import hypothesis_tests
 from harness.suite.tables import Export
 
 PLACES = ("base_model_name_or_path", "revision", "auto_mapping")  # where an adapter's base and its class lay
@@ -67,7 +67,7 @@ class Decided:
     ledger: Mapping[str, Any] | None = None
 
 
-def export(
+def export_candidate(
     collection: Collection, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Decided
 ) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
@@ -79,40 +79,42 @@ def export(
     if ref is None:
         reasons += [] if reasons else [f"{declared.candidate} was not made"]
     else:
-        reasons += ships(judged.verdicts, collection.suite.gates, declared.candidate)
+        reasons += find_export_obstacles(judged.verdicts, collection.suite.gates, declared.candidate)
         parents = [g for g in collection.suite.gates if g.blocking and g.applies_to(declared.from_)]
         if declared.name and parents:  # a copy may not ship where its parent may not
-            reasons += ships(judged.verdicts, collection.suite.gates, declared.from_)
+            reasons += find_export_obstacles(judged.verdicts, collection.suite.gates, declared.from_)
     if reasons or ref is None:
         return Exported(declared.use, declared.candidate, declared.to, False, tuple(reasons))
     to = Path(declared.to).resolve()
     anchored = any(s.from_ == "first" for s in collection.suite.subjects.values())
     exporter = collection.plugins.find("exporter", declared.use).function
-    if taken := destination_error(to):
+    if taken := find_destination_error(to):
         raise UsageError(f'{declared.where} to is "{declared.to}", {taken}; nothing was written')
     try:
         if anchored:
-            keep_first(to)  # of releases that were made before the suite had an anchor, the one that is there
-        with folder_in_place(to) as work:
+            keep_first_release(to)  # of releases that were made before the suite had an anchor, the one that is there
+        with replace_folder(to) as work:
             model = work / MODEL
             model.mkdir()
             if declared.name:  # the copy lies there as it was evaluated; to make it again would be another one
                 copy_files(ref, model)
             else:
-                options = isolated(dict(declared.options))
-                if wants(exporter, "facts"):
+                options = detach_copy(dict(declared.options))
+                if has_parameter(exporter, "facts"):
                     options["facts"] = run.facts.setdefault(f"export to {declared.to}", {})
-                made = exporter(isolated(ref), model, **options)
+                made = exporter(detach_copy(ref), model, **options)
                 if not any(model.iterdir()):
-                    raise blame.slip(exporter, f" wrote nothing into the folder it was given, and returned {made}")
+                    raise plugin_errors.plugin_error(
+                        exporter, f" wrote nothing into the folder it was given, and returned {made}"
+                    )
             written = _compare(declared, ref, model, judged.verdicts)
             _write_evidence(collection, declared, ref, run, work, written, judged)
         if anchored:
-            keep_first(to)
+            keep_first_release(to)
     except OSError as error:
         what = f"cannot be written: {error.strerror}; nothing was"
         raise UsageError(f'{declared.where} to "{declared.to}" {what}') from None
-    size = sum(size for _, size in walk(to / MODEL))
+    size = sum(size for _, size in walk_files(to / MODEL))
     return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
 
 
@@ -128,13 +130,13 @@ def _changed_files(collection: Collection, lock: bytes) -> Iterator[str]:
                 yield f'"{name}" of eval "{spec["name"]}" changed after the suite was locked; run it again'
 
 
-def destination_error(to: Path) -> str:
+def find_destination_error(to: Path) -> str:
     """Return why no export can be written to a folder, or nothing; an export of ours that is there is replaced."""
     if to.is_symlink() or (to.exists() and not to.is_dir()):
         return "which is no folder"
     if to.is_dir() and any(to.iterdir()) and not (to / EVIDENCE / MANIFEST).is_file():
         return "which holds something that is no export; name another folder"
-    return "" if writable(to.parent) else "where no folder can be written"
+    return "" if is_writable(to.parent) else "where no folder can be written"
 
 
 def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]) -> Written:
@@ -146,8 +148,8 @@ def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Ve
     if seal is None:
         raise CheckFailed(f"{where}: {ref.name} lies in no folder, so nothing says which files were gated")
     try:
-        written = hash_files(model, [name for name, _ in walk(model)])
-        weights = weights_of(written)
+        written = hash_files(model, [name for name, _ in walk_files(model)])
+        weights = weights_digest_of_files(written)
     except ValueError as error:
         raise CheckFailed(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
     if weights != seal.weights:
@@ -187,23 +189,23 @@ def _write_evidence(
     public.reports, public.shown = [replace(r, traceback=None) for r in public.reports], ()
     verdicts = [run.nameless(v) for v in judged.verdicts if v.candidate == declared.candidate]
     gates = json.loads(dumps([asdict(v) for v in verdicts]))
-    rows = rows_of(judged.results, collection.tasks, judged.leaks)
+    rows = evidence_rows(judged.results, collection.tasks, judged.leaks)
     evidence.mkdir()
     (evidence / LOCK).write_bytes(judged.lock)
     write_text(evidence / GATES, dumps(gates))
     write_text(evidence / ITEMS, (json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
     write_text(evidence / REPORT, to_json(public))
-    strange = attestation.of_others(json.loads(judged.lock))
-    write_text(work / CARD, model_card.write(collection.suite, declared, ref, run, strange))
-    beside = hash_files(work, [name for name, _ in walk(work) if not name.startswith(f"{MODEL}/")])
+    strange = attestation.third_party_plugins(json.loads(judged.lock))
+    write_text(work / CARD, model_card.write_card(collection.suite, declared, ref, run, strange))
+    beside = hash_files(work, [name for name, _ in walk_files(work) if not name.startswith(f"{MODEL}/")])
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
     root = root_digest({name: hashed.sha256 for name, hashed in written.items()})
-    about = _about(collection, declared, ref, run) | {"root": root, "evaluations": evaluations_of(judged.results)}
+    about = _about(collection, declared, ref, run) | {"root": root, "evaluations": evidence_evaluations(judged.results)}
     about |= {"ledger": judged.ledger} if judged.ledger else {}
     manifest = dumps({**about, "files": files}).encode()
     (evidence / MANIFEST).write_bytes(manifest)
-    lines = [attestation.Envelope(s, {}).line() for s in attestation.statements(manifest, judged.lock, gates)]
+    lines = [attestation.Envelope(s, {}).line() for s in attestation.make_statements(manifest, judged.lock, gates)]
     write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
 
 
@@ -225,9 +227,9 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
         "weights": ref.digest,
         "template": ref.seal.template if ref.seal else None,
         "started": run.started,
-        "statistics": tests.VERSION,
+        "statistics": hypothesis_tests.VERSION,
         "answers": {"asked": sum(r.asked for r in of), "remembered": sum(r.remembered for r in of)},
-        "invocation": placed(run.invocation, run),
+        "invocation": relative_paths(run.invocation, run),
         "ignored": [{"check": c, "by": w.by, "reason": w.reason, "until": w.until} for c, w in run.passed_over.items()],
     }
     if ref.adapter and ref.seal:
@@ -239,7 +241,7 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
     return about
 
 
-def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) -> Iterator[dict[str, Any]]:
+def evidence_rows(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) -> Iterator[dict[str, Any]]:
     """Yield every row of a run, evaluation by evaluation; of a private one, or one that was not asked, its digest."""
     for (subject, name), result in results.items():
         task, item, scores = tasks[name], f"{subject}::{name}", {s.id: s for s in result.scores}
@@ -252,7 +254,7 @@ def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) ->
             if sample.id not in scores:  # it stopped before
                 yield {"item": item, "number": number, "row": sample.digest}
                 continue
-            row = as_kept(number, sample, scores[sample.id], names)
+            row = evidence_row(number, sample, scores[sample.id], names)
             if task.spec.private:
                 yield {"item": item, "sha256": digest_of(row), "number": number, "row": sample.digest}
                 continue
@@ -260,10 +262,10 @@ def rows_of(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) ->
             about: dict[str, Any] = {"number": number, "slices": slices, "key": sample.key}
             about |= {"place": places[sample.id]} if places else {}
             about |= {"leak": told[sample.id]} if sample.id in told else {}
-            yield {"item": item, **scores_of(row), **about}
+            yield {"item": item, **scores_without_texts(row), **about}
 
 
-def evaluations_of(results: Results) -> dict[str, dict[str, Any]]:
+def evidence_evaluations(results: Results) -> dict[str, dict[str, Any]]:
     """Return what holds for all rows of an evaluation: which weights answered which rows, caveats and labels."""
     return {
         f"{subject}::{name}": {
@@ -276,22 +278,22 @@ def evaluations_of(results: Results) -> dict[str, dict[str, Any]]:
     }
 
 
-def as_kept(number: int, sample: Sample, score: Score, metrics: Sequence[str]) -> dict[str, Any]:
+def evidence_row(number: int, sample: Sample, score: Score, metrics: Sequence[str]) -> dict[str, Any]:
     """Return a row as a run's folder keeps it and as it is read from there, with the digests of the evidence.
 
     Those are of the values, where the folder's are lm-evaluation-harness's; a private row has a digest of all of it.
     """
-    kept = json.loads(json.dumps(row_of(number, sample, score, metrics), ensure_ascii=False, default=str))
+    kept = json.loads(json.dumps(make_row(number, sample, score, metrics), ensure_ascii=False, default=str))
     kept |= sample.hashes
     if "arguments" not in score.values:  # or a metric of this name stands there
         kept["arguments"] = [[sample.asked]]
     return {name: value for name, value in kept.items() if name not in ("key", "messages")}
 
 
-def scores_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def scores_without_texts(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the evidence says of a row that is not private: scores, and digests of its texts."""
-    values = plain({name: row[name] for name in row["metrics"] if name in row})
+    values = json_safe({name: row[name] for name in row["metrics"] if name in row})
     told = {k: row[k] for k in ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")}
-    told |= {"weight": plain(row["weight"]), "weights": plain(row["weights"])}
+    told |= {"weight": json_safe(row["weight"]), "weights": json_safe(row["weights"])}
     told |= {key: row[key] for key in ("second_cluster", "lost", "partly_lost", "ended", "tokens") if key in row}
     return {**told, "answer_hash": digest_of(row["resps"]), "values": values}

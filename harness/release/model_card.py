@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.gguf import FACTORS, gguf_of, read_gguf
+from harness.artifacts.gguf import FACTORS, find_gguf, read_gguf
 from harness.records.models import ModelRef
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.suite.tables import Export, Suite
-from harness.texts.secrets import hide, struck
-from harness.texts.shown import code, markdown, spelt
+from harness.texts.escaping import escape_controls, escape_markdown, markdown_code
+from harness.texts.secrets import redact_options, redact_text
 
 VLLM_RANK = 16  # the largest it serves unless told otherwise
 SCALED = (
@@ -37,17 +37,21 @@ LICENCES = {  # how a licence's text begins -> the Hub's name for it
 }
 
 
-def write(suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequence[Mapping[str, Any]] = ()) -> str:
+def write_card(
+    suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """Return the README.md of an export; `strange` are the plugins that did not come with the harness."""
     verdicts = [v for v in run.verdicts if v.candidate == declared.candidate]
-    waivers = [f"- **{markdown(v.gate)}**: {markdown(v.waiver.says())}" for v in verdicts if v.waiver]
-    waivers += [f"- **{markdown(check)}** (ignored): {markdown(w.says())}" for check, w in run.passed_over.items()]
-    others = ", ".join(code(_plugin(p)) for p in strange)
+    waivers = [f"- **{escape_markdown(v.gate)}**: {escape_markdown(v.waiver.says())}" for v in verdicts if v.waiver]
+    waivers += [
+        f"- **{escape_markdown(check)}** (ignored): {escape_markdown(w.says())}" for check, w in run.passed_over.items()
+    ]
+    others = ", ".join(markdown_code(_plugin(p)) for p in strange)
     took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
-    licence, told_by = base_licence(Path(ref.path), run.facts.get("model", {}))
+    licence, told_by = find_base_licence(Path(ref.path), run.facts.get("model", {}))
     front = {
         "license": licence,
-        "library_name": "peft" if ref.adapter else "llama.cpp" if gguf_of(Path(ref.path)) else "transformers",
+        "library_name": "peft" if ref.adapter else "llama.cpp" if find_gguf(Path(ref.path)) else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["finetune-harness"],
         "model-index": [{"name": suite.name, "results": list(_results(suite, declared, run))}],
@@ -56,22 +60,22 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequ
         front["base_model"] = run.model.partition("@")[0]
     parts = [
         "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in front.items()) + "---",
-        f"# {markdown(suite.name)}",
-        "\n".join(map(markdown, suite.about.description.split("\n"))).strip(),
-        f"Base: {code(run.model)}, weights `{run.digests.get('base', '')[:16]}`. "
-        f"Licence of the base: {markdown(told_by)}.",
-        f"Suite: {code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
-        f"Candidate: {markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
+        f"# {escape_markdown(suite.name)}",
+        "\n".join(map(escape_markdown, suite.about.description.split("\n"))).strip(),
+        f"Base: {markdown_code(run.model)}, weights `{run.digests.get('base', '')[:16]}`. "
+        f"Licence of the base: {escape_markdown(told_by)}.",
+        f"Suite: {markdown_code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
+        f"Candidate: {escape_markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
         f"Code that did not come with the harness had a part in it: {others}." if others else "",
         "## Gates\n\n" + "\n".join(_gates(verdicts)),
         "## Waivers\n\n" + "\n".join(waivers) if waivers else "",
-        "\n\n".join(markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
-        "## Use\n\n" + use(ref, run.model),
+        "\n\n".join(escape_markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
+        "## Use\n\n" + usage_markdown(ref, run.model),
         f"Loaded beside another adapter on a base in memory, it took {took:g} ms to swap in." if took else "",
         "## Check\n\n```bash\nharness verify .                        # the bytes are the ones that were judged\n"
         "harness verify . --policy policy.toml   # and a key you trust says so\n```",
     ]
-    return hide("\n\n".join(part for part in parts if part)) + "\n"
+    return redact_text("\n\n".join(part for part in parts if part)) + "\n"
 
 
 def _plugin(plugin: Mapping[str, Any]) -> str:
@@ -82,10 +86,10 @@ def _plugin(plugin: Mapping[str, Any]) -> str:
 
 def _yaml(value: Any) -> str:
     """Write a value as JSON, what YAML takes for the end of a line spelt out as both of them do."""
-    return spelt(json.dumps(value, ensure_ascii=False))
+    return escape_controls(json.dumps(value, ensure_ascii=False))
 
 
-def base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
+def find_base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
     """Return the Hub's name for a base's licence, "unknown" if need be, and where it was read."""
     if said := facts.get("license"):
         return str(said), f"{said}, by its own metadata"
@@ -100,7 +104,7 @@ def base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
     return "unknown", "not told by its files; find it out before you pass the model on"
 
 
-def use(ref: ModelRef, base: str) -> str:
+def usage_markdown(ref: ModelRef, base: str) -> str:
     """Return how to load and how to serve what was exported, as Markdown."""
     careful, auto = "", _auto_class(Path(ref.path))
     if ref.adapter:
@@ -108,7 +112,7 @@ def use(ref: ModelRef, base: str) -> str:
             "from peft import PeftModel",
             f"from transformers import {auto}, AutoTokenizer",
             "",
-            f'base = {auto}.from_pretrained("BASE")  # {spelt(base)}',
+            f'base = {auto}.from_pretrained("BASE")  # {escape_controls(base)}',
             'model = PeftModel.from_pretrained(base, "model")',
             'tokenizer = AutoTokenizer.from_pretrained("BASE")',
         ]
@@ -116,14 +120,14 @@ def use(ref: ModelRef, base: str) -> str:
         rank = json.loads(peft.read_text("utf-8")).get("r", 0) if peft.is_file() else 0
         room = f" --max-lora-rank {rank}" if rank > VLLM_RANK else ""
         serve = f"vllm serve BASE --enable-lora{room} --lora-modules tuned=model"
-    elif single := gguf_of(Path(ref.path)):
+    elif single := find_gguf(Path(ref.path)):
         load = [
             "from llama_cpp import Llama",
             "",
             f"model = Llama({_yaml(f'model/{single.name}')}, n_ctx=0)  # its own context and chat template",
             'model.create_chat_completion([{"role": "user", "content": "…"}])',
         ]
-        serve = f"llama-server -m {shlex.quote(spelt(f'model/{single.name}'))}"
+        serve = f"llama-server -m {shlex.quote(escape_controls(f'model/{single.name}'))}"
         if FACTORS in read_gguf(single).tensors:
             careful = SCALED
     else:
@@ -135,7 +139,7 @@ def use(ref: ModelRef, base: str) -> str:
         ]
         serve = "vllm serve model"
         if method := _quantised_by(Path(ref.path)):
-            load.insert(0, f"# in fewer bits: needs {spelt(method)} beside transformers")
+            load.insert(0, f"# in fewer bits: needs {escape_controls(method)} beside transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```", careful]).rstrip()
 
 
@@ -165,7 +169,7 @@ def _gates(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for v in verdicts:
         said = f"{v.outcome}{'' if v.blocking else ' (warn)'}" + (f", {v.waiver.says()}" if v.waiver else "")
-        yield "| " + " | ".join(map(markdown, (v.gate, f"{v.metric} {v.claim}", said, v.why))) + " |"
+        yield "| " + " | ".join(map(escape_markdown, (v.gate, f"{v.metric} {v.claim}", said, v.why))) + " |"
 
 
 def _quantised_by(folder: Path) -> str:
@@ -181,7 +185,7 @@ def _made_of(declared: Export, run: Run) -> str:
     """Return what a copy was made of, and how far it is from it where its exporter measured that."""
     if not declared.name:
         return ""
-    said = ", ".join(f"{k} = {json.dumps(v, default=str)}" for k, v in struck(declared.options).items())
+    said = ", ".join(f"{k} = {json.dumps(v, default=str)}" for k, v in redact_options(declared.options).items())
     told = f'made by "{declared.use}"' + (f" ({said})" if said else "")
-    facts = "".join(f", {k} {v}" for k, v in struck(run.facts.get(declared.name, {})).items())
-    return f", {markdown(f'{told} of {declared.from_}')}, weights `{run.digests[declared.from_][:16]}`{markdown(facts)}"
+    facts = "".join(f", {k} {v}" for k, v in redact_options(run.facts.get(declared.name, {})).items())
+    return f", {escape_markdown(f'{told} of {declared.from_}')}, weights `{run.digests[declared.from_][:16]}`{escape_markdown(facts)}"

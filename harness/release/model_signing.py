@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.attestation import MODEL, PAYLOAD, payload
+from harness.artifacts.attestation import MODEL, PAYLOAD, statement_bytes
 from harness.errors import UsageError
 from harness.release.evidence import ReadEvidence, read_evidence
 from harness.release.policy import Policy
-from harness.release.signing import read_private
+from harness.release.signing import read_private_key
 from harness.release.verified import Verified
 
 KIND = "https://model_signing/signature/v1.0"
@@ -24,18 +24,18 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
-def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+def model_signing_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
     """Return what signs with a private key on a curve that model_signing takes; raises UsageError at any other."""
     if key is None:
         raise UsageError("--as model-signing is a signature; give --sign-with FILE, a private EC key")
-    private = read_private(key, "--sign-with")
+    private = read_private_key(key, "--sign-with")
     if getattr(getattr(private, "curve", None), "name", "") not in CURVES:
         make = f"openssl ecparam -name prime256v1 -genkey -noout -out {key}"
         raise UsageError(f"--sign-with {key}: is no EC key, P-256 for instance, as model-signing wants it; {make}")
-    return lambda found: bundle(found, read_evidence(found), private) if found.ok else ""
+    return lambda found: sign_bundle(found, read_evidence(found), private) if found.ok else ""
 
 
-def bundle(found: Verified, evidence: ReadEvidence, private: Any) -> str:
+def sign_bundle(found: Verified, evidence: ReadEvidence, private: Any) -> str:
     """Return the bundle over the files in model/, under the digests that were verified."""
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -47,7 +47,7 @@ def bundle(found: Verified, evidence: ReadEvidence, private: Any) -> str:
         "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False},
         "resources": [{"name": name, "algorithm": "sha256", "digest": files[name]} for name in ordered],
     }
-    statement = payload(KIND, [{"name": MODEL, "digest": {"sha256": found.root}}], predicate)
+    statement = statement_bytes(KIND, [{"name": MODEL, "digest": {"sha256": found.root}}], predicate)
     digest = getattr(hashes, CURVES[private.curve.name])()
     signature = private.sign(Envelope(statement, PAYLOAD, {}).pae(), ec.ECDSA(digest))
     told = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from harness import schema
 from harness.artifacts.attestation import CLAIMS, PAYLOAD, Envelope
-from harness.claims.gate import Gate
 from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.gates.gate import Gate
 from harness.release import LAYERS
 
 LONG = 10**15  # a whole number from here on is refused before anything is done with it
@@ -124,7 +124,7 @@ LOOKED: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (  # the 
 )
 
 
-def overlooked(policy: Policy | None, looked: Collection[str] = ()) -> list[str]:
+def list_unchecked(policy: Policy | None, looked: Collection[str] = ()) -> list[str]:
     """Return what is not looked at under a policy, or without one, each with its key, unless that was `looked` at."""
     lines: dict[int, list[str]] = {}
     for line, what, key, is_demanded in LOOKED:
@@ -152,12 +152,12 @@ def read_policy(path: Path, *, strict: bool = False) -> Policy:
         complain(key, f'"{key}" is too large a number')
     mistakes.raise_if_any()
     of_keys, of_claims = _tables(raw, "key", Key, complain), _tables(raw, "claim", Gate, complain)
-    found = [schema.read(Key, table, complain) for table in of_keys]
+    found = [schema.read_table(Key, table, complain) for table in of_keys]
     keys, claims = tuple(k for k in found if k), tuple(_claims(of_claims, complain))
     raw = {"suites": [], **raw} if raw.get("all_of") else raw
     served = _served(raw, complain)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    policy: Any = schema.read(Policy, raw, complain, keys=keys, claims=claims, served=served, digest=digest)
+    policy: Any = schema.read_table(Policy, raw, complain, keys=keys, claims=claims, served=served, digest=digest)
     wrong = _mistakes(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else ()
     for mistake in (*wrong, *(_odd(policy, raw) if policy else ())):
         complain("", mistake)
@@ -185,7 +185,7 @@ def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator
         def said(_: str, what: str, title: str = f"[[claim]] number {number}") -> None:
             complain("", f"{title}: {what}")
 
-        claim = schema.read(Gate, {"id": f"claim {number}", **table}, said, where="", group="", among=1)
+        claim = schema.read_table(Gate, {"id": f"claim {number}", **table}, said, where="", group="", among=1)
         if claim:
             foreign = [f'"{key}" is for gates of a suite; leave it out' for key in OF_SUITES if key in table]
             for mistake in foreign or claim.mistakes():
@@ -197,7 +197,7 @@ def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | N
     """Take [served] out of a policy, and read it."""
     if (table := raw.pop("served", None)) is None:
         return None
-    read = schema.read(
+    read = schema.read_table(
         ServedDemands, table if isinstance(table, dict) else {}, lambda _, what: complain("", f"[served]: {what}")
     )
     if read and not read.layers:
@@ -206,10 +206,10 @@ def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | N
         if name not in LAYERS:
             complain("", f'[served]: layers has "{name}"{did_you_mean(name, LAYERS)}')
     if read and read.longest is not None and not 0 < read.longest < LONG:
-        complain("", f'[served]: "longest" is {schema.show(read.longest)}, want 1 or more tokens')
+        complain("", f'[served]: "longest" is {schema.format_toml(read.longest)}, want 1 or more tokens')
     age = read.max_age_days if read else None
     if age is not None and not 0 < age <= RANGES[0][1]:
-        complain("", f'[served]: "max_age_days" is {schema.show(age)}, want {RANGES[0][2]}')
+        complain("", f'[served]: "max_age_days" is {schema.format_toml(age)}, want {RANGES[0][2]}')
     return read
 
 
@@ -218,14 +218,14 @@ def _odd(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
     for key, most, want in RANGES:
         value = raw.get(key)  # nan is in no range
         if value is not None and not ((value >= 0 if key == "recomputed" else value > 0) and value <= most):
-            yield f'"{key}" is {schema.show(value)}, want {want}'
+            yield f'"{key}" is {schema.format_toml(value)}, want {want}'
     for name, digest in policy.data.items():
         if not re.fullmatch(DIGEST, digest):
-            yield f'"data" of "{name}" is {schema.show(digest)}, want the 64 hex digits of suite.lock.json'
+            yield f'"data" of "{name}" is {schema.format_toml(digest)}, want the 64 hex digits of suite.lock.json'
     for plugin in policy.plugins or ():
         if not re.fullmatch(PLUGIN, plugin):
             what = "a version is a label that anybody can write; " if re.fullmatch(r"\S+ \S+", plugin) else ""
-            yield f'"plugins" has {schema.show(plugin)}: {what}pin the code, "NAME sha256:CODE" of suite.lock.json'
+            yield f'"plugins" has {schema.format_toml(plugin)}: {what}pin the code, "NAME sha256:CODE" of suite.lock.json'
 
 
 def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
@@ -252,7 +252,7 @@ def _huge(value: Any) -> bool:
 
 def check_signers(envelopes: Sequence[Envelope], policy: Policy, what: str) -> list[str]:
     """Return the names of the keys that signed a document; raises ExportRefused where they are too few."""
-    by = {keyid for envelope in envelopes for keyid in signers(envelope, policy)}
+    by = {keyid for envelope in envelopes for keyid in verified_signers(envelope, policy)}
     names = sorted(k.name or k.keyid[:16] for k in policy.keys if k.keyid in by)
     if len(names) < policy.threshold:
         who = ", ".join(names) or "no key of the policy"
@@ -260,7 +260,7 @@ def check_signers(envelopes: Sequence[Envelope], policy: Policy, what: str) -> l
     return names
 
 
-def signers(envelope: Envelope, policy: Policy) -> set[str]:
+def verified_signers(envelope: Envelope, policy: Policy) -> set[str]:
     """Return the ids of the policy's keys that signed an envelope; raises ExportRefused where a signature is wrong."""
     try:
         from securesystemslib.dsse import Envelope as Signed

@@ -16,57 +16,57 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MANIFEST, read_envelopes
-from harness.artifacts.strict import MALFORMED, read_json
+from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
-from harness.files import append_line, copy_range, exclusive, folder_in_place, open_file, writing
+from harness.files import append_line, copy_range, hold_exclusively, open_file, replace_folder, reporting_write_errors
 from harness.release.policy import Policy
-from harness.release.previous import RECORD, Promotion, current, releases_of, standing
+from harness.release.releases import RECORD, Promotion, active_releases, current_release, releases_folder
 from harness.release.verified import LARGEST, Verified
-from harness.release.verify import verify
-from harness.texts.numbers import number
+from harness.release.verify import verify_export
+from harness.texts.numbers import format_metric
 
 MOST = 5  # changes of a kind that are told
 Moved = tuple[Verified, Path | None, list[str]]  # what was found, the copy that is the release now, what changed
 
 
-def promote(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
+def promote_export(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
     """Verify an export, with evidence of other suites `beside` it, keep a copy of it, and record it as the release.
 
     Returns what `verify` found, the copy, and what changed against the last release. What was kept of the same model
     gives way to newer evidence, and to one that more have signed. Nothing is recorded when it is refused, nor a second
     time when it is the release already. Raises UsageError when the export is not there or the copy cannot be written.
     """
-    found = verify(export, policy, last=current(export), beside=beside)
+    found = verify_export(export, policy, last=current_release(export), beside=beside)
     if not found.ok:
         return found, None, []
-    to = releases_of(export) / found.root[:16]
+    to = releases_folder(export) / found.root[:16]
     with _alone(export):
-        before, anew = _told(current(export)), _is_newer(_told_in(found.raw), _told(to))
+        before, anew = _told(current_release(export)), _is_newer(_told_in(found.raw), _told(to))
         if anew:
-            with writing(to, "; nothing was promoted"), folder_in_place(to) as work:
+            with reporting_write_errors(to, "; nothing was promoted"), replace_folder(to) as work:
                 shutil.copytree(export, work, symlinks=True, dirs_exist_ok=True, copy_function=_copy)
-                copied = verify(work, policy, last=current(export), beside=beside)
+                copied = verify_export(work, policy, last=current_release(export), beside=beside)
                 if not copied.ok or copied.root != found.root:
                     why = copied.refused or "another model"
                     raise UsageError(f"{export}: changed while it was copied: {why}; nothing was promoted")
-        kept = verify(to, policy, last=current(export), beside=beside)
+        kept = verify_export(to, policy, last=current_release(export), beside=beside)
         if kept.ok and kept.root != found.root:
             raise UsageError(f"{to}: is not what was verified, root {found.root[:16]}; remove it and promote again")
-        released = standing(export)
+        released = active_releases(export)
         if kept.ok and (anew or not released or released[-1].root != found.root):
             _record(export, kept, back=False)
     return kept, to, _changes(before, _told_in(kept.raw))
 
 
-def go_back(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
+def roll_back(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
     """Record the release before the last one as the release again, if it still is what it was.
 
     Returns what `promote` does. Raises UsageError when there is none.
     """
     _before(export)
     with _alone(export):
-        before, to = _told(current(export)), releases_of(export) / _before(export).root[:16]
-        found = verify(to, policy, beside=beside)
+        before, to = _told(current_release(export)), releases_folder(export) / _before(export).root[:16]
+        found = verify_export(to, policy, beside=beside)
         if found.ok:
             _record(export, found, back=True)
     return found, to, _changes(before, _told_in(found.raw))
@@ -128,7 +128,7 @@ def _changes(before: _Told | None, now: _Told | None) -> list[str]:
         gates += [f'"{gate}" claims {claims[1]}, was {claims[0]}'] if claims[0] != claims[1] else []
         outcomes = [f"{g['outcome']}{' (waived)' if g.get('waiver') else ''}" for g in (old, new)]
         gates += [f'"{gate}" is {outcomes[1]}, was {outcomes[0]}'] if outcomes[0] != outcomes[1] else []
-        values = [number(g["value"] if g["estimate"] is None else g["estimate"]) for g in (old, new)]
+        values = [format_metric(g["value"] if g["estimate"] is None else g["estimate"]) for g in (old, new)]
         if any(old[key] != new[key] for key in ("value", "estimate", "lower", "upper")):
             numbers.append(f'"{gate}" {values[1]}, was {values[0]}')
     signed = [", ".join(sorted(key[:16] for key in keys)) or "nobody" for keys in (now.keys, before.keys)]
@@ -141,19 +141,21 @@ def _changes(before: _Told | None, now: _Told | None) -> list[str]:
 
 def _before(export: Path) -> Promotion:
     """Return the last release with other bytes than the present one; raises UsageError when there is none."""
-    released = standing(export)
+    released = active_releases(export)
     if not (others := [line for line in released if line.root != released[-1].root]):
-        raise UsageError(f"{releases_of(export) / RECORD}: names no release before the last one; there is no way back")
+        raise UsageError(
+            f"{releases_folder(export) / RECORD}: names no release before the last one; there is no way back"
+        )
     return others[-1]
 
 
 @contextmanager
 def _alone(export: Path) -> Iterator[None]:
     """Lock an export against other promotions; raises UsageError where its record cannot be written."""
-    record = releases_of(export) / RECORD
+    record = releases_folder(export) / RECORD
     with ExitStack() as held:
-        with writing(record):
-            held.enter_context(exclusive(record))
+        with reporting_write_errors(record):
+            held.enter_context(hold_exclusively(record))
         yield
 
 
@@ -165,8 +167,8 @@ def _record(export: Path, found: Verified, back: bool) -> None:
         user = str(os.getuid())
     now, about = datetime.now(UTC).isoformat(timespec="seconds"), (found.suite, found.candidate, found.signed_by)
     line = Promotion(found.root, manifest["weights"], *about, user, now, back, manifest["started"])
-    record = releases_of(export) / RECORD
-    with writing(record):
+    record = releases_folder(export) / RECORD
+    with reporting_write_errors(record):
         append_line(record, asdict(line))
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.artifacts.attestation import SERVED, STATEMENT, Envelope, read_envelopes
-from harness.artifacts.strict import MALFORMED, read_json
+from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
-from harness.release.demands import SKEW
-from harness.release.policy import ExportRefused, Policy, ServedDemands, check_signers, signers
-from harness.texts.shown import shown
+from harness.release.policy import ExportRefused, Policy, ServedDemands, check_signers, verified_signers
+from harness.release.policy_checks import SKEW
+from harness.texts.escaping import printable
 
 SAME, COUNT = "same", "count"  # a verdict; by what ids were seen where only their number is told
 
@@ -80,7 +80,7 @@ def _read_statement(envelope: Envelope) -> ServedStatement:
     return found
 
 
-def check_served(path: Path | None, root: str, policy: Policy | None, now: datetime) -> str:
+def require_served_statement(path: Path | None, root: str, policy: Policy | None, now: datetime) -> str:
     """Return what the statements in a file say of an export with this root.
 
     Each must be of this export, meet [served] and be about one endpoint; together they carry as many of the policy's
@@ -100,25 +100,25 @@ def check_served(path: Path | None, root: str, policy: Policy | None, now: datet
     about = f'endpoint {first.endpoint or "not said"}, model "{first.model}", {first.arithmetic or "no"} arithmetic'
     about += f", longest conversation {first.longest} tokens"
     ended, name = first.predicate["ended"], first.predicate["runtime"]["name"]
-    return shown(f"{name} answered as the export on {ended}: {same}; {about}; {who}")
+    return printable(f"{name} answered as the export on {ended}: {same}; {about}; {who}")
 
 
 def _check_statement(one: ServedStatement, path: Path, root: str, policy: Policy | None, now: datetime) -> None:
     """Raise ExportRefused at a statement of another export, of the future, or that says less than is demanded."""
     if one.root != root:
         raise ExportRefused(f"{path} is about root {one.root[:16]}, this export has {root[:16]}")
-    if policy and not signers(one.envelope, policy):
+    if policy and not verified_signers(one.envelope, policy):
         raise ExportRefused(f"{path} is signed by no key of the policy")
     if (ended := datetime.fromisoformat(one.predicate["ended"])) > now + SKEW:
         raise ExportRefused(f"{path} is of {one.predicate['ended']}, which is yet to come")
     layers = one.predicate["layers"]
     if differs := [name for name, layer in layers.items() if layer["verdict"] == "differs"]:
-        raise ExportRefused(shown(f'"{differs[0]}" differs: {layers[differs[0]]["says"]}'))
+        raise ExportRefused(printable(f'"{differs[0]}" differs: {layers[differs[0]]["says"]}'))
     if policy and policy.served:
         for demand in fields(ServedDemands):
             wanted = getattr(policy.served, demand.name)
             if wanted not in (None, [], False) and (why := CHECKS[demand.name](one, policy.served, now - ended)):
-                raise ExportRefused(shown(f"{why} ([served] {demand.name})"))
+                raise ExportRefused(printable(f"{why} ([served] {demand.name})"))
 
 
 def _layers_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:

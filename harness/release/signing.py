@@ -12,16 +12,16 @@ from typing import Any
 
 from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE
-from harness.artifacts.digests import walk
+from harness.artifacts.digests import walk_files
 from harness.errors import UsageError
-from harness.files import open_file, write_text, writing
-from harness.release.verify import verify
+from harness.files import open_file, reporting_write_errors, write_text
+from harness.release.verify import verify_export
 from harness.texts.secrets import TOKENS
 
 SECRETS = {what: re.compile(pattern.encode()) for what, pattern in TOKENS.items()}
 
 
-def keygen(name: Path) -> tuple[Path, Path]:
+def generate_key(name: Path) -> tuple[Path, Path]:
     """Write NAME.key (private, readable by its owner alone) and NAME.pub (a table for a policy); never over a file.
 
     Raises UsageError when one is there or cannot be written.
@@ -43,19 +43,19 @@ def keygen(name: Path) -> tuple[Path, Path]:
     return private, told
 
 
-def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> tuple[str, str]:
+def sign_export(folder: Path, key: Path, *, unrecomputed: bool = False) -> tuple[str, str]:
     """Sign the claims of an export that were verified; return the id of the key, and the root that they are about.
 
     What is not consistent or tells a secret is not signed. Gates are judged again from their rows; with
     `unrecomputed` one that cannot be is signed on its producer's word. The new envelopes are appended, so that each
     signer's lines stay as they are. Raises UsageError.
     """
-    signer = signer_of(key)
+    signer = load_signer(key)
     try:
-        found = verify(folder, recompute=True)
+        found = verify_export(folder, recompute=True)
         left = [f'gate "{gate}" cannot be judged again: {why}' for gate, why in found.unable.items()]
     except UsageError as error:  # there is no such folder, nothing to compute with, or no gate that can be judged again
-        found, left = verify(folder), [str(error)]
+        found, left = verify_export(folder), [str(error)]
     if not found.ok:
         raise UsageError(f"{folder}: is not signed: {found.refused}")
     if left and not unrecomputed:
@@ -65,13 +65,13 @@ def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> tuple[str, s
     keyid, path, text = str(signer.public_key.keyid), folder / EVIDENCE / CLAIMS, found.raw[CLAIMS].decode()
     envelopes = attestation.read_envelopes(text)
     signed = {e.payload for e in envelopes if keyid in e.signatures}
-    new = [enveloped(p, signer) for p in dict.fromkeys(e.payload for e in envelopes) if p not in signed]
-    with writing(path):
+    new = [make_envelope(p, signer) for p in dict.fromkeys(e.payload for e in envelopes) if p not in signed]
+    with reporting_write_errors(path):
         write_text(path, text + "".join(f"{e.line()}\n" for e in new), below=folder)
     return keyid, found.root
 
 
-def enveloped(payload: bytes, signer: Any) -> attestation.Envelope:
+def make_envelope(payload: bytes, signer: Any) -> attestation.Envelope:
     """Return a statement in an envelope that one key signed."""
     from securesystemslib.dsse import Envelope
 
@@ -81,16 +81,16 @@ def enveloped(payload: bytes, signer: Any) -> attestation.Envelope:
 
 def _check_secrets(folder: Path) -> None:
     """Raise UsageError when card or evidence hold a token: what is signed is shown around."""
-    for path in (folder / n for n, _ in walk(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")):
+    for path in (folder / n for n, _ in walk_files(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")):
         with open_file(path, below=folder) as f:
             for number, line in enumerate(f, 1):
                 if what := next((what for what, pattern in SECRETS.items() if pattern.search(line)), ""):
                     raise UsageError(f"{path}:{number}: looks like {what}; take it out of the suite and run it again")
 
 
-def signer_of(key: Path, option: str = "--key") -> Any:
+def load_signer(key: Path, option: str = "--key") -> Any:
     """Return what signs with an Ed25519 key. Raises UsageError."""
-    private = read_private(key, option)
+    private = read_private_key(key, option)
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     if not isinstance(private, Ed25519PrivateKey):
@@ -98,7 +98,7 @@ def signer_of(key: Path, option: str = "--key") -> Any:
     return _signers()(private)
 
 
-def read_private(key: Path, option: str) -> Any:
+def read_private_key(key: Path, option: str) -> Any:
     """Read a private key, which nobody else may read. Raises UsageError."""
     _signers()
     from cryptography.hazmat.primitives.serialization import load_pem_private_key

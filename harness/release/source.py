@@ -9,8 +9,8 @@ from typing import Any
 
 from harness import schema
 from harness.artifacts.digests import digest_of
-from harness.claims.gate import PARENT, Gate
-from harness.claims.group import grouped
+from harness.gates.gate import PARENT, Gate
+from harness.gates.group import link_groups
 from harness.suite.tables import SuiteTable
 
 DEFAULTS = json.loads(json.dumps(asdict(Gate(""))))  # of the keys of a gate that a lock leaves out
@@ -56,15 +56,15 @@ def _gate_errors(
 ) -> Iterator[str]:
     wrong, read = list[str](), list[Gate]()
     for table in source["gate"]:
-        gate = schema.read(Gate, table, lambda _, what: wrong.append(what), where="", group="", among=1)
+        gate = schema.read_table(Gate, table, lambda _, what: wrong.append(what), where="", group="", among=1)
         read += [gate] if gate else []
     if wrong:
         raise ValueError(wrong[0])
     copies = _copies(source, suite)
     compared = {str(e["name"]) for e in source["eval"] if e.get("against") == PARENT}
     about = {g.id for g in read if g.versus == PARENT or g.eval in compared}  # that only copies can meet
-    only = {g.id for g in grouped(read) if not g.on and (g.id in about or about.intersection(g.any_of))}
-    kept = grouped([replace(g, on=copies) if g.id in only else g for g in grouped(read)])
+    only = {g.id for g in link_groups(read) if not g.on and (g.id in about or about.intersection(g.any_of))}
+    kept = link_groups([replace(g, on=copies) if g.id in only else g for g in link_groups(read)])
     made, there = {g.id: json.loads(json.dumps(asdict(g))) for g in kept}, {str(g["id"]): g for g in gates}
     if made.keys() != there.keys() or len(there) < len(gates):
         odd = sorted(made.keys() ^ there.keys())

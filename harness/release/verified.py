@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.artifacts.attestation import EVIDENCE
-from harness.artifacts.stamps import Stamps, find_change, stamps_of
+from harness.artifacts.stamps import Stamps, find_change, read_stamps
 from harness.errors import UsageError
 from harness.files import open_file
 from harness.release.policy import ExportRefused
@@ -41,7 +41,7 @@ class Verified:
 
     def find_change(self) -> str:
         """Return what of the export changed since it was verified, or an empty text. Raises OSError."""
-        return find_change(self.stamps, stamps_of(Path(self.folder)))
+        return find_change(self.stamps, read_stamps(Path(self.folder)))
 
     def check_unchanged(self) -> None:
         """Raise UsageError where the export changed since it was verified."""

@@ -18,18 +18,26 @@ from typing import Any
 
 from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import BESIDE, CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
-from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest, template_digest, walk, weights_of
-from harness.artifacts.stamps import stamps_of
-from harness.artifacts.strict import MALFORMED, read_json
+from harness.artifacts.digests import (
+    Hashed,
+    digest_of,
+    hash_files,
+    root_digest,
+    template_digest,
+    walk_files,
+    weights_digest_of_files,
+)
+from harness.artifacts.stamps import read_stamps
+from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
-from harness.release import demands
-from harness.release.locked import Locked, read_lock
-from harness.release.outcome import verdicts_error
-from harness.release.policy import ExportRefused, Policy, overlooked, signers
-from harness.release.served import check_served
+from harness.release import policy_checks
+from harness.release.lock_reader import Locked, read_lock
+from harness.release.policy import ExportRefused, Policy, list_unchecked, verified_signers
+from harness.release.served import require_served_statement
 from harness.release.source import find_source_error
+from harness.release.verdict_consistency import find_verdicts_error
 from harness.release.verified import Verified, read_small
-from harness.texts.counts import counted
+from harness.texts.counts import count_noun
 
 OLDER = "the rows were not compared with the lock, whose digests an older harness made"
 UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
@@ -43,7 +51,7 @@ class _EvidenceFiles:
     raw: Mapping[str, bytes]
 
 
-def verify(
+def verify_export(
     folder: Path,
     policy: Policy | None = None,
     now: datetime | None = None,
@@ -68,7 +76,7 @@ def verify(
     how = (policy, now or datetime.now(UTC), recomputes, bool(beside), served)
     check = _Verification(folder, *how, last, [_Verification(one, *how) for one in beside], suite)
     looked = {"recomputed"} if recompute else set()
-    check.verified.overlooked = overlooked(policy, looked | ({"suites", "[[claim]]", "data"} if suite else set()))
+    check.verified.overlooked = list_unchecked(policy, looked | ({"suites", "[[claim]]", "data"} if suite else set()))
     return check.go()
 
 
@@ -90,7 +98,7 @@ class _Verification:
     suite: Path | None = None
 
     def __post_init__(self) -> None:
-        self.verified, self.met = Verified(str(self.folder)), demands.Met({}, frozenset())
+        self.verified, self.met = Verified(str(self.folder)), policy_checks.PolicyMatch({}, frozenset())
 
     def go(self) -> Verified:
         alone = self.policy and self.policy.all_of and not self.joined  # it stands for all suites that a policy wants
@@ -126,7 +134,7 @@ class _Verification:
         return self.verified
 
     def stamp(self) -> str:
-        self.verified.stamps = stamps_of(self.folder)
+        self.verified.stamps = read_stamps(self.folder)
         return ""
 
     def unchanged(self) -> str:
@@ -162,7 +170,7 @@ class _Verification:
             return "not checked: no policy"
         signed: dict[bytes, set[str]] = {}
         for envelope in self.envelopes:
-            signed.setdefault(envelope.payload, set()).update(signers(envelope, self.policy))
+            signed.setdefault(envelope.payload, set()).update(verified_signers(envelope, self.policy))
         names = {k.keyid: k.name or k.keyid[:16] for k in self.policy.keys}
         for payload, by in signed.items():
             if len(by) < self.policy.threshold:
@@ -199,7 +207,9 @@ class _Verification:
         model = {n.removeprefix(f"{MODEL}/"): str(e["sha256"]) for n, e in listed.items() if n.startswith(f"{MODEL}/")}
         if not model or root_digest(model) != manifest["root"]:
             raise ExportRefused(f"the root digest of {MODEL}/ is not the manifest's")
-        expected = attestation.statements(self.evidence.raw[MANIFEST], self.evidence.raw[LOCK], self.evidence.gates)
+        expected = attestation.make_statements(
+            self.evidence.raw[MANIFEST], self.evidence.raw[LOCK], self.evidence.gates
+        )
         payloads = [e.payload for e in self.envelopes]
         if any(payload not in expected for payload in payloads):
             raise ExportRefused(f"{CLAIMS} speaks of another export, or of another run's evidence")
@@ -212,7 +222,7 @@ class _Verification:
     def compare(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
         """Raise ExportRefused unless the files are those listed; names and sizes first, for they cost nothing."""
         try:
-            there = dict(walk(self.folder))
+            there = dict(walk_files(self.folder))
         except ValueError as error:
             raise ExportRefused(str(error)) from None
         for name in UNLISTED:
@@ -238,7 +248,7 @@ class _Verification:
         """Raise ExportRefused unless the gates judged these tensors, on the same base, and the lock's rows."""
         manifest = self.evidence.manifest
         try:
-            digest = weights_of(model)
+            digest = weights_digest_of_files(model)
         except ValueError as error:
             raise ExportRefused(f"{MODEL}/ {error}") from None
         if on := manifest.get("adapter"):
@@ -265,9 +275,11 @@ class _Verification:
         if not wanted:
             raise ExportRefused(f"no blocking gate applies to {candidate}")
         if self.policy:
-            if why := next(demands.refused(self.policy, self.evidence.manifest, self.evidence.lock, self.now), ""):
+            if why := next(
+                policy_checks.find_refusals(self.policy, self.evidence.manifest, self.evidence.lock, self.now), ""
+            ):
                 raise ExportRefused(why)
-            self.met = demands.found(self.policy, self.evidence.lock, self.locked, verdicts, candidate)
+            self.met = policy_checks.match_policy(self.policy, self.evidence.lock, self.locked, verdicts, candidate)
             if self.met.lacking and not self.joined:
                 raise ExportRefused(next(iter(self.met.lacking.values())))
             wanted |= set(self.policy.gates) & verdicts.keys()
@@ -277,7 +289,7 @@ class _Verification:
             self.gate(verdicts[gate])
         for verdict in self.evidence.gates:
             self.same_weights(verdict)
-        if why := verdicts_error(self.locked, verdicts):
+        if why := find_verdicts_error(self.locked, verdicts):
             raise ExportRefused(why)
         for told in self.evidence.manifest.get("ignored", ()):
             said = f'check "{told["check"]}" failed and was ignored'
@@ -285,7 +297,7 @@ class _Verification:
         if why := find_source_error(self.evidence.lock["suite"], self.evidence.lock["gates"]):
             raise ExportRefused(f"{LOCK}: {why}")
         waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in wanted)
-        return counted(len(wanted), "gate") + (f", {waived} of them waived" if waived else " passed")
+        return count_noun(len(wanted), "gate") + (f", {waived} of them waived" if waived else " passed")
 
     def attempts(self) -> str:
         """Return what the ledger is. Raises ExportRefused where earlier attempts may be missing and that matters."""
@@ -354,11 +366,11 @@ class _Verification:
 
     def recompute(self) -> str:
         """Return how many verdicts follow from their rows. Raises ExportRefused when one does not, or few do."""
-        from harness.release.recompute import recompute
+        from harness.release.recomputation import recompute_verdicts
 
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         named = {*self.met.gates, *(set(self.policy.gates) & verdicts.keys() if self.policy else ())}
-        recomputed = recompute(self.folder, self.evidence.manifest, self.locked, verdicts, named)
+        recomputed = recompute_verdicts(self.folder, self.evidence.manifest, self.locked, verdicts, named)
         if recomputed.differs:
             raise ExportRefused(recomputed.differs)
         self.verified.unable = {g: why for g, why in recomputed.unable.items() if verdicts[g]["outcome"] != "ERROR"}
@@ -380,7 +392,7 @@ class _Verification:
             self.verified.notes += [f"{other.folder}: {note}" for note in other.verified.notes if note != UNSIGNED]
         every = [self, *self.others]
         for wanted in self.policy.all_of if self.policy else ():
-            if not any(demands.is_one_of(check.evidence.lock["suite"], [wanted]) for check in every):
+            if not any(policy_checks.is_listed_suite(check.evidence.lock["suite"], [wanted]) for check in every):
                 raise ExportRefused(f'there is no evidence of suite "{wanted}"; add its export, --with DIR')
         for demand, why in self.met.lacking.items():
             if all(demand in check.met.lacking for check in every):
@@ -393,12 +405,12 @@ class _Verification:
         return self.verified.root, str(self.evidence.manifest["weights"])
 
     def answers(self) -> str:
-        return check_served(self.served, self.verified.root, self.policy, self.now)
+        return require_served_statement(self.served, self.verified.root, self.policy, self.now)
 
     def compare_suite(self) -> str:
         """Return what is as in the deployer's copy of the suite. Raises ExportRefused where anything differs."""
         assert self.suite
-        from harness.release.compared import compare_suite
+        from harness.release.suite_comparison import compare_suite
 
         found = compare_suite(self.suite, self.folder, self.evidence.lock)
         self.verified.notes += [f"suite: {note}" for note in found.notes]

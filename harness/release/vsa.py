@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from harness.artifacts.attestation import CLAIMS, EVIDENCE, MODEL, STATEMENT, Envelope, payload, read_envelopes
-from harness.artifacts.digests import file_digest, root_digest, walk
-from harness.artifacts.strict import MALFORMED, read_json
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, MODEL, STATEMENT, Envelope, read_envelopes, statement_bytes
+from harness.artifacts.digests import file_digest, root_digest, walk_files
+from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.evidence import read_evidence
-from harness.release.policy import ExportRefused, Policy, check_signers, signers
-from harness.release.signing import enveloped, signer_of
+from harness.release.policy import ExportRefused, Policy, check_signers, verified_signers
+from harness.release.signing import load_signer, make_envelope
 from harness.release.verified import Verified
-from harness.texts.shown import shown
+from harness.texts.escaping import printable
 from harness.version import __version__
 
 KIND = "https://slsa.dev/verification_summary/v1"
 URN, LEVEL = "urn:finetune-harness", "FINETUNE_HARNESS"
 
 
-def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+def vsa_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
     """Return what writes summaries under a policy of a file, signed with the deployer's key if need be.
 
     Raises UsageError without a policy.
@@ -36,17 +36,17 @@ def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Veri
     if policy is None:
         raise UsageError("--as vsa says that a policy was met; give --policy FILE too")
     about = {"uri": f"{URN}:policy:{quote(name)}", "digest": {"sha256": policy.digest}}
-    return partial(summary, about, signer_of(key, "--sign-with") if key else None)
+    return partial(make_summary, about, load_signer(key, "--sign-with") if key else None)
 
 
-def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
+def make_summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
     """Return the summary of an export that was verified, or refused: a statement, or in an envelope signed by `signer`.
 
     Of an export whose model cannot be hashed there is none, and a note says why.
     """
     name, model = Path(found.folder).resolve().name, Path(found.folder) / MODEL
     try:
-        root = found.root or root_digest({name: file_digest(model / name) for name, _ in walk(model)})
+        root = found.root or root_digest({name: file_digest(model / name) for name, _ in walk_files(model)})
     except (OSError, ValueError) as error:
         found.notes.append(f"no summary is written, for there are no bytes that it could be about: {error}")
         return ""
@@ -58,15 +58,15 @@ def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
         "policy": policy,
         "inputAttestations": [{"name": f"{EVIDENCE}/{CLAIMS}", "digest": {"sha256": claims}}] if claims else [],
         "verificationResult": "PASSED" if found.ok else "FAILED",
-        "verifiedLevels": levels(found) if found.ok else ["FAILED"],
+        "verifiedLevels": verified_levels(found) if found.ok else ["FAILED"],
         "slsaVersion": "1.1",
         **({} if found.ok else {f"{URN}:refused": found.refused}),
     }
-    statement = payload(KIND, [{"name": name, "digest": {"sha256": root}}], told)
-    return (enveloped(statement, signer).line() if signer else statement.decode()) + "\n"
+    statement = statement_bytes(KIND, [{"name": name, "digest": {"sha256": root}}], told)
+    return (make_envelope(statement, signer).line() if signer else statement.decode()) + "\n"
 
 
-def levels(found: Verified) -> list[str]:
+def verified_levels(found: Verified) -> list[str]:
     """Return what was verified of an export, beyond its bytes; each name is said once, and no waiver goes unsaid."""
     evidence = read_evidence(found)
     blocking = [g for g in evidence.gates if g["blocking"]]
@@ -81,7 +81,7 @@ def levels(found: Verified) -> list[str]:
     return [f"{LEVEL}_{name}" for name, holds in held.items() if holds]
 
 
-def held(path: Path, found: Verified, policy: Policy | None) -> str:
+def require_summary(path: Path, found: Verified, policy: Policy | None) -> str:
     """Return what the summaries in a file, one a line, say of an export that is verified.
 
     Raises ExportRefused where one is of another root or says FAILED, they are of several policies, or too few keys of
@@ -99,7 +99,7 @@ def held(path: Path, found: Verified, policy: Policy | None) -> str:
     for envelope, (root, result, says, _) in zip(envelopes, said, strict=True):
         if root != found.root:
             raise ExportRefused(f"{path} is of another root ({root[:16]}), this export has {found.root[:16]}")
-        if policy and not signers(envelope, policy):
+        if policy and not verified_signers(envelope, policy):
             raise ExportRefused(f"{path} is signed by no key of the policy")
         if result != "PASSED":
             raise ExportRefused(f"{path} says {json.dumps(says)}")
@@ -119,4 +119,4 @@ def _read_summary(envelope: Envelope) -> tuple[str, str, str, str]:
     (subject,) = statement["subject"]
     root, result = str(subject["digest"]["sha256"]), str(told["verificationResult"])
     says = f"{result} on {told['timeVerified']} under {told['policy']['uri']}, {', '.join(told['verifiedLevels'])}"
-    return root, result, shown(says), json.dumps(told["policy"], sort_keys=True)
+    return root, result, printable(says), json.dumps(told["policy"], sort_keys=True)

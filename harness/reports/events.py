@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import UsageError
-from harness.files import lines_of, locked, open_file, open_for_writing
+from harness.files import open_file, open_for_writing, split_json_lines, try_lock
 from harness.hookspec import hookimpl
 from harness.records.findings import Finding
 from harness.records.models import Progress
 from harness.records.run import Report, Run, Trial
 from harness.records.verdicts import Verdict
-from harness.reports.report_json import made, placed, plain
-from harness.texts.counts import counted
-from harness.texts.numbers import duration
+from harness.reports.report_json import from_json, json_safe, relative_paths
+from harness.texts.counts import count_noun
+from harness.texts.numbers import format_duration
 
 FORMAT = 1  # of a line; raised when a reader of an older one would misread it
 FILE = "events.jsonl"  # in a run's folder
@@ -92,12 +92,12 @@ class Events:
         self.run = run or self.run
         line = {"format": FORMAT, "event": event, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **told}
         if self.path is None and self.run:
-            line = placed(line, self.run)
-        self.waiting.append(json.dumps(plain(line), ensure_ascii=False, default=str, allow_nan=False) + "\n")
+            line = relative_paths(line, self.run)
+        self.waiting.append(json.dumps(json_safe(line), ensure_ascii=False, default=str, allow_nan=False) + "\n")
         try:
             if self.file is None and run and run.folder:
                 self.file = _open_events(Path(run.folder) / FILE)
-                locked(self.file.fileno())
+                try_lock(self.file.fileno())
             if self.file is None:
                 return
             if not self.file.closed:
@@ -119,7 +119,7 @@ def _open_events(path: Path) -> IO[str]:
 
 
 @dataclass(frozen=True)
-class Underway:
+class RunProgress:
     """A run as its events tell of it: what was found so far, its stage, the last sign of life, and since when.
 
     `running` is None where nobody can tell.
@@ -152,21 +152,25 @@ class Underway:
         """Return in a line how it stands, at what it is, how long that takes on, and how much is done."""
         p = self.progress
         at = [self.stage, f"{p.what} {p.done:,} of {p.total:,}" if p and p.total else ""]
-        at += [f"about {duration(self.left)} left of it"] if self.running and self.left is not None else []
-        done = f"{len(self.run.reports):,} of {counted(len(self.run.items), 'item')} done"
+        at += [f"about {format_duration(self.left)} left of it"] if self.running and self.left is not None else []
+        done = f"{len(self.run.reports):,} of {count_noun(len(self.run.items), 'item')} done"
         ago = max((now - self.heard).total_seconds(), 0.0)
-        heard = f"heard of {duration(ago)} ago" if self.running else f"last heard of {self.heard:%Y-%m-%d %H:%M:%S} UTC"
+        heard = (
+            f"heard of {format_duration(ago)} ago"
+            if self.running
+            else f"last heard of {self.heard:%Y-%m-%d %H:%M:%S} UTC"
+        )
         way = "" if self.running or self.ended else "; harness run asks nothing again that is remembered"
         return f"{self.state}: {', '.join(filter(None, [*at, done, heard]))}{way}"
 
 
-def read_events(folder: Path) -> Underway:
+def read_events(folder: Path) -> RunProgress:
     """Read what a run's folder tells of it so far. Raises UsageError where it tells nothing that can be read."""
     path = folder / FILE
     try:
         with open_file(path, below=folder) as file:
-            free = locked(file.fileno(), shared=True)  # None where its file system knows no locks
-            lines = [json.loads(line) for line in lines_of(file.read()) if line]
+            free = try_lock(file.fileno(), shared=True)  # None where its file system knows no locks
+            lines = [json.loads(line) for line in split_json_lines(file.read()) if line]
         if not lines or any(line["format"] != FORMAT for line in lines):
             raise UsageError(f"{path}: is not of this version of the harness")
         return _so_far(lines, None if free is None else not free, folder)
@@ -176,10 +180,10 @@ def read_events(folder: Path) -> Underway:
         raise UsageError(f"{path}: cannot be read as events; run the suite again") from None
 
 
-def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> Underway:
+def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> RunProgress:
     first, *rest = lines
-    run = made(Run, {name: first[name] for name in BEGUN}, "it")
-    found = Underway(replace(run, folder=str(folder)), running, datetime.fromisoformat(lines[-1]["at"]))
+    run = from_json(Run, {name: first[name] for name in BEGUN}, "it")
+    found = RunProgress(replace(run, folder=str(folder)), running, datetime.fromisoformat(lines[-1]["at"]))
     for line in rest:
         told = {key: value for key, value in line.items() if key not in ("format", "event", "at")}
         kind = line["event"]
@@ -187,17 +191,17 @@ def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Pa
             found = replace(found, stage=str(told["stage"]), progress=None, since=None)
         elif kind == "progress":
             facts = dict(told.pop("facts"))  # texts or numbers
-            sign, at = replace(made(Progress, told, "it"), facts=facts), datetime.fromisoformat(line["at"])
+            sign, at = replace(from_json(Progress, told, "it"), facts=facts), datetime.fromisoformat(line["at"])
             new = found.progress is None or found.progress.what != sign.what
             found = replace(found, progress=sign, **({"since": at, "before": sign.done} if new else {}))
         elif kind == "report":
-            run.reports.append(made(Report, told, "it"))
+            run.reports.append(from_json(Report, told, "it"))
             found = replace(found, progress=None, since=None)
         elif kind == "verdict":
             last = run.reports[-1]
-            run.reports[-1] = replace(last, verdicts=(*last.verdicts, made(Verdict, told, "it")))
+            run.reports[-1] = replace(last, verdicts=(*last.verdicts, from_json(Verdict, told, "it")))
         elif kind == "finding":
-            run.flags.append(made(Finding, told, "it"))
+            run.flags.append(from_json(Finding, told, "it"))
         elif kind == "run_finish":
             found = replace(found, ended=True)
     if odd := run.find_odd_name():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from harness.records import words
+from harness.records import verdict_text
 from harness.records.run import Report, Run
 from harness.records.verdicts import Outcome, Verdict
-from harness.texts.shown import shown
+from harness.texts.escaping import printable
 
 
-def junit(run: Run) -> str:
+def format_junit(run: Run) -> str:
     """Write a run as JUnit XML: one case a verdict, and one for every item without verdicts."""
     suite = ET.Element("testsuite", name=run.suite, timestamp=run.started, time=f"{run.seconds:.3f}")
     notes = [("conclusion", c) for c in run.conclusions] + [("warning", w) for w in run.warnings]
@@ -39,8 +39,8 @@ def junit(run: Run) -> str:
     for kind, name in {"failure": "failures", "error": "errors", "skipped": "skipped"}.items():
         suite.set(name, str(sum(case.find(kind) is not None for case in cases_)))
     for one in suite.iter():  # text such as XML 1.0 can hold, one line each and without secrets
-        one.attrib.update({name: shown(value) for name, value in one.attrib.items()})
-        one.text = shown(one.text, lines=True) if one.text else one.text
+        one.attrib.update({name: printable(value) for name, value in one.attrib.items()})
+        one.text = printable(one.text, lines=True) if one.text else one.text
     ET.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
 
@@ -69,7 +69,7 @@ def _junit_outcome(case: ET.Element, report: Report, verdict: Verdict | None) ->
         return
     if verdict.outcome is Outcome.PASS:
         return
-    outcome, why = verdict.outcome, words.reason(verdict, tests=True)
+    outcome, why = verdict.outcome, verdict_text.format_reason(verdict, tests=True)
     if verdict.waiver:
         ET.SubElement(case, "skipped", message=f"{outcome}, {verdict.waiver.says()} ({why})")
     elif not verdict.blocking:

@@ -7,41 +7,47 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.records import words
+from harness.records import verdict_text
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
-from harness.reports.rows import Shown, changed_rows, failed_rows, lost_and_won, private_evals
-from harness.reports.sentence import GLYPHS, let_through, verdict_sentence, worst_first
-from harness.texts.counts import counted
-from harness.texts.numbers import percent
-from harness.texts.shown import code, markdown, shown
+from harness.reports.rows import (
+    DisplayRow,
+    count_lost_and_won,
+    format_failed_rows,
+    read_changed_rows,
+    read_private_evals,
+)
+from harness.reports.summary import GLYPHS, sort_worst_first, verdict_sentence, waived_and_ignored
+from harness.texts.counts import count_noun
+from harness.texts.escaping import escape_markdown, markdown_code, printable
+from harness.texts.numbers import format_percent
 
 FLIPS = 10  # rows that are shown
 LONGEST = 300  # characters of a text in a cell
 LARGEST = 1_000_000  # bytes of it all: GitHub refuses a summary of more than 1 MiB
 
 
-def run_markdown(run: Run, folder: Path | None = None) -> str:
+def format_run_markdown(run: Run, folder: Path | None = None) -> str:
     """Return a run as Markdown: the decision, the gates, what follows in words, and rows that changed.
 
     `folder` is where its rows are; without one none are shown. At most LARGEST bytes, cut at the end of a line.
     """
     gates = ["| | gate | on | claim | found |", "|---|---|---|---|---|"] if run.verdicts else []
-    for v in worst_first(run):
-        cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), words.brief(v))
+    for v in sort_worst_first(run):
+        cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), verdict_text.format_brief(v))
         warns = " (any_of)" if v.group else " (warn)"
         note = " (waived)" if v.waived else " (not what ships)" if v.blocking else warns
         note = "" if v.outcome is Outcome.PASS or v.holds_up else note
-        gates.append(f"| {GLYPHS[v.outcome]} {v.outcome}{note} | " + " | ".join(map(markdown, cells)) + " |")
+        gates.append(f"| {GLYPHS[v.outcome]} {v.outcome}{note} | " + " | ".join(map(escape_markdown, cells)) + " |")
     if any(v.lower is not None or v.upper is not None for v in run.verdicts):
-        gates.append(f"\nEach bound in brackets holds at {percent(1 - run.alpha)}, one-sided.")
+        gates.append(f"\nEach bound in brackets holds at {format_percent(1 - run.alpha)}, one-sided.")
     parts = [
-        f"## {markdown(verdict_sentence(run))}",
-        " · ".join([code(run.suite), code(run.model), run.started, f"exit {int(run.exit_code)}"]),
-        *map(markdown, (run.problem or "").splitlines()[:FLIPS]),
-        "\n".join(f"- **{markdown(line)}**" for line in let_through(run)),
+        f"## {escape_markdown(verdict_sentence(run))}",
+        " · ".join([markdown_code(run.suite), markdown_code(run.model), run.started, f"exit {int(run.exit_code)}"]),
+        *map(escape_markdown, (run.problem or "").splitlines()[:FLIPS]),
+        "\n".join(f"- **{escape_markdown(line)}**" for line in waived_and_ignored(run)),
         "\n".join(gates),
-        "\n".join(f"- {markdown(line)}" for line in _said(run)),
+        "\n".join(f"- {escape_markdown(line)}" for line in _said(run)),
     ]
     text = "".join(f"{part}\n\n" for part in parts if part)
     for block in _blocks(run, folder) if folder else ():
@@ -55,7 +61,7 @@ def run_markdown(run: Run, folder: Path | None = None) -> str:
 def _said(run: Run) -> Iterator[str]:
     """Yield what follows from the verdicts, what checks found, and what was written or not."""
     yield from run.warnings[:1] if run.edited else ()
-    yield from (c for c in run.conclusions if c not in let_through(run))
+    yield from (c for c in run.conclusions if c not in waived_and_ignored(run))
     yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.flags if f.severity != "note" and f.ignored is None)
     yield from (f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error")
     held = any(v.holds_up for v in run.verdicts)  # and the table says why
@@ -67,10 +73,10 @@ def _said(run: Run) -> Iterator[str]:
 def _blocks(run: Run, folder: Path) -> Iterator[str]:
     """Yield the rows that gates lost, failed and won, the worst gate's first, FLIPS of them in all, none private."""
     left = FLIPS
-    for v in worst_first(run):
+    for v in sort_worst_first(run):
         try:
-            hidden = v.metric.partition(".")[0] in private_evals(folder)
-            rows = changed_rows(run, folder, v) if left and v.decides and not hidden else []
+            hidden = v.metric.partition(".")[0] in read_private_evals(folder)
+            rows = read_changed_rows(run, folder, v) if left and v.decides and not hidden else []
         except UsageError:
             rows = []
         if rows:
@@ -78,13 +84,13 @@ def _blocks(run: Run, folder: Path) -> Iterator[str]:
             left -= len(rows[:left])
 
 
-def _details(v: Verdict, rows: Sequence[Shown], chosen: Sequence[Shown]) -> str:
+def _details(v: Verdict, rows: Sequence[DisplayRow], chosen: Sequence[DisplayRow]) -> str:
     """Return a block of HTML that unfolds: it has no empty line, which would end it, and in it nothing is Markdown."""
     if v.versus:
-        lost, won = lost_and_won(v)
-        count, what = lost + won, f"{counted(lost, 'row')} lost and {won:,} won against {v.versus}"
+        lost, won = count_lost_and_won(v)
+        count, what = lost + won, f"{count_noun(lost, 'row')} lost and {won:,} won against {v.versus}"
     else:
-        count, what = len(rows), failed_rows(v, len(rows))
+        count, what = len(rows), format_failed_rows(v, len(rows))
     title = f"{v.gate} on {v.candidate}: {what}" + (f", {len(chosen)} of them here" if count > len(chosen) else "")
     names = dict.fromkeys(subject for row in chosen for subject, _ in row.answers)
     lines = [f"<details><summary>{_cell(title)}</summary><table>", _line("th", ["", "row", "prompt", "target", *names])]
@@ -102,7 +108,7 @@ def _line(tag: str, texts: Sequence[str]) -> str:
 
 def _cell(text: str) -> str:
     """Return a text on one line as HTML that says it: no tag, no entity, no link, no secret of its own."""
-    line = shown(text)
+    line = printable(text)
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
     return html.escape(line).replace("##[", "##&#91;").replace("://", ":&#47;/")

@@ -23,7 +23,7 @@ from harness.errors import UsageError
 from harness.files import open_file
 from harness.records.run import Run
 from harness.schema import field_hints
-from harness.texts.secrets import hide, struck
+from harness.texts.secrets import redact_options, redact_text
 
 FORMAT = 2  # of report.json; raised when an older reader would misread
 END, SUM = "\n}\n", ',\n "sha256": "'  # how it ends, and its last key: the digest of all before it
@@ -34,14 +34,14 @@ CONTENT = frozenset({"won", "lost", "won_ids", "lost_ids", "rows", "shown", "ite
 
 def to_json(run: Run) -> str:
     """Write a run as JSON; what plugins tell is struck as their options are, and no path is absolute."""
-    facts = {name: struck(told) for name, told in run.facts.items()}
-    text = dumps({"format": FORMAT, **placed(dataclasses.asdict(run) | {"facts": facts}, run)})
+    facts = {name: redact_options(told) for name, told in run.facts.items()}
+    text = dumps({"format": FORMAT, **relative_paths(dataclasses.asdict(run) | {"facts": facts}, run)})
     return f'{text.removesuffix(END)}{SUM}{hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}"{END}'
 
 
 def dumps(value: Any) -> str:
     """Write a value as JSON without secrets; numbers that are not finite become null: JSON has no words for them."""
-    return json.dumps(plain(value), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
+    return json.dumps(json_safe(value), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 
 def read_run(folder: Path) -> Run:
@@ -62,7 +62,7 @@ def read_run(folder: Path) -> Run:
         raise UsageError(f"{path}: is not a report of this version of the harness; read it with the one that wrote it")
     data.pop("sha256", None)
     try:
-        found: Run = made(Run, data, "it")
+        found: Run = from_json(Run, data, "it")
         if odd := found.find_odd_name():
             raise ValueError(f"{odd} is no name of a suite, a subject or an eval")
     except (TypeError, ValueError, RecursionError) as error:
@@ -74,26 +74,26 @@ def read_run(folder: Path) -> Run:
     return dataclasses.replace(found, folder=str(path.parent)) if found.folder else found
 
 
-def made(want: Any, value: Any, place: str) -> Any:
+def from_json(want: Any, value: Any, place: str) -> Any:
     """Return plain data as what it was; raises TypeError with the place of what is something else."""
     origin, args = get_origin(want), get_args(want)
     if origin in (Union, UnionType):
         kinds = [a for a in args if a is not type(None)]
-        return None if value is None else made(kinds[0], value, place)
+        return None if value is None else from_json(kinds[0], value, place)
     if want is float and type(value) is int:
         return float(value)
     if dataclasses.is_dataclass(want) and isinstance(value, dict) and isinstance(want, type):
         hints = field_hints(want)
         if strange := [key for key in value if key not in hints]:
             raise TypeError(f'{place} has "{strange[0]}"')
-        return want(**{key: made(hints[key], v, f'"{key}"') for key, v in value.items()})
+        return want(**{key: from_json(hints[key], v, f'"{key}"') for key, v in value.items()})
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
         nan = args[1] is float  # which JSON has no word for
-        return {key: math.nan if nan and v is None else made(args[1], v, place) for key, v in value.items()}
+        return {key: math.nan if nan and v is None else from_json(args[1], v, place) for key, v in value.items()}
     if origin is tuple and args[-1] is not Ellipsis and isinstance(value, list) and len(value) == len(args):
-        return tuple(made(kind, v, place) for kind, v in zip(args, value, strict=True))
+        return tuple(from_json(kind, v, place) for kind, v in zip(args, value, strict=True))
     if isinstance(origin, type) and issubclass(origin, Sequence) and isinstance(value, list):
-        return (list if origin is list else tuple)(made(args[0], v, place) for v in value)
+        return (list if origin is list else tuple)(from_json(args[0], v, place) for v in value)
     if isinstance(want, type) and issubclass(want, StrEnum) and isinstance(value, str):
         return want(value)
     if want is Any or (value in args if origin is Literal else type(value) is want):
@@ -108,18 +108,18 @@ def _int(digits: str) -> int:
     return int(digits)
 
 
-def plain(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """Return a value as JSON can hold it: without secrets, and null for a number that is not finite."""
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): json_safe(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
+        return [json_safe(v) for v in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
-    return hide(value) if isinstance(value, str) else value
+    return redact_text(value) if isinstance(value, str) else value
 
 
-def placed(value: Any, run: Run) -> Any:
+def relative_paths(value: Any, run: Run) -> Any:
     """Return plain data of a run with no absolute path into its folders, the user's home or temporary files.
 
     What lies in the folder of the suite, of the reports or in the current one is relative to it. Names of rows, and

@@ -14,15 +14,15 @@ from harness.errors import UsageError, did_you_mean
 from harness.files import open_file
 from harness.records.run import Report, Run
 from harness.records.verdicts import Verdict
-from harness.reports.run_folder import asked_of, each_row, value_of
-from harness.texts.counts import counted
-from harness.texts.numbers import number
+from harness.reports.run_folder import iterate_rows, metric_value, prompt_of
+from harness.texts.counts import count_noun
+from harness.texts.numbers import format_metric
 
 ORDER = {"lost": 0, "wrong": 1, "won": 2, "right": 3, "": 4}
 
 
 @dataclass(frozen=True)
-class Shown:
+class DisplayRow:
     """A row as it is shown: what became of it, and what each subject made of it."""
 
     change: str  # lost, won, failed, wrong, right, or nothing where that is not known
@@ -33,17 +33,17 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Listed:
+class RowList:
     """Rows of an eval, told apart by a metric: how many `there` are of those that were wanted, of how many."""
 
     eval: str
     metric: str
-    rows: list[Shown]
+    rows: list[DisplayRow]
     there: int
     of: int
 
 
-def changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[Shown]:
+def read_changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[DisplayRow]:
     """Return the rows that a gate lost and won, or where it compares with nothing those that failed it, worst first.
 
     Raises UsageError where the folder's rows are not those of the verdict.
@@ -54,14 +54,16 @@ def changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[Shown]:
     try:
         chosen = [("lost", i) for i in verdict.lost] + [("won", i) for i in verdict.won]
         if not verdict.versus:
-            chosen = [("failed", i) for i in _failed(verdict, metric, each_row(folder, verdict.candidate, evaluation))]
+            chosen = [
+                ("failed", i) for i in _failed(verdict, metric, iterate_rows(folder, verdict.candidate, evaluation))
+            ]
         return _rows(folder, evaluation, metric, [s for s in (verdict.versus, verdict.candidate) if s], chosen)
     except (LookupError, TypeError, ValueError, AttributeError):
         what = f'its rows are not those that changed for "{verdict.gate}" on {verdict.candidate}'
         raise UsageError(f"{folder}: {what}; run the suite again") from None
 
 
-def all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = False, most: int | None = None) -> Listed:
+def read_all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = False, most: int | None = None) -> RowList:
     """Return rows of an eval with the answers of all subjects, what the candidate lost first, or so many at most.
 
     All rows or only the `wrong` ones, as is wanted. The candidate is what ships, or the last that was measured. Raises
@@ -74,20 +76,20 @@ def all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = False, mo
     candidate = next((e.candidate for e in run.exports if e.candidate in subjects), reports[-1].subject)
     others = [s for s in subjects if s != candidate]
     report = next(r for r in reports if r.subject == candidate)
-    metric, against = told_apart(run, candidate, evaluation)
+    metric, against = correctness_metric(run, candidate, evaluation)
     before = [against] if against in subjects else others[:1]
     try:
-        theirs = {row["id"]: row.get(metric) for s in before for row in each_row(folder, s, evaluation)}
-        ours = {row["id"]: row.get(metric) for row in each_row(folder, candidate, evaluation)}
+        theirs = {row["id"]: row.get(metric) for s in before for row in iterate_rows(folder, s, evaluation)}
+        ours = {row["id"]: row.get(metric) for row in iterate_rows(folder, candidate, evaluation)}
         changes = [(_change(report, metric, value, theirs.get(i)), i) for i, value in ours.items()]
         wanted = sorted((c for c in changes if not wrong or c[0] in ("lost", "wrong")), key=lambda c: ORDER[c[0]])
         found = _rows(folder, evaluation, metric, [*others, candidate], wanted[:most])
     except (LookupError, TypeError, ValueError, AttributeError):
         raise UsageError(f"{folder}: the rows of {evaluation} cannot be read; run the suite again") from None
-    return Listed(evaluation, metric, found, len(wanted), len(changes))
+    return RowList(evaluation, metric, found, len(wanted), len(changes))
 
 
-def told_apart(run: Run, candidate: str, evaluation: str) -> tuple[str, str | None]:
+def correctness_metric(run: Run, candidate: str, evaluation: str) -> tuple[str, str | None]:
     """Return by which metric right and wrong rows of an eval are told apart, and against which subject.
 
     It is that of the first gate that compares the candidate's rows, else of the first on it, else the eval's first.
@@ -99,7 +101,7 @@ def told_apart(run: Run, candidate: str, evaluation: str) -> tuple[str, str | No
     return (next(iter(report.metrics), "") if report else ""), None
 
 
-def private_evals(folder: Path) -> frozenset[str]:
+def read_private_evals(folder: Path) -> frozenset[str]:
     """Return the evals whose rows no one may see outside, as the run's lock names them.
 
     Raises UsageError where the lock cannot be read: what is private is not known then.
@@ -112,21 +114,25 @@ def private_evals(folder: Path) -> frozenset[str]:
         raise UsageError(f"{folder / LOCK}: cannot be read; run the suite again") from None
 
 
-def lost_and_won(verdict: Verdict) -> tuple[int, int]:
+def count_lost_and_won(verdict: Verdict) -> tuple[int, int]:
     """Return how many rows a gate lost and won, also those that are not listed; older reports count only these."""
     return verdict.lost_count or len(verdict.lost), verdict.won_count or len(verdict.won)
 
 
-def failed_rows(verdict: Verdict, failed: int) -> str:
+def format_failed_rows(verdict: Verdict, failed: int) -> str:
     """Return how many rows failed, in words; of several slices a verdict counts the rows of one."""
-    return f"{counted(failed, 'row')} failed" if verdict.slices else f"{failed:,} of {counted(verdict.n, 'row')} failed"
+    return (
+        f"{count_noun(failed, 'row')} failed"
+        if verdict.slices
+        else f"{failed:,} of {count_noun(verdict.n, 'row')} failed"
+    )
 
 
 def _failed(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the rows on the wrong side of a claim about a number, the worst first."""
     if (about := verdict.about) is None:
         return []  # an older report does not tell which way its claim is
-    values = {r["id"]: value_of(r, metric) for r in ours if metric in r and about.covers(r["doc"])}
+    values = {r["id"]: metric_value(r, metric) for r in ours if metric in r and about.covers(r["doc"])}
     return sorted((i for i, value in values.items() if about.fails(value)), key=lambda i: about.sign * values[i])
 
 
@@ -142,16 +148,16 @@ def _change(report: Report, metric: str, mine: Any, other: Any) -> str:
 
 def _rows(
     folder: Path, evaluation: str, metric: str, subjects: Sequence[str], chosen: Sequence[tuple[str, str]]
-) -> list[Shown]:
+) -> list[DisplayRow]:
     """Return rows, given by what became of them and their ids, with what each subject answered, the candidate last."""
     ids, answers = {i for _, i in chosen}, dict[str, list[tuple[str, str]]]()
     for subject in subjects:
         about: dict[str, tuple[str, str]] = {}
-        asked = (row for row in each_row(folder, subject, evaluation) if row["id"] in ids)
+        asked = (row for row in iterate_rows(folder, subject, evaluation) if row["id"] in ids)
         for row in islice(asked, len(ids)):
             answers.setdefault(row["id"], []).append((subject, _answer(row, metric)))
-            about[row["id"]] = _text(asked_of(row)), _text(row["target"])
-    return [Shown(change, i, *about[i], tuple(answers[i])) for change, i in chosen]
+            about[row["id"]] = _text(prompt_of(row)), _text(row["target"])
+    return [DisplayRow(change, i, *about[i], tuple(answers[i])) for change, i in chosen]
 
 
 def _answer(row: Mapping[str, Any], metric: str) -> str:
@@ -160,7 +166,7 @@ def _answer(row: Mapping[str, Any], metric: str) -> str:
     if said is not None:
         return _text(said) + note
     told = {name: row.get(name) for name in (metric, *row["metrics"])}
-    return ", ".join(f"{name} {number(x)}" for name, x in told.items() if isinstance(x, (int, float))) + note
+    return ", ".join(f"{name} {format_metric(x)}" for name, x in told.items() if isinstance(x, (int, float))) + note
 
 
 def _text(value: Any) -> str:

@@ -24,9 +24,9 @@ from harness.files import open_file, write_text
 from harness.records.metrics import Metric
 from harness.records.run import Run, TrainingStep, is_plain_name
 from harness.records.samples import Result, Sample
-from harness.reports.junit import junit
-from harness.reports.report_json import dumps, made, placed, read_run, to_json
-from harness.texts.secrets import hide
+from harness.reports.junit import format_junit
+from harness.reports.report_json import dumps, from_json, read_run, relative_paths, to_json
+from harness.texts.secrets import redact_text
 
 STEPS = "training.jsonl"  # beside an adapter's folder, a step a line
 LOGS = "logs"
@@ -59,7 +59,7 @@ class RunFolder:
         logs = [name for name in names if name in metrics and metrics[name].is_log]
 
         def line(number: int, sample: Sample) -> str:
-            row, text = row_of(number, sample, rows[sample.id], names), sent.get(sample.id, sample.input)
+            row, text = make_row(number, sample, rows[sample.id], names), sent.get(sample.id, sample.input)
             # A perplexity is held as nats per unit of weight, and these are told as `nats`.
             nats = {name: row[name] for name in logs if name in rows[sample.id].values}
             row |= {**{name: _exp(value) for name, value in nats.items()}, "nats": nats} if nats else {}
@@ -93,12 +93,12 @@ class RunFolder:
                 "gates": [asdict(v) for v in run.verdicts if v.candidate == subject],
                 "artifact": {"subject": subject, "digest": run.digests.get(subject, "")},
             }
-            write_text(self.path / subject / f"results_{self.stamp}.json", dumps(placed(told, run)))
-        write_text(self.path / "junit.xml", junit(run))
+            write_text(self.path / subject / f"results_{self.stamp}.json", dumps(relative_paths(told, run)))
+        write_text(self.path / "junit.xml", format_junit(run))
         write_text(self.path / "report.json", to_json(run))
 
 
-def last_run(out: Path, suite: str) -> Run:
+def read_last_run(out: Path, suite: str) -> Run:
     """Return the newest run of a suite under `out`. Raises UsageError when there is none."""
     found = sorted(out.glob(f"{glob.escape(suite)}-*T*Z*/report.json"), key=lambda p: p.stat().st_mtime)
     if not found:
@@ -106,7 +106,7 @@ def last_run(out: Path, suite: str) -> Run:
     return read_run(found[-1])
 
 
-def newest(out: Path, names: Sequence[str] = ("report.json",)) -> Path:
+def find_newest(out: Path, names: Sequence[str] = ("report.json",)) -> Path:
     """Return the folder under `out` in which one of these files is the newest. Raises UsageError when there is none."""
     there = [path for name in names for path in out.glob(f"*/{name}")]
     if not (found := sorted(there, key=lambda p: (p.stat().st_mtime, p.parent.name))):
@@ -118,10 +118,10 @@ def read_rows(
     folder: Path, subject: str, evaluation: str, keep: Callable[[dict[str, Any]], Any] = lambda row: row
 ) -> dict[str, Any]:
     """Return the rows of one item of a run, by sample id, or what is to be kept of each."""
-    return {row["id"]: keep(row) for row in each_row(folder, subject, evaluation)}
+    return {row["id"]: keep(row) for row in iterate_rows(folder, subject, evaluation)}
 
 
-def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, Any]]:
+def iterate_rows(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of one item of a run, of which there may be more than fit into memory."""
     pattern = f"samples_{glob.escape(evaluation)}_????-??-??T*.jsonl"
     plain = is_plain_name(subject) and is_plain_name(evaluation)
@@ -137,7 +137,7 @@ def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, 
         raise UsageError(f"{path}: cannot be read as rows; run the suite again") from None
 
 
-def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
+def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
     """Return one row with lm-evaluation-harness's keys and hashes, and ours beside them; it writes a chat as a text."""
     prompt = sample.asked
     text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
@@ -182,7 +182,7 @@ def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def asked_of(row: Mapping[str, Any]) -> Any:
+def prompt_of(row: Mapping[str, Any]) -> Any:
     """Return what a row of a samples file asks, a text or a chat; older files have it in lists."""
     if "messages" in row:
         return row["messages"]
@@ -192,10 +192,10 @@ def asked_of(row: Mapping[str, Any]) -> Any:
 
 def _told(value: Any) -> Any:
     """Return what an evaluator says of a row, which may quote its options, without secrets."""
-    return hide(value) if isinstance(value, str) else value
+    return redact_text(value) if isinstance(value, str) else value
 
 
-def value_of(row: Mapping[str, Any], metric: str) -> float:
+def metric_value(row: Mapping[str, Any], metric: str) -> float:
     """Return what a row of a samples file scored, a perplexity in nats; older files have these under its own name."""
     return float(row.get("nats", {}).get(metric, row[metric]))
 
@@ -207,7 +207,7 @@ def _exp(nats: float) -> float | None:
         return None
 
 
-def writable(path: Path) -> bool:
+def is_writable(path: Path) -> bool:
     """Return whether a file or folder could be made at `path`; leave nothing behind."""
     try:
         with tempfile.TemporaryFile(dir=next(p for p in (path, *path.absolute().parents) if p.exists())):
@@ -229,7 +229,7 @@ def read_steps(adapter: Path) -> tuple[TrainingStep, ...]:
     """
     try:
         lines = adapter.with_name(STEPS).read_text("utf-8").splitlines()
-        found = [made(TrainingStep, json.loads(line, parse_constant=lambda _: None), "it") for line in lines]
+        found = [from_json(TrainingStep, json.loads(line, parse_constant=lambda _: None), "it") for line in lines]
     except (OSError, ValueError, TypeError, RecursionError):
         return ()
     steps = [step for step in found if isinstance(step, TrainingStep)]

@@ -10,7 +10,7 @@ from harness.hookspec import hookimpl
 from harness.rows.records import RowsOptions
 
 
-@schema.takes(RowsOptions)
+@schema.accepts_options(RowsOptions)
 def rows(subject: Any, samples: Any, options: RowsOptions) -> Any:
     """Read one metric of rows that another tool scored; of suites with [rows], which ask no model.
 

@@ -20,22 +20,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.strict import read_json
-from harness.claims.gate import Gate
-from harness.data.pypi import sha256_of
+from harness.artifacts.strict_json import read_json
+from harness.data.pypi import hash_download
 from harness.errors import ExitCode
 from harness.files import open_file, write_text
+from harness.gates.gate import Gate
 from harness.records.verdicts import Outcome
-from harness.release import demands
-from harness.release.locked import Locked
+from harness.release import policy_checks
+from harness.release.lock_reader import Locked
 from harness.release.policy import Policy
 from harness.release.source import find_source_error
 from harness.reports.report_json import dumps
-from harness.reports.report_json import made as made_of
+from harness.reports.report_json import from_json as made_of
 from harness.rows.records import RawRow, RawRows
-from harness.rows.suites import JudgedRows, Runs, judged, rows_suite, runs_of
+from harness.rows.suites import JudgedRows, Runs, judge_rows, read_runs, rows_suite
 from harness.suite.tables import Eval, ScoredRows, Suite, SuiteTable
-from harness.texts.shown import shown
+from harness.texts.escaping import printable
 from harness.version import __version__
 
 FORMAT, FOLDER = "rows 1", "gate"
@@ -68,7 +68,7 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
         "started": found.started.isoformat(timespec="seconds"), "harness": __version__,
         "attempts": {e: standing.number for (_, e), standing in found.standings.items()},
         "runs": [{k: v for k, v in run.items() if k != "rows"} for run in runs],  # these have a file of their own
-        "files": {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
+        "files": {name: hash_download(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
     }  # fmt: skip
     write_text(folder / MANIFEST, dumps(manifest))
 
@@ -79,10 +79,10 @@ def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
         steps = _verified(folder, args, policy)
         code, refused = ExitCode.OK, ""
     except Exception as error:  # of evidence that somebody made whatever is raised is a refusal
-        steps, code, refused = {}, ExitCode.REFUSED, shown(str(error) or type(error).__name__)
+        steps, code, refused = {}, ExitCode.REFUSED, printable(str(error) or type(error).__name__)
     args.document = {"folder": str(folder), "ok": not refused, "refused": refused, "steps": steps}
     for name, told in steps.items():
-        print(f"{name}: {shown(told)}")
+        print(f"{name}: {printable(told)}")
     if refused:
         print(f"refused: {folder}: {refused}", file=sys.stderr)
     return code
@@ -104,7 +104,7 @@ def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str,
     verdicts = read_json(raw[VERDICTS])
     if args.recompute or args.sources or policy:
         suite, runs = _kept(raw, manifest)
-        again = judged(suite, runs=runs, attempts=manifest["attempts"])
+        again = judge_rows(suite, runs=runs, attempts=manifest["attempts"])
         for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
             if odd := [key for key in one if key != WAIVER and not _alike(one[key], other[key])]:
                 raise ValueError(f'gate "{one["gate"]}": its rows come to another {odd[0]}')
@@ -138,8 +138,8 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
     lock: dict[str, Any] = {"suite": about, "harness": manifest["harness"], "data": {}, "plugins": []}
     metrics = {name: {one.metric.name: one.metric} for name, one in again.measured.items()}
     locked = Locked(suite.about, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
-    met = demands.found(policy, lock, locked, {v.gate: asdict(v) for v in again.verdicts}, "candidate")
-    for why in (*demands.refused(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):
+    met = policy_checks.match_policy(policy, lock, locked, {v.gate: asdict(v) for v in again.verdicts}, "candidate")
+    for why in (*policy_checks.find_refusals(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):
         raise ValueError(why)
     if not any(v.blocking for v in again.verdicts):
         raise ValueError("no blocking gate applies to candidate")
@@ -157,7 +157,7 @@ def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
     given = zip(("base", "candidate")[-len(paths) :], paths, strict=True)
     scored = {side: replace(suite.rows[side], path=str(Path(path).absolute())) for side, path in given}
     count = 0
-    for name, there in runs_of(replace(suite, rows=scored)).items():
+    for name, there in read_runs(replace(suite, rows=scored)).items():
         for side, run in there.items():
             told = runs[name][side]
             if [*run.rows] != [*told.rows] or run.facts != told.facts or run.metrics != told.metrics:

@@ -17,13 +17,13 @@ from harness.errors import UsageError, did_you_mean
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Result, Sample, Score
 from harness.records.scales import Scale
-from harness.rows import fairness, pairing
-from harness.rows.fairness import Differences
+from harness.rows import comparability, pairing
+from harness.rows.comparability import Differences
 from harness.rows.pairing import PairedRows, Rows
-from harness.rows.readers.asking import is_equal
+from harness.rows.readers.fields import are_close
 from harness.rows.records import Better, RawRow, RawRows, Wanted
-from harness.texts.counts import counted
-from harness.texts.shown import shown
+from harness.texts.counts import count_noun
+from harness.texts.escaping import printable
 
 EXAMPLES = 3  # rows and reasons that are named
 KINDS = 60  # characters of a reason by which errors are counted
@@ -72,7 +72,7 @@ class MeasuredRows:
         found += [f"allowed: {text}" for text in self.fair.allowed]
         if any(self.pairs.dropped):
             one, other = self.pairs.dropped
-            what = f"{counted(one, 'row')} of base and {other:,} of candidate alone are not judged"
+            what = f"{count_noun(one, 'row')} of base and {other:,} of candidate alone are not judged"
             found.append(f"{what} (--only-common)")
         lost = {side: sum(told.values()) - told.get("scored", 0) for side, told in self.states.items()}
         if self.want.missing == "wrong" and any(lost.values()):
@@ -81,11 +81,11 @@ class MeasuredRows:
             found.append(f"rows without a score, {told}, {how}")
         found += self.notes
         run = self.runs["candidate"]
-        bound = {"none": TRUST, "named": f"rows are taken on trust, of what calls itself {shown(run.bound)}"}
-        return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {shown(run.bound)}")]
+        bound = {"none": TRUST, "named": f"rows are taken on trust, of what calls itself {printable(run.bound)}"}
+        return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {printable(run.bound)}")]
 
 
-def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
+def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
     """Return the rows of a base and a candidate, or of a candidate alone, as an evaluation.
 
     Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
@@ -94,19 +94,19 @@ def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
     read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
     if base and read[0] and read[0] == read[1] and base.rows == candidate.rows:
         same = f"base and candidate are the same bytes (sha256 {read[0][0][0][:4]}…)"
-        if fairness.IDENTICAL not in fairness.allowed_names(want.allow or ()):
+        if comparability.IDENTICAL not in comparability.parse_allowed(want.allow or ()):
             raise UsageError(f"{same}; gate what the candidate scored, or --allow identical if they are rightly equal")
-    metric, because = choose([*runs.values()], want)
-    pairs = pairing.pair(base or candidate, candidate, only_common=want.only_common)
-    fair = fairness.compare(base, candidate, pairs, want.allow or ())
+    metric, because = choose_metric([*runs.values()], want)
+    pairs = pairing.pair_rows(base or candidate, candidate, only_common=want.only_common)
+    fair = comparability.compare_facts(base, candidate, pairs, want.allow or ())
     fair = replace(fair, allowed=(*fair.allowed, *([same] if same else [])))
-    if want.missing == "wrong" and worst_of(metric) is None:
-        raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
+    if want.missing == "wrong" and worst_value(metric) is None:
+        raise UsageError(f"--missing wrong: {printable(metric.name)} has no worst value that a row could count as")
     del candidate, base
     samples = tuple(_samples(pairs))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
     few = pairs.few(want.repeats)
-    notes = [f"{counted(few, 'row')} with fewer repeats than the {pairs.usual} of most"] if few else []
+    notes = [f"{count_noun(few, 'row')} with fewer repeats than the {pairs.usual} of most"] if few else []
     columns = {side: _column(side, pairs, metric, want) for side in runs}
     if len(samples) > MOST:  # what is needed no more is half of the memory
         for side in rows:
@@ -117,27 +117,29 @@ def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
     return MeasuredRows(name, want, runs, pairs, metric, because, fair, samples, results, states, notes)
 
 
-def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
+def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     """Return the metric that is meant, and by what its direction is known. Raises UsageError if not settled."""
     first = runs[0]
     unread = {n: m.unreadable for run in runs for n, m in run.metrics.items() if m.unreadable}
     readable = [n for n in first.metrics if n not in unread and all(n in run.metrics for run in runs)]
-    where = shown(first.task)
+    where = printable(first.task)
     if want.metric in unread:
         raise UsageError(f'{where}: "{want.metric}" {unread[want.metric]}; it cannot be read from these rows')
     if want.metric and want.metric not in readable:
         raise UsageError(f'{where}: no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
     if not want.metric and len(readable) != 1:
-        known = ", ".join(f"{shown(n)} ({_mean(first.rows, n):.3g})" for n in readable)
-        what = f"has metrics {known}; name one, --metric {shown(readable[0])}" if readable else "has no metric to read"
+        known = ", ".join(f"{printable(n)} ({_mean(first.rows, n):.3g})" for n in readable)
+        what = (
+            f"has metrics {known}; name one, --metric {printable(readable[0])}" if readable else "has no metric to read"
+        )
         raise UsageError(f"{where}: {what}")
     name = want.metric or readable[0]
     values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
     for run in runs:
-        if heavy := next((w for row in run.rows if not 0 <= (w := weight_of(row, name)) <= LARGEST), None):
+        if heavy := next((w for row in run.rows if not 0 <= (w := row_weight(row, name)) <= LARGEST), None):
             raise UsageError(f"{where}: a row has weight {heavy:g}, want 0 to {LARGEST:g}")
     if odd := [v for v in values if not abs(v) <= LARGEST]:
-        raise UsageError(f"{where}: {shown(name)} is {odd[0]:g} on {len(odd):,} rows, which is no score")
+        raise UsageError(f"{where}: {printable(name)} is {odd[0]:g} on {len(odd):,} rows, which is no score")
     known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
     scale = want.scale or _one(runs, name, "scale") or ("proportion" if known in SHARES or is_binary else "mean")
     if want.better:
@@ -150,7 +152,7 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
         better, because = "higher", "every value is 0 or 1"
     else:
         say = 'say --higher or --lower, which is better = "higher" in a suite and in Python'
-        raise UsageError(f"{shown(name)}: which direction is better is not known; {say}")
+        raise UsageError(f"{printable(name)}: which direction is better is not known; {say}")
     metric, ranges = (
         Metric(name, cast("Better", better), cast("Scale", scale)),
         {run.metrics[name].range for run in runs},
@@ -158,13 +160,13 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if len(ranges) == 1 and not metric.is_share:  # runs that declare two ranges declare none
         metric = replace(metric, range=ranges.pop())
     if metric.is_share and (beyond := [v for v in values if not 0 <= v <= 1]):
-        raise UsageError(f"{shown(name)}: {beyond[0]:g} is no share; divide by 100, or say --scale mean")
+        raise UsageError(f"{printable(name)}: {beyond[0]:g} is no share; divide by 100, or say --scale mean")
     for run in runs:
         _check_sum(run, metric)
     return metric, because
 
 
-def weight_of(row: RawRow, name: str) -> float:
+def row_weight(row: RawRow, name: str) -> float:
     """Return what a row counts in a metric."""
     return row.weight * row.lengths.get(name, 1.0)
 
@@ -173,7 +175,9 @@ def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
     """Return what files tell of a metric, all of them the same. Raises UsageError where they do not."""
     told = {str(v) for run in runs if (v := getattr(run.metrics[name], what)) is not None}
     if len(told) > 1:
-        raise UsageError(f"{shown(name)}: {what} is {' and '.join(sorted(told))}; the runs mean other metrics by it")
+        raise UsageError(
+            f"{printable(name)}: {what} is {' and '.join(sorted(told))}; the runs mean other metrics by it"
+        )
     return next(iter(told), "")
 
 
@@ -181,12 +185,12 @@ def _check_sum(run: RawRows, metric: Metric) -> None:
     """Raise UsageError where a tool's own number over its scored rows is not what these rows make."""
     if (total := run.metrics[metric.name].total) is None:
         return
-    rows = [(v, weight_of(row, metric.name)) for row in run.rows if (v := row.values.get(metric.name)) is not None]
+    rows = [(v, row_weight(row, metric.name)) for row in run.rows if (v := row.values.get(metric.name)) is not None]
     whole = math.fsum(w for _, w in rows)
     found = metric.unline(math.fsum(v * w for v, w in rows) / whole) if whole else math.nan
-    if not is_equal(found, total):
+    if not are_close(found, total):
         what = f"the rows give {found:.6g}, its results file says {total:.6g}"
-        raise UsageError(f"{shown(run.task)} {metric.name}: {what}; the file is cut, or of another run")
+        raise UsageError(f"{printable(run.task)} {metric.name}: {what}; the file is cut, or of another run")
 
 
 def _mean(rows: Iterable[RawRow], name: str) -> float:
@@ -194,7 +198,7 @@ def _mean(rows: Iterable[RawRow], name: str) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def worst_of(metric: Metric) -> float | None:
+def worst_value(metric: Metric) -> float | None:
     """Return the worst value that a row may have, where the scale has one."""
     return (0.0 if metric.better == "higher" else 1.0) if metric.is_share else None
 
@@ -214,7 +218,7 @@ def _samples(pairs: PairedRows) -> list[Sample]:
         if [
             getattr(other, f) or told for f, told in zip(("cluster", "second_cluster", "slices"), about, strict=True)
         ] != about:
-            raise UsageError(f'row "{shown(name)}" is of another cluster or slice in base than in candidate')
+            raise UsageError(f'row "{printable(name)}" is of another cluster or slice in base than in candidate')
         cluster, second, slices = about
         found.append(Sample(name, row=slices, cluster=cluster or None, key=key, second_cluster=second or None))
     return found
@@ -246,10 +250,10 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Colum
     """Return what a side scored. Raises UsageError where a row has more repeats than are demanded."""
     name, wanted = metric.name, pairs.wanted(side, want.repeats)
     rows, others = (pairs.base, pairs.candidate) if side == "base" else (pairs.candidate, pairs.base)
-    weights = [weight_of((own or other)[0], name) for own, other in zip(rows, others, strict=True)]
+    weights = [row_weight((own or other)[0], name) for own, other in zip(rows, others, strict=True)]
     known = [[row.values[name] for row in own if row.state == "scored" and name in row.values] for own in rows]
     if over := [i for i, (own, n) in enumerate(zip(rows, wanted, strict=True)) if len(own) > n]:
-        what = f'"{shown(pairs.names[over[0]])}" has {len(rows[over[0]])} repeats in {side}'
+        what = f'"{printable(pairs.names[over[0]])}" has {len(rows[over[0]])} repeats in {side}'
         raise UsageError(f"--repeats {want.repeats}: {what}; say how many each row has")
     values = [math.fsum(own) / len(own) if own else None for own in known]
     shares = [1 - len(own) / n for own, n in zip(known, wanted, strict=True)]
@@ -258,15 +262,15 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Colum
     each = zip(pairs.names, rows, wanted, shares, strict=True)
     lost = [(called, own, _state(own, name, n)) for called, own, n, share in each if share]
     told = ", ".join(
-        f"{counted(n, 'row')} {SAID.get(s, 'have no score')}" for s, n in Counter(s for *_, s in lost).items()
+        f"{count_noun(n, 'row')} {SAID.get(s, 'have no score')}" for s, n in Counter(s for *_, s in lost).items()
     )
     why = Counter(row.why[:KINDS] for _, own, _ in lost for row in own if row.why)
-    reasons = f" ({', '.join(f'{n} {shown(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
-    some = ", ".join(f'"{shown(called)}"' for called, *_ in lost[:EXAMPLES])
+    reasons = f" ({', '.join(f'{n} {printable(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
+    some = ", ".join(f'"{printable(called)}"' for called, *_ in lost[:EXAMPLES])
     whole = " all of them, whatever the log says;" if len(lost) == len(rows) else ""
     says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or --missing wrong"
     states = Counter(_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
-    counts = want.missing == "wrong" and worst_of(metric) is not None and any(v is not None for v in values)
+    counts = want.missing == "wrong" and worst_value(metric) is not None and any(v is not None for v in values)
     return Column(values, shares, weights, states, counts, says)
 
 

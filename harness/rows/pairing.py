@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from harness.errors import UsageError
 from harness.rows.records import RawRow, RawRows
-from harness.texts.shown import shown
+from harness.texts.escaping import printable
 
 EXAMPLES = 3  # names of rows that an error gives
 How = Literal["content", "id"]
@@ -70,7 +70,7 @@ class PairedRows:
         return sum(n < self.usual for n in self.wanted("candidate"))
 
 
-def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
+def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
     """Pair the rows of two runs. Raises UsageError where they cannot be, or one has rows that the other has not."""
     sides = {"base": base.rows, "candidate": candidate.rows}
     how = _way(sides)
@@ -141,7 +141,9 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
     for same in found.values() if named else ():
         if isinstance(same, tuple) and _are_copies(same):
             values = " and ".join(dict.fromkeys(f"{v:g}" for row in same for v in row.values.values()))
-            what = f'id "{shown(same[0].key)}" stands twice in {side}' + (f" with scores {values}" if values else "")
+            what = f'id "{printable(same[0].key)}" stands twice in {side}' + (
+                f" with scores {values}" if values else ""
+            )
             raise UsageError(f"{what}; name the repeat's column with --repeat, or mend the file")
     return found
 
@@ -149,7 +151,7 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
 def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[list[str]], renamed: int) -> str:
     if renamed and len(only[0]) == len(sides[0]):
         there = {row.key: row.content for row in runs[0].rows}
-        name = shown(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
+        name = printable(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
         what = f'"{name}" is another question than base\'s "{name}" on {renamed:,} of {len(sides[1]):,} rows'
         return f"candidate: {what}; gate runs that were asked the same"
     limits = [f" (limit {n})" if (n := run.facts.get("limit", "")) not in ("", "none") else "" for run in runs]
@@ -157,7 +159,7 @@ def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[li
     told = [f"{side}: {len(known):,} rows{limit}" for side, known, limit in named]
     names = [_called(_all(sides[i][k])[0]) for i in (0, 1) for k in only[i][:EXAMPLES]][:EXAMPLES]
     some = f"only in base {len(only[0]):,}, only in candidate {len(only[1]):,}, for instance "
-    said = f"{', '.join(told)}; {some}" + ", ".join(f'"{shown(name)}"' for name in names)
+    said = f"{', '.join(told)}; {some}" + ", ".join(f'"{printable(name)}"' for name in names)
     return f"{said}; gate what both were asked with --only-common"
 
 

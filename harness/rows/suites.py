@@ -14,26 +14,26 @@ from types import MappingProxyType
 from typing import Any
 
 from harness.artifacts.digests import digest_of
-from harness.claims.gate import Gate
 from harness.collection.collect import check_gates
-from harness.collection.collected import Collection, Item, Task
+from harness.collection.collection import Collection, Item, Task
 from harness.collection.context import Context
 from harness.errors import UsageError
+from harness.gates.gate import Gate
 from harness.pipeline.adjudication import Adjudicator
-from harness.pipeline.ledger import Ledger, Look, Standing
+from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry
 from harness.plugins import Plugins, load_plugins
-from harness.records import words
-from harness.records.about import Note
+from harness.records import verdict_text
+from harness.records.claim_spec import Note
 from harness.records.run import Report
 from harness.records.samples import Result
 from harness.records.verdicts import Verdict
 from harness.records.waivers import Waiver
 from harness.rows import rows as evaluator
-from harness.rows.beside import read_all
-from harness.rows.fairness import allowed_names
-from harness.rows.gating import MeasuredRows, measure
-from harness.rows.readers.tables import Lines, table
+from harness.rows.comparability import parse_allowed
+from harness.rows.gating import MeasuredRows, measure_rows
+from harness.rows.readers.tables import Lines, read_table
 from harness.rows.records import UNSET, RawRows, Wanted
+from harness.rows.sides import read_sides
 from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
 
 Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
@@ -50,7 +50,7 @@ class RowsTask(Task):
 class RowsAdjudicator(Adjudicator):
     """The verdicts on rows of others; a candidate is known by what it scored on all questions that are the same."""
 
-    def look(self, candidate: str, name: str, result: Result) -> Look:
+    def look(self, candidate: str, name: str, result: Result) -> LedgerEntry:
         peers = sorted(self.claims.peers[name])
         found = sorted(self.results[candidate, peer].digest for peer in peers)
         return replace(super().look(candidate, name, result), weights=digest_of(found))
@@ -68,10 +68,12 @@ class JudgedRows:
     reports: list[Report] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    standings: Mapping[tuple[str, str], Standing] = field(default_factory=dict)
+    standings: Mapping[tuple[str, str], AttemptNumber] = field(default_factory=dict)
 
 
-def suite_of(gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], alpha: float, **about: Any) -> Suite:
+def make_rows_suite(
+    gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], alpha: float, **about: Any
+) -> Suite:
     """Return the suite that the words of `harness gate` come to: one evaluation, one gate."""
     where = "harness gate"
     scored = {side: ScoredRows(path, where) for side, path in paths.items()}
@@ -106,7 +108,7 @@ def _without_garbage() -> Iterator[None]:
 
 
 @_without_garbage()
-def judged(
+def judge_rows(
     suite: Suite, plugins: Plugins | None = None, waivers: Sequence[Waiver] = (), runs: Runs | None = None,
     attempts: Mapping[str, int] | None = None,
 ) -> JudgedRows:  # fmt: skip
@@ -119,8 +121,8 @@ def judged(
     sides, ours = (("base",) if "base" in suite.rows else ()), ("candidate",)
     context = Context(suite, found.plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
     _check_evals(context)
-    there = runs_of(suite) if runs is None else runs
-    found.measured = {spec.name: measure(spec.name, there[spec.name], wanted_of(spec)) for spec in suite.evals}
+    there = read_runs(suite) if runs is None else runs
+    found.measured = {spec.name: measure_rows(spec.name, there[spec.name], wanted_rows(spec)) for spec in suite.evals}
     names = {f"{name}.?": f"{name}.{one.metric.name}" for name, one in found.measured.items()}
     gates = tuple(replace(gate, metric=names.get(gate.metric, gate.metric)) for gate in suite.gates)
     found.suite = suite = replace(suite, gates=gates)
@@ -137,7 +139,7 @@ def judged(
     for name, one in found.measured.items():
         adjudicator.results |= {(side, name): result for side, result in one.results.items()}
     for name, number in (attempts or {}).items():
-        adjudicator.standings |= {(side, name): Standing(number, ()) for side in suite.rows}
+        adjudicator.standings |= {(side, name): AttemptNumber(number, ()) for side in suite.rows}
     for item in items:
         verdicts = tuple(_conditioned(v, found.measured) for v in adjudicator.after(item))
         found.verdicts += verdicts
@@ -152,15 +154,15 @@ def judged(
 
 
 @_without_garbage()
-def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> Runs:
+def read_runs(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> Runs:
     """Read the rows of each evaluation of a suite, of both sides, but for those that are `held`. Raises UsageError."""
     found: dict[str, dict[str, RawRows]] = {}
     for spec in suite.evals:
-        want = wanted_of(spec)
+        want = wanted_rows(spec)
         paths = {s: str(suite.path.parent / Path(one.path).expanduser()) for s, one in sorted(suite.rows.items())}
         there = [side for side in paths if side not in held]
-        runs = dict(zip(there, read_all([paths[side] for side in there], want), strict=True))
-        runs |= {side: table(Path(side), held[side], want) for side in paths if side in held}
+        runs = dict(zip(there, read_sides([paths[side] for side in there], want), strict=True))
+        runs |= {side: read_table(Path(side), held[side], want) for side in paths if side in held}
         found[spec.name] = {}
         for side in paths:
             one, run = suite.rows[side], _without_unset(runs[side], spec)
@@ -170,13 +172,13 @@ def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> R
     return found
 
 
-def wanted_of(spec: Eval) -> Wanted:
+def wanted_rows(spec: Eval) -> Wanted:
     """Return what an evaluation asks of its rows. Raises UsageError at what is unfair by no name."""
     if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
         raise UsageError(f"{spec.where}: cluster names {len(spec.clusters)} columns, want one, or two that differ")
     clusters = tuple(column for column in spec.clusters if column != UNSET)
     want = Wanted(**{**spec.options, "input": _input(spec)}, cluster=clusters, slices=spec.slices)
-    allowed_names(want.allow or ())
+    parse_allowed(want.allow or ())
     if want.repeats < 0:
         raise UsageError(f"{spec.where}: repeats is {want.repeats}, want how many answers each row has")
     return want
@@ -210,4 +212,4 @@ def _check_evals(context: Context) -> None:
 
 def _conditioned(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:
     one = measured.get(verdict.metric.partition(".")[0]) or next(iter(measured.values()))
-    return words.noted(verdict, *(Note("rows", {"text": text}) for text in one.conditions))
+    return verdict_text.add_reason(verdict, *(Note("rows", {"text": text}) for text in one.conditions))

@@ -13,20 +13,20 @@ from typing import Any
 
 from harness.artifacts.attestation import LOCK
 from harness.artifacts.digests import digest_of
-from harness.artifacts.strict import read_json
+from harness.artifacts.strict_json import read_json
 from harness.errors import UsageError
-from harness.files import open_file, write_text, writing
+from harness.files import open_file, reporting_write_errors, write_text
 from harness.records.run import Report, Run
 from harness.records.scales import OnScale
 from harness.reports.report_json import read_run
-from harness.reports.run_folder import asked_of
+from harness.reports.run_folder import prompt_of
 from harness.reports.run_folder import read_rows as read_answers
-from harness.texts.secrets import struck
+from harness.texts.secrets import redact_options
 
 SCHEMA = "0.3.0"
 
 
-def write(folder: Path, out: Path | None = None) -> list[Path]:
+def write_every_eval_ever(folder: Path, out: Path | None = None) -> list[Path]:
     """Write a run's logs and return where; private evaluations are left out. Raises UsageError where it has no rows."""
     run, below, out = read_run(folder), out or folder, out or folder / "every_eval_ever"
     try:
@@ -38,7 +38,7 @@ def write(folder: Path, out: Path | None = None) -> list[Path]:
     reports = [r for r in run.reports if r.outcome == "done" and r.n and r.eval not in {*run.private, *private}]
     if not reports:
         raise UsageError(f"{folder}: holds no rows that may be given away; it has no evaluation, or private ones alone")
-    with writing(out):
+    with reporting_write_errors(out):
         below.mkdir(parents=True, exist_ok=True)
         return [_write_one(run, report, scales.get(report.eval, {}), folder, out, below) for report in reports]
 
@@ -54,7 +54,11 @@ def _write_one(run: Run, report: Report, scales: Mapping[str, Any], folder: Path
     plain = [m for m in ours if OnScale(scales[m]["scale"]).is_mean and m not in weighed]
     time = str(datetime.fromisoformat(run.started).timestamp())
     about = {"schema_version": SCHEMA, "evaluation_id": f"{_name(report.eval)}/{owner}_{model}/{time}"}
-    lines = [json.dumps(struck(line), ensure_ascii=False) + "\n" for row in rows for line in _lines(row, report, plain)]
+    lines = [
+        json.dumps(redact_options(line), ensure_ascii=False) + "\n"
+        for row in rows
+        for line in _lines(row, report, plain)
+    ]
     samples = "".join(json.dumps(about)[:-1] + f', "model_id": "{owner}/{model}", ' + line[1:] for line in lines)
     log = about | {
         "retrieved_timestamp": time,
@@ -76,7 +80,9 @@ def _write_one(run: Run, report: Report, scales: Mapping[str, Any], folder: Path
         },
     }  # fmt: skip
     write_text(out / place / f"{named}_samples.jsonl", samples, below=below)
-    write_text(out / place / f"{named}.json", json.dumps(struck(log), indent=2, ensure_ascii=False) + "\n", below=below)
+    write_text(
+        out / place / f"{named}.json", json.dumps(redact_options(log), indent=2, ensure_ascii=False) + "\n", below=below
+    )
     return out / place / f"{named}.json"
 
 
@@ -102,7 +108,7 @@ def _result(run: Run, report: Report, metric: str, about: Mapping[str, Any]) -> 
 
 def _lines(row: Mapping[str, Any], report: Report, metrics: list[str]) -> Iterator[dict[str, Any]]:
     """Yield a record for each metric that a row has a number of, one without a result where it has none."""
-    asked, answer = asked_of(row), row["resps"][0][0]
+    asked, answer = prompt_of(row), row["resps"][0][0]
     raw = asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)
     wanted = [str(t) for t in row["target"]] if isinstance(row["target"], list) else [str(row["target"])]
     said = {"turn_idx": 0, "source": "output.raw", "extracted_value": str(answer), "extraction_method": "none"}

@@ -15,23 +15,23 @@ from typing import Any
 
 from harness.artifacts.attestation import LOCK
 from harness.errors import ExitCode, UsageError
-from harness.files import write_text, writing
-from harness.pipeline.ledger import attempts_said
+from harness.files import reporting_write_errors, write_text
+from harness.pipeline.ledger import describe_attempts
 from harness.plugins import load_plugins
-from harness.records import words
+from harness.records import verdict_text
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
-from harness.reports.junit import junit
+from harness.reports.junit import format_junit
 from harness.reports.report_json import dumps, to_json
 from harness.reports.run_folder import RunFolder
 from harness.rows.bundle import FOLDER, write_bundle
 from harness.rows.gating import EXAMPLES, MOST, UNKNOWN, MeasuredRows
-from harness.rows.suites import JudgedRows, judged
+from harness.rows.suites import JudgedRows, judge_rows
 from harness.suite.tables import Suite
 from harness.suite.waivers import read_waivers
 from harness.texts import numbers
-from harness.texts.counts import counted
-from harness.texts.shown import shown
+from harness.texts.counts import count_noun
+from harness.texts.escaping import printable
 from harness.version import __version__
 
 WIDTH = 80
@@ -40,32 +40,32 @@ CHANGED = ("id", "metric", "where", "group", "among")  # fields of a gate that a
 
 def run_rows(suite: Suite, args: Namespace) -> int:
     """Run a suite with [rows], whose paths are relative to its folder, and return the exit code."""
-    return conclude(judged(suite, load_plugins(suite.path), read_waivers(suite.path)), args)
+    return conclude_gate(judge_rows(suite, load_plugins(suite.path), read_waivers(suite.path)), args)
 
 
-def conclude(found: JudgedRows, args: Namespace) -> int:
+def conclude_gate(found: JudgedRows, args: Namespace) -> int:
     """Write what was found, print it, and return the exit code. Raises UsageError where nothing can be written."""
-    run = run_of(found)
+    run = make_run(found)
     try:
         write_run(found, run, args.out)
         if args.junit_xml:
-            write_text(args.junit_xml, junit(run))
+            write_text(args.junit_xml, format_junit(run))
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be written: {error.strerror}; make room, or say --out") from None
     if args.job:
         found.plugins.manager.register(args.job)
     found.plugins.hook.harness_run_finish(run=run)
     args.document = {"run": json.loads(to_json(run))}
-    for line in lines(found, run):
+    for line in format_gate(found, run):
         print(line)
     return run.exit_code
 
 
-def run_of(found: JudgedRows) -> Run:
+def make_run(found: JudgedRows) -> Run:
     """Return judged rows as a run."""
     suite, standings, version = found.suite, [*found.standings.values()], __version__
-    conclusions = [line for one in found.measured.values() for line in said(one, found)]
-    conclusions += attempts_said(found.verdicts, suite.about.attempts == "spend", standings)
+    conclusions = [line for one in found.measured.values() for line in format_provenance(one, found)]
+    conclusions += describe_attempts(found.verdicts, suite.about.attempts == "spend", standings)
     runs = {side: run for one in found.measured.values() for side, run in one.runs.items()}
     notes = [note for one in found.measured.values() for run in one.runs.values() for note in run.notes]
     digests = {side: result.digest for one in found.measured.values() for side, result in one.results.items()}
@@ -131,11 +131,11 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     tables += [("[[gate]]", {"id": gate.id, "metric": gate.metric, **claim})]
     toml = partial(json.dumps, ensure_ascii=False)  # of texts, numbers, lists of texts and truth the same
     text = "\n".join("\n".join([title, *(f"{k} = {toml(v)}" for k, v in keys.items()), ""]) for title, keys in tables)
-    with writing(path, "; name another file"):
+    with reporting_write_errors(path, "; name another file"):
         write_text(path, text)
 
 
-def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
+def format_provenance(one: MeasuredRows, found: JudgedRows) -> list[str]:
     """Return what a reader must know of how a verdict came about, a line each."""
     pairs, metric, both = one.pairs, one.metric, "base" in one.runs
     how = f"paired by {pairs.how}" if both else "rows of one run, which pair with nothing"
@@ -145,7 +145,7 @@ def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
         each = [(side, sorted(n.items(), key=lambda told: told[0] != "scored")) for side, n in one.states.items()]
         scored = " · ".join(f"{side} " + ", ".join(f"{n:,} {state}" for state, n in told) for side, told in each)
     standing = found.standings.get(("candidate", one.name))
-    attempt = f" · {counted(standing.number, 'attempt')}" if standing else ""
+    attempt = f" · {count_noun(standing.number, 'attempt')}" if standing else ""
     told = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
     name = f"{one.runs['candidate'].task} {metric.name}"
     told.append(f"metric     {name} · {metric.better} is better ({one.because}) · {metric.scale}")
@@ -156,17 +156,17 @@ def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
     if both and one.results["base"].scores == one.results["candidate"].scores:
         told.append(f"same       not one of {len(pairs.names):,} rows differs in value; was the adapter applied?")
     told += [f"told       {line}" for line in one.fair.told]
-    return [shown(line) for line in told]
+    return [printable(line) for line in told]
 
 
-def lines(found: JudgedRows, run: Run) -> Iterator[str]:
+def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
     """Yield what is printed, at most 80 columns wide where words allow it."""
     runs = {side: one for measured in found.measured.values() for side, one in measured.runs.items()}
     for side, one in runs.items():
         settings = [one.tool, *(one.facts[k] for k in ("backend", "dtype") if k in one.facts), one.model]
-        yield from _wrapped(f"{side:<10} {shown(' · '.join(settings))}")
+        yield from _wrapped(f"{side:<10} {printable(' · '.join(settings))}")
     for line in (*run.conclusions, *(f"warning    {w}" for w in run.warnings)):
-        yield from _wrapped(shown(line))
+        yield from _wrapped(printable(line))
     for verdict in found.verdicts:
         yield ""
         yield from _verdict(verdict, found)
@@ -182,26 +182,35 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     """Yield a verdict: the estimate and its bound against the limit, then what these rest on."""
     about, head, indent = v.about, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
     if about is None or v.estimate is None or v.outcome is Outcome.ERROR:
-        yield from _wrapped(f"{head}{words.first(v)}{_unknown(v, found)}", indent)
+        yield from _wrapped(f"{head}{verdict_text.format_result(v)}{_unknown(v, found)}", indent)
         one = found.measured.get(v.metric.partition(".")[0])
         for side, result in one.results.items() if one and v.outcome is Outcome.ERROR else ():
             for row in result.missing[:EXAMPLES]:
-                yield f'{indent}{side} "{shown(row)}" has no score'
+                yield f'{indent}{side} "{printable(row)}" has no score'
         return
     least = (about.sign > 0) != (v.outcome is Outcome.FAIL)  # of a refuted claim the other bound is beyond the limit
     bound, side = (v.lower, "at least") if least else (v.upper, "at most")
     points = about.is_share and v.baseline is not None
     three = (v.estimate, bound, v.threshold)
-    told = [numbers.minus(f"{100 * x:+.1f}") if points and x is not None else words.figure(about, x) for x in three]
-    values = f"{words.figure(None, v.baseline)} → {words.figure(None, v.value)}   " if v.baseline is not None else ""
+    told = [
+        numbers.typographic_minus(f"{100 * x:+.1f}")
+        if points and x is not None
+        else verdict_text.format_number(about, x)
+        for x in three
+    ]
+    values = (
+        f"{verdict_text.format_number(None, v.baseline)} → {verdict_text.format_number(None, v.value)}   "
+        if v.baseline is not None
+        else ""
+    )
     unit = " points" if points else ""
     kind = ", approximate risk" if v.risk == "approximate" else ""
     if about.relative and not about.is_log and v.baseline:
-        shares = ["–" if x is None else numbers.minus(f"{x / v.baseline:+.1%}") for x in three[:2]]
+        shares = ["–" if x is None else numbers.typographic_minus(f"{x / v.baseline:+.1%}") for x in three[:2]]
         told = [
             f"{told[0]}{unit} ({shares[0]})",
             shares[1],
-            numbers.minus(f"{100 * about.sign * about.threshold:+.3g}%"),
+            numbers.typographic_minus(f"{100 * about.sign * about.threshold:+.3g}%"),
         ]
         unit = ""
     yield from _wrapped(
@@ -209,15 +218,17 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     )
     changed = f" pairs, {v.lost_count:,} lost, {v.won_count:,} won" if v.baseline is not None else " rows"
     p = v.p_fail if v.outcome is Outcome.FAIL else v.p_pass
-    chance = "" if p is None else f" · {numbers.chance(p)}"
-    yield from _wrapped(f"{indent}{v.n:,}{changed} · {v.method}, risk {numbers.percent(v.alpha or 0)}{chance}", indent)
+    chance = "" if p is None else f" · {numbers.format_p_in_sentence(p)}"
+    yield from _wrapped(
+        f"{indent}{v.n:,}{changed} · {v.method}, risk {numbers.format_percent(v.alpha or 0)}{chance}", indent
+    )
     if v.uncapped is not None:
-        yield f"{indent}{words.figure(about, v.uncapped)} without the cap"
+        yield f"{indent}{verdict_text.format_number(about, v.uncapped)} without the cap"
     for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
         if note.kind not in ("found", "attempt") and not str(note.told.get("text", "")).startswith(UNKNOWN):
-            yield from _wrapped(f"{indent}{shown(words.written(about, [note]))}", indent)
+            yield from _wrapped(f"{indent}{printable(verdict_text.format_notes(about, [note]))}", indent)
     if v.driver:
-        yield from _wrapped(f"{indent}worst: {shown(v.driver)}", indent)
+        yield from _wrapped(f"{indent}worst: {printable(v.driver)}", indent)
 
 
 def _unknown(v: Verdict, found: JudgedRows) -> str:

@@ -8,14 +8,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from harness.stats import means, ratio
+from harness.stats import mean_tests, ratio
 from harness.stats.arrays import Floats, np, special
-from harness.stats.inputs import Clusters, check_level, finite, groups_of, rows_of
-from harness.stats.means import RESAMPLED_CLUSTERS
+from harness.stats.inputs import Clusters, as_groups, as_rows, check_level, require_finite
+from harness.stats.mean_tests import RESAMPLED_CLUSTERS
 from harness.stats.ratio import Ratio
-from harness.stats.result import Judged, Test, all_agree, floats, weakest
+from harness.stats.result import Judged, Test, combine_weakest, equal_values_test, to_floats
+from harness.stats.rule_of_three import Support
 from harness.stats.significance import is_significant
-from harness.stats.unseen import Support
 
 FLIPPED = 16  # up to this many clusters all 2^G signs are tried, above it FLIPS random ones
 FLIPS, UNFLIPPED = 4999, 2e-5  # and the level below which so many would be needed that the t decides alone
@@ -45,35 +45,35 @@ def cluster_t(
     a known range, a disaster that none of n rows showed is allowed for, too (the rule of three), and the Bayesian
     bootstrap with a worst row may prove what these cannot. Where nothing varies only the rule of three is left.
     """
-    v, w = rows_of(values, weights, support)
-    groups, count = groups_of(clusters, len(v))
+    v, w = as_rows(values, weights, support)
+    groups, count = as_groups(clusters, len(v))
     check_level(threshold, alpha)
     sums = np.bincount(groups, w * v, minlength=count).astype(np.float64)
     weight = np.bincount(groups, w, minlength=count).astype(np.float64)
     counted = weight > 0
     mean, sums, weight = float(sums.sum() / weight.sum()), sums[counted], weight[counted]
     method = "cluster t" if clusters is not None else "t" if np.ptp(w) == 0 else "ratio estimator"
-    of = ratio.ratio(sums, weight) if len(sums) > 1 else None
+    of = ratio.estimate_ratio(sums, weight) if len(sums) > 1 else None
     if of is None or not of.varies():
-        parts = [all_agree(mean, weight, threshold, alpha, support)]
+        parts = [equal_values_test(mean, weight, threshold, alpha, support)]
     else:
-        kind = kind_of(v, w, support, clustered=clusters is not None)
-        tests = means.asked(of, kind, alpha, discordance=(v * v).mean(), support=support, near=threshold)
-        parts = [(*test.bounds(alpha), *floats(test.p(threshold))) for test in tests]
+        kind = classify_rows(v, w, support, clustered=clusters is not None)
+        tests = mean_tests.select_tests(of, kind, alpha, discordance=(v * v).mean(), support=support, near=threshold)
+        parts = [(*test.bounds(alpha), *to_floats(test.p(threshold))) for test in tests]
         if support and clusters is None:
-            parts.append(all_agree(mean, weight, threshold, alpha, support))
-    judged = weakest(parts, support)
-    if support and of and of.varies() and means.has_worst_row(of, alpha, independent=clusters is None):
-        worst = means.worst_row(
+            parts.append(equal_values_test(mean, weight, threshold, alpha, support))
+    judged = combine_weakest(parts, support)
+    if support and of and of.varies() and mean_tests.has_worst_row(of, alpha, independent=clusters is None):
+        worst = mean_tests.worst_row_test(
             of, support, alpha, threshold
         )  # the narrower bounds and the smaller p-values of the two count
-        bounds, p = worst.bounds(alpha), floats(worst.p(threshold))
+        bounds, p = worst.bounds(alpha), to_floats(worst.p(threshold))
         judged = max(judged[0], bounds[0]), min(judged[1], bounds[1]), min(judged[2], p[0]), min(judged[3], p[1])
-    rule = float(ratio.effective(weight)) if ratio.uneven(weight) else None
+    rule = float(ratio.effective_clusters(weight)) if ratio.are_uneven(weight) else None
     return Test(mean, *judged, method, len(v), count if clusters is not None else None, rule)
 
 
-def kind_of(v: Floats, w: Floats, support: Support | None, *, clustered: bool) -> means.Kind:
+def classify_rows(v: Floats, w: Floats, support: Support | None, *, clustered: bool) -> mean_tests.Kind:
     """Return what rows with values and weights (rows,) are to `means.asked`."""
     if support is None or not clustered or np.ptp(w) > 0:  # independent, or rows that do not count alike
         return "ratio" if support is None else "score"
@@ -119,7 +119,7 @@ def sign_flip(
     The claim is about means, which skewed differences can break, so `paired_ratio` must agree; its are the bounds.
     """
     test = paired_ratio(cand_values, base_values, [1.0] * len(cand_values), clusters, 0.0, alpha, support=support)
-    groups, count = groups_of(clusters, len(cand_values))
+    groups, count = as_groups(clusters, len(cand_values))
     if count > RESAMPLED_CLUSTERS or alpha < UNFLIPPED:
         return test
     sums = np.bincount(groups, np.subtract(cand_values, base_values), minlength=count).astype(np.float64)
@@ -146,7 +146,7 @@ def _flips(sums: Floats, alpha: float) -> float:
     def p(above: Floats) -> Floats:
         return np.asarray((1 + above.sum()) / (len(above) + 1))
 
-    return float(p(ratio.resampled(draw, lambda above: (p(above),) * 2, alpha)))
+    return float(p(ratio.draw_resamples(draw, lambda above: (p(above),) * 2, alpha)))
 
 
 def cluster_bootstrap(
@@ -164,10 +164,10 @@ def cluster_bootstrap(
     distribution's with their mean and spread. `support`: see `cluster_t`; only for a mean. Where a standard `error` is
     given, deviations are stretched to it.
     """
-    groups, count = groups_of(clusters, len(clusters))
+    groups, count = as_groups(clusters, len(clusters))
     check_level(threshold, alpha)
     rows = [np.flatnonzero(groups == g).tolist() for g in range(count)]
-    estimate = finite("the statistic of all rows", statistic(range(len(groups))))
+    estimate = require_finite("the statistic of all rows", statistic(range(len(groups))))
     # the share of resamples beyond the expanded percentile bound
     tail = float(special.ndtr(math.sqrt(count / max(count - 1, 1)) * special.stdtrit(max(count - 1, 1), alpha)))
     most = min(max(RESAMPLES, math.ceil(100 / alpha)), MOST_RESAMPLES)
@@ -176,7 +176,7 @@ def cluster_bootstrap(
     jackknife = _pseudo_values(np.array(without), estimate) if count > 1 else None
     rows, stretch = _sorted(statistic, rows, without, estimate), 1.0
     if error is not None and jackknife is not None and jackknife.varies() and math.isfinite(float(jackknife.error)):
-        stretch, jackknife = error / float(jackknife.error), ratio.stretched(jackknife, np.asarray(error**2))
+        stretch, jackknife = error / float(jackknife.error), ratio.stretch_residuals(jackknife, np.asarray(error**2))
     rng = np.random.default_rng([ratio.SEED, count, 4])
 
     def draw(_: int) -> Floats:
@@ -191,7 +191,7 @@ def cluster_bootstrap(
         up, down = (np.asarray(_expanded_p(*side, count)) for side in sides)
         return up, down
 
-    drawn = ratio.resampled(draw, expanded_p, alpha)
+    drawn = ratio.draw_resamples(draw, expanded_p, alpha)
     finite_draws = drawn[np.isfinite(drawn)]
     spread = float(finite_draws.std()) if len(finite_draws) else 0.0
     if (
@@ -199,11 +199,11 @@ def cluster_bootstrap(
         or (drawn == estimate).all()
         or (not jackknife.varies() and spread <= 1e-12 * max(1.0, abs(estimate)))
     ):
-        judged = all_agree(estimate, np.ones(count), threshold, alpha, support)
+        judged = equal_values_test(estimate, np.ones(count), threshold, alpha, support)
     else:
         lower, upper = _expanded_bound(drawn, tail), -_expanded_bound(-drawn, tail)
-        expanded = lower, upper, *floats(expanded_p(drawn))
-        judged = weakest([expanded, _jackknifed(jackknife, estimate, spread, threshold, alpha)], None)
+        expanded = lower, upper, *to_floats(expanded_p(drawn))
+        judged = combine_weakest([expanded, _jackknifed(jackknife, estimate, spread, threshold, alpha)], None)
     return Test(estimate, *judged, "cluster bootstrap", len(groups), count)
 
 
@@ -219,12 +219,12 @@ def _jackknifed(of: Ratio, estimate: float, spread: float, threshold: float, alp
     if not math.isfinite(float(of.error)):
         return -math.inf, math.inf, 1.0, 1.0
     bounds = ratio.guarded_bounds(of, alpha, *ratio.COMBINED)
-    return (*bounds, *floats(ratio.guarded_t(of, threshold, *ratio.COMBINED)))
+    return (*bounds, *to_floats(ratio.guarded_t(of, threshold, *ratio.COMBINED)))
 
 
 def jackknife_error(statistic: Statistic, clusters: Clusters) -> float:
     """Return the standard error of a statistic by leaving out each cluster, infinite where one cannot be had."""
-    groups, count = groups_of(clusters, len(clusters))
+    groups, count = as_groups(clusters, len(clusters))
     rows = [np.flatnonzero(groups == g).tolist() for g in range(count)]
     if count < 2:
         return math.inf

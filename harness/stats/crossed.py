@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.stats import cluster_means, means, ratio
+from harness.stats import cluster_means, mean_tests, ratio
 from harness.stats.arrays import Floats, np
 from harness.stats.cluster_means import Statistic, cluster_bootstrap, jackknife_error
-from harness.stats.inputs import Clusters, check_level, groups_of, rows_of
+from harness.stats.inputs import Clusters, as_groups, as_rows, check_level
 from harness.stats.ratio import Ratio
-from harness.stats.result import Judged, Test, all_agree, floats, weakest
-from harness.stats.unseen import Support
+from harness.stats.result import Judged, Test, combine_weakest, equal_values_test, to_floats
+from harness.stats.rule_of_three import Support
 
 CROWDED = 0.01  # sum of the squared shares of rows in clusters of several, above which a kind is tested by itself
 
@@ -45,19 +45,23 @@ def crossed_t(
     The tests of the kind with fewest clusters have the error of `crossed_variance` in place of their own. Those of
     another kind must agree where much rests on few of its clusters, which may be uneven or skewed as no sum tells.
     """
-    v, w = rows_of(values, weights, support)
+    v, w = as_rows(values, weights, support)
     check_level(threshold, alpha)
-    kinds = [mean_of(v, w, clusters) for clusters in clusterings]
+    kinds = [crossed_mean(v, w, clusters) for clusters in clusterings]
     mean = float((w * v).sum() / w.sum())
-    kind, parts = cluster_means.kind_of(v, w, support, clustered=True), list[Judged]()
-    for of in decisive(kinds, mean_of(v, w, None).of.error):
+    kind, parts = cluster_means.classify_rows(v, w, support, clustered=True), list[Judged]()
+    for of in decisive_means(kinds, crossed_mean(v, w, None).of.error):
         if of.varies():
-            tests = means.asked(of, kind, alpha, discordance=(v * v).mean(), support=support, near=threshold)
-            parts += [(*test.bounds(alpha), *floats(test.p(threshold))) for test in tests]
-    parts = parts or [all_agree(mean, one.of.weights, threshold, alpha, support) for one in kinds]
-    rules = [float(ratio.effective(one.of.weights)) for one in kinds if ratio.uneven(one.of.weights)]
+            tests = mean_tests.select_tests(
+                of, kind, alpha, discordance=(v * v).mean(), support=support, near=threshold
+            )
+            parts += [(*test.bounds(alpha), *to_floats(test.p(threshold))) for test in tests]
+    parts = parts or [equal_values_test(mean, one.of.weights, threshold, alpha, support) for one in kinds]
+    rules = [float(ratio.effective_clusters(one.of.weights)) for one in kinds if ratio.are_uneven(one.of.weights)]
     counts = tuple(one.of.clusters for one in kinds)
-    return Test(mean, *weakest(parts, support), "crossed t", len(v), min(counts), min(rules, default=None), counts)
+    return Test(
+        mean, *combine_weakest(parts, support), "crossed t", len(v), min(counts), min(rules, default=None), counts
+    )
 
 
 def crossed_variance(kinds: Sequence[CrossedMean], rows: Floats) -> Floats:
@@ -73,10 +77,10 @@ def crossed_variance(kinds: Sequence[CrossedMean], rows: Floats) -> Floats:
     return np.asarray(np.maximum(sum(variances) - alone * rows, np.maximum.reduce(variances)))
 
 
-def decisive(kinds: Sequence[CrossedMean], rows_error: Floats) -> list[Ratio]:
+def decisive_means(kinds: Sequence[CrossedMean], rows_error: Floats) -> list[Ratio]:
     """Return the means that are tested: in the fewest clusters with the error of all kinds, in crowded ones as is."""
     variance, fewest = crossed_variance(kinds, rows_error**2), min(one.of.clusters for one in kinds)
-    found = [ratio.stretched(one.of, variance) for one in kinds if one.of.clusters == fewest]
+    found = [ratio.stretch_residuals(one.of, variance) for one in kinds if one.of.clusters == fewest]
     return found + [one.of for one in kinds if one.of.clusters > fewest and one.crowding > CROWDED]
 
 
@@ -93,14 +97,14 @@ def crossed_bootstrap(
     error = math.sqrt(sum(e**2 for e in errors))
     known = error if math.isfinite(error) and error > 0 else None
     tests = [cluster_bootstrap(statistic, c, threshold, alpha, support=support, error=known) for c in clusterings]
-    judged = weakest([(t.lower, t.upper, t.p_pass, t.p_fail) for t in tests], support)
+    judged = combine_weakest([(t.lower, t.upper, t.p_pass, t.p_fail) for t in tests], support)
     counts = tuple(t.clusters or 0 for t in tests)
     return Test(tests[0].estimate, *judged, "crossed bootstrap", tests[0].n, min(counts), crossed=counts)
 
 
-def mean_of(v: Floats, w: Floats, clusters: Clusters | None) -> CrossedMean:
+def crossed_mean(v: Floats, w: Floats, clusters: Clusters | None) -> CrossedMean:
     """Return the mean of rows, values (..., rows) and weights (rows,), in clusters."""
-    groups, count = groups_of(clusters, v.shape[-1])
+    groups, count = as_groups(clusters, v.shape[-1])
     member = np.zeros((count, v.shape[-1])) if v.ndim > 1 else None
     weight = np.bincount(groups, w, minlength=count).astype(np.float64)
     several = np.bincount(groups, w > 0, minlength=count) > 1
@@ -110,5 +114,5 @@ def mean_of(v: Floats, w: Floats, clusters: Clusters | None) -> CrossedMean:
         member[groups, np.arange(len(groups))] = 1.0
         sums = (w * v) @ member.T
     counted, of_several = weight > 0, weight[several] / w.sum()
-    of = ratio.ratio(sums[..., counted], weight[counted])
+    of = ratio.estimate_ratio(sums[..., counted], weight[counted])
     return CrossedMean(of, float(of_several.sum()), float((of_several**2).sum()))

@@ -14,8 +14,8 @@ from typing import Any
 
 from harness.stats.arrays import Floats, np
 from harness.stats.result import Test
+from harness.stats.rule_of_three import Support
 from harness.stats.significance import is_significant
-from harness.stats.unseen import Support
 
 BETS = (0.06, 0.1, 0.16, 0.27, 0.45, 0.75)  # shares of the wealth at risk, for differences from small to clear
 GRID = 500  # means that the confidence sequence tries
@@ -23,7 +23,7 @@ BLOCK = 256  # rows at a time, for memory
 FIRST_LOOK = 64  # rows
 
 
-def looks(rows: int) -> list[int]:
+def interim_sizes(rows: int) -> list[int]:
     """Return after how many rows it is asked whether a claim is decided: 64, then twice as many each time, and all.
 
     However one looks the risk is the same. The counts double, so that many machines find rows to answer between two of
@@ -40,7 +40,7 @@ class EProcess:
 
     One bet against θ <= threshold and one against θ >= threshold, each at alpha: the risk that either ever
     crosses wrongly is alpha, however often one looks and whenever one stops. It is about the population the
-    rows come from; never mix it with a test of `harness.stats.tests` at the same alpha. It costs power: where
+    rows come from; never mix it with a test of `harness.stats.hypothesis_tests` at the same alpha. It costs power: where
     rows are not dear, a fixed number of them proves more.
     """
 
@@ -74,7 +74,7 @@ class EProcess:
             raise ValueError("want at least one row")
         x = (np.asarray(self._rows, dtype=np.float64) - low) / (high - low)
         m = (self.threshold - low) / (high - low)
-        up, down, limit = wealth(x, m), wealth(1 - x, 1 - m), math.log(1 / self.alpha)
+        up, down, limit = log_wealth(x, m), log_wealth(1 - x, 1 - m), math.log(1 / self.alpha)
         first = [int((w >= limit).argmax()) if (w >= limit).any() else len(w) for w in (up, down)]
         if first[0] != first[1]:  # once one side has crossed, the other is what it was then
             up, down = up[: first[1] + 1], down[: first[0] + 1]
@@ -99,7 +99,7 @@ class EProcess:
         return (float(grid[run - 1]) if run else 0.0), (float(grid[len(grid) - back]) if back else 1.0)
 
 
-def wealth(x: Floats, m: float) -> Floats:
+def log_wealth(x: Floats, m: float) -> Floats:
     """Return log wealth (..., rows) after each row of x (..., rows) in [0, 1], of bets that its mean is more than m.
 
     K = mean over λ of Π(1 + λ(x - m)), λ = BETS/m: whatever the truth, one of these bets is nearly the best one. Each

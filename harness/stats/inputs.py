@@ -6,12 +6,12 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 
 from harness.stats.arrays import Floats, Ints, np
-from harness.stats.unseen import Support
+from harness.stats.rule_of_three import Support
 
 Clusters = Sequence[Hashable]  # of each row, which it is in
 
 
-def rows_of(values: Sequence[float], weights: Sequence[float], support: Support | None) -> tuple[Floats, Floats]:
+def as_rows(values: Sequence[float], weights: Sequence[float], support: Support | None) -> tuple[Floats, Floats]:
     """Return values and weights as arrays, (rows,) each. Raises ValueError for what cannot be averaged."""
     v, w = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     if v.ndim != 1 or v.shape != w.shape or not len(v):
@@ -25,18 +25,18 @@ def rows_of(values: Sequence[float], weights: Sequence[float], support: Support 
     return v, w
 
 
-def groups_of(clusters: Iterable[Hashable] | None, n: int) -> tuple[Ints, int]:
+def as_groups(clusters: Iterable[Hashable] | None, n: int) -> tuple[Ints, int]:
     """Return each row's cluster by its number, (rows,), and how many there are; without clusters each row is its own.
 
     Raises ValueError when there is not one cluster per row, or no row.
     """
-    groups = np.arange(n) if clusters is None else numbered(clusters)
+    groups = np.arange(n) if clusters is None else number_clusters(clusters)
     if len(groups) != n or not n:
         raise ValueError(f"want one cluster per row, and at least one row; got {len(groups)} for {n} rows")
     return groups, int(groups.max()) + 1
 
 
-def numbered(clusters: Iterable[Hashable]) -> Ints:
+def number_clusters(clusters: Iterable[Hashable]) -> Ints:
     """Return the number of each cluster, from 0 in order of appearance."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(c, len(numbers)) for c in clusters], dtype=np.intp)
@@ -52,12 +52,12 @@ def check_counts(n: float, *counts: float) -> None:
 
 def check_level(threshold: float, alpha: float) -> None:
     """Raise ValueError unless the threshold is finite and alpha a one-sided level."""
-    finite("threshold", threshold)
+    require_finite("threshold", threshold)
     if not 0 < alpha <= 0.5:
         raise ValueError(f"alpha is {alpha}, want more than 0 and at most 0.5")
 
 
-def finite(name: str, value: float) -> float:
+def require_finite(name: str, value: float) -> float:
     """Return a number. Raises ValueError when it is not finite."""
     if not math.isfinite(value):
         raise ValueError(f"{name} is {value}, want a finite number")

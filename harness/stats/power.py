@@ -1,6 +1,6 @@
 """What a gate can prove, before any row is scored: power, the smallest margin, the rows needed.
 
-`truth`, `threshold` and `difference` are turned so that larger is better, as in `harness.stats.tests`; all at a
+`truth`, `threshold` and `difference` are turned so that larger is better, as in `harness.stats.hypothesis_tests`; all at a
 one-sided level alpha. Independent 0/1 rows are summed over their outcomes here, all others are drawn many at
 once by `harness plan`.
 """
@@ -27,7 +27,7 @@ def share_power(truth: float, threshold: float, n: int, alpha: float) -> float:
     """Return how often the exact binomial test proves a share of `truth` to be above `threshold` on n rows."""
     if n < 1 or not 0 <= threshold < 1:
         return 0.0
-    return float(distributions.binom.sf(fewest_right(n, threshold, alpha) - 1, n, truth))
+    return float(distributions.binom.sf(min_right(n, threshold, alpha) - 1, n, truth))
 
 
 @lru_cache(maxsize=20_000)
@@ -43,24 +43,24 @@ def pairs_power(difference: float, margin: float, discordance: float, n: int, al
     middle, reach = n * discordance, 7 * math.sqrt(n * discordance * (1 - discordance)) + 10
     changed = np.arange(max(math.floor(middle - reach), 0), min(math.ceil(middle + reach), n) + 1)
     share = (discordance + difference) / 2 / discordance if discordance else 0.5
-    proves = distributions.binom.sf(fewest_wins(changed, n, margin, alpha) - 1, changed, share)
+    proves = distributions.binom.sf(min_wins(changed, n, margin, alpha) - 1, changed, share)
     return float((distributions.binom.pmf(changed, n, discordance) * proves).sum())
 
 
-def fewest_right(n: int, threshold: float, alpha: float) -> int:
+def min_right(n: int, threshold: float, alpha: float) -> int:
     """Return the fewest right answers of n that prove a share above `threshold`; n + 1 where none do."""
     return int(distributions.binom.isf(alpha, n, threshold)) + 1
 
 
-def fewest_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
+def min_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
     """Return the fewest wins, (k,), of numbers of `changed` rows (k,), of n, that prove a difference above `-margin`.
 
     changed + 1 where none do. Of more than EXACT rows, and FEW numbers, Tango's score is taken as normal, which changes
     power by less than a point.
     """
     if margin == 0:
-        return shares.fewest_wins(changed, alpha, mid=shares.midp_holds(n, alpha))
-    wins: Ints = tango.fewest_wins(changed, n, -margin, NormalDist().inv_cdf(1 - alpha))
+        return shares.min_mcnemar_wins(changed, alpha, mid=shares.is_midp_valid(n, alpha))
+    wins: Ints = tango.min_tango_wins(changed, n, -margin, NormalDist().inv_cdf(1 - alpha))
     if n > EXACT and len(changed) > FEW:
         return wins
     return np.array([_exact(int(k), int(w), n, margin, alpha) for k, w in zip(changed, wins, strict=True)])
@@ -71,7 +71,7 @@ def _exact(changed: int, wins: int, n: int, margin: float, alpha: float) -> int:
     """Return the fewest wins that prove it by Tango's exact distribution, from those by the normal one."""
 
     def proves(w: int) -> bool:
-        return bool(is_significant(tango.fitted_p(w, changed - w, n, -margin)[0], alpha))
+        return bool(is_significant(tango.exact_p(w, changed - w, n, -margin)[0], alpha))
 
     while wins <= changed and not proves(wins):
         wins += 1
@@ -101,7 +101,7 @@ def design_effect(sizes: Sequence[int], icc: float) -> float:
     return 1 + (sum(m * m for m in sizes) / sum(sizes) - 1) * icc
 
 
-def smallest(power: Callable[[float], float], least: float, most: float) -> float | None:
+def search_power(power: Callable[[float], float], least: float, most: float) -> float | None:
     """Return where a growing power becomes POWER, to 1e-5 of `most`; None when that is not enough."""
     if power(most) < POWER:
         return None
@@ -112,7 +112,7 @@ def smallest(power: Callable[[float], float], least: float, most: float) -> floa
     return high
 
 
-def rows_for(power: Callable[[float], float], start: int = 2) -> int | None:
+def search_rows(power: Callable[[float], float], start: int = 2) -> int | None:
     """Return the fewest rows whose power is POWER, where it grows with rows, searched from `start`; None
     above MOST_ROWS."""
     high = max(start, 2)
@@ -134,7 +134,7 @@ def normal_deviate(distance: float, error: float, alpha: float) -> float:
     return distance / error - NormalDist().inv_cdf(1 - alpha)
 
 
-def corrected(
+def search_with_correction(
     search: Callable[[Callable[[float], float]], float | None],
     formula: Callable[[float], float],
     drawn: Callable[[float], float],
@@ -152,10 +152,10 @@ def corrected(
     for _ in range(steps):
         if found is None:
             return None
-        found = moved(deviate(drawn(found), least=1e-3) - formula(found))
+        found = moved(power_to_deviate(drawn(found), least=1e-3) - formula(found))
     return found
 
 
-def deviate(power: float, least: float = 1e-15) -> float:
+def power_to_deviate(power: float, least: float = 1e-15) -> float:
     """Return a power as a normal deviate, not beyond that of `least`."""
     return NormalDist().inv_cdf(min(max(power, least), 1 - least))

@@ -47,7 +47,7 @@ class Ratio:
         return np.asarray(np.abs(self.residuals).max(-1) > 1e-12 * scale.max(-1))
 
 
-def ratio(sums: Floats, weights: Floats) -> Ratio:
+def estimate_ratio(sums: Floats, weights: Floats) -> Ratio:
     """Return Σs/Σw of sums and weights (..., G), at least two of positive weight, with its jackknife error.
 
     error² = (G-1)/G·Σ(r/(1-h))²/(Σw)² with r = s - w·estimate and h = w/Σw; for clusters of equal weight
@@ -79,13 +79,13 @@ def _sorted(residuals: Floats, weights: Floats, sign: Floats) -> tuple[Floats, F
     )
 
 
-def stretched(of: Ratio, variance: Floats) -> Ratio:
+def stretch_residuals(of: Ratio, variance: Floats) -> Ratio:
     """Return the same with residuals as large as a variance (...) of the estimate has them, which is above 0."""
     factor = np.sqrt(variance) / np.where(of.error > 0, of.error, 1.0)
     return replace(of, error=np.sqrt(variance), residuals=of.residuals * factor[..., None])
 
 
-def resampled(draw: Callable[[int], Floats], p: Callable[[Floats], tuple[Floats, Floats]], alpha: float) -> Floats:
+def draw_resamples(draw: Callable[[int], Floats], p: Callable[[Floats], tuple[Floats, Floats]], alpha: float) -> Floats:
     """Return batches of resamples (..., B), more of them while a p-value is too near to alpha to be told from it.
 
     `draw` makes the batch of a number. It ends where the standard error of a p-value is below ERROR.
@@ -153,7 +153,7 @@ def _guarded(of: Ratio, sign: int, least: Any, steep: Any, large: bool) -> tuple
     """Return estimate, error and degrees of freedom with the cluster that is worst for `sign` counted once more."""
     r, w, total = of.residuals, np.broadcast_to(of.weights, of.residuals.shape), of.weights.sum(-1, keepdims=True)
     tail = np.clip(l_skewness(-sign * r / np.sqrt(w)), 0.0, 1.0)
-    more = np.minimum(least + steep * tail / np.sqrt(np.maximum(effective(w) - FEWEST, 2.0)), MOST)[..., None]
+    more = np.minimum(least + steep * tail / np.sqrt(np.maximum(effective_clusters(w) - FEWEST, 2.0)), MOST)[..., None]
     sizes = np.maximum(w, (w**2).sum(-1, keepdims=True) / total) if large else w
     moved = r / w * sizes if large else r
     worst = np.argmin(sign * moved, -1, keepdims=True)
@@ -185,14 +185,14 @@ def _degrees(variance: Floats, spread: Floats, count: Any) -> Floats:
     return np.asarray(np.where(flat, count - 1, 2 * variance**2 / np.where(flat, 1.0, spread * count / (count - 1))))
 
 
-def effective(weights: Floats) -> Floats:
+def effective_clusters(weights: Floats) -> Floats:
     """Return how many clusters of equal weight would say as much: (Σw)²/Σw² (Kish 1965, Survey Sampling, 11.7)."""
     return np.asarray(weights.sum(-1) ** 2 / (weights**2).sum(-1))
 
 
-def uneven(weights: Floats) -> Bools:
+def are_uneven(weights: Floats) -> Bools:
     """Return where the clusters count as fewer than EVEN of their number: a few of them rule the mean and its error."""
-    return np.asarray(effective(weights) < EVEN * weights.shape[-1])
+    return np.asarray(effective_clusters(weights) < EVEN * weights.shape[-1])
 
 
 def has_few_drawn_sizes(counted_as: float | None) -> bool:
@@ -253,7 +253,7 @@ def pairs_t(of: Ratio, threshold: float, discordance: Any) -> tuple[Floats, Floa
     Student's t with `pan_wall`'s degrees of freedom for the normal distribution, since few clusters hold all rows that
     differ; `share_t`'s idea, of which we know no publication.
     """
-    z, df = tango.statistic(*_effective_pairs(of, discordance), threshold), pan_wall(of)
+    z, df = tango.score_statistic(*_effective_pairs(of, discordance), threshold), pan_wall(of)
     return special.stdtr(df, -z), special.stdtr(df, z)
 
 
@@ -261,7 +261,7 @@ def pairs_bounds(of: Ratio, alpha: float, discordance: float) -> tuple[float, fl
     """Return the one-sided bounds at alpha each that invert `pairs_t`, of one data set."""
     wins, losses, n = (float(x) for x in _effective_pairs(of, discordance))
     reach = -float(special.stdtrit(pan_wall(of), alpha))
-    return tango.bound(wins, losses, n, reach), tango.bound(wins, losses, n, -reach)
+    return tango.invert_statistic(wins, losses, n, reach), tango.invert_statistic(wins, losses, n, -reach)
 
 
 def _effective_pairs(of: Ratio, discordance: Any) -> tuple[Floats, Floats, Floats]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.stats import unseen
+from harness.stats import rule_of_three
 from harness.stats.arrays import Floats
-from harness.stats.unseen import Support
+from harness.stats.rule_of_three import Support
 
 Judged = tuple[float, float, float, float]  # lower, upper, p_pass, p_fail
 
@@ -39,12 +39,12 @@ class Test:
     __test__: ClassVar[bool] = False  # pytest must not collect it where a test imports it
 
 
-def floats(pair: tuple[Floats, Floats]) -> tuple[float, float]:
+def to_floats(pair: tuple[Floats, Floats]) -> tuple[float, float]:
     """Return two arrays of shape () as numbers."""
     return float(pair[0]), float(pair[1])
 
 
-def weakest(parts: Sequence[Judged], support: Support | None) -> Judged:
+def combine_weakest(parts: Sequence[Judged], support: Support | None) -> Judged:
     """Return what all tests agree on: the wider bounds, inside the support, and the larger p-values."""
     lower, upper = min(p[0] for p in parts), max(p[1] for p in parts)
     if support:
@@ -52,8 +52,11 @@ def weakest(parts: Sequence[Judged], support: Support | None) -> Judged:
     return lower, upper, max(p[2] for p in parts), max(p[3] for p in parts)
 
 
-def all_agree(value: float, weights: Floats, threshold: float, alpha: float, support: Support | None) -> Judged:
+def equal_values_test(value: float, weights: Floats, threshold: float, alpha: float, support: Support | None) -> Judged:
     """Return what clusters show that all have the same value, weights (G,); see `unseen`."""
     if support is None:
         return -math.inf, math.inf, 1.0, 1.0
-    return (*unseen.bounds(value, weights, alpha, support), *floats(unseen.p(value, weights, threshold, support)))
+    return (
+        *rule_of_three.unseen_bounds(value, weights, alpha, support),
+        *to_floats(rule_of_three.unseen_p(value, weights, threshold, support)),
+    )

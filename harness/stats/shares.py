@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
 
+from harness.stats import rule_of_three
 from harness.stats import tango as score
-from harness.stats import unseen
 from harness.stats.arrays import Ints, distributions, np, special
 from harness.stats.inputs import check_counts, check_level
 from harness.stats.result import Test
@@ -63,20 +63,20 @@ def mcnemar(wins: int, losses: int, n: int, alpha: float, levels: Sequence[float
     check_counts(n, wins, losses)
     check_level(0.0, alpha)
     wins, losses = int(wins), int(losses)
-    mid = all(midp_holds(n, level) for level in {alpha, *levels})
+    mid = all(is_midp_valid(n, level) for level in {alpha, *levels})
     p_pass = p_fail = 1.0
     if wins + losses:
         p_pass, p_fail = (_tail(k, wins + losses, 0.5) for k in (wins, losses))
         half = 0.5 * (p_pass + p_fail - 1) if mid else 0.0  # both tails have the chance of just these wins in them
         p_pass, p_fail = p_pass - half, p_fail - half
-    lower, upper = (score.bound(wins, losses, n, z) for z in (_quantile(alpha), -_quantile(alpha)))
+    lower, upper = (score.invert_statistic(wins, losses, n, z) for z in (_quantile(alpha), -_quantile(alpha)))
     lower = max(lower, 0.0) if is_significant(p_pass, alpha) else min(lower, 0.0)
     upper = min(upper, 0.0) if is_significant(p_fail, alpha) else max(upper, 0.0)
     return Test((wins - losses) / n, lower, upper, p_pass, p_fail, f"McNemar {'mid-p' if mid else 'exact'}", n)
 
 
 @lru_cache(maxsize=256)
-def midp_holds(n: int, alpha: float) -> bool:
+def is_midp_valid(n: int, alpha: float) -> bool:
     """Return whether McNemar's mid-p at a level is wrong at most LENIENT times as often on n rows, however many differ.
 
     Summed over the number of rows that differ, for every share of them; from SMOOTH on that number varies so much that
@@ -85,11 +85,11 @@ def midp_holds(n: int, alpha: float) -> bool:
     smooth = max(SMOOTH, 2 * (_quantile(alpha) / (LENIENT - 1)) ** 2)
     shares = np.unique(np.concatenate([np.geomspace(0.1, 1, 200), np.linspace(0, 1, 200)[1:]])) * min(smooth / n, 1.0)
     changed = np.arange(min(n, math.ceil(smooth + 8 * math.sqrt(smooth))) + 1)
-    wrong = distributions.binom.sf(fewest_wins(changed, alpha, mid=True) - 1, changed, 0.5)
+    wrong = distributions.binom.sf(min_mcnemar_wins(changed, alpha, mid=True) - 1, changed, 0.5)
     return float((distributions.binom.pmf(changed, n, shares[:, None]) @ wrong).max()) <= LENIENT * alpha
 
 
-def fewest_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
+def min_mcnemar_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
     """Return the fewest wins, (k,), of numbers of changed rows (k,) that McNemar's test proves, or one more than k."""
     wins = np.asarray(distributions.binom.isf(alpha * (1 + ROUNDING), changed, 0.5), dtype=np.intp) + 1
     if mid:
@@ -113,12 +113,12 @@ def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:
         raise ValueError(f"margin is {margin}, want a difference of proportions between -1 and 1")
     b, c, n = int(wins), int(losses), int(n)
     if b == c == 0:
-        kept = 1 - unseen.no_row_shows(n, alpha)
+        kept = 1 - rule_of_three.rule_of_three(n, alpha)
         p_pass, p_fail = (1 - margin) ** n if margin > 0 else 1.0, (1 + margin) ** n if margin < 0 else 1.0
         return Test(0.0, kept - 1, 1 - kept, p_pass, p_fail, "Tango score", n)
-    p_pass, p_fail = score.fitted_p(b, c, n, -margin)
-    lower = score.fitted_bound(b, c, n, -margin, alpha)
-    upper = -score.fitted_bound(c, b, n, margin, alpha)
+    p_pass, p_fail = score.exact_p(b, c, n, -margin)
+    lower = score.exact_bound(b, c, n, -margin, alpha)
+    upper = -score.exact_bound(c, b, n, margin, alpha)
     return Test((b - c) / n, lower, upper, p_pass, p_fail, "Tango score", n)
 
 

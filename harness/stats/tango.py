@@ -14,13 +14,13 @@ from harness.stats.arrays import np, optimize, special
 from harness.stats.significance import is_significant
 
 
-def fitted_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
+def exact_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
     """Return how probable a score as high, and one as low, is if the difference is d0, all else as fitted.
 
     Summed over how many rows may have changed: the score rises with wins, so of each number the tables that count are a
     tail of the binomial distribution.
     """
-    q = float(np.clip(losses_fitted(b, c, n, d0), max(0.0, -d0), (1 - d0) / 2))
+    q = float(np.clip(fit_losses(b, c, n, d0), max(0.0, -d0), (1 - d0) / 2))
     changed = 2 * q + d0
     # numbers outside of these have a probability below 1e-9 in all
     reach = 7 * math.sqrt(n * changed * (1 - changed)) + 10
@@ -28,18 +28,18 @@ def fitted_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
     k = np.arange(least, most + 1, dtype=np.float64)
     ways = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
     chance = np.exp(ways + special.xlogy(k, changed) + special.xlogy(n - k, max(1 - changed, 0.0)))
-    share, seen = min((q + d0) / changed, 1.0) if changed else 0.5, float(statistic(b, c, n, d0))
-    high = chance @ _at_least(fewest_wins(k, n, d0, seen - 1e-9), k, share)
-    low = chance @ (1 - _at_least(fewest_wins(k, n, d0, seen + 1e-9), k, share))
+    share, seen = min((q + d0) / changed, 1.0) if changed else 0.5, float(score_statistic(b, c, n, d0))
+    high = chance @ _at_least(min_tango_wins(k, n, d0, seen - 1e-9), k, share)
+    low = chance @ (1 - _at_least(min_tango_wins(k, n, d0, seen + 1e-9), k, share))
     return min(float(high), 1.0), min(float(low), 1.0)
 
 
-def fewest_wins(k: Any, n: int, d0: float, z: float) -> Any:
+def min_tango_wins(k: Any, n: int, d0: float, z: float) -> Any:
     """Return the fewest wins, (k,), of numbers of changed rows (k,), whose score is at least z; k + 1 where none is."""
     low, high = np.zeros_like(k), k + 1
     while (low < high).any():  # the score rises with wins
         middle = (low + high) // 2
-        hit = (statistic(middle, k - middle, n, d0) >= z) | (low >= high)
+        hit = (score_statistic(middle, k - middle, n, d0) >= z) | (low >= high)
         low, high = np.where(hit, low, middle + 1), np.where(hit, middle, high)
     return low
 
@@ -50,20 +50,20 @@ def _at_least(wins: Any, k: Any, share: float) -> Any:
     return np.where(wins <= 0, 1.0, np.where(wins > k, 0.0, special.betainc(inside, k - inside + 1, share)))
 
 
-def fitted_bound(b: int, c: int, n: int, d0: float, alpha: float) -> float:
+def exact_bound(b: int, c: int, n: int, d0: float, alpha: float) -> float:
     """Return the lower bound of the difference: on the same side of d0 as the verdict, by bisection."""
-    passed = is_significant(fitted_p(b, c, n, d0)[0], alpha)
+    passed = is_significant(exact_p(b, c, n, d0)[0], alpha)
     estimate = (b - c) / n
     below, above = (d0, estimate) if passed else (-1.0, min(d0, estimate))
     if above <= -1:
         return -1.0
     while above - below > 1e-6:
         middle = (below + above) / 2
-        below, above = (middle, above) if is_significant(fitted_p(b, c, n, middle)[0], alpha) else (below, middle)
+        below, above = (middle, above) if is_significant(exact_p(b, c, n, middle)[0], alpha) else (below, middle)
     return above if passed else below
 
 
-def losses_fitted(b: Any, c: Any, n: Any, d0: float) -> Any:
+def fit_losses(b: Any, c: Any, n: Any, d0: float) -> Any:
     """Return the share of rows only the baseline gets right, fitted under H0; q + d0 is the candidate's."""
     linear = -b - c + (2 * n - b + c) * d0
     constant = -c * d0 * (1 - d0)
@@ -71,9 +71,9 @@ def losses_fitted(b: Any, c: Any, n: Any, d0: float) -> Any:
     return np.maximum(q, max(0.0, -d0))
 
 
-def statistic(b: Any, c: Any, n: Any, d0: float) -> Any:
+def score_statistic(b: Any, c: Any, n: Any, d0: float) -> Any:
     """Return the score statistic of H0: difference = d0; 0 where the data say nothing."""
-    q = losses_fitted(b, c, n, d0)
+    q = fit_losses(b, c, n, d0)
     variance = n * (2 * q + d0 * (1 - d0))
     distance = b - c - n * d0
     known = variance > 1e-12
@@ -81,11 +81,11 @@ def statistic(b: Any, c: Any, n: Any, d0: float) -> Any:
     return np.where(known, z, np.where(np.abs(distance) > 1e-9, np.copysign(np.inf, distance), 0.0))
 
 
-def bound(b: float, c: float, n: float, z: float) -> float:
+def invert_statistic(b: float, c: float, n: float, z: float) -> float:
     """Return the difference at which the score statistic, which falls as the difference grows, equals z."""
     edge = 1 - 1e-12
-    if statistic(b, c, n, -edge) <= z:
+    if score_statistic(b, c, n, -edge) <= z:
         return -1.0
-    if statistic(b, c, n, edge) >= z:
+    if score_statistic(b, c, n, edge) >= z:
         return 1.0
-    return float(optimize.brentq(lambda d: float(statistic(b, c, n, d)) - z, -edge, edge, xtol=1e-12))
+    return float(optimize.brentq(lambda d: float(score_statistic(b, c, n, d)) - z, -edge, edge, xtol=1e-12))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from harness import schema
-from harness.claims.gate import KINDS, Gate
+from harness.gates.gate import KINDS, Gate
 from harness.plugins import Plugins
 from harness.suite import tables
 
@@ -31,7 +31,7 @@ TABLES = {
 }  # fmt: skip
 
 
-def json_schema(plugins: Plugins) -> Schema:
+def suite_schema(plugins: Plugins) -> Schema:
     """Return the schema of a suite with these plugins."""
     merge = {"enum": list(tables.MERGES)}
     # a baseline: the base, a release, or with `use` a model of its own
@@ -40,7 +40,7 @@ def json_schema(plugins: Plugins) -> Schema:
     made = {
         "suite": _table(tables.SuiteTable),
         "model": _used(plugins, "loader", tables.Model),
-        "rows": {**by_name(_table(tables.ScoredRows)), "required": ["candidate"]},
+        "rows": {**named_schema(_table(tables.ScoredRows)), "required": ["candidate"]},
         "adapter": _used(plugins, "adapter", tables.Use),
         "train": _used(plugins, "trainer", tables.Train),
         "sweep": {
@@ -48,23 +48,25 @@ def json_schema(plugins: Plugins) -> Schema:
             "description": "An option of [adapter] or [train] with the values it is tried with, and what decides.",
             "properties": {
                 **{"by": _type(str), "alpha": _type(float), "rule": {"enum": ["step", "best"]}},
-                **{"adapter": by_name(swept), "train": by_name(swept)},
+                **{"adapter": named_schema(swept), "train": named_schema(swept)},
             },
             "patternProperties": {r"^(adapter|train)\.": swept},
             "additionalProperties": False,
             "required": ["by"],
         },
         "candidate": {**_table(tables.Candidate), "oneOf": [{"required": ["adapter"]}, {"required": ["merged"]}]},
-        "subject": by_name({**other, "anyOf": [base, *other["anyOf"]]}),
-        "eval": many(_used(plugins, "evaluator", tables.Eval), minItems=1),
-        "gate": many({**_table(Gate), "oneOf": [{"required": keys.split()} for kind in KINDS for keys in kind.keys]}),
+        "subject": named_schema({**other, "anyOf": [base, *other["anyOf"]]}),
+        "eval": list_schema(_used(plugins, "evaluator", tables.Eval), minItems=1),
+        "gate": list_schema(
+            {**_table(Gate), "oneOf": [{"required": keys.split()} for kind in KINDS for keys in kind.keys]}
+        ),
         "merge": {
             "type": "object",
             "description": "Onto which variants of the base an adapter is merged.",
-            "properties": {"base": {"anyOf": [merge, many(merge, minItems=1)]}, "choose": _type(str)},
+            "properties": {"base": {"anyOf": [merge, list_schema(merge, minItems=1)]}, "choose": _type(str)},
             "additionalProperties": False,
         },
-        "export": many(_used(plugins, "exporter", tables.Export)),
+        "export": list_schema(_used(plugins, "exporter", tables.Export)),
         "checks": _table(tables.Ignored),
     }
     whole: Schema = {"$schema": DRAFT, "title": "A suite of finetune-harness", "type": "object", "properties": made}
@@ -72,7 +74,7 @@ def json_schema(plugins: Plugins) -> Schema:
     return {**whole, "additionalProperties": False, "required": ["suite", "eval"], "anyOf": either}
 
 
-def keys_of(cls: type) -> dict[str, tuple[Any, Any]]:
+def table_keys(cls: type) -> dict[str, tuple[Any, Any]]:
     """Return the keys of a table, each with its type and its default, `dataclasses.MISSING` where it has none."""
     hints, found = get_type_hints(cls), {}
     for field in (f for f in dataclasses.fields(cls) if f.name not in NO_KEYS):
@@ -83,9 +85,9 @@ def keys_of(cls: type) -> dict[str, tuple[Any, Any]]:
 
 def _table(cls: type) -> Schema:
     """Return the schema of a table that no plugin has a part in."""
-    keys = keys_of(cls)
+    keys = table_keys(cls)
     optional = [name for name, (_, default) in keys.items() if default is not dataclasses.MISSING]
-    return {"description": _told(cls), **table({name: _key(*key) for name, key in keys.items()}, *optional)}
+    return {"description": _told(cls), **object_schema({name: _key(*key) for name, key in keys.items()}, *optional)}
 
 
 def _used(plugins: Plugins, kind: str, cls: type) -> Schema:
@@ -94,8 +96,8 @@ def _used(plugins: Plugins, kind: str, cls: type) -> Schema:
     chosen = [p for (k, _), p in sorted(plugins.provided.items()) if k == kind]
     description, branches = own.pop("description"), list[Schema]()
     for provided in chosen:  # the table's own keys come before its options
-        named, open_ended = schema.options_of(provided.function)
-        hints = schema.hints_of(provided.function)
+        named, open_ended = schema.list_options(provided.function)
+        hints = schema.parameter_types(provided.function)
         options = {n: _key(hints.get(n, Any), p.default) for n, p in named.items() if n not in own["properties"]}
         use = {**own["properties"]["use"], "enum": [provided.name]}
         required = {*own.get("required", ()), *(n for n, p in named.items() if p.default is p.empty)}
@@ -106,19 +108,19 @@ def _used(plugins: Plugins, kind: str, cls: type) -> Schema:
     return {"description": description, "anyOf": branches}
 
 
-def table(keys: Mapping[str, Schema], *optional: str) -> Schema:
+def object_schema(keys: Mapping[str, Schema], *optional: str) -> Schema:
     """Return the schema of an object with these keys and no others; all but the `optional` ones must be there."""
     needed = [name for name in keys if name not in optional]
     made: Schema = {"type": "object", "properties": dict(keys), "additionalProperties": False}
     return {**made, "required": needed} if needed else made
 
 
-def many(item: Schema, **more: Any) -> Schema:
+def list_schema(item: Schema, **more: Any) -> Schema:
     """Return the schema of a list."""
     return {"type": "array", "items": item, **more}
 
 
-def by_name(item: Schema) -> Schema:
+def named_schema(item: Schema) -> Schema:
     """Return the schema of a table whose keys are names."""
     return {"type": "object", "additionalProperties": item}
 
@@ -141,9 +143,9 @@ def _type(want: Any) -> Schema:
         kinds = [_type(a) for a in args if a is not type(None)]
         return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     if origin is not None and issubclass(origin, Mapping):
-        return by_name(_type(args[1]) if args else {})
+        return named_schema(_type(args[1]) if args else {})
     if origin is not None:
-        return many(_type(args[0]) if args else {})
+        return list_schema(_type(args[0]) if args else {})
     return {"type": NAMES[want]} if isinstance(want, type) and want in NAMES else {}
 
 

@@ -20,7 +20,7 @@ PIECE = re.compile(
 )
 
 
-def refuse_deep_keys(text: str) -> None:
+def reject_deep_keys(text: str) -> None:
     """Raise RecursionError at a dotted key that is too deep, over which the parser would take minutes."""
     dots = 0
     for piece in PIECE.findall(text):
@@ -32,17 +32,17 @@ def refuse_deep_keys(text: str) -> None:
             raise RecursionError
 
 
-def lines_of(text: str) -> Lines:
+def read_toml_lines(text: str) -> Lines:
     """Return the line of every table and key of a TOML text that is known to be valid."""
     return _Index(text).lines
 
 
-def gate_lines(path: Path) -> dict[str, int]:
+def read_gate_lines(path: Path) -> dict[str, int]:
     """Return the line of each [[gate]] of a suite by its id; none where the suite cannot be read any more."""
     try:
         text = path.read_text("utf-8")
-        refuse_deep_keys(text)
-        gates, lines = tomllib.loads(text).get("gate", []), lines_of(text)
+        reject_deep_keys(text)
+        gates, lines = tomllib.loads(text).get("gate", []), read_toml_lines(text)
     except (OSError, ValueError, RecursionError):
         return {}
     numbers = enumerate(gates) if isinstance(gates, list) else ()

@@ -12,13 +12,13 @@ from typing import Any
 
 from harness import schema
 from harness.artifacts.digests import digest_of
-from harness.claims.gate import Gate
-from harness.claims.group import grouped, member_mistakes
 from harness.data import reading
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import read_text
+from harness.gates.gate import Gate
+from harness.gates.group import find_member_mistakes, link_groups
 from harness.suite import tables
-from harness.suite.lines import lines_of, refuse_deep_keys
+from harness.suite.lines import read_toml_lines, reject_deep_keys
 from harness.texts import secrets
 
 TABLES = (
@@ -41,7 +41,7 @@ def read_suite(
     known = f"; name {inside}" if inside.is_file() else did_you_mean(path.name, near)
     text = read_text(path, hint=known or "; name a suite, for instance suites/smoke.toml")
     try:
-        refuse_deep_keys(text)
+        reject_deep_keys(text)
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         if found := re.match(r"Cannot declare \('(\w+)',\) twice \(at line (\d+),", str(error)):
@@ -65,7 +65,7 @@ def read_suite(
     mistakes.raise_if_any()
     if candidate is not None:
         raw["candidate"] = _candidate(candidate) if isinstance(candidate, str) else dict(candidate)
-    secrets.learn(raw)
+    secrets.register_secrets(raw)
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
@@ -75,7 +75,7 @@ class _Reader:
     def __init__(self, path: Path, text: str, raw: dict[str, Any], given: bool) -> None:
         self.path, self.raw = path, raw
         self.given = given  # the candidate came with the command: [train] then only names the few-shot examples
-        self.lines = lines_of(text)
+        self.lines = read_toml_lines(text)
         self.mistakes = Mistakes()
 
     def suite(self) -> tables.Suite:
@@ -87,7 +87,7 @@ class _Reader:
         adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
         candidate, subjects = self.one("candidate", tables.Candidate), self.subjects()
         evals, gates = self.many("eval", tables.Eval, "name"), self.many("gate", Gate, "id")
-        for gate, mistake in member_mistakes(gates):
+        for gate, mistake in find_member_mistakes(gates):
             self.mistakes.add(gate.where, mistake)
         exports = self.many("export", tables.Export, "to")
         checks = self.one("checks", tables.Ignored) or tables.Ignored("[checks]")
@@ -95,12 +95,12 @@ class _Reader:
         self.coherent(about, adapter, train, candidate)
         self.mistakes.raise_if_any()
         assert about and (model or rows)  # or raise_if_any raised
-        source = secrets.without(self.raw)
+        source = secrets.drop_secret_options(self.raw)
         digest = digest_of(source)  # a digest of a short password would tell it
         made = tables.Suite(
             self.path, about, model or tables.Model("", "[rows]", "rows"), adapter, train, candidate, subjects, evals,
-            grouped(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
-            None if candidate else sweep, rows, source if source == self.raw == secrets.struck(self.raw) else None,
+            link_groups(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
+            None if candidate else sweep, rows, source if source == self.raw == secrets.redact_options(self.raw) else None,
         )  # fmt: skip
         return made.trial(made.sweep.values[0]) if made.sweep else made
 
@@ -120,7 +120,7 @@ class _Reader:
         for name, table in given.items():
             at = (f"rows.{name}", 0)
             if name not in ("base", "candidate"):
-                self.complain(at, f"[rows.{schema.show(name)}]", "", "want [rows.base] or [rows.candidate]")
+                self.complain(at, f"[rows.{schema.format_toml(name)}]", "", "want [rows.base] or [rows.candidate]")
             elif made := self.table(tables.ScoredRows, table, at, f"[rows.{name}]"):
                 found[name] = made
         return found
@@ -129,11 +129,11 @@ class _Reader:
         """Raise UsageError when there are values that no key can have, before any of them is looked at."""
         for name, value in self.raw.items():
             for i, table in enumerate(value if isinstance(value, list) else [value]):
-                if not schema.unsound(table):
+                if not schema.find_value_error(table):
                     continue
                 for key, inner in (table if isinstance(table, dict) else {"": table}).items():
-                    if what := schema.unsound({key: inner}):
-                        self.complain((name, i), f"[{name}]", key, f"{schema.show(key)} {what}" if key else what)
+                    if what := schema.find_value_error({key: inner}):
+                        self.complain((name, i), f"[{name}]", key, f"{schema.format_toml(key)} {what}" if key else what)
         self.mistakes.raise_if_any()
 
     def coherent(
@@ -141,7 +141,7 @@ class _Reader:
         candidate: tables.Candidate | None,
     ) -> None:  # fmt: skip
         """Record which numbers and names are out of range, and which tables do not go together."""
-        if about and (what := tables.name_error(about.name)):
+        if about and (what := tables.find_name_error(about.name)):
             self.tell("suite", "name", what)
         if about and not 0 < about.alpha <= 0.5:
             self.tell("suite", "alpha", f"alpha is {about.alpha}, {ALPHAS}")
@@ -184,7 +184,7 @@ class _Reader:
         records, seen = list[schema.T](), set[str]()
         for i, table in enumerate(given):
             label = table.get(key) if isinstance(table, dict) else None
-            title = f"{name} {schema.show(str(label))}" if label else f"[[{name}]] number {i + 1}"
+            title = f"{name} {schema.format_toml(str(label))}" if label else f"[[{name}]] number {i + 1}"
             if label is not None and str(label) in seen:
                 self.complain((name, i), title, key, f'the {key} "{label}" is taken by an earlier [[{name}]]')
             seen.add(str(label))
@@ -194,11 +194,11 @@ class _Reader:
 
     def table(self, cls: type[schema.T], table: Any, at: tuple[str, int], title: str) -> schema.T | None:
         if not isinstance(table, dict):
-            self.complain(at, title, "", f"is {schema.show(table)}, want a table")
+            self.complain(at, title, "", f"is {schema.format_toml(table)}, want a table")
             return None
         line = self.lines.get((*at, ""))
         where = f"{self.path}:{line}: {title}" if line else f"{self.path}: {title}"
-        return schema.read(cls, table, partial(self.complain, at, title), where=where, group="")
+        return schema.read_table(cls, table, partial(self.complain, at, title), where=where, group="")
 
     def subjects(self) -> dict[str, tables.Baseline]:
         if not isinstance(given := self.raw.get("subject", {}), dict):
@@ -212,8 +212,8 @@ class _Reader:
         baselines: dict[str, tables.Baseline] = {}
         for name, table in given.items():
             title = f"subject.{name}"
-            if what := tables.name_error(name):
-                self.complain((title, 0), f"[subject.{schema.show(name)}]", "", what)
+            if what := tables.find_name_error(name):
+                self.complain((title, 0), f"[subject.{schema.format_toml(name)}]", "", what)
                 continue
             if twin := next((n for n in baselines if n.lower() == name.lower()), None):
                 self.tell(title, "", f'differs from "{twin}" in case alone; choose another name')
@@ -223,7 +223,9 @@ class _Reader:
             if (which := tables.RELEASES.get(name)) and isinstance(table, dict):
                 table = {"from": which, **table}
                 if table["from"] != which:
-                    self.tell(title, "from", f'"from" is {schema.show(table["from"])}; "{name}" is the {which} release')
+                    self.tell(
+                        title, "from", f'"from" is {schema.format_toml(table["from"])}; "{name}" is the {which} release'
+                    )
             if made := self.table(tables.Baseline, table, (title, 0), f"[{title}]"):
                 self.other_model(made, partial(self.tell, title))
                 baselines[name] = made
@@ -254,13 +256,13 @@ class _Reader:
             self.tell("merge", key, f'unknown key "{key}"{did_you_mean(key, ["base", "choose"])}')
         choose, base = table.get("choose", "EVAL.METRIC"), table.get("base", "original")
         if not isinstance(choose, str) or not all(choose.partition(".")):
-            self.tell("merge", "choose", f'"choose" is {schema.show(choose)}, want EVAL.METRIC')
+            self.tell("merge", "choose", f'"choose" is {schema.format_toml(choose)}, want EVAL.METRIC')
         elif "choose" in table and not (isinstance(base, list) and len(base) > 1):
             self.tell("merge", "choose", '"choose" needs several bases to choose from')
         bases = [base] if isinstance(base, str) else base
         if not isinstance(bases, list) or any(b not in tables.MERGES for b in bases) or len(set(bases)) != len(bases):
             want = 'want "original", "dequantized" or both in a list'
-            self.tell("merge", "base", f'"base" is {schema.show(base)}, {want}')
+            self.tell("merge", "base", f'"base" is {schema.format_toml(base)}, {want}')
             return ()
         return tuple(bases)
 
@@ -269,7 +271,7 @@ class _Reader:
             return None
         complain = partial(self.tell, "sweep")
         if not isinstance(table, dict):
-            complain("", f"is {schema.show(table)}, want a table")
+            complain("", f"is {schema.format_toml(table)}, want a table")
             return None
         mistakes_before = len(self.mistakes.found)
         if "train" not in self.raw:
@@ -279,12 +281,12 @@ class _Reader:
             complain(key, f'unknown key "{key}"; want "by", "alpha", "rule" and an option such as "adapter.r"')
         by, alpha, rule = given.get("by"), given.get("alpha"), given.get("rule", "step")
         if rule not in ("step", "best"):
-            complain("rule", f'"rule" is {schema.show(rule)}, want "step" or "best"')
+            complain("rule", f'"rule" is {schema.format_toml(rule)}, want "step" or "best"')
         if not isinstance(by, str) or not all(by.partition(".")):
-            state = f'"by" is {schema.show(by)}' if "by" in given else '"by" is missing'
+            state = f'"by" is {schema.format_toml(by)}' if "by" in given else '"by" is missing'
             complain("by", f"{state}, want EVAL.METRIC, which decides on the eval's select split")
-        if alpha is not None and not (schema.fits(alpha, float) and 0 < alpha <= 0.5):
-            complain("alpha", f'"alpha" is {schema.show(alpha)}, {ALPHAS}')
+        if alpha is not None and not (schema.matches_type(alpha, float) and 0 < alpha <= 0.5):
+            complain("alpha", f'"alpha" is {schema.format_toml(alpha)}, {ALPHAS}')
         options = [(t, o, values) for t, o in table.items() if isinstance(o, dict) for o, values in o.items()]
         for name, option, _ in options:
             taken = [f.name for f in fields(SWEPT[name]) if f.name != "options"] if name in SWEPT else [option]
@@ -296,7 +298,7 @@ class _Reader:
             return None
         [(name, option, values)] = options
         if problem := _order_error(values, by_step=rule == "step"):
-            complain(name, f'"{name}.{option}" is {schema.show(values)}, {problem}')
+            complain(name, f'"{name}.{option}" is {schema.format_toml(values)}, {problem}')
         if len(self.mistakes.found) > mistakes_before:
             return None
         line = self.lines.get(("sweep", 0, name))
@@ -307,7 +309,7 @@ class _Reader:
 def read_override(override: str) -> tuple[list[str], Any]:
     """Return the keys and the value of one `--set table.key=value`. Raises UsageError."""
     path, equals, value = override.partition("=")
-    where = f"--set {schema.show(override)}"
+    where = f"--set {schema.format_toml(override)}"
     if not equals or "." not in path:
         raise UsageError(f"{where}: want table.key=value, for instance train.learning_rate=1e-4")
     keys = path.split(".")
@@ -326,12 +328,12 @@ def read_override(override: str) -> tuple[list[str], Any]:
 def _override(raw: dict[str, Any], override: str) -> None:
     """Apply one `--set table.key=value`; elements of lists by name or index."""
     (*parents, last), parsed = read_override(override)
-    where = f"--set {schema.show(override)}"
+    where = f"--set {schema.format_toml(override)}"
     here: Any = raw
     for step in parents:
         here = here[_index(here, step, where)] if isinstance(here, list) else here.setdefault(step, {})
         if not isinstance(here, (dict, list)):
-            raise UsageError(f"{where}: {schema.show(step)} is {schema.show(here)}, not a table")
+            raise UsageError(f"{where}: {schema.format_toml(step)} is {schema.format_toml(here)}, not a table")
     if isinstance(here, list):
         here[_index(here, last, where)] = parsed
     else:
@@ -344,7 +346,7 @@ def _index(here: list[Any], step: str, where: str) -> int:
     if step in names:
         return names.index(step)
     if not re.fullmatch(r"[0-9]{1,9}", step) or int(step) >= len(here):
-        what = f"{schema.show(step)} is no element of a list of {len(here)}"
+        what = f"{schema.format_toml(step)} is no element of a list of {len(here)}"
         raise UsageError(f"{where}: {what}, which count from 0{did_you_mean(step, filter(None, names))}")
     return int(step)
 
@@ -357,7 +359,7 @@ def _invalid(path: Path, text: str, error: str) -> str:
     hint = '; write straight quotes, "…"' if re.search("[“”„‘’«»]", line) else ""
     hint = hint or ('; TOML is key = "value"' if re.match(r"[\w-]+:", line) else reading.ESCAPE * ("\\" in line))
     hidden = any(map(secrets.is_secret, re.findall(r"""[\w-]+(?=["']?\s*[=:])""", line)))
-    shown = "" if hidden else f": {secrets.hide(line)}"
+    shown = "" if hidden else f": {secrets.redact_text(line)}"
     return f"{path}:{found[2]}: not valid TOML: {found[1]}{shown[: schema.LONGEST]}{hint}"
 
 
@@ -369,7 +371,7 @@ def _order_error(values: Any, *, by_step: bool) -> str:
         return "want two values or more; one needs no sweep"
     if any(value in values[:i] for i, value in enumerate(values)):
         return "which has a value twice"
-    numbers = by_step and all(schema.fits(value, float) for value in values)
+    numbers = by_step and all(schema.matches_type(value, float) for value in values)
     if numbers and values not in (sorted(values), sorted(values, reverse=True)):
         return "which neither rises nor falls; a sweep stops where a step brings nothing, so the order counts"
     return ""
@@ -387,4 +389,6 @@ def _candidate(given: str) -> dict[str, str]:
         kind = "adapter" if (path / "adapter_config.json").is_file() else "merged"
         return {kind: str(path.resolve()) if path.exists() else given}
     except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--candidate {schema.show(given)}: is no path: {error}; name an adapter or a model") from None
+        raise UsageError(
+            f"--candidate {schema.format_toml(given)}: is no path: {error}; name an adapter or a model"
+        ) from None

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from harness import schema
 from harness.artifacts.attestation import LOCK
-from harness.claims.gate import PARENT, Gate
 from harness.errors import UsageError
+from harness.gates.gate import PARENT, Gate
 from harness.records.run import NAME
-from harness.stats.tests import spent
+from harness.stats.hypothesis_tests import attempt_alpha
 
 MERGES = ("original", "dequantized")
 
@@ -35,7 +35,7 @@ class SuiteTable:
     def risk(self, attempt: int, alpha: float | None = None) -> float:
         """Return the risk of an attempt: `alpha`, by default the suite's, or its share where that is spent."""
         alpha = alpha or self.alpha
-        return spent(alpha, attempt) if attempt and self.attempts == "spend" else alpha
+        return attempt_alpha(alpha, attempt) if attempt and self.attempts == "spend" else alpha
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ class Suite:
         assert self.sweep
         table: Any = getattr(self, self.sweep.table)
         options = {**table.options, self.sweep.option: value}
-        told = f" ({self.sweep.option} = {schema.show(value)})" if value != self.sweep.values[0] else ""
+        told = f" ({self.sweep.option} = {schema.format_toml(value)})" if value != self.sweep.values[0] else ""
         return replace(self, **{self.sweep.table: replace(table, where=table.where + told, options=options)})
 
     @cached_property
@@ -346,18 +346,18 @@ def is_reserved(name: str) -> bool:
     return name in ("base", "adapter", PARENT) or name.startswith("merged")
 
 
-def name_error(name: str) -> str:
+def find_name_error(name: str) -> str:
     """Return what keeps a name from being one of a suite, subject, eval or copy, or nothing: files are called by it."""
     if not NAME.fullmatch(name):
-        return f'name is {schema.show(name)}, want letters, digits, "_", "-" and ".", the first of them no "."'
+        return f'name is {schema.format_toml(name)}, want letters, digits, "_", "-" and ".", the first of them no "."'
     if len(name.encode()) > LONGEST_NAME:
-        return f"name is {schema.show(name)}, which is longer than {LONGEST_NAME} bytes"
+        return f"name is {schema.format_toml(name)}, which is longer than {LONGEST_NAME} bytes"
     if name.lower() in TAKEN:
         return f'name is "{name}", which is a file of the run folder; choose another'
     return ""
 
 
-def alpha_of(gate: Gate, suite: Suite) -> float:
+def gate_alpha(gate: Gate, suite: Suite) -> float:
     """Return the risk a gate is tested at; Holm gives the best of the gates in `any_of` its share of it."""
     alpha = gate.alpha or suite.about.alpha
     return alpha / suite.members[gate.group] if gate.group else alpha

@@ -18,7 +18,7 @@ from harness.files import read_text
 from harness.records.waivers import IGNORED, Waiver
 
 if TYPE_CHECKING:
-    from harness.claims.gate import Gate
+    from harness.gates.gate import Gate
     from harness.records.findings import Finding
     from harness.records.verdicts import Verdict
     from harness.suite.tables import Eval, Suite
@@ -31,13 +31,13 @@ CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data",
 NO_RECIPE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train]
 
 
-def waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
+def find_waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
     """Return why a waiver does not count, or nothing when it is in force; without a gate it must be for a check."""
     if gate is None and waiver.claim != IGNORED:
         return "is for no gate of this suite"
     if date.fromisoformat(waiver.until) < today:
         return f"expired on {waiver.until}"
-    if gate and waiver.claim != claim_of(gate):
+    if gate and waiver.claim != describe_claim(gate):
         return f'is for another claim, "{waiver.claim}"'
     if not waiver.digest:
         return "does not say for which whole claim it is; write it again with harness waive"
@@ -48,7 +48,7 @@ def waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -
     return ""
 
 
-def claim_of(gate: Gate) -> str:
+def describe_claim(gate: Gate) -> str:
     """Return in words what a waiver is given for."""
     return f"{gate.metric} {gate.claim()}".strip()
 
@@ -70,14 +70,14 @@ def check_digest(code: str, suite: Suite) -> str:
     return digest_of({"check": code, **told, "evals": [[e.name, _of_eval(e)] for e in suite.evals]})
 
 
-def waivers_of(suite: Path) -> Path:
+def waivers_file(suite: Path) -> Path:
     """Return the file beside a suite that holds its waivers."""
     return suite.with_name(f"{suite.stem}{BESIDE}")
 
 
 def read_waivers(suite: Path) -> list[Waiver]:
     """Return the waivers beside a suite, the oldest first. Raises UsageError with every line that cannot be read."""
-    if not (path := waivers_of(suite)).is_file():
+    if not (path := waivers_file(suite)).is_file():
         return []
     mistakes, found = Mistakes(), []
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -96,31 +96,33 @@ def read_waivers(suite: Path) -> list[Waiver]:
     return found
 
 
-def in_force(waivers: Sequence[Waiver], gate: Gate, suite: Suite, today: date) -> Waiver | None:
+def active_waiver(waivers: Sequence[Waiver], gate: Gate, suite: Suite, today: date) -> Waiver | None:
     """Return the newest waiver in force for a gate."""
-    return next((w for w in reversed(waivers) if w.gate == gate.id and not waiver_error(w, gate, suite, today)), None)
+    return next(
+        (w for w in reversed(waivers) if w.gate == gate.id and not find_waiver_error(w, gate, suite, today)), None
+    )
 
 
-def ignoring(waivers: Sequence[Waiver], suite: Suite, today: date) -> dict[str, Waiver]:
+def active_check_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -> dict[str, Waiver]:
     """Return the newest waiver in force for each check that has one, by the name it was given for."""
-    return {w.gate: w for w in waivers if w.claim == IGNORED and not waiver_error(w, None, suite, today)}
+    return {w.gate: w for w in waivers if w.claim == IGNORED and not find_waiver_error(w, None, suite, today)}
 
 
-def void(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
+def invalid_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
     """Return why each waiver that does not count does not, unless a newer one for the same gate or check does."""
-    known, checks = {g.id: g for g in suite.gates}, ignoring(waivers, suite, today)
+    known, checks = {g.id: g for g in suite.gates}, active_check_waivers(waivers, suite, today)
     beside = suite.path.parent.glob(f"*{BESIDE}")
     left = [path for path in beside if not path.with_name(path.name.removesuffix(BESIDE) + ".toml").exists()]
     said = [f"{path}: no suite is called so, and these waivers do not count; was one renamed?" for path in sorted(left)]
     for waiver in waivers:
         gate = known.get(waiver.gate) if waiver.claim != IGNORED else None
-        newer = in_force(waivers, gate, suite, today) if gate else checks.get(waiver.gate)
-        if (why := waiver_error(waiver, gate, suite, today)) and not newer:
+        newer = active_waiver(waivers, gate, suite, today) if gate else checks.get(waiver.gate)
+        if (why := find_waiver_error(waiver, gate, suite, today)) and not newer:
             said.append(f'the waiver of {waiver.by} for "{waiver.gate}" {why}, and does not count')
     return list(dict.fromkeys(said))
 
 
-def unneeded(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], flags: Sequence[Finding]) -> list[str]:
+def unneeded_waivers(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], flags: Sequence[Finding]) -> list[str]:
     """Return a line for each waiver that no verdict of its gate, or no error of its check, needed."""
     passed = {v.gate for v in verdicts} - {v.gate for v in verdicts if v.outcome != "PASS"}
     found = {name for f in flags if f.severity == "error" for name in f.names}

@@ -10,16 +10,16 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from harness.errors import UsageError, did_you_mean
-from harness.files import append_line, writing
+from harness.files import append_line, reporting_write_errors
 from harness.plugins import load_plugins
 from harness.records.waivers import IGNORED, Waiver
-from harness.suite.lines import gate_lines
+from harness.suite.lines import read_gate_lines
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
-from harness.suite.waivers import check_digest, claim_digest, claim_of, waivers_of
+from harness.suite.waivers import check_digest, claim_digest, describe_claim, waivers_file
 
 
-def waive(
+def append_waiver(
     gate: str, reason: str, until: str, suite: Path | None, by: str | None, plugins: Sequence[str] = ()
 ) -> tuple[Path, Waiver]:
     """Append a waiver to the file beside the suite, and return both.
@@ -45,10 +45,10 @@ def waive(
         instead = f'it is one of "{declared.group}"; waive that' if declared.group else "it only warns"
         raise UsageError(f'{found.path}: gate "{gate}" does not block by itself: {instead}')
     digest = claim_digest(declared, found) if declared else check_digest(gate, found)
-    claim = claim_of(declared) if declared else IGNORED
+    claim = describe_claim(declared) if declared else IGNORED
     made = Waiver(gate, claim, why, last.isoformat(), name, today.isoformat(), digest)
-    path = waivers_of(found.path)
-    with writing(path):
+    path = waivers_file(found.path)
+    with reporting_write_errors(path):
         append_line(path, dataclasses.asdict(made))
     return path, made
 
@@ -75,7 +75,9 @@ def _find(gate: str, suite: Path | None, plugins: Sequence[str]) -> Suite:
             if gate not in titles and gate.partition("-")[0] not in codes:
                 raise UsageError(f'{suite}: no gate "{gate}"{did_you_mean(gate, [*ids, *codes, *titles])}')
         return found
-    gates = {path: gate_lines(path) for folder in (Path(), Path("suites")) for path in sorted(folder.glob("*.toml"))}
+    gates = {
+        path: read_gate_lines(path) for folder in (Path(), Path("suites")) for path in sorted(folder.glob("*.toml"))
+    }
     having = [path for path, ids in gates.items() if gate in ids]
     if len(having) > 1:
         raise UsageError(f'gate "{gate}": is in {" and ".join(map(str, having))}; choose one with --suite')

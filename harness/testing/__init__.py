@@ -148,7 +148,7 @@ def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
 def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
     """Return the identity of a fake model: all that lies in its folders, and how it is loaded."""
     folders = [Path(ref.path), *([ref.adapter] if ref.adapter else [])]
-    return digest_of([[keys.of_folder(folder) for folder in folders], ref.quantization, dtype])
+    return digest_of([[keys.digest_folder(folder) for folder in folders], ref.quantization, dtype])
 
 
 @loader(open=open_source, identity=identity)

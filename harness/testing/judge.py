@@ -121,12 +121,12 @@ class StubJudge:
 
     def verdict(self, text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
         """Return a judgement of the data in a request, as the schema wants it."""
-        data, wanted = fenced(text), schema.get("properties", {})
+        data, wanted = read_fenced_json(text), schema.get("properties", {})
         if "verdict" not in wanted:
-            met = self.mode != "always-A" and similar(data["answer"], data) > 0
+            met = self.mode != "always-A" and word_f1(data["answer"], data) > 0
             return {name: {"reason": self.mode, "met": met} for name in wanted}
         a, b = data["answer_A"], data["answer_B"]
-        ours, theirs = (len(a), len(b)) if self.mode == "prefers-longer" else (similar(a, data), similar(b, data))
+        ours, theirs = (len(a), len(b)) if self.mode == "prefers-longer" else (word_f1(a, data), word_f1(b, data))
         verdict = "tie" if ours == theirs else "A" if ours > theirs else "B"
         if self.mode == "injectable" and bool(ORDERS.search(a)) != bool(ORDERS.search(b)):
             verdict = "A" if ORDERS.search(a) else "B"
@@ -139,7 +139,7 @@ class StubJudge:
             self.busiest = max(self.busy, self.busiest)
 
 
-def fenced(text: str) -> dict[str, str]:
+def read_fenced_json(text: str) -> dict[str, str]:
     """Return the JSON between the two lines that a request begins with."""
     fence, data, end = text.split("\n")[:3]
     assert fence == end and fence.startswith("DATA-"), "the fence is broken"
@@ -147,7 +147,7 @@ def fenced(text: str) -> dict[str, str]:
     return found
 
 
-def similar(answer: str, data: Mapping[str, str]) -> float:
+def word_f1(answer: str, data: Mapping[str, str]) -> float:
     """Return the F1 of an answer's words and those of the reference, else of the request."""
     ours = set(answer.lower().split())
     theirs = set((data.get("reference") or data["request"]).lower().split())

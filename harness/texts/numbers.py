@@ -8,47 +8,47 @@ LEAST = 1e-4  # p-value that is written by its digits
 SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
-def minus(text: str) -> str:
+def typographic_minus(text: str) -> str:
     """Return a number with the minus sign that is as wide as a plus."""
     return text.replace("-", "\u2212")
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """Write a risk, or the confidence that it leaves, with three digits of the risk: 1.67%, 95%, 98.33%, 99.999%."""
     risk = float(f"{100 * min(share, 1 - share):.3g}")
     return f"{risk if share < 0.5 else 100 - risk:g}%"
 
 
-def number(x: float | None) -> str:
+def format_metric(x: float | None) -> str:
     """Write a metric so that a person can read it: a whole one with all digits; nan where it has no value."""
     if x is None or not math.isfinite(x):
         return "nan" if x is None else str(x)
-    return minus(f"{int(x):,}") if x == int(x) and abs(x) >= 10 else short_number(x)
+    return typographic_minus(f"{int(x):,}") if x == int(x) and abs(x) >= 10 else format_short(x)
 
 
-def short_number(x: float | None) -> str:
+def format_short(x: float | None) -> str:
     """Write a metric in a sentence of many numbers, with fewer digits where it is large."""
     if x is None:
         return "–"
-    return minus(f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}")
+    return typographic_minus(f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}")
 
 
-def p_value(p: float) -> str:
+def format_p(p: float) -> str:
     """Write a p-value in a column; one below 0.0001 by that alone, as it is exact no further and never 0."""
     return "< 0.0001" if p < LEAST else f"{p:.2g}"
 
 
-def chance(p: float) -> str:
+def format_p_in_sentence(p: float) -> str:
     """Write a p-value in a sentence: p = 0.012, p < 0.0001."""
-    return f"p {'' if p < LEAST else '= '}{p_value(p)}"
+    return f"p {'' if p < LEAST else '= '}{format_p(p)}"
 
 
-def size(n: float) -> str:
+def format_bytes(n: float) -> str:
     """Write bytes as a person would: 10 kB, 272.6 MB."""
     unit, name = next((one for one in SIZES if abs(n) >= one[0]), (1, "B"))
-    return minus(f"{n / unit:,.1f}").removesuffix(".0") + f" {name}"
+    return typographic_minus(f"{n / unit:,.1f}").removesuffix(".0") + f" {name}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Write seconds as a person would: 12.3 s, 4 min 05 s."""
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"

@@ -7,21 +7,21 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from harness.texts.shown import bounded, shown
-from harness.texts.wrapping import wrapped
+from harness.texts.escaping import limit_length, printable
+from harness.texts.wrapping import wrap_line
 
 
-def say(line: str, to: Any = None) -> None:
+def print_line(line: str, to: Any = None) -> None:
     """Print a line that may hold text of others to stdout, or to another stream; on a screen it wraps at words."""
     stream = sys.stdout if to is None else to
     width = None
     with suppress(OSError, ValueError):
-        width = os.get_terminal_size(stream.fileno()).columns if on_screen(stream) else None
-    for part in wrapped(bounded(shown(line)), width):
+        width = os.get_terminal_size(stream.fileno()).columns if is_screen(stream) else None
+    for part in wrap_line(limit_length(printable(line)), width):
         print(part, file=stream)
 
 
-def on_screen(file: Any) -> bool:
+def is_screen(file: Any) -> bool:
     """Return whether a person looks at a file; a pipe and the log of a CI job are no screen, whatever they claim."""
     if os.environ.get("CI", "false").lower() not in ("", "0", "false"):
         return False

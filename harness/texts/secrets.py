@@ -62,12 +62,12 @@ def is_secret(name: str) -> bool:
     return bool(said) and not (words[-1] == "token" and MARKS.intersection(words))
 
 
-def struck(options: Mapping[str, Any]) -> dict[str, Any]:
+def redact_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as they may be shown: what is secret by its name, at any depth, or looks like it struck out."""
-    return {hide(str(name)): _value(str(name), value) for name, value in options.items()}
+    return {redact_text(str(name)): _value(str(name), value) for name, value in options.items()}
 
 
-def hide(text: str) -> str:
+def redact_text(text: str) -> str:
     """Return a text without what looks like a secret in it, and without those that are known."""
     for value in sorted(_known, key=len, reverse=True):
         text = text.replace(value, STRUCK)
@@ -78,7 +78,7 @@ def hide(text: str) -> str:
     return LOOKS.sub(STRUCK, text) if any(hint in text for hint in HINTS) else text
 
 
-def hide_parts(text: str, values: Iterable[str]) -> str:
+def redact_parts(text: str, values: Iterable[str]) -> str:
     """Return what a server said without parts of the secrets that it was sent, as they are, URL-quoted or in base64."""
     for value in (v for v in values if len(v) >= SHORTEST):
         size, parts = min(PART, len(value)), _parts(value)
@@ -98,21 +98,21 @@ def _parts(value: str) -> frozenset[str]:
     return frozenset(s[i : i + size] for s in spelt for i in range(len(s) - size + 1))
 
 
-def learn(data: Any) -> None:
+def register_secrets(data: Any) -> None:
     """Remember what is secret by its name in the tables of a suite, but for words that stand elsewhere in it too.
 
     It is struck wherever it turns up from now on.
     """
     texts = list(_texts(data))
-    open_ = "\n".join(hide(text) for text, secret in texts if not secret)
+    open_ = "\n".join(redact_text(text) for text, secret in texts if not secret)
     _known.update(text for text, secret in texts if secret and text not in open_ and len(text) >= SHORTEST)
 
 
-def without(data: Any, name: str = "") -> Any:
+def drop_secret_options(data: Any, name: str = "") -> Any:
     """Return the tables of a suite without the options that are secret by a name that means nothing else."""
     if isinstance(data, Mapping):
-        return {k: STRUCK if _is_clear(name, str(k), v) else without(v, str(k)) for k, v in data.items()}
-    return [without(v, name) for v in data] if isinstance(data, (list, tuple)) else data
+        return {k: STRUCK if _is_clear(name, str(k), v) else drop_secret_options(v, str(k)) for k, v in data.items()}
+    return [drop_secret_options(v, name) for v in data] if isinstance(data, (list, tuple)) else data
 
 
 def _is_clear(table: str, name: str, value: Any) -> bool:
@@ -126,14 +126,14 @@ def _value(name: str, value: Any) -> Any:
         return value
     if _strikes(name, value):
         if isinstance(value, Mapping) and _words(name)[-1:] == ["header"]:
-            return {hide(str(k)): v if "".join(_words(str(k))) in PLAIN else STRUCK for k, v in value.items()}
+            return {redact_text(str(k)): v if "".join(_words(str(k))) in PLAIN else STRUCK for k, v in value.items()}
         return STRUCK
     if isinstance(value, Mapping):
         pair = is_secret(str(value.get("name", ""))) and "value" in value  # as in a list of headers or variables
-        return struck(value) | ({"value": STRUCK} if pair else {})
+        return redact_options(value) | ({"value": STRUCK} if pair else {})
     if isinstance(value, (list, tuple)):
         return [_value(name, v) for v in value]
-    return hide(value) if isinstance(value, str) else value
+    return redact_text(value) if isinstance(value, str) else value
 
 
 def _strikes(name: str, value: Any) -> bool:

@@ -7,7 +7,7 @@ import textwrap
 NARROWEST = 40  # columns below which lines are left to the terminal
 
 
-def wrapped(text: str, width: int | None, hang: int | None = None) -> list[str]:
+def wrap_line(text: str, width: int | None, hang: int | None = None) -> list[str]:
     """Return a line in parts of at most `width` columns; a word that is wider stays whole.
 
     What goes on stands at column `hang`, or two right of where the line begins. Without a width it is one part.
@@ -18,7 +18,7 @@ def wrapped(text: str, width: int | None, hang: int | None = None) -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False) or [text]
 
 
-def paragraphs(text: str) -> list[str]:
+def join_paragraphs(text: str) -> list[str]:
     """Return a docstring's lines, those of a paragraph as one; what is indented or a list stays as it is."""
     found: list[str] = []
     for line in text.split("\n"):

@@ -16,16 +16,16 @@ from typing import IO, Any
 from harness.answers import keys
 from harness.errors import RAISES, UsageError
 from harness.plugins import load_plugins
-from harness.records.models import ModelRef, streamed
+from harness.records.models import ModelRef, stream_answers
 from harness.workers import protocol
+from harness.workers.chunks import forget_all
 from harness.workers.loading import load_each
-from harness.workers.pieces import fresh
 
 OFTEN = 1.0  # seconds between two messages with rows
 BEAT = 0.5  # seconds between two signs of life
 
 
-class Desk:
+class WorkerServer:
     """What answers one message after the other: open models, load them, ask them."""
 
     def __init__(self) -> None:
@@ -37,27 +37,27 @@ class Desk:
     def replies(self, text: str) -> Iterator[str]:
         """Yield signs with rows as they come, and the reply to a message: what it asks for, or the error it came to."""
         try:
-            message = protocol.unpacked(text)
+            message = protocol.unpack_message(text)
             if message.get("do") == "ask":
                 yield from self.ask(message)
                 return
             do = {"open": self.open, "load": self.load}.get(str(message.get("do")))
             if do is None:
                 raise ValueError(f"a worker knows no message {message.get('do')!r}")
-            yield protocol.packed(do(message))
+            yield protocol.pack_message(do(message))
         except RAISES as error:
-            yield protocol.packed({"error": protocol.told_error(error)})
+            yield protocol.pack_message({"error": protocol.error_to_json(error)})
 
     def open(self, message: dict[str, Any]) -> dict[str, Any]:
         """Find the loader and name the models, without loading any; tell what this environment is."""
-        versions = keys.versions()
+        versions = keys.library_versions()
         about = {"protocol": protocol.PROTOCOL, "harness": versions[keys.CORE], "versions": versions}
         if (message["protocol"], message["harness"]) != (protocol.PROTOCOL, versions[keys.CORE]):
             return {"about": about, "identity": []}  # refused by the driver, which can name both
         suite = Path(message["suite"]) if message["suite"] else None
         loader = load_plugins(suite, message["plugins"]).find("loader", message["loader"])
         self._loader, identify = loader.function, loader.about.identity
-        self._refs = [protocol.read_ref(told) for told in message["refs"]]
+        self._refs = [protocol.ref_from_json(told) for told in message["refs"]]
         return {"about": about, "identity": [identify(ref, **ref.options) if identify else None for ref in self._refs]}
 
     def load(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Desk:
         method, requests = message["method"], message["requests"]
         if method not in protocol.METHODS:
             raise ValueError(f"a worker knows no method {method!r}")
-        options = protocol.read_options(message["options"])
+        options = protocol.options_from_json(message["options"])
         subject = self._subjects[message["number"]]
         if method == "fact":
             answers: Iterator[tuple[int, Any]] = enumerate([getattr(subject, name) for name in requests])
@@ -84,16 +84,16 @@ class Desk:
                 if not hasattr(subject, method):
                     what = 'does not give token distributions; use a model that does, such as those of "hf"'
                     raise UsageError(f'"{subject.name}" {what}')
-            fresh(subject, options.get("against"))
+            forget_all(subject, options.get("against"))
             pairs = method in ("logprobs", "count_tokens")
-            answers = streamed(subject, method, [tuple(r) for r in requests] if pairs else requests, options)
+            answers = stream_answers(subject, method, [tuple(r) for r in requests] if pairs else requests, options)
         rows, told = list[Any](), time.monotonic()
         for number, answer in answers:
             rows.append((number, protocol.TOLD[method](answer) if method in protocol.TOLD else answer))
             if time.monotonic() - told > OFTEN:
-                yield protocol.sign(rows=rows)
+                yield protocol.make_heartbeat(rows=rows)
                 rows, told = [], time.monotonic()
-        yield protocol.packed({"rows": rows, "notes": self.notes()})
+        yield protocol.pack_message({"rows": rows, "notes": self.notes()})
 
     def notes(self) -> list[list[str]]:
         """Take what each model has to say about itself."""
@@ -117,7 +117,7 @@ def main() -> None:
     sys.stdout = sys.stderr
     messages: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(heard, messages), daemon=True).start()
-    desk, mouth, busy = Desk(), threading.Lock(), threading.Event()
+    desk, mouth, busy = WorkerServer(), threading.Lock(), threading.Event()
     threading.Thread(target=_beat, args=(said, mouth, busy), daemon=True).start()
     while True:
         message = messages.get()
@@ -130,7 +130,7 @@ def main() -> None:
 def _say(said: IO[bytes], mouth: threading.Lock, message: str) -> None:
     try:
         with mouth:
-            protocol.write(said, message)
+            protocol.write_message(said, message)
     except OSError:  # nobody reads
         _end()
 
@@ -140,13 +140,13 @@ def _beat(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None
     while True:
         time.sleep(BEAT)
         busy.wait()
-        _say(said, mouth, protocol.sign())
+        _say(said, mouth, protocol.make_heartbeat())
 
 
 def _listen(heard: IO[bytes], messages: queue.SimpleQueue[str]) -> None:
     """Pass messages on; when there are no more, end."""
     try:
-        while (message := protocol.read(heard)) is not None:
+        while (message := protocol.read_message(heard)) is not None:
             messages.put(message)
     except ValueError as error:
         print(error, file=sys.stderr, flush=True)

@@ -9,21 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import blame
-from harness.answers.cache import CachedSubject, Models
+from harness import plugin_errors
+from harness.answers.cache import CachedSubject, StageModels
 from harness.answers.store import Responses
 from harness.artifacts.digests import digest_of
 from harness.capabilities import LoaderCapabilities
-from harness.errors import of_the_machine
+from harness.errors import resource_error
 from harness.plugins import Plugins
-from harness.records.frozen import isolated
+from harness.records.copies import detach_copy
 from harness.records.models import ModelRef, Progress, Subject
 from harness.suite.tables import Model
-from harness.texts.counts import counted
-from harness.workers.local import workers
-from harness.workers.pieces import APPETITE, InPieces, Tell
+from harness.texts.counts import count_noun
+from harness.workers.chunks import APPETITE, InPieces, Tell
+from harness.workers.local import parse_workers
 from harness.workers.pool import Opening, Pool
-from harness.workers.protocol import told_ref
+from harness.workers.protocol import ref_to_json
 
 Loaded = AbstractContextManager[list[Subject]]
 Loader = Callable[..., Loaded]
@@ -39,24 +39,24 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
     for i, ref in enumerate(refs):
         alike.setdefault(digest_of(dict(ref.options)), []).append(i)
     found: dict[int, Subject] = {}
-    with blame.guard(loader, __name__), ExitStack() as stack:
+    with plugin_errors.blame_plugin(loader, __name__), ExitStack() as stack:
         for numbers in alike.values():
             loaded = stack.enter_context(loader([refs[i] for i in numbers], **refs[numbers[0]].options))
             if not isinstance(loaded, Sequence) or len(loaded) != len(numbers):
                 number = len(loaded) if isinstance(loaded, Sequence) else "no list of"
-                what = f" yielded {number} subjects for {counted(len(numbers), 'ref')}; want one each"
-                raise blame.slip(loader, what)
+                what = f" yielded {number} subjects for {count_noun(len(numbers), 'ref')}; want one each"
+                raise plugin_errors.plugin_error(loader, what)
             found.update(zip(numbers, loaded, strict=True))
             for ref, subject in ((refs[i], found[i]) for i in numbers):  # it may have kept another one from before
                 given = getattr(subject, "name", None), getattr(subject, "digest", None) if ref.digest else ref.digest
                 if given != (ref.name, ref.digest):
                     what = f' asked for "{ref.name}" with weights {ref.digest[:12]} gave "{given[0]}"'
                     instead = "load each ref, or keep models by their digest"
-                    raise blame.slip(loader, f"{what} with {str(given[1])[:12]}; {instead}")
+                    raise plugin_errors.plugin_error(loader, f"{what} with {str(given[1])[:12]}; {instead}")
         yield [found[i] for i in range(len(refs))]
 
 
-class Shelf:
+class ModelCache:
     """Loaded models that stay for later suites of one call: the last `most` sets that were asked, none by default."""
 
     def __init__(self, most: int = 0) -> None:
@@ -86,7 +86,7 @@ class Shelf:
         try:
             return stack, stack.enter_context(load())
         except Exception as error:
-            if not (self._held and of_the_machine(error)):
+            if not (self._held and resource_error(error)):
                 raise
         self.close()
         return stack, stack.enter_context(load())
@@ -99,7 +99,7 @@ class Shelf:
 
 
 @contextmanager
-def load_here(loader: Loader, refs: Sequence[ModelRef], tell: Tell) -> Iterator[list[Subject]]:
+def load_in_process(loader: Loader, refs: Sequence[ModelRef], tell: Tell) -> Iterator[list[Subject]]:
     """Yield a subject per ref that answers in this process, piece by piece as workers would."""
     with load_each(loader, refs) as subjects:
         times = LoaderCapabilities.of(loader).piece
@@ -107,7 +107,7 @@ def load_here(loader: Loader, refs: Sequence[ModelRef], tell: Tell) -> Iterator[
 
 
 @dataclass(frozen=True)
-class Loaders:
+class LoaderSettings:
     """Where the models of a suite are loaded: by which plugins, in which workers, and the models that are kept.
 
     `patience` is how long a silent worker is waited for, in seconds.
@@ -117,23 +117,23 @@ class Loaders:
     suite: Path
     on: str
     patience: float
-    shelf: Shelf | None
+    shelf: ModelCache | None
 
 
 @contextmanager
-def load(
-    loaders: Loaders,
+def load_models(
+    loaders: LoaderSettings,
     refs: Sequence[ModelRef],
     model: Model,
     responses: Responses | None,
     progress: Callable[[Progress], None],
-) -> Iterator[tuple[Models, list[Subject]]]:
+) -> Iterator[tuple[StageModels, list[Subject]]]:
     """Yield models and a subject for each; none is loaded before something is asked that is not remembered."""
-    plugins, shelf = loaders.plugins, loaders.shelf or Shelf()
+    plugins, shelf = loaders.plugins, loaders.shelf or ModelCache()
     loader = plugins.find("loader", model.use).function
-    about, own = LoaderCapabilities.of(loader), isolated(list(refs))
+    about, own = LoaderCapabilities.of(loader), detach_copy(list(refs))
     shelf.tell = progress
-    crew = None if about.remote else workers(loaders.on, plugins, model.options)
+    crew = None if about.remote else parse_workers(loaders.on, plugins, model.options)
     with ExitStack() as stack:
         opens: Callable[[], Loaded]
         if about.remote:
@@ -144,16 +144,18 @@ def load(
             if crew.elsewhere:
                 stack.callback(pool.close)
         else:
-            opens = partial(load_here, loader, own, shelf.told)
+            opens = partial(load_in_process, loader, own, shelf.told)
         if not (about.remote or (crew and crew.elsewhere)):
-            opens = partial(shelf.borrowed, digest_of([id(loader), loaders.on, [told_ref(ref) for ref in own]]), opens)
-        models = Models(opens)
+            opens = partial(
+                shelf.borrowed, digest_of([id(loader), loaders.on, [ref_to_json(ref) for ref in own]]), opens
+            )
+        models = StageModels(opens)
         stack.callback(models.close)
         identify = about.identity if responses else None
         if crew and crew.elsewhere and responses:
             identities: Sequence[str | None] = pool.open()
         else:
-            identities = [identify(isolated(ref), **ref.options) if identify else None for ref in refs]
+            identities = [identify(detach_copy(ref), **ref.options) if identify else None for ref in refs]
             if crew and not crew.elsewhere and identify:
                 pool.identities = tuple(identities)
         appetite = None if about.remote else APPETITE * about.piece
@@ -167,11 +169,11 @@ def load(
 
 
 @contextmanager
-def load_now(
+def load_uncached(
     plugins: Plugins, suite: Path, use: str, refs: Sequence[ModelRef], options: Mapping[str, Any]
 ) -> Iterator[list[Subject]]:
     """Yield a subject per ref from a loader itself, or from one worker where its options name another interpreter."""
-    if crew := workers("", plugins, options):
+    if crew := parse_workers("", plugins, options):
         own = [replace(ref, options=options) for ref in refs]
         with Pool(crew, Opening.of(plugins, suite, use, own), lambda _: None).loaded() as subjects:
             yield subjects

@@ -15,9 +15,17 @@ from typing import IO, Any
 
 from harness.errors import UsageError, did_you_mean
 from harness.plugins import Plugins
-from harness.texts.shown import shorten
-from harness.workers.cards import enough, environment
-from harness.workers.protocol import Lost, Worker, Workers, is_sign, read, typed, write
+from harness.texts.escaping import shorten_text
+from harness.workers.gpus import assign_gpus, worker_environment
+from harness.workers.protocol import (
+    Worker,
+    WorkerLostError,
+    Workers,
+    describe_workers,
+    is_heartbeat,
+    read_message,
+    write_message,
+)
 
 LOCAL, KIND, PYTHON = "local", "workers", "python"
 GRACE = 5.0  # seconds that a process has to end by itself
@@ -30,9 +38,11 @@ class Local:
         self.said, self.elsewhere, self.python = f"local:{place}", python is not None, python or sys.executable
         if not (found := re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", place)):
             what = 'want a number of workers, such as "local:2", or "local:2x4" with four GPUs each'
-            raise UsageError(f"{typed(self.said)}: {what}")
+            raise UsageError(f"{describe_workers(self.said)}: {what}")
         self.count, self.started = int(found[1]), 0
-        self.gpus = [] if place == "1" else enough(typed(self.said), self.count, python, int(found[2] or 0))
+        self.gpus = (
+            [] if place == "1" else assign_gpus(describe_workers(self.said), self.count, python, int(found[2] or 0))
+        )
 
     def start(self) -> list[Worker]:
         """Start the processes."""
@@ -42,7 +52,7 @@ class Local:
         """Start one more, on the GPU of the one that it follows; one alone has all GPUs, as this process would."""
         self.started += 1
         device = self.gpus[(self.started - 1) % self.count] if self.gpus else None
-        return Child(self.python, f"worker {self.started}", environment(device, ours=not self.elsewhere))
+        return Child(self.python, f"worker {self.started}", worker_environment(device, ours=not self.elsewhere))
 
 
 class Child:
@@ -70,9 +80,9 @@ class Child:
     def _exchange(self, message: str, hear: Callable[[str], None]) -> str:
         assert self._process.stdin and self._process.stdout
         try:
-            write(self._process.stdin, message)
-            while (reply := read(self._process.stdout)) is not None:
-                if not is_sign(reply):
+            write_message(self._process.stdin, message)
+            while (reply := read_message(self._process.stdout)) is not None:
+                if not is_heartbeat(reply):
                     return reply
                 hear(reply)
         except ValueError as error:
@@ -89,8 +99,8 @@ class Child:
         with suppress(OSError, ValueError):
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 10_000))
             lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-            words = f": {shorten(lines[-1])}" if lines else ""
-        raise Lost(f"{self._ended or left}{words}")
+            words = f": {shorten_text(lines[-1])}" if lines else ""
+        raise WorkerLostError(f"{self._ended or left}{words}")
 
     def close(self, why: str = "it was ended") -> None:
         """End the process and all that it started."""
@@ -108,7 +118,7 @@ class Child:
         self._process.wait()
 
 
-def workers(on: str, plugins: Plugins, options: Mapping[str, Any]) -> Workers | None:
+def parse_workers(on: str, plugins: Plugins, options: Mapping[str, Any]) -> Workers | None:
     """Return the workers that answer for a model of these options, not started; None for this process.
 
     `on` is NAME:PLACE. A model whose loader has an option `python` and is given one needs a process of that interpreter
@@ -122,6 +132,6 @@ def workers(on: str, plugins: Plugins, options: Mapping[str, Any]) -> Workers | 
         return Local(place, python)
     known = [LOCAL, *(n for kind, n in plugins.provided if kind == KIND)]
     if name not in known:
-        raise UsageError(f"{typed(on)}: there are no such workers{did_you_mean(name, known)}")
+        raise UsageError(f"{describe_workers(on)}: there are no such workers{did_you_mean(name, known)}")
     made: Workers = plugins.find(KIND, name).function(place, python=python)
     return made

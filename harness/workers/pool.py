@@ -18,12 +18,21 @@ from statistics import median
 from typing import Any
 
 from harness.answers import keys
-from harness.errors import WorkersGone
+from harness.errors import WorkersGoneError
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
 from harness.workers import protocol
-from harness.workers.pieces import Numbered, Pooled, Tell, Work, at_fault, cost_of, cut, some
-from harness.workers.protocol import Lost, Worker, Workers
+from harness.workers.chunks import (
+    Numbered,
+    Pooled,
+    Tell,
+    Work,
+    chunk_cost,
+    chunk_options,
+    cut_chunks,
+    describe_culprits,
+)
+from harness.workers.protocol import Worker, WorkerLostError, Workers
 
 DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
 PATIENCE = 600.0  # seconds that a worker may be silent, unless the user says another number
@@ -31,7 +40,7 @@ LIVES = 6  # times that: for one that lives to load, or to give a row
 HUNG = 10  # times what others took for as much work, if that is longer
 SLOWEST = 20.0  # characters asked and answered a second, before any is known to have been
 TICK = 1.0  # seconds between two looks at the clock
-VERSION = keys.versions()[keys.CORE]
+VERSION = keys.library_versions()[keys.CORE]
 
 
 @dataclass(frozen=True)
@@ -51,9 +60,9 @@ class Opening:
 
     def message(self) -> str:
         """Return it as it is sent."""
-        told = [protocol.told_ref(ref) for ref in self.refs]
+        told = [protocol.ref_to_json(ref) for ref in self.refs]
         about = {"protocol": protocol.PROTOCOL, "harness": VERSION}
-        return protocol.packed({"do": "open", **about, **vars(self), "refs": told, "plugins": list(self.plugins)})
+        return protocol.pack_message({"do": "open", **about, **vars(self), "refs": told, "plugins": list(self.plugins)})
 
 
 class _Wrong(Exception):
@@ -102,7 +111,7 @@ class Pool:
                 for worker, task, future in [(w, *self._begin(w, self.opening.message())) for w in self.alive]:
                     try:
                         self._check(worker, task, future)
-                    except Lost as lost:
+                    except WorkerLostError as lost:
                         self._succeed(worker, lost)
                 if not self.alive:
                     raise self._gone("no worker is left")
@@ -138,25 +147,27 @@ class Pool:
         Raises what the model raises, and WorkersGone where no worker is left or a row is not answered three times.
         """
         whole = method in ("fact", "render", "count_tokens")
-        work = Work([list(range(len(requests)))] if whole else cut(method, requests, options, self.opening.piece))
+        work = Work(
+            [list(range(len(requests)))] if whole else cut_chunks(method, requests, options, self.opening.piece)
+        )
         owner, several, done = object(), len(work.pieces) > 1, 0
         try:
             while work.left:
                 while work.waiting and self._idle:
                     numbers = work.pieces[piece := work.waiting.popleft()]
-                    asked, how = [requests[i] for i in numbers], some(method, numbers, options)
-                    now, cost = time.monotonic(), cost_of(method, asked, how)
+                    asked, how = [requests[i] for i in numbers], chunk_options(method, numbers, options)
+                    now, cost = time.monotonic(), chunk_cost(method, asked, how)
                     task = _Errand(self._idle.popleft(), now, now, method, piece, set(range(len(asked))), cost, owner)
                     told = {"do": "ask", "method": method, "number": number, "requests": asked}
-                    message = protocol.packed({**told, "options": protocol.told_options(how)})
+                    message = protocol.pack_message({**told, "options": protocol.options_to_json(how)})
                     self._at[self._send(message, task)] = task
                 if (found := self._next(owner)) is None:
                     continue
                 task, came = found
-                why = came if isinstance(came, (Lost, _Wrong)) else None
+                why = came if isinstance(came, (WorkerLostError, _Wrong)) else None
                 if came is None or why:
                     if fault := work.failed(task.piece) if why else work.ended(task.piece):
-                        raise self._gone(at_fault([requests[i] for i in fault], why))
+                        raise self._gone(describe_culprits([requests[i] for i in fault], why))
                 elif isinstance(came, Exception):
                     raise came
                 elif rows := work.took(task.piece, came):
@@ -180,7 +191,7 @@ class Pool:
         return task, self._send(message, task)
 
     def _load(self, worker: Worker) -> None:
-        task, loaded = self._begin(worker, protocol.packed({"do": "load"}))
+        task, loaded = self._begin(worker, protocol.pack_message({"do": "load"}))
         self._at[loaded] = task
 
     def _next(self, owner: object) -> tuple[_Errand, Any] | None:
@@ -198,7 +209,7 @@ class Pool:
         for future in ended:
             task = self._at.pop(future)
             came = self._reply(future, task)
-            if isinstance(came, Lost):
+            if isinstance(came, WorkerLostError):
                 self._again(task.worker, came, loading=not task.method)
             else:
                 self._idle.append(task.worker)
@@ -218,20 +229,20 @@ class Pool:
             task, said = self._said.get()
             task.heard = time.monotonic()
             with suppress(ValueError, TypeError):  # what is wrong with them shows in the end: they are still wanted
-                if told := protocol.unpacked(said).get("rows"):
+                if told := protocol.unpack_message(said).get("rows"):
                     self._kept.append((task, protocol.read_rows(task.method, told, task.wanted)))
                     task.moved = task.heard
 
     def _reply(self, future: Future[str], task: _Errand) -> list[tuple[int, Any]] | Exception:
         """Return the last rows as what they must be, or the error that came instead of them."""
         try:
-            reply = protocol.unpacked(future.result())
-        except Lost as lost:
+            reply = protocol.unpack_message(future.result())
+        except WorkerLostError as lost:
             return lost
         except ValueError as error:
-            return Lost(f"what it said is no message: {error}")
+            return WorkerLostError(f"what it said is no message: {error}")
         if "error" in reply:
-            return protocol.read_error(reply["error"])
+            return protocol.error_from_json(reply["error"])
         try:
             for subject, notes in zip(self.subjects, reply.get("notes", []), strict=False):
                 subject.hear(notes)
@@ -241,7 +252,11 @@ class Pool:
             if task.wanted:
                 raise ValueError(f"it left out {len(task.wanted)} of them")
         except (TypeError, ValueError) as error:
-            return _Wrong(f"{task.worker.name}: {error}") if task.method else Lost(f"what it said is no reply: {error}")
+            return (
+                _Wrong(f"{task.worker.name}: {error}")
+                if task.method
+                else WorkerLostError(f"what it said is no reply: {error}")
+            )
         if not task.method:
             self._failed = 0
             return []
@@ -262,16 +277,16 @@ class Pool:
                 what = "gave no row" if task.method else "had not loaded"
                 task.worker.close(f"it lived and {what} for {most:g} s and was ended; --patience allows more")
 
-    def _again(self, worker: Worker, why: Lost, *, loading: bool) -> None:
+    def _again(self, worker: Worker, why: WorkerLostError, *, loading: bool) -> None:
         """Note a loss, and start a successor."""
         then = "" if loading else ", and what it was at went to another"
         if loading and self._failed + 1 >= DEATHS:
-            why = Lost(f"{DEATHS} workers died while they loaded the model, the last {why}")
+            why = WorkerLostError(f"{DEATHS} workers died while they loaded the model, the last {why}")
         self.lost += 1
         if successor := self._succeed(worker, why, failed=loading, then=then):
             self._load(successor)
 
-    def _succeed(self, worker: Worker, why: Lost, *, failed: bool = True, then: str = "") -> Worker | None:
+    def _succeed(self, worker: Worker, why: WorkerLostError, *, failed: bool = True, then: str = "") -> Worker | None:
         """Put another in a worker's place, or in that of one that does not open either, as where a machine goes away.
 
         None where there is none to be had; raises WorkersGone after three.
@@ -282,14 +297,14 @@ class Pool:
             self._failed += failed
             if self._failed >= DEATHS:
                 raise self._gone(str(why)) from None
-            self.notes.append(f"{protocol.typed(self.workers.said)}: {worker.name} was lost ({why}){then}")
+            self.notes.append(f"{protocol.describe_workers(self.workers.said)}: {worker.name} was lost ({why}){then}")
             if (successor := self.workers.again()) is None:
                 return None
             worker, failed, then = successor, True, ""
             self.alive.append(worker)
             try:
                 self._check(worker, *self._begin(worker, self.opening.message()))
-            except Lost as lost:
+            except WorkerLostError as lost:
                 why = lost
             else:
                 return worker
@@ -301,12 +316,12 @@ class Pool:
                 wait([future], timeout=TICK, return_when=FIRST_COMPLETED)
                 self._hear()
                 self._end_if_hung(task)
-            reply = protocol.unpacked(future.result())
-        except (Lost, ValueError) as why:
-            raise Lost(f"{worker.name} cannot be started: {why}") from None
+            reply = protocol.unpack_message(future.result())
+        except (WorkerLostError, ValueError) as why:
+            raise WorkerLostError(f"{worker.name} cannot be started: {why}") from None
         about = found if isinstance(found := reply.get("about"), dict) else {}
         if "error" in reply:
-            error = protocol.read_error(reply["error"])
+            error = protocol.error_from_json(reply["error"])
             raise self._gone(f"{worker.name}: {error}") from error
         if (about.get("protocol"), about.get("harness")) != (protocol.PROTOCOL, VERSION):
             theirs = f"harness {about.get('harness')} (protocol {about.get('protocol')})"
@@ -314,13 +329,13 @@ class Pool:
             raise self._gone(f"{worker.name} has {what}; install the same there")
         told = tuple(given) if isinstance(given := reply.get("identity"), list) else ()
         if len(told) != len(self.opening.refs) or not all(one is None or isinstance(one, str) for one in told):
-            raise Lost(f"{worker.name} does not say what its models are")
+            raise WorkerLostError(f"{worker.name} does not say what its models are")
         if self.identities is None:
             self.identities, self._about = told, about
         if told != self.identities:
             pairs = zip(self.opening.refs, told, self.identities, strict=False)
             name, *two = next(((r.name, t, o) for r, t, o in pairs if t != o), ("all", None, None))
-            first = (self._about or {"versions": keys.versions()}).get("versions", {})
+            first = (self._about or {"versions": keys.library_versions()}).get("versions", {})
             before, now = (one if isinstance(one, dict) else {} for one in (first, about.get("versions")))
             changed = [n for n in {**before, **now} if now.get(n) != before.get(n)]
             what = "; ".join(f"{n} {now.get(n)} against {before.get(n)}" for n in changed)
@@ -328,5 +343,5 @@ class Pool:
             identity = f'identity {str(two[0])[:16]} of model "{name}", others have {str(two[1])[:16]}'
             raise self._gone(f"{worker.name} has {identity}: {what}")
 
-    def _gone(self, why: str) -> WorkersGone:
-        return WorkersGone(f"{protocol.typed(self.workers.said)}: {why}")
+    def _gone(self, why: str) -> WorkersGoneError:
+        return WorkersGoneError(f"{protocol.describe_workers(self.workers.said)}: {why}")

@@ -16,9 +16,9 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from harness.answers.store import plain
+from harness.answers.store import to_json_value
 from harness.errors import CheckFailed, UsageError
-from harness.records import said
+from harness.records import completion
 from harness.records.models import Logprob, ModelRef, Sampling, Seal, ThoughtBudget
 
 PROTOCOL = 3  # of the messages; a worker of another one is refused
@@ -31,7 +31,7 @@ RAISED: dict[str, type[Exception]] = {  # what a worker's error may become here;
 }
 
 
-class Lost(Exception):
+class WorkerLostError(Exception):
     """A worker that answers no more, and why; any other error is the model's own."""
 
 
@@ -64,14 +64,14 @@ class Workers(Protocol):
         """Start one in the place of a lost one, or return None: it goes on with fewer."""
 
 
-def write(stream: IO[bytes], message: str) -> None:
+def write_message(stream: IO[bytes], message: str) -> None:
     """Write a message; raises OSError where nobody reads it."""
     data = message.encode("ascii")
     stream.write(LENGTH.pack(len(data)) + data)
     stream.flush()
 
 
-def read(stream: IO[bytes]) -> str | None:
+def read_message(stream: IO[bytes]) -> str | None:
     """Read a message, or None where there is none to come; raises ValueError at what is none."""
     if not (head := stream.read(LENGTH.size)):
         return None
@@ -83,27 +83,27 @@ def read(stream: IO[bytes]) -> str | None:
     return data.decode("ascii")
 
 
-def typed(said: str) -> str:
+def describe_workers(said: str) -> str:
     """Return workers as somebody named them: by `--on`, or by the environment."""
     return f'{"HARNESS_ON" if os.environ.get("HARNESS_ON") == said else "--on"} "{said}"'
 
 
-def sign(**told: Any) -> str:
+def make_heartbeat(**told: Any) -> str:
     """Return a message of a worker that is no reply yet: it lives, and may give rows."""
-    return packed({"sign": True, **told})
+    return pack_message({"sign": True, **told})
 
 
-def is_sign(message: str) -> bool:
+def is_heartbeat(message: str) -> bool:
     """Return whether a message is one that `sign` made."""
     return message.startswith('{"sign": ')
 
 
-def packed(message: Mapping[str, Any]) -> str:
+def pack_message(message: Mapping[str, Any]) -> str:
     """Return a message as text, in ASCII: half a surrogate pair has no other bytes."""
-    return json.dumps(message, default=lambda value: str(value) if isinstance(value, Path) else plain(value))
+    return json.dumps(message, default=lambda value: str(value) if isinstance(value, Path) else to_json_value(value))
 
 
-def unpacked(text: str) -> dict[str, Any]:
+def unpack_message(text: str) -> dict[str, Any]:
     """Return a message; raises ValueError where a text is none."""
     message = json.loads(text)
     if not isinstance(message, dict):
@@ -114,24 +114,24 @@ def unpacked(text: str) -> dict[str, Any]:
 # -- models and requests -----------------------------------------------------------------------------
 
 
-def told_ref(ref: ModelRef) -> dict[str, Any]:
+def ref_to_json(ref: ModelRef) -> dict[str, Any]:
     """Return a reference to a model as JSON has it."""
     return {**asdict(ref), "adapter": str(ref.adapter) if ref.adapter else None}
 
 
-def read_ref(told: Mapping[str, Any]) -> ModelRef:
+def ref_from_json(told: Mapping[str, Any]) -> ModelRef:
     """Return the reference that `told_ref` wrote."""
     adapter, seal = told["adapter"], told["seal"]
     sealed = Seal(**{**seal, "beside": tuple(seal["beside"])}) if seal else None
     return ModelRef(**{**told, "adapter": Path(adapter) if adapter else None, "seal": sealed})
 
 
-def told_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def options_to_json(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords of requests as JSON has them."""
     return {**options, **{n: asdict(options[n]) for n in ("sampling", "thought_budget") if options.get(n)}}
 
 
-def read_options(told: Mapping[str, Any]) -> dict[str, Any]:
+def options_from_json(told: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords that `told_options` wrote."""
     options = dict(told)
     if drawn := told.get("sampling"):
@@ -191,9 +191,12 @@ def _number(value: Any) -> float:
     return float(_held(value, (int, float), "an answer is no number"))
 
 
-TOLD: dict[str, Callable[[Any], Any]] = {"logprobs": astuple, "generate": said.told}  # the others are JSON already
+TOLD: dict[str, Callable[[Any], Any]] = {
+    "logprobs": astuple,
+    "generate": completion.completion_to_json,
+}  # the others are JSON already
 READ: dict[str, Callable[[Any], Any]] = {
-    "generate": said.read,
+    "generate": completion.completion_from_json,
     "logprobs": _score,
     "token_kl": _divergence,
     "count_tokens": _count,
@@ -205,7 +208,7 @@ READ: dict[str, Callable[[Any], Any]] = {
 # -- errors ------------------------------------------------------------------------------------------
 
 
-def told_error(error: BaseException) -> dict[str, Any]:
+def error_to_json(error: BaseException) -> dict[str, Any]:
     """Return an error as JSON has it."""
     kind = next((c for c in type(error).__mro__ if c in (UsageError, CheckFailed)), type(error)).__name__
     messages = list(error.messages) if isinstance(error, UsageError) else [str(error)]
@@ -215,7 +218,7 @@ def told_error(error: BaseException) -> dict[str, Any]:
     return told
 
 
-def read_error(told: Any) -> Exception:
+def error_from_json(told: Any) -> Exception:
     """Return the error that a worker tells of: a mistake of the user, a finding, or one of the model's."""
     told = told if isinstance(told, dict) else {}
     kind, given = str(told.get("kind")), told.get("messages")

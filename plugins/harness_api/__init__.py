@@ -7,22 +7,22 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness import digest_of, hookimpl, loader
-from harness.internals import attach, keys, schema
+from harness.internals import attach_lazily, keys, schema
 from harness_api.options import ApiOptions as ApiOptions
 
 if TYPE_CHECKING:  # what is imported when it is asked for
     from harness import ModelRef, Subject
-    from harness_api.replies import choice as choice
-    from harness_api.replies import table as table
-    from harness_api.scoring import fields_of as fields_of
+    from harness_api.replies import as_table as as_table
+    from harness_api.replies import single_choice as single_choice
+    from harness_api.scoring import message_fields as message_fields
     from harness_api.server import CHAT as CHAT
     from harness_api.server import COMPLETIONS as COMPLETIONS
     from harness_api.server import RequestRefused as RequestRefused
     from harness_api.server import Server as Server
-    from harness_api.server import served_entry as served_entry
+    from harness_api.server import find_served_entry as find_served_entry
     from harness_api.subject import APISource
 
-__getattr__, _ = attach(__name__, __file__)
+__getattr__, _ = attach_lazily(__name__, __file__)
 
 
 @hookimpl
@@ -30,15 +30,15 @@ def harness_loaders() -> dict[str, Any]:
     return {"api": load}
 
 
-@schema.takes(ApiOptions)
+@schema.accepts_options(ApiOptions)
 def open_source(path: str, options: ApiOptions) -> APISource:
     """Ask the server whether it is there and serves the model, and tell what it offers."""
     from harness_api.scoring import ServerTokens
-    from harness_api.server import Server, find
+    from harness_api.server import Server, find_dialect
     from harness_api.subject import APISource
 
     server = Server(options)
-    found = find(server, path, options)
+    found = find_dialect(server, path, options)
     if not found.tokenizes:
         server.close()
         return APISource(path, options.digest(path), None, found.facts, None, options.concurrency)
@@ -46,17 +46,17 @@ def open_source(path: str, options: ApiOptions) -> APISource:
     return APISource(path, options.digest(path), found.context, found.facts, tokens, options.concurrency)
 
 
-@schema.takes(ApiOptions)
+@schema.accepts_options(ApiOptions)
 def identity(ref: ModelRef, options: ApiOptions) -> str | None:
     """Return the identity of what an answer depends on, never the key; None without a `version`: it may change."""
     if not options.version:
         return None
     how = [options.endpoint, options.logprobs, options.context, options.prefix, dict(options.body or {})]
-    return digest_of(["api", options.digest(ref.path), how, keys.of_code([ApiOptions], core=False)])
+    return digest_of(["api", options.digest(ref.path), how, keys.digest_code([ApiOptions], core=False)])
 
 
 @loader(open=open_source, identity=identity, remote=True, needs=lambda options: ("openai",), lacks=("thought_budget",))
-@schema.takes(ApiOptions)
+@schema.accepts_options(ApiOptions)
 @contextmanager
 def load(refs: Sequence[ModelRef], options: ApiOptions) -> Iterator[list[Subject]]:
     """Answer through a server; the path is the name under which it serves the model.
@@ -67,8 +67,8 @@ def load(refs: Sequence[ModelRef], options: ApiOptions) -> Iterator[list[Subject
     `version`: what is served under a name can change. `context` is in tokens, `prefix` is a text in front of texts
     that are scored without a prompt, `body` holds more fields of every request. Raises UsageError.
     """
-    from harness_api.server import Server, find
+    from harness_api.server import Server, find_dialect
     from harness_api.subject import APISubject
 
     with closing(Server(options)) as server:
-        yield [APISubject(ref, server, find(server, ref.path, options), options) for ref in refs]
+        yield [APISubject(ref, server, find_dialect(server, ref.path, options), options) for ref in refs]

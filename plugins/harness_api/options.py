@@ -32,13 +32,13 @@ class ApiOptions:
     body: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        from harness.internals import wire
+        from harness.internals import http_client
 
         mistakes = Mistakes()
         # What cannot be read is not shown either: it may hold a password.
-        if problem := wire.wrong_url(self.base_url):
+        if problem := http_client.find_url_error(self.base_url):
             mistakes.add("base_url", problem)
-        if problem := wire.wrong_variable(self.api_key_env):
+        if problem := http_client.find_variable_error(self.api_key_env):
             mistakes.add("api_key_env", problem)
         for name, least in (("concurrency", 1), ("retries", 0), ("context", 1)):
             if (value := getattr(self, name)) is not None and value < least:

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness import CheckFailed, Logprob, Said
-from harness.internals import Ended, wire
+from harness import CheckFailed, Completion, Logprob
+from harness.internals import FinishReason, http_client
 
 STRINGS = ("stop_reason", "matched_stop")  # where vLLM and SGLang tell the stop string
-ENDED: dict[Any, Ended] = {
+ENDED: dict[Any, FinishReason] = {
     None: "", "stop": "eos", "length": "length", "tool_calls": "tool", "function_call": "tool",
     "eos_token": "eos", "stop_sequence": "stop",  # text-generation-inference's
 }  # fmt: skip
@@ -23,50 +23,54 @@ WAYS: tuple[Way, ...] = ("prompt_logprobs", "echo")
 BROKEN = "\N{REPLACEMENT CHARACTER}"  # a token that is part of a character, decoded by itself
 
 
-def choice(reply: Any) -> Mapping[str, Any]:
+def single_choice(reply: Any) -> Mapping[str, Any]:
     """Return the one choice of a reply."""
-    if error := table(reply).get("error"):  # some gateways send errors with status 200
-        raise wire.Trouble(f"answered with an error: {str(error)[:200]}", passing=True)
-    choices = table(reply).get("choices")
+    if error := as_table(reply).get("error"):  # some gateways send errors with status 200
+        raise http_client.RequestError(f"answered with an error: {str(error)[:200]}", passing=True)
+    choices = as_table(reply).get("choices")
     if not (isinstance(choices, list) and choices and isinstance(first := choices[0], dict)):
-        raise wire.Trouble("answered without choices, so this is no answer", passing=True)
+        raise http_client.RequestError("answered without choices, so this is no answer", passing=True)
     return first
 
 
-def text_of(reply: Any, stop: Sequence[str] = ()) -> Said:
+def read_answer(reply: Any, stop: Sequence[str] = ()) -> Completion:
     """Return the answer in a reply, before the first stop string, and how it ended; calls of tools as Hermes has them.
 
     An answer that was withheld, cut by other things than its length, or used up by hidden reasoning is no empty
     answer. Raises Trouble.
     """
-    chosen = choice(reply)
-    message = table(chosen.get("message"))
+    chosen = single_choice(reply)
+    message = as_table(chosen.get("message"))
     text, ended = message.get("content", chosen.get("text")), chosen.get("finish_reason")
     called = _calls(message)
     text = text or "" if called and (text is None or isinstance(text, str)) else text
     if ended == "content_filter":
-        raise wire.Trouble("its content filter withheld the answer", hint="take the row out, or ask another server")
-    usage = table(reply.get("usage"))
-    told = usage.get("completion_tokens"), table(usage.get("completion_tokens_details")).get("reasoning_tokens")
+        raise http_client.RequestError(
+            "its content filter withheld the answer", hint="take the row out, or ask another server"
+        )
+    usage = as_table(reply.get("usage"))
+    told = usage.get("completion_tokens"), as_table(usage.get("completion_tokens_details")).get("reasoning_tokens")
     tokens, thought = (n if type(n) is int and n >= 0 else None for n in told)  # None where a server tells none
     reasoned = thought or message.get("reasoning_content") or message.get("reasoning")  # which is no part of the answer
     used_up = f"answered nothing but hidden reasoning (finish_reason {ended!r})"
     if not isinstance(text, str):
         if reasoned:
-            raise wire.Trouble(used_up, hint=MORE)
+            raise http_client.RequestError(used_up, hint=MORE)
         if message.get("refusal"):
-            raise wire.Trouble("the model gave a refusal in place of an answer", hint="take the row out")
-        raise wire.Trouble(f"answered with {type(text).__name__} as text (finish_reason {ended!r}), want a string")
+            raise http_client.RequestError("the model gave a refusal in place of an answer", hint="take the row out")
+        raise http_client.RequestError(
+            f"answered with {type(text).__name__} as text (finish_reason {ended!r}), want a string"
+        )
     if not isinstance(ended, (str, type(None))) or ended not in ENDED:
-        raise wire.Trouble(f'ended an answer by "{ended}", want "stop" or "length"')
+        raise http_client.RequestError(f'ended an answer by "{ended}", want "stop" or "length"')
     if not text and not called and ended == "length" and reasoned:
-        raise wire.Trouble(used_up, hint=MORE)
+        raise http_client.RequestError(used_up, hint=MORE)
     if not text and not called and ENDED[ended] == "tool":
-        raise wire.Trouble(f"answered with no text and no call (finish_reason {ended!r})")
-    said, how = wire.before(text, stop), "tool" if called and ended == "stop" else ENDED[ended]
+        raise http_client.RequestError(f"answered with no text and no call (finish_reason {ended!r})")
+    said, how = http_client.cut_at_stop(text, stop), "tool" if called and ended == "stop" else ENDED[ended]
     if said != text or (ended == "stop" and any(isinstance(chosen.get(key), str) for key in STRINGS)):
         how = "stop"
-    return Said(said + called, how, tokens, thought or 0)
+    return Completion(said + called, how, tokens, thought or 0)
 
 
 def _calls(message: Mapping[str, Any]) -> str:
@@ -83,7 +87,7 @@ def _calls(message: Mapping[str, Any]) -> str:
     return called
 
 
-def table(value: Any) -> Mapping[str, Any]:
+def as_table(value: Any) -> Mapping[str, Any]:
     """Return an object of a reply; an empty one for whatever else stands there."""
     return value if isinstance(value, dict) else {}
 
@@ -97,38 +101,38 @@ class Position:
     greedy: bool
 
 
-def request(way: Way) -> dict[str, Any]:
+def prompt_logprobs_fields(way: Way) -> dict[str, Any]:
     """Return the fields that ask for the log-probs of a prompt, with the one generated token that servers insist on."""
     asked: dict[str, Any] = {"prompt_logprobs": 0} if way == "prompt_logprobs" else {"echo": True, "logprobs": 1}
     return {"temperature": 0, "max_tokens": 1, **asked}
 
 
-def positions(reply: Any, way: Way) -> list[Position]:
+def read_positions(reply: Any, way: Way) -> list[Position]:
     """Read the positions of a reply; after an echo the generated token is among them. Raises Trouble."""
-    chosen = choice(reply)
+    chosen = single_choice(reply)
     try:
         return _prompt(chosen["prompt_logprobs"]) if way == "prompt_logprobs" else _echo(chosen["logprobs"])
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise wire.Trouble(f'sent log-probs in a shape that is not the one of "{way}"') from None
+        raise http_client.RequestError(f'sent log-probs in a shape that is not the one of "{way}"') from None
 
 
-def ids(reply: Any) -> list[int]:
+def read_token_ids(reply: Any) -> list[int]:
     """Read the tokens of /tokenize."""
-    found = table(reply).get("tokens")
+    found = as_table(reply).get("tokens")
     if not isinstance(found, list) or not all(isinstance(i, int) for i in found):
-        raise wire.Trouble("answered /tokenize without tokens", passing=True)
+        raise http_client.RequestError("answered /tokenize without tokens", passing=True)
     return found
 
 
-def detokenized(reply: Any) -> str:
+def read_text(reply: Any) -> str:
     """Read the text of /detokenize, under vLLM's name or SGLang's."""
-    found = table(reply)
+    found = as_table(reply)
     if not isinstance(text := found.get("prompt", found.get("text")), str):
-        raise wire.Trouble("answered /detokenize without a text")
+        raise http_client.RequestError("answered /detokenize without a text")
     return text
 
 
-def added(scored: Sequence[Position], nbytes: int) -> Logprob:
+def sum_logprobs(scored: Sequence[Position], nbytes: int) -> Logprob:
     """Add up positions. Raises CheckFailed where one has no log-probability: none, not finite, or above 0."""
     logprobs = [math.nan if p.logprob is None else p.logprob for p in scored]
     if odd := [v for v in logprobs if not (math.isfinite(v) and v <= ROUNDING)]:
@@ -137,7 +141,7 @@ def added(scored: Sequence[Position], nbytes: int) -> Logprob:
     return Logprob(math.fsum(logprobs), len(scored), nbytes, all(p.greedy for p in scored))
 
 
-def after(found: Sequence[Position], continuation: str) -> Sequence[Position] | None:
+def continuation_positions(found: Sequence[Position], continuation: str) -> Sequence[Position] | None:
     """Return the last positions, those that spell the continuation exactly; None where no token begins with it.
 
     A token that is a part of a character hides where the character begins, so none may stand at the boundary.
@@ -152,7 +156,7 @@ def after(found: Sequence[Position], continuation: str) -> Sequence[Position] | 
     return None
 
 
-def spelling(found: Sequence[Position], text: str) -> Sequence[Position] | None:
+def spelling_positions(found: Sequence[Position], text: str) -> Sequence[Position] | None:
     """Return the positions of an echo that spell the text, without the generated token; None where they do not.
 
     In front of them a server may have put its BOS.

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from harness import Logprob, Prompt, UsageError
-from harness.internals import chat, encoding, wire
+from harness.internals import chat, encoding, http_client
 from harness_api import replies
 from harness_api.replies import Position
 from harness_api.server import COMPLETIONS, Dialect, RequestRefused, Server
@@ -32,7 +32,7 @@ class Scoring:
         self.server, self.way, self.tokens, self.advice = server, dialect.scoring, tokens, advice
         # One token is generated with each request, so the window is smaller by one.
         self.room = dialect.context - 1 if dialect.context else None
-        self.asked = {**asked, **replies.request(self.way)}
+        self.asked = {**asked, **replies.prompt_logprobs_fields(self.way)}
 
     def score(self, prompt: Prompt, text: str, *, truncate: bool, stop: threading.Event) -> Logprob:
         """Score a continuation, or without a prompt a whole text. Raises UsageError, also where no number is exact."""
@@ -60,15 +60,15 @@ class Scoring:
             raise UsageError(f"{self.server.where}: {what}; shorten the one ending {text[-40:]!r}")
         found = [p for window in windows for p in self._window(window, text, stop)]
         whole = bool(prompt or self.tokens.prefix)  # else the text's first token is given, and counts in nothing
-        return replies.added(found, len(text.encode()) if whole else self._bytes(found, text))
+        return replies.sum_logprobs(found, len(text.encode()) if whole else self._bytes(found, text))
 
     def _window(self, pair: Pair, text: str, stop: threading.Event) -> Sequence[Position]:
         ids = pair[0] + pair[1]
 
         def read(reply: Any) -> Sequence[Position]:
-            found = replies.positions(reply, self.way)
+            found = replies.read_positions(reply, self.way)
             if len(found) - len(ids) not in (0, 1):  # with or without the token that was generated
-                raise wire.Trouble(f"sent log-probs of {len(found)} tokens, want {len(ids)}")
+                raise http_client.RequestError(f"sent log-probs of {len(found)} tokens, want {len(ids)}")
             return found[len(pair[0]) : len(ids)]
 
         return self._ask(ids, read, text, stop) if pair[1] else []
@@ -79,19 +79,21 @@ class Scoring:
         continuation = whole[len(prompt.rstrip()) :] if as_lm_eval else text
 
         def read(reply: Any) -> Sequence[Position]:
-            found = replies.positions(reply, self.way)
-            spelt = replies.spelling(found, whole) if self.way == "echo" else found
+            found = replies.read_positions(reply, self.way)
+            spelt = replies.spelling_positions(found, whole) if self.way == "echo" else found
             if spelt is None:
-                raise wire.Trouble("the tokens it tells do not spell the text, so nothing in it can be found exactly")
+                raise http_client.RequestError(
+                    "the tokens it tells do not spell the text, so nothing in it can be found exactly"
+                )
             if not prompt:
                 return spelt[1:]  # nothing predicts the first token: BOS, or the text's own
-            if (scored := replies.after(spelt, continuation)) is None:
+            if (scored := replies.continuation_positions(spelt, continuation)) is None:
                 what = "no token begins exactly where the continuation does, so it has no exact log-probability"
-                raise wire.Trouble(what)
+                raise http_client.RequestError(what)
             return scored
 
         found = self._ask(whole, read, text, stop)
-        return replies.added(found, len(text.encode()) if prompt else self._bytes(found, text))
+        return replies.sum_logprobs(found, len(text.encode()) if prompt else self._bytes(found, text))
 
     def _ask(self, prompt: str | list[int], read: Any, text: str, stop: threading.Event) -> Sequence[Position]:
         how: dict[str, Any] = {"about": f" (the text ending {text[-40:]!r})", "advice": self.advice, "stop": stop}
@@ -127,20 +129,22 @@ class ServerTokens:
     def prefix(self) -> list[int]:
         return self.plain(self._prefix) if self._prefix else self.front
 
-    def plain(self, text: str, stop: threading.Event = wire.NEVER) -> list[int]:
+    def plain(self, text: str, stop: threading.Event = http_client.NEVER) -> list[int]:
         return self._ask(stop, prompt=text, add_special_tokens=False) if text else []
 
-    def prompt(self, prompt: Prompt, stop: threading.Event = wire.NEVER) -> list[int]:
+    def prompt(self, prompt: Prompt, stop: threading.Event = http_client.NEVER) -> list[int]:
         """Return a prompt's tokens: text after BOS unless it brings its own, messages through the chat template."""
         key = repr(prompt)
         if key not in self._known:
             if isinstance(prompt, str):
                 self._known[key] = self._fronted(self.plain(prompt, stop))
             else:
-                self._known[key] = self._ask(stop, **fields_of(prompt), add_generation_prompt=True)
+                self._known[key] = self._ask(stop, **message_fields(prompt), add_generation_prompt=True)
         return self._known[key]
 
-    def pair(self, prompt: Prompt, text: str, stop: threading.Event = wire.NEVER, *, as_lm_eval: bool = False) -> Pair:
+    def pair(
+        self, prompt: Prompt, text: str, stop: threading.Event = http_client.NEVER, *, as_lm_eval: bool = False
+    ) -> Pair:
         """Return the tokens of a prompt and of its continuation, split as the loader "hf" splits them.
 
         A prompt is encoded as generation opens it, the whole is cut behind it (`harness.data.encoding`). Of messages
@@ -178,7 +182,7 @@ class ServerTokens:
             ids, text = self.prompt(messages, stop), None
             with suppress(RequestRefused):  # it does not offer that
                 asked = {"model": self.model, "tokens": ids}
-                text = self.server.ask(self.server.text_url, asked, read=replies.detokenized, stop=stop)
+                text = self.server.ask(self.server.text_url, asked, read=replies.read_text, stop=stop)
             self._texts[key] = text if text is not None and self.plain(text, stop) == ids else None
         self.joins &= self._texts[key] is not None
         return self._texts[key]
@@ -186,19 +190,21 @@ class ServerTokens:
     def count(self, pairs: Sequence[tuple[Prompt, str]], workers: int) -> list[int]:
         """Count the tokens of each prompt and continuation together."""
         sizes = [0] * len(pairs)
-        for number, pair in wire.each(lambda i, stop: self.pair(*pairs[i], stop), len(pairs), workers):
+        for number, pair in http_client.map_concurrent(lambda i, stop: self.pair(*pairs[i], stop), len(pairs), workers):
             sizes[number] = sum(map(len, pair))
         return sizes
 
     def _fronted(self, ids: list[int]) -> list[int]:
         return ids if self.front and ids[: len(self.front)] == self.front else self.front + ids
 
-    def _ask(self, stop: threading.Event = wire.NEVER, **asked: Any) -> list[int]:
-        return self.server.ask(self.server.tokens_url, {"model": self.model, **asked}, read=replies.ids, stop=stop)
+    def _ask(self, stop: threading.Event = http_client.NEVER, **asked: Any) -> list[int]:
+        return self.server.ask(
+            self.server.tokens_url, {"model": self.model, **asked}, read=replies.read_token_ids, stop=stop
+        )
 
 
-def fields_of(messages: list[dict[str, str]]) -> dict[str, Any]:
+def message_fields(messages: list[dict[str, str]]) -> dict[str, Any]:
     """Return the fields of a request that carry messages and their template arguments, as vLLM and SGLang take them."""
-    turns, given = chat.split(messages)
+    turns, given = chat.split_arguments(messages)
     tools = {chat.TOOLS: given.pop(chat.TOOLS)} if chat.TOOLS in given else {}
     return {"messages": turns, **tools, **({chat.ARGUMENTS: given} if given else {})}

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from harness import UsageError, did_you_mean
-from harness.internals import wire
+from harness.internals import http_client
 from harness_api import replies
 from harness_api.options import ApiOptions
 
@@ -28,12 +28,12 @@ OUT_OF_ROOM = "output limit was reached"  # a reasoning model's refusal of so sh
 class RequestRefused(UsageError):
     """The server will not answer a request, however often it is asked."""
 
-    def __init__(self, message: str, trouble: wire.Trouble) -> None:
+    def __init__(self, message: str, trouble: http_client.RequestError) -> None:
         super().__init__(message)
         self.trouble = trouble
 
 
-class Server(wire.Client):
+class Server(http_client.Client):
     """An OpenAI-compatible server."""
 
     def __init__(self, options: ApiOptions) -> None:
@@ -42,19 +42,19 @@ class Server(wire.Client):
         self.tokens_url = f"{root}/tokenize" if root != self.url else ""
         self.text_url = f"{root}/detokenize" if root != self.url else ""
         # Only OpenAI's own server gets OPENAI_API_KEY without being told to: a key is for those it was made for.
-        variable = options.api_key_env or ("OPENAI_API_KEY" if wire.is_openai(self.url) else "")
-        key, wrong = wire.key_in(variable) if variable else ("", "")
+        variable = options.api_key_env or ("OPENAI_API_KEY" if http_client.is_openai(self.url) else "")
+        key, wrong = http_client.read_key(variable) if variable else ("", "")
         if wrong == "is not set":
             wrong = f"the environment variable {variable}, which holds its key, is not set; export it"
         if wrong:
             raise UsageError(f'server "{self.url}": {wrong}')
-        super().__init__("openai", wire.Peer(self.url, key), variable, MISSING)
+        super().__init__("openai", http_client.ServerConnection(self.url, key), variable, MISSING)
         self.where = f'server "{self.url}"{self.peer.through}'
 
     def ask(
         self, path: str, body: Mapping[str, Any] | None = None, *, read: Callable[[Any], T], about: str = "",
         advice: str = "start it, or correct base_url", tries: int | None = None, timeout: float | None = None,
-        stop: threading.Event = wire.NEVER,
+        stop: threading.Event = http_client.NEVER,
     ) -> T:  # fmt: skip
         """POST a body, or GET without one; return what `read` makes of the JSON that comes.
 
@@ -62,12 +62,14 @@ class Server(wire.Client):
         an error what the request was. Raises Refused, or UsageError when it gives up.
         """
         try:
-            return wire.insist(lambda: read(self.send(path, body, timeout or self.timeout)), tries or self.tries, stop)
-        except wire.Trouble as trouble:
+            return http_client.retry(
+                lambda: read(self.send(path, body, timeout or self.timeout)), tries or self.tries, stop
+            )
+        except http_client.RequestError as trouble:
             what = f"{self.where}: {self.peer.clean(str(trouble), 300)}"
             if not trouble.passing:
                 raise RequestRefused(f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble) from None
-            asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > wire.PATIENCE else ""
+            asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > http_client.PATIENCE else ""
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
             raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None
 
@@ -97,9 +99,9 @@ class Dialect:
     facts: Mapping[str, Any]
 
 
-def find(server: Server, model: str, options: ApiOptions) -> Dialect:
+def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
     """Return what a server offers for a model; raises UsageError where it does not serve it."""
-    entry = served_entry(server, model)
+    entry = find_served_entry(server, model)
     asked, refusals = {**(options.body or {}), "model": model}, list[RequestRefused]()
     chat = _meet(server, Endpoint(CHAT), {**asked, "messages": [{"role": "user", "content": PROBE}]}, refusals)
     plain = _meet(server, Endpoint(COMPLETIONS), {**asked, "prompt": PROBE}, refusals)
@@ -131,7 +133,7 @@ def find(server: Server, model: str, options: ApiOptions) -> Dialect:
     return Dialect(text, chat, scoring, tokenizes, context, facts | server.peer.facts(model))
 
 
-def served_entry(server: Server, model: str) -> Mapping[str, Any]:
+def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
     """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
     try:
         listed = server.ask(MODELS, read=_entries, tries=TRIES, timeout=min(SOON, server.timeout))
@@ -146,8 +148,8 @@ def served_entry(server: Server, model: str) -> Mapping[str, Any]:
 
 
 def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
-    if not isinstance(data := replies.table(reply).get("data"), list):
-        raise wire.Trouble("answered /models with no list of models", passing=True)
+    if not isinstance(data := replies.as_table(reply).get("data"), list):
+        raise http_client.RequestError("answered /models with no list of models", passing=True)
     return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
 
 
@@ -156,7 +158,7 @@ def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: l
     asked = {**asked, "temperature": 0, "stop": ["###"]}
     while True:
         try:
-            server.ask(endpoint.path, endpoint.body(1, asked), read=replies.choice, tries=TRIES)
+            server.ask(endpoint.path, endpoint.body(1, asked), read=replies.single_choice, tries=TRIES)
             return endpoint
         except RequestRefused as refused:
             if OUT_OF_ROOM in refused.trouble.said:
@@ -176,9 +178,9 @@ def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: l
 def _scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
     """Find a way in which the server really gives the log-probs of a prompt; some ignore the question."""
     for way in (way for way in replies.WAYS if options.logprobs in (way, "auto")):
-        body = {**asked, "prompt": PROBE, **replies.request(way)}
+        body = {**asked, "prompt": PROBE, **replies.prompt_logprobs_fields(way)}
         try:
-            found = server.ask(COMPLETIONS, body, read=partial(replies.positions, way=way), tries=1)
+            found = server.ask(COMPLETIONS, body, read=partial(replies.read_positions, way=way), tries=1)
         except UsageError:
             continue
         if sum(p.logprob is not None for p in found) >= 3:  # less: only what was generated
@@ -191,7 +193,7 @@ def _tokenizes(server: Server, model: str) -> bool:
         return False
     try:
         asked = {"model": model, "prompt": PROBE, "add_special_tokens": False}
-        found = server.ask(server.tokens_url, asked, read=replies.ids, tries=1)
+        found = server.ask(server.tokens_url, asked, read=replies.read_token_ids, tries=1)
         return len(found) > 1  # llama.cpp wants another field: no tokens
     except UsageError:
         return False

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Unpack
 
-from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Sampling, UsageError
-from harness.internals import chat, whole_text, wire
+from harness import Completion, Generate, Generation, Logprob, ModelRef, Prompt, Sampling, UsageError
+from harness.internals import chat, http_client, whole_text
 from harness_api import replies
 from harness_api.options import ApiOptions
-from harness_api.scoring import Scoring, ServerTokens, fields_of
+from harness_api.scoring import Scoring, ServerTokens, message_fields
 from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefused, Server
 
 STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `wire.before` cuts at the others
@@ -73,7 +73,7 @@ class APISubject:
         """
         how = Generate(**options)
         if how.max_new_tokens < 1:
-            yield from ((i, Said("", "length", 0)) for i in range(len(prompts)))
+            yield from ((i, Completion("", "length", 0)) for i in range(len(prompts)))
             return
         if how.drawn:
             self._check_drawing(how.drawn, len(prompts))
@@ -81,7 +81,7 @@ class APISubject:
         def ask(number: int, ended: threading.Event) -> str:
             return self._answer(prompts[number], how.some([number]) if how.drawn else how, ended)
 
-        yield from wire.each(ask, len(prompts), self.options.concurrency)
+        yield from http_client.map_concurrent(ask, len(prompts), self.options.concurrency)
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""
@@ -99,7 +99,7 @@ class APISubject:
         def ask(number: int, ended: threading.Event) -> Logprob:
             return scoring.score(*pairs[number], truncate=truncate, stop=ended)
 
-        yield from wire.each(ask, len(pairs), self.options.concurrency)
+        yield from http_client.map_concurrent(ask, len(pairs), self.options.concurrency)
         if self.tokens and not self.tokens.joins and APART not in self.notes:
             self.notes.append(APART)
 
@@ -123,13 +123,13 @@ class APISubject:
             if sampling.top_k:  # OpenAI does not know it; 0 would have to be said in another way to every server
                 drawn["top_k"] = sampling.top_k
         asked = {**self.asked, **drawn, **asked, **({"stop": stops[:STOPS]} if stops else {})}
-        body, read = endpoint.body(how.max_new_tokens, asked), partial(replies.text_of, stop=stops)
+        body, read = endpoint.body(how.max_new_tokens, asked), partial(replies.read_answer, stop=stops)
         text = self.server.ask(endpoint.path, body, read=read, about=about, advice=self.advice, stop=ended)
         if (key := self.server.peer.key) and key in text:
             raise UsageError(f"{self.server.where}: repeats its key in an answer{about}; do not use it")
         if (mended := whole_text(text)) != text:
             self.notes += [] if HALVES in self.notes else [HALVES]
-            return Said(mended, **vars(text))
+            return Completion(mended, **vars(text))
         return text
 
     def _check_drawing(self, sampling: Sampling, prompts: int) -> None:
@@ -142,7 +142,9 @@ class APISubject:
         how, texts = {**self.asked, **asked, "temperature": HOT}, set[str]()
         for seed in (1, 2):
             try:
-                said = self.server.ask(endpoint.path, endpoint.body(16, {**how, "seed": seed}), read=replies.choice)
+                said = self.server.ask(
+                    endpoint.path, endpoint.body(16, {**how, "seed": seed}), read=replies.single_choice
+                )
             except RequestRefused:  # too short a limit for a model that reasons; what it draws then nobody can see
                 return
             texts.add(json.dumps(said, sort_keys=True))  # with the reasoning, where there is any
@@ -162,7 +164,7 @@ class APISubject:
             return endpoint, {"prompt": prompt}
         if not messages:
             return endpoint, {"messages": [{"role": "user", "content": prompt}]}
-        fields = fields_of(prompt)
+        fields = message_fields(prompt)
         if chat.ARGUMENTS in fields and chat.ARGUMENTS in self.asked:
             fields[chat.ARGUMENTS] = {**self.asked[chat.ARGUMENTS], **fields[chat.ARGUMENTS]}
         return endpoint, fields

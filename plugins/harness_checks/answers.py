@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness import Finding, Result, Sample, Score, checker, quote
-from harness.internals import Severity, Task, schema, text_of
+from harness import Finding, Result, Sample, Score, checker, quote_text
+from harness.internals import Severity, Task, prompt_text, schema
 from harness_checks.evaluations import has_words
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
@@ -31,7 +31,7 @@ def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
     if (n := answers.total()) >= ENOUGH and len(answers) == 1 and len(targets) > 1:
         (answer,) = answers
         what = f'{result.subject} gives one answer to all {n} rows of "{result.eval}"'
-        rows = [f"{len(targets)} targets are wanted; the answer is {quote(answer or '')}"]
+        rows = [f"{len(targets)} targets are wanted; the answer is {quote_text(answer or '')}"]
         begun = "" if answer else "; one that begins with a line break is empty: say stop = [] if that is the stop"
         yield Finding("error", what, rows, f"look at the rows with harness show; is the model broken?{begun}")
 
@@ -121,7 +121,7 @@ def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
     unread = [s for s in wanting if (s.note or "").startswith("cannot be read")]
     if unread and len(unread) == len(wanting):
         what = f'{result.subject} calls tools in all {len(unread)} rows of "{result.eval}" that want it; none is read'
-        rows = [f'row "{s.id}": {quote(s.answer or "")}: {s.note}' for s in unread]
+        rows = [f'row "{s.id}": {quote_text(s.answer or "")}: {s.note}' for s in unread]
         fix = "name the format, raise max_new_tokens where answers are cut off, or train on a form that is read"
         yield Finding("error", what, rows, fix, rows={result.eval: [s.id for s in unread]})
 
@@ -147,7 +147,7 @@ def scored_thoughts(result: Result, task: Task) -> Iterator[Finding]:
     what = f'"{result.subject}::{result.eval}": {len(found)} of {len(asked)} answers begin with {mark}, which is scored'
     fix = f'thought = ["{mark}", "{end}"], a larger max_new_tokens, and stop = [] where the thought has line breaks'
     severity: Severity = "error" if len(found) >= HALF * len(asked) else "warning"
-    lines = [f'row "{s.id}": {quote(s.answer or "", 60)}' for s in found]
+    lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
     yield Finding(severity, what, lines, fix, rows={result.eval: [s.id for s in found]})
 
 
@@ -167,7 +167,7 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
     if len(right) < FEW or len(found) < HALF * len(right):
         return
     what = f'"{result.subject}::{result.eval}": {len(found)} of {len(right)} right answers only repeat the prompt'
-    lines = [f'row "{s.id}": {quote(s.answer or "", 60)}' for s in found]
+    lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
     severity: Severity = "warning" if result.subject == "base" else "error"
     fix = 'use = "exact_match", or questions that do not have the target inside'
     yield Finding(severity, what, lines, fix, rows={result.eval: [s.id for s in found]})
@@ -175,7 +175,7 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
 
 def _is_echo(sample: Sample, answer: str) -> bool:
     """Return whether an answer has its prompt inside, and a target nowhere else."""
-    last = sample.input if isinstance(sample.input, str) else text_of(sample.input[-1:])
+    last = sample.input if isinstance(sample.input, str) else prompt_text(sample.input[-1:])
     prompt, said = (" ".join(text.split()).casefold() for text in (last, answer))
     left = said.replace(prompt, " ") if prompt else said
     return left != said and not any(has_words(left, " ".join(t.split()).casefold()) for t in sample.targets)

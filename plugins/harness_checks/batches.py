@@ -12,12 +12,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import harness_hf
-from harness import Built, Example, Finding, ModelRef, TrainingRow, checker, quote
-from harness.internals import Severity, chat, marked_text, text_of
+from harness import Built, Example, Finding, ModelRef, TrainingRow, checker, quote_text
+from harness.internals import Severity, chat, marked_text, prompt_text
 from harness_checks.encoding import encode_training_row
-from harness_checks.frames import Write, differ, messages_of
-from harness_checks.lint import JUDGED, counted, numbers, place
-from harness_hf import RowEncoder, Tokens, context_of
+from harness_checks.frames import Write, compare_frames, row_messages
+from harness_checks.lint import JUDGED, count_of_total, name_row, row_numbers
+from harness_hf import RowEncoder, Tokens, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +55,7 @@ def end_token(built: Built) -> Iterator[Finding]:
     ends = [d for d in ends if any(label != IGNORED for label in d.labels)]
     endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED][-TAIL:])]
     if stops and len(endless) > (1 - WELL) * len(ends):
-        evidence = [quote(marked_text(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
+        evidence = [quote_text(marked_text(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
         fix = "a pad token that is not the end-of-sequence token, and rows with an end"
         yield Finding("error", f"{len(endless)} of {len(ends)} rows in the batches do not learn to stop", evidence, fix)
 
@@ -84,8 +84,8 @@ def nothing_supervised(built: Built) -> Iterator[Finding]:
     nothing, and if all are so the loss is 0 or NaN (trl#3781, trl#4201).
     """
     if empty := [e for e in built.examples if not _learnt(e.labels)]:
-        evidence = [f"row {e.number}: {quote(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
-        what = f"{counted(len(empty), len(built.examples))}: no token is learnt"
+        evidence = [f"row {e.number}: {quote_text(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
+        what = f"{count_of_total(len(empty), len(built.examples))}: no token is learnt"
         yield Finding("error", what, evidence, "rows of prompt and completion, or a template with generation markers")
 
 
@@ -104,7 +104,7 @@ def labels_out_of_place(built: Built) -> Iterator[Finding]:
             pairs = [(a, b) for a, b in zip(ids, labels, strict=False) if b not in (IGNORED, a)]
             if pairs or len(ids) != len(labels):
                 misplaced = " ".join("→".join(built.tokenizer.decode([x]) for x in p) for p in pairs[:8])
-                odd.append(f"{name}: {quote(misplaced, 60)}")
+                odd.append(f"{name}: {quote_text(misplaced, 60)}")
         if odd:
             what = f"{len(odd)} of {len(found)} {where}: labels are not the tokens at their places"
             yield Finding("error", what, odd, "let the trainer shift no labels: the model does")
@@ -134,10 +134,10 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     if lost := [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.left])]:
         begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED)) for e in lost]
         evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {at}" for e, at in begins]
-        what = f"{counted(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
+        what = f"{count_of_total(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
         yield Finding("error", what, evidence, "raise max_length, or remove the rows")
     elif not built.packing and built.kept < len(built.examples):
-        what = f"{counted(len(built.examples) - built.kept, len(built.examples))}: dropped by the trainer"
+        what = f"{count_of_total(len(built.examples) - built.kept, len(built.examples))}: dropped by the trainer"
         yield Finding("error", what, (), "look for empty ones")
 
 
@@ -155,19 +155,19 @@ def cut_rows(built: Built) -> Iterator[Finding]:
     if long := sorted((e for e in built.examples if 0 < cut < len(e.ids)), key=lambda e: -len(e.ids)):
         share, decode = len(long) / len(built.examples), built.tokenizer.decode
         lost = slice(-cut) if built.keep_end else slice(cut, None)
-        evidence = [f"row {e.number}: {len(e.ids)} tokens; lost: {quote(decode(e.ids[lost]), 60)}" for e in long]
-        what = f"{counted(len(long), len(built.examples))} ({share:.1%}): cut at max_length {cut}"
+        evidence = [f"row {e.number}: {len(e.ids)} tokens; lost: {quote_text(decode(e.ids[lost]), 60)}" for e in long]
+        what = f"{count_of_total(len(long), len(built.examples))} ({share:.1%}): cut at max_length {cut}"
         level: Severity = "note" if share <= 0.01 else "warning" if share <= 0.5 else "error"
         yield Finding(level, what, evidence, f"max_length = {len(long[0].ids)} keeps all")
 
 
 def _beyond_context(built: Built) -> Iterator[Finding]:
     """Report rows that are longer than the context of the base even once they are cut."""
-    context = context_of(built.model.config.to_dict())
+    context = context_length(built.model.config.to_dict())
     sizes = {e.number: min(len(e.ids), built.cut or len(e.ids)) for e in built.examples}
     if context and (long := {number: size for number, size in sizes.items() if size > context}):
         evidence = [f"row {number}: {size} tokens" for number, size in long.items()]
-        what = f"{counted(len(long), len(built.examples))}: longer than the base's context of {context} tokens"
+        what = f"{count_of_total(len(long), len(built.examples))}: longer than the base's context of {context} tokens"
         yield Finding("error", what, evidence, f"max_length = {context}, or a base with a longer context", "context")
 
 
@@ -181,8 +181,8 @@ def doubled_start(built: Built) -> Iterator[Finding]:
     """
     bos, eos = built.tokenizer.bos_token_id, built.tokenizer.eos_token_id
     if twice := [e for e in built.examples if bos not in (None, eos) and list(e.ids[:2]) == [bos, bos]]:
-        evidence = [f"row {e.number}: {quote(built.tokenizer.decode(e.ids[:24]), 60)}" for e in twice]
-        what = f"{counted(len(twice), len(built.examples))}: begin with two {built.tokenizer.bos_token}"
+        evidence = [f"row {e.number}: {quote_text(built.tokenizer.decode(e.ids[:24]), 60)}" for e in twice]
+        what = f"{count_of_total(len(twice), len(built.examples))}: begin with two {built.tokenizer.bos_token}"
         by_itself = Tokens(built.tokenizer).front[:2] == [bos, bos]
         fix = "take it out of the text; the tokenizer puts it there"
         yield Finding("error", what, evidence, "mend the tokenizer: it puts both there by itself" if by_itself else fix)
@@ -210,7 +210,7 @@ def other_template(
             one = _render(built.tokenizer, messages, built.chat_template)
             two = _render(theirs, messages, theirs.chat_template)
             if one is not None and two is not None and one != two:
-                evidence = [f"training: {quote(one)}", f"the base: {quote(two)}"]
+                evidence = [f"training: {quote_text(one)}", f"the base: {quote_text(two)}"]
                 fix = "one template for both: put the training's into the base's folder"
                 yield Finding("error", "the training's chat template differs from the base's", evidence, fix)
                 break
@@ -227,38 +227,42 @@ def other_template(
     def write(messages: Any, opened: bool, given: Mapping[str, Any]) -> str | None:
         return _render(theirs, messages, theirs.chat_template, add_generation_prompt=opened, **given)
 
-    yield from differ(rows, tasks, write)
+    yield from compare_frames(rows, tasks, write)
     if theirs.chat_template:
-        yield from unread([row for row in rows if messages_of(row)], str(theirs.chat_template), write)
+        yield from find_unread([row for row in rows if row_messages(row)], str(theirs.chat_template), write)
 
 
 def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Compare the tokens of chat rows with what the base's template writes of each row as it was given."""
     examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
-    chats = [row for row in rows if row.number in examples and messages_of(row) and theirs.chat_template]
+    chats = [row for row in rows if row.number in examples and row_messages(row) and theirs.chat_template]
     sample, odd = chats[:: max(1, len(chats) // SAMPLE)], []
     for row in sample:
-        if (text := _render(theirs, messages_of(row), theirs.chat_template, **chat.of_training(row.row))) is None:
+        if (
+            text := _render(
+                theirs, row_messages(row), theirs.chat_template, **chat.training_template_arguments(row.row)
+            )
+        ) is None:
             continue  # D11-template tells
         ids, tokens = list(examples[row.number].ids), Tokens(theirs)
         if ids not in (tokens.plain(text), encode_training_row(RowEncoder(tokens), row.row)):
             trained = theirs.decode(ids)
             at = max(0, next((i for i, (a, b) in enumerate(zip(text, trained, strict=False)) if a != b), 0) - 20)
-            odd.append(f"row {row.number}: {quote(trained[at:], 60)}, want {quote(text[at:], 60)}")
+            odd.append(f"row {row.number}: {quote_text(trained[at:], 60)}, want {quote_text(text[at:], 60)}")
     if odd:
         what = f"{len(odd)} of {len(sample)} chat rows are not trained on as the base's chat template writes them"
         fix = "does the trainer drop tools, chat_template_kwargs or keys of messages? is its template another?"
         yield Finding("error", what, odd, fix, "rows")
 
 
-def unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Iterator[Finding]:
+def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Iterator[Finding]:
     """Yield the keys of chat rows that `write` does not read, and the answers of which it leaves out a part."""
     holders: dict[Key, list[tuple[TrainingRow, list[int]]]] = defaultdict(list)
     for row in rows:
         for key, places in _places(row).items():
             holders[key].append((row, places))
     for key, held in holders.items():
-        marked = [one for one in held if key[0] == "content" and "</" in text_of(messages_of(one[0]))] or held
+        marked = [one for one in held if key[0] == "content" and "</" in prompt_text(row_messages(one[0]))] or held
         sample = marked[:: max(1, len(marked) // RENDERED)][:RENDERED]
         tried = [(row, at) for row, places in sample for at in places][: 4 * RENDERED]
         if not (lost := [(row, at) for row, at in tried if not _written(row, at, key, write)]):
@@ -266,36 +270,39 @@ def unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Iterator
         learnt = any(_is_learnt(row, at) for row, at in lost)
         how: Severity = "warning" if learnt else "note"  # as thoughts are left out of a prompt
         if whole := len(lost) == len(tried) and key[0] != "content":
-            what = f'{counted(len(held), len(rows))}: the chat template does not write "{key[0]}"'
+            what = f'{count_of_total(len(held), len(rows))}: the chat template does not write "{key[0]}"'
             fix = (SYSTEM if key[0] == "system" else OTHER) if key[1] else _way_out(*lost[0], key[0], template, write)
             how = "note" if key[0] in SPARE else "error" if key[0] == "tool_calls" and learnt else "warning"
         else:
             what = f'the chat template leaves out "{key[0]}", or a part of it, in {len(lost)} of {len(tried)} messages'
             fix = "learn the last answer alone (prompt and completion), or take a template that writes it everywhere"
-        evidence = [place(row, rows) + f", message {at + 1}" * (at >= 0) for row, at in lost]
-        yield Finding(how, what, evidence, fix, "keys", numbers(row for row, _ in (held if whole else lost)))
+        evidence = [name_row(row, rows) + f", message {at + 1}" * (at >= 0) for row, at in lost]
+        yield Finding(how, what, evidence, fix, "keys", row_numbers(row for row, _ in (held if whole else lost)))
 
 
 def _places(row: TrainingRow) -> dict[Key, list[int]]:
     """Return which messages of a chat row have a key that holds something, of contents the learnt; -1 is beside."""
     spared = {"role"} if JUDGED & row.row.keys() else {"role"} | OBEYED
     found: dict[Key, list[int]] = defaultdict(list)
-    for at, message in enumerate(messages_of(row)):
+    for at, message in enumerate(row_messages(row)):
         for key in (key for key, value in message.items() if key not in spared and value not in EMPTY):
             if key != "content" or (isinstance(message[key], str) and _is_learnt(row, at)):
                 found[key, False].append(at)
-    beside = [*chat.of_training(row.row), *(["system"] if isinstance(row.raw.get("system"), str) else [])]
+    beside = [
+        *chat.training_template_arguments(row.row),
+        *(["system"] if isinstance(row.raw.get("system"), str) else []),
+    ]
     return found | {(key, True): [-1] for key in beside}
 
 
 def _is_learnt(row: TrainingRow, at: int) -> bool:
     asked = 0 if "messages" in row.row else len(row.row["prompt"])
-    return at >= asked and messages_of(row)[at].get("role") == "assistant"
+    return at >= asked and row_messages(row)[at].get("role") == "assistant"
 
 
 def _written(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
     """Return whether a row is written otherwise without a key; an answer, whether all but its white space is."""
-    messages, given = messages_of(row), chat.of_training(row.row)
+    messages, given = row_messages(row), chat.training_template_arguments(row.row)
     if key == ("system", True):
         return str(row.raw["system"]).strip() in row.prompt
     if key[1]:
@@ -305,14 +312,14 @@ def _written(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
     if (text := write(messages, False, given)) is None:
         return True  # D11-template tells
     if key[0] == "content":
-        return "".join(text_of(messages[at : at + 1]).split()) in "".join(text.split())
+        return "".join(prompt_text(messages[at : at + 1]).split()) in "".join(text.split())
     bare = {name: value for name, value in messages[at].items() if name != key[0]}
     return write([*messages[:at], bare, *messages[at + 1 :]], False, given) != text
 
 
 def _way_out(row: TrainingRow, at: int, key: str, template: str, write: Write) -> str:
     """Return what to do about a key: to give it the template's own name, where one of those writes its value."""
-    messages, given = messages_of(row), chat.of_training(row.row)
+    messages, given = row_messages(row), chat.training_template_arguments(row.row)
     bare, value = {k: v for k, v in messages[at].items() if k != key}, messages[at][key]
     for name in sorted(set(ASKED.findall(template)) - bare.keys()) if isinstance(value, str) else ():
         text = write([*messages[:at], bare | {name: value}, *messages[at + 1 :]], False, given)
@@ -346,7 +353,7 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
             two = built.model(**changed, use_cache=False).logits[0, boundary:]
         if (moved := float((one - two).abs().max() / one.abs().max())) > 1e-5:
             parts = {"first": first, "second": sequence[boundary:][:60]}
-            evidence = [f"{name}: {quote(built.tokenizer.decode(ids), 60)}" for name, ids in parts.items()]
+            evidence = [f"{name}: {quote_text(built.tokenizer.decode(ids), 60)}" for name, ids in parts.items()]
             what = f"documents packed into one sequence see each other: logits of the second move by {moved:.1%}"
             yield Finding("error", what, evidence, 'packing_strategy = "bfd", which resets positions per document')
         return

@@ -9,9 +9,9 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-from harness import Finding, Sample, checker, quote
+from harness import Finding, Sample, checker, quote_text
 from harness.internals import Suite, Task
-from harness_checks.leaks import of_samples, tasks_by_data
+from harness_checks.leaks import tasks_by_data, texts_of_samples
 
 MOST = 2000  # rows of an evaluation that are compared, the first of them
 FRAME = 0.5  # share of rows from which on words are the frame of all, and tell nothing
@@ -44,7 +44,7 @@ def near_copies(tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
         loose = [task for task in group if task.spec.cluster is None]
         if not loose or len(rows) < FEW:
             continue
-        likeness = likeness_of(rows)
+        likeness = row_similarity(rows)
         copies = [i for i, most in enumerate(likeness.max(-1).tolist()) if most >= ALIKE]
         if len(copies) >= SHARE * len(rows):
             yield _finding(loose, rows, likeness, copies, suite.about.alpha)
@@ -55,10 +55,10 @@ def _finding(
 ) -> Finding:
     names = ", ".join(f'"{task.spec.name}"' for task in tasks)
     pairs = [(i, int(likeness[i].argmax())) for i in copies[:SHOWN]]
-    evidence = [f'row "{rows[i].id}" ~ row "{rows[j].id}": {quote(str(rows[i].asked), 60)}' for i, j in pairs]
+    evidence = [f'row "{rows[i].id}" ~ row "{rows[j].id}": {quote_text(str(rows[i].asked), 60)}' for i, j in pairs]
     what = f"{len(copies)} of {len(rows)} rows of {names} are near-copies of another row"
     ids = {task.spec.name: [rows[i].id for i in copies] for task in tasks}
-    if (alike := column_of(rows, likeness, _told(tasks))) is None:
+    if (alike := find_shared_column(rows, likeness, _told(tasks))) is None:
         fix = "no column tells what they have in common; add one to the data, and name it with cluster"
         return Finding("warning", f"{what}, and no column tells which", evidence, fix, "", ids)
     rate = passing_rate(alike.groups, alpha)
@@ -75,12 +75,12 @@ def _told(tasks: Sequence[Task]) -> set[str]:
     return named | {"input", "target", "text", "messages", "answer", "label", "gold", "choices"}
 
 
-def likeness_of(rows: Sequence[Sample]) -> Any:
+def row_similarity(rows: Sequence[Sample]) -> Any:
     """Return how alike two rows are, (n, n): the share of the shorter one's rare words that stand in both."""
     import numpy as np
     from scipy import sparse
 
-    texts = [text.words[: text.asked] or text.words for text in of_samples(rows)]
+    texts = [text.words[: text.asked] or text.words for text in texts_of_samples(rows)]
     words = [set(_grams(text)) if len(text) >= FEWEST else set() for text in texts]
     often = Counter(gram for some in words for gram in some)
     weight = {g: math.log(len(rows) / n) for g, n in often.items() if n <= FRAME * len(rows)}
@@ -100,7 +100,7 @@ def _grams(words: Sequence[str]) -> Iterator[Any]:
     yield from pairwise(words)
 
 
-def column_of(rows: Sequence[Sample], likeness: Any, told: set[str]) -> SharedColumn | None:
+def find_shared_column(rows: Sequence[Sample], likeness: Any, told: set[str]) -> SharedColumn | None:
     """Return the column whose values make rows the most alike, or None where rows of none are."""
     import numpy as np
 

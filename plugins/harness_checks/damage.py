@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness import Finding, TrainingRow, quote
-from harness.internals import HELD_OUT, Task, schema, text_of
+from harness import Finding, TrainingRow, quote_text
+from harness.internals import HELD_OUT, Task, prompt_text, schema
 
 MANY, SOME = 0.05, 0.01  # of the rows
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,5});")
@@ -35,7 +35,7 @@ def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> I
     texts = [f"{row.prompt}{row.answer}" for row in rows]
     for name, task in tasks.items() if any("\n" in t for t in texts) and not any("\r\n" in t for t in texts) else ():
         samples = [] if task.brings_rows else [s for s in task.samples or () if s.input]
-        found = [s for s in samples if "\r\n" in text_of(s.input)]
+        found = [s for s in samples if "\r\n" in prompt_text(s.input)]
         if len(found) > MANY * len(samples):
             what = f'{len(found)} of {len(samples)} rows of "{name}": line breaks are CRLF, and no training row has any'
             ids = {name: [s.id for s in found]}
@@ -43,7 +43,7 @@ def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> I
 
 
 def _find_entities(rows: Sequence[TrainingRow]) -> Bad:
-    found = [(r, quote(hit[0])) for r in rows if (hit := ENTITY.search(r.answer)) and not _is_markup(r)]
+    found = [(r, quote_text(hit[0])) for r in rows if (hit := ENTITY.search(r.answer)) and not _is_markup(r)]
     return found if len(found) >= max(2, SOME * len(rows)) else []
 
 
@@ -52,7 +52,7 @@ def _is_markup(row: TrainingRow) -> bool:
 
 
 def _find_missing(rows: Sequence[TrainingRow]) -> Bad:
-    found = [(row, quote(row.answer.strip())) for row in rows if row.answer.strip() in MISSING]
+    found = [(row, quote_text(row.answer.strip())) for row in rows if row.answer.strip() in MISSING]
     return found if len(found) >= max(2, SOME * len(rows)) else []
 
 
@@ -72,14 +72,14 @@ def _find_cuts(rows: Sequence[TrainingRow]) -> Bad:
         return []
     if len(words) < UNEVEN or not is_edge or len(unended) < 0.8 * len(at):
         return []
-    return [(row, f"{longest} characters: {quote('…' + row.answer[-30:])}") for row in at]
+    return [(row, f"{longest} characters: {quote_text('…' + row.answer[-30:])}") for row in at]
 
 
 def _find_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
-    if not own or any("\r" in f"{text_of(s.input)}{s.target}" for s in own):
+    if not own or any("\r" in f"{prompt_text(s.input)}{s.target}" for s in own):
         return []
-    found = [(r, quote(repr(r.prompt[-30:]))) for r in rows if "\r\n" in r.prompt or "\r\n" in r.answer]
+    found = [(r, quote_text(repr(r.prompt[-30:]))) for r in rows if "\r\n" in r.prompt or "\r\n" in r.answer]
     return found if len(found) > MANY * len(rows) else []
 
 
@@ -92,5 +92,5 @@ def _find_quotes(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
     if sum(bool(PLAIN.search(t)) for t in targets) <= MANY * len(targets) or any(map(TYPOGRAPHIC.search, targets)):
         return []
     learnt = [row for row in rows if not row.row.get(HELD_OUT)]
-    found = [(row, quote(row.answer)) for row in learnt if TYPOGRAPHIC.search(row.answer)]
+    found = [(row, quote_text(row.answer)) for row in learnt if TYPOGRAPHIC.search(row.answer)]
     return found if len(found) > MANY * len(learnt) else []

@@ -18,12 +18,12 @@ from harness import (
     TrainingRow,
     UsageError,
     checker,
-    continuation,
-    quote,
+    quote_text,
+    target_as_continuation,
 )
 from harness.internals import Severity, Task, chat, encoding, schema
-from harness_checks.lint import counted, place
-from harness_hf import RowEncoder, Tokens, is_context
+from harness_checks.lint import count_of_total, name_row
+from harness_hf import RowEncoder, Tokens, is_context_turn
 
 SAMPLE = 200  # training rows whose prompts are encoded once more
 TURNS = 4  # answers of a conversation that are looked at, at its start and at its end each
@@ -80,7 +80,7 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     }
     for why, odd_rows in found.items():
         if len(odd_rows) > TOLERATED * len(sample):
-            evidence = [f"{place(row, rows)}: {odd[0].evidence}" for row, odd in odd_rows]
+            evidence = [f"{name_row(row, rows)}: {odd[0].evidence}" for row, odd in odd_rows]
             fix = _way_out(why, [one for _, odd in odd_rows for one in odd], odd_rows[0][0])
             yield Finding("error", f"{len(odd_rows)} of {len(sample)} rows: {causes[why]}", evidence, fix)
 
@@ -103,7 +103,7 @@ def _mismatches(
         split = tokens.split([(row["prompt"], text) for text in answers])
         for text, (context, answer) in zip(answers, split, strict=True):
             if answer.alone:
-                yield PromptMismatch(SPANS, True, quote(row["prompt"][-30:] + "|" + text[:20], 60))
+                yield PromptMismatch(SPANS, True, quote_text(row["prompt"][-30:] + "|" + text[:20], 60))
             elif ids and list(ids[: len(context)]) != context:
                 yield PromptMismatch(
                     TRAINER, True, _parting_tokens(tokens, {"generation opens": context, "trained": ids})
@@ -118,16 +118,16 @@ def _mismatches_of_turns(
     tokens: Tokens, turns: Sequence[Any], first: int, row: Mapping[str, Any], template: str | None
 ) -> Iterator[PromptMismatch]:
     """Yield the learnt answers of a conversation, from turn `first` on, whose prompt does not begin it."""
-    arguments = chat.of_training(row)
+    arguments = chat.training_template_arguments(row)
     learnt = [i for i in range(max(1, first), len(turns)) if turns[i].get("role") == "assistant"]
-    learnt = [i for i in learnt if not is_context(turns[i])]
+    learnt = [i for i in learnt if not is_context_turn(turns[i])]
     try:
-        whole = tokens.render(chat.joined(turns, arguments), opened=False, template=template)
+        whole = tokens.render(chat.join_arguments(turns, arguments), opened=False, template=template)
     except UsageError:
         return  # D11-template tells
     for at in dict.fromkeys([*learnt[:TURNS], *learnt[-TURNS:]]):
         try:
-            opened = tokens.render(chat.joined(turns[:at], arguments), template=template)
+            opened = tokens.render(chat.join_arguments(turns[:at], arguments), template=template)
         except UsageError:
             continue
         last, begin = at == learnt[-1], len(opened)
@@ -137,7 +137,7 @@ def _mismatches_of_turns(
             continue
         context, natural = tokens.texts([opened, whole], [True, True])
         if natural[: len(context)] != context:
-            both = quote(opened[-30:] + "|" + whole[begin : begin + 20], 60)
+            both = quote_text(opened[-30:] + "|" + whole[begin : begin + 20], 60)
             yield PromptMismatch(SPANS, last, f"message {at + 1}: {both}")
 
 
@@ -170,7 +170,7 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
             if kind == "" and tasks[name].generates:
                 continue
             if lines := {i: f'row "{i}": {one.evidence}' for i, one in reversed(found) if one.why == why}:
-                rows = counted(len(lines), len({sample.id for sample, _ in pairs}))
+                rows = count_of_total(len(lines), len({sample.id for sample, _ in pairs}))
                 level: Severity = "warning" if kind else "error"
                 yield Finding(level, f'"{name}": {rows}: {what}', [*lines.values()][::-1], fix, kind, {name: [*lines]})
 
@@ -185,12 +185,13 @@ def _compare_encodings(tokens: Tokens, sample: Sample, text: str) -> Iterator[Pr
         whole = prompt + text
         if not isinstance(sample.input, str):
             whole = tokens.render(
-                chat.joined([*row["prompt"], *row["completion"]], chat.of_training(row)), opened=False
+                chat.join_arguments([*row["prompt"], *row["completion"]], chat.training_template_arguments(row)),
+                opened=False,
             )
     except UsageError:
         return  # the evaluation itself refuses such a row
     if answer.alone:
-        yield PromptMismatch(SPANS, True, quote(prompt[-30:] + "|" + text[:20], 60))
+        yield PromptMismatch(SPANS, True, quote_text(prompt[-30:] + "|" + text[:20], 60))
     scored = context + answer.ids
     if opened != context or trained[: len(scored)] != scored:
         shown = {"scored": scored, "trained": trained, "generation opens": opened}
@@ -205,12 +206,14 @@ def _pairs(task: Task) -> list[tuple[Sample, str]]:
     samples = asked[:: max(1, len(asked) // SCORED)][:SCORED]
     if task.generates:
         is_text = not task.about.json_targets  # else it may stand for calls of tools, which the template writes
-        wanted = [(s, continuation(s.input, s.targets[0])) for s in samples if s.target and s.targets[0].strip()]
+        wanted = [
+            (s, target_as_continuation(s.input, s.targets[0])) for s in samples if s.target and s.targets[0].strip()
+        ]
         return [pair for pair in wanted if is_text or isinstance(pair[0].input, str)]
     if task.comparative or task.uncached or not samples:
         return []
     recorder, owners = Recorder(), {repr(s.input): s for s in samples}
-    given = dict(task.spec.options) | ({"folder": task.folder} if schema.wants(task.function, "folder") else {})
+    given = dict(task.spec.options) | ({"folder": task.folder} if schema.has_parameter(task.function, "folder") else {})
     with suppress(Exception):  # it wants more than numbers, or makes no scores of these; what it asked for is known
         list(task.function(recorder, samples, **given))
     return [(owners[key], text) for prompt, text in recorder.pairs if text and (key := repr(prompt)) in owners]
@@ -234,7 +237,7 @@ def _as_training_row(prompt: Prompt, answer: str) -> dict[str, Any]:
     """Return the row that a training would learn this answer from."""
     if isinstance(prompt, str):
         return {"prompt": prompt, "completion": answer}
-    turns, arguments = chat.split(prompt)
+    turns, arguments = chat.split_arguments(prompt)
     return {
         "prompt": turns,
         "completion": [{"role": "assistant", "content": answer}],
@@ -247,13 +250,15 @@ def encode_training_row(encoder: RowEncoder, row: Mapping[str, Any]) -> list[int
     """Return the tokens of a training row, of a pair those of its chosen answer."""
     if "chosen" not in row:
         return encoder.encode(row).ids
-    return encoder.encode_answers(row["prompt"], [row["chosen"], row["rejected"]], chat.of_training(row))[0].ids
+    return encoder.encode_answers(
+        row["prompt"], [row["chosen"], row["rejected"]], chat.training_template_arguments(row)
+    )[0].ids
 
 
 def _parting_texts(texts: Mapping[str, str]) -> str:
     one, two = texts.values()
     start = max(0, encoding.shared_length(one, two) - SHOWN_CHARS)
-    return ", ".join(f"{name} {quote(text[start : start + 3 * SHOWN_CHARS], 60)}" for name, text in texts.items())
+    return ", ".join(f"{name} {quote_text(text[start : start + 3 * SHOWN_CHARS], 60)}" for name, text in texts.items())
 
 
 def _parting_tokens(tokens: Tokens, lists: Mapping[str, Sequence[int]]) -> str:
@@ -262,4 +267,4 @@ def _parting_tokens(tokens: Tokens, lists: Mapping[str, Sequence[int]]) -> str:
     start = max(0, encoding.shared_length(one, two) - SHOWN_TOKENS)
     spelt = {name: ids[start : start + 3 * SHOWN_TOKENS] for name, ids in lists.items()}
     convert = tokens.tokenizer.convert_ids_to_tokens
-    return ", ".join(f"{name} {quote(' '.join(convert(list(ids))), 60)}" for name, ids in spelt.items())
+    return ", ".join(f"{name} {quote_text(' '.join(convert(list(ids))), 60)}" for name, ids in spelt.items())

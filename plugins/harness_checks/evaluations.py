@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Sample, checker, quote
-from harness.internals import Suite, Task, encoding, schema, text_of
-from harness_checks.lint import counted
+from harness import Finding, ModelRef, Sample, checker, quote_text
+from harness.internals import Suite, Task, encoding, prompt_text, schema
+from harness_checks.lint import count_of_total
 
 WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer
 CASED = ("exact_match", "contains", "token_f1")
@@ -53,7 +53,7 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> It
         ):
             if rows:
                 lines = [f'row "{i}": {line}' for i, line in rows.items()]
-                line = f'{counted(len(rows), len(samples))} of "{name}": {what}'
+                line = f'{count_of_total(len(rows), len(samples))} of "{name}": {what}'
                 yield Finding("warning", line, lines, fix, kind, {name: [*rows]})
     yield from _find_gates(tasks, suite, Path(base.path))
 
@@ -72,7 +72,9 @@ def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
         for s, mine in zip(same[1:], wanted[1:], strict=True):
             nested = any(a in b or b in a for a in mine for b in wanted[0]) and task.spec.use == "contains"
             if mine and wanted[0] and not mine & wanted[0] and not nested:
-                found[s.id] = f"{quote(text_of(s.input), 40)} → {quote(min(wanted[0]), 30)} and {quote(min(mine), 30)}"
+                found[s.id] = (
+                    f"{quote_text(prompt_text(s.input), 40)} → {quote_text(min(wanted[0]), 30)} and {quote_text(min(mine), 30)}"
+                )
     return found
 
 
@@ -84,7 +86,7 @@ def _find_cases(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     found = {}
     for s, target in ((s, s.targets[0].strip()) for s in samples if s.targets):
         if (first := written.setdefault(target.casefold(), target)) != target:
-            found[s.id] = f"{quote(target, 40)} is taken for {quote(first, 40)}"
+            found[s.id] = f"{quote_text(target, 40)} is taken for {quote_text(first, 40)}"
     return found
 
 
@@ -121,9 +123,9 @@ def _find_echoes(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
         return {}
     found = {}
     for s in samples:
-        prompt = text_of(s.input).casefold()
+        prompt = prompt_text(s.input).casefold()
         if hit := next((t for t in s.targets if t.strip() and has_words(prompt, t.strip().casefold())), None):
-            found[s.id] = f"{quote(hit, 30)} in {quote(text_of(s.input), 60)}"
+            found[s.id] = f"{quote_text(hit, 30)} in {quote_text(prompt_text(s.input), 60)}"
     return found if len(found) >= MANY * len(samples) else {}
 
 
@@ -136,10 +138,10 @@ def _find_answers(samples: Sequence[Sample]) -> dict[str, str]:
     """Return rows whose prompt ends with a label of an answer and the target; where they are few, none."""
     found = {}
     for s in samples:
-        end = text_of(s.input).rstrip()[-400:]
+        end = prompt_text(s.input).rstrip()[-400:]
         for target in (t.strip() for t in s.targets if t.strip()):
             if re.search(rf"(?:^|\W){LABELS}\s*[:=]\s*{re.escape(target)}$", end, re.IGNORECASE):
-                found[s.id] = quote(f"…{end[-50:]}", 60)
+                found[s.id] = quote_text(f"…{end[-50:]}", 60)
     return found if len(found) >= MANY * len(samples) else {}
 
 
@@ -154,7 +156,9 @@ def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     if before + after < LONG_FRAME or (before + after) * len(targets) < MOST * sum(map(len, targets)):
         return {}
     return {
-        s.id: f"all but {quote(s.targets[0][before : len(s.targets[0]) - after], 40)}" for s in samples if s.targets
+        s.id: f"all but {quote_text(s.targets[0][before : len(s.targets[0]) - after], 40)}"
+        for s in samples
+        if s.targets
     }
 
 

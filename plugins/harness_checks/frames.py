@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import Finding, Prompt, TrainingRow, quote
-from harness.internals import HELD_OUT, chat, text_of
+from harness import Finding, Prompt, TrainingRow, quote_text
+from harness.internals import HELD_OUT, chat, prompt_text
 
 MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is none
 FEWEST = 4  # prompts: what fewer have in common may be chance
@@ -19,13 +19,13 @@ Aspect = Callable[[Prompt], str | None]
 Write = Callable[[Any, bool, Mapping[str, Any]], str | None]  # messages, whether the answer is opened, arguments
 
 
-def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) -> Iterator[Finding]:
+def compare_frames(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) -> Iterator[Finding]:
     """Yield the system messages, template arguments and frames that one side has and the other has not.
 
     An evaluation that measures something else may well be asked otherwise, so only what holds for all of them is told.
     `write` renders messages with template arguments; None where the template refuses them.
     """
-    trained = [prompt for row in rows if not row.row.get(HELD_OUT) and (prompt := prompt_of(row))]
+    trained = [prompt for row in rows if not row.row.get(HELD_OUT) and (prompt := training_prompt(row))]
     # those that bring rows make prompts of theirs that none sees here
     asked = {n: [s.input for s in t.samples or () if s.input] for n, t in tasks.items() if not t.brings_rows}
     for is_chat in (True, False):
@@ -34,13 +34,13 @@ def differ(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) 
         theirs = {n: found for n, found in alike.items() if found}
         if ours and theirs:
             if is_chat:
-                yield from _told("system", "system message", system_of, ours, theirs)
+                yield from _told("system", "system message", system_message, ours, theirs)
                 flags = list(_told("arguments", "template arguments", _arguments, ours, theirs))
                 yield from flags if flags and _matter(rows, theirs, write) else ()
             yield from _framed(ours, theirs)
 
 
-def frame_of(texts: Sequence[str]) -> tuple[str, str]:
+def find_frame(texts: Sequence[str]) -> tuple[str, str]:
     """Return the words before and after the questions of nearly all texts: whole lines, or what ends as a label does.
 
     "Question: Who?\\nAnswer:" among others of its kind has "Question:" and "\\nAnswer:"; words that questions merely
@@ -60,29 +60,29 @@ def frame_of(texts: Sequence[str]) -> tuple[str, str]:
     return before[:head], after[place:] if place else ""
 
 
-def system_of(prompt: Prompt) -> str | None:
+def system_message(prompt: Prompt) -> str | None:
     """Return the system message that a prompt begins with, or None."""
     first: Mapping[str, Any] = prompt[0] if isinstance(prompt, list) and prompt else {}
     return str(first.get("content")) if first.get("role") in ("system", "developer") else None
 
 
-def question_of(prompt: Prompt) -> str:
+def last_question(prompt: Prompt) -> str:
     """Return what is asked last: a text, or the last message, at whose ends many templates take white space off."""
-    return prompt if isinstance(prompt, str) else text_of(prompt[-1:]).strip()
+    return prompt if isinstance(prompt, str) else prompt_text(prompt[-1:]).strip()
 
 
-def prompt_of(row: TrainingRow) -> Prompt:
+def training_prompt(row: TrainingRow) -> Prompt:
     """Return a training row's prompt, with its template arguments."""
     messages = row.row.get("messages")
     prompt = messages[:-1] if isinstance(messages, list) else row.row.get("prompt", "")
     if not isinstance(prompt, list):
         return prompt if isinstance(prompt, str) else ""
     good = [m for m in prompt if isinstance(m, Mapping)]
-    return chat.joined(good, chat.of_training(row.row)) if len(good) == len(prompt) else ""
+    return chat.join_arguments(good, chat.training_template_arguments(row.row)) if len(good) == len(prompt) else ""
 
 
 def _arguments(prompt: Prompt) -> str | None:
-    given = chat.split(prompt)[1] if isinstance(prompt, list) else {}
+    given = chat.split_arguments(prompt)[1] if isinstance(prompt, list) else {}
     given |= {chat.TOOLS: "…"} if chat.TOOLS in given else {}  # which tools there are is a part of the question
     return json.dumps(given, sort_keys=True, default=str) if given else None
 
@@ -100,7 +100,7 @@ def _told(
         if sum(v in known for v in values) >= RARE * len(values):
             return
     most = [count.most_common(1)[0][0] for count in (ours, Counter(of(p) for some in asked.values() for p in some))]
-    one, other = ("none" if value is None else quote(value, 60) for value in most)
+    one, other = ("none" if value is None else quote_text(value, 60) for value in most)
     line = f"{what} in training: {one}; in evaluation: {other} ({', '.join(asked)})"
     yield Finding("warning", line, (), "give both as the model will be used", kind)
 
@@ -110,10 +110,12 @@ def _matter(rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], 
 
     Arguments may differ and the text be the same: a template may write an empty thought into every answer.
     """
-    given = {_arguments(p): chat.split(p)[1] for several in asked.values() for p in several if isinstance(p, list)}
-    chats = [row for row in rows if messages_of(row)]
+    given = {
+        _arguments(p): chat.split_arguments(p)[1] for several in asked.values() for p in several if isinstance(p, list)
+    }
+    chats = [row for row in rows if row_messages(row)]
     for row in chats[:: max(1, len(chats) // RENDERED)]:
-        own, messages = chat.of_training(row.row), messages_of(row)
+        own, messages = chat.training_template_arguments(row.row), row_messages(row)
         text = write(messages, False, own)
         for theirs in given.values():
             tools = {chat.TOOLS: own.get(chat.TOOLS) or theirs[chat.TOOLS]} if chat.TOOLS in theirs else {}
@@ -123,7 +125,7 @@ def _matter(rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], 
     return False
 
 
-def messages_of(row: TrainingRow) -> list[Any]:
+def row_messages(row: TrainingRow) -> list[Any]:
     """Return the messages of a chat row, the answer among them; none of another."""
     asked = row.row.get("messages", row.row.get("prompt"))
     answered = row.row.get("completion", row.row.get("chosen", []))
@@ -132,11 +134,11 @@ def messages_of(row: TrainingRow) -> list[Any]:
 
 def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
     """Yield a flag where what stands around the questions of one side stands around none of the other's."""
-    ours = [question_of(p) for p in trained]
-    frame, theirs = frame_of(ours), {name: [question_of(p) for p in prompts] for name, prompts in asked.items()}
-    frames = {name: frame_of(texts) for name, texts in theirs.items()}
+    ours = [last_question(p) for p in trained]
+    frame, theirs = find_frame(ours), {name: [last_question(p) for p in prompts] for name, prompts in asked.items()}
+    frames = {name: find_frame(texts) for name, texts in theirs.items()}
     if all(_lacks(texts, frame) or _lacks(ours, frames[name]) for name, texts in theirs.items()):
-        one, other = (f"{quote(a, 40)} and {quote(b, 40)}" for a, b in (frame, next(iter(frames.values()))))
+        one, other = (f"{quote_text(a, 40)} and {quote_text(b, 40)}" for a, b in (frame, next(iter(frames.values()))))
         line = f"questions in training stand between {one}, in evaluation between {other}"
         yield Finding("warning", f"{line} ({', '.join(asked)})", (), "give both as the model will be used", "frame")
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Sample, TrainingRow, checker, continuation, quote
+from harness import Finding, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
 from harness.internals import HELD_OUT, Suite, Task, schema
-from harness_checks.lint import JUDGED, counted, numbers
+from harness_checks.lint import JUDGED, count_of_total, row_numbers
 from harness_hf import Tokens
 
 SAID = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")  # whose targets are said as they are
@@ -43,7 +43,9 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
         for kind, why, fix in (("stop", stopped, "stop = []"), ("long", long, "raise max_new_tokens")):
             if why:
                 first, spoilt = next(iter(why)), use in SURE and len(why) >= MANY * len(rows)
-                what = f'{counted(len(why), len(rows))} of "{name}" cannot be answered: row "{first}" {why[first]}'
+                what = (
+                    f'{count_of_total(len(why), len(rows))} of "{name}" cannot be answered: row "{first}" {why[first]}'
+                )
                 lines = [f'row "{i}" {said}' for i, said in why.items()]
                 yield Finding("error" if spoilt else "warning", what, lines, fix, kind, {name: [*why]})
 
@@ -55,7 +57,7 @@ def _sizes(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dic
         return {}
     tokens = Tokens.of(str(folder))
     asked = [s.input if isinstance(s.input, str) else "" for s, _ in pairs]  # a template's end is no part of an answer
-    whole = [prompt + continuation(s.input, text) for prompt, (s, text) in zip(asked, pairs, strict=True)]
+    whole = [prompt + target_as_continuation(s.input, text) for prompt, (s, text) in zip(asked, pairs, strict=True)]
     sizes: dict[str, int] = {}
     for (s, _), before, after in zip(pairs, tokens.prompts(asked), tokens.prompts(whole), strict=True):
         sizes[s.id] = min(len(after) - len(before), sizes.get(s.id, len(after)))
@@ -81,7 +83,9 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
         what = f"{len(lost):,} of {len(rows):,} training rows learn what no evaluation asks for: "
         what += _written(Counter(row.answer.strip() for row in lost))
         evidence = [f'"{name}" asks for {_written(found)}' for name, found in labels.items()]
-        yield Finding("warning" if share else "error", what, evidence, "write labels alike in both", rows=numbers(lost))
+        yield Finding(
+            "warning" if share else "error", what, evidence, "write labels alike in both", rows=row_numbers(lost)
+        )
 
 
 @checker(title="labels")
@@ -137,5 +141,5 @@ def _asked(task: Task) -> Counter[str]:
 
 def _written(labels: Counter[str]) -> str:
     """Write the commonest labels with their shares."""
-    first = [f"{quote(label, 30)} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
+    first = [f"{quote_text(label, 30)} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
     return ", ".join(first) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")

@@ -11,10 +11,10 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from harness import Finding, Sample, TrainingRow, checker, quote
-from harness.internals import HELD_OUT, Suite, Task, choose_shots, text_of
-from harness_checks.frames import MOST, frame_of, system_of
-from harness_checks.lint import numbers
+from harness import Finding, Sample, TrainingRow, checker, quote_text
+from harness.internals import HELD_OUT, Suite, Task, choose_shots, prompt_text
+from harness_checks.frames import MOST, find_frame, system_message
+from harness_checks.lint import row_numbers
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
 COVERED = 0.5  # of a row's 13-grams
@@ -48,10 +48,12 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
     cluster of the evaluation. Looked at are the training data, validation data (what chose a checkpoint cannot confirm
     it), few-shot examples, and "select" data against "confirm" data. Kinds: -exact, -inside, -coverage, -near, -group.
     """
-    training, held_out = (of_rows([r for r in rows if bool(r.row.get(HELD_OUT)) is held]) for held in (False, True))
+    training, held_out = (
+        texts_of_rows([r for r in rows if bool(r.row.get(HELD_OUT)) is held]) for held in (False, True)
+    )
     for group in tasks_by_data(tasks):
         chosen = () if group[0].select == group[0].samples else group[0].select  # --select evaluates those
-        evaluated, selected = (of_samples(some or ()) for some in (group[0].samples, chosen))
+        evaluated, selected = (texts_of_samples(some or ()) for some in (group[0].samples, chosen))
         for asked, split in ((evaluated, ""), (selected, "the select split of ")):
             yield from _compare("training data", training, group, asked, split)
             yield from _compare("validation data", held_out, group, asked, split)
@@ -60,16 +62,20 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
         most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
         if group[0].shots and most and group[0].spec.fewshot_data:
             shots = choose_shots(group[0].shots, most, suite.about.seed)
-            yield from _compare("few-shot examples", of_samples(shots), group, evaluated)
+            yield from _compare("few-shot examples", texts_of_samples(shots), group, evaluated)
     for chosen_by, confirmed in product(tasks_by_data(tasks), repeat=2):
         words = zip(("select", "confirm"), (chosen_by, confirmed), strict=True)
         if all(any(word in f"{t.spec.name} {t.spec.data}" for t in group) for word, group in words):
-            ours, theirs = (of_samples(group[0].samples or ()) for group in (chosen_by, confirmed))
+            ours, theirs = (texts_of_samples(group[0].samples or ()) for group in (chosen_by, confirmed))
             yield from _compare(f'data of "{chosen_by[0].spec.name}"', ours, confirmed, theirs)
 
 
 def _compare(
-    source: str, training: Sequence[Text], group: Sequence[Task], evaluated: Sequence[Text], split: str = ""
+    source: str,
+    training: Sequence[ComparableRow],
+    group: Sequence[Task],
+    evaluated: Sequence[ComparableRow],
+    split: str = "",
 ) -> Iterator[Finding]:
     if not training or not evaluated:
         return
@@ -94,9 +100,9 @@ def _compare(
             evidence = []
             for i, (j, share) in hits.items():
                 degree = f" ({share:.0%})" if kind in ("coverage", "near") else ""
-                other = f" ~ {quote(training[j].shown, 60)}" if kind == "near" else ""
+                other = f" ~ {quote_text(training[j].shown, 60)}" if kind == "near" else ""
                 row = f"{evaluated[i].name} = {training[j].name}{degree}"
-                evidence.append(f"{row}: {quote(evaluated[i].shown, 60)}{other}")
+                evidence.append(f"{row}: {quote_text(evaluated[i].shown, 60)}{other}")
             ids, flagged = {evaluated[i].sample for i in hits}, dict[str, list[str]]()
             for task in group:  # one with a limit has fewer rows
                 own = (task.select if split else task.samples) or ()
@@ -107,7 +113,7 @@ def _compare(
             yield Finding(severity, line, evidence, fix, kind, flagged)
 
 
-def _exact(training: Sequence[Text], evaluated: Sequence[Text]) -> dict[int, int]:
+def _exact(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> dict[int, int]:
     """Return evaluated row -> training row, where one has a key of the other, or its bare question."""
     backwards = list(enumerate(training))[::-1]  # so that of several rows with a key the first is kept
     seen = {key: j for j, text in backwards for key in text.keys}
@@ -150,7 +156,7 @@ class Encoded:
 
 
 def _inside(
-    training: Sequence[Text], evaluated: Sequence[Text], ours: Encoded, vocabulary: dict[str, int]
+    training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow], ours: Encoded, vocabulary: dict[str, int]
 ) -> dict[int, int]:
     """Return evaluated row -> training row that holds its question, whole and up to the end of a sentence or a line.
 
@@ -164,7 +170,7 @@ def _inside(
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
     asked = [i for i, words in enumerate(split) if _length(words) >= INSIDE]
     hashes, text = ours.grams(ANCHOR)
-    theirs, other = _encode([Text("", "", (), split[i]) for i in asked], vocabulary).grams(ANCHOR)
+    theirs, other = _encode([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).grams(ANCHOR)
     if not len(hashes) or not len(theirs):
         return {}
     hashes, text = _in_order(hashes, text, np.isin(hashes, theirs))
@@ -174,7 +180,7 @@ def _inside(
     for number, i in enumerate(asked):
         rarest = starts[number] + np.argmin((high - low)[starts[number] : starts[number + 1]])
         for j in dict.fromkeys(text[low[rarest] : high[rarest]].tolist()):
-            if i not in found and _pattern(tuple(split[i])).search(plain(training[j].whole)):
+            if i not in found and _pattern(tuple(split[i])).search(normalize_text(training[j].whole)):
                 found[i] = j
     return found
 
@@ -195,7 +201,7 @@ def _length(words: Sequence[str]) -> float:
     return sum(0.5 if ALONE.fullmatch(word) else 1.0 for word in words)
 
 
-def _encode(texts: Sequence[Text], vocabulary: dict[str, int]) -> Encoded:
+def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> Encoded:
     import numpy as np
 
     numbers = [vocabulary.setdefault(word, len(vocabulary)) for text in texts for word in text.words]
@@ -301,7 +307,7 @@ def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Find
             evidence = [f'{column} "{c}": training row {trained[c].number}' for c in shared]
             fix = f"split by {column}, so that what is measured is new to the model"
             ids = {t.spec.name: [s.id for s in t.samples or () if _cluster(s, t, column) in trained] for t in tasks}
-            ids |= numbers(row for cluster, row in there if cluster in shared)
+            ids |= row_numbers(row for cluster, row in there if cluster in shared)
             yield Finding("note" if mixed else "warning", what, evidence, fix, "group", ids)
 
 
@@ -322,7 +328,7 @@ def tasks_by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
 
 
 @dataclass(frozen=True)
-class Text:
+class ComparableRow:
     """A row as it is compared: how to name it, its keys for equality, its words."""
 
     name: str
@@ -335,14 +341,14 @@ class Text:
     whole: str = field(default="", repr=False)  # all of the text
 
 
-def of_rows(rows: Sequence[TrainingRow]) -> list[Text]:
+def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
     """Return training rows as texts, less the frame that they share."""
-    before, after = frame_of([row.prompt for row in rows if row.prompt])
+    before, after = find_frame([row.prompt for row in rows if row.prompt])
     found = []
     for row in rows:
         messages = row.row.get("prompt", row.row.get("messages"))
         own = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-        parts = [text_of([m]) for m in own if m.get("role") not in ("assistant", "system", "developer")]
+        parts = [prompt_text([m]) for m in own if m.get("role") not in ("assistant", "system", "developer")]
         if "text" in row.row:
             parts = [line for line in row.answer.splitlines() if len(_words(line)) >= BARE]
         bare = row.prompt.removeprefix(before).removesuffix(after)
@@ -350,36 +356,36 @@ def of_rows(rows: Sequence[TrainingRow]) -> list[Text]:
     return found
 
 
-def of_samples(samples: Sequence[Sample]) -> list[Text]:
+def texts_of_samples(samples: Sequence[Sample]) -> list[ComparableRow]:
     """Return evaluated rows as texts, less the system message and the frame that they share."""
-    systems = Counter(system_of(s.input) for s in samples)
+    systems = Counter(system_message(s.input) for s in samples)
     fixed = max(systems.values(), default=0) >= MOST * len(samples)  # else it may be what the question is about
-    asked = [text_of(s.input[1:] if fixed and system_of(s.input) is not None else s.input) for s in samples]
-    before, after = frame_of([text for text in asked if text])
+    asked = [prompt_text(s.input[1:] if fixed and system_message(s.input) is not None else s.input) for s in samples]
+    before, after = find_frame([text for text in asked if text])
     found = []
     for sample, bare in zip(samples, asked, strict=True):
-        whole, rest = text_of(sample.input), str(sample.row.get("text", ""))
+        whole, rest = prompt_text(sample.input), str(sample.row.get("text", ""))
         rest = rest or (sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1]))
         bare = bare.removeprefix(before).removesuffix(after)
         found.append(_text(f'row "{sample.id}"', sample.id, whole, "" if whole else rest, (), bare))
     return found
 
 
-def _text(name: str, sample: str, asked: str, rest: str, parts: Iterable[str], bare: str) -> Text:
+def _text(name: str, sample: str, asked: str, rest: str, parts: Iterable[str], bare: str) -> ComparableRow:
     prompt = _words(asked)
     words = prompt + _words(rest)
     keys = (" ".join(prompt), " ".join(words), *(" ".join(_words(part)) for part in parts))
     unique = tuple(key for key in dict.fromkeys(keys) if key)
     alone = _words(bare)
     about = {"bare": " ".join(alone) if len(alone) >= BARE else "", "whole": f"{asked}\n{rest}"}
-    return Text(name, sample, unique, words, len(prompt) or len(words), asked or rest, **about)
+    return ComparableRow(name, sample, unique, words, len(prompt) or len(words), asked or rest, **about)
 
 
 def _words(text: str) -> list[str]:
-    return WORD.findall(plain(text))
+    return WORD.findall(normalize_text(text))
 
 
-def plain(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
     if text.isascii():
         return text.lower()

@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import harness_hf
-from harness import Finding, ModelRef, TrainingRow, checker, quote
-from harness.internals import Severity, Task, chat, text_of
+from harness import Finding, ModelRef, TrainingRow, checker, quote_text
+from harness.internals import Severity, Task, chat, prompt_text
 from harness_checks.damage import compare_endings, find_damage
-from harness_checks.frames import messages_of
+from harness_checks.frames import row_messages
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -65,29 +65,29 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
     yield from _told(rows, _mojibake, "warning", "mojibake", "text in a wrong encoding", "read the source as UTF-8")
     for kind, bad, what, fix in find_damage(rows, tasks):
         if bad:
-            evidence = [f"{place(row, rows)}: {why}" for row, why in bad]
-            about = numbers(row for row, _ in bad) if kind in ("entities", "nan") else {}  # others are of all rows
-            yield Finding("warning", f"{counted(len(bad), len(rows))}: {what}", evidence, fix, kind, about)
+            evidence = [f"{name_row(row, rows)}: {why}" for row, why in bad]
+            about = row_numbers(row for row, _ in bad) if kind in ("entities", "nan") else {}  # others are of all rows
+            yield Finding("warning", f"{count_of_total(len(bad), len(rows))}: {what}", evidence, fix, kind, about)
     yield from compare_endings(rows, tasks)
     yield from _told(rows, _long, "warning", "long", f"more than {LONG:,} characters", "split or remove them")
 
 
-def place(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
+def name_row(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
     """Return the name of a row, with its source where there are several."""
     several = len({r.source for r in (rows[0], rows[-1], row)}) > 1
     return f"row {row.number} ({row.source})" if several else f"row {row.number}"
 
 
 def _places(same: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> str:
-    return " = ".join(place(row, rows) for row in same[:3]) + (" = …" if len(same) > 3 else "")
+    return " = ".join(name_row(row, rows) for row in same[:3]) + (" = …" if len(same) > 3 else "")
 
 
-def numbers(rows: Iterable[TrainingRow]) -> dict[str, list[str]]:
+def row_numbers(rows: Iterable[TrainingRow]) -> dict[str, list[str]]:
     """Return which rows a finding is about, under the name of no evaluation."""
     return {"training data": [str(number) for number in dict.fromkeys(row.number for row in rows)]}
 
 
-def counted(number: int, total: int) -> str:
+def count_of_total(number: int, total: int) -> str:
     return f"{number:,} of {total:,} row{'s' if total != 1 else ''}"
 
 
@@ -95,14 +95,14 @@ def _told(
     rows: Sequence[TrainingRow], look: Look, severity: Severity, kind: str, what: str, fix: str
 ) -> Iterator[Finding]:
     if found := [(row, why) for row in rows if (why := look(row))]:
-        evidence = [f"{place(row, rows)}: {why}" for row, why in found]
-        about = numbers(row for row, _ in found)
-        yield Finding(severity, f"{counted(len(found), len(rows))}: {what}", evidence, fix, kind, about)
+        evidence = [f"{name_row(row, rows)}: {why}" for row, why in found]
+        about = row_numbers(row for row, _ in found)
+        yield Finding(severity, f"{count_of_total(len(found), len(rows))}: {what}", evidence, fix, kind, about)
 
 
 def _empty(row: TrainingRow) -> str | None:
     if not (answer := row.answer.strip()) or (answer == "None" and None in row.raw.values()):
-        return f"no answer after {quote(row.prompt)}" if row.prompt else "no text"
+        return f"no answer after {quote_text(row.prompt)}" if row.prompt else "no text"
     return None
 
 
@@ -113,8 +113,8 @@ def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
         nothing = [s for s in samples if not s.target or (s.target == "None" and None in s.row.values())]
         for what, found in (("prompt", [s for s in samples if not s.input]), ("target", nothing)):
             if found and len(found) < len(samples):
-                line = f'{counted(len(found), len(samples))} of "{name}": no {what}, where others have one'
-                evidence = [f'row "{s.id}": {quote(text_of(s.input) or str(s.target), 60)}' for s in found]
+                line = f'{count_of_total(len(found), len(samples))} of "{name}": no {what}, where others have one'
+                evidence = [f'row "{s.id}": {quote_text(prompt_text(s.input) or str(s.target), 60)}' for s in found]
                 ids = {name: [s.id for s in found]}
                 yield Finding("warning", line, evidence, "fill it in, or remove the rows", "blank", ids)
 
@@ -127,15 +127,15 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
         given = [(s, t) for s in task.samples or () for t in s.targets]
         if found := [(s, t) for s, t in given if PUNCTUATED.fullmatch(t.strip())]:
             plain = re.sub(r"[^\w\s]", "", found[0][1])
-            line = f'{counted(len(found), len(given))} of "{name}": "{plain}" is taken for the target "{found[0][1]}"'
-            evidence = [f'row "{s.id}": {quote(t, 60)}' for s, t in found]
+            line = f'{count_of_total(len(found), len(given))} of "{name}": "{plain}" is taken for the target "{found[0][1]}"'
+            evidence = [f'row "{s.id}": {quote_text(t, 60)}' for s, t in found]
             fix = f'say ignore_punctuation = false in "{name}", or use = "numeric" for numbers'
             yield Finding("warning", line, evidence, fix, "punctuation", {name: [s.id for s, _ in found]})
 
 
 def _roles(row: TrainingRow) -> str | None:
     if (chat := row.row.get("messages")) is None and isinstance(row.row.get("prompt"), list):
-        chat = messages_of(row)
+        chat = row_messages(row)
     if not isinstance(chat, list):
         return None if chat is None else f"messages is {str(chat)[:40]!r}, want a list"
     if not all(isinstance(message, dict) for message in chat):
@@ -169,10 +169,10 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
 
     def refusal(row: TrainingRow) -> str | None:
         try:
-            if messages := messages_of(row):  # else D11-empty and D11-roles tell
-                tokenizer.apply_chat_template(messages, tokenize=False, **chat.of_training(row.row))
+            if messages := row_messages(row):  # else D11-empty and D11-roles tell
+                tokenizer.apply_chat_template(messages, tokenize=False, **chat.training_template_arguments(row.row))
         except Exception as error:  # whatever a template raises
-            return harness_hf.one_line(error)[:120]
+            return harness_hf.format_one_line(error)[:120]
         return None
 
     what, fix = "the chat template refuses the messages", "give the messages as the template wants them"
@@ -182,19 +182,19 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
 def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     by_prompt: dict[str, dict[str, list[TrainingRow]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        judged = [_plain(row.answer), _plain(text_of(row.row.get("rejected", ""))), str(row.row.get("label", ""))]
+        judged = [_plain(row.answer), _plain(prompt_text(row.row.get("rejected", ""))), str(row.row.get("label", ""))]
         by_prompt[_plain(row.prompt)]["\0".join(judged)].append(row)
     if again := [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]:
         extra = [row for same in again for row in same[1:]]
-        evidence = [f"{_places(same, rows)}: {quote(same[0].prompt or same[0].answer)}" for same in again]
-        what = f"{counted(len(extra), len(rows))}: the same as an earlier one"
-        yield Finding("warning", what, evidence, "keep one of each", "duplicate", numbers(extra))
+        evidence = [f"{_places(same, rows)}: {quote_text(same[0].prompt or same[0].answer)}" for same in again]
+        what = f"{count_of_total(len(extra), len(rows))}: the same as an earlier one"
+        yield Finding("warning", what, evidence, "keep one of each", "duplicate", row_numbers(extra))
     yield from _judged_twice(rows)
     plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
     if torn := [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]:
         evidence = []
         for one, two in ([same[0] for same in answers.values()][:2] for answers in torn):
-            said = f"{quote(one.prompt, 60)} → {quote(one.answer.strip(), 40)} and {quote(two.answer.strip(), 40)}"
+            said = f"{quote_text(one.prompt, 60)} → {quote_text(one.answer.strip(), 40)} and {quote_text(two.answer.strip(), 40)}"
             evidence.append(f"{_places([one, two], rows)}: {said}")
         meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
         what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several answers"
@@ -205,15 +205,17 @@ def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Report answers that are preferred in one row and refused in another."""
     first, torn = dict[tuple[str, ...], TrainingRow](), []
     for row in (row for row in rows if JUDGED & row.row.keys()):
-        prompt, one, two = map(_plain, (row.prompt, row.answer, text_of(row.row.get("rejected", ""))))
+        prompt, one, two = map(_plain, (row.prompt, row.answer, prompt_text(row.row.get("rejected", ""))))
         wanted = bool(row.row.get("label", True))
         first.setdefault((prompt, one, two, str(wanted)), row)
         against = (prompt, *((two, one, "True") if two else (one, two, str(not wanted))))
         if against in first and one != two:
             torn.append((first[against], row))
     if torn:
-        evidence = [f"{_places(pair, rows)}: {quote(pair[0].prompt, 60)} → {quote(pair[0].answer)}" for pair in torn]
-        what = f"{counted(len(torn), len(rows))}: judged the other way in an earlier row"
+        evidence = [
+            f"{_places(pair, rows)}: {quote_text(pair[0].prompt, 60)} → {quote_text(pair[0].answer)}" for pair in torn
+        ]
+        what = f"{count_of_total(len(torn), len(rows))}: judged the other way in an earlier row"
         yield Finding("warning", what, evidence, "keep the right judgement", "conflict")
 
 
@@ -224,7 +226,7 @@ def _plain(text: str) -> str:
 def _loop(row: TrainingRow) -> str | None:
     words = row.answer.split()[-LOOP_WORDS:]
     if len(words) == LOOP_WORDS and len(set(words)) <= LOOP_WORDS // LOOP_TIMES and any(w.isalpha() for w in words):
-        return f"ends in {quote(' '.join(words), 60)}"
+        return f"ends in {quote_text(' '.join(words), 60)}"
     return None
 
 
@@ -237,10 +239,10 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
     if found := [(row, hit[0]) for row in rows if (hit := pattern.search(f"{row.prompt}\n{row.answer}"))]:
         rendered = len(found) > len(rows) / 2  # by hand, on purpose
-        what = f"{counted(len(found), len(rows))}: special tokens of the tokenizer written in a text"
-        evidence = [f'{place(row, rows)}: "{token}"' for row, token in found]
+        what = f"{count_of_total(len(found), len(rows))}: special tokens of the tokenizer written in a text"
+        evidence = [f'{name_row(row, rows)}: "{token}"' for row, token in found]
         fix = "the tokenizer puts them in; where they are meant, give messages instead"
-        about = numbers(row for row, _ in found)
+        about = row_numbers(row for row, _ in found)
         yield Finding("note" if rendered else "warning", what, evidence, fix, "special", about)
 
 
@@ -248,13 +250,13 @@ def _secret(row: TrainingRow) -> str | None:
     if not (hit := SECRET.search(row.prompt) or SECRET.search(row.answer)):
         return None
     name = next(name for name, pattern in SECRETS.items() if re.fullmatch(pattern, hit[0]))
-    return f"{name}, {quote(hit[0][:6] + '…')}"
+    return f"{name}, {quote_text(hit[0][:6] + '…')}"
 
 
 def _mojibake(row: TrainingRow) -> str | None:
     for text in (row.prompt, row.answer):
         if hit := MOJIBAKE.search(text):
-            return quote(text[max(0, hit.start() - 20) : hit.end() + 20], 60)
+            return quote_text(text[max(0, hit.start() - 20) : hit.end() + 20], 60)
     return None
 
 

@@ -17,18 +17,18 @@ from typing import Any
 
 import harness_hf
 import harness_lora
-from harness import Finding, ModelRef, TrainingRow, UsageError, checker, quote
+from harness import Finding, ModelRef, TrainingRow, UsageError, checker, quote_text
 from harness.internals import Severity, weight_files
-from harness_checks.frames import prompt_of
+from harness_checks.frames import training_prompt
 from harness_checks.tokenizer_files import (
     PLAIN,
     compare_files,
     compare_options,
     compare_templates,
-    differences,
-    length_of,
-    texts_of,
-    written,
+    format_json,
+    json_differences,
+    max_length,
+    sample_texts,
 )
 from harness_hf import Tokens
 from harness_lora import find_tensor, read_headers, split_name
@@ -124,7 +124,7 @@ def differs_from_adapter(
     if any(p.shape != q.shape for p, q in zip(theirs, ours, strict=True)):
         yield Finding("error", "the merged model has another vocabulary or tokenizer than the adapter's base")
         return
-    tokens, (kl, agree) = sum(map(len, ours)), harness_hf.apart(theirs, ours)
+    tokens, (kl, agree) = sum(map(len, ours)), harness_hf.kl_and_agreement(theirs, ours)
     stored = {DTYPES.get(header.dtype, "bfloat16") for header in read_headers(Path(merged.path)).values()}
     dtype = max(stored, key=lambda name: LIMITS[name])  # the coarsest
     most = LIMITS[dtype] if exact else max(LIMITS[dtype], COMPUTED)
@@ -177,14 +177,16 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     lost = sorted(set(before.get_vocab()) - set(after.get_vocab()))
     if lost or len(after) != len(before):
         what = f"{len(before)} tokens before, {len(after)} after; {len(lost)} are lost"
-        yield Finding("error", what, [quote(token) for token in lost], "copy the base's tokenizer", "vocabulary")
+        yield Finding("error", what, [quote_text(token) for token in lost], "copy the base's tokenizer", "vocabulary")
     special = [name for name in ("bos_token", "eos_token") if getattr(before, name) != getattr(after, name)]
     if special or sorted(before.all_special_ids) != sorted(after.all_special_ids):
         what = f"special tokens differ: {before.special_tokens_map} before, {after.special_tokens_map} after"
         yield Finding("error", what, (), "copy the base's tokenizer", "special")
-    if odd := [quote(text) for text in texts_of(before) if before(text)["input_ids"] != after(text)["input_ids"]]:
+    if odd := [
+        quote_text(text) for text in sample_texts(before) if before(text)["input_ids"] != after(text)["input_ids"]
+    ]:
         yield Finding("error", "texts are tokenised differently", odd, "copy the base's tokenizer", "ids")
-    yield from compare_options(before, after, length_of(before, base.path), length_of(after, merged.path))
+    yield from compare_options(before, after, max_length(before, base.path), max_length(after, merged.path))
     if odd := compare_templates(before.chat_template, after.chat_template):
         what = "the chat template is not the base's"
         yield Finding("error", what, odd, "copy chat_template.jinja from the base, unless you meant to", "template")
@@ -194,7 +196,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     for name, found, kind in (
         ("tokenizer.json", compare_files(*folders), "tokenizer"),
         ("config.json", _configs(*folders), "config"),
-        ("generation_config.json", list(differences(*(_without(s, WRITTEN) for s in settings))), "generation"),
+        ("generation_config.json", list(json_differences(*(_without(s, WRITTEN) for s in settings))), "generation"),
     ):
         if found:
             fix = f"copy {name} from the base, unless you meant to"
@@ -205,7 +207,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         fix = "ship the merge that the harness makes, which keeps all of the base, unless text alone was meant"
         yield Finding("warning", what, lost_parts[1:], fix, "text-only")
     told = {name: settings[1][name] for name in SERVED}
-    if said := [f"{n} = {written(value)}" for n, value in told.items() if value not in (None, NEUTRAL[n])]:
+    if said := [f"{n} = {format_json(value)}" for n, value in told.items() if value not in (None, NEUTRAL[n])]:
         what = f"servers obey generation_config.json ({', '.join(said)}), evaluations here do not"
         yield Finding("note", what, (), "serve it with the options with which it was evaluated", "served")
     missing, missed = (len(t) - _embeddings(folder) for t, folder in zip((after, before), folders[::-1], strict=True))
@@ -233,26 +235,26 @@ def never_stops(
     if any(isinstance(row.row.get("messages", row.row.get("prompt")), list) for row in rows):
         wanted |= tokens.stops
     if missing := sorted(wanted - after):
-        names = [quote(tokens.tokenizer.convert_ids_to_tokens(i) or str(i)) for i in missing]
+        names = [quote_text(tokens.tokenizer.convert_ids_to_tokens(i) or str(i)) for i in missing]
         what = f"generation_config.json does not stop at {', '.join(names)}"
         yield Finding("error", what, (), f"eos_token_id = {sorted(wanted)} there", "config")
-    if asked := [row for row in rows if prompt_of(row)][:: max(1, len(rows) // PROMPTS)][:PROMPTS]:
+    if asked := [row for row in rows if training_prompt(row)][:: max(1, len(rows) // PROMPTS)][:PROMPTS]:
         longest = max(len(tokens.plain(row.answer)) for row in asked)
         room = min(256, 2 * longest + 32)
         with load([merged]) as [subject]:
-            answers = subject.generate([prompt_of(row) for row in asked], max_new_tokens=room)
+            answers = subject.generate([training_prompt(row) for row in asked], max_new_tokens=room)
         # Decoded text may encode into a few tokens less than were generated.
         endless = [len(tokens.plain(answer)) >= 0.9 * room for answer in answers]
         if all(endless):
-            evidence = [f"row {row.number}: {quote(a)}" for row, a in zip(asked, answers, strict=True)]
+            evidence = [f"row {row.number}: {quote_text(a)}" for row, a in zip(asked, answers, strict=True)]
             what = f"none of {len(asked)} training prompts is answered with an end within {room} tokens"
             yield Finding("warning", what, evidence, "do the rows end in a stop token that is learnt?", "endless")
 
 
 def _embeddings(folder: Path) -> int:
     """Return how many tokens a model has embeddings for."""
-    with harness_hf.quiet():
-        return int(harness_hf.skeleton(folder).get_input_embeddings().weight.shape[0])
+    with harness_hf.quiet_loading():
+        return int(harness_hf.build_skeleton(folder).get_input_embeddings().weight.shape[0])
 
 
 def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str], exact: bool) -> list[Any] | None:
@@ -325,7 +327,7 @@ def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Su
 
     there, made = read_headers(base), read_headers(merged)
     found: dict[str, _Sum] = {}
-    with harness_lora.workers() as pool:
+    with harness_lora.merge_threads() as pool:
         merge = harness_lora.Merge(plan, None, torch.float32, pool)
         for name in sorted(made.keys() & names):
             with safe_open(there[name].file, "pt") as old, safe_open(made[name].file, "pt") as new:
@@ -350,16 +352,16 @@ def _stops(folder: Path) -> set[int]:
 
 def _configs(before: Path, after: Path) -> list[str]:
     """Return how two config.json differ as transformers reads them; of a model of text alone, about the text."""
-    with harness_hf.quiet():
+    with harness_hf.quiet_loading():
         configs = [harness_hf.load_config(folder) for folder in (before, after)]
         if _left_out(before, after):
             configs = [config.get_text_config() for config in configs]
-    return list(differences(*(_without(config.to_dict(), STORED) for config in configs)))
+    return list(json_differences(*(_without(config.to_dict(), STORED) for config in configs)))
 
 
 def _left_out(before: Path, after: Path) -> list[str]:
     """Return the parts beside the text of a base that a model of text alone has not, such as "vision_config"."""
-    with harness_hf.quiet():
+    with harness_hf.quiet_loading():
         one, two = (harness_hf.load_config(folder) for folder in (before, after))
     if one.get_text_config() is one or two.get_text_config() is not two:
         return []

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import Finding, ModelRef, TrainingRow, checker, quote
-from harness.internals import HELD_OUT, Suite, text_of
-from harness_checks.lint import counted, place
-from harness_checks.trained import note_of
+from harness import Finding, ModelRef, TrainingRow, checker, quote_text
+from harness.internals import HELD_OUT, Suite, prompt_text
+from harness_checks.lint import count_of_total, name_row
+from harness_checks.trained import read_training_note
 
 FAR = 0.01  # of a first reward or loss: what rounding makes is far below
 MANY = 0.05  # of the pairs
@@ -27,7 +27,7 @@ def wrong_reference(adapter: ModelRef) -> Iterator[Finding]:
     reward and DPO's loss is ln 2. Where it is not, the reference is another base, another precision, or a base that
     the adapter changed (PiSSA), and the model is held to what it never was. `dpo` and `kto` look at the first step.
     """
-    facts = note_of(adapter).get("facts", {})
+    facts = read_training_note(adapter).get("facts", {})
     if (reward := facts.get("first_reward", 0.0)) is None or not reward <= FAR:
         loss = facts.get("first_loss")
         what = f"the first loss was {loss}, the first reward {reward}; want ln 2 = {math.log(2):.4f} for DPO, and 0"
@@ -42,13 +42,17 @@ def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     case and punctuation alone (-case), they teach how to write and not what.
     """
     if same := [row for row in _pairs(rows) if row.answer.split() == _rejected(row).split()]:
-        what = f"{counted(len(same), len(rows))}: chosen and rejected are equal"
-        yield Finding("error", what, [f"{place(row, rows)}: {quote(row.answer, 60)}" for row in same], "remove them")
+        what = f"{count_of_total(len(same), len(rows))}: chosen and rejected are equal"
+        yield Finding(
+            "error", what, [f"{name_row(row, rows)}: {quote_text(row.answer, 60)}" for row in same], "remove them"
+        )
     pairs = [row for row in _pairs(rows) if row not in same]
     alike = [row for row in pairs if (letters := _letters(row.answer)) and letters == _letters(_rejected(row))]
     if len(alike) > MANY * len(pairs):
-        what = f"{counted(len(alike), len(pairs))}: chosen and rejected differ in case and punctuation alone"
-        lines = [f"{place(row, rows)}: {quote(row.answer, 40)} and {quote(_rejected(row), 40)}" for row in alike]
+        what = f"{count_of_total(len(alike), len(pairs))}: chosen and rejected differ in case and punctuation alone"
+        lines = [
+            f"{name_row(row, rows)}: {quote_text(row.answer, 40)} and {quote_text(_rejected(row), 40)}" for row in alike
+        ]
         yield Finding("warning", what, lines, "is that what the pairs should teach? else remove them", "case")
 
 
@@ -62,7 +66,7 @@ def longer_is_better(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     pairs = list(_pairs(rows))
     longer = sum(len(row.answer.strip()) > len(_rejected(row).strip()) for row in pairs)
     if len(pairs) >= FEWEST and longer > LONGER * len(pairs):
-        what = f"{counted(longer, len(pairs))} ({longer / len(pairs):.0%}): the chosen answer is the longer one"
+        what = f"{count_of_total(longer, len(pairs))} ({longer / len(pairs):.0%}): the chosen answer is the longer one"
         fix = 'balance them, or loss_type = "sigmoid_norm", which goes by the mean of a token'
         yield Finding("warning", what, (), fix)
 
@@ -79,8 +83,10 @@ def other_questions(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
         firsts = [a[0] for a in answers if isinstance(a[0], Mapping)]  # of messages that should answer
         odd += [row] if any(first.get("role", "assistant") != "assistant" for first in firsts) else []
     if odd:
-        evidence = [f"{place(row, rows)}: {quote(row.prompt, 40)} and {quote(_rejected(row), 40)}" for row in odd]
-        what = f"{counted(len(odd), len(rows))}: chosen and rejected answer different prompts"
+        evidence = [
+            f"{name_row(row, rows)}: {quote_text(row.prompt, 40)} and {quote_text(_rejected(row), 40)}" for row in odd
+        ]
+        what = f"{count_of_total(len(odd), len(rows))}: chosen and rejected answer different prompts"
         yield Finding("error", what, evidence, "pair answers to the same messages")
 
 
@@ -91,7 +97,7 @@ def learnt_nothing(adapter: ModelRef) -> Iterator[Finding]:
     The margin is the mean reward of chosen answers less that of rejected ones, over the last steps. At zero nothing
     was learnt of the pairs: too few steps, a learning rate that is too low, or labels that contradict each other.
     """
-    if (margin := note_of(adapter).get("facts", {}).get("reward_margin")) is not None and margin <= 0:
+    if (margin := read_training_note(adapter).get("facts", {}).get("reward_margin")) is not None and margin <= 0:
         what = f"the reward margin of the last steps is {margin:.3g}: chosen answers are preferred no more than before"
         yield Finding("warning", what, (), "train longer, or at a higher rate; are the labels right?")
 
@@ -131,4 +137,4 @@ def _pairs(rows: Sequence[TrainingRow]) -> Iterator[TrainingRow]:
 
 
 def _rejected(row: TrainingRow) -> str:
-    return text_of(row.row["rejected"])
+    return prompt_text(row.row["rejected"])

@@ -32,7 +32,7 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
     """
     if (options := adapter_options(suite)) is None:
         return
-    targets, model = options.get("target_modules"), harness_hf.skeleton(base.path)
+    targets, model = options.get("target_modules"), harness_hf.build_skeleton(base.path)
     linears = {name: model.get_submodule(name) for name in text_linears(model)}
     adapted, listed = _adapted(model, options), targets if isinstance(targets, list) else []
     if unmatched := [t for t in listed if not any(n.endswith(f".{t}") or n == t for n in adapted)]:
@@ -54,8 +54,8 @@ def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findin
     """
     if (options := adapter_options(suite)) is None:
         return
-    model, named = harness_hf.skeleton(base.path), tuple(options.get("target_parameters") or ())
-    part = harness_hf.language_model(model) or ""  # no row of text reaches what lies beside it
+    model, named = harness_hf.build_skeleton(base.path), tuple(options.get("target_parameters") or ())
+    part = harness_hf.language_model_name(model) or ""  # no row of text reaches what lies beside it
     parameters = ((name, p) for name, p in model.named_parameters() if name.startswith(part))
     stacks = [(name, p) for name, p in parameters if p.ndim >= 3 and "conv" not in name]
     if fused := [(name, p) for name, p in stacks if not name.endswith(named)]:
@@ -74,7 +74,7 @@ def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findi
     (axolotl#2073). Looked at is what rows end with, where neither the head nor the token is trained.
     """
     options, head = adapter_options(suite), built.model.get_output_embeddings()
-    names = names_of(built.model, head)
+    names = weight_names(built.model, head)
     if options is None or trains_module(names, options):
         return
     learnt = [[x for x in e.labels if x != IGNORED][-TAIL:] for e in built.examples]
@@ -82,10 +82,10 @@ def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findi
     if zeros := [i for i in sorted(ends) if _is_zero(Path(base.path), names, i)]:
         marks = ", ".join(f'"{built.tokenizer.convert_ids_to_tokens(i)}"' for i in zeros)
         what = f"rows end with {marks}, which the base was never trained to say: its row of the head is zeros"
-        yield Finding("error", what, (), f"{how_to_train(names)} in [adapter], or an end that it knows")
+        yield Finding("error", what, (), f"{suggest_option(names)} in [adapter], or an end that it knows")
 
 
-def names_of(model: PreTrainedModel, part: Any) -> set[str]:
+def weight_names(model: PreTrainedModel, part: Any) -> set[str]:
     """Return the names of the weight of a part of a model, several where it is tied; none without a part."""
     named = model.named_parameters(remove_duplicate=False)
     return {name for name, parameter in named if part is not None and parameter is part.weight}
@@ -98,7 +98,7 @@ def trains_module(names: set[str], options: Mapping[str, Any]) -> bool:
     return any(name.split(".")[-2] in modules for name in names)
 
 
-def how_to_train(names: set[str]) -> str:
+def suggest_option(names: set[str]) -> str:
     """Return the options of an adapter that train a head with these names; by index only embeddings are trained."""
     return f'modules_to_save = ["{min(names).split(".")[-2]}"]' + (", ensure_weight_tying = true" * (len(names) > 1))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import harness_hf
-from harness import Finding, UsageError, quote
-from harness_hf import Tokens, context_of
+from harness import Finding, UsageError, quote_text
+from harness_hf import Tokens, context_length
 
 TOLD = 5  # differences of a kind that are told
 PLAIN = (
@@ -41,7 +41,7 @@ COMPARED |= {"truncation_strategy", "mistral_format", "from_slow", "model_specif
 CALLED = ("truncation", "padding")  # of tokenizer.json: every caller sets them anew
 
 
-def texts_of(tokenizer: Any) -> list[str]:
+def sample_texts(tokenizer: Any) -> list[str]:
     """Return plain texts, one with every special token, and a chat as the template writes it."""
     special = " ".join(f"{token}word" for token in sorted({t.content for t in tokenizer.added_tokens_decoder.values()}))
     chats = []
@@ -59,19 +59,19 @@ def compare_options(before: Any, after: Any, *lengths: int) -> Iterator[Finding]
     names = sorted((before.init_kwargs.keys() | after.init_kwargs.keys()) - COMPARED - {*CUTS})
     options = [{n: t.init_kwargs.get(n, getattr(t, n, None)) or None for n in names} for t in (before, after)]
     sides = [getattr(t, "truncation_side", "right") for t in (before, after)]
-    if odd := list(differences(options[0], options[1])):
+    if odd := list(json_differences(options[0], options[1])):
         fix = "copy tokenizer_config.json from the base, unless you meant to"
         yield Finding("error", "the tokenizer's options are not the base's", odd, fix, "options")
     cuts = [dict(zip(CUTS, cut, strict=True)) for cut in zip(lengths, sides, strict=True)]
-    if odd := list(differences(cuts[0], cuts[1])):
+    if odd := list(json_differences(cuts[0], cuts[1])):
         what = "the tokenizer cuts texts otherwise than the base's, and servers may take its limit for the context"
         yield Finding("warning", what, odd, "copy model_max_length and truncation_side from the base", "length")
 
 
-def length_of(tokenizer: Any, folder: str) -> int:
+def max_length(tokenizer: Any, folder: str) -> int:
     """Return after how many tokens a text is cut: by the tokenizer, or where the context ends."""
-    with harness_hf.quiet():
-        context = context_of(harness_hf.load_config(folder).to_dict())
+    with harness_hf.quiet_loading():
+        context = context_length(harness_hf.load_config(folder).to_dict())
     return min(int(tokenizer.model_max_length), context or sys.maxsize)
 
 
@@ -95,26 +95,26 @@ def compare_files(before: Path, after: Path) -> list[str]:
                 entries = {entry: place for place, entry in enumerate(texts)}
             members.update(entries)
         if changed := [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]:
-            examples = [f"{quote(key)} {old.get(key)} → {new.get(key)}" for key in sorted(changed)[:TOLD]]
+            examples = [f"{quote_text(key)} {old.get(key)} → {new.get(key)}" for key in sorted(changed)[:TOLD]]
             found.append(f"{part}: {len(changed)} differ: {', '.join(examples)}")
-    return found + list(differences(one, two))
+    return found + list(json_differences(one, two))
 
 
 def compare_templates(before: Any, after: Any) -> list[str]:
     """Return the lines in which two chat templates differ; a template is a text, or several by name."""
     one, two = (json.dumps(t, indent=0) if isinstance(t, Mapping) else t or "" for t in (before, after))
     lines = list(unified_diff(one.splitlines(True), two.splitlines(True), n=0, lineterm=""))[2:]
-    return [quote(line) for line in lines if not line.startswith("@@")][:TOLD]
+    return [quote_text(line) for line in lines if not line.startswith("@@")][:TOLD]
 
 
-def differences(one: Any, two: Any, where: str = "") -> Iterator[str]:
+def json_differences(one: Any, two: Any, where: str = "") -> Iterator[str]:
     """Yield where two JSON values differ, and what is there."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         for key in sorted(one.keys() | two.keys()):
-            yield from differences(one.get(key), two.get(key), f"{where}.{key}" if where else key)
-    elif written(one) != written(two):
-        yield f"{where}: {quote(written(one))[1:-1]} before, {quote(written(two))[1:-1]} after"
+            yield from json_differences(one.get(key), two.get(key), f"{where}.{key}" if where else key)
+    elif format_json(one) != format_json(two):
+        yield f"{where}: {quote_text(format_json(one))[1:-1]} before, {quote_text(format_json(two))[1:-1]} after"
 
 
-def written(value: Any) -> str:
+def format_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)

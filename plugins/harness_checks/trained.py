@@ -53,7 +53,7 @@ def not_finite(adapter: ModelRef) -> Iterator[Finding]:
         if bad := int((~torch.isfinite(tensor)).sum()):
             what = f'"{name}": {bad} of {tensor.numel()} weights are not finite'
             yield Finding("error", what, (), "lower learning_rate, or look for broken rows")
-    if (loss := note_of(adapter).get("facts", {}).get("train_loss", 0.0)) is None or not math.isfinite(loss):
+    if (loss := read_training_note(adapter).get("facts", {}).get("train_loss", 0.0)) is None or not math.isfinite(loss):
         yield Finding("error", f"the training loss is {loss}", (), "lower learning_rate, or look for broken rows")
 
 
@@ -82,7 +82,7 @@ def spiked(adapter: ModelRef) -> Iterator[Finding]:
     a quarter of it, and a tenth of a nat. What was learnt until then may be lost: a learning rate that is too high, a
     warmup that is too short, or rows that are broken.
     """
-    if spikes := note_of(adapter).get("facts", {}).get("spikes", ()):
+    if spikes := read_training_note(adapter).get("facts", {}).get("spikes", ()):
         lines = [f"steps {s['first']} to {s['last']}: {s['loss']:.3g}, {s['before']:.3g} before" for s in spikes]
         what = f"the loss leapt {len(spikes)} time{'s' if len(spikes) > 1 else ''} while training"
         yield Finding("warning", what, lines, "lower learning_rate, raise warmup_ratio, or look at the rows")
@@ -96,7 +96,7 @@ def overfits(adapter: ModelRef) -> Iterator[Finding]:
     0.02 nats above its lowest (2 % of a perplexity), the later epochs learnt the training rows by heart. With
     `patience` the adapter is the one of the best epoch, and this is a note.
     """
-    facts = note_of(adapter).get("facts", {})
+    facts = read_training_note(adapter).get("facts", {})
     losses, kept = facts.get("validation_loss") or [], facts.get("kept_step")
     if not losses or losses[-1] - (least := min(losses)) < RISE:
         return
@@ -118,7 +118,7 @@ def saved_otherwise(adapter: ModelRef) -> Iterator[Finding]:
     are in memory, before a file of them exists; here the file's are compared. A scaling that is folded into the
     matrices, and a start that is converted, make another file than what was trained; there is nothing noted then.
     """
-    if adapter.adapter is None or not (wanted := note_of(adapter).get("trained")):
+    if adapter.adapter is None or not (wanted := read_training_note(adapter).get("trained")):
         return  # a whole model was read back where it was written
     import torch
 
@@ -139,7 +139,7 @@ def rounded_away(adapter: ModelRef) -> Iterator[Finding]:
     model is compared with itself as written, and with its base: KL grows with the square of a change, so where the
     first is a quarter of the second half of the way is lost. Whether what is left will do, the gates decide.
     """
-    facts = note_of(adapter).get("facts", {})
+    facts = read_training_note(adapter).get("facts", {})
     lost, way = facts.get("kl_rounding"), facts.get("kl_training")
     if lost is not None and way and lost > LOST * way:
         what = f"rounding took {lost:.2g} nats a token (KL) of a training that led {way:.2g} from the base"
@@ -156,7 +156,7 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
     note says in a folder that was not made here proves nothing, and is told as the adapter's own word. Of
     one made elsewhere the name of its base is told, too: its instruct twin has the same shapes.
     """
-    if (made_for := note_of(adapter).get("base_digest")) and base.digest and made_for != base.digest:
+    if (made_for := read_training_note(adapter).get("base_digest")) and base.digest and made_for != base.digest:
         what = f"the adapter was trained on weights {made_for[:16]}, the base has {base.digest[:16]}"
         yield Finding("error", what, (), "name the base it was trained on")
     elif not (made_for and is_sealed(Path(adapter.adapter or adapter.path))):
@@ -180,6 +180,6 @@ def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
                     yield name, opened.get_tensor(name)
 
 
-def note_of(adapter: ModelRef) -> dict[str, Any]:
+def read_training_note(adapter: ModelRef) -> dict[str, Any]:
     """Return what a trainer wrote beside what it trained, or nothing."""
-    return harness_hf.told_of(Path(adapter.adapter or adapter.path), NOTE)
+    return harness_hf.read_json_file(Path(adapter.adapter or adapter.path), NOTE)

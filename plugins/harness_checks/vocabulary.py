@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import harness_hf
-from harness import Built, Finding, ModelRef, UsageError, checker, quote
+from harness import Built, Finding, ModelRef, UsageError, checker, quote_text
 from harness.internals import Suite, weight_files
 from harness_checks.batches import FIXTURES, IGNORED
-from harness_checks.lint import counted
-from harness_checks.recipe import NEVER, adapter_options, how_to_train, names_of, trains_module
+from harness_checks.lint import count_of_total
+from harness_checks.recipe import NEVER, adapter_options, suggest_option, trains_module, weight_names
 from harness_hf import Tokens
 
 BLOCK = 4096  # rows of the head that are read at once
@@ -35,13 +35,13 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
         yield _finding(built, beyond, what, fix, "beyond")
         return
     options, head = adapter_options(suite), built.model.get_output_embeddings()
-    names = names_of(built.model, head)
+    names = weight_names(built.model, head)
     if options is None or trains_module(names, options):
         return
     learnt = {i for e in built.examples for i in e.labels[1:] if i != IGNORED}  # the first is never predicted
     tokens = learnt - _find_opening(built)
     zeros, equal = _find_rows(Path(base.path), names, tokens)
-    fix = f"{how_to_train(names)} in [adapter], or tokens that the base knows"
+    fix = f"{suggest_option(names)} in [adapter], or tokens that the base knows"
     if mute := sorted(zeros - Tokens(built.tokenizer).stops):  # D20 reports the ends
         yield _finding(built, mute, "tokens whose row of the base's head is zeros", fix, "zero")
     if equal:
@@ -68,13 +68,15 @@ def other_tokenizer(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
         spare = {theirs.pad_token} - before.keys()
         if odd := sorted(t for t in (before.keys() | after.keys()) - spare if before.get(t) != after.get(t)):
             what = f'"{folder.name}" was made with {len(after):,} tokens, its base "{base.path}" has {len(before):,}'
-            evidence = [f"{quote(token)}: {before.get(token)} in the base, {after.get(token)} here" for token in odd]
+            evidence = [
+                f"{quote_text(token)}: {before.get(token)} in the base, {after.get(token)} here" for token in odd
+            ]
             fix = "merge it onto the base that has these tokens, and give that as the candidate"
             yield Finding("error", what, evidence, fix, "vocabulary")
     text = theirs.chat_template if theirs else template.read_text("utf-8") if template.is_file() else None
     if text and text != ours.chat_template:
         pairs = zip(_write_chats(ours, ours.chat_template), _write_chats(ours, text), strict=True)
-        if odd := [f"base {quote(one)}, adapter {quote(two)}" for one, two in pairs if one != two]:
+        if odd := [f"base {quote_text(one)}, adapter {quote_text(two)}" for one, two in pairs if one != two]:
             what = f'"{folder.name}" has another chat template than its base "{base.path}", which ships'
             fix = "evaluate it on a base with that template, or take the template out of the adapter's folder"
             yield Finding("error", what, odd, fix, "template")
@@ -105,7 +107,7 @@ def _finding(
     names = {i: built.tokenizer.convert_ids_to_tokens(i) for i in tokens[:5]}
     evidence = [f'"{names[i]}" ({i}){(notes or {}).get(i, "")}: row {rows[i][0]}' for i in rows]
     total = sum(any(i in e.ids for i in tokens) for e in built.examples)
-    return Finding("error", f"{counted(total, len(built.examples))}: {what}", evidence, fix, kind)
+    return Finding("error", f"{count_of_total(total, len(built.examples))}: {what}", evidence, fix, kind)
 
 
 def _find_rows(folder: Path, names: Set[str], tokens: Set[int]) -> tuple[set[int], dict[int, int]]:

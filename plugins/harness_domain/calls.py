@@ -65,7 +65,7 @@ class Call:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def calls_in(answer: str, form: str, names: Collection[str] = (), texts: Texts | None = None) -> list[Call]:
+def parse_calls(answer: str, form: str, names: Collection[str] = (), texts: Texts | None = None) -> list[Call]:
     """Return the calls that an answer makes, none where it is said in words.
 
     `form` is one of FORMS or TYPED, or "auto": the form whose mark is in the answer; without one an answer that is JSON
@@ -84,7 +84,7 @@ def calls_in(answer: str, form: str, names: Collection[str] = (), texts: Texts |
     return found
 
 
-def call_of(value: Any) -> Call:
+def parse_call(value: Any) -> Call:
     """Return a call as JSON says it: {name, arguments}, {name, parameters}, or OpenAI's {function: …}.
 
     Arguments may be the text of a JSON object. Raises ValueError where it is none of these.
@@ -95,7 +95,7 @@ def call_of(value: Any) -> Call:
     if not isinstance(inner.get("name"), str) or not inner["name"]:
         raise ValueError(f"{value!r:.60} has no name")
     given: Any = next((inner[key] for key in ARGUMENTS if inner.get(key) is not None), {})
-    given = values.parse(given or "{}") if isinstance(given, str) else given
+    given = values.parse_json(given or "{}") if isinstance(given, str) else given
     if not isinstance(given, Mapping):
         raise ValueError(f'the arguments of "{inner["name"]}" are {given!r:.60}, want an object')
     return Call(inner["name"], given)
@@ -116,7 +116,7 @@ def _xml(text: str, texts: Texts) -> Iterator[Call]:
         raise ValueError(f"{text[text.rindex('<function=') :]!r:.60} has no </function>")
     for name, inner in (match.groups() for match in whole):
         if inner.lstrip().startswith("{"):  # Llama 3.1's own
-            yield Call(name, values.parse(inner))
+            yield Call(name, values.parse_json(inner))
             continue
         found = PARAMETER.findall(inner)
         if left := PARAMETER.sub("", inner).strip():
@@ -129,7 +129,7 @@ def _xml(text: str, texts: Texts) -> Iterator[Call]:
 def _read(written: str, is_text: bool) -> Any:
     """Return what stands between the tags of a parameter: text where that is wanted, else JSON where it is some."""
     try:
-        return written if is_text else values.parse(written)
+        return written if is_text else values.parse_json(written)
     except ValueError:
         return CONSTANTS.get(written.strip(), written)
 
@@ -137,7 +137,7 @@ def _read(written: str, is_text: bool) -> Any:
 def _tagged(text: str) -> Iterator[Call]:
     """Read Hermes' and Qwen's form: <tool_call>{"name": …, "arguments": …}</tool_call>, once for each call."""
     for match in TAGGED.finditer(text):
-        yield from _listed(values.parse(match[1]))
+        yield from _listed(values.parse_json(match[1]))
 
 
 def _glm(text: str, texts: Texts) -> Iterator[Call]:
@@ -153,7 +153,7 @@ def _headed(text: str, form: str) -> Iterator[Call]:
     """Read a form in which a head with the name stands before the arguments in JSON: DeepSeek, Kimi, gpt-oss."""
     made = end = 0
     while found := re.compile(HEADS[form]).search(text, end):
-        arguments, end = values.parse_at(text, found.end())
+        arguments, end = values.parse_json_at(text, found.end())
         made += 1
         yield Call(found[1], arguments)
     if made < len(begun := re.split(MARKS[form], text)[1:]):
@@ -163,13 +163,13 @@ def _headed(text: str, form: str) -> Iterator[Call]:
 def _marked(text: str) -> Iterator[Call]:
     """Read Granite's and Phi-4's form: a list of calls in JSON behind a mark."""
     for mark in LISTED.finditer(text):
-        yield from _listed(values.parse_at(text, mark.end())[0])
+        yield from _listed(values.parse_json_at(text, mark.end())[0])
 
 
 def _coded(text: str) -> Iterator[Call]:
     """Read LFM2's and Gemma 3's form: Python calls, or those in JSON, between marks."""
     for code in ((m[1] or m[2] or "").strip() for m in CODE.finditer(text)):
-        yield from _listed(values.parse(code)) if re.match(r"\[?\s*\{", code) else _pythonic(code)
+        yield from _listed(values.parse_json(code)) if re.match(r"\[?\s*\{", code) else _pythonic(code)
 
 
 def _mistral(text: str) -> Iterator[Call]:
@@ -180,11 +180,11 @@ def _mistral(text: str) -> Iterator[Call]:
         yield from _plain(rest)
         return
     if rest.startswith("["):
-        yield from _listed(values.parse(rest))
+        yield from _listed(values.parse_json(rest))
     while rest and not rest.startswith("["):
         if not (named := NAMED.match(rest)):
             raise ValueError(f"{rest!r:.60} is no call")
-        arguments, end = values.parse_at(rest, named.end())
+        arguments, end = values.parse_json_at(rest, named.end())
         yield Call(named[1], arguments)
         rest = rest[end:].removeprefix("</s>").strip().removeprefix(MISTRAL).strip()
 
@@ -197,7 +197,7 @@ def _llama(text: str) -> Iterator[Call]:
         yield from _pythonic(rest) if tag else ()  # the tag promises a call
         return
     while rest:
-        value, end = values.parse_at(rest, 0)
+        value, end = values.parse_json_at(rest, 0)
         yield from _listed(value, strict=bool(tag))
         rest = rest[end:].strip().removeprefix(";").removeprefix(PYTHON).strip()
 
@@ -209,7 +209,7 @@ def _plain(text: str) -> Iterator[Call]:
         if inner[:1] not in ("{", "["):
             continue
         try:
-            value = values.parse(inner)
+            value = values.parse_json(inner)
         except ValueError:
             if inner.startswith("{") and re.search(r"\}\s*;?\s*\{", inner):
                 yield from _llama(inner)
@@ -258,7 +258,7 @@ def _listed(value: Any, *, strict: bool = True) -> Iterator[Call]:
     for one in value if isinstance(value, list) else [value]:
         inner = one.get("function", one) if isinstance(one, Mapping) else {}
         if strict or (isinstance(inner, Mapping) and "name" in inner and any(key in inner for key in ARGUMENTS)):
-            yield call_of(one)
+            yield parse_call(one)
 
 
 FORMS: dict[str, Callable[[str], Iterator[Call]]] = {

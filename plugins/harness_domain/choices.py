@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Sample, Score, Subject, UsageError, continuation, evaluator, metric
+from harness import Sample, Score, Subject, UsageError, evaluator, metric, target_as_continuation
 
 
 def _check(options: Mapping[str, Any], folder: Path, model: str) -> None:
@@ -51,7 +51,7 @@ def multiple_choice(
     right = [_gold(s, gold, *one) for s, one in zip(samples, found, strict=True)]
     each = [(s.input, text) for s, (options, _) in zip(samples, found, strict=True) for text in options]
     own = delimiter is not None  # else as a training joins them
-    pairs = [(p, f"{delimiter}{t}" if own and isinstance(p, str) else continuation(p, t)) for p, t in each]
+    pairs = [(p, f"{delimiter}{t}" if own and isinstance(p, str) else target_as_continuation(p, t)) for p, t in each]
     scored = iter(subject.logprobs(pairs))  # all rows in one call: that is what lets their prompts be shared
     for sample, (options, _), index in zip(samples, found, right, strict=True):
         totals = [next(scored).total for _ in options]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import Metric, Sample, Score, Subject, UsageError, evaluator
-from harness.internals import shorten
+from harness.internals import shorten_text
 from harness_domain import values
-from harness_domain.matching import answered
+from harness_domain.matching import generate_all
 
 LONGEST = 160  # characters of what is wrong with a value that a note shows
 Matches = Callable[[Any], str]
@@ -26,7 +26,7 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
 
 def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a schema that is none, and on targets that are no JSON or do not match it."""
-    matches = matcher(options["schema"], folder) if "schema" in options else None
+    matches = compile_schema(options["schema"], folder) if "schema" in options else None
     if options.get("compare", True):
         for sample in samples:
             _wanted(sample, matches)
@@ -53,9 +53,9 @@ def json(
     `compare = false` rows need no target. What does not parse has 0 of all. Raises UsageError on a schema that is none,
     and on a row whose target is no JSON or does not match it.
     """
-    matches = matcher(schema, folder) if schema is not None else None
-    wanted = [values.without(_wanted(s, matches), ignore) if compare else None for s in samples]
-    found = answered(subject, samples, max_new_tokens, stop, thought)
+    matches = compile_schema(schema, folder) if schema is not None else None
+    wanted = [values.drop_fields(_wanted(s, matches), ignore) if compare else None for s in samples]
+    found = generate_all(subject, samples, max_new_tokens, stop, thought)
     for sample, target, (said, details) in zip(samples, wanted, found, strict=True):
         scores = {"parses": 0.0, **({"valid": 0.0} if matches else {})}
         scores |= {"fields": 0.0, "equal": 0.0} if compare else {}
@@ -67,9 +67,13 @@ def json(
         why = matches(value) if matches else ""
         scores |= {"parses": 1.0, **({"valid": float(not why)} if matches else {})}
         if compare:
-            value = values.without(value, ignore)
-            same, ours, theirs = values.equal(value, target), values.leaves(value), values.leaves(target)
-            right = sum(path in ours and values.equal(ours[path], leaf) for path, leaf in theirs.items())
+            value = values.drop_fields(value, ignore)
+            same, ours, theirs = (
+                values.is_equal_json(value, target),
+                values.flatten_fields(value),
+                values.flatten_fields(target),
+            )
+            right = sum(path in ours and values.is_equal_json(ours[path], leaf) for path, leaf in theirs.items())
             scores |= {"fields": right / len(theirs) if theirs else float(same), "equal": float(same)}
         yield Score(sample.id, scores, answer=said, note=why or None, details=details)
 
@@ -78,9 +82,9 @@ def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
     text = answer.strip().removeprefix(values.BOM).strip()
     if find == "first":
         fits = matches or (lambda _: "" if isinstance(target, list) else "no list")
-        return values.parse_first(text, lambda value: isinstance(value, dict) or not fits(value))
+        return values.parse_first_json(text, lambda value: isinstance(value, dict) or not fits(value))
     fenced = values.FENCE.fullmatch(text) if find == "fence" else None
-    return values.parse(fenced[1] if fenced else text)
+    return values.parse_json(fenced[1] if fenced else text)
 
 
 def _wanted(sample: Sample, matches: Matches | None) -> Any:
@@ -88,7 +92,7 @@ def _wanted(sample: Sample, matches: Matches | None) -> Any:
     if not isinstance(sample.target, str) or not sample.target.strip():
         raise UsageError(f"{where} target is missing or empty; map a column to it, or say compare = false")
     try:
-        value = values.parse(sample.target)
+        value = values.parse_json(sample.target)
     except ValueError as error:
         raise UsageError(f"{where} the target {sample.target!r:.60} is no JSON: {error}") from None
     if matches and (why := matches(value)):
@@ -96,7 +100,7 @@ def _wanted(sample: Sample, matches: Matches | None) -> Any:
     return value
 
 
-def matcher(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
+def compile_schema(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
     """Return a function that says why a value does not match a schema, or nothing.
 
     `schema` is the schema, or the path of its file from `folder`; Draft 2020-12 where it does not say which. Raises
@@ -106,7 +110,7 @@ def matcher(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
     if isinstance(schema, str):
         where = f'schema "{schema}"'
         try:
-            found = values.parse((folder / schema).read_text("utf-8-sig"))
+            found = values.parse_json((folder / schema).read_text("utf-8-sig"))
         except OSError as error:
             raise UsageError(f"{where}: cannot be read: {error.strerror}; looked for {folder / schema}") from None
         except ValueError as error:
@@ -123,7 +127,7 @@ def matcher(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
     try:
         kind.check_schema(found)
     except exceptions.SchemaError as error:
-        raise UsageError(f"{where}: is none: {error.json_path}: {shorten(error.message, LONGEST)}") from None
+        raise UsageError(f"{where}: is none: {error.json_path}: {shorten_text(error.message, LONGEST)}") from None
     _check_references(found, specification_with(kind.META_SCHEMA["$schema"]), where)
     validator = kind(found, registry=EMPTY_REGISTRY)
 
@@ -133,8 +137,8 @@ def matcher(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
         except RecursionError:
             return "nests too deeply to be matched"
         except Unresolvable as missing:
-            return f"cannot be matched: {shorten(str(missing), LONGEST)}"
-        return f"{error.json_path}: {shorten(error.message, LONGEST)}" if error else ""
+            return f"cannot be matched: {shorten_text(str(missing), LONGEST)}"
+        return f"{error.json_path}: {shorten_text(error.message, LONGEST)}" if error else ""
 
     return why
 

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from harness import Metric, Sample, Score, Subject, UsageError, evaluator
-from harness_domain.matching import LINE, answered, targets_of
+from harness_domain.matching import LINE, generate_all, require_targets
 
 MOST_CLASSES = 50  # that each row's note names, so that a part of the rows numbers them as all do
 OURS = "local:"  # "local:chrf" is in this package, and needs no network
@@ -28,7 +28,9 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     metric = str(options.get("metric", ""))
     name = str(options.get("key") or PurePath(metric.removeprefix(OURS)).stem)
     ours = {"metric", "key", "better", "max_new_tokens", "stop", "thought"}
-    combined = partial(combine, metric=metric, key=name, options={k: v for k, v in options.items() if k not in ours})
+    combined = partial(
+        compute_metric, metric=metric, key=name, options={k: v for k, v in options.items() if k not in ours}
+    )
     return [Metric(name, options.get("better", "higher"), "other", combined)]
 
 
@@ -49,16 +51,16 @@ def hf_metric(
     and on a row without a target.
     """
     module = _load(metric)  # before anything slow
-    wanted = [targets_of(s) for s in samples]
+    wanted = [require_targets(s) for s in samples]
     classes = sorted({t.strip() for some in wanted for t in some})
     known = {"classes": classes} if _kind(module).startswith("int") and len(classes) <= MOST_CLASSES else {}
-    found = answered(subject, samples, max_new_tokens, stop, thought)
+    found = generate_all(subject, samples, max_new_tokens, stop, thought)
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         note = json.dumps({"targets": targets, **known}, ensure_ascii=False)
         yield Score(sample.id, {}, answer=said, note=note, details=details)
 
 
-def combine(scores: Sequence[Score], *, metric: str, key: str, options: Mapping[str, Any]) -> float:
+def compute_metric(scores: Sequence[Score], *, metric: str, key: str, options: Mapping[str, Any]) -> float:
     """Compute the metric over all rows, from the answers and the targets in their notes.
 
     NaN when the metric refuses the answers, such as words where it wants numbers. Raises UsageError

@@ -5,7 +5,7 @@ as SQuAD does, `ignore_case` folds case, `ignore_punctuation` removes ASCII's pu
 Unicode's punctuation without a space in their place ("U.S." is "us", and "-3.5" is "35": turn it off for
 numbers and code, of which D11-punctuation tells), and `ignore_articles`, off by default, removes "a", "an",
 "the". Of several targets the best counts. `thought` names the marks of a thought, which is not matched
-(`harness.answers.thought`).
+(`harness.answers.reasoning`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Matching:
         """Score each answer by the target that it fits best."""
 
         def matcher(sample: Sample) -> Callable[[str], float]:
-            if not all(targets := [self.normal(t) for t in targets_of(sample)]):
+            if not all(targets := [self.normal(t) for t in require_targets(sample)]):
                 raise UsageError(f'row "{sample.id}": nothing of a target is left; say ignore_punctuation = false')
             return lambda answer: max(compare(self.normal(answer), target) for target in targets)
 
@@ -65,14 +65,14 @@ class Matching:
 
 
 @metric("exact_match", better="higher", scale="proportion")
-@schema.takes(Matching)
+@schema.accepts_options(Matching)
 def exact_match(subject: Subject, samples: Sequence[Sample], options: Matching) -> Iterator[Score]:
     """Score 1 where the answer is a target. Raises UsageError on a row without a target."""
     return options.scores("exact_match", lambda answer, target: float(answer == target), subject, samples)
 
 
 @metric("contains", better="higher", scale="proportion")
-@schema.takes(Matching)
+@schema.accepts_options(Matching)
 def contains(
     subject: Subject, samples: Sequence[Sample], options: Matching, *, whole_words: bool = True
 ) -> Iterator[Score]:
@@ -89,7 +89,7 @@ def contains(
 
 
 @metric("token_f1", better="higher", scale="proportion")
-@schema.takes(Matching)
+@schema.accepts_options(Matching)
 def token_f1(subject: Subject, samples: Sequence[Sample], options: Matching) -> Iterator[Score]:
     """Score the words an answer shares with its target: F1 of two bags of words (Rajpurkar et al. 2016, SQuAD).
 
@@ -124,11 +124,11 @@ def regex(
 def _scores(
     name: str, matches: Sequence[Callable[[str], float]], subject: Subject, samples: Sequence[Sample], *asked: Any
 ) -> Iterator[Score]:
-    for sample, match, (said, details) in zip(samples, matches, answered(subject, samples, *asked), strict=True):
+    for sample, match, (said, details) in zip(samples, matches, generate_all(subject, samples, *asked), strict=True):
         yield Score(sample.id, {name: match(said)}, answer=said, details=details)
 
 
-def answered(
+def generate_all(
     subject: Subject, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str], thought: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Ask for all rows, and return each answer without its thought, and the details of its score, with all of it."""
@@ -137,7 +137,7 @@ def answered(
     return ((said, {"generated": whole} if thought else {}) for said, whole in found)
 
 
-def targets_of(sample: Sample) -> list[str]:
+def require_targets(sample: Sample) -> list[str]:
     """Return what a row wants; raises UsageError when it wants nothing."""
     if not (targets := sample.targets) or not all(t.strip() for t in targets):
         raise UsageError(f'row "{sample.id}": target is missing or empty; map a column to it')
@@ -177,6 +177,6 @@ def regression(
 
 
 def _earlier(sample: Sample) -> str:
-    if len(targets := targets_of(sample)) > 1:
+    if len(targets := require_targets(sample)) > 1:
         raise UsageError(f'row "{sample.id}": has {len(targets)} targets, want the one answer that must not change')
     return targets[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import Sample, Score, Subject, UsageError, evaluator, metric
-from harness_domain.matching import answered, targets_of
+from harness_domain.matching import generate_all, require_targets
 
 LONGEST = 300  # characters of a number, and its exponent of ten: beyond it exact arithmetic would take all memory
 COINS = "$€£¥₹"
@@ -119,7 +119,7 @@ class Reading:
         return None if factor is None else number * factor
 
 
-def check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+def check_numeric_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a target that is not one number, and on tolerances and units that are none."""
     read = Reading(**{name: options[name] for name in ("units", "decimal", "fractions") if name in options})
     for name in ("tolerance", "relative"):
@@ -129,7 +129,7 @@ def check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Pa
         _wanted(sample, read)
 
 
-@evaluator(check_rows=check_rows)
+@evaluator(check_rows=check_numeric_rows)
 @metric("correct", better="higher", scale="proportion")
 @metric("error", better="lower", scale="proportion")
 def numeric(
@@ -155,7 +155,7 @@ def numeric(
     """
     read = Reading(units, decimal, fractions)
     wanted = [_wanted(s, read) for s in samples]
-    found = answered(subject, samples, max_new_tokens, stop, thought)
+    found = generate_all(subject, samples, max_new_tokens, stop, thought)
     within = Fraction(str(tolerance)), Fraction(str(relative))
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         numbers = read.numbers(said)
@@ -178,7 +178,7 @@ def _wanted(sample: Sample, read: Reading) -> list[Fraction]:
     found = []
     columns = [v if isinstance(v, list) else [v] for v in sample.row.values()]
     in_json = {str(v) for column in columns for v in column if isinstance(v, (int, float))}  # `decimal` is not theirs
-    for target in targets_of(sample):
+    for target in require_targets(sample):
         numbers = (read.of_json if target in in_json else read).numbers(target)
         if target not in in_json and read.decimal == "," and POINT.search(target):
             what = "has a point that parts no thousands; write it with the decimal comma, or as a number of JSON"

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from harness import Sample, Score, Subject, UsageError, evaluator, metric
 from harness.internals import chat
 from harness_domain import values
-from harness_domain.calls import Call, call_of, calls_in
-from harness_domain.matching import answered
+from harness_domain.calls import Call, parse_call, parse_calls
+from harness_domain.matching import generate_all
 
 Format = Literal[
     "auto", "hermes", "xml", "mistral", "llama3", "python", "json",
@@ -47,14 +47,14 @@ def tool_calls(
     """
     tools = [_tools(s) for s in samples]
     wanted = [_wanted(s, own) for s, (own, _) in zip(samples, tools, strict=True)]
-    found = answered(subject, samples, max_new_tokens, stop, thought)
+    found = generate_all(subject, samples, max_new_tokens, stop, thought)
     # behind what is asked, which `harness plan` listens to without a model
     _check_template(subject, next((s for s, (own, _) in zip(samples, tools, strict=True) if own), None))
     for sample, (own, texts), calls, (said, details) in zip(samples, tools, wanted, found, strict=True):
         weights = {"name": float(bool(calls)), "arguments": float(bool(calls))}
         about: dict[str, Any] = {"answer": said, "weights": weights, "details": details}
         try:
-            made = calls_in(said, format, own, texts)
+            made = parse_calls(said, format, own, texts)
         except ValueError as error:
             nothing = dict.fromkeys(("call", "name", "arguments", "refusal"), 0.0)
             yield Score(sample.id, nothing, note=f"cannot be read: {error}", **about)
@@ -70,9 +70,9 @@ def _check_template(subject: Subject, sample: Sample | None) -> None:
     """Raise UsageError where the chat template leaves a row's tools out: a model that sees none can call none."""
     if sample is None or (render := getattr(subject, "render", None)) is None or not isinstance(sample.input, list):
         return
-    messages, given = chat.split(sample.input)
+    messages, given = chat.split_arguments(sample.input)
     try:
-        seen = [render(chat.joined(messages, some)) for some in (given, {**given, chat.TOOLS: []})]
+        seen = [render(chat.join_arguments(messages, some)) for some in (given, {**given, chat.TOOLS: []})]
     except AttributeError:  # a server renders by itself
         return
     if seen[0] == seen[1]:
@@ -98,7 +98,7 @@ def _compared(made: Sequence[Call], wanted: Sequence[Call], *, order: bool) -> d
 
 
 def _same(one: Call, other: Call) -> bool:
-    return one.name == other.name and values.equal(one.arguments, other.arguments)
+    return one.name == other.name and values.is_equal_json(one.arguments, other.arguments)
 
 
 def _tools(sample: Sample) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
@@ -107,7 +107,7 @@ def _tools(sample: Sample) -> tuple[dict[str, dict[str, Any]], dict[str, list[st
     Both by the tools' names; raises UsageError on what is none.
     """
     defaults, texts = dict[str, dict[str, Any]](), dict[str, list[str]]()
-    for tool in chat.split(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []:
+    for tool in chat.split_arguments(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []:
         own = tool.get("function", tool)
         where = f'row "{sample.id}": the tool {tool!r:.60}'
         if not isinstance(own, Mapping) or not isinstance(own.get("name"), str):
@@ -144,8 +144,8 @@ def _wanted(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:
     if not isinstance(sample.target, str) or not sample.target.strip():
         raise UsageError(f"{where} is missing; want a list of calls, and [] where none is wanted")
     try:
-        found = values.parse(sample.target)
-        calls = [call_of(one) for one in (found if isinstance(found, list) else [found])]
+        found = values.parse_json(sample.target)
+        calls = [parse_call(one) for one in (found if isinstance(found, list) else [found])]
     except ValueError as error:
         raise UsageError(f"{where} is no call of tools: {error}; want a list of {{name, arguments}}") from None
     if tools and (strange := next((c.name for c in calls if c.name not in tools), None)):

@@ -17,7 +17,7 @@ BOM = "\ufeff"  # a byte order mark, which a file may begin with
 FENCE = re.compile(r"```[\w-]*[ \t]*\r?\n(.*?)```", re.DOTALL)
 
 
-def parse(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises ValueError on anything else: NaN and infinities, a key that stands twice, what nests too deeply to be read,
@@ -29,7 +29,7 @@ def parse(text: str) -> Any:
         raise ValueError(DEEP) from None
 
 
-def parse_first(text: str, wanted: Callable[[Any], bool] = lambda value: True) -> Any:
+def parse_first_json(text: str, wanted: Callable[[Any], bool] = lambda value: True) -> Any:
     """Return the first JSON object or list in a text that is `wanted`, else the first; raises ValueError without one.
 
     What stands within another is no candidate.
@@ -37,7 +37,7 @@ def parse_first(text: str, wanted: Callable[[Any], bool] = lambda value: True) -
     found, end = list[Any](), 0
     for start in (m.start() for m in islice(re.finditer(r"[{\[]", text), MOST_STARTS)):
         with suppress(ValueError):
-            value, end = parse_at(text, start) if start >= end else (None, end)
+            value, end = parse_json_at(text, start) if start >= end else (None, end)
             if value is not None and wanted(value):
                 return value
             found += [] if value is None else [value]
@@ -46,7 +46,7 @@ def parse_first(text: str, wanted: Callable[[Any], bool] = lambda value: True) -
     return found[0]
 
 
-def parse_at(text: str, start: int) -> tuple[Any, int]:
+def parse_json_at(text: str, start: int) -> tuple[Any, int]:
     """Return the JSON value that begins at a place in a text, and the place behind it; raises ValueError."""
     try:
         value, end = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse).raw_decode(text, start)
@@ -55,31 +55,31 @@ def parse_at(text: str, start: int) -> tuple[Any, int]:
         raise ValueError(DEEP) from None
 
 
-def equal(one: Any, other: Any) -> bool:
+def is_equal_json(one: Any, other: Any) -> bool:
     """Return whether two JSON values are the same: 1 is 1.0 and not true, and the order of keys says nothing."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(equal(value, other[key]) for key, value in one.items())
+        return one.keys() == other.keys() and all(is_equal_json(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(equal, one, other))
+        return len(one) == len(other) and all(map(is_equal_json, one, other))
     return bool(one == other)
 
 
-def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+def flatten_fields(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """Return the fields of an object by their paths, those of objects in it too; lists are values."""
     if not isinstance(value, Mapping) or (path and not value):
         return {path: value}
-    return {place: leaf for key, inner in value.items() for place, leaf in leaves(inner, (*path, key)).items()}
+    return {place: leaf for key, inner in value.items() for place, leaf in flatten_fields(inner, (*path, key)).items()}
 
 
-def without(value: Any, paths: Sequence[str], here: str = "") -> Any:
+def drop_fields(value: Any, paths: Sequence[str], here: str = "") -> Any:
     """Return a value without the fields of some paths ("customer.id"), in objects of a list too."""
     if isinstance(value, list):
-        return [without(inner, paths, here) for inner in value]
+        return [drop_fields(inner, paths, here) for inner in value]
     if not isinstance(value, Mapping):
         return value
-    return {k: without(v, paths, f"{here}{k}.") for k, v in value.items() if f"{here}{k}" not in paths}
+    return {k: drop_fields(v, paths, f"{here}{k}.") for k, v in value.items() if f"{here}{k}" not in paths}
 
 
 def _shallow(value: Any) -> Any:

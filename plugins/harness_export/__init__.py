@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import ModelRef, UsageError, exporter, hookimpl
-from harness.internals import copy_files, gguf_of
+from harness.internals import copy_files, find_gguf
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
@@ -42,7 +42,7 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
 
     `facts` gets the milliseconds that took. Raises CheckFailed when it does not answer as the gated one.
     """
-    from harness_export.swap import ask
+    from harness_export.hot_swap import check_hot_swap
 
     if ref.adapter is None:
         raise UsageError(f'export "adapter" writes adapters, and {ref.name} is a merged model; use = "safetensors"')
@@ -52,7 +52,7 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
         path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NOWHERE}, indent=2) + "\n", "utf-8")
     held = dict(ref.quantization) if ref.quantization else None
     placed = {name: ref.options[name] for name in PLACED if name in ref.options}
-    swapped = ask(base=ref.path, gated=str(ref.adapter), exported=str(to), quantization=held, placed=placed)
+    swapped = check_hot_swap(base=ref.path, gated=str(ref.adapter), exported=str(to), quantization=held, placed=placed)
     if facts is not None:
         facts.update(swapped)
     return to
@@ -61,19 +61,19 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
 def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError when a model like the one in a folder cannot be written as GGUF, or `path` is no file of it."""
     from harness_export.k_quants import K_QUANTS
-    from harness_export.llama import read_config
+    from harness_export.llama import read_llama_config
 
     if (model / "config.json").is_file():
-        read_config(model)
+        read_llama_config(model)
     if (quantization := options.get("quantization")) in K_QUANTS and find_spec("llama_cpp") is None:
         how = "pip install 'finetune-harness[llama-cpp]'"
         raise UsageError(f"{quantization} is made by llama.cpp, and llama-cpp-python is not installed; {how}")
     if made := options.get("path"):
-        from harness_export.writing import check_types
+        from harness_export.writing import check_gguf_types
 
         if quantization:
             raise UsageError('"quantization" is what the file says that "path" names; remove it')
-        check_types(_file(Path(made)))
+        check_gguf_types(_file(Path(made)))
 
 
 @exporter(converts=True, check=_check_gguf)
@@ -84,17 +84,17 @@ def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, p
     Q8_0, and in K-quants what llama.cpp makes of them. Raises UsageError for a model that cannot be written so,
     CheckFailed when what was read back is another model.
     """
-    from harness_export.writing import export
+    from harness_export.writing import write_gguf
 
     if ref.adapter:
         raise UsageError(f'export "gguf" writes merged models, and {ref.name} is an adapter; from = "merged"')
-    return export(Path(ref.path), to, quantization or "F16", _file(Path(path)) if path else None)
+    return write_gguf(Path(ref.path), to, quantization or "F16", _file(Path(path)) if path else None)
 
 
 def _file(path: Path) -> Path:
     """Return the GGUF file that a path names, or that its folder holds; raises UsageError where none is there."""
     try:
-        if file := gguf_of(path) if path.is_dir() else path if path.is_file() else None:
+        if file := find_gguf(path) if path.is_dir() else path if path.is_file() else None:
             return file
     except ValueError as error:
         raise UsageError(f"path: {error}") from None

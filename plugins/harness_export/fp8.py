@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from harness import CheckFailed, ModelRef, UsageError, exporter
 from harness.internals import formats, weight_files
-from harness_export.quantised import Tell, check_whole, convert
+from harness_export.quantised import Tell, check_is_merged, convert_model
 
 LARGEST = 448.0  # of e4m3
 BITS, LEAST = 4, 2.0**-9  # of a number: its leading bit and three behind it; the smallest step
@@ -25,16 +25,16 @@ NOT_COMPARED = {"quantization_config", "compression_config", "dtype", "torch_dty
 NOT_COMPARED |= {"_name_or_path", "use_cache"}
 
 
-def check(model: Path, options: Mapping[str, Any]) -> None:
+def check_fp8_options(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError where the model is quantised already, or the copy to be read is not in FP8."""
     from harness_hf import is_fp8
 
-    check_whole(model)
+    check_is_merged(model)
     if (made := options.get("path")) and not is_fp8(Path(made)):
         raise UsageError(f'path is "{made}", which is no folder with weights in FP8 (e4m3)')
 
 
-@exporter(converts=True, check=check)
+@exporter(converts=True, check=check_fp8_options)
 def fp8(ref: ModelRef, to: Path, *, progress: Tell, scales: Scales = "channel", path: str | None = None) -> Path:
     """Quantise the linear layers of a merged model to FP8, or take the copy in a folder `path` that was made elsewhere.
 
@@ -42,8 +42,10 @@ def fp8(ref: ModelRef, to: Path, *, progress: Tell, scales: Scales = "channel", 
     parent's, rounded.
     """
     parent, made = Path(ref.path), Path(path) if path else None
-    check(parent, {"path": path} if path else {})
-    return convert("fp8", ref, to, progress, partial(_write, parent, to, scales), partial(compare, parent, to), made)
+    check_fp8_options(parent, {"path": path} if path else {})
+    return convert_model(
+        "fp8", ref, to, progress, partial(_write, parent, to, scales), partial(compare_fp8, parent, to), made
+    )
 
 
 def _write(parent: Path, to: Path, scales: Scales) -> None:
@@ -80,22 +82,22 @@ def _layers(folder: Path) -> tuple[set[str], list[str]]:
     """Return the weights of linear layers, and the names of those that stay as they are."""
     from torch.nn import Linear
 
-    from harness_hf import skeleton
+    from harness_hf import build_skeleton
 
-    model = skeleton(folder)
+    model = build_skeleton(folder)
     if experts := [name for name, weight in model.named_parameters() if weight.ndim > 2]:
         raise UsageError(f'export "fp8": "{experts[0]}" is no layer; {ELSEWHERE}')
     linear, head = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}, model.get_output_embeddings()
     return {f"{n}.weight" for n, m in linear.items() if m is not head}, [n for n, m in linear.items() if m is head]
 
 
-def compare(parent: Path, copy: Path) -> dict[str, Any]:
+def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
     """Compare every tensor, the configuration and the tokenizer; raises CheckFailed where one is another's."""
     import torch
     from safetensors import safe_open
 
     from harness_export.rounding import INEXACT
-    from harness_export.rounding import compare as compare_numbers
+    from harness_export.rounding import compare_rounding as compare_numbers
     from harness_export.writing import compare_tokenizers
     from harness_hf import read_fp8
     from harness_lora import read_headers

@@ -6,12 +6,12 @@ import ctypes
 from typing import Any
 
 from harness import CheckFailed
-from harness.internals import isolated
+from harness.internals import subprocess_call
 
 K_QUANTS = ("Q6_K", "Q5_K_M", "Q4_K_M")
 
 
-def quantise(source: str, to: str, quantization: str) -> dict[str, Any]:
+def quantize_gguf(source: str, to: str, quantization: str) -> dict[str, Any]:
     """Quantise a GGUF file in one thread a core; raises CheckFailed where llama.cpp refuses it."""
     import llama_cpp
     from gguf import LlamaFileType
@@ -24,4 +24,4 @@ def quantise(source: str, to: str, quantization: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    isolated.answer(quantise)
+    subprocess_call.serve_call(quantize_gguf)

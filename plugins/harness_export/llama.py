@@ -65,7 +65,7 @@ class Llama:
         return found
 
 
-def read_config(folder: Path) -> Llama:
+def read_llama_config(folder: Path) -> Llama:
     """Read a model's config.json; raises UsageError for what is no plain Llama, naming llama.cpp's own converter."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     made = ", ".join(config.get("architectures") or ["none named"])
@@ -89,7 +89,7 @@ def read_config(folder: Path) -> Llama:
     )  # fmt: skip
 
 
-def name_of(tensor: str, llama: Llama) -> str | None:
+def gguf_tensor_name(tensor: str, llama: Llama) -> str | None:
     """Return llama.cpp's name for a tensor; None for a head that is the embeddings, or frequencies it makes itself."""
     if (tensor == "lm_head.weight" and llama.tied) or tensor.endswith("rotary_emb.inv_freq"):
         return None
@@ -102,7 +102,7 @@ def name_of(tensor: str, llama: Llama) -> str | None:
     return f"blk.{found[1]}.{LAYER[found[2]]}.weight"
 
 
-def reorder(name: str, weight: Any, llama: Llama) -> Any:
+def reorder_heads(name: str, weight: Any, llama: Llama) -> Any:
     """Put a query's or key's rows into llama.cpp's order: a head's halves, which rotate together, become pairs."""
     heads = {"attn_q": llama.heads, "attn_k": llama.kv_heads}.get(name.rpartition(".")[0].rpartition(".")[2])
     if heads is None:
@@ -115,7 +115,7 @@ def _refused(what: str) -> UsageError:
     return UsageError(f'export "gguf": the model has {what}; convert it with llama.cpp\'s convert_hf_to_gguf.py')
 
 
-def metadata_of(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
+def gguf_metadata(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
     """Yield keys and values for the architecture, and for the tokenizer in a folder, filled up to the embeddings."""
     for key, name in KEYS.items():
         yield f"llama.{key}", getattr(llama, name)  # floats become 32 bits

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import CheckFailed, ModelRef, Progress, UsageError, exporter
-from harness.internals import CONVERSION_NOTES, formats, isolated
+from harness.internals import CONVERSION_NOTES, formats, subprocess_call
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,20 +35,20 @@ TEXTS = (
 STEPS = 2  # quantise and write; read back
 
 
-def check(model: Path, options: Mapping[str, Any]) -> None:
+def check_bitsandbytes_options(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError where bitsandbytes is missing, or the model is quantised already."""
     if find_spec("bitsandbytes") is None:
         raise UsageError("bitsandbytes is not installed; pip install 'finetune-harness[hf]'")
-    check_whole(model)
+    check_is_merged(model)
 
 
-def check_whole(model: Path) -> None:
+def check_is_merged(model: Path) -> None:
     path = model / "config.json"
     if path.is_file() and json.loads(path.read_text("utf-8")).get("quantization_config"):
         raise UsageError("the model is quantised already; bits that are gone do not come back")
 
 
-@exporter(converts=True, check=check)
+@exporter(converts=True, check=check_bitsandbytes_options)
 def nf4(ref: ModelRef, to: Path, *, progress: Tell, double_quant: bool = True) -> Path:
     """Quantise the linear layers of a merged model to 4-bit NormalFloat in blocks of 64; the rest stays as it is.
 
@@ -58,7 +58,7 @@ def nf4(ref: ModelRef, to: Path, *, progress: Tell, double_quant: bool = True) -
     return _quantise("nf4", ref, to, settings, progress)
 
 
-@exporter(converts=True, check=check)
+@exporter(converts=True, check=check_bitsandbytes_options)
 def int8(ref: ModelRef, to: Path, *, progress: Tell, threshold: float = 6.0) -> Path:
     """Quantise the linear layers of a merged model to 8 bits, row by row (LLM.int8); the rest stays as it is.
 
@@ -70,12 +70,12 @@ def int8(ref: ModelRef, to: Path, *, progress: Tell, threshold: float = 6.0) -> 
 
 def _quantise(kind: str, ref: ModelRef, to: Path, settings: Mapping[str, Any], progress: Tell) -> Path:
     asked, lost = {"parent": ref.path, "copy": str(to)}, "what was written could not be read back"
-    check(Path(ref.path), {})
-    compared = partial(isolated.ask, "harness_export.quantised", asked, lost)
-    return convert(kind, ref, to, progress, partial(write, Path(ref.path), to, settings), compared)
+    check_bitsandbytes_options(Path(ref.path), {})
+    compared = partial(subprocess_call.call_module, "harness_export.quantised", asked, lost)
+    return convert_model(kind, ref, to, progress, partial(write_quantized, Path(ref.path), to, settings), compared)
 
 
-def convert(
+def convert_model(
     kind: str, ref: ModelRef, to: Path, progress: Tell, write: Callable[[], None],
     compare: Callable[[], dict[str, Any]], made: Path | None = None,
 ) -> Path:  # fmt: skip
@@ -84,7 +84,7 @@ def convert(
         raise UsageError(f'export "{kind}" quantises whole models, and {ref.name} is an adapter; export the merged one')
     progress(Progress(kind, 0, STEPS, {"now": "reading" if made else "quantising"}))
     source = made or Path(ref.path)
-    for name in formats.shipping(source):  # tokenizer, chat template, licence
+    for name in formats.shipping_files(source):  # tokenizer, chat template, licence
         if made or not name.endswith((".safetensors", formats.INDEX)):
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, to / name)
@@ -97,25 +97,25 @@ def convert(
     return to
 
 
-def write(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
+def write_quantized(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
     """Write weights and configuration, the rest of the weights in the parent's own dtype."""
     from transformers import BitsAndBytesConfig
 
-    from harness_hf import find_class, keep_4bit_layout, load_config, quiet, wrong_on_cpu
+    from harness_hf import find_class, find_misread_layer, keep_4bit_layout, load_config, quiet_loading
 
     config = load_config(parent)
     computes = {"bnb_4bit_compute_dtype": config.dtype} if "load_in_4bit" in settings and config.dtype else {}
-    with quiet():
+    with quiet_loading():
         held, safe = BitsAndBytesConfig(**settings, **computes), {"local_files_only": True, "trust_remote_code": False}
         how: dict[str, Any] = {"dtype": "auto", "device_map": {"": "cpu"}, **safe}
         model = find_class(parent, config).from_pretrained(str(parent), quantization_config=held, **how)
         keep_4bit_layout(model)
-        if wrong := wrong_on_cpu(model):
+        if wrong := find_misread_layer(model):
             raise UsageError(f'{wrong}; use = "int8"')
         model.save_pretrained(to, max_shard_size="5GB")
 
 
-def compare(parent: Path, copy: Path) -> dict[str, Any]:
+def compare_quantized(parent: Path, copy: Path) -> dict[str, Any]:
     """Compare every tensor, then what both predict. Raises CheckFailed at a tensor that is off by more."""
     from harness_hf import load
 
@@ -172,4 +172,4 @@ def _pairs(parent: Any, copy: Any) -> Iterator[tuple[str, Tensor, Tensor, Tensor
 
 
 if __name__ == "__main__":
-    isolated.answer(lambda parent, copy: compare(Path(parent), Path(copy)))
+    subprocess_call.serve_call(lambda parent, copy: compare_quantized(Path(parent), Path(copy)))

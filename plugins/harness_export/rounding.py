@@ -72,13 +72,13 @@ def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bo
             beyond = beyond + (span + np.abs(low)).max(1, keepdims=True) / (2 * codes.scales)
             beyond = np.maximum(beyond, largest) if weighed else beyond
         ends = (here == low) | (here == high)
-        found += compare(name, wanted, here, step / 2 + slack + np.where(ends, beyond, 0))
+        found += compare_rounding(name, wanted, here, step / 2 + slack + np.where(ends, beyond, 0))
     if weighed and found[0] > MOST**2 * found[1]:
         raise CheckFailed(f'"{name}" is not its parent\'s, rounded: its relative error is over {MOST}')
     return found[0], found[1]
 
 
-def compare(name: str, there: Any, here: Any, allowed: Any) -> tuple[float, float]:
+def compare_rounding(name: str, there: Any, here: Any, allowed: Any) -> tuple[float, float]:
     """Return the squares of what numbers are off by and of the parent's; raises CheckFailed beyond what is allowed."""
     off = np.abs(here - there)
     if not (off <= allowed).all():  # NaN is not

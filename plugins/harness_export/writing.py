@@ -23,11 +23,11 @@ from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
 from harness import CheckFailed, UsageError
-from harness.internals import CONVERSION_NOTES, ROPE_FACTORS, Gguf, isolated, read_gguf, template_digest
+from harness.internals import CONVERSION_NOTES, ROPE_FACTORS, Gguf, read_gguf, subprocess_call, template_digest
 from harness_export.k_quants import K_QUANTS
-from harness_export.llama import Llama, metadata_of, name_of, read_config, reorder
+from harness_export.llama import Llama, gguf_metadata, gguf_tensor_name, read_llama_config, reorder_heads
 from harness_export.rounding import CODES, EXACT, compare_blocks
-from harness_hf import Tokens, resolve
+from harness_hf import Tokens, resolve_folder
 from harness_lora import Header, read_headers
 
 FILE = "model.gguf"
@@ -45,16 +45,16 @@ TEXTS = (
 )
 
 
-def export(folder: Path, to: Path, quantization: str, path: Path | None = None) -> Path:
+def write_gguf(folder: Path, to: Path, quantization: str, path: Path | None = None) -> Path:
     """Write the model in a folder to `to`/model.gguf, or take the file at `path` for it, and compare the two.
 
     Memory: its largest tensor, and to read it back the model. Raises UsageError when it cannot be written so,
     CheckFailed when what was read back is another model.
     """
-    llama, there = read_config(folder), read_headers(folder)
+    llama, there = read_llama_config(folder), read_headers(folder)
     # layers stand by their numbers
     order = sorted(there, key=lambda name: [(int(p) if p.isdigit() else -1, p) for p in re.split(r"(\d+)", name)])
-    names = {name: tensor for tensor in order if (name := name_of(tensor, llama))}
+    names = {name: tensor for tensor in order if (name := gguf_tensor_name(tensor, llama))}
     if path:
         shutil.copyfile(path, to / FILE)
     elif quantization in K_QUANTS:
@@ -62,7 +62,9 @@ def export(folder: Path, to: Path, quantization: str, path: Path | None = None) 
             dtypes = {there[tensor].dtype for tensor in names.values()}
             _write(folder, Path(work) / FILE, min(dtypes) if dtypes in ({"BF16"}, {"F16"}) else "F32", llama, names)
             asked = {"source": str(Path(work) / FILE), "to": str(to / FILE), "quantization": quantization}
-            isolated.ask("harness_export.k_quants", asked, f'export "gguf": {quantization} could not be made')
+            subprocess_call.call_module(
+                "harness_export.k_quants", asked, f'export "gguf": {quantization} could not be made'
+            )
     else:
         _write(folder, to / FILE, quantization, llama, names)
     for licence in sorted(folder.glob("LICEN[CS]E*")) + sorted(folder.glob("NOTICE*")):
@@ -80,7 +82,7 @@ def _write(folder: Path, to: Path, quantization: str, llama: Llama, names: Mappi
     writer.add_quantization_version(2)
     adds: dict[type, Any] = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
     adds |= {str: writer.add_string, list: writer.add_array}
-    for key, value in metadata_of(folder, llama):
+    for key, value in gguf_metadata(folder, llama):
         adds[type(value)](key, value)
     for name, tensor in names.items():
         shape, kind = there[tensor].shape, kinds[name]
@@ -111,7 +113,7 @@ class _Tensors:
     def tensor(self, name: str, tensor: str) -> Any:
         """Return a tensor in float32, its rows in llama.cpp's order."""
         read = self.opened[self.there[tensor].file].get_tensor(tensor)
-        return np.ascontiguousarray(reorder(name, read.float().numpy(), self.llama))
+        return np.ascontiguousarray(reorder_heads(name, read.float().numpy(), self.llama))
 
     def written(self, name: str, tensor: str, kind: GGMLQuantizationType) -> Any:
         """Return a tensor's bytes in the file; raises CheckFailed at NaN, UsageError where the type cannot hold it."""
@@ -137,7 +139,7 @@ def _kind(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
     return kind
 
 
-def check_types(file: Path) -> Gguf:
+def check_gguf_types(file: Path) -> Gguf:
     """Return what a GGUF file holds; raises UsageError where it is no Llama's, or coarser than the type it says."""
     try:
         found = read_gguf(file)
@@ -176,10 +178,10 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
     from transformers import AutoConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    file = check_types(to / FILE)
+    file = check_gguf_types(to / FILE)
     if odd := set(names) ^ (file.tensors.keys() - {ROPE_FACTORS}):
         raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in the file, and not in both')
-    back = resolve(str(to))
+    back = resolve_folder(str(to))
     there = read_headers(back)
     if odd := set(names.values()) ^ (there.keys() - ({"lm_head.weight"} if llama.tied else set())):
         raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in what was read back, and not in both')

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness import hookimpl, loader
-from harness.internals import attach, schema
+from harness.internals import attach_lazily, schema
 
 if TYPE_CHECKING:  # what is imported when it is asked for
     from harness import ModelRef, Subject
@@ -18,15 +18,15 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.answers import Ending as Ending
     from harness_hf.answers import Marks as Marks
     from harness_hf.attention import by_document as by_document
-    from harness_hf.classes import config_for as config_for
+    from harness_hf.classes import config_of_class as config_of_class
     from harness_hf.classes import find_class as find_class
-    from harness_hf.classes import language_model as language_model
+    from harness_hf.classes import language_model_name as language_model_name
     from harness_hf.classes import load_config as load_config
     from harness_hf.encoding import CONTEXT_MARKS as CONTEXT_MARKS
     from harness_hf.encoding import EncodedRow as EncodedRow
     from harness_hf.encoding import RowEncoder as RowEncoder
-    from harness_hf.encoding import is_context as is_context
-    from harness_hf.encoding import turns_of as turns_of
+    from harness_hf.encoding import is_context_turn as is_context_turn
+    from harness_hf.encoding import row_turns as row_turns
     from harness_hf.fp8 import is_fp8 as is_fp8
     from harness_hf.fp8 import read_fp8 as read_fp8
     from harness_hf.linear import fast_linear as fast_linear
@@ -35,27 +35,27 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.linear import pieces as pieces
     from harness_hf.linear import use_onednn as use_onednn
     from harness_hf.models import BLOCK as BLOCK
+    from harness_hf.models import adapter_errors_in_one_line as adapter_errors_in_one_line
     from harness_hf.models import add_adapter as add_adapter
     from harness_hf.models import assert_not_repacked as assert_not_repacked
-    from harness_hf.models import check_found as check_found
-    from harness_hf.models import fitting as fitting
+    from harness_hf.models import build_skeleton as build_skeleton
+    from harness_hf.models import check_loaded_tensors as check_loaded_tensors
+    from harness_hf.models import find_misread_layer as find_misread_layer
+    from harness_hf.models import format_one_line as format_one_line
     from harness_hf.models import keep_4bit_layout as keep_4bit_layout
     from harness_hf.models import load_model as load_model
     from harness_hf.models import load_tokenizer as load_tokenizer
-    from harness_hf.models import one_line as one_line
-    from harness_hf.models import quiet as quiet
+    from harness_hf.models import quiet_loading as quiet_loading
     from harness_hf.models import resolve_device as resolve_device
     from harness_hf.models import resolve_dtype as resolve_dtype
-    from harness_hf.models import skeleton as skeleton
-    from harness_hf.models import wrong_on_cpu as wrong_on_cpu
     from harness_hf.restore import SPLITS as SPLITS
     from harness_hf.restore import split_name as split_name
-    from harness_hf.scoring import apart as apart
+    from harness_hf.scoring import kl_and_agreement as kl_and_agreement
     from harness_hf.sources import LocalSource as LocalSource
-    from harness_hf.sources import context_of as context_of
-    from harness_hf.sources import parameters_of as parameters_of
-    from harness_hf.sources import resolve as resolve
-    from harness_hf.sources import told_of as told_of
+    from harness_hf.sources import context_length as context_length
+    from harness_hf.sources import count_parameters as count_parameters
+    from harness_hf.sources import read_json_file as read_json_file
+    from harness_hf.sources import resolve_folder as resolve_folder
     from harness_hf.subject import Described as Described
     from harness_hf.subject import HFSubject as HFSubject
     from harness_hf.subject import free_memory as free_memory
@@ -65,7 +65,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
 # When it is imported, by whomever, it would run code that "kernels" downloads, and without that advises to install it.
 sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-__getattr__, _ = attach(__name__, __file__)
+__getattr__, _ = attach_lazily(__name__, __file__)
 
 
 @hookimpl
@@ -77,32 +77,36 @@ def harness_loaders() -> dict[str, Any]:
 def harness_saboteurs() -> dict[str, Any]:
     from harness_hf import sabotage
 
-    return {"base nudged": sabotage.nudged, "noise in the weights": sabotage.noise, "NaN weights": sabotage.nan}
+    return {
+        "base nudged": sabotage.make_nudged,
+        "noise in the weights": sabotage.make_noise,
+        "NaN weights": sabotage.make_nan,
+    }
 
 
 def open_source(path: str, *, revision: str | None = None, sha256: str | None = None, **_: Any) -> LocalSource:
     """Bring a model onto this machine and tell what it is, without loading its weights."""
     from harness_hf.classes import check_class
-    from harness_hf.sources import open_folder, resolve
+    from harness_hf.sources import open_folder, resolve_folder
 
-    source = open_folder(folder := resolve(path, revision=revision, sha256=sha256))
+    source = open_folder(folder := resolve_folder(path, revision=revision, sha256=sha256))
     check_class(folder)
     return source
 
 
 def identify(ref: ModelRef, **options: Any) -> str:
     """Return the identity of all an answer depends on, loading no model; raises UsageError when it is not there."""
-    from harness_hf.sources import identity_of, resolve
+    from harness_hf.sources import make_identity, resolve_folder
 
     pins = {} if Path(ref.path).is_dir() else {k: options[k] for k in ("revision", "sha256") if k in options}
-    return identity_of(ref, resolve(ref.path, **pins), schema.with_defaults(load, options))
+    return make_identity(ref, resolve_folder(ref.path, **pins), schema.with_defaults(load, options))
 
 
 def check(path: str) -> None:
     """Raise UsageError at a model made elsewhere whose small files cannot be built, loaded or rendered."""
     from harness_hf import probe
 
-    probe.check(path)
+    probe.check_folder(path)
 
 
 @loader(open=open_source, identity=identify, probe=check, needs=lambda options: ("torch", "transformers"))
@@ -124,15 +128,15 @@ def load(
     `batch_tokens` bounds the tokens of one forward pass, `reference` scores in plain padded batches.
     Raises UsageError when a model is not there or an adapter was made for another base.
     """
-    from harness_hf.sources import resolve
-    from harness_hf.subject import load_subjects, release
+    from harness_hf.sources import resolve_folder
+    from harness_hf.subject import load_subjects, release_subjects
 
     # A folder is what `open_source` made of a path, under the pins; they do not name it.
     pins = [{} if Path(ref.path).is_dir() else {"revision": revision, "sha256": sha256} for ref in refs]
-    folders = [str(resolve(ref.path, **pin)) for ref, pin in zip(refs, pins, strict=True)]
+    folders = [str(resolve_folder(ref.path, **pin)) for ref, pin in zip(refs, pins, strict=True)]
     placed = {"dtype": dtype, "device": device, "device_map": device_map, "threads": threads}
     subjects = load_subjects(refs, folders, placed, batch_tokens=batch_tokens, reference=reference)
     try:
         yield list(subjects)
     finally:
-        release(subjects)
+        release_subjects(subjects)

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from harness.internals import out_of_memory
+from harness.internals import memory_error
 
 # nats per token that a score may be from a plain forward's: in half precision rows in other company differ by 0.05 on
 # average and 0.28 at most (bfloat16, 135 M parameters, 170 pairs)
@@ -18,7 +18,7 @@ ONCE = {torch.float32: 1e-3, torch.float16: 0.15, torch.bfloat16: 1.0}
 AHEAD = 8  # tokens, that are followed by as many, or by none
 
 
-def unshareable(model: PreTrainedModel) -> str:
+def find_masking_error(model: PreTrainedModel) -> str:
     """Return why rows with a mask of their own are not valid for a model, or nothing when they are.
 
     They are where every layer has full attention, takes any mask, and has rotary positions that do not depend on the
@@ -42,7 +42,7 @@ def unshareable(model: PreTrainedModel) -> str:
     return next((why for why, so in reasons.items() if so), "")
 
 
-def switch_of(model: PreTrainedModel) -> float:
+def rope_switch_length(model: PreTrainedModel) -> float:
     """Return the tokens beyond which a model turns all its positions otherwise (LongRoPE), or infinity."""
     lengths = [r["original_max_position_embeddings"] for r in _ropes(model) if r.get("rope_type") == "longrope"]
     return min(lengths, default=math.inf)
@@ -54,25 +54,25 @@ def _ropes(model: PreTrainedModel) -> list[dict[str, Any]]:
     return [rope, *(part for part in rope.values() if isinstance(part, dict))]
 
 
-def run_error(model: PreTrainedModel) -> str | None:
+def find_run_error(model: PreTrainedModel) -> str | None:
     """Return why a model cannot be asked at all: it does not run on tokens alone, or predicts something else."""
     try:
         wide = _logits(model, _probe_ids(model)).shape[-1]
     except Exception as error:
-        if out_of_memory(error):
+        if memory_error(error):
             raise
         return f"cannot be run on tokens alone: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     known = model.get_input_embeddings().num_embeddings
     return f"predicts {wide} things, and reads {known} tokens" if wide > known else None
 
 
-def causality_error(model: PreTrainedModel) -> str | None:
+def find_causality_error(model: PreTrainedModel) -> str | None:
     """Return that a model looks ahead, so that it has neither scores nor answers, or None."""
     ids = _probe_ids(model)
     alone, followed = (_logits(model, row) for row in (ids[:, :-AHEAD], ids))  # (T, V)
     apart = _distance(alone[-AHEAD:], followed[-2 * AHEAD : -AHEAD])
     # a quantised layer computes rows of another number otherwise
-    limit = max(ONCE[precision(model)], ONCE[torch.float16] if getattr(model, "is_quantized", False) else 0.0)
+    limit = max(ONCE[coarsest_dtype(model)], ONCE[torch.float16] if getattr(model, "is_quantized", False) else 0.0)
     return "is not causal: what follows a token changes its prediction" if apart > limit else None
 
 
@@ -97,7 +97,7 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (one.log_softmax(-1) - other.log_softmax(-1)).abs().gather(-1, one.topk(1).indices).max()
 
 
-def precision(model: PreTrainedModel) -> torch.dtype:
+def coarsest_dtype(model: PreTrainedModel) -> torch.dtype:
     """Return the coarsest dtype the model computes in."""
     computes = {getattr(module, "compute_dtype", None) for module in model.modules()}
     rough = {torch.bfloat16, torch.float16} & {model.dtype, *computes}

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness import CheckFailed, Said, Sampling, UsageError
-from harness.internals import Ended, ThoughtBudget
+from harness import CheckFailed, Completion, Sampling, UsageError
+from harness.internals import FinishReason, ThoughtBudget
 from harness_hf.tokens import Tokens
 
 
@@ -50,10 +50,10 @@ class Answer:
     limit: int
     ending: Ending
     seed: int | None = None
-    bound: Ended = "length"
+    bound: FinishReason = "length"
     thinking: Thinking | None = None  # where its thought has a budget
     ids: list[int] = field(default_factory=list)
-    ended: Ended = ""
+    ended: FinishReason = ""
 
     def take(self, token: int) -> bool:
         """Add a token; return whether the answer goes on."""
@@ -65,7 +65,7 @@ class Answer:
         if self.thinking:
             self.thinking.read(self.ids)
             most = min(most, self.thinking.most)
-        full: Ended = "" if len(self.ids) < most else self.bound if most == self.limit else "length"
+        full: FinishReason = "" if len(self.ids) < most else self.bound if most == self.limit else "length"
         self.ended = "stop" if self.ending.reached(self.ids) else full
         return not self.ended
 
@@ -99,21 +99,21 @@ class Answer:
         """Return the random number from 0 to 1 of the token that comes next; it depends on seed and place alone."""
         return random.Random(f"{self.seed} {len(self.ids)}").random()  # noqa: S311 -- not for secrets
 
-    def said(self) -> Said:
+    def said(self) -> Completion:
         text = self.ending.cut(self.ending.tokens.decode(self.ids))
         forced = self.thinking is not None and self.thinking.forced
-        return Said(text, self.ended, len(self.ids) + (self.ended == "eos"), forced=forced)
+        return Completion(text, self.ended, len(self.ids) + (self.ended == "eos"), forced=forced)
 
 
 Choose = Callable[[torch.Tensor, Sequence[Answer]], torch.Tensor]  # logits (B, V) and their rows -> tokens (B,)
 
 
-def likeliest(logits: torch.Tensor, _: Sequence[Answer]) -> torch.Tensor:
+def choose_greedily(logits: torch.Tensor, _: Sequence[Answer]) -> torch.Tensor:
     """Return the token of the largest logit, the first of equals."""
     return logits.argmax(-1)
 
 
-def draw(sampling: Sampling, logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tensor:
+def draw_tokens(sampling: Sampling, logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tensor:
     """Draw each row's token with the row's own random numbers: temperature, then top-k, then top-p."""
     share, token = (logits.float() / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:
@@ -126,7 +126,7 @@ def draw(sampling: Sampling, logits: torch.Tensor, answers: Sequence[Answer]) ->
     return token.gather(-1, place)[:, 0]
 
 
-def chosen(logits: torch.Tensor, answers: Sequence[Answer], choose: Choose) -> torch.Tensor:
+def choose_tokens(logits: torch.Tensor, answers: Sequence[Answer], choose: Choose) -> torch.Tensor:
     """Return the next token (B,) of each row; raises CheckFailed where logits (B, V) are not finite."""
     if not bool(logits.max(-1).values.isfinite().all()):  # the argmax of NaN is a token like any other
         raise CheckFailed("generation: the model's logits are not finite")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError, cache_dir, digest_of, write_text
-from harness.internals import sha256_of
+from harness.internals import hash_download
 
 ELSEWHERE = "score its rows with its own tools and gate them: harness gate BASE CANDIDATE"
 
@@ -48,7 +48,7 @@ def find_class(path: str | Path, config: Any) -> Any:
     return made
 
 
-def config_for(made: Any, config: Any) -> Any:
+def config_of_class(made: Any, config: Any) -> Any:
     """Return the configuration that a class is built of: that of the text alone for one that reads nothing else."""
     text = config.get_text_config()
     return text if made.config_class is type(text) else config
@@ -56,7 +56,7 @@ def config_for(made: Any, config: Any) -> Any:
 
 def check_class(folder: Path) -> None:
     """Raise UsageError where a folder's class answers no texts; what passed once needs no transformers again."""
-    passed = cache_dir() / "classes" / digest_of([version("transformers"), sha256_of(folder / "config.json")])
+    passed = cache_dir() / "classes" / digest_of([version("transformers"), hash_download(folder / "config.json")])
     if not passed.exists():
         find_class(folder, load_config(folder))
         write_text(passed, "")
@@ -72,7 +72,7 @@ def _text_error(made: Any) -> str | None:
     return None if made.can_generate() else "does not generate text"
 
 
-def language_model(model: Any) -> str | None:
+def language_model_name(model: Any) -> str | None:
     """Return the name of the part that reads text in a model of several parts, such as "model.language_model".
 
     None of a model that is nothing else, all of whose layers a text goes through.

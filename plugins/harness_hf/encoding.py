@@ -91,7 +91,7 @@ class RowEncoder:
         return EncodedRow(opened, ids, [False] * len(opened) + [True] * len(ids), alone)
 
     def _encode_chat(self, row: Mapping[str, Any]) -> EncodedRow:
-        arguments = chat.of_training(row)
+        arguments = chat.training_template_arguments(row)
         if "messages" not in row:
             encoded = self._encode_turns(row["prompt"], row["completion"], arguments)
             everything = not self.completion_only
@@ -103,7 +103,7 @@ class RowEncoder:
             except UsageError:  # a template that takes no conversation but a whole one
                 encoded = self._encode_turns([], turns, arguments)
         if self.assistant_only:
-            inside = self._assistant_mask(turns_of(row), arguments)
+            inside = self._assistant_mask(row_turns(row), arguments)
             both = [a and (everything or b) for a, b in zip(inside, encoded.learnt, strict=True)]
             return replace(encoded, learnt=both)
         return replace(encoded, learnt=[True] * len(encoded.ids)) if everything else encoded
@@ -114,8 +114,8 @@ class RowEncoder:
         Where the template opens it otherwise than it writes it (D8), it is cut where both part.
         """
         write = partial(self.tokens.render, template=self.template)
-        text = write(chat.joined([*prompt, *answer], arguments), opened=False)
-        opened = write(chat.joined(prompt, arguments)) if prompt and answer else ""
+        text = write(chat.join_arguments([*prompt, *answer], arguments), opened=False)
+        opened = write(chat.join_arguments(prompt, arguments)) if prompt and answer else ""
         [whole, begin] = self.tokens.texts([text, opened], [True, True])
         found = encoding.AnswerTokens(whole, alone=True)
         if opened and text.startswith(opened):
@@ -136,30 +136,30 @@ class RowEncoder:
 
     def _unlearn_context(self, row: Mapping[str, Any], encoded: EncodedRow) -> EncodedRow:
         """Take what is learnt from where a turn that is context begins to where the next one does."""
-        turns, ids, learnt = turns_of(row), encoded.ids, list(encoded.learnt)
-        if not any(map(is_context, turns)):
+        turns, ids, learnt = row_turns(row), encoded.ids, list(encoded.learnt)
+        if not any(map(is_context_turn, turns)):
             return encoded
 
         def write(some: Sequence[Any]) -> str:
-            arguments = chat.of_training(row)
-            return self.tokens.render(chat.joined(some, arguments), opened=False, template=self.template)
+            arguments = chat.training_template_arguments(row)
+            return self.tokens.render(chat.join_arguments(some, arguments), opened=False, template=self.template)
 
         text = write(turns)
         begins = [_begin(turns, at, text, write) for at in range(len(turns))]
-        for at in (at for at, turn in enumerate(turns) if is_context(turn)):
+        for at in (at for at, turn in enumerate(turns) if is_context_turn(turn)):
             ends = begins[at], min((b for b in begins[at + 1 :] if b > begins[at]), default=len(text))
             first, last = (encoding.shared_length(self.tokens.plain(text[:end]), ids) for end in ends)
             learnt[first:last] = [False] * (last - first)
         return replace(encoded, learnt=learnt)
 
 
-def turns_of(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def row_turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the messages of a row, the answer among them; none of a row of texts."""
     asked, answered = row.get("messages", row.get("prompt")), row.get("completion")
     return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 
-def is_context(turn: Mapping[str, Any]) -> bool:
+def is_context_turn(turn: Mapping[str, Any]) -> bool:
     """Return whether a turn is marked as one that is not learnt."""
     return any(turn.get(mark) is not None and not turn[mark] for mark in CONTEXT_MARKS)
 

@@ -71,14 +71,14 @@ def read_fp8(folder: Path, file: str) -> Iterator[tuple[str, Tensor, Tensor | No
             yield name, codes, _spread(scales, codes, folder, scale)
 
 
-def dequantise(folder: Path, to: Path) -> None:
+def dequantize_folder(folder: Path, to: Path) -> None:
     """Write the model of a folder with its numbers in float32, as no library need know of FP8."""
     from safetensors.torch import save_file
 
     for file in weight_files(folder):
         found = {n: (w.float() if scale is None else w * scale) for n, w, scale in read_fp8(folder, file)}
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, to / file, {"format": "pt"})
-    for name in (n for n in formats.shipping(folder) if not n.endswith(".safetensors")):
+    for name in (n for n in formats.shipping_files(folder) if not n.endswith(".safetensors")):
         (to / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / name, to / name)
         if name.endswith(formats.INDEX):

@@ -22,10 +22,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from harness import CheckFailed, Generate, Said, UsageError
-from harness.internals import common, out_of_memory
-from harness_hf.abilities import ONCE, precision, switch_of, unshareable
-from harness_hf.answers import Answer, Choose, Ending, Marks, chosen, draw, likeliest
+from harness import CheckFailed, Completion, Generate, UsageError
+from harness.internals import common_prefix_length, memory_error
+from harness_hf.abilities import ONCE, coarsest_dtype, find_masking_error, rope_switch_length
+from harness_hf.answers import Answer, Choose, Ending, Marks, choose_greedily, choose_tokens, draw_tokens
 from harness_hf.attention import beside, can_cascade
 from harness_hf.tokens import Tokens
 
@@ -38,7 +38,7 @@ PREFILL = {"cpu": 512, "cuda": 2048}  # prompt tokens of one forward pass; on a 
 GROWTH = 64  # columns added to the cache at a time
 
 
-def generate(
+def generate_completions(
     model: PreTrainedModel,
     tokens: Tokens,
     prompts: Sequence[list[int]],
@@ -46,7 +46,7 @@ def generate(
     *,
     context: int,
     tell: Callable[[str], None] = lambda _: None,
-) -> Iterator[tuple[int, Said]]:
+) -> Iterator[tuple[int, Completion]]:
     """Answer prompts; yield (number of the prompt, answer) as soon as an answer ends.
 
     A text ends before the first stop string or stop token, or where the context ends. In float32 the answers do not
@@ -64,9 +64,9 @@ def generate(
         for i, (p, seed) in enumerate(zip(prompts, seeds, strict=True))
         for room, begun in [(context - len(p), marks.thinking(p) if marks else None)]
     ]
-    choose = partial(draw, how.drawn) if how.drawn else likeliest
+    choose = partial(draw_tokens, how.drawn) if how.drawn else choose_greedily
     if how.max_new_tokens <= 0 or not answers:
-        yield from ((answer.number, Said("", "length", 0)) for answer in answers)
+        yield from ((answer.number, Completion("", "length", 0)) for answer in answers)
         return
     if (way := _way(model, answers)) is _whole:
         tell("it has no cache that gives what a plain forward gives: answers are computed whole, token by token")
@@ -86,7 +86,7 @@ def _way(model: PreTrainedModel, answers: Sequence[Answer]) -> Way:
     some, (length, new) = (prompts[0], prompts[-1]), TRIAL
     if model not in FOUND:
         pieces = [Answer(i, prompt[-length:], new, ending) for i, prompt in enumerate(some)]
-        tried: list[Way] = [] if unshareable(model) else [_many]
+        tried: list[Way] = [] if find_masking_error(model) else [_many]
         tried += [_alone] if "cache" in inspect.signature(model.forward).parameters else []
         FOUND[model] = next((way for way in tried if _right(model, way, pieces)), _whole)
     if FOUND[model] is not _many or not (shared := _shared(answers)) or not can_cascade(model):
@@ -113,12 +113,12 @@ def _right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
     except CheckFailed:
         return True  # not finite: told when it answers
     except Exception as error:
-        if isinstance(error, UsageError) or out_of_memory(error):
+        if isinstance(error, UsageError) or memory_error(error):
             raise
         return False
     for i, wanted in enumerate(plain):
         likely = wanted.topk(min(LIKELY, len(wanted))).indices
-        if (wanted.log_softmax(-1) - last[i].log_softmax(-1))[likely].abs().max() > ONCE[precision(model)]:
+        if (wanted.log_softmax(-1) - last[i].log_softmax(-1))[likely].abs().max() > ONCE[coarsest_dtype(model)]:
             return False
     return True
 
@@ -141,7 +141,7 @@ def _many(
                     yield from batch.join([queue.popleft() for _ in range(taken)])
             yield from batch.step()
         except RuntimeError as error:
-            if not out_of_memory(error):
+            if not memory_error(error):
                 raise
             if size == 1:
                 what = "not enough memory to answer a single prompt; use a smaller dtype or model"
@@ -161,7 +161,7 @@ CASCADING = partial(_many, cascade=True)
 def _shared(answers: Sequence[Answer]) -> int:
     """Count the tokens that all prompts begin with, 0 where they are not worth sharing."""
     prompts = [answer.prompt for answer in answers]
-    shared = common(min(prompts), max(prompts))
+    shared = common_prefix_length(min(prompts), max(prompts))
     shared = min(shared, min(map(len, prompts)) - 1)  # each row needs a token of its own to go on from
     return shared if len(answers) > 1 and shared >= WORTH_SHARING else 0
 
@@ -172,7 +172,7 @@ def _longest_first(answers: Sequence[Answer]) -> deque[Answer]:
 
 def _alone(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
     """Answer one by one with the model's own cache: for models whose layers are not plain attention."""
-    takes, switch = inspect.signature(model.forward).parameters, switch_of(model)
+    takes, switch = inspect.signature(model.forward).parameters, rope_switch_length(model)
     for answer in answers:
         cache, seen, ended = None, 0, False
         while not ended:
@@ -184,7 +184,7 @@ def _alone(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) ->
                 options["position_ids"] = torch.arange(seen, len(ids), device=model.device)[None]
             with torch.inference_mode():
                 done = model(input_ids=torch.tensor([ids[seen:]], device=model.device), **options)
-                token = int(chosen(done.logits[:, -1], [answer], choose))
+                token = int(choose_tokens(done.logits[:, -1], [answer], choose))
             cache, seen, ended = done.cache, len(ids), not answer.take(token)
         yield answer
 
@@ -193,7 +193,7 @@ def _whole(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) ->
     """Answer one by one, without a cache: right wherever a plain forward is."""
     for answer in answers:
         with torch.inference_mode():
-            while answer.take(int(chosen(_plain(model, answer.prompt + answer.ids)[None], [answer], choose))):
+            while answer.take(int(choose_tokens(_plain(model, answer.prompt + answer.ids)[None], [answer], choose))):
                 pass
         yield answer
 
@@ -277,7 +277,7 @@ class Batch:
         given["position_ids"] = places[:, known:].clamp(min=0)
         with beside(self.start) if self.cascade else nullcontext():
             done = self.model(**given, cache=cache, use_cache=True, logits_to_keep=1)
-        tokens = chosen(done.logits[:, -1], answers, self.choose).tolist()
+        tokens = choose_tokens(done.logits[:, -1], answers, self.choose).tolist()
         return [answer.take(token) for answer, token in zip(answers, tokens, strict=True)]
 
     def _empty(self) -> Cache:

@@ -17,8 +17,8 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 
 from harness import CheckFailed, UsageError
-from harness.internals import card, here, meant_otherwise, read_safetensors
-from harness_hf.classes import config_for, find_class, load_config
+from harness.internals import ambiguity_error, probe_gpus, read_gpu, read_safetensors
+from harness_hf.classes import config_of_class, find_class, load_config
 from harness_hf.linear import use_onednn
 
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|(attn|attention)\.bias$|position_ids$")  # that old files hold
@@ -32,10 +32,10 @@ def load_tokenizer(path: str | Path) -> Any:
         # where mistral-common is installed, its own file would come before the one that all others read
         told = {"mistral_format": False} if (Path(path) / "tokenizer.json").is_file() else {}
         told |= {"local_files_only": True, "trust_remote_code": False}
-        with quiet():
+        with quiet_loading():
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), **told)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {one_line(error)}') from None
+        raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {format_one_line(error)}') from None
     files = {*tokenizer.vocab_files_names.values()}  # none of a tokenizer of bytes
     if files and Path(path).is_dir() and not any((Path(path) / name).is_file() for name in (*files, "tekken.json")):
         what = f"holds no tokenizer, none of {', '.join(sorted(files))}; a processor alone has no vocabulary"
@@ -72,7 +72,7 @@ def load_model(
         try:
             bits = transformers.BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": wanted, **quantization})
         except (TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"quantization: {one_line(error)}") from None
+            raise UsageError(f"quantization: {format_one_line(error)}") from None
         options["quantization_config"] = bits
     stored = _is_quantised(path)
     if device_map or quantization or stored:
@@ -81,7 +81,7 @@ def load_model(
     if not (device_map or quantization or stored):
         model.to(place)
     keep_4bit_layout(model)
-    if wrong := wrong_on_cpu(model):
+    if wrong := find_misread_layer(model):
         raise UsageError(f'model "{path}": {wrong}; use = "lora", or a GPU')
     for module in _linear4bit(model).values() if stored else ():
         module.compute_dtype = wanted  # as where it is quantised while it is loaded; the file names another machine's
@@ -91,27 +91,27 @@ def load_model(
     return model.eval()
 
 
-def skeleton(path: str | Path, dtype: str = "", attention: str | None = None) -> Any:
+def build_skeleton(path: str | Path, dtype: str = "", attention: str | None = None) -> Any:
     """Build the model of a folder without weights, in eval mode; raises UsageError where it answers no texts."""
     config = load_config(path)
     options: dict[str, Any] = {"dtype": DTYPES[dtype]} if dtype else {}
     options |= {"attn_implementation": attention} if attention else {}
     made = find_class(path, config)
-    with quiet(), torch.device("meta"):
-        return made._from_config(config_for(made, config), **options).eval()
+    with quiet_loading(), torch.device("meta"):
+        return made._from_config(config_of_class(made, config), **options).eval()
 
 
 def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     made = find_class(path, load_config(path))
     try:
         how = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        with quiet():
+        with quiet_loading():
             model, found = made.from_pretrained(str(path), **how)
     except torch.OutOfMemoryError as error:
-        what = f"does not fit: {one_line(error)}; choose a smaller dtype or a device_map"
+        what = f"does not fit: {format_one_line(error)}; choose a smaller dtype or a device_map"
         raise UsageError(f'model "{path}": {what}') from None
     except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:  # also of a quantiser's library
-        raise UsageError(f'model "{path}": cannot be loaded as a causal LM: {one_line(error)}') from None
+        raise UsageError(f'model "{path}": cannot be loaded as a causal LM: {format_one_line(error)}') from None
     for name, there, wanted in sorted(found["mismatched_keys"]):
         raise UsageError(f'model "{path}": "{name}" is {list(there)}, its config.json wants {list(wanted)}')
     if missing := found["missing_keys"]:  # transformers fills them with random numbers, and only warns
@@ -126,7 +126,7 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
         what = f'"{left[0]}" is in its files, and the model does not use it'
         raise UsageError(f'model "{path}": {what}, so that other readers may have another model; take it out')
     text = model.config.get_text_config()
-    if why := meant_otherwise(Path(path), tied=bool(getattr(text, "tie_word_embeddings", False))):
+    if why := ambiguity_error(Path(path), tied=bool(getattr(text, "tie_word_embeddings", False))):
         raise UsageError(f'model "{path}": {why}')
     return model
 
@@ -146,7 +146,7 @@ def add_adapter(model: transformers.PreTrainedModel, adapter: Path, name: str = 
     """
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
-    with fitting(adapter), quiet(), warnings.catch_warnings():
+    with adapter_errors_in_one_line(adapter), quiet_loading(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # told below
         warnings.filterwarnings("ignore", "Unexpected keyword arguments", UserWarning)  # notes of other tools
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)  # of parameters
@@ -155,22 +155,22 @@ def add_adapter(model: transformers.PreTrainedModel, adapter: Path, name: str = 
         else:  # that tells nobody what it did not find, so the weights are set once more
             model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
             found = set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"), name)
-        check_found(found, adapter, name)
+        check_loaded_tensors(found, adapter, name)
     use_onednn(model)
     return model
 
 
 @contextmanager
-def fitting(adapter: Path) -> Iterator[None]:
+def adapter_errors_in_one_line(adapter: Path) -> Iterator[None]:
     """Turn what PEFT raises when it loads an adapter into one line that names the adapter."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
-        told = f'adapter "{adapter}": does not fit the base: {one_line(error)}; was it made for another?'
+        told = f'adapter "{adapter}": does not fit the base: {format_one_line(error)}; was it made for another?'
         raise UsageError(told) from None
 
 
-def check_found(found: Any, adapter: Path, name: str) -> None:
+def check_loaded_tensors(found: Any, adapter: Path, name: str) -> None:
     """Raise ValueError when PEFT's result of loading an adapter by this name tells of tensors that are left over."""
     if keys := found.unexpected_keys:
         raise ValueError(f'PEFT finds no place for {len(keys)} of its tensors, "{min(keys)}" is one')
@@ -210,7 +210,7 @@ def keep_4bit_layout(model: transformers.PreTrainedModel) -> None:
         module.support_avx512bf16_for_cpu = False
 
 
-def wrong_on_cpu(model: transformers.PreTrainedModel) -> str:
+def find_misread_layer(model: transformers.PreTrainedModel) -> str:
     """Return the name of a layer on the CPU that bitsandbytes reads wrongly there in 4 bits, or nothing.
 
     0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others, without a word; a
@@ -246,7 +246,7 @@ def resolve_device(device: str) -> torch.device:
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = device.partition(":")[0]
-    if not there["cuda"] and (why := here().refusal(device)):
+    if not there["cuda"] and (why := probe_gpus().refusal(device)):
         raise UsageError(why)
     if device == "auto":
         device = name = next(name for name, ok in there.items() if ok)
@@ -264,7 +264,7 @@ def _placed(device: str) -> torch.device:
     if (place := resolve_device(device)).type != "cuda":
         return place
     place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
-    if full := card(place.index).full(place.index):
+    if full := read_gpu(place.index).full(place.index):
         raise UsageError(f"[model] device: {full}")
     return place
 
@@ -286,7 +286,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Silence the libraries' progress bars, advice and deprecations of each other while something loads."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -302,6 +302,6 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def one_line(error: BaseException) -> str:
+def format_one_line(error: BaseException) -> str:
     """Return an error's text as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

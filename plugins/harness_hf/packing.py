@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from harness.internals import common
+from harness.internals import common_prefix_length
 
 WORTH_CACHING = 16  # tokens: a shorter shared prefix costs less to run again than a forward pass of its own
 
@@ -44,7 +44,7 @@ class Planner:
         self.inputs = [(pairs[i][0] + pairs[i][1])[:-1] for i in order]
         self.outputs = [pairs[i][1] for i in order]
         self.first = [len(pairs[i][0]) - 1 for i in order]  # the place that predicts the first wanted token
-        self.shared = [0, *(common(a, b) for a, b in pairwise(self.inputs))]  # with the request before
+        self.shared = [0, *(common_prefix_length(a, b) for a, b in pairwise(self.inputs))]  # with the request before
         own = (len(tokens) - shared for tokens, shared in zip(self.inputs, self.shared, strict=True))
         self.nodes = [0, *accumulate(own)]
 
@@ -57,7 +57,7 @@ class Planner:
         if self._size(lo, hi, cached) <= self.budget:
             yield self._row(range(lo, hi), cached)
             return
-        level = common(self.inputs[lo], self.inputs[hi - 1])
+        level = common_prefix_length(self.inputs[lo], self.inputs[hi - 1])
         if level == len(self.inputs[hi - 1]):  # one request, or several of the same tokens
             yield from self._pieces(lo, hi, cached)
             return
@@ -105,7 +105,7 @@ class Planner:
         branches, before = False, None
         for i in requests:
             tokens = self.inputs[i]
-            kept = 0 if before is None else common(before, tokens) - cached
+            kept = 0 if before is None else common_prefix_length(before, tokens) - cached
             branches |= kept < len(path)
             start = len(row.tokens)
             row.tokens += tokens[cached + kept :]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError, cache_dir, digest_of, write_text
-from harness.internals import isolated, out_of_memory, read_safetensors, weight_files
+from harness.internals import memory_error, read_safetensors, subprocess_call, weight_files
 from harness_hf import sources
 
 SECONDS = 120.0  # for all of it, imports included, on a busy machine
@@ -25,22 +25,24 @@ ASKED = {"role": "user", "content": "One?"}
 TALKS = ([ASKED], [ASKED, {"role": "assistant", "content": "1"}, {"role": "user", "content": "Two?"}])
 
 
-def check(path: str) -> None:
+def check_folder(path: str) -> None:
     """Raise UsageError at what cannot be built, loaded or rendered; what passed once is not looked at again."""
     folder = Path(path)
     headers = [dict(read_safetensors(folder / name).tensors) for name in weight_files(folder)]
-    passed = cache_dir() / "probed" / digest_of([sources.described(folder), headers])
+    passed = cache_dir() / "probed" / digest_of([sources.digest_surroundings(folder), headers])
     if passed.exists():
         return
-    told = isolated.ask("harness_hf.probe", {"path": path}, f'model "{path}": cannot be looked at', seconds=SECONDS)
+    told = subprocess_call.call_module(
+        "harness_hf.probe", {"path": path}, f'model "{path}": cannot be looked at', seconds=SECONDS
+    )
     if problem := told["problem"]:
         raise UsageError(f'model "{path}": {problem}')
     write_text(passed, "")
 
 
-def look(path: str) -> Mapping[str, Any]:
+def probe_folder(path: str) -> Mapping[str, Any]:
     """Return what is wrong with a model's folder, or an empty text."""
-    from harness_hf.models import one_line, quiet
+    from harness_hf.models import format_one_line, quiet_loading
 
     for what, step in (
         ("config.json cannot be built", _configuration),
@@ -48,12 +50,12 @@ def look(path: str) -> Mapping[str, Any]:
         ("chat template cannot be rendered", _template),
     ):
         try:
-            with _bounded(), quiet():
+            with _bounded(), quiet_loading():
                 problem = step(path)
         except UsageError as error:
             return {"problem": str(error).removeprefix(f'model "{path}": ')}
         except Exception as error:
-            problem = f"its {what}: {'it needs too much memory' if out_of_memory(error) else one_line(error)}"
+            problem = f"its {what}: {'it needs too much memory' if memory_error(error) else format_one_line(error)}"
         if problem:
             return {"problem": problem}
     return {"problem": ""}
@@ -62,14 +64,14 @@ def look(path: str) -> Mapping[str, Any]:
 def _configuration(path: str) -> str:
     from transformers import AutoConfig
 
-    from harness_hf.models import skeleton
+    from harness_hf.models import build_skeleton
 
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if getattr(config, "quantization_config", None):  # its files hold other shapes
         return ""
-    model = skeleton(path)
+    model = build_skeleton(path)
     model.tie_weights()
-    implied, held = sum(p.numel() for p in model.parameters()), sources.parameters_of(Path(path))
+    implied, held = sum(p.numel() for p in model.parameters()), sources.count_parameters(Path(path))
     return f"its config.json wants {implied:,} parameters, its files hold {held:,}" if implied > SLACK * held else ""
 
 
@@ -136,4 +138,4 @@ def _limited(kind: int, most: int) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    isolated.answer(look)
+    subprocess_call.serve_call(probe_folder)

@@ -28,7 +28,7 @@ WHOLE_WORDS = {"llama-bpe"}  # where a piece that is a token is taken as it is (
 STOPS = ("eos", "eot", "eom")  # end of text, of turn, of message
 
 
-def check(file: Path, found: Gguf) -> None:
+def check_restorable(file: Path, found: Gguf) -> None:
     """Raise UsageError for a file whose metadata says what would not be restored."""
     pre, kind = found.metadata.get("tokenizer.ggml.pre"), found.metadata.get("tokenizer.ggml.model")
     if kind == "gpt2" and pre not in SPLITS:
@@ -47,7 +47,7 @@ def split_name(backend: dict[str, Any]) -> str | None:
     return next((n for n, known in SPLITS.items() if known == steps and whole == (n in WHOLE_WORDS)), None)
 
 
-def cut(backend: Any, name: str) -> None:
+def set_pretokenizer(backend: Any, name: str) -> None:
     """Make a tokenizers.Tokenizer cut text as a name of `SPLITS` says."""
     from tokenizers import Regex, pre_tokenizers
 
@@ -63,10 +63,10 @@ def cut(backend: Any, name: str) -> None:
     backend.model.ignore_merges = name in WHOLE_WORDS
 
 
-def complete(model: Any, tokenizer: Any, file: Path, found: Gguf) -> None:
+def restore_details(model: Any, tokenizer: Any, file: Path, found: Gguf) -> None:
     """Give a tokenizer the cuts of the file, and a model its stop tokens and rotary frequencies."""
     if found.metadata.get("tokenizer.ggml.model") == "gpt2":
-        cut(tokenizer.backend_tokenizer, found.metadata["tokenizer.ggml.pre"])
+        set_pretokenizer(tokenizer.backend_tokenizer, found.metadata["tokenizer.ggml.pre"])
     ids = [found.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in STOPS]
     if len(stops := [i for i in ids if i is not None]) > 1:
         model.generation_config.eos_token_id = stops

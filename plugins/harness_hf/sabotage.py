@@ -12,7 +12,7 @@ NAN = {"F64": b"\0\0\0\0\0\0\xf8\x7f", "F32": b"\0\0\xc0\x7f", "F16": b"\x00\x7e
 NOISE = 1.0  # of each tensor's own standard deviation
 
 
-def nudged(base: Path, out: Path, *, seed: int) -> None:
+def make_nudged(base: Path, out: Path, *, seed: int) -> None:
     """The base with the last bit of one weight turned: other bytes, the same model."""
     _copy(base, out)
     file, _, start = next(_places(out))
@@ -23,7 +23,7 @@ def nudged(base: Path, out: Path, *, seed: int) -> None:
         f.write(bytes([byte[0] ^ 1]))
 
 
-def nan(base: Path, out: Path, *, seed: int) -> None:
+def make_nan(base: Path, out: Path, *, seed: int) -> None:
     """The base with a weight of every tensor that is not a number."""
     _copy(base, out)
     for file, dtype, start in list(_places(out)):
@@ -32,7 +32,7 @@ def nan(base: Path, out: Path, *, seed: int) -> None:
             f.write(NAN[dtype])
 
 
-def noise(base: Path, out: Path, *, seed: int) -> None:
+def make_noise(base: Path, out: Path, *, seed: int) -> None:
     """The base with noise as strong as the weights themselves."""
     import torch
     from safetensors.torch import load_file, save_file

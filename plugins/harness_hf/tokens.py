@@ -77,9 +77,9 @@ class Tokens:
         """
         if not (template or self.tokenizer.chat_template):
             raise UsageError("tokenizer: has no chat template, so it cannot take messages; give text prompts")
-        if kind := chat.media_in(messages):
+        if kind := chat.find_media(messages):
             raise UsageError(f'a message has a part of type "{kind}", and the model reads text; leave such rows out')
-        turns, given = chat.split(messages)
+        turns, given = chat.split_arguments(messages)
         given |= {"tokenize": False, "add_generation_prompt": opened, "chat_template": template}
         try:
             return str(self.tokenizer.apply_chat_template(turns, **given))

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness import hookimpl
-from harness.internals import attach
+from harness.internals import attach_lazily
 
 if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_judge.loader import load as load
     from harness_judge.loader import open_source as open_source
 
 __all__ = ["calibrate", "calibration", "disputes", "prompts"]  # modules of labels, which harness_view asks for
-__getattr__, _ = attach(__name__, __file__)
+__getattr__, _ = attach_lazily(__name__, __file__)
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from harness_judge import verdict
-from harness_judge.prompts import Question, check, pair
+from harness_judge.prompts import Question, criteria_question, pair_question
 from harness_judge.verdict import TURNED, Failed, NoVerdict, Reply
 
 # Zheng et al. 2024, arXiv:2410.07137: one text for every request won 86.5 % of AlpacaEval 2, controlled for length.
@@ -67,7 +67,7 @@ class AdversaryTrial:
         return self.score > 0.5
 
 
-def trial(ask: Ask, cases: Sequence[Exchange], guideline: str = "") -> list[AdversaryTrial]:
+def try_pairs(ask: Ask, cases: Sequence[Exchange], guideline: str = "") -> list[AdversaryTrial]:
     """Let a judge compare each adversary with real answers, in both orders.
 
     `ask` yields (number, reply) for a list of questions; what is no Reply is a question without one.
@@ -77,15 +77,17 @@ def trial(ask: Ask, cases: Sequence[Exchange], guideline: str = "") -> list[Adve
     for name, case, first in plan:
         fake = ADVERSARIES[name](case.request)
         a, b = (fake, case.answer) if first else (case.answer, fake)
-        questions.append(pair(case.request, a, b, case.reference, guideline))
+        questions.append(pair_question(case.request, a, b, case.reference, guideline))
     replies, scores = dict(ask(questions)), {name: list[float]() for name in ADVERSARIES}
     for i, (name, _, first) in enumerate(plan):
         with suppress(NoVerdict):
-            scores[name].append(score(verdict.pair(verdict.reply_of(replies.get(i)))[0], first))
+            scores[name].append(
+                score_verdict(verdict.parse_pair_verdict(verdict.require_reply(replies.get(i)))[0], first)
+            )
     return [_trial(name, found, 2 * len(cases)) for name, found in scores.items()]
 
 
-def trial_checks(ask: Ask, cases: Sequence[Exchange], parts: Sequence[Mapping[str, str]]) -> list[AdversaryTrial]:
+def try_checks(ask: Ask, cases: Sequence[Exchange], parts: Sequence[Mapping[str, str]]) -> list[AdversaryTrial]:
     """Let a judge check adversaries and real answers; one that meets more criteria than the real answer wins.
 
     `parts` are the criteria, all at once or one by one.
@@ -93,11 +95,13 @@ def trial_checks(ask: Ask, cases: Sequence[Exchange], parts: Sequence[Mapping[st
     texts = [(name, case, make(case.request)) for case in cases for name, make in ADVERSARIES.items()]
     texts += [("", case, case.answer) for case in cases]
     plan = [(name, case, text, part) for name, case, text in texts for part in parts]
-    replies = dict(ask([check(case.request, text, case.reference, part) for _, case, text, part in plan]))
+    replies = dict(ask([criteria_question(case.request, text, case.reference, part) for _, case, text, part in plan]))
     met = defaultdict[tuple[str, Exchange], list[bool]](list)
     for i, (name, case, _, part) in enumerate(plan):
         with suppress(NoVerdict):
-            met[name, case] += [yes for yes, _ in verdict.check(verdict.reply_of(replies.get(i)), part).values()]
+            met[name, case] += [
+                yes for yes, _ in verdict.parse_criteria_verdict(verdict.require_reply(replies.get(i)), part).values()
+            ]
     read = {key: sum(found) for key, found in met.items() if len(found) == sum(map(len, parts))}
     trials = []
     for name in ADVERSARIES:
@@ -106,7 +110,7 @@ def trial_checks(ask: Ask, cases: Sequence[Exchange], parts: Sequence[Mapping[st
     return trials
 
 
-def score(said: str, first: bool) -> float:
+def score_verdict(said: str, first: bool) -> float:
     """Return 1 where the answer that stood first (or second) was preferred, ½ for a tie, else 0."""
     return {"A": 1.0, "B": 0.0, "tie": 0.5}[said if first else TURNED[said]]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import Mistakes, Sample, UsageError, cache_dir, did_you_mean, digest_of
-from harness.internals import Responses, agreement, asked_of, numbered, read_answers, read_rows, read_suite
-from harness_judge import bench, rows
-from harness_judge.calibration import ALPHA, Calibration, Share, share_of, write
-from harness_judge.marking import put
+from harness.internals import Responses, agreement, number_clusters, prompt_of, read_answers, read_rows, read_suite
+from harness_judge import judge_client, rows
+from harness_judge.calibration import ALPHA, Calibration, Share, estimate_share, write_calibration
+from harness_judge.grading import ask_questions
 from harness_judge.options import JudgeOptions
-from harness_judge.prompts import as_text
-from harness_judge.rows import MOST_ERRORS, Judged, first_share
+from harness_judge.prompts import prompt_as_text
+from harness_judge.rows import MOST_ERRORS, Judged, first_position_share
 from harness_judge.sampled import pair_digest
 
 PAIR_LABELS = {"a": "A", "b": "B", "tie": "tie", "candidate": "A", "baseline": "B"}
@@ -44,7 +44,7 @@ class Labelled:
     sided: bool = True  # whether it tells whose answer is better, the candidate's or the baseline's
 
 
-def calibrate(
+def calibrate_judge(
     labels: Path, suite: Path, *, evaluation: str | None = None, run: Path | None = None, subject: str = "merged",
     out: Path | None = None, warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[Calibration, Path]:  # fmt: skip
@@ -65,20 +65,24 @@ def calibrate(
     found = _labelled(labels, options, read_answers(run, subject, chosen[0].name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:
-        with closing(bench.open_bench(options, responses)) as judge:
+        with closing(judge_client.open_judge_client(options, responses)) as judge:
             ours, theirs = [f.answers[0] for f in found], [f.answers[-1] for f in found]
-            judged = put(judge, rows.asking(options, [f.sample for f in found], ours, theirs), options)
+            judged = ask_questions(
+                judge, rows.plan_questions(options, [f.sample for f in found], ours, theirs), options
+            )
     finally:
         responses.close()
     if judge.capped:
         raise UsageError(f"{labels}: the judging ended at {judge.capped}; raise it, since a part calibrates nothing")
-    made = _compare(found, judged, options, bench.instrument(options, judge.models), str(labels), read.about.seed)
+    made = _compare(
+        found, judged, options, judge_client.judge_identity(options, judge.models), str(labels), read.about.seed
+    )
     path = out or labels.with_suffix(".calibration.json")
-    write(path, made)
+    write_calibration(path, made)
     return made, path
 
 
-def describe(made: Calibration) -> list[str]:
+def calibration_report(made: Calibration) -> list[str]:
     """Return the report of a calibration, in lines."""
     bounds = f"[{made.kappa_lower:.3f}, {made.kappa_upper:.3f}], one-sided {1 - ALPHA:.0%} bounds"
     lines = [
@@ -152,7 +156,9 @@ def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, 
     ours, theirs = there["resps"][0][0], there.get("details", {}).get("baseline_answer")
     if pairwise and theirs is None:
         raise UsageError(f'"{name}" was not compared in that run; name the subject that was with --subject')
-    return Sample(name, asked_of(there), there.get("target", ""), there["doc"]), (ours, theirs) if pairwise else (ours,)
+    return Sample(name, prompt_of(there), there.get("target", ""), there["doc"]), (ours, theirs) if pairwise else (
+        ours,
+    )
 
 
 def _compare(
@@ -168,7 +174,9 @@ def _compare(
     human, ours = [f.label for f, _ in read], [_said(f, j) for f, j in read]
     if len(set(human)) < 2:
         raise UsageError(f'{where}: people said "{human[0]}" only; agreement needs rows of more than one kind')
-    prompts = [int(n) for n in numbered(as_text(f.sample.input) for f, _ in read)]  # one's are not independent
+    prompts = [
+        int(n) for n in number_clusters(prompt_as_text(f.sample.input) for f, _ in read)
+    ]  # one's are not independent
     kinds = ("A", "B") if options.mode == "pairwise" else ("met", "not met")
     agreed = [[o == kind for h, o in zip(human, ours, strict=True) if h == kind] for kind in kinds]
     sensitivity, specificity = (sum(each) / len(each) if each else math.nan for each in agreed)
@@ -187,7 +195,7 @@ def _compare(
         rows=[(f.id, pair_digest(j.row)) for f, j in read], seed=seed,
     )  # fmt: skip
     try:
-        test = agreement.kappa(made.agreeing(), 0.0, ALPHA)
+        test = agreement.kappa_test(made.agreeing(), 0.0, ALPHA)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     return replace(made, kappa=test.estimate, kappa_lower=test.lower, kappa_upper=test.upper)
@@ -195,12 +203,12 @@ def _compare(
 
 def _first(read: Sequence[tuple[Labelled, Judged]], prompts: Sequence[int]) -> dict[str, Share]:
     """Return the share of verdicts for the answer shown first, of all pairs ("") and by what people said of them."""
-    said = [(f.label, first_share(j), prompt) for (f, j), prompt in zip(read, prompts, strict=True)]
-    found = {"": share_of([share for _, share, _ in said], prompts)}
+    said = [(f.label, first_position_share(j), prompt) for (f, j), prompt in zip(read, prompts, strict=True)]
+    found = {"": estimate_share([share for _, share, _ in said], prompts)}
     for label, name in SIDES.items():
         some = [(share, prompt) for told, share, prompt in said if told == label]
         if len({prompt for _, prompt in some}) > 1:
-            found[name] = share_of(*(list(column) for column in zip(*some, strict=True)))
+            found[name] = estimate_share(*(list(column) for column in zip(*some, strict=True)))
     return found
 
 

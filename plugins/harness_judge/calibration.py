@@ -72,24 +72,24 @@ class Calibration:
         return Labels(metric, truth, said, prompts, side, tuple(int(x) for x in longer) if side else (), rows)
 
 
-def place_of(seed: int, row: str) -> bytes:
+def label_order_key(seed: int, row: str) -> bytes:
     """Return where a row stands in the random order in which rows are labelled."""
     return sha256(json.dumps([seed, row]).encode()).digest()
 
 
-def prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dict[str, int]:
+def count_prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dict[str, int]:
     """Return of how many prompts labels of each kind are that a calibration needs."""
     of = {kind: len({p for said, p in zip(truth, prompts, strict=True) if said == kind}) for kind in (1.0, 0.0)}
     return {"is better or met": of[1.0], "is not": of[0.0]}
 
 
-def too_few(labels: Labels) -> str:
+def find_too_few_labels(labels: Labels) -> str:
     """Return which kind of labels is of too few prompts to tell how the judge errs on it, or nothing."""
-    few = {name: n for name, n in prompts_by_kind(labels.truth, labels.clusters).items() if n < FEWEST}
+    few = {name: n for name, n in count_prompts_by_kind(labels.truth, labels.clusters).items() if n < FEWEST}
     return next((f"on {n} prompts people said that it {name}, want {FEWEST} at least" for name, n in few.items()), "")
 
 
-def share_of(values: Sequence[float], clusters: Sequence[Any]) -> Share:
+def estimate_share(values: Sequence[float], clusters: Sequence[Any]) -> Share:
     """Return a mean of values from 0 to 1 with its bounds, one-sided at ALPHA each."""
     from harness.internals import cluster_t
 
@@ -97,7 +97,7 @@ def share_of(values: Sequence[float], clusters: Sequence[Any]) -> Share:
     return test.estimate, test.lower, test.upper
 
 
-def write(path: Path, found: Calibration) -> None:
+def write_calibration(path: Path, found: Calibration) -> None:
     """Write a calibration beside its labels; what is not a number becomes null."""
     plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(found).items()}
     pairs = plain.pop("pairs")
@@ -105,7 +105,7 @@ def write(path: Path, found: Calibration) -> None:
     write_text(path, f'{text},\n "pairs": {json.dumps(pairs, ensure_ascii=False)}\n}}\n')
 
 
-def read(path: Path) -> Calibration:
+def read_calibration(path: Path) -> Calibration:
     """Read a calibration. Raises UsageError when there is none."""
     try:
         data = json.loads(path.read_text("utf-8"))

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from harness import ExitCode
-from harness.internals import shown
+from harness.internals import printable
 
 
 def judge(parser: ArgumentParser) -> None:
@@ -34,27 +34,27 @@ def judge(parser: ArgumentParser) -> None:
 
 
 def _calibrate(args: Namespace) -> int:
-    from harness_judge.calibrate import calibrate, describe
+    from harness_judge.calibrate import calibrate_judge, calibration_report
 
     given = {"evaluation": args.eval, "run": args.run, "subject": args.subject, "out": args.out}
-    given["warn"] = lambda text: print(shown(f"warning: {text}"), file=sys.stderr)
-    found, path = calibrate(args.labels, args.suite, **given)
+    given["warn"] = lambda text: print(printable(f"warning: {text}"), file=sys.stderr)
+    found, path = calibrate_judge(args.labels, args.suite, **given)
     args.document = {"written": str(path), "calibration": json.loads(path.read_text("utf-8"))}
-    for line in describe(found):
-        print(shown(line))
+    for line in calibration_report(found):
+        print(printable(line))
     print(f'next: calibration = "{path.name}", by its path from the suite, in the judged [[eval]]', file=sys.stderr)
     return ExitCode.OK
 
 
 def _disputes(args: Namespace) -> int:
-    from harness_judge.disputes import describe, disputed, judged
+    from harness_judge.disputes import describe_dispute, is_disputed, iterate_judged_rows
 
-    rows = list(judged(args.run))
-    chosen = [(item, row) for item, row in rows if disputed(row)]
+    rows = list(iterate_judged_rows(args.run))
+    chosen = [(item, row) for item, row in rows if is_disputed(row)]
     told = [{"item": item, "row": row} for item, row in (rows if args.all else chosen)]
     args.document = {"judged": len(rows), "disputed": len(chosen), "rows": told}
     for item, row in rows if args.all else chosen:
-        for line in (*describe(item, row), ""):
-            print(shown(line))
+        for line in (*describe_dispute(item, row), ""):
+            print(printable(line))
     print(f"{len(chosen)} of {len(rows)} judged rows are disputed")
     return ExitCode.OK

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError, read_run
-from harness.internals import asked_of, read_answers, shorten
-from harness_judge.prompts import as_text
+from harness.internals import prompt_of, read_answers, shorten_text
+from harness_judge.prompts import prompt_as_text
 
 Row = Mapping[str, Any]
 
 
-def judged(run: Path) -> Iterator[tuple[str, Row]]:
+def iterate_judged_rows(run: Path) -> Iterator[tuple[str, Row]]:
     """Yield (item, row) for every row of a run that a judge was asked about. Raises UsageError where there is none."""
     folder, found = run if run.is_dir() else run.parent, False
     for report in read_run(run).reports:
@@ -26,7 +26,7 @@ def judged(run: Path) -> Iterator[tuple[str, Row]]:
         raise UsageError(f"{run}: no row of it was judged")
 
 
-def disputed(row: Row) -> bool:
+def is_disputed(row: Row) -> bool:
     """Return whether its verdicts differ, in two orders or at two times of asking, or one is lacking."""
     said: dict[str, set[Any]] = {}
     for one in _judgments(row):
@@ -34,20 +34,20 @@ def disputed(row: Row) -> bool:
     return any(len(verdicts) > 1 or None in verdicts for verdicts in said.values())
 
 
-def describe(item: str, row: Row) -> list[str]:
+def describe_dispute(item: str, row: Row) -> list[str]:
     """Write a row in lines: request, target, answers, and every verdict with its reason."""
     target = row["target"] if isinstance(row["target"], str) else "\n".join(row["target"])
-    texts = {"request": as_text(asked_of(row)), "target": target, "answer": row["resps"][0][0]}
+    texts = {"request": prompt_as_text(prompt_of(row)), "target": target, "answer": row["resps"][0][0]}
     if "baseline_answer" in row["details"]:
         texts["baseline"] = row["details"]["baseline_answer"]
-    lines = [f'{item}  "{row["id"]}"', *(f"  {name:<9} {shorten(text)}" for name, text in texts.items())]
+    lines = [f'{item}  "{row["id"]}"', *(f"  {name:<9} {shorten_text(text)}" for name, text in texts.items())]
     for one in _judgments(row):
         where = one.get("order") or one.get("criterion") or one.get("criteria")
         if "error" in one:
             lines.append(f"  {where}: ERROR {one['error']}")
         else:
             verdict = one.get("verdict") or ("met" if one["met"] else "not met")
-            lines.append(f"  {where}: {verdict}; {shorten(one['reason'])}")
+            lines.append(f"  {where}: {verdict}; {shorten_text(one['reason'])}")
     return lines
 
 

@@ -35,22 +35,22 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
 
 def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
     """Raise UsageError, before anything is loaded, where there is no key, no SDK, no model or no calibration."""
-    from harness_judge import bench, calibration
+    from harness_judge import calibration, judge_client
 
     chosen = JudgeOptions(**options)
     chosen.check_family(judged)
-    bench.open_bench(chosen, None).close()
+    judge_client.open_judge_client(chosen, None).close()
     if chosen.calibration:
-        calibration.read(folder / chosen.calibration)
+        calibration.read_calibration(folder / chosen.calibration)
 
 
 def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
     """Return answers that deserve nothing, whatever the judge: functions of the request."""
     from harness_judge.adversaries import ADVERSARIES
-    from harness_judge.prompts import as_text
+    from harness_judge.prompts import prompt_as_text
 
     def answer(make: Callable[[str], str], prompt: Prompt) -> str:
-        return make(as_text(prompt))
+        return make(prompt_as_text(prompt))
 
     return {name: partial(answer, make) for name, make in ADVERSARIES.items()}
 
@@ -68,7 +68,9 @@ def _estimate(
     unknown = "x" * min(4 * chosen.max_new_tokens, chosen.answer_chars)
     plan = [(1, [answer(s.input) for s in samples]) for answer in answers] + [(models, [unknown] * len(samples))]
     for times, said in plan:
-        asked = [q for row in rows.asking(chosen, samples, said, [unknown] * len(samples)) for q in row.questions]
+        asked = [
+            q for row in rows.plan_questions(chosen, samples, said, [unknown] * len(samples)) for q in row.questions
+        ]
         calls += times * len(asked)
         sent += times * sum(len(m["content"]) for q in asked for m in q.messages()) // 4
     who = f'{models} impostors and {len(answers)} worthless answers before judge "{chosen.model_name}"'
@@ -88,7 +90,7 @@ def _estimate(
     needs=lambda options: tuple(sdk for sdk in ("anthropic", "openai") if options.get("backend") == sdk),
     metrics_for=_metrics_for, check=_check, adversaries=_adversaries, estimate=_estimate,
 )  # fmt: skip
-@schema.takes(JudgeOptions)
+@schema.accepts_options(JudgeOptions)
 def judge(
     samples: Sequence[Sample], answers: Sequence[str], baseline_answers: Sequence[str] | None, options: JudgeOptions,
     *, marking: Marking,
@@ -106,18 +108,18 @@ def judge(
     Answers are at most `max_new_tokens` long and are cut to `answer_chars`; what stands between the two marks of
     `thought` is not shown to the judge.
     """
-    from harness_judge.marking import mark
+    from harness_judge.grading import grade_with_judge
 
-    return mark(samples, answers, baseline_answers, marking, options)
+    return grade_with_judge(samples, answers, baseline_answers, marking, options)
 
 
 def controlled_win_rate(scores: Sequence[Score]) -> float:
     """Return the win rate at equal lengths, fitted to the scores of all rows."""
     values = [s.values["win_rate"] for s in scores], [s.values[LONGER_BY] for s in scores]
-    return controlled(*values, [s.weight_of("win_rate") for s in scores])
+    return length_controlled_win_rate(*values, [s.weight_of("win_rate") for s in scores])
 
 
-def controlled(scores: Sequence[float], longer_by: Sequence[float], weights: Sequence[float]) -> float:
+def length_controlled_win_rate(scores: Sequence[float], longer_by: Sequence[float], weights: Sequence[float]) -> float:
     """Return the win rate at equal lengths: sigmoid(a) of the fit P(win) = sigmoid(a + b·tanh(d/s)).
 
     One score in [0, 1], one difference in length (candidate minus baseline, any unit) and one weight per row; s is the

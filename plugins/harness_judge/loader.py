@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
 import harness
-from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Subject, UsageError
-from harness.internals import Ended, schema
+from harness import Completion, Generate, Generation, Logprob, ModelRef, Prompt, Subject, UsageError
+from harness.internals import FinishReason, schema
 from harness_judge.options import Anthropic
 
 if TYPE_CHECKING:
     from harness_judge.service import Service
 
-ENDED: dict[str, Ended] = {"end_turn": "eos", "stop_sequence": "stop", "max_tokens": "length"}
+ENDED: dict[str, FinishReason] = {"end_turn": "eos", "stop_sequence": "stop", "max_tokens": "length"}
 
 
 @dataclass(frozen=True)
@@ -33,33 +33,33 @@ class AnthropicSource:
         return [0] * len(pairs)
 
 
-@schema.takes(Anthropic)
+@schema.accepts_options(Anthropic)
 def open_source(path: str, options: Anthropic) -> AnthropicSource:
     """Raise UsageError unless the API is there, takes the key and knows the model."""
-    from harness.internals import wire
+    from harness.internals import http_client
 
     at = _service(path, options)
     try:
         with closing(at.connect()) as client:
             entry = at.send(client, f"/v1/models/{path}", None, path, options.timeout)
-    except wire.Trouble as trouble:
+    except http_client.RequestError as trouble:
         raise UsageError(f'model "{path}" at {at.place}: {trouble}') from None
     shown = str(entry.get("display_name") or "") if isinstance(entry, dict) else ""
     facts = {"server": at.url, **({"name": shown} if shown else {}), **at.peer.facts(path)}
     return AnthropicSource(path, _digest(at, path, options), facts=facts)
 
 
-@schema.takes(Anthropic)
+@schema.accepts_options(Anthropic)
 def identity(ref: ModelRef, options: Anthropic) -> str | None:
     """Return the identity of what an answer depends on, never the key; None without a `version`."""
     from harness.internals import keys
 
     told = ["anthropic", _digest(_service(ref.path, options), ref.path, options), dict(options.body or {})]
-    return harness.digest_of([*told, keys.of_content([AnthropicSubject])]) if options.version else None
+    return harness.digest_of([*told, keys.digest_content([AnthropicSubject])]) if options.version else None
 
 
 @harness.loader(open=open_source, identity=identity, needs=lambda options: ("anthropic",), lacks=("thought_budget",))
-@schema.takes(Anthropic)
+@schema.accepts_options(Anthropic)
 @contextmanager
 def load(refs: Sequence[ModelRef], options: Anthropic) -> Iterator[list[Subject]]:
     """Answer through Anthropic's API; the path is the model's id.
@@ -96,7 +96,7 @@ class AnthropicSubject:
 
         Raises UsageError when one gets no answer, and on what the API does not offer.
         """
-        from harness.internals import wire
+        from harness.internals import http_client
 
         if (how := Generate(**options)).sampling is not None:
             raise UsageError(f'model "{self.path}": the API draws tokens as it likes; remove the sampling')
@@ -108,12 +108,12 @@ class AnthropicSubject:
         def ask(group: int, stop: threading.Event) -> str:
             prompt = prompts[groups[group][0]]
             try:
-                return wire.insist(lambda: self._answer(prompt, how), self.options.retries + 1, stop)
-            except wire.Trouble as trouble:
+                return http_client.retry(lambda: self._answer(prompt, how), self.options.retries + 1, stop)
+            except http_client.RequestError as trouble:
                 after = f", after {trouble.tries} tries" if trouble.tries > 1 else ""
                 raise UsageError(f'model "{self.path}" at {self.at.place}: {trouble}{after}') from None
 
-        for group, answer in wire.each(ask, len(groups), self.options.concurrency):
+        for group, answer in http_client.map_concurrent(ask, len(groups), self.options.concurrency):
             yield from ((number, answer) for number in groups[group])
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
@@ -122,7 +122,7 @@ class AnthropicSubject:
 
     def _answer(self, prompt: Prompt, how: Generate) -> str:
         """Put a prompt, once. Raises Trouble."""
-        from harness.internals import wire
+        from harness.internals import http_client
 
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         asked = {**(self.options.body or {}), "max_tokens": how.max_new_tokens}
@@ -134,9 +134,9 @@ class AnthropicSubject:
             asked["stop_sequences"] = stop
         reply, ended = self.at.message(self.client, self.path, asked, self.options.timeout)
         if ended not in ENDED:
-            raise wire.Trouble(f'it gave no answer, and ended by "{ended}"')
-        text = wire.before(reply.text, how.stop)
-        return Said(text, "stop" if text != reply.text else ENDED[ended], reply.tokens_out)
+            raise http_client.RequestError(f'it gave no answer, and ended by "{ended}"')
+        text = http_client.cut_at_stop(reply.text, how.stop)
+        return Completion(text, "stop" if text != reply.text else ENDED[ended], reply.tokens_out)
 
 
 def _service(path: str, options: Anthropic) -> Service:

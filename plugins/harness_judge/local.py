@@ -14,8 +14,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from harness import ModelRef, Subject
-from harness.internals import CachedSubject, Models, Responses
-from harness_judge.prompts import Question, cut
+from harness.internals import CachedSubject, Responses, StageModels
+from harness_judge.prompts import Question, truncate_text
 from harness_judge.verdict import Failed, Reply
 
 SHORTEST = 64  # characters of a text below which cutting it further would leave nothing to judge
@@ -48,7 +48,7 @@ class LocalJudge:
         """Yield (number, reply) for each question, in order."""
         import harness_hf
 
-        models = Models(partial(harness_hf.load, [self.ref], **self.options))
+        models = StageModels(partial(harness_hf.load, [self.ref], **self.options))
         cached = CachedSubject(self.ref, self._name, models, 0, self.responses) if self.responses else None
         try:
             subject: Any = cached or models[0]
@@ -112,4 +112,4 @@ class LocalJudge:
             if tokens <= context or most <= SHORTEST:
                 return fits if tokens <= context else None, tokens
             most //= 2
-            fits = replace(question, data={name: cut(text, most) for name, text in question.data.items()})
+            fits = replace(question, data={name: truncate_text(text, most) for name, text in question.data.items()})

@@ -146,7 +146,9 @@ class JudgeOptions:
             wrong.append(f"max_usd cannot be kept without {want}")
         for model, pair in (self.prices or {}).items():
             if len(pair) != 2 or min(pair) < 0:
-                wrong.append(f'price of "{model}" is {schema.show(pair)}, want [IN, OUT], dollars for a million tokens')
+                wrong.append(
+                    f'price of "{model}" is {schema.format_toml(pair)}, want [IN, OUT], dollars for a million tokens'
+                )
         if wrong:
             raise UsageError(*wrong)
 
@@ -170,7 +172,7 @@ class JudgeOptions:
 
     def check_family(self, judged: str) -> None:
         """Raise UsageError where the judge and the model it judges come from one family: it would know its own."""
-        if (ours := family(self.model_name)) and ours == family(judged) and not self.allow_same_family:
+        if (ours := model_family(self.model_name)) and ours == model_family(judged) and not self.allow_same_family:
             both = f'"{self.model_name}" and "{judged}" are both of the family "{ours}", and models prefer their own'
             raise UsageError(f"{both}; take another judge, or say allow_same_family = true")
 
@@ -201,7 +203,7 @@ LEAST = {
 RESERVED = frozenset({"rubric", "error_rate", "injection_suspect", "tokens", "usd", "kappa", "longer_by"})
 
 
-def family(model: str) -> str:
+def model_family(model: str) -> str:
     """Return the family that a model's name tells, or nothing."""
     name = model.lower().rsplit("==")[0] if model.startswith("pypi:") else model.lower()
     words = re.findall(r"[a-z]+\d?", name.replace("\\", "/").rsplit("/", 1)[-1])

@@ -82,7 +82,7 @@ class Question:
         return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user(letter=letter)}]
 
 
-def pair(request: str, a: str, b: str, reference: str, guideline: str, k: int = 0) -> Question:
+def pair_question(request: str, a: str, b: str, reference: str, guideline: str, k: int = 0) -> Question:
     """Ask which of two answers is better."""
     data = {"request": request, **({"reference": reference} if reference else {}), "answer_A": a, "answer_B": b}
     schema = _object({"reason": {"type": "string"}, "verdict": {"type": "string", "enum": ["A", "B", "tie"]}})
@@ -91,7 +91,7 @@ def pair(request: str, a: str, b: str, reference: str, guideline: str, k: int = 
     return Question(data, instruction, PAIR_JSON, PAIR_LETTER, schema, labels, k)
 
 
-def check(request: str, answer: str, reference: str, criteria: Mapping[str, str], k: int = 0) -> Question:
+def criteria_question(request: str, answer: str, reference: str, criteria: Mapping[str, str], k: int = 0) -> Question:
     """Ask which criteria an answer meets; one that is read by log-probs can be asked for one criterion at a time."""
     data = {"request": request, **({"reference": reference} if reference else {}), "answer": answer}
     one = _object({"reason": {"type": "string"}, "met": {"type": "boolean"}})
@@ -101,7 +101,7 @@ def check(request: str, answer: str, reference: str, criteria: Mapping[str, str]
     return Question(data, instruction, CHECK_JSON, CHECK_WORD, _object(dict.fromkeys(criteria, one)), labels, k)
 
 
-def as_text(prompt: Prompt) -> str:
+def prompt_as_text(prompt: Prompt) -> str:
     """Write a prompt as a judge sees it: text as it is, chat messages by role."""
     if isinstance(prompt, str):
         return prompt
@@ -110,7 +110,7 @@ def as_text(prompt: Prompt) -> str:
     return "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
-def clean(text: str, most: int) -> tuple[str, list[str]]:
+def clean_answer(text: str, most: int) -> tuple[str, list[str]]:
     """Return a text fit to be shown to a judge, and what was done to it."""
     done, stripped = [], text
     while SPECIAL.search(stripped):  # what is left of one may join to another
@@ -122,20 +122,20 @@ def clean(text: str, most: int) -> tuple[str, list[str]]:
         done.append("control characters removed")
     if len(plain) > most:
         done.append(f"cut to {most} of {len(plain)} characters")
-    return cut(plain, most), done
+    return truncate_text(plain, most), done
 
 
-def cut(text: str, most: int) -> str:
+def truncate_text(text: str, most: int) -> str:
     """Cut a text, and say so in it."""
     return text if len(text) <= most else text[:most] + CUT.format(left=len(text) - most)
 
 
-def speaks_to_the_judge(text: str) -> bool:
+def has_judge_injection(text: str) -> bool:
     """Return whether an answer holds text that is meant for whoever judges it."""
     return TO_A_JUDGE.search(text) is not None
 
 
-def digest() -> str:
+def prompts_digest() -> str:
     """Return a digest of the wording of all prompts: a judge that is asked otherwise is another instrument."""
     parts = [SYSTEM, PAIR, PAIR_JSON, PAIR_LETTER, CHECK, CHECK_JSON, CHECK_WORD, REFERENCE]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

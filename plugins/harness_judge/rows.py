@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import Sample, Score
 from harness_judge import prompts, verdict
-from harness_judge.adversaries import score
+from harness_judge.adversaries import score_verdict
 from harness_judge.calibration import LONGER_BY
 from harness_judge.options import JudgeOptions, Prices
 from harness_judge.prompts import Question
@@ -44,53 +44,55 @@ class Judged:
     tokens_out: int = 0
 
 
-def asking(
+def plan_questions(
     options: JudgeOptions, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str] | None
 ) -> list[JudgeRow]:
     """Ask of every row which answer is better, or which criteria it meets, k times; of pairs there is a baseline."""
     if options.mode != "rubric":
         assert baselines is not None
-        return pairs(options, samples, answers, baselines)
+        return plan_pairs(options, samples, answers, baselines)
     rows = []
     for sample, answer in zip(samples, answers, strict=True):
         request, reference, notes = _shown(sample, options)
-        text, done = prompts.clean(answer, options.answer_chars)
+        text, done = prompts.clean_answer(answer, options.answer_chars)
         notes += [f"answer: {n}" for n in done]
-        plan = [(part, k) for k in range(options.k) for part in parts(options)]
-        questions = tuple(prompts.check(request, text, reference, part, k) for part, k in plan)
+        plan = [(part, k) for k in range(options.k) for part in criteria_parts(options)]
+        questions = tuple(prompts.criteria_question(request, text, reference, part, k) for part, k in plan)
         rows.append(JudgeRow(sample, answer, None, questions, tuple(",".join(part) for part, _ in plan), tuple(notes)))
     return rows
 
 
-def pairs(
+def plan_pairs(
     options: JudgeOptions, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str]
 ) -> list[JudgeRow]:
     """Ask of every row which answer is better, in both orders, k times."""
     rows = []
     for sample, ours, theirs in zip(samples, answers, baselines, strict=True):
         request, reference, notes = _shown(sample, options)
-        a, done_a = prompts.clean(ours, options.answer_chars)
-        b, done_b = prompts.clean(theirs, options.answer_chars)
+        a, done_a = prompts.clean_answer(ours, options.answer_chars)
+        b, done_b = prompts.clean_answer(theirs, options.answer_chars)
         notes += [f"answer: {n}" for n in done_a] + [f"baseline's answer: {n}" for n in done_b]
         orders = {"candidate first": (a, b), "baseline first": (b, a)}
         plan = [(order, k) for k in range(options.k) for order in orders]
-        questions = tuple(prompts.pair(request, *orders[o], reference, options.guideline, k) for o, k in plan)
+        questions = tuple(prompts.pair_question(request, *orders[o], reference, options.guideline, k) for o, k in plan)
         rows.append(JudgeRow(sample, ours, theirs, questions, tuple(order for order, _ in plan), tuple(notes)))
     return rows
 
 
-def parts(options: JudgeOptions) -> list[dict[str, str]]:
+def criteria_parts(options: JudgeOptions) -> list[dict[str, str]]:
     """Return the criteria as they are asked: all at once, or one by one of a judge that says one word."""
     criteria = dict(options.criteria or {})
     return [{n: t} for n, t in criteria.items()] if options.backend_name == "local" else [criteria]
 
 
-def judged_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
+def score_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return a row's score: the mean over both orders, ½ for a judge that only looks at places."""
     found, scores = Judged(row), {True: list[float](), False: list[float]()}
-    for order, (said, reason), model in _verdicts(found, outcomes, "order", lambda reply, _: verdict.pair(reply)):
+    for order, (said, reason), model in _verdicts(
+        found, outcomes, "order", lambda reply, _: verdict.parse_pair_verdict(reply)
+    ):
         first = order == "candidate first"
-        scores[first].append(score(said, first))
+        scores[first].append(score_verdict(said, first))
         winner = {1.0: "candidate", 0.0: "baseline", 0.5: "tie"}[scores[first][-1]]
         found.judgments.append({"order": order, "verdict": winner, "reason": reason, "model": model})
     if not found.error:
@@ -100,7 +102,7 @@ def judged_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     return found
 
 
-def first_share(judged: Judged) -> float:
+def first_position_share(judged: Judged) -> float:
     """Return the share of a pair's verdicts for the answer that was shown first, one half for a tie.
 
     Both orders are asked alike, so it is one half on average of a judge that reads answers and not places. The one
@@ -111,10 +113,12 @@ def first_share(judged: Judged) -> float:
     return sum(win if first else 1 - win for win, first in found) / len(found)
 
 
-def judged_check(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
+def score_criteria(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     """Return the share of judgments by which each criterion is met, and their mean."""
     found, met = Judged(row), dict[str, list[bool]]()
-    for _, verdicts, model in _verdicts(found, outcomes, "criteria", lambda r, some: verdict.check(r, some.split(","))):
+    for _, verdicts, model in _verdicts(
+        found, outcomes, "criteria", lambda r, some: verdict.parse_criteria_verdict(r, some.split(","))
+    ):
         for name, (yes, reason) in verdicts.items():
             met.setdefault(name, []).append(yes)
             found.judgments.append({"criterion": name, "met": yes, "reason": reason, "model": model})
@@ -135,7 +139,7 @@ def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) 
         details: dict[str, Any] = {"judgments": j.judgments}
         values = dict(j.values) if not j.error else dict.fromkeys(metrics, 0.5 if spared else math.nan)
         values["error_rate"] = float(bool(j.error)) if j.asked else math.nan
-        values["injection_suspect"] = float(prompts.speaks_to_the_judge(row.answer))
+        values["injection_suspect"] = float(prompts.has_judge_injection(row.answer))
         values["tokens"] = float(j.tokens_in + j.tokens_out)
         if prices.known:
             values["usd"] = float(prices.usd(j.tokens_in, j.tokens_out))
@@ -154,8 +158,8 @@ def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) 
 
 def _shown(sample: Sample, options: JudgeOptions) -> tuple[str, str, list[str]]:
     """Return request and reference as the judge will see them, and what was done to them."""
-    request, done = prompts.clean(prompts.as_text(sample.input), options.answer_chars)
-    reference, too = prompts.clean("\n".join(sample.targets) if options.reference else "", options.answer_chars)
+    request, done = prompts.clean_answer(prompts.prompt_as_text(sample.input), options.answer_chars)
+    reference, too = prompts.clean_answer("\n".join(sample.targets) if options.reference else "", options.answer_chars)
     return request, reference, [f"request: {n}" for n in done] + [f"reference: {n}" for n in too]
 
 
@@ -165,7 +169,7 @@ def _verdicts(
     """Yield each question with its verdict and the model that gave it; note those that have none, and all tokens."""
     for asked, outcome in zip(found.row.asked, outcomes, strict=True):
         try:
-            reply = verdict.reply_of(outcome)
+            reply = verdict.require_reply(outcome)
             found.tokens_in += reply.tokens_in
             found.tokens_out += reply.tokens_out
             yield asked, read(reply, asked), reply.model

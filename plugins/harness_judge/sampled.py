@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness import digest_of
-from harness_judge.calibration import Calibration, place_of
-from harness_judge.prompts import as_text
+from harness_judge.calibration import Calibration, label_order_key
+from harness_judge.prompts import prompt_as_text
 from harness_judge.rows import Judged, JudgeRow
 
 DIGITS = 32  # hex digits of a pair's digest
@@ -14,7 +14,7 @@ DIGITS = 32  # hex digits of a pair's digest
 
 def pair_digest(row: JudgeRow) -> str:
     """Return what tells a pair of answers to a prompt, or one answer, from all others."""
-    return digest_of([as_text(row.sample.input), row.answer, row.baseline])[:DIGITS]
+    return digest_of([prompt_as_text(row.sample.input), row.answer, row.baseline])[:DIGITS]
 
 
 def find_pairs_error(made: Calibration, judged: Sequence[Judged], criterion: str) -> str | None:
@@ -36,7 +36,7 @@ def find_pairs_error(made: Calibration, judged: Sequence[Judged], criterion: str
 
 def _order_error(seed: int, labelled: set[str], rows: Iterable[str]) -> str | None:
     """Return which row was left out of the random sample, or None."""
-    order = sorted(rows, key=lambda row: place_of(seed, row))
+    order = sorted(rows, key=lambda row: label_order_key(seed, row))
     if left := [row for row in order[: len(labelled)] if row not in labelled]:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         what = f'the labelled rows are no random sample: seed {seed} draws "{left[0]}"{more} before some of them'

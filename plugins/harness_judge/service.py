@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from harness import UsageError
-from harness.internals import wire
+from harness.internals import http_client
 from harness_judge.options import HOMES, KEYS, JudgeOptions
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply
@@ -27,34 +27,36 @@ class Service:
 
     def __init__(self, provider: str, base_url: str = "", key_env: str = "") -> None:
         self.provider, self.url = provider, (base_url or HOMES[provider]).rstrip("/")
-        if problem := wire.wrong_url(self.url):
+        if problem := http_client.find_url_error(self.url):
             raise UsageError(f"base_url {problem}")
-        if problem := wire.wrong_variable(key_env):
+        if problem := http_client.find_variable_error(key_env):
             raise UsageError(f"api_key_env {problem}")
         home = urlsplit(self.url).hostname == urlsplit(HOMES[provider]).hostname
         self.variable = key_env or (KEYS[provider] if home else "")
-        self.key, problem = wire.key_in(self.variable) if self.variable else ("", "")
+        self.key, problem = http_client.read_key(self.variable) if self.variable else ("", "")
         if problem == "is not set":
             problem = f'the environment variable {self.variable} is not set; it holds the key for "{self.url}"'
         if problem:
             raise UsageError(problem)
-        self.peer = wire.Peer(self.url, self.key)
+        self.peer = http_client.ServerConnection(self.url, self.key)
         self.place = f'"{self.url}"{self.peer.through}'
 
-    def connect(self) -> wire.Client:
+    def connect(self) -> http_client.Client:
         """Return a client; raises UsageError without the SDK."""
         missing = f"needs the package {self.provider}; pip install 'finetune-harness[judge]'"
-        return wire.Client(self.provider, self.peer, self.variable, missing)
+        return http_client.Client(self.provider, self.peer, self.variable, missing)
 
     def hide(self, text: str) -> str:
         """Take the key out of what a judge said, of which a part may be a word."""
         return text.replace(self.key, "***") if self.key else text
 
-    def send(self, client: wire.Client, path: str, body: Mapping[str, Any] | None, model: str, timeout: float) -> Any:
+    def send(
+        self, client: http_client.Client, path: str, body: Mapping[str, Any] | None, model: str, timeout: float
+    ) -> Any:
         """Return the JSON that comes from a client; raises Trouble, which says what to look at."""
         try:
             return client.send(path, body, timeout)
-        except wire.Trouble as trouble:
+        except http_client.RequestError as trouble:
             if trouble.status == 401:
                 what = f"the key in {self.variable} is refused" if self.variable else "it wants a key; set api_key_env"
                 trouble.what = f"{what} (HTTP 401)"
@@ -62,12 +64,14 @@ class Service:
                 trouble.what += f'; is "{model}" a model it serves, and base_url right?'
             raise
 
-    def message(self, client: wire.Client, model: str, asked: Mapping[str, Any], timeout: float) -> tuple[Reply, str]:
+    def message(
+        self, client: http_client.Client, model: str, asked: Mapping[str, Any], timeout: float
+    ) -> tuple[Reply, str]:
         """Send Anthropic's API a message; return what came back, and why it ended. Raises Trouble."""
         body = self.send(client, "/v1/messages", {**asked, "model": model}, model, timeout)
         content = body.get("content") if isinstance(body, dict) else None
         if not isinstance(content, list):
-            raise wire.Trouble("answered without content, so this is no answer", passing=True, charged=True)
+            raise http_client.RequestError("answered without content, so this is no answer", passing=True, charged=True)
         text = "".join(str(block.get("text", "")) for block in content if block.get("type") == "text")
         usage = body.get("usage") or {}
         kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
@@ -105,7 +109,9 @@ class API:
             try:
                 json.loads(reply.text)
             except ValueError:
-                raise wire.Trouble("replied with something that is no JSON", passing=True, reply=reply) from None
+                raise http_client.RequestError(
+                    "replied with something that is no JSON", passing=True, reply=reply
+                ) from None
         return reply
 
     def put(self, question: Question) -> Reply:
@@ -136,7 +142,7 @@ class OpenAIJudge(API):
         }
         try:
             body = self.at.send(self.client, "/chat/completions", asked, self.model, self.timeout)
-        except wire.Trouble as trouble:
+        except http_client.RequestError as trouble:
             field = trouble.field if trouble.status == 400 else ""
             if field == "temperature" and field not in self._without:
                 self._without |= {field}
@@ -144,10 +150,10 @@ class OpenAIJudge(API):
                 self._limit = "max_completion_tokens"
             else:
                 raise
-            raise wire.Trouble(f"it refuses {field}", passing=True, after=0.0) from None
+            raise http_client.RequestError(f"it refuses {field}", passing=True, after=0.0) from None
         choices = body.get("choices") if isinstance(body, dict) else None
         if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
-            raise wire.Trouble("answered without choices, so this is no answer", passing=True, charged=True)
+            raise http_client.RequestError("answered without choices, so this is no answer", passing=True, charged=True)
         message, ended = choices[0].get("message") or {}, choices[0].get("finish_reason")
         usage, problem = body.get("usage") or {}, ""
         if message.get("refusal") or ended == "content_filter":

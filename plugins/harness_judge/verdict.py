@@ -36,14 +36,14 @@ class Failed:
     asked: bool = True
 
 
-def reply_of(outcome: object) -> Reply:
+def require_reply(outcome: object) -> Reply:
     """Return what a question came to, if that is a reply; raises NoVerdict, with why it failed."""
     if isinstance(outcome, Reply):
         return outcome
     raise NoVerdict(str(getattr(outcome, "why", "there is no reply")))
 
 
-def pair(reply: Reply) -> tuple[str, str]:
+def parse_pair_verdict(reply: Reply) -> tuple[str, str]:
     """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdict."""
     found = _read(reply)
     if (verdict := found.get("verdict")) not in TURNED:
@@ -51,7 +51,7 @@ def pair(reply: Reply) -> tuple[str, str]:
     return str(verdict), str(found.get("reason", ""))
 
 
-def check(reply: Reply, criteria: Iterable[str]) -> dict[str, tuple[bool, str]]:
+def parse_criteria_verdict(reply: Reply, criteria: Iterable[str]) -> dict[str, tuple[bool, str]]:
     """Return whether each criterion is met, and the reason; raises NoVerdict."""
     found, verdicts = _read(reply), {}
     for name in criteria:

@@ -10,28 +10,28 @@ from typing import Any
 from harness import Metric, Sample, Score, Subject, evaluator, hookimpl
 from harness.internals import schema
 from harness_lm_eval import hub, scores
-from harness_lm_eval.find import find
-from harness_lm_eval.metrics import gauges
-from harness_lm_eval.tasks import TaskOptions, blamed, build
+from harness_lm_eval.find import find_tasks
+from harness_lm_eval.metrics import list_eval_metrics
+from harness_lm_eval.tasks import TaskOptions, blame_task_code, build_tasks
 
 
 def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
     """Return the metrics of a task from its YAML; light, since collection calls it. Raises UsageError."""
     asked = TaskOptions.of(options)
     found = []
-    for gauge in gauges(find(asked.task, folder, asked.include_path)):
-        combine = partial(scores.combine, name=gauge.name, alike=gauge.alike, asked=asked, folder=folder)
+    for gauge in list_eval_metrics(find_tasks(asked.task, folder, asked.include_path)):
+        combine = partial(scores.aggregate_metric, name=gauge.name, alike=gauge.alike, asked=asked, folder=folder)
         found.append(Metric(gauge.name, gauge.better, gauge.scale or "other", None if gauge.scale else combine))
     return found
 
 
 def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Read a task's documents: a row each, with "task", "doc_id" and the document's fields. Raises UsageError."""
-    served, _ = build(TaskOptions.of(options), folder)
+    served, _ = build_tasks(TaskOptions.of(options), folder)
     found = []
-    with hub.quiet():
+    with hub.quiet_libraries():
         for one in served.values():
-            with blamed(f'task "{one.name}": fails on a document'):
+            with blame_task_code(f'task "{one.name}": fails on a document'):
                 one.requests(0, None)  # the first of each task is tried out
                 some = [one.row(number) for number in range(len(one.docs))]
             names = [f"{one.name}:" * (len(served) > 1) + str(number) for number in range(len(some))]
@@ -40,7 +40,7 @@ def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
 
 
 @evaluator(metrics_for=metrics_for, rows_for=rows_for, needs=lambda options: ("lm_eval",))
-@schema.takes(TaskOptions)
+@schema.accepts_options(TaskOptions)
 def lm_eval(subject: Subject, samples: Sequence[Sample], options: TaskOptions, *, folder: Path) -> Iterator[Score]:
     """Score a task, group or tag of lm-evaluation-harness, or a YAML beside the suite, as its HF backend would.
 
@@ -52,7 +52,7 @@ def lm_eval(subject: Subject, samples: Sequence[Sample], options: TaskOptions, *
     the task's; of several filters "metric@filter".
     Raises UsageError when the task cannot be served.
     """
-    yield from scores.score(subject, samples, options, folder)
+    yield from scores.score_rows(subject, samples, options, folder)
 
 
 @hookimpl

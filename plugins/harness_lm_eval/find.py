@@ -42,7 +42,7 @@ class NamedTasks:
     averaged: tuple[Averaged, ...] = ()
 
 
-def find(task: str, folder: Path, include_path: str | None = None, read: Reader | None = None) -> NamedTasks:
+def find_tasks(task: str, folder: Path, include_path: str | None = None, read: Reader | None = None) -> NamedTasks:
     """Return the tasks behind a name, a group, a tag, or the path of a YAML relative to `folder`.
 
     `include_path` is a folder whose tasks go before lm_eval's own. `read` reads one YAML; by default functions in

@@ -21,17 +21,17 @@ SEED, OTHER_SEED = 0, 1234  # lm_eval's, for tasks that shuffle while they read 
 
 def needs_hub(config: Config) -> bool:
     """Return whether a task's data, or a metric of it, may have to come from somewhere else."""
-    return remote_data(config) or bool(foreign_metrics(config))
+    return has_remote_data(config) or bool(list_foreign_metrics(config))
 
 
-def remote_data(config: Config) -> bool:
+def has_remote_data(config: Config) -> bool:
     """Return whether a task's data is not in local files, as far as its configuration tells."""
     path = config.get("dataset_path")
     local = path in LOCAL or (isinstance(path, str) and Path(path).exists())
     return not local or "://" in repr(config.get("dataset_kwargs"))
 
 
-def foreign_metrics(config: Config) -> list[str]:
+def list_foreign_metrics(config: Config) -> list[str]:
     """Return the metrics that lm_eval does not bring itself and would load with the library `evaluate`."""
     from lm_eval.api.registry import metric_registry
 
@@ -42,7 +42,7 @@ def foreign_metrics(config: Config) -> list[str]:
 
 
 @contextmanager
-def network(wanted: bool) -> Iterator[str]:
+def allow_network(wanted: bool) -> Iterator[str]:
     """Let the libraries use the network where it is wanted and there, else have them look at their caches only.
 
     Yields why they may not, or nothing. Counting downloads is off either way.
@@ -53,7 +53,7 @@ def network(wanted: bool) -> Iterator[str]:
     barred = "" if wanted else "it is not needed"
     if wanted and constants.HF_HUB_OFFLINE:
         barred = "HF_HUB_OFFLINE is set"
-    elif wanted and not reachable():
+    elif wanted and not is_hub_reachable():
         barred = f"{constants.ENDPOINT} cannot be reached"
     offline = bool(barred)
     wished: list[tuple[Any, dict[str, bool]]] = [
@@ -75,7 +75,7 @@ def network(wanted: bool) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1)
-def reachable() -> bool:
+def is_hub_reachable() -> bool:
     """Return whether the hub answers: asked once, since its libraries would try for half a minute per data set."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ def reachable() -> bool:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keep the libraries' log lines and progress bars off the terminal."""
     import datasets
 
@@ -107,7 +107,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def seeded() -> Iterator[None]:
+def seed_globally() -> Iterator[None]:
     """Seed the global random numbers as lm_eval does before it reads data, and put them back."""
     import numpy as np
 

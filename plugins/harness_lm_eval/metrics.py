@@ -34,7 +34,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Gauge:
+class EvalMetric:
     """A metric of an eval: a sum over rows on a scale, or, without one, made of each task's documents at once.
 
     `alike` counts every task of a group alike, whatever its size.
@@ -46,12 +46,12 @@ class Gauge:
     alike: bool = False
 
 
-def gauges(found: NamedTasks) -> list[Gauge]:
+def list_eval_metrics(found: NamedTasks) -> list[EvalMetric]:
     """Return the metrics that all tasks have, of a group those that its YAML aggregates where it says so.
 
     Raises UsageError on a task that cannot be served, and where there are none.
     """
-    each = [{m.name: m for m in measures(leaf)} for leaf in found.leaves]
+    each = [{m.name: m for m in task_metrics(leaf)} for leaf in found.leaves]
     kept = []
     for same in ([m[name] for m in each] for name in each[0] if all(name in m for m in each)):
         first = same[0]
@@ -63,13 +63,13 @@ def gauges(found: NamedTasks) -> list[Gauge]:
         scale: Scale | None = "proportion" if share else SCALES.get(first.aggregation)
         if len(same) > 1 and not {m.aggregation for m in same} <= MEANS:
             scale = None
-        kept.append(Gauge(first.name, first.better, scale, bool(averaged and averaged.alike)))
+        kept.append(EvalMetric(first.name, first.better, scale, bool(averaged and averaged.alike)))
     if not kept:
         raise UsageError(f'task "{found.name}": its tasks have no metric in common; name them one by one')
     return kept
 
 
-def measures(leaf: Leaf) -> list[Measure]:
+def task_metrics(leaf: Leaf) -> list[Measure]:
     """Return the metrics of one task; raises UsageError on a task that cannot be served."""
     config, where = leaf.config, f'task "{leaf.name}"'
     if config.get("doc_to_image") or config.get("doc_to_audio"):

@@ -76,7 +76,7 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
     def apply_chat_template(self, chat_history: Conversation, add_generation_prompt: bool = True) -> str:
         """Write messages as the model's chat template does; a last message of the assistant is left open."""
         left_open = [] if add_generation_prompt else [chat_history[-1]["content"]]
-        turns = chat.joined(chat_history[: len(chat_history) - len(left_open)], self.arguments)
+        turns = chat.join_arguments(chat_history[: len(chat_history) - len(left_open)], self.arguments)
         try:
             return "".join([self.subject.render(turns), *left_open])  # type: ignore[attr-defined]
         except AttributeError:

@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness import Said, Sample, Score, Subject, UsageError
+from harness import Completion, Sample, Score, Subject, UsageError
 from harness_lm_eval import hub
-from harness_lm_eval.metrics import Gauge, Measure
-from harness_lm_eval.tasks import Served, TaskOptions, blamed, serve
+from harness_lm_eval.metrics import EvalMetric, Measure
+from harness_lm_eval.tasks import Served, TaskOptions, blame_task_code, load_tasks
 
 TUPLE = "()"  # marks a list of JSON that was a tuple
 CUT = "prompt cut from the left, tokens: "
@@ -36,12 +36,12 @@ class DocumentRow:
         return f'task "{self.task.name}", row "{self.sample.id}"'
 
 
-def score(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, folder: Path) -> list[Score]:
+def score_rows(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, folder: Path) -> list[Score]:
     """Score rows with lm_eval's own code; all their requests of a kind go to the subject in one call."""
     from harness_lm_eval.model import SubjectLM
 
-    with hub.quiet():
-        served, metrics = serve(asked, folder)
+    with hub.quiet_libraries():
+        served, metrics = load_tasks(asked, folder)
         lm = SubjectLM(subject, seed=asked.shots_seed, arguments=asked.template_arguments())
         template = None if asked.chat is False else lm.apply_chat_template
         rows = []
@@ -50,31 +50,31 @@ def score(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, folde
             where = f'row "{sample.id}"'
             if task is None or not isinstance(number, int) or not 0 <= number < len(task.docs):
                 raise UsageError(f"{where}: is no document of the task; lm_eval brings its own rows, remove data")
-            with blamed(f"{where}: its prompt cannot be made"):
+            with blame_task_code(f"{where}: its prompt cannot be made"):
                 rows.append(DocumentRow(sample, task, task.requests(number, template)))
         requests = [request for row in rows for request in row.requests]
         for kind in dict.fromkeys(request.request_type for request in requests):  # each as often as its task wants
             asked_for = [r for r in requests if r.request_type == kind for _ in range(r.repeats or 1)]
             for request, answer in zip(asked_for, getattr(lm, kind)(asked_for), strict=True):
                 request.resps.append(answer)
-        with hub.network(any(row.task.remote for row in rows)):
+        with hub.allow_network(any(row.task.remote for row in rows)):
             for one in {row.task.name: row.task for row in rows}.values():  # apply_filters looks at _instances
                 one.task._instances = [request for row in rows if row.task is one for request in row.requests]
                 try:
-                    with blamed(f'task "{one.name}": its filters fail'):
+                    with blame_task_code(f'task "{one.name}": its filters fail'):
                         one.task.apply_filters()
                 finally:
                     one.task._instances = None
             return [_score(row, metrics, lm.cut) for row in rows]
 
 
-def _score(row: DocumentRow, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int]) -> Score:
+def _score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tuple[str, int], int]) -> Score:
     measures = {m.name: m for m in row.task.measures}
     scored = [answer for r in row.requests if r.request_type != "generate_until" for answer in r.resps]
     finite = all(math.isfinite(answer[0] if isinstance(answer, tuple) else answer) for answer in scored)
     task, requests = row.task.task, sorted(row.requests, key=lambda request: request.idx)
     results: dict[str, dict[str, Any]] = {}  # by filter and metric
-    with blamed(f"{row.where}: its results cannot be computed"):
+    with blame_task_code(f"{row.where}: its results cannot be computed"):
         for name in requests[0].filtered_resps if finite else ():
             results[name] = task.process_results(row.doc, [request.filtered_resps[name] for request in requests])
     values, weights, kept = dict[str, float](), dict[str, float](), dict[str, Any]()
@@ -94,8 +94,8 @@ def _score(row: DocumentRow, metrics: Sequence[Gauge], cut: Mapping[tuple[str, i
     if any(gauge.scale is None for gauge in metrics):
         known = {"task": row.task.name, "values": kept if finite else None, **({"note": note} if note else {})}
         note = json.dumps(known, ensure_ascii=False)
-    answers = [Said.of(answer) for r in row.requests if r.request_type == "generate_until" for answer in r.resps]
-    worst = max(answers, key=lambda answer: answer.rank, default=Said())
+    answers = [Completion.of(answer) for r in row.requests if r.request_type == "generate_until" for answer in r.resps]
+    worst = max(answers, key=lambda answer: answer.rank, default=Completion())
     about: dict[str, Any] = {"note": note, "weights": weights, "ended": worst.ended, "tokens": worst.tokens}
     answer = next((str(r.resps[0]) for r in row.requests if r.request_type == "generate_until"), None)
     if task.OUTPUT_TYPE == "multiple_choice":
@@ -123,12 +123,12 @@ def _value(row: DocumentRow, measure: Measure, result: Mapping[str, Any]) -> tup
     return (-value if measure.aggregation == "perplexity" else value), 1.0
 
 
-def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: TaskOptions, folder: Path) -> float:
+def aggregate_metric(scores: Sequence[Score], *, name: str, alike: bool, asked: TaskOptions, folder: Path) -> float:
     """Aggregate a metric over all rows with lm_eval's function: each task, then the tasks by size, or alike.
 
     NaN where a row could not be scored, and where the function refuses the values.
     """
-    served, _ = serve(asked, folder)
+    served, _ = load_tasks(asked, folder)
     items: dict[str, list[Any]] = {}
     for one in scores:
         known = _read(one.note or "")
@@ -138,7 +138,7 @@ def combine(scores: Sequence[Score], *, name: str, alike: bool, asked: TaskOptio
     parts = []
     for task, of in ((served[task], of) for task, of in items.items() if of):
         metric = next(m.metric for m in task.measures if m.name == name)
-        with blamed(f'task "{task.name}": its metric "{metric}" cannot be aggregated'):
+        with blame_task_code(f'task "{task.name}": its metric "{metric}" cannot be aggregated'):
             try:
                 parts.append((float(task.task.aggregation()[metric](of)), 1 if alike else len(of)))
             except (ValueError, ZeroDivisionError):

@@ -15,8 +15,8 @@ from typing import Any
 from harness import UsageError
 from harness.internals import chat
 from harness_lm_eval import hub
-from harness_lm_eval.find import Leaf, find
-from harness_lm_eval.metrics import Gauge, Measure, gauges, measures
+from harness_lm_eval.find import Leaf, find_tasks
+from harness_lm_eval.metrics import EvalMetric, Measure, list_eval_metrics, task_metrics
 from harness_lm_eval.names import Config
 
 Doc = dict[str, Any]
@@ -49,7 +49,7 @@ class TaskOptions:
 
     def template_arguments(self) -> dict[str, Any]:
         """Return the arguments of the chat template; raises UsageError on what no template can be given."""
-        return chat.arguments_of({}, self.chat) if isinstance(self.chat, Mapping) else {}
+        return chat.template_arguments({}, self.chat) if isinstance(self.chat, Mapping) else {}
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> TaskOptions:
@@ -151,20 +151,20 @@ class Served:
         return {**told, "task": self.name, "doc_id": number, "input": prompt, "target": target}
 
 
-Tasks = tuple[dict[str, Served], tuple[Gauge, ...]]
+Tasks = tuple[dict[str, Served], tuple[EvalMetric, ...]]
 _built: dict[tuple[str, Path], Tasks] = {}
 
 
-def serve(asked: TaskOptions, folder: Path) -> Tasks:
+def load_tasks(asked: TaskOptions, folder: Path) -> Tasks:
     """Return the tasks behind the options, with their data, by name; and their metrics. Builds them where need be."""
-    return _built.get((repr(asked), folder)) or build(asked, folder)
+    return _built.get((repr(asked), folder)) or build_tasks(asked, folder)
 
 
-def build(asked: TaskOptions, folder: Path) -> Tasks:
+def build_tasks(asked: TaskOptions, folder: Path) -> Tasks:
     """Build the tasks behind the options as their files are now; raises UsageError, one line."""
-    with hub.quiet(), hub.seeded():
-        found = find(asked.task, folder, asked.include_path, _read)
-        metrics = tuple(gauges(found))
+    with hub.quiet_libraries(), hub.seed_globally():
+        found = find_tasks(asked.task, folder, asked.include_path, _read)
+        metrics = tuple(list_eval_metrics(found))
         made = [_build(leaf, asked) for leaf in found.leaves]
         each = []
         for leaf, task in zip(found.leaves, made, strict=True):
@@ -172,7 +172,7 @@ def build(asked: TaskOptions, folder: Path) -> Tasks:
                 raise UsageError(f'task "{leaf.name}": has no documents')
             sampler = _sampler(task, fixed=asked.fixed_shots, seed=asked.shots_seed)
             remote = hub.needs_hub(leaf.config)
-            each.append(Served(leaf.name, task, docs, tuple(measures(leaf)), sampler, asked, remote))
+            each.append(Served(leaf.name, task, docs, tuple(task_metrics(leaf)), sampler, asked, remote))
     rows = sum(len(one.docs) for one in each)
     built = {one.name: replace(one, weight=rows / (len(each) * len(one.docs))) for one in each}
     while len(_built) >= KEPT:
@@ -182,17 +182,17 @@ def build(asked: TaskOptions, folder: Path) -> Tasks:
 
 
 @contextmanager
-def blamed(what: str) -> Iterator[None]:
+def blame_task_code(what: str) -> Iterator[None]:
     """Raise a UsageError of what failed by somebody else's code: templates, functions and modules of a task."""
     try:
         yield
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{what}: {said(error)}") from None
+        raise UsageError(f"{what}: {format_foreign_error(error)}") from None
 
 
-def said(error: Exception) -> str:
+def format_foreign_error(error: Exception) -> str:
     """Return an error of somebody else's code as one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
@@ -206,12 +206,12 @@ def _build(leaf: Leaf, asked: TaskOptions) -> Any:
     if options := config.get("dataset_kwargs"):  # files beside the YAML, which lm_eval looks for where it runs
         named = {k: _located(options[k], leaf.folder) for k in ("data_files", "data_dir") if k in options}
         config["dataset_kwargs"] = {**options, **named}
-    with hub.network(hub.needs_hub(config)) as barred:
+    with hub.allow_network(hub.needs_hub(config)) as barred:
         try:
             (task,) = TaskManager(include_defaults=False, metadata=asked.metadata or {}).load(config)["tasks"].values()
         except Exception as error:  # the YAML, the code and the data of somebody else
             raise UsageError(_why(leaf, error, barred)) from None
-    for metric in hub.foreign_metrics(config):
+    for metric in hub.list_foreign_metrics(config):
         if task._metric_fn_list.get(metric) is None:
             raise UsageError(f'task "{leaf.name}": its metric "{metric}" is none of lm_eval\'s, and cannot be loaded')
     if asked.shots and task.config.num_fewshot == 0:
@@ -241,11 +241,11 @@ def _sampler(task: Any, *, fixed: bool, seed: int) -> Fixed | Drawn | None:
 def _why(leaf: Leaf, error: Exception, barred: str) -> str:
     """Return why a task could not be built; data that cannot be reached is the usual reason."""
     where, config = f'task "{leaf.name}"', leaf.config
-    if not hub.remote_data(config) or not (isinstance(error, OSError) or "cache" in str(error)):
-        return f"{where}: lm_eval cannot build it: {said(error)}"
+    if not hub.has_remote_data(config) or not (isinstance(error, OSError) or "cache" in str(error)):
+        return f"{where}: lm_eval cannot build it: {format_foreign_error(error)}"
     data = f'"{config.get("dataset_path")}"' + (f" ({config['dataset_name']})" if config.get("dataset_name") else "")
     if not barred:
-        return f"{where}: its data {data} cannot be read: {said(error)}"
+        return f"{where}: its data {data} cannot be read: {format_foreign_error(error)}"
     hint = "connect once, or give a YAML with local data"
     return f"{where}: its data {data} is not on this machine, and {barred}; {hint}"
 
@@ -263,7 +263,7 @@ def _read(path: Path) -> Config:
     """Read a YAML as lm_eval does, the functions it names imported."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    with blamed(f'"{path}": lm_eval cannot read it'):
+    with blame_task_code(f'"{path}": lm_eval cannot read it'):
         return dict(load_yaml(path, resolve_func=True))
 
 

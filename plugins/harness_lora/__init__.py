@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import harness
 from harness import hookimpl
-from harness.internals import attach
+from harness.internals import attach_lazily
 from harness_lora.adapter import Lora
 from harness_lora.adapter import check_targets as check_targets
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_lora.merge import as_rows as as_rows
     from harness_lora.merge import copy_rest as copy_rest
     from harness_lora.merge import fold_scales as fold_scales
-    from harness_lora.merge import workers as workers
+    from harness_lora.merge import merge_threads as merge_threads
     from harness_lora.plan import check_base as check_base
     from harness_lora.plan import check_mergeable as check_mergeable
     from harness_lora.plan import make_plan as make_plan
+    from harness_lora.targets import list_towers as list_towers
     from harness_lora.targets import restrict_targets as restrict_targets
     from harness_lora.targets import text_linears as text_linears
-    from harness_lora.targets import towers as towers
 
-__getattr__, _ = attach(__name__, __file__)
+__getattr__, _ = attach_lazily(__name__, __file__)
 
 
 @hookimpl
@@ -52,12 +52,12 @@ def untrained(base: Path, out: Path, *, seed: int) -> None:
     import torch
     from peft import get_peft_model
 
-    from harness_hf import load_model, quiet
+    from harness_hf import load_model, quiet_loading
     from harness_lora.targets import restrict_targets
 
     torch.manual_seed(seed)
     model = load_model(base)
-    with quiet():
+    with quiet_loading():
         get_peft_model(model, restrict_targets(lora(r=8).peft_config(), model)).save_pretrained(out)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from harness import Mistakes, Progress, UsageError, did_you_mean
-from harness.internals import isolated, schema
-from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, refused
-from harness_lora.files import WEIGHTS, find_tensor, read_config, read_headers, read_note, split_name, unusable
+from harness.internals import schema, subprocess_call
+from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, refused_fields
+from harness_lora.files import WEIGHTS, adapter_error, find_tensor, read_config, read_headers, read_note, split_name
 from harness_lora.targets import matches_target
 
 Told = Callable[[Progress], None] | None  # who hears how far a merge is
@@ -73,7 +73,7 @@ class Lora:
         hints, mistakes = get_type_hints(LoraConfig), Mistakes()
         hints["init_lora_weights"] = bool | str  # PEFT spells a pattern as a literal
         known = {f.name for f in dataclasses.fields(LoraConfig)}
-        not_done = {**UNTRAINED, **refused(known), **(FULL if self.quantization else {})}
+        not_done = {**UNTRAINED, **refused_fields(known), **(FULL if self.quantization else {})}
         for name, value in self.fields.items():
             # the class of a field that is a configuration of its own, which PEFT makes of a table
             nested: Any = next((arg for arg in get_args(hints.get(name)) if dataclasses.is_dataclass(arg)), None)
@@ -83,8 +83,8 @@ class Lora:
                 mistakes.add(f'option "{name}"', f"is no field of PEFT's LoraConfig{did_you_mean(name, known)}")
             elif name in not_done:
                 mistakes.add(f'option "{name}"', f"is not trained here: {not_done[name]}; remove it")
-            elif not schema.fits(value, want := dict if nested else hints[name]):
-                mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(want)}")
+            elif not schema.matches_type(value, want := dict if nested else hints[name]):
+                mistakes.add(f'option "{name}"', f"is {schema.format_toml(value)}, want {schema.type_name(want)}")
             elif nested:  # PEFT drops what it does not know of these without a word
                 keys = {f.name for f in dataclasses.fields(nested)}
                 for key in sorted(set(value) - keys):
@@ -103,7 +103,7 @@ class Lora:
 
     def check_targets(self, base: str) -> None:
         """Raise UsageError when an option names what the base has not, or PEFT refuses to put it on the base."""
-        from harness_lora.layout import Layout, adapt, targets
+        from harness_lora.skeleton import Layout, adapt_skeleton, adapted_targets
         from harness_lora.targets import check_reached, restrict_targets
 
         layout = Layout(Path(base), there := read_headers(Path(base)))
@@ -127,9 +127,9 @@ class Lora:
             if any(name == w or name.endswith(f".{w}") for w in wanted) and f"{name}.bias" not in there:
                 raise UsageError(f'lora_bias: "{name}" has no bias to merge it into; name other target_modules')
         check_reached(self.fields["target_modules"], layout.model)
-        adapted = adapt(layout.model, restrict_targets(self.peft_config(), layout.model))
+        adapted = adapt_skeleton(layout.model, restrict_targets(self.peft_config(), layout.model))
         check_targets(adapted.peft_config["default"].target_modules, names)
-        parameters = (target.parameter for _, target in targets(adapted))
+        parameters = (target.parameter for _, target in adapted_targets(adapted))
         check_targets(self.fields.get("target_parameters"), parameters, option="target_parameters")
 
     def _check_ends(self, base: Path) -> None:
@@ -160,18 +160,20 @@ class Lora:
         plain = type(config)()
         for name, why in REFUSED.items():
             if getattr(config, name) != getattr(plain, name):
-                raise unusable(adapter, f'was made with "{name}", which is not evaluated here: {why}; train without it')
+                raise adapter_error(
+                    adapter, f'was made with "{name}", which is not evaluated here: {why}; train without it'
+                )
         made_for = read_note(adapter).get("base_digest")
         if made_for and base_digest and made_for != base_digest:
             what = f"was trained on weights {made_for[:16]}, the base is {base_digest[:16]}"
-            raise unusable(adapter, f"{what}; name the base it was trained on")
+            raise adapter_error(adapter, f"{what}; name the base it was trained on")
         _check_shapes(base, adapter, config)
         _check_loads(base, adapter, config)
 
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
         """Raise UsageError when an adapter of this configuration, or the one in a folder, cannot be merged this way."""
-        from harness_lora.layout import Layout, adapt, saved, targets
-        from harness_lora.plan import check_base, check_mergeable, unmergeable
+        from harness_lora.plan import check_base, check_mergeable, find_merge_error
+        from harness_lora.skeleton import Layout, adapt_skeleton, adapted_targets, whole_trained_parameters
         from harness_lora.targets import restrict_targets
 
         self._check_variant(variant)
@@ -179,13 +181,13 @@ class Lora:
         layout = Layout(Path(base), there)
         config = read_config(adapter) if adapter else restrict_targets(self.peft_config(), layout.model)
         check_mergeable(config, trained=adapter is not None)
-        adapted = adapt(layout.model, config)
-        chosen = [target.parameter for _, target in targets(adapted)]
+        adapted = adapt_skeleton(layout.model, config)
+        chosen = [target.parameter for _, target in adapted_targets(adapted)]
         for parameter in chosen:
             if parameter in layout.twins:
                 pair = (name.removesuffix(".weight") for name in (parameter, layout.twins[parameter]))
-                raise UsageError(f"[merge] {unmergeable(*pair)}")
-        for parameter in (*chosen, *saved(adapted)):
+                raise UsageError(f"[merge] {find_merge_error(*pair)}")
+        for parameter in (*chosen, *whole_trained_parameters(adapted)):
             layout.tensors(parameter)
 
     def _check_variant(self, variant: str) -> None:
@@ -220,7 +222,7 @@ class Lora:
         asked = {"base": base, "adapter": str(adapter), "merged": str(merged), "quantization": onto, "trained": trained}
         lost = "merge: what was written could not be verified"
         heard = (lambda *sign: progress(Progress(*sign))) if progress else None
-        return isolated.ask("harness_lora.parity", asked, lost, heard=heard)
+        return subprocess_call.call_module("harness_lora.parity", asked, lost, heard=heard)
 
 
 def _list(names: Any) -> list[str]:
@@ -232,21 +234,23 @@ def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
     import torch
     from peft import set_peft_model_state_dict
 
-    from harness_hf import check_found, fitting
-    from harness_lora.layout import Layout, adapt, targets
+    from harness_hf import adapter_errors_in_one_line, check_loaded_tensors
+    from harness_lora.skeleton import Layout, adapt_skeleton, adapted_targets
 
     layout = Layout(Path(base), read_headers(Path(base)))
-    with fitting(adapter):
-        adapted = adapt(layout.model, config)
+    with adapter_errors_in_one_line(adapter):
+        adapted = adapt_skeleton(layout.model, config)
         made = read_headers(adapter, WEIGHTS).items()
         empty = {k: torch.empty(h.shape, device="meta") for k, h in made if ".lora_monteclora_" not in k}  # made later
         if config.use_rslora and adapted.peft_config["default"].rank_pattern != config.rank_pattern:
             why = "has its experts singly and use_rslora, and PEFT loads it with another scale than it was trained with"
-            raise unusable(adapter, f"{why}; train it again, or merge it with the library it was trained with")
-        check_found(set_peft_model_state_dict(adapted, empty, low_cpu_mem_usage=True), adapter, "default")
-    for _, target in targets(adapted):
+            raise adapter_error(adapter, f"{why}; train it again, or merge it with the library it was trained with")
+        check_loaded_tensors(set_peft_model_state_dict(adapted, empty, low_cpu_mem_usage=True), adapter, "default")
+    for _, target in adapted_targets(adapted):
         if target.parameter not in layout.by_parameter and target.parameter not in layout.twins:
-            raise unusable(adapter, f'the base has no "{target.parameter}", which it adapts; was it made for another?')
+            raise adapter_error(
+                adapter, f'the base has no "{target.parameter}", which it adapts; was it made for another?'
+            )
 
 
 def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
@@ -254,13 +258,13 @@ def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
     there, theirs = read_headers(Path(base)), read_headers(adapter, WEIGHTS)
     if raw := next((key for key in theirs if re.search(r"\.lora_\w+\.default(\.|$)", key)), None):
         what = f'"{raw}" has the name of an adapter in memory in it; take ".default" out, as save_pretrained does'
-        raise unusable(adapter, what)
+        raise adapter_error(adapter, what)
     made = {split_name(key): header.shape for key, header in theirs.items()}
     for module, part in made:  # what has another name in the base's files than in its model is left to PEFT
         shape, tensor = _shape_for(made, module, part, config), find_tensor(module, there)
         if shape is not None and tensor and there[tensor].shape not in (shape, shape[::-1] if part else shape):
             what = f'"{module}" is {list(shape)}, in the base it is {list(there[tensor].shape)}'
-            raise unusable(adapter, f"{what}; name the base it was made for")
+            raise adapter_error(adapter, f"{what}; name the base it was made for")
 
 
 def _shape_for(

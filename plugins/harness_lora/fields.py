@@ -49,7 +49,7 @@ REWRITTEN = (*MOVES_BASE, "corda", "loftq", "lora_ga")  # adapters to a base tha
 ON_FLOATS = ("mica", "orthogonal", *MOVES_BASE)  # PEFT makes them from the base's weight, or in its dtype
 
 
-def refused(fields: Set[str]) -> dict[str, str]:
+def refused_fields(fields: Set[str]) -> dict[str, str]:
     """Return the fields that are not done here, and why; those are among them that no table says anything about."""
     unknown = fields - {*OURS, *MERGED, *UNTRAINED, *REFUSED}
     return {**dict.fromkeys(unknown, "no test proves it here yet"), **REFUSED}

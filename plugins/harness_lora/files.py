@@ -72,7 +72,7 @@ def find_tensor(module: str, there: Collection[str]) -> str | None:
     return next((name for name in names if name in there), None)
 
 
-def unusable(adapter: Path, why: str) -> UsageError:
+def adapter_error(adapter: Path, why: str) -> UsageError:
     return UsageError(f'adapter "{adapter}": {why}')
 
 
@@ -82,26 +82,28 @@ def read_config(adapter: Path) -> Any:
 
     if (adapter / "adapters.safetensors").is_file():
         what = "is of mlx_lm and not of PEFT; fuse it with mlx_lm.fuse, and name the folder of the fused model"
-        raise unusable(adapter, what)
+        raise adapter_error(adapter, what)
     for name in (CONFIG, WEIGHTS):
         if not (adapter / name).is_file():
             why = "; pickles are not read, save it as safetensors" if (adapter / "adapter_model.bin").exists() else ""
-            raise unusable(adapter, f"has no {name}{why or '; name a PEFT folder'}")
+            raise adapter_error(adapter, f"has no {name}{why or '; name a PEFT folder'}")
     try:
         raw = json.loads((adapter / CONFIG).read_text("utf-8"))
         if (what := raw.get("peft_type")) != "LORA":
-            raise unusable(adapter, f"is of type {what}, only LORA is known here")
+            raise adapter_error(adapter, f"is of type {what}, only LORA is known here")
         plain, known = LoraConfig(), {field.name for field in dataclasses.fields(LoraConfig)}
         if new := sorted(n for n, value in raw.items() if value and n not in known and not n.startswith(NOTES)):
             what = f'its {CONFIG} has "{new[0]}", which this PEFT does not know; update peft, or remove it where it is'
-            raise unusable(adapter, f"{what} no field of PEFT's but a note of another tool")
+            raise adapter_error(adapter, f"{what} no field of PEFT's but a note of another tool")
         for name, want in CHECKED.items():  # what PEFT takes as it is, and fails at later
             value = raw.get(name, getattr(plain, name))
-            if not schema.fits(value, want) or (want is float and not math.isfinite(value)):
-                raise unusable(adapter, f"its {CONFIG} has {name} = {schema.show(value)}, want {schema.kind(want)}")
+            if not schema.matches_type(value, want) or (want is float and not math.isfinite(value)):
+                raise adapter_error(
+                    adapter, f"its {CONFIG} has {name} = {schema.format_toml(value)}, want {schema.type_name(want)}"
+                )
         return LoraConfig.from_peft_type(**{name: value for name, value in raw.items() if name in known})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise unusable(adapter, f"its {CONFIG} cannot be read: {' '.join(str(error).split())}") from None
+        raise adapter_error(adapter, f"its {CONFIG} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def read_note(adapter: Path) -> dict[str, Any]:
@@ -114,4 +116,4 @@ def read_note(adapter: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise unusable(adapter, f"its {ADAPTER_NOTE} cannot be read: {error}; train again") from None
+        raise adapter_error(adapter, f"its {ADAPTER_NOTE} cannot be read: {error}; train again") from None

@@ -149,7 +149,7 @@ class Merge:
         (module, parts), config = self.plan.added[name], self.plan.config
         total = weight[rows].double()
         if "lora_bias" in parts:
-            scale = scale_of(module.removesuffix(".bias"), config)
+            scale = module_scale(module.removesuffix(".bias"), config)
             return total.add_(parts["lora_bias"][rows].double(), alpha=scale)
         if "trainable_tokens_delta" not in parts:
             return add_lora(total, module, parts, config, rows)
@@ -183,8 +183,8 @@ def merge_folder(
         if progress:
             progress(Progress("merge", next(done), len(there)))
 
-    with workers() as pool:
-        merge = Merge(plan, quantization, dtype_of(read_note(adapter)), pool, tick)
+    with merge_threads() as pool:
+        merge = Merge(plan, quantization, loaded_dtype(read_note(adapter)), pool, tick)
         for name in sorted(plan.must):
             with safe_open(there[name].file, "pt") as opened:
                 if merge.moves(name, opened.get_tensor(name)):
@@ -198,7 +198,7 @@ def merge_folder(
     check_changed(merge.changed, plan)  # one tensor may round to what it was, all of them may not
 
 
-def dtype_of(note: Mapping[str, Any]) -> torch.dtype:
+def loaded_dtype(note: Mapping[str, Any]) -> torch.dtype:
     """Return the dtype in which a 4-bit base was loaded for the training."""
     if (said := note.get("dtype", "float32")) not in DTYPES:
         raise UsageError(f"{ADAPTER_NOTE}: dtype is {json.dumps(said)}, want one of {', '.join(DTYPES)}; train again")
@@ -207,7 +207,7 @@ def dtype_of(note: Mapping[str, Any]) -> torch.dtype:
 
 
 @contextmanager
-def workers() -> Iterator[Executor]:
+def merge_threads() -> Iterator[Executor]:
     """Yield as many threads as torch may use, each of which computes alone."""
     threads = torch.get_num_threads()
     try:
@@ -236,10 +236,10 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConf
         blocks = config.use_bdlora.nblocks
         a = _diagonal(a, blocks) if a.shape[1] != weight.shape[1] else a
         b = _diagonal(b, blocks) if b.shape[1] != a.shape[0] else b
-    r = rank_of(module, config)
+    r = module_rank(module, config)
     if a.shape[0] != r:
         raise CheckFailed(f'adapter: "{module}" has rank {a.shape[0]}, its configuration says {r}')
-    scale = scale_of(module, config)
+    scale = module_scale(module, config)
     total: torch.Tensor = torch.addmm(weight, b[rows].to(weight.dtype), a.to(weight.dtype), alpha=scale)
     if config.use_dora:
         norm = torch.linalg.norm(total, dim=1, keepdim=True)
@@ -252,14 +252,14 @@ def _diagonal(part: torch.Tensor, blocks: int) -> torch.Tensor:
     return whole
 
 
-def rank_of(module: str, config: LoraConfig) -> int:
+def module_rank(module: str, config: LoraConfig) -> int:
     return int(config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r))
 
 
-def scale_of(module: str, config: LoraConfig) -> float:
+def module_scale(module: str, config: LoraConfig) -> float:
     """Return what B·A is multiplied with: alpha/r, or alpha/√r with rslora."""
     alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
-    r = rank_of(module, config)
+    r = module_rank(module, config)
     return float(alpha / (math.sqrt(r) if config.use_rslora else r))
 
 
@@ -320,7 +320,7 @@ def fold_scales(adapter: Path) -> bool:
         return False
     rank = max(len(tensors[a]) for _, a, _ in pairs)
     for module, a, b in pairs:
-        scale, missing = scale_of(module, config), rank - len(tensors[a])
+        scale, missing = module_scale(module, config), rank - len(tensors[a])
         for key in filter(None, (b, modules.get(f"{module}.bias", {}).get("lora_bias"))):
             tensors[key] = (tensors[key].double() * scale).to(tensors[key].dtype)
         for key, shape, dim in ((a, (missing, tensors[a].shape[1]), 0), (b, (len(tensors[b]), missing), 1)):

@@ -5,7 +5,7 @@ be the float64 sum rounded once, bit for bit, and the sum before it is rounded m
 runs it, to float32's own precision. How far the rounded model is from the unrounded one is measured and reported; the
 gates decide.
 
-One model at a time is in memory (`harness_lora.heard`): a merge that could be trained can be verified on the same card.
+One model at a time is in memory (`harness_lora.divergence`): a merge that could be trained can be verified on the same card.
 """
 # ruff: noqa: TID253 (a process of its own)
 
@@ -24,11 +24,20 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from harness import CheckFailed
-from harness.internals import isolated
+from harness.internals import subprocess_call
 from harness_hf import keep_decoded, load_model, load_tokenizer, resolve_device, resolve_dtype
+from harness_lora.divergence import (
+    PROMPTS,
+    SMOKE_TOKENS,
+    WINDOW,
+    ModelOutputs,
+    compare_models,
+    device_for,
+    offload_layers,
+    token_windows,
+)
 from harness_lora.files import Header, read_headers, read_note
-from harness_lora.heard import PROMPTS, SMOKE_TOKENS, WINDOW, Heard, compare, device_for, placed, windows
-from harness_lora.merge import Merge, as_rows, dtype_of, is_finite, workers
+from harness_lora.merge import Merge, as_rows, is_finite, loaded_dtype, merge_threads
 from harness_lora.plan import MergePlan, check_changed, make_plan
 
 KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
@@ -95,7 +104,7 @@ class MergeFolders:
             opened.setdefault(header.file, safe_open(header.file, "pt"))
         with self._merge() as merge:
             for number, name in enumerate(self.before, 1):
-                isolated.tell("merged against adapter, tensors", number, len(self.before))
+                subprocess_call.report_progress("merged against adapter, tensors", number, len(self.before))
                 old, new = (opened[found[name].file].get_tensor(name) for found in (self.before, self.after))
                 if not is_finite(new):
                     many = int((~torch.isfinite(new)).sum())
@@ -109,8 +118,8 @@ class MergeFolders:
     @contextmanager
     def _merge(self) -> Iterator[Any]:
         """Yield a merge as the one that is looked at was made."""
-        with workers() as pool:
-            yield Merge(self.plan, self.quantization, dtype_of(read_note(Path(self.adapter))), pool)
+        with merge_threads() as pool:
+            yield Merge(self.plan, self.quantization, loaded_dtype(read_note(Path(self.adapter))), pool)
 
     @property
     def computed(self) -> str:
@@ -126,7 +135,7 @@ class MergeFolders:
             dtype = str(read_note(folder).get("dtype", "float32"))
             model = load_model(path, dtype=dtype, device=device, quantization=exact, adapter=folder).float()
         keep_decoded(model)
-        return model if quantization else placed(model, device)
+        return model if quantization else offload_layers(model, device)
 
     def device(self, quantization: Mapping[str, Any] | None = None) -> str:
         width = 1 if quantization else 4 if self.computed == "float32" else 2  # bytes; in 4 bits less
@@ -142,30 +151,30 @@ class MergeFolders:
                 weight = as_rows(place.of(model.get_parameter(place.parameter).data))
                 with safe_open(self.before[name].file, "pt") as opened:
                     merge.blocks(name, opened.get_tensor(name), partial(_put, weight, shift))
-        return placed(model, device)
+        return offload_layers(model, device)
 
 
-def verify(question: MergeFolders) -> dict[str, Any]:
+def verify_merge(question: MergeFolders) -> dict[str, Any]:
     """Compare the merged model with the adapter on the same base; raises CheckFailed when they are two models."""
     facts = question.check()
     config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
     longest = getattr(config, "max_position_embeddings", None) or WINDOW
-    ids = windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
+    ids = token_windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
     kl, margin = _limits(question, ids)
     few = ids[:TRAINED_WINDOWS] if question.trained else []
     tell = _telling(len(ids) * 3 + len(few))
-    merged = Heard.of(partial(question.load, question.merged), ids, question.merged, tell)
+    merged = ModelOutputs.of(partial(question.load, question.merged), ids, question.merged, tell)
     adapted = partial(question.load, question.base, question.adapter, question.quantization)
-    theirs = Heard.of(adapted, ids, question.base if None in merged.ends else "", tell)
-    unrounded = Heard.of(question.unrounded, ids, tell=tell)
-    before = compare(theirs, unrounded, ids)
+    theirs = ModelOutputs.of(adapted, ids, question.base if None in merged.ends else "", tell)
+    unrounded = ModelOutputs.of(question.unrounded, ids, tell=tell)
+    before = compare_models(theirs, unrounded, ids)
     if not (before.kl < kl and before.margin <= margin):
         raise CheckFailed(
             f"merge: the merged model is not the adapter on its base [merge-forward]: before it is rounded it is KL "
             f"{before.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's "
             f"leads by {before.margin:.2g} nats, limit {margin:.2g}, on {before.tokens} tokens; {OTHERWISE}"
         )
-    after = compare(unrounded, merged, ids)
+    after = compare_models(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
     dtype = "+".join(sorted({question.before[name].dtype for name in question.plan.must}))  # as their file names it
     facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": dtype}
@@ -173,8 +182,10 @@ def verify(question: MergeFolders) -> dict[str, Any]:
     if theirs.ends:
         _check_ends(merged.stops, theirs.ends, merged.ends)
     if question.trained:
-        trained = Heard.of(partial(question.load, question.base, question.adapter, question.trained), few, tell=tell)
-        apart = compare(trained, merged, few)
+        trained = ModelOutputs.of(
+            partial(question.load, question.base, question.adapter, question.trained), few, tell=tell
+        )
+        apart = compare_models(trained, merged, few)
         facts |= {"kl_as_trained": apart.kl, "top1_as_trained": apart.top1}
     return {**facts, "stops": [end is not None for end in merged.ends]}
 
@@ -186,7 +197,7 @@ def _telling(of: int) -> Callable[[int], None]:
     def tell(windows: int) -> None:
         nonlocal done
         done += windows
-        isolated.tell("merged against adapter, texts", done, of)
+        subprocess_call.report_progress("merged against adapter, texts", done, of)
 
     return tell
 
@@ -214,8 +225,8 @@ def _limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
     if dtype == torch.float32:
         return KL, MARGIN
     # between two models whose weights are the same sum, rounded to two of its neighbours
-    shifted = Heard.of(partial(made.unrounded, torch.finfo(dtype).eps / 2), ids)
-    noise = compare(Heard.of(made.unrounded, ids), shifted, ids)
+    shifted = ModelOutputs.of(partial(made.unrounded, torch.finfo(dtype).eps / 2), ids)
+    noise = compare_models(ModelOutputs.of(made.unrounded, ids), shifted, ids)
     kl = max(KL, NOISE * noise.kl)
     return kl, max(MARGIN, TAIL * math.sqrt(2 * kl))
 
@@ -231,4 +242,4 @@ def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Seq
 
 
 if __name__ == "__main__":
-    isolated.answer(lambda **question: verify(MergeFolders(**question)))
+    subprocess_call.serve_call(lambda **question: verify_merge(MergeFolders(**question)))

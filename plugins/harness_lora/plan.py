@@ -19,9 +19,9 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from harness import CheckFailed, UsageError
 from harness.internals import formats
-from harness_lora.fields import REWRITTEN, refused
+from harness_lora.fields import REWRITTEN, refused_fields
 from harness_lora.files import WEIGHTS, Header, read_config, read_headers, split_name
-from harness_lora.layout import Layout, Place, Target, adapt, targets
+from harness_lora.skeleton import Layout, Place, Target, adapt_skeleton, adapted_targets
 
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
 COPIED += ["preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"]  # of pictures
@@ -50,7 +50,7 @@ class MergePlan:
 def check_mergeable(config: LoraConfig, *, trained: bool = False) -> None:
     """Raise UsageError for a LoraConfig whose merge is not proven; `trained` when it is read from an adapter."""
     known, plain = {option.name for option in dataclasses.fields(LoraConfig)}, LoraConfig()
-    for name, why in refused(known).items():
+    for name, why in refused_fields(known).items():
         if getattr(config, name) != getattr(plain, name):
             raise UsageError(f'[merge] an adapter with "{name}" is not merged: {why}; ship the adapter')
     start = config.init_lora_weights
@@ -67,7 +67,7 @@ def check_base(base: Path) -> tuple[dict[str, Header], Sequence[str]]:
         raise UsageError(f'[merge] base "{base}": is stored quantised; merge onto the half-precision original')
     try:
         formats.check_indexes(base)
-        names = formats.shipping(base, COPIED)
+        names = formats.shipping_files(base, COPIED)
     except formats.Unsafe as error:
         raise UsageError(f'[merge] base "{base}": {error}') from None
     return there, names
@@ -96,8 +96,8 @@ def make_plan(
     if None in rounded:
         raise UsageError(f'[merge] base "{base}": its files name layers otherwise than the model; use "original"')
     transposed = {layout.tensor(name) for name, kind in linears.items() if kind == "Conv1D"}
-    adapted = adapt(layout.model, read_config(adapter))
-    config, known = adapted.peft_config["default"], dict(targets(adapted))
+    adapted = adapt_skeleton(layout.model, read_config(adapter))
+    config, known = adapted.peft_config["default"], dict(adapted_targets(adapted))
     with safe_open(adapter / WEIGHTS, "pt") as opened:
         stored = {key: opened.get_tensor(key) for key in read_headers(adapter, WEIGHTS)}
     # by the names that PEFT loads them by; those of experts may have been saved singly
@@ -111,7 +111,7 @@ def make_plan(
             if not found and not tied:
                 continue
         if not found or (tied and part != "trainable_tokens_delta"):
-            raise UsageError(f"[merge] {unmergeable(module, twins.get(module))}")
+            raise UsageError(f"[merge] {find_merge_error(module, twins.get(module))}")
         for name in found:
             transposed |= {name} if part.startswith("lora_embedding") else set()
             share, value = target.share(layout.places[name], part.replace("lora_embedding", "lora"), tensor)
@@ -123,7 +123,7 @@ def make_plan(
     return MergePlan(config, layout.places, added, replaced, *rest)
 
 
-def unmergeable(module: str, twin: str | None) -> str:
+def find_merge_error(module: str, twin: str | None) -> str:
     """Return why the weight of an adapted module is not added to."""
     if twin is None:
         return f'the adapter has weights for "{module}", and the base has none; is this the base it was trained on?'

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from harness import UsageError
-from harness_hf import language_model
+from harness_hf import language_model_name
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -22,7 +22,7 @@ def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
     A tower for pictures would get no gradient from rows of text, and its update would stay zero. Returns `config`.
     """
     left_out, given = [], config.exclude_modules
-    if part := language_model(model):
+    if part := language_model_name(model):
         left_out.append(rf"(?!{re.escape(part)}\.).*")
     if config.target_modules == ALL and (ends := _unadaptable(config, model)):
         left_out.append(rf"(.*\.)?({'|'.join(sorted(ends))})")
@@ -35,7 +35,7 @@ def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
 
 def check_reached(targets: str | Collection[str], model: Any) -> None:
     """Raise UsageError where a target lies in a tower alone, which no row of text moves."""
-    names, part = [name for name, _ in model.named_modules()], language_model(model)
+    names, part = [name for name, _ in model.named_modules()], language_model_name(model)
     if part is None or targets == ALL:
         return
     for target in [targets] if isinstance(targets, str) else sorted(targets):
@@ -57,14 +57,14 @@ def text_linears(model: Any) -> list[str]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    part, head = language_model(model), model.get_output_embeddings()
+    part, head = language_model_name(model), model.get_output_embeddings()
     named = ((n, m) for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head)
     return [name for name, _ in named if part is None or name.startswith(f"{part}.")]
 
 
-def towers(model: Any) -> list[str]:
+def list_towers(model: Any) -> list[str]:
     """Return the modules that lie beside the language model and hold parameters, such as "model.vision_tower"."""
-    part, head = language_model(model), model.get_output_embeddings()
+    part, head = language_model_name(model), model.get_output_embeddings()
     if part is None:
         return []
     around = {".".join(part.split(".")[:i]) for i in range(part.count(".") + 1)}  # that the language model lies in
@@ -87,12 +87,12 @@ def _unadaptable(config: LoraConfig, model: Any) -> set[str]:
             LoraModel._check_target_module_compatiblity(None, config, model, end)
         except ValueError:
             found.add(end)
-        if returns_more(model.get_submodule(name)):
+        if returns_several_tensors(model.get_submodule(name)):
             found.add(end)
     return found
 
 
-def returns_more(linear: Any) -> bool:
+def returns_several_tensors(linear: Any) -> bool:
     """Return whether a linear of a class of its own, such as a router, returns more than the tensor PEFT adds to."""
     import torch
 

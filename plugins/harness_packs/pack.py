@@ -94,7 +94,7 @@ def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[
     for sample, answer in zip(rows, subject.generate([s.input for s in rows], **ANSWERED[part]), strict=True):
         right = answer.strip() == sample.target
         if part == "instructions":
-            right = rules.kept(answer, sample.row["rule"], sample.row["arguments"])
+            right = rules.follows_rule(answer, sample.row["rule"], sample.row["arguments"])
         yield float(right), answer, None, {}
 
 

@@ -92,7 +92,7 @@ CHECKS = (lower, upper, bullets, numbered, keys, equals, starts, ends, words, in
 RULES: dict[str, Callable[..., bool]] = {rule.__name__: rule for rule in CHECKS}
 
 
-def kept(answer: str, rule: str, arguments: Mapping[str, Any]) -> bool:
+def follows_rule(answer: str, rule: str, arguments: Mapping[str, Any]) -> bool:
     """Return whether an answer keeps a rule."""
     return RULES[rule](answer.strip(), **arguments)
 

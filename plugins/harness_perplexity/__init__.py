@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from harness import Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, hookimpl, metric
+from harness import Prompt, Sample, Score, Subject, UsageError, evaluator, hookimpl, metric, target_as_continuation
 
 
 @metric("perplexity", better="lower", scale="perplexity", range=(0.0, math.inf))  # of nats: text is at most certain
@@ -26,7 +26,9 @@ def perplexity(
     for sample in samples if of == "completion" else ():
         if not sample.targets or not sample.targets[0].strip():
             raise UsageError(f'row "{sample.id}": no target to score; map a column to it, or say of = "text"')
-        pairs.append((sample.input, continuation(sample.input, sample.targets[0])))  # as a training joins them
+        pairs.append(
+            (sample.input, target_as_continuation(sample.input, sample.targets[0]))
+        )  # as a training joins them
     for sample, logprob in zip(samples, subject.logprobs(pairs), strict=True):
         nats, tokens, size = -logprob.total, logprob.tokens, logprob.bytes
         values = {"perplexity": nats / tokens if tokens else math.nan}

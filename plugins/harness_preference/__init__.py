@@ -16,7 +16,7 @@ from harness import Adapter, Finding, ModelRef, Progress, Subject, hookimpl
 from harness.internals import schema
 from harness_preference.evaluator import preference
 from harness_preference.methods import METHODS
-from harness_sft import Memory, Rows, Steps, Training, TrainingJob, besides
+from harness_sft import Memory, Rows, Steps, Training, TrainingJob, trainer_capabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ def harness_evaluators() -> dict[str, Any]:
     return {"preference": preference}
 
 
-@harness.trainer(columns=("prompt", "chosen", "rejected"), **besides(DPO, METHODS["dpo"]))
-@schema.takes(DPO)
+@harness.trainer(columns=("prompt", "chosen", "rejected"), **trainer_capabilities(DPO, METHODS["dpo"]))
+@schema.accepts_options(DPO)
 def dpo(
     ref: ModelRef,
     adapter: Adapter | None,
@@ -75,11 +75,11 @@ def dpo(
     P1 is flagged. `options` are further fields of TRL's DPOConfig; all else is as in `harness_sft.sft`.
     """
     job = TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["dpo"], out, progress, flag, watch)
-    return harness_sft.train_by(job)
+    return harness_sft.train(job)
 
 
-@harness.trainer(columns=("prompt", "completion", "label"), **besides(KTO, METHODS["kto"]))
-@schema.takes(KTO)
+@harness.trainer(columns=("prompt", "completion", "label"), **trainer_capabilities(KTO, METHODS["kto"]))
+@schema.accepts_options(KTO)
 def kto(
     ref: ModelRef,
     adapter: Adapter | None,
@@ -99,4 +99,4 @@ def kto(
     of TRL's KTOConfig; all else is as in `dpo`.
     """
     job = TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["kto"], out, progress, flag, watch)
-    return harness_sft.train_by(job)
+    return harness_sft.train(job)

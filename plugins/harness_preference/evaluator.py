@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, metric
+from harness import Prompt, Sample, Score, Subject, UsageError, evaluator, metric, target_as_continuation
 
 
 def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
@@ -45,7 +45,7 @@ def preference(
 
 def _pair(sample: Sample, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
     """Return what is asked, and both answers as texts."""
-    one, two = (continuation(sample.input, _answer(sample, column)) for column in (chosen, rejected))
+    one, two = (target_as_continuation(sample.input, _answer(sample, column)) for column in (chosen, rejected))
     if one == two:
         raise UsageError(f'row "{sample.id}": columns "{chosen}" and "{rejected}" are equal; remove it')
     if not sample.input:

@@ -11,7 +11,7 @@ from typing import Any
 from harness import Adapter, ModelRef, UsageError
 from harness.internals import HELD_OUT
 from harness_lora import MOVES_BASE
-from harness_sft import Method, Row, Select, check_shapes, later, name_rows, place, take_columns
+from harness_sft import Method, Row, Select, base_placement, check_shapes, import_later, name_rows, take_columns
 
 DATA = "[train] data:"
 REFUSED = {
@@ -27,7 +27,7 @@ REFUSED = {
 REFERENCE = 4  # bytes a parameter, in float32
 
 
-def fits(adapter: Adapter | None) -> None:
+def check_adapter(adapter: Adapter | None) -> None:
     """Raise UsageError at an adapter without which the base is another model than it was: the reference is that."""
     if adapter is None:
         return
@@ -40,13 +40,13 @@ def fits(adapter: Adapter | None) -> None:
         raise UsageError(f'bias "{config.bias}": trains biases of the base, which is the reference; remove it')
 
 
-def beside(ref: ModelRef, adapter: Adapter | None) -> dict[str, Any]:
+def load_reference(ref: ModelRef, adapter: Adapter | None) -> dict[str, Any]:
     """Return the reference of a model of which all weights are trained: the same, loaded once more."""
     if adapter is not None:
         return {}
     from harness_hf import load_model
 
-    return {"ref_model": load_model(ref.path, **place(ref, None, sharded=False)).requires_grad_(False)}
+    return {"ref_model": load_model(ref.path, **base_placement(ref, None, sharded=False)).requires_grad_(False)}
 
 
 def select_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -90,8 +90,8 @@ def _is_chat(value: Any) -> bool:
 
 
 def _method(name: str, select: Select) -> Method:
-    checked, preview = (later("harness_preference.trainer", f"{kind}{name}") for kind in ("Checked", "Preview"))
-    how: dict[str, Any] = {"refused": REFUSED, "fits": fits, "reference": REFERENCE, "beside": beside}
+    checked, preview = (import_later("harness_preference.trainer", f"{kind}{name}") for kind in ("Checked", "Preview"))
+    how: dict[str, Any] = {"refused": REFUSED, "fits": check_adapter, "reference": REFERENCE, "beside": load_reference}
     return Method(f"{name}Config", checked, select, preview, **how)
 
 

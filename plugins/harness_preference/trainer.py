@@ -16,7 +16,7 @@ from trl import DPOTrainer, KTOTrainer
 from harness import Example, Finding, UsageError
 from harness.internals import chat
 from harness_hf import RowEncoder, Tokens
-from harness_sft import Checked, Counts, encode_dataset, name_rows
+from harness_sft import CheckedTrainerMixin, Counts, encode_dataset, name_rows
 
 IGNORED = -100
 PAIR, ALONE = ("chosen_ids", "rejected_ids"), ("completion_ids",)  # the first is what is to be learnt
@@ -47,7 +47,7 @@ def encode_judged(
 
 def _encode_judged(encoder: RowEncoder, answers: Sequence[str], row: Mapping[str, Any]) -> dict[str, list[int]]:
     texts = [row[name.removesuffix("_ids")] for name in answers]
-    encoded = encoder.encode_answers(row["prompt"], texts, chat.of_training(row))
+    encoded = encoder.encode_answers(row["prompt"], texts, chat.training_template_arguments(row))
     return {"prompt_ids": encoded[0].prompt} | {name: one.answer for name, one in zip(answers, encoded, strict=True)}
 
 
@@ -58,7 +58,7 @@ def _without_answer(whole: Any, args: TrainingArguments) -> list[int]:
     return [i for i, ids in enumerate(whole["prompt_ids"]) if len(ids) >= args.max_length]
 
 
-class Referenced(Checked):
+class Referenced(CheckedTrainerMixin):
     """What DPO and KTO share: their rewards, a reference that is the start, and rows of prompts and answers."""
 
     answers: tuple[str, ...] = ()  # the columns of tokens beside the prompt's

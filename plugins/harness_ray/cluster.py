@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from harness import UsageError
-from harness.internals import Desk, Lost, Worker, is_secret, is_sign, shorten
+from harness.internals import Worker, WorkerLostError, WorkerServer, is_heartbeat, is_secret, shorten_text
 
 INSTALL = "pip install 'finetune-harness[ray]'"
 STORE = 100 << 20  # bytes of shared memory: messages are small
@@ -51,7 +51,7 @@ class Cluster:
 
     def start(self) -> list[Worker]:
         """Start an actor on every GPU or processor; raises UsageError where there is no Ray, no cluster or none."""
-        ray = connected(self)
+        ray = connect_ray(self)
         offered = ray.cluster_resources()
         self.kind = "GPU" if self.asked or offered.get("GPU", 0) >= 1 else "CPU"
         count = self._free(ray, _held.get(self.place, 1)) or int(self.asked)  # a cluster grows when it is asked
@@ -81,7 +81,7 @@ class Cluster:
     def _actor(self, ray: Any) -> Worker:
         self.started += 1
         needs = {"num_gpus": self.each, "num_cpus": 0} if self.kind == "GPU" else {"num_cpus": 1}
-        made = ray.remote(Desk).options(max_restarts=0, max_task_retries=0, **needs).remote()
+        made = ray.remote(WorkerServer).options(max_restarts=0, max_task_retries=0, **needs).remote()
         return Actor(ray, made, f"worker {self.started}")
 
 
@@ -101,13 +101,13 @@ class Actor:
             try:
                 for said in self._actor.replies.options(num_returns="streaming").remote(message):
                     reply = self._ray.get(said)
-                    if not is_sign(reply):
+                    if not is_heartbeat(reply):
                         return told.set_result(reply)
                     hear(reply)
                 raise RuntimeError("it said no more")
             except Exception as error:  # of Ray, its core or the actor: all mean that no reply will come
-                how = f"{type(error).__name__}: {shorten(' '.join(str(error).split()), 200)}"
-                told.set_exception(Lost(self._ended or how))
+                how = f"{type(error).__name__}: {shorten_text(' '.join(str(error).split()), 200)}"
+                told.set_exception(WorkerLostError(self._ended or how))
 
         threading.Thread(target=listen, daemon=True).start()
         return told
@@ -119,7 +119,7 @@ class Actor:
             self._ray.kill(self._actor, no_restart=True)
 
 
-def connected(cluster: Cluster) -> Any:
+def connect_ray(cluster: Cluster) -> Any:
     """Return Ray, connected to a cluster, which stays for the process' later stages; raises UsageError."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -145,7 +145,7 @@ def connected(cluster: Cluster) -> Any:
         with _without_secrets():
             ray.init(**given, log_to_driver=False, logging_level="CRITICAL")
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
-        why = f"{type(error).__name__}: {shorten(' '.join(str(error).split()), 300)}"
+        why = f"{type(error).__name__}: {shorten_text(' '.join(str(error).split()), 300)}"
         raise UsageError(f'--on "{cluster.said}": no cluster can be had there: {why}') from None
     finally:
         signal.signal(signal.SIGTERM, before)  # Ray's own would end the run without a report

@@ -7,9 +7,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from harness import Run, hookimpl
-from harness.internals import shown
+from harness.internals import printable
 
-__all__ = ["beside", "gates", "history", "made", "page", "reading", "words"]  # modules that harness_view shows runs by
+__all__ = [
+    "comparison",
+    "configuration",
+    "formatting",
+    "gates",
+    "history",
+    "page",
+    "reading",
+]  # modules that harness_view shows runs by
 
 
 def can_render() -> bool:
@@ -28,4 +36,4 @@ def harness_run_finish(run: Run) -> None:
         write_page(Path(run.folder))
     except Exception as error:  # whatever it is, the run is decided and written
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        print(shown(f"warning: {run.folder}/report.html: was not written: {why}"), file=sys.stderr)
+        print(printable(f"warning: {run.folder}/report.html: was not written: {why}"), file=sys.stderr)

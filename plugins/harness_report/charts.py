@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness_report import drawing
-from harness_report.drawing import ACCENT, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart, written
-from harness_report.words import number
+from harness_report import svg
+from harness_report.formatting import format_value
+from harness_report.svg import ACCENT, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart, label_layer
 
 WIDTH, HEIGHT = 328, 190  # of a panel, px
 POINTS = 400  # of a series, at most
@@ -41,7 +41,7 @@ def _axis(field: str, title: str | None, **more: Any) -> Spec:
     return {**_number(field), "scale": scale, "axis": {"title": title, "tickCount": 5, **more}}
 
 
-def slices(title: str, note: str, rows: Sequence[Spec], *, share: bool, names: Names) -> Chart:
+def slice_chart(title: str, note: str, rows: Sequence[Spec], *, share: bool, names: Names) -> Chart:
     """Draw a metric by slice, hollow where it came from: rows of slice, before, value, lower, upper, n, fell."""
     labels = {"labelLimit": 108, "labelColor": INK, "labelFontSize": 10, "labelPadding": 8}
     lines = {"title": None, "domain": False, "ticks": False, **labels}
@@ -63,32 +63,32 @@ def slices(title: str, note: str, rows: Sequence[Spec], *, share: bool, names: N
         _layer("text", counts, align="right", fontSize=10),
     ]
     spec = _panel(layers, left=122, right=40, height=14 * len(rows) + 34, bottom=22) | {"data": {"values": list(rows)}}
-    table = [(r["slice"], number(r["before"]), number(r["value"]), f"{r['n']}") for r in rows]
+    table = [(r["slice"], format_value(r["before"]), format_value(r["value"]), f"{r['n']}") for r in rows]
     return Chart(title, note, spec, ("slice", *names, "rows"), table)
 
 
-def outcomes(rows: Sequence[tuple[str, Mapping[str, int]]], note: str) -> Chart:
+def outcome_chart(rows: Sequence[tuple[str, Mapping[str, int]]], note: str) -> Chart:
     """Draw how many rows were lost, to the left, and won, to the right, of each comparison; others are counted."""
     most = max(1, *(n for _, counts in rows for n in (counts["lost"], counts["won"])))
     layers, middle, height = [], WIDTH / 2, 40 * len(rows) + 6
     for i, (name, counts) in enumerate(rows):
         top = 40 * i
         alike = ", ".join(f"{word} {counts[word]:,}" for word in ("both right", "neither"))
-        layers.append(written(12, top + 9, f"{name}; {alike}", colour=INK, align="left"))
-        layers.append(drawing.rule(INK, 1, x=middle, x2=middle, y=top + 17, y2=top + 35))
+        layers.append(label_layer(12, top + 9, f"{name}; {alike}", colour=INK, align="left"))
+        layers.append(svg.rule_layer(INK, 1, x=middle, x2=middle, y=top + 17, y2=top + 35))
         for word, side, colour in (("lost", -1, FAIL), ("won", 1, PASS)):
             end = middle + side * counts[word] / most * (middle - 64)
             box = {"type": "rect", "color": colour}
-            layers.append(drawing.layer(box, x=min(middle, end), x2=max(middle, end), y=top + 19, y2=top + 33))
+            layers.append(svg.mark_layer(box, x=min(middle, end), x2=max(middle, end), y=top + 19, y2=top + 33))
             label, align = f"{counts[word]:,} {word}", "left" if side > 0 else "right"
-            layers.append(written(end + 5 * side, top + 26, label, colour=colour, align=align))
+            layers.append(label_layer(end + 5 * side, top + 26, label, colour=colour, align=align))
     spec = {"width": WIDTH, "height": height, "autosize": "none", "padding": 0, "layer": layers}
     words = ("both right", "won", "lost", "neither")
     table = [(name, *(str(counts[k]) for k in words)) for name, counts in rows]
     return Chart("Paired outcomes", note, spec, ("rows", *words), table)
 
 
-def traded(points: Sequence[Spec], names: Names, limits: tuple[float | None, float | None], note: str) -> Chart:
+def tradeoff_chart(points: Sequence[Spec], names: Names, limits: tuple[float | None, float | None], note: str) -> Chart:
     """Draw what models gained against what they kept: rows of name, kept, gained and ours; lines where they must be."""
     wide = {"zero": False, "padding": 32}
     x, y = _axis("kept", names[0], grid=False, scale=wide), _axis("gained", None, grid=False, scale=wide)
@@ -110,11 +110,11 @@ def traded(points: Sequence[Spec], names: Names, limits: tuple[float | None, flo
         labels.append({**here[0], "name": (", " if len(here) == 2 else " … ").join(ends)})
     text = {"x": x, "y": y, "text": {"field": "name"}}
     layers.append(_layer("text", text, labels, dy=-10, align="center", color=INK))
-    table = [(p["name"], number(p["kept"]), number(p["gained"])) for p in points]
+    table = [(p["name"], format_value(p["kept"]), format_value(p["gained"])) for p in points]
     return Chart("Gain against forgetting", note, _panel(layers, right=44, height=220), ("model", *names), table)
 
 
-def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: Sequence[float]) -> Chart:
+def ordered_chart(title: str, note: str, values: Sequence[float], *, what: str, mean: Sequence[float]) -> Chart:
     """Draw the rows' values of a metric in their order, the smallest first, with their mean and its bounds, or none."""
     found = sorted(values)
     n, step = len(found), max(1, len(found) // POINTS)
@@ -127,13 +127,15 @@ def ordered(title: str, note: str, values: Sequence[float], *, what: str, mean: 
         value, low, high = mean
         at, line, box = {"y": _number("v")}, [{"v": value}], [{"v": low, "w": high}]
         layers.insert(0, _layer("rect", {**at, "y2": {"field": "w"}}, box, color=HAIR))
-        text = {"text": f"mean {number(value)}", "align": "left", "baseline": "bottom", "dy": -5, "color": INK}
+        text = {"text": f"mean {format_value(value)}", "align": "left", "baseline": "bottom", "dy": -5, "color": INK}
         layers.append(_layer("rule", at, line, color=INK, strokeWidth=1.5))
         layers.append(_layer("text", {**at, "x": {"value": 3}}, line, **text))
-    return Chart(title, note, _panel(layers), ("quantile", "value"), [(k, number(v)) for k, v in _quantiles(found)])
+    return Chart(
+        title, note, _panel(layers), ("quantile", "value"), [(k, format_value(v)) for k, v in _quantiles(found)]
+    )
 
 
-def scatter(title: str, note: str, pairs: Points, names: Names) -> Chart:
+def scatter_chart(title: str, note: str, pairs: Points, names: Names) -> Chart:
     """Draw the rows' values of a metric, the baseline's across and the candidate's up."""
     largest = sorted(max(p) for p in pairs)
     most = largest[int(0.98 * (len(largest) - 1))]
@@ -143,7 +145,7 @@ def scatter(title: str, note: str, pairs: Points, names: Names) -> Chart:
     chosen = near[:: max(1, len(near) // POINTS)]
     low, top = min(0.0, *(min(p) for p in chosen)), max(0.0, *(max(p) for p in chosen))
     top = top if low < top else 1.0
-    steps = drawing.nice(low, top, 5)
+    steps = svg.round_ticks(low, top, 5)
     low, top = min(low, *steps), steps[-1] + (steps[1] - steps[0]) if steps[-1] < top else top
     scale = {"domain": [low, top], "nice": False}
     places = {"x": _axis("b", names[0], grid=False, scale=scale), "y": _axis("c", None, grid=True, scale=scale)}
@@ -151,11 +153,11 @@ def scatter(title: str, note: str, pairs: Points, names: Names) -> Chart:
     line = _layer("line", places, ends, color=INK, strokeWidth=1)
     dots = _layer("point", places, points, filled=True, size=24, color=ACCENT, opacity=0.55, strokeWidth=0)
     sides = [_quantiles(sorted(p[i] for p in pairs)) for i in (0, 1)]
-    table = [(name, number(one), number(other)) for (name, one), (_, other) in zip(*sides, strict=True)]
+    table = [(name, format_value(one), format_value(other)) for (name, one), (_, other) in zip(*sides, strict=True)]
     return Chart(title, note, _panel([line, dots]), ("quantile", *names), table)
 
 
-def reliability(title: str, note: str, series: Mapping[str, Sequence[Spec]]) -> Chart:
+def reliability_chart(title: str, note: str, series: Mapping[str, Sequence[Spec]]) -> Chart:
     """Draw how often a chosen answer is right by its probability; on the diagonal a model is as right as it says.
 
     The rows have p, the mean probability of some answers, v, the share that is right, its bounds low and high, and n.
@@ -175,7 +177,7 @@ def reliability(title: str, note: str, series: Mapping[str, Sequence[Spec]]) -> 
     return Chart(title, note, _panel(layers), ("subject", "probability", "right", "rows"), table)
 
 
-def lengths(title: str, note: str, series: Mapping[str, Sequence[int]], ours: str) -> Chart:
+def length_chart(title: str, note: str, series: Mapping[str, Sequence[int]], ours: str) -> Chart:
     """Draw how long the subjects' answers are, in characters, as quartiles, with nine answers of ten."""
     rows = []
     for name, values in series.items():
@@ -195,7 +197,7 @@ def lengths(title: str, note: str, series: Mapping[str, Sequence[int]], ours: st
     return Chart(title, note, spec, ("subject", *(f"{q:.0%}" for q in NINE_OF_TEN)), table)
 
 
-def series(title: str, note: str, lines: Mapping[str, Points], *, marks: Sequence[float] = ()) -> Chart:
+def line_chart(title: str, note: str, lines: Mapping[str, Points], *, marks: Sequence[float] = ()) -> Chart:
     """Draw series over steps, each named at its line; `marks` are steps at which an epoch ended."""
     values = [y for points in lines.values() for _, y in points]
     top = max(values, default=1.0) or 1.0

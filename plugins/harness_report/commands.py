@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from harness import ExitCode, UsageError, write_text
-from harness.internals import writing
+from harness.internals import reporting_write_errors
 
 
 def report(parser: ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def compare(parser: ArgumentParser) -> None:
 
 
 def _report(args: Namespace) -> int:
-    from harness_report.reading import before, read_folder
+    from harness_report.reading import previous_run, read_folder
 
     if args.form:
         from harness.internals import write_every_eval_ever
@@ -60,9 +60,9 @@ def _report(args: Namespace) -> int:
         return ExitCode.OK
     kept = read_folder(args.run)
     if args.markdown and args.against is None:
-        from harness.internals import run_markdown
+        from harness.internals import format_run_markdown
 
-        sys.stdout.write(run_markdown(kept.run, kept.folder))
+        sys.stdout.write(format_run_markdown(kept.run, kept.folder))
         return ExitCode.OK
     if args.markdown:
         return _compare(Namespace(run=args.run, against=args.against, format="markdown"))
@@ -70,21 +70,21 @@ def _report(args: Namespace) -> int:
         from harness_report import page
 
         if args.against is None and args.history is None:
-            html, name = page.render(kept, before(kept)), page.FILE
+            html, name = page.render_run(kept, previous_run(kept)), page.FILE
         else:
-            from harness_report.beside import render_beside
-            from harness_report.history import runs_of
+            from harness_report.comparison import render_comparison
+            from harness_report.history import past_runs
 
             other = read_folder(args.against) if args.against else None
-            past = runs_of(kept.run.suite, args.history) if args.history else []
-            html, name = render_beside(kept, other, past), "compare.html" if other else "history.html"
+            past = past_runs(kept.run.suite, args.history) if args.history else []
+            html, name = render_comparison(kept, other, past), "compare.html" if other else "history.html"
     except ModuleNotFoundError as error:
         if error.name != "jinja2":
             raise
         hint = "pip install 'finetune-harness[report]', or say --markdown"
         raise UsageError(f"harness report: a page needs jinja2, which is not installed; {hint}") from None
     path = args.o or kept.folder / name
-    with writing(path, "; make room, or say -o"):
+    with reporting_write_errors(path, "; make room, or say -o"):
         write_text(path, html)
     sys.stdout.write(f"{path}\n")
     if args.open:
@@ -96,27 +96,31 @@ def _report(args: Namespace) -> int:
 
 def _history(args: Namespace) -> int:
     from harness import read_run
-    from harness.internals import newest, read_suite
-    from harness_report.history import as_json, runs_of, told
+    from harness.internals import find_newest, read_suite
+    from harness_report.history import history_json, history_lines, past_runs
 
-    suite = args.suite or read_run(newest(args.out)).suite
+    suite = args.suite or read_run(find_newest(args.out)).suite
     if (name := Path(suite)).suffix == ".toml":
         suite = read_suite(name).name if name.is_file() else name.stem
-    if not (runs := runs_of(suite, args.out)):
+    if not (runs := past_runs(suite, args.out)):
         raise UsageError(f'{args.out}: holds no run of suite "{suite}"; name one that was run, or say --out')
-    sys.stdout.write(as_json(suite, runs) if args.json else told(suite, runs))
+    sys.stdout.write(history_json(suite, runs) if args.json else history_lines(suite, runs))
     return ExitCode.OK
 
 
 def _compare(args: Namespace) -> int:
-    from harness.internals import newest
+    from harness.internals import find_newest
     from harness_report import compare
-    from harness_report.reading import before, read_folder
+    from harness_report.reading import previous_run, read_folder
 
-    kept = read_folder(args.run or newest(Path("reports")))
-    other = read_folder(args.against) if args.against else before(kept)
+    kept = read_folder(args.run or find_newest(Path("reports")))
+    other = read_folder(args.against) if args.against else previous_run(kept)
     if other is None:
         raise UsageError(f"{kept.folder}: is the first run of its suite; name another one to compare with")
-    found = compare.compare(kept, other)
-    sys.stdout.write({"text": compare.told, "markdown": compare.compared, "json": compare.as_json}[args.format](found))
+    found = compare.compare_runs(kept, other)
+    sys.stdout.write(
+        {"text": compare.comparison_lines, "markdown": compare.comparison_markdown, "json": compare.comparison_json}[
+            args.format
+        ](found)
+    )
     return ExitCode.OK

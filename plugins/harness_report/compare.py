@@ -15,12 +15,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Gate, Outcome, UsageError, Verdict
-from harness.internals import counted, decide, markdown, sentence, shown
-from harness_report.gates import claim_of, estimate_of
-from harness_report.made import Setting, settings_of
-from harness_report.pairs import LOST, WON, Pairs, paired
-from harness_report.reading import Kept, asks, metric_of, result_of, samples_of
-from harness_report.words import GLYPHS, day, number
+from harness.internals import count_noun, decide, escape_markdown, printable, summary
+from harness_report.configuration import Setting, settings_rows
+from harness_report.formatting import GLYPHS, format_day, format_value
+from harness_report.gates import claim_text, estimate_text
+from harness_report.pairs import LOST, WON, Pairs, pair_metric
+from harness_report.reading import LoadedRun, gate_metric, gate_result, gate_samples, question_of_row
 
 ALIKE = "the same on every row"  # the reading of a metric of which no row changed
 OTHER = "the other run"  # the name of the baseline in a test between two runs
@@ -41,7 +41,7 @@ class Both:
     @property
     def name(self) -> str:
         """The gate and what it is put to."""
-        return shown(f"{self.now.gate} on {self.now.candidate}")
+        return printable(f"{self.now.gate} on {self.now.candidate}")
 
     @property
     def is_same(self) -> bool:
@@ -65,8 +65,8 @@ class Between:
 class Compared:
     """What differs between two runs."""
 
-    now: Kept
-    before: Kept
+    now: LoadedRun
+    before: LoadedRun
     gates: list[Both]
     same: list[Both]  # gates that came to the same numbers
     metrics: list[Between]
@@ -77,17 +77,17 @@ class Compared:
     def labels(self) -> tuple[str, str]:
         """The names of both runs, the earlier first: their days, else the hours, else their folders."""
         runs = (self.before, self.now)
-        days = [day(k.run.started, time=False) for k in runs]
-        hours = [day(k.run.started).rpartition(", ")[2] for k in runs]
-        folders = [shown(k.folder.resolve().name) for k in runs]
+        days = [format_day(k.run.started, time=False) for k in runs]
+        hours = [format_day(k.run.started).rpartition(", ")[2] for k in runs]
+        folders = [printable(k.folder.resolve().name) for k in runs]
         one, other = next((names for names in (days, hours) if names[0] != names[1]), folders)
         return one, other
 
 
-def compare(now: Kept, before: Kept) -> Compared:
+def compare_runs(now: LoadedRun, before: LoadedRun) -> Compared:
     """Compare a run with another one, which came before it."""
     theirs = {(v.gate, v.candidate): v for v in before.run.verdicts}
-    both = [Both(v, theirs.get((v.gate, v.candidate))) for v in sentence.worst_first(now.run)]
+    both = [Both(v, theirs.get((v.gate, v.candidate))) for v in summary.sort_worst_first(now.run)]
     differ, same = [b for b in both if not b.is_same], [b for b in both if b.is_same]
     between = []  # every metric of one number a row that both runs have of the page's candidate, the worst first
     for report in now.run.reports:
@@ -97,36 +97,38 @@ def compare(now: Kept, before: Kept) -> Compared:
                 between.append(_between(now, before, report.eval, metric))
     order = list(READINGS.values())
     between.sort(key=lambda b: order.index(b.reading) if b.reading in order else len(order))
-    found = [s for s in settings_of(now, before) if s.before is not None]
+    found = [s for s in settings_rows(now, before) if s.before is not None]
     versions, old = now.run.versions, before.run.versions
     found += [Setting(n, versions.get(n, "not there"), old.get(n, "not there")) for n in {**versions, **old}]
     weights, old = now.run.digests, before.run.digests
     found += [Setting(f"weights of {n}", weights[n][:12], old[n][:12]) for n in weights if n in old]
     settings, notes = [s for s in found if s.value != s.before], []
     if now.run.suite != before.run.suite:
-        notes.append(f"two suites, {shown(now.run.suite)} and {shown(before.run.suite)}: what has one name is compared")
+        notes.append(
+            f"two suites, {printable(now.run.suite)} and {printable(before.run.suite)}: what has one name is compared"
+        )
     if now.ours != before.ours:
-        notes.append(f"{shown(now.ours)} of this run is compared with {shown(before.ours)} of the other")
+        notes.append(f"{printable(now.ours)} of this run is compared with {printable(before.ours)} of the other")
     for evaluation, left in ((b.metric.partition(".")[0], b.left) for b in between if b.left):
-        notes.append(f"{evaluation}: {counted(left, 'row')} not asked alike in both runs, and left out")
+        notes.append(f"{evaluation}: {count_noun(left, 'row')} not asked alike in both runs, and left out")
     if only := [r.eval for r in now.run.reports if r.subject == now.ours and not before.report(before.ours, r.eval)]:
-        notes.append(f"only this run measured {', '.join(map(shown, only))}")
+        notes.append(f"only this run measured {', '.join(map(printable, only))}")
     for kept in (now, before):
-        notes += [f"{shown(kept.folder.resolve().name)}: {shown(m)}" for m in dict.fromkeys(kept.missing)]
+        notes += [f"{printable(kept.folder.resolve().name)}: {printable(m)}" for m in dict.fromkeys(kept.missing)]
     return Compared(now, before, differ, same, between, settings, notes)
 
 
-def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
+def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> Between:
     """Put the claim "better than the other run" to the rows that both asked, as a gate with no margin would be."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
-    ids = [i for i in ours if i in theirs and asks(ours[i]) == asks(theirs[i])]
+    ids = [i for i in ours if i in theirs and question_of_row(ours[i]) == question_of_row(theirs[i])]
     left, name = len(ours.keys() | theirs.keys()) - len(ids), f"{evaluation}.{metric}"
     ours, theirs = {i: ours[i] for i in ids}, {i: theirs[i] for i in ids}
-    pair = paired(metric, theirs, ours, (before.ours, now.ours), lower=now.is_lower(name))
+    pair = pair_metric(metric, theirs, ours, (before.ours, now.ours), lower=now.is_lower(name))
     gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
-    one, other = (result_of(k, name, rows) for k, rows in ((now, ours), (before, theirs)))
+    one, other = (gate_result(k, name, rows) for k, rows in ((now, ours), (before, theirs)))
     try:
-        verdict = decide(gate, metric_of(now, name), one, other, samples_of(ours), now.run.alpha, name=now.ours)
+        verdict = decide(gate, gate_metric(now, name), one, other, gate_samples(ours), now.run.alpha, name=now.ours)
     except ModuleNotFoundError as error:
         hint = f"needs {error.name}, which is not installed; pip install 'finetune-harness[recompute]'"
         raise UsageError(f"two runs: the test of {name} {hint}") from None
@@ -139,7 +141,7 @@ def _between(now: Kept, before: Kept, evaluation: str, metric: str) -> Between:
     return Between(name, verdict, reading, pair, left)
 
 
-def printed(*parts: Line) -> str:
+def render_lines(*parts: Line) -> str:
     """Return what rich makes of parts, coloured and broken only on a terminal; a tuple is a word and what it is of."""
     real = Console(highlight=False)
     width = real.width if real.is_terminal else 10_000
@@ -154,47 +156,52 @@ def printed(*parts: Line) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().split("\n"))
 
 
-def told(c: Compared) -> str:
+def comparison_lines(c: Compared) -> str:
     """Return what differs between two runs as lines for a terminal."""
     before, now = c.labels
     parts: list[Line] = [
-        f"{now}: {shown(sentence.verdict_sentence(c.now.run))}",
-        f"{before}: {shown(sentence.verdict_sentence(c.before.run))}",
+        f"{now}: {printable(summary.verdict_sentence(c.now.run))}",
+        f"{before}: {printable(summary.verdict_sentence(c.before.run))}",
         *(f"note: {n}" for n in c.notes),
     ]
     if c.gates:
         parts += ["", Text(f"gates, {now} and before", "bold")]
     for b in c.gates:
-        was = f"{b.before.outcome} {estimate_of(c.before, b.before)}" if b.before else "not asked"
-        text = Text(f"{b.name}\n{estimate_of(c.now, b.now)}, was {was}")
+        was = f"{b.before.outcome} {estimate_text(c.before, b.before)}" if b.before else "not asked"
+        text = Text(f"{b.name}\n{estimate_text(c.now, b.now)}, was {was}")
         parts.append((f"{GLYPHS[b.now.outcome]} {b.now.outcome}", STYLES[b.now.outcome], text))
     if c.same:
-        parts.append(f"{counted(len(c.same), 'gate')} came to the same numbers: {', '.join(b.name for b in c.same)}")
+        parts.append(f"{count_noun(len(c.same), 'gate')} came to the same numbers: {', '.join(b.name for b in c.same)}")
     if c.metrics:
-        parts += ["", Text(f"{shown(c.now.ours)} on the rows that both asked", "bold")]
+        parts += ["", Text(f"{printable(c.now.ours)} on the rows that both asked", "bold")]
     for m in (m for m in c.metrics if m.reading != ALIKE):
         unit, v = c.now.unit(m.metric), m.verdict
-        rows = f"{counted(len(m.pairs.rows), 'row')}, {m.pairs.count(LOST)} lost and {m.pairs.count(WON)} won"
-        found = f"{estimate_of(c.now, v)}, {rows}" if v.estimate is not None else shown(v.why)
-        text = Text(f"{shown(m.metric)}  {number(v.baseline, unit)}, now {number(v.value, unit)}\n{found}")
+        rows = f"{count_noun(len(m.pairs.rows), 'row')}, {m.pairs.count(LOST)} lost and {m.pairs.count(WON)} won"
+        found = f"{estimate_text(c.now, v)}, {rows}" if v.estimate is not None else printable(v.why)
+        text = Text(
+            f"{printable(m.metric)}  {format_value(v.baseline, unit)}, now {format_value(v.value, unit)}\n{found}"
+        )
         parts.append((m.reading, STYLES.get(m.reading, ""), text))
     if alike := [m.metric for m in c.metrics if m.reading == ALIKE]:
-        parts.append(f"the same on every row: {shown(', '.join(alike))}")
+        parts.append(f"the same on every row: {printable(', '.join(alike))}")
     if c.settings:
         parts += ["", Text("configuration that differs", "bold")]
         parts += [f"{s.key}  {s.before}, now {s.value}" for s in c.settings]
-    return printed(*parts)
+    return render_lines(*parts)
 
 
-def compared(c: Compared) -> str:
+def comparison_markdown(c: Compared) -> str:
     """Return what differs between two runs as Markdown."""
-    before, now = map(markdown, c.labels)
-    lines = [f"## {markdown(sentence.verdict_sentence(c.now.run))}", "", f"Against {before}:"]
-    lines += [f"{markdown(sentence.verdict_sentence(c.before.run))}.", *(f"- {markdown(n)}" for n in c.notes)]
+    before, now = map(escape_markdown, c.labels)
+    lines = [f"## {escape_markdown(summary.verdict_sentence(c.now.run))}", "", f"Against {before}:"]
+    lines += [
+        f"{escape_markdown(summary.verdict_sentence(c.before.run))}.",
+        *(f"- {escape_markdown(n)}" for n in c.notes),
+    ]
     if c.gates:
         lines += ["", f"| gate | {before} | {now} |", "|---|---|---|"]
     for b in c.gates:
-        claim = f"{b.now.gate} on {b.now.candidate}: {claim_of(c.now, b.now)}"
+        claim = f"{b.now.gate} on {b.now.candidate}: {claim_text(c.now, b.now)}"
         claim += "" if b.now.blocking else " (only warns)"
         lines.append(_cells(claim, _outcome(c.before, b.before), _outcome(c.now, b.now)))
     if c.same:
@@ -202,8 +209,8 @@ def compared(c: Compared) -> str:
     if c.metrics:
         lines += ["", "| metric | reading | before, now | difference | rows |", "|---|---|---|---|---|"]
     for m in c.metrics:
-        values = f"{number(m.verdict.baseline)}, {number(m.verdict.value)}"
-        lines.append(_cells(m.metric, m.reading, values, estimate_of(c.now, m.verdict), f"{len(m.pairs.rows):,}"))
+        values = f"{format_value(m.verdict.baseline)}, {format_value(m.verdict.value)}"
+        lines.append(_cells(m.metric, m.reading, values, estimate_text(c.now, m.verdict), f"{len(m.pairs.rows):,}"))
     if c.settings:
         lines += ["", f"| configuration | {before} | {now} |", "|---|---|---|"]
         lines += [_cells(s.key, s.before or "", s.value) for s in c.settings]
@@ -211,19 +218,19 @@ def compared(c: Compared) -> str:
 
 
 def _cells(*texts: str) -> str:
-    return "| " + " | ".join(map(markdown, texts)) + " |"
+    return "| " + " | ".join(map(escape_markdown, texts)) + " |"
 
 
-def _outcome(kept: Kept, v: Verdict | None) -> str:
-    return "not asked" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_of(kept, v)}"
+def _outcome(kept: LoadedRun, v: Verdict | None) -> str:
+    return "not asked" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_text(kept, v)}"
 
 
-def as_json(c: Compared) -> str:
+def comparison_json(c: Compared) -> str:
     """Return what differs between two runs as JSON."""
     gates: list[dict[str, Any]] = []
     for b in [*c.gates, *c.same]:
-        about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim_of(c.now, b.now), "same": b.is_same}
-        gates.append({**about, "now": numbers(b.now), "before": b.before and numbers(b.before)})
+        about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim_text(c.now, b.now), "same": b.is_same}
+        gates.append({**about, "now": verdict_numbers(b.now), "before": b.before and verdict_numbers(b.before)})
     metrics: list[dict[str, Any]] = []
     for m in c.metrics:
         v, won, lost = m.verdict, [p.id for p in m.pairs.of(WON)], [p.id for p in m.pairs.of(LOST)]
@@ -236,12 +243,12 @@ def as_json(c: Compared) -> str:
     return json.dumps({**value, "settings": settings, "notes": c.notes}, indent=1, ensure_ascii=False) + "\n"
 
 
-def _run(kept: Kept) -> dict[str, Any]:
+def _run(kept: LoadedRun) -> dict[str, Any]:
     run = kept.run
     about = {"folder": kept.folder.name, "suite": run.suite, "started": run.started, "exit_code": int(run.exit_code)}
-    return {**about, "sentence": sentence.verdict_sentence(run), "candidate": kept.ours}
+    return {**about, "sentence": summary.verdict_sentence(run), "candidate": kept.ours}
 
 
-def numbers(v: Verdict) -> dict[str, Any]:
+def verdict_numbers(v: Verdict) -> dict[str, Any]:
     keys = ("outcome", "value", "baseline", "estimate", "lower", "upper", "threshold", "n")
     return {key: getattr(v, key) for key in keys}

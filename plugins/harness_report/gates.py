@@ -8,92 +8,104 @@ from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
 from harness import Verdict
-from harness.internals import OnScale, counted, numbers, sentence, shown, words
-from harness_report.drawing import BASE, VERDICTS, Axis, Interval, axis_of, draw, strip
-from harness_report.pairs import lost_slices
-from harness_report.reading import Kept, table_in, value_of
-from harness_report.words import GLYPHS, NONE, bytes_, claimed, figure, measured, minus, number, percent, plain, told
+from harness.internals import OnScale, count_noun, numbers, printable, summary, verdict_text
+from harness_report.formatting import (
+    GLYPHS,
+    NONE,
+    claim_in_words,
+    escape_text,
+    format_bytes,
+    format_confidence,
+    format_limit,
+    format_on_scale,
+    format_value,
+    metric_in_words,
+    minus,
+)
+from harness_report.pairs import find_lost_slices
+from harness_report.reading import LoadedRun, row_value, subtable
+from harness_report.svg import BASE, VERDICTS, Axis, Interval, draw_svg, make_axis, strip_spec
 
 
-def is_counted(v: Verdict) -> bool:
+def is_counted_verdict(v: Verdict) -> bool:
     """Return whether a verdict counted the rows that failed, of which it has no interval."""
     return v.method == "failures counted"
 
 
-def scale_of(kept: Kept, v: Verdict) -> tuple[OnScale, str]:
+def verdict_scale(kept: LoadedRun, v: Verdict) -> tuple[OnScale, str]:
     """Return the scale and unit that a verdict's numbers are written in."""
-    return (OnScale("count"), "count") if is_counted(v) else (kept.scale(v.metric), kept.unit(v.metric))
+    return (OnScale("count"), "count") if is_counted_verdict(v) else (kept.scale(v.metric), kept.unit(v.metric))
 
 
-def claim_of(kept: Kept, v: Verdict) -> str:
+def claim_text(kept: LoadedRun, v: Verdict) -> str:
     """Return a verdict's claim in words."""
-    return claimed(v, scale_of(kept, v)[1])
+    return claim_in_words(v, verdict_scale(kept, v)[1])
 
 
-def write_of(kept: Kept, v: Verdict) -> Callable[[float | None], str]:
+def number_writer(kept: LoadedRun, v: Verdict) -> Callable[[float | None], str]:
     """Return how a number on a verdict's scale is written."""
-    scale, unit = scale_of(kept, v)
-    return lambda x: figure(x, scale, versus=bool(v.versus), unit=unit)
+    scale, unit = verdict_scale(kept, v)
+    return lambda x: format_on_scale(x, scale, versus=bool(v.versus), unit=unit)
 
 
-def tick_of(kept: Kept, v: Verdict) -> Callable[[float], str]:
+def tick_writer(kept: LoadedRun, v: Verdict) -> Callable[[float], str]:
     """Return how a number on the axis of a verdict's strip is written: shorter."""
-    scale, unit = scale_of(kept, v)
+    scale, unit = verdict_scale(kept, v)
 
     def write(x: float) -> str:
         if scale.is_log:
             if v.versus:
                 share = 100 * math.expm1(x)
-                return plain(round(share, 1)) + "%" if share < 0 else f"+{share:.4g}%" if share else "0"
-            return number(math.exp(x))
+                return format_limit(round(share, 1)) + "%" if share < 0 else f"+{share:.4g}%" if share else "0"
+            return format_value(math.exp(x))
         if unit == "bytes":
-            return bytes_(x)
+            return format_bytes(x)
         text = f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"
         return ("+" if v.versus and x > 0 and x != v.threshold else "") + minus(text)
 
     return write
 
 
-def interval_of(v: Verdict, *, other: bool = False) -> Interval | None:
+def strip_interval(v: Verdict, *, other: bool = False) -> Interval | None:
     """Return what a strip shows of a verdict, or None where nothing was estimated."""
     if v.estimate is None or not math.isfinite(v.estimate):
         return None
-    bounds = (None, None) if is_counted(v) else (v.lower, v.upper)
+    bounds = (None, None) if is_counted_verdict(v) else (v.lower, v.upper)
     return Interval(v.estimate, *bounds, BASE if other else VERDICTS[v.outcome], hollow=other)
 
 
-def axes(kepts: Sequence[Kept]) -> Callable[[Kept, Verdict], Axis | None]:
+def shared_axes(kepts: Sequence[LoadedRun]) -> Callable[[LoadedRun, Verdict], Axis | None]:
     """Return the axis that the verdicts of one metric, claim and limit share, over all runs that are shown."""
     parts: dict[tuple[object, ...], list[Interval]] = {}
 
     def key(v: Verdict) -> tuple[object, ...]:
-        return v.metric, v.versus, v.threshold, is_counted(v)
+        return v.metric, v.versus, v.threshold, is_counted_verdict(v)
 
     for kept in kepts:
         for v in kept.run.verdicts:
-            if part := interval_of(v):
+            if part := strip_interval(v):
                 parts.setdefault(key(v), []).append(part)
 
-    def axis(kept: Kept, v: Verdict) -> Axis | None:
+    def axis(kept: LoadedRun, v: Verdict) -> Axis | None:
         if v.threshold is None or key(v) not in parts:
             return None
         side = v.about.sign if v.about else 1
         shares = kept.scale(v.metric).is_log and bool(v.versus)
-        return axis_of(parts[key(v)], v.threshold, side, tick_of(kept, v), shares=shares, zero=bool(v.versus))
+        return make_axis(parts[key(v)], v.threshold, side, tick_writer(kept, v), shares=shares, zero=bool(v.versus))
 
     return axis
 
 
-def show_gate(
-    kept: Kept, v: Verdict, axis: Axis | None, parts: Sequence[Interval | None], *, links: bool, **before: str
+def gate_section(
+    kept: LoadedRun, v: Verdict, axis: Axis | None, parts: Sequence[Interval | None], *, links: bool, **before: str
 ) -> SimpleNamespace:
     """Return one gate in the words of the page, with its strip; `before` is of the run that it is compared with."""
-    write, found = write_of(kept, v), [p for p in parts if p is not None]
-    svg = draw(strip(axis, found)) if axis and found else ""
+    write, found = number_writer(kept, v), [p for p in parts if p is not None]
+    svg = draw_svg(strip_spec(axis, found)) if axis and found else ""
     if v.waived and v.waiver:
-        aside = shown(v.waiver.says())
+        aside = printable(v.waiver.says())
     elif v.group:
-        aside = f"one of “{shown(v.group)}”"
+        aside = f"one of “{printable(v.group)}”"
     elif not v.blocking:
         aside = "only warns"
     else:
@@ -103,57 +115,57 @@ def show_gate(
     elif not v.n:
         rows = NONE
     elif driver := next((s for s in v.slices if s.name == v.driver), None):
-        rows = f"{shown(driver.name)}, {driver.n:,} of {counted(v.n, 'row')}"
+        rows = f"{printable(driver.name)}, {driver.n:,} of {count_noun(v.n, 'row')}"
     else:
-        rows = counted(v.n, "row") + (f" in {v.clusters:,} clusters" if v.clusters and v.clusters < v.n else "")
+        rows = count_noun(v.n, "row") + (f" in {v.clusters:,} clusters" if v.clusters and v.clusters < v.n else "")
     return SimpleNamespace(
-        outcome=v.outcome.value, glyph=GLYPHS[v.outcome], gate=shown(v.gate), candidate=shown(v.candidate),
-        claim=told(claim_of(kept, v)), aside=aside, details=_details(v),
-        svg=svg, estimate=write(v.estimate), bounds=bounds_of(v, write), second=_second(kept, v, write),
-        rows=rows, changed=rows_of(kept, v, links), **before,
+        outcome=v.outcome.value, glyph=GLYPHS[v.outcome], gate=printable(v.gate), candidate=printable(v.candidate),
+        claim=escape_text(claim_text(kept, v)), aside=aside, details=_details(v),
+        svg=svg, estimate=write(v.estimate), bounds=bounds_text(v, write), second=_second(kept, v, write),
+        rows=rows, changed=linked_rows(kept, v, links), **before,
     )  # fmt: skip
 
 
-def link_of(kept: Kept, v: Verdict, links: bool) -> str:
+def rows_link(kept: LoadedRun, v: Verdict, links: bool) -> str:
     """Return how a link to a gate's rows names the two models; "-" where the browser tells rows by another metric."""
     evaluation, _, metric = v.metric.partition(".")
     if not links or not v.versus or kept.against(evaluation)[0] != metric:
         return "-"
-    return comparison(kept, evaluation, v.versus, v.candidate)
+    return comparison_link(kept, evaluation, v.versus, v.candidate)
 
 
-def comparison(kept: Kept, evaluation: str, theirs: str, ours: str) -> str:
+def comparison_link(kept: LoadedRun, evaluation: str, theirs: str, ours: str) -> str:
     """Return the part of a link that names two models, where they are not those that the browser compares anyway."""
     others = {"against": theirs} if theirs != kept.against(evaluation)[1] else {}
     others |= {"of": ours} if ours != kept.ours else {}
     return f"?{urlencode(others, quote_via=quote)}" if others else ""
 
 
-def estimate_of(kept: Kept, v: Verdict | None) -> str:
+def estimate_text(kept: LoadedRun, v: Verdict | None) -> str:
     """Return a verdict's estimate with its bounds."""
     if v is None or v.estimate is None:
         return NONE
-    write = write_of(kept, v)
-    return f"{write(v.estimate)} {bounds_of(v, write)}".rstrip()
+    write = number_writer(kept, v)
+    return f"{write(v.estimate)} {bounds_text(v, write)}".rstrip()
 
 
-def bounds_of(v: Verdict, write: Callable[[float | None], str]) -> str:
+def bounds_text(v: Verdict, write: Callable[[float | None], str]) -> str:
     """Return a verdict's bounds in brackets; nothing where it was counted."""
-    if v.lower is None or v.upper is None or v.lower == v.upper or is_counted(v):
+    if v.lower is None or v.upper is None or v.lower == v.upper or is_counted_verdict(v):
         return ""
     return f"[{write(v.lower)}, {write(v.upper)}]"
 
 
-def _second(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
+def _second(kept: LoadedRun, v: Verdict, write: Callable[[float | None], str]) -> str:
     """Return the line under an estimate: both values, or the limit, or what would decide it."""
     unit = kept.unit(v.metric)
-    if more := words.needed(v):
+    if more := verdict_text.format_sample_size(v):
         return more
     if v.estimate is None:
-        return shown(words.brief(v))
+        return printable(verdict_text.format_brief(v))
     if v.versus:
-        return f"{number(v.value, unit)} against {number(v.baseline, unit)}"
-    limit = write(v.threshold) if kept.scale(v.metric).is_log or unit == "bytes" else plain(v.threshold or 0.0)
+        return f"{format_value(v.value, unit)} against {format_value(v.baseline, unit)}"
+    limit = write(v.threshold) if kept.scale(v.metric).is_log or unit == "bytes" else format_limit(v.threshold or 0.0)
     return f"limit {limit}"
 
 
@@ -161,94 +173,96 @@ def _details(v: Verdict) -> list[str]:
     found = []
     if v.method and v.method != "point":
         text = f"{v.method[:1].upper()}{v.method[1:]}"
-        if v.p_pass is not None and not is_counted(v):
-            text += f"; {numbers.chance(v.p_pass)} for the claim"
-            text += f", {numbers.chance(v.p_fail)} against it" if v.p_fail is not None else ""
+        if v.p_pass is not None and not is_counted_verdict(v):
+            text += f"; {numbers.format_p_in_sentence(v.p_pass)} for the claim"
+            text += f", {numbers.format_p_in_sentence(v.p_fail)} against it" if v.p_fail is not None else ""
             text += f", α = {v.alpha:g}, one-sided" if v.alpha else ""
         found.append(text + (f"; attempt {v.attempt}" if v.attempt else ""))
-    found.append(shown(v.why))
+    found.append(printable(v.why))
     if v.driver:
-        found.append(f"The slice that decides, or the worst: {shown(v.driver)}")
+        found.append(f"The slice that decides, or the worst: {printable(v.driver)}")
     for s in v.slices:
         alarm = ", an alarm" if s.alarm else ""
-        found.append(f"{s.outcome} {shown(s.name)}, {counted(s.n, 'row')}{alarm}: {shown(s.why)}")
+        found.append(f"{s.outcome} {printable(s.name)}, {count_noun(s.n, 'row')}{alarm}: {printable(s.why)}")
     if v.left_out:
-        found.append(f"Judged without {counted(v.left_out, 'row')} that leak; with them {number(v.whole)}")
+        found.append(f"Judged without {count_noun(v.left_out, 'row')} that leak; with them {format_value(v.whole)}")
     return found
 
 
-def heads(kept: Kept) -> list[SimpleNamespace]:
+def headline_gates(kept: LoadedRun) -> list[SimpleNamespace]:
     """Return what a release turns on: its largest proven gain, the gate that decided or is closest, what none says."""
-    gain, driver = sentence.gain(kept.run), sentence.driver(kept.run)
+    gain, driver = summary.largest_gain(kept.run), summary.deciding_verdict(kept.run)
     close = "The closest gate" if driver and driver.outcome == "PASS" else "What decided"
     turns = [(f"{close}: ", driver)] if driver and driver.estimate is not None else []
     if gain and gain is not driver:
         turns.insert(0 if close == "The closest gate" else 1, ("What it gains: ", gain))
     found = []
     for title, v in turns:
-        write, axis, part = write_of(kept, v), axes([kept])(kept, v), interval_of(v)
-        svg = draw(strip(axis, [part])) if axis and part else ""
-        said = told(_said(kept, v, write))
-        title += shown(v.gate)
+        write, axis, part = number_writer(kept, v), shared_axes([kept])(kept, v), strip_interval(v)
+        svg = draw_svg(strip_spec(axis, [part])) if axis and part else ""
+        said = escape_text(_said(kept, v, write))
+        title += printable(v.gate)
         found.append(SimpleNamespace(title=title, number=write(v.estimate), said=said, svg=svg, style=""))
     losses, changes = [], []  # the worst that is proven and in no gate first
-    for c in sentence.unsaid(kept.run):
+    for c in summary.ungated_losses(kept.run):
         name = f"{c.eval}.{c.metric}"
-        change, low, high = (figure(x, c, versus=True) for x in (c.estimate, c.lower, c.upper))
-        values = " to ".join(number(x, kept.unit(name)) for x in (c.theirs, c.ours))
-        slices = "".join(f", {s}" for s in lost_slices(kept, c.eval, c.metric, c.before))
+        change, low, high = (format_on_scale(x, c, versus=True) for x in (c.estimate, c.lower, c.upper))
+        values = " to ".join(format_value(x, kept.unit(name)) for x in (c.theirs, c.ours))
+        slices = "".join(f", {s}" for s in find_lost_slices(kept, c.eval, c.metric, c.before))
         changes.append(change)
-        losses.append(f"{measured(name)} {values}, {change} [{low}, {high}]{slices}")
+        losses.append(f"{metric_in_words(name)} {values}, {change} [{low}, {high}]{slices}")
     if losses:
-        title, said = f"What no gate says: {c.before} to {c.after}", told(f"{'; '.join(losses)}.")
+        title, said = f"What no gate says: {c.before} to {c.after}", escape_text(f"{'; '.join(losses)}.")
         found.append(SimpleNamespace(title=title, number=changes[0], said=said, svg="", style="INCONCLUSIVE"))
     return found
 
 
-def reasons_of(kept: Kept, *, links: bool) -> list[SimpleNamespace]:
+def blocking_reasons(kept: LoadedRun, *, links: bool) -> list[SimpleNamespace]:
     """Return in a line each why something may not ship, the worst first."""
     return [
         SimpleNamespace(
-            outcome=v.outcome.value, glyph=GLYPHS[v.outcome], name=shown(f"{v.gate} on {v.candidate}"),
-            said=shown(words.reason(v)), rows=rows_of(kept, v, links),
+            outcome=v.outcome.value, glyph=GLYPHS[v.outcome], name=printable(f"{v.gate} on {v.candidate}"),
+            said=printable(verdict_text.format_reason(v)), rows=linked_rows(kept, v, links),
         )
-        for v in sentence.worst_first(kept.run) if v.holds_up
+        for v in summary.sort_worst_first(kept.run) if v.holds_up
     ]  # fmt: skip
 
 
-def rows_of(kept: Kept, v: Verdict, links: bool) -> list[tuple[str, str]]:
+def linked_rows(kept: LoadedRun, v: Verdict, links: bool) -> list[tuple[str, str]]:
     """Return the rows that a verdict lost and won, or got wrong, each with the link to them, "" where there is none."""
     evaluation, _, metric = v.metric.partition(".")
     if v.versus:
         counts = {"lost": v.lost_count or len(v.lost), "won": v.won_count or len(v.won)}
-        link, to = link_of(kept, v, links), f"#{quote(evaluation, '')}"
+        link, to = rows_link(kept, v, links), f"#{quote(evaluation, '')}"
         rows = [(f"{n:,} {word}", "" if link == "-" else f"{to}:{word}{link}") for word, n in counts.items()]
         return rows if any(counts.values()) else []
     wrong = 0
     if v.about and v.about.is_share and kept.report(v.candidate, evaluation):
         worst, found = float(kept.is_lower(v.metric)), kept.rows(v.candidate, evaluation).values()
-        wrong = sum(value_of(row, metric) == worst for row in found if v.about.covers(table_in(row, "doc")))
+        wrong = sum(row_value(row, metric) == worst for row in found if v.about.covers(subtable(row, "doc")))
     told_apart = links and kept.against(evaluation)[0] == metric
     of = f"?of={quote(v.candidate, '')}" if v.candidate != kept.ours else ""
     return [(f"{wrong:,} wrong", f"#{quote(evaluation, '')}:wrong{of}" if told_apart else "")] if wrong else []
 
 
-def _said(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
+def _said(kept: LoadedRun, v: Verdict, write: Callable[[float | None], str]) -> str:
     """Return what the driver's number means: what was claimed, and what its bounds say of that."""
     if v.estimate is None or v.threshold is None:
         return v.why
-    sure = f"{percent(v.alpha)} one-sided"
-    limit = tick_of(kept, v)(v.threshold)
-    what, unit = f"{measured(v.metric)} of {v.candidate}", kept.unit(v.metric)
+    sure = f"{format_confidence(v.alpha)} one-sided"
+    limit = tick_writer(kept, v)(v.threshold)
+    what, unit = f"{metric_in_words(v.metric)} of {v.candidate}", kept.unit(v.metric)
     if not v.versus or v.lower is None or v.upper is None:
         side = "at least" if v.about and v.about.sign > 0 else "at most"
-        bounds = bounds_of(v, write)
+        bounds = bounds_text(v, write)
         told = f", {bounds} with {sure} bounds" if bounds else ""
         return f"{what}{told}; {side} {limit} is allowed."
-    values = f"{number(v.value, unit)} against {number(v.baseline, unit)}"
+    values = f"{format_value(v.value, unit)} against {format_value(v.baseline, unit)}"
     said = f"{what} against {v.versus}, {values}. The limit is {limit}"
     if v.outcome == "INCONCLUSIVE":
-        more = "; ".join(filter(None, [f"the {sure} bounds {bounds_of(v, write)} hold it", words.needed(v)]))
+        more = "; ".join(
+            filter(None, [f"the {sure} bounds {bounds_text(v, write)} hold it", verdict_text.format_sample_size(v)])
+        )
         return f"{said}, and {more}."
     upwards = (v.outcome == "PASS") == (v.about is None or v.about.sign > 0)
     bound, word = (v.lower, "above") if upwards else (v.upper, "below")

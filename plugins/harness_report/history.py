@@ -17,14 +17,27 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
-from harness.internals import open_file, promotions, sentence, shown
-from harness_report.compare import FORMAT, STYLES, numbers, printed
-from harness_report.drawing import BARRED, BASE, DASHED, DOT, INK, VERDICTS, Axis, Chart, layer, nice, rule, written
-from harness_report.gates import axes, claim_of, interval_of, tick_of, write_of
-from harness_report.made import settings_of
-from harness_report.reading import Kept, read_folder
-from harness_report.words import GLYPHS, day, short_day
-from harness_report.words import told as spelt
+from harness.internals import open_file, printable, promotions, summary
+from harness_report.compare import FORMAT, STYLES, render_lines, verdict_numbers
+from harness_report.configuration import settings_rows
+from harness_report.formatting import GLYPHS, format_day, format_short_day
+from harness_report.formatting import escape_text as spelt
+from harness_report.gates import claim_text, number_writer, shared_axes, strip_interval, tick_writer
+from harness_report.reading import LoadedRun, read_folder
+from harness_report.svg import (
+    BARRED,
+    BASE,
+    DASHED,
+    DOT,
+    INK,
+    VERDICTS,
+    Axis,
+    Chart,
+    label_layer,
+    mark_layer,
+    round_ticks,
+    rule_layer,
+)
 
 BARS = "▁▂▃▄▅▆▇█"
 CHANGED = 4  # keys that are told of a run
@@ -41,7 +54,7 @@ class PastRun:
     release: str = ""
 
     @cached_property
-    def kept(self) -> Kept:
+    def kept(self) -> LoadedRun:
         return read_folder(self.folder)
 
     @property
@@ -69,40 +82,40 @@ class Track:
         return next(v for v in reversed(self.verdicts) if v is not None)
 
 
-def runs_of(suite: str, folder: Path) -> list[PastRun]:
+def past_runs(suite: str, folder: Path) -> list[PastRun]:
     """Return the runs of a suite in a folder that judged anything, the oldest first. Raises UsageError at no folder."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: is no folder; name the one that the run folders are in")
-    days, found = cache(released), list[PastRun]()
+    days, found = cache(release_days), list[PastRun]()
     for path in folder.glob("*/report.json"):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no report of ours
             with open_file(path, below=path.parent) as f:
                 told = json.loads(f.read())
             if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
                 when = str(told["started"])
-                releases = [release_of(days(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
+                releases = [release_day(days(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
                 found.append(PastRun(path.parent, when, next(filter(None, releases), "")))
     found.sort(key=lambda p: (p.started, p.folder.name))
     last = list(islice((p for p in reversed(found) if p.is_whole), MOST))
     return [*(found[: found.index(last[-1])] if len(last) == MOST else ()), *reversed(last)]
 
 
-def release_of(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
+def release_day(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
     """Return the day on which what a run exported was promoted, or nothing; older lines name the weights alone."""
     return released.get((weights, started)) or released.get((weights, ""), "")
 
 
-def released(to: str) -> dict[tuple[str, str], str]:
+def release_days(to: str) -> dict[tuple[str, str], str]:
     """Return the days on which what is exported to a folder was first promoted, by weights and start of the run."""
     with suppress(UsageError, OSError, ValueError, RuntimeError):  # another's report may name anything
         return {(line.weights, line.started): line.at[:10] for line in reversed(promotions(Path(to)))}
     return {}
 
 
-def tracks_of(past: Sequence[PastRun]) -> list[Track]:
+def gate_tracks(past: Sequence[PastRun]) -> list[Track]:
     """Return every gate that any run judged on a candidate, as the last run orders them."""
     by_run = [{(v.gate, v.candidate): v for v in p.run.verdicts} for p in past]
-    last = [(v.gate, v.candidate) for v in sentence.worst_first(past[-1].run)]
+    last = [(v.gate, v.candidate) for v in summary.sort_worst_first(past[-1].run)]
     keys = dict.fromkeys([*last, *(key for run in by_run for key in run)])
     return [Track(*key, [run.get(key) for run in by_run]) for key in keys]
 
@@ -115,70 +128,70 @@ def sparkline(values: Sequence[float | None]) -> str:
     return "".join(BARS[places[v]] if v in places else " " for v in values)
 
 
-def told(suite: str, past: Sequence[PastRun]) -> str:
+def history_lines(suite: str, past: Sequence[PastRun]) -> str:
     """Return the history of a suite as lines for a terminal: a gate a line, the last runs from left to right."""
     table, kept = _table("gate", "estimates", "verdicts", "last", "limit"), past[-1].kept
-    for track in tracks_of(past[-MOST:]):
+    for track in gate_tracks(past[-MOST:]):
         glyphs = [(GLYPHS[v.outcome], STYLES[v.outcome]) if v else " " for v in track.verdicts]
         v, line = track.last, sparkline([v.estimate if v else None for v in track.verdicts])
-        limit = "" if v.threshold is None else tick_of(kept, v)(v.threshold)
-        name, estimate = shown(f"{track.gate} on {track.candidate}"), write_of(kept, v)(v.estimate)
+        limit = "" if v.threshold is None else tick_writer(kept, v)(v.threshold)
+        name, estimate = printable(f"{track.gate} on {track.candidate}"), number_writer(kept, v)(v.estimate)
         table.add_row(Text(name), Text(line), Text.assemble(*glyphs), Text(estimate), Text(limit))
     first, last = past[0].started, past[-1].started
-    head = f"{shown(suite)}: {len(past)} runs, {day(first, time=False)} to {day(last, time=False)}"
+    head = f"{printable(suite)}: {len(past)} runs, {format_day(first, time=False)} to {format_day(last, time=False)}"
     runs = _table("run", "when", "came to", "decided", "changed")
-    for one in runs_told(past):
+    for one in run_rows(past):
         runs.add_row(*map(Text, (one.folder, one.when, one.said, one.driver, one.changed)))
-    return printed(head, "", table, "", runs)
+    return render_lines(head, "", table, "", runs)
 
 
 def _table(*columns: str) -> Table:
     return Table(*(Column(name, overflow="fold") for name in columns), box=None, padding=(0, 2, 0, 0), pad_edge=False)
 
 
-def runs_told(past: Sequence[PastRun]) -> list[SimpleNamespace]:
+def run_rows(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return the last runs, the newest first: what each came to, what decided, and what was set otherwise before it."""
     last, found = past[-MOST:], []
     for before, p in zip([None, *last], last, strict=False):
-        v, outcome = sentence.driver(p.run), sentence.outcome(p.run)
-        settings = settings_of(p.kept, before.kept if before else None)
+        v, outcome = summary.deciding_verdict(p.run), summary.run_outcome(p.run)
+        settings = settings_rows(p.kept, before.kept if before else None)
         keys = [f"{s.key} {s.before} → {s.value}" for s in settings if s.before is not None]
-        said = f"{GLYPHS[outcome]} {sentence.verdict_sentence(p.run)}"
+        said = f"{GLYPHS[outcome]} {summary.verdict_sentence(p.run)}"
         found.append(SimpleNamespace(
-            folder=shown(p.folder.name), path=p.folder, when=day(p.run.started), outcome=outcome.value,
-            said=shown(f"{said}; released on {p.release}" if p.release else said),
-            driver=shown(f"{v.gate} {write_of(p.kept, v)(v.estimate)}") if v else "",
+            folder=printable(p.folder.name), path=p.folder, when=format_day(p.run.started), outcome=outcome.value,
+            said=printable(f"{said}; released on {p.release}" if p.release else said),
+            driver=printable(f"{v.gate} {number_writer(p.kept, v)(v.estimate)}") if v else "",
             changed=", ".join(keys[:CHANGED]) + (f" and {len(keys) - CHANGED} more" if len(keys) > CHANGED else ""),
         ))  # fmt: skip
     return found[::-1]
 
 
-def as_json(suite: str, past: Sequence[PastRun]) -> str:
+def history_json(suite: str, past: Sequence[PastRun]) -> str:
     """Return the history of a suite as JSON."""
     runs = []
     for p in past:
         about: dict[str, Any] = {"folder": p.folder.name, "started": p.started, "released": p.release or None}
         with suppress(UsageError):
             run = read_run(p.folder)  # which `p` would keep
-            gates = [{"gate": v.gate, "candidate": v.candidate, **numbers(v)} for v in run.verdicts]
-            said = sentence.verdict_sentence(run)
+            gates = [{"gate": v.gate, "candidate": v.candidate, **verdict_numbers(v)} for v in run.verdicts]
+            said = summary.verdict_sentence(run)
             runs.append({**about, "exit_code": int(run.exit_code), "sentence": said, "gates": gates})
     return json.dumps({"format": FORMAT, "suite": suite, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
 
 
-def trends_of(past: Sequence[PastRun]) -> list[SimpleNamespace]:
+def trend_charts(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return a chart for each gate on what the last run ships: estimate, bounds, limit, and releases."""
     shown_, kept = past[-MOST:], past[-1].kept
-    axis = axes([p.kept for p in shown_])
+    axis = shared_axes([p.kept for p in shown_])
     found = []
-    for track in tracks_of(shown_):
+    for track in gate_tracks(shown_):
         v, scale = track.last, axis(kept, track.last)
         if track.candidate != kept.ours or scale is None:
             continue
         spec = _trend(scale, track, shown_)
         judged = [(p, w) for p, w in zip(shown_, track.verdicts, strict=True) if w is not None]
-        rows = [(day(p.run.started), str(w.outcome), write_of(p.kept, w)(w.estimate)) for p, w in judged]
-        chart = Chart(shown(track.gate), spelt(claim_of(kept, v)), spec, ("run", "verdict", "estimate"), rows)
+        rows = [(format_day(p.run.started), str(w.outcome), number_writer(p.kept, w)(w.estimate)) for p, w in judged]
+        chart = Chart(printable(track.gate), spelt(claim_text(kept, v)), spec, ("run", "verdict", "estimate"), rows)
         found.append(SimpleNamespace(outcome=v.outcome.value, glyph=GLYPHS[v.outcome], chart=chart))
     return found
 
@@ -193,25 +206,25 @@ def _trend(axis: Axis, track: Track, past: Sequence[PastRun]) -> dict[str, Any]:
 
     limit = up(axis.limit)
     barred = (limit, bottom) if axis.side > 0 else (TOP, limit)
-    layers = [layer({"type": "rect", "color": BARRED}, x=LEFT, x2=right, y=barred[0], y2=barred[1])]
-    levels = axis.ticks() if axis.shares else nice(axis.low, axis.high, 3)
+    layers = [mark_layer({"type": "rect", "color": BARRED}, x=LEFT, x2=right, y=barred[0], y2=barred[1])]
+    levels = axis.ticks() if axis.shares else round_ticks(axis.low, axis.high, 3)
     levels = [t for t in levels if abs(up(t) - limit) > 12]
-    named = written(LEFT - 6, limit, axis.write(axis.limit), align="right", colour=INK, weight=600)
-    layers += [written(LEFT - 6, up(t), axis.write(t), align="right") for t in levels]
-    layers += [rule(INK, 1.5, x=LEFT, x2=right, y=limit), named]
+    named = label_layer(LEFT - 6, limit, axis.write(axis.limit), align="right", colour=INK, weight=600)
+    layers += [label_layer(LEFT - 6, up(t), axis.write(t), align="right") for t in levels]
+    layers += [rule_layer(INK, 1.5, x=LEFT, x2=right, y=limit), named]
     every = max(1, math.ceil(len(past) * 44 / (right - LEFT)))
     places: list[tuple[float, float]] = []
     for i, (p, v) in enumerate(zip(past, track.verdicts, strict=True)):
         x = LEFT + step * (i + 0.5)
         if p.release:
-            layers += [layer(DASHED, x=x, y=TOP, y2=bottom), written(x, TOP - 8, "released")]
+            layers += [mark_layer(DASHED, x=x, y=TOP, y2=bottom), label_layer(x, TOP - 8, "released")]
         if i % every == 0:
-            layers.append(written(x, bottom + 12, short_day(p.run.started)))
-        if v is None or (part := interval_of(v)) is None:
+            layers.append(label_layer(x, bottom + 12, format_short_day(p.run.started)))
+        if v is None or (part := strip_interval(v)) is None:
             continue
         if part.bar:
-            layers.append(rule(VERDICTS[v.outcome], 3, x=x, y=up(part.bar[0]), y2=up(part.bar[1])))
+            layers.append(rule_layer(VERDICTS[v.outcome], 3, x=x, y=up(part.bar[0]), y2=up(part.bar[1])))
         places.append((x, up(part.estimate)))
-        layers.append(layer(DOT | {"color": VERDICTS[v.outcome]}, x=x, y=places[-1][1]))
-    layers[1:1] = [rule(BASE, 1, x=a, x2=c, y=b, y2=d) for (a, b), (c, d) in pairwise(places)]
+        layers.append(mark_layer(DOT | {"color": VERDICTS[v.outcome]}, x=x, y=places[-1][1]))
+    layers[1:1] = [rule_layer(BASE, 1, x=a, x2=c, y=b, y2=d) for (a, b), (c, d) in pairwise(places)]
     return {"width": WIDTH, "height": HEIGHT, "autosize": "none", "padding": 0, "layer": layers}

@@ -9,18 +9,28 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness import Gate, Report, Verdict
-from harness.internals import decide, sentence, shown, wilson
+from harness.internals import decide, printable, summary, wilson
 from harness_report import charts
-from harness_report.drawing import Chart
-from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of
-from harness_report.reading import Kept, Row, answer_of, metric_of, result_of, samples_of, slice_of, table_in, value_of
-from harness_report.words import NAMES, NONE, measured, minus, number, short_day
+from harness_report.formatting import NAMES, NONE, format_short_day, format_value, metric_in_words, minus
+from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of_evaluation
+from harness_report.reading import (
+    LoadedRun,
+    Row,
+    gate_metric,
+    gate_result,
+    gate_samples,
+    row_answer,
+    row_slice,
+    row_value,
+    subtable,
+)
+from harness_report.svg import Chart
 
 FEWEST = 5  # rows of one probability that are drawn
 MOST_SLICES = 40  # values of a column that are drawn
 
 
-def table_of(kept: Kept) -> SimpleNamespace:
+def metrics_table(kept: LoadedRun) -> SimpleNamespace:
     """Return every metric of every subject, the candidate's against the base's; a narrow page has `kept` columns."""
     subjects = kept.subjects
     base = next((s for s in ("base", *subjects) if s in subjects and s != kept.ours), "")
@@ -38,12 +48,12 @@ def table_of(kept: Kept) -> SimpleNamespace:
             change = scale.shown(now - was)
         else:
             change = minus(f"{now / was - 1:+.1%}")  # of what has no whole a share of the base
-        cells = [number(found.get(s), kept.unit(name)) for s in subjects]
+        cells = [format_value(found.get(s), kept.unit(name)) for s in subjects]
         lines.append(SimpleNamespace(name=name, lower=kept.is_lower(name), cells=cells, change=change))
     return SimpleNamespace(subjects=subjects, kept=narrow, ours=kept.ours, base=base, lines=lines)
 
 
-def slices_of(kept: Kept) -> list[Chart]:
+def slice_charts(kept: LoadedRun) -> list[Chart]:
     """Return how each slice of each sliced metric changed, against the baseline and what the candidate was made of."""
     found = []
     for mine in kept.run.reports:
@@ -56,15 +66,15 @@ def slices_of(kept: Kept) -> list[Chart]:
     return [chart for chart in found if chart]
 
 
-def min_n_of(kept: Kept) -> int:
+def slice_min_n(kept: LoadedRun) -> int:
     """Return how many rows a slice needs to decide a gate, as the suite's gates say."""
     return max((g["min_n"] for g in kept.lock.get("gates", ()) if g.get("min_n")), default=Gate.min_n)
 
 
-def _slices(kept: Kept, mine: Report, other: Report, metric: str, column: str) -> Chart | None:
+def _slices(kept: LoadedRun, mine: Report, other: Report, metric: str, column: str) -> Chart | None:
     """Draw the slices of a metric by how they changed, the worst first."""
     name = f"{mine.eval}.{metric}"
-    share, least, sign = kept.scale(name).is_share, min_n_of(kept), -1 if kept.is_lower(name) else 1
+    share, least, sign = kept.scale(name).is_share, slice_min_n(kept), -1 if kept.is_lower(name) else 1
     bounds = _bounds(kept, name, column) if share else {}
     rows: list[dict[str, Any]] = []
     for label, told in mine.slices[column].items():
@@ -76,46 +86,46 @@ def _slices(kept: Kept, mine: Report, other: Report, metric: str, column: str) -
             rows.append(row | {"value": value, "before": before, "lower": low, "upper": high})
     rows = sorted(rows, key=lambda r: (sign * (r["value"] - r["before"]), r["slice"]))[:MOST_SLICES]
     title, names = f"{name} by {column}", (other.subject, kept.ours)
-    return charts.slices(title, " to ".join(names), rows, share=share, names=names) if rows else None
+    return charts.slice_chart(title, " to ".join(names), rows, share=share, names=names) if rows else None
 
 
-def _bounds(kept: Kept, name: str, column: str) -> dict[str, tuple[float, float]]:
+def _bounds(kept: LoadedRun, name: str, column: str) -> dict[str, tuple[float, float]]:
     """Return the bounds of each slice's share: over clusters as a gate's where rows have them, else Wilson's."""
     evaluation, _, metric = name.partition(".")
     parts: dict[str, dict[str, Row]] = {}
     for key, row in kept.rows(kept.ours, evaluation).items():
-        parts.setdefault(slice_of(row, column), {})[key] = row
+        parts.setdefault(row_slice(row, column), {})[key] = row
     gate, measured, alpha, found = (
         Gate("slice", name, min=0.5, severity="warn"),
-        metric_of(kept, name),
+        gate_metric(kept, name),
         kept.run.alpha,
         {},
     )
     for label, rows in parts.items():
         if all(row.get("cluster") is None for row in rows.values()):
-            right = sum(value_of(row, metric) or 0.0 for row in rows.values())
+            right = sum(row_value(row, metric) or 0.0 for row in rows.values())
             if 0 <= right <= len(rows):  # its gates end in an ERROR else
                 found[label] = wilson(round(right), len(rows), alpha)
             continue
         with suppress(ModuleNotFoundError):  # of clusters' statistics
-            v = decide(gate, measured, result_of(kept, name, rows), None, samples_of(rows), alpha, name=kept.ours)
+            v = decide(gate, measured, gate_result(kept, name, rows), None, gate_samples(rows), alpha, name=kept.ours)
             if v.lower is not None and v.upper is not None:
                 found[label] = v.lower, v.upper
     return found
 
 
-def traded(kept: Kept, past: Sequence[Kept] = ()) -> Chart | None:
+def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart | None:
     """Return what each model, or each of the suite's `past` runs, gained against what it kept, the margins as lines.
 
     None where no gate asks to be better and another to be hardly worse.
     """
-    asked = [v for v in sentence.worst_first(kept.run) if v.candidate == kept.ours and v.about and v.versus]
+    asked = [v for v in summary.sort_worst_first(kept.run) if v.candidate == kept.ours and v.about and v.versus]
     gains = [v for v in asked if v.about and v.about.threshold >= 0]
     losses = [v for v in asked if v.about and v.about.threshold < 0]
     if not gains or not losses:
         return None
-    gain, loss = sentence.gain(kept.run) or gains[0], losses[0]
-    runs = [(k, k.ours, short_day(k.run.started)) for k in past]
+    gain, loss = summary.largest_gain(kept.run) or gains[0], losses[0]
+    runs = [(k, k.ours, format_short_day(k.run.started)) for k in past]
     points = []
     for one, subject, name in runs or [(kept, s, s) for s in kept.subjects]:
         values = []
@@ -124,12 +134,14 @@ def traded(kept: Kept, past: Sequence[Kept] = ()) -> Chart | None:
             values.append(report.metrics.get(metric, math.nan) if report else math.nan)
         ours = one.folder == kept.folder and subject == kept.ours
         if all(map(math.isfinite, values)):
-            points.append({"name": shown(name), "kept": values[0], "gained": values[1], "ours": ours})
-    names = (measured(loss.metric), measured(gain.metric))
+            points.append({"name": printable(name), "kept": values[0], "gained": values[1], "ours": ours})
+    names = (metric_in_words(loss.metric), metric_in_words(gain.metric))
     ways = ["less" if kept.is_lower(v.metric) else "more" for v in (loss, gain)]
     note = f"{names[1]} up, {ways[1]} is gained; {names[0]} across, {ways[0]} is kept"
     note += f"; lines: the limits of “{gain.gate}” and “{loss.gate}”"
-    return charts.traded(points, names, (_limit(loss), _limit(gain)), shown(note)) if len(points) > 1 else None
+    return (
+        charts.tradeoff_chart(points, names, (_limit(loss), _limit(gain)), printable(note)) if len(points) > 1 else None
+    )
 
 
 def _limit(v: Verdict) -> float | None:
@@ -139,19 +151,21 @@ def _limit(v: Verdict) -> float | None:
     return v.about.unline(v.about.line(v.baseline) + v.threshold)
 
 
-def by_row(kept: Kept) -> list[Chart]:
+def row_charts(kept: LoadedRun) -> list[Chart]:
     """Return what single rows say: paired outcomes, values, how far probabilities are to be believed, lengths."""
     rows = []
     for evaluation in dict.fromkeys(r.eval for r in kept.run.reports if r.subject == kept.ours):
-        if (pairs := pairs_of(kept, evaluation)).binary:
+        if (pairs := pairs_of_evaluation(kept, evaluation)).binary:
             words = {"both right": BOTH, "won": WON, "lost": LOST, "neither": NEITHER}
             counts = {word: pairs.count(outcome) for word, outcome in words.items()}
             rows.append((f"{evaluation} against {pairs.theirs}", counts))
-    paired = [charts.outcomes(rows, f"rows that {kept.ours} lost and won against what its gate names")] if rows else []
+    paired = (
+        [charts.outcome_chart(rows, f"rows that {kept.ours} lost and won against what its gate names")] if rows else []
+    )
     return [*paired, *_numbers(kept), *_reliable(kept), *_lengths(kept)]
 
 
-def _reliable(kept: Kept) -> Iterator[Chart]:
+def _reliable(kept: LoadedRun) -> Iterator[Chart]:
     """Yield a chart of each evaluation whose rows have a probability of the chosen answer: candidate, then baseline."""
     for r in kept.run.reports:
         if r.subject != kept.ours or kept.is_private(r.eval):
@@ -161,14 +175,14 @@ def _reliable(kept: Kept) -> Iterator[Chart]:
         if len(bins[kept.ours]) > 1:
             note = "share of rows that are right; on the line the model is as often right as it says"
             note += f"; grey: {baseline}" if bins.get(baseline) and baseline != kept.ours else ""
-            yield charts.reliability(f"Reliability of {r.eval}", note, {name: b for name, b in bins.items() if b})
+            yield charts.reliability_chart(f"Reliability of {r.eval}", note, {name: b for name, b in bins.items() if b})
 
 
-def _bins(kept: Kept, subject: str, evaluation: str, metric: str) -> list[charts.Spec]:
+def _bins(kept: LoadedRun, subject: str, evaluation: str, metric: str) -> list[charts.Spec]:
     """Return the rows by the probability of their chosen answers, in tenths; bins of few rows are left out."""
     tenths: dict[int, list[tuple[float, float]]] = {}
     for row in kept.rows(subject, evaluation).values() if kept.report(subject, evaluation) else ():
-        said, right = table_in(row, "details").get("probability"), value_of(row, metric)
+        said, right = subtable(row, "details").get("probability"), row_value(row, metric)
         if isinstance(said, float) and 0 <= said <= 1 and right in (0, 1):
             tenths.setdefault(min(9, int(said * 10)), []).append((said, right))
     found: list[charts.Spec] = []
@@ -179,35 +193,37 @@ def _bins(kept: Kept, subject: str, evaluation: str, metric: str) -> list[charts
     return found
 
 
-def _numbers(kept: Kept) -> Iterator[Chart]:
+def _numbers(kept: LoadedRun) -> Iterator[Chart]:
     """Yield a chart of each evaluation whose rows are numbers: against the baseline where it has one."""
     for r in kept.run.reports:
         metric, baseline = kept.against(r.eval)
         name = f"{r.eval}.{metric}"
         if r.subject != kept.ours or r.n < 3 or not kept.scale(name).is_of_rows:
             continue
-        pairs, title = pairs_of(kept, r.eval), f"{NAMES.get(metric, metric.replace('_', ' '))} by row"
+        pairs, title = pairs_of_evaluation(kept, r.eval), f"{NAMES.get(metric, metric.replace('_', ' '))} by row"
         title = f"log {title}" if kept.scale(name).is_log else title
         title = title[:1].upper() + title[1:]
         unit = "nats a token" if kept.scale(name).is_log or metric == "kl" else metric.replace("_", " ")
         if pairs.rows and not pairs.binary:
-            both = [(value_of(p.theirs, metric), value_of(p.ours, metric)) for p in pairs.rows]
+            both = [(row_value(p.theirs, metric), row_value(p.ours, metric)) for p in pairs.rows]
             points = [(t, o) for t, o in both if t is not None and o is not None]
             side = "below" if kept.is_lower(name) else "above"
             note = f"{unit}, {baseline} across and {kept.ours} up; {side} the line is better"
-            yield charts.scatter(title, note, points, (baseline, kept.ours))
+            yield charts.scatter_chart(title, note, points, (baseline, kept.ours))
         elif not pairs.rows:
-            values = [value_of(row, metric) for row in kept.rows(kept.ours, r.eval).values()]
+            values = [row_value(row, metric) for row in kept.rows(kept.ours, r.eval).values()]
             known = [v for v in values if v is not None and math.isfinite(v)]
             if len(set(known)) > 2:
                 note = f"{unit}, {len(known):,} rows; the line is their weighted mean"
                 note += ", which a gate is on, with its bounds"
                 mine = [v for v in kept.run.verdicts if v.metric == name and v.candidate == kept.ours and not v.versus]
                 mean = [x for v in mine[:1] for x in (v.estimate, v.lower, v.upper) if x is not None]
-                yield charts.ordered(title, note, known, what="rows, in order", mean=mean if len(mean) == 3 else ())
+                yield charts.ordered_chart(
+                    title, note, known, what="rows, in order", mean=mean if len(mean) == 3 else ()
+                )
 
 
-def _lengths(kept: Kept) -> Iterator[Chart]:
+def _lengths(kept: LoadedRun) -> Iterator[Chart]:
     """Yield how long the answers are of each evaluation whose answers were written, not chosen."""
     for r in kept.run.reports:
         chosen = "choices" in (kept.evals.get(r.eval, {}).get("options") or {})  # their length says nothing
@@ -215,9 +231,9 @@ def _lengths(kept: Kept) -> Iterator[Chart]:
             continue
         found: dict[str, list[int]] = {}
         for s in kept.subjects:
-            said = [answer_of(row) for row in kept.rows(s, r.eval).values()] if kept.report(s, r.eval) else []
+            said = [row_answer(row) for row in kept.rows(s, r.eval).values()] if kept.report(s, r.eval) else []
             if known := [len(a) for a in said if a is not None]:
                 found[s] = known
         if kept.ours in found:
             note = "characters; the bar holds half of the answers, the line nine of ten"
-            yield charts.lengths(f"Answer lengths of {r.eval}", note, found, kept.ours)
+            yield charts.length_chart(f"Answer lengths of {r.eval}", note, found, kept.ours)

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
-from harness.internals import holm, is_significant, sentence
+from harness.internals import adjust_holm, is_significant, summary
 from harness_report import reading
-from harness_report.reading import Kept, Row, Rows, answer_of, last_turn, slice_of, table_in, value_of
-from harness_report.words import CUT, cut
+from harness_report.formatting import CUT, shorten_text
+from harness_report.reading import LoadedRun, Row, Rows, last_prompt_line, row_answer, row_slice, row_value, subtable
 
 MOST = 20_000  # rows of all evaluations that a page holds whole
 SIZE = 14_000_000  # characters of rows that a page holds
@@ -55,10 +55,10 @@ class Pairs:
         return sum(p.outcome == outcome for p in self.rows)
 
 
-def paired(metric: str, theirs: Rows, ours: Rows, names: tuple[str, str], *, lower: bool) -> Pairs:
+def pair_metric(metric: str, theirs: Rows, ours: Rows, names: tuple[str, str], *, lower: bool) -> Pairs:
     """Pair two models' rows on their ids; `names` are the baseline's and the candidate's."""
     sign = -1 if lower else 1
-    values = [(i, value_of(theirs[i], metric), value_of(row, metric)) for i, row in ours.items() if i in theirs]
+    values = [(i, row_value(theirs[i], metric), row_value(row, metric)) for i, row in ours.items() if i in theirs]
     known = [(i, t, o) for i, t, o in values if t is not None and o is not None and math.isfinite(t + o)]
     binary = bool(known) and all(t in (0, 1) and o in (0, 1) for _, t, o in known) and not lower
     found = Pairs(metric, *names, binary)
@@ -72,7 +72,7 @@ def paired(metric: str, theirs: Rows, ours: Rows, names: tuple[str, str], *, low
     return found
 
 
-def pairs_of(kept: Kept, evaluation: str, theirs: str = "", metric: str = "") -> Pairs:
+def pairs_of_evaluation(kept: LoadedRun, evaluation: str, theirs: str = "", metric: str = "") -> Pairs:
     """Return an evaluation's rows on the page's candidate, by what is given or else its gate or the suite names."""
     usual, baseline = kept.against(evaluation)
     metric, theirs = metric or usual, theirs or baseline
@@ -80,21 +80,21 @@ def pairs_of(kept: Kept, evaluation: str, theirs: str = "", metric: str = "") ->
     if key not in kept.pairs:
         rows = kept.rows(theirs, evaluation) if kept.report(theirs, evaluation) else {}
         lower = kept.is_lower(f"{evaluation}.{metric}")
-        kept.pairs[key] = paired(metric, rows, kept.rows(kept.ours, evaluation), (theirs, kept.ours), lower=lower)
+        kept.pairs[key] = pair_metric(metric, rows, kept.rows(kept.ours, evaluation), (theirs, kept.ours), lower=lower)
     found: Pairs = kept.pairs[key]
     return found
 
 
-def lost_slices(kept: Kept, evaluation: str, metric: str, theirs: str) -> list[str]:
+def find_lost_slices(kept: LoadedRun, evaluation: str, metric: str, theirs: str) -> list[str]:
     """Return the slices of which alone it is proven that rows were lost, in words: by exact sign tests, after Holm.
 
     A cluster counts once, by what it lost and won.
     """
-    rows = pairs_of(kept, evaluation, theirs, metric)
+    rows = pairs_of_evaluation(kept, evaluation, theirs, metric)
     column, private = kept.column(evaluation), kept.is_private(evaluation)
     found: dict[str, list[Pair]] = {}
     for pair in rows.rows if rows.binary and column and not private else ():
-        found.setdefault(slice_of(pair.ours, column), []).append(pair)
+        found.setdefault(row_slice(pair.ours, column), []).append(pair)
     signs = []
     for parts in found.values():
         units: dict[Any, float] = {}
@@ -104,15 +104,15 @@ def lost_slices(kept: Kept, evaluation: str, metric: str, theirs: str) -> list[s
         down, up = sum(x < 0 for x in units.values()), sum(x > 0 for x in units.values())
         signs.append(sum(math.comb(down + up, k) for k in range(up + 1)) / 2 ** (down + up))
     told = []
-    for (name, parts), chance in zip(found.items(), holm(signs), strict=True):
+    for (name, parts), chance in zip(found.items(), adjust_holm(signs), strict=True):
         if is_significant(chance, kept.run.alpha):
             counts = Counter(p.outcome for p in parts)
             before, after = counts[BOTH] + counts[LOST], counts[BOTH] + counts[WON]
-            told.append(f"“{cut(name, 80)}” {before} of {len(parts)} to {after}")
+            told.append(f"“{shorten_text(name, 80)}” {before} of {len(parts)} to {after}")
     return told
 
 
-def differing(one: str, other: str) -> tuple[list[Part], list[Part]]:
+def diff_answers(one: str, other: str) -> tuple[list[Part], list[Part]]:
     """Return two answers in parts, those that the other lacks marked, where they share a third of their words."""
     a, b = one[:CUT].split(), other[:CUT].split()
     blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
@@ -130,15 +130,15 @@ def differing(one: str, other: str) -> tuple[list[Part], list[Part]]:
     return found
 
 
-def browser(kept: Kept) -> tuple[list[dict[str, Any]], str]:
+def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
     """Return what the page's script shows of every evaluation with rows, and a note where not all of them are there.
 
     Of more than MOST rows it holds all that were won or lost, and a sample of the others drawn with the run's seed.
     """
-    judged = [v.metric.partition(".")[0] for v in sentence.worst_first(kept.run)]
+    judged = [v.metric.partition(".")[0] for v in summary.sort_worst_first(kept.run)]
     names = dict.fromkeys([*judged, *kept.evals])
     told = [e for e in names if kept.report(kept.ours, e) and not kept.scale(f"{e}.{kept.against(e)[0]}").is_count]
-    found = {e: pairs for e in told for pairs in [pairs_of(kept, e)] if kept.rows(kept.ours, e)}
+    found = {e: pairs for e in told for pairs in [pairs_of_evaluation(kept, e)] if kept.rows(kept.ours, e)}
     total = sum(len(kept.rows(kept.ours, e)) for e in found)
     share = min(1.0, MOST / total) if total else 1.0
     chosen: dict[str, list[str]] = {}  # ids, the largest change first
@@ -158,14 +158,14 @@ def browser(kept: Kept) -> tuple[list[dict[str, Any]], str]:
     return [_evaluation(kept, e, pairs, chosen[e], most) for e, pairs in found.items()], note if share < 1 else ""
 
 
-def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], most: int) -> dict[str, Any]:
+def _evaluation(kept: LoadedRun, evaluation: str, pairs: Pairs, ids: Sequence[str], most: int) -> dict[str, Any]:
     """Return one evaluation as the script reads it; of a private one digests instead of texts."""
     there = [s for s in kept.subjects if kept.report(s, evaluation)]
     rows = {s: kept.rows(s, evaluation) for s in there}
     outcomes = {p.id: p for p in pairs.rows}
     column, private = kept.column(evaluation), kept.is_private(evaluation)
     lower, shares = kept.is_lower(name := f"{evaluation}.{pairs.metric}"), kept.scale(name).is_share
-    wrong = [sum(value_of(row, pairs.metric) == float(lower) for row in rows[s].values()) for s in there if shares]
+    wrong = [sum(row_value(row, pairs.metric) == float(lower) for row in rows[s].values()) for s in there if shares]
     lines = []
     for i in ids:
         row, pair = rows[kept.ours][i], outcomes.get(i)
@@ -175,14 +175,16 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
             digests = [str(row.get(f"{k}_hash", ""))[:16] for k in ("doc", "prompt", "target")]
             lines.append([digests[0], outcome, "", *(f"sha256 {d}" for d in digests), [None] * len(there), scores])
             continue
-        turns = [(cut(role, 80), cut(text, most)) for role, text in reading.turns_of(row)]
-        asked, target = turns or cut(reading.prompt_of(row), most), row.get("target", "")
+        turns = [(shorten_text(role, 80), shorten_text(text, most)) for role, text in reading.row_turns(row)]
+        asked, target = turns or shorten_text(reading.row_prompt(row), most), row.get("target", "")
         target = " | ".join(map(str, target)) if isinstance(target, list) else str(target)
-        texts = [cut(last_turn(row)[:200], most), asked, cut(target, most)]
-        said = [None if (text := answer_of(one)) is None else cut(text, most) for one in answered]
+        texts = [shorten_text(last_prompt_line(row)[:200], most), asked, shorten_text(target, most)]
+        said = [None if (text := row_answer(one)) is None else shorten_text(text, most) for one in answered]
         why = [_why(one, pairs.metric, min(most, 600)) for one in answered]
         why = why if any(why) else []
-        lines.append([cut(i, 200), outcome, cut(slice_of(row, column), 80), *texts, said, scores, why])
+        lines.append(
+            [shorten_text(i, 200), outcome, shorten_text(row_slice(row, column), 80), *texts, said, scores, why]
+        )
     return {
         "name": evaluation, "metric": pairs.metric, "binary": pairs.binary, "lower": lower,
         "subjects": there, "theirs": there.index(pairs.theirs) if pairs.theirs in there else -1,
@@ -193,20 +195,20 @@ def _evaluation(kept: Kept, evaluation: str, pairs: Pairs, ids: Sequence[str], m
 
 def _why(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
     """Return what says why an answer counts as it does: its note, what the evaluator tells, and its other metrics."""
-    told = {"note": row.get("note"), **table_in(row, "details")}
-    said = {key: reading.text_of(value) for key, value in told.items() if value not in (None, "", [], {})}
-    found = [(cut(key, 80), cut(text, most)) for key, text in said.items()]
+    told = {"note": row.get("note"), **subtable(row, "details")}
+    said = {key: reading.as_text(value) for key, value in told.items() if value not in (None, "", [], {})}
+    found = [(shorten_text(key, 80), shorten_text(text, most)) for key, text in said.items()]
     names: object = row.get("metrics")
     others = ((m, _score(row, m)) for m in map(str, names if isinstance(names, list) else ()) if m != metric)
-    return found + [(cut(m, 80), f"{x:g}") for m, x in others if x is not None]
+    return found + [(shorten_text(m, 80), f"{x:g}") for m, x in others if x is not None]
 
 
 def _score(row: Row, metric: str) -> float | None:
-    value = value_of(row, metric)
+    value = row_value(row, metric)
     return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
 
 
-def change(kept: Kept, title: str, evaluation: str, pairs: Pairs, links: str) -> SimpleNamespace:
+def change_section(kept: LoadedRun, title: str, evaluation: str, pairs: Pairs, links: str) -> SimpleNamespace:
     """Return the first rows lost and won of a comparison; of a private evaluation their numbers alone.
 
     `links` is what stands after the outcome in a link to these rows; "-" where there is none.
@@ -216,13 +218,13 @@ def change(kept: Kept, title: str, evaluation: str, pairs: Pairs, links: str) ->
     for found, shown, narrow in () if private else zip((lost, won), ROWS, PHONE, strict=True):
         first: dict[tuple[str | None, str | None], Pair] = {}  # of which no two gave the same answer
         for p in found:
-            first.setdefault((answer_of(p.theirs), answer_of(p.ours)), p)
+            first.setdefault((row_answer(p.theirs), row_answer(p.ours)), p)
         ids = {p.id for p in first.values()}
         for i, p in enumerate([*first.values(), *(p for p in found if p.id not in ids)][:shown]):
-            one, other = differing(*(cut((answer_of(r) or "").strip(), 600) for r in (p.theirs, p.ours)))
+            one, other = diff_answers(*(shorten_text((row_answer(r) or "").strip(), 600) for r in (p.theirs, p.ours)))
             rows.append(SimpleNamespace(
                 outcome=OUTCOMES[p.outcome], link=f"#{quote(evaluation, '')}/{quote(p.id, '')}",
-                prompt=cut(last_turn(p.ours), 200), slice=cut(slice_of(p.ours, kept.column(evaluation)), 80),
+                prompt=shorten_text(last_prompt_line(p.ours), 200), slice=shorten_text(row_slice(p.ours, kept.column(evaluation)), 80),
                 theirs=one, ours=other, marks=(_mark(p.theirs, pairs), _mark(p.ours, pairs)), fold=i >= narrow,
             ))  # fmt: skip
     return SimpleNamespace(
@@ -233,6 +235,6 @@ def change(kept: Kept, title: str, evaluation: str, pairs: Pairs, links: str) ->
 
 
 def _mark(row: Row, pairs: Pairs) -> str:
-    if (value := value_of(row, pairs.metric)) is None:
+    if (value := row_value(row, pairs.metric)) is None:
         return ""
     return ("right" if value else "wrong") if pairs.binary else f"{value:.3g}"

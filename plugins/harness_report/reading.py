@@ -13,7 +13,7 @@ from sys import intern
 from typing import Any
 
 from harness import Metric, Report, Result, Run, Sample, Score, UsageError, read_run
-from harness.internals import OnScale, asked_of, open_file, read_answers, told_apart
+from harness.internals import OnScale, correctness_metric, open_file, prompt_of, read_answers
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]  # by id
@@ -21,7 +21,7 @@ UNREAD = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every page
 
 
 @dataclass
-class Kept:
+class LoadedRun:
     """What a run left in its folder; `missing` says in words what was not there."""
 
     folder: Path
@@ -33,7 +33,7 @@ class Kept:
 
     @property
     def suite(self) -> Mapping[str, Any]:
-        return table_in(self.lock, "suite")
+        return subtable(self.lock, "suite")
 
     @cached_property
     def evals(self) -> dict[str, Mapping[str, Any]]:
@@ -48,7 +48,7 @@ class Kept:
     def scale(self, metric: str) -> OnScale:
         """Return the scale of EVAL.METRIC as the lock says it, or as its name and values suggest."""
         evaluation, _, name = metric.partition(".")
-        if told := table_in(table_in(table_in(self.lock, "metrics"), evaluation), name).get("scale"):
+        if told := subtable(subtable(subtable(self.lock, "metrics"), evaluation), name).get("scale"):
             return OnScale(str(told))
         values = [r.metrics[name] for r in self.run.reports if r.eval == evaluation and name in r.metrics]
         shares = bool(values) and all(0 <= v <= 1 for v in values) and not self.is_lower(metric)
@@ -66,7 +66,7 @@ class Kept:
     def column(self, evaluation: str) -> str:
         """Return the column by which an evaluation's rows are sliced, its own or one of another that they have too."""
         own = _list(self.evals.get(evaluation, {}), "slices")
-        doc = table_in(next(iter(self.rows(self.ours, evaluation).values()), {}), "doc")
+        doc = subtable(next(iter(self.rows(self.ours, evaluation).values()), {}), "doc")
         others = [c for e in self.evals.values() for c in _list(e, "slices") if c in doc]
         return str(next(iter([*own, *others]), ""))
 
@@ -94,7 +94,7 @@ class Kept:
 
     def against(self, evaluation: str) -> tuple[str, str]:
         """Return the metric and the baseline by which rows of an evaluation are told apart."""
-        metric, against = told_apart(self.run, self.ours, evaluation)
+        metric, against = correctness_metric(self.run, self.ours, evaluation)
         return metric, against or str(self.evals.get(evaluation, {}).get("against", "base"))
 
     def rows(self, subject: str, evaluation: str) -> dict[str, Row]:
@@ -112,7 +112,7 @@ class Kept:
         return self.rows_[key]
 
 
-def before(kept: Kept) -> Kept | None:
+def previous_run(kept: LoadedRun) -> LoadedRun | None:
     """Return the last earlier run of the suite beside a run's folder, or None."""
     own = kept.folder.resolve()
     there = (path.parent for path in own.parent.glob(f"{kept.run.suite}-*T*Z*/report.json"))
@@ -126,12 +126,12 @@ def before(kept: Kept) -> Kept | None:
 
 def _kept(row: Row, like: Row, columns: set[str]) -> Row:
     """Return what a page reads of a row, without a second copy of what another subject's says too: there are many."""
-    doc = table_in(row, "doc")
+    doc = subtable(row, "doc")
     row["doc"] = {c: doc[c] for c in columns & doc.keys()}
     return {intern(k): like[k] if k in like and like[k] == v else v for k, v in row.items() if k not in UNREAD}
 
 
-def read_folder(path: Path) -> Kept:
+def read_folder(path: Path) -> LoadedRun:
     """Read a run folder, or its report.json. Raises UsageError in one line where there is no run in it."""
     run = read_run(path)
     folder = path if path.is_dir() else path.parent
@@ -139,51 +139,51 @@ def read_folder(path: Path) -> Kept:
         with open_file(folder / "suite.lock.json", below=folder) as f:
             lock = json.loads(f.read())
         if _is_lock(lock):
-            return Kept(folder, run, lock)
+            return LoadedRun(folder, run, lock)
     except (OSError, ValueError, RecursionError):
         pass  # told below
     missing = "no suite.lock.json can be read: the configuration is not known, and no row's text is shown"
-    return Kept(folder, run, {}, [missing])
+    return LoadedRun(folder, run, {}, [missing])
 
 
 def _is_lock(lock: object) -> bool:
     """Return whether a lock has what a page reads of it, in the shape it is written in."""
-    suite, metrics, gates = table_in(lock, "suite"), table_in(lock, "metrics"), _list(lock, "gates")
+    suite, metrics, gates = subtable(lock, "suite"), subtable(lock, "metrics"), _list(lock, "gates")
     evals = _list(suite, "evals")
     if not suite or not evals or not all(isinstance(e, Mapping) for e in [*evals, *gates]):
         return False
     tables = [suite.get(t) for t in ("about", "adapter", "train", "model") if suite.get(t) is not None]
     tables += [t["options"] for t in [*evals, *tables] if isinstance(t, Mapping) and t.get("options") is not None]
-    scales = [isinstance(table_in(metrics[e], m).get("scale"), str) for e in metrics for m in table_in(metrics, e)]
+    scales = [isinstance(subtable(metrics[e], m).get("scale"), str) for e in metrics for m in subtable(metrics, e)]
     private = [isinstance(e.get("private", False), bool) and isinstance(e.get("name"), str) for e in evals]
     slices = [isinstance(c, str) for e in evals for c in _list(e, "slices")]
     least = [isinstance(g.get("min_n", 0), int) for g in gates]
     return all([*private, *slices, *scales, *least, *(isinstance(t, Mapping) for t in tables)])
 
 
-def value_of(row: Row, metric: str) -> float | None:
+def row_value(row: Row, metric: str) -> float | None:
     """Return a row's value of a metric, a perplexity's in nats, or None where it is no number."""
-    value = table_in(row, "nats").get(metric, row.get(metric))
+    value = subtable(row, "nats").get(metric, row.get(metric))
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def metric_of(kept: Kept, name: str) -> Metric:
+def gate_metric(kept: LoadedRun, name: str) -> Metric:
     """Return EVAL.METRIC as a gate reads it."""
     better = "lower" if kept.is_lower(name) else "higher"
     return Metric(name.partition(".")[2], better, kept.scale(name).scale)  # type: ignore[arg-type]
 
 
-def result_of(kept: Kept, name: str, rows: Rows) -> Result:
+def gate_result(kept: LoadedRun, name: str, rows: Rows) -> Result:
     """Return rows of the page's candidate as a gate on EVAL.METRIC reads them."""
     (evaluation, _, metric), scores = name.partition("."), []
     for key, row in rows.items():
-        value, weights = value_of(row, metric), (table_in(row, "weights").get(metric), row.get("weight"))
+        value, weights = row_value(row, metric), (subtable(row, "weights").get(metric), row.get("weight"))
         weight = next((float(w) for w in weights if isinstance(w, (int, float))), 1.0)
         scores.append(Score(key, {} if value is None else {metric: value}, weight=weight))
     return Result(kept.ours, evaluation, tuple(scores), {}, kept.run.digests.get(kept.ours) or kept.run.started)
 
 
-def samples_of(rows: Rows) -> list[Sample]:
+def gate_samples(rows: Rows) -> list[Sample]:
     """Return what was asked in rows as far as a gate reads it."""
     return [
         Sample(name, cluster=row.get("cluster"), key=row.get("key", ""), second_cluster=row.get("second_cluster"))
@@ -191,31 +191,31 @@ def samples_of(rows: Rows) -> list[Sample]:
     ]
 
 
-def slice_of(row: Row, column: str) -> str:
+def row_slice(row: Row, column: str) -> str:
     """Return a row's value of a column as text, or nothing."""
-    return str(table_in(row, "doc").get(column, "")) if column else ""
+    return str(subtable(row, "doc").get(column, "")) if column else ""
 
 
 def _first(row: Row, key: str) -> Any:
     """Return what stands first in a row's lists of lists, or None."""
     try:
-        return asked_of(row) if key == "arguments" else row[key][0][0]
+        return prompt_of(row) if key == "arguments" else row[key][0][0]
     except (LookupError, TypeError):
         return None
 
 
-def asks(row: Row) -> tuple[Any, Any]:
+def question_of_row(row: Row) -> tuple[Any, Any]:
     """Return by what rows of two runs are the same."""
     return _first(row, "arguments"), row.get("target")
 
 
-def answer_of(row: Row) -> str | None:
+def row_answer(row: Row) -> str | None:
     """Return what a model said to a row, or None where it was only scored."""
     said = _first(row, "resps")
     return None if said is None else str(said)
 
 
-def prompt_of(row: Row) -> str:
+def row_prompt(row: Row) -> str:
     """Return what a model was asked that was no chat: as it was rendered where that was kept."""
     if isinstance(rendered := row.get("rendered"), str) and rendered:
         return rendered
@@ -223,19 +223,19 @@ def prompt_of(row: Row) -> str:
     return "" if asked is None or isinstance(asked, list) else str(asked)
 
 
-def turns_of(row: Row) -> list[tuple[str, str]]:
+def row_turns(row: Row) -> list[tuple[str, str]]:
     """Return the turns of the chat that a model was asked, each its role and its text; none where that was a text."""
     asked = _first(row, "arguments")
     turns = [m for m in asked if isinstance(m, dict)] if isinstance(asked, list) else []
-    return [(str(m.get("role", "")), text_of(m.get("content", ""))) for m in turns]
+    return [(str(m.get("role", "")), as_text(m.get("content", ""))) for m in turns]
 
 
-def text_of(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a text as it stands, anything else as JSON that a person can read."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
 
 
-def last_turn(row: Row) -> str:
+def last_prompt_line(row: Row) -> str:
     """Return the line of a row's prompt that tells it from the others: the last turn's or paragraph's first."""
     asked = _first(row, "arguments")
     if isinstance(asked, list):
@@ -245,7 +245,7 @@ def last_turn(row: Row) -> str:
     return re.sub(r"^[A-Z]\w{1,15}: ", "", line)
 
 
-def table_in(value: object, key: str) -> Mapping[str, Any]:
+def subtable(value: object, key: str) -> Mapping[str, Any]:
     """Return a table of a table, empty where it has none."""
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import UsageError, did_you_mean
-from harness.internals import command, say, shown, with_plugins
+from harness.internals import add_plugin_option, print_line, printable, set_command
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def parity(parser: ArgumentParser) -> None:
         "harness parity exports/qa --runtime http://localhost:8000/v1 --write qa.jsonl --sign my.key",
         "harness parity --still qa.jsonl --runtime http://localhost:8000/v1   # a readiness probe",
     )
-    command(parser, _parity, *examples)
+    set_command(parser, _parity, *examples)
     parser.set_defaults(group="ship")
     parser.add_argument("export", type=Path, nargs="?", metavar="DIR", help="an export of harness run")
     parser.add_argument("--runtime", required=True, metavar="URL", help="with its /v1")
@@ -40,7 +40,7 @@ def parity(parser: ArgumentParser) -> None:
     parser.add_argument("--layers", default="", metavar="NAMES", help=layers)
     parser.add_argument("--suite", type=Path, metavar="SUITE", help="that it passed: ask its rows too (layer gates)")
     parser.add_argument("--rows", type=int, default=200, metavar="N", help="of the suite, drawn by the seed (200)")
-    with_plugins(parser)
+    add_plugin_option(parser)
     parser.add_argument("--context", type=int, default=0, metavar="TOKENS", help="make one conversation that long")
     parser.add_argument("--arithmetic", default="", metavar="KIND", help="float32, f16, bf16 or q8; else as it tells")
     parser.add_argument("--reference", default="auto", metavar="DTYPE", help="float32, or bfloat16 beyond 8 B (auto)")
@@ -56,7 +56,7 @@ def parity(parser: ArgumentParser) -> None:
     parser.add_argument("--still", type=Path, metavar="FILE", help=still)
 
 
-def wanted_layers(text: str) -> tuple[str, ...]:
+def parse_layers(text: str) -> tuple[str, ...]:
     """Return the layers that are named. Raises UsageError."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
@@ -66,74 +66,74 @@ def wanted_layers(text: str) -> tuple[str, ...]:
 
 
 def _parity(args: Namespace) -> int:
-    from harness.internals import verify
+    from harness.internals import verify_export
 
     if args.still:
-        from harness_served.dialects import find
-        from harness_served.statement import still
+        from harness_served.dialects import find_runtime
+        from harness_served.statement import find_changes
 
-        odd = still(args.still, find(args.runtime, args.model, args.api_key_env))
+        odd = find_changes(args.still, find_runtime(args.runtime, args.model, args.api_key_env))
         args.document = {"still": not odd, "differs": odd}
         for line in odd:
-            say(f"differs: {line}", sys.stderr)
+            print_line(f"differs: {line}", sys.stderr)
         if not odd:
-            say(f"still as {args.still} says")
+            print_line(f"still as {args.still} says")
         return 1 if odd else 0
     if args.export is None:
         raise UsageError("parity: of which export? name its folder, or a statement with --still")
     if args.sign and not args.write:
         raise UsageError("--sign signs what --write writes; give --write FILE too")
-    names = wanted_layers(args.layers)
+    names = parse_layers(args.layers)
     if not 0 < args.alpha <= 0.5:
         raise UsageError(f"--alpha is {args.alpha:g}, want more than 0 and at most 0.5")
-    verified = verify(args.export)
+    verified = verify_export(args.export)
     if not verified.ok:
         raise UsageError(f"{args.export}: is no whole export, so nothing can be compared with it: {verified.refused}")
     args.base = _base(verified, args.base)
-    found = measured(args, names, verified)
+    found = measure_parity(args, names, verified)
     args.document |= {"export": str(args.export), "root": verified.root}
     return found
 
 
-def measured(args: Namespace, names: Sequence[str], export: Verified | None = None) -> int:
+def measure_parity(args: Namespace, names: Sequence[str], export: Verified | None = None) -> int:
     """Compare a runtime with the model in a folder, which a statement is about once it is verified."""
-    from harness.internals import MODEL, again
-    from harness_served.dialects import find
-    from harness_served.layers import compare
-    from harness_served.parity import Parity, exit_of
+    from harness.internals import MODEL, draw_replay_rows
+    from harness_served.dialects import find_runtime
+    from harness_served.layers import compare_layers
+    from harness_served.parity import Parity, parity_exit_code
     from harness_served.reference import Reference
-    from harness_served.statement import cleaned, keep
+    from harness_served.statement import clean_data, write_statement
 
     if args.arithmetic not in ("", *ARITHMETICS):
         raise UsageError(f'--arithmetic "{args.arithmetic}": unknown{did_you_mean(args.arithmetic, ARITHMETICS)}')
-    runtime = find(args.runtime, args.model, args.api_key_env)
+    runtime = find_runtime(args.runtime, args.model, args.api_key_env)
     asked = names or [name for name in LAYERS if name != IDENTITY and (args.suite or name != "gates")]
     most = 16 + 12 * 4 + 8 * (DRAWN + GREEDILY + 40) + DRAWN
-    rows = again(export, args.suite, args.rows, args.seed, args.plugins) if args.suite and export else None
-    say(COST.format(most, runtime.name, f", and {rows.rows} rows" if rows else "", ", ".join(asked)), sys.stderr)
+    rows = draw_replay_rows(export, args.suite, args.rows, args.seed, args.plugins) if args.suite and export else None
+    print_line(COST.format(most, runtime.name, f", and {rows.rows} rows" if rows else "", ", ".join(asked)), sys.stderr)
     reference = Reference(args.export / MODEL, args.base, args.reference)
     told = runtime.identity()
     kind = args.arithmetic or _arithmetic_of(str(told.get("model_ftype", "")), reference.stored)
     made = Parity(runtime, reference, kind, args.seed, args.alpha, args.context, rows)
     began, started = time.monotonic(), _now()
-    for name, layer in compare(made, asked):
-        say(f"{name:<10} {layer.verdict:<14} {layer.says}")
+    for name, layer in compare_layers(made, asked):
+        print_line(f"{name:<10} {layer.verdict:<14} {layer.says}")
     seconds = time.monotonic() - began
     if export:
         export.check_unchanged()
     if args.write:
         root, name = export.root if export else "", args.export.resolve().name
-        keep(args.write, args.sign, name, root, made, (started, _now()), args.name)
-        say(f"written: {args.write}", sys.stderr)
+        write_statement(args.write, args.sign, name, root, made, (started, _now()), args.name)
+        print_line(f"written: {args.write}", sys.stderr)
     for note in made.notes:
-        say(f"note: {note}", sys.stderr)
-    say(f"{runtime.requests} requests, {runtime.tokens} tokens of its own, {seconds:.0f} s", sys.stderr)
+        print_line(f"note: {note}", sys.stderr)
+    print_line(f"{runtime.requests} requests, {runtime.tokens} tokens of its own, {seconds:.0f} s", sys.stderr)
     layers: dict[str, Any] = {name: asdict(layer) for name, layer in made.found.items()}
     args.document = {"runtime": runtime.name, "model": runtime.model}
-    args.document |= {"told": cleaned(told, runtime), "layers": cleaned(layers, runtime)}
+    args.document |= {"told": clean_data(told, runtime), "layers": clean_data(layers, runtime)}
     args.document |= {"requests": runtime.requests, "tokens": runtime.tokens, "notes": made.notes, "seed": args.seed}
     args.document |= {"arithmetic": kind, "reference": reference.computed, "longest": made.longest}
-    return exit_of(made.found, names or (*WANTED, *(("gates",) if rows else ())))
+    return parity_exit_code(made.found, names or (*WANTED, *(("gates",) if rows else ())))
 
 
 def _now() -> str:
@@ -169,7 +169,7 @@ def _base(export: Verified, named: str) -> str:
         what = "its adapter was gated on a quantised base, which no reference here is; merge it"
         raise UsageError(f"{export.folder}: {what}")
     if not named:
-        told = shown(str(lock["suite"]["model"]["path"]))
+        told = printable(str(lock["suite"]["model"]["path"]))
         what = f'is an adapter, and says it was gated on "{told}", weights {about["base"][:16]}'
         raise UsageError(f"{export.folder}: {what}; name the base that you trust, --base MODEL")
     from harness_hf import open_source

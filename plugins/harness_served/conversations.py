@@ -23,20 +23,26 @@ ENDED = (  # questions and whole answers, after which a model should have nothin
 )
 
 
-def user(text: str) -> dict[str, str]:
+def user_message(text: str) -> dict[str, str]:
     """Return a user's message."""
     return {"role": "user", "content": text}
 
 
-def made(special: str, longer: str = "") -> list[list[dict[str, Any]]]:
+def make_conversations(special: str, longer: str = "") -> list[list[dict[str, Any]]]:
     """Return the eight conversations; `special` is a special token's text, `longer` makes the last one longer."""
     return [
-        [user("What is the capital of France?")],
-        [{"role": "system", "content": "Answer in one sentence."}, user("Why is the sky blue?")],
-        [{"role": "system", "content": ""}, user("Name three fruits.")],
-        [user("  \n Which month comes after March?  \n")],
-        [user("What are roofs made of?"), {"role": "assistant", "content": "Slate."}, user("And walls?")],
-        chat.joined([user("What is the weather in Paris?")], {chat.TOOLS: [{"type": "function", "function": WEATHER}]}),
-        [user(f"What does {special} mean in this text?")],
-        [user(f"{longer or 8 * PROSE}Sum this up in a few words.")],
+        [user_message("What is the capital of France?")],
+        [{"role": "system", "content": "Answer in one sentence."}, user_message("Why is the sky blue?")],
+        [{"role": "system", "content": ""}, user_message("Name three fruits.")],
+        [user_message("  \n Which month comes after March?  \n")],
+        [
+            user_message("What are roofs made of?"),
+            {"role": "assistant", "content": "Slate."},
+            user_message("And walls?"),
+        ],
+        chat.join_arguments(
+            [user_message("What is the weather in Paris?")], {chat.TOOLS: [{"type": "function", "function": WEATHER}]}
+        ),
+        [user_message(f"What does {special} mean in this text?")],
+        [user_message(f"{longer or 8 * PROSE}Sum this up in a few words.")],
     ]

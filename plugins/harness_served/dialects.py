@@ -6,9 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness import UsageError
-from harness.internals import chat, whole_text, wire
-from harness_api import CHAT, ApiOptions, RequestRefused, Server, fields_of, served_entry, table
-from harness_served.runtime import GREEDY, NEUTRAL, Messages, Runtime, RuntimeAnswer, count_in, numbers, tokens_in
+from harness.internals import chat, http_client, whole_text
+from harness_api import CHAT, ApiOptions, RequestRefused, Server, as_table, find_served_entry, message_fields
+from harness_served.runtime import (
+    GREEDY,
+    NEUTRAL,
+    Messages,
+    Runtime,
+    RuntimeAnswer,
+    finite_logprobs,
+    token_count,
+    token_ids,
+)
 
 TOLD = ("model_alias", "model_path", "model_ftype", "build_info", "bos_token", "eos_token", "total_slots")
 NO_FILTER = {
@@ -33,19 +42,19 @@ class LlamaCpp(Runtime):
         return isinstance(told, dict) and "default_generation_settings" in told
 
     def identity(self) -> dict[str, Any]:
-        props = self.ask(f"{self.root}/props", None, table)
-        settings = table(props.get("default_generation_settings"))
+        props = self.ask(f"{self.root}/props", None, as_table)
+        settings = as_table(props.get("default_generation_settings"))
         found = {name: props[name] for name in TOLD if name in props} | {"n_ctx": settings.get("n_ctx")}
         return found | {"template": props.get("chat_template"), "adapters": self.adapters()}
 
     def adapters(self) -> list[dict[str, Any]]:
         listed = self.ask(f"{self.root}/lora-adapters", None)
         listed = listed if isinstance(listed, list) else []
-        return [{"id": a.get("id"), "name": str(a.get("path")), "scale": a.get("scale")} for a in map(table, listed)]
+        return [{"id": a.get("id"), "name": str(a.get("path")), "scale": a.get("scale")} for a in map(as_table, listed)]
 
     def defaults(self) -> Mapping[str, Any] | None:
         body = {"prompt": [1], "n_predict": 1}
-        settings = self.ask(f"{self.root}/completion", body, table).get("generation_settings")
+        settings = self.ask(f"{self.root}/completion", body, as_table).get("generation_settings")
         self.tokens += 1
         if not isinstance(settings, dict):
             return None
@@ -55,11 +64,13 @@ class LlamaCpp(Runtime):
         return {name: round(float(v), 4) for name, v in told.items() if isinstance(v, (int, float)) and abs(v) < 1e9}
 
     def ids(self, messages: Messages) -> list[int] | None:
-        text = self.ask(f"{self.root}/apply-template", fields_of([dict(m) for m in messages]), table).get("prompt")
+        text = self.ask(f"{self.root}/apply-template", message_fields([dict(m) for m in messages]), as_table).get(
+            "prompt"
+        )
         if not isinstance(text, str):
             return None
         asked = {"content": text, "add_special": True, "parse_special": True}
-        ids = tokens_in(self.ask(f"{self.root}/tokenize", asked, table).get("tokens"))
+        ids = token_ids(self.ask(f"{self.root}/tokenize", asked, as_table).get("tokens"))
         doubled = ids and ids[:1] == ids[1:2] and text.startswith(str(self.told.get("bos_token")))
         return ids[1:] if ids and doubled else ids or None  # as chat does
 
@@ -78,19 +89,21 @@ class LlamaCpp(Runtime):
 def read_completion(reply: Any) -> RuntimeAnswer:
     """Read what /completion says."""
     if not isinstance(reply, dict) or not isinstance(reply.get("content"), str):
-        raise wire.Trouble(f"answered /completion with no content: {str(reply)[:100]}")
+        raise http_client.RequestError(f"answered /completion with no content: {str(reply)[:100]}")
     told = reply.get("completion_probabilities")
-    entries = [table(entry) for entry in told] if isinstance(told, list) else []
+    entries = [as_table(entry) for entry in told] if isinstance(told, list) else []
     if any("prob" in entry and "logprob" not in entry for entry in entries):
-        raise wire.Trouble("says the probabilities after its filters", hint="start it without post_sampling_probs")
+        raise http_client.RequestError(
+            "says the probabilities after its filters", hint="start it without post_sampling_probs"
+        )
     all_ids = [i for i in reply.get("tokens") or () if type(i) is int]
     ids = [i for entry in entries if type(i := entry.get("id")) is int] or all_ids
     # a token that is part of a character has no entry of its own, and what follows could be taken for its neighbour
     whole = next((at for at, (a, b) in enumerate(zip(ids, all_ids or ids, strict=False)) if a != b), len(ids))
     ids, entries = ids[:whole], entries[:whole]
     ended = "length" if reply.get("stop_type") == "limit" else "stop"
-    logprobs = numbers([entry.get("logprob") for entry in entries]) if entries else None
-    return RuntimeAnswer(whole_text(reply["content"]), ids, logprobs, ended, count_in(reply, "tokens_evaluated"))
+    logprobs = finite_logprobs([entry.get("logprob") for entry in entries]) if entries else None
+    return RuntimeAnswer(whole_text(reply["content"]), ids, logprobs, ended, token_count(reply, "tokens_evaluated"))
 
 
 class Vllm(Runtime):
@@ -125,16 +138,16 @@ class Vllm(Runtime):
         """Return them as its chat tells them of the very request; where it answers none, as /tokenize makes them."""
         body = {"model": self.model, "max_tokens": 1, **self.asks, **GREEDY}
         try:
-            told = self.ask(CHAT, {**body, **fields_of([dict(m) for m in messages])}, table)
+            told = self.ask(CHAT, {**body, **message_fields([dict(m) for m in messages])}, as_table)
             self.tokens += 1
         except RequestRefused:  # a render server, or one that takes no tools
             told = {}
-        if ids := tokens_in(told.get("prompt_token_ids")):
+        if ids := token_ids(told.get("prompt_token_ids")):
             return ids
         about = {"model": self.model, "add_generation_prompt": True, chat.ARGUMENTS: {}}
         try:
-            asked = {**about, **fields_of([dict(m) for m in messages])}
-            return tokens_in(self.ask(f"{self.root}/tokenize", asked, table).get("tokens"))
+            asked = {**about, **message_fields([dict(m) for m in messages])}
+            return token_ids(self.ask(f"{self.root}/tokenize", asked, as_table).get("tokens"))
         except RequestRefused:
             return None
 
@@ -153,23 +166,23 @@ class Ollama(Runtime):
     hint = "serve the same GGUF with llama.cpp's server, which tells tokens"
 
     def identity(self) -> dict[str, Any]:
-        listed = self.ask(f"{self.root}/api/tags", None, table).get("models")
-        entries = map(table, listed if isinstance(listed, list) else ())
+        listed = self.ask(f"{self.root}/api/tags", None, as_table).get("models")
+        entries = map(as_table, listed if isinstance(listed, list) else ())
         names = {self.model, f"{self.model}:latest"}
         own = next((m for m in entries if names & {m.get("name"), m.get("model")}), {})
-        shown = self.ask(f"{self.root}/api/show", {"model": self.model}, table)
+        shown = self.ask(f"{self.root}/api/show", {"model": self.model}, as_table)
         told = {"version": self.told.get("version"), "digest": own.get("digest")}
         return told | {name: shown.get(name) for name in ("template", "parameters") if name in shown}
 
 
-def find(url: str, model: str = "", key: str = "") -> Runtime:
+def find_runtime(url: str, model: str = "", key: str = "") -> Runtime:
     """Return the runtime behind a URL, in the dialect that it speaks, with the model given, or the only one served.
 
     Raises UsageError where none answers, or it is not known which model is meant.
     """
     server = Server(ApiOptions(base_url=url, api_key_env=key, retries=2))
     if model:
-        served_entry(server, model)
+        find_served_entry(server, model)
     try:
         listed = sorted(server.ask("/models", read=_names, timeout=10.0))
     except RequestRefused:
@@ -193,7 +206,7 @@ def find(url: str, model: str = "", key: str = "") -> Runtime:
 
 
 def _names(reply: Any) -> list[str]:
-    data = table(reply).get("data")
+    data = as_table(reply).get("data")
     if not isinstance(data, list):
-        raise wire.Trouble("answered /models with no list of models")
-    return [str(entry["id"]) for entry in map(table, data) if "id" in entry]
+        raise http_client.RequestError("answered /models with no list of models")
+    return [str(entry["id"]) for entry in map(as_table, data) if "id" in entry]

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness import UsageError
 from harness.internals import chat
 from harness_served import DRAWN, GREEDILY
-from harness_served.conversations import PROSE, made
+from harness_served.conversations import PROSE, make_conversations
 from harness_served.runtime import GREEDY, Runtime, RuntimeAnswer
 
 if TYPE_CHECKING:
-    from harness.internals import Again
+    from harness.internals import ReplayRows
     from harness_served.reference import Reference, TokenScores
 
 Verdict = Literal["same", "differs", "not proven", "cannot be seen"]
@@ -60,7 +60,7 @@ class Parity:
     seed: int = 0
     alpha: float = 0.01
     context: int = 0
-    again: Again | None = None  # rows of the suite, where one was named
+    again: ReplayRows | None = None  # rows of the suite, where one was named
     found: dict[str, LayerVerdict] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     heard: dict[str, Any] = field(default_factory=dict)  # what later layers need of earlier ones
@@ -71,7 +71,7 @@ class Parity:
         tokens, longer = self.reference.tokens, ""
         if self.context:
             longer = PROSE * max(1, (self.context - 100) // len(tokens.plain(PROSE)))
-        prompts, refused = self._prompted(made(str(tokens.tokenizer.eos_token or ""), longer))
+        prompts, refused = self._prompted(make_conversations(str(tokens.tokenizer.eos_token or ""), longer))
         if not prompts:
             raise UsageError(f"the export takes no conversation: {refused or 'its context is too short'}")
         return prompts
@@ -105,7 +105,7 @@ class Parity:
     @property
     def spoken(self) -> list[Prompted]:
         """The conversations without tools, which a server may take only with a parser of calls."""
-        return [p for p in self.prompts if chat.TOOLS not in chat.split(p.messages)[1]]
+        return [p for p in self.prompts if chat.TOOLS not in chat.split_arguments(p.messages)[1]]
 
     @cached_property
     def answers(self) -> list[tuple[Prompted, RuntimeAnswer, list[int]]]:
@@ -160,7 +160,7 @@ class Parity:
         return self.found[name].verdict if name in self.found else None
 
 
-def exit_of(found: Mapping[str, LayerVerdict], wanted: Collection[str]) -> int:
+def parity_exit_code(found: Mapping[str, LayerVerdict], wanted: Collection[str]) -> int:
     """Return 1 where a layer differs, 6 where one that is wanted is not proven to be the same, else 0."""
     if any(layer.verdict == DIFFERS for layer in found.values()):
         return 1

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from harness import UsageError
-from harness_hf import Tokens, load_model, parameters_of, quiet, resolve
+from harness_hf import Tokens, count_parameters, load_model, quiet_loading, resolve_folder
 
 CLIP = 8.0  # nats
 EXACT = 8_000_000_000  # parameters up to which the reference is computed in float32
@@ -44,13 +44,13 @@ class Reference:
 
     def __init__(self, model: Path, base: str = "", dtype: str = "auto") -> None:
         adapter = (model / "adapter_config.json").is_file()
-        self.folder = resolve(base) if adapter else resolve(str(model))
+        self.folder = resolve_folder(base) if adapter else resolve_folder(str(model))
         files = model if adapter and any(model.glob("tokenizer*")) else self.folder
         self.tokens, self.adapter, self.computed = Tokens.of(str(files)), adapter, dtype
         self.gguf = any(model.glob("*.gguf"))
         if dtype == "auto":
-            self.computed = "float32" if parameters_of(self.folder) <= EXACT else "bfloat16"
-        with quiet():
+            self.computed = "float32" if count_parameters(self.folder) <= EXACT else "bfloat16"
+        with quiet_loading():
             self.model = load_model(self.folder, dtype=self.computed, adapter=model if adapter else None)
         config = self.model.config
         self.context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)  # tokens, 0: not told
@@ -67,7 +67,7 @@ class Reference:
     def score(self, prompt: Sequence[int], said: Sequence[int], arithmetic: str = "") -> TokenScores:
         """Score tokens that were said after a prompt, in float32 or at the runtime's arithmetic."""
         if arithmetic not in self._models:  # one copy at a time
-            self._models = {"": self.model, arithmetic: as_runtime(copy.deepcopy(self.model), arithmetic)}
+            self._models = {"": self.model, arithmetic: compute_as_runtime(copy.deepcopy(self.model), arithmetic)}
         model = self._models[arithmetic]
         rows = model.get_input_embeddings().num_embeddings
         if odd := [i for i in said if not 0 <= i < rows]:
@@ -92,7 +92,7 @@ class Reference:
         """Return the greedy answer to a prompt, its stop token among it where it ends."""
         ids = torch.tensor([list(prompt)], device=self.model.device)
         how = {"max_new_tokens": most, "do_sample": False, "eos_token_id": self.stops}
-        with torch.inference_mode(), quiet():
+        with torch.inference_mode(), quiet_loading():
             out = self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
         return [int(i) for i in out[0, ids.shape[1] :]]
 
@@ -124,7 +124,7 @@ class Reference:
                 module.inv_freq.copy_(old)
 
 
-def as_runtime(model: Any, arithmetic: str) -> Any:
+def compute_as_runtime(model: Any, arithmetic: str) -> Any:
     """Let a model compute as a runtime does, and return it: in 16 bits, or its layers in 8 as llama.cpp has them.
 
     That is weights in Q8_0 and inputs of every linear layer rounded to int8, both in blocks of 32; an adapter stays as

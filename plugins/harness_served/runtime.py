@@ -12,8 +12,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness import UsageError
-from harness.internals import whole_text, wire
-from harness_api import CHAT, COMPLETIONS, RequestRefused, Server, choice, fields_of, served_entry, table
+from harness.internals import http_client, whole_text
+from harness_api import (
+    CHAT,
+    COMPLETIONS,
+    RequestRefused,
+    Server,
+    as_table,
+    find_served_entry,
+    message_fields,
+    single_choice,
+)
 
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
 GREEDY = {"temperature": 0.0}
@@ -69,7 +78,7 @@ class Runtime:
 
     def identity(self) -> dict[str, Any]:
         """Return what it tells of itself and its model now."""
-        entry = served_entry(self.server, self.model)
+        entry = find_served_entry(self.server, self.model)
         return {k: v for k, v in entry.items() if k in ("id", "root", "parent", "max_model_len", "owned_by")}
 
     def adapters(self) -> list[dict[str, Any]]:
@@ -99,7 +108,7 @@ class Runtime:
 
     def chat(self, messages: Messages, most: int, how: Mapping[str, Any]) -> RuntimeAnswer:
         """Answer messages in at most so many tokens."""
-        body = {"model": self.model, **fields_of([dict(m) for m in messages]), "max_tokens": most, **how}
+        body = {"model": self.model, **message_fields([dict(m) for m in messages]), "max_tokens": most, **how}
         return self._answered(CHAT, body, {"logprobs": True})
 
     def complete(self, ids: Sequence[int], text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
@@ -141,43 +150,43 @@ class Runtime:
 
 def read_answer(reply: Any) -> RuntimeAnswer:
     """Read an answer to messages or a text, in the shapes of OpenAI's two endpoints. Raises Trouble."""
-    chosen = choice(reply)
-    message = table(chosen.get("message"))
+    chosen = single_choice(reply)
+    message = as_table(chosen.get("message"))
     text = message.get("content", chosen.get("text"))
     if not isinstance(text, str) and not message.get("tool_calls"):
         text = message.get("reasoning_content") or message.get("reasoning")
-    told, ids = table(chosen.get("logprobs")), tokens_in(chosen.get("token_ids"))
+    told, ids = as_table(chosen.get("logprobs")), token_ids(chosen.get("token_ids"))
     logprobs: list[float] | None = None
     texts: list[str] | None = None
     if isinstance(content := told.get("content"), list) and content:
         entries = [entry for entry in content if isinstance(entry, dict)]
-        ids = tokens_in([entry.get("id") for entry in entries]) or ids
-        logprobs, texts = numbers([e.get("logprob") for e in entries]), [str(e.get("token")) for e in entries]
+        ids = token_ids([entry.get("id") for entry in entries]) or ids
+        logprobs, texts = finite_logprobs([e.get("logprob") for e in entries]), [str(e.get("token")) for e in entries]
     elif isinstance(values := told.get("token_logprobs"), list) and values:
-        logprobs = numbers(values)
-    prompt, said = (count_in(table(reply.get("usage")), f"{of}_tokens") for of in ("prompt", "completion"))
+        logprobs = finite_logprobs(values)
+    prompt, said = (token_count(as_table(reply.get("usage")), f"{of}_tokens") for of in ("prompt", "completion"))
     ended = str(chosen.get("finish_reason") or "")
     return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said, texts)
 
 
-def count_in(told: Mapping[str, Any], name: str) -> int | None:
+def token_count(told: Mapping[str, Any], name: str) -> int | None:
     """Return a number of tokens that is told; None for whatever else stands there."""
     return found if type(found := told.get(name)) is int else None
 
 
-def tokens_in(values: Any) -> list[int] | None:
+def token_ids(values: Any) -> list[int] | None:
     """Return a list of tokens; None for whatever else stands there."""
     return values if isinstance(values, list) and all(type(i) is int for i in values) else None
 
 
-def room(told: Mapping[str, Any]) -> int | None:
+def context_room(told: Mapping[str, Any]) -> int | None:
     """Return how many tokens a runtime takes, where it tells that."""
-    return count_in(told, "n_ctx") or count_in(told, "max_model_len")
+    return token_count(told, "n_ctx") or token_count(told, "max_model_len")
 
 
-def numbers(values: Any) -> list[float]:
+def finite_logprobs(values: Any) -> list[float]:
     """Return log-probabilities, which are finite and at most 0. Raises Trouble."""
     found = [float(v) if type(v) is float or (type(v) is int and -1e6 < v <= 0) else math.nan for v in values]
     if odd := [v for v in found if not (math.isfinite(v) and v <= 1e-4)]:
-        raise wire.Trouble(f"sent what is no log-probability, which is finite and at most 0: {odd[:3]}")
+        raise http_client.RequestError(f"sent what is no log-probability, which is finite and at most 0: {odd[:3]}")
     return found

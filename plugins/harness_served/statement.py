@@ -10,27 +10,37 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from harness import digest_of, write_text
-from harness.internals import SERVED, decimal, enveloped, payload, read_served, shown, signer_of
-from harness_served.conversations import user
+from harness.internals import (
+    SERVED,
+    format_decimal,
+    load_signer,
+    make_envelope,
+    printable,
+    read_served,
+    statement_bytes,
+)
+from harness_served.conversations import user_message
 from harness_served.parity import DIFFERS, Parity
 from harness_served.runtime import GREEDY, Runtime
 
-QUESTION = [user("What is the capital of France?")]
+QUESTION = [user_message("What is the capital of France?")]
 SAID = 16  # tokens of an answer that is kept, for `--still`
 VERSIONS = ("version", "build_info")
 MAX_WORD_CHARS = 2000  # of a text of the server's
 
 
-def cleaned(value: Any, runtime: Runtime) -> Any:
+def clean_data(value: Any, runtime: Runtime) -> Any:
     """Return data with a server's own words escaped, shortened, and without the secrets that it was sent."""
     if isinstance(value, Mapping):
-        return {cleaned(str(k), runtime): cleaned(v, runtime) for k, v in value.items()}
+        return {clean_data(str(k), runtime): clean_data(v, runtime) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [cleaned(one, runtime) for one in value]
-    return shown(runtime.server.peer.clean(value, MAX_WORD_CHARS)) if isinstance(value, str) else value
+        return [clean_data(one, runtime) for one in value]
+    return printable(runtime.server.peer.clean(value, MAX_WORD_CHARS)) if isinstance(value, str) else value
 
 
-def keep(path: Path, key: Path | None, name: str, root: str, made: Parity, times: tuple[str, str], about: str) -> None:
+def write_statement(
+    path: Path, key: Path | None, name: str, root: str, made: Parity, times: tuple[str, str], about: str
+) -> None:
     """Write a statement, signed where there is a key; `about` is how its endpoint is called.
 
     Else it is called by the sha256 of its host, which whoever guesses the host can compute: it is short, not secret.
@@ -40,40 +50,42 @@ def keep(path: Path, key: Path | None, name: str, root: str, made: Parity, times
     told = runtime.identity()
     host = urlsplit(runtime.server.url).netloc
     version = next((str(told[key]) for key in VERSIONS if told.get(key)), "")
-    numbers = {name: {n: decimal(float(v)) for n, v in layer.numbers.items()} for name, layer in made.found.items()}
+    numbers = {
+        name: {n: format_decimal(float(v)) for n, v in layer.numbers.items()} for name, layer in made.found.items()
+    }
     predicate = {
         "endpoint": {"name": about} if about else {"sha256": hashlib.sha256(host.encode()).hexdigest()},
-        "runtime": cleaned(
+        "runtime": clean_data(
             {"kind": runtime.kind, "name": runtime.name, "version": version, "model": runtime.model}, runtime
         ),
         "told": digest_of(told),
-        "layers": cleaned({n: {**asdict(layer), "numbers": numbers[n]} for n, layer in made.found.items()}, runtime),
+        "layers": clean_data({n: {**asdict(layer), "numbers": numbers[n]} for n, layer in made.found.items()}, runtime),
         "reference": {"dtype": made.reference.computed, "arithmetic": made.arithmetic},
         "seed": made.seed,
-        "alpha": decimal(made.alpha),
+        "alpha": format_decimal(made.alpha),
         "longest": made.longest,
         "started": times[0],
         "ended": times[1],
-        "said": cleaned(runtime.chat(QUESTION, SAID, GREEDY).text, runtime),
+        "said": clean_data(runtime.chat(QUESTION, SAID, GREEDY).text, runtime),
     }
-    statement = payload(SERVED, [{"name": name, "digest": {"sha256": root}}], predicate)
-    signer = signer_of(key, "--sign") if key else None
-    write_text(path, (enveloped(statement, signer).line() if signer else statement.decode()) + "\n")
+    statement = statement_bytes(SERVED, [{"name": name, "digest": {"sha256": root}}], predicate)
+    signer = load_signer(key, "--sign") if key else None
+    write_text(path, (make_envelope(statement, signer).line() if signer else statement.decode()) + "\n")
 
 
-def still(path: Path, runtime: Runtime) -> list[str]:
+def find_changes(path: Path, runtime: Runtime) -> list[str]:
     """Return what is otherwise than when a statement was written: what it tells of itself, and 16 tokens.
 
     Raises UsageError where it is no statement.
     """
     told = read_served(path)[-1].predicate
     odd = []
-    if told["runtime"]["model"] != cleaned(runtime.model, runtime) or told["runtime"]["kind"] != runtime.kind:
+    if told["runtime"]["model"] != clean_data(runtime.model, runtime) or told["runtime"]["kind"] != runtime.kind:
         was = f"{told['runtime']['name']}, model {told['runtime']['model']}"
         odd.append(f"{was} answered, and now {runtime.name}, model {runtime.model}")
     elif told["told"] != digest_of(runtime.identity()):
         odd.append("what the server tells of itself is no longer the same")
-    if told["said"] != cleaned(runtime.chat(QUESTION, SAID, GREEDY).text, runtime):
+    if told["said"] != clean_data(runtime.chat(QUESTION, SAID, GREEDY).text, runtime):
         odd.append("it answers a question otherwise than it did")
     differs = [name for name, layer in told["layers"].items() if layer["verdict"] == DIFFERS]
     return odd + [f'"{name}" differed when the statement was written' for name in differs]

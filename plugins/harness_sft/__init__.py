@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import hookimpl
-from harness.internals import attach, nodes, schema
-from harness_sft.config import build_config, look
+from harness.internals import attach_lazily, gpu_device_files, schema
+from harness_sft.config import build_config, check_config_fields
 from harness_sft.job import Method as Method
 from harness_sft.job import TrainingJob as TrainingJob
-from harness_sft.job import later as later
+from harness_sft.job import import_later as import_later
 from harness_sft.options import Memory as Memory
 from harness_sft.options import Steps as Steps
 from harness_sft.options import Supervised
@@ -28,15 +28,19 @@ from harness_sft.rows import take_columns as take_columns
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
-    from harness_sft.job import place as place
-    from harness_sft.train import train_by as train_by
-    from harness_sft.trainer import Checked as Checked
+    from harness_sft.job import base_placement as base_placement
+    from harness_sft.train import train as train
+    from harness_sft.trainer import CheckedTrainerMixin as CheckedTrainerMixin
 
-__getattr__, _ = attach(__name__, __file__)
+__getattr__, _ = attach_lazily(__name__, __file__)
 Rows = Sequence[Mapping[str, Any]]
 CLASSES = "harness_sft.supervised"
 SFT = Method(
-    "SFTConfig", later(CLASSES, "CheckedTrainer"), select_columns, later(CLASSES, "Preview"), where="harness_sft:SFT"
+    "SFTConfig",
+    import_later(CLASSES, "CheckedTrainer"),
+    select_columns,
+    import_later(CLASSES, "Preview"),
+    where="harness_sft:SFT",
 )
 
 
@@ -45,7 +49,7 @@ def harness_trainers() -> dict[str, Any]:
     return {"sft": sft}
 
 
-@schema.takes(Supervised)
+@schema.accepts_options(Supervised)
 def check(
     options: Supervised,
     *,
@@ -55,56 +59,58 @@ def check(
     ref: ModelRef | None = None,
 ) -> None:
     """Build the real SFTConfig; raises UsageError on what it refuses, what only we can set, and what no GPU holds."""
-    from harness_sft.processes import refuse, refuse_shards
+    from harness_sft.processes import reject_processes, reject_shards
 
     recipe = options.recipe()
     if shard:
-        refuse_shards(processes, recipe, adapter)
+        reject_shards(processes, recipe, adapter)
     config = build_config(recipe, Path("checkpoints"), seed=0, device="cpu")
-    refuse(processes, recipe, config.gradient_accumulation_steps)
-    if ref and nodes():
-        from harness_sft.memory import check_room
+    reject_processes(processes, recipe, config.gradient_accumulation_steps)
+    if ref and gpu_device_files():
+        from harness_sft.memory import check_memory
 
-        check_room(TrainingJob(ref, adapter, (), recipe, 0, SFT, processes=processes, shard=shard))
+        check_memory(TrainingJob(ref, adapter, (), recipe, 0, SFT, processes=processes, shard=shard))
 
 
-def besides(cls: type[Training], method: Method) -> dict[str, Callable[..., Any]]:
+def trainer_capabilities(cls: type[Training], method: Method) -> dict[str, Callable[..., Any]]:
     """Return what can be done with a trainer besides training: check its options, prepare its rows, time its steps.
 
     `build` returns what would be learnt from rows, `measure` what a few steps took and `memory` the bytes that are held
     at least; each raises UsageError as a training would.
     """
 
-    @schema.takes(cls)
+    @schema.accepts_options(cls)
     def check(options: Training) -> None:
         job = TrainingJob(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method)
         job.config(Path("checkpoints"), "cpu")
 
-    @schema.takes(cls)
+    @schema.accepts_options(cls)
     def build(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> Built:
-        from harness_sft.build import build
+        from harness_sft.build import prepare_training
 
-        return build(TrainingJob(ref, adapter, rows, options.recipe(), seed, method))
+        return prepare_training(TrainingJob(ref, adapter, rows, options.recipe(), seed, method))
 
-    @schema.takes(cls)
+    @schema.accepts_options(cls)
     def measure(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> dict[str, Any]:
-        from harness_sft.measure import measure
+        from harness_sft.measure import measure_training
 
-        return measure(TrainingJob(ref, adapter, rows, options.recipe(), seed, method))
+        return measure_training(TrainingJob(ref, adapter, rows, options.recipe(), seed, method))
 
-    @schema.takes(cls)
+    @schema.accepts_options(cls)
     def memory(
         ref: ModelRef, adapter: Adapter | None, options: Training, *, processes: int | str = 1, shard: bool = False
     ) -> dict[str, int]:
-        from harness_sft.memory import needed
+        from harness_sft.memory import estimate_memory
 
-        return needed(TrainingJob(ref, adapter, (), options.recipe(), 0, method, processes=processes, shard=shard))
+        return estimate_memory(
+            TrainingJob(ref, adapter, (), options.recipe(), 0, method, processes=processes, shard=shard)
+        )
 
     return {"check": check, "build": build, "measure": measure, "memory": memory}
 
 
-@harness.trainer(**besides(Supervised, SFT) | {"look": look, "check": check})
-@schema.takes(Supervised)
+@harness.trainer(**trainer_capabilities(Supervised, SFT) | {"look": check_config_fields, "check": check})
+@schema.accepts_options(Supervised)
 def sft(
     ref: ModelRef,
     adapter: Adapter | None,
@@ -136,7 +142,7 @@ def sft(
     is not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is told first, and
     may raise another. A call after an interruption goes on from the last checkpoint and ends with the same bits.
     """
-    from harness_sft.train import train_by
+    from harness_sft.train import train
 
     how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch, "processes": processes, "shard": shard}
-    return train_by(TrainingJob(ref, adapter, rows, options.recipe(), seed, SFT, out, **how))
+    return train(TrainingJob(ref, adapter, rows, options.recipe(), seed, SFT, out, **how))

@@ -15,23 +15,23 @@ from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template
 
 from harness import Built, UsageError
-from harness_hf import config_for, find_class, load_config, load_tokenizer, one_line, quiet
+from harness_hf import config_of_class, find_class, format_one_line, load_config, load_tokenizer, quiet_loading
 from harness_lora import check_base
 from harness_sft.job import TrainingJob
-from harness_sft.likelihood import settle
+from harness_sft.likelihood import choose_loss
 from harness_sft.rows import as_dataset
 from harness_sft.train import quiet_libraries
 
 LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 
 
-def build(job: TrainingJob) -> Built:
+def prepare_training(job: TrainingJob) -> Built:
     """Prepare rows as a training would; raises UsageError on what it would refuse."""
     job.method.fits(job.adapter)
     if job.adapter is None:
         check_base(Path(job.ref.path))  # of which the trained model is written
     job = replace(job, recipe={**job.recipe, "report_to": None, "bf16": False, "fp16": False})
-    with tempfile.TemporaryDirectory() as folder, quiet(), quiet_libraries():
+    with tempfile.TemporaryDirectory() as folder, quiet_loading(), quiet_libraries():
         config = job.config(Path(folder), "cpu")
         kept, _ = job.split()
         tokenizer = load_tokenizer(job.ref.path)
@@ -39,13 +39,13 @@ def build(job: TrainingJob) -> Built:
             _check_markers(tokenizer)
         # What a training draws later must not depend on whether the checks ran.
         with torch.random.fork_rng(devices=[]):
-            model = skeleton(job.ref.path)
+            model = build_small_model(job.ref.path)
             given = {"args": config, "train_dataset": as_dataset(kept), "processing_class": tokenizer}
-            given |= {"ref_model": skeleton(job.ref.path)} if job.method.reference else {}
+            given |= {"ref_model": build_small_model(job.ref.path)} if job.method.reference else {}
             try:
                 preview = job.method.preview()(model, **given)
             except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:
-                raise UsageError(f"[train] TRL refuses the rows: {one_line(error)}") from error
+                raise UsageError(f"[train] TRL refuses the rows: {format_one_line(error)}") from error
 
             def batches(count: int) -> Iterator[Mapping[str, Any]]:
                 """Yield batches that are spread over the data as it was prepared, in its order."""
@@ -54,7 +54,7 @@ def build(job: TrainingJob) -> Built:
                 for start in starts[:: max(1, len(starts) // count)][:count]:
                     yield preview.batch([data[i] for i in range(start, min(start + size, len(data)))])
 
-            slow = "".join(settle(model, batch) for batch in batches(1))
+            slow = "".join(choose_loss(model, batch) for batch in batches(1))
     template = getattr(preview, "chat_template", None) or tokenizer.chat_template
     packing, left = getattr(config, "packing", False), len(preview.train_dataset) * len(preview.answers)
     end = getattr(config, "truncation_mode", "keep_start") == "keep_end"
@@ -72,10 +72,10 @@ def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
         raise UsageError(f"[train] assistant_only_loss: {why}; {how}") from None
 
 
-def skeleton(path: str) -> Any:
+def build_small_model(path: str) -> Any:
     """Return a small model of the base's architecture: its vocabulary and classes, few layers, random weights."""
     made = find_class(path, config := load_config(path))
-    text = (config := config_for(made, config)).get_text_config()
+    text = (config := config_of_class(made, config)).get_text_config()
     if (text.num_hidden_layers or 0) > LAYERS:
         text.num_hidden_layers = LAYERS
         if getattr(text, "layer_types", None):

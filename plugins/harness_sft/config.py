@@ -17,7 +17,7 @@ from typing import Any, Literal, get_type_hints
 
 from harness import Mistakes, UsageError, did_you_mean
 from harness.internals import schema
-from harness_trackers import stay_alone
+from harness_trackers import disable_telemetry
 
 REPORTS = ("tensorboard", "wandb", "mlflow")  # which are also names of modules and of our extras
 EFFECTIVE = {  # fields that TRL reads only with some values of another
@@ -84,16 +84,16 @@ NAMES: dict[Any, str] = {  # of the others, by what may be written for them in T
 FIELDS = {name: want for want, names in NAMES.items() for name in names.split()}
 
 
-def look(**options: Any) -> None:
+def check_config_fields(**options: Any) -> None:
     """Raise UsageError on options that SFTConfig has not, or has with another type, if the known one is installed."""
     try:
         known = all(version(name) == kept for name, kept in VERSIONS.items())
     except PackageNotFoundError:  # it is the known one that would be installed
         known = True
-    mistakes_in(options, FIELDS if known else {**FIELDS, **dict.fromkeys(options, Any)}).raise_if_any()
+    find_option_mistakes(options, FIELDS if known else {**FIELDS, **dict.fromkeys(options, Any)}).raise_if_any()
 
 
-def mistakes_in(
+def find_option_mistakes(
     options: Mapping[str, Any], hints: Mapping[str, Any], refused: Mapping[str, str] = OURS, config: str = "SFTConfig"
 ) -> Mistakes:
     """Return which options are none of the fields in `hints`, or have a value of another type."""
@@ -103,8 +103,8 @@ def mistakes_in(
             mistakes.add(f'option "{name}"', f"cannot be set: {refused.get(name, 'use [[export]]')}")
         elif name not in known:
             mistakes.add(f'option "{name}"', f"is no field of TRL's {config}{did_you_mean(name, known)}")
-        elif name not in OWN and not schema.fits(value, hints[name]):
-            mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(hints[name])}")
+        elif name not in OWN and not schema.matches_type(value, hints[name]):
+            mistakes.add(f'option "{name}"', f"is {schema.format_toml(value)}, want {schema.type_name(hints[name])}")
     return mistakes
 
 
@@ -160,12 +160,12 @@ def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[
     if config.__name__ == "DPOConfig":
         hints["loss_type"] = str | list[str]  # one of them need not be in a list
     known = {f.name: hints[f.name] for f in dataclasses.fields(config)}
-    mistakes = mistakes_in(recipe, known, refused, config.__name__)
+    mistakes = find_option_mistakes(recipe, known, refused, config.__name__)
     if not 0 <= recipe["warmup_ratio"] < 1:
         mistakes.add("warmup_ratio", f"is {recipe['warmup_ratio']}, want a share of the steps, at least 0 and below 1")
     if (saves := recipe.get("save_strategy", "steps")) not in ("steps", "epoch"):
         want = 'want "steps" or "epoch": an interrupted training goes on from its checkpoints'
-        mistakes.add("save_strategy", f"is {schema.show(saves)}, {want}")
+        mistakes.add("save_strategy", f"is {schema.format_toml(saves)}, {want}")
     if recipe.get("truncation_mode") == "keep_end" and recipe.get("packing"):
         mistakes.add("truncation_mode", 'is "keep_end", and packed rows are cut at their end; set packing = false')
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "save_steps"):
@@ -196,7 +196,7 @@ def _check_values(recipe: Mapping[str, Any]) -> None:
         raise UsageError(f"validation: is {share}, want a share of the rows, at least 0 and below 1")
     mistakes = Mistakes()
     if recipe["report_to"]:  # transformers tells everybody of W&B's mode, where one is set
-        stay_alone()
+        disable_telemetry()
     for name in recipe["report_to"] or ():
         if name not in REPORTS:
             mistakes.add(f'report_to "{name}"', f"is unknown{did_you_mean(name, REPORTS)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Adapter, Finding, ModelRef, Progress, Subject, UsageError
-from harness.internals import disk_full
+from harness.internals import disk_full_error
 from harness_sft.config import build_config
 from harness_sft.ranks import Ranks
 from harness_sft.rows import Row, Select, split_rows
@@ -36,7 +36,7 @@ class Method:
     where: str = ""  # "MODULE:NAME", by which the processes of a training find it
 
 
-def later(module: str, name: str) -> Callable[[], Any]:
+def import_later(module: str, name: str) -> Callable[[], Any]:
     """Return a call that imports a class."""
     return lambda: getattr(import_module(module), name)
 
@@ -79,20 +79,20 @@ def last_whole_checkpoint(folder: Path, stamp: str | None = None) -> Path | None
     return max(found, key=_step, default=None)
 
 
-def run_again(folder: Path) -> str:
+def resume_hint(folder: Path) -> str:
     """Return what is to be done where the training of a folder ended early."""
     last = last_whole_checkpoint(folder / CHECKPOINTS)
     return f"run again: it goes on from the last checkpoint, step {_step(last)}" if last else "run again"
 
 
 @contextmanager
-def room(folder: Path) -> Iterator[None]:
+def reporting_full_disk(folder: Path) -> Iterator[None]:
     """Raise UsageError where something cannot be written for a training because its folder's disk is full."""
     try:
         yield
     except BaseException as error:  # that of torch for slices is no Exception
-        if full := disk_full(error, folder):
-            raise UsageError(f"{full}; make room and {run_again(folder)}") from None
+        if full := disk_full_error(error, folder):
+            raise UsageError(f"{full}; make room and {resume_hint(folder)}") from None
         raise
 
 
@@ -100,7 +100,7 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def place(ref: ModelRef, adapter: Adapter | None, *, sharded: bool) -> dict[str, Any]:
+def base_placement(ref: ModelRef, adapter: Adapter | None, *, sharded: bool) -> dict[str, Any]:
     """Return how a base that is trained is loaded: whole in float32, too; shared on the CPU, as where its slices go."""
     from harness_hf import resolve_device, resolve_dtype
 

@@ -23,7 +23,7 @@ from trl.trainer import utils as trl_utils
 from trl.trainer.utils import FusedCausalLMOutput
 
 from harness import UsageError
-from harness.internals import out_of_memory
+from harness.internals import memory_error
 from harness_hf import fast_linear, pieces
 from harness_sft.ranks import IGNORED
 
@@ -33,19 +33,19 @@ TOKENS = 128  # of one row, that are looked at: the logits of a few, however lar
 NATS = 1e-3  # that a log-probability may be off, beside what rounding the largest logit makes, at most
 
 
-def settle(model: Any, batch: Mapping[str, Any], *references: Any, dtype: torch.dtype | None = None) -> str:
+def choose_loss(model: Any, batch: Mapping[str, Any], *references: Any, dtype: torch.dtype | None = None) -> str:
     """Make sure that a model learns its own likelihood; return, in words, why it does without TRL's fused head if so.
 
     It does without, as do its `references`, where that is off by more than what rounding makes, in `dtype` or else in
     the model's. Raises UsageError where the other way does not give the model's own log-probabilities either.
     """
-    apart, limit = difference(model, batch, dtype)
+    apart, limit = logprob_mismatch(model, batch, dtype)
     if apart <= limit:
         return ""
     bare = [each.get_base_model() if hasattr(each, "get_base_model") else each for each in (model, *references)]
     for each in bare:
         use_own_logits(each)
-    again, _ = difference(model, batch, dtype)
+    again, _ = logprob_mismatch(model, batch, dtype)
     name = type(bare[0]).__name__
     if not again <= limit:
         what = f"what would be trained on is {again:.2g} nats off the model's own log-probabilities, limit {limit:.1g}"
@@ -54,7 +54,7 @@ def settle(model: Any, batch: Mapping[str, Any], *references: Any, dtype: torch.
     return f"TRL's fused head {off} the log-probabilities of {name}: trained on its own logits, which take more memory"
 
 
-def difference(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | None = None) -> tuple[float, float]:
+def logprob_mismatch(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | None = None) -> tuple[float, float]:
     """Return by how many nats, at most, what is trained on is off the model's own log-probabilities, and the limit.
 
     They are those of supervised tokens of one row, without dropout. It is infinite where TRL's way raises, and 0 where
@@ -68,7 +68,7 @@ def difference(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | None =
         try:
             return model(**given, use_cache=False, **more)
         except Exception as error:
-            if out_of_memory(error):
+            if memory_error(error):
                 raise
             return None
 
@@ -107,7 +107,7 @@ def use_own_logits(model: Any) -> None:
         z, targets = found.logits[:, :-1][mask].float(), labels[mask]
         logp = z - z.logsumexp(-1, keepdim=True)
         with torch.no_grad():
-            _, *others = facts(z, logp, logp.exp(), targets, OPTIONAL)
+            _, *others = label_statistics(z, logp, logp.exp(), targets, OPTIONAL)
         each = zip(("log_probs", *OPTIONAL), (logp.gather(1, targets[:, None])[:, 0], *others), strict=True)
         fields = {name: x.new_zeros(mask.shape).masked_scatter(mask, x) for name, x in each}
         router = getattr(found, "aux_loss", None)  # which some classes have none of, and TRL adds
@@ -148,7 +148,7 @@ class FrozenHead(torch.autograd.Function):
             for rows in pieces(logits):
                 z = logits[rows].float().mul_(scale)
                 logp, p = z.log_softmax(-1), z.softmax(-1)  # twice as fast as an exponential of the first
-                parts.append(facts(z, logp, p, wanted[rows], outputs))
+                parts.append(label_statistics(z, logp, p, wanted[rows], outputs))
                 if gradient is not None:  # in the place of the logits, which are not needed any more
                     p.neg_().scatter_add_(1, wanted[rows, None], torch.ones_like(p[:, :1]))
                     logits[rows] = p.mul_(scale)
@@ -167,7 +167,7 @@ class FrozenHead(torch.autograd.Function):
         return None if grad is None else (grad[:, None] * gradient).to(gradient.dtype), *(None,) * 5
 
 
-class LogProbs:
+class TrlLogProbsShim:
     """Stands for TRL's function: ours where the head is frozen and on the CPU, else TRL's own."""
 
     @staticmethod
@@ -194,21 +194,21 @@ class LogProbs:
 
 
 @contextmanager
-def each_logit_once() -> Iterator[None]:
+def project_labels_only() -> Iterator[None]:
     """Make TRL project only positions that have a label to the vocabulary, as it does on a GPU, and only once.
 
     Elsewhere it projects all of them, and on a CPU that is a quarter of a small model's time. The choice hangs on
     these two names; what is computed of the log-probabilities afterwards does not look at them.
     """
     before = trl_utils._use_triton, trl_utils._ChunkedLogProbFunction
-    trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = lambda device: True, LogProbs
+    trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = lambda device: True, TrlLogProbsShim
     try:
         yield
     finally:
         trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = before
 
 
-def facts(
+def label_statistics(
     z: torch.Tensor, logp: torch.Tensor, p: torch.Tensor, targets: torch.Tensor, wanted: Sequence[str]
 ) -> list[torch.Tensor]:
     """Return the log-probabilities (n,) of targets, and of distributions p (n, V) what is wanted of OPTIONAL."""

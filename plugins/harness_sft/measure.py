@@ -14,11 +14,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 
 from harness import UsageError
-from harness_hf import by_document, free_bytes, parameters_of, quiet, resolve_device
+from harness_hf import by_document, count_parameters, free_bytes, quiet_loading, resolve_device
 from harness_sft.job import TrainingJob
-from harness_sft.likelihood import each_logit_once
+from harness_sft.likelihood import project_labels_only
 from harness_sft.train import build_trainer, quiet_libraries
-from harness_sft.trainer import Checked
+from harness_sft.trainer import CheckedTrainerMixin
 
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
 ANSWERED = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
@@ -26,7 +26,7 @@ VALIDATED = 8  # rows that a validation is timed on
 BYTES = 16  # a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
 
 
-def measure(job: TrainingJob) -> dict[str, Any]:
+def measure_training(job: TrainingJob) -> dict[str, Any]:
     """Train a few steps, of an adapter or of all weights, and return the fields of a `Measured`.
 
     The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
@@ -34,20 +34,20 @@ def measure(job: TrainingJob) -> dict[str, Any]:
     """
     device = resolve_device(job.ref.options.get("device", "auto")).type
     if job.adapter is None:  # looked at before a machine is brought down by trying
-        need, free = (BYTES + job.method.reference) * parameters_of(Path(job.ref.path)), free_bytes(device)
+        need, free = (BYTES + job.method.reference) * count_parameters(Path(job.ref.path)), free_bytes(device)
         if free is not None and need > free:
             what = f"needs more than {need / 1e9:,.1f} GB for weights and optimizer"
             raise UsageError(f"{what}, and {free / 1e9:,.1f} are free")
     begun = time.monotonic()
     job = replace(job, recipe={**job.recipe, "report_to": None, "patience": 0})
-    with tempfile.TemporaryDirectory() as folder, quiet(), quiet_libraries():
+    with tempfile.TemporaryDirectory() as folder, quiet_loading(), quiet_libraries():
         config = job.config(Path(folder), device)
         config.save_strategy = SaveStrategy.NO
         trainer, facts = build_trainer(job, *job.split(), config)
         held, trainer.held_out = trainer.held_out, []
         watch = Stopwatch(trainer)
         trainer.add_callback(watch)
-        with each_logit_once(), by_document():
+        with project_labels_only(), by_document():
             trainer.train()
             found: dict[str, Any] = watch.facts(begun)
             found["extra"] = _validation(trainer, held)
@@ -61,7 +61,7 @@ def measure(job: TrainingJob) -> dict[str, Any]:
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
     """A watch on a trainer, which stops it after a few steps."""
 
-    def __init__(self, trainer: Checked) -> None:
+    def __init__(self, trainer: CheckedTrainerMixin) -> None:
         self.trainer = trainer
         self.marks: list[tuple[float, float, float]] = []  # after each step: clock, processor, tokens so far
 
@@ -85,7 +85,7 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
         return timed | spent | {"setup": setup, "whole_steps": whole, "whole_tokens": tokens}
 
 
-def _validation(trainer: Checked, held: Sequence[Mapping[str, Any]]) -> float:
+def _validation(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str, Any]]) -> float:
     """Return the seconds that the validations of the training take, one after each epoch."""
     if not held:
         return 0.0

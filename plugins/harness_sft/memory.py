@@ -11,25 +11,25 @@ from peft import get_peft_model
 from torch import nn
 
 from harness import UsageError
-from harness.internals import gpus
-from harness_hf import quiet, resolve_device, skeleton
+from harness.internals import list_gpus
+from harness_hf import build_skeleton, quiet_loading, resolve_device
 from harness_lora import restrict_targets
-from harness_sft.job import TrainingJob, place
+from harness_sft.job import TrainingJob, base_placement
 
 BLOCK, NESTED = 64, 256  # numbers that share a scale in 4 bits, and scales that share one with double quantisation
 MOMENTS = {"adafactor": 0, "sgd": 0}  # bytes a trained number, by the beginning of the optimizer's name; Adam's are 8
 SMALL = 2  # of an optimizer in 8 bits
 
 
-def needed(job: TrainingJob) -> dict[str, int]:
+def estimate_memory(job: TrainingJob) -> dict[str, int]:
     """Return the bytes that each process holds, by what they are; raises UsageError where the adapter does not fit."""
-    model: Any = skeleton(job.ref.path, place(job.ref, job.adapter, sharded=True)["dtype"])
+    model: Any = build_skeleton(job.ref.path, base_placement(job.ref, job.adapter, sharded=True)["dtype"])
     bits = job.adapter.quantization if job.adapter else None
     head, whole = model.get_output_embeddings(), {id(p) for p in model.parameters()}
     packed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m is not head} if bits else set()
     if job.adapter:
         try:
-            with quiet():
+            with quiet_loading():
                 model = get_peft_model(
                     model, restrict_targets(job.adapter.peft_config(), model), low_cpu_mem_usage=True
                 )
@@ -42,7 +42,7 @@ def needed(job: TrainingJob) -> dict[str, int]:
     moments = SMALL if "8bit" in optim else next((n for name, n in MOMENTS.items() if optim.startswith(name)), 8)
     found = {"weights": frozen, "trained": (4 + moments + (4 if job.adapter else job.method.reference)) * trained}
     if job.shard:
-        count = max(1, len(gpus())) if job.processes == "auto" else int(job.processes)
+        count = max(1, len(list_gpus())) if job.processes == "auto" else int(job.processes)
         found = {name: math.ceil(size / count) for name, size in found.items()}
     # The inputs of layers are those of a batch of the longest rows, which are held until its gradient is made.
     text = model.config.get_text_config()
@@ -50,12 +50,12 @@ def needed(job: TrainingJob) -> dict[str, int]:
     return found | {"layer inputs": rows * text.num_hidden_layers * text.hidden_size * model.dtype.itemsize}
 
 
-def check_room(job: TrainingJob) -> None:
+def check_memory(job: TrainingJob) -> None:
     """Raise UsageError where weights, gradients and moments are more than the GPU has, before an hour is lost."""
     device = resolve_device(job.ref.options.get("device", "auto"))
     if device.type != "cuda" or job.ref.options.get("device_map"):
         return
-    found, card = needed(job), torch.cuda.get_device_properties(device.index or 0)
+    found, card = estimate_memory(job), torch.cuda.get_device_properties(device.index or 0)
     if (need := found["weights"] + found["trained"]) > card.total_memory:
         has = f"needs {need / 1e9:,.1f} GB on a GPU for weights, gradients and moments, and {card.name} has"
         how = 'use = "qlora" in [adapter] holds the base in 4 bits, and shard = true shares it between processes'

@@ -21,8 +21,8 @@ from statistics import median
 from typing import IO, Any
 
 from harness import Adapter, Finding, Progress, UsageError, write_text
-from harness.internals import disk_full, enough, gpus, read_error, shorten, told_ref
-from harness_sft.job import TrainingJob, run_again
+from harness.internals import assign_gpus, disk_full_error, error_from_json, list_gpus, ref_to_json, shorten_text
+from harness_sft.job import TrainingJob, resume_hint
 from harness_sft.ranks import raise_finding
 
 JOB, EVENTS, STOP, STORE, SAID = "job.json", "events.jsonl", "stop", "store", "said.txt"
@@ -54,7 +54,7 @@ ENDS = 3600.0  # seconds before the first step and after the last: models are lo
 CONNECTIONS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # the processes are on one machine
 
 
-def refuse(processes: int | str, recipe: Mapping[str, Any], accumulated: int) -> None:
+def reject_processes(processes: int | str, recipe: Mapping[str, Any], accumulated: int) -> None:
     """Raise UsageError where several processes cannot train by a recipe; in one, `accumulated` batches make a step."""
     if processes in (1, "auto"):
         return
@@ -68,12 +68,12 @@ def refuse(processes: int | str, recipe: Mapping[str, Any], accumulated: int) ->
         raise UsageError('train_sampling_strategy: with several processes want "random" or "sequential"')
     if recipe.get("average_tokens_across_devices") is False:
         raise UsageError("average_tokens_across_devices: is false, and a token must count the same in all processes")
-    enough(f"processes = {processes}", int(processes))
+    assign_gpus(f"processes = {processes}", int(processes))
 
 
-def refuse_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adapter | None) -> None:
+def reject_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adapter | None) -> None:
     """Raise UsageError where processes cannot share the weights: what no test proves here."""
-    if processes == 1 or (processes == "auto" and len(gpus()) < 2):
+    if processes == 1 or (processes == "auto" and len(list_gpus()) < 2):
         raise UsageError("shard: shares the weights between several processes, and there is one; set processes")
     if (optim := recipe.get("optim", "adamw_torch")) not in SHARDED_OPTIMIZERS:
         want = " or ".join(f'"{name}"' for name in SHARDED_OPTIMIZERS)
@@ -94,13 +94,13 @@ def refuse_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adap
         raise UsageError(f"shard: no test proves it here with {used[0]} in [adapter]; remove one of the two")
 
 
-def resolve(processes: int | str, recipe: Mapping[str, Any], accumulated: int, device: str) -> int:
+def resolve_processes(processes: int | str, recipe: Mapping[str, Any], accumulated: int, device: str) -> int:
     """Return how many train: "auto" is one a GPU, as far as batches can be dealt out. Raises UsageError as `refuse`."""
     if processes == "auto":
-        there = len(gpus()) if device == "cuda" else 1
+        there = len(list_gpus()) if device == "cuda" else 1
         processes = next(n for n in range(max(1, there), 0, -1) if accumulated % n == 0)
     if processes != 1:
-        refuse(processes, recipe, accumulated)
+        reject_processes(processes, recipe, accumulated)
     return int(processes)
 
 
@@ -122,7 +122,7 @@ def _plain(adapter: Any) -> dict[str, Any]:
     return dict(json.loads(json.dumps(told, default=lambda one: sorted(one) if isinstance(one, set) else str(one))))
 
 
-def launch(job: TrainingJob, count: int) -> Path:
+def launch_processes(job: TrainingJob, count: int) -> Path:
     """Train in `count` processes and return `out`; what they tell is passed on as it comes.
 
     An interruption lets them save the step that they are in, if they come to its end; a second one ends them at once,
@@ -135,7 +135,7 @@ def launch(job: TrainingJob, count: int) -> Path:
     adapter = None if job.adapter is None else _plain(job.adapter)
     if adapter and _plain(ToldAdapter(adapter)) != adapter:  # the others would read another one
         raise UsageError("[train] processes: the adapter cannot be told to other processes; train in one")
-    told: dict[str, Any] = {"ref": told_ref(job.ref), "adapter": adapter, "rows": list(job.rows)}
+    told: dict[str, Any] = {"ref": ref_to_json(job.ref), "adapter": adapter, "rows": list(job.rows)}
     told |= {"out": str(job.out.resolve()), "recipe": dict(job.recipe), "seed": job.seed}
     told |= {"method": job.method.where, "shard": job.shard}
     try:
@@ -188,11 +188,11 @@ class Launched:
             raise KeyboardInterrupt
         code = max(process.poll() or 0 for process in self.processes)
         lines = (self.folder / SAID).read_text("utf-8", "replace").splitlines()
-        how = f"its processes ended with {code}: {shorten(lines[-1]) if lines else 'no word'}"
+        how = f"its processes ended with {code}: {shorten_text(lines[-1]) if lines else 'no word'}"
         error: Exception = RuntimeError(f"training: {how}; {self._again()}")
         if self.errors:
-            error = read_error(min(self.errors, key=lambda e: e["kind"] not in OURS))
-        if full := disk_full(error, self.folder):  # so that nobody could tell it
+            error = error_from_json(min(self.errors, key=lambda e: e["kind"] not in OURS))
+        if full := disk_full_error(error, self.folder):  # so that nobody could tell it
             raise UsageError(f"{full}; make room and {self._again()}")
         raise error
 
@@ -231,7 +231,7 @@ class Launched:
         self.until = min(self.until, time.monotonic() + LATE)
 
     def _again(self) -> str:
-        return run_again(self.folder.parent)
+        return resume_hint(self.folder.parent)
 
     def _take(self, line: str) -> None:
         event: dict[str, Any] = {}

@@ -47,7 +47,7 @@ class Ranks:
         """Raise KeyboardInterrupt in all of them, after the same step, when one was told to end."""
 
 
-class Several(Ranks):
+class DistributedRanks(Ranks):
     """One of several processes, in torch's default group; `asked` is set by a signal, `stop` a file of the parent's."""
 
     def __init__(self, stop: Path, sharded: bool, at_work: Callable[[], None]) -> None:
@@ -78,7 +78,7 @@ class Several(Ranks):
         return found
 
 
-def fill(rows: Dataset, size: int) -> Dataset:
+def pad_dataset(rows: Dataset, size: int) -> Dataset:
     """Add rows of one token and nothing to learn, until their number is a multiple of the size of all batches."""
     from datasets import Dataset, concatenate_datasets
 
@@ -92,7 +92,7 @@ def fill(rows: Dataset, size: int) -> Dataset:
     return concatenate_datasets([rows, more])
 
 
-class Order:
+class EpochSampler:
     """The order of an epoch, the same on all processes and with one: rows as they are drawn, then the added ones."""
 
     def __init__(self, rows: int, filled: int, seed: int | None) -> None:

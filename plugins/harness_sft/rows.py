@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import UsageError
 from harness.internals import GROUP, HELD_OUT, chat
-from harness_hf import CONTEXT_MARKS, is_context, turns_of
+from harness_hf import CONTEXT_MARKS, is_context_turn, row_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -159,10 +159,10 @@ def check_endings(whole: Any, tokenizer: PreTrainedTokenizerBase, cut: int | Non
 
 def mark_error(row: Mapping[str, Any]) -> str:
     """Return what is wrong with the marks of a row's turns, or nothing."""
-    for turn in turns_of(row):
+    for turn in row_turns(row):
         for mark, want in CONTEXT_MARKS.items():
             if turn.get(mark) not in (None, 0, 1):
                 return f'"{mark}" of a message is {turn[mark]!r:.40}, want {want}: a turn is learnt, or it is context'
-    answers = [t for t in row.get("completion", turns_of(row)) if isinstance(t, Mapping) and t["role"] == "assistant"]
-    marked = bool(answers) and all(map(is_context, answers))
+    answers = [t for t in row.get("completion", row_turns(row)) if isinstance(t, Mapping) and t["role"] == "assistant"]
+    marked = bool(answers) and all(map(is_context_turn, answers))
     return "every answer has weight = 0 or train = false, so nothing is learnt; remove such rows" if marked else ""

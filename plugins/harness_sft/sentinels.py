@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from harness_sft.ranks import Ranks
-from harness_sft.sharding import local
+from harness_sft.sharding import local_part
 
 FIRST_STEPS = 3  # after which every adapted module must have moved; a warmup makes the first of them a step of zero
 RECENT = 5  # losses whose median is the smoothed one: one or two hard batches are no spike
@@ -78,7 +78,7 @@ class Spikes:
         return max(noise, middle * (1 + SHARE), middle + NATS, *self.before)
 
 
-class Start:
+class InitialWeights:
     """The weights of an adapter, or of a whole model, before the first step, each as one exact number: no copy."""
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -102,7 +102,7 @@ def _moving(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     whole = not hasattr(model, "peft_config")
     for name, parameter in model.named_parameters():
         if (whole or any(part in name for part in MOVING)) and parameter.is_floating_point():
-            yield name, local(parameter.detach())  # of weights that processes share, each looks at what it holds
+            yield name, local_part(parameter.detach())  # of weights that processes share, each looks at what it holds
 
 
 def _sum_of_bits(tensor: Any) -> int:

@@ -72,7 +72,7 @@ class ShardedTrainer(Trainer):  # type: ignore[misc]
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
 
-def shard(model: nn.Module, ranks: Ranks, device: str) -> None:
+def shard_model(model: nn.Module, ranks: Ranks, device: str) -> None:
     """Split every parameter over the processes, each layer for itself, so that one layer at a time is whole.
 
     Where that is a GPU, layers go there as they are split. Raises UsageError where weights of several dtypes are
@@ -86,11 +86,11 @@ def shard(model: nn.Module, ranks: Ranks, device: str) -> None:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)  # else what it holds stays whole after a validation
     check_split(model, ranks)
-    hand_out(model, whole, ranks, device)
+    scatter_weights(model, whole, ranks, device)
 
 
 @torch.no_grad()
-def hand_out(model: nn.Module, whole: dict[str, torch.Tensor], ranks: Ranks, device: str) -> None:
+def scatter_weights(model: nn.Module, whole: dict[str, torch.Tensor], ranks: Ranks, device: str) -> None:
     """Give each process its slices of the first one's whole weights, where it has none of its own, and all buffers."""
     made = [(name, str(p.dtype), tuple(p.shape)) for name, p in model.named_parameters()]
     if any(other != made for other in ranks.gather(made)):
@@ -100,7 +100,7 @@ def hand_out(model: nn.Module, whole: dict[str, torch.Tensor], ranks: Ranks, dev
         use_onednn(model)
     for name, parameter in model.named_parameters():
         there = whole.pop(name) if ranks.first else torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-        put(parameter, there, source=0)
+        write_parameter(parameter, there, source=0)
     for buffer in model.buffers():
         dist.broadcast(buffer, 0)
 
@@ -109,7 +109,7 @@ def check_split(model: nn.Module, ranks: Ranks) -> None:
     """Raise UsageError unless every parameter is split, so that the slices of all processes make it up once."""
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     whole = [name for name, p in parameters.items() if not isinstance(p, DTensor)]
-    [held] = ranks.sums(sum(local(p).numel() for p in parameters.values()))
+    [held] = ranks.sums(sum(local_part(p).numel() for p in parameters.values()))
     total = sum(p.numel() for p in parameters.values())
     if whole or held != total:
         split = f"{len(parameters) - len(whole)} of {len(parameters)} parameters are split"
@@ -117,19 +117,19 @@ def check_split(model: nn.Module, ranks: Ranks) -> None:
         raise UsageError(f"[train] shard: {split}, and {there}; this model cannot be sharded here: set shard = false")
 
 
-def local(tensor: torch.Tensor) -> torch.Tensor:
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """Return what this process holds of a tensor."""
     held: torch.Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     return held
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """Return all of a tensor, on the CPU; every process must ask for it."""
     found: torch.Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return found.detach().cpu()
 
 
-def put(parameter: torch.Tensor, values: torch.Tensor, source: int | None = None) -> None:
+def write_parameter(parameter: torch.Tensor, values: torch.Tensor, source: int | None = None) -> None:
     """Write a whole tensor, of all processes or of one, into a parameter of which this process may hold a slice."""
     if isinstance(parameter, DTensor):
         values = values.to(parameter.to_local().device)
@@ -137,7 +137,7 @@ def put(parameter: torch.Tensor, values: torch.Tensor, source: int | None = None
     parameter.copy_(values)
 
 
-def gather(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
+def gather_trained(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
     """Return what was trained, whole and on the CPU, in the first process, and nothing in the others.
 
     The embeddings are there too, which an adapter of them is saved with. Raises CheckFailed where a slice is not what
@@ -148,15 +148,15 @@ def gather(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
     saved = {n: p for n, p in model.named_parameters() if p.requires_grad or id(p) in embedded}
     found, own = {}, {}
     for name, parameter in saved.items():
-        own[name] = sha256_of(local(parameter))
-        tensor = whole(parameter)
+        own[name] = tensor_sha256(local_part(parameter))
+        tensor = gather_tensor(parameter)
         if ranks.first:
             found[name] = tensor
     told, odd = ranks.gather(own), []
     for name, tensor in found.items():
         slices = list(tensor.chunk(ranks.count))  # FSDP2 cuts the first dimension
         slices += [tensor[:0]] * (ranks.count - len(slices))
-        if [sha256_of(each) for each in slices] != [each[name] for each in told]:
+        if [tensor_sha256(each) for each in slices] != [each[name] for each in told]:
             odd.append(name)
     if odd:
         what = f"{len(odd)} of {len(found)} gathered tensors are not what {ranks.count} processes hold"
@@ -164,7 +164,7 @@ def gather(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
     return found
 
 
-def sha256_of(tensor: torch.Tensor) -> str:
+def tensor_sha256(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 

@@ -16,7 +16,7 @@ from harness import Example, UsageError
 from harness_hf import RowEncoder, Tokens
 from harness_sft.ranks import IGNORED
 from harness_sft.rows import Counts, check_endings, encode_dataset, name_rows
-from harness_sft.trainer import Checked
+from harness_sft.trainer import CheckedTrainerMixin
 
 LEARNT = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
 
@@ -57,7 +57,7 @@ def _encode_row(encoder: RowEncoder, row: Mapping[str, Any]) -> dict[str, list[i
     return {"input_ids": encoded.ids, "labels": encoded.labels}
 
 
-class CheckedTrainer(Checked, Preview):
+class CheckedTrainer(CheckedTrainerMixin, Preview):
     """An SFTTrainer that refuses rows it would drop."""
 
     def look_at_rows(self, whole: Dataset, args: TrainingArguments, packing: bool, name: str, *, text: bool) -> None:

@@ -25,7 +25,7 @@ from trl import SFTConfig
 
 import harness_hf
 from harness import Adapter, CheckFailed, Progress, UsageError, digest_of, write_steps, write_text
-from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
+from harness.internals import TRAINING_LOGS, replace_folder, seal_folder
 from harness_hf import load_model
 from harness_lora import (
     ADAPTER_NOTE,
@@ -35,17 +35,17 @@ from harness_lora import (
     copy_rest,
     find_tensor,
     fold_scales,
+    list_towers,
     restrict_targets,
-    towers,
 )
-from harness_sft.job import CHECKPOINTS, TrainingJob, last_whole_checkpoint, place, room
-from harness_sft.likelihood import each_logit_once
-from harness_sft.memory import check_room
-from harness_sft.processes import launch, refuse_shards, resolve
+from harness_sft.job import CHECKPOINTS, TrainingJob, base_placement, last_whole_checkpoint, reporting_full_disk
+from harness_sft.likelihood import project_labels_only
+from harness_sft.memory import check_memory
+from harness_sft.processes import launch_processes, reject_shards, resolve_processes
 from harness_sft.rows import Row, as_dataset
-from harness_sft.sentinels import Start
-from harness_sft.sharding import gather, sha256_of
-from harness_sft.trainer import Checked
+from harness_sft.sentinels import InitialWeights
+from harness_sft.sharding import gather_trained, tensor_sha256
+from harness_sft.trainer import CheckedTrainerMixin
 
 EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
@@ -54,24 +54,24 @@ ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how m
 SAME = 1e-6  # nats a token between what was rounded in memory and what is read back, both computed in float32
 
 
-def train_by(job: TrainingJob) -> Path:
+def train(job: TrainingJob) -> Path:
     """Train, or go on from the last checkpoint; see `harness_sft.sft`."""
     checkpoints, ranks = job.out.parent / CHECKPOINTS, job.ranks
     device = harness_hf.resolve_device(job.ref.options.get("device", "auto")).type
     config = job.config(checkpoints, device)
     job.method.fits(job.adapter)
     spread = {} if job.shard else {"device_map": job.ref.options.get("device_map")}
-    count = resolve(job.processes, {**job.recipe, **spread}, config.gradient_accumulation_steps, device)
+    count = resolve_processes(job.processes, {**job.recipe, **spread}, config.gradient_accumulation_steps, device)
     if job.shard:
-        refuse_shards(count, job.recipe, job.adapter)
+        reject_shards(count, job.recipe, job.adapter)
     if device == "cuda" and ranks.count == 1:
-        check_room(replace(job, processes=count))
+        check_memory(replace(job, processes=count))
     if count > 1:  # they do what follows; with `shard` they share the weights
-        return launch(job, count)
+        return launch_processes(job, count)
     config.gradient_accumulation_steps //= ranks.count
     rows = job.split()
     stamp = _stamp(job)
-    with harness_hf.quiet(), quiet_libraries(), _logs_in(job.out.parent / TRAINING_LOGS):
+    with harness_hf.quiet_loading(), quiet_libraries(), _logs_in(job.out.parent / TRAINING_LOGS):
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
         ranks.wait()
         if checkpoint is None and ranks.first:
@@ -82,9 +82,9 @@ def train_by(job: TrainingJob) -> Path:
         if ranks.first and isinstance(start, str) and start.startswith(MOVES_BASE):
             initial = checkpoints / "initial"  # it holds a part of the base, so its training is told from its start
             trainer.model.save_pretrained(initial)
-        with each_logit_once(), harness_hf.by_document():
+        with project_labels_only(), harness_hf.by_document():
             trainer.run(checkpoint)
-        with room(job.out.parent):
+        with reporting_full_disk(job.out.parent):
             _write(trainer, job, initial, facts)
         del trainer
         harness_hf.free_memory()  # it and its callbacks hold each other, and what is loaded next wants the room
@@ -95,13 +95,13 @@ def train_by(job: TrainingJob) -> Path:
 
 def build_trainer(
     job: TrainingJob, kept: list[Row], held_out: list[Row], config: SFTConfig, stamp: str = ""
-) -> tuple[Checked, dict[str, Any]]:
+) -> tuple[CheckedTrainerMixin, dict[str, Any]]:
     """Return the trainer, and the facts about its model: parameters, and bytes of the base as it is held."""
     adapter, ranks, ref = job.adapter, job.ranks, job.ref
     # Without an adapter all weights are trained, in float32: half precision would lose most steps of Adam.
-    placed, attention = place(ref, adapter, sharded=ranks.sharded), job.recipe.get("attn_implementation")
+    placed, attention = base_placement(ref, adapter, sharded=ranks.sharded), job.recipe.get("attn_implementation")
     if ranks.sharded and not ranks.first:  # it gets its slices from the first, so that one holds the whole base
-        base = harness_hf.skeleton(ref.path, placed["dtype"], attention)
+        base = harness_hf.build_skeleton(ref.path, placed["dtype"], attention)
     else:
         bits = adapter.quantization if adapter else None
         base = load_model(ref.path, quantization=bits, attention=attention, **placed)
@@ -124,8 +124,10 @@ def build_trainer(
 
 def _describe_targets(base: PreTrainedModel) -> str:
     """Return which part of a base with towers is adapted; an empty text of one that reads text alone."""
-    beside = ", ".join(towers(base))
-    return f"adapts {harness_hf.language_model(base)}, which text goes through; unchanged: {beside}" if beside else ""
+    beside = ", ".join(list_towers(base))
+    return (
+        f"adapts {harness_hf.language_model_name(base)}, which text goes through; unchanged: {beside}" if beside else ""
+    )
 
 
 def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
@@ -142,15 +144,15 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     return model
 
 
-def _write(trainer: Checked, job: TrainingJob, initial: Path | None, facts: Mapping[str, Any]) -> None:
+def _write(trainer: CheckedTrainerMixin, job: TrainingJob, initial: Path | None, facts: Mapping[str, Any]) -> None:
     """Write what was trained, once all processes have said that they hold the same, or what slices of it."""
     whole, trained = not hasattr(trainer.model, "peft_config"), dict[str, str]()
-    gathered = gather(trainer.model, trainer.ranks) if trainer.ranks.sharded else None
+    gathered = gather_trained(trainer.model, trainer.ranks) if trainer.ranks.sharded else None
     if not whole and (gathered is None or trainer.ranks.first):
         found = get_peft_model_state_dict(trainer.model, state_dict=gathered)
-        trained = {name: sha256_of(found[name]) for name in sorted(found)}  # by the names of an adapter's file
+        trained = {name: tensor_sha256(found[name]) for name in sorted(found)}  # by the names of an adapter's file
     if gathered is None:
-        held = trainer.ranks.gather(digest_of(trained or Start(trainer.model).sums))
+        held = trainer.ranks.gather(digest_of(trained or InitialWeights(trainer.model).sums))
         if len(set(held)) > 1:
             raise CheckFailed(f"training: {len(held)} processes hold different weights at its end; train again")
     if not trainer.ranks.first:
@@ -171,10 +173,15 @@ def _write(trainer: Checked, job: TrainingJob, initial: Path | None, facts: Mapp
 
 
 def _write_adapter(
-    trainer: Checked, out: Path, initial: Path | None, note: dict[str, Any], trained: dict[str, str], gathered: Any
+    trainer: CheckedTrainerMixin,
+    out: Path,
+    initial: Path | None,
+    note: dict[str, Any],
+    trained: dict[str, str],
+    gathered: Any,
 ) -> None:
     """Write an adapter, and beside it what its tensors were, unless they are written otherwise than they are held."""
-    with folder_in_place(out) as work:
+    with replace_folder(out) as work:
         kwargs = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
         trainer.model.save_pretrained(work, state_dict=gathered, **kwargs)
         (work / "README.md").unlink(missing_ok=True)  # a model card with blanks to fill in
@@ -189,7 +196,9 @@ def _write_adapter(
         seal_folder(work, out)
 
 
-def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any], gathered: dict[str, Any] | None) -> None:
+def write_whole(
+    trainer: CheckedTrainerMixin, base: Path, out: Path, note: dict[str, Any], gathered: dict[str, Any] | None
+) -> None:
     """Write each weight in the dtype of the base's, and everything else as the base has it; read it back and compare.
 
     `gathered` are the weights, where this process holds slices of them. What rounding costs is a fact of the training,
@@ -208,7 +217,7 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any], g
     stored = _dtypes(model, {name: header.dtype for name, header in there.items()})
     rows = [torch.tensor([ids[:TOKENS]], device=model.device) for ids in trainer.sequences(ROWS)]
     before = _distributions(model, rows)
-    with folder_in_place(out) as work:
+    with replace_folder(out) as work:
         model.generation_config = GenerationConfig()  # the base's is copied, and transformers refuses some of them
         _cast(model, stored)
         model.save_pretrained(work)
@@ -218,16 +227,16 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any], g
         _cast(model, dict.fromkeys(stored, torch.float32))
         rounded = _distributions(model, rows)
         again = _distributions(load_model(work, dtype="float32", device=model.device.type), rows)
-        off, _ = harness_hf.apart(rounded, again)
+        off, _ = harness_hf.kl_and_agreement(rounded, again)
         if not off <= SAME:
             what = "what was saved answers otherwise than what was trained [saved-parity]"
             why = "transformers did not save or load all of this architecture"
             raise CheckFailed(f"training: {what}: KL {off:.2g} nats a token, limit {SAME:g}; {why}")
-        lost, kept = harness_hf.apart(before, again)
+        lost, kept = harness_hf.kl_and_agreement(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         if set(stored.values()) != {torch.float32}:  # else nothing was rounded
             start = _distributions(load_model(base, dtype="float32", device=model.device.type), rows)
-            facts["kl_training"], _ = harness_hf.apart(before, start)
+            facts["kl_training"], _ = harness_hf.kl_and_agreement(before, start)
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
         seal_folder(work, out)
 
@@ -252,7 +261,7 @@ def _distributions(model: PreTrainedModel, rows: list[Any]) -> list[Any]:
         return [model(ids, use_cache=False).logits[0].float().log_softmax(-1).cpu() for ids in rows]
 
 
-def _facts(trainer: Checked) -> dict[str, Any]:
+def _facts(trainer: CheckedTrainerMixin) -> dict[str, Any]:
     counts, ends = trainer.counts["train"], trainer.watch.ends
     kept = {"kept_step": best.step} if trainer.patience and (best := trainer.watch.best()) else {}
     last = [step.loss or 0.0 for step in trainer.watch.steps[-LAST_STEPS:]]

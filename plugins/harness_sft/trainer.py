@@ -22,16 +22,16 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback, Trai
 from harness import Finding, ModelRef, Progress, TrainingStep, write_text
 from harness_hf import HFSubject, Tokens, assert_not_repacked
 from harness_sft import sharding
-from harness_sft.job import WHOLE, TrainingJob, room
-from harness_sft.likelihood import settle
-from harness_sft.ranks import Order, fill, raise_finding
+from harness_sft.job import WHOLE, TrainingJob, reporting_full_disk
+from harness_sft.likelihood import choose_loss
+from harness_sft.ranks import EpochSampler, pad_dataset, raise_finding
 from harness_sft.rows import Counts
-from harness_sft.sentinels import FIRST_STEPS, Spikes, Start, all_finite
+from harness_sft.sentinels import FIRST_STEPS, InitialWeights, Spikes, all_finite
 from harness_sft.sharding import ShardedTrainer
 
 
 @dataclass(frozen=True)
-class End:
+class EpochEnd:
     """An epoch that ended: after which step, the validation loss in nats a token, and what was watched."""
 
     step: int
@@ -39,11 +39,11 @@ class End:
     watched: dict[str, float]
 
 
-class Enough(Exception):
+class AlreadyStopped(Exception):
     """A training that is resumed had been stopped already."""
 
 
-class Checked(ShardedTrainer):
+class CheckedTrainerMixin(ShardedTrainer):
     """Put before one of TRL's trainers: it stops on what is not finite, and keeps adapters in float32.
 
     What is left to the class: `_prepare_dataset`, which fills `counts`, `_prepare_rows`, `validate` and `sequences`.
@@ -71,15 +71,15 @@ class Checked(ShardedTrainer):
             if name in trained:
                 parameter.data = trained[name]
         if ranks.sharded:
-            sharding.shard(self.model, ranks, self.args.device.type)
+            sharding.shard_model(self.model, ranks, self.args.device.type)
             self.is_distributed_loading_by_transformers = True  # so that accelerate wraps it in nothing
-        self.start = Start(self.model)
+        self.start = InitialWeights(self.model)
         self.rows = len(self.train_dataset)
         if ranks.count > 1:
-            self.train_dataset = fill(self.train_dataset, self._train_batch_size * ranks.count)
+            self.train_dataset = pad_dataset(self.train_dataset, self._train_batch_size * ranks.count)
         self.held_out = self._prepare_rows(held_out, "validation") if held_out else []
         self.remove_callback(PrinterCallback)
-        self.watch = Watch(self, job.progress)
+        self.watch = ProgressCallback(self, job.progress)
         self.add_callback(self.watch)
 
     def told(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Checked(ShardedTrainer):
         rows = [{k: v for k, v in row.items() if k in self._signature_columns} for row in first]
         batch = self._prepare_inputs(self.data_collator(rows)) | {"output_router_logits": self.aux_loss_enabled}
         rough = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 or self.args.tf32 else None
-        self.slow = settle(self.model, batch, *filter(None, [getattr(self, "ref_model", None)]), dtype=rough)
+        self.slow = choose_loss(self.model, batch, *filter(None, [getattr(self, "ref_model", None)]), dtype=rough)
         return self.slow
 
     def end_step(self) -> None:
@@ -108,7 +108,7 @@ class Checked(ShardedTrainer):
         if self.ranks.count == 1:
             return super()._get_train_sampler(train_dataset)
         shuffled = self.args.train_sampling_strategy == "random"
-        return Order(self.rows, len(self.train_dataset), self.args.data_seed if shuffled else None)
+        return EpochSampler(self.rows, len(self.train_dataset), self.args.data_seed if shuffled else None)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().training_step(*args, **kwargs)
@@ -116,7 +116,7 @@ class Checked(ShardedTrainer):
         return loss
 
     def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
-        norm = sharding.whole(super()._get_grad_norm(model, grad_norm))
+        norm = sharding.gather_tensor(super()._get_grad_norm(model, grad_norm))
         self._finite(float(norm), "the norm of the gradient")
         return norm
 
@@ -132,7 +132,7 @@ class Checked(ShardedTrainer):
         raise_finding("T2", finding)
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
-        with room(Path(self.args.output_dir).parent):
+        with reporting_full_disk(Path(self.args.output_dir).parent):
             Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
             self.ranks.wait()  # for each has written its randomness
             self.watch.saved = self.state.global_step
@@ -153,10 +153,10 @@ class Checked(ShardedTrainer):
             if checkpoint:
                 known = json.loads((checkpoint / WHOLE).read_text("utf-8"))
                 self.watch.steps = [TrainingStep(**step) for step in known["steps"]]
-                self.watch.ends = [End(**end) for end in known["ends"]]
+                self.watch.ends = [EpochEnd(**end) for end in known["ends"]]
                 self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)
                 self.remembered = {name: known[name] for name in self.remembered}
-                with suppress(Enough):
+                with suppress(AlreadyStopped):
                     self.train(resume_from_checkpoint=str(checkpoint))
             else:
                 self.train()
@@ -170,11 +170,13 @@ class Checked(ShardedTrainer):
         """Write what is trained, as it is after a step; the file is whole or not there."""
         if not self.ranks.first and not self.ranks.sharded:
             return
-        weights = {n: sharding.whole(p).contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
+        weights = {
+            n: sharding.gather_tensor(p).contiguous() for n, p in self.model.named_parameters() if p.requires_grad
+        }
         if not self.ranks.first:
             return
         path = self._best(step)
-        with room(path.parent.parent):
+        with reporting_full_disk(path.parent.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(weights, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
@@ -188,7 +190,7 @@ class Checked(ShardedTrainer):
             with torch.no_grad():
                 for name, parameter in self.model.named_parameters():
                     if parameter.requires_grad:
-                        sharding.put(parameter, weights[name])
+                        sharding.write_parameter(parameter, weights[name])
 
     def _best(self, step: int) -> Path:
         return Path(self.args.output_dir) / f"best-{step}.safetensors"
@@ -200,14 +202,14 @@ class Checked(ShardedTrainer):
             self._save_checkpoint(self.model, None)
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Look at each step, tell the progress, validate after each epoch, remember the randomness between steps."""
 
-    def __init__(self, trainer: Checked, progress: Callable[[Progress], None]) -> None:
+    def __init__(self, trainer: CheckedTrainerMixin, progress: Callable[[Progress], None]) -> None:
         self.trainer, self.progress = trainer, progress
         self.steps: list[TrainingStep] = []  # those before an interruption too
         self.spikes = Spikes()
-        self.ends: list[End] = []  # of epochs
+        self.ends: list[EpochEnd] = []  # of epochs
         self.trained: list[Any] = []
         self.updates = 0  # since this call began
         self.step_loss = 0.0
@@ -217,13 +219,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
-        self.trained = [sharding.local(p.detach()) for p in self.trainer.model.parameters() if p.requires_grad]
+        self.trained = [sharding.local_part(p.detach()) for p in self.trainer.model.parameters() if p.requires_grad]
         if told := self.trainer.settle():
             self.progress(Progress("train", state.global_step, state.max_steps, remark=told))
         # An interruption may have come between the last step and its validation, or its end.
         self._end_epoch_if_due(state, control)
         if self.enough():
-            raise Enough
+            raise AlreadyStopped
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self.at_rest = False
@@ -251,12 +253,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = control.should_training_stop or self.enough()
         per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)
         loss, pace = round(self.steps[-1].loss or 0.0, 4), round(self.tokens_per_second(), 1)
-        left = duration(per_step * (state.max_steps - state.global_step))
+        left = format_duration(per_step * (state.max_steps - state.global_step))
         facts: dict[str, str | float] = {"loss": loss, "tokens/s": pace, "left": left}
         self.progress(Progress("train", state.global_step, state.max_steps, facts, remark))
         ranks.stop_if_asked()
 
-    def best(self) -> End | None:
+    def best(self) -> EpochEnd | None:
         """Return the end of an epoch with the lowest validation loss, the first of equals."""
         return min((end for end in self.ends if end.loss is not None), key=lambda end: end.loss or 0.0, default=None)
 
@@ -306,7 +308,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             logs = control.should_log  # logging clears it, and the step's own loss would not be logged
             self.trainer.log({"eval_loss": loss})
             control.should_log = logs
-        end = End(step, loss, self._watched())
+        end = EpochEnd(step, loss, self._watched())
         self.ends.append(end)
         self.steps[-1] = replace(self.steps[-1], validation=end.loss)
         if self.trainer.patience and self.best() == end:
@@ -340,7 +342,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return float(self.trainer._total_train_tokens / max(time.monotonic() - self.began, 1e-9))
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Write seconds as "3m10s", "45s" or "2h05m"."""
     whole = round(seconds)
     if whole < 60:

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import Finding, Progress
-from harness.internals import read_ref, told_error
+from harness.internals import error_to_json, ref_from_json
 from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, ToldAdapter
 
 PATIENCE = timedelta(days=1)  # what a process waits for the others: how long is too long the parent knows
 
 
-class Teller:
+class EventWriter:
     """Where a process tells the one that started it what happens."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class Teller:
 
 def main(folder: Path) -> int:
     """Train what the job says, together with the others, and tell how it ended."""
-    desk = Teller(folder)
+    desk = EventWriter(folder)
     threading.Thread(target=_live_with_parent, args=(desk,), daemon=True).start()
     try:
         _train(desk, json.loads((folder / JOB).read_text("utf-8")))
@@ -62,28 +62,28 @@ def main(folder: Path) -> int:
         desk.tell({"interrupted": True})
         return 0  # as wished: another may still be writing
     except BaseException as error:  # that of torch for slices is no Exception
-        desk.tell({"error": told_error(error)})
+        desk.tell({"error": error_to_json(error)})
         return 1
     if desk.number == 0:
         desk.tell({"done": True})
     return 0
 
 
-def _train(desk: Teller, job: Mapping[str, Any]) -> None:
+def _train(desk: EventWriter, job: Mapping[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
     from harness_sft.job import TrainingJob
-    from harness_sft.ranks import Several
-    from harness_sft.train import train_by
+    from harness_sft.ranks import DistributedRanks
+    from harness_sft.train import train
 
-    ref = read_ref(job["ref"])
+    ref = ref_from_json(job["ref"])
     if cuda := ref.options.get("device", "auto") in ("auto", "cuda") and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     kind, count = "nccl" if cuda else "gloo", int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(str(desk.folder / STORE), count)  # type: ignore[attr-defined]
     dist.init_process_group(kind, store=store, rank=desk.number, world_size=count, timeout=PATIENCE)
-    ranks = Several(desk.folder / STOP, job["shard"], lambda: desk.tell({"at work": True}))
+    ranks = DistributedRanks(desk.folder / STOP, job["shard"], lambda: desk.tell({"at work": True}))
 
     def ask(number: int, frame: Any) -> None:  # to end after the step; where a signal comes is told to all
         ranks.asked = True
@@ -94,11 +94,11 @@ def _train(desk: Teller, job: Mapping[str, Any]) -> None:
     module, _, name = job["method"].partition(":")
     how: dict[str, Any] = {"method": getattr(importlib.import_module(module), name), "out": Path(job["out"])}
     how |= {"progress": desk.progress, "flag": desk.flag, "ranks": ranks}
-    train_by(TrainingJob(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
+    train(TrainingJob(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
     dist.destroy_process_group()
 
 
-def _live_with_parent(desk: Teller) -> None:
+def _live_with_parent(desk: EventWriter) -> None:
     """Give signs of life while somebody holds the other end of stdin; then end at once, with all started here."""
     while not select.select([0], [], [], BEAT)[0]:  # nothing is ever written there: what can be read is its end
         with suppress(OSError):  # where there is no room

@@ -22,7 +22,7 @@ ALONE = {  # what keeps the libraries from reporting to their makers, and off th
 }
 
 
-def stay_alone() -> None:
+def disable_telemetry() -> None:
     """Set the environment in which no tracker reports to its maker, before one is imported."""
     for name, value in ALONE.items():
         os.environ.setdefault(name, value)
@@ -34,7 +34,7 @@ def harness_run_finish(run: Run) -> None:
     names = [name for name in TRACKERS if name in told] if isinstance(told, (list, tuple)) else []
     names += ["otel"] * (os.environ.get("OTEL_LOGS_EXPORTER") == "otlp")
     if names:
-        from harness_trackers.log import log
+        from harness_trackers.log import log_run
 
-        stay_alone()
-        log(run, names)
+        disable_telemetry()
+        log_run(run, names)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Run, UsageError
-from harness.internals import asked_of, numbers, read_answers, run_markdown, sentence, shown, to_json
+from harness.internals import format_run_markdown, numbers, printable, prompt_of, read_answers, summary, to_json
 
 MOST = 1000  # rows of the table of what changed
 LONGEST = 2000  # characters of a text in it
@@ -60,48 +60,50 @@ class LoggedRun:
     @property
     def outcomes(self) -> dict[str, str]:
         """The outcome of each gate of each candidate, by a name that every tracker takes."""
-        return {name_of("gate", g["candidate"], g["gate"]): g["outcome"] for g in self.gates}
+        return {join_name("gate", g["candidate"], g["gate"]): g["outcome"] for g in self.gates}
 
 
-def log(run: Run, names: Sequence[str]) -> None:
+def log_run(run: Run, names: Sequence[str]) -> None:
     """Log a run to trackers by their names; one that fails is told in one line."""
     for name in names:
         try:
             if name == "otel":
-                to_otel(run)
+                log_to_otel(run)
             else:
-                {"mlflow": to_mlflow, "tensorboard": to_tensorboard, "wandb": to_wandb}[name](told_of(run))
+                {"mlflow": log_to_mlflow, "tensorboard": log_to_tensorboard, "wandb": log_to_wandb}[name](
+                    logged_run(run)
+                )
         except (Exception, SystemExit) as error:
             why = " ".join(str(error).split())[:300]
             what = f"warning: {name}: the verdicts were not logged: {type(error).__name__}: {why}"
-            print(shown(what), file=sys.stderr)
+            print(printable(what), file=sys.stderr)
 
 
-def told_of(run: Run) -> LoggedRun:
+def logged_run(run: Run) -> LoggedRun:
     """Return what is logged of a run."""
     folder = Path(run.folder)
-    about = {"verdict": f"{sentence.GLYPHS[sentence.outcome(run)]} {sentence.verdict_sentence(run)}"}
-    about |= {f"let through {i}": text for i, text in enumerate(sentence.let_through(run), 1)}
+    about = {"verdict": f"{summary.GLYPHS[summary.run_outcome(run)]} {summary.verdict_sentence(run)}"}
+    about |= {f"let through {i}": text for i, text in enumerate(summary.waived_and_ignored(run), 1)}
     about |= {"suite": run.suite, "suite_digest": run.digest, "model": run.model, "started": run.started}
     about |= {"exit_code": str(int(run.exit_code)), "harness": run.harness}
     about |= {f"weights {name}": digest for name, digest in run.digests.items()}
     about |= {f"conclusion {i}": text for i, text in enumerate(run.conclusions, 1)}
-    about = {k: shown(v) for k, v in about.items() if v}
-    told = ((name_of(r.subject, r.eval, name), x) for r in run.reports for name, x in r.metrics.items())
+    about = {k: printable(v) for k, v in about.items() if v}
+    told = ((join_name(r.subject, r.eval, name), x) for r in run.reports for name, x in r.metrics.items())
     metrics, gates = {name: x for name, x in told if math.isfinite(x)}, []
     for v in run.verdicts:
-        texts = {"outcome": str(v.outcome), "claim": f"{v.metric} {v.claim}".strip(), "why": shown(v.why)}
+        texts = {"outcome": str(v.outcome), "claim": f"{v.metric} {v.claim}".strip(), "why": printable(v.why)}
         gates.append({name: getattr(v, name) for name in GATE} | texts)
         found = {"estimate": v.estimate, "lower": v.lower, "upper": v.upper, "threshold": v.threshold}
         found |= {"won": v.won_count, "lost": v.lost_count} if v.versus else {}
         for key, x in (found | {"passed": float(v.outcome == "PASS")}).items():
             if x is not None and math.isfinite(x):
-                metrics[name_of("gate", v.candidate, v.gate, key)] = float(x)
+                metrics[join_name("gate", v.candidate, v.gate, key)] = float(x)
     report = to_json(run.sendable()) if run.private else (folder / "report.json").read_text("utf-8")
-    return LoggedRun(run.suite, about, metrics, gates, _flips(run, folder), report, folder, run_markdown(run))
+    return LoggedRun(run.suite, about, metrics, gates, _flips(run, folder), report, folder, format_run_markdown(run))
 
 
-def name_of(*parts: str) -> str:
+def join_name(*parts: str) -> str:
     """Return a name that every tracker takes, parts between slashes."""
     return "/".join(STRANGE.sub("_", part).strip(" .") or "_" for part in parts)
 
@@ -120,16 +122,16 @@ def _flips(run: Run, folder: Path) -> list[list[str]]:
             continue
         for change, ids in (("lost", lost), ("won", won)):
             for i in (i for i in ids if i in ours and i in theirs):
-                both = asked_of(ours[i]), ours[i]["target"]
+                both = prompt_of(ours[i]), ours[i]["target"]
                 asked = [t if isinstance(t, str) else json.dumps(t, ensure_ascii=False) for t in both]
                 said = [rows[i]["resps"][0][0] for rows in (theirs, ours)]
-                texts = [shown("" if text is None else str(text), lines=True) for text in (*asked, *said)]
+                texts = [printable("" if text is None else str(text), lines=True) for text in (*asked, *said)]
                 cut = [text if len(text) <= LONGEST else text[:LONGEST] + " …" for text in texts]
                 found.append([gate, candidate, versus, change, i, *cut])
     return found[:MOST]
 
 
-def to_mlflow(told: LoggedRun) -> None:
+def log_to_mlflow(told: LoggedRun) -> None:
     """Log a run; raises what MLflow raises."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
@@ -141,7 +143,7 @@ def to_mlflow(told: LoggedRun) -> None:
         experiment = str(known.experiment_id if known else client.create_experiment(name))
     run = client.create_run(experiment, run_name=told.folder.name).info.run_id
     try:
-        tags = {name_of(key): value for key, value in told.about.items()} | told.outcomes
+        tags = {join_name(key): value for key, value in told.about.items()} | told.outcomes
         tags["mlflow.note.content"] = told.note
         logged: dict[str, list[Any]] = {"metrics": [Metric(name, x, now, 0) for name, x in told.metrics.items()]}
         logged |= {"tags": [RunTag(key, value[:LENGTH]) for key, value in tags.items()]}
@@ -159,20 +161,20 @@ def to_mlflow(told: LoggedRun) -> None:
     client.set_terminated(run, "FINISHED")
 
 
-def to_wandb(told: LoggedRun) -> None:
+def log_to_wandb(told: LoggedRun) -> None:
     """Log a run; raises what W&B raises."""
     import wandb
 
     project, name = os.environ.get("WANDB_PROJECT", "huggingface"), told.folder.name  # the trainer's
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
     about: dict[str, Any] = {"project": project, "name": name, "group": told.suite, "job_type": "verdicts"}
-    about |= {"notes": told.note, "config": {name_of(key): value for key, value in told.about.items()}}
+    about |= {"notes": told.note, "config": {join_name(key): value for key, value in told.about.items()}}
     # a new one, for the training's own may still be open
     with wandb.init(**about, settings=quiet, reinit="create_new") as run:
         tables = {key: wandb.Table(columns=columns, data=rows) for key, (columns, rows) in told.tables.items()}
         run.log({**told.metrics, **tables}, step=0)
         run.summary.update({f"outcome{key.removeprefix('gate')}": said for key, said in told.outcomes.items()})
-        artifact = wandb.Artifact(name_of(f"{name}-report").replace("/", "_").replace(" ", "_"), type="report")
+        artifact = wandb.Artifact(join_name(f"{name}-report").replace("/", "_").replace(" ", "_"), type="report")
         with artifact.new_file("report.json", mode="w", encoding="utf-8") as f:
             f.write(told.report)
         if told.page:
@@ -180,7 +182,7 @@ def to_wandb(told: LoggedRun) -> None:
         run.log_artifact(artifact)
 
 
-def to_tensorboard(told: LoggedRun) -> None:
+def log_to_tensorboard(told: LoggedRun) -> None:
     """Log a run; raises what TensorBoard raises."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -205,7 +207,7 @@ def to_tensorboard(told: LoggedRun) -> None:
     writer.close()
 
 
-def to_otel(run: Run) -> None:
+def log_to_otel(run: Run) -> None:
     """Send a run's verdicts, without what is private, as OpenTelemetry events over OTLP/HTTP.
 
     The conventions for generative AI that name them are still in development. Raises UsageError where the collector
@@ -220,7 +222,7 @@ def to_otel(run: Run) -> None:
     provider.add_log_record_processor(export.SimpleLogRecordProcessor(events := export.InMemoryLogRecordExporter()))
     logger = provider.get_logger("harness", run.harness)
     for v in run.sendable().verdicts:
-        said = {"name": v.gate, "score.label": str(v.outcome), "explanation": shown(v.why)}
+        said = {"name": v.gate, "score.label": str(v.outcome), "explanation": printable(v.why)}
         about = {f"gen_ai.evaluation.{key}": text for key, text in said.items()}
         ours = {"suite": run.suite, "candidate": v.candidate, "versus": v.versus, "metric": v.metric}
         about |= {f"harness.{key}": text for key, text in ours.items() if text}
@@ -236,7 +238,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a table in Markdown, in which a cell is text and no more."""
     lines = []
     for line in (columns, ["---"] * len(columns), *rows):
-        cells = ["" if v is None else numbers.number(v) if isinstance(v, float) else str(v) for v in line]
+        cells = ["" if v is None else numbers.format_metric(v) if isinstance(v, float) else str(v) for v in line]
         for mark, spelt in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("\n", " ")):
             cells = [cell.replace(mark, spelt) for cell in cells]
         lines.append(f"| {' | '.join(cells)} |")

@@ -22,10 +22,18 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harness import UsageError
-from harness.internals import Underway, open_file, read_events, sentence, shown, words, writing
-from harness_report import beside, page, reading
-from harness_report import words as spelt
-from harness_view.labels import DRAWS, RANDOM, Queue, queues
+from harness.internals import (
+    RunProgress,
+    open_file,
+    printable,
+    read_events,
+    reporting_write_errors,
+    summary,
+    verdict_text,
+)
+from harness_report import comparison, page, reading
+from harness_report import formatting as spelt
+from harness_view.labels import DRAWS, RANDOM, Queue, label_queues
 from harness_view.runs import REPORT, Runs
 
 OURS = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
@@ -102,7 +110,7 @@ class Pages:
                 return _foreign(f.read().decode("utf-8", "replace"))
         except FileNotFoundError:
             kept = reading.read_folder(folder)
-            return _foreign(page.render(kept, reading.before(kept)))
+            return _foreign(page.render_run(kept, reading.previous_run(kept)))
         except OSError as error:
             raise UsageError(f"{page.FILE}: cannot be shown: {error.strerror}; remove it") from None
 
@@ -119,21 +127,24 @@ class Pages:
             raise UsageError(f"{len({*names})} runs are ticked; tick two")
         runs = [reading.read_folder(self._folder(name)) for name in names]
         before, now = sorted(runs, key=lambda kept: kept.run.started)
-        return _foreign(beside.render_beside(now, before, []))
+        return _foreign(comparison.render_comparison(now, before, []))
 
     def label(self, request: Request) -> Response:
         """The next question, or who is asked."""
         name, asked = request.path_params["name"], request.query_params
-        items = queues(self._folder(name))
+        items = label_queues(self._folder(name))
         given = {"run": name, "items": items, "draws": DRAWS, "by": asked.get("by", "").strip()}
         if not given["by"]:
             return _page("label.html", "Label", name=name, queue=None, **given)
         queue = _queue(items, dict(asked))
         question = queue.next(given["by"])
-        given |= {"item": asked["item"], "queue": queue, "standing": [*map(shown, queue.standing())], "q": question}
+        given |= {"item": asked["item"], "queue": queue, "standing": [*map(printable, queue.standing())], "q": question}
         if question:  # blind: nothing of whose answer it is, or what the judge said
-            answers = [spelt.cut(answer, TEXT) for answer in question.answers]
-            given |= {"prompt": spelt.cut(question.prompt, TEXT), "reference": spelt.cut(question.reference, TEXT)}
+            answers = [spelt.shorten_text(answer, TEXT) for answer in question.answers]
+            given |= {
+                "prompt": spelt.shorten_text(question.prompt, TEXT),
+                "reference": spelt.shorten_text(question.reference, TEXT),
+            }
             given |= {"answers": answers[::-1] if question.turned(given["by"]) else answers}
             given |= {"buttons": list((MET if question.criterion else PAIR).items())}
         return _page("label.html", "Label", name=name, **given)
@@ -150,11 +161,11 @@ class Pages:
         return RedirectResponse(f"/label/{quote(name, safe='')}?{urlencode(again)}", HTTPStatus.SEE_OTHER)
 
     def _write(self, name: str, said: dict[str, str]) -> None:
-        queue, by = _queue(queues(self._folder(name)), said), said.get("by", "").strip()
+        queue, by = _queue(label_queues(self._folder(name)), said), said.get("by", "").strip()
         question = queue.questions.get((said.get("id", ""), said.get("criterion", "")))
         if not by or question is None or said.get("pressed") not in (MET if question.criterion else PAIR):
             raise UsageError("that is no label of this run; go back and try again")
-        with writing(queue.path, "; make room and try again"):
+        with reporting_write_errors(queue.path, "; make room and try again"):
             queue.add(question, said["pressed"], by)
 
     def _folder(self, name: str) -> Path:
@@ -170,12 +181,15 @@ def _queue(items: dict[str, dict[str, Queue]], said: dict[str, str]) -> Queue:
         raise UsageError("that is no judged item of this run; go back and choose one") from None
 
 
-def _seen(found: Underway) -> dict[str, Any]:
+def _seen(found: RunProgress) -> dict[str, Any]:
     """Return what the part of a page needs that changes while a run goes on."""
-    said = shown(found.said(datetime.now(UTC)))
-    gates = [(str(v.outcome), sentence.GLYPHS[v.outcome], v, shown(words.brief(v))) for v in found.run.verdicts]
-    odd = [shown(f"{r.id}: {r.error}") for r in found.run.reports if r.error]
-    odd += [shown(f"{f.code}: {f.what}") for f in found.run.flags if f.severity != "note"]
+    said = printable(found.said(datetime.now(UTC)))
+    gates = [
+        (str(v.outcome), summary.GLYPHS[v.outcome], v, printable(verdict_text.format_brief(v)))
+        for v in found.run.verdicts
+    ]
+    odd = [printable(f"{r.id}: {r.error}") for r in found.run.reports if r.error]
+    odd += [printable(f"{f.code}: {f.what}") for f in found.run.flags if f.severity != "note"]
     return {"said": said, "gates": gates, "odd": odd}
 
 
@@ -184,7 +198,7 @@ async def _told(folder: Path) -> AsyncIterator[str]:
     last = ""
     while True:
         found = await run_in_threadpool(read_events, folder)
-        html = page.environment("harness_view").get_template("seen.html").render(**_seen(found))
+        html = page.make_environment("harness_view").get_template("seen.html").render(**_seen(found))
         if html != last:
             yield "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
         last = html
@@ -195,7 +209,7 @@ async def _told(folder: Path) -> AsyncIterator[str]:
 
 
 def _page(template: str, title: str, **given: Any) -> Response:
-    return HTMLResponse(page.fill(template, "harness_view", "view.js", title=shown(title), **given))
+    return HTMLResponse(page.fill_template(template, "harness_view", "view.js", title=printable(title), **given))
 
 
 def _foreign(html: str) -> Response:
@@ -203,10 +217,10 @@ def _foreign(html: str) -> Response:
 
 
 async def _mistake(request: Request, error: Exception) -> Response:
-    return PlainTextResponse(shown(str(error)), HTTPStatus.BAD_REQUEST)
+    return PlainTextResponse(printable(str(error)), HTTPStatus.BAD_REQUEST)
 
 
-def app_of(runs: Runs, hosts: frozenset[str], token: str) -> ASGIApp:
+def make_app(runs: Runs, hosts: frozenset[str], token: str) -> ASGIApp:
     """Return the application for some names of this server."""
     pages = Pages(runs)
     routes = [
@@ -222,7 +236,7 @@ def app_of(runs: Runs, hosts: frozenset[str], token: str) -> ASGIApp:
     return Guard(app, hosts, token)
 
 
-def server_of(app: ASGIApp) -> uvicorn.Server:
+def make_server(app: ASGIApp) -> uvicorn.Server:
     """Return what answers at a socket until the process is interrupted."""
     quiet: dict[str, Any] = {"log_level": "error", "access_log": False}
     return uvicorn.Server(uvicorn.Config(app, **quiet, ws="none", lifespan="off", timeout_graceful_shutdown=1))

@@ -31,7 +31,7 @@ def view(parser: ArgumentParser) -> None:
 
 def _view(args: Namespace) -> int:
     try:
-        from harness_view.app import app_of, server_of
+        from harness_view.app import make_app, make_server
         from harness_view.runs import Runs
     except ModuleNotFoundError as error:
         raise UsageError(f"harness view: needs {error.name}; pip install 'finetune-harness[view]'") from None
@@ -45,7 +45,7 @@ def _view(args: Namespace) -> int:
     print(f"http://{name}/?token={token}", flush=True)
     print("ctrl-c ends it", file=sys.stderr)
     with suppress(KeyboardInterrupt), listening:
-        server_of(app_of(runs, frozenset(hosts), token)).run(sockets=[listening])
+        make_server(make_app(runs, frozenset(hosts), token)).run(sockets=[listening])
     return ExitCode.OK
 
 

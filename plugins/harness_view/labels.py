@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from harness import Labels, UsageError, read_run
-from harness.internals import agreement, append_line, asked_of, counted, exclusive, lines_of, numbered, open_file
+from harness.internals import (
+    agreement,
+    append_line,
+    count_noun,
+    hold_exclusively,
+    number_clusters,
+    open_file,
+    prompt_of,
+    split_json_lines,
+)
 from harness_judge import calibrate, calibration, disputes, prompts
 
 RANDOM, DISPUTES, SAYS = "at random", calibrate.DISPUTES, calibrate.SAYS
@@ -36,7 +45,7 @@ class ToLabel:
 
     @property
     def prompt(self) -> str:
-        return prompts.as_text(asked_of(self.row))
+        return prompts.prompt_as_text(prompt_of(self.row))
 
     @property
     def reference(self) -> str:
@@ -79,7 +88,7 @@ class Queue:
         """Return the labels there are. Raises UsageError where the file holds anything else."""
         try:
             with open_file(self.path, below=self.folder) as f:
-                found = [json.loads(line) for line in lines_of(f.read()) if line]
+                found = [json.loads(line) for line in split_json_lines(f.read()) if line]
             return [line for line in found if (line["id"], line.get("criterion", "")) and TRUTH[line["label"]] >= 0]
         except FileNotFoundError:
             return []
@@ -93,7 +102,7 @@ class Queue:
         """
         done = {_key(line) for line in self.said()}
         left = (q for key, q in self.questions.items() if key not in done)
-        drawn = sorted(left, key=lambda q: (calibration.place_of(self.seed, q.id[0]), q.criterion))
+        drawn = sorted(left, key=lambda q: (calibration.label_order_key(self.seed, q.id[0]), q.criterion))
         return min(drawn[:OPEN], key=lambda q: q.place(by), default=None)
 
     def add(self, question: ToLabel, pressed: str, by: str) -> None:
@@ -105,8 +114,8 @@ class Queue:
         seen = seen or {"answer_a": answers[0], "answer_b": answers[1], "first": "baseline" if turned else "candidate"}
         about: dict[str, Any] = {"by": by, "at": datetime.now(UTC).isoformat(timespec="seconds"), "drawn": self.drawn}
         about["seed"] = self.seed
-        shown = {"input": asked_of(question.row), "reference": question.reference, **seen}
-        with exclusive(self.path, below=self.folder):  # not twice, as a key may be pressed
+        shown = {"input": prompt_of(question.row), "reference": question.reference, **seen}
+        with hold_exclusively(self.path, below=self.folder):  # not twice, as a key may be pressed
             if not any(_key(line) == question.id and line.get("by") == by for line in self.said()):
                 append_line(self.path, {"id": question.row["id"], "label": label, **shown, **about}, below=self.folder)
 
@@ -116,12 +125,12 @@ class Queue:
         for line in self.said():
             said.setdefault(_key(line), set()).add(line["label"])
         known = [(self.questions[k], TRUTH[min(labels)]) for k, labels in said.items() if k in self.questions]
-        found = [f"{len(known):,} of {counted(len(self.questions), 'row')} labelled", *_agreed(known)]
+        found = [f"{len(known):,} of {count_noun(len(self.questions), 'row')} labelled", *_agreed(known)]
         if odd := [f'"{" ".join(key).strip()}"' for key, labels in said.items() if len(labels) > 1]:
             found.append(f"People differ on {', '.join(odd)}; settle that in the file")
         if self.drawn == DISPUTES:
             return [*found, "Of rows on which the judge errs most, which calibrate nothing"]
-        kinds = calibration.prompts_by_kind([truth for _, truth in known], [q.prompt for q, _ in known])
+        kinds = calibration.count_prompts_by_kind([truth for _, truth in known], [q.prompt for q, _ in known])
         more = [f"{calibration.FEWEST - n} that say it {name}" for name, n in kinds.items() if n < calibration.FEWEST]
         lacking = f"At least {' and '.join(more)} are needed" if more else ""
         return [*found, lacking or "Enough for a calibration; more prove more"]
@@ -134,22 +143,22 @@ def _key(line: Mapping[str, Any]) -> tuple[str, str]:
 def _agreed(known: Sequence[tuple[ToLabel, float]]) -> list[str]:
     """Return in a line how far people and judge agree, with bounds, where that can be told."""
     both = [(q, truth, q.judge) for q, truth in known if q.judge is not None]
-    groups = tuple(int(n) for n in numbered(q.prompt for q, *_ in both))
+    groups = tuple(int(n) for n in number_clusters(q.prompt for q, *_ in both))
     if len(set(groups)) < 2:
         return []
     truth = tuple(truth for _, truth, _ in both)
     said = tuple(0.5 if x == 0.5 and not q.criterion else float((x or 0.0) > 0.5) for q, _, x in both)
-    share = calibration.share_of([float(a == b) for a, b in zip(truth, said, strict=True)], groups)
+    share = calibration.estimate_share([float(a == b) for a, b in zip(truth, said, strict=True)], groups)
     found = "The judge agrees on {:.3f} [{:.3f}, {:.3f}]".format(*share)
     try:
-        kappa = agreement.kappa(Labels("kappa", truth, said, groups), 0.0, calibration.ALPHA)
+        kappa = agreement.kappa_test(Labels("kappa", truth, said, groups), 0.0, calibration.ALPHA)
     except ValueError:  # one kind only
         return [found]
     sure = f"{1 - calibration.ALPHA:.0%}"
     return [f"{found}, kappa {kappa.estimate:.3f} [{kappa.lower:.3f}, {kappa.upper:.3f}]; one-sided {sure} bounds"]
 
 
-def queues(folder: Path) -> dict[str, dict[str, Queue]]:
+def label_queues(folder: Path) -> dict[str, dict[str, Queue]]:
     """Return the queues of each judged item of a run, by how they are drawn. Raises UsageError where there is none."""
     try:
         return _queues(folder, (folder / "report.json").stat().st_mtime_ns)
@@ -160,7 +169,7 @@ def queues(folder: Path) -> dict[str, dict[str, Queue]]:
 @lru_cache(2)
 def _queues(folder: Path, _: int) -> dict[str, dict[str, Queue]]:
     items: dict[str, list[Mapping[str, Any]]] = {}
-    for item, row in disputes.judged(folder):
+    for item, row in disputes.iterate_judged_rows(folder):
         items.setdefault(item, []).append(row)
     found: dict[str, dict[str, Queue]] = {}
     for item, rows in items.items():
@@ -174,7 +183,7 @@ def _queues(folder: Path, _: int) -> dict[str, dict[str, Queue]]:
             each += [ToLabel(row, criterion) for criterion in criteria]
         found[item] = {}
         for drawn, name in ((RANDOM, "labels"), (DISPUTES, DISPUTES)):
-            asked = {q.id: q for q in each if drawn == RANDOM or disputes.disputed(q.row)}
+            asked = {q.id: q for q in each if drawn == RANDOM or disputes.is_disputed(q.row)}
             path = folder / subject / f"{evaluation}.{name}.jsonl"
             found[item][drawn] = Queue(folder, path, drawn, read_run(folder).seed, asked)
     return found

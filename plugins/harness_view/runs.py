@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock
 
 from harness import UsageError
-from harness.internals import EVENTS, read_events, sentence, shown
-from harness_report import gates, history, made, page, reading, words
+from harness.internals import EVENTS, printable, read_events, summary
+from harness_report import configuration, formatting, gates, history, page, reading
 
 REPORT, LOCK = "report.json", "suite.lock.json"
 NAMED = 6  # keys that differ
@@ -40,7 +40,7 @@ class RunLine:
 
     @property
     def when(self) -> str:
-        return words.day(self.started)
+        return formatting.format_day(self.started)
 
 
 class Runs:
@@ -62,13 +62,13 @@ class Runs:
         with self.lock:
             self.read = {folder: self._read(folder) for folder in self.folders().values()}
             lines = sorted((line for _, line in self.read.values()), key=lambda one: (one.started, one.name))
-        days, last, found = cache(history.released), dict[str, Mapping[str, str]](), []
+        days, last, found = cache(history.release_days), dict[str, Mapping[str, str]](), []
         for line in lines:
             now, before = line.settings, last.get(line.suite, line.settings)
             keys = [k for k in {**now, **before} if now.get(k) != before.get(k)] if now else []
-            changes = "; ".join(shown(f"{k} {now.get(k, 'not set')}") for k in keys[:NAMED])
+            changes = "; ".join(printable(f"{k} {now.get(k, 'not set')}") for k in keys[:NAMED])
             changes += f"; {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-            releases = (history.release_of(days(to), digest, line.started) for to, digest in line.exports)
+            releases = (history.release_day(days(to), digest, line.started) for to, digest in line.exports)
             found.append(replace(line, changed=changes, release=next(filter(None, releases), "")))
             last |= {line.suite: now} if now else {}
         return found[::-1]
@@ -86,16 +86,24 @@ class Runs:
         try:
             if not stamps[0]:
                 live = read_events(folder)
-                line = RunLine(folder, live.run.started, shown(live.run.suite), "INCONCLUSIVE", state=live.state)
+                line = RunLine(folder, live.run.started, printable(live.run.suite), "INCONCLUSIVE", state=live.state)
                 return stamps, line
             kept = reading.read_folder(folder)
-            run, v, came = kept.run, sentence.driver(kept.run), sentence.outcome(kept.run)
-            said = shown(f"{sentence.GLYPHS[v.outcome]} {v.gate}: {gates.estimate_of(kept, v)}") if v else ""
+            run, v, came = kept.run, summary.deciding_verdict(kept.run), summary.run_outcome(kept.run)
+            said = printable(f"{summary.GLYPHS[v.outcome]} {v.gate}: {gates.estimate_text(kept, v)}") if v else ""
             judged = any("injection_suspect" in r.metrics for r in run.reports)
             weights = tuple((e.to, e.digest) for e in run.exports if e.digest)
-            about = (run.started, shown(run.suite), came.value, f"{sentence.GLYPHS[came]} {page.headline(run)}", said)
-            return stamps, RunLine(folder, *about, judged=judged, settings=made.flat(kept), exports=weights)
+            about = (
+                run.started,
+                printable(run.suite),
+                came.value,
+                f"{summary.GLYPHS[came]} {page.headline_text(run)}",
+                said,
+            )
+            return stamps, RunLine(
+                folder, *about, judged=judged, settings=configuration.flatten_suite(kept), exports=weights
+            )
         except UsageError as error:
-            return stamps, RunLine(folder, error=shown(str(error)).replace(f"{folder}/", ""))
+            return stamps, RunLine(folder, error=printable(str(error)).replace(f"{folder}/", ""))
         except Exception as error:  # a report may be anybody's, and is not the end of the others
-            return stamps, RunLine(folder, error=shown(f"cannot be read: {type(error).__name__}: {error}"))
+            return stamps, RunLine(folder, error=printable(f"cannot be read: {type(error).__name__}: {error}"))

@@ -30,7 +30,7 @@ def harness_loaders() -> dict[str, Any]:
     return {"vllm": load}
 
 
-@schema.takes(Flags)
+@schema.accepts_options(Flags)
 def open_source(path: str, options: Flags) -> LocalSource:
     """Bring a model onto this machine and tell what it is, with the context that vLLM has room for.
 
@@ -47,44 +47,44 @@ def open_source(path: str, options: Flags) -> LocalSource:
     for name, value in (options.engine or {}).items():
         if (kind := environment.PASSED.get(name)) is None:
             raise UsageError(f'engine: "{name}" is not passed on to vLLM{did_you_mean(name, environment.PASSED)}')
-        if not schema.fits(value, kind):
-            raise UsageError(f"engine: {name} is {schema.show(value)}, want {schema.kind(kind)}")
-    environment.check(options.python)
+        if not schema.matches_type(value, kind):
+            raise UsageError(f"engine: {name} is {schema.format_toml(value)}, want {schema.type_name(kind)}")
+    environment.check_environment(options.python)
     opened = harness_hf.open_source(path, revision=options.revision, sha256=options.sha256)
-    if told := harness_hf.told_of(Path(opened.path), "config.json").get("quantization_config"):
+    if told := harness_hf.read_json_file(Path(opened.path), "config.json").get("quantization_config"):
         how = told.get("quant_method", "quantised") if isinstance(told, dict) else told
         raise UsageError(f'model "{path}": is stored in {how}, which no test proves here with vLLM; use = "hf"')
     if not (opened.context or length):
         return opened
-    return replace(opened, context=environment.context(opened.context, length, path))
+    return replace(opened, context=environment.max_context(opened.context, length, path))
 
 
-@schema.takes(Flags)
+@schema.accepts_options(Flags)
 def identify(ref: ModelRef, options: Flags) -> str | None:
     """Digest weights, adapter, tokenizer, hardware, libraries, vLLM's version, flags and switches, and our code.
 
     Loads no model; None in an environment without vLLM. Which interpreter runs it is no part of it.
     """
-    if (version := environment.installed()) is None:
+    if (version := environment.installed_version()) is None:
         return None  # told by a worker of that environment
     pins: Any = {} if Path(ref.path).is_dir() else {"revision": options.revision, "sha256": options.sha256}
     told = {name: value for name, value in vars(options).items() if name != "python"}
-    code = keys.of_code([environment])
-    return digest_of([harness_hf.identify(ref, **pins), version, told, environment.switches(), code])
+    code = keys.digest_code([environment])
+    return digest_of([harness_hf.identify(ref, **pins), version, told, environment.vllm_switches(), code])
 
 
 @loader(open=open_source, identity=identify, needs=lambda _: ("torch", "transformers"), piece=PIECE, lacks=LACKS)
-@schema.takes(Flags)
+@schema.accepts_options(Flags)
 @contextmanager
 def load(refs: Sequence[ModelRef], options: Flags) -> Iterator[list[Subject]]:
     """Load one Subject per ref, an adapter folded into its base; `engine` holds more of vLLM's arguments.
 
     Raises UsageError where vLLM cannot load a model, or scores otherwise when it reads its prefix cache.
     """
-    from harness_vllm.subject import load_subjects, release
+    from harness_vllm.subject import load_subjects, release_engines
 
     subjects = load_subjects(refs, options)
     try:
         yield list(subjects)
     finally:
-        release(subjects)
+        release_engines(subjects)

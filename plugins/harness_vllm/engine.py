@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from harness import CheckFailed, Generate, UsageError
-from harness_hf import free_memory, one_line
+from harness_hf import format_one_line, free_memory
 from harness_vllm import environment
 from harness_vllm.environment import Flags
 
@@ -40,7 +40,7 @@ class VLLM:
     """An engine with a model; `room` is how many tokens its cache holds, in blocks of `block`."""
 
     def __init__(self, name: str, folder: Path, dtype: torch.dtype, length: int, flags: Flags, share: int) -> None:
-        vllm = environment.enter(batch_invariant=flags.batch_invariant)
+        vllm = environment.import_vllm(batch_invariant=flags.batch_invariant)
         self._params = vllm.SamplingParams
         try:
             self._llm = vllm.LLM(str(folder), **_arguments(dtype, length, flags, share))
@@ -50,10 +50,10 @@ class VLLM:
             self.room = caches.num_blocks // max(1, len(caches.kv_cache_groups)) * self.block
             found = about.model_config.dtype
         except torch.OutOfMemoryError as error:
-            what = f"does not fit: {one_line(error)}; choose a smaller dtype, or a tensor_parallel_size"
+            what = f"does not fit: {format_one_line(error)}; choose a smaller dtype, or a tensor_parallel_size"
             raise UsageError(f'model "{name}": {what}') from None
         except Exception as error:  # whatever it calls what it does not take
-            raise UsageError(f'model "{name}": vLLM cannot load it: {one_line(error)}') from None
+            raise UsageError(f'model "{name}": vLLM cannot load it: {format_one_line(error)}') from None
         if found != dtype:
             what = f"vLLM computes in {found} where {dtype} was asked for"
             raise UsageError(f'model "{name}": {what}; name another dtype')
@@ -98,7 +98,7 @@ class VLLM:
             return list(self._llm.generate(given, list(params), use_tqdm=False)) if given else []
         except torch.OutOfMemoryError as error:
             what = "set a smaller gpu_memory_utilization, or max_num_batched_tokens in [model.engine]"
-            raise UsageError(f"[model]: vLLM has no memory left: {one_line(error)}; {what}") from None
+            raise UsageError(f"[model]: vLLM has no memory left: {format_one_line(error)}; {what}") from None
 
 
 def _arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dict[str, Any]:

@@ -48,7 +48,7 @@ print(json.dumps([found, said[:1]]))
 """
 
 
-def check(python: str | None) -> None:
+def check_environment(python: str | None) -> None:
     """Raise UsageError unless an interpreter's environment, or this one, can run the plugin."""
     if python is None:
         if find_spec("vllm") is None:
@@ -57,7 +57,7 @@ def check(python: str | None) -> None:
     found, said = _probe(python)
     if lacking := [name for name in WANTED if not found[name]]:
         raise UsageError(f'python "{python}": its environment lacks {", ".join(lacking)}; {HOW}')
-    ours = keys.versions()[keys.CORE]
+    ours = keys.library_versions()[keys.CORE]
     if said and said[0] != ours:
         raise UsageError(f'python "{python}": its environment has harness {said[0]}, this is {ours}; {HOW}')
 
@@ -77,7 +77,7 @@ def _probe(python: str) -> tuple[dict[str, bool], list[str]]:
         raise UsageError(f'python "{python}": is no interpreter of Python ({" ".join(said)}); {HOW}') from None
 
 
-def installed() -> str | None:
+def installed_version() -> str | None:
     """Return which vLLM is installed here, or None."""
     for name in BUILDS:
         with suppress(metadata.PackageNotFoundError):
@@ -85,13 +85,13 @@ def installed() -> str | None:
     return None
 
 
-def switches() -> dict[str, str]:
+def vllm_switches() -> dict[str, str]:
     """Return vLLM's own environment variables but those that say where: some change what it computes."""
     ours = {*QUIET, *ENGINE, *PLACES}
     return {n: v for n, v in sorted(os.environ.items()) if n.startswith("VLLM_") and n not in ours}
 
 
-def enter(*, batch_invariant: bool) -> Any:
+def import_vllm(*, batch_invariant: bool) -> Any:
     """Set vLLM's switches and import it, quiet and private; raises UsageError where it is not there or cannot be."""
     os.environ.update(QUIET | ENGINE | {"HF_HUB_DISABLE_TELEMETRY": "1"})
     for name in PLACES:
@@ -126,17 +126,17 @@ class Flags:
     sha256: str | None = None
 
 
-def context(named: int | None, length: int | None, path: str) -> int:
+def max_context(named: int | None, length: int | None, path: str) -> int:
     """Return the most tokens of a context, of a model that names so many."""
     if length and named and length > named:
         raise UsageError(f'max_model_len is {length}, the context of model "{path}" is {named}; ask for no more')
     return (length or named or harness_hf.DEFAULT_CONTEXT) - SPARE
 
 
-def stops(folder: Path) -> set[int]:
+def stop_tokens(folder: Path) -> set[int]:
     """Return the stop tokens that a model's configurations name."""
     found: set[int] = set()
     for name in ("config.json", "generation_config.json"):
-        eos = harness_hf.told_of(folder, name).get("eos_token_id")
+        eos = harness_hf.read_json_file(folder, name).get("eos_token_id")
         found |= {eos} if isinstance(eos, int) else set(eos or ())
     return found

@@ -38,7 +38,7 @@ class ScoredWindow:
     greedy: bool
 
 
-def score(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) -> list[ScoredWindow]:
+def score_windows(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) -> list[ScoredWindow]:
     """Score each window's target after its context, each once however often it is asked.
 
     With `reads`, the first that could share a beginning warms the cache, and what had too much of it is asked again
@@ -61,13 +61,13 @@ def score(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) -> list[
     return [found[pair] for pair in keyed]
 
 
-def compare(engine: VLLM, windows: Sequence[Pair], name: str, dtype: str) -> None:
+def compare_prefix_cache(engine: VLLM, windows: Sequence[Pair], name: str, dtype: str) -> None:
     """Score windows with and without the prefix cache; raises UsageError where they differ."""
     engine.forget()
     try:
-        plain = score(engine, windows, reads=False)
+        plain = score_windows(engine, windows, reads=False)
         engine.forget()
-        shared = score(engine, windows)
+        shared = score_windows(engine, windows)
     except NotFinite:
         return
     finally:

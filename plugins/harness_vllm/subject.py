@@ -18,10 +18,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import harness_hf
-from harness import CheckFailed, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError, cache_dir, digest_of
-from harness.internals import Ended, exclusive, folder_in_place, locked
-from harness_hf import Answer, Described, Ending, Marks, Tokens, one_line
-from harness_lora import Merge, check_base, check_mergeable, make_plan, read_config, workers
+from harness import (
+    CheckFailed,
+    Completion,
+    Generate,
+    Generation,
+    Logprob,
+    ModelRef,
+    Prompt,
+    UsageError,
+    cache_dir,
+    digest_of,
+)
+from harness.internals import FinishReason, hold_exclusively, replace_folder, try_lock
+from harness_hf import Answer, Described, Ending, Marks, Tokens, format_one_line
+from harness_lora import Merge, check_base, check_mergeable, make_plan, merge_threads, read_config
 from harness_vllm import environment, scoring
 from harness_vllm.engine import VLLM, Generated
 from harness_vllm.environment import Flags
@@ -35,21 +46,23 @@ class VLLMSubject(Described):
     def __init__(self, ref: ModelRef, folder: str, flags: Flags, share: int) -> None:
         tokens, base = Tokens.of(folder), Path(folder)
         named = harness_hf.open_source(folder).context
-        super().__init__(ref, folder, tokens, environment.context(tokens.context(named), flags.max_model_len, folder))
+        super().__init__(
+            ref, folder, tokens, environment.max_context(tokens.context(named), flags.max_model_len, folder)
+        )
         self.dtype = harness_hf.resolve_dtype(flags.dtype, harness_hf.resolve_device("auto"))
-        self.stops = sorted(tokens.stops | environment.stops(base))
-        with folded(base, ref.adapter, self.dtype, ref.digest) as whole:
+        self.stops = sorted(tokens.stops | environment.stop_tokens(base))
+        with fold_adapter(base, ref.adapter, self.dtype, ref.digest) as whole:
             self.engine = VLLM(ref.name, whole, self.dtype, self.context + environment.SPARE, flags, share)
         dtype = str(self.dtype).removeprefix("torch.")
         [ids] = tokens.prompts([scoring.SHARED * 64])  # a beginning in common, long enough to be read from the cache
         room = min(self.context - 32, 4 * self.engine.block)
         probes = [(ids[: max(1, room - 8 + i)], end[:16]) for i, end in enumerate(tokens.prompts(list(scoring.ENDS)))]
         try:
-            scoring.compare(self.engine, probes, self.name, dtype)
+            scoring.compare_prefix_cache(self.engine, probes, self.name, dtype)
         except (UsageError, CheckFailed):
             raise
         except Exception as error:  # what the hardware's kernels have not shows when they are first used
-            what = f"vLLM loads it, and cannot run it: {one_line(error)}"
+            what = f"vLLM loads it, and cannot run it: {format_one_line(error)}"
             raise UsageError(f'model "{self.name}": {what}; use = "hf"') from None
         if ref.adapter:
             self.tell(f"folded into its base for vLLM, rounded once to {dtype}")
@@ -59,7 +72,7 @@ class VLLMSubject(Described):
         how = Generate(**options)
         encoded, lost = self.prompts(prompts, how)
         if how.max_new_tokens <= 0:
-            return [Said("", "length", 0) for _ in prompts]
+            return [Completion("", "length", 0) for _ in prompts]
         stops = sorted({*self.stops, *(i for i in map(self.tokens.special, how.stop) if i is not None)})
         rooms = [self.context - len(ids) for ids in encoded]
         if how.thought_budget:
@@ -69,15 +82,15 @@ class VLLMSubject(Described):
                 said.lost = less
             return list(answers)
         found = self.engine.answer(encoded, how, [min(how.max_new_tokens, room) for room in rooms], stops)
-        bounds: list[Ended] = ["length" if how.max_new_tokens <= room else "context" for room in rooms]
+        bounds: list[FinishReason] = ["length" if how.max_new_tokens <= room else "context" for room in rooms]
         return [
-            Said(*self._text(answer, how.stop, {*stops}, bound), len(answer.token_ids), lost=less)
+            Completion(*self._text(answer, how.stop, {*stops}, bound), len(answer.token_ids), lost=less)
             for answer, bound, less in zip(found, bounds, lost, strict=True)
         ]
 
     def _thought(
         self, prompts: list[list[int]], rooms: Sequence[int], how: Generate, marks: Marks, stops: Sequence[int]
-    ) -> list[Said]:
+    ) -> list[Completion]:
         """Answer in rounds, each up to where a thought ends or is closed; "hf"'s own answers read the tokens."""
         ending, most = Ending(self.tokens, frozenset(stops), tuple(how.stop)), marks.longest
         answers = [
@@ -91,7 +104,9 @@ class VLLMSubject(Described):
                 answer.read(more.token_ids)
         return [answer.said() for answer in answers]
 
-    def _text(self, answer: Generated, strings: Sequence[str], stops: set[int], bound: Ended) -> tuple[str, Ended]:
+    def _text(
+        self, answer: Generated, strings: Sequence[str], stops: set[int], bound: FinishReason
+    ) -> tuple[str, FinishReason]:
         """Return an answer as "hf" decodes it, up to the first stop string or token, and how it ended.
 
         Some versions of vLLM say "length" of a stop token in the last place that is allowed.
@@ -109,7 +124,7 @@ class VLLMSubject(Described):
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt, or without one a whole text, in windows; see `Subject`."""
         windows = self.windows(pairs, truncate=truncate)
-        scores = iter(scoring.score(self.engine, [window for several in windows for window in several]))
+        scores = iter(scoring.score_windows(self.engine, [window for several in windows for window in several]))
         found = []
         for several, (_, text) in zip(windows, pairs, strict=True):
             own = [next(scores) for _ in several]
@@ -130,15 +145,15 @@ def load_subjects(refs: Sequence[ModelRef], flags: Flags) -> list[VLLMSubject]:
             if ref.quantization:
                 what = 'is held in 4 bits, which no test proves here with vLLM; use = "hf", or [adapter] use = "lora"'
                 raise UsageError(f'model "{ref.name}": {what}')
-            folder = harness_hf.resolve(ref.path, **({} if Path(ref.path).is_dir() else pins))
+            folder = harness_hf.resolve_folder(ref.path, **({} if Path(ref.path).is_dir() else pins))
             subjects.append(VLLMSubject(ref, str(folder), flags, len(refs)))
     except BaseException:
-        release(subjects)
+        release_engines(subjects)
         raise
     return subjects
 
 
-def release(subjects: list[VLLMSubject]) -> None:
+def release_engines(subjects: list[VLLMSubject]) -> None:
     """End the engines."""
     for subject in subjects:
         subject.engine.close()
@@ -146,7 +161,7 @@ def release(subjects: list[VLLMSubject]) -> None:
 
 
 @contextmanager
-def folded(base: Path, adapter: Path | None, dtype: torch.dtype, digest: str = "") -> Iterator[Path]:
+def fold_adapter(base: Path, adapter: Path | None, dtype: torch.dtype, digest: str = "") -> Iterator[Path]:
     """Yield the folder of a base with an adapter folded in, the base's own without one; it is gone afterwards.
 
     Processes that want the same at once, by `digest` and place, share one, and the last removes it; what killed ones
@@ -157,18 +172,18 @@ def folded(base: Path, adapter: Path | None, dtype: torch.dtype, digest: str = "
         yield base
         return
     place = cache_dir() / "vllm" / digest_of([digest, str(base), str(adapter), str(dtype)])[:DIGITS]
-    with exclusive(place.parent / "folding.lock"):
+    with hold_exclusively(place.parent / "folding.lock"):
         for left in place.parent.glob("[0-9a-f]" * DIGITS):
             _remove_unheld(left)
         if not place.exists():
-            with folder_in_place(place) as work:
+            with replace_folder(place) as work:
                 _fold(base, adapter, dtype, work)
         handle = os.open(place, os.O_RDONLY)
-        locked(handle, shared=True)
+        try_lock(handle, shared=True)
     try:
         yield place
     finally:
-        with exclusive(place.parent / "folding.lock"):
+        with hold_exclusively(place.parent / "folding.lock"):
             os.close(handle)
             _remove_unheld(place)
 
@@ -176,7 +191,7 @@ def folded(base: Path, adapter: Path | None, dtype: torch.dtype, digest: str = "
 def _remove_unheld(folder: Path) -> None:
     with suppress(OSError):  # another user's, or it is gone
         handle = os.open(folder, os.O_RDONLY)
-        if locked(handle):
+        if try_lock(handle):
             shutil.rmtree(folder)
         os.close(handle)
 
@@ -191,7 +206,7 @@ def _fold(base: Path, adapter: Path, dtype: torch.dtype, work: Path) -> None:
         how = 'vLLM answers for an adapter folded into its base; "hf" for one beside it'
         raise UsageError(f"{what} ({how})") from None
     files = {header.file for header in there.values()}
-    with workers() as pool:
+    with merge_threads() as pool:
         merge = Merge(plan, None, dtype, pool)
         for file in sorted(files):
             with safe_open(file, "pt") as opened:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from harness import Generate, Sampling
-from harness.answers.cache import CachedSubject, Models
+from harness.answers.cache import CachedSubject, StageModels
 from harness.answers.store import VERSION, Responses, _checksum, request_key
 from harness.records.models import Logprob, ModelRef
 from harness.testing import Project
@@ -73,7 +73,7 @@ class World:
             yield [self.model]
 
         responses = Responses(self.path, self.warnings.append)
-        return CachedSubject(ModelRef("base", "x", "d"), identity, Models(load), 0, responses)
+        return CachedSubject(ModelRef("base", "x", "d"), identity, StageModels(load), 0, responses)
 
 
 @pytest.fixture

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 import harness
 from harness import testing
 from harness.answers import keys
-from harness.artifacts import kept
+from harness.artifacts import artifact_cache
 from harness.errors import UsageError
 from harness.files import cache_dir
 from harness.pipeline import preflight
-from harness.pipeline.run import Options, opened
+from harness.pipeline.run import Options, open_run
 from harness.records.models import ModelRef
 from harness.release import conversions
 from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
@@ -117,16 +117,16 @@ def keys_of(world: World, *overrides: str) -> dict[str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HARNESS_CACHE", str(folder / "cache"))
             patch.chdir(folder)
-            session = opened(Path("suite.toml"), Options(plugins=("harness.testing",), overrides=overrides)).session
+            session = open_run(Path("suite.toml"), Options(plugins=("harness.testing",), overrides=overrides)).session
             collection, ready = session.collection, session.opened
             source = ready.source
             collection = replace(collection, suite=replace(collection.suite, path=Path("/suite.toml")))
             base = session.base
             return {
                 "checks": preflight.collection_digest(collection, source),
-                "adapter": preflight.recipe_digest(collection, ready, keys.versions()),
+                "adapter": preflight.recipe_digest(collection, ready, keys.library_versions()),
                 "answers": testing.identity(base),
-                "copies": str(conversions.folder_of(Path(), _copy(), base, testing.write_fake)),
+                "copies": str(conversions.copy_folder(Path(), _copy(), base, testing.write_fake)),
             }
 
 
@@ -446,11 +446,11 @@ def test_two_runs_of_one_recipe_train_once(suite: Project, killed: bool) -> None
 def test_a_held_folder_is_waited_for(tmp_path: Path) -> None:
     """A lock that is free costs no line; one that somebody holds costs one."""
     told: list[str] = []
-    with kept.held(tmp_path / "work", told.append):
+    with artifact_cache.lock_work_folder(tmp_path / "work", told.append):
         assert not told
         with (tmp_path / "work.lock").open() as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with kept.held(tmp_path / "work", told.append):
+    with artifact_cache.lock_work_folder(tmp_path / "work", told.append):
         assert not told
 
 
@@ -481,20 +481,20 @@ def test_code_is_known_by_content(tmp_path: Path, name: str) -> None:
 
         for one in (plug, plug.Plugin(), plug.Plugin):
             path = tmp_path / name
-            before = keys.of_code([one])
+            before = keys.digest_code([one])
             os.utime(path, (10**9, 10**9))
-            assert keys.of_code([one]) == before
+            assert keys.digest_code([one]) == before
             content = path.read_bytes()
             path.write_bytes(content.replace(b"i", b"j", 1) if b"i" in content else b"A = 2\n")
             os.utime(path, (10**9, 10**9))
-            assert keys.of_code([one]) != before
+            assert keys.digest_code([one]) != before
             path.write_bytes(content)
 
 
 @pytest.mark.slow
 def test_how_models_are_asked_is_code(tmp_path: Path) -> None:
     """What answers are kept under has the code that cuts requests into pieces, wherever that lies."""
-    code = "import sys; sys.path[:0] = sys.argv[1:]; from harness.answers import keys; print(keys.of_code([]))"
+    code = "import sys; sys.path[:0] = sys.argv[1:]; from harness.answers import keys; print(keys.digest_code([]))"
 
     def known(*places: Path) -> str:
         command = [sys.executable, "-c", code, *map(str, places)]
@@ -517,14 +517,14 @@ def test_code_that_cannot_be_read_is_no_other_processes() -> None:
     command = [sys.executable, "-c", PRINTED]
     there = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(there) == 2
-    assert keys.of_code([spaces["train"]]) == keys.of_code([spaces["train"]])
+    assert keys.digest_code([spaces["train"]]) == keys.digest_code([spaces["train"]])
 
 
 PRINTED = """
 from harness.answers import keys
 spaces = {"__name__": "nowhere"}
 exec("def train():\\n    pass\\n", spaces)
-print(keys.of_code([spaces["train"]]))
+print(keys.digest_code([spaces["train"]]))
 """
 
 
@@ -533,7 +533,7 @@ def test_a_file_that_cannot_be_read_is_a_mistake(tmp_path: Path) -> None:
     folder = write_fake(tmp_path / "m", 0.5)
     _cut(folder / "model.safetensors")
     with pytest.raises(UsageError, match="cut short"):
-        keys.of_model(ModelRef("m", str(folder)))
+        keys.describe_model(ModelRef("m", str(folder)))
 
 
 # -- the folder --------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ import pytest
 import harness_api
 import harness_judge
 from harness import UsageError
-from harness.internals import wire
-from harness_judge import bench
+from harness.internals import http_client
+from harness_judge import judge_client
 from harness_judge.options import JudgeOptions
-from harness_judge.prompts import pair
+from harness_judge.prompts import pair_question
 from tests.helpers.late import late
 
 late("openai")
@@ -30,11 +30,11 @@ AWAY = "http://models.invalid/v1"
 
 
 def ask_judge(provider: str, url: str) -> None:
-    judge = bench.open_bench(
+    judge = judge_client.open_judge_client(
         JudgeOptions(model="m", backend=provider, base_url=url, api_key_env="MY_KEY", retries=0, adversaries=0), None
     )
     with closing(judge):
-        list(judge.ask([pair("q", "a", "b", "", "Be right.")]))
+        list(judge.ask([pair_question("q", "a", "b", "", "Be right.")]))
 
 
 ASK: dict[str, Callable[[str], Any]] = {
@@ -50,10 +50,10 @@ clients = pytest.mark.parametrize("client", ASK)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Know one key, and no proxy or certificates but a test's own."""
     for name in os.environ:
-        if name.lower().endswith("_proxy") or name in wire.CERTIFICATES:
+        if name.lower().endswith("_proxy") or name in http_client.CERTIFICATES:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MY_KEY", KEY)
-    monkeypatch.setattr("harness.answers.asking.PAUSE", 0.01)  # before the second try
+    monkeypatch.setattr("harness.answers.requests.PAUSE", 0.01)  # before the second try
 
 
 @pytest.fixture
@@ -137,24 +137,24 @@ def test_loopback_is_asked_directly(client: str, host: str, closed: str, monkeyp
 def test_no_proxy_is_heard(closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that NO_PROXY names, or its domain, is asked directly; https has a variable of its own."""
     monkeypatch.setenv("HTTP_PROXY", closed)
-    assert wire.Peer(AWAY).proxy == f"{closed} (HTTP_PROXY)"
-    assert wire.Peer(AWAY.replace("http", "https")).proxy == ""
+    assert http_client.ServerConnection(AWAY).proxy == f"{closed} (HTTP_PROXY)"
+    assert http_client.ServerConnection(AWAY.replace("http", "https")).proxy == ""
     for bypassed in ("models.invalid", ".invalid", "other, invalid", "*"):
         monkeypatch.setenv("NO_PROXY", bypassed)
-        assert wire.Peer(AWAY).proxy == "", bypassed
+        assert http_client.ServerConnection(AWAY).proxy == "", bypassed
 
 
 def test_certificates_of_the_environment_are_those_that_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first variable that is set; SSL_CERT_DIR may be a list of folders."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "no.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path / 'no'}{os.pathsep}{tmp_path}")
-    trusted = wire._certificates()
+    trusted = http_client._certificates()
     assert not isinstance(trusted, bool) and trusted.get_ca_certs() == []
     monkeypatch.delenv("SSL_CERT_DIR")
     with pytest.raises(UsageError, match="REQUESTS_CA_BUNDLE"):
-        wire._certificates()
+        http_client._certificates()
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
-    assert wire._certificates() is True
+    assert http_client._certificates() is True
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_certificates_of_the_environment_are_those_that_count(tmp_path: Path, mo
 )
 def test_no_part_of_a_key_comes_back_from_a_server(form: str) -> None:
     """Also the password of the proxy, which may answer in its place; one line, of a bounded length."""
-    said = wire.Peer(AWAY, KEY).clean(f"you sent\n{form} \x1b[2J" + "x" * 1000)
+    said = http_client.ServerConnection(AWAY, KEY).clean(f"you sent\n{form} \x1b[2J" + "x" * 1000)
     assert said.startswith("you sent ") and "***" in said and len(said) == 201 and said.isprintable()
     assert not [KEY[i : i + 8] for i in range(len(KEY) - 7) if KEY[i : i + 8] in said]
 
@@ -171,13 +171,15 @@ def test_the_password_of_a_proxy_does_not_come_back(monkeypatch: pytest.MonkeyPa
     """A proxy that repeats what it was sent is cleaned as a server is."""
     monkeypatch.setenv("HTTP_PROXY", "http://me:hunter%2322@proxy:3128")
     basic = b64encode(b"me:hunter#22").decode()
-    assert "hunter" not in (said := wire.Peer(AWAY).clean(f"407: hunter#22, hunter%2322, Basic {basic}"))
+    assert "hunter" not in (
+        said := http_client.ServerConnection(AWAY).clean(f"407: hunter#22, hunter%2322, Basic {basic}")
+    )
     assert basic[4:12] not in said
 
 
 def test_names_in_replies_are_bounded() -> None:
     """Eight of them are told, sorted, and how many more there were."""
-    peer = wire.Peer("http://127.0.0.1:1/v1")
+    peer = http_client.ServerConnection("http://127.0.0.1:1/v1")
     for number in range(30):
         peer.hear("small", {"model": f"m{number % 11:02}", "system_fingerprint": "fp" if number else None})
     for odd in (None, [], {"model": 3}, {"model": ""}):

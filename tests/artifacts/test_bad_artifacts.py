@@ -364,7 +364,7 @@ def test_what_ships_answers_as_what_was_judged(made: Path, tmp_path: Path) -> No
     """All that a loader does not read deleted, a model gives the same bits: the loader reads what ships."""
     import torch
 
-    from harness.artifacts.formats import shipping
+    from harness.artifacts.formats import shipping_files
     from harness_hf import load_model, load_tokenizer
 
     full, bare = tmp_path / "full", tmp_path / "bare"
@@ -374,9 +374,9 @@ def test_what_ships_answers_as_what_was_judged(made: Path, tmp_path: Path) -> No
     for name in ("params.json", "tekken.json", "tokenizer.model", "chat_template.json", "vocab.txt"):
         (full / name).write_text("{}", "utf-8")
     bare.mkdir()
-    for name in shipping(full):
+    for name in shipping_files(full):
         shutil.copyfile(full / name, bare / name)
-    assert "zzz.safetensors" not in shipping(full)
+    assert "zzz.safetensors" not in shipping_files(full)
     said = []
     for folder in (full, bare):
         ids = load_tokenizer(folder)("The sky is blue", return_tensors="pt")

@@ -21,7 +21,7 @@ from harness.artifacts.formats import (
     check_configuration,
     check_files,
     is_sentencepiece,
-    shipping,
+    shipping_files,
 )
 from harness.testing import write_fake
 from tests.helpers.speed import rounds
@@ -160,7 +160,7 @@ def test_folders_do_not_ship(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("{}", "utf-8")
     with pytest.raises(Unsafe, match="lies in a folder"):
         check_files(tmp_path)
-    assert name not in shipping(tmp_path)
+    assert name not in shipping_files(tmp_path)
 
 
 PIECES = b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02" + b"\x12\x02\x08\x01" + b"\x1a\x00"
@@ -194,7 +194,7 @@ def test_files_that_real_models_hold(tmp_path: Path) -> None:
     assert check_files(tmp_path) == f"{len(REAL) + 2} files"
     check_configuration(tmp_path)
     check_candidate(tmp_path)
-    assert set(shipping(tmp_path)) == {*REAL, "skill.json", "model.safetensors"}
+    assert set(shipping_files(tmp_path)) == {*REAL, "skill.json", "model.safetensors"}
 
 
 def test_names_that_are_one_elsewhere(tmp_path: Path) -> None:

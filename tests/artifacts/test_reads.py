@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.digests import weights_digest
-from harness.artifacts.formats import Unsafe, check_candidate, check_files, shipping
-from harness.artifacts.reads import beside, weight_files
+from harness.artifacts.formats import Unsafe, check_candidate, check_files, shipping_files
+from harness.artifacts.model_files import extra_files, weight_files
 
 Edit = Callable[[Path], object]
 EMBEDDING, HEAD, BIAS = "model.embed_tokens.weight", "lm_head.weight", "model.q.bias"
@@ -120,11 +120,11 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("case", LEFT)
 def test_what_others_would_read_stays_behind(case: str, model: Path) -> None:
     """It is told, has no part in the digest, and is refused where it lies in an export."""
-    names, digest = shipping(model), weights_digest(model)
+    names, digest = shipping_files(model), weights_digest(model)
     before = {p.name for p in model.iterdir()}
     LEFT[case](model)
-    assert (shipping(model), weights_digest(model), weight_files(model)) == (names, digest, [SINGLE])
-    assert beside(model) == sorted({p.name for p in model.iterdir()} - before)
+    assert (shipping_files(model), weights_digest(model), weight_files(model)) == (names, digest, [SINGLE])
+    assert extra_files(model) == sorted({p.name for p in model.iterdir()} - before)
     with pytest.raises(Unsafe):
         check_files(model)
 
@@ -152,7 +152,7 @@ def test_healthy_twins_pass(model: Path) -> None:
     index("model-00001-of-00001.safetensors")(model)
     check_files(model)
     assert weight_files(model) == ["model-00001-of-00001.safetensors"]
-    assert INDEX in shipping(model)
+    assert INDEX in shipping_files(model)
 
 
 def test_an_adapter_with_its_bases_configuration_is_an_adapter(model: Path) -> None:
@@ -168,5 +168,5 @@ def test_what_another_loader_reads_ships(tmp_path: Path) -> None:
     tensors(tmp_path / SINGLE, {"w": 1.0})
     for name in ("config.json", "skill.json", "params.json"):
         (tmp_path / name).write_text("{}", "utf-8")
-    assert shipping(tmp_path) == ["config.json", SINGLE, "skill.json"]
-    assert beside(tmp_path) == ["params.json"]
+    assert shipping_files(tmp_path) == ["config.json", SINGLE, "skill.json"]
+    assert extra_files(tmp_path) == ["params.json"]

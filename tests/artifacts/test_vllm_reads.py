@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.formats import check_files, shipping
-from harness.artifacts.reads import weight_files
+from harness.artifacts.formats import check_files, shipping_files
+from harness.artifacts.model_files import weight_files
 from harness.artifacts.safetensors import read_safetensors
 
 PYTHON = Path(os.environ.get("VLLM_PYTHON", Path(__file__).parents[2] / ".vllm/bin/python"))
@@ -61,7 +61,7 @@ def test_vllm_loads_the_tensors_that_ship(tiny_model: Path, tmp_path: Path) -> N
         shutil.copytree(tiny_model, folder)
         put(folder, weights[:-4096] + bytes(4096))
         to.mkdir()
-        for file in shipping(folder):
+        for file in shipping_files(folder):
             shutil.copyfile(folder / file, to / file)
         check_files(to)
         folders.append(folder)

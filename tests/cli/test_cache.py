@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.kept import entries, to_remove
+from harness.artifacts.artifact_cache import list_entries, select_removable
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
 
@@ -54,10 +54,10 @@ def test_what_was_not_used_for_long_is_removed(project: Project, cache: Path) ->
 @pytest.mark.slow
 def test_the_longest_unused_goes_first_until_the_rest_fits(project: Project, cache: Path) -> None:
     """Attempts are no part of it: they are kept whatever room is wanted."""
-    found = entries(cache)
-    assert [e.name for e in to_remove(found, None, sum(e.bytes for e in found) - 1)] == ["models/old"]
+    found = list_entries(cache)
+    assert [e.name for e in select_removable(found, None, sum(e.bytes for e in found) - 1)] == ["models/old"]
     assert project.harness("cache", "--size", "0", "--prune").code == 0
-    assert entries(cache) == []
+    assert list_entries(cache) == []
     assert (cache / "attempts.jsonl").is_file()
     assert project.run().code == 0
 

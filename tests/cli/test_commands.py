@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.main import main
-from harness.cli.parser import GROUPS, parser
+from harness.cli.parser import GROUPS, make_parser
 from harness.testing import SUITE, Project
 
 SOON = ("--reason", "r", "--until", "9999-01-01", "--by", "ada")
@@ -28,7 +28,7 @@ def leaves(one: argparse.ArgumentParser, name: str = "harness") -> Iterator[tupl
         yield name, one
 
 
-ALL = dict(leaves(parser(["--help"])))
+ALL = dict(leaves(make_parser(["--help"])))
 
 
 @pytest.mark.parametrize("name", ALL)

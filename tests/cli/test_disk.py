@@ -9,9 +9,9 @@ from typing import NoReturn
 
 import pytest
 
-from harness.errors import UsageError, disk_full, of_the_machine
-from harness.files import append_line, folder_in_place, write_text
-from harness.workers.protocol import read_error, told_error
+from harness.errors import UsageError, disk_full_error, resource_error
+from harness.files import append_line, replace_folder, write_text
+from harness.workers.protocol import error_from_json, error_to_json
 
 SAYS = "No space left on device"
 TORCH = "[enforce fail at inline_container.cc:672] . unexpected pos 15936 vs 15828"
@@ -34,27 +34,27 @@ class SafetensorError(Exception):
 )
 def test_a_full_disk_is_known_by_its_many_names(error: Exception, says: str) -> None:
     """The system, torch and safetensors each say it in their own words, also as a cause, also from a worker."""
-    assert disk_full(error) == says
+    assert disk_full_error(error) == says
     other = ValueError("the adapter cannot be saved")
     other.__context__ = error
-    assert of_the_machine(other) == f"{says}; make room and run again, and what was finished is not done again"
-    assert disk_full(read_error(told_error(error))) == says
+    assert resource_error(other) == f"{says}; make room and run again, and what was finished is not done again"
+    assert disk_full_error(error_from_json(error_to_json(error))) == says
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOENT, "No such file"), RuntimeError("unexpected pos"), KeyError()])
 def test_other_errors_are_told_as_they_are(error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What does not say that a disk is full is that where the disk of its folder is; a line of our own stays."""
     free, now = os.statvfs_result((4096, 4096, 9, 9, 9 << 20, 9, 9, 9, 0, 255)), [0, 9]
-    assert disk_full(error) == ""
+    assert disk_full_error(error) == ""
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*free[:4], now[0], 9, 9, now[1], 0, 255)))
-    assert disk_full(error, tmp_path) == f'"{tmp_path}": {SAYS}'
+    assert disk_full_error(error, tmp_path) == f'"{tmp_path}": {SAYS}'
     mistake = UsageError("a mistake")
     mistake.__context__ = OSError(errno.ENOSPC, SAYS)
-    assert disk_full(mistake, tmp_path) == ""
+    assert disk_full_error(mistake, tmp_path) == ""
     now[:] = 9 << 20, 0  # no file more
-    assert disk_full(error, tmp_path) == f'"{tmp_path}": {SAYS}'
+    assert disk_full_error(error, tmp_path) == f'"{tmp_path}": {SAYS}'
     now[:] = 9 << 20, 9
-    assert disk_full(error, tmp_path) == ""
+    assert disk_full_error(error, tmp_path) == ""
 
 
 def no_room(*_: object) -> NoReturn:
@@ -63,10 +63,10 @@ def no_room(*_: object) -> NoReturn:
 
 def test_what_is_written_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's error of a write names no file; that of a folder's file names the folder that was to be."""
-    with pytest.raises(OSError, match=SAYS) as caught, folder_in_place(tmp_path / "model"):
+    with pytest.raises(OSError, match=SAYS) as caught, replace_folder(tmp_path / "model"):
         raise SafetensorError(f"I/O error: {SAYS} (os error 28)")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "model"))
-    with pytest.raises(FileNotFoundError) as missing, folder_in_place(tmp_path / "model"):
+    with pytest.raises(FileNotFoundError) as missing, replace_folder(tmp_path / "model"):
         (tmp_path / "base").read_text()
     assert missing.value.filename == str(tmp_path / "base")
     monkeypatch.setattr(os, "fsync", no_room)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import guard
+from harness.cli import signals
 
 CODE = """
 import ctypes, os, signal, sys, time
 from argparse import Namespace
-from harness.cli.guard import as_interrupts, guarded
+from harness.cli.signals import signals_as_interrupts, run_guarded
 
 for number in (signal.SIGINT, signal.SIGHUP):  # which nohup, or a shell's background, has it ignore
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -25,8 +25,8 @@ for number in (signal.SIGINT, signal.SIGHUP):  # which nohup, or a shell's backg
 def command(_):
     {does}
 
-with as_interrupts():
-    raise SystemExit(guarded(command, Namespace(on="ray:head:6379")))
+with signals_as_interrupts():
+    raise SystemExit(run_guarded(command, Namespace(on="ray:head:6379")))
 """
 LINE = "error: a library ended the process {}; that is no verdict; run again, and what was finished is not done again\n"
 
@@ -99,10 +99,10 @@ def test_ordinary_runs_have_no_guard(tmp_path: Path, monkeypatch: pytest.MonkeyP
         path.touch()
     suite.write_text('[model]\nuse = "hf"\n')
     other.write_text('[model]\nuse = "vllm"\n')
-    monkeypatch.setattr(guard.os, "fork", lambda: pytest.fail("a guard"))
+    monkeypatch.setattr(signals.os, "fork", lambda: pytest.fail("a guard"))
     plain = {"on": "", "suite": [suite, tmp_path / "none"], "overrides": ["train.r=2"]}
     for args in (None, Namespace(**plain), Namespace(**plain | {"on": "local:2"}), Namespace(suite=suite), Namespace()):
-        assert guard.guarded(lambda _: 5, args) == 5
+        assert signals.run_guarded(lambda _: 5, args) == 5
     for more in (
         {"on": "ray"},
         {"overrides": ["model.use=vllm"]},
@@ -111,4 +111,4 @@ def test_ordinary_runs_have_no_guard(tmp_path: Path, monkeypatch: pytest.MonkeyP
         {"plugins": ["mine"]},
     ):
         with pytest.raises(pytest.fail.Exception, match="a guard"):
-            guard.guarded(lambda _: 5, Namespace(**plain | more))
+            signals.run_guarded(lambda _: 5, Namespace(**plain | more))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.init import SCHEMA, TASKS, suites_of
+from harness.cli.init import SCHEMA, TASKS, list_example_suites
 from harness.cli.main import main
-from harness.pipeline.run import Options, prepare
+from harness.pipeline.run import Options, prepare_collection
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -23,7 +23,7 @@ def test_what_init_writes_is_a_suite_without_a_warning(
     several = f"cd {here} && harness run train.toml && harness run suite.toml"
     assert f"next: {several if task == 'candidate' else f'harness run {here}/suite.toml'}\n" in said.err
     for suite in (tmp_path / task).glob("*.toml"):
-        collection = prepare(suite, Options())
+        collection = prepare_collection(suite, Options())
         alone = task == "candidate" and suite.name == "suite.toml"
         assert collection.warnings == ()
         assert collection.suite.gates and bool(collection.training) != alone
@@ -39,7 +39,7 @@ def test_what_init_writes_runs_and_passes(task: str, tmp_path: Path, monkeypatch
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     assert main(["init", "--task", task]) == 0
-    for name in suites_of(task):
+    for name in list_example_suites(task):
         assert main(["run", name]) == 0
     assert list(tmp_path.glob("exports/*/model/*.safetensors"))
     assert main(["verify", str(next(tmp_path.glob("exports/*"))), "--recompute"]) == 0

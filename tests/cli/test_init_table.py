@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.main import main
-from harness.pipeline.run import Options, prepare
+from harness.pipeline.run import Options, prepare_collection
 
 THINGS = ("parcel", "invoice", "refund", "password", "courier", "voucher", "zip", "profile", "card", "receipt")
 MOODS = ("good", "bad", "so so")
@@ -140,7 +140,7 @@ def test_a_table_becomes_a_suite_without_a_warning(case: str, init: Init) -> Non
     name, content, options, told = DONE[case]
     code, said = init(name, content, *options)
     assert (code, told in said) == (0, True), said
-    collection = prepare(Path("mine/suite.toml"), Options())
+    collection = prepare_collection(Path("mine/suite.toml"), Options())
     assert collection.warnings == () and len(collection.suite.gates) >= 1
     rows = [row for part in parts().values() for row in part]
     assert len({row["id"] for row in rows}) == len(rows) >= 100
@@ -180,7 +180,7 @@ def test_rows_of_a_group_stay_together(init: Init) -> None:
         assert (code, f'group: "{group}"' in said) == (0, True), said
         users = [{row[group] for row in part} for part in parts().values()]
         assert len(set.union(*users)) == sum(map(len, users)) and len(users) == 3
-        suite = prepare(Path("mine/suite.toml"), Options()).suite
+        suite = prepare_collection(Path("mine/suite.toml"), Options()).suite
         assert suite.train and suite.train.cluster == suite.evals[0].cluster == group
         Path("mine").rename(group)
 

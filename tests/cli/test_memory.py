@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import of_the_machine
+from harness.errors import resource_error
 
 resource = pytest.importorskip("resource")
 ROOT = Path(__file__).parents[2]
@@ -30,17 +30,17 @@ MAIN = "import sys; from harness.cli.main import main; sys.exit(main())"
 )
 def test_want_of_memory_is_known_by_its_many_names(error: Exception) -> None:
     """Python, torch, CUDA, the system and the loader of libraries each say it in their own words, also as a cause."""
-    assert of_the_machine(error).startswith("out of memory: ")
+    assert resource_error(error).startswith("out of memory: ")
     other = ValueError("the model cannot be opened")
     other.__cause__ = error
-    assert "\n" not in of_the_machine(other)
-    assert of_the_machine(other).startswith("out of memory: ")
+    assert "\n" not in resource_error(other)
+    assert resource_error(other).startswith("out of memory: ")
 
 
 @pytest.mark.parametrize("error", [ValueError("out of memory"), RuntimeError("shape mismatch"), OSError(2, "No file")])
 def test_other_errors_are_none_of_the_machine(error: Exception) -> None:
     """What only speaks of memory, or goes wrong in another way, is told as what it is."""
-    assert of_the_machine(error) == ""
+    assert resource_error(error) == ""
 
 
 def test_numpy_tells_it_too() -> None:
@@ -48,7 +48,7 @@ def test_numpy_tells_it_too() -> None:
     numpy = pytest.importorskip("numpy")
     with pytest.raises(MemoryError) as caught:
         numpy.ones(1 << 46)
-    assert "Unable to allocate" in of_the_machine(caught.value)
+    assert "Unable to allocate" in resource_error(caught.value)
 
 
 def limited(code: str, megabytes: int, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -63,9 +63,7 @@ def limited(code: str, megabytes: int, folder: Path, *words: str) -> subprocess.
 @pytest.mark.parametrize("ending", ["ctypes.CDLL(None).exit(1)", "os.abort()"])
 def test_a_library_that_ends_the_process_is_told(tmp_path: Path, ending: str) -> None:
     """Under a limit of memory an end without Python's own is one line, whatever code it had."""
-    code = (
-        f"import ctypes, os\nfrom harness.cli.guard import guarded\nraise SystemExit(guarded(lambda _: {ending}, None))"
-    )
+    code = f"import ctypes, os\nfrom harness.cli.signals import run_guarded\nraise SystemExit(run_guarded(lambda _: {ending}, None))"
     done = limited(code, 1000, tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (4, 1), done.stderr
     assert "error: out of memory: a library ended the process" in done.stderr
@@ -73,7 +71,9 @@ def test_a_library_that_ends_the_process_is_told(tmp_path: Path, ending: str) ->
 
 def test_what_a_command_returns_under_a_limit_is_returned(tmp_path: Path) -> None:
     """A gate that failed is still exit code 1, and what was printed is printed once."""
-    code = "from harness.cli.guard import guarded\nprint('once')\nraise SystemExit(guarded(lambda _: 1, None))"
+    code = (
+        "from harness.cli.signals import run_guarded\nprint('once')\nraise SystemExit(run_guarded(lambda _: 1, None))"
+    )
     done = limited(code, 1000, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "once\n", "")
 

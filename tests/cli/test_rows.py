@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.reports.markdown import run_markdown
+from harness.reports.markdown import format_run_markdown
 from harness.reports.report_json import read_run
-from harness.reports.rows import all_rows, changed_rows, private_evals
+from harness.reports.rows import read_all_rows, read_changed_rows, read_private_evals
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
 FIT = """
@@ -80,7 +80,7 @@ def test_rows_that_failed_a_floor_are_shown(ran: Project) -> None:
     part = out.partition("merged: floor: ")[2].partition("\n")[2].partition("\n-")[0]
     report = read_run(folder_of(ran))
     (verdict,) = [v for v in report.verdicts if (v.gate, v.candidate) == ("floor", "merged")]
-    rows = changed_rows(report, folder_of(ran), verdict)
+    rows = read_changed_rows(report, folder_of(ran), verdict)
     wrong = round(verdict.n * (1 - (verdict.value or 0)))
     assert len(rows) == wrong > 0 and {row.change for row in rows} == {"failed"}
     assert f"{wrong} of {verdict.n} rows failed" in part
@@ -91,7 +91,7 @@ def test_rows_of_a_perplexity_have_numbers(ran: Project) -> None:
     """Where nothing is answered a row's numbers are shown, of a perplexity that of the row and not its logarithm."""
     report, folder = read_run(folder_of(ran)), folder_of(ran)
     (verdict,) = [v for v in report.verdicts if (v.gate, v.candidate) == ("fits", "merged")]
-    rows = {row.id: dict(row.answers) for row in changed_rows(report, folder, verdict)}
+    rows = {row.id: dict(row.answers) for row in read_changed_rows(report, folder, verdict)}
     assert rows
     kept = [json.loads(x) for x in next(folder.glob("base/samples_fit_*")).read_text("utf-8").splitlines()]
     for row in kept:
@@ -111,7 +111,9 @@ def test_all_rows_that_changed_are_counted(ran: Project) -> None:
         ran.harness("show", "--flips", "-n", "2").out.split()
     )
     alone = replace(report, reports=[r for r in report.reports if r.eval == "fit"])
-    assert f"{verdict.lost_count} rows lost and {verdict.won_count} won against base" in run_markdown(alone, folder)
+    assert f"{verdict.lost_count} rows lost and {verdict.won_count} won against base" in format_run_markdown(
+        alone, folder
+    )
 
 
 def test_rows_of_other_slices_are_left_out(project: Project) -> None:
@@ -122,7 +124,7 @@ def test_rows_of_other_slices_are_left_out(project: Project) -> None:
     report, folder = read_run(folder_of(project)), folder_of(project)
     (verdict,) = [v for v in report.verdicts if v.candidate == "merged"]
     kinds = {row["id"]: row["kind"] for row in ROWS}
-    rows = changed_rows(report, folder, verdict)
+    rows = read_changed_rows(report, folder, verdict)
     assert rows and {kinds[row.id] for row in rows} == {"a"}
 
 
@@ -145,7 +147,7 @@ def test_no_rows_at_all_is_a_mistake(ran: Project, n: str) -> None:
 def test_what_was_lost_comes_first(ran: Project) -> None:
     """Rows are in the order lost, wrong, won, right; --wrong leaves out the right ones."""
     report, folder = read_run(folder_of(ran)), folder_of(ran)
-    changes = [row.change for row in all_rows(report, folder, "qa").rows]
+    changes = [row.change for row in read_all_rows(report, folder, "qa").rows]
     order = ["lost", "wrong", "won", "right"]
     assert changes == sorted(changes, key=order.index) and {"wrong", "won", "right"} <= {*changes}
     out = ran.harness("show", "--rows", "qa", "--wrong", "-n", "1000").out
@@ -173,6 +175,6 @@ def test_texts_are_trimmed_and_cut(ran: Project) -> None:
 
 def test_private_evals_are_known_from_the_lock(ran: Project) -> None:
     """Which rows no one may see outside is read from the run's folder, and a folder that cannot say is refused."""
-    assert private_evals(folder_of(ran)) == frozenset()
+    assert read_private_evals(folder_of(ran)) == frozenset()
     (folder_of(ran) / "suite.lock.json").unlink()
-    assert "<details>" not in run_markdown(read_run(folder_of(ran)), folder_of(ran))
+    assert "<details>" not in format_run_markdown(read_run(folder_of(ran)), folder_of(ran))

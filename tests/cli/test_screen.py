@@ -10,18 +10,18 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from harness.cli.screen import Screen, fact
-from harness.cli.terminal import Summary, Terminal, outcomes
-from harness.records.about import About, Note
+from harness.cli.screen import Screen, format_value
+from harness.cli.terminal import Summary, Terminal, summarize_outcomes
+from harness.records.claim_spec import ClaimSpec, Note
 from harness.records.models import Progress
 from harness.records.run import Run, Segment, ShownRow
+from harness.records.verdict_text import format_brief, format_notes
 from harness.records.verdicts import Outcome, Verdict
-from harness.records.words import brief, written
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness.texts.counts import counted
-from harness.texts.numbers import percent
-from harness.texts.printing import say
-from harness.texts.wrapping import paragraphs
+from harness.texts.counts import count_noun
+from harness.texts.numbers import format_percent
+from harness.texts.printing import print_line
+from harness.texts.wrapping import join_paragraphs
 
 WARN = SUITE + '\n[[gate]]\nid = "perfect"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
 
@@ -104,8 +104,8 @@ def test_other_lines_wrap_too(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, tty = io.StringIO(), Tty()
     monkeypatch.setattr(Tty, "fileno", lambda self: 1)
     monkeypatch.setattr("harness.cli.streams.os.get_terminal_size", lambda handle: os.terminal_size((60, 24)))
-    say(text, pipe)
-    say(text, tty)
+    print_line(text, pipe)
+    print_line(text, tty)
     assert pipe.getvalue() == f"{text}\n"
     lines = tty.getvalue().splitlines()
     assert len(lines) > 1 and max(map(len, lines)) <= 60 and all(line.startswith("  ") for line in lines[1:])
@@ -113,7 +113,7 @@ def test_other_lines_wrap_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_paragraphs_of_a_docstring_are_lines() -> None:
     """The lines of a paragraph are one, so that it wraps where the screen ends; lists and examples stay."""
-    assert paragraphs("A b\nc.\n\nD\ne:\n\n    x = 1\n    y\n- one\n- two") == [
+    assert join_paragraphs("A b\nc.\n\nD\ne:\n\n    x = 1\n    y\n- one\n- two") == [
         *("A b c.", "", "D e:", "", "    x = 1", "    y", "- one", "- two"),
     ]
 
@@ -130,14 +130,14 @@ def test_a_table_too_wide_goes_on_below() -> None:
 
 def test_numbers_are_counted_and_shortened_as_a_person_would() -> None:
     """1 item, 2 items; large numbers with commas; as many digits of a percentage as it has."""
-    assert [counted(1, "item"), counted(1200, "item"), counted(2, "entry", "entries")] == [
+    assert [count_noun(1, "item"), count_noun(1200, "item"), count_noun(2, "entry", "entries")] == [
         "1 item",
         "1,200 items",
         "2 entries",
     ]
-    assert [fact(11302.7), fact(292.94), fact(12)] == ["11,303", "292.9", "12"]
-    assert [*map(percent, (0.95, 0.975, 1 - 0.05 / 3))] == ["95%", "97.5%", "98.33%"]
-    assert [*map(percent, (0.05, 0.05 / 3, 1e-5, 1 - 1e-5))] == ["5%", "1.67%", "0.001%", "99.999%"]
+    assert [format_value(11302.7), format_value(292.94), format_value(12)] == ["11,303", "292.9", "12"]
+    assert [*map(format_percent, (0.95, 0.975, 1 - 0.05 / 3))] == ["95%", "97.5%", "98.33%"]
+    assert [*map(format_percent, (0.05, 0.05 / 3, 1e-5, 1 - 1e-5))] == ["5%", "1.67%", "0.001%", "99.999%"]
 
 
 FOUND = Note("found", {
@@ -146,9 +146,9 @@ FOUND = Note("found", {
 })  # fmt: skip
 NEEDED = Note("needed", {"rows": 900, "range": [58, None], "such": False, "close": 20})
 POINT = replace(FOUND, told={**FOUND.told, "estimate": 123_840.0, "clusters": None, "method": "point"})
-BOUND, DIFFERENCE = About("bound", 1, 0.5, scale="proportion"), About("difference", 1, 0.0, scale="proportion")
+BOUND, DIFFERENCE = ClaimSpec("bound", 1, 0.5, scale="proportion"), ClaimSpec("difference", 1, 0.0, scale="proportion")
 UNEVEN = replace(FOUND, told={**FOUND.told, "effective": 81.2})
-REASONS: dict[str, tuple[About, list[Note]]] = {
+REASONS: dict[str, tuple[ClaimSpec, list[Note]]] = {
     "0.620 [0.544, 0.687], n=300 in 152 clusters": (BOUND, [FOUND]),
     "0.620 against 0.500, +0.620 [+0.544, +0.687], 2 won and 1 lost, n=300 in 152 clusters; "
     "at least 58 rows would be needed": (DIFFERENCE, [FOUND, NEEDED]),
@@ -165,9 +165,9 @@ def test_names_of_tests_are_left_out(why: str) -> None:
     """The name of the statistical test is left out of a reason, and nothing else; an older reason stays as it is."""
     about, notes = REASONS[why]
     said = verdict(Outcome.INCONCLUSIVE, about=about, notes=tuple(notes))
-    assert brief(said) == why
-    assert brief(verdict(Outcome.PASS, why="n=3, cluster t")) == "n=3, cluster t"
-    whole = written(about, notes)
+    assert format_brief(said) == why
+    assert format_brief(verdict(Outcome.PASS, why="n=3, cluster t")) == "n=3, cluster t"
+    whole = format_notes(about, notes)
     assert ("cluster t" in whole) == (why != "123,840") and whole.replace(", cluster t", "") == why
 
 
@@ -192,9 +192,9 @@ def test_what_holds_nothing_up_is_counted_apart() -> None:
         verdict(Outcome.FAIL, blocking=False),
         verdict(Outcome.INCONCLUSIVE, decides=False),
     ]
-    assert outcomes(found) == "2 PASS, 1 FAIL (warn), 1 INCONCLUSIVE (not what ships)"
-    assert outcomes([verdict(Outcome.FAIL)]) == "1 FAIL"
-    assert outcomes([]) == "nothing was gated"
+    assert summarize_outcomes(found) == "2 PASS, 1 FAIL (warn), 1 INCONCLUSIVE (not what ships)"
+    assert summarize_outcomes([verdict(Outcome.FAIL)]) == "1 FAIL"
+    assert summarize_outcomes([]) == "nothing was gated"
 
 
 def test_the_last_lines_say_what_was_decided_and_where_things_are(project: Project) -> None:

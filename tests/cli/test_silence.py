@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import UsageError
-from harness.internals import isolated
+from harness.internals import subprocess_call
 from harness.testing import Project
 
 LISTENS = """
@@ -21,16 +21,16 @@ def harness_progress(progress):
 """
 ASKED = """
 import time
-from harness.internals import isolated
+from harness.internals import subprocess_call
 
 def look(sleeps):
     for number in (1, 2):
-        isolated.tell("things", number, 2)
+        subprocess_call.report_progress("things", number, 2)
     print("noise")
     time.sleep(sleeps)
     return {"slept": sleeps}
 
-isolated.answer(look)
+subprocess_call.serve_call(look)
 """
 
 
@@ -49,10 +49,10 @@ def test_another_process_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "asked.py").write_text(ASKED, "utf-8")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     heard: list[tuple[str, int, int]] = []
-    facts = isolated.ask("asked", {"sleeps": 0}, "lost", heard=lambda *sign: heard.append(sign))
+    facts = subprocess_call.call_module("asked", {"sleeps": 0}, "lost", heard=lambda *sign: heard.append(sign))
     assert (heard, facts) == ([("things", 1, 2), ("things", 2, 2)], {"slept": 0})
     with pytest.raises(UsageError, match=r"lost in 0\.5 s"):
-        isolated.ask("asked", {"sleeps": 60}, "lost", seconds=0.5)
+        subprocess_call.call_module("asked", {"sleeps": 60}, "lost", seconds=0.5)
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 from harness.internals import read_suite, schema
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_checks.recipe import unusual_recipe
+from harness_sft import check_config_fields
 from harness_sft import config as fields
-from harness_sft import look
 
 VALUES: list[Any] = [True, False, 1, 1.5, "x", ["x"], {"a": 1}, {"a": True}]
 
@@ -87,12 +87,14 @@ def test_known_fields_are_those_of_the_library() -> None:
     hub = {name for name in theirs if name.startswith("hub_")}
     assert fields.FIELDS.keys() | fields.OURS.keys() | hub == theirs.keys()
     for name, want in fields.FIELDS.items():
-        assert [schema.fits(v, want) for v in VALUES] == [schema.fits(v, theirs[name]) for v in VALUES], name
+        assert [schema.matches_type(v, want) for v in VALUES] == [
+            schema.matches_type(v, theirs[name]) for v in VALUES
+        ], name
 
 
 def test_field_of_another_version_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where another TRL is installed, a name that is not known here is no mistake yet, but one of ours still is."""
     monkeypatch.setitem(fields.VERSIONS, "trl", "0.0.1")
-    look(brand_new=1)
+    check_config_fields(brand_new=1)
     with pytest.raises(Exception, match="cannot be set"):
-        look(output_dir="x")
+        check_config_fields(output_dir="x")

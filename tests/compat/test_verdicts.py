@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.release.recompute import NEAR_BOUND
+from harness.release.recomputation import NEAR_BOUND
 from tests.compat.verdicts import CASES, HERE, made
 
 PIECES = 8

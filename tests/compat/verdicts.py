@@ -18,19 +18,19 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from harness.claims.gate import Gate
-from harness.claims.group import grouped
-from harness.collection.collected import Collection, Item, Task
+from harness.collection.collection import Collection, Item, Task
+from harness.gates.gate import Gate
+from harness.gates.group import link_groups
 from harness.pipeline.adjudication import Adjudicator
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
-from harness.release.export import evaluations_of, rows_of
-from harness.release.locked import read_lock
-from harness.release.outcome import verdicts_error
-from harness.release.recompute import recompute
+from harness.release.export import evidence_evaluations, evidence_rows
+from harness.release.lock_reader import read_lock
+from harness.release.recomputation import recompute_verdicts
+from harness.release.verdict_consistency import find_verdicts_error
 from harness.reports.report_json import dumps
-from harness.stats import tests
-from harness.stats.eprocess import looks
+from harness.stats import hypothesis_tests
+from harness.stats.eprocess import interim_sizes
 from harness.suite.tables import Eval, Model, Suite, SuiteTable
 from harness_domain.cost import median_seconds
 
@@ -86,7 +86,7 @@ class _Draw:
         if self.early:
             order = [s.id for s in samples]
             luck.shuffle(order)
-            stop = luck.choice(looks(len(samples)))
+            stop = luck.choice(interim_sizes(len(samples)))
             ours = replace(
                 ours, order=tuple(order[:stop]), scores=tuple(s for s in ours.scores if s.id in order[:stop])
             )
@@ -175,7 +175,7 @@ class _Draw:
             gates.append(Gate("any", any_of=["g0", "g1"]))
         elif self.chance(0.1):
             gates.append(replace(self.gate("later"), requires=["g0"]))
-        return grouped(gates)
+        return link_groups(gates)
 
     def gate(self, name: str, *, plain: bool = False) -> Gate:
         luck, about = self.luck, dict[str, Any]()
@@ -251,23 +251,30 @@ class Evidence:
         results = {(r.subject, "e"): r for r in (case.theirs, case.ours) if r}
         task = Task(case.spec, made, case.metrics, case.samples)
         (folder / "evidence").mkdir()
-        items = "".join(f"{json.dumps(row)}\n" for row in rows_of(results, {"e": task}, case.leaks)).encode()
+        items = "".join(f"{json.dumps(row)}\n" for row in evidence_rows(results, {"e": task}, case.leaks)).encode()
         (folder / "evidence/items.jsonl").write_bytes(items)
         files = {"evidence/items.jsonl": {"sha256": hashlib.sha256(items).hexdigest()}}
-        told = json.loads(dumps(evaluations_of(results)))
+        told = json.loads(dumps(evidence_evaluations(results)))
         self.folder = folder
-        self.manifest = {"candidate": "merged", "statistics": tests.VERSION, "files": files, "evaluations": told}
+        self.manifest = {
+            "candidate": "merged",
+            "statistics": hypothesis_tests.VERSION,
+            "files": files,
+            "evaluations": told,
+        }
         self.locked = read_lock(_lock(case), "merged")
 
 
 def _lock(case: Drawn) -> dict[str, Any]:
-    from harness.claims import contamination
+    from harness.gates import contamination
 
     code = {"seconds": "harness_domain.cost:median_seconds"}
     metrics = {
         m.name: {"better": m.better, "scale": m.scale, "combine": code.get(m.name)} for m in case.metrics.values()
     }
-    left_out = contamination.locked(case.leaks, case.gates, {"e": case.samples}) if case.leaks is not None else {}
+    left_out = (
+        contamination.count_left_out(case.leaks, case.gates, {"e": case.samples}) if case.leaks is not None else {}
+    )
     return {
         "suite": {"about": {"name": "drawn", "alpha": case.alpha}, "exports": [], "evals": [_plain(case.spec)]},
         "gates": [
@@ -275,7 +282,7 @@ def _lock(case: Drawn) -> dict[str, Any]:
         ],
         "metrics": {"e": metrics},
         "data": {"e": {"rows": len(case.samples)}},
-        **({"looks": {"e": looks(len(case.samples))}} if case.spec.stop == "early" else {}),
+        **({"looks": {"e": interim_sizes(len(case.samples))}} if case.spec.stop == "early" else {}),
         **({"left_out": left_out} if left_out else {}),
     }
 
@@ -287,9 +294,9 @@ def _plain(table: Any) -> dict[str, Any]:
 def verify_case(evidence: Evidence, verdicts: Mapping[str, dict[str, Any]]) -> tuple[list[Any], list[str]]:
     """Return whether verdicts are believed and recomputed, and in which words."""
     try:
-        if why := verdicts_error(evidence.locked, verdicts):
+        if why := find_verdicts_error(evidence.locked, verdicts):
             return [False], [why]
-        again = recompute(evidence.folder, evidence.manifest, evidence.locked, verdicts)
+        again = recompute_verdicts(evidence.folder, evidence.manifest, evidence.locked, verdicts)
     except (ValueError, KeyError, TypeError) as error:
         return ["malformed"], [str(error)]
     return [True, not again.differs, sorted(again.gates), sorted(again.unable)], [again.differs, again.says]

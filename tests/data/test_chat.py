@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.answers import thought
+from harness.answers import reasoning
 from harness.answers.cache import CachedSubject
 from harness.answers.store import Responses
 from harness.data import chat
-from harness.data.fewshot import with_examples
-from harness.data.identity import known_by
+from harness.data.fewshot import prepend_examples
+from harness.data.identity import question_keys
 from harness.data.rows import read_rows, to_samples, to_training_rows
 from harness.errors import UsageError
 from harness.planning.workload import _pair
@@ -53,12 +53,12 @@ def sample(arguments: dict[str, Any] | None = None, **row: Any) -> Sample:
 )
 def test_arguments_of_tables_and_rows(table: dict[str, Any], row: dict[str, Any], wanted: dict[str, Any]) -> None:
     """A row's own arguments go before those of its table, in training as in evaluation."""
-    messages, found = chat.split(sample(table, **row).input)  # type: ignore[arg-type]
+    messages, found = chat.split_arguments(sample(table, **row).input)  # type: ignore[arg-type]
     assert (messages, found) == (ASKED, wanted)
     (made,) = to_training_rows([{"input": ASKED, "target": "x", **row}], {}, "x", table)
-    assert chat.of_training(made) == wanted
+    assert chat.training_template_arguments(made) == wanted
     assert made["prompt"] == ASKED
-    assert _pair(made) == (chat.joined(ASKED, wanted), "x")
+    assert _pair(made) == (chat.join_arguments(ASKED, wanted), "x")
 
 
 IMAGE = [{"role": "user", "content": [{"type": "image", "url": "cat.png"}, {"type": "text", "text": "What?"}]}]
@@ -107,9 +107,9 @@ def test_arguments_are_in_the_key_of_an_answer(one: dict[str, Any], two: dict[st
     """Two prompts that differ in their arguments alone are two requests, and one question."""
     subject = CachedSubject(ModelRef("m", "m"), "same", None, 0, None)  # type: ignore[arg-type]
     same = json.dumps(one) == json.dumps(two)
-    first, second = (Sample("1", chat.joined(ASKED, arguments), "x") for arguments in (one, two))
+    first, second = (Sample("1", chat.join_arguments(ASKED, arguments), "x") for arguments in (one, two))
     assert (subject._key("generate", first.input) == subject._key("generate", second.input)) is same
-    assert known_by([first], None) == known_by([second], None)
+    assert question_keys([first], None) == question_keys([second], None)
 
 
 @dataclass
@@ -150,9 +150,9 @@ def test_a_thought_is_not_what_is_said(text: str, opened: str, said: str) -> Non
     """What is matched begins after the thought, which may have begun in the prompt; without an end it is nothing."""
     subject: Any = Thinker([text], opened)
     asked: Any = {"max_new_tokens": 9, "stop": ("\n",)}
-    assert thought.answers(subject, [ASKED], thought=MARKS, **asked) == [(said, text)]
+    assert reasoning.generate_final_answers(subject, [ASKED], thought=MARKS, **asked) == [(said, text)]
     assert subject.stops == ()
-    assert thought.answers(subject, [ASKED], **asked) == [(text, text)]
+    assert reasoning.generate_final_answers(subject, [ASKED], **asked) == [(text, text)]
     assert subject.stops == ("\n",)
     (score,) = exact_match(subject, [Sample("1", ASKED, "Oslo")], thought=MARKS)  # type: ignore[arg-type]
     assert (score.values, score.answer) == ({"exact_match": float(said == "Oslo")}, said)
@@ -162,16 +162,19 @@ def test_a_thought_is_not_what_is_said(text: str, opened: str, said: str) -> Non
 def test_a_thought_that_a_text_opens() -> None:
     """A text prompt may end in the beginning of a thought as well; marks are two."""
     subject: Any = Thinker(["Paris", "Paris"])
-    found = thought.answers(subject, ["Capital? <think>\n", "Capital?"], thought=MARKS)
+    found = reasoning.generate_final_answers(subject, ["Capital? <think>\n", "Capital?"], thought=MARKS)
     assert [said for said, _ in found] == ["", "Paris"]
     with pytest.raises(UsageError, match="want two marks"):
-        thought.answers(subject, ["a", "b"], thought=["</think>"])
+        reasoning.generate_final_answers(subject, ["a", "b"], thought=["</think>"])
 
 
 def test_worked_examples_leave_the_arguments_in_front() -> None:
     """A few-shot prompt is rendered with the arguments of its question."""
-    for prompt in (chat.joined([{"role": "system", "content": "s"}, *ASKED], OFF), chat.joined(ASKED, OFF)):
-        messages, found = chat.split(with_examples(prompt, [Sample("e", "two say two", "two")]))  # type: ignore[arg-type]
+    for prompt in (
+        chat.join_arguments([{"role": "system", "content": "s"}, *ASKED], OFF),
+        chat.join_arguments(ASKED, OFF),
+    ):
+        messages, found = chat.split_arguments(prepend_examples(prompt, [Sample("e", "two say two", "two")]))  # type: ignore[arg-type]
         assert found == OFF
         assert [m["content"] for m in messages][-3:] == ["two say two", "two", "one say one"]
 
@@ -196,9 +199,9 @@ def test_a_question_is_no_worked_example_of_itself(project: Project) -> None:
         'fewshot_data = "test.jsonl"\nchat_template_kwargs = { a = 1 }\n[subject.fewshot]\nshots = 2\n',
     )
     project.write({"suite.toml": suite, "test.jsonl": rows, "train.jsonl": TRAIN})
-    from harness.pipeline.run import Options, prepare
+    from harness.pipeline.run import Options, prepare_collection
 
-    collection = prepare(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    collection = prepare_collection(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
     assert collection.tasks["qa"].shots == ()
 
 
@@ -217,7 +220,7 @@ def test_parquet_brings_no_keys_of_other_rows(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_thinking_on_and_off(tiny_model: Path, tmp_path: Path) -> None:
     """The template gets a row's arguments when it is asked, scored and counted, and what was said is not mixed up."""
-    from harness.answers.cache import Models
+    from harness.answers.cache import StageModels
     from harness_hf import identify, load, open_source
 
     folder = shutil.copytree(tiny_model, tmp_path / "base")
@@ -226,9 +229,9 @@ def test_thinking_on_and_off(tiny_model: Path, tmp_path: Path) -> None:
     (folder / "chat_template.jinja").write_text(template.replace("{% endif %}", quiet + "{% endif %}"), "utf-8")
     ref = ModelRef("base", str(folder), options={"device": "cpu"})
     responses = Responses(tmp_path / "responses.sqlite", pytest.fail)
-    models = Models(lambda: load([ref], device="cpu", dtype="float32"))
+    models = StageModels(lambda: load([ref], device="cpu", dtype="float32"))
     subject = CachedSubject(ref, identify(ref), models, 0, responses)
-    on, off = chat.joined(ASKED, {"enable_thinking": True}), chat.joined(ASKED, OFF)
+    on, off = chat.join_arguments(ASKED, {"enable_thinking": True}), chat.join_arguments(ASKED, OFF)
     for _ in range(2):
         assert subject.render(off) == subject.render(on) + "<think></think>"
         assert subject.render(on) == subject.render(ASKED)

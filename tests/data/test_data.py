@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.data.rows import continuation, to_judged_rows, to_samples, to_training_rows
+from harness.data.rows import target_as_continuation, to_judged_rows, to_samples, to_training_rows
 from harness.errors import UsageError
 from harness.records.samples import Sample
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -83,7 +83,9 @@ def test_training_rows_have_the_space_that_evaluation_has() -> None:
         assert to_training_rows(rows, {}, "x") == wanted
         assert to_training_rows(rows, {"input": ours, "target": theirs}, "x") == wanted
         samples = to_samples(rows, "x", columns={}, cluster=None, slices=())
-        assert [continuation(s.input, str(s.target)) for s in samples] == [row["completion"] for row in wanted]
+        assert [target_as_continuation(s.input, str(s.target)) for s in samples] == [
+            row["completion"] for row in wanted
+        ]
     assert to_training_rows([{"prompt": "Q:", "completion": " yes"}], {}, "x") == wanted[:1]
 
 
@@ -233,12 +235,12 @@ def test_column_of_choices_that_are_none_is_no_crash(project: Project, odd: obje
 
 def test_row_of_the_eval_is_never_its_own_example(project: Project) -> None:
     """Training rows that ask what a row of the eval asks are no worked examples, nor are rows without a target."""
-    from harness.pipeline.run import Options, prepare
+    from harness.pipeline.run import Options, prepare_collection
 
     mine = [*TRAIN, *ROWS[:40], {"input": "no answer", "target": None}]
     suite = SUITE + "\n[subject.fewshot]\nshots = 3\n"
     project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": mine})  # type: ignore[dict-item]
-    collection = prepare(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    collection = prepare_collection(project.folder / "suite.toml", Options(plugins=("harness.testing",)))
     assert [s.input for s in collection.tasks["qa"].shots] == [row["input"] for row in TRAIN]
 
 
@@ -248,4 +250,4 @@ def test_row_of_the_eval_is_never_its_own_example(project: Project) -> None:
 )
 def test_a_target_follows_its_prompt_as_in_training(prompt: Any, target: str, joined: str) -> None:
     """There is one space between two texts, and none where white space parts them already."""
-    assert continuation(prompt, target) == joined
+    assert target_as_continuation(prompt, target) == joined

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.data.fewshot import with_examples
+from harness.data.fewshot import prepend_examples
 from harness.errors import UsageError
 from harness.records.samples import Sample
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -42,8 +42,8 @@ def test_one_example_of_messages_is_enough(project: Project) -> None:
 def test_messages_are_never_written_as_python_does() -> None:
     """What puts examples before a prompt refuses messages before a text, and writes texts before messages as turns."""
     with pytest.raises(UsageError, match="few-shot examples are chat messages"):
-        with_examples("one say one", [Sample("e", ASKED, "one")])  # type: ignore[arg-type]
-    turns = with_examples(ASKED, [Sample("e", "two say two", "two")])  # type: ignore[arg-type]
+        prepend_examples("one say one", [Sample("e", ASKED, "one")])  # type: ignore[arg-type]
+    turns = prepend_examples(ASKED, [Sample("e", "two say two", "two")])  # type: ignore[arg-type]
     assert [m["content"] for m in turns] == ["two say two", "two", "one say one"]  # type: ignore[index]
 
 

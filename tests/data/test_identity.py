@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.data.identity import keyed, known_by
+from harness.data.identity import add_question_keys, question_keys
 from harness.data.rows import to_samples
 from harness.records.samples import Sample
 
@@ -29,13 +29,13 @@ def samples(template: str | None, rows: list[dict[str, Any]] = ROWS) -> list[Sam
 def one(**row: Any) -> tuple[str, set[tuple[str, ...]]]:
     """Return the key of one row, and what it is known by."""
     made = Sample("a", row.pop("input", ""), row.pop("target", ""), row)
-    return keyed([made], None)[0].key, set(known_by([made], None)) - {()}
+    return add_question_keys([made], None)[0].key, set(question_keys([made], None)) - {()}
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_template_asks_the_same_rows(template: str) -> None:
     """However a prompt is written out of a row's columns, it is the row that is asked."""
-    plain, written = known_by(samples(None), None), known_by(samples(template), template)
+    plain, written = question_keys(samples(None), None), question_keys(samples(template), template)
     assert all(any(set(row) & set(other) for other in plain) for row in written)
     assert len(set(written)) == len(set(plain)) == 9
 
@@ -43,7 +43,7 @@ def test_a_template_asks_the_same_rows(template: str) -> None:
 def test_what_few_rows_differ_in_tells_none() -> None:
     """A column that is the same on most rows is no key: another question in the same language is another row."""
     other = [{**row, "text": f"Is bill {i} paid?"} for i, row in enumerate(ROWS)]
-    asked, others = (known_by(samples("[{lang}] {text}", rows), "[{lang}] {text}") for rows in (ROWS, other))
+    asked, others = (question_keys(samples("[{lang}] {text}", rows), "[{lang}] {text}") for rows in (ROWS, other))
     assert not {key for row in asked for key in row} & {key for row in others for key in row}
 
 

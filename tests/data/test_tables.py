@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.reading import encoding_of, read_file, separator_of
+from harness.data.reading import detect_encoding, detect_separator, read_file
 from harness.errors import UsageError
 from harness.testing import SUITE, TRAIN, Project
 
@@ -26,7 +26,7 @@ def test_tables_are_read_as_the_suite_says(tmp_path: Path, encoding: str, ending
     data = TABLE.replace("\n", ending).encode(encoding)
     rows = read(tmp_path, "mood.csv", data, separator=";", encoding=encoding)
     assert rows == [{"message": "schön; wirklich", "mood": "good"}, {"message": "für nichts", "mood": "bad"}]
-    found = encoding_of(data)
+    found = detect_encoding(data)
     assert data.decode(found).removeprefix("\ufeff") == TABLE.replace("\n", ending)
 
 
@@ -34,7 +34,7 @@ def test_tables_are_read_as_the_suite_says(tmp_path: Path, encoding: str, ending
 def test_the_separator_is_found(separator: str) -> None:
     """What parts the columns is told from what stands in them."""
     rows = ["message,mood", "a; b and c,good", "well; no | \t,bad", "1;2,good"]
-    assert separator_of("\n".join(row.replace(separator, " ").replace(",", separator) for row in rows)) == separator
+    assert detect_separator("\n".join(row.replace(separator, " ").replace(",", separator) for row in rows)) == separator
 
 
 @pytest.mark.parametrize(("name", "first"), [("a.tsv", ""), ("a.csv", "sep=\t\r\n"), ("A.CSV", '"sep=\t"\n')])

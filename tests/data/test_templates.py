@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from harness import UsageError
-from harness.data.reading import sliced
+from harness.data.reading import split_slice
 from harness.data.rows import to_samples, to_training_rows
-from harness.data.templates import filled, template_error
+from harness.data.templates import fill_template, find_template_error
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
 ROW = {"text": "lost {my} card", "category": "card", "n": 3}
@@ -17,7 +17,7 @@ NAMED = [{"text": f"say w{i}", "n": i, "label": f"w{i}"} for i in range(60)]
 
 def test_template_writes_the_input_out_of_columns() -> None:
     """Columns stand in braces, doubled braces stand for themselves, and braces in a row are text."""
-    [written] = filled("{{{n}}} {text}\n{n}:", [ROW], "x")
+    [written] = fill_template("{{{n}}} {text}\n{n}:", [ROW], "x")
     assert written == "{3} lost {my} card\n3:"
 
 
@@ -39,7 +39,7 @@ def test_template_writes_the_input_out_of_columns() -> None:
 )
 def test_what_is_no_template_is_told(template: str, told: str) -> None:
     """Attributes, indices, formats, lone braces and templates without a column are refused, each with its reason."""
-    assert told in template_error(template)
+    assert told in find_template_error(template)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_what_is_no_template_is_told(template: str, told: str) -> None:
 def test_row_that_a_template_cannot_be_filled_with_is_told(row: dict[str, object], told: str) -> None:
     """A column that a row lacks is told with the one that was meant, and one that is no text with its value."""
     with pytest.raises(UsageError, match="template") as error:
-        filled("{text}:", [ROW, row], "x")
+        fill_template("{text}:", [ROW, row], "x")
     assert told in str(error.value)
 
 
@@ -197,7 +197,7 @@ def test_slice_of_what_a_plugin_reads_is_taken_of_its_rows(project: Project) -> 
 def test_slice_that_is_none_is_one_clear_line(project: Project, part: str) -> None:
     """What stands between brackets and is no slice is told with one that would be."""
     with pytest.raises(UsageError, match=r"is no slice; want one as Python has, such as"):
-        sliced(f"x.csv{part}", "x")
+        split_slice(f"x.csv{part}", "x")
 
 
 def test_empty_slice_is_no_evaluation(project: Project) -> None:
@@ -205,7 +205,7 @@ def test_empty_slice_is_no_evaluation(project: Project) -> None:
     project.write({"suite.toml": SUITE.replace("test.jsonl", "test.jsonl[60:]"), "test.jsonl": ROWS})
     outcome = project.write({"train.jsonl": TRAIN}).run("--collect-only")
     assert (outcome.code, 'data "test.jsonl[60:]" has no rows' in outcome.err) == (4, True)
-    assert sliced("rows [1].csv", "x") == ("rows [1].csv", None)
+    assert split_slice("rows [1].csv", "x") == ("rows [1].csv", None)
 
 
 @pytest.mark.slow

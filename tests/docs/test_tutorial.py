@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from scipy.stats import binom, multinomial
 
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.stats.eprocess import looks
+from harness.stats.eprocess import interim_sizes
 from harness.testing import SUITE, TRAIN, Project
 
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(600)]
@@ -28,7 +28,7 @@ def test_a_clear_improvement_is_decided_on_few_rows(suite: Project) -> None:
     rows = {r.subject: r.n for r in outcome.report.reports}
     assert rows["base"] == 600
     assert 0 < rows["merged"] <= 300
-    assert rows["merged"] in looks(600)
+    assert rows["merged"] in interim_sizes(600)
     assert f"({rows['merged']} of 600 rows, decided early" in outcome.out
     verdict = next(v for v in outcome.report.verdicts if v.candidate == "merged")
     assert (verdict.method, verdict.n, verdict.outcome) == ("e-process", rows["merged"], "PASS")
@@ -40,7 +40,7 @@ def test_the_looks_are_in_the_lock(suite: Project) -> None:
     assert suite.run().code == 0
     [lock] = suite.folder.glob("reports/*/suite.lock.json")
     assert json.loads(lock.read_text("utf-8"))["looks"] == {"qa": [64, 128, 256, 512, 600]}
-    assert (looks(1), looks(64), looks(65)) == ([1], [64], [64, 65])
+    assert (interim_sizes(1), interim_sizes(64), interim_sizes(65)) == ([1], [64], [64, 65])
 
 
 @pytest.mark.slow

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from harness import Said
-from harness.answers.cache import CachedSubject, Models
+from harness import Completion
+from harness.answers.cache import CachedSubject, StageModels
 from harness.answers.store import Responses, _checksum
 from harness.evaluation.evaluate import EndingsKeeper
 from harness.internals import final_answers
+from harness.records.completion import completion_from_json, completion_to_json, format_finish_reasons
 from harness.records.models import ModelRef
-from harness.records.said import endings, read, told
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.endings import HARNESSFILE
 
@@ -50,24 +50,28 @@ class Model:
     def generate(self, prompts: list[str], **_: Any) -> list[str]:
         """Say which prompt it was, and end as that says."""
         self.asked += prompts
-        return [Said(f"to {p}", p.split()[0], 3) if " " in p else f"to {p}" for p in prompts]  # type: ignore[arg-type]
+        return [Completion(f"to {p}", p.split()[0], 3) if " " in p else f"to {p}" for p in prompts]  # type: ignore[arg-type]
 
 
 def test_an_answer_is_a_text_that_knows_its_end() -> None:
     """It equals its text, hashes like it, and keeps what it knows through a copy, a pickle and JSON."""
-    said = Said("a", "length", 7, 2, True, 5)
+    said = Completion("a", "length", 7, 2, True, 5)
     assert said == "a" and hash(said) == hash("a") and {"a": 1}[said] == 1 and json.dumps(said) == '"a"'
-    for one in (copy.deepcopy(said), pickle.loads(pickle.dumps(said)), read(json.loads(json.dumps(told(said))))):
-        assert type(one) is Said and one == "a"
+    for one in (
+        copy.deepcopy(said),
+        pickle.loads(pickle.dumps(said)),
+        completion_from_json(json.loads(json.dumps(completion_to_json(said)))),
+    ):
+        assert type(one) is Completion and one == "a"
         assert [getattr(one, name) for name in ABOUT] == ["length", 7, 2, True, 5]
-    assert told("a") == "a" == read("a") and Said.of("a").ended == ""
-    assert endings({"eos": 361, "stop": 8, "length": 30, "context": 1}) == "ended 361 · stop 8 · cut 31"
+    assert completion_to_json("a") == "a" == completion_from_json("a") and Completion.of("a").ended == ""
+    assert format_finish_reasons({"eos": 361, "stop": 8, "length": 30, "context": 1}) == "ended 361 · stop 8 · cut 31"
 
 
 def test_of_several_answers_the_worst_counts() -> None:
     """And what was heard is told once; a prompt that nobody asked has no ending."""
     heard: Any = EndingsKeeper(Model())  # type: ignore[arg-type]
-    answers = iter([Said("a", "eos"), Said("b", "length"), Said("c", "stop")])
+    answers = iter([Completion("a", "eos"), Completion("b", "length"), Completion("c", "stop")])
     heard._subject.generate = lambda prompts, **_: [next(answers) for _ in prompts]
     heard.generate(["x", "y"])
     heard.generate(["y"])
@@ -85,7 +89,7 @@ def test_an_older_cache_is_asked_again_once_where_an_ending_is_needed(tmp_path: 
             yield [model]
 
         responses = Responses(tmp_path / "cache.sqlite", lambda warning: None)
-        return CachedSubject(ModelRef("base", "x", "d"), "weights", Models(load), 0, responses)
+        return CachedSubject(ModelRef("base", "x", "d"), "weights", StageModels(load), 0, responses)
 
     old = subject()
     asked = (64, [], False)
@@ -97,7 +101,7 @@ def test_an_older_cache_is_asked_again_once_where_an_ending_is_needed(tmp_path: 
         again = subject()
         again.wants_endings = True
         found = again.generate(["eos a", "silent"])
-        assert found == ["to eos a", "to silent"] and [Said.of(a).ended for a in found] == ["eos", ""]
+        assert found == ["to eos a", "to silent"] and [Completion.of(a).ended for a in found] == ["eos", ""]
         assert model.asked == ["eos a", "silent"]
         assert again.found == 2 * times
 
@@ -152,7 +156,7 @@ def test_workers_and_no_cache_change_nothing(project: Project) -> None:
 def test_a_thought_keeps_its_end() -> None:
     """What is said after a thought is another text, and the whole answer still knows how it ended."""
     said = final_answers(Model(), ["length a"], thought=["<t>", "</t>"])  # type: ignore[arg-type]
-    assert Said.of(said[0][1]).ended == "length"
+    assert Completion.of(said[0][1]).ended == "length"
 
 
 GATE = '\n[[gate]]\nid = "ends"\nmetric = "qa.{}"\nmax = {}\n'

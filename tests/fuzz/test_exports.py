@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, SERVED, payload
-from harness.release.attest import writer
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, SERVED, statement_bytes
+from harness.release.attest import make_writer
 from harness.release.policy import read_policy
-from harness.release.signing import enveloped as enveloped_by
-from harness.release.signing import signer_of
-from harness.release.verify import verify
+from harness.release.signing import load_signer
+from harness.release.signing import make_envelope as enveloped_by
+from harness.release.verify import verify_export
 from tests.fuzz.breaking import TOML_VALUES, VALUES, dumps, lines, structures, texts
 from tests.fuzz.driving import fuzz, harness
 from tests.helpers.suites import ran
@@ -142,7 +142,7 @@ def test_summaries(enveloped: bool, data: Any, signed: Path) -> None:
     """A summary with values replaced, or pieces cut out, is told in a line, and unsigned is taken by no policy."""
     export, policy, key = Path("exports/fake"), Path("policy.toml"), Path("release.key")
     demands = read_policy(policy)
-    text = writer("vsa", demands, policy.name, key if enveloped else None)(verify(export, demands))
+    text = make_writer("vsa", demands, policy.name, key if enveloped else None)(verify_export(export, demands))
     changed = structures(json.loads(text), 2).map(lambda found: dumps(found).encode("utf-8", "surrogatepass"))
     (signed / "odd.json").write_bytes(data.draw(changed | texts(text)))
     assert harness("verify", "exports/fake", "--summary", "odd.json")[0] in (0, 4, 7)
@@ -155,11 +155,11 @@ def test_statements_of_what_is_served(enveloped: bool, data: Any, signed: Path) 
     """A statement with values replaced, or pieces cut out, is told in a line, and unsigned is taken by no policy."""
     told = {"layers": {"ids": {"verdict": "same", "says": "x", "seen": "count", "numbers": {}}}, "ended": "2026-01-01"}
     told |= {"runtime": {"kind": "vllm", "name": "vLLM", "version": "0.3"}}
-    root = verify(signed / "exports/fake").root
-    text = payload(SERVED, [{"name": "fake", "digest": {"sha256": root}}], told)
+    root = verify_export(signed / "exports/fake").root
+    text = statement_bytes(SERVED, [{"name": "fake", "digest": {"sha256": root}}], told)
     found = data.draw(structures(json.loads(text), 2))
     made = dumps(found).encode("utf-8", "surrogatepass")
-    odd = enveloped_by(made, signer_of(signed / "release.key")).line().encode() if enveloped else made
+    odd = enveloped_by(made, load_signer(signed / "release.key")).line().encode() if enveloped else made
     (signed / "odd.json").write_bytes(odd)
     assert harness("verify", "exports/fake", "--served", "odd.json")[0] in (0, 4, 7)
     demands = (signed / "policy.toml").read_text("utf-8") + '\n[served]\nlayers = ["ids"]\nruntimes = ["vllm>=0.1"]\n'

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from harness.answers import asking
+from harness.answers import requests
 from harness.errors import CheckFailed, UsageError
-from harness.internals import wire
+from harness.internals import http_client
 from harness.records.models import ModelRef
 from harness_api import load, replies
 from harness_served.dialects import read_completion
@@ -108,8 +108,8 @@ def url() -> Iterator[str]:
     thread = threading.Thread(target=http.serve_forever, args=(0.01,))
     thread.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asking, "PAUSE", 0.001)
-        patch.setattr(asking, "PATIENCE", 0.01)
+        patch.setattr(requests, "PAUSE", 0.001)
+        patch.setattr(requests, "PATIENCE", 0.01)
         yield f"http://127.0.0.1:{http.server_port}/v1"
     http.shutdown()
     http.server_close()
@@ -150,9 +150,13 @@ def test_replies(reply: Reply, endpoint: str, url: str) -> None:
 @fuzz(structures(CHAT) | structures(TEXT) | structures(LLAMA) | VALUES)
 def test_answers(reply: Any) -> None:
     """Each reader of a reply gives a text or a Trouble, whatever JSON it was."""
-    readers = (partial(replies.text_of, stop=("\n",)), lambda r: read_answer(r).text, lambda r: read_completion(r).text)
+    readers = (
+        partial(replies.read_answer, stop=("\n",)),
+        lambda r: read_answer(r).text,
+        lambda r: read_completion(r).text,
+    )
     for read in readers:
         try:
             assert isinstance(read(reply), str)
-        except wire.Trouble as trouble:
+        except http_client.RequestError as trouble:
             assert str(trouble)  # noqa: PT017 -- most replies are answers

@@ -85,10 +85,10 @@ def test_csv(data: str | bytes, train: bool, world: Path) -> None:
 @fuzz(structures([WAIVER, WAIVER]).map(jsonl) | texts(jsonl([WAIVER])))
 def test_waivers(data: str | bytes, world: Path) -> None:
     """Lines that are no waivers are told by their number, and what is none waives nothing."""
-    from harness.suite.waivers import waivers_of
+    from harness.suite.waivers import waivers_file
 
     put(world, "suite.toml", SUITE)
-    path = waivers_of(world / "suite.toml")
+    path = waivers_file(world / "suite.toml")
     put(world, path.name, data)
     harness("run", "suite.toml", "-q", "--no-export", *FAKES)
     path.unlink()

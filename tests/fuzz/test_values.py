@@ -90,7 +90,7 @@ def test_schemas(data: str | bytes, world: Path) -> None:
 )
 def test_answers(answer: str, form: str, find: str) -> None:
     """Whatever a model says, every metric of the row is from 0 to 1."""
-    model, asked = Says(answer), chat.joined(ASKED, {"tools": TOOLS})
+    model, asked = Says(answer), chat.join_arguments(ASKED, {"tools": TOOLS})
     found = [
         *numeric(model, [Sample("1", "?", "$5")], units={"$": 1.0}),
         *numeric(model, [Sample("1", "?", "5")]),

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from harness.answers import keys
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import Logprob, ModelRef
-from harness.workers.child import Desk
+from harness.workers.child import WorkerServer
 from harness.workers.pool import Opening, Pool
 from harness.workers.protocol import PROTOCOL, RAISED, Worker
 from tests.fuzz.breaking import dumps, structures, texts
 from tests.fuzz.driving import fuzz
 
 OPENING = Opening("fake", [ModelRef("one", "x")], "suite.toml", ["harness.testing"])
-ABOUT = {"protocol": PROTOCOL, "harness": keys.versions()["harness"], "versions": {"torch": "2"}}
+ABOUT = {"protocol": PROTOCOL, "harness": keys.library_versions()["harness"], "versions": {"torch": "2"}}
 ERROR = {"error": {"kind": "UsageError", "messages": ["row 3 is odd"], "errno": 5, "trace": "x"}}
 SAID: dict[str, Any] = {
     "open": {"about": ABOUT, "identity": ["a"]},
@@ -94,4 +94,4 @@ def test_a_workers_word_is_taken_or_refused(reply: tuple[str, str]) -> None:
 )
 def test_a_worker_replies_to_anything(message: str) -> None:
     """Whatever a driver says, the reply is a message."""
-    assert all(isinstance(json.loads(reply), dict) for reply in Desk().replies(message))
+    assert all(isinstance(json.loads(reply), dict) for reply in WorkerServer().replies(message))

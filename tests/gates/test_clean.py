@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness.claims import contamination
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks
+from harness.gates import contamination
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
 from harness.plugins import Provided, load_plugins
 from harness.records.findings import Finding
 from harness.records.metrics import Metric
@@ -141,10 +141,10 @@ def test_without_the_harness_own_check_there_is_no_clean_row(suite: Project) -> 
 def test_unknown_leaks_are_an_error() -> None:
     """A check that crashed, or said something that has no rows, leaves no row clean."""
     for flag in (Finding("warning", "crashed", code="D10-crashed"), Finding("error", "?", code="D10")):
-        assert contamination.leaks_of([flag]) is None
+        assert contamination.collect_leaks([flag]) is None
     asked: list[Collection[str]] = []
     gate = Gate("g", "qa.acc", min=0.5, clean_only=True)
-    said = contamination.judged(gate, [Sample("a")], None, asked.append, name="merged", alpha=0.05)  # type: ignore[arg-type]
+    said = contamination.decide_without_leaks(gate, [Sample("a")], None, asked.append, name="merged", alpha=0.05)  # type: ignore[arg-type]
     assert (said.outcome, asked) == (Outcome.ERROR, [])
 
 
@@ -154,7 +154,7 @@ def test_notes_leave_out_nothing() -> None:
         Finding("note", "", rows={"qa": ["1"]}, code="D10-group"),
         Finding("warning", "", rows={"qa": ["2"]}, code="D10-near"),
     ]
-    assert contamination.leaks_of(flags) == {"qa": {"2": "D10-near"}}
+    assert contamination.collect_leaks(flags) == {"qa": {"2": "D10-near"}}
 
 
 def put(
@@ -169,7 +169,7 @@ def put(
     result = Result("merged", "qa", scores, {}, "d")
     ask = partial(decide, gate, METRIC, result, None, samples, 0.05, name="merged")
     told = {"qa": {str(i): "D10-exact" for i in leaks}}
-    return contamination.judged(gate, samples, told, lambda w: ask(without=w), name="merged", alpha=0.05)
+    return contamination.decide_without_leaks(gate, samples, told, lambda w: ask(without=w), name="merged", alpha=0.05)
 
 
 FLOOR = Gate("floor", "qa.acc", min=0.8, clean_only=True)
@@ -196,7 +196,7 @@ def test_a_row_without_a_score_stays_an_error() -> None:
     samples = [Sample(str(i)) for i in range(100)]
     result = Result("merged", "qa", tuple(Score(str(i), {"acc": 1.0}) for i in range(1, 100)), {}, "d")
     ask = partial(decide, FLOOR, METRIC, result, None, samples, 0.05, name="merged")
-    said = contamination.judged(
+    said = contamination.decide_without_leaks(
         FLOOR, samples, {"qa": {"0": "D10-near"}}, lambda w: ask(without=w), name="merged", alpha=0.05
     )
     assert said.outcome is Outcome.ERROR

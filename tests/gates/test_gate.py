@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.claims.decide import decide
-from harness.claims.gate import Gate, ships
+from harness.gates.decide import decide
+from harness.gates.gate import Gate, find_export_obstacles
 from harness.records import metrics
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.stats import tests
+from harness.stats import hypothesis_tests
 from tests.helpers.speed import rounds
 
 ACC = Metric("acc", "higher", "proportion")
@@ -188,10 +188,10 @@ def test_ships_only_on_positive_proof() -> None:
     """Every blocking gate must have passed on this candidate; a warning may fail, silence may not."""
     block, warn = gate(min=0.1), Gate("w", "e.acc", "s", min=0.9, severity="warn")
     passed = verdict(block, ACC, result([1.0] * 50))
-    assert ships([passed], [block, warn], "merged") == []
-    assert ships([passed], [block], "adapter") != []
-    assert ships([], [block], "merged") == ['gate "g" has no verdict on merged']
-    assert ships([], [warn], "merged") == ["no blocking gate applies to merged"]
+    assert find_export_obstacles([passed], [block, warn], "merged") == []
+    assert find_export_obstacles([passed], [block], "adapter") != []
+    assert find_export_obstacles([], [block], "merged") == ['gate "g" has no verdict on merged']
+    assert find_export_obstacles([], [warn], "merged") == ["no blocking gate applies to merged"]
 
 
 def test_budget_is_a_point() -> None:
@@ -321,7 +321,7 @@ def test_small_slices_block_only_on_significant_harm() -> None:
     samples, ours = sliced({"big": (190, 200), **small, "s3": (2, 10)})
     found = verdict(gate(min=0.85, slice="kind=*"), ACC, ours, samples=samples)
     assert (found.outcome, found.driver) == (Outcome.FAIL, "kind=s3")
-    one_in_twenty = tests.binomial(6, 10, 0.85, 0.05).p_fail  # below 0.05 alone, not among eight
+    one_in_twenty = hypothesis_tests.binomial(6, 10, 0.85, 0.05).p_fail  # below 0.05 alone, not among eight
     assert one_in_twenty < 0.06
     samples, ours = sliced({"big": (190, 200), **small, "s3": (6, 10)})
     assert verdict(gate(min=0.85, slice="kind=*"), ACC, ours, samples=samples).outcome is Outcome.PASS

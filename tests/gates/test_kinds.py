@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from harness.claims.decide import decide
-from harness.claims.gate import KINDS, Best, Gate, Kind, Units
-from harness.claims.min_rows import unprovable_error
-from harness.collection.collected import Collection, Item, Task
-from harness.planning.gate_power import odds_of
-from harness.planning.past import History
-from harness.records.about import About
+from harness.collection.collection import Collection, Item, Task
+from harness.gates.decide import decide
+from harness.gates.gate import KINDS, BestCase, ClaimType, Gate, Units
+from harness.gates.min_rows import find_unprovable_error
+from harness.planning.gate_power import forecast_gates
+from harness.planning.history import History
+from harness.records.claim_spec import ClaimSpec
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.release.locked import Locked
-from harness.release.outcome import verdicts_error
-from harness.stats import tests
+from harness.release.lock_reader import Locked
+from harness.release.verdict_consistency import find_verdicts_error
+from harness.stats import hypothesis_tests
 from harness.suite import tables
 
 SECONDS = Metric("seconds", "lower", "mean")
@@ -31,7 +31,7 @@ ALPHA = 0.05
 DECIDE: Any = "median"
 
 
-class MedianAtMost(Kind):
+class MedianAtMost(ClaimType):
     """The median of rows is at most a number, by a sign test."""
 
     keys = ("max",)
@@ -46,20 +46,20 @@ class MedianAtMost(Kind):
     def words(self, gate: Gate) -> str:
         return f"a median of at most {gate.max:g}"
 
-    def about(self, gate: Gate, metric: Metric | None) -> About:
-        return About("bound", -1, gate.max or 0.0)
+    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+        return ClaimSpec("bound", -1, gate.max or 0.0)
 
-    def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> tests.Test:
+    def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> hypothesis_tests.Test:
         values = sorted(-s.values[metric.name] for s in units[0])
         below = sum(v > -(gate.max or 0.0) for v in values)
-        signs = tests.binomial(below, len(values), 0.5, alpha)
+        signs = hypothesis_tests.binomial(below, len(values), 0.5, alpha)
         # the most of the smallest that a median can be above, by the binomial distribution
         skip = max((k for k in range(len(values) // 2) if _tail(k, len(values)) <= alpha), default=0)
         ends = values[skip], values[-1 - skip]
-        return tests.Test(median(values), *ends, signs.p_pass, signs.p_fail, "sign test", len(values))
+        return hypothesis_tests.Test(median(values), *ends, signs.p_pass, signs.p_fail, "sign test", len(values))
 
-    def best(self, gate: Gate, metric: Metric) -> Best:
-        return Best(f"a median of {gate.max:g}", 0.5, "even if every row is below it")
+    def best(self, gate: Gate, metric: Metric) -> BestCase:
+        return BestCase(f"a median of {gate.max:g}", 0.5, "even if every row is below it")
 
     def consistent(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
         inside = verdict["lower"] <= verdict["estimate"] <= verdict["upper"]
@@ -67,12 +67,12 @@ class MedianAtMost(Kind):
 
 
 def _tail(k: int, n: int) -> float:
-    return tests.binomial(n - k, n, 0.5, ALPHA).p_pass
+    return hypothesis_tests.binomial(n - k, n, 0.5, ALPHA).p_pass
 
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.claims.gate.KINDS", [*KINDS, MedianAtMost()])
+    monkeypatch.setattr("harness.gates.gate.KINDS", [*KINDS, MedianAtMost()])
 
 
 GATE = Gate("fast", "e.seconds", max=1.0, decide=DECIDE)
@@ -109,7 +109,7 @@ def test_its_claim_is_written_and_checked() -> None:
     """Words, data and mistakes come from the class, what all kinds share from the core."""
     clean = replace(GATE, clean_only=True)
     assert clean.claim() == "a median of at most 1 without rows that leak"
-    assert clean.about(SECONDS) == About("bound", -1, 1.0, scale="mean", clean=True)
+    assert clean.about(SECONDS) == ClaimSpec("bound", -1, 1.0, scale="mean", clean=True)
     assert not GATE.mistakes()
     assert not GATE.mistakes_on(SECONDS)
     assert GATE.mistakes_on(Metric("acc", "higher", "proportion")) == ["acc has no median"]
@@ -121,8 +121,8 @@ def test_what_rows_cannot_prove_is_foreseen() -> None:
     """Four rows prove nothing about a median, five do."""
     rows = [Sample(str(i)) for i in range(5)]
     told = "a median of 1 cannot be proved on 4 rows, even if every row is below it; 5 at least"
-    assert unprovable_error(GATE, SECONDS, rows[:4], ALPHA) == told
-    assert unprovable_error(GATE, SECONDS, rows, ALPHA) == ""
+    assert find_unprovable_error(GATE, SECONDS, rows[:4], ALPHA) == told
+    assert find_unprovable_error(GATE, SECONDS, rows, ALPHA) == ""
 
 
 def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
     plugins: Any = None
     task = Task(spec, test_no_power_is_told_that_is_anothers, {"seconds": SECONDS}, SAMPLES)
     collection = Collection(suite, plugins, {"e": task}, ("base",), ("merged",), (Item("s", "merged", "e"),))
-    (asked,) = odds_of(collection, History(tmp_path, collection), {})
+    (asked,) = forecast_gates(collection, History(tmp_path, collection), {})
     assert (asked.odds.power, asked.odds.missing) == (None, "the power of its own test is not known")
 
 
@@ -154,5 +154,5 @@ def test_its_verdict_is_verified(changed: dict[str, Any], told: str) -> None:
     told_of = json.loads(json.dumps(asdict(judged(FAST)))) | changed
     locked = Locked(tables.SuiteTable("s", alpha=ALPHA), {"fast": GATE}, {"e": {"seconds": SECONDS}}, {}, {},
                     {"e": len(FAST)}, {}, {})  # fmt: skip
-    found = verdicts_error(locked, {"fast": told_of})
+    found = find_verdicts_error(locked, {"fast": told_of})
     assert told in found if told else not found

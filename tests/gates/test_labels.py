@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from bench import judge_rates
-from harness.claims.agreement import kappa
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
-from harness.claims.labels import corrected
+from harness.gates.agreement import kappa_test
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
+from harness.gates.labels import label_corrected_test
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.stats.tests import Test
+from harness.stats.hypothesis_tests import Test
 
 ALPHA = 0.05
 KAPPA = Metric("kappa", "higher", "agreement")
@@ -32,7 +32,7 @@ GOOD = {(1.0, 1.0): 45, (1.0, 0.0): 5, (0.0, 0.0): 37, (0.0, 1.0): 13}
 
 
 def share(values: list[float], given: Labels, threshold: float = 0.5, alpha: float = ALPHA) -> Test:
-    return corrected(values, [1.0] * len(values), None, given, threshold, alpha)
+    return label_corrected_test(values, [1.0] * len(values), None, given, threshold, alpha)
 
 
 def test_estimate_is_that_of_rogan_and_gladen() -> None:
@@ -57,7 +57,7 @@ def test_labels_of_one_prompt_count_once(each: int) -> None:
     values = [1.0] * 180 + [0.0] * 120
     one, more = (share(values, labels(GOOD, each=k)) for k in (1, each))
     assert more.p_pass == pytest.approx(one.p_pass, abs=0.01)
-    one, more = (kappa(labels(GOOD, each=k), 0.5, ALPHA) for k in (1, each))
+    one, more = (kappa_test(labels(GOOD, each=k), 0.5, ALPHA) for k in (1, each))
     assert (more.lower, more.p_pass) == pytest.approx((one.lower, one.p_pass))
 
 
@@ -70,9 +70,9 @@ def test_bounds_invert_the_test(alpha: float) -> None:
         found = share(values, given, alpha=alpha)
         assert share(values, given, found.lower).p_pass == pytest.approx(alpha, rel=1e-3)
         assert share(values, given, found.upper).p_fail == pytest.approx(alpha, rel=1e-3)
-        agreed = kappa(given, 0.5, alpha)
-        assert kappa(given, agreed.lower, alpha).p_pass == pytest.approx(alpha)
-        assert kappa(given, agreed.upper, alpha).p_fail == pytest.approx(alpha)
+        agreed = kappa_test(given, 0.5, alpha)
+        assert kappa_test(given, agreed.lower, alpha).p_pass == pytest.approx(alpha)
+        assert kappa_test(given, agreed.upper, alpha).p_fail == pytest.approx(alpha)
 
 
 def test_instrument_that_knows_nothing_proves_nothing() -> None:
@@ -91,7 +91,7 @@ def test_kappa_is_that_of_statsmodels() -> None:
     statsmodels = pytest.importorskip("statsmodels.stats.inter_rater")
     table = 10 * np.array([[400, 50, 20], [60, 300, 30], [10, 40, 90]])
     kinds = (0.0, 0.5, 1.0)
-    found = kappa(
+    found = kappa_test(
         labels({(a, b): int(table[i, j]) for i, a in enumerate(kinds) for j, b in enumerate(kinds)}), 0, ALPHA
     )
     theirs = statsmodels.cohens_kappa(table)
@@ -101,7 +101,7 @@ def test_kappa_is_that_of_statsmodels() -> None:
 
 def test_kappa_of_labels_that_all_agree_is_not_sure() -> None:
     """Ten labels that agree: the bound is the one at which none of ten would differ 5 % of the time."""
-    found = kappa(labels({(1.0, 1.0): 5, (0.0, 0.0): 5}), 0.3, ALPHA)
+    found = kappa_test(labels({(1.0, 1.0): 5, (0.0, 0.0): 5}), 0.3, ALPHA)
     assert (found.estimate, found.lower) == (1.0, pytest.approx(2 * 0.05**0.1 - 1))
     assert found.p_pass == pytest.approx(0.65**10)
 
@@ -180,7 +180,9 @@ def test_simulation_corrects_as_a_gate_does() -> None:
         for run in range(20):
             sides = tuple(int(x) for x in some.sides[run]) if side else ()
             given = Labels("wins", tuple(some.people[run]), tuple(some.said[run]), tuple(range(90)), side, sides)
-            one = corrected(rows.said[run], [1.0] * 60, None, given, 0.5, ALPHA, rows.sides[run] if side else None)
+            one = label_corrected_test(
+                rows.said[run], [1.0] * 60, None, given, 0.5, ALPHA, rows.sides[run] if side else None
+            )
             assert (one.p_pass, one.p_fail) == pytest.approx((found[0][run], found[1][run]))
 
 
@@ -210,7 +212,7 @@ def test_labels_of_a_side_without_rows_tell_nothing_of_it() -> None:
     truth, said = (tuple(x for given in both for x in getattr(given, name)) for name in ("truth", "said"))
     given = Labels("wins", truth, said, tuple(range(160)), "longer_by", (1,) * 80 + (0,) * 80)
     values = [1.0] * 90 + [0.0] * 110
-    one = corrected(values, [1.0] * 200, None, given, 0.5, ALPHA, [0] * 200)
+    one = label_corrected_test(values, [1.0] * 200, None, given, 0.5, ALPHA, [0] * 200)
     alone = share(values, both[1])
     assert (one.estimate, one.p_pass) == pytest.approx((alone.estimate, alone.p_pass), rel=0.05)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.stats.tests import binomial, tango
+from harness.stats.hypothesis_tests import binomial, tango
 
 WINS = Metric("wins", "higher", "proportion")
 FAULTS = Metric("faults", "lower", "proportion")

@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from harness.claims.needed import Needed, rows_needed
+from harness.gates.sample_size import SampleSize, estimate_sample_size
+from harness.stats import hypothesis_tests as stats
 from harness.stats import power
-from harness.stats import tests as stats
 
 ALPHA = 0.05
 
 
-def needed(test: stats.Test, threshold: float, discordance: float | None = None) -> Needed:
-    found = rows_needed(test, threshold, ALPHA, discordance)
+def needed(test: stats.Test, threshold: float, discordance: float | None = None) -> SampleSize:
+    found = estimate_sample_size(test, threshold, ALPHA, discordance)
     assert found is not None
     return found
 
@@ -90,10 +90,10 @@ def test_estimate_near_the_threshold_bounds_the_rows_from_below_only() -> None:
 def test_range_holds_the_rows_of_the_truth() -> None:
     """One model of 0.84 against 0.8, measured 400 times on 200 rows: an estimate is wrong by a factor of ten, but the
     ranges that are told hold the rows that it takes."""
-    truth = power.rows_for(lambda n: power.share_power(0.84, 0.8, int(n), ALPHA))
+    truth = power.search_rows(lambda n: power.share_power(0.84, 0.8, int(n), ALPHA))
     rights = np.random.default_rng(0).binomial(200, 0.84, 400).tolist()
     tests = [stats.binomial(k, 200, 0.8, ALPHA) for k in rights]
-    found = [n for t in tests if min(t.p_pass, t.p_fail) > ALPHA and (n := rows_needed(t, 0.8, ALPHA))]
+    found = [n for t in tests if min(t.p_pass, t.p_fail) > ALPHA and (n := estimate_sample_size(t, 0.8, ALPHA))]
     assert truth is not None
     assert max(n.rows for n in found) > 10 * min(n.rows for n in found)
     told = [n for n in found if n.least is not None]
@@ -103,9 +103,9 @@ def test_range_holds_the_rows_of_the_truth() -> None:
 
 def test_none_where_no_number_of_rows_would_do() -> None:
     """On the threshold, or with unknown spread, there is no answer."""
-    assert rows_needed(stats.binomial(80, 100, 0.8, ALPHA), 0.8, ALPHA) is None
-    assert rows_needed(stats.cluster_t([0.5] * 9, [1.0] * 9, None, 0.4, ALPHA), 0.4, ALPHA) is None
-    assert rows_needed(stats.point(3, 4), 4, ALPHA) is None
+    assert estimate_sample_size(stats.binomial(80, 100, 0.8, ALPHA), 0.8, ALPHA) is None
+    assert estimate_sample_size(stats.cluster_t([0.5] * 9, [1.0] * 9, None, 0.4, ALPHA), 0.4, ALPHA) is None
+    assert estimate_sample_size(stats.point(3, 4), 4, ALPHA) is None
     values = [0.4, 0.6] * 10
     open_yet = stats.cluster_t(values, [1.0] * 20, None, 0.48, ALPHA)
     assert needed(open_yet, 0.48).rows > 20

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.claims.gate import Gate
-from harness.claims.min_rows import fewest, unprovable_error
+from harness.gates.gate import Gate
+from harness.gates.min_rows import find_unprovable_error, min_rows
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
-from harness.stats import tests
+from harness.stats import hypothesis_tests
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
 ALPHA = 0.05
@@ -27,20 +27,24 @@ def first(proves: Callable[[int], float]) -> int:
 @pytest.mark.parametrize("bound", [0.5, 0.8, 0.95])
 def test_fewest_rows_of_a_bound_are_the_binomials(bound: float) -> None:
     """One row fewer, all of them right, and the exact test does not pass."""
-    assert fewest(bound, ALPHA) == first(lambda n: tests.binomial(n, n, bound, ALPHA).p_pass)
+    assert min_rows(bound, ALPHA) == first(lambda n: hypothesis_tests.binomial(n, n, bound, ALPHA).p_pass)
 
 
 @pytest.mark.parametrize("margin", [0.004, 0.02, 0.05, 0.3])
 def test_fewest_rows_of_a_margin_are_tangos(margin: float) -> None:
     """An equal model that changes no row needs the rule of three, also where Tango's score is taken as normal."""
-    assert fewest(1 - margin, ALPHA) == first(lambda n: tests.tango(0, 0, n, margin, ALPHA).p_pass)
+    assert min_rows(1 - margin, ALPHA) == first(lambda n: hypothesis_tests.tango(0, 0, n, margin, ALPHA).p_pass)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.05, 0.5])
 def test_fewest_rows_of_a_gain_are_the_tests(margin: float) -> None:
     """A model that wins every row passes from there on."""
-    test = (lambda n: tests.mcnemar(n, 0, n, ALPHA)) if margin == 0 else lambda n: tests.tango(n, 0, n, -margin, ALPHA)
-    assert fewest((1 + margin) / 2, ALPHA) == first(lambda n: test(n).p_pass)
+    test = (
+        (lambda n: hypothesis_tests.mcnemar(n, 0, n, ALPHA))
+        if margin == 0
+        else lambda n: hypothesis_tests.tango(n, 0, n, -margin, ALPHA)
+    )
+    assert min_rows((1 + margin) / 2, ALPHA) == first(lambda n: test(n).p_pass)
 
 
 def test_fewest_clusters_are_the_cluster_tests() -> None:
@@ -49,9 +53,9 @@ def test_fewest_clusters_are_the_cluster_tests() -> None:
     def p(clusters: int) -> float:
         names = [c for c in range(clusters) for _ in range(3)]
         ones = [1.0] * len(names)
-        return tests.cluster_t(ones, ones, names, 0.8, ALPHA, support=(0.0, 1.0)).p_pass
+        return hypothesis_tests.cluster_t(ones, ones, names, 0.8, ALPHA, support=(0.0, 1.0)).p_pass
 
-    assert fewest(0.8, ALPHA) == first(p)
+    assert min_rows(0.8, ALPHA) == first(p)
 
 
 GATES = {
@@ -80,7 +84,7 @@ GATES = {
 def test_unprovable_claims_say_what_is_missing(name: str) -> None:
     """58 rows prove no share above 0.95, the equality of no two models, and no margin of 2 points."""
     gate, message = GATES[name]
-    found = unprovable_error(gate, SHARE, [Sample(str(i)) for i in range(58)], ALPHA)
+    found = find_unprovable_error(gate, SHARE, [Sample(str(i)) for i in range(58)], ALPHA)
     assert (message in found) if message else found == ""
 
 
@@ -88,31 +92,33 @@ def test_a_cap_tells_how_many_documents_it_takes() -> None:
     """75 documents that count half a nat at most can prove 2 %, 74 cannot; without a cap nobody knows."""
     metric, rows = Metric("ppl", "lower", "perplexity"), [Sample(str(i)) for i in range(75)]
     claim = Gate("g", "qa.ppl", versus="base", worse_by_at_most="2%", cap=0.5)
-    assert unprovable_error(claim, metric, rows, ALPHA) == ""
+    assert find_unprovable_error(claim, metric, rows, ALPHA) == ""
     told = "worse_by_at_most = 2% cannot be proved on 74 rows, unless the model is better than base; 75 at least"
-    assert unprovable_error(claim, metric, rows[1:], ALPHA) == told
-    assert unprovable_error(dataclasses.replace(claim, cap=None), metric, rows[60:], ALPHA) == ""
+    assert find_unprovable_error(claim, metric, rows[1:], ALPHA) == told
+    assert find_unprovable_error(dataclasses.replace(claim, cap=None), metric, rows[60:], ALPHA) == ""
 
 
 def test_clusters_and_slices_are_the_rows_that_count() -> None:
     """100 rows of 20 documents are 20; a slice of too few rows is an alarm, with nothing to prove."""
     rows = [Sample(str(i), row={"kind": "ab"[i < 5]}, cluster=str(i % 20)) for i in range(100)]
-    assert "0.9: 20 clusters do not prove it where every row is right" in unprovable_error(
+    assert "0.9: 20 clusters do not prove it where every row is right" in find_unprovable_error(
         Gate("g", "qa.acc", min=0.9), SHARE, rows, ALPHA
     )
     sliced = Gate("g", "qa.acc", min=0.9, slice="kind=*")
-    assert unprovable_error(sliced, SHARE, rows, ALPHA).startswith("kind=a: min = 0.9: 20 clusters do not prove it")
-    assert unprovable_error(Gate("g", "qa.acc", min=0.9, slice="kind=b"), SHARE, rows, ALPHA) == ""
+    assert find_unprovable_error(sliced, SHARE, rows, ALPHA).startswith(
+        "kind=a: min = 0.9: 20 clusters do not prove it"
+    )
+    assert find_unprovable_error(Gate("g", "qa.acc", min=0.9, slice="kind=b"), SHARE, rows, ALPHA) == ""
 
 
 def test_one_row_and_one_cluster_prove_nothing_of_any_metric() -> None:
     """They are an ERROR when judged, so they are told before."""
     gate, mean = Gate("g", "qa.f1", min=0.5), Metric("f1", "higher")
-    assert unprovable_error(gate, mean, [Sample("1")], ALPHA) == "there is one row; one row proves nothing"
-    assert "all 3 rows are of one cluster" in unprovable_error(
+    assert find_unprovable_error(gate, mean, [Sample("1")], ALPHA) == "there is one row; one row proves nothing"
+    assert "all 3 rows are of one cluster" in find_unprovable_error(
         gate, mean, [Sample(i, cluster="c") for i in "abc"], ALPHA
     )
-    assert unprovable_error(gate, mean, [Sample(i) for i in "abc"], ALPHA) == ""
+    assert find_unprovable_error(gate, mean, [Sample(i) for i in "abc"], ALPHA) == ""
 
 
 def test_collection_warns_of_a_claim_the_rows_cannot_prove(project: Project) -> None:

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
-from harness.stats.neighbours import correlation
+from harness.stats.autocorrelation import lag_one_correlation
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
 ACC = Metric("acc", "higher", "proportion")
@@ -226,11 +226,11 @@ def test_rows_in_a_random_order_seldom_go_together(n: int) -> None:
     """Of 300 orders about one in a hundred has a p-value of 0.01, whichever way it is found."""
     luck = random.Random(5)
     values = [luck.random() ** 3 for _ in range(n)]
-    found = [correlation(luck.sample(values, n)) for _ in range(300)]
+    found = [lag_one_correlation(luck.sample(values, n)) for _ in range(300)]
     assert sum(p <= 0.05 for _, p in filter(None, found)) == pytest.approx(15, abs=11)
 
 
 def test_too_few_or_equal_rows_say_nothing_of_neighbours() -> None:
     """Nineteen rows, and rows that are all alike, have no correlation."""
-    assert correlation([float(i) for i in range(19)]) is None
-    assert correlation([0.1] * 100) is None
+    assert lag_one_correlation([float(i) for i in range(19)]) is None
+    assert lag_one_correlation([0.1] * 100) is None

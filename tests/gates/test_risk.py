@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
-from harness.claims.group import grouped
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
+from harness.gates.group import link_groups
 from harness.init import table
-from harness.pipeline.session import Options, prepare
+from harness.pipeline.session import Options, prepare_collection
 from harness.records.metrics import Metric, metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
@@ -181,7 +181,7 @@ def test_members_of_a_group_are_barred_by_its_severity() -> None:
     """A group that only warns may rest on an approximate member, one that blocks may not."""
     members = [Gate("a", "e.rating", min=3.0), Gate("b", "e.rating", min=3.5)]
     for severity, bars in (("warn", False), ("block", True)):
-        one = grouped([*members, Gate("any", any_of=["a", "b"], severity=severity)])[0]  # type: ignore[arg-type]
+        one = link_groups([*members, Gate("any", any_of=["a", "b"], severity=severity)])[0]  # type: ignore[arg-type]
         assert one.bars("approximate") is bars
 
 
@@ -192,7 +192,7 @@ SHIPPED = [*sorted((ROOT / "suites").glob("*.toml")), *sorted(EXAMPLES)]  # the 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_gate_that_is_shipped_is_exact(path: Path) -> None:
     """Gates of suites/ and of `harness init` say 5 % and keep it; where one is capped, the rows beyond are counted."""
-    collection = prepare(path, Options(ahead=True))
+    collection = prepare_collection(path, Options(ahead=True))
     for gate in (g for g in collection.suite.gates if g.metric):
         of = collection.tasks[gate.eval].metrics.get(gate.metric_name)
         only_warns = gate.severity == "warn" and of is not None and of.combine

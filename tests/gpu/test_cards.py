@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from harness.errors import UsageError
-from harness.workers import cards
+from harness.workers import gpus
 from harness.workers.local import Local
 from harness_hf import resolve_device
-from harness_sft.processes import refuse
+from harness_sft.processes import reject_processes
 from tests.helpers.gpus import H100, L4, machine
 
 OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver"
@@ -22,7 +22,7 @@ def refused(count: int) -> str:
     with pytest.raises(UsageError) as answering:
         Local(str(count))
     with pytest.raises(UsageError) as training:
-        refuse(count, {}, count)
+        reject_processes(count, {}, count)
     [told], [also] = answering.value.messages, training.value.messages
     said = told.removeprefix(f'--on "local:{count}": ')
     assert also == f"processes = {count}: {said}"
@@ -78,7 +78,7 @@ def test_why_none_is_seen(found: dict[str, str], said: str, tmp_path: Path, monk
     machine(tmp_path, monkeypatch, L4, **found)  # type: ignore[arg-type]
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    told = cards.seen()
+    told = gpus.probe_gpus_of()
     assert (told.cards, told.why_none().startswith(said)) == ((), True), told
 
 
@@ -92,7 +92,7 @@ def test_a_gpu_that_cannot_be_used_is_not_passed_over(tmp_path: Path, monkeypatc
     monkeypatch.setattr(torch.cuda, "init", init)
     assert resolve_device("auto").type == "cpu"  # no driver has a GPU
     (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(cards, "NODES", (str(tmp_path / "nvidia*"),))
+    monkeypatch.setattr(gpus, "NODES", (str(tmp_path / "nvidia*"),))
     for device in ("auto", "cuda", "cuda:0"):
         with pytest.raises(UsageError, match=f'device "{device}": PyTorch .* is too old.*; or set device = "cpu"'):
             resolve_device(device)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from harness.cli import doctor_report as examination
-from harness.cli.doctor_report import FAILS, FINE, ODD, Line, examine
+from harness.cli.doctor_report import FAILS, FINE, ODD, Line, examine_machine
 from harness.errors import UsageError
 from harness.testing import Project
-from harness.workers import cards
-from harness.workers.cards import Card
+from harness.workers import gpus
+from harness.workers.gpus import Gpu
 from harness.workers.local import Local
 from harness_hf import models
 from tests.helpers.gpus import H100, L4, machine
@@ -47,7 +47,7 @@ def test_a_gpu_that_cannot_be_used(visible: str, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "init", init)
     with pytest.raises(UsageError) as caught:
         models.resolve_device("auto")
-    assert failing(examine()) == caught.value.messages
+    assert failing(examine_machine()) == caught.value.messages
 
 
 def test_a_full_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,10 +55,10 @@ def test_a_full_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = (L4[0], L4[1], 200_000_000)
     machine(tmp_path, monkeypatch, full)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(models, "card", lambda _: Card(*full, bf16=True))
+    monkeypatch.setattr(models, "read_gpu", lambda _: Gpu(*full, bf16=True))
     with pytest.raises(UsageError) as caught:
         models.load_model(tmp_path, device="cuda:0")
-    assert failing(examine()) == caught.value.messages
+    assert failing(examine_machine()) == caught.value.messages
 
 
 @pytest.mark.parametrize(("found", "on"), [((L4, L4), "local:3"), ((L4, H100), "local:2")], ids=["few", "kinds"])
@@ -67,8 +67,8 @@ def test_workers_that_cannot_be(found: Any, on: str, tmp_path: Path, monkeypatch
     machine(tmp_path, monkeypatch, *found)
     with pytest.raises(UsageError) as caught:
         Local(on.removeprefix("local:"))
-    assert failing(examine(on=on)) == caught.value.messages
-    assert failing(examine()) == ()
+    assert failing(examine_machine(on=on)) == caught.value.messages
+    assert failing(examine_machine()) == ()
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_drivers_without_proc(
 ) -> None:
     """What PyTorch sees counts, where /proc and NVML have nothing."""
     machine(tmp_path, monkeypatch, *found, device=device)
-    monkeypatch.setattr(examination, "nodes", lambda: [f"/dev/{device}"])
-    lines = {line.name: line for line in examine(on="local:1")}
+    monkeypatch.setattr(examination, "gpu_device_files", lambda: [f"/dev/{device}"])
+    lines = {line.name: line for line in examine_machine(on="local:1")}
     assert lines["driver"].said.endswith(says)
     assert (lines["GPU 0"].state, lines["workers"].state) == (FINE, FINE)
     assert found[0][0] in lines["GPU 0"].said
@@ -94,8 +94,8 @@ def test_drivers_without_proc(
 def test_counts_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under CDI or LXD the host's list is another than what a process gets; nothing fails for that."""
     machine(tmp_path, monkeypatch, L4)
-    monkeypatch.setattr(examination, "nvml", lambda: ("580.65.06", 8))
-    lines = {line.name: line for line in examine()}
+    monkeypatch.setattr(examination, "read_nvml", lambda: ("580.65.06", 8))
+    lines = {line.name: line for line in examine_machine()}
     assert (lines["driver"].state, failing([*lines.values()])) == (ODD, ())
     assert lines["driver"].said == "580.65.06; GPUs: 0 in /proc, 8 by NVML, 1 by PyTorch"
 
@@ -103,7 +103,7 @@ def test_counts_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 def test_a_machine_without_a_gpu(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing fails, and what keeps the GPU away is said; who asks for one all the same is refused."""
-    monkeypatch.setattr(cards, "NODES", ())
+    monkeypatch.setattr(gpus, "NODES", ())
     done = project.harness("doctor")
     assert (done.code, "device        the CPU: no driver has a GPU" in done.out) == (0, True), done.out
     assert project.harness("doctor", "--device", "cpu").code == 0

@@ -14,10 +14,10 @@ import torch
 from harness.errors import UsageError
 from harness.records.models import ModelRef
 from harness.testing import Project
-from harness_hf import load_model, skeleton
+from harness_hf import build_skeleton, load_model
 from harness_lora import lora, qlora
 from harness_sft import SFT, TrainingJob, sft
-from harness_sft.memory import check_room, needed
+from harness_sft.memory import check_memory, estimate_memory
 from harness_sft.train import base_bytes
 from tests.helpers.late import late
 
@@ -43,31 +43,31 @@ def job(folder: Path, size: str, adapter: Any, **given: Any) -> TrainingJob:
 def test_llama_of_8b(tmp_path: Path) -> None:
     """Weights are what meta sums, in 4 bits what the formats say, and each trained number has 16 bytes."""
     whole = job(tmp_path, "8b", lora(**ADAPTER))
-    meta = sum(p.nbytes for p in skeleton(tmp_path, "bfloat16").parameters())
-    found = needed(whole)
+    meta = sum(p.nbytes for p in build_skeleton(tmp_path, "bfloat16").parameters())
+    found = estimate_memory(whole)
     assert found["weights"] == pytest.approx(meta, rel=0.1) and meta == 16_060_522_496
     assert found["trained"] == 16 * 41_943_040
     assert found["layer inputs"] == 2 * 2048 * 32 * 4096 * 2
-    packed = needed(replace(whole, adapter=qlora(**ADAPTER)))
+    packed = estimate_memory(replace(whole, adapter=qlora(**ADAPTER)))
     head = 2 * 128_256 * 4096 * 2
     assert packed["weights"] == pytest.approx(head + (meta - head) / 4 * (1 + 2 / 64), rel=0.01)
-    assert needed(replace(whole, adapter=None))["trained"] == 12 * 8_030_261_248
+    assert estimate_memory(replace(whole, adapter=None))["trained"] == 12 * 8_030_261_248
 
 
 @pytest.mark.slow
 def test_llama_of_70b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fits eight cards of 80 GB that share it, and not one: that is said before a weight is read."""
     alone = job(tmp_path, "70b", lora(**ADAPTER))
-    shared = needed(replace(alone, shard=True, processes=8))
+    shared = estimate_memory(replace(alone, shard=True, processes=8))
     assert shared["weights"] == pytest.approx(141.1e9 / 8, rel=0.01)
     alone = replace(alone, ref=replace(alone.ref, options={"dtype": "bfloat16", "device": "cuda"}))
     card = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=85_000_000_000)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     with pytest.raises(UsageError, match=r"needs 144.4 GB on a GPU .* H100 80GB HBM3 has 85.0; use = \"qlora\" in"):
-        check_room(alone)
-    check_room(replace(alone, shard=True, processes=8))
-    check_room(replace(alone, adapter=qlora(**ADAPTER)))
+        check_memory(alone)
+    check_memory(replace(alone, shard=True, processes=8))
+    check_memory(replace(alone, adapter=qlora(**ADAPTER)))
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_what_is_loaded_is_what_was_told(adapter: Any, tiny_model: Path) -> None
     """The bytes of a model in memory, its scales with it, are those of the plan to a tenth."""
     made = adapter(r=4)
     ref = ModelRef("base", str(tiny_model), options={"dtype": "float32", "device": "cpu"})
-    told = needed(TrainingJob(ref, made, (), schema.with_defaults(sft, {}), 0, SFT))
+    told = estimate_memory(TrainingJob(ref, made, (), schema.with_defaults(sft, {}), 0, SFT))
     loaded = load_model(tiny_model, dtype="float32", device="cpu", quantization=made.quantization)
     assert told["weights"] == pytest.approx(base_bytes(loaded), rel=0.1)
 

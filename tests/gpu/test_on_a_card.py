@@ -11,7 +11,7 @@ import torch
 from harness.records.models import ModelRef
 from harness_hf.models import load_model
 from harness_hf.scoring import Scorer
-from harness_hf.subject import load_subjects, release
+from harness_hf.subject import load_subjects, release_subjects
 from harness_sft import sft
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -38,7 +38,7 @@ def test_answers_are_those_of_the_cpu(tiny_model: Path) -> None:
         placed = {"dtype": "float32", "device": device, "device_map": None, "threads": None}
         subjects = load_subjects([ModelRef("base", str(tiny_model))], [str(tiny_model)], placed)
         said[device] = subjects[0].generate([f"{i} is" for i in range(8)], max_new_tokens=16)
-        release(subjects)
+        release_subjects(subjects)
     assert said["cuda"] == said["cpu"]
 
 

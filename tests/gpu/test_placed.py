@@ -11,14 +11,14 @@ import torch
 
 from harness.errors import UsageError
 from harness.records.models import ModelRef
-from harness.workers import cards
-from harness.workers.cards import Card
+from harness.workers import gpus
+from harness.workers.gpus import Gpu
 from harness.workers.local import Local
 from harness_hf import models
 from harness_hf.scoring import Scorer
 from harness_ray.cluster import Cluster
-from harness_sft.job import place
-from harness_sft.processes import resolve
+from harness_sft.job import base_placement
+from harness_sft.processes import resolve_processes
 from harness_vllm import engine
 from harness_vllm.environment import Flags
 from tests.helpers.gpus import L4, machine
@@ -30,7 +30,7 @@ def third_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"is_available": True, "current_device": 2, "is_bf16_supported": False}
     for name, value in told.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value, **__: value)
-    monkeypatch.setattr(models, "card", lambda _: Card("Tesla T4", 16_000_000_000, 15_000_000_000, bf16=False))
+    monkeypatch.setattr(models, "read_gpu", lambda _: Gpu("Tesla T4", 16_000_000_000, 15_000_000_000, bf16=False))
 
 
 @pytest.mark.usefixtures("third_of_four")
@@ -49,8 +49,8 @@ def test_a_gpu_has_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(Given) as caught:
             models.load_model(tmp_path, device=device)
         assert caught.value.args == ({"": torch.device("cuda", number)},)
-    full = Card("Tesla T4", 16_000_000_000, 300_000_000, bf16=False)
-    monkeypatch.setattr(models, "card", lambda _: full)
+    full = Gpu("Tesla T4", 16_000_000_000, 300_000_000, bf16=False)
+    monkeypatch.setattr(models, "read_gpu", lambda _: full)
     with pytest.raises(UsageError, match=r"GPU 2 is full: 0.3 of 16.0 GB are free; end what holds it"):
         models.load_model(tmp_path)
 
@@ -60,10 +60,10 @@ def test_a_gpu_without_bfloat16() -> None:
     """A T4 answers in float16, or 8 B would not fit; it trains in float32, where no gradient vanishes."""
     assert models.resolve_dtype("auto", torch.device("cuda", 0)) == torch.float16
     adapter: Any = object()
-    assert place(ModelRef("base", "x"), adapter, sharded=False) == {"dtype": "float32"}
+    assert base_placement(ModelRef("base", "x"), adapter, sharded=False) == {"dtype": "float32"}
     asked = ModelRef("base", "x", options={"dtype": "float16", "device": "cuda"})
-    assert place(asked, adapter, sharded=False) == {"dtype": "float16", "device": "cuda"}
-    assert place(asked, adapter, sharded=True) == {"dtype": "float16", "device": "cpu"}
+    assert base_placement(asked, adapter, sharded=False) == {"dtype": "float16", "device": "cuda"}
+    assert base_placement(asked, adapter, sharded=True) == {"dtype": "float16", "device": "cpu"}
 
 
 def test_a_head_on_another_gpu_is_asked_by_numbers(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_a_model_on_two_gpus_scores_as_on_one(tiny_model: Path) -> None:
 def test_several_processes_do_not_spread() -> None:
     """Each of them would put its model on all GPUs."""
     with pytest.raises(UsageError, match="device_map: cannot be set with several processes"):
-        resolve(2, {"device_map": "auto"}, 2, "cuda")
+        resolve_processes(2, {"device_map": "auto"}, 2, "cuda")
 
 
 def test_vllm_leaves_room_for_the_logits_of_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_a_worker_of_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (Local("2x2").gpus, Local("1x2").gpus) == (["0,1", "2,3"], ["0,1", "2,3"])
     with pytest.raises(UsageError, match="this machine has 5 GPUs; ask for 2 at most"):
         Local("3x2")
-    monkeypatch.setattr(cards, "NODES", ())
+    monkeypatch.setattr(gpus, "NODES", ())
     with pytest.raises(UsageError, match="this machine has 0 GPUs; ask for 0 at most"):
         Local("1x2")
 
@@ -133,7 +133,7 @@ def test_a_cluster_that_grows_is_asked_for_gpus(monkeypatch: pytest.MonkeyPatch)
     there: dict[str, float] = {"CPU": 8.0}
     remote = SimpleNamespace(options=lambda **how: asked.append(how) or SimpleNamespace(remote=object))
     ray = SimpleNamespace(cluster_resources=lambda: there, available_resources=lambda: there, remote=lambda _: remote)
-    monkeypatch.setattr("harness_ray.cluster.connected", lambda _: ray)
+    monkeypatch.setattr("harness_ray.cluster.connect_ray", lambda _: ray)
     monkeypatch.setattr("harness_ray.cluster.PATIENCE", 0.0)
     for gpus, workers in ((0, 1), (5, 2)):
         there["GPU"] = gpus

@@ -3,7 +3,7 @@
 HARNESSFILE = '''
 import json
 from contextlib import contextmanager
-from harness import Said, hookimpl, loader
+from harness import Completion, hookimpl, loader
 from harness.testing import identity as same, load as fake, open_source
 
 
@@ -23,7 +23,7 @@ class Telling:
         for prompt, text in zip(prompts, self.subject.generate(prompts)):
             number = int(prompt.split("question ")[1].split()[0])
             cut = number < self.cut
-            found.append(Said("" if number >= 60 - self.empty else text, "length" if cut else "eos", 32 if cut else 2))
+            found.append(Completion("" if number >= 60 - self.empty else text, "length" if cut else "eos", 32 if cut else 2))
         return found
 
 

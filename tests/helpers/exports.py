@@ -8,13 +8,13 @@ from typing import Any
 
 from harness.artifacts import attestation
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL
-from harness.artifacts.digests import file_digest, hash_files, root_digest, walk, weights_of
+from harness.artifacts.digests import file_digest, hash_files, root_digest, walk_files, weights_digest_of_files
 
 
 def reseal(export: Path, **changes: Any) -> None:
     """Make manifest and claims right again after an edit, as one who wants to deceive would, without a key."""
     manifest = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))
-    there = {n: s for n, s in walk(export) if n not in attestation.UNLISTED}
+    there = {n: s for n, s in walk_files(export) if n not in attestation.UNLISTED}
     manifest["files"] = {n: {"size": s, "sha256": file_digest(export / n)} for n, s in there.items()}
     model = {n.removeprefix("model/"): f["sha256"] for n, f in manifest["files"].items() if n.startswith("model/")}
     manifest |= {"root": root_digest(model), **changes}
@@ -23,14 +23,14 @@ def reseal(export: Path, **changes: Any) -> None:
         gates = judged_anew(export, manifest, gates)
     text, lock = json.dumps(manifest).encode(), (export / EVIDENCE / LOCK).read_bytes()
     (export / EVIDENCE / MANIFEST).write_bytes(text)
-    lines = [attestation.Envelope(s, {}).line() + "\n" for s in attestation.statements(text, lock, gates)]
+    lines = [attestation.Envelope(s, {}).line() + "\n" for s in attestation.make_statements(text, lock, gates)]
     (export / EVIDENCE / CLAIMS).write_text("".join(lines), "utf-8")
 
 
 def judged_anew(export: Path, manifest: dict[str, Any], gates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Let manifest and gates speak of the weights that are there now."""
     try:
-        weights = weights_of(hash_files(export / MODEL, [name for name, _ in walk(export / MODEL)]))
+        weights = weights_digest_of_files(hash_files(export / MODEL, [name for name, _ in walk_files(export / MODEL)]))
     except ValueError:  # of weights that are none there is no digest
         return gates
     gates = [{**g, "digest": weights if g["digest"] == manifest["weights"] else g["digest"]} for g in gates]

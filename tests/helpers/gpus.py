@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.workers import cards
+from harness.workers import gpus
 
 TORCH = """\
 import contextlib, json, os, types
@@ -57,7 +57,7 @@ def machine(
     (folder / "torch").mkdir(parents=True)
     (folder / "torch" / "__init__.py").write_text(TORCH.format(told=json.dumps(told)), encoding="utf-8")
     (folder / device).touch()
-    monkeypatch.setattr(cards, "NODES", (str(folder / device),))
+    monkeypatch.setattr(gpus, "NODES", (str(folder / device),))
     monkeypatch.syspath_prepend(folder)
-    for name in cards.VISIBLE:
+    for name in gpus.VISIBLE:
         monkeypatch.delenv(name, raising=False)

@@ -22,7 +22,7 @@ def build(folder: Path, split: str = "smollm", rows: int = 0, seed: int = 3, **c
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
-    restore.cut(backend, split)
+    restore.set_pretokenizer(backend, split)
     backend.decoder = decoders.ByteLevel()
     special = [*SPECIAL.values(), TURN_END]
     alphabet = pre_tokenizers.ByteLevel.alphabet()

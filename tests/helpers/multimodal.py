@@ -38,7 +38,7 @@ def build(name: str, folder: Path) -> Any:
     import torch
     import transformers
 
-    from harness_hf.models import quiet
+    from harness_hf.models import quiet_loading
     from harness_hf.tiny import _tokenizer
 
     tokenizer, made = _tokenizer(), getattr(transformers, name)
@@ -49,7 +49,7 @@ def build(name: str, folder: Path) -> Any:
     config = made.config_class(
         text_config={**TEXT, **ids, "vocab_size": 300, **text}, vision_config=tower, **image, **both
     )
-    with torch.random.fork_rng(devices=[]), quiet():
+    with torch.random.fork_rng(devices=[]), quiet_loading():
         torch.manual_seed(0)
         model = made(config).float().eval()
         model.save_pretrained(folder)

@@ -260,12 +260,12 @@ def teach(folder: Path, steps: int) -> Path:
     """Teach the model in a folder to end short answers."""
     import torch
 
-    from harness_hf import Tokens, load_model, quiet
-    from harness_served.conversations import ENDED, user
+    from harness_hf import Tokens, load_model, quiet_loading
+    from harness_served.conversations import ENDED, user_message
 
     tokens, model = Tokens.of(str(folder)), load_model(folder, dtype="float32", device="cpu")
     stop = tokens.special("<|end|>")
-    rows = [(prompt, [*answer, stop]) for prompt, answer in tokens.pairs([([user(q)], a) for q, a in ENDED])]
+    rows = [(prompt, [*answer, stop]) for prompt, answer in tokens.pairs([([user_message(q)], a) for q, a in ENDED])]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
         prompt, answer = rows[step % len(rows)]
@@ -275,6 +275,6 @@ def teach(folder: Path, steps: int) -> Path:
         optimizer.step()
         optimizer.zero_grad()
     model.generation_config.eos_token_id = sorted(tokens.stops)
-    with quiet():
+    with quiet_loading():
         model.save_pretrained(folder)
     return folder

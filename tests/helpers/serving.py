@@ -57,12 +57,12 @@ class Served:
 @contextmanager
 def served(folder: Path, token: str = "tests", *, known: bool = True) -> Iterator[Served]:
     """Serve the runs in a folder, to who is `known` to have the token."""
-    from harness_view.app import app_of, server_of
+    from harness_view.app import make_app, make_server
     from harness_view.runs import Runs
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        server = server_of(app_of(Runs(folder), frozenset({f"127.0.0.1:{port}"}), token))
+        server = make_server(make_app(Runs(folder), frozenset({f"127.0.0.1:{port}"}), token))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

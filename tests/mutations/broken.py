@@ -18,7 +18,7 @@ from harness.internals import schema
 from harness_hf import load, open_source
 from harness_lora import ADAPTER_NOTE, lora
 from harness_preference import dpo
-from harness_sft import SFT, TrainingJob, sft, train_by
+from harness_sft import SFT, TrainingJob, sft, train
 
 
 def hurt(
@@ -212,7 +212,7 @@ def sharing(
     recipe = schema.with_defaults(sft, o)
     method = {"slices": SLICES, "empty": EMPTY, "whole": WHOLE}.get(how, SFT)
     given: dict[str, Any] = {"out": out, "progress": progress, "flag": flag}
-    return train_by(TrainingJob(ref, adapter, rows, recipe, seed, method, processes=2, shard=True, **given))
+    return train(TrainingJob(ref, adapter, rows, recipe, seed, method, processes=2, shard=True, **given))
 
 
 def _sharing(how: str) -> Any:
@@ -220,7 +220,7 @@ def _sharing(how: str) -> Any:
     from harness_sft import sharding
     from harness_sft.supervised import CheckedTrainer
 
-    gathered, check = sharding.whole, sharding.check_split
+    gathered, check = sharding.gather_tensor, sharding.check_split
 
     def broken(tensor: Any) -> Any:
         found = gathered(tensor)
@@ -228,16 +228,16 @@ def _sharing(how: str) -> Any:
             return found
         if how == "empty":
             return found.new_empty(0)
-        found[len(sharding.local(tensor)) :] = 0.0
+        found[len(sharding.local_part(tensor)) :] = 0.0
         return found
 
     def unsplit(model: Any, ranks: Any, device: str) -> None:
         check(model, ranks)
 
     if how == "whole":  # as accelerate does on a CPU, without a word
-        sharding.shard = unsplit
+        sharding.shard_model = unsplit
     else:
-        sharding.whole = broken
+        sharding.gather_tensor = broken
     return CheckedTrainer
 
 
@@ -312,10 +312,10 @@ def _other_norm(weights: dict[str, Any]) -> None:
 def _half_merged(weights: dict[str, Any]) -> None:
     from safetensors.torch import load_file
 
-    from harness_hf.sources import resolve
+    from harness_hf.sources import resolve_folder
 
     name = "model.layers.1.mlp.up_proj.weight"
-    weights[name] = load_file(resolve("tiny:llama") / "model.safetensors")[name]
+    weights[name] = load_file(resolve_folder("tiny:llama") / "model.safetensors")[name]
 
 
 def _nan(weights: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from harness.errors import UsageError
-from harness.pipeline.run import Options, check_suite, prepare, run_suite
+from harness.pipeline.run import Options, check_suite, prepare_collection, run_suite
 
 DATA = Path(__file__).parents[2] / "suites" / "data"
 THINGS = [
@@ -125,7 +125,7 @@ class Lab:
         """Check a suite."""
         try:
             options = Options(overrides=overrides, plugins=("tests.mutations.broken",))
-            found, _, _ = check_suite(prepare(suite, options), options)
+            found, _, _ = check_suite(prepare_collection(suite, options), options)
         except UsageError as error:
             return Seen(error.messages, 4)
         alarms = tuple(f.code for f in found if f.severity != "note" and f.ignored is None)
@@ -172,10 +172,10 @@ class Lab:
 
     def model(self, change: Callable[[Path], None]) -> Path:
         """Return a copy of the tiny model that was changed on the disk."""
-        from harness_hf.sources import resolve
+        from harness_hf.sources import resolve_folder
 
         folder = self.folder / "model"
-        shutil.copytree(resolve("tiny:llama"), folder, dirs_exist_ok=True)
+        shutil.copytree(resolve_folder("tiny:llama"), folder, dirs_exist_ok=True)
         change(folder)
         return folder
 

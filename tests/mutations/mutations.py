@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from harness import Said, Score
+from harness import Completion, Score
 from tests.mutations.lab import CHAT, EVAL, ROWS, THINGS, Lab, Seen
 
 Try = Callable[[Lab], Seen]
@@ -374,7 +374,8 @@ def _answering(cut: int = 0, empty: int = 0, lost: int = 0) -> Try:
         numbers = [int(prompt.split()[1]) for prompt in prompts]
         said = zip(numbers, plain(self, prompts), strict=True)
         return [
-            Said("" if i < empty else text, "length" if i < cut else "eos", 8 if i < cut else 2) for i, text in said
+            Completion("" if i < empty else text, "length" if i < cut else "eos", 8 if i < cut else 2)
+            for i, text in said
         ]
 
     def score(name: str, *values: Any, **about: Any) -> Score:

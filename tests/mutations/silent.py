@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from harness import Said
+from harness import Completion
 from tests.mutations.lab import EVAL, ROWS, THINGS, Lab, Seen
 from tests.mutations.mutations import PAIRED, SCORED, Mutation, Try, data, option, trained
 
@@ -137,7 +137,7 @@ def _replying(reply: Callable[[str, str], str], use: str, cut: bool = False, **c
         def generate(self: Any, prompts: Any, **_: Any) -> list[str]:
             said = zip(prompts, plain(self, prompts), strict=True)
             ended = "length" if self.name == "base" and cut else "eos"
-            return [Said(reply(prompt, answer), ended, 8) for prompt, answer in said]
+            return [Completion(reply(prompt, answer), ended, 8) for prompt, answer in said]
 
         case = f"case {next(CASES)} say"  # or another run's answers are remembered
         rows = [{"input": f"number {i} {case} w{i}", "target": f"w{i}"} for i in range(40)]

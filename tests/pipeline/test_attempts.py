@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.reports.report_json import read_run
-from harness.stats.tests import spent
+from harness.stats.hypothesis_tests import attempt_alpha
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.suites import EXPORTER, SELECT, SPLIT, WHOLE, ledger
 
@@ -146,9 +146,9 @@ def test_spending_keeps_the_stated_risk(suite: Project) -> None:
     for skill in (0.75, 0.77, 0.8):
         outcome = suite.run("--set", f"train.skill={skill}", "--set", "gate.0.min=0.3")
         alphas.append(next(v.alpha for v in outcome.report.verdicts if v.candidate == "merged"))
-    assert alphas == [pytest.approx(spent(0.05, k)) for k in (1, 2, 3)]
+    assert alphas == [pytest.approx(attempt_alpha(0.05, k)) for k in (1, 2, 3)]
     assert "was tested at alpha 0.0034" in outcome.out
-    assert math.fsum(spent(0.05, k) for k in range(1, 100_000)) <= 0.05
+    assert math.fsum(attempt_alpha(0.05, k) for k in range(1, 100_000)) <= 0.05
 
 
 def test_a_budget_is_no_attempt_and_whatever_was_scored_is_one(suite: Project) -> None:
@@ -322,7 +322,7 @@ def test_rows_that_were_looked_at_are_known_again(suite: Project, case: str) -> 
     text, rows, flags = SAME[case]
     outcome = write(suite, text, rows).run("--set", "train.skill=0.95", *flags)
     assert {v.attempt for v in outcome.report.verdicts} == {2}
-    assert {v.alpha for v in outcome.report.verdicts} == {spent(0.05, 2)}
+    assert {v.alpha for v in outcome.report.verdicts} == {attempt_alpha(0.05, 2)}
 
 
 @pytest.mark.slow
@@ -460,7 +460,7 @@ def test_at_once_every_run_is_an_attempt_of_its_own(suite: Project) -> None:
     reports = [read_run(path.parent) for path in suite.folder.glob("out/*/*/report.json")]
     for role in ("adapter", "merged"):
         found = sorted((v.attempt, v.alpha) for r in reports for v in r.verdicts if v.candidate == role)
-        assert found == [(k, spent(0.05, k)) for k in (1, 2, 3, 4)]
+        assert found == [(k, attempt_alpha(0.05, k)) for k in (1, 2, 3, 4)]
         assert sorted(line["attempt"] for line in ledger(suite) if line["role"] == role) == [1, 2, 3, 4]  # type: ignore[type-var]
 
 
@@ -502,13 +502,13 @@ def grown(suite: Project, rows: int, *, most: int = 240, more: str = "") -> tupl
 @pytest.mark.slow
 def test_rows_that_come_in_share_one_risk(suite: Project) -> None:
     """Each look at more of the declared rows is tested at its level, and all of them are one attempt."""
-    from harness.stats.multiple import levels
+    from harness.stats.multiple_testing import interim_levels
 
     looks: tuple[int, ...] = ()
     for rows in (60, 120, 240):
         looks = (*looks, rows)
         found = grown(suite, rows)
-        assert found == (1, looks, pytest.approx(levels(looks, 240, 0.05)[-1]))
+        assert found == (1, looks, pytest.approx(interim_levels(looks, 240, 0.05)[-1]))
     export = suite.folder / "exports/fake"
     assert suite.harness("verify", "--recompute", str(export)).code == 0
     assert grown(suite, 240, more="--set train.skill=0.95")[:2] == (2, (240,))
@@ -541,7 +541,7 @@ def write_evidence(export: Any, gates: Any) -> None:
     manifest["files"]["evidence/gates.json"] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
     raw = json.dumps(manifest).encode()
     (evidence / "manifest.json").write_bytes(raw)
-    statements = attestation.statements(raw, (evidence / "suite.lock.json").read_bytes(), gates)
+    statements = attestation.make_statements(raw, (evidence / "suite.lock.json").read_bytes(), gates)
     lines = [attestation.Envelope(s, {}).line() for s in statements]
     (evidence / "claims.intoto.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness.pipeline.attempt import AttemptClaims, look_of
+from harness.pipeline.attempt import AttemptClaims, make_attempt
 from harness.pipeline.ledger import Ledger
-from harness.pipeline.session import Options, prepare
+from harness.pipeline.session import Options, prepare_collection
 from harness.records.samples import Result, Score
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.suites import ledger
@@ -96,12 +96,12 @@ def test_the_best_of_several_candidates_counts_them(suite: Project) -> None:
 
 def test_a_first_run_of_the_demo_is_attempt_1(tmp_path: Path) -> None:
     """Three evaluations of the demo ask the phrases that confirm, and are one attempt; so is the rest."""
-    collection = prepare(ROOT / "suites/domain.toml", Options())
+    collection = prepare_collection(ROOT / "suites/domain.toml", Options())
     claims, log = AttemptClaims(collection), Ledger(tmp_path / "attempts.jsonl", pytest.fail)
     assert claims.peers["chapter"] == {"chapter", "choice", "answers"}
     for name, task in collection.tasks.items():
         scores = tuple(Score(s.id, {name: i / 7}) for i, s in enumerate(task.samples or ()))
-        look = look_of(claims, "merged", name, "w", "b", Result("merged", name, scores, {}, "w"))
+        look = make_attempt(claims, "merged", name, "w", "b", Result("merged", name, scores, {}, "w"))
         with log.locked():
             standing = log.standing(look)
             log.record(standing, look, collection.suite, "merged", name)

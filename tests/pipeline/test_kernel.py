@@ -15,9 +15,9 @@ import pytest
 
 import harness
 from harness import Score
-from harness.evaluation.evaluate import taken
+from harness.evaluation.evaluate import validate_score
+from harness.records.copies import copy_record, detach_copy
 from harness.records.findings import Finding
-from harness.records.frozen import isolated, plain
 from harness.testing import ROWS, SUITE, Project
 
 BAD = ("--set", "train.skill=0.2")  # below the floor of one half
@@ -364,17 +364,17 @@ def test_copies_are_plain_all_the_way_down() -> None:
         def weight_of(self, metric: str) -> float:
             return 1e9
 
-    score = taken(Evil("a", Fickle({"m": 0.0}), weights=Fickle({"m": 2.0})))
+    score = validate_score(Evil("a", Fickle({"m": 0.0}), weights=Fickle({"m": 2.0})))
     assert (type(score), score.values["m"], score.weight_of("m")) == (Score, 0.0, 2.0)
-    assert type(plain(Score, Evil("a", {}))) is Score
+    assert type(copy_record(Score, Evil("a", {}))) is Score
     value = {"a": [({"b": 1},)], "c": {1, 2}}
-    copy = isolated(value)
+    copy = detach_copy(value)
     copy["a"][0][0]["b"] = 2  # type: ignore[index]
     assert value == {"a": [({"b": 1},)], "c": {1, 2}}
     nested = [1]
     for _ in range(400):  # two frames a level, of the thousand that there are
         nested = [nested]  # type: ignore[list-item]
-    assert isolated(nested) == nested
+    assert detach_copy(nested) == nested
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +401,7 @@ class Raised(ValueError):
 def test_a_copy_of_a_record_shares_nothing_that_can_be_written(kind: type[Slotted | Counted | Raised]) -> None:
     """With slots, with a field that it makes itself, or of a base that makes it: its kind, and values of its own."""
     value = kind([1, 2])
-    copy = isolated([value])[0]
+    copy = detach_copy([value])[0]
     assert type(copy) is kind and copy is not value
     assert {name: getattr(copy, name) for name in kind.__dataclass_fields__} == {
         name: getattr(value, name) for name in kind.__dataclass_fields__

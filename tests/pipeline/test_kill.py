@@ -21,7 +21,7 @@ from pathlib import Path
 
 import harness_report
 from harness.cli.main import main
-from harness.release.verify import verify
+from harness.release.verify import verify_export
 
 EVENTS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "shutil.copyfile", "shutil.rmtree")
 WORDS = ["run", "suite.toml", "-p", "harness.testing"]
@@ -97,8 +97,8 @@ for number in range(tries):
     assert code in ((0, 4) if full else (0, -9)), (at, code, text)
     assert "Traceback" not in text, text
     if export.exists():
-        assert verify(export).ok, (at, verify(export).refused)
-    assert state() in (before, b"") or state() != before and verify(export).ok
+        assert verify_export(export).ok, (at, verify_export(export).refused)
+    assert state() in (before, b"") or state() != before and verify_export(export).ok
     kept = state() == before
     adapters = sorted(str(p) for p in trained.glob("*/adapter"))
     code, _, text = child(skill, page=False)  # which takes longer than all else
@@ -136,7 +136,7 @@ import itertools, json, os, random, signal, sys
 from pathlib import Path
 
 from harness.artifacts.digests import file_digests
-from harness.files import folder_in_place
+from harness.files import replace_folder
 from harness_lora import lora
 
 out, rng = Path("merged"), random.Random(7)
@@ -164,7 +164,7 @@ def merge(adapter, at=None):
 
     os.pwrite, os.copy_file_range = half, half_copied
     sys.addaudithook(hook)
-    with folder_in_place(out) as folder:
+    with replace_folder(out) as folder:
         lora().merge("base", Path(adapter), folder, variant="original")
     return next(seen) - 1
 
@@ -186,7 +186,7 @@ def child(*arguments):
     return json.loads(told) if told else -os.WTERMSIG(status)
 
 
-from harness_lora.layout import skeleton
+from harness_lora.skeleton import skeleton
 
 skeleton(Path("base"))  # imports what a merge needs, once and not in every child
 points, wanted, outcomes = 0, {}, []
@@ -217,7 +217,7 @@ from pathlib import Path
 import peft, transformers, harness_lora.merge  # once, not in every child
 from harness.cli.main import main
 from harness.artifacts.digests import file_digests
-from harness.release.verify import verify
+from harness.release.verify import verify_export
 
 
 def run(candidate):
@@ -257,7 +257,7 @@ for free in map(int, sys.argv[1:]):
     leave(free << 10)
     code, text = child("two")
     assert (code, "No space left on device" in text, "Traceback" in text) == (4, True, False), (free, code, text)
-    assert file_digests(Path("out")) == before and verify(Path("out")).ok, free
+    assert file_digests(Path("out")) == before and verify_export(Path("out")).ok, free
     where.append(max(("", "merge", "export"), key=lambda stage: text.find(f"\\n{stage}  ")))
     left = [p.name for p in [*Path().glob(".*"), *Path("cache/trained").glob("*/.*")]]
     assert not left, (free, left)
@@ -266,7 +266,7 @@ merged = {p: p.stat().st_ino for p in Path("cache/trained").glob("*/merged-origi
 code, text = child("two")
 assert code == 0, text
 assert len(merged) == 2 and all(p.stat().st_ino == inode for p, inode in merged.items())  # not made again
-assert verify(Path("out")).ok and file_digests(Path("out")) != before
+assert verify_export(Path("out")).ok and file_digests(Path("out")) != before
 print(json.dumps(where))
 """
 

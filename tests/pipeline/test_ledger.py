@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.files import append_line
-from harness.pipeline.ledger import Ledger, Look, Row, Standing, meets, project_of
+from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, Row, overlaps, project_name
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
 from harness.testing import SUITE
@@ -56,9 +56,9 @@ def rows(*numbers: int) -> frozenset[Row]:
     return frozenset((f"{i:032x}",) for i in numbers)
 
 
-def look(seen: Seen, **more: object) -> Look:
+def look(seen: Seen, **more: object) -> LedgerEntry:
     scores = {row: [seen.scores] for row in seen.rows}
-    made = Look(seen.role, seen.weights, seen.rows, scores, seen.base)  # type: ignore[arg-type]
+    made = LedgerEntry(seen.role, seen.weights, seen.rows, scores, seen.base)  # type: ignore[arg-type]
     return replace(made, **more)  # type: ignore[arg-type]
 
 
@@ -73,7 +73,7 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "attempts.jsonl", pytest.fail)
 
 
-def take(ledger: Ledger, look: Look, suite: Suite) -> Standing:
+def take(ledger: Ledger, look: LedgerEntry, suite: Suite) -> AttemptNumber:
     with ledger.locked():
         standing = ledger.standing(look)
         ledger.record(standing, look, suite, "merged", "qa")
@@ -111,10 +111,10 @@ def test_ledger_counts_as_the_rule_says(history: list[Seen]) -> None:
 def test_a_tenth_is_enough() -> None:
     """Of 10 and 100 rows one in common is a tenth of the smaller set; of 11 it is not. One key of several is enough."""
     many = rows(*range(100))
-    assert meets(many, rows(*range(99, 109)))
-    assert not meets(many, rows(*range(99, 110)))
-    assert meets(many, frozenset([("other", f"{5:032x}")]))
-    assert not meets(many, frozenset())
+    assert overlaps(many, rows(*range(99, 109)))
+    assert not overlaps(many, rows(*range(99, 110)))
+    assert overlaps(many, frozenset([("other", f"{5:032x}")]))
+    assert not overlaps(many, frozenset())
 
 
 def test_six_templates_are_six_attempts_at_every_eval_that_is_asked_again(ledger: Ledger, suite: Suite) -> None:
@@ -151,13 +151,13 @@ def test_rows_that_all_have_charge_nobody_for_another_project(ledger: Ledger, su
     assert take(ledger, look(seen._replace(weights="u"), project="one"), suite).number == 2
     (tmp_path / "mine/suites").mkdir(parents=True)
     (tmp_path / "mine/.git").mkdir()
-    assert project_of(tmp_path / "mine/suites/a.toml") == "mine"
+    assert project_name(tmp_path / "mine/suites/a.toml") == "mine"
 
 
 # -- more rows of the same weights ------------------------------------------------------------------
 
 
-def nested(ledger: Ledger, suite: Suite, *sizes: int, most: int | None = 1600, weights: str = "w") -> Standing:
+def nested(ledger: Ledger, suite: Suite, *sizes: int, most: int | None = 1600, weights: str = "w") -> AttemptNumber:
     for n in sizes:
         found = take(ledger, look(Seen("merged", weights, rows(*range(n)), "s", "b"), most=most), suite)
     return found
@@ -172,7 +172,7 @@ def test_looks_at_more_rows_are_one_attempt(ledger: Ledger, suite: Suite) -> Non
     assert nested(ledger, suite, 1600).stages == (200, 400, 800, 1600)
 
 
-ATTEMPTS: dict[str, Callable[[Ledger, Suite], Standing]] = {
+ATTEMPTS: dict[str, Callable[[Ledger, Suite], AttemptNumber]] = {
     "other weights": lambda ledger, suite: nested(ledger, suite, 800, weights="v"),
     "another number of rows": lambda ledger, suite: nested(ledger, suite, 800, most=3200),
     "none declared": lambda ledger, suite: nested(ledger, suite, 800, most=None),

@@ -195,11 +195,11 @@ KEYWORDS = {
 @pytest.mark.parametrize("words", KEYWORDS, ids=range(len(KEYWORDS)))
 def test_keywords_choose_as_pytest_does(suite: Project, words: str) -> None:
     """Case does not count, "not" binds before "and", "and" before "or", and parentheses may be as deep as one likes."""
-    from harness.collection.select import matcher
-    from harness.pipeline.run import Options, prepare
+    from harness.collection.select import compile_keyword
+    from harness.pipeline.run import Options, prepare_collection
 
-    collection = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
-    subjects = {i.subject for i in collection.items if matcher(words)(i.id)}
+    collection = prepare_collection(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    subjects = {i.subject for i in collection.items if compile_keyword(words)(i.id)}
     assert subjects == set(KEYWORDS[words].split())
 
 
@@ -391,7 +391,7 @@ def test_an_export_that_is_there_is_told_where_its_report_cannot_be(
     def no_room(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.pipeline.conduct.RunFolder.finish", no_room)
+    monkeypatch.setattr("harness.pipeline.lifecycle.RunFolder.finish", no_room)
     outcome = suite.run()
     [line] = outcome.err.splitlines()
     there = suite.folder / "exports/fake"

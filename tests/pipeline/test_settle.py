@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.stats import tests
+from harness.stats import hypothesis_tests
 from harness.testing import ROWS, SUITE, Project
 
 SECOND = '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'
@@ -64,7 +64,9 @@ def test_any_of_pays_for_having_several_chances(suite: Project) -> None:
     """A claim that is proven alone at 0.05, but not at 0.025, does not carry a group of two: Holm."""
     close = BETTER.replace('versus = "base"\nbetter_by = 0.0', "min = BOUND")
     right = round(suite.run().report.reports[-1].metrics["exact_match"] * len(ROWS))
-    bound = next(b / 1000 for b in range(999, 1, -1) if tests.binomial(right, len(ROWS), b / 1000, 0.05).p_pass < 0.04)
+    bound = next(
+        b / 1000 for b in range(999, 1, -1) if hypothesis_tests.binomial(right, len(ROWS), b / 1000, 0.05).p_pass < 0.04
+    )
     alone = suite.write({"suite.toml": gates(close.replace("BOUND", str(bound)))}).run()
     assert alone.verdict("better") == "PASS"
     outcome = suite.write({"suite.toml": gates(HIGH, close.replace("BOUND", str(bound)), ANY)}).run()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import Metric
-from harness.pipeline.choice import Contender, best_of
+from harness.pipeline.model_selection import Contender, select_best
 from harness.records.metrics import Better
 from harness.testing import SUITE, Project, write_fake
 from tests.helpers.suites import ledger
@@ -37,8 +37,10 @@ def test_what_was_not_measured_is_never_the_best(better: Better, places: tuple[f
     """Wherever it stands; of those alone that were not measured it is the first."""
     found = [Contender(str(i), value, passed=3) for i, value in enumerate(places)]
     metric = Metric("acc", better, "proportion")
-    assert best_of(found, metric).value == 0.3
-    assert best_of([one for one in found if math.isnan(one.value)], metric) is next(c for c in found if c.value != 0.3)
+    assert select_best(found, metric).value == 0.3
+    assert select_best([one for one in found if math.isnan(one.value)], metric) is next(
+        c for c in found if c.value != 0.3
+    )
 
 
 @pytest.mark.slow

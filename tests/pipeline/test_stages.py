@@ -10,10 +10,10 @@ import pytest
 import harness
 from harness.hookspec import hookimpl
 from harness.pipeline.artifacts import Artifacts
-from harness.pipeline.conduct import begin, conduct
-from harness.pipeline.execution import Execution
-from harness.pipeline.record import Stop
-from harness.pipeline.run import Options, opened, prepare, stages
+from harness.pipeline.lifecycle import run_to_end, start_run
+from harness.pipeline.record import StageStop
+from harness.pipeline.run import Options, open_run, prepare_collection, run_stages
+from harness.pipeline.run_context import RunContext
 from harness.records.run import Report, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.testing import ROWS, SUITE, Project
@@ -24,7 +24,7 @@ SWEEP = '\n[sweep]\n"train.skill" = [0.3, 0.9]\nby = "qa.exact_match"\n'
 
 def test_a_run_lies_where_its_session_says(suite: Project) -> None:
     """One that looks ahead names the folders that a run makes afterwards, and nothing else is made."""
-    places = Artifacts(opened(Path("suite.toml"), OPTIONS).session)
+    places = Artifacts(open_run(Path("suite.toml"), OPTIONS).session)
     assert not places.work.exists()
     assert suite.run().code == 0
     made = {p for p in places.work.iterdir() if p.is_dir() and p.name != "made"}
@@ -33,20 +33,20 @@ def test_a_run_lies_where_its_session_says(suite: Project) -> None:
 
 def test_no_stage_changes_a_session(suite: Project) -> None:
     """A session is frozen, and is after a run of all its stages what it was before."""
-    run = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
+    run = start_run(prepare_collection(Path("suite.toml"), OPTIONS), OPTIONS)
     session, before = run.session, dict(vars(run.session))
-    found = conduct(run, stages)
+    found = run_to_end(run, run_stages)
     assert (found.exit_code, vars(session)) == (0, before)
     assert run.adjudicator.verdicts == tuple(found.verdicts)
     with pytest.raises(FrozenInstanceError):
         session.collection = before["collection"]  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("stop", "code"), [(Stop(), 5), (Stop(harness.errors.ExitCode.FAILED, "broken"), 1)])
-def test_a_stage_that_stops_ends_the_run(suite: Project, stop: Stop, code: int) -> None:
+@pytest.mark.parametrize(("stop", "code"), [(StageStop(), 5), (StageStop(harness.errors.ExitCode.FAILED, "broken"), 1)])
+def test_a_stage_that_stops_ends_the_run(suite: Project, stop: StageStop, code: int) -> None:
     """By the code it gives, else by the verdicts there are; every item and export is accounted for."""
-    run = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
-    found = conduct(run, lambda _: stop)
+    run = start_run(prepare_collection(Path("suite.toml"), OPTIONS), OPTIONS)
+    found = run_to_end(run, lambda _: stop)
     assert (found.exit_code, found.problem) == (code, stop.why)
     assert {r.outcome for r in found.reports} == {"skipped"}
     assert "the run ended before it was reached" in found.exports[0].reasons
@@ -54,13 +54,13 @@ def test_a_stage_that_stops_ends_the_run(suite: Project, stop: Stop, code: int) 
 
 def test_a_record_decides_nothing(suite: Project) -> None:
     """A report with a PASS that the adjudicator did not give is shown, and neither ships nor ends with 0."""
-    run = begin(prepare(Path("suite.toml"), OPTIONS), OPTIONS)
+    run = start_run(prepare_collection(Path("suite.toml"), OPTIONS), OPTIONS)
     verdict = Verdict("floor", "merged", Outcome.PASS, "so it says", "qa.exact_match", "at least 0.5", True)
 
-    def claims(run: Execution) -> None:
+    def claims(run: RunContext) -> None:
         run.record.add(Report("suite.toml::merged::qa", "merged", "qa", "done", verdicts=(verdict,)))
 
-    found = conduct(run, claims)
+    found = run_to_end(run, claims)
     assert found.verdicts == [verdict]
     assert (found.exit_code, found.exports[0].written) == (5, False)
 

@@ -11,7 +11,7 @@ import harness
 from harness.pipeline import record
 from harness.pipeline.record import MemoryPeaks
 from harness.records.run import Segment, ShownRow, TrainingStep
-from harness.release.verify import verify
+from harness.release.verify import verify_export
 from harness.reports.run_folder import MOST, STEPS, read_steps, write_steps
 from harness.testing import SUITE, Project
 from tests.helpers.suites import SELECT, SPLIT
@@ -138,7 +138,7 @@ def test_rows_are_shown_as_the_model_sees_them(suite: Project, flags: list[str])
         assert [row.number for row in run.shown] == [1, 11, 20]
         assert run.shown[0].segments == (Segment("<user>train 0 say t0"), Segment("<bot> t0", True))
     evidence = json.loads((suite.folder / "exports/fake/evidence/report.json").read_text("utf-8"))
-    assert (evidence["shown"], verify(suite.folder / "exports/fake").ok) == ([], True)
+    assert (evidence["shown"], verify_export(suite.folder / "exports/fake").ok) == ([], True)
 
 
 def test_rows_are_shown_as_they_are_cut(suite: Project) -> None:

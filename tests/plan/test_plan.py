@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
-from harness.planning.chance import ICC
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
+from harness.planning.power import ICC
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome
@@ -540,14 +540,14 @@ def test_measurement_that_fails_is_told_and_not_kept(suite: Project) -> None:
 def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the tiny model: the same steps and tokens as a real training, for QLoRA, LoRA and all weights."""
     pytest.importorskip("torch")
-    from harness.pipeline.run import Options, opened
+    from harness.pipeline.run import Options, open_run
     from harness.planning import benchmark
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     smoke = Path(__file__).parents[2] / "suites/smoke.toml"
     options = Options(overrides=("train.max_steps=-1", "train.num_train_epochs=2", "train.validation=0.1"))
-    session = opened(smoke, options).session
-    found = benchmark.measure(session)
+    session = open_run(smoke, options).session
+    found = benchmark.measure_suite(session)
     assert list(found) == ["qlora", "lora", "full", "evaluation"]
     assert [one.error for one in found.values()] == [""] * 4
     training = session.suite.train

@@ -275,7 +275,7 @@ def test_merged_on_a_4bit_base(options: dict[str, Any], base: str, bases: dict[s
 
 def proved(question: MergeFolders) -> None:
     """Let the merge's own verification look: at every bit, and at the answers before any rounding."""
-    found = parity.verify(question)
+    found = parity.verify_merge(question)
     assert found["kl"] < 1e-6
     assert found["changed"] > 0
 

@@ -47,7 +47,7 @@ def _told(row: dict[str, Any]) -> dict[str, float]:
         target = str(target)
     asked: Any = "?"
     if use == "tool_calls":
-        asked = chat.joined([{"role": "user", "content": "?"}], {"tools": TOOLS})
+        asked = chat.join_arguments([{"role": "user", "content": "?"}], {"tools": TOOLS})
     options = row["options"] | ({"folder": Path()} if use == "json" else {})
     sample = Sample("x", asked, target, {"target": row["target"]})
     values = scored(getattr(harness_domain, use), row["answer"], sample, **options).values

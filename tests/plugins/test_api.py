@@ -27,8 +27,8 @@ from typing import Any
 import pytest
 
 import harness_api
-from harness.answers import asking
-from harness.answers.asking import Trouble, each
+from harness.answers import requests
+from harness.answers.requests import RequestError, map_concurrent
 from harness.data import chat
 from harness.data.chat import ARGUMENTS
 from harness.errors import CheckFailed, UsageError
@@ -36,7 +36,7 @@ from harness.records.models import ModelRef, Sampling
 from harness.records.samples import Sample
 from harness.testing import Project
 from harness_api.options import ApiOptions
-from harness_api.replies import text_of
+from harness_api.replies import read_answer
 from harness_domain.tools import tool_calls
 from harness_hf.tiny import build_tiny_model
 from tests.helpers.late import late
@@ -281,7 +281,7 @@ def serving(fake: Fake) -> Iterator[Fake]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between tries, and know no key."""
-    monkeypatch.setattr(asking, "PAUSE", 0.01)
+    monkeypatch.setattr(requests, "PAUSE", 0.01)
     for name in [n for n in os.environ if n.startswith("OPENAI_")]:
         monkeypatch.delenv(name)
 
@@ -843,8 +843,8 @@ def test_what_is_no_answer_is_never_an_empty_one(fake: Fake, message: Any, finis
 def test_usage_of_another_kind_tells_nothing(usage: Any) -> None:
     """A reply without a text is told as such, whatever a server writes where the counts of tokens belong."""
     choices = [{"finish_reason": "length", "message": {"content": None}}]
-    with pytest.raises(Trouble, match="answered with NoneType as text"):
-        text_of({"usage": usage, "choices": choices})
+    with pytest.raises(RequestError, match="answered with NoneType as text"):
+        read_answer({"usage": usage, "choices": choices})
 
 
 @pytest.mark.parametrize(
@@ -863,9 +863,9 @@ def test_usage_of_another_kind_tells_nothing(usage: Any) -> None:
 )
 def test_a_reply_tells_how_it_ended(choice: Body, usage: Any, ended: str, tokens: int | None) -> None:
     """As far as its server says; nothing is made up where it gives no reason."""
-    said = text_of({"choices": [{**choice, "text": "an answer"}], "usage": usage}, ["|"])
+    said = read_answer({"choices": [{**choice, "text": "an answer"}], "usage": usage}, ["|"])
     assert (said, said.ended, said.tokens, said.thought_tokens) == ("an answer", ended, tokens, 0)
-    assert text_of({"choices": [{**choice, "text": "an|answer"}]}, ["|"]).ended == "stop"
+    assert read_answer({"choices": [{**choice, "text": "an|answer"}]}, ["|"]).ended == "stop"
 
 
 NOW = {"id": "1", "type": "function", "function": {"name": "now", "arguments": '{"in": "Oslo"}'}}
@@ -885,7 +885,7 @@ HERMES = '<tool_call>\n{"name": "now", "arguments": {"in": "Oslo"}}\n</tool_call
 )
 def test_calls_that_a_server_took_out_are_an_answer(message: Body, finish: str, text: str | None) -> None:
     """They stand in it as Hermes has them, which `tool_calls` reads; broken arguments stay broken."""
-    said = text_of({"choices": [{"message": message, "finish_reason": finish}]}, ["\n"])
+    said = read_answer({"choices": [{"message": message, "finish_reason": finish}]}, ["\n"])
     assert said.ended == "tool"
     assert said == text if text else said.startswith('<tool_call>\n{"name": "a", "arguments": {')
 
@@ -896,7 +896,9 @@ def test_calls_of_a_server_are_evaluated(fake: Fake) -> None:
     tool = {"name": "now", "parameters": {"type": "object", "properties": {"in": {"type": "string"}}}}
     rows = [
         Sample(
-            place, chat.joined(ask(place), {"tools": [tool]}), f'[{{"name": "now", "arguments": {{"in": "{place}"}}}}]'
+            place,
+            chat.join_arguments(ask(place), {"tools": [tool]}),
+            f'[{{"name": "now", "arguments": {{"in": "{place}"}}}}]',
         )
         for place in ("Oslo", "Rome")
     ]
@@ -910,10 +912,10 @@ def test_calls_of_a_server_are_evaluated(fake: Fake) -> None:
 def test_a_call_that_is_none_is_no_answer(calls: Any) -> None:
     """A server that says that it calls a tool, and neither calls nor speaks, is told."""
     message = {"content": None, "tool_calls": calls}
-    with pytest.raises(Trouble, match="answered with"):
-        text_of({"choices": [{"message": message, "finish_reason": "tool_calls"}]})
-    with pytest.raises(Trouble, match="no text and no call"):
-        text_of({"choices": [{"message": {**message, "content": ""}, "finish_reason": "tool_calls"}]})
+    with pytest.raises(RequestError, match="answered with"):
+        read_answer({"choices": [{"message": message, "finish_reason": "tool_calls"}]})
+    with pytest.raises(RequestError, match="no text and no call"):
+        read_answer({"choices": [{"message": {**message, "content": ""}, "finish_reason": "tool_calls"}]})
 
 
 def test_an_empty_answer_is_an_answer(fake: Fake) -> None:
@@ -933,7 +935,7 @@ def test_an_interrupted_stream_begins_no_more_requests() -> None:
             answer.wait(LONG)
         return number
 
-    stream = each(slow, 50, 2)
+    stream = map_concurrent(slow, 50, 2)
     next(stream)
     stream.close()  # while nobody answers
     answer.set()
@@ -1009,16 +1011,16 @@ def test_a_token_across_the_boundary_is_encoded_apart(fake: Fake, scores: tuple[
 
 def test_parts_of_characters_hide_no_boundary() -> None:
     """Beside a token that decodes to nothing or to a replacement character nothing is taken for exact."""
-    from harness_api.replies import Position, after
+    from harness_api.replies import Position, continuation_positions
 
     def found(*texts: str | None) -> list[Position]:
         return [Position(t, -1.0, True) for t in texts]
 
-    assert after(found("a", "", "é", " b"), " b") == found(" b")
-    assert after(found("a", "", "é", " b"), "é b") is None
-    assert after(found("a", "\ufffd", " b"), " b") is None
-    assert after(found(None, "b"), "b") == found("b")
-    assert after(found("ab", "c"), "bc") is None
+    assert continuation_positions(found("a", "", "é", " b"), " b") == found(" b")
+    assert continuation_positions(found("a", "", "é", " b"), "é b") is None
+    assert continuation_positions(found("a", "\ufffd", " b"), " b") is None
+    assert continuation_positions(found(None, "b"), "b") == found("b")
+    assert continuation_positions(found("ab", "c"), "bc") is None
 
 
 def test_messages_are_scored_where_tokens_are_told(fake: Fake) -> None:

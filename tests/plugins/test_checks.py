@@ -26,7 +26,7 @@ from harness.records.samples import Result, Sample, Score
 from harness.testing import ROWS as TEST
 from harness.testing import SUITE, TRAIN, Project
 from harness_checks import answers, harness_checks, lint
-from harness_checks.frames import frame_of
+from harness_checks.frames import find_frame
 from harness_checks.leaks import leaks
 from harness_checks.pairs import sorted_labels
 from harness_checks.trained import another_base
@@ -420,7 +420,7 @@ def test_a_system_message_that_varies_is_a_part_of_the_question() -> None:
 )
 def test_frames(text: str, frame: tuple[str, str]) -> None:
     """A frame is whole lines or labels; what questions have in common is none, nor is a part of a word."""
-    assert frame_of([text.format(thing) for thing in THINGS]) == frame
+    assert find_frame([text.format(thing) for thing in THINGS]) == frame
 
 
 @pytest.mark.slow
@@ -599,7 +599,7 @@ def test_what_servers_obey_is_told(twins: tuple[Path, Path]) -> None:
 
 def test_an_adapters_own_word_on_its_base_is_told_as_that(tmp_path: Path) -> None:
     """A note in a folder that was not made here can refuse, and cannot silence; one that was sealed here can."""
-    from harness.artifacts.kept import seal
+    from harness.artifacts.artifact_cache import seal_folder
 
     folder = tmp_path / "adapter"
     folder.mkdir()
@@ -610,7 +610,7 @@ def test_an_adapters_own_word_on_its_base_is_told_as_that(tmp_path: Path) -> Non
     assert [severity for severity, _ in told()] == ["error"]
     (folder / "harness-adapter.json").write_text(json.dumps({"base_digest": "b" * 64}), "utf-8")
     assert told() == [("note", False)]
-    seal(folder)
+    seal_folder(folder)
     assert told() == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from harness import Sample, UsageError
 from harness.testing import Project
 from harness_domain import json, values
-from harness_domain.documents import matcher
+from harness_domain.documents import compile_schema
 from tests.helpers.answers import scored
 
 PERSON = {
@@ -134,24 +134,24 @@ def test_schemas_that_are_none(tmp_path: Path, schema: Any, what: str) -> None:
     (tmp_path / "broken.json").write_text("{", "utf-8")
     (tmp_path / "list.json").write_text("[]", "utf-8")
     with pytest.raises(UsageError, match="schema") as error:
-        matcher(schema, tmp_path)
+        compile_schema(schema, tmp_path)
     assert what in str(error.value)
 
 
 def test_references_within_a_schema(tmp_path: Path) -> None:
     """A schema may refer to its own parts, also one that comes as a file with another draft."""
     schema = {"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}}}
-    assert matcher(schema, tmp_path)({"a": 1}) == ""
-    assert matcher(schema, tmp_path)({"a": "1"}) == "$.a: '1' is not of type 'integer'"
+    assert compile_schema(schema, tmp_path)({"a": 1}) == ""
+    assert compile_schema(schema, tmp_path)({"a": "1"}) == "$.a: '1' is not of type 'integer'"
     old = {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}]}
     (tmp_path / "old.json").write_text(text_of.dumps(old), "utf-8")
-    assert matcher("old.json", tmp_path)(["a", 1]) == ""
-    assert matcher("old.json", tmp_path)([1]) != ""
+    assert compile_schema("old.json", tmp_path)(["a", 1]) == ""
+    assert compile_schema("old.json", tmp_path)([1]) != ""
 
 
 def test_a_schema_without_end_is_no_crash(tmp_path: Path) -> None:
     """A schema that refers to itself matches nothing, and says so."""
-    assert matcher({"$ref": "#"}, tmp_path)({}) == "nests too deeply to be matched"
+    assert compile_schema({"$ref": "#"}, tmp_path)({}) == "nests too deeply to be matched"
 
 
 EVAL = """
@@ -213,4 +213,4 @@ def test_metrics_follow_from_the_options(project: Project) -> None:
 def test_brackets_without_end() -> None:
     """An answer of brackets alone is given up on."""
     with pytest.raises(ValueError, match="holds no JSON"):
-        values.parse_first("[{" * 50_000)
+        values.parse_first_json("[{" * 50_000)

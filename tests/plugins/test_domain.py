@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from harness import Logprob, ModelRef, Sample, Score, UsageError
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
 from harness.records.samples import Result
 from harness_domain import contains, exact_match, hf_metric, latency, multiple_choice, regex, size, token_f1
 

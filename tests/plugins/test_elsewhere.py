@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.pipeline.run import Options, opened
+from harness.pipeline.run import Options, open_run
 from harness.suite.tables import Candidate
 from harness.testing import ROWS, CommandOutcome, Project
 from tests.helpers import elsewhere
@@ -58,7 +58,7 @@ def test_adapter_of_another_tool_is_read_as_it_lies(tool: str, made: Path, ready
     """What each tool writes fits the base and can be merged, without a file being changed."""
     elsewhere.ADAPTERS[tool](made / "plain", made / "tiny", ready.folder / "theirs")
     options = Options(candidate=str(ready.folder / "theirs"))
-    session = opened(ready.folder / "suite.toml", options).session
+    session = open_run(ready.folder / "suite.toml", options).session
     assert session.opened.adapter is not None
     assert session.suite.candidate == Candidate(session.suite.candidate.where, adapter=str(ready.folder / "theirs"))  # type: ignore[union-attr]
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import harness_hf
 from harness import Sample
 from harness.data import chat
-from harness.data.fewshot import with_examples
-from harness.data.rows import continuation
+from harness.data.fewshot import prepend_examples
+from harness.data.rows import target_as_continuation
 from harness.records.models import ModelRef
 from harness.testing import Project
 from tests.helpers import tokenizers_made
@@ -88,7 +88,9 @@ def assert_one_encoding(encoder: Any, prompt: Any, answer: str, rows: list[dict[
             assert encoded.labels[len(opened) :] == encoded.answer
     if "completion" in rows[0]:
         first = rows[0]
-        pair = encoder.encode_answers(first["prompt"], [first["completion"]] * 2, chat.of_training(first))
+        pair = encoder.encode_answers(
+            first["prompt"], [first["completion"]] * 2, chat.training_template_arguments(first)
+        )
         assert [one.ids for one in pair] == [encoder.encode(first).ids] * 2
 
 
@@ -100,8 +102,8 @@ def test_texts_are_scored_on_what_is_trained(
 ) -> None:
     """Of a text prompt, with worked examples in front or without, every tokenizer scores the tokens of the training."""
     encoder = encoder_of(kind, bos)
-    for asked in (prompt, with_examples(prompt, examples)):
-        joined = continuation(asked, answer)
+    for asked in (prompt, prepend_examples(prompt, examples)):
+        joined = target_as_continuation(asked, answer)
         assert_one_encoding(encoder, asked, joined, [{"prompt": asked, "completion": joined}])
 
 
@@ -113,7 +115,7 @@ def test_messages_are_scored_on_what_is_trained(
 ) -> None:
     """After messages, under templates that write a space or a line break before an answer or nothing, likewise."""
     encoder = encoder_of(kind, bos, TEMPLATES[template])
-    turns: Any = with_examples([user(prompt)], examples)
+    turns: Any = prepend_examples([user(prompt)], examples)
     split = {"prompt": turns, "completion": [assistant(answer)]}
     assert_one_encoding(encoder, turns, answer, [split, {"messages": [*turns, assistant(answer)]}])
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import harness_hf
+from harness.records.completion import Completion, completion_from_json, completion_to_json
 from harness.records.models import ModelRef
-from harness.records.said import Said, read, told
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.workers.protocol import TOLD, read_rows
-from harness_api.replies import text_of
+from harness_api.replies import read_answer
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -49,18 +49,18 @@ def scripted(tokens: Any) -> list[tuple[list[int], str, str]]:
     return found
 
 
-def by_hf(subject: Any, script: Any, monkeypatch: pytest.MonkeyPatch) -> list[Said]:
+def by_hf(subject: Any, script: Any, monkeypatch: pytest.MonkeyPatch) -> list[Completion]:
     said = {tuple(ids): told[0] for ids, told in zip(subject.tokens.prompts(PROMPTS), script, strict=True)}
 
     def choose(logits: Any, answers: Sequence[Any]) -> Any:
         return torch.tensor([said[tuple(answer.prompt)][len(answer.ids)] for answer in answers])
 
-    monkeypatch.setattr("harness_hf.generation.likeliest", choose)
-    found: list[Said] = subject.generate(PROMPTS, max_new_tokens=LIMIT, stop=STOP)
+    monkeypatch.setattr("harness_hf.generation.choose_greedily", choose)
+    found: list[Completion] = subject.generate(PROMPTS, max_new_tokens=LIMIT, stop=STOP)
     return found
 
 
-def by_vllm(subject: Any, script: Any) -> list[Said]:
+def by_vllm(subject: Any, script: Any) -> list[Completion]:
     """Answer as vLLM does: the token that ends an answer is among its tokens, a stop string is no part of its text."""
     from harness_vllm.subject import VLLMSubject
 
@@ -76,18 +76,18 @@ def by_vllm(subject: Any, script: Any) -> list[Said]:
     eos = subject.tokens.tokenizer.eos_token_id
     one.tokens, one.context, one.engine, one.stops = subject.tokens, 512, SimpleNamespace(answer=answer), [eos]
     one.name = "base"
-    found: list[Said] = one.generate(PROMPTS, max_new_tokens=LIMIT, stop=STOP)
+    found: list[Completion] = one.generate(PROMPTS, max_new_tokens=LIMIT, stop=STOP)
     return found
 
 
-def by_server(script: Any) -> list[Said]:
+def by_server(script: Any) -> list[Completion]:
     """Answer as an OpenAI-compatible server that tells which stop string it was."""
     found = []
     for ids, text, ended in script:
         choice = {"text": text, "finish_reason": "length" if ended == "length" else "stop"}
         choice |= {"stop_reason": "#"} if ended == "stop" else {}
         usage = {"completion_tokens": min(len(ids), LIMIT)}
-        found.append(text_of({"choices": [choice], "usage": usage}, STOP))
+        found.append(read_answer({"choices": [choice], "usage": usage}, STOP))
     return found
 
 
@@ -97,18 +97,18 @@ def test_forty_answers_end_alike(subject: Any, monkeypatch: pytest.MonkeyPatch) 
     own = by_hf(subject, script, monkeypatch)
     sent = json.loads(json.dumps([[i, TOLD["generate"](said)] for i, said in enumerate(own)]))
     worked = [answer for _, answer in read_rows("generate", sent, set(range(40)))]
-    cached = [read(json.loads(json.dumps(told(said)))) for said in own]
+    cached = [completion_from_json(json.loads(json.dumps(completion_to_json(said)))) for said in own]
     want = [(text, ended) for _, text, ended in script]
     for found in (own, by_vllm(subject, script), by_server(script), worked, cached):
-        assert [(str(said), Said.of(said).ended) for said in found] == want
-        assert all(Said.of(said).ended for said in found)
-        assert [Said.of(said).tokens for said in found] == [said.tokens for said in own]
+        assert [(str(said), Completion.of(said).ended) for said in found] == want
+        assert all(Completion.of(said).ended for said in found)
+        assert [Completion.of(said).tokens for said in found] == [said.tokens for said in own]
 
 
 TWIN = '''
 from contextlib import contextmanager
 from dataclasses import replace
-from harness import Said, hookimpl, loader
+from harness import Completion, hookimpl, loader
 from harness.testing import identity, load as fake, open_source
 
 
@@ -124,8 +124,8 @@ class Wordy:
     def generate(self, prompts, *, max_new_tokens=64, **how):
         texts = self.subject.generate(prompts)
         if max_new_tokens < 100:
-            return [Said(f"let me think of {prompt}", "length", max_new_tokens) for prompt in prompts]
-        return [Said(text, "eos", 100) for text in texts]
+            return [Completion(f"let me think of {prompt}", "length", max_new_tokens) for prompt in prompts]
+        return [Completion(text, "eos", 100) for text in texts]
 
 
 @loader(open=lambda path: replace(open_source(path), context=4096), identity=identity)

@@ -21,7 +21,7 @@ from harness.records.models import ModelRef  # noqa: E402
 from harness_checks.merged import equals_base  # noqa: E402
 from harness_hf.models import load_model  # noqa: E402
 from harness_lora import lora, parity, qlora  # noqa: E402
-from harness_lora.heard import windows  # noqa: E402
+from harness_lora.divergence import token_windows  # noqa: E402
 from harness_sft import sft  # noqa: E402
 
 pytestmark = [
@@ -183,7 +183,7 @@ def test_experts_are_trained_merged_and_verified(
     make: Any, kind: str, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From preflight to the merge's own verification, which asks PEFT's forward pass; in 4 bits experts stay whole."""
-    monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 500, longest))
+    monkeypatch.setattr(parity, "token_windows", lambda tokenizer, longest: token_windows(tokenizer, 500, longest))
     folder, made, out = base(kind), tmp_path / "adapter", tmp_path / "merged"
     adapter = make(r=4, lora_dropout=0.0, target_parameters=EXPERTS if kind == "gpt_oss" else None)
     variant = "dequantized" if make is qlora else "original"
@@ -199,7 +199,7 @@ def test_experts_are_trained_merged_and_verified(
     out.mkdir()
     adapter.merge(str(folder), made, out, variant=variant)
     quantization = dict(adapter.quantization) if adapter.quantization else None
-    found = parity.verify(parity.MergeFolders(str(folder), str(made), str(out), quantization))
+    found = parity.verify_merge(parity.MergeFolders(str(folder), str(made), str(out), quantization))
     assert found["kl"] < 1e-6
     assert found["changed"] > 8
     twin = ModelRef("adapter", str(folder), adapter=made, quantization=quantization)
@@ -248,7 +248,7 @@ def test_what_is_computed_otherwise_is_refused_before_the_training(
             other = name.replace("v_proj", "k_proj")
             weights[name.replace("v_proj", "kv_proj")] = torch.cat([weights.pop(other), weights.pop(name)])
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    monkeypatch.setattr("harness_lora.layout.get_model_conversion_mapping", lambda model: [made])
+    monkeypatch.setattr("harness_lora.skeleton.get_model_conversion_mapping", lambda model: [made])
     lora(target_modules=["q_proj"]).check_merge("original", str(folder))
     lora().check_fits(str(folder), "", tmp_path / "adapter")
     with pytest.raises(

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from harness.errors import CheckFailed, UsageError  # noqa: E402
 from harness.records.models import ModelRef  # noqa: E402
-from harness.release.verify import verify  # noqa: E402
+from harness.release.verify import verify_export  # noqa: E402
 from harness.testing import Project  # noqa: E402
-from harness_export.quantised import check, compare, int8, nf4, write  # noqa: E402
-from harness_hf.models import load_model, quiet  # noqa: E402
-from harness_hf.sources import parameters_of  # noqa: E402
+from harness_export.quantised import check_bitsandbytes_options, compare_quantized, int8, nf4, write_quantized  # noqa: E402
+from harness_hf.models import load_model, quiet_loading  # noqa: E402
+from harness_hf.sources import count_parameters  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_children")]
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -116,7 +116,7 @@ def test_copies_are_gated_and_shipped(project: Project, tiny_model: Path) -> Non
     assert [(e.candidate, e.written) for e in run.exports] == [("merged", True), ("nf4", True), ("strict", False)]
     assert 'gate "near" is FAIL on strict' in run.exports[2].reasons[0]
     for name in ("merged", "nf4"):
-        assert verify(project.folder / "exports" / name).ok
+        assert verify_export(project.folder / "exports" / name).ok
     facts = run.facts["nf4"]
     assert facts["layers"] == 14
     assert 0.01 < facts["kl"] < 0.1 < facts["relative_error"] + 0.05 < 0.2
@@ -138,7 +138,7 @@ def test_copies_are_gated_and_shipped(project: Project, tiny_model: Path) -> Non
 
 def test_copy_loads_where_there_is_no_harness(tiny_model: Path, tmp_path: Path) -> None:
     """A fresh process with transformers alone computes what the parent computes in 4 bits, but for rounding."""
-    write(tiny_model, tmp_path / "nf4", NF4)
+    write_quantized(tiny_model, tmp_path / "nf4", NF4)
     code = """
 import sys, torch
 from transformers import AutoModelForCausalLM
@@ -169,7 +169,7 @@ def variant(name: str, folder: Path, wide: int = 128) -> Path:
         "bias": lambda: LlamaForCausalLM(LlamaConfig(**small, attention_bias=True, mlp_bias=True)).half(),
         "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=261, n_embd=64, n_layer=1, n_head=4, n_positions=128)),
     }
-    with quiet():
+    with quiet_loading():
         models[name]().save_pretrained(folder)
     return folder
 
@@ -183,14 +183,14 @@ def test_what_is_written_is_its_parent_rounded(
     parent = variant(name, tmp_path / "parent")
     for file in tiny_model.glob("token*"):
         shutil.copy(file, parent)
-    write(parent, tmp_path / "copy", settings)
+    write_quantized(parent, tmp_path / "copy", settings)
     for file in parent.glob("token*"):
         shutil.copy(file, tmp_path / "copy")
-    facts = compare(parent, tmp_path / "copy")
+    facts = compare_quantized(parent, tmp_path / "copy")
     assert facts["layers"] == (4 if name == "gpt2" else 7)
     assert facts["kl"] < 0.01
     assert facts["relative_error"] < (0.02 if settings is INT8 else 0.12)
-    assert parameters_of(tmp_path / "copy") == parameters_of(parent)
+    assert count_parameters(tmp_path / "copy") == count_parameters(parent)
 
 
 @pytest.mark.parametrize("settings", [NF4, INT8])
@@ -198,7 +198,7 @@ def test_what_is_written_is_its_parent_rounded(
 def test_damage_is_found(damage: str, settings: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     """A tensor that is not its parent's, rounded, is named."""
     copy = tmp_path / "copy"
-    write(tiny_model, copy, settings)
+    write_quantized(tiny_model, copy, settings)
     for file in tiny_model.glob("token*"):
         shutil.copy(file, copy)
     tensors = load_file(copy / "model.safetensors")
@@ -207,7 +207,7 @@ def test_damage_is_found(damage: str, settings: dict[str, Any], tiny_model: Path
     tensors[name] = whole.flip(0).contiguous() if damage != "NaN" else whole.index_fill(0, torch.tensor([3]), torch.nan)
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckFailed, match=f'"{name}" is not its parent\'s, rounded'):
-        compare(tiny_model, copy)
+        compare_quantized(tiny_model, copy)
 
 
 def test_what_cannot_be_quantised(tiny_model: Path, tmp_path: Path) -> None:
@@ -218,20 +218,20 @@ def test_what_cannot_be_quantised(tiny_model: Path, tmp_path: Path) -> None:
             exporter(ref, tmp_path, progress=lambda _: None)
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}', "utf-8")
     with pytest.raises(UsageError, match="is quantised already"):
-        check(tmp_path, {})
+        check_bitsandbytes_options(tmp_path, {})
 
 
 def test_width_that_a_cpu_reads_wrongly(tmp_path: Path) -> None:
     """Where bitsandbytes decodes a layer wrongly on the CPU, what is evaluated here is not what a GPU would serve."""
     parent = variant("tied", tmp_path / "parent", wide=96)
     with pytest.raises(UsageError, match=r'mlp.down_proj" has 96 inputs, no multiple of 64.*use = "int8"'):
-        write(parent, tmp_path / "copy", NF4)
+        write_quantized(parent, tmp_path / "copy", NF4)
     with pytest.raises(UsageError, match=r'has 96 inputs, no multiple of 64.*use = "lora", or a GPU'):
         load_model(parent, device="cpu", quantization=NF4)
-    write(parent, tmp_path / "copy", INT8)
+    write_quantized(parent, tmp_path / "copy", INT8)
 
 
 def test_a_whole_model_is_not_the_quantised_one(tiny_model: Path) -> None:
     """A copy in which nothing is quantised is no copy."""
     with pytest.raises(CheckFailed, match="no layer is quantised"):
-        compare(tiny_model, tiny_model)
+        compare_quantized(tiny_model, tiny_model)

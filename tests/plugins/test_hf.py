@@ -19,7 +19,7 @@ import pytest
 
 import harness_hf
 from harness.artifacts import digests, safetensors
-from harness.errors import UsageError, of_the_machine
+from harness.errors import UsageError, resource_error
 from harness.records.models import ModelRef
 from tests.helpers.late import late
 
@@ -46,10 +46,10 @@ def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def make_adapter(base: Path, out: Path, **options: Any) -> Path:
     from peft import LoraConfig, get_peft_model
 
-    from harness_hf.models import load_model, quiet
+    from harness_hf.models import load_model, quiet_loading
 
     settings = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options}
-    with quiet():
+    with quiet_loading():
         model = get_peft_model(load_model(base), LoraConfig(**settings))
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -85,7 +85,7 @@ def test_tiny_is_built_once(cache: Path) -> None:
 
 def test_what_ships_is_all_that_was_read(tiny_model: Path, tmp_path: Path) -> None:
     """Every other file deleted, the same answers and scores to the bit, also beside what other readers obey."""
-    from harness.artifacts.formats import is_text, shipping
+    from harness.artifacts.formats import is_text_file, shipping_files
 
     full, bare = tmp_path / "full", tmp_path / "bare"
     for folder in (full, bare):
@@ -95,7 +95,7 @@ def test_what_ships_is_all_that_was_read(tiny_model: Path, tmp_path: Path) -> No
         (full / name).write_bytes(weights[:-8] + bytes(8))
     for name in ("params.json", "tekken.json", "hf_quant_config.json", "more.txt"):
         (full / name).write_text("{}", "utf-8")
-    kept = [name for name in shipping(full) if not is_text(name)]
+    kept = [name for name in shipping_files(full) if not is_text_file(name)]
     for path in bare.iterdir():
         if path.name not in kept:
             path.unlink()
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_nothing(
     monkeypatch.setattr(sources, "_convert", fill)
     with pytest.raises(OSError, match="No space left on device") as caught:
         harness_hf.load.open(packaged)
-    assert of_the_machine(caught.value).startswith(f'"{cache}/models/tiny-')
+    assert resource_error(caught.value).startswith(f'"{cache}/models/tiny-')
     assert list((cache / "models").iterdir()) == []
     assert {p.name for p in cache.iterdir()} == {"wheels", "models", "used.lock"}
 

@@ -228,7 +228,7 @@ def test_narrow_sampling_is_greedy(subject: Any) -> None:
 
 def test_tokens_are_drawn_as_often_as_they_are_likely(subject: Any) -> None:
     """Over many seeds the first token comes as often as temperature, top-k and top-p say."""
-    from harness_hf.generation import Answer, Ending, draw
+    from harness_hf.generation import Answer, Ending, draw_tokens
 
     logits = torch.log(torch.tensor([[0.4, 0.1, 0.3, 0.2]])).repeat(4000, 1)
     rows = [Answer(i, [1], 1, Ending(subject.tokens, frozenset(), ()), i) for i in range(4000)]
@@ -238,7 +238,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(subject: Any) -> None:
         (Sampling(1.0, top_k=2), [4 / 7, 0, 3 / 7, 0]),
         (Sampling(1.0, top_p=0.65), [4 / 7, 0, 3 / 7, 0]),
     ):
-        shares = torch.bincount(draw(sampling, logits, rows), minlength=4) / len(rows)
+        shares = torch.bincount(draw_tokens(sampling, logits, rows), minlength=4) / len(rows)
         assert shares.tolist() == pytest.approx(expected, abs=0.03)
 
 

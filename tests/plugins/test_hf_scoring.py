@@ -303,11 +303,11 @@ def model_of(kind: str, vocabulary: int) -> Any:
 @pytest.mark.parametrize("kind", ["sliding", "mamba", "gpt2"])
 def test_other_architectures_are_scored_plainly(kind: str, tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Sliding windows, state spaces and absolute positions are not packed, and score as each pair by itself."""
-    from harness_hf.models import load_tokenizer, quiet
+    from harness_hf.models import load_tokenizer, quiet_loading
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     tokenizer = load_tokenizer(tiny_model)
-    with quiet():
+    with quiet_loading():
         model_of(kind, len(tokenizer)).save_pretrained(tmp_path / "model")
         tokenizer.save_pretrained(tmp_path / "model")
     with harness_hf.load([ModelRef("base", str(tmp_path / "model"))], dtype="float32") as (subject,):
@@ -360,7 +360,7 @@ FAMILIES = {  # full attention and rotary positions: what is to be packed
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rotary_families_are_packed(family: str, tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Every family of full-attention rotary decoders is packed, and scores and answers as each pair by itself."""
-    from harness_hf.models import load_tokenizer, quiet
+    from harness_hf.models import load_tokenizer, quiet_loading
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     tokenizer = load_tokenizer(tiny_model)
@@ -369,7 +369,7 @@ def test_rotary_families_are_packed(family: str, tiny_model: Path, tmp_path: Pat
     ends = {"bos_token_id": 1, "eos_token_id": 2}
     config = getattr(transformers, f"{family}Config")(**sizes, **heads, **ends, **FAMILIES[family])
     torch.manual_seed(0)
-    with quiet():
+    with quiet_loading():
         getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(tmp_path / "model")
         tokenizer.save_pretrained(tmp_path / "model")
     with harness_hf.load([ModelRef("base", str(tmp_path / "model"))], dtype="float32", batch_tokens=90) as (subject,):

@@ -16,7 +16,7 @@ from harness import ModelRef, UsageError
 from harness.artifacts.gguf import read_gguf
 from harness.errors import CheckFailed
 from harness.release.conversions import NOTE
-from harness.release.verify import verify
+from harness.release.verify import verify_export
 from harness.testing import Project
 from tests.helpers.llamas import build
 
@@ -216,7 +216,7 @@ def test_it_is_gated_and_shipped(parent: Path, plain: Path, project: Project) ->
     outcome = project.write({"suite.toml": SUITE, "text.jsonl": texts}).run()
     assert outcome.code == 0, outcome.out + outcome.err
     export = project.folder / "exports/q4"
-    assert verify(export).ok
+    assert verify_export(export).ok
     assert (export / "model/model.gguf").read_bytes() == file.read_bytes()
     manifest = json.loads((export / "evidence/manifest.json").read_text("utf-8"))
     assert manifest["made_of"]["candidate"] == "merged"

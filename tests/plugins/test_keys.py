@@ -14,7 +14,7 @@ pytest.importorskip("jinja2")
 import jinja2
 
 from harness.records.findings import Finding, TrainingRow
-from harness_checks.batches import unread
+from harness_checks.batches import find_unread
 from tests.helpers.late import late
 
 late("trl")
@@ -52,7 +52,7 @@ def told(name: str, row: Mapping[str, Any], raw: Mapping[str, Any] | None = None
             return None
 
     rows = [TrainingRow(i, "train.jsonl", row, raw or row) for i in range(1, 17)]
-    return {f.what: f for f in unread(rows, text, write)}
+    return {f.what: f for f in find_unread(rows, text, write)}
 
 
 THOUGHT = {"reasoning_content": "It is big."}

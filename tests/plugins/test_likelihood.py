@@ -14,7 +14,7 @@ trl_utils = pytest.importorskip("trl.trainer.utils")
 from bench import architectures  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
-from harness_hf.models import load_model, quiet  # noqa: E402
+from harness_hf.models import load_model, quiet_loading  # noqa: E402
 from harness_lora import lora  # noqa: E402
 from harness_preference import dpo, kto  # noqa: E402
 from harness_sft import likelihood, sft  # noqa: E402
@@ -78,26 +78,26 @@ def nll(path: str | Path) -> float:
 def test_what_trl_knows_is_no_alarm(name: str, tmp_path: Path) -> None:
     """Scales, caps and routers that TRL reads leave the log-probabilities what the model says."""
     model = fused(built(name, tmp_path, **KNOWN[name]))
-    apart, limit = likelihood.difference(model, BATCH | {"output_router_logits": name.startswith("Mixtral")})
+    apart, limit = likelihood.logprob_mismatch(model, BATCH | {"output_router_logits": name.startswith("Mixtral")})
     assert apart < 1e-5 < limit < 1.1e-3
-    assert likelihood.settle(model, BATCH) == ""
+    assert likelihood.choose_loss(model, BATCH) == ""
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_trl_does_not_know_is_trained_from_its_own_logits(name: str, tmp_path: Path) -> None:
     """A head that is another is found, in words, and afterwards what is trained on is the model's own."""
     model = fused(built(name, tmp_path))
-    assert likelihood.difference(model, BATCH)[0] > 0.1
-    told = likelihood.settle(model, BATCH)
+    assert likelihood.logprob_mismatch(model, BATCH)[0] > 0.1
+    told = likelihood.choose_loss(model, BATCH)
     assert name in told and told.startswith("TRL's fused head ") and "\n" not in told
-    assert likelihood.difference(model, BATCH)[0] < 1e-5
+    assert likelihood.logprob_mismatch(model, BATCH)[0] < 1e-5
 
 
 def test_a_masked_vocabulary_hides_nothing(tmp_path: Path) -> None:
     """Logits that are far below all others, as of tokens that are none, round to no wide limit."""
     model = fused(built("ModernBertDecoderForCausalLM", tmp_path))
     torch.nn.init.constant_(model.decoder.bias[7:8], -1e30)
-    apart, limit = likelihood.difference(model, BATCH)
+    apart, limit = likelihood.logprob_mismatch(model, BATCH)
     assert limit < 1.1e-3 < apart
 
 
@@ -105,7 +105,7 @@ def test_where_neither_way_is_the_models_it_is_refused(tmp_path: Path, monkeypat
     """Nothing is trained on another number than the model's."""
     monkeypatch.setattr(likelihood, "use_own_logits", lambda model: None)
     with pytest.raises(UsageError, match=r"ModernBertDecoderForCausalLM: what would be trained on is .* nats off"):
-        likelihood.settle(fused(built("ModernBertDecoderForCausalLM", tmp_path)), BATCH)
+        likelihood.choose_loss(fused(built("ModernBertDecoderForCausalLM", tmp_path)), BATCH)
 
 
 def test_own_logits_give_what_trl_gives(tmp_path: Path) -> None:
@@ -128,11 +128,11 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
     model = fused(built("LlamaForCausalLM", tmp_path)).train()
     model.lm_head.eval()
     before = torch.get_rng_state(), [module.training for module in model.modules()]
-    likelihood.settle(model, BATCH)
+    likelihood.choose_loss(model, BATCH)
     after = torch.get_rng_state(), [module.training for module in model.modules()]
     assert torch.equal(before[0], after[0]) and before[1] == after[1]
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))
-    assert likelihood.difference(model, BATCH)[0] == 0.0
+    assert likelihood.logprob_mismatch(model, BATCH)[0] == 0.0
 
 
 @pytest.mark.parametrize("name", ["ModernBertDecoderForCausalLM", "Llama4ForCausalLM"])
@@ -194,7 +194,10 @@ def test_a_skeleton_tells_before_a_base_is_loaded(use: Any, rows: Any, tiny_mode
 def test_a_router_that_lora_would_break_is_refused_before_loading(tmp_path: Path) -> None:
     """A router that returns two tensors, which PEFT cannot wrap, is left out of "all-linear" and refused by name."""
     ref = built("Llama4ForCausalLM", tmp_path)
-    with quiet(), pytest.raises(UsageError, match=r'"model\.layers\.\d\.feed_forward\.router" is a Llama4Router'):
+    with (
+        quiet_loading(),
+        pytest.raises(UsageError, match=r'"model\.layers\.\d\.feed_forward\.router" is a Llama4Router'),
+    ):
         lora(target_modules=["router", "q_proj"]).check_targets(ref.path)
     adapter = lora(target_modules="all-linear", lora_dropout=0.0)
     adapter.check_targets(ref.path)

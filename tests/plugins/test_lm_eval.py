@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from harness import Logprob, ModelRef, Result, Sample, Score, UsageError
-from harness.data.chat import split
-from harness.records.models import Sampling, chunks
+from harness.data.chat import split_arguments
+from harness.records.models import Sampling, split_chunks
 from harness.testing import Project
 from harness_checks.answers import cut_prompts
 from harness_lm_eval import hub, lm_eval, metrics_for, names, rows_for
-from harness_lm_eval.find import find
-from harness_lm_eval.metrics import measures
+from harness_lm_eval.find import find_tasks
+from harness_lm_eval.metrics import task_metrics
 from harness_lm_eval.scores import from_json, to_json
 
 pytest.importorskip("lm_eval")
@@ -141,7 +141,7 @@ def samples_of(folder: Path, **options: Any) -> list[Sample]:
 def scored(subject: Any, folder: Path, *, size: int = 64, **options: Any) -> list[Score]:
     """Score a task's rows in chunks, as the harness does."""
     rows = samples_of(folder, **options)
-    return [s for some in chunks(rows, size) for s in lm_eval(subject, some, folder=folder, **options)]
+    return [s for some in split_chunks(rows, size) for s in lm_eval(subject, some, folder=folder, **options)]
 
 
 def measured(subject: Any, folder: Path, **options: Any) -> dict[str, float]:
@@ -251,7 +251,7 @@ def test_tasks_behind_a_group_are_lm_evals(folder: Path) -> None:
 
     with chdir(folder):
         loaded = TaskManager(include_defaults=False, include_path=".").load(["outer"])["tasks"]
-    found = find("outer.yaml", folder, ".")
+    found = find_tasks("outer.yaml", folder, ".")
     assert [leaf.name for leaf in found.leaves] == list(loaded)
     for leaf in found.leaves:
         theirs = loaded[leaf.name].config
@@ -300,8 +300,8 @@ def test_default_metrics_are_lm_evals(folder: Path) -> None:
     plain = CHOICE.partition("metric_list")[0]
     write(folder, {"plain.yaml": plain, "short.yaml": plain + "metric_list: [{metric: mcc}, {metric: f1}]\n"})
     assert [m.name for m in metrics_for({"task": "plain.yaml"}, folder)] == ["acc", "acc_norm"]
-    (leaf,) = find("short.yaml", folder).leaves
-    assert [(m.metric, m.aggregation, m.better) for m in measures(leaf)] == [
+    (leaf,) = find_tasks("short.yaml", folder).leaves
+    assert [(m.metric, m.aggregation, m.better) for m in task_metrics(leaf)] == [
         ("mcc", "other", "higher"),
         ("f1", "other", "higher"),
     ]
@@ -421,10 +421,10 @@ def test_a_hub_out_of_reach_is_one_line_at_once(
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", forbidden)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
-    hub.reachable.cache_clear()
+    hub.is_hub_reachable.cache_clear()
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
     line = one_line(lambda: rows_for({"task": "arc_easy"}, Path()))
-    hub.reachable.cache_clear()
+    hub.is_hub_reachable.cache_clear()
     reason = "HF_HUB_OFFLINE is set" if forbidden else "http://127.0.0.1:9 cannot be reached"
     data = 'its data "allenai/ai2_arc" (ARC-Easy) is not on this machine'
     assert line == f'task "arc_easy": {data}, and {reason}; connect once, or give a YAML with local data'
@@ -664,7 +664,7 @@ def test_chat_with_template_arguments(folder: Path) -> None:
     found: list[Any] = []
 
     def render(messages: list[dict[str, Any]]) -> str:
-        found.append(split(messages)[1])
+        found.append(split_arguments(messages)[1])
         return "rendered"
 
     options: dict[str, Any] = {"task": "things.yaml", "chat": {"enable_thinking": False}}

@@ -23,13 +23,13 @@ from bench import merges  # noqa: E402
 from harness.errors import CheckFailed, UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness_checks.merged import differs_from_adapter, equals_base  # noqa: E402
-from harness_export import swap  # noqa: E402
+from harness_export import hot_swap  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_hf.tokens import Tokens  # noqa: E402
-from harness_lora import heard, lora, parity, qlora  # noqa: E402
+from harness_lora import divergence, lora, parity, qlora  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
+from harness_lora.divergence import CHATS, TEXTS, token_windows  # noqa: E402
 from harness_lora.files import read_config, read_headers  # noqa: E402
-from harness_lora.heard import CHATS, TEXTS, windows  # noqa: E402
 from harness_lora.merge import fold_scales  # noqa: E402
 from tests.helpers.adapters import make_adapter  # noqa: E402
 from tests.helpers.late import late  # noqa: E402
@@ -423,7 +423,7 @@ def test_damage_after_the_merge_is_found(case: str, tiny_model: Path, tmp_path: 
     merge(tiny_model, lora(), tmp_path, "original")
     reseat(tmp_path / "merged", damage)
     with pytest.raises(CheckFailed, match=told):
-        parity.verify(parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
+        parity.verify_merge(parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 
 def test_target_that_did_not_change_is_found(tiny_model: Path, tmp_path: Path) -> None:
@@ -433,13 +433,13 @@ def test_target_that_did_not_change_is_found(tiny_model: Path, tmp_path: Path) -
     old = load_file(tiny_model / "model.safetensors")[UP]
     reseat(tmp_path / "merged", lambda weights: weights.update({UP: old}))
     with pytest.raises(CheckFailed, match=f'"{UP}" did not change, though the adapter has weights for it'):
-        parity.verify(parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
+        parity.verify_merge(parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 
 def double_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the merge, and what is made again to compare it with, both add twice the update."""
     scale = merging.scale_of
-    monkeypatch.setattr("harness_lora.merge.scale_of", lambda module, config: 2 * scale(module, config))
+    monkeypatch.setattr("harness_lora.merge.module_scale", lambda module, config: 2 * scale(module, config))
 
 
 @pytest.mark.parametrize("computed", ["float32", "bfloat16"])
@@ -449,20 +449,20 @@ def test_mistake_of_the_merge_itself_is_found(
 ) -> None:
     """PEFT's own forward pass is asked too; in half precision, as for a large model, within noise that is measured."""
     monkeypatch.setattr(parity.MergeFolders, "computed", computed)
-    monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 500, longest))
+    monkeypatch.setattr(parity, "token_windows", lambda tokenizer, longest: token_windows(tokenizer, 500, longest))
     make_adapter(tiny_model, lora(), tmp_path / "adapter")
     if wrong:
         double_scale(monkeypatch)
     merge(tiny_model, lora(), tmp_path, "original")
     question = parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
     if not wrong:
-        assert parity.verify(question)["tokens"] == 500
+        assert parity.verify_merge(question)["tokens"] == 500
         return
     with pytest.raises(CheckFailed, match=r"merge-forward\]: before it is rounded it is KL \S+ nats .+, limit"):
-        parity.verify(question)
+        parity.verify_merge(question)
 
 
-@pytest.mark.parametrize("free", [heard.BESIDE // 2, 64 * heard.BESIDE])
+@pytest.mark.parametrize("free", [divergence.BESIDE // 2, 64 * divergence.BESIDE])
 @pytest.mark.parametrize("computed", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dora", [False, True])
 def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
@@ -486,17 +486,17 @@ def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
     make_adapter(tiny_model, lora(use_dora=dora), tmp_path / "adapter")
     merge(tiny_model, lora(), tmp_path, "original")
     monkeypatch.setattr(parity.MergeFolders, "computed", computed)
-    monkeypatch.setattr(parity, "windows", lambda tokenizer, longest: windows(tokenizer, 60, longest))
-    monkeypatch.setattr(heard, "SMOKE_TOKENS", 4)
+    monkeypatch.setattr(parity, "token_windows", lambda tokenizer, longest: token_windows(tokenizer, 60, longest))
+    monkeypatch.setattr(divergence, "SMOKE_TOKENS", 4)
     question = parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged"))
-    whole = parity.verify(question)
-    monkeypatch.setattr(heard, "card", lambda: ("cpu", free))
+    whole = parity.verify_merge(question)
+    monkeypatch.setattr(divergence, "loading_gpu", lambda: ("cpu", free))
     monkeypatch.setattr(parity, "load_model", one)
-    monkeypatch.setattr(heard, "cpu_offload", layers)
-    assert parity.verify(question) == whole
+    monkeypatch.setattr(divergence, "cpu_offload", layers)
+    assert parity.verify_merge(question) == whole
     # In half precision two more tell how large noise is.
     models = 3 if computed == "float32" else 5
-    assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < heard.BESIDE else 0))
+    assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < divergence.BESIDE else 0))
 
 
 def test_update_that_rounds_away_in_one_tensor_is_no_mistake(tiny_model: Path, tmp_path: Path) -> None:
@@ -505,7 +505,7 @@ def test_update_that_rounds_away_in_one_tensor_is_no_mistake(tiny_model: Path, t
     make_adapter(base, lora(modules_to_save=["norm"]), tmp_path / "adapter", noise=1e-5)
     merge(base, lora(), tmp_path, "original")
     question = parity.MergeFolders(str(base), str(tmp_path / "adapter"), str(tmp_path / "merged"))
-    found = parity.verify(question)
+    found = parity.verify_merge(question)
     assert 0 < found["changed"] < 15
     twin = ModelRef("adapter", str(base), adapter=tmp_path / "adapter")
     assert list(equals_base(ModelRef("merged", str(tmp_path / "merged"), "m"), twin, ModelRef("base", str(base)))) == []
@@ -520,7 +520,7 @@ def test_healthy_merge_that_moves_first_choices(way: str, tmp_path: Path) -> Non
     merges.random_adapter(base, adapter, 16, 2e-4, 8)
     merge(base, lora(), tmp_path, "original")
     if way == "ours":
-        found = parity.verify(parity.MergeFolders(str(base), str(adapter), str(tmp_path / "merged")))
+        found = parity.verify_merge(parity.MergeFolders(str(base), str(adapter), str(tmp_path / "merged")))
         assert found["kl"] < 1e-6
         assert found["kl_rounding"] > 1e-3  # once the limit
         assert found["top1_rounding"] < 0.99  # and so was this
@@ -543,7 +543,7 @@ def test_broken_twin_of_a_healthy_merge_is_found(way: str, tmp_path: Path) -> No
     lora().merge(str(base), adapter, tmp_path / "ours", variant="original")
     merges.WAYS[way](base, adapter, tmp_path / "broken", "bfloat16")
     with pytest.raises(CheckFailed, match=r"merge-bits\]: \d+ of 39 tensors are not what they must be, the limit is 0"):
-        parity.verify(parity.MergeFolders(str(base), str(adapter), str(tmp_path / "broken")))
+        parity.verify_merge(parity.MergeFolders(str(base), str(adapter), str(tmp_path / "broken")))
     merged, twin = ModelRef("m", str(tmp_path / "broken"), "m"), ModelRef("a", str(base), adapter=adapter)
     sums = [flag for flag in equals_base(merged, twin, ModelRef("base", str(base))) if flag.kind == "sum"]
     assert [flag.severity for flag in sums] == ["error"]
@@ -556,17 +556,17 @@ def test_texts_are_of_every_kind(chat: bool, tiny_model: Path) -> None:
     """Two thousand tokens with a tokenizer of bytes too, of every text; chats as the template frames them."""
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.chat_template = tokenizer.chat_template if chat else None
-    found = windows(tokenizer)
+    found = token_windows(tokenizer)
     assert sum(ids.shape[1] - 1 for ids in found) == 2000
     assert ("<|user|>" in tokenizer.decode(found[0][0])) is chat
-    assert len(windows(tokenizer, 10**6)) > len(CHATS + TEXTS)
+    assert len(token_windows(tokenizer, 10**6)) > len(CHATS + TEXTS)
 
 
 def test_windows_are_heard_together_as_alone(tiny_model: Path) -> None:
     """In batches of like lengths, padded, with what follows each token as in a forward of the window by itself."""
     model, told = harness_hf.load_model(tiny_model, dtype="float32", device="cpu"), list[int]()
-    ids = [*windows(load_tokenizer(tiny_model), 600, 70), torch.tensor([[7, 8, 9]])]
-    found = heard.Heard.of(lambda: model, ids, tell=told.append).logprobs
+    ids = [*token_windows(load_tokenizer(tiny_model), 600, 70), torch.tensor([[7, 8, 9]])]
+    found = divergence.ModelOutputs.of(lambda: model, ids, tell=told.append).logprobs
     assert sum(told) == len(ids) > len(told) > 1
     for window, logprobs in zip(ids, found, strict=True):
         alone = model(input_ids=window).logits[0, :-1].log_softmax(-1)
@@ -591,7 +591,7 @@ def test_merged_model_that_does_not_stop_is_found(
     shutil.copytree(tiny_model, base)
     trained, tokenizer = make_adapter(base, lora(), made), load_tokenizer(base)
     stops = set()  # a token that each of the answers has
-    for prompt in heard.PROMPTS:
+    for prompt in divergence.PROMPTS:
         text = [{"role": "user", "content": prompt}] if tokenizer.chat_template else prompt
         ids = torch.tensor(Tokens(tokenizer).prompts([text]))
         found = trained.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False)
@@ -601,13 +601,13 @@ def test_merged_model_that_does_not_stop_is_found(
     generation.write_text(json.dumps({**known, "eos_token_id": sorted(stops)}), "utf-8")
     merge(base, lora(), tmp_path, "original")
     question = parity.MergeFolders(str(base), str(made), str(tmp_path / "merged"))
-    asked, ends = [], heard._ends
-    monkeypatch.setattr(heard, "_ends", lambda *given: asked.append(given[1]) or ends(*given))
-    assert parity.verify(question)["stops"] == [True, True]
+    asked, ends = [], divergence._ends
+    monkeypatch.setattr(divergence, "_ends", lambda *given: asked.append(given[1]) or ends(*given))
+    assert parity.verify_merge(question)["stops"] == [True, True]
     assert asked == [question.merged]
     (tmp_path / "merged/generation_config.json").write_text(json.dumps(known), "utf-8")
     with pytest.raises(CheckFailed, match="the merged model does not; see its stop tokens"):
-        parity.verify(question)
+        parity.verify_merge(question)
     assert asked == [question.merged, question.merged, question.base]
 
 
@@ -690,7 +690,7 @@ def test_exported_adapter_is_swapped_in(tiny_model: Path, tmp_path: Path) -> Non
     save_file({k: -w if "lora_B" in k else w for k, w in weights.items()}, tmp_path / "to/adapter_model.safetensors")
     question = {"base": str(tiny_model), "gated": str(tmp_path / "gated"), "exported": str(tmp_path / "to")}
     with pytest.raises(CheckFailed, match="does not answer as the gated one"):
-        swap.ask(**question, quantization=None, placed=dict(ref.options))
+        hot_swap.check_hot_swap(**question, quantization=None, placed=dict(ref.options))
 
 
 def test_plain_adapter_is_not_touched(tiny_model: Path, tmp_path: Path) -> None:

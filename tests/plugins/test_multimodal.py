@@ -26,7 +26,7 @@ import harness_hf  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness_export import safetensors  # noqa: E402
 from harness_hf.classes import find_class, load_config  # noqa: E402
-from harness_lora import lora, towers  # noqa: E402
+from harness_lora import list_towers, lora  # noqa: E402
 
 pytestmark = pytest.mark.slow
 DATA = Path(__file__).parents[2] / "suites" / "data"
@@ -89,7 +89,7 @@ def test_a_text_fine_tune_keeps_what_reads_pictures(name: str, project: Project)
     before, after = (load_file(folder / "model.safetensors") for folder in (project.folder / "model", out))
     assert before.keys() == after.keys()
     changed = {key for key, tensor in before.items() if not torch.equal(tensor, after[key])}
-    beside = [tower.rpartition(".")[2] for tower in towers(model)]
+    beside = [tower.rpartition(".")[2] for tower in list_towers(model)]
     assert changed
     assert not [key for key in changed for tower in beside if f"{tower}." in key]
     assert [key for key in before for tower in beside if f"{tower}." in key]
@@ -104,7 +104,7 @@ def test_pictures_are_read_as_before(tmp_path: Path) -> None:
 
     base, adapter, merged, out = (tmp_path / part for part in ("base", "adapter", "merged", "out"))
     model = build("Gemma3ForConditionalGeneration", base)
-    with harness_hf.quiet():
+    with harness_hf.quiet_loading():
         adapted = make_adapter(base, lora(lora_dropout=0.0), adapter)
     merged.mkdir()
     lora().merge(str(base), adapter, merged, variant="original")
@@ -142,7 +142,7 @@ def test_llama_4_is_refused_while_its_forward_raises(tmp_path: Path) -> None:
 def test_targets_in_a_tower_are_refused(targets: Any, says: str, tmp_path: Path) -> None:
     """An adapter there would have no gradient: the option is named, and the part that has one."""
     build("Gemma3ForConditionalGeneration", tmp_path)
-    names = [name for name, _ in harness_hf.skeleton(tmp_path).named_modules()]
+    names = [name for name, _ in harness_hf.build_skeleton(tmp_path).named_modules()]
     if not any(name.endswith("vision_tower.encoder.layers.0.self_attn.q_proj") for name in names):
         targets = [next(n for n in names if "vision_tower" in n and n.endswith("q_proj")), "q_proj"]
     with pytest.raises(UsageError, match=says) as caught:
@@ -152,13 +152,15 @@ def test_targets_in_a_tower_are_refused(targets: Any, says: str, tmp_path: Path)
 
 def test_names_that_both_parts_have_are_adapted_in_the_language_model(tmp_path: Path) -> None:
     """A list such as q_proj and v_proj means the layers that rows of text go through."""
-    from harness_lora.layout import adapt
+    from harness_lora.skeleton import adapt_skeleton
     from harness_lora.targets import restrict_targets
 
     build("Gemma3ForConditionalGeneration", tmp_path)
-    model = harness_hf.skeleton(tmp_path)
+    model = harness_hf.build_skeleton(tmp_path)
     config = lora(target_modules=["q_proj", "v_proj"], exclude_modules=["layers.0.self_attn.v_proj"]).peft_config()
-    names = {n for n, m in adapt(model, restrict_targets(config, model)).named_modules() if hasattr(m, "lora_A")}
+    names = {
+        n for n, m in adapt_skeleton(model, restrict_targets(config, model)).named_modules() if hasattr(m, "lora_A")
+    }
     ends = {"0.self_attn.q_proj", "1.self_attn.q_proj", "1.self_attn.v_proj"}
     assert names == {f"base_model.model.model.language_model.layers.{end}" for end in ends}
 

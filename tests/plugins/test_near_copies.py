@@ -15,7 +15,7 @@ from harness import Finding, Sample
 from harness.suite.tables import Eval
 from harness.testing import SUITE, TRAIN, Project
 from harness_checks.copies import near_copies, passing_rate
-from harness_checks.leaks import of_samples
+from harness_checks.leaks import texts_of_samples
 
 Rows = list[dict[str, Any]]
 
@@ -129,7 +129,7 @@ def test_check_warns_and_clusters_nothing(project: Project) -> None:
 @pytest.mark.parametrize("text", ["我的包裹还没有到", "荷物がまだ届いていません", "พัสดุของฉันยังไม่มาถึง"])
 def test_languages_without_spaces_are_compared_by_characters(text: str) -> None:
     """Chinese, Japanese and Thai have no words between spaces; each character is one."""
-    (found,) = of_samples([Sample("1", text)])
+    (found,) = texts_of_samples([Sample("1", text)])
     assert len(found.words) >= 8
     assert "".join(found.words) == text
 

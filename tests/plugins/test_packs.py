@@ -47,7 +47,7 @@ def test_worked_examples_keep_their_rules() -> None:
     """What is shown of a kind of instruction is an answer that keeps it."""
     for kind in packs.KINDS:
         if kind.shown:
-            assert rules.kept(kind.shown[1], kind.rule, kind.arguments(*kind.shown[0])), kind.name
+            assert rules.follows_rule(kind.shown[1], kind.rule, kind.arguments(*kind.shown[0])), kind.name
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_worked_examples_keep_their_rules() -> None:
 )
 def test_rules(rule: str, arguments: dict[str, Any], good: str, bad: str) -> None:
     """A rule tells an answer that keeps it from one that does not; an empty answer keeps none."""
-    assert rules.kept(good, rule, arguments)
-    assert not rules.kept(bad, rule, arguments)
-    assert not rules.kept("", rule, arguments)
+    assert rules.follows_rule(good, rule, arguments)
+    assert not rules.follows_rule(bad, rule, arguments)
+    assert not rules.follows_rule("", rule, arguments)
 
 
 class Knows(Says):

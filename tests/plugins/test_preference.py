@@ -18,7 +18,7 @@ from harness.data.rows import to_judged_rows  # noqa: E402
 from harness.errors import CheckFailed, UsageError  # noqa: E402
 from harness.records.models import Logprob, ModelRef, Progress  # noqa: E402
 from harness.records.samples import Sample  # noqa: E402
-from harness_hf.models import load_model, load_tokenizer, quiet  # noqa: E402
+from harness_hf.models import load_model, load_tokenizer, quiet_loading  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
 from harness_preference import dpo, kto, preference  # noqa: E402
 from harness_preference.methods import select_labelled, select_pairs  # noqa: E402
@@ -206,7 +206,7 @@ def test_losses_are_trls(name: str, trained: Train, tiny_model: Path, tmp_path: 
     """On torch's own kernels each step's loss and the weights at the end are plain TRL's, bit for bit."""
     trainer, chat, whole, options = CONFIGURATIONS[name]
     monkeypatch.setattr("harness_hf.linear.available", lambda: False)
-    monkeypatch.setattr("harness_sft.train.each_logit_once", nullcontext)
+    monkeypatch.setattr("harness_sft.train.project_labels_only", nullcontext)
     rows = PAIRS if trainer is dpo else LABELLED
     rows = chats(rows) if chat else rows
     adapter = None if whole else lora(lora_dropout=0.0, r=4)
@@ -241,16 +241,16 @@ def test_losses_are_trls_on_our_kernels(trained: Train, tiny_model: Path, tmp_pa
 @contextmanager
 def watching_losses(seen: list[float]) -> Iterator[None]:
     """Note the loss of every step of the trainings within."""
-    from harness_sft.trainer import Watch
+    from harness_sft.trainer import ProgressCallback
 
-    before = Watch.on_step_end
+    before = ProgressCallback.on_step_end
 
     def note(self: Any, *args: Any, **given: Any) -> None:
         before(self, *args, **given)
         seen.append(self.steps[-1].loss)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Watch, "on_step_end", note)
+        patch.setattr(ProgressCallback, "on_step_end", note)
         yield
 
 
@@ -258,7 +258,7 @@ def plain(
     trainer: Any, rows: Any, adapter: Any, base: Path, folder: Path, recipe: dict[str, Any]
 ) -> tuple[list[float], Any]:
     """Train with TRL alone, as its documentation says; return the loss of every step and the model."""
-    with quiet(), quiet_libraries():
+    with quiet_loading(), quiet_libraries():
         return _plain(trainer, rows, adapter, base, folder, recipe)
 
 

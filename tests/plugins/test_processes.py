@@ -27,8 +27,8 @@ from harness.records.models import ModelRef, Progress
 from harness.reports.run_folder import read_steps
 from harness_lora import lora
 from harness_sft import TrainingJob, check, sft
-from harness_sft.processes import resolve
-from harness_sft.ranks import Order, fill
+from harness_sft.processes import resolve_processes
+from harness_sft.ranks import EpochSampler, pad_dataset
 from tests.helpers.gpus import L4, machine
 from tests.helpers.warm import warmed
 
@@ -197,10 +197,10 @@ def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: 
     found: list[tuple[str, Finding]] = []
     steps: list[int] = []
     ref = ModelRef("base", str(tiny_model), digest="d" * 64, options={"device": "cpu", "dtype": "float32"})
-    recipe = {name: p.default for name, p in schema.options_of(sft)[0].items()} | RECIPE
+    recipe = {name: p.default for name, p in schema.list_options(sft)[0].items()} | RECIPE
     out = tmp_path / "run" / "adapter"
     with pytest.raises(CheckFailed, match="training: the loss is nan at step 3; lower learning_rate"):
-        harness_sft.train_by(
+        harness_sft.train(
             TrainingJob(
                 ref, lora(r=4), ROWS, recipe, 3, sick, out, processes=2, shard=shard,
                 progress=lambda one: steps.append(one.done),
@@ -233,8 +233,8 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ "auto" is one process a GPU, as far as the batches of a step can be dealt out, and one without a GPU."""
     machine(tmp_path, monkeypatch, L4, L4, L4)
-    assert [resolve("auto", {}, steps, "cuda") for steps in (1, 2, 3, 4, 9, 8)] == [1, 2, 3, 2, 3, 2]
-    assert resolve("auto", {}, 8, "cpu") == 1
+    assert [resolve_processes("auto", {}, steps, "cuda") for steps in (1, 2, 3, 4, 9, 8)] == [1, 2, 3, 2, 3, 2]
+    assert resolve_processes("auto", {}, 8, "cpu") == 1
 
 
 def test_order() -> None:
@@ -242,12 +242,12 @@ def test_order() -> None:
     from accelerate.data_loader import SeedableRandomSampler
 
     alone = SeedableRandomSampler(range(7), data_seed=5)
-    order = Order(7, 8, 5)
+    order = EpochSampler(7, 8, 5)
     for epoch in range(3):
         alone.set_epoch(epoch)
         order.set_epoch(epoch)
         assert list(order) == [*alone, 7]
-    assert list(Order(3, 4, None)) == [0, 1, 2, 3]
+    assert list(EpochSampler(3, 4, None)) == [0, 1, 2, 3]
 
 
 def test_fill() -> None:
@@ -255,8 +255,8 @@ def test_fill() -> None:
     from datasets import Dataset
 
     rows = Dataset.from_list([{"row": i, "input_ids": [5, 6], "labels": [-100, 6], "seq_lengths": [2]} for i in (1, 2)])
-    assert fill(rows, 2) is rows
-    filled = fill(rows, 4)
+    assert pad_dataset(rows, 2) is rows
+    filled = pad_dataset(rows, 4)
     assert filled[:2] == rows[:]
     assert filled[3] == {"row": 1, "input_ids": [5], "labels": [-100], "seq_lengths": [1]}
 

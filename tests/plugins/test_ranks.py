@@ -13,7 +13,7 @@ import pytest
 from harness.errors import UsageError
 from harness.records.models import ModelRef, Progress
 from harness_sft import processes
-from harness_sft.job import Method, TrainingJob, room
+from harness_sft.job import Method, TrainingJob, reporting_full_disk
 
 RANK = """
 import os, signal, sys, time
@@ -49,7 +49,9 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
 
     def start(does: str, progress: Callable[[Progress], None] = lambda _: None) -> Path:
         given: dict[str, Any] = {"out": folder / "out", "progress": progress, "flag": lambda *_: None}
-        return processes.launch(TrainingJob(ModelRef("base", "."), None, [], {"does": does}, 1, method, **given), 2)
+        return processes.launch_processes(
+            TrainingJob(ModelRef("base", "."), None, [], {"does": does}, 1, method, **given), 2
+        )
 
     yield start
     pids = [int(path.read_text()) for path in folder.glob("pid-*")]
@@ -148,11 +150,11 @@ def test_an_error_of_slices_is_one_of_the_disk(tmp_path: Path) -> None:
         """As torch.distributed.checkpoint.CheckpointException."""
 
     says = f'^"{tmp_path}": No space left on device; make room and run again$'
-    with pytest.raises(UsageError, match=says), room(tmp_path):
+    with pytest.raises(UsageError, match=says), reporting_full_disk(tmp_path):
         raise CheckpointError(
             "ranks:[0]\nRuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 1 vs 2"
         )
-    with pytest.raises(CheckpointError), room(tmp_path):
+    with pytest.raises(CheckpointError), reporting_full_disk(tmp_path):
         raise CheckpointError("ranks:[0]\nanother")
 
 

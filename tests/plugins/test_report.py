@@ -21,23 +21,23 @@ import pytest
 
 import harness_report
 from harness import Outcome, TrainingStep, UsageError
-from harness.cli.github import annotations_of
+from harness.cli.github import list_annotations
 from harness.internals import OnScale
-from harness.records import words as verdict_words
-from harness.records.about import Note
+from harness.records import verdict_text as verdict_words
+from harness.records.claim_spec import Note
 from harness.records.findings import Finding
 from harness.records.run import Change
 from harness.records.waivers import Waiver
-from harness.release.previous import Promotion
-from harness.reports.junit import junit
-from harness.reports.markdown import run_markdown
+from harness.release.releases import Promotion
+from harness.reports.junit import format_junit
+from harness.reports.markdown import format_run_markdown
 from harness.reports.report_json import to_json
 from harness.testing import SUITE, Project
-from harness_report import drawing, made, metrics, page, pairs, words
+from harness_report import configuration, formatting, metrics, page, pairs, svg
 from harness_report.history import sparkline
-from harness_report.page import embedded, render
-from harness_report.reading import Kept, read_folder, value_of
-from harness_trackers.log import told_of
+from harness_report.page import embed_json, render_run
+from harness_report.reading import LoadedRun, read_folder, row_value
+from harness_trackers.log import logged_run
 from harness_view.runs import Runs
 from tests.helpers import suites
 
@@ -128,7 +128,7 @@ def test_run_writes_its_page(ran: Path) -> None:
     assert [e["name"] for e in data(html)] == ["qa"]
 
 
-def held(kept: Kept, **change: Any) -> Kept:
+def held(kept: LoadedRun, **change: Any) -> LoadedRun:
     """Return a run with the verdicts on what ships changed; more of one with `of` in `change`."""
     names = change.pop("of", None)
     reports = [
@@ -153,7 +153,7 @@ def test_reasons_stand_under_the_sentence(ran: Path) -> None:
     why = "so it is " * 100 + "to its end"
     kept = held(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, why=why, notes=())
     exports = [replace(e, written=False, reasons=(why,)) for e in kept.run.exports]
-    html = render(replace(kept, run=replace(kept.run, exports=exports)))
+    html = render_run(replace(kept, run=replace(kept.run, exports=exports)))
     assert head(html).count(f"✗ floor on merged qa.exact_match at least 0.5: {why}") == 1
     assert '<span class="FAIL">✗</span> Nothing ships: one gate failed' in html and "<title>✗ " in html
     assert html.count(why) == 2  # the other is in the gate's row
@@ -176,19 +176,19 @@ def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, g
     found = next(v for v in kept.run.verdicts if v.gate == gate and v.decides)
     notes = [replace(found.notes[0], told={**found.notes[0].told, **figures, "n": 77})]
     notes.append(Note("needed", {"rows": 900, "range": [1234, 5678], "such": False, "close": 20}))
-    why = verdict_words.written(found.about, notes)
+    why = verdict_words.format_notes(found.about, notes)
     planted = held(kept, of=[gate], outcome=Outcome.INCONCLUSIVE, notes=tuple(notes), why=why, n=77, **figures)
     (ran / "report.json").write_text(to_json(planted.run), "utf-8")
     before = shutil.copytree(ran, ran.with_name("before"))
     (before / "report.json").write_text(to_json(replace(kept.run, started="2020-01-01T00:00:00+00:00")), "utf-8")
     run = read_folder(ran).run
-    html = render(read_folder(ran))
-    logged = told_of(run)
+    html = render_run(read_folder(ran))
+    logged = logged_run(run)
     whole = {
         "head of the page": head(html),
-        "junit": junit(run),
-        "markdown": run_markdown(run),
-        "annotations": "".join(annotations_of(run, {})),
+        "junit": format_junit(run),
+        "markdown": format_run_markdown(run),
+        "annotations": "".join(list_annotations(run, {})),
         "notes of trackers": logged.note,
         "gates of trackers": str(logged.gates),
         "notebook": run._repr_html_(),
@@ -211,14 +211,14 @@ def test_what_was_let_through_comes_first(ran: Path) -> None:
     waiver = Waiver("floor", "", "ticket 12", "2999-01-01", "A. Smith", "2026-01-01")
     kept = held(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, waiver=waiver)
     flag = Finding("error", "what", code="X1", ignored="why", waiver=waiver)
-    text = head(render(replace(kept, run=replace(kept.run, exit_code=0, flags=[flag]))))
+    text = head(render_run(replace(kept, run=replace(kept.run, exit_code=0, flags=[flag]))))
     first = text.index("floor on merged, waived by A. Smith until 2999-01-01: ticket 12")
     assert text.index("may ship: ") < first < text.index("X1 was ignored, waived by A. Smith") < text.index("Suite")
 
 
 def test_what_decides_nothing_is_folded(ran: Path) -> None:
     """Gates on what does not ship unfold, and so do those that passed where there are very many."""
-    html = render(read_folder(ran))
+    html = render_run(read_folder(ran))
     table = html[html.index('class="gates"') :]
     assert "on adapter" not in table[: table.index('<details class="fold">')]
     assert "3 gates on adapter, which does not ship: 1 FAIL, 2 PASS" in html
@@ -226,7 +226,7 @@ def test_what_decides_nothing_is_folded(ran: Path) -> None:
     verdicts = tuple(
         replace(v, gate=f"gate {i}") for v in kept.run.verdicts if v.decides and v.gate == "floor" for i in range(30)
     )
-    many = render(replace(kept, run=replace(kept.run, reports=[replace(kept.run.reports[0], verdicts=verdicts)])))
+    many = render_run(replace(kept, run=replace(kept.run, reports=[replace(kept.run.reports[0], verdicts=verdicts)])))
     assert "20 more gates, which passed" in many and many.count("✓ PASS") == 30
 
 
@@ -236,12 +236,14 @@ def test_head_has_gain_and_what_no_gate_says(ran: Path) -> None:
     lost = Change(
         "qa", "exact_match", 0.9, 0.8, 60, 1, 7, (), (), -0.1, -0.19, -0.02, "proportion", "adapter", "merged"
     )
-    text = head(render(replace(kept, run=replace(kept.run, changes=(lost,)))))
+    text = head(render_run(replace(kept, run=replace(kept.run, changes=(lost,)))))
     gain = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
-    assert f"What it gains: better{words.figure(gain.estimate, OnScale('proportion'), versus=True)}" in text
+    assert (
+        f"What it gains: better{formatting.format_on_scale(gain.estimate, OnScale('proportion'), versus=True)}" in text
+    )
     assert "What no gate says: adapter to merged−0.100exact match on qa 0.900 to 0.800, −0.100 [−0.190, −0.020]" in text
     for unproven in (replace(lost, upper=0.01), replace(lost, before="base")):  # base is what a gate compares it with
-        assert "What no gate says" not in head(render(replace(kept, run=replace(kept.run, changes=(unproven,)))))
+        assert "What no gate says" not in head(render_run(replace(kept, run=replace(kept.run, changes=(unproven,)))))
 
 
 def test_slices_that_lost_rows_are_named(ran: Path) -> None:
@@ -249,9 +251,9 @@ def test_slices_that_lost_rows_are_named(ran: Path) -> None:
     changed(ran, "base", "qa", lambda i, row: row.update(exact_match=1.0))
     changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i % 2 or i > 20)))
     rewritten(ran, "suite.lock.json", lambda lock: lock["suite"]["evals"][0].update(slices=["kind"]))
-    assert pairs.lost_slices(read_folder(ran), "qa", "exact_match", "base") == ["“a” 30 of 30 to 19"]
+    assert pairs.find_lost_slices(read_folder(ran), "qa", "exact_match", "base") == ["“a” 30 of 30 to 19"]
     changed(ran, "merged", "qa", lambda i, row: row.update(cluster="one"))
-    assert pairs.lost_slices(read_folder(ran), "qa", "exact_match", "base") == []
+    assert pairs.find_lost_slices(read_folder(ran), "qa", "exact_match", "base") == []
 
 
 def test_slices_are_told_by_how_they_changed(ran: Path) -> None:
@@ -266,25 +268,25 @@ def test_slices_are_told_by_how_they_changed(ran: Path) -> None:
                 r["slices"] = {"kind": {k: {"exact_match": x / 30, "n": 30} for k, x in zip("ab", n, strict=True)}}
 
     rewritten(ran, "report.json", told)
-    base, adapter = metrics.slices_of(read_folder(ran))
+    base, adapter = metrics.slice_charts(read_folder(ran))
     assert (adapter.title, adapter.note) == ("qa.exact_match by kind", "adapter to merged")
     assert adapter.table == [("b *", "1.000", "0.000", "30"), ("a *", "1.000", "0.500", "30")]
     assert [row["fell"] for row in base.spec["data"]["values"]] == [True, False]
     alone = adapter.spec["data"]["values"][1]
     changed(ran, "merged", "qa", lambda i, row: row.update(cluster=str(i // 8)))
-    together = metrics.slices_of(read_folder(ran))[1].spec["data"]["values"][1]
+    together = metrics.slice_charts(read_folder(ran))[1].spec["data"]["values"][1]
     assert together["lower"] < alone["lower"] < 0.5 < alone["upper"] < together["upper"]
 
 
 def test_gain_is_drawn_against_forgetting(ran: Path) -> None:
     """A point for each model that has both metrics, and lines where the margins of the gates are."""
-    assert metrics.traded(read_folder(ran)) is None  # no gate asks that nothing be forgotten
+    assert metrics.tradeoff_of_runs(read_folder(ran)) is None  # no gate asks that nothing be forgotten
     kept = read_folder(ran)
     better = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
     assert better.about
     loss = replace(better, gate="keeps", threshold=-0.05, about=replace(better.about, threshold=-0.05))
     reports = [*kept.run.reports, replace(kept.run.reports[0], verdicts=(loss,))]
-    chart = metrics.traded(replace(kept, run=replace(kept.run, reports=reports)))
+    chart = metrics.tradeoff_of_runs(replace(kept, run=replace(kept.run, reports=reports)))
     assert chart and [name for name, *_ in chart.table] == ["base", "adapter", "merged"]
     lines = [layer["data"]["values"][0] for layer in chart.spec["layer"][:2]]
     assert better.baseline and lines == [{"kept": pytest.approx(better.baseline - 0.05)}, {"gained": better.baseline}]
@@ -295,17 +297,19 @@ def test_names_of_models_that_lie_at_one_place_do_not_cover_each_other() -> None
     at = {"27 Nov": (0.72, 0.6), "28 Nov": (0.721, 0.6), "base": (0.9, 0.1), "29 Nov": (0.72, 0.601)}
     for count, names in ((3, ["27 Nov, 28 Nov", "base"]), (4, ["27 Nov … 29 Nov", "base"])):
         points = [{"name": n, "kept": k, "gained": g, "ours": False} for n, (k, g) in [*at.items()][:count]]
-        spec = metrics.charts.traded(points, ("a", "b"), (None, None), "").spec
+        spec = metrics.charts.tradeoff_chart(points, ("a", "b"), (None, None), "").spec
         assert [one["name"] for one in spec["layer"][-1]["data"]["values"]] == names
 
 
 def test_one_row_far_out_leaves_the_others_their_room() -> None:
     """It is counted, not drawn; a mean is drawn with its bounds, and lengths hold nine answers of ten."""
-    chart = metrics.charts.scatter("t", "n", [(1.0 + i / 100, 1.0) for i in range(99)] + [(90.0, 1.0)], ("a", "b"))
+    chart = metrics.charts.scatter_chart(
+        "t", "n", [(1.0 + i / 100, 1.0) for i in range(99)] + [(90.0, 1.0)], ("a", "b")
+    )
     assert chart.note == "n; 1 farther out" and chart.spec["layer"][0]["data"]["values"][1]["b"] < 4
-    drawn = str(metrics.charts.ordered("t", "n", [0.1, 0.2, 0.3], what="rows", mean=(0.2, 0.15, 0.25)).spec)
+    drawn = str(metrics.charts.ordered_chart("t", "n", [0.1, 0.2, 0.3], what="rows", mean=(0.2, 0.15, 0.25)).spec)
     assert "mean 0.200" in drawn and "{'v': 0.15, 'w': 0.25}" in drawn
-    lengths = metrics.charts.lengths("t", "n", {"a": [*range(100), 7000]}, "a")
+    lengths = metrics.charts.length_chart("t", "n", {"a": [*range(100), 7000]}, "a")
     assert lengths.table == [("a", "5", "25", "50", "75", "95")]
 
 
@@ -333,17 +337,17 @@ def test_texts_of_others_are_shown_as_text(ran: Path) -> None:
     """What a model answers is markup nowhere, neither in the tables nor in the script's data."""
     changed(ran, "merged", "qa", lambda i, row: row.update(resps=[[HOSTILE]], exact_match=float(i > 3)))
     changed(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 30)))
-    html = render(read_folder(ran))
+    html = render_run(read_folder(ran))
     assert HOSTILE not in html and "<img" not in html
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in html
     assert data(html)[0]["rows"][0][6][-1] == HOSTILE
-    assert embedded("<\u2028\u2029") == '"\\u003c\\u2028\\u2029"'
+    assert embed_json("<\u2028\u2029") == '"\\u003c\\u2028\\u2029"'
 
 
 def test_controls_and_directions_are_spelt_out(ran: Path) -> None:
     """A control character or an override of direction is spelt out; text from right to left stays as it is."""
     changed(ran, "merged", "qa", lambda i, row: row.update(resps=[["\x1b[31m\x00 \u202e שלום"]], exact_match=0.0))
-    html = render(read_folder(ran))
+    html = render_run(read_folder(ran))
     assert "\x1b" not in html and "\x00" not in html and "\u202e" not in html
     assert "שלום" in html and 'dir="auto"' in html
 
@@ -351,14 +355,14 @@ def test_controls_and_directions_are_spelt_out(ran: Path) -> None:
 def test_ten_megabytes_in_a_row_are_cut(ran: Path) -> None:
     """A row of 10 MB does not make a page of 10 MB, and the page says that it was cut."""
     changed(ran, "merged", "qa", lambda i, row: row.update(resps=[["x" * 10_000_000 if i == 7 else "y"]]))
-    html = render(read_folder(ran))
+    html = render_run(read_folder(ran))
     assert len(html) < 1_500_000 and "9,998,000 characters left out" in html
 
 
 def test_private_rows_are_digests(ran: Path) -> None:
     """Of a private evaluation no id, prompt, answer or slice is on the page, but counts and digests."""
     rewritten(ran, "suite.lock.json", lambda lock: lock["suite"]["evals"][0].update(private=True))
-    html = render(read_folder(ran))
+    html = render_run(read_folder(ran))
     assert "say w1" not in html and "w17" not in html and '"q17"' not in html
     (evaluation,) = data(html)
     assert evaluation["private"] and evaluation["rows"][0][3].startswith("sha256 ")
@@ -368,7 +372,7 @@ def test_private_rows_are_digests(ran: Path) -> None:
 def test_without_a_lock_no_text_is_shown(ran: Path) -> None:
     """Where nothing says which evaluations are private, all are, and the page says what is missing."""
     (ran / "suite.lock.json").unlink()
-    html = render(read_folder(ran))
+    html = render_run(read_folder(ran))
     assert "no suite.lock.json can be read" in html and "say w1" not in html
     assert "merged may ship" in html
 
@@ -377,7 +381,7 @@ def test_missing_samples_are_told(ran: Path) -> None:
     """Without its samples a folder is rendered with what the report says, and what is missing is named."""
     for path in ran.glob("*/samples_*"):
         path.unlink()
-    html = render(read_folder(ran))
+    html = render_run(read_folder(ran))
     assert "holds no rows of" in html and "merged may ship" in html and 'id="data"' not in html
 
 
@@ -385,7 +389,7 @@ def test_samples_cut_off_are_told(ran: Path) -> None:
     """So are samples of which the last line is half there."""
     (path,) = ran.glob("merged/samples_qa_*")
     path.write_text(path.read_text("utf-8")[:-40], "utf-8")
-    assert "cannot be read as rows" in render(read_folder(ran))
+    assert "cannot be read as rows" in render_run(read_folder(ran))
 
 
 def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,17 +398,17 @@ def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: py
     changed(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 50)))
     changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i < 45)))
     kept = read_folder(ran)
-    (evaluation,), note = pairs.browser(kept)
+    (evaluation,), note = pairs.browser_data(kept)
     ids = [row[0] for row in evaluation["rows"]]
     assert {f"q{i}" for i in range(45, 50)} <= set(ids) and len(ids) == 20 and evaluation["total"] == 60
     assert evaluation["counts"][pairs.LOST] == 5 and "60 rows: here are all" in note
-    assert [row[0] for row in pairs.browser(read_folder(ran))[0][0]["rows"]] == ids
+    assert [row[0] for row in pairs.browser_data(read_folder(ran))[0][0]["rows"]] == ids
 
 
 def test_without_vl_convert_there_are_tables(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing draws, the page has the same numbers in tables."""
-    monkeypatch.setattr(drawing, "can_draw", lambda: False)
-    html = render(read_folder(ran))
+    monkeypatch.setattr(svg, "can_draw", lambda: False)
+    html = render_run(read_folder(ran))
     assert "<svg" not in html and "as numbers</caption>" in html and "Where it stands" not in html
 
 
@@ -414,7 +418,7 @@ def test_options_of_others_stay_struck(ran: Path) -> None:
     now = read_folder(ran)
     lock = json.loads(json.dumps(now.lock))
     lock["suite"]["train"]["options"]["skill"] = 0.8
-    settings = {s.key: s for s in made.settings_of(now, replace(now, lock=lock))}
+    settings = {s.key: s for s in configuration.settings_rows(now, replace(now, lock=lock))}
     assert settings["train.api_key"].value == "(struck)"
     assert (settings["train.skill"].before, settings["train.use"].before) == ("0.8", None)
 
@@ -448,12 +452,12 @@ def test_what_goes_wrong_is_one_warning(suite: Project, pages: None, monkeypatch
         assert not (folder(suite) / "report.html").exists()
 
 
-@pytest.mark.parametrize("drawer", ["import os; os.abort()", "", drawing.DRAWER.replace("line,", "'no spec',")])
+@pytest.mark.parametrize("drawer", ["import os; os.abort()", "", svg.DRAWER.replace("line,", "'no spec',")])
 def test_what_draws_may_die(suite: Project, pages: None, monkeypatch: pytest.MonkeyPatch, drawer: str) -> None:
     """V8 ends the process that it is in where it gets no memory: the page has tables, and there is a warning."""
     pytest.importorskip("vl_convert")
-    monkeypatch.setattr(drawing, "DRAWER", drawer)
-    monkeypatch.setattr(drawing, "_drawer", cache(drawing._drawer.__wrapped__))
+    monkeypatch.setattr(svg, "DRAWER", drawer)
+    monkeypatch.setattr(svg, "_drawer", cache(svg._drawer.__wrapped__))
     outcome = suite.run()
     html = (Path(outcome.report.folder) / "report.html").read_text("utf-8")
     assert outcome.code == 0 and "as numbers</caption>" in html and "<svg" not in html
@@ -467,7 +471,7 @@ def test_without_jinja2_a_run_says_nothing(suite: Project, monkeypatch: pytest.M
     outcome = suite.run()
     assert (outcome.code, outcome.err) == (0, "") and not (folder(suite) / "report.html").exists()
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    harness_report.page.environment.cache_clear()  # type: ignore[attr-defined]
+    harness_report.page.make_environment.cache_clear()  # type: ignore[attr-defined]
     refused = suite.harness("report", str(folder(suite)))
     assert (refused.code, refused.err.count("\n")) == (4, 1) and "finetune-harness[report]" in refused.err
 
@@ -636,22 +640,22 @@ def test_markdown_for_a_pull_request(ran: Path, project: Project) -> None:
 
 def test_words_that_differ_are_marked_where_answers_are_alike() -> None:
     """Two answers that share a third of their words show what differs; others are shown whole."""
-    one, other = pairs.differing("Diseases of the nervous system", "Diseases of the digestive system")
+    one, other = pairs.diff_answers("Diseases of the nervous system", "Diseases of the digestive system")
     assert [t for t, marked in one if marked] == ["nervous"] and [t for t, marked in other if marked] == ["digestive"]
-    assert pairs.differing("Paris", "Rome") == ([("Paris", False)], [("Rome", False)])
+    assert pairs.diff_answers("Paris", "Rome") == ([("Paris", False)], [("Rome", False)])
 
 
 def test_series_rows_and_memory_are_shown_where_they_were_kept(ran: Path) -> None:
     """Newer reports keep steps, rows as they were seen and memory; with anything else under these keys it is none."""
     steps = [TrainingStep(s, s / 2, s / 4, 1 / s, 1e-4, tokens=100 * s) for s in range(1, 9)]
-    charts = list(made._series(steps, {}))
+    charts = list(configuration._series(steps, {}))
     assert [c.title for c in charts] == ["Loss", "Learning rate", "Tokens a second"]
     assert {v for _, _, v in charts[2].table} == {"200"}
     parts = [{"text": "Say: ", "learnt": False}, {"text": "yes", "learnt": True}]
     seen = [{"number": 1, "segments": parts}, {"segments": [{"text": "x"}]}, {"number": 3}]
-    assert made.seen_rows(read_folder(ran).run) == []
+    assert configuration.training_row_parts(read_folder(ran).run) == []
     rewritten(ran, "report.json", lambda report: report.update(shown=seen))
-    assert made.seen_rows(read_folder(ran).run) == [[("Say: ", False), ("yes", True)], [("x", False)]]
+    assert configuration.training_row_parts(read_folder(ran).run) == [[("Say: ", False), ("yes", True)], [("x", False)]]
     for odd in ({"shown": [3]}, {"training": [1]}, {"training": [{"loss": "much"}]}, {"memory": {"train": "much"}}):
         rewritten(ran, "report.json", lambda report, odd=odd: report.update({"shown": [], "training": []} | odd))
         with pytest.raises(UsageError):
@@ -660,16 +664,16 @@ def test_series_rows_and_memory_are_shown_where_they_were_kept(ran: Path) -> Non
 
 def test_probabilities_of_choices_are_held_against_what_was_right(ran: Path) -> None:
     """Where rows say how likely the chosen answer was, a chart shows how often it was right; else there is none."""
-    assert not [c for c in metrics.by_row(read_folder(ran)) if c.title.startswith("Reliability")]
+    assert not [c for c in metrics.row_charts(read_folder(ran)) if c.title.startswith("Reliability")]
     for subject in ("base", "merged"):
         changed(ran, subject, "qa", lambda i, row: row.update(details={"probability": 0.35 if i % 2 else 0.95}))
     kept = read_folder(ran)
-    (chart,) = [c for c in metrics.by_row(kept) if c.title == "Reliability of qa"]
+    (chart,) = [c for c in metrics.row_charts(kept) if c.title == "Reliability of qa"]
     rows = kept.rows("merged", "qa").values()
     likely = [row["exact_match"] for row in rows if row["details"]["probability"] == 0.95]
     assert ("merged", "0.95", f"{sum(likely) / len(likely):.2f}", str(len(likely))) in chart.table
     changed(ran, "merged", "qa", lambda i, row: row.update(details={"probability": "0.9"}))
-    assert not [c for c in metrics.by_row(read_folder(ran)) if c.title.startswith("Reliability")]
+    assert not [c for c in metrics.row_charts(read_folder(ran)) if c.title.startswith("Reliability")]
 
 
 def test_trials_of_a_sweep_are_shown(ran: Path) -> None:
@@ -685,7 +689,7 @@ def test_trials_of_a_sweep_are_shown(ran: Path) -> None:
     }
     rewritten(ran, "report.json", lambda r: r.update(sweep=swept | {"trials": [trial], "chosen": 8, "why": "it is"}))
     rewritten(ran, "report.json", lambda r: r["facts"].update(training={"steps": 3, "rows": 20}))
-    html = render(read_folder(ran))
+    html = render_run(read_folder(ran))
     for text in ("Sweep of adapter.r", "8 ✓ chosen", "+0.100 [+0.020, +0.200]", "1 min 1 s", "3 steps over 20 rows"):
         assert text in html, text
 
@@ -693,50 +697,50 @@ def test_trials_of_a_sweep_are_shown(ran: Path) -> None:
 def test_strips_keep_their_labels_apart() -> None:
     """A strip's labels collide neither with the limit's nor with each other, on any scale."""
     for low, high, limit in ((-0.045, 0.02, -0.06), (0.2, 0.23, 0.25), (1e6, 3e8, 3e8), (0.5, 0.5, 0.5)):
-        part = drawing.Interval((low + high) / 2, low, high, drawing.PASS)
-        axis = drawing.axis_of([part], limit, 1, words.plain, shares=False, zero=False)
+        part = svg.Interval((low + high) / 2, low, high, svg.PASS)
+        axis = svg.make_axis([part], limit, 1, formatting.format_limit, shares=False, zero=False)
         places = sorted(axis.place(x) for x in (*axis.ticks(), limit))
-        assert all(b - a >= drawing.APART for a, b in pairwise(places))
-        assert axis.place(limit) == drawing.WIDTH / 2  # of every strip: they can be compared
-        assert all(0 <= axis.place(x) <= drawing.WIDTH for x in (low, high, limit))
+        assert all(b - a >= svg.APART for a, b in pairwise(places))
+        assert axis.place(limit) == svg.WIDTH / 2  # of every strip: they can be compared
+        assert all(0 <= axis.place(x) <= svg.WIDTH for x in (low, high, limit))
 
 
 def test_labels_keep_their_digits() -> None:
     """Places are written with two decimals in a picture, labels as they are."""
     pytest.importorskip("vl_convert")
-    chart = made.charts.series("Rate", "", {"rate": [(1.0, 0.0), (2.0, 0.0025)]})
-    svg = drawing.draw(chart.spec, 'a "label"')
+    chart = configuration.charts.line_chart("Rate", "", {"rate": [(1.0, 0.0), (2.0, 0.0025)]})
+    svg = svg.draw_svg(chart.spec, 'a "label"')
     assert ">0.0025<" in svg and 'aria-label="a &quot;label&quot;"' in svg
     assert not re.search(r'="[^"]*\.\d{3}', svg)
 
 
 def test_numbers_have_the_digits_that_matter() -> None:
     """Numbers have a real minus sign, sizes their unit, and perplexities are told as shares where compared."""
-    assert (words.number(-0.0123), words.number(51.37)) == ("−0.012", "51.37")
-    assert words.number(134515000.0, "count") == "134.5\xa0M"
-    assert words.number(288.7e6, "bytes") == "288.7\xa0MB" and words.number(float("nan")) == "–"
-    assert words.figure(-0.69314718, OnScale("perplexity"), versus=True) == "−50.0%"
-    assert words.seconds(453.0) == "7 min 33 s"
-    assert words.short_day("2026-11-05T09:00:00+00:00") == "5 Nov"
+    assert (formatting.format_value(-0.0123), formatting.format_value(51.37)) == ("−0.012", "51.37")
+    assert formatting.format_value(134515000.0, "count") == "134.5\xa0M"
+    assert formatting.format_value(288.7e6, "bytes") == "288.7\xa0MB" and formatting.format_value(float("nan")) == "–"
+    assert formatting.format_on_scale(-0.69314718, OnScale("perplexity"), versus=True) == "−50.0%"
+    assert formatting.format_seconds(453.0) == "7 min 33 s"
+    assert formatting.format_short_day("2026-11-05T09:00:00+00:00") == "5 Nov"
 
 
 def test_other_runs_are_read_in_order(ran: Path) -> None:
     """The run before is the newest earlier one of the suite beside it, and none where there is none."""
     kept = read_folder(ran)
-    assert page.before(kept) is None
+    assert page.previous_run(kept) is None
     for name in ("fake-20200101T000000Z", "fake-20210101T000000Z"):
         shutil.copytree(ran, ran.with_name(name))
-    found = page.before(kept)
-    assert isinstance(found, Kept) and found.folder.name == "fake-20210101T000000Z"
+    found = page.previous_run(kept)
+    assert isinstance(found, LoadedRun) and found.folder.name == "fake-20210101T000000Z"
     with pytest.raises(UsageError, match="no report can be read"):
         read_folder(ran / "merged")
 
 
 def test_a_perplexity_is_read_in_nats() -> None:
     """Rows are tested in nats, where newer files keep them and where older ones had them."""
-    assert value_of({"perplexity": 7.389, "nats": {"perplexity": 2.0}}, "perplexity") == 2.0
-    assert value_of({"perplexity": 2.0}, "perplexity") == 2.0
-    assert value_of({"perplexity": None, "nats": []}, "perplexity") is None
+    assert row_value({"perplexity": 7.389, "nats": {"perplexity": 2.0}}, "perplexity") == 2.0
+    assert row_value({"perplexity": 2.0}, "perplexity") == 2.0
+    assert row_value({"perplexity": None, "nats": []}, "perplexity") is None
 
 
 @pytest.mark.slow

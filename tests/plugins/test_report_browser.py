@@ -14,7 +14,7 @@ import pytest
 
 from harness import Outcome
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness_report.page import render
+from harness_report.page import render_run
 from harness_report.reading import read_folder
 from tests.helpers.browser import CHROMIUM, Browser, browser
 
@@ -106,7 +106,7 @@ def page(project: Project) -> Path:
             row["resps"] = [[HOSTILE if subject == "merged" and i == 0 else f"{subject} said {i}"]]
         path.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
     html = run / "page.html"
-    html.write_text(render(read_folder(run)), "utf-8")
+    html.write_text(render_run(read_folder(run)), "utf-8")
     return html
 
 
@@ -172,7 +172,7 @@ def test_sixty_gates_are_seen_at_once(tab: Browser, page: Path) -> None:
         for i in range(30)
     ]
     reports = [replace(kept.run.reports[0], verdicts=tuple(several))]
-    page.write_text(render(replace(kept, run=replace(kept.run, reports=reports))), "utf-8")
+    page.write_text(render_run(replace(kept, run=replace(kept.run, reports=reports))), "utf-8")
     tab.open(page)
     folds = "[...document.querySelectorAll('#sec-gates > .fold')].map((fold) => fold.getBoundingClientRect().bottom)"
     assert 600 < tab.value(f"Math.max(...{folds})") <= 1.5 * 900

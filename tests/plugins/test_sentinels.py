@@ -16,7 +16,7 @@ from harness.cli.main import main  # noqa: E402
 from harness.reports.report_json import read_run  # noqa: E402
 from harness_lora import lora  # noqa: E402
 from harness_sft.ranks import Ranks  # noqa: E402
-from harness_sft.sentinels import WINDOW, Spikes, Start, all_finite  # noqa: E402
+from harness_sft.sentinels import WINDOW, InitialWeights, Spikes, all_finite  # noqa: E402
 from tests.mutations.lab import EVAL, ROWS, Lab  # noqa: E402
 
 Loss = Callable[[random.Random, int], float]
@@ -64,7 +64,7 @@ def test_start() -> None:
         config = adapter.peft_config()
         config.task_type = None
         model = get_peft_model(Model(), config)
-        begin = Start(model)
+        begin = InitialWeights(model)
         assert len(begin.unmoved(model, Ranks())) == len(begin.sums) == 4  # two B, weight and bias of the head
         weights = dict(model.named_parameters())
         for name in begin.sums:

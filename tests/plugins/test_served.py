@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from harness.answers import asking
-from harness.answers.asking import Trouble
+from harness.answers import requests
+from harness.answers.requests import RequestError
 from harness.artifacts.attestation import LOCK, MANIFEST
-from harness.artifacts.stamps import stamps_of
-from harness.cli.parser import arguments
+from harness.artifacts.stamps import read_stamps
+from harness.cli.parser import parse_arguments
 from harness.errors import UsageError
 from harness.release.verify import Verified
 from harness_hf.tiny import build_tiny_model
-from harness_served.commands import _base, measured, wanted_layers
+from harness_served.commands import _base, measure_parity, parse_layers
 from harness_served.dialects import read_completion
 from harness_served.layers import answers, stops
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, exit_of
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, parity_exit_code
 from harness_served.runtime import RuntimeAnswer, read_answer
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
@@ -53,15 +53,15 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between tries."""
-    monkeypatch.setattr(asking, "PAUSE", 0.01)
+    monkeypatch.setattr(requests, "PAUSE", 0.01)
 
 
 def look(export: Path, dialect: str, *faults: str, layers: str = "", served: Path | None = None, **how: Any) -> Any:
     """Compare, and return the exit code and what is told."""
     with running(Runtime(dialect, served or export / "model", frozenset(faults), **how)) as runtime:
         given = ["parity", str(export), "--runtime", runtime.url, "--layers", layers, "--arithmetic", "float32"]
-        args = arguments(given)
-        code = measured(args, wanted_layers(layers))
+        args = parse_arguments(given)
+        code = measure_parity(args, parse_layers(layers))
         return code, args.document
 
 
@@ -218,9 +218,9 @@ def test_a_broken_server_is_one_line(export: Path, fault: str, says: str) -> Non
 
 def test_no_server_is_one_line(tmp_path: Path) -> None:
     """Where nothing listens it is said what to do."""
-    args = arguments(["parity", str(tmp_path), "--runtime", "http://127.0.0.1:9/v1"])
+    args = parse_arguments(["parity", str(tmp_path), "--runtime", "http://127.0.0.1:9/v1"])
     with pytest.raises(UsageError, match=r"the connection failed.*start it, or correct") as caught:
-        measured(args, ())
+        measure_parity(args, ())
     assert "\n" not in str(caught.value)
 
 
@@ -258,19 +258,19 @@ def test_an_export_that_cannot_be_read_here_is_one_line(export: Path, tmp_path: 
 def test_two_models_are_not_chosen_from(export: Path) -> None:
     """A name that is not served is told with those that are."""
     with running(Runtime("vllm", export / "model")) as runtime:
-        args = arguments(["parity", str(export), "--runtime", runtime.url, "--model", "smal"])
+        args = parse_arguments(["parity", str(export), "--runtime", runtime.url, "--model", "smal"])
         with pytest.raises(UsageError, match='serves no model "smal"; did you mean "small"'):
-            measured(args, ())
+            measure_parity(args, ())
 
 
 @pytest.fixture(scope="module")
 def adapted(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export of an adapter of some weight, on the model of the other export."""
-    from harness_hf import quiet
+    from harness_hf import quiet_loading
     from harness_lora import lora
 
     folder = tmp_path_factory.mktemp("adapted")
-    with quiet():
+    with quiet_loading():
         make_adapter(export / "model", lora(), folder / "model", 0.02)
     return folder
 
@@ -286,8 +286,8 @@ def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, ve
     with ExitStack() as stack:
         url = stack.enter_context(running(runtime)).url
         given = ["parity", str(adapted), "--runtime", url, "--base", str(export / "model"), "--arithmetic", "float32"]
-        args = arguments(given)
-        code = measured(args, ("logprobs", "lora", "answers"))
+        args = parse_arguments(given)
+        code = measure_parity(args, ("logprobs", "lora", "answers"))
     found = args.document["layers"]
     assert found["answers"]["verdict"] in {1.0: {SAME}, 0.9: {SAME, DIFFERS}}.get(scale, {DIFFERS})
     assert (code, found["lora"]["verdict"]) == (0 if verdict == SAME else 1, verdict)
@@ -302,8 +302,10 @@ def test_a_statement_is_held_against_the_runtime_again(export: Path, tmp_path: P
     """What was written is still so while the same model answers, and no longer with another."""
     path, other = tmp_path / "qa.served.jsonl", taught(tmp_path / "other", steps=20)
     with running(Runtime("vllm", export / "model")) as runtime:
-        args = arguments(["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path)])
-        assert measured(args, ("ids",), verified(export)) == 0
+        args = parse_arguments(
+            ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path)]
+        )
+        assert measure_parity(args, ("ids",), verified(export)) == 0
         assert still(path, runtime.url) == 0
     told = json.loads(path.read_text("utf-8"))
     assert told["subject"] == [{"name": export.name, "digest": {"sha256": "ab" * 32}}]
@@ -318,7 +320,7 @@ def test_a_statement_is_held_against_the_runtime_again(export: Path, tmp_path: P
 def verified(export: Path) -> Verified:
     """Return a folder as `verify` would have found it."""
     found = Verified(str(export), ok=True, root="ab" * 32)
-    found.stamps = stamps_of(export)
+    found.stamps = read_stamps(export)
     return found
 
 
@@ -340,9 +342,9 @@ def test_a_servers_words_are_cleaned_before_they_are_signed(
     path, key = tmp_path / "qa.served.jsonl", ["--api-key-env", "SERVED_KEY"]
     with running(Echoing("vllm", export / "model")) as runtime:
         given = ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path), *key]
-        args = arguments(given)
-        assert measured(args, ("ids",), verified(export)) == 0
-        again = arguments(["parity", "--still", str(path), "--runtime", runtime.url, *key])
+        args = parse_arguments(given)
+        assert measure_parity(args, ("ids",), verified(export)) == 0
+        again = parse_arguments(["parity", "--still", str(path), "--runtime", runtime.url, *key])
         assert again.command(again) == 0
     text = path.read_text("utf-8") + json.dumps(args.document)
     assert json.loads(path.read_text("utf-8"))["predicate"]["runtime"]["version"].startswith("0.32 ***")
@@ -370,7 +372,7 @@ def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path, monkey
 
 
 def still(path: Path, url: str) -> int:
-    args = arguments(["parity", "--still", str(path), "--runtime", url])
+    args = parse_arguments(["parity", "--still", str(path), "--runtime", url])
     return int(args.command(args))
 
 
@@ -395,8 +397,10 @@ def test_an_alarm_by_chance_is_drawn_once_more(export: Path, fault: str, verdict
 def test_a_second_draw_that_is_short_is_weighed_with_the_first(tmp_path: Path) -> None:
     """It has 61 tokens after 141 that alarmed: too few alone, and no reason to let a cold runtime go."""
     with running(Runtime("vllm", taught(tmp_path / "model", 115), frozenset({"cold"}))) as runtime:
-        args = arguments(["parity", str(tmp_path), "--runtime", runtime.url, "--arithmetic", "float32", "--seed", "40"])
-        assert measured(args, ("defaults",)) == 1
+        args = parse_arguments(
+            ["parity", str(tmp_path), "--runtime", runtime.url, "--arithmetic", "float32", "--seed", "40"]
+        )
+        assert measure_parity(args, ("defaults",)) == 1
     assert args.document["layers"]["defaults"]["numbers"]["tokens"] > 64
 
 
@@ -406,24 +410,24 @@ def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: 
     base = export / "model"
     with running(Runtime("llama.cpp", base, frozenset({"unlucky"}), adapter=adapted / "model")) as runtime:
         given = ["parity", str(adapted), "--runtime", runtime.url, "--base", str(base), "--arithmetic", "float32"]
-        args = arguments(given)
-        assert measured(args, ("logprobs", "lora")) == 0
+        args = parse_arguments(given)
+        assert measure_parity(args, ("logprobs", "lora")) == 0
     assert args.document["notes"][0].startswith("lora: drawn once more, since a first draw went")
 
 
 def test_exit_codes_are_those_of_the_verdicts() -> None:
     """One that differs fails, whoever asked; what was asked for and is not proven is inconclusive."""
     same, differs, unseen = LayerVerdict(SAME, ""), LayerVerdict(DIFFERS, ""), LayerVerdict(UNSEEN, "")
-    assert exit_of({"ids": same, "lora": unseen}, ["ids"]) == 0
-    assert exit_of({"ids": same, "lora": unseen}, ["ids", "lora"]) == 6
-    assert exit_of({"ids": same}, ["ids", "stops"]) == 6
-    assert exit_of({"ids": unseen, "answers": differs}, ["ids"]) == 1
+    assert parity_exit_code({"ids": same, "lora": unseen}, ["ids"]) == 0
+    assert parity_exit_code({"ids": same, "lora": unseen}, ["ids", "lora"]) == 6
+    assert parity_exit_code({"ids": same}, ["ids", "stops"]) == 6
+    assert parity_exit_code({"ids": unseen, "answers": differs}, ["ids"]) == 1
 
 
 def test_an_unknown_layer_is_told() -> None:
     """A misspelt layer would else be looked at by nobody."""
     with pytest.raises(UsageError, match='there is no such layer; did you mean "logprobs"'):
-        wanted_layers("ids,logprob")
+        parse_layers("ids,logprob")
 
 
 def test_a_token_without_an_entry_ends_what_is_compared() -> None:
@@ -438,7 +442,7 @@ def test_a_token_without_an_entry_ends_what_is_compared() -> None:
 def test_what_is_no_log_probability_is_refused(value: Any) -> None:
     """A number above 0, or none, is no answer to be compared."""
     reply = {"choices": [{"text": "a", "logprobs": {"token_logprobs": [value]}}]}
-    with pytest.raises(Trouble, match="no log-probability"):
+    with pytest.raises(RequestError, match="no log-probability"):
         read_answer(reply)
 
 
@@ -464,9 +468,9 @@ def test_a_text_that_is_read_otherwise_ends_nothing() -> None:
     reference = SimpleNamespace(stops={2}, tokens=tokens, score=score)
     runtime = SimpleNamespace(takes_ids=True, complete=lambda *_: RuntimeAnswer("goes on", ended="length"))
     parity: Any = SimpleNamespace(reference=reference, runtime=runtime, prompts=[], answers=[], answers_scored=[])
-    assert stops.look(parity).verdict == DIFFERS
+    assert stops.compare_stops(parity).verdict == DIFFERS
     runtime.takes_ids = False
-    assert stops.look(parity).verdict == UNPROVEN
+    assert stops.compare_stops(parity).verdict == UNPROVEN
 
 
 @pytest.mark.parametrize(("rough", "verdict"), [(0.0, SAME), (0.9, DIFFERS)])
@@ -487,4 +491,4 @@ def test_a_token_that_the_runtimes_arithmetic_prefers_is_no_other(rough: float, 
     said = [(SimpleNamespace(ids=[1]), answer, answer.ids)]
     parity = Parity(SimpleNamespace(), reference, "bf16", heard={"noise": 0.1})  # type: ignore[arg-type]
     parity.answers, parity.answers_scored = said, [scored(0.9)]  # type: ignore[assignment]
-    assert answers.look(parity).verdict == verdict
+    assert answers.compare_answers(parity).verdict == verdict

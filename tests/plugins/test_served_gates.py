@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from harness.answers import asking
+from harness.answers import requests
 from harness.errors import UsageError
-from harness.pipeline.replay import again
-from harness.release.verify import verify
+from harness.pipeline.replay import draw_replay_rows
+from harness.release.verify import verify_export
 from harness.testing import ROWS as SIX
 from harness.testing import SUITE, FakeSubject, Project
-from harness_served.dialects import find
+from harness_served.dialects import find_runtime
 from harness_served.layers import gates
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
 from tests.helpers.late import late
@@ -54,14 +54,14 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between tries."""
-    monkeypatch.setattr(asking, "PAUSE", 0.01)
+    monkeypatch.setattr(requests, "PAUSE", 0.01)
 
 
 def look(folder: Path, skill: float, rows: int = 200, suite: str = "suite.toml", **how: Any) -> LayerVerdict:
     """Ask rows of the export's suite through a server, and return what the layer says."""
     with running(Answering(skill, **how)) as served:  # type: ignore[arg-type]  # it replies
-        drawn = again(verify(folder / "exports/fake"), folder / suite, rows, 3, ["harness.testing"])
-        return gates.look(Parity(find(served.url), None, "float32", again=drawn))  # type: ignore[arg-type]
+        drawn = draw_replay_rows(verify_export(folder / "exports/fake"), folder / suite, rows, 3, ["harness.testing"])
+        return gates.compare_gates(Parity(find_runtime(served.url), None, "float32", again=drawn))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_what_is_not_answered_cannot_be_seen(folder: Path) -> None:
 def test_without_a_suite_nothing_is_asked(folder: Path) -> None:
     """Rows are not in an export; they come from the deployer's suite."""
     with running(Answering(1.0)) as served:  # type: ignore[arg-type]
-        found = gates.look(Parity(find(served.url), None, "float32"))  # type: ignore[arg-type]
+        found = gates.compare_gates(Parity(find_runtime(served.url), None, "float32"))  # type: ignore[arg-type]
     assert (found.verdict, "--suite" in found.says) == (UNPROVEN, True)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.cli.parser import arguments
-from harness_served.commands import measured, wanted_layers
+from harness.cli.parser import parse_arguments
+from harness_served.commands import measure_parity, parse_layers
 from harness_served.parity import DIFFERS, SAME, UNSEEN
 from tests.helpers.late import late
 from tests.helpers.runtimes import taught, teach
@@ -28,8 +28,8 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def look(export: Path, url: str, layers: str) -> tuple[int, dict[str, Any]]:
-    args = arguments(["parity", str(export), "--runtime", url, "--layers", layers, "--arithmetic", "float32"])
-    code = measured(args, wanted_layers(layers))
+    args = parse_arguments(["parity", str(export), "--runtime", url, "--layers", layers, "--arithmetic", "float32"])
+    code = measure_parity(args, parse_layers(layers))
     return code, {name: layer["verdict"] for name, layer in args.document["layers"].items()}
 
 
@@ -62,7 +62,7 @@ def test_transformers_serve_with_another_template_and_model_is_seen(export: Path
 @pytest.mark.skipif(find_spec("xllamacpp") is None, reason="llama.cpp's server is not installed: pip install xllamacpp")
 def test_llama_cpp_is_the_same_and_a_short_context_is_seen(tmp_path: Path) -> None:
     """Of a model it can hold all layers are the same but its own defaults; with a short context `ids` differ."""
-    from harness_export.writing import export as write
+    from harness_export.writing import write_gguf as write
     from tests.helpers import llamas
 
     folder = teach(llamas.build(tmp_path / "whole" / "model", seed=1, max_position_embeddings=2048), 150)

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from harness.artifacts.kept import NOTES  # noqa: E402
+from harness.artifacts.artifact_cache import NOTES  # noqa: E402
 from harness.data.rows import to_training_rows  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
@@ -673,7 +673,7 @@ def test_only_supervised_positions(trained: Train, monkeypatch: pytest.MonkeyPat
     fast = trained(adapter=adapter, name="fast", num_train_epochs=1)
     assert facts_of(fast)["supervised_tokens"] == sum(projected[1:])  # the first is the look before the first step
     projected.clear()
-    monkeypatch.setattr("harness_sft.train.each_logit_once", contextlib.nullcontext)
+    monkeypatch.setattr("harness_sft.train.project_labels_only", contextlib.nullcontext)
     plain = trained(adapter=adapter, name="plain", num_train_epochs=1)
     assert facts_of(plain)["tokens"] < sum(projected) + len(ROWS) * 2
     assert facts_of(fast)["train_loss"] == pytest.approx(facts_of(plain)["train_loss"], abs=1e-5)
@@ -693,7 +693,7 @@ def test_a_frozen_head_gives_what_trl_gives(dtype: torch.dtype, biased: bool, mo
     bias = torch.randn(97, generator=draw).to(dtype) if biased else None
     targets, scale = torch.randint(97, (23,), generator=draw), torch.randn(23, generator=draw)
     found = []
-    for apply in (head.LogProbs.apply, ChunkedLogProbFunction.apply):
+    for apply in (head.TrlLogProbsShim.apply, ChunkedLogProbFunction.apply):
         here = hidden.clone().requires_grad_()
         logprobs, *others = apply(here, weight, bias, targets, 1.5, 32, None, 0.7, head.OPTIONAL)
         (logprobs * scale).sum().backward()
@@ -710,7 +710,7 @@ def test_a_head_that_is_trained_is_trls(monkeypatch: pytest.MonkeyPatch) -> None
     hidden, targets = torch.randn(4, 8), torch.tensor([1, 2, 3, 4])
     weight = torch.randn(9, 8).requires_grad_()
     monkeypatch.setattr(head.FrozenHead, "apply", None)
-    logprobs, *_ = head.LogProbs.apply(hidden, weight, None, targets, 1.0, 32)
+    logprobs, *_ = head.TrlLogProbsShim.apply(hidden, weight, None, targets, 1.0, 32)
     logprobs.sum().backward()
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0

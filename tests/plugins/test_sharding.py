@@ -147,7 +147,7 @@ def test_weights_that_are_not_split_are_counted() -> None:
 
 def test_one_process_reads_the_base(tiny_model: Path, tmp_path: Path) -> None:
     """Of several that share the weights the first alone holds them whole: 70 B would be there eight times else."""
-    from harness_hf import quiet
+    from harness_hf import quiet_loading
     from harness_sft.train import build_trainer
 
     class Second(Ranks):
@@ -163,7 +163,7 @@ def test_one_process_reads_the_base(tiny_model: Path, tmp_path: Path) -> None:
     method = replace(SFT, trainer=lambda: built)
     ref = ModelRef("base", str(tiny_model), options={"device": "cpu"})
     job = TrainingJob(ref, lora(r=4), ROWS, RECIPE, 3, method, tmp_path, progress=lambda _: None, ranks=Second())
-    with quiet(), pytest.raises(Reached):
+    with quiet_loading(), pytest.raises(Reached):
         build_trainer(job, ROWS, [], SimpleNamespace(seed=3))  # type: ignore[arg-type]
 
 

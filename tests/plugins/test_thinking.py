@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.internals import final_answers
 from harness.records.models import Generate, ModelRef, ThoughtBudget
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness.workers.protocol import read_options, told_options
+from harness.workers.protocol import options_from_json, options_to_json
 from tests.helpers.late import late
 
 torch = pytest.importorskip("torch")
@@ -82,7 +82,7 @@ def test_thoughts_are_closed_as_scripted(subject: Any, rows: int, fails: bool, m
     """In any company, and when memory runs out in a thought: forced and free answers are what was said."""
     script = Script(subject.tokens, {prompt: both[:2] for prompt, both in SAID.items()})
     monkeypatch.setattr("harness_hf.generation.ROWS", rows)
-    monkeypatch.setattr("harness_hf.generation.likeliest", script)
+    monkeypatch.setattr("harness_hf.generation.choose_greedily", script)
     if fails:
         from harness_hf.generation import Batch
 
@@ -138,7 +138,7 @@ def test_a_thought_within_its_budget_has_the_bits_of_one_without(subject: Any) -
 def test_what_is_matched_is_what_comes_after(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluator gets an answer where without a budget the thought used up all tokens."""
     script = Script(subject.tokens, {prompt: both[:2] for prompt, both in SAID.items()})
-    monkeypatch.setattr("harness_hf.generation.likeliest", script)
+    monkeypatch.setattr("harness_hf.generation.choose_greedily", script)
     options: dict[str, Any] = {"thought": MARKS, "max_new_tokens": ANSWER}
     assert [said for said, _ in final_answers(subject, ["long", "opens ["], **options)] == ["", ""]
     found = final_answers(subject, ["long", "opens [", "free"], thought_budget=BUDGET, **options)
@@ -155,8 +155,8 @@ def test_a_mark_that_no_answer_shows_is_refused(subject: Any) -> None:
 def test_a_budget_reaches_a_worker() -> None:
     """It is JSON on the way, and the same afterwards; without one the message is what it was."""
     how = Generate(max_new_tokens=4, thought_budget=BUDGET)
-    assert read_options(told_options(how.keywords)) == how.keywords
-    assert "thought_budget" not in told_options(Generate().keywords)
+    assert options_from_json(options_to_json(how.keywords)) == how.keywords
+    assert "thought_budget" not in options_to_json(Generate().keywords)
 
 
 BAD = [

@@ -12,7 +12,7 @@ from harness import Sample, UsageError
 from harness.internals import chat
 from harness.testing import Project, write_fake
 from harness_domain import tool_calls
-from harness_domain.calls import Call, calls_in
+from harness_domain.calls import Call, parse_calls
 from tests.helpers.answers import Says, scored
 
 OSLO = Call("weather", {"city": "Oslo", "days": 2})
@@ -66,8 +66,8 @@ OPENAI = json.dumps(
 )
 def test_forms(answer: str, form: str, calls: list[Call]) -> None:
     """Every form is read as such, and "auto" tells which it is."""
-    assert calls_in(answer, form) == calls
-    assert calls_in(answer, "auto", ("weather", "now")) == calls
+    assert parse_calls(answer, form) == calls
+    assert parse_calls(answer, "auto", ("weather", "now")) == calls
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_forms(answer: str, form: str, calls: list[Call]) -> None:
 def test_what_begins_a_call_and_is_none(answer: str) -> None:
     """Half a call is no answer in words: it cannot be read, and is wrong in every metric."""
     with pytest.raises(ValueError):
-        calls_in(answer, "auto", ("weather",))
+        parse_calls(answer, "auto", ("weather",))
     for wanted in ([], [{"name": "weather"}]):
         score = scored(tool_calls, answer, sample(wanted))
         assert set(score.values.values()) == {0.0}
@@ -125,7 +125,7 @@ TOOLS = [
 
 def sample(target: Any, tools: Any = TOOLS) -> Sample:
     """Return a row as collection would make it."""
-    messages = chat.joined([{"role": "user", "content": "?"}], {"tools": tools} if tools else {})
+    messages = chat.join_arguments([{"role": "user", "content": "?"}], {"tools": tools} if tools else {})
     return Sample("x", messages, json.dumps(target) if not isinstance(target, str) else target)
 
 
@@ -167,7 +167,7 @@ def test_what_templates_write_is_read(template: str, turn: str, texts: bool) -> 
     said["tool_calls"] = [{"type": "function", "function": one} for one in made]
     tools = [{"type": "function", "function": {"name": "now", "description": "the time", "parameters": {}}}]
     written = compiled(source).render(messages=[{"role": "user", "content": "?"}, said], tools=tools)
-    assert calls_in(written.rpartition(turn)[2] if texts else written.split(turn)[-1], "auto") == calls
+    assert parse_calls(written.rpartition(turn)[2] if texts else written.split(turn)[-1], "auto") == calls
 
 
 def compiled(template: str) -> Any:
@@ -234,7 +234,7 @@ class Renders(Says):
     writes: bool
 
     def render(self, messages: list[dict[str, Any]]) -> str:
-        turns, given = chat.split(messages)
+        turns, given = chat.split_arguments(messages)
         return json.dumps([turns, given.get("tools") if self.writes else None])
 
 

@@ -18,7 +18,7 @@ from harness.internals import to_json
 from harness.records.findings import Finding
 from harness.records.run import Run
 from harness.testing import ROWS, SUITE, CommandOutcome, Project
-from harness_trackers.log import COLUMNS, name_of, told_of
+from harness_trackers.log import COLUMNS, join_name, logged_run
 
 REPORTS = """
 import json, os
@@ -244,7 +244,7 @@ def test_a_tracker_that_fails_costs_a_warning(tracked: Project, monkeypatch: pyt
     def fails(told: Any) -> None:
         exec(breaks)
 
-    monkeypatch.setattr("harness_trackers.log.to_tensorboard", fails)
+    monkeypatch.setattr("harness_trackers.log.log_to_tensorboard", fails)
     outcome = run(tracked, "tensorboard")
     assert (outcome.code, outcome.report.exit_code, outcome.report.exports[0].written) == (0, 0, True)
     assert outcome.err.startswith("warning: tensorboard: the verdicts were not logged: ")
@@ -254,7 +254,7 @@ def test_a_tracker_that_fails_costs_a_warning(tracked: Project, monkeypatch: pyt
 @pytest.mark.parametrize("told", [None, "tensorboard", ["another"], 7, {}])
 def test_nothing_is_logged_where_nobody_reported(tracked: Project, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
     """Or where a trainer tells of something else under that name."""
-    monkeypatch.setattr("harness_trackers.log.log", lambda *_: pytest.fail("logged"))
+    monkeypatch.setattr("harness_trackers.log.log_run", lambda *_: pytest.fail("logged"))
     text = REPORTS.replace('{"report_to": report_to}', repr({"report_to": told}))
     tracked.write({"harnessfile.py": text})
     assert run(tracked, "x", TEXT.replace('report_to = ["TRACKER"]\n', "")).code == 0
@@ -264,7 +264,7 @@ def test_nothing_is_logged_where_nobody_reported(tracked: Project, monkeypatch: 
 def test_private_rows_are_named_nowhere(tracked: Project) -> None:
     """Neither in the table of what changed nor in the report that is sent."""
     text = TEXT.replace('name = "qa"', 'name = "qa"\nprivate = true').replace("0.1\n\n[[export]]", "0.1\n\n[[export]]")
-    told = told_of(run(tracked, "another", text).report)
+    told = logged_run(run(tracked, "another", text).report)
     assert not told.flips
     assert told.metrics["gate/merged/better _ base_/won"] > 0
     assert not [row["id"] for row in ROWS if f'"{row["id"]}"' in told.report]
@@ -284,4 +284,4 @@ def test_findings_quote_no_private_row() -> None:
 
 
 def test_names_are_such_as_every_tracker_takes() -> None:
-    assert name_of("gate", "a/../b", "100 % <x>\n", "..", " ") == "gate/a_.._b/100 _ _x__/_/_"
+    assert join_name("gate", "a/../b", "100 % <x>\n", "..", " ") == "gate/a_.._b/100 _ _x__/_/_"

@@ -23,7 +23,7 @@ from harness.capabilities import LoaderCapabilities
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Sampling
 from harness.testing import Project
-from harness.workers.loading import load_here
+from harness.workers.loading import load_in_process
 from harness_vllm import environment, scoring
 
 torch = pytest.importorskip("torch")
@@ -116,7 +116,7 @@ def test_no_order_gives_a_stale_row(fake: Any, tmp_path: Path) -> None:
         windows = adversary(luck, fake, block * 10)
         if luck.random() < 0.3:
             one.forget()
-        assert scoring.score(one, windows) == scores(fake, windows)
+        assert scoring.score_windows(one, windows) == scores(fake, windows)
         reads += any(o.num_cached_tokens for o in one.score([c + t for c, t in windows], reads=True))
     assert reads > 500
 
@@ -138,7 +138,7 @@ def test_a_piece_keeps_an_engine_busy() -> None:
         yield [Subject() for _ in refs]
 
     pairs = [(f"{number} is asked {number:0450}", f" answer {number}") for number in range(6000)]
-    with load_here(load, [ModelRef("one", "model")], lambda _: None) as [subject]:
+    with load_in_process(load, [ModelRef("one", "model")], lambda _: None) as [subject]:
         assert subject.logprobs(pairs) == [SCORED] * 6000
     assert len(given) > 1 and min(given[:-1]) >= 8 * 256
 
@@ -155,7 +155,7 @@ def test_the_guards_are_what_keeps_stale_rows_out(
     for _ in range(60):
         windows = adversary(luck, fake, 40)
         try:
-            wrong += scoring.score(one, windows) != scores(fake, windows)
+            wrong += scoring.score_windows(one, windows) != scores(fake, windows)
         except CheckFailed:
             wrong += 1
     assert wrong
@@ -168,11 +168,11 @@ def test_the_cache_is_read_and_only_what_must_be_is_asked_again(fake: Any, tmp_p
     one.score = lambda prompts, *, reads: asked.append((len(prompts), reads)) or ask(prompts, reads=reads)
     stem = list(range(3, 185))
     windows = [(stem, [i]) for i in range(3, 13)]
-    assert scoring.score(one, windows) == scores(fake, windows)
+    assert scoring.score_windows(one, windows) == scores(fake, windows)
     assert asked == [(1, True), (9, True)]
     asked.clear()
     windows = [(stem[:90], stem[90:])]  # its target is in the cache
-    assert scoring.score(one, windows) == scores(fake, windows)
+    assert scoring.score_windows(one, windows) == scores(fake, windows)
     assert asked == [(1, True), (1, False)]
 
 
@@ -188,11 +188,11 @@ def test_what_differs_at_load_is_refused(
 ) -> None:
     """A model that scores otherwise with its cache, or ignores the switch, answers nothing."""
     one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(8)]
-    scoring.compare(one, windows, "base", "float32")
+    scoring.compare_prefix_cache(one, windows, "base", "float32")
     fake.BROKEN.update(how)
     one.score([c + t for c, t in windows], reads=False)
     with pytest.raises(error, match=says):
-        scoring.compare(one, windows, "base", "float32")
+        scoring.compare_prefix_cache(one, windows, "base", "float32")
 
 
 def test_what_is_no_number_is_found_where_it_is_asked_for(fake: Any, tmp_path: Path) -> None:
@@ -201,9 +201,9 @@ def test_what_is_no_number_is_found_where_it_is_asked_for(fake: Any, tmp_path: P
 
     one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(8)]
     fake.BROKEN["nan"] = True
-    scoring.compare(one, windows, "base", "float32")
+    scoring.compare_prefix_cache(one, windows, "base", "float32")
     with pytest.raises(CheckFailed, match="log-probabilities are not finite"):
-        scoring.score(one, windows)
+        scoring.score_windows(one, windows)
     with pytest.raises(CheckFailed, match="logits are not finite"):
         one.answer([[3, 4]], Generate(max_new_tokens=4), [4], [])
 
@@ -344,7 +344,7 @@ def answer(fake: Any, ids: list[int]) -> Iterator[int]:
 def test_a_worker_answers_in_vllms_environment(tiny_model: Path, apart: str, fake: Any, tmp_path: Path) -> None:
     """Its identity is told there, it holds no key, and a suite's other settings make another identity."""
     from harness.plugins import load_plugins
-    from harness.workers.local import workers
+    from harness.workers.local import parse_workers
     from harness.workers.pool import Opening, Pool
 
     pair = ("a prompt that is a little longer", " yes")
@@ -352,7 +352,7 @@ def test_a_worker_answers_in_vllms_environment(tiny_model: Path, apart: str, fak
     for options in (small(), small({"max_num_seqs": 8}) | {"dtype": "bfloat16"}):
         options |= {"python": apart}
         refs = [ModelRef("base", str(tiny_model), options=options)]
-        crew = workers("", load_plugins(None), options)
+        crew = parse_workers("", load_plugins(None), options)
         assert crew
         pool = Pool(crew, Opening("vllm", refs, "", []), lambda _: None)
         if not identities:
@@ -376,7 +376,7 @@ def test_an_adapter_is_folded_for_the_engine_and_leaves_nothing(
     from safetensors.torch import load_file
 
     from harness_lora import lora
-    from harness_vllm.subject import folded
+    from harness_vllm.subject import fold_adapter
     from tests.helpers.adapters import make_adapter
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
@@ -385,7 +385,7 @@ def test_an_adapter_is_folded_for_the_engine_and_leaves_nothing(
         model = make_adapter(tiny_model, lora(**fields), adapter)
         merged = model.merge_and_unload().state_dict()
         for dtype in (torch.float32, torch.bfloat16):
-            with folded(tiny_model, adapter, dtype) as whole:
+            with fold_adapter(tiny_model, adapter, dtype) as whole:
                 found = load_file(whole / "model.safetensors")
                 assert json.loads((whole / "config.json").read_text("utf-8"))["vocab_size"]
                 near = 1e-5 if dtype == torch.float32 else 2**-7
@@ -416,15 +416,15 @@ def test_workers_fold_once_and_the_last_removes_it(
     fold = module._fold
     monkeypatch.setattr(module, "_fold", lambda *given: (made.append(given[-1]), fold(*given)))
     want = (tiny_model, tmp_path / "plain", torch.float32, "d" * 64)
-    with module.folded(*want) as one:
-        with module.folded(*want) as other:
+    with module.fold_adapter(*want) as one:
+        with module.fold_adapter(*want) as other:
             assert other == one and len(made) == 1
         assert (one / "model.safetensors").is_file()
-        with module.folded(*want[:2], torch.bfloat16, want[3]) as rounded:
+        with module.fold_adapter(*want[:2], torch.bfloat16, want[3]) as rounded:
             assert rounded != one and len(made) == 2
     assert not one.exists()
     one.mkdir()  # of a process that was killed
-    with module.folded(*want) as again:
+    with module.fold_adapter(*want) as again:
         assert (again / "model.safetensors").is_file() and len(made) == 3
 
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import harness  # noqa: E402
 from harness.errors import CheckFailed, UsageError  # noqa: E402
-from harness.pipeline.session import Options, prepare  # noqa: E402
+from harness.pipeline.session import Options, prepare_collection  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
-from harness.release.verify import verify  # noqa: E402
+from harness.release.verify import verify_export  # noqa: E402
 from harness_checks.recipe import unusual_recipe  # noqa: E402
 from harness_checks.trained import not_finite, rounded_away  # noqa: E402
 from harness_hf import load_model  # noqa: E402
@@ -97,15 +97,15 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 def test_the_one_candidate_is_the_trained_model(suite: Callable[..., Path]) -> None:
     """There is no adapter to gate or to merge, and whoever asks for one is told so."""
-    collection = prepare(suite(), Options())
+    collection = prepare_collection(suite(), Options())
     assert collection.whole and collection.candidates == ("merged",)
-    assert prepare(suite('\n[merge]\nbase = "original"\n'), Options()).candidates == ("merged",)
+    assert prepare_collection(suite('\n[merge]\nbase = "original"\n'), Options()).candidates == ("merged",)
     with pytest.raises(UsageError, match=r"\[merge\] base: all weights are trained, so there is no adapter to merge"):
-        prepare(suite('\n[merge]\nbase = "dequantized"\n'), Options())
+        prepare_collection(suite('\n[merge]\nbase = "dequantized"\n'), Options())
     with pytest.raises(UsageError, match='no candidate "adapter"'):
-        prepare(suite('\n[[export]]\nuse = "adapter"\nfrom = "adapter"\nto = "x"\n'), Options())
+        prepare_collection(suite('\n[[export]]\nuse = "adapter"\nfrom = "adapter"\nto = "x"\n'), Options())
     with pytest.raises(UsageError, match='unknown option "r"'):
-        prepare(suite(), Options(overrides=("adapter.r=8",)))
+        prepare_collection(suite(), Options(overrides=("adapter.r=8",)))
 
 
 def test_rates_of_adapters_are_told(suite: Callable[..., Path]) -> None:
@@ -113,7 +113,7 @@ def test_rates_of_adapters_are_told(suite: Callable[..., Path]) -> None:
     base = ("model.path='x'",)
 
     def said(*overrides: str) -> list[str]:
-        return [f.what for f in unusual_recipe(prepare(suite(), Options(overrides=overrides)).suite)]
+        return [f.what for f in unusual_recipe(prepare_collection(suite(), Options(overrides=overrides)).suite)]
 
     from harness.suite.reader import read_suite
 
@@ -150,7 +150,7 @@ def test_all_weights_are_trained_and_ship(suite: Callable[..., Path], tmp_path: 
     assert facts["trainable_parameters"] == facts["total_parameters"] == run.facts["model"]["parameters"]
     assert facts["kl_rounding"] < 1e-9 and facts["top1_rounding"] == 1.0
     assert [v.candidate for v in run.verdicts] == ["merged"]
-    assert verify(tmp_path / "out").ok
+    assert verify_export(tmp_path / "out").ok
     overrides = (f"export.0.to={json.dumps(str(tmp_path / 'again'))}",)
     again = harness.run(suite(), out=tmp_path / "reports", overrides=overrides)
     assert "reused" in again.facts["training"]

@@ -20,9 +20,9 @@ from harness.artifacts.digests import file_digests, root_digest
 from harness.cli.main import main
 from harness.errors import UsageError
 from harness.pipeline.run import Options
-from harness.release.attest import writer
+from harness.release.attest import make_writer
 from harness.release.policy import read_policy
-from harness.release.verify import signers, verify
+from harness.release.verify import verified_signers, verify_export
 from harness.testing import SUITE
 from tests.helpers.exports import reseal
 from tests.helpers.late import late
@@ -139,7 +139,7 @@ def test_a_refusal_is_summed_up_too(there: Path, told: Told) -> None:
     assert statement["subject"][0]["digest"]["sha256"] == root_of(there)
     assert (predicate["verificationResult"], predicate["verifiedLevels"]) == ("FAILED", ["FAILED"])
     assert "config.json" in predicate["urn:finetune-harness:refused"]
-    assert signers(envelope, read_policy(there / "next.toml"))
+    assert verified_signers(envelope, read_policy(there / "next.toml"))
 
 
 def test_of_what_cannot_be_hashed_there_is_no_summary(there: Path, told: Told) -> None:
@@ -159,8 +159,8 @@ def test_a_waiver_is_a_level_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     (folder / "suite.toml").write_text(broken, "utf-8")
     attested(folder, broken, waive, "run suite.toml -q")
     monkeypatch.chdir(folder)
-    found = verify(Path("exports/fake"), read_policy(Path("policy.toml")))
-    statement = json.loads(writer("vsa", read_policy(Path("policy.toml")), "policy.toml", None)(found))
+    found = verify_export(Path("exports/fake"), read_policy(Path("policy.toml")))
+    statement = json.loads(make_writer("vsa", read_policy(Path("policy.toml")), "policy.toml", None)(found))
     levels = statement["predicate"]["verifiedLevels"]
     assert levels == ["FINETUNE_HARNESS_GATED_WITH_WAIVERS", "FINETUNE_HARNESS_SIGNED"]
 
@@ -259,7 +259,7 @@ def test_a_bill_of_materials_tells_of_ancestors_and_slices(tmp_path: Path, monke
     folder.mkdir()
     ran(folder, "run suite.toml -q", suite=WHOLE + hope + never, files={"harnessfile.py": EXPORTER})
     monkeypatch.chdir(folder)
-    out = writer("cyclonedx", None, "", None)(verify(Path("exports/fewer")))
+    out = make_writer("cyclonedx", None, "", None)(verify_export(Path("exports/fewer")))
     assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(out) is None
     model = json.loads(out)["metadata"]["component"]
     assert [one["name"] for one in model["pedigree"]["ancestors"]] == ["merged", "base"]
@@ -297,11 +297,11 @@ def test_evidence_that_lacks_what_is_asked_is_one_line(there: Path, told: Told) 
 
 def test_what_changed_after_it_was_verified_is_not_told(there: Path) -> None:
     """What is written rests on the bytes that verify read."""
-    found = verify(Path("exports/fake"))
+    found = verify_export(Path("exports/fake"))
     path = there / f"exports/fake/{EVIDENCE}/{GATES}"
     path.write_text(path.read_text("utf-8") + "\n", "utf-8")
     with pytest.raises(UsageError, match=r"gates\.json changed while it was verified; verify it again"):
-        writer("cyclonedx", None, "", None)(found)
+        make_writer("cyclonedx", None, "", None)(found)
 
 
 # -- OpenSSF model signing -------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_a_signature_of_their_tool_is_about_our_root(there: Path) -> None:
     )
     bundle = json.loads((there / "their.sig").read_text("utf-8"))
     statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
-    assert statement["subject"][0]["digest"]["sha256"] == verify(there / "exports/fake").root
+    assert statement["subject"][0]["digest"]["sha256"] == verify_export(there / "exports/fake").root
 
 
 # -- provenance ------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def test_evidence_without_provenance_is_still_verified(there: Path) -> None:
     path.write_text(json.dumps(manifest), "utf-8")
     reseal(export)
     assert len(statements(export)) == 2
-    assert verify(export).ok
+    assert verify_export(export).ok
 
 
 def test_an_option_cannot_be_denied(there: Path) -> None:
@@ -384,7 +384,7 @@ def test_an_option_cannot_be_denied(there: Path) -> None:
     export = there / "exports/fake"
     path = export / EVIDENCE / MANIFEST
     path.write_text(path.read_text("utf-8").replace("train.skill=0.95", "train.skill=0.55"), "utf-8")
-    assert "speaks of another export" in verify(export).refused
+    assert "speaks of another export" in verify_export(export).refused
 
 
 def test_what_is_told_of_a_command_holds_no_secret() -> None:

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from harness.release.verify import verify
+from harness.release.verify import verify_export
 from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
 from tests.helpers.suites import CLOSE, COPY, EXPORTER, WHOLE
 
@@ -51,7 +51,7 @@ def test_copy_carries_evidence_of_its_own(suite: Project) -> None:
     """Manifest, claims and card name the copy, what it was made of and how; verify passes."""
     suite.run()
     export = suite.folder / "exports/fewer"
-    found = verify(export)
+    found = verify_export(export)
     assert (found.ok, found.candidate, found.steps["gates"]) == (True, "fewer", "2 gates passed")
     manifest = json.loads((export / "evidence/manifest.json").read_text("utf-8"))
     parent = json.loads((suite.folder / "exports/fake/evidence/manifest.json").read_text("utf-8"))
@@ -71,7 +71,7 @@ def test_failed_copy_does_not_hold_its_parent_up(suite: Project) -> None:
     assert outcome.verdict("close", "fewer") == "FAIL"
     assert [e.written for e in outcome.report.exports] == [True, False]
     assert "not exported: fewer" in outcome.out
-    assert verify(suite.folder / "exports/fake").ok
+    assert verify_export(suite.folder / "exports/fake").ok
     assert not (suite.folder / "exports/fewer").exists()
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, SERVED, payload
-from harness.release.signing import enveloped, signer_of
-from harness.release.verify import verify
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, SERVED, statement_bytes
+from harness.release.signing import load_signer, make_envelope
+from harness.release.verify import verify_export
 from harness.testing import SUITE, Project
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import ran
@@ -131,9 +131,9 @@ def statement(folder: Path, kind: str = SERVED, key: str = "release", root: str 
     told |= {"ended": datetime.now(UTC).isoformat(), "endpoint": {"name": "x"}, "longest": 9}
     if kind == VSA:
         told = {"verificationResult": "PASSED", "timeVerified": "2026", "policy": {"uri": "x"}, "verifiedLevels": []}
-    root = root or verify(folder / "exports/fake").root
-    made = payload(kind, [{"name": "fake", "digest": {"sha256": root}}], {**told, **changes})
-    line = enveloped(made, signer_of(folder / f"{key}.key")).line() if key else made.decode()
+    root = root or verify_export(folder / "exports/fake").root
+    made = statement_bytes(kind, [{"name": "fake", "digest": {"sha256": root}}], {**told, **changes})
+    line = make_envelope(made, load_signer(folder / f"{key}.key")).line() if key else made.decode()
     (folder / "statement.jsonl").write_text(line + "\n", "utf-8")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from harness.artifacts.attestation import EVIDENCE, LOCK
 from harness.plugins import load_plugins
-from harness.release.lockfile import plugins_of
+from harness.release.lock_writer import describe_plugins
 from harness.testing import SUITE, Project
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
@@ -83,7 +83,7 @@ def test_a_label_says_that_code_was_not_installed_so(project: Project, monkeypat
     monkeypatch.syspath_prepend(str(project.folder))
     plugins = load_plugins(None, ("no:domain", "harness_strange"))
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [point])
-    found = {p["name"]: p["distribution"] for p in plugins_of(plugins)}
+    found = {p["name"]: p["distribution"] for p in describe_plugins(plugins)}
     assert found["harness_strange"] == f"pluggy {dist.version} (not as installed)"
     assert str(found["harness"]).startswith("finetune-harness ")
 
@@ -94,4 +94,4 @@ def test_a_plugin_that_is_an_object_is_in_the_lock(project: Project, monkeypatch
     monkeypatch.syspath_prepend(str(project.folder))
     plugins = load_plugins(None)
     plugins.manager.register(importlib.import_module("harness_strange").plugin, "odd")
-    assert "odd" in {p["name"] for p in plugins_of(plugins)}
+    assert "odd" in {p["name"] for p in describe_plugins(plugins)}

@@ -18,9 +18,9 @@ from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK
 from harness.artifacts.digests import digest_of
 from harness.cli.main import main
 from harness.errors import ExitCode
-from harness.release.policy import LOOKED, STRICT, Policy, overlooked, read_policy
-from harness.release.previous import current
-from harness.release.verify import Verified, verify
+from harness.release.policy import LOOKED, STRICT, Policy, list_unchecked, read_policy
+from harness.release.releases import current_release
+from harness.release.verify import Verified, verify_export
 from harness.testing import ROWS, SUITE, Project, write_fake
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import ran
@@ -149,7 +149,7 @@ def verified(folder: Path, exports: Path, lines: str, name: str = "domain", **ho
     """Verify an export under a policy of these lines, by the key that signed it unless `keys` are given."""
     path = exports.parent / "policy.toml"
     path.write_text(policy_text(folder, lines, how.pop("keys", ("release",))), "utf-8")
-    return verify(exports / name, read_policy(path), **how)
+    return verify_export(exports / name, read_policy(path), **how)
 
 
 TESTED = 'plugins = ["<ours>", "harness.testing sha256:<code>"]'
@@ -279,11 +279,11 @@ def test_ignored_findings(once: Path, exports: Path) -> None:
     unsigned = replace(read_policy(path), threshold=0)
     reseal(exports / "domain", ignored=ignored)
     refused = 'gates: the finding "D10-exact" was ignored, the policy does not take that (ignored)'
-    assert verify(exports / "domain", unsigned).refused == refused
-    assert verify(exports / "domain", replace(unsigned, ignored=["D11"])).refused == refused
-    assert verify(exports / "domain", replace(unsigned, ignored=["D10-exact"])).ok
+    assert verify_export(exports / "domain", unsigned).refused == refused
+    assert verify_export(exports / "domain", replace(unsigned, ignored=["D11"])).refused == refused
+    assert verify_export(exports / "domain", replace(unsigned, ignored=["D10-exact"])).ok
     reseal(exports / "domain", ignored=[])
-    assert verify(exports / "domain", replace(unsigned, ignored=[])).ok
+    assert verify_export(exports / "domain", replace(unsigned, ignored=[])).ok
 
 
 def test_a_leak_that_was_waived_is_named_or_refused(project: Project) -> None:
@@ -296,8 +296,10 @@ def test_a_leak_that_was_waived_is_named_or_refused(project: Project) -> None:
     )
     assert project.run("--ignore", "D10-exact").code == 0
     policy, export = Policy(["fake"], threshold=0), project.folder / "exports/fake"
-    assert verify(export, policy).refused.endswith('"D10-exact" was ignored, the policy does not take that (ignored)')
-    assert verify(export, replace(policy, ignored=["D10-exact"])).ok
+    assert verify_export(export, policy).refused.endswith(
+        '"D10-exact" was ignored, the policy does not take that (ignored)'
+    )
+    assert verify_export(export, replace(policy, ignored=["D10-exact"])).ok
 
 
 def older(export: Path) -> None:
@@ -318,7 +320,7 @@ def older(export: Path) -> None:
 def test_an_export_of_before(once: Path, exports: Path) -> None:
     """It verifies; what it cannot tell is said, and refused where a policy asks for it."""
     older(exports / "domain")
-    found = verify(exports / "domain", recompute=True)
+    found = verify_export(exports / "domain", recompute=True)
     assert (found.ok, found.refused) == (True, "")
     assert found.steps["recompute"].endswith(
         "; the rows were not compared with the lock, whose digests an older harness made"
@@ -326,10 +328,10 @@ def test_an_export_of_before(once: Path, exports: Path) -> None:
     path = exports / "policy.toml"
     path.write_text(policy_text(once, ""), "utf-8")
     unsigned = replace(read_policy(path), threshold=0)
-    assert verify(exports / "domain", unsigned).ok
-    refused = verify(exports / "domain", replace(unsigned, ignored=[])).refused
+    assert verify_export(exports / "domain", unsigned).ok
+    refused = verify_export(exports / "domain", replace(unsigned, ignored=[])).refused
     assert "evidence of harness 0.1.0 does not tell which findings were ignored; export again" in refused
-    refused = verify(exports / "domain", replace(unsigned, data={"qa": "1" * 64})).refused
+    refused = verify_export(exports / "domain", replace(unsigned, data={"qa": "1" * 64})).refused
     assert "harness 0.1.0 made digests that nothing compares with the rows; export again (data)" in refused
 
 
@@ -378,9 +380,9 @@ UNTIED: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_rows_are_tied_to_the_lock(case: str, exports: Path) -> None:
     """H5: digests of rows in items.jsonl, and of all of them in the lock, cannot be changed one without the other."""
     edit, told = UNTIED[case]
-    assert verify(exports / "domain", recompute=True).ok
+    assert verify_export(exports / "domain", recompute=True).ok
     edit(exports / "domain")
-    found = verify(exports / "domain", recompute=True)
+    found = verify_export(exports / "domain", recompute=True)
     assert not found.ok
     assert told in found.refused
 
@@ -396,7 +398,7 @@ def test_the_gates_that_a_policy_names_are_recomputed(once: Path, exports: Path)
     text.write_text(
         policy_text(once, 'recomputed = 1.0\n[[claim]]\nmetric = "hidden.exact_match"\nmin = 0.5\nseverity = "warn"')
     )
-    found = verify(exports / "domain", replace(read_policy(text), threshold=0))
+    found = verify_export(exports / "domain", replace(read_policy(text), threshold=0))
     assert found.refused.startswith('recompute: "unseen", which the policy names, not recomputed')
     assert found.refused.endswith("(recomputed)")
 
@@ -427,8 +429,8 @@ def test_what_all_suites_gated_is_promoted_with_their_evidence(once: Path, expor
     policy.write_text(policy_text(once, BOTH, ("release",)), "utf-8")
     for words, code in ((both[:1], ExitCode.REFUSED), (both, ExitCode.OK)):
         assert main(["promote", *words, "--policy", str(policy)]) == code
-    kept = current(exports / "domain")
-    assert kept is not None and verify(kept, read_policy(policy), beside=[exports / "safety"]).ok
+    kept = current_release(exports / "domain")
+    assert kept is not None and verify_export(kept, read_policy(policy), beside=[exports / "safety"]).ok
 
 
 def test_another_model_is_no_evidence_about_this_one(once: Path, exports: Path) -> None:
@@ -437,9 +439,9 @@ def test_another_model_is_no_evidence_about_this_one(once: Path, exports: Path) 
     reseal(exports / "safety")
     assert (
         f"{exports / 'safety'} holds another model, root"
-        in verify(exports / "domain", beside=[exports / "safety"]).refused
+        in verify_export(exports / "domain", beside=[exports / "safety"]).refused
     )
-    assert verify(exports / "domain").ok
+    assert verify_export(exports / "domain").ok
 
 
 def test_the_copy_of_a_suite(once: Path, exports: Path, tmp_path: Path) -> None:
@@ -447,18 +449,18 @@ def test_the_copy_of_a_suite(once: Path, exports: Path, tmp_path: Path) -> None:
     for name in ("suite.toml", "test.jsonl", "more.jsonl"):
         shutil.copy(once / name, tmp_path / name)
     shutil.copytree(once / "made", tmp_path / "made")
-    found = verify(exports / "domain", suite=tmp_path / "suite.toml")
+    found = verify_export(exports / "domain", suite=tmp_path / "suite.toml")
     assert (found.ok, found.steps["suite"]) == (True, "as in the copy, with the rows of qa, hidden, quick")
     rows = [{**r, "input": "question say w3"} if r["id"] == "q3" else r for r in ROWS]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
-    found = verify(exports / "domain", suite=tmp_path / "suite.toml")
+    found = verify_export(exports / "domain", suite=tmp_path / "suite.toml")
     which = 'are not those of test.jsonl: the first is row "q3"'
     assert found.refused == f'suite: rows of "qa" {which} (1 more)'
     assert f'suite: rows of "hidden" {which}' in found.notes
     shutil.copy(once / "test.jsonl", tmp_path / "test.jsonl")
     suite = (once / "suite.toml").read_text("utf-8").replace("min = 0.5\n", "min = 0.6\n", 1)
     (tmp_path / "suite.toml").write_text(suite.replace('data = "test.jsonl"', 'data = "hub:a/b:test"', 1), "utf-8")
-    found = verify(exports / "domain", suite=tmp_path / "suite.toml")
+    found = verify_export(exports / "domain", suite=tmp_path / "suite.toml")
     assert "its digest is" in found.refused
     assert f'suite: min of gate "floor" is 0.5, 0.6 in {tmp_path / "suite.toml"}' in found.notes
     assert any('rows of "qa" not compared: "hub:a/b:test"' in note for note in found.notes)
@@ -483,7 +485,7 @@ import sys
 from harness.cli.main import main
 assert main(["verify", "exports/domain", "--suite", "suite.toml"]) == 0
 assert not {"torch", "numpy"} & set(sys.modules)
-part = {"harness_release", "harness.release.compared"}
+part = {"harness_release", "harness.release.suite_comparison"}
 assert {name for name in sys.modules if name.startswith("harness_")} == part
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=once, capture_output=True, text=True)
@@ -517,7 +519,7 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
         "\napproximate = false"
     )
     (project.folder / "policy.toml").write_text(policy_text(once, text), "utf-8")
-    assert overlooked(read_policy(project.folder / "policy.toml")) == [
+    assert list_unchecked(read_policy(project.folder / "policy.toml")) == [
         "which harness (harness)",
         "how many attempts (max_attempts), lost attempts (ledger)",
         "how old it is (max_age_days), what is served ([served])",
@@ -534,7 +536,7 @@ def test_every_key_of_a_policy_is_named_where_it_is_not_demanded() -> None:
 
 def test_strict(once: Path, exports: Path, project: Project) -> None:
     """The strict policy is a list that is printed and documented; an export that meets it is verified."""
-    from harness.release.signing import sign
+    from harness.release.signing import sign_export
 
     assert STRICT in (Path(__file__).parents[2] / "docs/how-to/demand-what-must-hold.md").read_text("utf-8")
     strict = ("--policy", "strict", "--key", str(once / "release.pub"))
@@ -543,7 +545,7 @@ def test_strict(once: Path, exports: Path, project: Project) -> None:
     assert (outcome.code, "(remembered)" in outcome.err) == (7, True)
     assert project.harness("verify", str(exports / "safety"), *strict).code == 7
     reseal(exports / "domain", ignored=[], answers={"asked": 120, "remembered": 0})
-    sign(exports / "domain", once / "release.key", unrecomputed=True)
+    sign_export(exports / "domain", once / "release.key", unrecomputed=True)
     outcome = project.harness("verify", str(exports / "domain"), *strict)
     assert (outcome.code, outcome.err) == (0, "")
     assert project.harness("verify", str(exports / "domain"), *strict[:2]).code == 4
@@ -632,7 +634,7 @@ def test_a_lock_is_that_of_its_suites_digest(exports: Path, change: Any, says: s
     """A risk, a gate or a digest that the suite's tables do not have is refused, whatever a policy says."""
     edited(LOCK, change)(exports / "domain")
     reseal(exports / "domain")
-    found = verify(exports / "domain")
+    found = verify_export(exports / "domain")
     assert not found.ok and (says in found.refused or "gates: " in found.refused), found.refused
 
 
@@ -646,8 +648,8 @@ def test_a_digest_that_nothing_makes_pins_nothing(once: Path, exports: Path) -> 
     text = exports / "policy.toml"
     text.write_text(policy_text(once, f'suites = ["{digest}"]'), "utf-8")
     policy = replace(read_policy(text), threshold=0)
-    assert "keeps no tables that its digest could be made of" in verify(exports / "domain", policy).refused
-    assert verify(exports / "domain", replace(policy, suites=["domain"])).ok
+    assert "keeps no tables that its digest could be made of" in verify_export(exports / "domain", policy).refused
+    assert verify_export(exports / "domain", replace(policy, suites=["domain"])).ok
 
 
 def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
@@ -661,17 +663,17 @@ def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
     edit_gates(exports / "domain", threshold=0.01, claim=said, notes=[])
     text = exports / "policy.toml"
     text.write_text(policy_text(once, 'gates = ["floor"]'), "utf-8")
-    found = verify(exports / "domain", replace(read_policy(text), threshold=0))
+    found = verify_export(exports / "domain", replace(read_policy(text), threshold=0))
     assert 'min of gate "floor" is 0.01, 0.5 in the suite\'s digest' in found.refused
     # who may sign could have made the tables and their digest anew, under the suite's name
     edited(LOCK, lambda lock: {**lock, "suite": anew(lock["suite"], lambda gate: gate | {"min": 0.01})})(
         exports / "domain"
     )
     edit_gates(exports / "domain", threshold=0.01, claim=said, notes=[])
-    assert verify(exports / "domain", replace(read_policy(text), threshold=0)).ok
+    assert verify_export(exports / "domain", replace(read_policy(text), threshold=0)).ok
     digest = lock_of(once / "exports/domain")["suite"]["digest"]
     pinned = replace(read_policy(text), threshold=0, suites=[digest])
-    assert "is not in the policy (suites)" in verify(exports / "domain", pinned).refused
+    assert "is not in the policy (suites)" in verify_export(exports / "domain", pinned).refused
     text.write_text(policy_text(once, f'gates = ["floor"]\n{QA}min = 0.5'), "utf-8")
-    refused = verify(exports / "domain", replace(read_policy(text), threshold=0)).refused
+    refused = verify_export(exports / "domain", replace(read_policy(text), threshold=0)).refused
     assert '"floor" says at least 0.01' in refused

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.release.previous import current, first, history
+from harness.release.releases import current_release, first_release, promotion_history
 from harness.testing import SUITE, Project
 from tests.helpers.exports import reseal
 
@@ -43,13 +43,13 @@ def test_promoted_export_outlives_the_next_one(suite: Project) -> None:
     assert outcome.code == 0
     assert "released: merged of suite fake" in outcome.out
     assert export(suite, 0.95) != before
-    assert weights(current(Path(TO))) == before
+    assert weights(current_release(Path(TO))) == before
 
 
 def test_promoting_twice_records_once(suite: Project) -> None:
     """The release is what it is, however often it is said."""
     assert suite.harness("promote", TO).code == suite.harness("promote", TO).code == 0
-    assert len(history(Path(TO))) == 1
+    assert len(promotion_history(Path(TO))) == 1
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_released_is_what_was_promoted(suite: Project) -> None:
     suite.write({"suite.toml": COMPARED})
     outcome = suite.run("--set", "train.skill=0.95", "--no-export")
     assert outcome.verdict("floor") == "PASS"
-    assert outcome.report.digests["released"] == history(Path(TO))[0].weights
+    assert outcome.report.digests["released"] == promotion_history(Path(TO))[0].weights
     suite.write({"suite.toml": SUITE})
     export(suite, 0.99)
     suite.harness("promote", TO)
@@ -78,14 +78,14 @@ def test_way_back(suite: Project) -> None:
         suite.harness("promote", TO)
     for expected in (made[1], made[0]):
         assert suite.harness("promote", TO, "--back").code == 0
-        assert weights(current(Path(TO))) == expected
+        assert weights(current_release(Path(TO))) == expected
     outcome = suite.harness("promote", TO, "--back")
     assert (outcome.code, "there is no way back" in outcome.err) == (4, True)
-    assert weights(first(Path(TO))) == made[0]
+    assert weights(first_release(Path(TO))) == made[0]
     listed = suite.harness("promote", TO, "--list").out.splitlines()
     assert [line.split("  ")[1].split()[0] for line in listed] == ["promoted"] * 3 + ["back"] * 2
     assert suite.harness("promote", TO).code == 0  # the newest again
-    assert weights(current(Path(TO))) == made[2]
+    assert weights(current_release(Path(TO))) == made[2]
 
 
 @pytest.mark.slow
@@ -99,11 +99,11 @@ def test_what_is_refused_is_not_promoted(suite: Project) -> None:
     suite.harness("promote", TO)
     export(suite, 0.93)
     suite.harness("promote", TO)
-    kept = first(Path(TO))
+    kept = first_release(Path(TO))
     assert kept
     (kept / "model/config.json").write_text("{ }", "utf-8")
     assert suite.harness("promote", TO, "--back").code == 7
-    assert [line.back for line in history(Path(TO))] == [False, False]
+    assert [line.back for line in promotion_history(Path(TO))] == [False, False]
 
 
 def test_broken_record_is_one_line(suite: Project) -> None:
@@ -129,9 +129,9 @@ def test_promoted_at_once_is_recorded_once(suite: Project) -> None:
     code = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     runs = [subprocess.Popen([sys.executable, "-c", code, "promote", TO], cwd=suite.folder) for _ in range(4)]
     assert [run.wait() for run in runs] == [0] * 4
-    assert [line.back for line in history(Path(TO))] == [False, False]
+    assert [line.back for line in promotion_history(Path(TO))] == [False, False]
     assert suite.harness("promote", TO, "--back").code == 0
-    assert weights(current(Path(TO))) == before
+    assert weights(current_release(Path(TO))) == before
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_release_that_was_recorded_twice_is_gone_back_from_at_once(suite: Projec
     lines = record(suite).read_text("utf-8").split("\n")
     record(suite).write_text("\n".join([lines[0], lines[0], lines[1], lines[1], ""]), "utf-8")
     assert suite.harness("promote", TO, "--back").code == 0
-    assert weights(current(Path(TO))) == before
+    assert weights(current_release(Path(TO))) == before
     outcome = suite.harness("promote", TO, "--back")
     assert (outcome.code, "there is no way back" in outcome.err) == (4, True)
 
@@ -207,10 +207,10 @@ def test_signature_that_came_later_is_kept(suite: Project) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert "signatures: by " in outcome.out
     assert ", was by nobody" in outcome.out
-    assert [line.signed_by for line in history(Path(TO))] == [[], ["release"]]
-    assert suite.harness("verify", str(current(Path(TO))), "--policy", "policy.toml").code == 0
+    assert [line.signed_by for line in promotion_history(Path(TO))] == [[], ["release"]]
+    assert suite.harness("verify", str(current_release(Path(TO))), "--policy", "policy.toml").code == 0
     assert suite.harness("promote", TO, "--policy", "policy.toml").code == 0
-    assert len(history(Path(TO))) == 2  # nothing new was kept
+    assert len(promotion_history(Path(TO))) == 2  # nothing new was kept
 
 
 def test_newest_evidence_is_kept(suite: Project) -> None:
@@ -219,11 +219,11 @@ def test_newest_evidence_is_kept(suite: Project) -> None:
     for year in (2021, 2022, 2020):
         reseal(suite.folder / TO, started=f"{year}-01-01T00:00:00+00:00")
         assert suite.harness("promote", TO).code == 0
-        kept = current(Path(TO))
+        kept = current_release(Path(TO))
         assert kept
         seen.append(json.loads((kept / "evidence/manifest.json").read_text("utf-8"))["started"][:4])
     assert seen == ["2021", "2022", "2022"]
-    assert [line.started[:4] for line in history(Path(TO))] == ["2021", "2022"]
+    assert [line.started[:4] for line in promotion_history(Path(TO))] == ["2021", "2022"]
 
 
 @pytest.mark.slow

@@ -18,17 +18,17 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.release.locked import read_lock
-from harness.release.outcome import verdicts_error
+from harness.release.lock_reader import read_lock
 from harness.release.policy import Policy
-from harness.release.verify import verify
+from harness.release.verdict_consistency import find_verdicts_error
+from harness.release.verify import verify_export
 from harness.reports.report_json import dumps
-from harness.stats import tests
+from harness.stats import hypothesis_tests
 from harness.testing import SUITE, TRAIN, Project
 from tests.helpers import suites
 from tests.helpers.exports import reseal
@@ -179,7 +179,7 @@ UNABLE = {
 @pytest.mark.slow
 def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
     """All verdicts come out of their rows again; what cannot be is counted, each with its reason."""
-    found = verify(export, recompute=True)
+    found = verify_export(export, recompute=True)
     assert (found.ok, found.refused) == (True, "")
     reasons = "; ".join(f'"{gate}" not, because {why}' for gate, why in UNABLE.items())
     assert found.steps["recompute"] == f"recomputed {len(CLAIMS) + 1 - 3} of {len(CLAIMS) + 1} gates; {reasons}"
@@ -276,7 +276,7 @@ def test_a_verdict_that_contradicts_itself_or_the_lock_is_refused(case: str, exp
     """Evidence whose digests fit is refused without numpy where a verdict does not follow from its own numbers."""
     name, change, told = FORGED[case]
     edit(export, name, change)
-    found = verify(export)
+    found = verify_export(export)
     assert not found.ok
     assert told in found.refused
     assert found.refused.startswith(("gates: ", "digests: the evidence is malformed"))
@@ -288,13 +288,13 @@ def test_older_groups_that_pass_by_counting_are_refused(export: Path) -> None:
     says = "any of " + ", ".join(f'"{m}"' for m in members)
     edit(export, LOCK, lambda lock: gate_of("few fail", **counted)(gate_of("either", any_of=members, says=says)(lock)))
     edit(export, GATES, lambda found: each("few fail", **counted)(each("either", claim=says, p_pass=0.0)(found)))
-    assert 'gate "either" is any of several, one of them "few fail", which counts' in verify(export).refused
+    assert 'gate "either" is any of several, one of them "few fail", which counts' in verify_export(export).refused
 
 
 def test_older_gates_decided_by_a_point_are_refused(export: Path) -> None:
     """A mean of rows that was compared as it is proves nothing about other rows, and the line says so."""
     edit(export, LOCK, gate_of("floor", decide="point"))
-    assert verify(export).refused.startswith('gates: gate "floor" is refused: decide = "point" is for counts')
+    assert verify_export(export).refused.startswith('gates: gate "floor" is refused: decide = "point" is for counts')
 
 
 def rows_of(item: str, **changes: Any) -> Callable[[Any], Any]:
@@ -347,8 +347,8 @@ def test_verdicts_that_do_not_come_out_of_their_rows_are_refused(case: str, expo
     """What agrees with itself and not with its rows passes without --recompute, and is refused by it in one line."""
     name, change, told = ROWS_FORGED[case]
     edit(export, name, change)
-    assert verify(export).ok
-    found = verify(export, recompute=True)
+    assert verify_export(export).ok
+    found = verify_export(export, recompute=True)
     assert found.refused.startswith("recompute: ")
     assert told in found.refused, found.refused
     assert "\n" not in found.refused
@@ -377,7 +377,7 @@ def test_a_policy_demands_its_share(export: Path) -> None:
     """A policy with `recomputed` recomputes by itself, and refuses where too many blocking gates cannot be."""
     suites = json.loads((export / EVIDENCE / LOCK).read_text("utf-8"))["suite"]["name"]
     policy = Policy([suites], recomputed=0.9, ignored=["D10-exact"])
-    assert not verify(export, policy).steps.get("recompute")  # no key signed it
+    assert not verify_export(export, policy).steps.get("recompute")  # no key signed it
     blocking = [v for v in json.loads((export / EVIDENCE / GATES).read_text("utf-8")) if v["blocking"]]
     share = (len(blocking) - 2) / len(blocking)
     for wanted, ok in ((share, True), (share + 0.01, False), (1.0, False)):
@@ -388,7 +388,7 @@ def test_a_policy_demands_its_share(export: Path) -> None:
 
 def verify_unsigned(export: Path, policy: Policy) -> Any:
     """Verify by a policy that asks for no signature, which no policy file can say."""
-    return verify(export, dataclasses.replace(policy, threshold=0))
+    return verify_export(export, dataclasses.replace(policy, threshold=0))
 
 
 def test_nothing_recomputed_is_no_pass(export: Path, project: Project) -> None:
@@ -396,10 +396,13 @@ def test_nothing_recomputed_is_no_pass(export: Path, project: Project) -> None:
     path = export / EVIDENCE / MANIFEST
     manifest = json.loads(path.read_text("utf-8"))
     reseal(export, statistics=manifest["statistics"] + 1)
-    assert verify(export).ok
+    assert verify_export(export).ok
     outcome = project.harness("verify", str(export), "--recompute")
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (4, "", 1)
-    assert f"it was judged with statistics {tests.VERSION + 1}, and these are {tests.VERSION}" in outcome.err
+    assert (
+        f"it was judged with statistics {hypothesis_tests.VERSION + 1}, and these are {hypothesis_tests.VERSION}"
+        in outcome.err
+    )
 
 
 @pytest.mark.slow
@@ -438,7 +441,7 @@ def harness_report(run, report):
 """
     files: dict[str, Any] = {"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": spoil}
     assert project.write(files).run().code == 0
-    found = verify(project.folder / "exports/fake", recompute=True)
+    found = verify_export(project.folder / "exports/fake", recompute=True)
     assert (found.refused, found.steps.get("recompute")) == ("", "recomputed 1 of 1 gates")
 
 
@@ -524,14 +527,14 @@ def test_honest_exports_of_any_kind_are_recomputed(case: str, project: Project) 
     if before:
         before(project)
     outcome = project.run()
-    found = verify(project.folder / "exports" / name, recompute=True)
+    found = verify_export(project.folder / "exports" / name, recompute=True)
     assert (found.refused, found.steps.get("recompute")) == ("", told), outcome.out
 
 
 def test_evidence_of_format_1_is_to_be_exported_again(export: Path) -> None:
     """Older evidence cannot be checked against itself, and the line says what to do."""
     reseal(export, format=1)
-    assert verify(export).refused == "digests: manifest.json has format 1, this harness reads 2; export again"
+    assert verify_export(export).refused == "digests: manifest.json has format 1, this harness reads 2; export again"
 
 
 # -- verdicts of any kind --------------------------------------------------------------------------
@@ -613,7 +616,7 @@ def unproven(verdict: Verdict) -> bool:
 def test_no_honest_verdict_is_refused(claim: tuple[Gate, Metric, str], seed: int, attempt: int) -> None:
     """Whatever the claim and the rows, what the gate said follows from its own numbers."""
     locked, verdict = said_of(*claim, seed, attempt)
-    why = verdicts_error(locked, {"g": plain(verdict)})
+    why = find_verdicts_error(locked, {"g": plain(verdict)})
     assert bool(why) is unproven(verdict), (why, verdict)
 
 
@@ -648,4 +651,4 @@ def test_a_verdict_that_was_edited_is_refused(claim: tuple[Gate, Metric, str], s
     assume(verdict.outcome is not Outcome.ERROR and not unproven(verdict))
     said = plain(verdict)
     for what, changes in lies(said, claim[1].better).items():
-        assert verdicts_error(locked, {"g": {**said, **changes}}), (what, changes, said)
+        assert find_verdicts_error(locked, {"g": {**said, **changes}}), (what, changes, said)

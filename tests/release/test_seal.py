@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.attestation import EVIDENCE, MANIFEST
-from harness.artifacts.digests import hash_files, weights_digest, weights_of
+from harness.artifacts.digests import hash_files, weights_digest, weights_digest_of_files
 from harness.records.models import ModelRef
-from harness.release.conversions import sealed
+from harness.release.conversions import seal_candidate
 from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
 from tests.helpers.files import F32, write
 from tests.helpers.suites import waiver_of
@@ -163,7 +163,7 @@ def test_weights_digest_comes_of_one_pass(tmp_path: Path) -> None:
     write(places[2] / "m1.safetensors", {"b": a, "e": empty}, data[8:])
     write(places[2] / "m2.safetensors", {"a": a}, data[:8])
     digests = {weights_digest(place) for place in places}
-    digests |= {weights_of(hash_files(place, [p.name for p in place.iterdir()])) for place in places}
+    digests |= {weights_digest_of_files(hash_files(place, [p.name for p in place.iterdir()])) for place in places}
     assert len(digests) == 1
     write(places[0] / "m.safetensors", {"a": a, "e": empty, "b": b}, data[:-1] + b"x")
     assert weights_digest(places[0]) not in digests
@@ -216,10 +216,10 @@ def test_download_cache_is_a_candidate(project: Project) -> None:
     assert outcome.code == 0, outcome.out + outcome.err
     assert not any(p.is_symlink() for p in (project.folder / "exports").rglob("*"))
     assert project.harness("verify", "exports/fake").code == 0
-    assert sealed(ModelRef("merged", str(snapshot))).digest == weights_digest(snapshot)
+    assert seal_candidate(ModelRef("merged", str(snapshot))).digest == weights_digest(snapshot)
 
 
 def test_what_was_not_sealed_is_not_exported(tmp_path: Path) -> None:
     """What lies in no folder has no seal."""
-    assert sealed(ModelRef("merged", "served-name")).seal is None
-    assert sealed(ModelRef("merged", str(write_fake(tmp_path, 0.5)))).seal is not None
+    assert seal_candidate(ModelRef("merged", "served-name")).seal is None
+    assert seal_candidate(ModelRef("merged", str(write_fake(tmp_path, 0.5)))).seal is not None

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.attestation import SERVED, STATEMENT, payload
+from harness.artifacts.attestation import SERVED, STATEMENT, statement_bytes
 from harness.errors import UsageError
 from harness.release.policy import ServedDemands, read_policy
 from harness.release.served import CHECKS
-from harness.release.signing import enveloped, sign, signer_of
-from harness.release.verify import Verified, verify
+from harness.release.signing import load_signer, make_envelope, sign_export
+from harness.release.verify import Verified, verify_export
 from harness.testing import SUITE, Project
 from tests.helpers.suites import ran
 
@@ -39,14 +39,14 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def statement(folder: Path, key: str = "release", **changes: Any) -> Path:
     """Write a statement about the export, signed by a key where one is named."""
-    root = verify(folder / "exports/fake").root
+    root = verify_export(folder / "exports/fake").root
     told = {"layers": LAYERS, "runtime": RUNTIME, "endpoint": {"name": "inside"}, "longest": 248}
     told |= {"reference": {"dtype": "float32", "arithmetic": "bf16"}}
     told |= {"ended": (NOW - timedelta(days=changes.pop("age", 0))).isoformat()}
     subject = [{"name": "fake", "digest": {"sha256": changes.pop("root", root)}}]
-    made = payload(SERVED, subject, {**told, **changes})
+    made = statement_bytes(SERVED, subject, {**told, **changes})
     path = folder / "fake.served.jsonl"
-    signed = enveloped(made, signer_of(folder / f"{key}.key")).line() if key else made.decode()
+    signed = make_envelope(made, load_signer(folder / f"{key}.key")).line() if key else made.decode()
     path.write_text(signed + "\n", "utf-8")
     return path
 
@@ -55,7 +55,7 @@ def verified(folder: Path, demands: str, path: Path | None) -> Verified:
     policy = folder / "policy.toml"
     text = f'suites = ["fake"]\n\n[served]\n{demands}\n' if demands else 'suites = ["fake"]\n'
     policy.write_text(text + (folder / "release.pub").read_text("utf-8"), "utf-8")
-    return verify(folder / "exports/fake", read_policy(policy), served=path)
+    return verify_export(folder / "exports/fake", read_policy(policy), served=path)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_as_many_keys_sign_a_statement_as_sign_an_export(once: Path, given: Any,
     head = 'suites = ["fake"]\nthreshold = 2\n\n[served]\nlayers = ["ids"]\n\n'
     policy.write_text(head + "\n".join((once / f"{k}.pub").read_text("utf-8") for k in ("release", "other")), "utf-8")
     path = given(once)
-    found = verify(once / "exports/fake", replace(read_policy(policy), threshold=1), served=path)
+    found = verify_export(once / "exports/fake", replace(read_policy(policy), threshold=1), served=path)
     assert found.ok or says
     project = shutil.copytree(once / "exports/fake", once / "twice", dirs_exist_ok=True)
-    sign(project, once / "other.key")
-    found = verify(project, read_policy(policy), served=path)
+    sign_export(project, once / "other.key")
+    found = verify_export(project, read_policy(policy), served=path)
     assert (found.ok, says in found.refused) == (not says, True), found.refused

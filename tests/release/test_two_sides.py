@@ -8,7 +8,7 @@ import pytest
 
 from harness.artifacts.attestation import EVIDENCE, MANIFEST
 from harness.release.policy import Policy
-from harness.release.verify import verify
+from harness.release.verify import verify_export
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
 COMPARES = SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.05')
@@ -27,7 +27,7 @@ def test_remembered_answers_of_the_baseline_count(project: Project) -> None:
     assert project.run("--set", "train.skill=0.97").code == 0
     answers = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]
     assert answers == {"asked": 2 * len(ROWS), "remembered": len(ROWS)}
-    found = verify(export, policy)
+    found = verify_export(export, policy)
     assert f"{len(ROWS)} answers were remembered of an earlier run" in found.refused
     assert project.run("--set", "train.skill=0.97", "--no-cache").code == 0
     assert json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]["remembered"] == 0
@@ -68,4 +68,4 @@ def test_remembered_marks_of_a_judge_count(project: Project) -> None:
     answers = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]
     assert answers["asked"] == 2 * len(ROWS)
     assert 0 < answers["remembered"] <= len(ROWS)
-    assert "answers were remembered" in verify(export, Policy(["fake"], remembered=False, threshold=0)).refused
+    assert "answers were remembered" in verify_export(export, Policy(["fake"], remembered=False, threshold=0)).refused

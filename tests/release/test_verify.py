@@ -18,9 +18,9 @@ import pytest
 
 from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
-from harness.artifacts.digests import file_digest, file_digests, root_digest, walk
+from harness.artifacts.digests import file_digest, file_digests, root_digest, walk_files
 from harness.release.policy import Key, Policy, read_policy
-from harness.release.verify import Verified, verify
+from harness.release.verify import Verified, verify_export
 from harness.testing import ROWS, SUITE, Project
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.files import F32, write
@@ -61,14 +61,14 @@ STEPS = ["signatures", "digests", "gates", "attempts", "formats", "configuration
 
 def test_export_that_passed_is_verified(export: Path, policy: Policy) -> None:
     """All seven steps pass, and with a policy it is said who signed."""
-    found = verify(export, policy)
+    found = verify_export(export, policy)
     assert (found.ok, found.refused, found.signed_by) == (True, "", ["release"])
     assert list(found.steps) == STEPS
 
 
 def test_without_a_policy_nothing_is_known_of_the_writer(export: Path) -> None:
     """Digests alone prove that bytes and evidence belong together, and the note says that it is no more."""
-    found = verify(export)
+    found = verify_export(export)
     assert found.ok
     assert "who wrote the evidence is not known" in found.notes[0]
 
@@ -94,7 +94,7 @@ def test_claims_are_in_toto_statements(export: Path) -> None:
     envelopes = attestation.read_envelopes((export / EVIDENCE / CLAIMS).read_text("utf-8"))
     assert [len(e.signatures) for e in envelopes] == [0, 0, 0, 1, 1, 1]
     result, release = (json.loads(e.payload) for e in envelopes[:2])
-    model = {n.removeprefix("model/"): file_digest(export / n) for n, _ in walk(export) if n.startswith("model/")}
+    model = {n.removeprefix("model/"): file_digest(export / n) for n, _ in walk_files(export) if n.startswith("model/")}
     assert result["subject"] == release["subject"] == [{"name": "fake", "digest": {"sha256": root_digest(model)}}]
     assert result["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
     assert (result["predicate"]["result"], result["predicate"]["passedTests"]) == ("WARNED", ["floor"])
@@ -106,18 +106,20 @@ def test_claims_are_in_toto_statements(export: Path) -> None:
 
 def test_signing_twice_adds_nothing(signed: Path, export: Path) -> None:
     """A second signature with the same key would say nothing new, and one with another key is a line of its own."""
-    from harness.release.signing import keygen, sign
+    from harness.release.signing import generate_key, sign_export
 
     before = (export / EVIDENCE / CLAIMS).read_text("utf-8")
-    sign(export, signed / "release.key")
+    sign_export(export, signed / "release.key")
     assert (export / EVIDENCE / CLAIMS).read_text("utf-8") == before
-    private, public = keygen(export.parent / "second")
-    sign(export, private)
+    private, public = generate_key(export.parent / "second")
+    sign_export(export, private)
     assert (export / EVIDENCE / CLAIMS).read_text("utf-8").startswith(before)
     both = (signed / "policy.toml").read_text("utf-8") + public.read_text("utf-8")
     (export.parent / "both.toml").write_text("threshold = 2\n" + both, "utf-8")
-    assert verify(export, read_policy(export.parent / "both.toml")).signed_by == ["release", "second"]
-    assert "the policy wants 2" in verify(signed / "exports/fake", read_policy(export.parent / "both.toml")).refused
+    assert verify_export(export, read_policy(export.parent / "both.toml")).signed_by == ["release", "second"]
+    assert (
+        "the policy wants 2" in verify_export(signed / "exports/fake", read_policy(export.parent / "both.toml")).refused
+    )
 
 
 def flip(rng: random.Random, path: Path) -> None:
@@ -169,13 +171,13 @@ def test_a_thousand_edits_are_refused(signed: Path, policy: Policy, tmp_path: Pa
     """Whatever is done to an export, in its model, its card or its evidence: a key that is trusted did not say that."""
     rng = random.Random(20261124)
     kept, work = signed / "exports/fake", tmp_path / "x" / "export"
-    names = [name for name, _ in walk(kept)]
+    names = [name for name, _ in walk_files(kept)]
     for number in range(1000):
         shutil.rmtree(work.parent, ignore_errors=True)
         shutil.copytree(kept, work)
         name, edit = rng.choice(names), rng.choice(EDITS)
         edit(rng, work / name)
-        found = verify(work, policy)
+        found = verify_export(work, policy)
         assert not found.ok, (number, edit.__name__, name)
         assert "\n" not in found.refused
         assert found.refused
@@ -186,13 +188,13 @@ def test_edits_of_the_model_are_refused_without_a_policy(signed: Path, tmp_path:
     """What is deployed is compared with the evidence even where nobody is trusted."""
     rng = random.Random(3)
     kept, work = signed / "exports/fake", tmp_path / "x" / "export"
-    names = [name for name, _ in walk(kept) if name != f"{EVIDENCE}/{CLAIMS}"]
+    names = [name for name, _ in walk_files(kept) if name != f"{EVIDENCE}/{CLAIMS}"]
     for number in range(100):
         shutil.rmtree(work.parent, ignore_errors=True)
         shutil.copytree(kept, work)
         name, edit = rng.choice(names), rng.choice(EDITS)
         edit(rng, work / name)
-        assert not verify(work).ok, (number, edit.__name__, name)
+        assert not verify_export(work).ok, (number, edit.__name__, name)
 
 
 def edit_lock(export: Path, change: Callable[[Any], None]) -> None:
@@ -360,7 +362,7 @@ def test_waiver_in_force_is_taken_and_told(export: Path) -> None:
     """A waiver stands for a verdict until its last day, and is never silent."""
     until = datetime.now(UTC).date() + timedelta(days=1)
     edit_gates(export, **REFUTED, waiver={**WAIVER, "until": until.isoformat()})
-    found = verify(export)
+    found = verify_export(export)
     assert found.ok
     assert f'gate "floor" is waived until {until}: launch' in found.notes
 
@@ -383,13 +385,13 @@ def test_path_tricks_in_the_manifest(name: str, export: Path) -> None:
     manifest = json.loads(path.read_text("utf-8"))
     manifest["files"][name] = {"size": 1, "sha256": "0" * 64}
     path.write_text(json.dumps(manifest), "utf-8")
-    assert "is no plain relative name" in verify(export).refused
+    assert "is no plain relative name" in verify_export(export).refused
 
 
 def test_names_that_differ_in_case_alone(export: Path) -> None:
     """On another system they are one file."""
     put("CONFIG.json", "{}")(export)
-    assert "differ in case alone" in verify(export).refused
+    assert "differ in case alone" in verify_export(export).refused
 
 
 MALFORMED = ["null", "[]", "{}", '{"format": 1}', '{"format": 1, "files": []}', "[" * 100_000, "\x00", ""]
@@ -400,12 +402,12 @@ MALFORMED = ["null", "[]", "{}", '{"format": 1}', '{"format": 1, "files": []}', 
 def test_malformed_evidence_is_one_line(name: str, text: str, export: Path, policy: Policy) -> None:
     """Whatever a file of the evidence holds, it is refused without a traceback."""
     (export / EVIDENCE / name).write_text(text, "utf-8")
-    for found in (verify(export), verify(export, policy)):
+    for found in (verify_export(export), verify_export(export, policy)):
         assert found.refused
         assert "\n" not in found.refused
     if name != CLAIMS and name != MANIFEST:
         reseal_quietly(export)
-        assert not verify(export).ok
+        assert not verify_export(export).ok
 
 
 def reseal_quietly(export: Path) -> None:
@@ -418,16 +420,16 @@ def reseal_quietly(export: Path) -> None:
 
 def test_evidence_of_another_run(signed: Path, export: Path, policy: Policy, project: Project) -> None:
     """A file, or all, of the evidence of another run speaks of other bytes, even if it was signed."""
-    from harness.release.signing import sign
+    from harness.release.signing import sign_export
 
     other = shutil.copytree(signed / "exports/fake", export.parent / "other")
     put("config.json", '{"other": 1}')(other)
-    sign(other, signed / "release.key")
-    assert verify(other, policy).ok
+    sign_export(other, signed / "release.key")
+    assert verify_export(other, policy).ok
     for name in (MANIFEST, CLAIMS):
         broken = shutil.copytree(export, export.parent / f"with-{name}")
         shutil.copy(other / EVIDENCE / name, broken / EVIDENCE / name)
-        assert not verify(broken, policy).ok
+        assert not verify_export(broken, policy).ok
     shutil.rmtree(export / EVIDENCE)
     shutil.copytree(other / EVIDENCE, export / EVIDENCE)
     outcome = project.harness("verify", str(export), "--policy", str(signed / "policy.toml"))
@@ -450,7 +452,7 @@ DEMANDS: dict[str, tuple[dict[str, Any], str]] = {
 def test_demands_of_a_policy(case: str, export: Path, policy: Policy) -> None:
     """What the deployer demands beyond the suite's own gates is refused with its name."""
     change, told = DEMANDS[case]
-    found = verify(export, dataclasses.replace(policy, **change))
+    found = verify_export(export, dataclasses.replace(policy, **change))
     assert told in found.refused
 
 
@@ -458,9 +460,9 @@ def test_age(export: Path, policy: Policy) -> None:
     """Old evidence is refused where the policy says so, and evidence from the future always."""
     aged = dataclasses.replace(policy, max_age_days=30)
     now = datetime.now(UTC)
-    assert verify(export, aged, now + timedelta(days=29)).ok
-    assert "31 days ago, the policy allows 30" in verify(export, aged, now + timedelta(days=31, hours=1)).refused
-    assert "yet to come" in verify(export, policy, now - timedelta(days=1)).refused
+    assert verify_export(export, aged, now + timedelta(days=29)).ok
+    assert "31 days ago, the policy allows 30" in verify_export(export, aged, now + timedelta(days=31, hours=1)).refused
+    assert "yet to come" in verify_export(export, policy, now - timedelta(days=1)).refused
 
 
 def test_wrong_signature_is_not_overlooked(export: Path, policy: Policy) -> None:
@@ -470,8 +472,8 @@ def test_wrong_signature_is_not_overlooked(export: Path, policy: Policy) -> None
     envelope = attestation.read_envelopes(lines[-1] + "\n")[0]
     forged = attestation.Envelope(envelope.payload, {k: bytes(64) for k in envelope.signatures})
     path.write_text("\n".join([*lines, forged.line()]) + "\n", "utf-8")
-    assert "is wrong" in verify(export, policy).refused
-    assert verify(export).ok  # nothing is known of signatures without a policy
+    assert "is wrong" in verify_export(export, policy).refused
+    assert verify_export(export).ok  # nothing is known of signatures without a policy
 
 
 BAD_POLICIES = {
@@ -521,8 +523,8 @@ def test_a_gate_that_a_policy_names_must_pass(export: Path, policy: Policy) -> N
     until = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
     edit_gates(export, **REFUTED, waiver={**WAIVER, "until": until})
     unsigned = dataclasses.replace(policy, threshold=0)
-    assert verify(export, unsigned).ok
-    found = verify(export, dataclasses.replace(unsigned, gates=["floor"]))
+    assert verify_export(export, unsigned).ok
+    found = verify_export(export, dataclasses.replace(unsigned, gates=["floor"]))
     assert found.refused == 'gates: gate "floor" is FAIL, and the policy wants it to pass'
 
 

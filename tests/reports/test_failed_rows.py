@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from harness.claims.decide import decide
-from harness.claims.gate import Gate
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
+from harness.records.verdict_text import format_sample_size
 from harness.records.verdicts import Verdict
-from harness.records.words import needed
 from harness.reports.rows import _failed
 
 KINDS = ("a", "research and development", "50% off")
@@ -57,4 +57,4 @@ def test_a_bound_of_a_perplexity_is_one_of_its_rows() -> None:
 def test_everywhere_the_same_rows_would_decide() -> None:
     """The reason, its data and who asks for it alone say one number."""
     found = judged(Metric("m", "higher", "proportion"), [1.0, 0.0] * 40, min=0.45)
-    assert found.outcome == "INCONCLUSIVE" and needed(found) and needed(found) in found.why
+    assert found.outcome == "INCONCLUSIVE" and format_sample_size(found) and format_sample_size(found) in found.why

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
-from harness.files import append_line, exclusive, open_file, write_text
+from harness.files import append_line, hold_exclusively, open_file, write_text
 from harness.reports.report_json import read_run
-from harness.reports.run_folder import each_row
+from harness.reports.run_folder import iterate_rows
 from harness.testing import SUITE, Project
 from tests.helpers.late import late
 from tests.helpers.serving import served
@@ -80,7 +80,7 @@ def test_rows_of_no_plain_name_are_not_looked_for(run: Path) -> None:
     """Whoever asks for rows by a path gets none."""
     for subject, evaluation in (("..", "qa"), ("merged", "../qa"), (str(run / "merged"), "qa"), ("merged", "*")):
         with pytest.raises(UsageError, match="holds no rows"):
-            list(each_row(run, subject, evaluation))
+            list(iterate_rows(run, subject, evaluation))
 
 
 def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     (folder / "away").symlink_to(tmp_path)
     with pytest.raises(OSError, match="it is a link"):
         append_line(folder / "link", {})
-    with pytest.raises(OSError, match="it is a link"), exclusive(folder / "link"):
+    with pytest.raises(OSError, match="it is a link"), hold_exclusively(folder / "link"):
         pass
     for write in (
         lambda path: append_line(path, {}, below=folder),
@@ -156,7 +156,7 @@ def test_view_prints_an_address_with_a_token(run: Path, project: Project, monkey
             return None
 
     with monkeypatch.context() as patched:
-        patched.setattr(app, "server_of", lambda _: Stopped())
+        patched.setattr(app, "make_server", lambda _: Stopped())
         printed = project.harness("view", str(run.parent), "--port", "0").out
     assert printed.startswith("http://127.0.0.1:") and len(printed.partition("/?token=")[2].strip()) >= 32
     with served(run.parent, known=False) as server:

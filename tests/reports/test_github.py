@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.cli.github import LONGEST, MOST, annotation, annotations_of, at_most
+from harness.cli.github import LONGEST, MOST, format_annotation, limit_annotations, list_annotations
 from harness.records.run import Report, Run
 from harness.records.verdicts import Outcome, Verdict
-from harness.reports.junit import junit
-from harness.reports.markdown import FLIPS, LARGEST, run_markdown
+from harness.reports.junit import format_junit
+from harness.reports.markdown import FLIPS, LARGEST, format_run_markdown
 from harness.reports.report_json import read_run
-from harness.suite.lines import gate_lines
+from harness.suite.lines import read_gate_lines
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +167,7 @@ def test_answers_have_no_effect_in_the_summary(job: Project) -> None:
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         rows = [{**row, "resps": [[HOSTILE]], "target": HOSTILE, "id": row["id"]} for row in rows]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    text = run_markdown(read_run(folder), folder)
+    text = format_run_markdown(read_run(folder), folder)
     block = text[text.index("<details>") : text.rindex("</details>")]
     assert "\n\n" not in block.replace("</details>\n\n<details>", "")
     page = Tags()
@@ -200,16 +200,16 @@ def failed(gate: str, **other: object) -> Verdict:
 
 def test_at_most_ten_annotations_of_a_kind() -> None:
     """GitHub drops the eleventh of a kind without a word, so the tenth says how many more there are."""
-    many = annotations_of(run_of([failed(f"g{i}") for i in range(25)]), {})
+    many = list_annotations(run_of([failed(f"g{i}") for i in range(25)]), {})
     assert len(many) == MOST and "and 16 more" in many[-1]
-    assert len(annotations_of(run_of([failed(f"g{i}") for i in range(10)]), {})) == MOST
-    assert at_most([]) == []
+    assert len(list_annotations(run_of([failed(f"g{i}") for i in range(10)]), {})) == MOST
+    assert limit_annotations([]) == []
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\r\nb", "50 %", "x::y,z", HOSTILE, "%0A::error::x", "x" * 5000, "\x1b[2J"])
 def test_an_annotation_is_one_line(text: str) -> None:
     """Nothing in a text ends a command or begins another; what the runner reads back is the text, spelt out."""
-    line = annotation("error", text, text, 3, text)
+    line = format_annotation("error", text, text, 3, text)
     assert line.startswith("::error file=") and len(line.splitlines()) == 1
     properties, _, data = line.removeprefix("::error ").partition("::")
     assert len(properties.split(",")) == 3 and "::" not in properties
@@ -219,7 +219,7 @@ def test_an_annotation_is_one_line(text: str) -> None:
 
 def test_a_summary_stays_under_a_mebibyte() -> None:
     """GitHub refuses a summary of more: a long one ends with where the rest is."""
-    text = run_markdown(run_of([failed(f"g{i}", why="é" * 3000) for i in range(400)]))
+    text = format_run_markdown(run_of([failed(f"g{i}", why="é" * 3000) for i in range(400)]))
     assert len(text.encode()) <= LARGEST + 100 < 2**20
     assert text.endswith("in report.json\n")
 
@@ -232,12 +232,12 @@ def test_lines_of_a_suite_that_changed_meanwhile(tmp_path: Path, text: str | Non
     path = tmp_path / "suite.toml"
     if text is not None:
         path.write_text(text, "utf-8", errors="surrogateescape")
-    assert gate_lines(path) == {}
+    assert read_gate_lines(path) == {}
 
 
 def cases(verdicts: list[Verdict]) -> list[ET.Element]:
     """Return the cases of a run's JUnit XML."""
-    return ET.fromstring(junit(run_of(verdicts))).findall("testcase")
+    return ET.fromstring(format_junit(run_of(verdicts))).findall("testcase")
 
 
 def test_junit_has_thresholds() -> None:
@@ -262,7 +262,7 @@ def test_an_item_that_broke_is_red_though_its_gates_warn() -> None:
     """What could not be evaluated ends a run with 6, and no severity hides it."""
     run = run_of([failed("g", outcome=Outcome.ERROR, blocking=False)])
     broken = replace(run, reports=[replace(run.reports[0], outcome="error", error="boom")])
-    suite = ET.fromstring(junit(broken))
+    suite = ET.fromstring(format_junit(broken))
     assert (suite.get("errors"), suite.get("skipped"), suite.get("tests")) == ("1", "1", "2")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import harness
 from harness.records.run import Run
-from harness.reports.report_json import placed, read_run
+from harness.reports.report_json import read_run, relative_paths
 from harness.testing import Project
 
 
@@ -48,11 +48,11 @@ def test_paths_are_what_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.delenv("HARNESS_CACHE", raising=False)
     monkeypatch.setenv("HOME", "/home/ada")
     text = "/data/project/data/a.jsonl:3: see file:///data/project/x, /data/projects, /srv/data/project and /home/ada"
-    told = placed({"why": text, "won": ["/data/project/1"], "deep": [{"at": "/data/project"}]}, about())
+    told = relative_paths({"why": text, "won": ["/data/project/1"], "deep": [{"at": "/data/project"}]}, about())
     assert told["why"] == "data/a.jsonl:3: see file://x, /data/projects, /srv/data/project and ~"
     assert (told["won"], told["deep"]) == (["/data/project/1"], [{"at": "."}])
-    assert placed(f"{tmp_path}/reports/x", about()) == "reports/x"
-    assert placed("/out/x-1/training", about(folder="/out/x-1")) == "x-1/training"
+    assert relative_paths(f"{tmp_path}/reports/x", about()) == "reports/x"
+    assert relative_paths("/out/x-1/training", about(folder="/out/x-1")) == "x-1/training"
 
 
 def test_old_reports_are_read_as_they_are(suite: Project) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
-from harness.reports.run_folder import RunFolder, read_rows, value_of
+from harness.reports.run_folder import RunFolder, metric_value, read_rows
 from harness.testing import ROWS, SUITE, FakeSubject, Project
 from tests.helpers.suites import FEWSHOT
 
@@ -95,15 +95,15 @@ def test_perplexity_is_one(suite: Project) -> None:
     suite.write({"suite.toml": SUITE + TEXTS, "texts.jsonl": texts}).run()
     for row in rows_of(suite, "merged", "fit"):
         assert row["perplexity"] == pytest.approx(math.exp(row["nats"]["perplexity"]))
-        assert value_of(row, "perplexity") == row["nats"]["perplexity"]
+        assert metric_value(row, "perplexity") == row["nats"]["perplexity"]
     [run] = suite.folder.glob("reports/*")
-    weighed = [(value_of(r, "perplexity"), r["weight"]) for r in rows_of(suite, "merged", "fit")]
+    weighed = [(metric_value(r, "perplexity"), r["weight"]) for r in rows_of(suite, "merged", "fit")]
     whole = math.exp(sum(v * w for v, w in weighed) / sum(w for _, w in weighed))
     metrics = json.loads((run / "report.json").read_text("utf-8"))["reports"]
     assert {m["eval"]: m for m in metrics if m["subject"] == "merged"}["fit"]["metrics"]["perplexity"] == pytest.approx(
         whole
     )
-    assert value_of({"perplexity": 0.7}, "perplexity") == 0.7
+    assert metric_value({"perplexity": 0.7}, "perplexity") == 0.7
 
 
 def test_score_without_bound_is_no_number(tmp_path: Path) -> None:

@@ -7,15 +7,23 @@ from typing import Any
 
 import pytest
 
-from harness.records.about import About
+from harness.records.claim_spec import ClaimSpec
 from harness.records.findings import Finding
 from harness.records.run import Change, Exported, Report, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
-from harness.reports.sentence import distance, driver, gain, outcome, unsaid, verdict_sentence, worst_first
+from harness.reports.summary import (
+    deciding_verdict,
+    distance_to_limit,
+    largest_gain,
+    run_outcome,
+    sort_worst_first,
+    ungated_losses,
+    verdict_sentence,
+)
 
 PASSED = Verdict("floor", "merged", Outcome.PASS, "", "qa.acc", "at least 0.5", True)
-PASSED = replace(PASSED, estimate=0.8, lower=0.7, upper=0.9, threshold=0.5, about=About("bound", 1, 0.5))
+PASSED = replace(PASSED, estimate=0.8, lower=0.7, upper=0.9, threshold=0.5, about=ClaimSpec("bound", 1, 0.5))
 CLOSE = replace(PASSED, gate="close", lower=0.55, upper=0.95)
 FAILED = replace(PASSED, gate="fails", outcome=Outcome.FAIL, estimate=0.3, lower=0.2, upper=0.4)
 OPEN = replace(PASSED, gate="open", outcome=Outcome.INCONCLUSIVE, estimate=0.5, lower=0.4, upper=0.6)
@@ -69,32 +77,34 @@ def test_sentence_hides_no_failure(sentence: str) -> None:
 def test_worst_gate_comes_first() -> None:
     """What holds something up comes first, worst outcome first, then the bound that is closest to its limit."""
     run = made(PASSED, CLOSE, OPEN, WAIVED, FAILED, WARN)
-    assert [v.gate for v in worst_first(run)] == ["fails", "open", "fails", "warns", "close", "floor"]
-    assert (driver(run) or PASSED).gate == "fails"
-    assert driver(made(PASSED, CLOSE, WARN)) == CLOSE
-    assert driver(made()) is None
+    assert [v.gate for v in sort_worst_first(run)] == ["fails", "open", "fails", "warns", "close", "floor"]
+    assert (deciding_verdict(run) or PASSED).gate == "fails"
+    assert deciding_verdict(made(PASSED, CLOSE, WARN)) == CLOSE
+    assert deciding_verdict(made()) is None
 
 
 def test_gain_is_what_a_gate_proved_of_what_ships() -> None:
     """Of shares of rows first; no gain is one that is not claimed, not proven, or of what does not ship."""
-    better = replace(PASSED, gate="better", estimate=0.1, about=About("difference", 1, 0.0, scale="proportion"))
-    longer = replace(better, gate="longer", estimate=9.0, about=About("difference", 1, 0.0, scale="mean"))
-    assert gain(made(PASSED, longer, better)) == better and gain(made(PASSED, longer)) == longer
-    for v in (OPEN, PASSED, replace(better, about=About("difference", 1, -0.1)), replace(better, decides=False)):
-        assert gain(made(v)) is None
+    better = replace(PASSED, gate="better", estimate=0.1, about=ClaimSpec("difference", 1, 0.0, scale="proportion"))
+    longer = replace(better, gate="longer", estimate=9.0, about=ClaimSpec("difference", 1, 0.0, scale="mean"))
+    assert largest_gain(made(PASSED, longer, better)) == better and largest_gain(made(PASSED, longer)) == longer
+    for v in (OPEN, PASSED, replace(better, about=ClaimSpec("difference", 1, -0.1)), replace(better, decides=False)):
+        assert largest_gain(made(v)) is None
 
 
 def test_losses_that_no_gate_says_are_proven() -> None:
     """They are of what was made, of metrics that are named, the largest share of rows first."""
     lost = Change("qa", "acc", 0.9, 0.8, 60, 1, 7, (), (), -0.1, -0.19, -0.02, "proportion", "adapter", "merged")
     worse = replace(lost, metric="loss", scale="mean", estimate=3.0, lower=2.0, upper=4.0)
-    more = replace(PASSED, gate="loss", metric="qa.loss", about=About("bound", -1, 1.0))
-    assert unsaid(made(PASSED, more, changes=(worse, lost))) == [lost, worse]
+    more = replace(PASSED, gate="loss", metric="qa.loss", about=ClaimSpec("bound", -1, 1.0))
+    assert ungated_losses(made(PASSED, more, changes=(worse, lost))) == [lost, worse]
     assert (
-        unsaid(made(PASSED, changes=(replace(worse, upper=None), replace(lost, estimate=0.1, lower=0.1, upper=0.2))))
+        ungated_losses(
+            made(PASSED, changes=(replace(worse, upper=None), replace(lost, estimate=0.1, lower=0.1, upper=0.2)))
+        )
         == []
     )
-    assert unsaid(made(replace(PASSED, versus="adapter"), changes=(lost,))) == []
+    assert ungated_losses(made(replace(PASSED, versus="adapter"), changes=(lost,))) == []
 
 
 CAME = {
@@ -108,15 +118,15 @@ CAME = {
 @pytest.mark.parametrize(("came", "run"), [(came, run) for came, runs in CAME.items() for run in runs])
 def test_glyph_of_a_run_is_its_sentences(came: str, run: Run) -> None:
     """A run that ships is a PASS, whatever was waived; one that was edited is none."""
-    assert outcome(run) == came
+    assert run_outcome(run) == came
 
 
 def test_distance_is_in_half_widths() -> None:
     """From the bound that must clear the limit, on the side that the claim or the metric's direction says."""
-    assert distance(PASSED) == pytest.approx(2)
-    assert distance(FAILED) == pytest.approx(-3)
-    assert distance(replace(PASSED, about=About("bound", -1, 1.0), threshold=1.0)) == pytest.approx(1)
-    assert distance(replace(PASSED, about=About("difference", -1, 0.1), threshold=1.1)) == pytest.approx(2)
-    assert distance(replace(PASSED, lower=0.8, upper=0.8)) == float("inf")
-    assert distance(replace(OPEN, lower=None)) == float("-inf")
-    assert distance(replace(PASSED, about=None)) == float("inf")
+    assert distance_to_limit(PASSED) == pytest.approx(2)
+    assert distance_to_limit(FAILED) == pytest.approx(-3)
+    assert distance_to_limit(replace(PASSED, about=ClaimSpec("bound", -1, 1.0), threshold=1.0)) == pytest.approx(1)
+    assert distance_to_limit(replace(PASSED, about=ClaimSpec("difference", -1, 0.1), threshold=1.1)) == pytest.approx(2)
+    assert distance_to_limit(replace(PASSED, lower=0.8, upper=0.8)) == float("inf")
+    assert distance_to_limit(replace(OPEN, lower=None)) == float("-inf")
+    assert distance_to_limit(replace(PASSED, about=None)) == float("inf")

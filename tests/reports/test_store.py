@@ -10,7 +10,7 @@ import pytest
 from harness.artifacts.digests import file_digests, weights_digest
 from harness.data.pypi import fetch_wheel
 from harness.errors import UsageError
-from harness.files import folder_in_place, write_text
+from harness.files import replace_folder, write_text
 from harness.reports.report_json import read_run
 from harness.testing import write_fake
 
@@ -18,11 +18,11 @@ from harness.testing import write_fake
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     """A crash while a folder is written leaves the one that was there, and nothing beside it."""
     final = tmp_path / "model"
-    with folder_in_place(final) as work:
+    with replace_folder(final) as work:
         (work / "a").write_text("old", "utf-8")
 
     def crash() -> None:
-        with folder_in_place(final) as work:
+        with replace_folder(final) as work:
             (work / "a").write_text("new", "utf-8")
             raise KeyboardInterrupt
 
@@ -36,7 +36,7 @@ def test_folder_replaces_the_old_one(tmp_path: Path) -> None:
     """A second writing replaces the folder whole: no file of the old one stays."""
     final = tmp_path / "model"
     for name in ("a", "b"):
-        with folder_in_place(final) as work:
+        with replace_folder(final) as work:
             (work / name).touch()
     assert [p.name for p in final.iterdir()] == ["b"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness import UsageError
-from harness.rows import beside
-from harness.rows.readers import read
+from harness.rows import sides
+from harness.rows.readers import read_run_rows
 from harness.rows.records import Wanted
 
 Table = Callable[..., Path]
@@ -27,13 +27,13 @@ def _rows(**last: object) -> list[dict[str, object]]:
 
 @pytest.fixture(autouse=True)
 def _all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside, "LARGE", 1)
+    monkeypatch.setattr(sides, "LARGE", 1)
 
 
 def test_both_are_what_each_is(table: Table) -> None:
     """Rows, metrics and sources are those of one file read after the other, all fields of a row among them."""
     paths = [str(table("base", _rows())), str(table("candidate", _rows(id="another", score=1)))]
-    assert beside.read_all(paths, WANT) == [read(path, WANT) for path in paths]
+    assert sides.read_sides(paths, WANT) == [read_run_rows(path, WANT) for path in paths]
 
 
 @pytest.mark.parametrize("broken", [0, 1])
@@ -42,14 +42,14 @@ def test_mistakes_are_told_alike(table: Table, broken: int) -> None:
     paths = [str(table("base", _rows())), str(table("candidate", _rows()))]
     paths[broken] = str(table("broken", _rows(score="1,5")))
     with pytest.raises(UsageError) as alone:
-        read(paths[broken], WANT)
+        read_run_rows(paths[broken], WANT)
     with pytest.raises(UsageError) as together:
-        beside.read_all(paths, WANT)
+        sides.read_sides(paths, WANT)
     assert str(together.value) == str(alone.value) and "line 5" in str(alone.value)
 
 
 def test_small_files_start_no_process(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """One small file is enough for both to be read here."""
-    monkeypatch.setattr(beside, "LARGE", 10_000)
-    monkeypatch.setattr(beside.isolated, "ask", None)
-    assert len(beside.read_all([str(table("base", _rows())), str(table("candidate", _rows()))], WANT)) == 2
+    monkeypatch.setattr(sides, "LARGE", 10_000)
+    monkeypatch.setattr(sides.subprocess_call, "call_module", None)
+    assert len(sides.read_sides([str(table("base", _rows())), str(table("candidate", _rows()))], WANT)) == 2

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.strict import read_json
-from harness.rows.guard import why_of
+from harness.artifacts.strict_json import read_json
+from harness.rows.safe_read import describe_tool_error
 from tests.helpers.others import CLAIM, Said, asked
 
 Gate, Table = Callable[..., Said], Callable[..., Path]
@@ -54,7 +54,7 @@ def test_what_is_written_says_the_same(gate: Gate, table: Table, tmp_path: Path)
 
 def test_a_verdict_is_that_of_our_own_tests(gate: Gate, table: Table) -> None:
     """The bound is Tango's on the same counts: nothing is computed anew at this door."""
-    from harness.stats.tests import tango
+    from harness.stats.hypothesis_tests import tango
 
     said = gate(table("base", asked(RIGHT)), table("candidate", asked([*worse(5)[:-1], 1])), "--json")
     (verdict,) = read_json(said.out)["run"]["reports"][1]["verdicts"]
@@ -245,4 +245,4 @@ def test_a_secret_in_a_tools_words_is_struck(gate: Gate, table: Table, tmp_path:
     assert said.code in (0, 6) and token not in said.out + said.err
     written = [*(tmp_path / "reports").rglob("*.json*")]
     assert len(written) > 3 and not [path for path in written if token in path.read_text("utf-8")]
-    assert token not in why_of(f"401 with {token}") and len(why_of("x" * 1000)) <= 200
+    assert token not in describe_tool_error(f"401 with {token}") and len(describe_tool_error("x" * 1000)) <= 200

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from harness import UsageError
-from harness.rows.fairness import UNFAIR, compare
-from harness.rows.gating import choose
-from harness.rows.pairing import pair
-from harness.rows.readers import read
-from harness.rows.readers.asking import facts_of
+from harness.rows.comparability import UNFAIR, compare_facts
+from harness.rows.gating import choose_metric
+from harness.rows.pairing import pair_rows
+from harness.rows.readers import read_run_rows
+from harness.rows.readers.fields import collect_facts
 from harness.rows.records import RawRows, Wanted
 from tests.helpers.others import Said
 
@@ -66,8 +66,8 @@ def results(folder: Path, told: Callable[[dict[str, Any]], None]) -> None:
 def test_the_rows_make_lm_evals_own_number(task: str, filter_: str, metric: str, scale: str, better: str) -> None:
     """Each metric but one is reproduced to nine digits, with its direction and scale."""
     want = Wanted(task, metric, filter_)
-    run = read(str(BASE), want)
-    found, _ = choose([run], want)  # raises where the sum is another
+    run = read_run_rows(str(BASE), want)
+    found, _ = choose_metric([run], want)  # raises where the sum is another
     assert run.metrics[metric].total is not None and len(run.rows) == 20
     assert (found.scale, found.better) == (scale, better)
 
@@ -100,12 +100,12 @@ def test_what_is_not_settled_is_asked(gate: Gate, words: tuple[str, ...], said: 
 def test_a_filter_of_several_is_named() -> None:
     """A file has a line for each filter, and no first one."""
     with pytest.raises(UsageError, match=r"2 filters \(maj, all\); name one with --metric cap_rep:exact_match,maj"):
-        read(str(BASE), Wanted("cap_rep", "exact_match"))
+        read_run_rows(str(BASE), Wanted("cap_rep", "exact_match"))
 
 
 def test_repeats_that_lm_eval_averaged_are_shares() -> None:
     """A filter that keeps three answers gives one value, their mean."""
-    run = read(str(BASE), Wanted("cap_rep", "exact_match", "all"))
+    run = read_run_rows(str(BASE), Wanted("cap_rep", "exact_match", "all"))
     assert sorted({row.values["exact_match"] for row in run.rows}) == [0.0, pytest.approx(1 / 3)]
     assert run.facts["epochs"] == "3"
 
@@ -122,7 +122,7 @@ def test_places_and_columns_are_no_names(runs: tuple[Path, Path], gate: Gate) ->
     change(runs[1], "cap_mc", shuffle)
     said = gate(*runs, *MC)
     assert "20 paired by content" in said.out and said.code == 6
-    whole = [read(str(folder), Wanted("cap_mc", "acc")) for folder in (BASE, runs[1])]
+    whole = [read_run_rows(str(folder), Wanted("cap_mc", "acc")) for folder in (BASE, runs[1])]
     assert {r.content for r in whole[0].rows} == {r.content for r in whole[1].rows}
 
 
@@ -177,7 +177,7 @@ def test_numbers_that_are_none_are_refused(runs: tuple[Path, Path], task: str, m
         change(runs[0], task, lambda rows, v=value: rows[0].update({metric: v}))  # type: ignore[misc]
         want = Wanted(task, metric)
         with pytest.raises(UsageError, match=r"printed arrays|holds Infinity"):
-            choose([read(str(runs[0]), want)], want)
+            choose_metric([read_run_rows(str(runs[0]), want)], want)
 
 
 UNFAIR_RUNS: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -207,10 +207,10 @@ def test_what_is_unfair_is_refused_by_name(runs: tuple[Path, Path], gate: Gate, 
 
 def test_settings_of_none_are_settings() -> None:
     """A run that was called without settings used defaults, which are others than those of a run that had some."""
-    run = read(str(BASE), Wanted("cap_mc", "acc"))
-    one, other = (replace(run, facts=facts_of(generation=told)) for told in ({}, {"temperature": 1}))
+    run = read_run_rows(str(BASE), Wanted("cap_mc", "acc"))
+    one, other = (replace(run, facts=collect_facts(generation=told)) for told in ({}, {"temperature": 1}))
     with pytest.raises(UsageError, match="generation settings differ"):
-        compare(one, other, pair(one, other, only_common=False), ())
+        compare_facts(one, other, pair_rows(one, other, only_common=False), ())
 
 
 def test_a_column_that_is_not_there_is_told(gate: Gate) -> None:
@@ -244,13 +244,13 @@ FAIR: dict[str, Callable[[dict[str, Any]], None]] = {
 def test_what_is_fair_is_no_alarm(runs: tuple[Path, Path], kind: str) -> None:
     """The machine, versions, paths and the model itself stand in no verdict's way."""
     results(runs[1], FAIR[kind])
-    base, candidate = (read(str(folder), Wanted("cap_mc", "acc")) for folder in runs)
-    assert not compare(base, candidate, pair(base, candidate, only_common=False), ()).allowed
+    base, candidate = (read_run_rows(str(folder), Wanted("cap_mc", "acc")) for folder in runs)
+    assert not compare_facts(base, candidate, pair_rows(base, candidate, only_common=False), ()).allowed
 
 
 def test_judges_and_epochs_have_words_of_their_own() -> None:
     """A judge that changed is told as one, by its names."""
-    run = read(str(BASE), Wanted("cap_mc", "acc"))
+    run = read_run_rows(str(BASE), Wanted("cap_mc", "acc"))
     judged: list[RawRows] = [replace(run, facts={"judge": f"gpt-{i}"}) for i in range(2)]
     with pytest.raises(UsageError, match="judge differs: gpt-0 and gpt-1; a judge's drift is not a model's"):
-        compare(*judged, pair(*judged, only_common=False), ())
+        compare_facts(*judged, pair_rows(*judged, only_common=False), ())

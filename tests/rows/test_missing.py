@@ -9,7 +9,7 @@ import pytest
 from harness import Gate, Outcome
 from harness.plugins import load_plugins
 from harness.rows.records import RawMetric, RawRow, RawRows
-from harness.rows.suites import judged, suite_of
+from harness.rows.suites import judge_rows, make_rows_suite
 
 TIMES, ROWS = 60, 400
 NONE: dict[str, float] = {}
@@ -35,9 +35,9 @@ def runs(seed: int, lost: float, hidden: float) -> dict[str, RawRows]:
 def test_a_worse_candidate_does_not_pass(missing: str, hidden: float, passes: int) -> None:
     """A candidate 5 points worse passes a limit of 2 points as seldom as the risk says, with hidden losses never."""
     gate = Gate("no-worse", versus="base", worse_by_at_most=0.02)
-    suite = suite_of(gate, {"base": "", "candidate": ""}, {"missing": missing}, 0.05)
+    suite = make_rows_suite(gate, {"base": "", "candidate": ""}, {"missing": missing}, 0.05)
     plugins, drawn = load_plugins(None), ({"rows": runs(seed, 0.07, hidden)} for seed in range(TIMES))
-    found = [judged(suite, plugins, runs=rows, attempts={}).verdicts[0] for rows in drawn]
+    found = [judge_rows(suite, plugins, runs=rows, attempts={}).verdicts[0] for rows in drawn]
     assert sum(v.outcome is Outcome.PASS for v in found) <= passes
     assert all(
         v.outcome is Outcome.ERROR and "ended in an error" in v.why for v in found if hidden and missing == "refuse"

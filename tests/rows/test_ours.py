@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.strict import read_json
+from harness.artifacts.strict_json import read_json
 from harness.cli.main import main
 from harness.reports.report_json import read_run
 from harness.testing import Project

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness import Sample, UsageError
-from harness.data.identity import key_of, keyed
-from harness.rows.pairing import PairedRows, pair
+from harness.data.identity import add_question_keys, question_key
+from harness.rows.pairing import PairedRows, pair_rows
 from harness.rows.records import RawRow, RawRows
 from tests.helpers.others import Said, asked
 
@@ -36,7 +36,7 @@ def test_content_wins_over_names() -> None:
     """Names that mean another question on the other side are counted, and not followed."""
     base = rows(row("1", "france", 0.1), row("2", "japan", 0.2))
     candidate = rows(row("1", "japan", 0.3), row("2", "france", 0.4))
-    pairs = pair(base, candidate, only_common=False)
+    pairs = pair_rows(base, candidate, only_common=False)
     assert (pairs.how, pairs.renamed, values(pairs)) == ("content", 2, [([0.1], [0.4]), ([0.2], [0.3])])
 
 
@@ -44,25 +44,25 @@ def test_names_tell_copies_apart() -> None:
     """Several rows that ask the same are paired by their names."""
     base = rows(row("a", "x", 0.0), row("b", "x", 1.0))
     candidate = rows(row("b", "x", 0.9), row("a", "x", 0.1))
-    assert sorted(values(pair(base, candidate, only_common=False))) == [([0.0], [0.1]), ([1.0], [0.9])]
+    assert sorted(values(pair_rows(base, candidate, only_common=False))) == [([0.0], [0.1]), ([1.0], [0.9])]
 
 
 def test_copies_without_names_need_the_same_number() -> None:
     """Copies that nothing tells apart are paired in an order that no file has, or refused where one lacks some."""
     base = rows(row("1", "x", 1.0, numbered=True), row("2", "x", 0.0, numbered=True))
     candidate = rows(row("7", "x", 0.0, numbered=True), row("8", "x", 1.0, numbered=True))
-    assert values(pair(base, candidate, only_common=False)) == [([0.0], [0.0]), ([1.0], [1.0])]
+    assert values(pair_rows(base, candidate, only_common=False)) == [([0.0], [0.0]), ([1.0], [1.0])]
     with pytest.raises(UsageError, match="cannot be told apart"):
-        pair(base, rows(row("7", "x", 0.0, numbered=True)), only_common=False)
+        pair_rows(base, rows(row("7", "x", 0.0, numbered=True)), only_common=False)
 
 
 def test_running_numbers_pair_nothing() -> None:
     """Rows without input are paired by texts, and by numbers only where somebody says that these are names."""
     with pytest.raises(UsageError, match="running numbers, and places pair nothing"):
-        pair(rows(row("1", "", numbered=True)), rows(row("1", "", numbered=True)), only_common=False)
+        pair_rows(rows(row("1", "", numbered=True)), rows(row("1", "", numbered=True)), only_common=False)
     with pytest.raises(UsageError, match="no input and no name"):
-        pair(rows(row("", "")), rows(row("", "")), only_common=False)
-    assert pair(rows(row("1", "")), rows(row("1", "")), only_common=False).how == "id"
+        pair_rows(rows(row("", "")), rows(row("", "")), only_common=False)
+    assert pair_rows(rows(row("1", "")), rows(row("1", "")), only_common=False).how == "id"
 
 
 def test_a_row_that_stands_twice_is_refused(gate: Gate, table: Table) -> None:
@@ -92,5 +92,5 @@ def test_other_rows_are_refused_with_examples(gate: Gate, table: Table) -> None:
 def test_a_question_is_known_as_our_own_are() -> None:
     """A text and a target have the key that a row of a suite has, however they are spelt."""
     one, other = (Sample("", text, "Paris") for text in ("What  is THIS?", "what is this?"))
-    assert {s.key for s in keyed([one, other], None)} == {key_of("What is this?", "PARIS")}
-    assert key_of("", "") == "" and key_of("a", "") != key_of("", "a")
+    assert {s.key for s in add_question_keys([one, other], None)} == {question_key("What is this?", "PARIS")}
+    assert question_key("", "") == "" and question_key("a", "") != question_key("", "a")

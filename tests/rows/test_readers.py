@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from harness import UsageError
-from harness.rows.guard import Files
-from harness.rows.pairing import pair
-from harness.rows.readers import READERS, read, reader
+from harness.rows.pairing import pair_rows
+from harness.rows.readers import READERS, find_reader, read_run_rows
 from harness.rows.records import RawRow, RawRows, Wanted
+from harness.rows.safe_read import Files
 from tests.helpers.others import Said
 
 FILES = Path(__file__).parents[1] / "fixtures" / "rows"
@@ -38,7 +38,7 @@ ASKED = "What is the capital of"
 def rows_of(path: object, **want: Any) -> RawRows:
     """Return the rows of a path, where "#TASK" is the task of a log of Every Eval Ever."""
     name, _, task = str(path).partition("#") if EEE.name in str(path) else (str(path), "", "")
-    return read(name, Wanted(task=want.pop("task", task), **want))
+    return read_run_rows(name, Wanted(task=want.pop("task", task), **want))
 
 
 def states(rows: Iterable[RawRow]) -> Counter[str]:
@@ -61,14 +61,14 @@ def test_each_file_is_known_by_what_it_holds(tool: str, path: Path, tmp_path: Pa
     """A real file is read by the reader of its tool and no other before it, and says of each metric what it knows."""
     there = Path(str(path).partition("#")[0])
     head = b"" if there.is_dir() else there.read_bytes()[:4096]
-    assert next(name for name in READERS if reader(name).sniff(there, head)) == tool
+    assert next(name for name in READERS if find_reader(name).sniff(there, head)) == tool
     run = rows_of(path)
     assert run.rows and run.metrics and run.sources and all(size > 0 for _, _, size in run.sources)
     assert all(row.content or tool == "ours" for row in run.rows)
     for row in run.rows:
         assert (row.state == "scored") == bool(row.values) or any(m.unreadable for m in run.metrics.values())
         assert set(row.values) <= set(run.metrics)
-    pair(run, run, only_common=False)  # nothing stands twice
+    pair_rows(run, run, only_common=False)  # nothing stands twice
 
 
 @pytest.mark.parametrize("tool", ANY)
@@ -100,7 +100,7 @@ def test_inspect_numbers_are_places() -> None:
     """Samples that were numbered after a shuffle pair by what they ask."""
     base, candidate = (rows_of(INSPECT / f"autoid_{how}.eval") for how in ("in_order", "shuffled"))
     assert all(row.numbered for run in (base, candidate) for row in run.rows)
-    pairs = pair(base, candidate, only_common=False)
+    pairs = pair_rows(base, candidate, only_common=False)
     assert (pairs.how, len(pairs.names), pairs.renamed > 0) == ("content", 5, True)
     assert all(a[0].content == b[0].content for a, b in zip(pairs.base, pairs.candidate, strict=True))
 
@@ -153,7 +153,7 @@ def packed(path: Path, members: dict[str, bytes]) -> Path:
 def test_inspect_zips_that_lead_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bomb, a name that leads out and a member that is no sample are refused, each in a line."""
     header = Files(INSPECT).members(INSPECT / "one_error.eval")["header.json"]()
-    monkeypatch.setattr("harness.rows.guard.MEMBER", 1 << 20)
+    monkeypatch.setattr("harness.rows.safe_read.MEMBER", 1 << 20)
     bomb = packed(tmp_path / "bomb.eval", {"header.json": header, "samples/a.json": b" " * (1 << 21)})
     assert "inflates to more than" in refused(bomb)
     assert "leads out" in refused(packed(tmp_path / "out.eval", {"header.json": header, "../samples/a.json": b"{}"}))
@@ -179,7 +179,7 @@ def test_nemo_failures_are_not_zeros() -> None:
 def test_nemo_pairs_by_question() -> None:
     """Rows in another order, each asked twice, pair with their repeats; the totals are NeMo's."""
     base, candidate = rows_of(NEMO / "base"), rows_of(NEMO / "candidate")
-    pairs = pair(base, candidate, only_common=False)
+    pairs = pair_rows(base, candidate, only_common=False)
     assert (pairs.how, len(pairs.names), pairs.repeats) == ("content", 6, (2, 2))
     assert base.metrics["reward"].total == pytest.approx(8 / 12) == base.metrics["fuzzy_match"].total
     assert rows_of(NEMO / "fractional").metrics["reward"].scale is None
@@ -234,7 +234,7 @@ def test_every_eval_ever_says_what_lm_eval_says() -> None:
             "higher",
         )
     assert all(row.numbered for row in converted.rows)
-    pairs = pair(converted, rows_of(EEE / "lm_candidate_bf16"), only_common=False)
+    pairs = pair_rows(converted, rows_of(EEE / "lm_candidate_bf16"), only_common=False)
     assert (pairs.how, len(pairs.names)) == ("content", 20)
 
 
@@ -370,7 +370,7 @@ def test_broken_documents_are_read_or_refused(tool: str, tmp_path: Path) -> None
             break
         path.write_text(json.dumps(document).replace("Infinity", "1e999"))
         try:
-            run = reader(tool).read(path if source.parent != NEMO / "errors" else tmp_path, Wanted())
+            run = find_reader(tool).read(path if source.parent != NEMO / "errors" else tmp_path, Wanted())
             assert run.rows
             ended["read"] += 1
         except UsageError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.strict import read_json
+from harness.artifacts.strict_json import read_json
 from tests.helpers.others import Said, asked
 
 Gate, Table = Callable[..., Said], Callable[..., Path]

@@ -13,11 +13,11 @@ import pytest
 
 from harness import Sample, Score
 from harness.cli.main import main
-from harness.release.export import as_kept, scores_of
-from harness.reports.run_folder import asked_of, row_of
-from harness.rows.readers import read, reader
+from harness.release.export import evidence_row, scores_without_texts
+from harness.reports.run_folder import make_row, prompt_of
+from harness.rows.readers import find_reader, read_run_rows
 from harness.rows.records import Wanted
-from harness.rows.to_every_eval_ever import write
+from harness.rows.to_every_eval_ever import write_every_eval_ever
 from harness.testing import SUITE, Project
 from tests.helpers.others import Said
 from tests.helpers.suites import ran
@@ -33,24 +33,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_row_is_as_lm_eval_writes_it() -> None:
     """Arguments stand under its keys, a chat as one text, and hashes are made by its recipe."""
     row = {"id": "q", "input": "né?", "n": [1, 2]}
-    one = row_of(3, Sample("q", "né?", ["a", "b"], row, key="k"), Score("q", {"acc": 1.0}), ["acc"])
-    assert one["arguments"] == {"gen_args_0": {"arg_0": "né?"}} and asked_of(one) == "né?" and one["key"] == "k"
+    one = make_row(3, Sample("q", "né?", ["a", "b"], row, key="k"), Score("q", {"acc": 1.0}), ["acc"])
+    assert one["arguments"] == {"gen_args_0": {"arg_0": "né?"}} and prompt_of(one) == "né?" and one["key"] == "k"
     texts = json.dumps(row, indent=2, ensure_ascii=False), "né?", "['a', 'b']"
     assert [one[f"{n}_hash"] for n in ("doc", "prompt", "target")] == [
         hashlib.sha256(text.encode()).hexdigest() for text in texts
     ]
     chat = [{"role": "user", "content": "né?"}]
-    other = row_of(3, Sample("q", chat, "a", row), Score("q", {"acc": 1.0}), ["acc"])
-    assert json.loads(other["arguments"]["gen_args_0"]["arg_0"]) == chat == asked_of(other)
-    assert asked_of({"arguments": [[chat]]}) == chat  # as it was written before
+    other = make_row(3, Sample("q", chat, "a", row), Score("q", {"acc": 1.0}), ["acc"])
+    assert json.loads(other["arguments"]["gen_args_0"]["arg_0"]) == chat == prompt_of(other)
+    assert prompt_of({"arguments": [[chat]]}) == chat  # as it was written before
 
 
 @pytest.mark.slow
 def test_a_metric_may_be_called_as_a_key_of_a_row_is() -> None:
     """Evidence has the value of a metric "arguments", and of what was asked digests alone; a run's folder has both."""
     sample, score = Sample("q", "né?", "a", {"a": 1}), Score("q", {"arguments": 0.5})
-    assert asked_of(row_of(3, sample, score, ["arguments"])) == "né?"
-    told = scores_of(as_kept(3, sample, score, ["arguments"]))
+    assert prompt_of(make_row(3, sample, score, ["arguments"])) == "né?"
+    told = scores_without_texts(evidence_row(3, sample, score, ["arguments"]))
     assert told["values"] == {"arguments": 0.5} and "né" not in str(told)
     assert {name: told[name] for name in sample.hashes} == sample.hashes
 
@@ -73,9 +73,9 @@ def test_values_are_the_same_in_every_layout(run: Path, tmp_path: Path, capsys: 
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 3 and all(Path(line).is_file() for line in printed)
     for subject in ("base", "merged"):
-        ours = read(f"{run}#{subject}", Wanted())
-        as_lm_eval = reader("lm_eval").read(run / subject, Wanted())
-        converted = read(str(tmp_path / "eee" / "data" / "qa" / "fake" / subject), Wanted())
+        ours = read_run_rows(f"{run}#{subject}", Wanted())
+        as_lm_eval = find_reader("lm_eval").read(run / subject, Wanted())
+        converted = read_run_rows(str(tmp_path / "eee" / "data" / "qa" / "fake" / subject), Wanted())
         for other in (as_lm_eval, converted):
             assert [dict(r.values) for r in other.rows] == [dict(r.values) for r in ours.rows]
             assert [r.key for r in other.rows] == [r.key for r in ours.rows]
@@ -87,7 +87,7 @@ def test_values_are_the_same_in_every_layout(run: Path, tmp_path: Path, capsys: 
 @pytest.mark.slow
 def test_the_verdict_is_the_same_in_every_layout(run: Path, gate: Callable[..., Said], tmp_path: Path) -> None:
     """A claim on a run has the same numbers to the last bit, whichever layout its rows are read from."""
-    write(run, tmp_path / "eee")
+    write_every_eval_ever(run, tmp_path / "eee")
     there = tmp_path / "eee" / "data" / "qa" / "fake"
     sides = ((f"{run}#base", f"{run}#merged"), (there / "base", there / "merged"), (run / "base", run / "merged"))
     found = []
@@ -119,10 +119,10 @@ def test_secrets_are_struck(run: Path, tmp_path: Path) -> None:
             .replace('"arg_0": "', f'"arg_0": "{token} ')
         )
         path.write_text(text.replace('"model": "base"', f'"model": "{token}"'))
-    for path in write(tmp_path / "run", tmp_path / "eee"):
+    for path in write_every_eval_ever(tmp_path / "run", tmp_path / "eee"):
         said = path.read_text() + path.with_name(path.stem + "_samples.jsonl").read_text()
         assert token not in said and "(secret)" in said
-        assert read(str(path), Wanted()).metrics["exact_match"].total is not None
+        assert read_run_rows(str(path), Wanted()).metrics["exact_match"].total is not None
 
 
 def read_all(path: Path) -> Any:
@@ -135,7 +135,7 @@ def test_a_perplexity_is_no_mean_of_records(run: Path, tmp_path: Path) -> None:
     (path,) = (tmp_path / "run" / "merged").glob("samples_*")
     rows = read_all(path)
     path.write_text("".join(json.dumps({**row, "weight": 2.0}) + "\n" for row in rows))
-    log = next(p for p in write(tmp_path / "run", tmp_path / "eee") if p.parent.name == "merged")
+    log = next(p for p in write_every_eval_ever(tmp_path / "run", tmp_path / "eee") if p.parent.name == "merged")
     records = read_all(log.with_name(log.stem + "_samples.jsonl"))
     assert {record["evaluation_result_id"] for record in records} == {None}
-    assert read(str(log), Wanted()).metrics["exact_match"].unreadable
+    assert read_run_rows(str(log), Wanted()).metrics["exact_match"].unreadable

@@ -14,9 +14,9 @@ import pytest
 from harness.artifacts.digests import digest_of
 from harness.cli.main import main
 from harness.errors import UsageError
-from harness.rows.fairness import ANSWERS, NAMES, compare
-from harness.rows.pairing import pair
-from harness.rows.readers import read
+from harness.rows.comparability import ANSWERS, NAMES, compare_facts
+from harness.rows.pairing import pair_rows
+from harness.rows.readers import read_run_rows
 from harness.rows.records import RawRows, Wanted
 from tests.helpers.others import Said
 
@@ -32,24 +32,24 @@ WANTED = Wanted(task="cap_mc", metric="acc")
 
 def bare_run(folder: Path) -> RawRows:
     """Return a run without its results file, as people copy samples alone, of a task whose rows tell what they ask."""
-    return replace(read(str(folder), WANTED), facts={})
+    return replace(read_run_rows(str(folder), WANTED), facts={})
 
 
 @pytest.mark.parametrize("bare", ["base", "candidate"])
 def test_facts_of_one_side_alone_are_unfair(bare: str) -> None:
     """Without its results file a side tells neither shots nor temperature, and no verdict takes that for equal."""
-    runs = {"base": read(str(BASE), WANTED), "candidate": read(str(CANDIDATE), WANTED)}
+    runs = {"base": read_run_rows(str(BASE), WANTED), "candidate": read_run_rows(str(CANDIDATE), WANTED)}
     known = {name for name in ANSWERS if name in runs["base"].facts}
     assert known >= {"shots", "template", "system", "generation", "dtype", "scorer"}
     runs[bare] = bare_run(BASE if bare == "base" else CANDIDATE)
-    pairs = pair(runs["base"], runs["candidate"], only_common=False)
+    pairs = pair_rows(runs["base"], runs["candidate"], only_common=False)
     with pytest.raises(UsageError) as refused:
-        compare(runs["base"], runs["candidate"], pairs, ())
+        compare_facts(runs["base"], runs["candidate"], pairs, ())
     assert {m.partition(" is known of ")[0] for m in refused.value.messages} == known
     some = sorted(known)
     with pytest.raises(UsageError, match=some[-1]):
-        compare(runs["base"], runs["candidate"], pairs, some[:-1])  # allowed one by one
-    found = compare(runs["base"], runs["candidate"], pairs, some)
+        compare_facts(runs["base"], runs["candidate"], pairs, some[:-1])  # allowed one by one
+    found = compare_facts(runs["base"], runs["candidate"], pairs, some)
     assert len(found.allowed) == len(known) and any("batch" in line for line in found.told)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.strict import read_json
+from harness.artifacts.strict_json import read_json
 from harness.cli.main import main
 from tests.helpers.others import CLAIM, Said, asked
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import UsageError
-from harness.rows.readers import read
+from harness.rows.readers import read_run_rows
 from harness.rows.records import Wanted
 from tests.helpers.others import Said, asked
 
@@ -34,7 +34,7 @@ def test_every_form_is_read_alike(tmp_path: Path, table: Table) -> None:
     found = []
     for name, data in forms.items():
         (tmp_path / name).write_bytes(data)
-        found.append(read(str(tmp_path / name), Wanted(id="id")).rows)
+        found.append(read_run_rows(str(tmp_path / name), Wanted(id="id")).rows)
     assert all(rows == found[0] for rows in found) and [r.key for r in found[0]] == ["0001", "0002"]
 
 
@@ -62,7 +62,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str, said: str) ->
     """No line is skipped, and none is read as something else."""
     (tmp_path / "rows").write_text(text, "utf-8")
     with pytest.raises(UsageError) as error:
-        read(str(tmp_path / "rows"), Wanted())
+        read_run_rows(str(tmp_path / "rows"), Wanted())
     assert said in str(error.value)
 
 
@@ -76,7 +76,7 @@ def test_a_lone_surrogate_is_a_text(gate: Gate, tmp_path: Path) -> None:
 
 def test_a_file_that_is_being_written_is_refused(tmp_path: Path, table: Table) -> None:
     """A file that changes while it is read holds nobody's rows."""
-    from harness.rows.guard import Files
+    from harness.rows.safe_read import Files
 
     path = table("rows", asked([1] * 5000))
     lines = Files(tmp_path).lines(path)

@@ -12,8 +12,8 @@ from scipy.stats import binom
 from statsmodels.stats.power import TTestPower
 
 from bench import plan_rates
-from harness.planning.drawn import Rows
-from harness.stats import power, tango, tests
+from harness.planning.resampling import EmpiricalRows
+from harness.stats import hypothesis_tests, power, tango
 
 ALPHA = 0.05
 
@@ -21,7 +21,7 @@ ALPHA = 0.05
 def test_power_of_a_share_is_summed_over_all_outcomes() -> None:
     """88 rows: as often as `stats.binomial` proves it, over every number of right answers."""
     for n, truth, threshold in ((88, 0.9, 0.8), (50, 0.99, 0.95), (20, 0.5, 0.5)):
-        proves = [k for k in range(n + 1) if tests.binomial(k, n, threshold, ALPHA).p_pass <= ALPHA]
+        proves = [k for k in range(n + 1) if hypothesis_tests.binomial(k, n, threshold, ALPHA).p_pass <= ALPHA]
         want = float(binom.pmf(proves, n, truth).sum())
         assert power.share_power(truth, threshold, n, ALPHA) == pytest.approx(want)
     assert power.share_power(1.0, 1.0, 1000, ALPHA) == 0.0  # perfection cannot be proven
@@ -35,7 +35,7 @@ def test_power_at_margin_0_is_mcnemars() -> None:
         binom.pmf(k, n, discordance) * binom.pmf(b, k, 0.75)
         for k in range(1, n + 1)
         for b in range(k + 1)
-        if tests.mcnemar(b, k - b, n, ALPHA).p_pass <= ALPHA
+        if hypothesis_tests.mcnemar(b, k - b, n, ALPHA).p_pass <= ALPHA
     )
     assert power.pairs_power(difference, 0.0, discordance, n, ALPHA) == pytest.approx(want)
 
@@ -48,7 +48,7 @@ def test_power_at_a_margin_is_tangos(n: int, discordance: float, margin: float) 
     for k in range(n + 1):
         chance = binom.pmf(k, n, discordance)
         if chance > 1e-4:
-            proves = [b for b in range(k + 1) if tango.fitted_p(b, k - b, n, -margin)[0] <= ALPHA]
+            proves = [b for b in range(k + 1) if tango.exact_p(b, k - b, n, -margin)[0] <= ALPHA]
             exact += chance * binom.pmf(proves, k, 0.5).sum()
     assert power.pairs_power(0.0, margin, discordance, n, ALPHA) == pytest.approx(exact, abs=0.005)
 
@@ -58,7 +58,7 @@ def test_power_at_a_margin_is_tangos(n: int, discordance: float, margin: float) 
 )
 def test_rows_needed_are_the_table_of_the_design(margin: float, discordance: float, rows: int) -> None:
     """Not worse by more than m, equal models, power 80 %: near (z+z)²·discordance/m², a little above it."""
-    needed = power.rows_for(lambda n: power.pairs_power(0.0, margin, discordance, n, ALPHA))
+    needed = power.search_rows(lambda n: power.pairs_power(0.0, margin, discordance, n, ALPHA))
     assert needed is not None
     assert rows <= needed <= 1.05 * rows
 
@@ -131,9 +131,9 @@ def test_correlation_within_clusters_is_found_in_an_earlier_run() -> None:
     ours, theirs, ones = plan_rates.zeros_and_ones(0.7, 0.1, 0.3, 0.3)(rng, clusters)
     labels = tuple(str(c) for c in clusters)
     for values in (ours, ours - theirs):
-        found = Rows(tuple(values.tolist()), tuple(ones.tolist()), labels, None).icc
+        found = EmpiricalRows(tuple(values.tolist()), tuple(ones.tolist()), labels, None).icc
         assert found == pytest.approx(0.3, abs=0.03)
-    assert Rows((0.0, 1.0), (1.0, 1.0), None, None).icc is None
+    assert EmpiricalRows((0.0, 1.0), (1.0, 1.0), None, None).icc is None
 
 
 def test_design_effect() -> None:
@@ -144,17 +144,17 @@ def test_design_effect() -> None:
 
 def test_the_smallest_margin_has_the_power_asked_for() -> None:
     """Bisection finds where the power crosses 80 %, and says None where no margin has it."""
-    found = power.smallest(lambda m: power.pairs_power(0.0, m, 0.2, 500, ALPHA), 0.0, 0.5)
+    found = power.search_power(lambda m: power.pairs_power(0.0, m, 0.2, 500, ALPHA), 0.0, 0.5)
     assert found == pytest.approx(0.05, abs=0.001)
     assert power.pairs_power(0.0, found, 0.2, 500, ALPHA) >= 0.8
-    assert power.smallest(lambda m: power.pairs_power(0.0, m, 0.2, 5, ALPHA), 0.0, 0.05) is None
-    assert power.rows_for(lambda n: 0.5) is None
+    assert power.search_power(lambda m: power.pairs_power(0.0, m, 0.2, 5, ALPHA), 0.0, 0.05) is None
+    assert power.search_rows(lambda n: 0.5) is None
 
 
 def test_a_formula_is_moved_to_what_is_drawn() -> None:
     """A formula that promises too much leads to the rows that are needed, in two steps."""
-    needed = power.corrected(
-        power.rows_for,
+    needed = power.search_with_correction(
+        power.search_rows,
         lambda n: power.normal_deviate(0.1, math.sqrt(0.2 / n), ALPHA),
         lambda n: NormalDist().cdf(power.normal_deviate(0.1, math.sqrt(0.3 / n), ALPHA)),
     )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.stats import eprocess, tests
+from harness.stats import eprocess, hypothesis_tests
 from harness.stats.eprocess import EProcess
 
 ALPHA = 0.05
@@ -28,9 +28,9 @@ def wealth_by_hand(x: list[float], m: float) -> list[float]:
 def test_the_wealth_is_that_of_gamblers() -> None:
     """Every row multiplies each gambler's wealth by 1 + bet·(x - m), which is a fair game if the mean is m."""
     x = np.random.default_rng(0).beta(2, 1, 60)
-    assert eprocess.wealth(x, 0.55) == pytest.approx(wealth_by_hand(x.tolist(), 0.55))
-    assert eprocess.wealth(np.stack([x, 1 - x]), 0.55)[1] == pytest.approx(wealth_by_hand((1 - x).tolist(), 0.55))
-    worst = [eprocess.wealth(np.array([row]), 0.3)[0] for row in (0.0, 1.0)]
+    assert eprocess.log_wealth(x, 0.55) == pytest.approx(wealth_by_hand(x.tolist(), 0.55))
+    assert eprocess.log_wealth(np.stack([x, 1 - x]), 0.55)[1] == pytest.approx(wealth_by_hand((1 - x).tolist(), 0.55))
+    worst = [eprocess.log_wealth(np.array([row]), 0.3)[0] for row in (0.0, 1.0)]
     assert 0.7 * math.exp(worst[0]) + 0.3 * math.exp(worst[1]) == pytest.approx(1.0)
 
 
@@ -39,7 +39,7 @@ def test_at_the_boundary_either_verdict_is_rarer_than_alpha_at_every_stopping_ti
     """2000 runs of 400 rows, looked at after every one: neither side crosses in more than 5 % of them."""
     x = np.random.default_rng(1).choice([0.0, 0.5, 1.0], (2000, 400), p=[0.06, 0.9, 0.04])
     m = 0.49  # a margin of 2 points, and a truth of -2 points
-    for wealth in (eprocess.wealth(x, m), eprocess.wealth(1 - x, 1 - m)):
+    for wealth in (eprocess.log_wealth(x, m), eprocess.log_wealth(1 - x, 1 - m)):
         assert (wealth.max(-1) >= math.log(1 / ALPHA)).mean() <= ALPHA
 
 
@@ -108,7 +108,7 @@ def test_ties_decide_only_what_the_rule_of_three_would() -> None:
     first = process.update([0.0] * 100)
     assert (first.p_pass > ALPHA) and (first.p_fail > ALPHA)
     assert process.update([0.0] * 300).p_pass <= ALPHA
-    assert not tests.tango(0, 0, 100, 0.02, ALPHA).p_pass <= ALPHA
+    assert not hypothesis_tests.tango(0, 0, 100, 0.02, ALPHA).p_pass <= ALPHA
 
 
 @pytest.mark.parametrize(

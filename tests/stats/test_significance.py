@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.claims.outcome import outcome_of
+from harness.gates.outcome import decide_outcome
 from harness.records.verdicts import Outcome
 from harness.stats.shares import mcnemar
 from harness.stats.significance import is_significant
@@ -17,15 +17,15 @@ from harness.stats.significance import is_significant
 def test_rounding_does_not_move_a_tie_across_alpha(alpha: float) -> None:
     """One step of the last digit up or down is the same outcome; a millionth more is not significant."""
     for p in (alpha, math.nextafter(alpha, 0), math.nextafter(alpha, 1), alpha * (1 + 1e-13)):
-        assert outcome_of(p, 1.0, alpha) is Outcome.PASS
-        assert outcome_of(1.0, p, alpha) is Outcome.FAIL
-    assert outcome_of(alpha * (1 + 1e-6), 1.0, alpha) is Outcome.INCONCLUSIVE
+        assert decide_outcome(p, 1.0, alpha) is Outcome.PASS
+        assert decide_outcome(1.0, p, alpha) is Outcome.FAIL
+    assert decide_outcome(alpha * (1 + 1e-6), 1.0, alpha) is Outcome.INCONCLUSIVE
 
 
 def test_an_exact_tie_of_few_rows_passes() -> None:
     """Five wins and no loss have an exact p of 2^-5: at that alpha the claim is proven, and its bound says so too."""
     test = mcnemar(5, 0, 5, 2.0**-5 * (1 - 1e-12))
-    assert outcome_of(test.p_pass, test.p_fail, 2.0**-5 * (1 - 1e-12)) is Outcome.PASS
+    assert decide_outcome(test.p_pass, test.p_fail, 2.0**-5 * (1 - 1e-12)) is Outcome.PASS
     assert test.lower >= 0
 
 

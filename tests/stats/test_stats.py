@@ -18,8 +18,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import binom_test, proportion_confint
 
 from bench import dependence_rates
-from harness.stats import cluster_means, means, ratio, shares, tango, tests
-from harness.stats.tests import Test
+from harness.stats import cluster_means, hypothesis_tests, mean_tests, ratio, shares, tango
+from harness.stats.hypothesis_tests import Test
 from tests.helpers.speed import rounds
 
 ALPHA = 0.05
@@ -39,7 +39,7 @@ def fails(test: Test) -> bool:
 @pytest.mark.parametrize(("successes", "n", "threshold"), [(0, 10, 0.2), (7, 10, 0.5), (83, 100, 0.8), (50, 50, 0.95)])
 def test_binomial_is_statsmodels_exact_test(successes: int, n: int, threshold: float) -> None:
     """A share against a number is the exact binomial test, with Clopper and Pearson's bounds."""
-    test = tests.binomial(successes, n, threshold, ALPHA)
+    test = hypothesis_tests.binomial(successes, n, threshold, ALPHA)
     low, high = proportion_confint(successes, n, 2 * ALPHA, "beta")
     assert test.p_pass == pytest.approx(binom_test(successes, n, threshold, "larger"))
     assert test.p_fail == pytest.approx(binom_test(successes, n, threshold, "smaller"))
@@ -51,18 +51,18 @@ def test_binomial_is_statsmodels_exact_test(successes: int, n: int, threshold: f
 
 def test_a_perfect_score_does_not_prove_perfection() -> None:
     """50 of 50 proves more than 0.94, not 0.95, and never 1.0."""
-    assert passes(tests.binomial(50, 50, 0.94, ALPHA))
-    assert not passes(tests.binomial(50, 50, 0.95, ALPHA))
-    perfect = tests.binomial(50, 50, 1.0, ALPHA)
+    assert passes(hypothesis_tests.binomial(50, 50, 0.94, ALPHA))
+    assert not passes(hypothesis_tests.binomial(50, 50, 0.95, ALPHA))
+    perfect = hypothesis_tests.binomial(50, 50, 1.0, ALPHA)
     assert (perfect.p_pass, perfect.p_fail) == (1.0, 1.0)
-    assert fails(tests.binomial(49, 50, 1.0, ALPHA))
+    assert fails(hypothesis_tests.binomial(49, 50, 1.0, ALPHA))
 
 
 def test_wilson_is_statsmodels() -> None:
     """The interval for display is Wilson's."""
     for successes, n in [(0, 12), (5, 12), (12, 12), (830, 1000)]:
         low, high = proportion_confint(successes, n, 2 * ALPHA, "wilson")
-        assert tests.wilson(successes, n, ALPHA) == pytest.approx((low, high), abs=1e-12)
+        assert hypothesis_tests.wilson(successes, n, ALPHA) == pytest.approx((low, high), abs=1e-12)
 
 
 # ------------------------------------------------------------------ two paired shares
@@ -71,14 +71,14 @@ def test_wilson_is_statsmodels() -> None:
 @pytest.mark.parametrize(("wins", "losses", "n"), [(6, 16, 161), (12, 2, 50), (5, 0, 20), (9, 9, 40)])
 def test_mcnemar_is_statsmodels_exact_test_less_half_of_what_was_seen(wins: int, losses: int, n: int) -> None:
     """At margin 0 the smaller exact p-value is half of the two-sided one; mid-p counts what was seen by half."""
-    test = tests.mcnemar(wins, losses, n, ALPHA)
+    test = hypothesis_tests.mcnemar(wins, losses, n, ALPHA)
     both = n - wins - losses
     two_sided = reference_mcnemar([[both, wins], [losses, 0]], exact=True).pvalue
     seen = binom.pmf(wins, wins + losses, 0.5)
     assert test.method == "McNemar mid-p"
     assert min(1.0, 2 * (min(test.p_pass, test.p_fail) + seen / 2)) == pytest.approx(two_sided)
     assert test.p_pass == pytest.approx(binom.sf(wins - 1, wins + losses, 0.5) - seen / 2)
-    exact = tests.mcnemar(wins, losses, n, ALPHA, [ALPHA / i for i in range(1, 30)])
+    exact = hypothesis_tests.mcnemar(wins, losses, n, ALPHA, [ALPHA / i for i in range(1, 30)])
     assert (exact.method, exact.p_pass - test.p_pass) == ("McNemar exact", pytest.approx(seen / 2))
 
 
@@ -91,14 +91,14 @@ def test_mid_p_is_taken_where_it_is_wrong_six_times_in_five_at_most(alpha: float
     wrong = np.where(mid <= alpha, seen, 0.0).sum(axis=1)
     for n in (*range(2, 40), 60, 100, 250):
         sizes = binom.pmf(np.arange(n + 1), n, np.linspace(0.005, 1, 200)[:, None]) @ wrong[: n + 1]
-        assert shares.midp_holds(n, alpha) is bool(sizes.max() <= 1.2 * alpha), n
+        assert shares.is_midp_valid(n, alpha) is bool(sizes.max() <= 1.2 * alpha), n
 
 
 def test_mcnemar_bounds_agree_with_its_verdict() -> None:
     """A bound is on the right side of 0 exactly when the exact test says so."""
     for wins in range(0, 14):
         for losses in range(0, 14):
-            test = tests.mcnemar(wins, losses, 40, ALPHA)
+            test = hypothesis_tests.mcnemar(wins, losses, 40, ALPHA)
             assert (test.lower > 0) == passes(test)
             assert (test.upper < 0) == fails(test)
 
@@ -116,9 +116,9 @@ def test_tango_gives_the_published_intervals(
 ) -> None:
     """Inverting the score gives the intervals in the literature, and the gate's own, exact one, is close to them."""
     z, near = norm.isf(alpha), 5.1e-4 if n == 21 else 5.1e-5
-    assert tango.bound(wins, losses, n, z) == pytest.approx(low, abs=near)
-    assert tango.bound(wins, losses, n, -z) == pytest.approx(high, abs=near)
-    test = tests.tango(wins, losses, n, 0.02, alpha)
+    assert tango.invert_statistic(wins, losses, n, z) == pytest.approx(low, abs=near)
+    assert tango.invert_statistic(wins, losses, n, -z) == pytest.approx(high, abs=near)
+    test = hypothesis_tests.tango(wins, losses, n, 0.02, alpha)
     assert (test.lower, test.upper) == pytest.approx((low, high), abs=0.6 / n)
 
 
@@ -140,22 +140,22 @@ def score_by_optimisation(wins: int, losses: int, n: int, d0: float) -> float:
 def test_tango_is_the_score_test_of_the_constrained_likelihood(wins: int, losses: int, n: int, margin: float) -> None:
     """The closed form agrees with maximising the likelihood under the hypothesis by brute force."""
     z = score_by_optimisation(wins, losses, n, -margin)
-    assert float(tango.statistic(wins, losses, n, -margin)) == pytest.approx(z, rel=1e-4)
+    assert float(tango.score_statistic(wins, losses, n, -margin)) == pytest.approx(z, rel=1e-4)
 
 
 @pytest.mark.parametrize(("wins", "losses", "n", "margin"), [(1, 4, 15, 0.1), (0, 0, 12, 0.2), (3, 1, 20, -0.05)])
 def test_the_p_value_of_tango_is_the_chance_of_as_high_a_score(wins: int, losses: int, n: int, margin: float) -> None:
     """Summing the multinomial over every table, at the fitted hypothesis, gives the p-values."""
-    q = float(tango.losses_fitted(wins, losses, n, -margin))
-    seen = float(tango.statistic(wins, losses, n, -margin))
+    q = float(tango.fit_losses(wins, losses, n, -margin))
+    seen = float(tango.score_statistic(wins, losses, n, -margin))
     p_pass = p_fail = 0.0
     for b in range(n + 1):
         for c in range(n + 1 - b):
             chance = multinomial.pmf([b, c, n - b - c], n, [q - margin, q, 1 - 2 * q + margin])
-            z = float(tango.statistic(b, c, n, -margin))
+            z = float(tango.score_statistic(b, c, n, -margin))
             p_pass += chance * (z >= seen - 1e-9)
             p_fail += chance * (z <= seen + 1e-9)
-    test = tests.tango(wins, losses, n, margin, ALPHA)
+    test = hypothesis_tests.tango(wins, losses, n, margin, ALPHA)
     assert (test.p_pass, test.p_fail) == pytest.approx((p_pass, p_fail), abs=1e-8)
 
 
@@ -169,7 +169,7 @@ def test_models_that_nearly_always_agree_are_judged_exactly(n: int, discordance:
             chance = binom.pmf(changed, n, discordance)
             chance *= binom.pmf(wins, changed, (discordance - margin) / 2 / discordance)
             if chance > 1e-9:
-                test = tests.tango(wins, changed - wins, n, margin, ALPHA)
+                test = hypothesis_tests.tango(wins, changed - wins, n, margin, ALPHA)
                 rates[0] += chance * passes(test)
                 rates[1] += chance * (test.p_fail <= ALPHA)
     assert max(rates) < 0.051
@@ -177,7 +177,7 @@ def test_models_that_nearly_always_agree_are_judged_exactly(n: int, discordance:
 
 def test_a_verdict_on_2000_rows_of_which_a_tenth_differ_is_quick() -> None:
     """With its bounds it takes no longer than some ten million additions."""
-    assert rounds(lambda: tests.tango(100, 100, 2000, 0.02, ALPHA)) < 10
+    assert rounds(lambda: hypothesis_tests.tango(100, 100, 2000, 0.02, ALPHA)) < 10
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_tango_bounds_agree_with_its_verdict() -> None:
     """The lower bound is above -margin exactly when the test passes, for every table of 24 rows."""
     for wins in range(25):
         for losses in range(25 - wins):
-            test = tests.tango(wins, losses, 24, 0.1, ALPHA)
+            test = hypothesis_tests.tango(wins, losses, 24, 0.1, ALPHA)
             assert -1 <= test.lower <= test.estimate <= test.upper <= 1
             assert (test.lower > -0.1) == passes(test)
             assert (test.upper < -0.1) == fails(test)
@@ -193,15 +193,18 @@ def test_tango_bounds_agree_with_its_verdict() -> None:
 
 def test_two_models_that_never_differ_on_50_rows_prove_little() -> None:
     """No discordant pair at n = 50 and a margin of 2 points is z = 1.01: inconclusive; at n = 200 it is proven."""
-    test = tests.tango(0, 0, 50, 0.02, ALPHA)
-    assert float(tango.statistic(0, 0, 50, -0.02)) == pytest.approx(1.01, abs=0.005)
+    test = hypothesis_tests.tango(0, 0, 50, 0.02, ALPHA)
+    assert float(tango.score_statistic(0, 0, 50, -0.02)) == pytest.approx(1.01, abs=0.005)
     assert test.p_pass == pytest.approx(0.98**50)  # none of 50 rows lost, if 2 % are
     assert not passes(test)
     assert not fails(test)
     assert test.lower < -0.02 < 0 < test.upper
-    assert passes(tests.tango(0, 0, 200, 0.02, ALPHA))
-    assert tests.tango(0, 0, 50, 0.0, ALPHA).p_pass == 1.0
-    assert (tests.mcnemar(0, 0, 50, ALPHA).p_pass, tests.mcnemar(0, 0, 50, ALPHA).p_fail) == (1.0, 1.0)
+    assert passes(hypothesis_tests.tango(0, 0, 200, 0.02, ALPHA))
+    assert hypothesis_tests.tango(0, 0, 50, 0.0, ALPHA).p_pass == 1.0
+    assert (hypothesis_tests.mcnemar(0, 0, 50, ALPHA).p_pass, hypothesis_tests.mcnemar(0, 0, 50, ALPHA).p_fail) == (
+        1.0,
+        1.0,
+    )
 
 
 def error_rates(n: int, discordance: float, margin: float) -> tuple[float, float]:
@@ -213,7 +216,7 @@ def error_rates(n: int, discordance: float, margin: float) -> tuple[float, float
             continue
         chance = binom.pmf(range(changed + 1), changed, (discordance - margin) / 2 / discordance)
         for wins in range(changed + 1):
-            tails = tango.fitted_p(wins, changed - wins, n, -margin)
+            tails = tango.exact_p(wins, changed - wins, n, -margin)
             for side in (0, 1):
                 rates[side] += p * chance[wins] * (tails[side] <= ALPHA)
     return rates[0], rates[1]
@@ -245,7 +248,7 @@ def clustered(seed: int, groups: int = 30) -> tuple[list[float], list[float], li
 
 def totals(values: list[float], weights: list[float], labels: list[str]) -> ratio.Ratio:
     codes = np.unique(labels, return_inverse=True)[1]
-    return ratio.ratio(np.bincount(codes, np.multiply(values, weights)), np.bincount(codes, weights))
+    return ratio.estimate_ratio(np.bincount(codes, np.multiply(values, weights)), np.bincount(codes, weights))
 
 
 def test_the_error_of_equal_clusters_is_statsmodels_cluster_robust_one() -> None:
@@ -256,7 +259,9 @@ def test_the_error_of_equal_clusters_is_statsmodels_cluster_robust_one() -> None
     fit = OLS(values, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
     of = totals(values.tolist(), [1.0] * 90, labels)
     assert (of.estimate, of.error) == pytest.approx((fit.params[0], fit.bse[0]))
-    assert tests.cluster_t(values.tolist(), [1.0] * 90, labels, 0.8, ALPHA).estimate == pytest.approx(fit.params[0])
+    assert hypothesis_tests.cluster_t(values.tolist(), [1.0] * 90, labels, 0.8, ALPHA).estimate == pytest.approx(
+        fit.params[0]
+    )
 
 
 def test_the_error_of_uneven_clusters_is_the_jackknife_of_statsmodels_fits() -> None:
@@ -279,12 +284,12 @@ def test_symmetric_rows_have_the_bounds_of_the_ordinary_t_test() -> None:
     """Without skewness the corrected t is Student's; the bootstrap-t is near, and the weaker one counts."""
     half = np.random.default_rng(1).normal(0, 1, 60)
     values = np.concatenate([1 + half, 1 - half]).tolist()
-    of = ratio.ratio(np.array(values), np.ones(120))
+    of = ratio.estimate_ratio(np.array(values), np.ones(120))
     fit = OLS(values, np.ones(120)).fit()
     low, high = fit.conf_int(2 * ALPHA)[0]
     assert ratio.skewed_bounds(of, ALPHA) == pytest.approx((low, high))
     assert ratio.skewed_t(of, 0.8)[0] == pytest.approx(ttest_1samp(values, 0.8, alternative="greater").pvalue)
-    test = tests.cluster_t(values, [2.0] * 120, None, 0.8, ALPHA)
+    test = hypothesis_tests.cluster_t(values, [2.0] * 120, None, 0.8, ALPHA)
     assert test.lower <= low + 1e-9
     assert test.upper >= high - 1e-9
     assert (test.lower, test.upper) == pytest.approx((low, high), abs=0.1 * (high - low))
@@ -294,7 +299,7 @@ def test_symmetric_rows_have_the_bounds_of_the_ordinary_t_test() -> None:
 def test_the_correction_for_skewness_is_halls() -> None:
     """The transformation, written from the paper, of a sample skewed by hand; and it inverts to the bounds."""
     values = np.array([0.0] * 3 + [1.0] * 27)
-    of = ratio.ratio(values, np.ones(30))
+    of = ratio.estimate_ratio(values, np.ones(30))
     skewness = skew(values, bias=False)
     a, tt = skewness / math.sqrt(30), (0.9 - 0.85) / (values.std(ddof=1) / math.sqrt(30))
     g = tt + a * tt**2 / 3 + a**2 * tt**3 / 27 + a / 6
@@ -311,7 +316,7 @@ def test_the_perplexity_test_is_the_documented_ratio_estimator() -> None:
     tokens = rng.integers(5, 400, 80).astype(float)
     base = rng.normal(3, 0.4, 80)
     cand = base + rng.normal(-0.02, 0.05, 80)
-    test = tests.paired_ratio(cand.tolist(), base.tolist(), tokens.tolist(), None, math.log(1.02), ALPHA)
+    test = hypothesis_tests.paired_ratio(cand.tolist(), base.tolist(), tokens.tolist(), None, math.log(1.02), ALPHA)
     d = (cand - base) * tokens
     delta = d.sum() / tokens.sum()
     error = math.sqrt(80 / 79 * ((d - delta * tokens) ** 2).sum()) / tokens.sum()
@@ -332,7 +337,7 @@ def test_bounds_agree_with_the_verdict(
     for _ in range(40):
         shares = rng.dirichlet([1, 1, 6])
         values = rng.choice([-1.0, 1.0, 0.0], 80, p=shares) * (1.0 if whole else rng.uniform(0.2, 1, 80))
-        test = tests.cluster_t(values.tolist(), [1.0] * 80, labels, -0.02, ALPHA, support=support)
+        test = hypothesis_tests.cluster_t(values.tolist(), [1.0] * 80, labels, -0.02, ALPHA, support=support)
         assert (test.lower > -0.02) == passes(test)
         assert (test.upper < -0.02) == fails(test)
         assert test.lower <= test.estimate <= test.upper
@@ -348,18 +353,18 @@ def test_swapping_candidate_and_baseline_mirrors_everything(labels: list[int] | 
         c, b = cand.astype(float).tolist(), base.astype(float).tolist()
         for one, other in [
             (
-                tests.paired_ratio(c, b, [1.0] * 80, labels, 0.03, ALPHA, support=(-1.0, 1.0)),
-                tests.paired_ratio(b, c, [1.0] * 80, labels, -0.03, ALPHA, support=(-1.0, 1.0)),
+                hypothesis_tests.paired_ratio(c, b, [1.0] * 80, labels, 0.03, ALPHA, support=(-1.0, 1.0)),
+                hypothesis_tests.paired_ratio(b, c, [1.0] * 80, labels, -0.03, ALPHA, support=(-1.0, 1.0)),
             ),
-            (tests.sign_flip(c, b, labels, ALPHA), tests.sign_flip(b, c, labels, ALPHA)),
+            (hypothesis_tests.sign_flip(c, b, labels, ALPHA), hypothesis_tests.sign_flip(b, c, labels, ALPHA)),
         ]:
             assert (one.estimate, one.lower, one.upper) == pytest.approx((-other.estimate, -other.upper, -other.lower))
             assert (one.p_pass, one.p_fail) == pytest.approx((other.p_fail, other.p_pass), abs=0.02)
     for n in (40, 700):
-        one, other = tests.tango(12, 5, n, -0.03, ALPHA), tests.tango(5, 12, n, 0.03, ALPHA)
+        one, other = hypothesis_tests.tango(12, 5, n, -0.03, ALPHA), hypothesis_tests.tango(5, 12, n, 0.03, ALPHA)
         assert (one.p_pass, one.p_fail) == pytest.approx((other.p_fail, other.p_pass))
         assert (one.lower, one.upper) == pytest.approx((-other.upper, -other.lower), abs=1e-5)
-        one, other = tests.mcnemar(12, 5, n, ALPHA), tests.mcnemar(5, 12, n, ALPHA)
+        one, other = hypothesis_tests.mcnemar(12, 5, n, ALPHA), hypothesis_tests.mcnemar(5, 12, n, ALPHA)
         assert (one.p_pass, one.p_fail) == (other.p_fail, other.p_pass)
 
 
@@ -368,15 +373,15 @@ def test_turning_a_share_around_mirrors_it() -> None:
     rng = np.random.default_rng(13)
     labels = rng.integers(0, 25, 150).tolist()
     right = (rng.random(150) < 0.88).astype(float)
-    one = tests.cluster_t(right.tolist(), [1.0] * 150, labels, 0.8, ALPHA, support=(0.0, 1.0))
-    other = tests.cluster_t((right - 1).tolist(), [1.0] * 150, labels, -0.2, ALPHA, support=(-1.0, 0.0))
+    one = hypothesis_tests.cluster_t(right.tolist(), [1.0] * 150, labels, 0.8, ALPHA, support=(0.0, 1.0))
+    other = hypothesis_tests.cluster_t((right - 1).tolist(), [1.0] * 150, labels, -0.2, ALPHA, support=(-1.0, 0.0))
     assert (one.lower, one.upper, one.p_pass) == pytest.approx((other.lower + 1, other.upper + 1, other.p_pass))
 
 
 def test_a_share_in_clusters_of_one_is_wilsons_score() -> None:
     """On the effective rows, which without clusters are the rows (but for G/(G-1)), with t for the normal quantile."""
     right = np.array([1.0] * 90 + [0.0] * 30)
-    of = ratio.ratio(right, np.ones(120))
+    of = ratio.estimate_ratio(right, np.ones(120))
     low, high = proportion_confint(90 * 119 / 120, 119, 2 * norm.sf(t.isf(ALPHA, 119)), "wilson")
     assert ratio.share_bounds(of, ALPHA) == pytest.approx((low, high), abs=1e-9)
     assert float(ratio.share_t(of, low)[0]) == pytest.approx(ALPHA)
@@ -386,9 +391,9 @@ def test_a_share_in_clusters_of_one_is_wilsons_score() -> None:
 def test_pairs_in_clusters_of_one_are_tangos_score() -> None:
     """The same of differences: 15 won and 9 lost of 200 rows, as Tango would say of 199."""
     d = np.array([1.0] * 15 + [-1.0] * 9 + [0.0] * 176)
-    of = ratio.ratio(d, np.ones(200))
+    of = ratio.estimate_ratio(d, np.ones(200))
     reach, k = t.isf(ALPHA, ratio.pan_wall(of)), 199 / 200
-    want = (tango.bound(15 * k, 9 * k, 199, reach), tango.bound(15 * k, 9 * k, 199, -reach))
+    want = (tango.invert_statistic(15 * k, 9 * k, 199, reach), tango.invert_statistic(15 * k, 9 * k, 199, -reach))
     assert ratio.pairs_bounds(of, ALPHA, 24 / 200) == pytest.approx(want, abs=1e-9)
 
 
@@ -409,7 +414,7 @@ def test_the_bootstrap_t_resamples_whole_clusters() -> None:
 
 def test_the_bayesian_bootstrap_with_a_worst_row_is_clopper_and_pearson_for_shares() -> None:
     """27 of 30 right, one more row at the worst: the bounds are those of the exact binomial, but for 2000 draws."""
-    of = ratio.ratio(np.array([1.0] * 27 + [0.0] * 3), np.ones(30))
+    of = ratio.estimate_ratio(np.array([1.0] * 27 + [0.0] * 3), np.ones(30))
     low, high = ratio.worst_mean_bounds(ratio.worst_rows(of, (0.0, 1.0)), ALPHA, (0.0, 1.0))
     assert (low, high) == pytest.approx((beta.ppf(ALPHA, 27, 4), beta.isf(ALPHA, 28, 3)), abs=0.01)
 
@@ -417,36 +422,36 @@ def test_the_bayesian_bootstrap_with_a_worst_row_is_clopper_and_pearson_for_shar
 def test_a_rare_disaster_that_no_row_showed_is_allowed_for() -> None:
     """50 scores near 0.95 do not prove more than 0.9: if 5 % were 0, none of 50 would show it 8 % of the time."""
     values = [0.93 + 0.04 * (i % 5) / 4 for i in range(50)]
-    known = tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA, support=(0.0, 1.0))
+    known = hypothesis_tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA, support=(0.0, 1.0))
     assert not passes(known)
     assert known.lower == pytest.approx(np.mean(values) * ALPHA ** (1 / 50), abs=2e-3)
-    assert passes(tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA))  # it cannot know without the range
+    assert passes(hypothesis_tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA))  # it cannot know without the range
 
 
 def test_duplicating_every_row_in_its_cluster_changes_nothing() -> None:
     """Copies of a row are no evidence: estimate, bounds and p-values stay, by t and by bootstrap."""
     values, weights, labels = clustered(3, groups=12)
-    once = tests.cluster_t(values, weights, labels, 0.8, ALPHA)
-    twice = tests.cluster_t(values * 2, weights * 2, labels * 2, 0.8, ALPHA)
+    once = hypothesis_tests.cluster_t(values, weights, labels, 0.8, ALPHA)
+    twice = hypothesis_tests.cluster_t(values * 2, weights * 2, labels * 2, 0.8, ALPHA)
     assert (twice.estimate, twice.lower, twice.p_pass) == pytest.approx((once.estimate, once.lower, once.p_pass))
 
     def mean(rows: list[int]) -> float:
         return float(np.mean([values[i % len(values)] for i in rows]))
 
-    once = tests.cluster_bootstrap(mean, labels, 0.8, ALPHA)
-    twice = tests.cluster_bootstrap(mean, labels * 2, 0.8, ALPHA)
+    once = hypothesis_tests.cluster_bootstrap(mean, labels, 0.8, ALPHA)
+    twice = hypothesis_tests.cluster_bootstrap(mean, labels * 2, 0.8, ALPHA)
     assert (twice.estimate, twice.lower, twice.p_pass) == pytest.approx((once.estimate, once.lower, once.p_pass))
-    assert tests.cluster_t([1.0] * 40, [1.0] * 40, list(range(20)) * 2, 0.8, ALPHA, support=(0, 1)).p_pass == (
-        tests.cluster_t([1.0] * 20, [1.0] * 20, list(range(20)), 0.8, ALPHA, support=(0, 1)).p_pass
-    )
+    assert hypothesis_tests.cluster_t(
+        [1.0] * 40, [1.0] * 40, list(range(20)) * 2, 0.8, ALPHA, support=(0, 1)
+    ).p_pass == (hypothesis_tests.cluster_t([1.0] * 20, [1.0] * 20, list(range(20)), 0.8, ALPHA, support=(0, 1)).p_pass)
 
 
 def test_clusters_make_the_same_rows_prove_less() -> None:
     """Rows that agree inside their clusters give a wider interval than independent ones would."""
     values = [float(g % 4 != 0) for g in range(40) for _ in range(5)]
     labels = [str(g) for g in range(40) for _ in range(5)]
-    alone = tests.cluster_t(values, [1.0] * 200, None, 0.7, ALPHA)
-    together = tests.cluster_t(values, [1.0] * 200, labels, 0.7, ALPHA)
+    alone = hypothesis_tests.cluster_t(values, [1.0] * 200, None, 0.7, ALPHA)
+    together = hypothesis_tests.cluster_t(values, [1.0] * 200, labels, 0.7, ALPHA)
     assert together.upper - together.lower > 2 * (alone.upper - alone.lower)
 
 
@@ -454,25 +459,29 @@ def test_rows_that_are_all_equal_prove_nothing_without_a_range() -> None:
     """Zero variance is not certainty: no verdict, infinite bounds, and never NaN."""
     for value in (0.1, 1.0, -3.3):
         for clusters in (None, list(range(60))):
-            test = tests.cluster_t([value] * 60, [float(w) for w in range(1, 61)], clusters, value - 0.01, ALPHA)
+            test = hypothesis_tests.cluster_t(
+                [value] * 60, [float(w) for w in range(1, 61)], clusters, value - 0.01, ALPHA
+            )
             assert (test.p_pass, test.p_fail) == (1.0, 1.0)
             assert (test.lower, test.upper) == (-math.inf, math.inf)
-    opposite = tests.cluster_t([0.3, -0.3] * 30, [1.0] * 60, [g for g in range(30) for _ in "ab"], -0.1, ALPHA)
+    opposite = hypothesis_tests.cluster_t(
+        [0.3, -0.3] * 30, [1.0] * 60, [g for g in range(30) for _ in "ab"], -0.1, ALPHA
+    )
     assert opposite.p_pass == 1.0
-    assert tests.cluster_t([0.2, 0.9], [1.0, 1.0], ["a", "a"], 0.1, ALPHA).p_pass == 1.0
+    assert hypothesis_tests.cluster_t([0.2, 0.9], [1.0, 1.0], ["a", "a"], 0.1, ALPHA).p_pass == 1.0
 
 
 def test_rows_that_are_all_equal_prove_what_the_rule_of_three_allows() -> None:
     """Inside a known range, n equal clusters are n right answers of an exact binomial."""
-    ones = tests.cluster_t([1.0] * 60, [1.0] * 60, list(range(60)), 0.95, ALPHA, support=(0.0, 1.0))
-    exact = tests.binomial(60, 60, 0.95, ALPHA)
+    ones = hypothesis_tests.cluster_t([1.0] * 60, [1.0] * 60, list(range(60)), 0.95, ALPHA, support=(0.0, 1.0))
+    exact = hypothesis_tests.binomial(60, 60, 0.95, ALPHA)
     assert (ones.p_pass, ones.lower, ones.upper) == pytest.approx((exact.p_pass, exact.lower, exact.upper))
     assert passes(ones)
-    same = tests.paired_ratio([0.4] * 50, [0.4] * 50, [1.0] * 50, None, -0.02, ALPHA, support=(-1.0, 1.0))
+    same = hypothesis_tests.paired_ratio([0.4] * 50, [0.4] * 50, [1.0] * 50, None, -0.02, ALPHA, support=(-1.0, 1.0))
     assert not passes(same)
     assert not fails(same)
     assert same.lower < -0.02 < same.upper
-    zeros = tests.cluster_t([0.0] * 60, [1.0] * 60, None, 0.1, ALPHA, support=(0.0, 1.0))
+    zeros = hypothesis_tests.cluster_t([0.0] * 60, [1.0] * 60, None, 0.1, ALPHA, support=(0.0, 1.0))
     assert fails(zeros)
     assert zeros.p_fail > 0
 
@@ -483,8 +492,8 @@ def test_rows_that_are_all_equal_prove_what_the_rule_of_three_allows() -> None:
 def test_bootstrap_of_a_mean_is_close_to_cluster_t() -> None:
     """With many clusters and a smooth statistic the two methods say nearly the same."""
     values, _, labels = clustered(4, groups=60)
-    t = tests.cluster_t(values, [1.0] * len(values), labels, 0.8, ALPHA)
-    b = tests.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), labels, 0.8, ALPHA)
+    t = hypothesis_tests.cluster_t(values, [1.0] * len(values), labels, 0.8, ALPHA)
+    b = hypothesis_tests.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), labels, 0.8, ALPHA)
     assert b.estimate == pytest.approx(t.estimate)
     assert b.lower == pytest.approx(t.lower, abs=0.15 * (t.upper - t.lower))
     assert b.upper == pytest.approx(t.upper, abs=0.15 * (t.upper - t.lower))
@@ -495,7 +504,7 @@ def test_bootstrap_is_the_same_every_time() -> None:
     """A verdict does not change when nothing changed."""
     values, _, labels = clustered(6)
     one, two = (
-        tests.cluster_bootstrap(lambda rows: float(np.median([values[i] for i in rows])), labels, 0.8, ALPHA)
+        hypothesis_tests.cluster_bootstrap(lambda rows: float(np.median([values[i] for i in rows])), labels, 0.8, ALPHA)
         for _ in range(2)
     )
     assert one == two
@@ -504,7 +513,7 @@ def test_bootstrap_is_the_same_every_time() -> None:
 def test_three_clusters_never_pass() -> None:
     """However clear the rows, three clusters are no population at 5 %."""
     values = [0.90, 0.91, 0.92]
-    test = tests.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), "abc", 0.1, 0.01)
+    test = hypothesis_tests.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), "abc", 0.1, 0.01)
     assert test.p_pass > 0.01
     assert test.lower < 0.9
 
@@ -514,21 +523,23 @@ def test_three_clusters_never_pass() -> None:
 @pytest.mark.parametrize("kind", ["combine", "flips", "scores", "share", "mean"])
 def test_what_is_clear_passes_at_any_attempt(kind: str, attempt: int) -> None:
     """A level that `spend` makes small can be reached: resamples grow with 1/alpha, and what is unclear stays so."""
-    alpha, rng = tests.spent(ALPHA, attempt), np.random.default_rng(attempt)
+    alpha, rng = hypothesis_tests.attempt_alpha(ALPHA, attempt), np.random.default_rng(attempt)
     values, labels = rng.uniform(0.8, 1.0, 120), list(range(40)) * 3
     zeros, ones = [0.0] * 120, [1.0] * 120
 
-    def test(threshold: float) -> tests.Test:
+    def test(threshold: float) -> hypothesis_tests.Test:
         if kind == "combine":
-            return tests.cluster_bootstrap(lambda rows: float(values[list(rows)].mean()), labels, threshold, alpha)
+            return hypothesis_tests.cluster_bootstrap(
+                lambda rows: float(values[list(rows)].mean()), labels, threshold, alpha
+            )
         if kind == "flips":
-            return tests.sign_flip((values - threshold).tolist(), zeros, labels, alpha, support=(-1.0, 1.0))
+            return hypothesis_tests.sign_flip((values - threshold).tolist(), zeros, labels, alpha, support=(-1.0, 1.0))
         if kind == "scores":
-            return tests.cluster_t(values.tolist(), ones, None, threshold, alpha, support=(0.0, 1.0))
+            return hypothesis_tests.cluster_t(values.tolist(), ones, None, threshold, alpha, support=(0.0, 1.0))
         if kind == "share":
             right = [1.0] * 114 + [0.0] * 6
-            return tests.cluster_t(right, ones, labels, threshold, alpha, support=(0.0, 1.0))
-        return tests.cluster_t(values.tolist(), ones, labels, threshold, alpha)
+            return hypothesis_tests.cluster_t(right, ones, labels, threshold, alpha, support=(0.0, 1.0))
+        return hypothesis_tests.cluster_t(values.tolist(), ones, labels, threshold, alpha)
 
     assert test(0.5).p_pass <= alpha
     assert not passes(test(float(values.mean()) + 0.02))
@@ -537,10 +548,14 @@ def test_what_is_clear_passes_at_any_attempt(kind: str, attempt: int) -> None:
 def test_a_median_whose_middle_rows_tie_is_judged() -> None:
     """Leaving one row out moves no such median, but drawing rows again does: that is no lack of variation."""
     values = np.array([1.0] * 25 + [1.1] * 10 + [1.2] * 25)
-    test = tests.cluster_bootstrap(lambda rows: float(np.median(values[list(rows)])), list(range(60)), 0.5, ALPHA)
+    test = hypothesis_tests.cluster_bootstrap(
+        lambda rows: float(np.median(values[list(rows)])), list(range(60)), 0.5, ALPHA
+    )
     assert test.p_pass <= ALPHA
     assert 0.9 < test.lower < 1.1 < test.upper < 1.3
-    close = tests.cluster_bootstrap(lambda rows: float(np.median(values[list(rows)])), list(range(60)), 1.08, ALPHA)
+    close = hypothesis_tests.cluster_bootstrap(
+        lambda rows: float(np.median(values[list(rows)])), list(range(60)), 1.08, ALPHA
+    )
     assert not passes(close)
 
 
@@ -548,11 +563,11 @@ def test_a_plan_asks_at_a_small_alpha_what_a_gate_asks() -> None:
     """Below the level that resamples can tell of, many data sets at once get the test that one gets."""
     values, _, labels = clustered(5, groups=40)
     right, ones = [float(v > 0.75) for v in values], [1.0] * len(values)
-    of, alpha = totals(right, ones, labels), tests.spent(ALPHA, 6)
-    one = tests.cluster_t(right, ones, labels, 0.5, alpha, support=(0.0, 1.0))
-    many = means.judged(of, "share", alpha)(0.5)
+    of, alpha = totals(right, ones, labels), hypothesis_tests.attempt_alpha(ALPHA, 6)
+    one = hypothesis_tests.cluster_t(right, ones, labels, 0.5, alpha, support=(0.0, 1.0))
+    many = mean_tests.judge_datasets(of, "share", alpha)(0.5)
     assert (one.p_pass, one.p_fail) == pytest.approx((float(many[0]), float(many[1])))
-    assert one.p_pass != pytest.approx(float(means.judged(of, "share", ALPHA)(0.5)[0]), rel=0.01)
+    assert one.p_pass != pytest.approx(float(mean_tests.judge_datasets(of, "share", ALPHA)(0.5)[0]), rel=0.01)
 
 
 def test_bootstrap_treats_a_broken_resample_as_evidence_against_both_verdicts() -> None:
@@ -562,16 +577,16 @@ def test_bootstrap_treats_a_broken_resample_as_evidence_against_both_verdicts() 
         return float(np.mean(rows)) if len(set(rows)) >= 20 else math.nan
 
     for threshold in (2.0, 28.0):  # far below and far above the mean of 14.5
-        test = tests.cluster_bootstrap(fragile, list(range(30)), threshold, ALPHA)
+        test = hypothesis_tests.cluster_bootstrap(fragile, list(range(30)), threshold, ALPHA)
         assert min(test.p_pass, test.p_fail) > 0.3
         assert (test.lower, test.upper) == (-math.inf, math.inf)
 
 
 def test_bootstrap_that_cannot_vary_proves_nothing() -> None:
     """One cluster, or the same value in every resample, gives no verdict."""
-    assert tests.cluster_bootstrap(lambda rows: 1.0, list(range(30)), 0.5, ALPHA).p_pass == 1.0
-    assert tests.cluster_bootstrap(lambda rows: 1.0, ["a"] * 30, 0.5, ALPHA).p_pass == 1.0
-    known = tests.cluster_bootstrap(lambda rows: 1.0, list(range(15)), 0.8, ALPHA, support=(0.0, 1.0))
+    assert hypothesis_tests.cluster_bootstrap(lambda rows: 1.0, list(range(30)), 0.5, ALPHA).p_pass == 1.0
+    assert hypothesis_tests.cluster_bootstrap(lambda rows: 1.0, ["a"] * 30, 0.5, ALPHA).p_pass == 1.0
+    known = hypothesis_tests.cluster_bootstrap(lambda rows: 1.0, list(range(15)), 0.8, ALPHA, support=(0.0, 1.0))
     assert known.p_pass == pytest.approx(0.8**15)
 
 
@@ -592,7 +607,7 @@ def test_false_passes_at_the_boundary_with_few_clusters(monkeypatch: pytest.Monk
         def mean(rows: list[int], values: np.ndarray = values) -> float:
             return float(values[rows].mean())
 
-        passed += passes(tests.cluster_bootstrap(mean, labels.tolist(), -0.02, ALPHA))
+        passed += passes(hypothesis_tests.cluster_bootstrap(mean, labels.tolist(), -0.02, ALPHA))
         draws = rng.integers(0, 8, (300, 8))
         plain += np.mean(sums[draws].sum(1) / sizes[draws].sum(1) <= -0.02) <= ALPHA
     assert passed / runs < 1.5 * ALPHA
@@ -603,7 +618,7 @@ def test_the_guarded_t_counts_the_worst_once_more() -> None:
     """Rows with a range of their own tell the formula: by hand for one worst row, symmetric rows, G = 40."""
     rows = np.array([-1.0, 1.0] * 20)
     rows[0] = -1.5
-    of, more = ratio.ratio(rows, np.ones(40)), ratio.LEAST
+    of, more = ratio.estimate_ratio(rows, np.ones(40)), ratio.LEAST
     tail = ratio.l_skewness(-of.residuals)
     more += ratio.STEEP * max(float(tail), 0.0) / math.sqrt(40 - ratio.FEWEST)
     whole, mean = 40 + more, (rows.sum() - 1.5 * more) / (40 + more)
@@ -628,11 +643,11 @@ def test_l_skewness_is_that_of_known_distributions() -> None:
 def test_pan_and_walls_degrees_are_those_of_normal_rows() -> None:
     """About G - 1 where all clusters say as much, 1 where one says it all."""
     rng = np.random.default_rng(4)
-    even = ratio.pan_wall(ratio.ratio(rng.standard_normal(4000), np.ones(4000)))
+    even = ratio.pan_wall(ratio.estimate_ratio(rng.standard_normal(4000), np.ones(4000)))
     assert 3500 < float(even) < 4000
     one = np.zeros(50)
     one[0] = 1.0
-    assert float(ratio.pan_wall(ratio.ratio(one, np.ones(50)))) < 2.5
+    assert float(ratio.pan_wall(ratio.estimate_ratio(one, np.ones(50)))) < 2.5
 
 
 @pytest.mark.slow
@@ -647,14 +662,14 @@ def test_false_passes_where_a_tail_hides(what: str, highest: float) -> None:
     if what == "share in uneven clusters":
         weights = np.broadcast_to(sizes, (runs, 200))
         right = rng.binomial(weights.astype(int), rng.beta(0.95, 0.05, (runs, 200)))
-        found = means.judged(ratio.ratio(right.astype(float), weights), "share", ALPHA)(0.95)
+        found = mean_tests.judge_datasets(ratio.estimate_ratio(right.astype(float), weights), "share", ALPHA)(0.95)
     else:
         nats = {
             "pareto": lambda: 0.5 - rng.pareto(3, (runs, 60)),
             "lognormal": lambda: np.exp(0.32) - rng.lognormal(0, 0.8, (runs, 60)),
             "normal": lambda: rng.standard_normal((runs, 60)),
         }[what]()
-        found = means.judged(ratio.ratio(nats * tokens, tokens), "ratio", ALPHA)(0.0)
+        found = mean_tests.judge_datasets(ratio.estimate_ratio(nats * tokens, tokens), "ratio", ALPHA)(0.0)
     assert (found[0] <= ALPHA).mean() <= highest
 
 
@@ -667,7 +682,7 @@ def test_false_passes_of_cluster_t_at_the_boundary() -> None:
         sizes = rng.integers(1, 9, 40)
         labels = np.repeat(np.arange(40), sizes)
         values = -0.02 + rng.normal(0, 0.2, 40)[labels] + rng.choice([-0.3, 0.3], len(labels))
-        passed += passes(tests.cluster_t(values, np.ones(len(labels)), labels.tolist(), -0.02, ALPHA))
+        passed += passes(hypothesis_tests.cluster_t(values, np.ones(len(labels)), labels.tolist(), -0.02, ALPHA))
     assert 0.5 * ALPHA < passed / runs < 1.3 * ALPHA
 
 
@@ -682,7 +697,7 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
         (cand, base), lambda c, b: (c - b).mean(), permutation_type="samples", alternative="greater", n_resamples=1024
     )
     assert cluster_means._flips(cand - base, ALPHA) == pytest.approx(want.pvalue)
-    test = tests.sign_flip(cand.tolist(), base.tolist(), None, ALPHA)
+    test = hypothesis_tests.sign_flip(cand.tolist(), base.tolist(), None, ALPHA)
     assert test.p_pass >= want.pvalue
     assert (test.lower > 0) == passes(test)
 
@@ -697,25 +712,25 @@ def test_sign_flips_of_zeros_and_ones_are_mcnemar() -> None:
 
 def test_sign_flips_of_ties_prove_nothing() -> None:
     """Models that never differ, one row, one cluster: no verdict, and flips need whole clusters."""
-    same = tests.sign_flip([0.5] * 30, [0.5] * 30, None, ALPHA)
+    same = hypothesis_tests.sign_flip([0.5] * 30, [0.5] * 30, None, ALPHA)
     assert (same.p_pass, same.p_fail) == (1.0, 1.0)
-    assert tests.sign_flip([1.0], [0.0], None, ALPHA).p_pass == 1.0
-    assert tests.sign_flip([1.0] * 9, [0.0] * 9, ["a"] * 9, ALPHA).p_pass == 1.0
+    assert hypothesis_tests.sign_flip([1.0], [0.0], None, ALPHA).p_pass == 1.0
+    assert hypothesis_tests.sign_flip([1.0] * 9, [0.0] * 9, ["a"] * 9, ALPHA).p_pass == 1.0
     rng = np.random.default_rng(15)
     cand = (0.1 + rng.normal(0, 1, 40)).tolist()
     labels = list(range(40))
-    once = tests.sign_flip(cand, [0.0] * 40, labels, ALPHA)
-    twice = tests.sign_flip(cand * 2, [0.0] * 80, labels * 2, ALPHA)
+    once = hypothesis_tests.sign_flip(cand, [0.0] * 40, labels, ALPHA)
+    twice = hypothesis_tests.sign_flip(cand * 2, [0.0] * 80, labels * 2, ALPHA)
     assert (once.p_pass, once.lower) == pytest.approx((twice.p_pass, twice.lower))
 
 
 def test_holm_is_statsmodels() -> None:
     """Adjusted p-values in their own order, none below a smaller one, none above 1."""
     for p in ([0.01, 0.04, 0.03, 0.005], [0.5], [0.9, 0.8], [0.02, 0.02, 0.02]):
-        assert tests.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
-    assert tests.holm([]) == []
+        assert hypothesis_tests.adjust_holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+    assert hypothesis_tests.adjust_holm([]) == []
     with pytest.raises(ValueError, match="p-values"):
-        tests.holm([math.nan])
+        hypothesis_tests.adjust_holm([math.nan])
 
 
 # ------------------------------------------------------------------ budgets, bad input
@@ -723,45 +738,45 @@ def test_holm_is_statsmodels() -> None:
 
 def test_a_budget_is_met_or_not() -> None:
     """A size has no uncertainty: on the budget is within it, one byte over is not."""
-    assert (tests.point(-100, -100).p_pass, tests.point(-100, -100).p_fail) == (0.0, 1.0)
-    assert (tests.point(-101, -100).p_pass, tests.point(-101, -100).p_fail) == (1.0, 0.0)
+    assert (hypothesis_tests.point(-100, -100).p_pass, hypothesis_tests.point(-100, -100).p_fail) == (0.0, 1.0)
+    assert (hypothesis_tests.point(-101, -100).p_pass, hypothesis_tests.point(-101, -100).p_fail) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_not_a_number_is_an_error(bad: float) -> None:
     """NaN and infinity raise; they are never a verdict."""
     with pytest.raises(ValueError, match="finite"):
-        tests.cluster_t([1.0, bad], [1.0, 1.0], None, 0.5, ALPHA)
+        hypothesis_tests.cluster_t([1.0, bad], [1.0, 1.0], None, 0.5, ALPHA)
     with pytest.raises(ValueError, match="finite"):
-        tests.cluster_t([1.0, 0.0], [1.0, bad], None, 0.5, ALPHA)
+        hypothesis_tests.cluster_t([1.0, 0.0], [1.0, bad], None, 0.5, ALPHA)
     with pytest.raises(ValueError, match="finite"):
-        tests.cluster_t([1.0, 0.0], [1.0, 1.0], None, bad, ALPHA)
+        hypothesis_tests.cluster_t([1.0, 0.0], [1.0, 1.0], None, bad, ALPHA)
     with pytest.raises(ValueError, match="finite"):
-        tests.paired_ratio([1.0, bad], [1.0, 1.0], [1.0, 1.0], None, 0.5, ALPHA)
+        hypothesis_tests.paired_ratio([1.0, bad], [1.0, 1.0], [1.0, 1.0], None, 0.5, ALPHA)
     with pytest.raises(ValueError, match="finite"):
-        tests.point(bad, 1.0)
+        hypothesis_tests.point(bad, 1.0)
     with pytest.raises(ValueError, match="finite"):
-        tests.cluster_bootstrap(lambda rows: bad, [1, 2, 3], 0.5, ALPHA)
+        hypothesis_tests.cluster_bootstrap(lambda rows: bad, [1, 2, 3], 0.5, ALPHA)
     with pytest.raises(ValueError, match="whole"):
-        tests.binomial(bad, 10, 0.5, ALPHA)  # type: ignore[arg-type]
+        hypothesis_tests.binomial(bad, 10, 0.5, ALPHA)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: tests.binomial(0, 0, 0.5, ALPHA),
-        lambda: tests.binomial(11, 10, 0.5, ALPHA),
-        lambda: tests.binomial(5, 10, 1.5, ALPHA),
-        lambda: tests.binomial(5, 10, 0.5, 0.0),
-        lambda: tests.tango(6, 6, 10, 0.02, ALPHA),
-        lambda: tests.tango(1, 1, 10, 1.0, ALPHA),
-        lambda: tests.cluster_t([], [], None, 0.5, ALPHA),
-        lambda: tests.cluster_t([1.0], [1.0, 2.0], None, 0.5, ALPHA),
-        lambda: tests.cluster_t([1.0, 2.0], [0.0, 0.0], None, 0.5, ALPHA),
-        lambda: tests.cluster_t([1.0, 2.0], [1.0, 1.0], ["a"], 0.5, ALPHA),
-        lambda: tests.cluster_t([1.0, 2.0], [1.0, 1.0], None, 0.5, ALPHA, support=(0.0, 1.0)),
-        lambda: tests.paired_ratio([1.0], [1.0, 2.0], [1.0], None, 0.5, ALPHA),
-        lambda: tests.cluster_bootstrap(lambda rows: 0.5, [], 0.5, ALPHA),
+        lambda: hypothesis_tests.binomial(0, 0, 0.5, ALPHA),
+        lambda: hypothesis_tests.binomial(11, 10, 0.5, ALPHA),
+        lambda: hypothesis_tests.binomial(5, 10, 1.5, ALPHA),
+        lambda: hypothesis_tests.binomial(5, 10, 0.5, 0.0),
+        lambda: hypothesis_tests.tango(6, 6, 10, 0.02, ALPHA),
+        lambda: hypothesis_tests.tango(1, 1, 10, 1.0, ALPHA),
+        lambda: hypothesis_tests.cluster_t([], [], None, 0.5, ALPHA),
+        lambda: hypothesis_tests.cluster_t([1.0], [1.0, 2.0], None, 0.5, ALPHA),
+        lambda: hypothesis_tests.cluster_t([1.0, 2.0], [0.0, 0.0], None, 0.5, ALPHA),
+        lambda: hypothesis_tests.cluster_t([1.0, 2.0], [1.0, 1.0], ["a"], 0.5, ALPHA),
+        lambda: hypothesis_tests.cluster_t([1.0, 2.0], [1.0, 1.0], None, 0.5, ALPHA, support=(0.0, 1.0)),
+        lambda: hypothesis_tests.paired_ratio([1.0], [1.0, 2.0], [1.0], None, 0.5, ALPHA),
+        lambda: hypothesis_tests.cluster_bootstrap(lambda rows: 0.5, [], 0.5, ALPHA),
     ],
 )
 def test_empty_or_impossible_input_is_an_error(call: object) -> None:
@@ -775,11 +790,11 @@ def test_few_clusters_that_changed_prove_a_margin(won: int, lost: int) -> None:
     """Where many resamples hold no row that changed, one as good as its baseline still differs from a worse one."""
     values = [1.0] * won + [-1.0] * lost + [0.0] * (150 - won - lost)
     clusters = [i % 98 for i in range(150)]
-    found = tests.cluster_t(values, [1.0] * 150, clusters, -0.08, 0.05, support=(-1.0, 1.0))
+    found = hypothesis_tests.cluster_t(values, [1.0] * 150, clusters, -0.08, 0.05, support=(-1.0, 1.0))
     assert found.p_pass <= 0.05 < found.p_fail
     assert -0.08 < found.lower < found.estimate < found.upper < 0.1
     worse = [-1.0] * 12 + [0.0] * 138
-    assert tests.cluster_t(worse, [1.0] * 150, clusters, -0.08, 0.05, support=(-1.0, 1.0)).p_pass > 0.05
+    assert hypothesis_tests.cluster_t(worse, [1.0] * 150, clusters, -0.08, 0.05, support=(-1.0, 1.0)).p_pass > 0.05
 
 
 def test_a_statistic_without_a_value_on_some_resamples_counts_against_both_sides() -> None:
@@ -789,7 +804,7 @@ def test_a_statistic_without_a_value_on_some_resamples_counts_against_both_sides
     def mean(rows: Sequence[int]) -> float:
         return float("nan") if len(set(rows)) < 20 else sum(values[i] for i in rows) / len(rows)
 
-    test = tests.cluster_bootstrap(mean, [str(i) for i in range(40)], 1.0, ALPHA)
+    test = hypothesis_tests.cluster_bootstrap(mean, [str(i) for i in range(40)], 1.0, ALPHA)
     assert test.p_pass < 0.05 < test.p_fail
 
 
@@ -802,9 +817,9 @@ def test_names_and_order_of_clusters_choose_no_resample() -> None:
     def median(of: list[float], rows: Sequence[int]) -> float:
         return statistics.median(of[i] for i in rows)
 
-    one = tests.cluster_bootstrap(partial(median, values), [str(i // 3) for i in range(60)], 0.4, ALPHA)
+    one = hypothesis_tests.cluster_bootstrap(partial(median, values), [str(i // 3) for i in range(60)], 0.4, ALPHA)
     moved = [values[i] for i in order]
-    other = tests.cluster_bootstrap(partial(median, moved), [f"z{99 - i // 3}" for i in order], 0.4, ALPHA)
+    other = hypothesis_tests.cluster_bootstrap(partial(median, moved), [f"z{99 - i // 3}" for i in order], 0.4, ALPHA)
     assert (one.lower, one.upper, one.p_pass) == pytest.approx((other.lower, other.upper, other.p_pass), rel=1e-12)
 
 
@@ -813,7 +828,7 @@ def test_few_clusters_of_drawn_size_are_known() -> None:
     sizes = np.exp(0.8 * norm.ppf((np.arange(1, 81) - 0.5) / 80))
     few = np.sort(sizes)[::-1][np.arange(0, 80, 3)[:27]]
     for weights, approximate in ((few, True), (sizes, False), (np.ones(10), False)):
-        test = tests.cluster_t(
+        test = hypothesis_tests.cluster_t(
             np.resize([0.0, 1.0, 1.0], len(weights)).tolist(),
             weights.tolist(),
             [*map(str, range(len(weights)))],
@@ -821,7 +836,7 @@ def test_few_clusters_of_drawn_size_are_known() -> None:
             ALPHA,
             support=(0, 1),
         )
-        assert tests.has_few_drawn_sizes(test.effective) is approximate
+        assert hypothesis_tests.has_few_drawn_sizes(test.effective) is approximate
 
 
 @pytest.mark.slow

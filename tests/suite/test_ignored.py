@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.release.verify import verify
+from harness.release.verify import verify_export
 from harness.suite.waivers import read_waivers
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.exports import reseal
@@ -88,7 +88,7 @@ def test_a_waived_finding_is_in_every_output(leaked: Path) -> None:
     told = [{"check": "D10-exact", "by": "ada", "reason": "known", "until": "2999-12-31"}]
     assert json.loads((export / "evidence/manifest.json").read_text("utf-8"))["ignored"] == told
     assert release_of(export)["ignored"] == told
-    found = verify(export)
+    found = verify_export(export)
     assert found.ok
     assert f'check "D10-exact" failed and was ignored, {SAYS}' in found.notes
 
@@ -132,7 +132,7 @@ def test_plugins_that_were_left_out_are_named(suite: Project) -> None:
 
 def test_expired_waiver_of_a_finding_is_refused(leaked: Path, tmp_path: Path) -> None:
     """As that of a gate: from the day after its last one the export is not verified."""
-    found = verify(leaked / "exports/fake", now=datetime(3000, 1, 1, 12, tzinfo=UTC))
+    found = verify_export(leaked / "exports/fake", now=datetime(3000, 1, 1, 12, tzinfo=UTC))
     assert found.refused.endswith('check "D10-exact" failed and was ignored, and its waiver ended on 2999-12-31')
 
 
@@ -142,7 +142,7 @@ def test_claims_are_about_what_was_ignored(leaked: Path, tmp_path: Path) -> None
     claims = (export / "evidence/claims.intoto.jsonl").read_bytes()
     reseal(export, ignored=[])
     (export / "evidence/claims.intoto.jsonl").write_bytes(claims)
-    assert "speaks of another export" in verify(export).refused
+    assert "speaks of another export" in verify_export(export).refused
 
 
 CHANGED = {

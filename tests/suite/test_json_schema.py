@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft4Validator
 
 from harness.plugins import load_plugins
-from harness.suite.json_schema import json_schema
+from harness.suite.json_schema import suite_schema
 from harness.testing import SUITE, Project
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ SUITES = sorted((ROOT / "suites").glob("*.toml"))
 @pytest.fixture(scope="module")
 def validator() -> Draft4Validator:
     """Return the validator of the suites that ship with the harness."""
-    made = json_schema(load_plugins(ROOT / "suites/smoke.toml"))
+    made = suite_schema(load_plugins(ROOT / "suites/smoke.toml"))
     Draft4Validator.check_schema(made)
     return Draft4Validator(made)
 

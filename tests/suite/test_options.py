@@ -36,13 +36,13 @@ def plain(
     return ref, Own(rate=rate, steps=steps, kind=kind, options=options)
 
 
-@schema.takes(Own)
+@schema.accepts_options(Own)
 def taking(ref: str, options: Own, *, progress: Any) -> Any:
     """Give back what was given."""
     return ref, options
 
 
-@schema.takes(Own)
+@schema.accepts_options(Own)
 @contextmanager
 def loading(ref: str, options: Own, *, progress: Any) -> Iterator[Any]:
     """Give back what was given, for a while."""
@@ -58,13 +58,13 @@ def told(function: Any, options: Mapping[str, Any]) -> list[str]:
 def test_a_dataclass_is_told_as_a_signature() -> None:
     """Names, types, defaults and mistakes of both are the same, and what is left goes to a library."""
     for function in (taking, loading):
-        (ours, more), (theirs, _) = schema.options_of(function), schema.options_of(plain)
+        (ours, more), (theirs, _) = schema.list_options(function), schema.list_options(plain)
         assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()} and more
-        assert {n: schema.kind(schema.hints_of(function)[n]) for n in ours} == {
+        assert {n: schema.type_name(schema.parameter_types(function)[n]) for n in ours} == {
             "rate": "a number", "steps": "an integer", "kind": '"a" or "b"',
         }  # fmt: skip
         assert schema.with_defaults(function, {"far": 1}) == {"rate": 0.5, "steps": 3, "far": 1}
-        assert schema.wants(function, "steps") and schema.wants(function, "progress")
+        assert schema.has_parameter(function, "steps") and schema.has_parameter(function, "progress")
         for given in ({"kind": "c"}, {"rate": "x", "kind": "a"}, {}):
             assert told(function, given) == told(plain, given) != []
 
@@ -84,7 +84,7 @@ def test_a_keyword_that_nobody_takes_is_an_error() -> None:
     class Closed:
         rate: float = 0.1
 
-    @schema.takes(Closed)
+    @schema.accepts_options(Closed)
     def closed(options: Closed) -> float:
         return options.rate
 

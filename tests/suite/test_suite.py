@@ -144,12 +144,12 @@ def test_validation_rows(suite: Project, case: str) -> None:
 
 def test_validation_rows_are_no_training_rows(suite: Project) -> None:
     """Good rows to validate with are collected with a mark, and their clusters with them."""
-    from harness.pipeline.run import Options, prepare
+    from harness.pipeline.run import Options, prepare_collection
 
     table = '[train]\nuse = "sft"\ncluster = "ticket"\nvalidation_data = "held.jsonl"'
     rows = [{**row, "ticket": f"t{i}"} for i, row in enumerate(TRAIN)]
     suite.write({"suite.toml": SUITE.replace('[train]\nuse = "fake"', table), "held.jsonl": HELD, "train.jsonl": rows})  # type: ignore[dict-item]
-    collection = prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    collection = prepare_collection(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
     assert collection.training
     assert [r["group"] for r in collection.training] == [*(f"t{i}" for i in range(20)), *"012012"]
     assert [r.get("held_out", False) for r in collection.training] == [False] * 20 + [True] * 6
@@ -320,9 +320,9 @@ x = 1
 
 def test_lines_are_those_of_the_file() -> None:
     """Lists, comments, texts over several lines, inline tables, dotted and quoted keys do not move the lines told."""
-    from harness.suite.lines import lines_of
+    from harness.suite.lines import read_toml_lines
 
-    lines = lines_of(LINES)
+    lines = read_toml_lines(LINES)
     numbered = {line.strip(): n for n, line in enumerate(LINES.split("\n"), 1)}
     assert lines["suite", 0, ""] == 2
     assert lines["suite", 0, "description"] == 4
@@ -359,7 +359,7 @@ def test_lines_survive_what_only_looks_like_a_table(suite: Project) -> None:
 def test_ten_thousand_gates_are_collected_in_linear_time(suite: Project, kind: str) -> None:
     """Four times as many gates take about four times as long, however they wait for each other."""
     from harness.errors import UsageError
-    from harness.pipeline.run import Options, prepare
+    from harness.pipeline.run import Options, prepare_collection
 
     def took(n: int) -> float:
         gates = [f'[[gate]]\nid = "g{i}"\nmetric = "qa.exact_match"\nmin = 0.{i % 9 + 1}\n' for i in range(n)]
@@ -373,7 +373,7 @@ def test_ten_thousand_gates_are_collected_in_linear_time(suite: Project, kind: s
 
         def collect() -> None:
             with suppress(UsageError):
-                prepare(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
+                prepare_collection(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
 
         return seconds(collect, tries=2)
 

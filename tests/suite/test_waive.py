@@ -10,7 +10,14 @@ import pytest
 
 from harness.records.waivers import Waiver
 from harness.suite.reader import read_suite
-from harness.suite.waivers import claim_digest, claim_of, in_force, read_waivers, void, waiver_error
+from harness.suite.waivers import (
+    active_waiver,
+    claim_digest,
+    describe_claim,
+    find_waiver_error,
+    invalid_waivers,
+    read_waivers,
+)
 from harness.testing import ROWS, SUITE, TRAIN, CommandOutcome, Project
 
 TODAY = datetime.now(UTC).date()
@@ -170,9 +177,9 @@ def test_waiver_counts_on_its_last_day(suite: Project) -> None:
     """`until` is the last day in force, not the first without."""
     read = read_suite(suite.folder / "suite.toml")
     (gate,) = read.gates
-    waiver = Waiver("floor", claim_of(gate), "r", "2026-03-01", "ada", "2026-01-01", claim_digest(gate, read))
-    assert waiver_error(waiver, gate, read, date(2026, 3, 1)) == ""
-    assert waiver_error(waiver, gate, read, date(2026, 3, 2)) == "expired on 2026-03-01"
+    waiver = Waiver("floor", describe_claim(gate), "r", "2026-03-01", "ada", "2026-01-01", claim_digest(gate, read))
+    assert find_waiver_error(waiver, gate, read, date(2026, 3, 1)) == ""
+    assert find_waiver_error(waiver, gate, read, date(2026, 3, 2)) == "expired on 2026-03-01"
 
 
 GROUP = """
@@ -230,10 +237,10 @@ def test_waiver_is_for_a_whole_claim(suite: Project, case: str) -> None:
     assert waive(suite, gate).code == 0
     (kept,) = read_waivers(suite.folder / "suite.toml")
     now = read_suite(suite.folder / "suite.toml", changes)
-    told = void([kept], now, TODAY)
+    told = invalid_waivers([kept], now, TODAY)
     assert len(told) == (case != "nothing")
     assert all("is for another claim" in line and "does not count" in line for line in told)
-    assert (in_force([kept], next(g for g in now.gates if g.id == gate), now, TODAY) is None) == bool(told)
+    assert (active_waiver([kept], next(g for g in now.gates if g.id == gate), now, TODAY) is None) == bool(told)
 
 
 def test_waivers_from_before_a_choice_came_still_count(suite: Project) -> None:

@@ -9,7 +9,7 @@ import pytest
 from harness.pipeline.conclusions import _words
 from harness.records.run import Change
 from harness.records.scales import OnScale
-from harness.texts.numbers import number, short_number, size
+from harness.texts.numbers import format_bytes, format_metric, format_short
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from harness.texts.numbers import number, short_number, size
 )
 def test_numbers(value: float | None, written: str, short: str) -> None:
     """A metric has the digits that matter, a count all of them; in a verdict's reason a large one has fewer."""
-    assert (number(value), short_number(value)) == (written, short)
+    assert (format_metric(value), format_short(value)) == (written, short)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_numbers(value: float | None, written: str, short: str) -> None:
 )
 def test_sizes(count: int, written: str) -> None:
     """Bytes are told in the largest unit that they fill, with three digits."""
-    assert size(count) == written
+    assert format_bytes(count) == written
 
 
 @pytest.mark.parametrize(
@@ -59,5 +59,5 @@ def test_a_merge_is_told_with_the_digits_of_the_table() -> None:
     """What merging did to a metric has the digits of the summary's table, and its difference those of a verdict."""
     change = Change("qa", "ms", 1234.56, 2345.6, 40, 0, 40, estimate=1111.04, lower=1012.5, upper=1209.6, scale="mean")
     told = _words(change, "merging")
-    assert f"({number(change.theirs)} to {number(change.ours)}, " in told
+    assert f"({format_metric(change.theirs)} to {format_metric(change.ours)}, " in told
     assert f"{OnScale('mean').shown(1111.04)} [+1,012, +1,210])" in told

@@ -90,7 +90,7 @@ def test_what_is_secret_by_its_name_is_struck_whatever_it_is(name: str, value: A
     if isinstance(value, int) and "token" in name.lower():
         return  # a number of tokens
     for options in ({name: value}, {"deep": [{name: value}]}):
-        told = json.dumps(secrets.struck(options))
+        told = json.dumps(secrets.redact_options(options))
         assert CANARY not in told and "12345" not in told
         assert secrets.STRUCK in told
 
@@ -98,21 +98,21 @@ def test_what_is_secret_by_its_name_is_struck_whatever_it_is(name: str, value: A
 @pytest.mark.parametrize("name", OPEN_NAMES)
 def test_other_names_are_told(name: str) -> None:
     """What only looks like such a name stays, or a lock would not say what was judged."""
-    assert secrets.struck({name: "x"}) == {name: "x"}
+    assert secrets.redact_options({name: "x"}) == {name: "x"}
 
 
 def test_numbers_variables_and_plain_headers_are_told() -> None:
     """Counts of tokens, the name of a variable that holds a key, and headers that say nothing are no secrets."""
     open_ = {"max_new_tokens": 64, "batch_tokens": None, "api_key_env": "MY_KEY", "headers": {"Accept": "text/json"}}
-    assert secrets.struck(open_) == open_
-    assert secrets.struck({"api_key_env": CANARY}) == {"api_key_env": secrets.STRUCK}
+    assert secrets.redact_options(open_) == open_
+    assert secrets.redact_options({"api_key_env": CANARY}) == {"api_key_env": secrets.STRUCK}
 
 
 @pytest.mark.parametrize("text", [*TOKENS, PEM, JWT, f"Bearer {'f5' * 12}"])
 @pytest.mark.parametrize("around", ["{}", "the server said {} to us", '{{"error": "{}"}}'])
 def test_what_looks_like_a_secret_is_struck_wherever_it_stands(text: str, around: str) -> None:
     """Tokens of the usual makes, web tokens and keys in PEM are struck out of any text and any report."""
-    assert text not in secrets.hide(around.format(text))
+    assert text not in secrets.redact_text(around.format(text))
     assert text not in json.loads(dumps({"a": [around.format(text)]}))["a"][0]
 
 
@@ -132,7 +132,7 @@ def test_what_looks_like_a_secret_is_struck_wherever_it_stands(text: str, around
 )
 def test_secrets_within_a_text_are_struck(text: str) -> None:
     """Users and passwords of URLs, fields of queries, and headers that a server echoes are struck."""
-    assert CANARY not in secrets.hide(text)
+    assert CANARY not in secrets.redact_text(text)
 
 
 SENT = ["sk-Not-A-Real-Key-0123456789", "a+b/c=d+e/f=g+h/i=j+k/l=m", "Pässwort-mit-Ümlaut", "s3cret"]
@@ -143,11 +143,11 @@ def test_no_part_of_what_was_sent_comes_back(key: str) -> None:
     """Whole, its first letters, and as it is in a URL: eight letters in a row of it are struck, of a short one all."""
     quoted, size = quote(key, safe=""), min(8, len(key))
     for text in (key, f"Bearer {key}", key[:20], key[-12:], quoted, quoted.replace("%2B", "%2b"), quoted[:20]):
-        left = secrets.hide_parts(f"the key '{text}' is wrong\n", [key])
+        left = secrets.redact_parts(f"the key '{text}' is wrong\n", [key])
         assert left.startswith("the key '") and left.endswith("' is wrong\n") and "***" in left
         parts = [form[i : i + size] for form in (key, quoted) for i in range(len(form) - size + 1)]
         assert not [part for part in parts if part in left], left
-    assert secrets.hide_parts("nothing of it is here", [key, "", "is"]) == "nothing of it is here"
+    assert secrets.redact_parts("nothing of it is here", [key, "", "is"]) == "nothing of it is here"
 
 
 @pytest.mark.parametrize("key", SENT)
@@ -155,7 +155,7 @@ def test_no_part_of_what_was_sent_comes_back(key: str) -> None:
 @pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
 def test_no_part_of_it_comes_back_in_base64(key: str, before: bytes, encode: Any) -> None:
     """Behind whatever stands in front of it; what is left of it is too short for two letters."""
-    left = secrets.hide_parts(f"you sent {encode(before + key.encode()).decode()}", [key])
+    left = secrets.redact_parts(f"you sent {encode(before + key.encode()).decode()}", [key])
     assert re.fullmatch(rf"you sent .{{0,{len(b64encode(before))}}}\*\*\*.{{0,3}}", left), left
 
 
@@ -194,8 +194,8 @@ def test_no_secret_of_a_suite_is_written_or_printed(project: Project, monkeypatc
 def test_digest_of_a_suite_is_without_its_secrets() -> None:
     """Two keys give one digest: a key is no part of what is asked, and a digest of a short one would tell it."""
     one, other = ({"model": {"use": "x", "password": p, "n": 1}} for p in ("a", "b"))
-    assert secrets.without(one) == secrets.without(other)
+    assert secrets.drop_secret_options(one) == secrets.drop_secret_options(other)
     baselines = {"subject": {"secret": {"use": "a"}}}
-    assert secrets.without(baselines) == baselines
+    assert secrets.drop_secret_options(baselines) == baselines
     names = {"eval": [{"key": "prob"}]}
-    assert secrets.without(names) == names
+    assert secrets.drop_secret_options(names) == names

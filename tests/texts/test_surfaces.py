@@ -15,24 +15,24 @@ from harness.texts import secrets
 ROOT = Path(__file__).parents[2]
 WRITES = {"print", "write", "writelines", "write_text", "append_line", "log_text", "add_text"}
 TRIED = """
-harness/cli: github guard main parser run screen streams terminal verify
-harness/pipeline: conduct execution ledger
+harness/cli: github signals main parser run screen streams terminal verify
+harness/pipeline: ledger lifecycle run_context
 harness/reports: events run_folder
 harness/rows: bundle to_every_eval_ever writing
 harness/texts: printing
-plugins/harness_report: __init__ beside commands compare drawing gates history page
+plugins/harness_report: __init__ commands compare comparison svg gates history page
 plugins/harness_trackers: log
 """  # by the canary below, or in test_secrets (a suite's options), test_trackers and tests/rows
 NO_TEXT_OF_OTHERS = """
-harness: files isolated
-harness/artifacts: kept
+harness: files subprocess_call
+harness/artifacts: artifact_cache
 harness/cli: init plan_report release selftest
 harness/init: table
-harness/pipeline: artifacts choice preflight record
+harness/pipeline: artifacts model_selection preflight record
 harness/planning: benchmark
 harness/release: export promote signing
 harness/suite: waiving
-harness/workers: cards child local protocol
+harness/workers: gpus child local protocol
 plugins/harness_checks: batches frames
 plugins/harness_export: __init__ fp8 quantised writing
 plugins/harness_hf: classes encoding fp8 probe sabotage sources

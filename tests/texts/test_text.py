@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness.texts.shown import code, markdown, shown, spelt, whole
+from harness.texts.escaping import drop_surrogates, escape_controls, escape_markdown, markdown_code, printable
 
 NASTY = [
     "\x1b[2J\x1b[1;1Hverified",
@@ -31,29 +31,29 @@ RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u2
 @pytest.mark.parametrize("text", NASTY)
 def test_shown_text_is_one_printable_line(text: str) -> None:
     """Every character is printable, can be encoded, may stand in XML, and is told apart from what it is not."""
-    line = shown(text)
+    line = printable(text)
     assert line.isprintable() and "\n" not in line
     ET.fromstring(f"<a>{line.encode('utf-8').decode().replace('&', '').replace('<', '')}</a>")
-    assert shown(line) == line
-    assert spelt(text, lines=True).count("\n") == text.count("\n")
+    assert printable(line) == line
+    assert escape_controls(text, lines=True).count("\n") == text.count("\n")
 
 
 @pytest.mark.parametrize("text", NASTY)
 def test_markdown_of_a_text_says_it_and_no_more(text: str) -> None:
     """There is no tag, link, image, cell, heading or second line in it that was not one of ours."""
-    line = markdown(text)
+    line = escape_markdown(text)
     assert line.isprintable() and "<" not in line and "://" not in line
     assert not re.search(r"(?<!\\)[|`*\[\]]", line)
     assert not line.startswith("#")
-    span = code(text)
+    span = markdown_code(text)
     fence = re.match("`+", span)
     assert fence and fence[0] not in span.strip("`") and span.isprintable()
 
 
 def test_halves_of_pairs_are_replaced_and_nothing_else() -> None:
     """Half a surrogate pair is U+FFFD; a whole one, and any other character, stays."""
-    assert whole("a\ud800b\udc00") == "a\ufffdb\ufffd"
-    assert whole("é😀\x1b") == "é😀\x1b"
+    assert drop_surrogates("a\ud800b\udc00") == "a\ufffdb\ufffd"
+    assert drop_surrogates("é😀\x1b") == "é😀\x1b"
 
 
 NAMES = """
@@ -96,7 +96,7 @@ def test_nothing_of_others_reaches_the_terminal_raw(project: Project, text: str,
         (rows_of,) = project.folder.glob("reports/*/merged/samples_odd_*.jsonl")
         told = [json.loads(line) for line in rows_of.read_text("utf-8").split("\n") if line]
         assert len(told) == len(rows)
-        assert {row["resps"][0][0] for row in told} == {whole(text)}
+        assert {row["resps"][0][0] for row in told} == {drop_surrogates(text)}
     (folder,) = project.folder.glob("reports/*")
     again = project.harness("show", str(folder), "-v")
     assert not RAW.search(again.out)
@@ -124,9 +124,9 @@ def test_errors_of_the_command_line_are_one_line_each(project: Project, text: st
 def test_a_line_of_millions_of_characters_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
     """An error of others is printed with its beginning and its length; reports have all of it."""
     from harness.cli.screen import Screen
-    from harness.texts.printing import say
+    from harness.texts.printing import print_line
 
-    say("x" * 2_000_000)
+    print_line("x" * 2_000_000)
     Screen().line("y" * 2_000_000)
     printed = capsys.readouterr().out
     assert printed.count("and 1,990,000 characters more") == 2

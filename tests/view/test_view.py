@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.release.previous import Promotion
+from harness.release.releases import Promotion
 from harness.testing import Project
 from tests.helpers.late import late
 from tests.helpers.serving import Served, served

@@ -12,8 +12,8 @@ import pytest
 
 from harness.errors import UsageError
 from harness.records.models import ModelRef, Sampling
-from harness.workers import cards, pieces
-from harness.workers.loading import load_here
+from harness.workers import chunks, gpus
+from harness.workers.loading import load_in_process
 from harness.workers.local import Local
 from harness.workers.pool import Opening, Pool
 
@@ -44,13 +44,13 @@ def test_one_process_and_one_two_and_five_workers_give_the_same_bits(monkeypatch
     """Also where a worker is killed; a mistake of the model's arrives as it is in one process."""
     import harness_hf
 
-    monkeypatch.setattr(pieces, "COST", 700)
+    monkeypatch.setattr(chunks, "COST", 700)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(cards, "NODES", ())
+    monkeypatch.setattr(gpus, "NODES", ())
     path = str(harness_hf.open_source("tiny:llama").path)
     refs = [ModelRef(name, path, options=OPTIONS) for name in ("one", "other")]
     signs: list[Any] = []
-    with load_here(harness_hf.load, refs, signs.append) as [one, other]:
+    with load_in_process(harness_hf.load, refs, signs.append) as [one, other]:
         here = asked(one, other)
         with pytest.raises(UsageError) as mistake:
             one.logprobs([("a", "")])

@@ -17,11 +17,19 @@ import pytest
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef
 from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
-from harness.workers import cards, local
-from harness.workers.cards import environment
+from harness.workers import gpus, local
+from harness.workers.gpus import worker_environment
 from harness.workers.local import Child, Local
-from harness.workers.pool import Opening, Pool, WorkersGone
-from harness.workers.protocol import LENGTH, PROTOCOL, Lost, packed, read_error, told_error, unpacked
+from harness.workers.pool import Opening, Pool, WorkersGoneError
+from harness.workers.protocol import (
+    LENGTH,
+    PROTOCOL,
+    WorkerLostError,
+    error_from_json,
+    error_to_json,
+    pack_message,
+    unpack_message,
+)
 from tests.helpers.gpus import L4, machine
 
 ASK = {"do": "ask", "number": 0, "options": {}}
@@ -53,7 +61,7 @@ def harness_loaders():
 @pytest.fixture
 def child() -> Iterator[Child]:
     """A worker with a fake model open."""
-    made = Child(sys.executable, "worker 1", environment(None, ours=True))
+    made = Child(sys.executable, "worker 1", worker_environment(None, ours=True))
     yield made
     made.close()
     assert gone(made._process.pid)
@@ -74,7 +82,7 @@ def gone(pid: int) -> bool:
 
 def said(child: Child, message: dict[str, Any] | str) -> dict[str, Any]:
     """Return what a worker replies."""
-    return unpacked(child.send(message if isinstance(message, str) else packed(message)).result(60))
+    return unpack_message(child.send(message if isinstance(message, str) else pack_message(message)).result(60))
 
 
 def opening(folder: Path, loader: str = "fake") -> str:
@@ -121,9 +129,9 @@ def test_a_killed_worker_is_lost_with_how_it_ended(child: Child) -> None:
     os.kill(child._process.pid, signal.SIGSTOP)
     future = child.send("{}")
     os.kill(child._process.pid, signal.SIGKILL)
-    with pytest.raises(Lost, match="ended by SIGKILL"):
+    with pytest.raises(WorkerLostError, match="ended by SIGKILL"):
         future.result(60)
-    with pytest.raises(Lost):
+    with pytest.raises(WorkerLostError):
         child.send("{}").result(60)
 
 
@@ -142,7 +150,7 @@ def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
     made = Child(
         program(tmp_path, f"import sys; sys.stdout.buffer.write({data!r}); print('oh no', file=sys.stderr)"), "w", {}
     )
-    with pytest.raises(Lost, match="oh no"):
+    with pytest.raises(WorkerLostError, match="oh no"):
         made.send("{}").result(60)
     made.close()
     assert gone(made._process.pid)
@@ -163,7 +171,7 @@ def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
 def test_who_ended_a_worker_is_told(code: str, says: str, tmp_path: Path) -> None:
     """What we ended says why, and not that a signal came; what ended by itself says how; three tries are made."""
     ref, crew = ModelRef("base", "x"), Local("1", program(tmp_path, code))
-    with pytest.raises(WorkersGone) as caught:
+    with pytest.raises(WorkersGoneError) as caught:
         Pool(crew, Opening("fake", [ref], "", []), lambda _: None, patience=0.5 if "silent" in says else 60).open()
     assert says in str(caught.value)
     assert "SIGKILL" not in str(caught.value)
@@ -182,9 +190,9 @@ def program(folder: Path, code: str) -> str:
 def test_a_worker_ends_with_its_driver(tmp_path: Path) -> None:
     """When the driver is killed its pipe closes, and the worker ends in the middle of what it does."""
     code = (
-        "import sys, time; from harness.workers.cards import environment; from harness.workers.local import Child; "
-        "from harness.workers.protocol import packed; "
-        "made = Child(sys.executable, 'w', environment(None, ours=True)); made.send('{}').result(); "
+        "import sys, time; from harness.workers.gpus import worker_environment; from harness.workers.local import Child; "
+        "from harness.workers.protocol import pack_message; "
+        "made = Child(sys.executable, 'w', worker_environment(None, ours=True)); made.send('{}').result(); "
         "print(made._process.pid, flush=True); time.sleep(60)"
     )
     driver = subprocess.Popen(
@@ -212,22 +220,22 @@ def test_no_key_reaches_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    found = environment("3", ours=True)
+    found = worker_environment("3", ours=True)
     assert not {"OPENAI_API_KEY", "HF_TOKEN", "DATABASE_URL", "HTTPS_PROXY", "SLACK_HOOK"} & found.keys()
     assert found["PLAIN_PROXY"] == "http://proxy:3128"
     assert (found["CUDA_VISIBLE_DEVICES"], found["OMP_NUM_THREADS"], found["MKL_NUM_THREADS"]) == ("3", "1", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert environment(None, ours=False)["MKL_NUM_THREADS"] == "4"
+    assert worker_environment(None, ours=False)["MKL_NUM_THREADS"] == "4"
 
 
 def test_errors_keep_their_kind_and_run_nothing() -> None:
     """A mistake and a finding arrive as they are; no name of a worker's makes another class."""
     for error in (UsageError("one", "two"), CheckFailed("broken"), ValueError("odd"), RuntimeError("out of memory")):
-        again = read_error(json.loads(json.dumps(told_error(error))))
+        again = error_from_json(json.loads(json.dumps(error_to_json(error))))
         assert (type(again), str(again)) == (type(error), str(error))
-    assert str(read_error({"kind": "SystemExit", "messages": ["0"]})) == "SystemExit: 0"
-    assert type(read_error({"kind": "SystemExit", "messages": ["0"]})) is RuntimeError
-    assert str(read_error(None)) == "None: without a word"
+    assert str(error_from_json({"kind": "SystemExit", "messages": ["0"]})) == "SystemExit: 0"
+    assert type(error_from_json({"kind": "SystemExit", "messages": ["0"]})) is RuntimeError
+    assert str(error_from_json(None)) == "None: without a word"
 
 
 # -- as a person runs it -----------------------------------------------------------------------------
@@ -237,7 +245,7 @@ def test_errors_keep_their_kind_and_run_nothing() -> None:
 def suite(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project that passes, on a machine of eight cores."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(cards, "NODES", ())
+    monkeypatch.setattr(gpus, "NODES", ())
     return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
@@ -337,11 +345,11 @@ def test_a_worker_that_is_not_the_models_interpreter_is_refused(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 of one loses nothing; the note says so, and no process is left."""
-    from harness.workers import pieces
+    from harness.workers import chunks
 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(cards, "NODES", ())
-    monkeypatch.setattr(pieces, "COST", 100)
+    monkeypatch.setattr(gpus, "NODES", ())
+    monkeypatch.setattr(chunks, "COST", 100)
     ref = ModelRef("base", str(write_fake(tmp_path / "base", 0.3)))
     pool = Pool(Local("2"), Opening("fake", [ref], "", ["harness.testing"]), lambda _: None)
     prompts = [f"question {i} say w{i}" for i in range(300)]
@@ -361,5 +369,5 @@ def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.
     assert [found[i] for i in range(300)] == FakeSubject("base", 0.3).generate(prompts)
     assert len(notes) == 1 and "was lost (ended by SIGKILL)" in notes[0]
     assert len(pids) == 3 and all(map(gone, pids))
-    with pytest.raises(WorkersGone):
+    with pytest.raises(WorkersGoneError):
         Pool(Local("1"), Opening("fakes", [ref], "", ["harness.testing"]), lambda _: None).open()

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from harness.workers.pieces import COST, InPieces, common, cut
+from harness.workers.chunks import COST, InPieces, common_prefix_length, cut_chunks
 
 
 def asked(rng: random.Random) -> list[tuple[str, str]]:
@@ -24,7 +24,7 @@ def test_every_request_is_in_one_piece_and_a_prompt_in_one_too(seed: int) -> Non
     """Pieces hold all requests once; choices of one prompt stay together; whole texts need not; order changes none."""
     rng = random.Random(seed)
     pairs = asked(rng)
-    pieces = cut("logprobs", pairs, {})
+    pieces = cut_chunks("logprobs", pairs, {})
     assert sorted(i for piece in pieces for i in piece) == list(range(len(pairs)))
     where: dict[str, set[int]] = {}
     for number, piece in enumerate(pieces):
@@ -32,7 +32,7 @@ def test_every_request_is_in_one_piece_and_a_prompt_in_one_too(seed: int) -> Non
             where.setdefault(pairs[i][0] or pairs[i][1], set()).add(number)
     assert all(len(numbers) == 1 for numbers in where.values())
     mixed = rng.sample(range(len(pairs)), len(pairs))
-    again = cut("logprobs", [pairs[i] for i in mixed], {})
+    again = cut_chunks("logprobs", [pairs[i] for i in mixed], {})
     assert [[pairs[i] for i in piece] for piece in pieces] == [[pairs[mixed[i]] for i in piece] for piece in again]
 
 
@@ -40,20 +40,20 @@ def test_a_piece_costs_much_more_than_what_it_begins_with() -> None:
     """Worked examples are run again for each piece of answers, so one with long examples holds more rows."""
     examples = "word " * 1000
     rows = [f"{i:05} " + "x" * 200 for i in range(2000)]
-    few, many = (cut("generate", [e + row for row in rows], {"max_new_tokens": 1}) for e in ("", examples))
+    few, many = (cut_chunks("generate", [e + row for row in rows], {"max_new_tokens": 1}) for e in ("", examples))
     assert len(few) > 10
     assert 15 * len(examples) <= sum(len(rows[i]) for i in many[0]) <= 18 * len(examples)
-    assert len(cut("generate", rows, {"max_new_tokens": 1000})) > 10 * len(few)
+    assert len(cut_chunks("generate", rows, {"max_new_tokens": 1000})) > 10 * len(few)
     assert all(sum(len(rows[i]) for i in piece) < 1.1 * COST for piece in few)
 
 
 def test_examples_make_pieces_of_scores_no_larger() -> None:
     """A subject may keep what rows to score begin with, so few rows behind long examples are pieces for several."""
     rows = [f"{i:05} " + "x" * 200 for i in range(600)]
-    few, many = (cut("logprobs", [(e + row, " yes") for row in rows], {}) for e in ("", "word " * 1000))
+    few, many = (cut_chunks("logprobs", [(e + row, " yes") for row in rows], {}) for e in ("", "word " * 1000))
     assert len(few) == len(many) > 3
     article = "word " * 20_000
-    halves = cut("logprobs", [(article + row, " yes") for row in rows], {})
+    halves = cut_chunks("logprobs", [(article + row, " yes") for row in rows], {})
     assert len(halves) < 3  # of a text as long as several pieces not one piece a question
 
 
@@ -63,7 +63,7 @@ def test_what_texts_begin_with_is_counted() -> None:
     for _ in range(300):
         one, other = ("".join(rng.choices("ab", k=rng.randrange(12))) for _ in range(2))
         same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-        assert common(one, other) == same
+        assert common_prefix_length(one, other) == same
 
 
 def test_a_subject_forgets_between_pieces_and_answers_come_in_order() -> None:

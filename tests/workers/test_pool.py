@@ -14,12 +14,12 @@ import pytest
 from harness.answers import keys
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Progress, Sampling
-from harness.workers import pieces, pool
-from harness.workers.pool import Opening, Pool, WorkersGone
-from harness.workers.protocol import PROTOCOL, Lost, Worker
+from harness.workers import chunks, pool
+from harness.workers.pool import Opening, Pool, WorkersGoneError
+from harness.workers.protocol import PROTOCOL, Worker, WorkerLostError
 
 OPENING = Opening("fake", [ModelRef("one", "x"), ModelRef("two", "y")], "suite.toml", [])
-ABOUT = {"protocol": PROTOCOL, "harness": keys.versions()["harness"], "versions": {"torch": "2"}}
+ABOUT = {"protocol": PROTOCOL, "harness": keys.library_versions()["harness"], "versions": {"torch": "2"}}
 
 
 class Clock:
@@ -52,7 +52,7 @@ class Fake:
 
     def close(self, why: str = "closed") -> None:
         self.closed += 1
-        self.end(Lost(why))
+        self.end(WorkerLostError(why))
 
     def end(self, with_: str | Exception) -> None:
         if self.at:
@@ -112,7 +112,7 @@ class Crew:
             return json.dumps({"digests": ["d1", "d2"], "notes": [["slow"], []]})
         rows = [json.dumps(request) for request in asked["requests"]]
         if self.random.random() < self.deaths or (self.poison and any(self.poison in row for row in rows)):
-            return Lost("ended by SIGKILL")
+            return WorkerLostError("ended by SIGKILL")
         if self.random.random() < self.lies:
             return self.random.choice(
                 ["", "[]", "{}", '{"rows": [1]}', '{"rows": "x"}', "\x00", '{"rows": [[99, ""]]}']
@@ -136,7 +136,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A pool's clock, and pieces so small that there are many."""
     made = Clock()
     monkeypatch.setattr(pool, "time", made)
-    monkeypatch.setattr(pieces, "COST", 300)
+    monkeypatch.setattr(chunks, "COST", 300)
     return made
 
 
@@ -165,7 +165,7 @@ def test_nothing_is_lost_or_doubled(seeds: range, clock: Clock, monkeypatch: pyt
         found = []
         for deaths, lies in ((0.0, 0.0), (rng.choice((0.05, 0.2)), rng.choice((0.0, 0.1)))):
             crew = Crew(seed, deaths=deaths, lies=lies, signs=0.5 if deaths else 0.0)
-            monkeypatch.setattr(pieces, "TRIES", 1000)
+            monkeypatch.setattr(chunks, "TRIES", 1000)
             monkeypatch.setattr(pool, "DEATHS", 1000)
             made = running(crew, clock, monkeypatch, told.append)
             with made.loaded() as [one, two]:
@@ -189,27 +189,27 @@ def test_a_row_on_which_workers_die_stops_the_run(
     size: int, signs: float, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is found among those of its piece and named, and the error is not one of a single evaluation."""
-    monkeypatch.setattr(pieces, "COST", size)
+    monkeypatch.setattr(chunks, "COST", size)
     prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
     crew = Crew(0, poison="017", signs=signs)
-    with running(crew, clock, monkeypatch).loaded() as [one, _], pytest.raises(WorkersGone) as caught:
+    with running(crew, clock, monkeypatch).loaded() as [one, _], pytest.raises(WorkersGoneError) as caught:
         one.generate(prompts, max_new_tokens=1)
     assert '--on "fake:3": the row "017 xxx' in str(caught.value)
     assert "is never answered: ended by SIGKILL" in str(caught.value)
-    assert len(crew.all) <= 3 + pieces.TRIES + (2 if size == 300 else 5)
+    assert len(crew.all) <= 3 + chunks.TRIES + (2 if size == 300 else 5)
     assert all(worker.closed for worker in crew.all)
 
 
 def test_a_row_that_gets_no_answer_costs_no_worker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who lives and says what is no answer is asked again, and nobody is said to have died."""
-    monkeypatch.setattr(pieces, "COST", 3000)
+    monkeypatch.setattr(chunks, "COST", 3000)
     prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
     crew = Crew(0)
     rows = crew.rows
     odd = lambda asked: [(i, 7 if "017" in asked["requests"][i] else answer) for i, answer in rows(asked)]  # noqa: E731
     monkeypatch.setattr(crew, "rows", odd)
     made = running(crew, clock, monkeypatch)
-    with made.loaded() as [one, _], pytest.raises(WorkersGone) as caught:
+    with made.loaded() as [one, _], pytest.raises(WorkersGoneError) as caught:
         one.generate(prompts, max_new_tokens=1)
     assert '"017 xxx' in str(caught.value)
     assert "an answer is no text" in str(caught.value)
@@ -219,13 +219,15 @@ def test_a_row_that_gets_no_answer_costs_no_worker(clock: Clock, monkeypatch: py
 
 def test_rows_that_kill_together_are_told_so(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a batch is too large for the memory: each half is answered, and with other bits than the whole."""
-    monkeypatch.setattr(pieces, "COST", 3000)
+    monkeypatch.setattr(chunks, "COST", 3000)
     prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
     crew = Crew(0)
     reply = crew.reply
-    many = lambda w, asked: Lost("ended by SIGKILL") if len(asked.get("requests", [])) > 15 else reply(w, asked)  # noqa: E731
+    many = lambda w, asked: (
+        WorkerLostError("ended by SIGKILL") if len(asked.get("requests", [])) > 15 else reply(w, asked)
+    )  # noqa: E731
     monkeypatch.setattr(crew, "reply", many)
-    with running(crew, clock, monkeypatch).loaded() as [one, _], pytest.raises(WorkersGone, match="each half was"):
+    with running(crew, clock, monkeypatch).loaded() as [one, _], pytest.raises(WorkersGoneError, match="each half was"):
         one.generate(prompts, max_new_tokens=1)
 
 
@@ -235,7 +237,7 @@ def test_without_successors_it_goes_on_with_fewer(clock: Clock, monkeypatch: pyt
     crew = Crew(3, most=3)
     with running(crew, clock, monkeypatch).loaded() as [one, _]:
         crew.deaths = 1.0
-        with pytest.raises(WorkersGone, match="no worker is left"):
+        with pytest.raises(WorkersGoneError, match="no worker is left"):
             one.generate(prompts, max_new_tokens=1)
 
 
@@ -251,7 +253,7 @@ def test_a_successor_that_cannot_start_costs_no_run(clock: Clock, monkeypatch: p
             if json.loads(message)["do"] == "open" and left[0]:
                 left[0] -= 1
                 future: Future[str] = Future()
-                future.set_exception(Lost("its node died"))
+                future.set_exception(WorkerLostError("its node died"))
                 return future
             return sent(worker, message, hear)
 
@@ -260,11 +262,11 @@ def test_a_successor_that_cannot_start_costs_no_run(clock: Clock, monkeypatch: p
             stream = one.stream_generate(prompts, max_new_tokens=1)  # type: ignore[attr-defined]
             next(stream)
             busy = next(worker for worker in crew.all if worker.at)
-            busy.end(Lost("ended by SIGKILL"))
+            busy.end(WorkerLostError("ended by SIGKILL"))
             if broken == 1:
                 assert len(dict(stream)) == 19
             else:
-                with pytest.raises(WorkersGone, match="its node died"):
+                with pytest.raises(WorkersGoneError, match="its node died"):
                     dict(stream)
         assert all(worker.closed for worker in crew.all)
 
@@ -391,7 +393,7 @@ def test_a_worker_unlike_the_others_is_refused(
     crew = Crew(0)
     same = crew.opened
     monkeypatch.setattr(crew, "opened", lambda w: {**same(w), **(opened if w.name == "worker 2" else {})})
-    with pytest.raises(WorkersGone) as caught, running(crew, clock, monkeypatch).loaded():
+    with pytest.raises(WorkersGoneError) as caught, running(crew, clock, monkeypatch).loaded():
         pass
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -401,9 +403,9 @@ def test_a_worker_unlike_the_others_is_refused(
 def test_workers_that_die_while_they_load_stop_the_run(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three of them are enough to know."""
     crew = Crew(0)
-    monkeypatch.setattr(crew, "reply", lambda *_: Lost("ended by SIGKILL"))
+    monkeypatch.setattr(crew, "reply", lambda *_: WorkerLostError("ended by SIGKILL"))
     with (
-        pytest.raises(WorkersGone, match="3 workers died while they loaded"),
+        pytest.raises(WorkersGoneError, match="3 workers died while they loaded"),
         running(crew, clock, monkeypatch).loaded(),
     ):
         pass
@@ -413,8 +415,8 @@ def test_workers_that_die_while_they_load_stop_the_run(clock: Clock, monkeypatch
 def test_the_opening_names_models_as_they_are(tmp_path: Path) -> None:
     """References go there and back."""
     from harness.records.models import Seal
-    from harness.workers.protocol import read_ref
+    from harness.workers.protocol import ref_from_json
 
     seal = Seal("w", {"a": "b"}, None, "base")
     refs = [ModelRef("a", "p", "d", tmp_path, {"load_in_4bit": True}, {"dtype": "float32"}, seal), ModelRef("b", "q")]
-    assert [read_ref(told) for told in json.loads(Opening("hf", refs, "s", ()).message())["refs"]] == refs
+    assert [ref_from_json(told) for told in json.loads(Opening("hf", refs, "s", ()).message())["refs"]] == refs

@@ -7,10 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 from harness.errors import UsageError, did_you_mean
-from harness.rows.guard import head_of
-from harness.rows.readers.asking import RowReader
+from harness.rows.readers.fields import RowReader
 from harness.rows.records import RawRows, Wanted
-from harness.texts.shown import shown
+from harness.rows.safe_read import read_head
+from harness.texts.escaping import printable
 
 READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what nobody knows
     "ours": "ours:Ours", "inspect": "inspect:Inspect", "nemo": "nemo:Nemo",
@@ -19,7 +19,7 @@ READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what
 }  # fmt: skip
 
 
-def reader(name: str) -> RowReader:
+def find_reader(name: str) -> RowReader:
     """Return a reader by its name. Raises UsageError where there is none."""
     if name not in READERS:
         raise UsageError(f'--as: no reader "{name}"{did_you_mean(name, READERS)}')
@@ -28,17 +28,17 @@ def reader(name: str) -> RowReader:
     return made
 
 
-def located(given: str) -> tuple[Path, str]:
+def split_label(given: str) -> tuple[Path, str]:
     """Return a path and the label behind it, which may end it as #LABEL."""
     text, _, label = given.rpartition("#")
     return (Path(given), "") if not text or Path(given).exists() else (Path(text), label)
 
 
-def read(given: str, want: Wanted) -> RawRows:
+def read_run_rows(given: str, want: Wanted) -> RawRows:
     """Return the rows of a path, which may end in #LABEL, by whoever knows it. Raises UsageError where nobody does."""
-    path, label = located(given)
-    head = head_of(path)
-    for one in [reader(want.tool)] if want.tool else map(reader, READERS):
+    path, label = split_label(given)
+    head = read_head(path)
+    for one in [find_reader(want.tool)] if want.tool else map(find_reader, READERS):
         if want.tool or one.sniff(path, head):
             return one.read(path, replace(want, label=label))
-    raise UsageError(f"{shown(str(path))}: holds no rows that are known; lm_eval needs --log_samples")
+    raise UsageError(f"{printable(str(path))}: holds no rows that are known; lm_eval needs --log_samples")

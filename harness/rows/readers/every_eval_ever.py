@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.rows.guard import Files, number, why_of
-from harness.rows.readers import asking as ask
+from harness.rows.readers import fields as ask
 from harness.rows.records import Better, RawMetric, RawRow, RawRows, Wanted
+from harness.rows.safe_read import Files, describe_tool_error, parse_score
 
 VERSION = "0.3."  # of the schema
 SAMPLES = "_samples.jsonl"
@@ -36,15 +36,15 @@ class EveryEvalEver(ask.RowReader):
             row.state = "error" if row.state == "error" else "scored" if row.values else "unscored"
             readable = {n: v for n, v in row.values.items() if not metrics[n].unreadable}
             row.values = {} if row.state == "error" else readable
-        rows = ask.numbered(rows, [row.key for row in rows])
+        rows = ask.flag_positional_keys(rows, [row.key for row in rows])
         library, model = told["eval_library"], told["model_info"]
         more, engine = model.get("additional_details") or {}, model.get("inference_engine") or {}
-        facts = ask.facts_of(
+        facts = ask.collect_facts(
             model=model["id"], revision=more.get("revision"), dtype=more.get("dtype"),
             model_args=more.get("model_args"), backend=engine.get("name"), backend_version=engine.get("version"),
             generation=[r["generation_config"] for r in results if r.get("generation_config")] or None,
             judge=(judges := [j for r in results if (j := r["metric_config"].get("llm_scoring"))] or None),
-            judged_by_itself="its metrics" if ask.names(judges, str(model["id"])) else None,
+            judged_by_itself="its metrics" if ask.mentions_model(judges, str(model["id"])) else None,
         )  # fmt: skip
         tool = f"every_eval_ever of {library['name']} {library.get('version', '?')}"
         return RawRows(tool, str(model["id"]), task, metrics, rows, facts)
@@ -61,13 +61,13 @@ def _log(files: Files, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], 
     for log in logs:
         document = files.document(log)
         if not str(document.get("schema_version")).startswith(VERSION):
-            what = f"is of version {ask.called(document.get('schema_version'))} of the schema, and {VERSION}x is read"
+            what = f"is of version {ask.display_name(document.get('schema_version'))} of the schema, and {VERSION}x is read"
             raise UsageError(f"{log}: {what}; convert it anew with every_eval_ever 0.3")
         for result in document["evaluation_results"]:
             name = _task(result["evaluation_name"], document)
             if told.setdefault(name, (log, document))[0] != log:
-                raise UsageError(f'{path}: holds two logs of "{ask.called(name)}"; name one of its files')
-    task = ask.one_of(list(told), want.task, path, "task")
+                raise UsageError(f'{path}: holds two logs of "{ask.display_name(name)}"; name one of its files')
+    task = ask.select_one(list(told), want.task, path, "task")
     return *told[task], task
 
 
@@ -97,7 +97,7 @@ def _rows(files: Files, path: Path, told: ask.Told, results: list[ask.Told], tas
         if _task(one["evaluation_name"], told) != task:
             continue
         asked, result = one["input"], one.get("evaluation_result_id")
-        content = ask.content_of(asked["raw"], asked["reference"], choices=asked.get("choices"))
+        content = ask.question_digest(asked["raw"], asked["reference"], choices=asked.get("choices"))
         more = one.get("metadata") or {}
         same = (str(one["sample_id"]), content, str(more.get("epoch", "")))
         place = seen[*same, str(result), one["evaluation_name"]] // taken[_name(result)] if result in named else 0
@@ -105,13 +105,13 @@ def _rows(files: Files, path: Path, told: ask.Told, results: list[ask.Told], tas
         repeat = int(more["epoch"]) if str(more.get("epoch", "")).isdecimal() else place
         if (key := (*same, str(place))) not in found:
             found[key] = RawRow(
-                key=same[0], content=content, prompt=ask.prompt_of(asked.get("formatted") or asked["raw"]),
-                repeat=repeat, **ask.about(more, want, where),
+                key=same[0], content=content, prompt=ask.prompt_digest(asked.get("formatted") or asked["raw"]),
+                repeat=repeat, **ask.row_columns(more, want, where),
             )  # fmt: skip
         row = found[key]
         if error := one.get("error"):
-            row.state, row.why = "error", row.why or why_of(error)
-        score = number(one["evaluation"]["score"], where)
+            row.state, row.why = "error", row.why or describe_tool_error(error)
+        score = parse_score(one["evaluation"]["score"], where)
         if result is not None and score is not None:
             row.values = {**row.values, _name(result): score}
     return [*found.values()]
@@ -134,6 +134,6 @@ def _metrics(results: Sequence[ask.Told], rows: Sequence[RawRow], where: str) ->
         elif ended and not every:
             found[name] = replace(about, unreadable="has no number on any row")
         else:  # the tool counts an error as 0, or leaves it out
-            counted = scored if scored and ask.is_equal(ask.mean(scored), total) else every
-            found[name] = ask.totalled(where, name, ended, counted, total, about)
+            counted = scored if scored and ask.are_close(ask.mean_of_scores(scored), total) else every
+            found[name] = ask.make_metric(where, name, ended, counted, total, about)
     return found

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.rows.guard import BOM, NUMBER, Files, parsed, why_of
-from harness.rows.readers import asking as ask
+from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
+from harness.rows.safe_read import BOM, NUMBER, Files, describe_tool_error, parse_json
 
 VERSION = 2  # of the format
 WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
@@ -69,12 +69,12 @@ class Inspect(ask.RowReader):
         header, samples, reductions = _opened(files, logs[0])
         told = header.get("eval")
         if header.get("version") != VERSION or not isinstance(told, dict):
-            what = f"is of version {ask.called(header.get('version'))} of Inspect's format, and {VERSION} is read"
+            what = f"is of version {ask.display_name(header.get('version'))} of Inspect's format, and {VERSION} is read"
             raise UsageError(f"{path}: {what}; write it anew with inspect log convert")
         if not isinstance(results := header.get("results"), dict):
-            why = f'its run ended as "{ask.called(header.get("status"))}" before all was scored'
+            why = f'its run ended as "{ask.display_name(header.get("status"))}" before all was scored'
             raise UsageError(f"{path}: {why}; run it again, a part of the rows proves nothing of the rest")
-        task = ask.one_of([str(told.get("task", ""))], want.task, path, "task")
+        task = ask.select_one([str(told.get("task", ""))], want.task, path, "task")
         found = _rows(samples, want, f"{path}")
         _whole(told, found, results, path)
         halves = found.halves  # of the samples alone
@@ -84,12 +84,12 @@ class Inspect(ask.RowReader):
         lacks = "has no number on any row" if found.counted else ""  # else all failed, which is missing and no mistake
         metrics = {n: RawMetric(unreadable=found.unreadable.get(n, lacks)) for n in {**totals, **found.unreadable}}
         for name, by_id in found.counted.items():
-            every, bad = [ask.mean(v) for v in by_id.values()], found.unreadable.get(name, "")
-            metric = ask.totalled(f"{path}", name, rows, every, totals.get(name), RawMetric())
+            every, bad = [ask.mean_of_scores(v) for v in by_id.values()], found.unreadable.get(name, "")
+            metric = ask.make_metric(f"{path}", name, rows, every, totals.get(name), RawMetric())
             metrics[name] = RawMetric(unreadable=bad) if bad else metric
         ended, half = sum(row.state == "limit" for row in rows), "counted one half, for being partly right"
         limit = "ended at a limit, where Inspect scored what there was"
-        notes = ask.noted((halves, "answer", half), (ended, "sample", limit))
+        notes = ask.make_notes((halves, "answer", half), (ended, "sample", limit))
         tool = f"inspect_ai {told.get('packages', {}).get('inspect_ai', '?')}"
         facts = _facts(told, header.get("plan") or {}, reducers)
         return RawRows(tool, str(told.get("model", "")), task, metrics, rows, facts, notes=notes)
@@ -97,7 +97,7 @@ class Inspect(ask.RowReader):
 
 def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]:
     """Return header, samples one by one, and reductions. Raises UsageError where the log has not ended."""
-    read = partial(parsed, constants=True)  # NaN is how Inspect writes that a sample was not scored
+    read = partial(parse_json, constants=True)  # NaN is how Inspect writes that a sample was not scored
     with log.open("rb") as f:
         packed = f.read(2) == b"PK"
     if packed:
@@ -121,30 +121,30 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
 def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
     found = _Found()
     for sample in samples:
-        key, here = sample.get("id"), f'{where} sample "{ask.called(sample.get("id"))}"'
+        key, here = sample.get("id"), f'{where} sample "{ask.display_name(sample.get("id"))}"'
         if not isinstance(key, (str, int)) or not isinstance(sample.get("epoch"), int):
             raise UsageError(f"{here}: has no id or no epoch; it is no sample of Inspect")
         state: State = "scored"
         reason = ""
         if error := sample.get("error"):  # which wins over a score
-            state, reason = "error", why_of(error)
+            state, reason = "error", describe_tool_error(error)
         elif sample.get("invalidation"):
             state, reason = "skipped", "invalidated in its log"
         elif limit := sample.get("limit"):
             told = f"{limit.get('type')} limit {limit.get('limit')}" if isinstance(limit, dict) else limit
-            state, reason = "limit", why_of(told)
+            state, reason = "limit", describe_tool_error(told)
         asked, values = _resolved(sample.get("input"), sample), found.count(key, sample.get("scores") or {})
         state = "unscored" if state == "scored" and not values else state
         messages = [] if state == "error" else sample.get("messages") or []
         sent = takewhile(lambda m: isinstance(m, dict) and m.get("role") != "assistant", messages)
         found.ids.append(key)
         found.rows.append(RawRow(
-            key=str(key), content=ask.content_of(asked, sample.get("target"), choices=sample.get("choices")),
-            prompt=ask.prompt_of([[m.get("role"), _resolved(m.get("content"), sample)] for m in sent]),
+            key=str(key), content=ask.question_digest(asked, sample.get("target"), choices=sample.get("choices")),
+            prompt=ask.prompt_digest([[m.get("role"), _resolved(m.get("content"), sample)] for m in sent]),
             values=values if state == "scored" else {}, state=state, why=reason, repeat=sample["epoch"],
-            **ask.about(sample.get("metadata") or {}, want, here),
+            **ask.row_columns(sample.get("metadata") or {}, want, here),
         ))  # fmt: skip
-    found.rows = ask.numbered(found.rows, found.ids)
+    found.rows = ask.flag_positional_keys(found.rows, found.ids)
     return found
 
 
@@ -157,7 +157,7 @@ def _number(value: Any) -> float | str:
         return float(value) if abs(value) < 1e300 or value != value else "holds numbers that are too large"
     if value is None:
         return math.nan
-    return f'holds "{ask.called(str(value))[:40]}", which is no number'
+    return f'holds "{ask.display_name(str(value))[:40]}", which is no number'
 
 
 def _resolved(value: Any, sample: ask.Told) -> Any:
@@ -174,8 +174,8 @@ def _resolved(value: Any, sample: ask.Told) -> Any:
 
 def _whole(told: ask.Told, found: _Found, results: ask.Told, path: Path) -> None:
     """Raise UsageError where a log has not each sample of its run, each once."""
-    ids = ask.at(told, "dataset", "sample_ids") or []
-    asked = len(ids) * int(ask.at(told, "config", "epochs") or 1) or results.get("total_samples")
+    ids = ask.nested_value(told, "dataset", "sample_ids") or []
+    asked = len(ids) * int(ask.nested_value(told, "config", "epochs") or 1) or results.get("total_samples")
     there = {(type(i), i, row.repeat) for i, row in zip(found.ids, found.rows, strict=True)}
     if len(there) < len(found.rows):
         raise UsageError(f"{path}: holds a sample twice, of the same id and epoch; it cannot be read")
@@ -206,7 +206,9 @@ def _reduced(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[
         reducer = reduction.get("reducer")
         for sample in reduction["samples"]:
             if (key := sample.get("sample_id")) not in rows:
-                raise UsageError(f'{where}: reduces a sample "{ask.called(key)}" that it does not hold; it is cut')
+                raise UsageError(
+                    f'{where}: reduces a sample "{ask.display_name(key)}" that it does not hold; it is cut'
+                )
             found.count(key, {str(reduction["scorer"]): sample}, "" if reducer in (None, "mean") else f"/{reducer}")
     for key, row in rows.items():
         if row.state == "scored":
@@ -219,7 +221,7 @@ def _own_scorers(told: ask.Told) -> str | None:
     model, roles, found = told.get("model"), told.get("model_roles") or {}, []
     for scorer in told.get("scorers") or []:
         name, options = str(scorer.get("name")), scorer.get("options") or {}
-        named = options.get("model") or ask.at(roles, options.get("model_role") or "grader", "model")
+        named = options.get("model") or ask.nested_value(roles, options.get("model_role") or "grader", "model")
         judges = named if isinstance(named, list) else [named]
         if name.rpartition("/")[2].startswith("model_graded") and (not any(judges) or model in judges):
             found.append(name)
@@ -230,7 +232,7 @@ def _facts(told: ask.Told, plan: ask.Told, reducers: list[str]) -> dict[str, str
     config = told.get("config") or {}
     roles, limits = told.get("model_roles"), {k: v for k, v in config.items() if k.endswith("_limit") and v is not None}
     generation = {**(told.get("model_generate_config") or {}), **(plan.get("config") or {}), **limits}
-    return ask.facts_of(
+    return ask.collect_facts(
         task_version=str(told.get("task_version", "")),
         template=[[s.get("solver"), s.get("params")] for s in plan.get("steps") or []],
         scorer=[[s.get("name"), s.get("options"), s.get("metrics")] for s in told.get("scorers") or []],
@@ -239,5 +241,5 @@ def _facts(told: ask.Told, plan: ask.Told, reducers: list[str]) -> dict[str, str
         epochs=" ".join([str(config.get("epochs") or 1), *reducers]),
         task_args=told.get("task_args"), model=told.get("model"), model_args=told.get("model_args"),
         backend=str(told.get("model", "")).split("/")[0], git=told.get("revision"),
-        shuffled=str(ask.at(told, "dataset", "shuffled")),
+        shuffled=str(ask.nested_value(told, "dataset", "shuffled")),
     )  # fmt: skip

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.digests import digest_of
-from harness.data.identity import keyed
+from harness.data.identity import add_question_keys
 from harness.errors import UsageError
 from harness.records.samples import Sample
-from harness.rows.guard import Files
-from harness.rows.readers import asking as ask
+from harness.rows.readers import fields as ask
 from harness.rows.records import Better, Binding, RawMetric, RawRow, RawRows, Wanted
+from harness.rows.safe_read import Files
 
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
@@ -38,7 +38,7 @@ class LmEval(ask.RowReader):
         dated = [(m[2], m[1], p) for p in found if (m := re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", p.name))]
         if not dated:
             raise UsageError(f"{path}: holds no rows that are known; lm_eval needs --log_samples")
-        task = ask.one_of(sorted({name for _, name, _ in dated}), want.task, path, "task")
+        task = ask.select_one(sorted({name for _, name, _ in dated}), want.task, path, "task")
         date, _, samples = max((d, str(p), p) for d, name, p in dated if name == task)
         old = sorted({d for d, name, _ in dated if name == task} - {date})
         notes = (f"of {len(old) + 1} runs in {path} the newest, {date}, is read; before it {old[-1]}",) if old else ()
@@ -79,7 +79,7 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
     if not found:
         raise UsageError(f"{task}: holds no rows")
     metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
-    name = ask.one_of([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
+    name = ask.select_one([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
     return found[name], name
 
 
@@ -121,7 +121,7 @@ def _rows(
     docs = [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
     name = want.id or ("id" if all("id" in doc for doc in docs) else "")
     found, asked = [], _asked(config, docs, [line.get("target", "") for line in lines])
-    for number, (line, doc, sample) in enumerate(zip(lines, docs, keyed(asked, None), strict=True), 1):
+    for number, (line, doc, sample) in enumerate(zip(lines, docs, add_question_keys(asked, None), strict=True), 1):
         values, lengths = dict[str, float](), dict[str, float]()
         for metric, (about, factor) in metrics.items():
             if about.unreadable or (value := line.get(metric)) is None or metric not in line["metrics"]:
@@ -134,7 +134,7 @@ def _rows(
         key = str(doc.get(name, "")) if name else str(line.get("doc_id", ""))
         found.append(RawRow(
             key, not name, sample.key, str(line.get("prompt_hash", "")), values, "scored" if values else "unscored",
-            lengths=lengths, **ask.about(doc, want, f"{samples} row {number:,}"),
+            lengths=lengths, **ask.row_columns(doc, want, f"{samples} row {number:,}"),
         ))  # fmt: skip
     return found
 
@@ -165,7 +165,7 @@ def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, 
     seed = run.get("fewshot_seed") if shots else None
     system = told.get("system_instruction")
     limit = "none" if (most := run.get("limit")) is None else most
-    return {} if not told else ask.facts_of(
+    return {} if not told else ask.collect_facts(
         shots=None if shots is None else f"{shots} shots" + (f", seed {seed}" if seed is not None else ""),
         template=str(told.get("chat_template_sha") or "none")[:16],
         system=digest_of(system)[:16] if system else "none",

@@ -13,12 +13,12 @@ from harness.artifacts.digests import digest_of
 from harness.errors import UsageError
 from harness.records.run import Run
 from harness.records.scales import OnScale
-from harness.reports.report_json import made as made_of
-from harness.reports.run_folder import asked_of
-from harness.rows.guard import Files, head_of
-from harness.rows.readers import asking as ask
+from harness.reports.report_json import from_json as made_of
+from harness.reports.run_folder import prompt_of
+from harness.rows.readers import fields as ask
 from harness.rows.records import Better, RawMetric, RawRow, RawRows, Wanted
-from harness.texts.counts import counted
+from harness.rows.safe_read import Files, read_head
+from harness.texts.counts import count_noun
 
 REPORT, ITEMS, EVIDENCE = "report.json", "items.jsonl", "evidence"
 NAMED = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+\.jsonl")
@@ -34,7 +34,7 @@ class Ours(ask.RowReader):
         """Return whether the harness wrote this: a line of rows has a key that no other tool writes."""
         if path.is_dir():
             rows = _items(path) or next((p for to in ("", "*/") for p in path.glob(f"{to}samples_*.jsonl")), None)
-            return rows is not None and _report(path) is not None and self.sniff(rows, head_of(rows))
+            return rows is not None and _report(path) is not None and self.sniff(rows, read_head(rows))
         line = head.partition(b"\n")[0]
         return all(key in line for key in (b'"cluster"', b'"weights"', b'"doc_hash"')) or line.startswith(b'{"item": ')
 
@@ -49,13 +49,15 @@ class Ours(ask.RowReader):
         reports = [r for r in run["reports"] if r["outcome"] != "skipped"]
         folder = path if path.is_dir() else path.parent
         label = folder.name if items is None and folder != place.parent else want.label
-        subject = ask.one_of([r["subject"] for r in reports], label, path, "subject")
+        subject = ask.select_one([r["subject"] for r in reports], label, path, "subject")
         mine = [r for r in reports if r["subject"] == subject]
-        task = ask.one_of([r["eval"] for r in mine], want.task or _task(path), path, "task")
+        task = ask.select_one([r["eval"] for r in mine], want.task or _task(path), path, "task")
         report = next(r for r in mine if r["eval"] == task)
         if report["outcome"] != "done":
-            why = ask.called(report["error"])
-            raise UsageError(f"{path}: {ask.called(subject)} could not be evaluated on {ask.called(task)}: {why}")
+            why = ask.display_name(report["error"])
+            raise UsageError(
+                f"{path}: {ask.display_name(subject)} could not be evaluated on {ask.display_name(task)}: {why}"
+            )
         lines = _of_item(files, items, subject, task) if items else files.lines(_samples(path, place, subject, task))
         rows = [_row(one, want, f"{path} line {line:,}") for line, one in lines]
         if len(rows) != report["n"]:
@@ -63,14 +65,16 @@ class Ours(ask.RowReader):
         lock, digest = place.with_name(LOCK), run.get("digests", {}).get(subject, "")
         locked = files.document(lock) if lock.is_file() else {}
         scales = locked.get("metrics", {}).get(task, {})
-        spec: dict[str, Any] = {one["name"]: one for one in ask.at(locked, "suite", "evals") or []}.get(task, {})
+        spec: dict[str, Any] = {one["name"]: one for one in ask.nested_value(locked, "suite", "evals") or []}.get(
+            task, {}
+        )
         return RawRows(
             f"finetune-harness {run['harness']}", subject, task, _metrics(report, rows, scales, f"{path}"), rows,
-            ask.facts_of(
+            ask.collect_facts(
                 scorer=spec.get("use"), template=spec.get("template"), generation=spec.get("options"),
                 limit="none" if report["of"] in (0, report["n"]) else str(report["n"]), model=run.get("model"),
-                transformers=ask.at(run, "versions", "transformers"), torch=ask.at(run, "versions", "torch"),
-                seed=str(run.get("seed")), dtype=ask.at(run, "facts", "model", "dtype"),
+                transformers=ask.nested_value(run, "versions", "transformers"), torch=ask.nested_value(run, "versions", "torch"),
+                seed=str(run.get("seed")), dtype=ask.nested_value(run, "facts", "model", "dtype"),
             ),
             "claimed" if digest else "none", f"sha256:{digest}" if digest else "", tuple(report.get("caveats") or ()),
         )  # fmt: skip
@@ -94,7 +98,7 @@ def _samples(path: Path, report: Path, subject: str, task: str) -> Path:
     found = [path] if path.is_file() else sorted((report.parent / subject).glob("samples_*.jsonl"))
     found = [one for one in found if _task(one) == task]
     if len(found) != 1:
-        what = f"{counted(len(found), 'file')} of rows of {ask.called(task)} on {ask.called(subject)}"
+        what = f"{count_noun(len(found), 'file')} of rows of {ask.display_name(task)} on {ask.display_name(subject)}"
         raise UsageError(f"{path}: holds {what}; name the folder that a run wrote")
     return found[0]
 
@@ -104,7 +108,9 @@ def _of_item(files: Files, path: Path, subject: str, task: str) -> Iterator[tupl
     for line, row in files.lines(path):
         if row["item"] == f"{subject}::{task}":
             if "id" not in row:
-                raise UsageError(f"{path}: {ask.called(task)} is private, its rows are digests; name the run's folder")
+                raise UsageError(
+                    f"{path}: {ask.display_name(task)} is private, its rows are digests; name the run's folder"
+                )
             yield line, row
 
 
@@ -113,14 +119,14 @@ def _row(line: ask.Told, want: Wanted, where: str) -> RawRow:
     told, nats = line.get("values", line), line.get("nats") or {}
     lost = (*line.get("lost", ()), *line.get("partly_lost", ()))
     names = [n for n in (line["values"] if "values" in line else line["metrics"]) if n not in lost]
-    values = ask.scores({n: nats.get(n, told.get(n)) for n in names}, where)
+    values = ask.parse_scores({n: nats.get(n, told.get(n)) for n in names}, where)
     lengths = {n: float(line["weights"].get(n, line["weight"])) for n in values}
     own: dict[str, Any] = {c: str(line[c]) for c in ("cluster", "second_cluster") if line.get(c)}
-    sent = line["prompt_hash"] if "values" in line else digest_of(line.get("rendered") or asked_of(line))
+    sent = line["prompt_hash"] if "values" in line else digest_of(line.get("rendered") or prompt_of(line))
     return RawRow(
         key=str(line["id"]), content=line.get("key") or "", prompt=sent, values=values,
         state="scored" if values else "unscored", lengths={n: w for n, w in lengths.items() if w != 1},
-        **own | ask.about({**(line.get("doc") or {}), **(line.get("slices") or {})}, want, where),
+        **own | ask.row_columns({**(line.get("doc") or {}), **(line.get("slices") or {})}, want, where),
     )  # fmt: skip
 
 
@@ -136,8 +142,10 @@ def _metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str)
             continue
         weight = math.fsum(w for _, w in here)
         ours, told = math.fsum(v * w for v, w in here) / weight if weight else math.nan, report["metrics"].get(name)
-        is_log = told is not None and not ask.is_equal(ours, told) and ask.is_equal(math.exp(min(ours, LARGEST)), told)
-        total = told if is_log else ask.agreed(f"{where} {ask.called(name)}", ours, told)
+        is_log = (
+            told is not None and not ask.are_close(ours, told) and ask.are_close(math.exp(min(ours, LARGEST)), told)
+        )
+        total = told if is_log else ask.check_total(f"{where} {ask.display_name(name)}", ours, told)
         limits = scales.get(name, {}).get("range")
         ends = limits and (_end(limits[0], -math.inf), _end(limits[1], math.inf))
         found[name] = RawMetric(cast("Better", better), "perplexity" if is_log else scale, total, ends)

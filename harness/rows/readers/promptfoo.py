@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.rows.guard import Files, why_of
-from harness.rows.readers import asking as ask
+from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
+from harness.rows.safe_read import Files, describe_tool_error
 
 VERSION = 3  # of the format
 ERROR = 2  # failureReason: no answer came; 1 is an assertion that failed, 0 none
@@ -28,27 +28,29 @@ class Promptfoo(ask.RowReader):
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         document = files.document(path)
         if (results := document["results"]).get("version") != VERSION:
-            what = f"is of version {ask.called(results.get('version'))} of promptfoo's format, and {VERSION} is read"
+            what = (
+                f"is of version {ask.display_name(results.get('version'))} of promptfoo's format, and {VERSION} is read"
+            )
             raise UsageError(f"{path}: {what}; export it anew with a newer promptfoo")
         prompts = results["prompts"]
-        provider = ask.one_of([p["provider"] for p in prompts], want.label, path, "provider")
+        provider = ask.select_one([p["provider"] for p in prompts], want.label, path, "provider")
         labels = [p["label"] if p["provider"] == provider else None for p in prompts]
-        task = ask.one_of([label for label in labels if label is not None], want.task, path, "prompt")
+        task = ask.select_one([label for label in labels if label is not None], want.task, path, "prompt")
         place = labels.index(task)
         mine = [row for row in results["results"] if row["promptIdx"] == place]
         rows = _rows(mine, want, f"{path}")
         metrics = _metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}") if rows else {}
-        named = [p for p in ask.at(document, "config", "providers") or [] if isinstance(p, dict)]
+        named = [p for p in ask.nested_value(document, "config", "providers") or [] if isinstance(p, dict)]
         own = [p.get("config") or {} for p in named if provider in (p.get("label"), p.get("id"))]
-        facts = ask.facts_of(
+        facts = ask.collect_facts(
             model=provider, template=prompts[place].get("raw"), generation=own[-1] if own else {},
-            judge=(judge := ask.at(document, "config", "defaultTest", "options", "provider")),
-            judged_by_itself="its assertions" if ask.names(judge, provider) else None,
+            judge=(judge := ask.nested_value(document, "config", "defaultTest", "options", "provider")),
+            judged_by_itself="its assertions" if ask.mentions_model(judge, provider) else None,
         )  # fmt: skip
         broke, bare = (sum(row.state == state for row in rows) for state in ("error", "unscored"))
         lost = "without an answer or by an assertion that broke, which promptfoo counts as 0"
         unasked = "without an assertion, which promptfoo counts as success"
-        notes = ask.noted((broke, "test", lost), (bare, "test", unasked))
+        notes = ask.make_notes((broke, "test", lost), (bare, "test", unasked))
         tool = f"promptfoo {(document.get('metadata') or {}).get('promptfooVersion', '?')}"
         return RawRows(tool, provider, task, metrics, rows, facts, notes=notes)
 
@@ -58,14 +60,14 @@ def _rows(tests: Sequence[ask.Told], want: Wanted, where: str) -> list[RawRow]:
     rows, seen = list[RawRow](), Counter[tuple[str, str]]()
     for test in tests:
         case = test["testCase"]
-        key, here = str(case.get("description") or ""), f"{where} test {ask.called(test.get('testIdx'))}"
-        content = ask.content_of(ask.fact(test["vars"]), "", assertions=case.get("assert"))
+        key, here = str(case.get("description") or ""), f"{where} test {ask.display_name(test.get('testIdx'))}"
+        content = ask.question_digest(ask.format_setting(test["vars"]), "", assertions=case.get("assert"))
         state, reason = _state(test)
-        values = ask.scores({SUCCESS: bool(test["success"]), **(test.get("namedScores") or {})}, here)
+        values = ask.parse_scores({SUCCESS: bool(test["success"]), **(test.get("namedScores") or {})}, here)
         rows.append(RawRow(
-            key=key, numbered=not key, content=content, prompt=ask.prompt_of(test["prompt"]["raw"]),
+            key=key, numbered=not key, content=content, prompt=ask.prompt_digest(test["prompt"]["raw"]),
             values=values if state == "scored" else {}, state=state, why=reason, repeat=seen[content, key],
-            **ask.about({**test["vars"], **(case.get("metadata") or {})}, want, here),
+            **ask.row_columns({**test["vars"], **(case.get("metadata") or {})}, want, here),
         ))  # fmt: skip
         seen[content, key] += 1
     return rows
@@ -75,18 +77,20 @@ def _state(test: ask.Told) -> tuple[State, str]:
     """Return how a test ended: an assertion that failed is a score, one that broke is none."""
     graded = test.get("gradingResult") or {}
     if test.get("failureReason") == ERROR or not graded:
-        return "error", why_of(test.get("error") or "no answer")
+        return "error", describe_tool_error(test.get("error") or "no answer")
     parts = graded.get("componentResults") or []
     for one in (graded, *parts):
-        if ask.at(one, "metadata", "graderError") or str(one.get("reason", "")).startswith(BROKE):
-            return "error", why_of(one.get("reason"))
-    return ("scored", "") if parts else ("unscored", why_of(graded.get("reason")))
+        if ask.nested_value(one, "metadata", "graderError") or str(one.get("reason", "")).startswith(BROKE):
+            return "error", describe_tool_error(one.get("reason"))
+    return ("scored", "") if parts else ("unscored", describe_tool_error(graded.get("reason")))
 
 
 def _metrics(tests: Sequence[ask.Told], rows: Sequence[RawRow], told: ask.Told, where: str) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where promptfoo's own counts, of all tests, are not those of the tests."""
-    ask.agreed(f"{where} tests that pass", sum(bool(test["success"]) for test in tests), told.get("testPassCount"))
+    ask.check_total(f"{where} tests that pass", sum(bool(test["success"]) for test in tests), told.get("testPassCount"))
     for name, total in (told.get("namedScores") or {}).items():
-        ask.agreed(f"{where} {ask.called(name)}", sum((t.get("namedScores") or {}).get(name, 0) for t in tests), total)
+        ask.check_total(
+            f"{where} {ask.display_name(name)}", sum((t.get("namedScores") or {}).get(name, 0) for t in tests), total
+        )
     names = dict.fromkeys([SUCCESS, *(name for row in rows for name in row.values)])
     return {n: RawMetric("higher", "proportion" if n == SUCCESS else None) for n in names}

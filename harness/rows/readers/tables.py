@@ -11,12 +11,12 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from harness.data.identity import key_of
+from harness.data.identity import question_key
 from harness.errors import UsageError, did_you_mean
-from harness.rows.guard import BOM, WHOLE, Files, number
-from harness.rows.readers import asking as ask
+from harness.rows.readers import fields as ask
 from harness.rows.records import COLUMNS, RawMetric, RawRow, RawRows, State, Wanted
-from harness.texts.shown import shown
+from harness.rows.safe_read import BOM, WHOLE, Files, parse_score
+from harness.texts.escaping import printable
 
 Lines = Iterator[tuple[int, ask.Told]]
 PIECE = 10_000  # rows whose contents are told at a time
@@ -41,18 +41,18 @@ class Table(ask.RowReader):
         with path.open("rb") as f:
             head = f.read(4096).removeprefix(BOM).lstrip()
         if head.startswith(b"PAR1"):
-            return table(path, _parquet(files.whole(path), path), want)
-        return table(path, files.lines(path) if head[:1] == b"{" else _csv(files.whole(path), path), want)
+            return read_table(path, _parquet(files.whole(path), path), want)
+        return read_table(path, files.lines(path) if head[:1] == b"{" else _csv(files.whole(path), path), want)
 
 
-def table(path: Path, lines: Lines, want: Wanted) -> RawRows:
+def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     """Return the rows of a table, whatever it was read from. Raises UsageError with the line of what cannot be read."""
     rows, shared, columns = list[RawRow](), dict[Any, Any](), dict[str, str]()
     while piece := list(islice(lines, PIECE)):
         columns = columns or _columns(piece[0][1], want, path)
         rows += _made(path, piece, columns, want, shared)
     if not want.id:  # names that all are numbers name nothing, unless their column was named
-        rows = ask.numbered(rows, [row.key for row in rows])
+        rows = ask.flag_positional_keys(rows, [row.key for row in rows])
     metric = want.metric or want.score or "score"
     return RawRows("table", path.stem, want.task or path.stem, {metric: RawMetric()}, rows)
 
@@ -68,7 +68,7 @@ def _csv(data: bytes, path: Path) -> Lines:
     try:
         names = next(reader, [])
         if twice := [name for name, n in Counter(names).items() if n > 1] or names[MOST_COLUMNS:]:
-            raise UsageError(f'{path} line 1: the column "{shown(twice[0])}" stands twice, or is one of too many')
+            raise UsageError(f'{path} line 1: the column "{printable(twice[0])}" stands twice, or is one of too many')
         for fields in reader:
             if fields and len(fields) != len(names):
                 what = f"has {len(fields)} fields, and the header {len(names)}; is a quote missing, or a comma in 1,5?"
@@ -94,7 +94,7 @@ def _parquet(data: bytes, path: Path) -> Lines:
             yield from enumerate(batch.to_pylist(), count + 1)
             count += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UsageError(f"{path}: not valid Parquet: {shown(str(error))[:100]}; is the file whole?") from None
+        raise UsageError(f"{path}: not valid Parquet: {printable(str(error))[:100]}; is the file whole?") from None
 
 
 def _columns(line: ask.Told, want: Wanted, path: Path) -> dict[str, str]:
@@ -105,9 +105,9 @@ def _columns(line: ask.Told, want: Wanted, path: Path) -> dict[str, str]:
     found |= dict(zip(("cluster", "second_cluster"), want.cluster, strict=False))
     for column in (*found.values(), *want.slices):
         if column not in line:
-            raise UsageError(f'{path}: has no column "{shown(column)}"{did_you_mean(column, map(str, line))}')
+            raise UsageError(f'{path}: has no column "{printable(column)}"{did_you_mean(column, map(str, line))}')
     if "score" not in found:
-        columns = ", ".join(f'"{shown(str(c))}"' for c in [*line][:8])
+        columns = ", ".join(f'"{printable(str(c))}"' for c in [*line][:8])
         raise UsageError(f'{path}: has no column "score"; name it, --score COLUMN (it has {columns})')
     return found
 
@@ -122,16 +122,16 @@ def _made(
     for line_number, line in piece:
         score = line.get(scores)
         if type(score) is not int or score not in (0, 1):  # as most are
-            score = number(score, f"{path} line {line_number:,}")
+            score = parse_score(score, f"{path} line {line_number:,}")
         if (values := shared.get(score)) is None:
             values = shared[score] = {} if score is None else {metric: float(score)}
         key, cluster, second, repeat, text, target = [v if type(v) is str else _text(v) for v in map(line.get, told)]
-        if (weight := number(line.get(weights), f"{path} line {line_number:,}") if weights else 1.0) is None:
+        if (weight := parse_score(line.get(weights), f"{path} line {line_number:,}") if weights else 1.0) is None:
             raise UsageError(f"{path} line {line_number:,}: has no weight; write 1, or 0 where it does not count")
         parts = tuple((c, _text(line.get(c))) for c in slices) if slices else ()
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         state: State = "unscored" if score is None else "scored"
-        content = key_of(text, target) if told[4] else ""
+        content = question_key(text, target) if told[4] else ""
         own = shared.setdefault(parts, dict(parts)) if parts else NONE
         clusters = intern(cluster), intern(second)
         found.append(RawRow(key, False, content, "", values, state, "", time, weight, *clusters, own, NONE))

@@ -10,12 +10,12 @@ from harness import UsageError
 from harness_api import RequestRefused
 from harness_served import DRAWN, IDENTITY, LAYERS
 from harness_served.parity import SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
-from harness_served.runtime import room
+from harness_served.runtime import context_room
 
 DULL = ("template", "adapters")  # of what is told: too long to print, or printed by another layer
 
 
-def compare(parity: Parity, wanted: Collection[str]) -> Iterator[tuple[str, LayerVerdict]]:
+def compare_layers(parity: Parity, wanted: Collection[str]) -> Iterator[tuple[str, LayerVerdict]]:
     """Look at layer after layer, and yield what came of each; the identity comes last, for it is asked twice.
 
     Raises UsageError where a server gives up, or another model answers at the end than did at the start.
@@ -50,7 +50,7 @@ def _same_model(parity: Parity, began: Mapping[str, Any]) -> LayerVerdict:
     told_type = str(began.get("model_ftype", ""))
     if any(told_type.upper().startswith(kind) for kind in ("Q", "IQ", "MOSTLY_Q")) and not parity.reference.gguf:
         parity.notes.append(f"it serves {told_type}, and the export has more bits: a candidate of its own, to be gated")
-    if (context := room(began)) and context < parity.longest + DRAWN:
+    if (context := context_room(began)) and context < parity.longest + DRAWN:
         parity.notes.append(f"it takes {context} tokens at most")
     told = {k: v for k, v in began.items() if k not in DULL and v is not None}
     if not set(told) - {"id", "owned_by"}:

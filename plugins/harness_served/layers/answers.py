@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from harness_served.layers.logprobs import FLOOR, ToldTokens, noise
+from harness_served.layers.logprobs import FLOOR, ToldTokens, arithmetic_tolerance
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
 
 TAIL = 8  # times the noise of a log-probability, which has heavy tails
 
 
-def look(parity: Parity) -> LayerVerdict:
+def compare_answers(parity: Parity) -> LayerVerdict:
     """Say whether each token the runtime chose is one that the export might choose."""
     if parity.came("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, and so would the answers")
@@ -17,7 +17,7 @@ def look(parity: Parity) -> LayerVerdict:
     for number, ((prompt, answer, ids), scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
         leads, bound = parity.leads(answer, ids, scored), usual
         if max(leads, default=0.0) > usual:  # by its own noise, for a long one has more
-            bound = max(usual, TAIL * noise(parity, [ToldTokens(prompt, ids, [])], [scored.own]))
+            bound = max(usual, TAIL * arithmetic_tolerance(parity, [ToldTokens(prompt, ids, [])], [scored.own]))
             if parity.arithmetic != "float32":  # and what the export would choose in it is no other answer
                 rough = parity.reference.score(prompt.ids, ids, parity.arithmetic)
                 leads = [min(pair) for pair in zip(leads, (rough.best[:-1] - rough.own).tolist(), strict=False)]

@@ -23,7 +23,7 @@ TOKENS = 40  # of each conversation
 LEAST = 64
 
 
-def look(parity: Parity) -> LayerVerdict:
+def compare_defaults(parity: Parity) -> LayerVerdict:
     """Compare what is told, or what is drawn."""
     path = parity.reference.folder / "generation_config.json"
     found = json.loads(path.read_text("utf-8")) if path.is_file() else {}

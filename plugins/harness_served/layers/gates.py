@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness import Gate, ModelRef, Outcome, Result, UsageError, Verdict
-from harness.internals import Again, decide, score_in
+from harness.internals import ReplayRows, decide, score_from_row
 from harness_api import load
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
 
@@ -17,7 +17,7 @@ VERSUS = "evidence"
 TOLD = {"worse": "lost_count", "better": "won_count", "rows": "n", **{n: n for n in ("estimate", "lower", "upper")}}
 
 
-def look(parity: Parity) -> LayerVerdict:
+def compare_gates(parity: Parity) -> LayerVerdict:
     """Ask, and decide; `differs` is proven to be worse by more than the margin."""
     asked, runtime = parity.again, parity.runtime
     if asked is None:
@@ -47,7 +47,7 @@ def look(parity: Parity) -> LayerVerdict:
     return LayerVerdict(SAME, "; ".join(map(_said, verdicts)), "rows", numbers)
 
 
-def _claims(asked: Again) -> Iterator[Gate]:
+def _claims(asked: ReplayRows) -> Iterator[Gate]:
     """Yield a claim for each metric that a gate is about, by the narrowest margin that a gate of it has."""
     margins: dict[str, list[Gate]] = {}
     for gate in asked.gates:
@@ -62,12 +62,12 @@ def _claims(asked: Again) -> Iterator[Gate]:
         yield Gate(name, metric=name, versus=VERSUS, worse_by_at_most=margin, allow_approximate=True)
 
 
-def _decided(asked: Again, claim: Gate, ours: Result, alpha: float) -> Verdict:
+def _decided(asked: ReplayRows, claim: Gate, ours: Result, alpha: float) -> Verdict:
     """Return the verdict on the rows whose scores the evidence tells; of private ones it tells none."""
     task, known = asked.collection.tasks[claim.eval], asked.known[claim.eval]
     told = [number for number in asked.drawn[claim.eval] if "values" in known[number]]
     samples = [(task.samples or ())[number] for number in told]
-    theirs = tuple(score_in(known[number]) for number in told)
+    theirs = tuple(score_from_row(known[number]) for number in told)
     evidence = Result(VERSUS, claim.eval, theirs, {}, asked.told.weights)
     return decide(claim, task.metrics[claim.metric_name], ours, evidence, samples, alpha, name=asked.told.candidate)
 

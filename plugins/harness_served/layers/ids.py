@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from harness_api import RequestRefused
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
-from harness_served.runtime import GREEDY, room
+from harness_served.runtime import GREEDY, context_room
 
 PLAIN = "The capital of France is"  # a text prompt, which gets a BOS or none
 FIX = "serve it with the export's own: --chat-template model/chat_template.jinja"
 
 
-def look(parity: Parity) -> LayerVerdict:
+def compare_ids(parity: Parity) -> LayerVerdict:
     """Compare tokens, or where they are not told their count, which each known fault of a template moves."""
     runtime, seen, unread, prompts = parity.runtime, "count", 0, [*parity.prompts, *parity.rows]
     for number, prompt in enumerate(prompts):
@@ -24,7 +24,7 @@ def look(parity: Parity) -> LayerVerdict:
         try:
             count = runtime.count(prompt.messages)
         except RequestRefused as error:
-            if (most := room(runtime.identity())) is not None and most <= ours:
+            if (most := context_room(runtime.identity())) is not None and most <= ours:
                 return LayerVerdict(DIFFERS, f"{where} of {ours} tokens is refused: {error}", seen)
             unread += 1
             parity.notes.append(f"ids: {where} is refused: {error}")

@@ -33,9 +33,9 @@ class ToldTokens:
     logprobs: list[float]
 
 
-def look(parity: Parity) -> LayerVerdict:
+def compare_logprobs(parity: Parity) -> LayerVerdict:
     """Draw, and compare; raises UsageError as the server is asked."""
-    runtime, said = parity.runtime, list(drawn(parity))
+    runtime, said = parity.runtime, list(draw_from_runtime(parity))
     parity.heard["told"] = said
     if not said:
         return LayerVerdict(UNSEEN, f"{runtime.name} tells no log-probabilities of tokens it tells; {runtime.hint}")
@@ -45,9 +45,9 @@ def look(parity: Parity) -> LayerVerdict:
     apart = torch.cat([torch.tensor(t.logprobs) - own for t, own in zip(said, ours, strict=True)])
     if len(apart) < LEAST:
         return LayerVerdict(UNPROVEN, f"{len(apart)} tokens are told, want {LEAST}: its answers are short")
-    own, itself = noise(parity, said, ours), _repeated(parity, said)
+    own, itself = arithmetic_tolerance(parity, said, ours), _repeated(parity, said)
     parity.heard["noise"] = max(own, itself)
-    limit, found = TIMES * max(own, itself), rms(apart)
+    limit, found = TIMES * max(own, itself), root_mean_square(apart)
     mean, error = float(apart.mean()), float(apart.std()) / math.sqrt(len(apart))
     numbers = {"rms": found, "bound": limit, "median": float(apart.abs().median()), "max": float(apart.abs().max())}
     numbers |= {"kl": mean, "error": error, "tokens": len(apart), "noise": own, "itself": itself}
@@ -58,13 +58,15 @@ def look(parity: Parity) -> LayerVerdict:
     if found <= limit and mean - 3 * error <= max(SMALL, max(own, itself) ** 2):
         says = f"KL {mean:.4f} ± {error:.4f} nats a token, RMS {found:.3f} of at most {limit:.3f}"
         return LayerVerdict(SAME, f"{says} (own {parity.arithmetic}: {own:.3f}), {told}", "told", numbers)
-    far = sum(rms(torch.tensor(t.logprobs) - own) > limit for t, own in zip(said, ours, strict=True))
+    far = sum(root_mean_square(torch.tensor(t.logprobs) - own) > limit for t, own in zip(said, ours, strict=True))
     where = f"in {far} of {len(said)} conversations"  # not in all: replicas may differ
     says = f"RMS {found:.2f} nats a token, at most {limit:.3f}, KL {mean:.3f} ± {error:.3f}, {told}, {where}"
-    return LayerVerdict(DIFFERS, f"{says}; {nearest(parity, said, limit)}", "told", numbers)
+    return LayerVerdict(DIFFERS, f"{says}; {explain_mismatch(parity, said, limit)}", "told", numbers)
 
 
-def drawn(parity: Parity, most: int = DRAWN, some: int = 0, seed: int | None = None) -> Iterator[ToldTokens]:
+def draw_from_runtime(
+    parity: Parity, most: int = DRAWN, some: int = 0, seed: int | None = None
+) -> Iterator[ToldTokens]:
     """Yield what the runtime draws after conversations, with nothing filtered; nothing where it tells too little."""
     runtime, seed = parity.runtime, parity.seed if seed is None else seed
     prompts = parity.prompts if runtime.takes_ids else parity.spoken
@@ -83,33 +85,38 @@ def drawn(parity: Parity, most: int = DRAWN, some: int = 0, seed: int | None = N
             yield ToldTokens(prompt, ids[:many], said.logprobs[:many])
 
 
-def noise(parity: Parity, said: Sequence[ToldTokens], ours: Sequence[torch.Tensor]) -> float:
+def arithmetic_tolerance(parity: Parity, said: Sequence[ToldTokens], ours: Sequence[torch.Tensor]) -> float:
     """Return what the runtime's arithmetic costs the exported model itself, on the same tokens."""
     if parity.arithmetic == "float32":
         deep = torch.cat([torch.full((len(t.ids),), len(t.prompt.ids) / DEEP) for t in said])
         return FLOOR * float(deep.clamp(min=1).mean().sqrt())
     rough = [parity.reference.score(t.prompt.ids, t.ids, parity.arithmetic).own for t in said]
-    return max(FLOOR, rms(torch.cat(rough) - torch.cat(list(ours))))
+    return max(FLOOR, root_mean_square(torch.cat(rough) - torch.cat(list(ours))))
 
 
-def rms(values: Any) -> float:
+def root_mean_square(values: Any) -> float:
     """Return the root of the mean square."""
     return float(values.pow(2).mean().sqrt())
 
 
 def _repeated(parity: Parity, said: Sequence[ToldTokens]) -> float:
     """Return how far the runtime is from itself, where it draws the same tokens again."""
-    again = [(one, other) for other in drawn(parity, DRAWN // 2, AGAIN) for one in said if one.prompt is other.prompt]
+    again = [
+        (one, other)
+        for other in draw_from_runtime(parity, DRAWN // 2, AGAIN)
+        for one in said
+        if one.prompt is other.prompt
+    ]
     pairs: list[float] = []
     for one, other in again:
         for a, b, x, y in zip(one.ids, other.ids, one.logprobs, other.logprobs, strict=False):
             if a != b:
                 break
             pairs.append(x - y)
-    return rms(torch.tensor(pairs)) if pairs else 0.0
+    return root_mean_square(torch.tensor(pairs)) if pairs else 0.0
 
 
-def nearest(parity: Parity, said: Sequence[ToldTokens], limit: float) -> str:
+def explain_mismatch(parity: Parity, said: Sequence[ToldTokens], limit: float) -> str:
     """Say which of a few wrong models the runtime is near to; it explains, and decides nothing."""
     reference = parity.reference
     wrong = {"rotary positions of a tenth of its base": reference.turned(0.1)}
@@ -119,7 +126,7 @@ def nearest(parity: Parity, said: Sequence[ToldTokens], limit: float) -> str:
     theirs, found = torch.cat([torch.tensor(t.logprobs) for t in said]), {}
     for name, way in wrong.items():
         with way:
-            found[name] = rms(theirs - torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said]))
+            found[name] = root_mean_square(theirs - torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said]))
     name = min(found, key=lambda name: found[name])
     if found[name] > limit:
         return "other weights than the export's, or computed otherwise"

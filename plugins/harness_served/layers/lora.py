@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness_served.layers.logprobs import TIMES, ToldTokens, drawn, rms
+from harness_served.layers.logprobs import TIMES, ToldTokens, draw_from_runtime, root_mean_square
 from harness_served.parity import DIFFERS, SAME, SECOND, UNPROVEN, UNSEEN, LayerVerdict, Parity
 
 ALONE = "Once upon a time"  # a text prompt for the base of an adapter, and for nothing else
@@ -13,7 +13,7 @@ SMALLER = 0.9  # the scale whose direction is tried
 ERRORS = 3
 
 
-def look(parity: Parity) -> LayerVerdict:
+def compare_adapter_scale(parity: Parity) -> LayerVerdict:
     """Regress how far the runtime is away on what a smaller scale would change; the base must be another model."""
     import torch
 
@@ -24,7 +24,7 @@ def look(parity: Parity) -> LayerVerdict:
         return LayerVerdict(UNPROVEN, "needs the log-probabilities; ask for the layer logprobs too")
     said, bound = parity.heard["told"], TIMES * parity.heard["noise"]
     slope, error = _direction(parity, said)
-    if abs(slope) > ERRORS * error and (second := list(drawn(parity, seed=parity.seed + SECOND))):
+    if abs(slope) > ERRORS * error and (second := list(draw_from_runtime(parity, seed=parity.seed + SECOND))):
         parity.notes.append(f"lora: drawn once more, since a first draw went {slope:.2f} ± {error:.2f} of the way")
         slope, error = _direction(parity, second)
     if math.isnan(slope):
@@ -40,8 +40,8 @@ def look(parity: Parity) -> LayerVerdict:
         tuned = reference.score(ids, base.ids).own[: len(theirs)]
         with reference.scaled(0.0):
             own = reference.score(ids, base.ids).own[: len(theirs)]
-        numbers |= {"base": rms(theirs - tuned), "base from its own": rms(theirs - own)}
-        if numbers["base"] <= bound < rms(own - tuned):
+        numbers |= {"base": root_mean_square(theirs - tuned), "base from its own": root_mean_square(theirs - own)}
+        if numbers["base"] <= bound < root_mean_square(own - tuned):
             says = f'"{runtime.model}" answers as its base does; the adapter is not applied'
             return LayerVerdict(DIFFERS, says, "told", numbers)
     if abs(slope) > ERRORS * error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness_served.conversations import ENDED, user
+from harness_served.conversations import ENDED, user_message
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
 from harness_served.runtime import GREEDY
 
@@ -11,13 +11,13 @@ FEW, LONG = 4, 96  # tokens that a runtime is asked for; that the export may say
 OWN = 4  # conversations whose answers the export gives itself, where no made one ends
 
 
-def look(parity: Parity) -> LayerVerdict:
+def compare_stops(parity: Parity) -> LayerVerdict:
     """Put whole answers into the runtime's mouth, where it takes them, else look at where its own answers end."""
     reference, runtime = parity.reference, parity.runtime
     if not reference.stops:
         return LayerVerdict(UNPROVEN, "the export has no stop token")
     tokens, went = reference.tokens, list[str]()
-    made = tokens.pairs([([user(question)], answer) for question, answer in ENDED])
+    made = tokens.pairs([([user_message(question)], answer) for question, answer in ENDED])
     sure = [pair for pair in made if reference.score(*pair).ends[-1] >= SURE]
     if not sure:  # after a made answer, so answers of its own
         own = [(prompted.ids, reference.answer(prompted.ids, LONG)) for prompted in parity.prompts[:OWN]]

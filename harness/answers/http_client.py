@@ -1,0 +1,355 @@
+"""HTTP by the SDKs of APIs: a client that asks once, what went wrong in one line, and when to try again.
+
+No redirect is followed, and a reply is whole in time and of a bounded size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import closing, suppress
+from email.utils import parsedate_to_datetime
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from harness.answers.reasoning import cut_at_stop as cut_at_stop
+from harness.answers.requests import NEVER as NEVER
+from harness.answers.requests import PATIENCE as PATIENCE
+from harness.answers.requests import PAUSE as PAUSE
+from harness.answers.requests import RequestError as RequestError
+from harness.answers.requests import RequestThreads as RequestThreads
+from harness.answers.requests import map_concurrent as map_concurrent
+from harness.answers.requests import retry as retry
+from harness.errors import UsageError
+from harness.texts import secrets
+
+CONNECT = 5.0  # seconds
+PASSING = (408, 409, 424, 425, 429)  # and 5xx but 501; 424 is text-generation-inference's "failed while generating"
+FOR_ALL = (401, 402, 403, 404)  # what is refused once so is refused always
+LARGEST = 64 << 20  # bytes of a reply, decoded: log-probs of a long prompt have some 10 MB
+HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  # of the body as it was sent
+FOREVER = 3600.0  # seconds, where an SDK was given no timeout
+MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version")  # what the SDK tells about us
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")  # the first that is set is taken
+SIGNED = {"models that replied": "model", "system fingerprints": "system_fingerprint"}  # a fact, and a reply's field
+MOST_NAMED = 8  # of each
+
+
+class ServerConnection:
+    """A server: the proxy on the way to it, the key that it gets, and who its replies say wrote them.
+
+    Loopback is asked directly. `through` names the proxy and its variable, never a user or a password. Raises
+    UsageError where that variable cannot be used.
+    """
+
+    def __init__(self, url: str, key: str = "") -> None:
+        self.url, self.key = url, key
+        self.variable, self.address = _proxy(url)
+        parts = urlsplit(self.address)
+        self.proxy = f"{parts.netloc.rpartition('@')[2]} ({self.variable})" if self.address else ""
+        self.through = f" through the proxy {self.proxy}" if self.proxy else ""
+        self._secrets = (key, unquote(parts.password or parts.username or ""))
+        self._wrote: dict[tuple[str, str], set[str]] = {}
+
+    def clean(self, text: str, most: int = 200) -> str:
+        """Make one line of what a server said, without any part of a secret and what a terminal would obey."""
+        text = secrets.redact_parts(text[: 20 * most], self._secrets)
+        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return line if len(line) <= most else line[:most] + "…"
+
+    def hear(self, asked: str, reply: Any) -> None:
+        """Note who a reply says wrote it, by the model that was asked for."""
+        for what, field in SIGNED.items() if isinstance(reply, dict) else ():
+            if isinstance(name := reply.get(field), str) and name:
+                self._wrote.setdefault((asked, what), set()).add(self.clean(name, 100))
+
+    def facts(self, asked: str) -> dict[str, Any]:
+        """Return the proxy, and by whom replies were written so far where a model was asked for."""
+        told: dict[str, Any] = {"proxy": self.proxy} if self.proxy else {}
+        for what in SIGNED:
+            if names := sorted(self._wrote.get((asked, what), ())):
+                more = len(names) - MOST_NAMED
+                told[what] = names[:MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
+        return told
+
+
+def http_client(sdk: Any, peer: ServerConnection) -> Any:
+    """Return an HTTP client for an SDK, `openai` or `anthropic`, whose requests go to no other host.
+
+    A reply that is not read to its end is an APIConnectionError of the SDK, with its Trouble behind it. Of the
+    environment it knows the peer's proxy and CERTIFICATES; raises UsageError where they cannot be used.
+    """
+
+    class Client(sdk.DefaultHttpxClient):  # type: ignore[misc]
+        def send(self, request: Any, **options: Any) -> Any:
+            options |= {"stream": True, "follow_redirects": False}
+            send = partial(super().send, request, **options)
+            try:
+                given = request.extensions.get("timeout", {})
+                seconds = sum(given.get(part) or FOREVER for part in ("connect", "read"))
+                return _within(seconds, lambda until: _whole(send(), until, seconds))
+            except RequestError as trouble:
+                raise sdk.APIConnectionError(message=str(trouble), request=request) from trouble
+
+        def __del__(self) -> None:
+            try:  # noqa: SIM105 -- at the end of the process the names of this module are gone
+                self.close()
+            except Exception:  # noqa: S110
+                pass
+
+    trusted = _certificates()
+    try:
+        return Client(proxy=peer.address or None, verify=trusted, trust_env=False)
+    except Exception as error:  # each version of the library has its own
+        if not peer.address:
+            raise
+        raise _unusable(peer.variable, isinstance(error, ImportError)) from None
+
+
+class Client:
+    """A server that is asked by an SDK, "openai" or "anthropic", which gets the peer's key and no other.
+
+    `variable` holds that key. Raises UsageError where the SDK is `missing`, and as `http_client` does.
+    """
+
+    def __init__(self, provider: str, peer: ServerConnection, variable: str, missing: str) -> None:
+        try:
+            self.sdk: Any = __import__(provider)
+        except ModuleNotFoundError:
+            raise UsageError(missing) from None
+        self.peer, self.variable, self.headers = peer, variable, dict[str, Any]()
+        about: dict[str, Any] = {"base_url": peer.url, "api_key": peer.key or "none"}
+        about |= {"max_retries": 0, "http_client": http_client(self.sdk, peer)}  # ours are counted, and can be ended
+        if provider == "anthropic":
+            self.client = self.sdk.Anthropic(**about, open_telemetry=False)
+            self.client._custom_headers = {}  # ANTHROPIC_CUSTOM_HEADERS is for a server we do not know
+            return
+        self.client = self.sdk.OpenAI(**about)
+        self.headers = {f"X-Stainless-{name}": self.sdk.omit for name in MACHINE}
+        if not peer.key:
+            self.headers["Authorization"] = self.sdk.omit
+        if not is_openai(peer.url):  # the SDK would tell any server what the environment says of the account at OpenAI
+            self.client.organization = self.client.project = self.client.admin_api_key = None
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.client.close()
+
+    def send(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
+        """Return the JSON that comes for a body, or without one for a GET; raises Trouble."""
+        sdk = self.sdk
+        connect = sdk.Timeout(timeout, connect=min(CONNECT, timeout))
+        how: dict[str, Any] = {"cast_to": object, "options": {"timeout": connect, "headers": self.headers}}
+        try:
+            reply = self.client.get(path, **how) if body is None else self.client.post(path, body=dict(body), **how)
+            if isinstance(reply, str) and reply.startswith(("data:", "event:")):
+                raise RequestError("streams its answers though it was not asked to", hint="turn that off", charged=True)
+            reply = json.loads(reply) if isinstance(reply, str) else reply  # a text: it did not say that it is JSON
+        except sdk.APITimeoutError:
+            raise RequestError(f"gave no answer in {timeout:g} s (timeout)", passing=True, charged=True) from None
+        except sdk.APIConnectionError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, RequestError):
+                cause = cause.__cause__
+            if cause:  # of a reply that was not read to its end
+                cause.what = self.peer.clean(cause.what)
+                raise cause from None
+            sent = type(error.__cause__).__name__ not in ("ConnectError", "ProxyError")
+            why = self.peer.clean(str(error.__cause__ or error))
+            raise RequestError(f"the connection failed ({why})", passing=True, charged=sent) from None
+        except sdk.APIStatusError as error:
+            raise self._refusal(error) from None
+        except (ValueError, RecursionError):
+            raise RequestError("answered with something that is no JSON", passing=True, charged=True) from None
+        self.peer.hear(str((body or {}).get("model")), reply)
+        return reply
+
+    def _refusal(self, error: Any) -> RequestError:
+        """Return what an HTTP status means: something that may pass, or a mistake."""
+        status, body = int(error.status_code), error.body
+        if status == 401:  # what servers say here may show parts of a key
+            what = f"refuses the key that {self.variable} holds" if self.variable else "wants a key"
+            hint = "export the right one" if self.variable else "name the variable that holds it with api_key_env"
+            return RequestError(f"{what} (HTTP 401)", status=status, hint=hint, fatal=True)
+        said = self.peer.clean(error_message(body) or error.response.text)
+        spent = "insufficient_quota" in json.dumps(body, default=str)  # a 429 that no waiting helps
+        return RequestError(
+            f"HTTP {status}: {said or 'no reason given'}",
+            passing=not spent and (status in PASSING or (status >= 500 and status != 501)),
+            after=retry_after(error.response.headers),
+            fatal=spent or status in FOR_ALL,
+            status=status,
+            said=said,
+            field=str(body.get("param") or "") if isinstance(body, dict) else "",
+        )
+
+
+def read_key(variable: str) -> tuple[str, str]:
+    """Return the key in a variable, and what is wrong with it, or nothing."""
+    key = os.environ.get(variable, "").strip()
+    if key and not (key.isascii() and key.isprintable()):
+        return "", f"the environment variable {variable} holds characters that no key has; look at it"
+    return key, "" if key else "is not set"
+
+
+def is_openai(url: str) -> bool:
+    """Return whether a URL is OpenAI's own."""
+    return f".{urlsplit(url).hostname}".endswith(".api.openai.com")
+
+
+def find_url_error(url: str) -> str:
+    """Return what is wrong with a URL, or nothing; what cannot be read is not shown, for it may hold a password."""
+    want = 'want a URL such as "http://localhost:8000/v1"'
+    try:
+        parts = urlsplit(url)
+        there = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        there = False
+    if not there:
+        return f"cannot be read; {want}"
+    if "@" in parts.netloc:
+        return "holds a user name or a password, which would end up in reports; give a key through api_key_env"
+    if parts.query or parts.fragment:
+        return f'has something after "?" or "#", which would end up in reports; {want}'
+    return ""
+
+
+def find_variable_error(name: str) -> str:
+    """Return what is wrong with the name of a variable for a key, or nothing; one with small letters may be the key."""
+    what = "is no name of an environment variable (capital letters, digits, _), and is not shown, since it may be a key"
+    right = not name or re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
+    return "" if right else f"{what}; write the variable's name, and revoke the key if it was one"
+
+
+def error_message(body: Any) -> str:
+    """Return the message in an error's body, in one of the shapes that servers use."""
+    if isinstance(body, dict):
+        for name in ("message", "error", "detail"):
+            if found := body.get(name):
+                return error_message(found) or json.dumps(found, default=str)
+    return body if isinstance(body, str) else ""
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return how many seconds a server asks to wait: Retry-After, in seconds or as a date (RFC 9110, 10.2.3)."""
+    said = headers.get("retry-after", "")
+    try:
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _proxy(url: str) -> tuple[str, str]:
+    """Return the variable that names the proxy for a URL, and its address; two empty texts where none is used."""
+    target, found = urlsplit(url), getproxies()
+    kind = next((k for k in (target.scheme, "all") if found.get(k)), "")
+    host = target.hostname or ""
+    try:
+        loopback = ip_address(host).is_loopback
+    except ValueError:
+        loopback = host.rstrip(".") == "localhost"
+    if not kind or loopback or proxy_bypass(target.netloc):
+        return "", ""
+    # Of http_proxy and HTTP_PROXY the small one counts.
+    variable = max((n for n in os.environ if n.lower() == f"{kind}_proxy"), default="the system's settings")
+    address = found[kind] if "://" in found[kind] else f"http://{found[kind]}"
+    try:
+        parts = urlsplit(address)
+        # A password with a / in it would end up in the path, and its beginning among what is told.
+        there = parts.hostname and (parts.port or True) and "@" not in parts.path + parts.query + parts.fragment
+    except ValueError:
+        there = False
+    if not there:
+        raise _unusable(variable)
+    return variable, address
+
+
+def _unusable(variable: str, socks: bool = False) -> UsageError:
+    what = "is no address of a proxy, and is not shown, since it may hold a password; want http://HOST:PORT"
+    if socks:
+        what = "names a SOCKS proxy, for which a package is missing; pip install socksio"
+    return UsageError(f"{variable}: {what}, or unset it")
+
+
+def _certificates() -> ssl.SSLContext | bool:
+    """Return what the environment trusts; True where it does not say, for the library's own."""
+    for variable in CERTIFICATES:
+        if place := os.environ.get(variable):
+            why = "which is not there"
+            try:
+                if Path(place).is_file():
+                    return ssl.create_default_context(cafile=place)
+                if any(Path(folder).is_dir() for folder in place.split(os.pathsep)):
+                    return ssl.create_default_context(capath=place)
+            except OSError:  # those of ssl are such, too
+                why = "in which there are no certificates"
+            raise UsageError(f'{variable}: names "{place}", {why}; correct it, or unset it')
+    return True
+
+
+def _within(seconds: float, call: Any) -> Any:
+    """Return what a call returns in a thread of its own: an HTTP library bounds the pauses of a server, not their sum.
+
+    A server that sends its headers byte by byte keeps the thread, never the caller.
+    """
+    result: Future[Any] = Future()
+    until = time.monotonic() + seconds
+
+    def work() -> None:
+        try:
+            result.set_result(call(until))
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return result.result(seconds)
+    except TimeoutError:
+        if result.done():  # the call's own
+            raise
+        raise _late(seconds) from None
+
+
+def _whole(response: Any, until: float, seconds: float) -> Any:
+    """Return a response with its decoded body. Raises Trouble when it is moved, too slow or too large."""
+    with closing(response):
+        if response.has_redirect_location:
+            place = "another place"  # without what may be secret in it, for it would send rows and keys there
+            with suppress(ValueError):
+                to = urlsplit(urljoin(str(response.request.url), response.headers["location"]))
+                place = f'"{to.scheme}://{to.hostname}{f":{to.port}" if to.port else ""}{to.path}"'
+            raise RequestError(f"is moved to {place}; correct base_url", fatal=True, charged=True)
+        blocks, size = [], 0
+        for block in response.iter_bytes():
+            blocks.append(block)
+            size += len(block)
+            if size > LARGEST:
+                raise RequestError(f"answered with more than {LARGEST >> 20} MiB, which is no answer", charged=True)
+            if time.monotonic() > until:
+                raise _late(seconds)
+    return type(response)(
+        response.status_code,
+        headers=[(name, value) for name, value in response.headers.multi_items() if name.lower() not in HEADERS],
+        content=b"".join(blocks),
+        request=response.request,
+        extensions=response.extensions,
+    )
+
+
+def _late(seconds: float) -> RequestError:
+    return RequestError(f"gave no whole answer in {seconds:.3g} s", passing=True, charged=True)

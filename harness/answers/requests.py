@@ -1,0 +1,141 @@
+"""Many requests at a time, results as they come; what went wrong with one, and when it is tried again."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+A = TypeVar("A")
+R = TypeVar("R")
+PAUSE, LONGEST = 0.5, 30.0  # seconds before the second try, doubled with each, at most
+PATIENCE = 300.0  # seconds a server may ask us to wait
+NEVER = threading.Event()
+
+
+@dataclass(eq=False)
+class RequestError(Exception):
+    """A request that got no usable answer.
+
+    A `passing` one may get it at the next try, `after` so many seconds; a `fatal` one concerns all requests alike. Of a
+    refusal, `status` is HTTP's, `said` the server's own words, `field` the field of the request that they name. `hint`
+    says what to do. It was `charged` where nobody can tell, or `reply` says how much. `tries` were made.
+    """
+
+    what: str
+    _: KW_ONLY
+    passing: bool = False
+    after: float | None = None
+    fatal: bool = False
+    status: int = 0
+    said: str = ""
+    field: str = ""
+    hint: str = ""
+    charged: bool = False
+    reply: Any = None
+    tries: int = 1
+
+    def __str__(self) -> str:
+        return self.what
+
+    def pause(self, tries: int, first: float | None = None) -> float:
+        """Return the seconds before the next try, which double with each.
+
+        They are up to a quarter less, so that requests that failed together do not come back together.
+        """
+        pause = min((first or PAUSE) * 2.0 ** (tries - 1), LONGEST) * (1 - random.random() / 4)  # noqa: S311 -- no secret
+        return max(pause, self.after or 0.0)
+
+
+def retry(ask: Callable[[], R], tries: int, stop: threading.Event = NEVER) -> R:
+    """Return what is answered at the first try at which something is; raises the Trouble of the last.
+
+    Once `stop` is set nobody waits for an answer any more, and there is no other try.
+    """
+    number = 0
+    while True:
+        number += 1
+        try:
+            return ask()
+        except RequestError as trouble:
+            trouble.tries = number
+            pause = trouble.pause(number)
+            if not trouble.passing or number >= tries or pause > PATIENCE or stop.wait(pause):
+                raise
+
+
+class RequestThreads(Generic[A, R]):
+    """Threads that each wait for one answer at a time; daemons, so that a server that hangs keeps nobody alive."""
+
+    def __init__(self, size: int, ask: Callable[[A], R]) -> None:
+        self.size, self._ask, self.running = size, ask, 0
+        self._todo: SimpleQueue[tuple[Any, A] | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[Any, R | Exception]] = SimpleQueue()
+
+    def __enter__(self) -> RequestThreads[A, R]:
+        for _ in range(self.size):
+            threading.Thread(target=self._work, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for _ in range(self.size):
+            self._todo.put(None)
+
+    def put(self, name: Any, asked: A) -> None:
+        """Let something be asked."""
+        self.running += 1
+        self._todo.put((name, asked))
+
+    def take(self, timeout: float | None = None) -> tuple[Any, R | Exception] | None:
+        """Wait for the next answer, and return it under its name, or what was raised; None after so many seconds."""
+        try:
+            ended = self._done.get(timeout=None if timeout is None else max(0.0, timeout))
+        except Empty:
+            return None
+        self.running -= 1
+        return ended
+
+    def _work(self) -> None:
+        while (item := self._todo.get()) is not None:
+            name, asked = item
+            try:
+                outcome: R | Exception = self._ask(asked)
+            except Exception as error:  # judged where it is taken
+                outcome = error
+            self._done.put((name, outcome))
+
+
+def map_concurrent(ask: Callable[[int, threading.Event], R], count: int, workers: int) -> Iterator[tuple[int, R]]:
+    """Yield (number, ask(number)) for 0 … count-1 as they are done, at most `workers` at a time.
+
+    When one raises, no other is begun, those under way are waited for and yielded, and then the first exception is
+    raised. The event is set from then on, and when the caller stops listening.
+    """
+    stop, failed = threading.Event(), list[Exception]()
+
+    def work(number: int) -> list[R]:
+        if stop.is_set():
+            return []  # passed over
+        try:
+            return [ask(number, stop)]
+        except Exception:
+            stop.set()
+            raise
+
+    with RequestThreads(min(workers, count), work) as pool:
+        for number in range(count):
+            pool.put(number, number)
+        try:
+            while pool.running and (ended := pool.take()):
+                number, outcome = ended
+                if isinstance(outcome, Exception):
+                    failed.append(outcome)
+                else:
+                    yield from ((number, answer) for answer in outcome)
+        finally:
+            stop.set()
+    if failed:
+        raise failed[0]

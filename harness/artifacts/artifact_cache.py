@@ -1,0 +1,196 @@
+"""What was made and is kept: one run makes it, the others wait for it; what is not as it was made is set aside.
+
+How much lies in the cache of which kind, used when, and how to make room without touching what is in use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.digests import digest_of, file_digests, hash_file
+from harness.errors import UsageError
+from harness.files import is_sole_user, try_lock, write_text
+
+NOTES = "made"  # the folder beside made folders with a note for each: names, sizes and sha256 of its files
+KINDS = {  # folders of the cache, and what one entry of each is
+    "trained": "adapters, merged models and copies",
+    "models": "models, fetched or converted",
+    "wheels": "packages with models",
+    "checks": "findings of checks",
+    "preflight": "plans that passed",
+    "probed": "candidates that were looked at",
+    "measured": "what training and evaluating take",
+    "lm_eval": "names of tasks",
+}
+ANSWERS = "responses.sqlite"
+Warn = Callable[[str], None]
+
+
+@contextmanager
+def lock_work_folder(work: Path, tell: Warn) -> Iterator[None]:
+    """Lock a work folder against other runs, waiting for one that holds it; the process's end unlocks it.
+
+    `tell` gets one line when there is somebody to wait for.
+    """
+    work.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(f"{work}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        if try_lock(handle) is False:
+            tell(f'another run makes this in "{work}"; waiting for it')
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not where a child has the file open
+    finally:
+        os.close(handle)
+
+
+def is_intact(folder: Path, warn: Warn) -> bool:
+    """Return whether a made folder is there and as it was made; set it aside if it is there and is not."""
+    if not os.path.lexists(folder):
+        return False
+    if why := _folder_error(folder):
+        set_aside(folder, why, warn)
+        _note_of(folder).unlink(missing_ok=True)
+    return not why
+
+
+def is_sealed(folder: Path) -> bool:
+    """Return whether there is a note on a folder."""
+    return _note_of(folder).is_file()
+
+
+def seal_folder(folder: Path, final: Path | None = None) -> None:
+    """Write down what a folder holds that is, or will be, in its place at `final`; the last step of making it."""
+    write_sealed_json(_note_of(final or folder), file_digests(folder))
+
+
+def write_sealed_json(path: Path, value: Any) -> None:
+    """Write a JSON value so that damage to it shows."""
+    write_text(path, json.dumps({"value": value, "sha256": digest_of(value)}, indent=1))
+
+
+def read_sealed_json(path: Path, warn: Warn) -> Any:
+    """Return a value that was kept, or None; what is damaged is set aside."""
+    why = "it is not what was written"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if digest_of(found["value"]) == found["sha256"]:
+            return found["value"]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        why = f"it cannot be read: {error.strerror}"
+    except (ValueError, TypeError, LookupError, RecursionError):
+        pass
+    set_aside(path, why, warn)
+    return None
+
+
+def set_aside(path: Path, why: str, warn: Warn) -> None:
+    """Rename what is damaged, and warn. Raises UsageError when it cannot be renamed."""
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    try:
+        path.rename(aside)
+    except OSError as error:
+        reason = f"{why}, and it cannot be set aside: {error.strerror}; remove it"
+        raise UsageError(f'cache "{path}": {reason}') from None
+    warn(f'cache "{path}": {why}; it is set aside as "{aside.name}", and made again')
+
+
+def _note_of(folder: Path) -> Path:
+    return folder.parent / NOTES / f"{folder.name}.json"
+
+
+def _folder_error(folder: Path) -> str:
+    """Return how a folder differs from what was made, or nothing: names and sizes first, for these cost nothing."""
+    if not isinstance(note := read_sealed_json(_note_of(folder), lambda _: None), dict):
+        return "there is no note of what it holds"
+    if folder.is_symlink() or not folder.is_dir():
+        return "it is no folder"
+    try:
+        there = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+        if other := sorted(note.keys() ^ there.keys()):
+            return f'"{other[0]}" {"is lacking" if other[0] in note else "was not there"}'
+        for name, path in there.items():
+            if path.lstat().st_size != note[name]["size"]:
+                return f'"{name}" has another size'
+        for name, path in there.items():
+            if hash_file(path).sha256 != note[name]["sha256"]:
+                return f'"{name}" has other bytes'
+    except OSError as error:
+        return f'"{error.filename or folder}" cannot be read: {error.strerror or error}'
+    except ValueError:
+        return "its weights are none"
+    except (LookupError, TypeError):
+        return "the note of what it holds is damaged"
+    return ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that can be made again: its files, bytes, and when one of them was last read or written."""
+
+    kind: str
+    paths: Sequence[Path]
+    bytes: int
+    used: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.paths[0].name}" if self.kind in KINDS else self.paths[0].name
+
+
+def list_entries(cache: Path) -> list[Entry]:
+    """Return what is in a cache and could be removed, the longest unused first; never the ledger of attempts."""
+    answers = [p for p in (cache / f"{ANSWERS}{tail}" for tail in ("", "-wal", "-shm")) if p.exists()]
+    found = [_entry("answers", answers)]
+    found += [_entry("damaged", [p]) for p in cache.glob(f"{Path(ANSWERS).stem}.damaged-*")]
+    for kind in KINDS:
+        folder = cache / kind
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name != NOTES and path.suffix != ".lock":
+                note = folder / NOTES / f"{path.name}.json"
+                found.append(_entry(kind, [p for p in (path, note, folder / f"{path.name}.lock") if p.exists()]))
+    return sorted((e for e in found if e), key=lambda e: e.used)
+
+
+def select_removable(found: Sequence[Entry], days: float | None, most: int | None) -> list[Entry]:
+    """Return the entries unused for so many days, and then the longest unused ones until the rest has `most` bytes."""
+    gone = [e for e in found if days is not None and time.time() - e.used > days * 86400]
+    left = [e for e in found if e not in gone]
+    while most is not None and left and sum(e.bytes for e in left) > most:
+        gone.append(left.pop(0))
+    return gone
+
+
+def remove_entries(cache: Path, gone: Sequence[Entry]) -> None:
+    """Remove entries. Raises UsageError where another process uses the cache, and where something cannot be removed."""
+    if not is_sole_user(cache):
+        raise UsageError(f'cache "{cache}": another harness uses it; wait for it to end, for what it reads must stay')
+    for entry in gone:
+        for path in entry.paths:
+            try:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UsageError(f'cache "{path}": cannot be removed: {error.strerror}') from None
+
+
+def _entry(kind: str, paths: Sequence[Path]) -> Entry | None:
+    size, used = 0, 0.0
+    for path in paths:
+        inside = path.is_dir() and not path.is_symlink()
+        for file in (p for p in path.rglob("*") if p.is_symlink() or not p.is_dir()) if inside else (path,):
+            with suppress(OSError):
+                about = file.lstat()
+                size, used = size + about.st_size, max(used, about.st_atime, about.st_mtime)
+    return Entry(kind, paths, size, used) if paths else None

@@ -1,0 +1,173 @@
+"""Which files of a model's folder are the model, and which would be another one for another reader.
+
+Weights are found as transformers finds them; docs/reference/runtimes.md has what others read. Where a folder holds more
+(a second set of weights, a tokenizer of another library, notes on a quantisation), the rest is not the model that was
+judged, and does not ship.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.safetensors import read_safetensors
+from harness.files import open_file
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OURS = "harness-"  # how the names of notes begin that are kept beside a model, and never shipped
+CONFIGURATIONS = {
+    CONFIG, "generation_config.json", TOKENIZER, "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "preprocessor_config.json", "processor_config.json",
+    "video_preprocessor_config.json", ADAPTER,
+}  # fmt: skip
+OF_OTHERS = {
+    "params.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json", "quant_model_description.json",
+    "modules.json", "chat_template.json",
+}  # fmt: skip
+TEMPLATE = "chat_template.jinja"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx")  # weights of other kinds
+# keys that some obey: a draft's verifier, other weights, another configuration, heads of a draft, what MLX quantised
+ELSEWHERE = ("speculators_config", "transformers_weights", "configuration_files", "medusa_num_heads", "quantization")
+DISTRIBUTED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors$")
+FLOATS = {"F64", "F32", "F16", "BF16"}
+HEAD = "lm_head.weight"
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "embeddings.weight")
+CHUNK = 1 << 20  # bytes compared at a time
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Return the names of the safetensors that a folder is read from, as transformers looks for them.
+
+    One file before an index, and of an index the files that it names. All there are where neither is there, which no
+    reader takes alike, or where the index cannot be read: who loads them says so.
+    """
+    there = sorted(p.name for p in folder.glob("*.safetensors"))
+    if not (folder / CONFIG).is_file() and ADAPTER_WEIGHTS in there:
+        return [ADAPTER_WEIGHTS]
+    if SINGLE in there:
+        return [SINGLE]
+    named = _named(folder / INDEX)
+    return [name for name in there if name in named] if named else there
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder has weights by the names that transformers looks for."""
+    return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
+
+
+def _named(index: Path) -> set[str]:
+    """Return the files that an index of shards names, or none where it is none."""
+    weight_map = (_object(index) or {}).get("weight_map")
+    return {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
+
+
+def extra_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
+    """Return those of a folder's files, or of some of them, that a reader obeys and that the model is not read from."""
+    names = sorted(p.name for p in folder.iterdir()) if names is None else sorted(names)
+    weights, known = weight_files(folder), _is_known(_object(folder / CONFIG) or {})
+    return [name for name in names if "/" not in name and not _is_read(name, weights, names, known=known)]
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """Return what a file of JSON says, or None where it has no object: who loads it says what is wrong with it."""
+    try:
+        told: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _is_known(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration is one that transformers reads, and not some other loader's own."""
+    return bool(config.keys() & {"model_type", "architectures"})
+
+
+def _is_read(name: str, weights: Collection[str], names: Collection[str], *, known: bool) -> bool:
+    if name.startswith(OURS):
+        return True  # a note of ours, which nobody else knows
+    if name.endswith(".safetensors"):
+        return name in weights
+    if name.endswith(".gguf"):
+        return not weights
+    if name.endswith(".safetensors.index.json"):
+        return name == INDEX and SINGLE not in weights
+    if name.endswith(".model") or name == "tekken.json":
+        return not (known and TOKENIZER in names)
+    if name.endswith(".json"):
+        return name in CONFIGURATIONS or not (known or name in OF_OTHERS)
+    if name.endswith(PICKLED):
+        return False
+    return name == TEMPLATE or not name.endswith(".jinja")  # what is left is text, which nobody obeys
+
+
+def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
+    """Return why readers would make different models of the very files that a folder is read from, or nothing.
+
+    `tied` is whether the head is the embedding where the configuration does not say, which its class knows. Raises
+    ValueError where a weight file is no whole safetensors.
+    """
+    index, weights = folder / INDEX, weight_files(folder)
+    if SINGLE in weights and (others := _named(index) - {SINGLE}):
+        return f"{INDEX}: names {min(others)}, and {SINGLE} is there, too; which of them is the model?"
+    if (config := _object(folder / CONFIG)) is None:
+        return ""  # of no model of transformers, or told where it is read
+    if (folder / ADAPTER).is_file() and has_weights(folder) and _is_known(config):
+        return f"{ADAPTER}: is an adapter beside a model; transformers would put it on, and others would not"
+    for key in ELSEWHERE:
+        if config.get(key):
+            return f'{CONFIG}: "{key}" makes another model of the files beside it, and not for all who read them'
+    if shard := next((name for name in sorted(p.name for p in folder.iterdir()) if DISTRIBUTED.match(name)), ""):
+        return f"{shard}: is part of a distributed checkpoint, which transformers would read, and others would not"
+    tensors: dict[str, _Tensor] = {}
+    for file in (folder / name for name in weights):
+        about = read_safetensors(file)
+        for name, entry in about.tensors.items():
+            begin, end = (about.start + at for at in entry["data_offsets"])
+            tensors[name] = _Tensor(entry["dtype"], tuple(entry["shape"]), file, begin, end)
+    how = _said(config, "quantization_config") or _said(config, "compression_config")
+    floats = tensors and all(tensor.dtype in FLOATS for tensor in tensors.values())
+    if floats and isinstance(how, dict) and how.get("quantization_mode") != "online":
+        what = f"says {how.get('quant_method') or 'some method'}, and no tensor is quantised; take it out"
+        return f'{CONFIG}: "quantization_config" {what}'
+    said = _said(config, "tie_word_embeddings")
+    if said is True or (said is None and tied):
+        ends = (HEAD, EMBEDDINGS)
+        head, embedding = (next((name for name in sorted(tensors) if name.endswith(end)), None) for end in ends)
+        if head and embedding and not tensors[head].same(tensors[embedding]):
+            what = f'"tie_word_embeddings" is true, and {head} is another tensor than {embedding}'
+            return f"{CONFIG}: {what}; set it to false"
+    return ""
+
+
+def _said(config: Mapping[str, Any], key: str) -> Any:
+    """Return what a configuration says, or that of its text model."""
+    text, said = config.get("text_config"), config.get(key)
+    return text.get(key) if said is None and isinstance(text, dict) else said
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    begin: int
+    end: int
+
+    def same(self, other: _Tensor) -> bool:
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        with open_file(self.file, follow=True) as one, open_file(other.file, follow=True) as two:
+            one.seek(self.begin)
+            two.seek(other.begin)
+            left = self.end - self.begin
+            while left and (data := one.read(min(CHUNK, left))):
+                if data != two.read(len(data)):
+                    return False
+                left -= len(data)
+        return not left

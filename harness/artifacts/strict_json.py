@@ -1,0 +1,33 @@
+"""JSON of which no two readers make two things."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+# what a reader meets in JSON that is not what it looks for
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ArithmeticError, MemoryError)
+
+
+def read_json(text: str | bytes, *, constants: bool = False) -> Any:
+    """Return what a text says; raises ValueError where a key stands twice, or at NaN and the infinities but if told."""
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    return (_WITH_CONSTANTS if constants else _DECODER).decode(text)
+
+
+def reject_constant(name: str) -> None:
+    """Raise at NaN and the infinities, which Python reads and JSON does not know."""
+    raise ValueError(f"it holds {name}, which is no number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raise at two values under one key, of which Python takes the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=reject_constant)  # one for millions of lines
+_WITH_CONSTANTS = json.JSONDecoder(object_pairs_hook=_once)

@@ -1,0 +1,137 @@
+"""What may end a command from outside: signals, which do what Ctrl-C does, and native code of others.
+
+A command whose process such code may end runs in one that is watched: their exit code is no verdict. Where memory is
+limited that may be any library; Ray ends its driver when its head node is gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import resource
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from harness.errors import MEMORY_ADVICE, ExitCode
+from harness.files import HARNESSFILE
+
+# What C libraries print before they call exit(1) or abort(): told in our line instead.
+LAST_WORDS = (b"OpenBLAS", b"libgomp", b"OMP:", b"terminate called", b"  what():", b"memory allocation of")
+LAST_LINE = f"error: out of memory; {MEMORY_ADVICE}\n".encode()  # made before memory is short
+OTHERWISE = "that is no verdict; run again, and what was finished is not done again"
+WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
+ENGINE = "vllm"  # a loader whose native code is in the process that loads
+TWICE = 1.0  # seconds in which a second is the same wish: sent to the group, and passed on by who watches
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def signals_as_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt at SIGTERM and SIGHUP, unless somebody ignores them (nohup) or handles them already."""
+    mine = threading.current_thread() is threading.main_thread()
+    caught = [s for s in ENDING if mine and signal.getsignal(s) is signal.SIG_DFL]
+    last = -TWICE
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before >= TWICE:
+            raise KeyboardInterrupt(signal.Signals(number).name)
+
+    for number in caught:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def run_guarded(command: Callable[[Any], int], args: Any) -> int:
+    """Return what a command returns, from a process of its own where the address space is limited or others are in it.
+
+    One that ends without Python's own end, as OpenBLAS ends it when it gets no memory, is one line and exit code 4.
+    """
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    if not (limited or _with_others(args)):
+        return command(args)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ended, told = os.pipe()
+    heard, said = os.pipe()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    child = os.fork()
+    if child == 0:
+        if limited:
+            os.dup2(said, 2)
+            sys.unraisablehook = lambda _: None  # what fails at the end for want of memory is no news
+        for handle in (ended, heard, said):
+            os.close(handle)
+        with suppress(Exception):  # not on this system, or not with so little memory
+            import ctypes
+
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        atexit.register(os.write, told, b".")
+        try:
+            code = int(command(args))
+        except MemoryError:  # in the telling of another one
+            os.write(2, LAST_LINE)
+            code = ExitCode.USAGE
+        os.write(told, bytes([code]))  # which stands, whatever happens to this process while it ends
+        return code
+    os.close(told)
+    os.close(said)
+    return _watch(child, ended, heard, limited=limited)
+
+
+def _with_others(args: Any) -> bool:
+    """Return whether a command has workers of a plugin's, may load an engine, or runs code that somebody brought."""
+    on, given = getattr(args, "on", ""), getattr(args, "suite", None) or []
+    suites = [path for path in map(Path, given if isinstance(given, list) else [given]) if path.is_file()]
+    said = [p.read_text("utf-8", "replace") for p in suites if os.access(p, os.R_OK)] + getattr(args, "overrides", [])
+    # code that may end the process with 0, which is no verdict
+    own = getattr(args, "plugins", []) or any((path.parent / HARNESSFILE).is_file() for path in suites)
+    return bool(own) or on.partition(":")[0] not in ("", "local") or any(ENGINE in text for text in said)
+
+
+def _watch(child: int, ended: int, heard: int, *, limited: bool) -> int:
+    """Pass on signals and what is said, and return the exit code."""
+    relay = threading.Thread(target=_relay, args=(heard,), daemon=True)
+    relay.start()
+    status = 0
+    while True:
+        came = signal.sigwaitinfo(WATCHED)
+        if came.si_signo == signal.SIGCHLD:
+            gone, status = os.waitpid(child, os.WNOHANG)
+            if gone:
+                break
+        elif came.si_code <= 0:  # by a process, which knows this one alone; a terminal's come to both
+            os.kill(child, came.si_signo)
+    relay.join(1.0)
+    first = os.read(ended, 1) if select.select([ended], [], [], 0)[0] else b""
+    if first not in (b"", b"."):
+        return first[0]
+    code = os.waitstatus_to_exitcode(status)
+    if first:
+        return code
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
+    why, advice = ("out of memory: ", MEMORY_ADVICE) if limited else ("", OTHERWISE)
+    print(f"error: {why}a library ended the process {how}; {advice}", file=sys.stderr)
+    return ExitCode.USAGE
+
+
+def _relay(heard: int) -> None:
+    with os.fdopen(heard, "rb") as lines:
+        for line in lines:
+            if not line.startswith(LAST_WORDS):
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()

@@ -1,0 +1,206 @@
+"""What was collected: items, tasks and everything else that a run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness import capabilities, plugin_errors, schema
+from harness.artifacts.digests import digest_of
+from harness.data.identity import question_keys
+from harness.errors import UsageError
+from harness.gates.gate import PARENT, Gate
+from harness.plugins import Plugins
+from harness.records.metrics import ENDINGS, Metric
+from harness.records.models import ThoughtBudget
+from harness.records.samples import Sample
+from harness.suite.tables import Eval, Suite
+
+COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
+
+
+@dataclass(frozen=True)
+class Item:
+    """One evaluation of one subject."""
+
+    suite: str
+    subject: str
+    eval: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.suite}::{self.subject}::{self.eval}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """An eval with its callable, metrics and rows; `samples` is None until remote data was read."""
+
+    spec: Eval
+    function: Callable[..., Any]
+    metrics: Mapping[str, Metric]
+    samples: tuple[Sample, ...] | None
+    shots: tuple[Sample, ...] = ()
+    folder: Path = Path()  # the suite's, for evaluators that ask for it
+    select: tuple[Sample, ...] | None = None  # rows to choose by, of an eval that has such a split
+
+    @cached_property
+    def about(self) -> capabilities.EvaluatorCapabilities:
+        """What its evaluator can do beyond being called."""
+        return capabilities.EvaluatorCapabilities.of(self.function)
+
+    @property
+    def comparative(self) -> bool:
+        return schema.has_parameter(self.function, COMPARATIVE)
+
+    @property
+    def marks(self) -> str:
+        """What the evaluator marks when the model is gone: "answers", "pairs" of them, or nothing."""
+        marks = self.about.marks
+        return str(marks(dict(self.spec.options)) if callable(marks) else marks)
+
+    @property
+    def compares(self) -> bool:
+        """Return whether it compares with `against` by itself, so that a baseline alone has no metric."""
+        return self.comparative or self.marks == "pairs"
+
+    @property
+    def generates(self) -> bool:
+        return "max_new_tokens" in schema.list_options(self.function)[0]
+
+    @property
+    def thought_budget(self) -> ThoughtBudget | None:
+        """How long a thought may be, where the eval says so."""
+        if self.spec.thought_budget is None:
+            return None
+        begin, end = self.spec.options["thought"]
+        return ThoughtBudget(begin, end, self.spec.thought_budget)
+
+    @property
+    def endings(self) -> list[str]:
+        """The names of its metrics that count how answers ended, and are not its evaluator's own."""
+        return [name for name, metric in ENDINGS.items() if self.metrics.get(name) is metric]
+
+    def rows_of(self, metric: str, *, select: bool = False) -> tuple[Sample, ...] | None:
+        """Return the rows that count in a metric, of its own or of the `select` split; None where there are none yet.
+
+        Raises UsageError where the evaluator cannot tell.
+        """
+        rows, counts = self.select if select else self.samples, self.about.counts
+        try:
+            return rows if rows is None or counts is None else tuple(s for s in rows if counts(metric, s))
+        except Exception as error:  # the plugin's own code; the line says whose
+            what = f'"{self.spec.use}" cannot tell which rows count in {metric}: {plugin_errors.error_location(error) or error}'
+            raise UsageError(f"{self.spec.where}: {what}") from error
+
+    @cached_property
+    def keys(self) -> list[tuple[str, ...]]:
+        """What each row is known by, whatever it is called and written by."""
+        return question_keys(self.samples or (), self.spec.template)
+
+    @property
+    def brings_rows(self) -> bool:
+        return self.about.rows_for is not None
+
+    @property
+    def uncached(self) -> bool:
+        return self.about.uncached
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Everything a run needs, before anything heavy was imported."""
+
+    suite: Suite
+    plugins: Plugins
+    tasks: Mapping[str, Task]
+    baselines: tuple[str, ...]
+    candidates: tuple[str, ...]
+    items: tuple[Item, ...]
+    training: tuple[dict[str, Any], ...] | None = None
+    origins: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # source and whole row of each training row
+    warnings: tuple[str, ...] = ()
+    selecting: bool = False  # on the select splits: nothing is confirmed, nothing ships
+    ahead: bool = False  # only looked at: a suite for candidates stands with one that is still to come
+    deselected: tuple[str, ...] = ()
+
+    @cached_property
+    def whole(self) -> bool:
+        """Return whether all weights are trained, so that what is trained is the merged model."""
+        return trains_whole(self.suite, self.plugins)
+
+    def gates(self, candidate: str, evaluation: str = "") -> list[Gate]:
+        """Return the gates on a candidate, of an eval those that need it; the parent stands there by its name."""
+        gates = (g for g in self.suite.gates if not evaluation or evaluation in self.evals(g))
+        return [self.named(g, candidate) for g in gates if g.applies_to(candidate)]
+
+    def wants_endings(self, evaluation: str) -> bool:
+        """Return whether a gate needs to know how the answers of an evaluation ended."""
+        gates = [g for g in self.suite.gates if g.metric and g.eval == evaluation]
+        return any(g.cut_at_most is not None for g in gates) or bool(gates and self.tasks[evaluation].endings)
+
+    def named(self, gate: Gate, candidate: str) -> Gate:
+        """Return a gate as it is put to a candidate."""
+        return replace(gate, versus=self.suite.copies[candidate].from_) if gate.versus == PARENT else gate
+
+    def decides(self, gate: Gate, candidate: str) -> bool:
+        """Return whether a gate on a candidate keeps something from shipping.
+
+        By default gates are about what ships: an adapter on the way to a merged model is measured, and may fail them.
+        One that names its candidates (`on`) means them, and where nothing is exported every candidate counts.
+        """
+        ships = {name for e in self.suite.exports for name in (e.candidate, e.from_)}
+        return bool(gate.on) or not ships or candidate in ships
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """One sha256 for all rows: evaluated, to choose by, shown as worked examples, trained on."""
+        splits = {name: (t.samples, t.select, t.shots) for name, t in self.tasks.items()}
+        told = {name: [rows and [s.told for s in rows] for rows in several] for name, several in splits.items()}
+        return digest_of([told, self.training, self.origins])
+
+    def against(self, item: Item) -> str:
+        """Return the subject that an evaluation compares with by itself."""
+        against = self.tasks[item.eval].spec.against
+        return self.suite.copies[item.subject].from_ if against == PARENT else against
+
+    def evals(self, gate: Gate) -> set[str]:
+        """Return the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
+        return self._needs[gate.id]
+
+    @cached_property
+    def chosen(self) -> dict[str, set[str]]:
+        """The evals that are run on each subject."""
+        return {s: {i.eval for i in self.items if i.subject == s} for s in (*self.baselines, *self.candidates)}
+
+    @cached_property
+    def _needs(self) -> dict[str, set[str]]:
+        """Return what `evals` does for every gate: each eval is handed on to all that wait for a gate on it."""
+        waits: dict[str, list[str]] = {g.id: [] for g in self.suite.gates}
+        for g in self.suite.gates:
+            for name in (*g.requires, *g.any_of, *((g.group,) if g.group else ())):
+                waits[name].append(g.id)
+        found: dict[str, set[str]] = {g.id: set() for g in self.suite.gates}
+        waiting = [(g.id, g.eval) for g in self.suite.gates if g.metric]
+        while waiting:
+            name, needed = waiting.pop()
+            if needed not in found[name]:
+                found[name].add(needed)
+                waiting += [(other, needed) for other in waits[name]]
+        return found
+
+
+def trains_whole(suite: Suite, plugins: Plugins) -> bool:
+    """Return whether a suite trains all weights: its adapter is none."""
+    used = plugins.provided.get(("adapter", suite.adapter.use)) if suite.adapter and suite.trains else None
+    return bool(used and used.about.whole)
+
+
+def sweep_trials(collection: Collection) -> list[Collection]:
+    """Return the trials of a sweep, each a collection with one of the values; without a sweep the collection itself."""
+    if collection.suite.sweep is None:
+        return [collection]
+    return [replace(collection, suite=collection.suite.trial(value)) for value in collection.suite.sweep.values]

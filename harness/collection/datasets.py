@@ -1,0 +1,131 @@
+"""Data files and data sets as collection reads them, and of these the rows that a suite trains and validates with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+from harness import schema
+from harness.collection.context import Context
+from harness.data.reading import split_slice
+from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_judged_rows, to_training_rows
+from harness.records.copies import detach_copy
+from harness.suite.tables import Eval, Train
+from harness.texts.counts import count_noun
+
+Origins = list[tuple[str, Mapping[str, Any]]]  # source and whole row of each training row
+
+
+class DatasetLoader:
+    """The rows of a suite's sources."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._read: dict[tuple[str | None, ...], list[dict[str, Any]]] = {}  # rows by source and how it is read
+
+    def rows(self, source: str, table: Train | Eval) -> list[dict[str, Any]] | None:
+        """Read a source as its table says, once only; None when it is remote and not yet time, or wrong."""
+        if is_remote(source) and not self.context.remote:
+            return None
+        with self.context.mistakes.collecting():
+            key = (source, table.separator, table.encoding)
+            if key not in self._read:
+                how = {"separator": table.separator, "encoding": table.encoding}
+                folder, ask = self.context.suite.path.parent, self.context.plugins.hook.harness_read_samples
+                self._read[key] = read_rows(source, folder, lambda name: detach_copy(ask(path=name)), table.where, how)
+            return self._read[key]
+        return None
+
+    def own_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
+        """Return the rows that an evaluator brings itself, once it may be slow to read them, or None."""
+        if not self.context.remote:
+            return None
+        with self.context.mistakes.collecting(f"{spec.where}:"):
+            rows: list[dict[str, Any]] = detach_copy(
+                brings(detach_copy(dict(spec.options)), self.context.suite.path.parent)
+            )
+            if not rows:
+                self.context.mistakes.add(spec.where, f'"{spec.use}" has no rows; an empty evaluation proves nothing')
+            return rows or None
+        return None
+
+
+def describe_overlap(
+    clusters: Sequence[str], chosen: Sequence[Mapping[str, Any]], confirm: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return in words what two splits have in common, rows or clusters, or nothing."""
+    kinds: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
+        ("are in", lambda row: repr(sorted((k, v) for k, v in row.items() if k != "id")))  # whatever it is called
+    ]
+    for column in clusters:
+        if all(row.get(column) is not None for row in (*chosen, *confirm)):
+            kinds.append((f'share their "{column}" with', partial(_text_in, column)))
+    for how, of in kinds:
+        known = {of(row) for row in confirm}
+        if both := [i for i, row in enumerate(chosen) if of(row) in known]:
+            return f'{len(both)} of {len(chosen)} rows {how} "data", for instance row {both[0]}'
+    return ""
+
+
+def _text_in(column: str, row: Mapping[str, Any]) -> str:
+    return str(row[column])
+
+
+def warn_of_overlaps(context: Context, sources: DatasetLoader) -> None:
+    """Warn of slices of one file of which one is trained on, and the other evaluated, and which share rows."""
+    train, suite = context.suite.train, context.suite
+    asked = [(e.where, data) for e in suite.evals for data in (e.data, e.select) if data and not is_remote(data)]
+    for (where, data), ours in product(asked, train.sources if train and suite.trains else ()):
+        (name, part), (other, trained) = split_slice(data, where), split_slice(ours, where)
+        rows = (train and name == other and sources.rows(name, train)) or ()
+        if both := {*range(len(rows))[part or slice(None)]} & {*range(len(rows))[trained or slice(None)]}:
+            what = f"overlap: the slices share {count_noun(len(both), 'row')}"
+            context.warnings.append(f'{where}: data "{data}" and "{ours}", which is trained on, {what}')
+
+
+def read_training_rows(context: Context, sources: DatasetLoader) -> tuple[list[dict[str, Any]] | None, Origins]:
+    """Return the rows to train on, None when there is no training or its data is remote, and where they are from."""
+    train, origins = context.suite.train, Origins()
+    if train is None or not context.suite.trains:
+        return None, origins
+    trainer = context.plugins.provided.get(("trainer", train.use))
+    judged = trainer.about.columns if trainer else ()
+    rows: list[dict[str, Any]] = []
+    for source in (*train.sources, *([train.validation_data] if train.validation_data else [])):
+        if (found := sources.rows(source, train)) is None:
+            return None, origins
+        where = f'{train.where} data "{source}"'
+        with context.mistakes.collecting():
+            if judged:
+                made = to_judged_rows(found, judged, train.columns, where, train.chat_template_kwargs)
+            elif context.readable(found, train.columns, train.template, where, training=True):
+                made = to_training_rows(found, train.columns, where, train.chat_template_kwargs, train.template)
+            else:
+                continue
+            group = train.cluster
+            if lacking := [i for i, row in enumerate(found) if group is not None and row.get(group) is None]:
+                what = f'data "{source}": no column "{group}" for cluster in row {lacking[0]}'
+                context.mistakes.add(train.where, f"{what} ({len(lacking)} rows)")
+            elif group is not None:
+                made = [{**row, GROUP: str(own[group])} for row, own in zip(made, found, strict=True)]
+            rows += made
+            origins += [(source, row) for row in found]
+    return (_validated(context, train, rows, origins) if train.validation_data else rows), origins
+
+
+def _validated(context: Context, train: Train, rows: list[dict[str, Any]], origins: Origins) -> list[dict[str, Any]]:
+    """Mark the rows of `validation_data`, once it is sure that they are not trained on."""
+    complain = context.complain(train.where)
+    if train.options.get("validation"):
+        complain("validation holds out a share, and there is validation_data as well; remove one of them")
+    if not schema.has_parameter(context.plugins.find("trainer", train.use).function, "validation"):
+        complain(f'validation_data: the trainer "{train.use}" does not validate; remove it')
+    first = sum(source != train.validation_data for source, _ in origins)
+    kept, held = rows[:first], rows[first:]
+    if train.validation_data in train.sources:
+        complain(f'validation_data "{train.validation_data}" is trained on; name another source')
+    elif both := describe_overlap([GROUP] if train.cluster else [], held, kept):
+        complain(f'validation_data "{train.validation_data}": {both}; a loss on them is a loss for memory')
+    return kept + [{**row, HELD_OUT: True} for row in held]

@@ -1,0 +1,119 @@
+"""Where a run writes: places that can be written, and of which none lies in another or in what the run reads."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from harness.data.reading import split_slice
+from harness.data.rows import is_remote
+from harness.errors import Mistakes, UsageError
+from harness.files import cache_dir
+from harness.schema import format_toml
+from harness.suite.tables import Suite
+
+LONGEST = 150  # bytes of a folder's name, which leave room for what a file system allows beside it: a work folder's
+
+
+@dataclass(frozen=True)
+class _NamedPath:
+    """A path that is written or read: where an error about it stands, what it says there, and its name elsewhere."""
+
+    where: str
+    says: str
+    name: str
+    path: Path
+
+
+def check_output_paths(suite: Suite, out: Path, junit_xml: Path | None) -> None:
+    """Raise UsageError, with every mistake, where what a run writes would overwrite, empty or hold another place."""
+    mistakes, written = Mistakes(), list[_NamedPath]()
+    for export in suite.exports:
+        says, name = f"to is {format_toml(export.to)}, which", f"the export {format_toml(export.to)}"
+        if export.to.startswith("~"):
+            mistakes.add(export.where, f"{says} is not read as your home; write the folder in full")
+        elif path := _resolved(Path(export.to), export.where, says, mistakes):
+            written.append(_NamedPath(export.where, says, name, path))
+    for name, path in ((f"--out {format_toml(str(out))}", out), ("the cache folder", cache_dir())):
+        if found := _resolved(path, name, "it", mistakes):
+            written.append(_NamedPath(name, "it", name, found))
+    for one, other in combinations(written, 2):
+        if how := _meet(one.path, other.path):
+            mistakes.add(one.where, f"{one.says} {how} {other.name}; give each a folder of its own")
+    for place in written[: len(suite.exports)]:
+        for read in _read(suite):
+            if (how := _meet(place.path, read.path)) in ("is", "holds") or (how and read.where == "model"):
+                mistakes.add(place.where, f"{place.says} {how} {read.name}; export to another folder")
+    if junit_xml is not None and (why := find_write_error(junit_xml)):
+        mistakes.add(f"--junit-xml {format_toml(str(junit_xml))}", f"{why}; name a file that can be written")
+    mistakes.raise_if_any()
+
+
+def check_candidate(suite: Suite) -> None:
+    """Raise UsageError where the model that a suite gates is no folder."""
+    if (declared := suite.candidate) and declared.merged and not suite.resolve(declared.merged).is_dir():
+        what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
+        raise UsageError(f"{declared.where}: {what}")
+
+
+def _read(suite: Suite) -> Iterator[_NamedPath]:
+    """Yield what a run reads: folders of models, in which nothing may be written, and files."""
+    declared = suite.candidate
+    for model in (suite.model.path, *(s.path for s in suite.subjects.values() if s.use and s.path)):
+        if os.path.isdir(model):  # noqa: PTH112 -- False where Path raises: for what no path can be
+            yield _NamedPath("model", "", f'the model "{model}"', Path(model).resolve())
+    for path in [p for p in (declared.adapter, declared.merged) if p] if declared else ():
+        yield _NamedPath("model", "", f'the candidate "{path}"', suite.resolve(path))
+    for path in (e.path for e in suite.exports if e.path):
+        yield _NamedPath("model", "", f'the copy "{path}"', suite.resolve(path))
+    sources = [s for e in suite.evals for s in (e.data, e.select, e.fewshot_data) if s]
+    sources += suite.train.sources if suite.train else ()
+    for source in dict.fromkeys(split_slice(source, "data")[0] for source in sources):
+        if not is_remote(source) and os.path.isfile(file := suite.resolve(source)):  # noqa: PTH113
+            yield _NamedPath("data", "", f'the data "{source}"', file)
+    yield _NamedPath("data", "", f'the suite "{suite.path}"', suite.path.resolve())
+
+
+def _resolved(path: Path, where: str, says: str, mistakes: Mistakes) -> Path | None:
+    try:
+        found = path.resolve()
+        found.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        mistakes.add(where, f"{says} is no path: {why}; name a folder")
+        return None
+    if len(os.fsencode(found.name)) > LONGEST:
+        mistakes.add(where, f"{says} has a name of more than {LONGEST} bytes; choose a shorter one")
+        return None
+    return found
+
+
+def _meet(one: Path, other: Path) -> str:
+    """Return how two resolved paths meet: one "is", "holds" or "lies in" the other, or nothing.
+
+    Case and Unicode form do not count: there are file systems on which they do not.
+    """
+    mine, theirs = ([unicodedata.normalize("NFC", p).casefold() for p in path.parts] for path in (one, other))
+    if mine == theirs:
+        return "is"
+    if theirs[: len(mine)] == mine:
+        return "holds"
+    return "lies in" if mine[: len(theirs)] == theirs else ""
+
+
+def find_write_error(path: Path) -> str:
+    """Return why a file cannot be written, or nothing; leave nothing behind."""
+    try:
+        if path.is_dir():
+            return "is a folder"
+        if len(os.fsencode(path.name)) > LONGEST:
+            return f"has a name of more than {LONGEST} bytes"
+        with tempfile.TemporaryFile(dir=next(p for p in path.resolve().parents if p.exists())):
+            return ""
+    except (OSError, RuntimeError, ValueError) as error:
+        return f"cannot be written: {error.strerror if isinstance(error, OSError) else error}"

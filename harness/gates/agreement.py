@@ -1,0 +1,124 @@
+"""How far an instrument and people agree: Cohen's kappa of labels, of which those of one prompt are one observation.
+
+Arrays may have axes before those named, so that a simulation judges many data sets in one call.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.records.samples import Labels
+from harness.stats.arrays import Floats, np, special
+from harness.stats.inputs import number_clusters
+from harness.stats.result import Test
+
+NEAR_ONE = 1e-9  # by which a kappa stays away from -1, where Fisher's scale ends
+
+
+def kappa_test(labels: Labels, threshold: float, alpha: float) -> Test:
+    """Test Cohen's kappa of people and instrument against a number; labels of one prompt are one observation.
+
+    Student's t of the clusters' jackknife: on Fisher's scale artanh(kappa), with one half of a cluster's disagreement
+    added, and to refute the claim on kappa's own scale, too. Where all labels agree, the chance that no cluster
+    disagrees. Raises ValueError without two clusters, and where chance alone would agree.
+
+    Source: Cohen 1960, Educational and Psychological Measurement 20:37.
+    """
+    tables = confusion_tables(labels)
+    count = len(tables)
+    if count < 2:
+        raise ValueError(f"labels of {count} prompts; agreement needs those of 2 at least")
+    value, chance = (float(x) for x in kappa_and_chance(tables))
+    if chance >= 1:
+        raise ValueError("people and judge say one thing only; agreement needs labels of more than one kind")
+    p_pass, p_fail = (float(p) for p in kappa_p(tables, threshold))
+    method = f"kappa of {len(labels.truth)} labels"
+    return Test(value, *_kappa_bounds(tables, alpha), p_pass, p_fail, method, len(labels.truth), count)
+
+
+def confusion_tables(labels: Labels) -> Floats:
+    """Return how often a cluster's labels are of each pair of kinds, people's and the instrument's: (G, 3, 3)."""
+    groups = number_clusters(labels.clusters)
+    tables = np.zeros((int(groups.max()) + 1 if len(groups) else 0, 3, 3))
+    ours = np.sign(np.asarray(labels.said) - 0.5).astype(int) + 1
+    np.add.at(tables, (groups, np.round(2 * np.asarray(labels.truth)).astype(int), ours), 1.0)
+    return tables
+
+
+def kappa_and_chance(tables: Floats) -> tuple[Floats, Floats]:
+    """Return Cohen's kappa of all clusters together, and the agreement that chance gives; tables (G, 3, 3)."""
+    return _jackknife(tables)[0].whole
+
+
+def kappa_p(tables: Floats, threshold: float) -> tuple[Floats, Floats]:
+    """Return p_pass and p_fail of kappa against a number; 1 where nothing can be said."""
+    of, fewer = _jackknife(tables)
+    value, chance = of.whole
+    df, limit = of.count - 1, np.arctanh(max(threshold, NEAR_ONE - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = (of.artanh() - limit) / _error(fewer.artanh())
+        none = (1 - (1 - threshold) * (1 - chance)) ** of.count
+        p_pass = np.where(value == 1, none, special.stdtr(df, -t))
+        p_fail = np.maximum(special.stdtr(df, t), special.stdtr(df, (value - threshold) / _error(fewer.whole[0])))
+    p_fail = np.where(value >= threshold, 1.0, p_fail)
+    return np.nan_to_num(p_pass, nan=1.0), np.nan_to_num(p_fail, nan=1.0)
+
+
+def _kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
+    """Return the one-sided bounds at alpha each that invert `kappa_p`, of one data set."""
+    of, fewer = _jackknife(tables)
+    value, chance = (float(x) for x in of.whole)
+    if value == 1:
+        return max(1 - (1 - alpha ** (1 / of.count)) / (1 - chance), -1.0), 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place, error, plain = map(float, (of.artanh(), _error(fewer.artanh()), _error(fewer.whole[0])))
+    if not math.isfinite(error + plain):
+        return -1.0, 1.0
+    reach = -float(special.stdtrit(of.count - 1, alpha))
+    return math.tanh(place - reach * error), min(max(math.tanh(place + reach * error), value + reach * plain), 1.0)
+
+
+@dataclass(frozen=True)
+class _LabelCounts:
+    """Labels that agree, and all labels by kind, people's and the instrument's, of so many clusters."""
+
+    count: int
+    alike: Floats  # (...)
+    people: Floats  # (..., 3)
+    judged: Floats
+
+    @cached_property
+    def chance(self) -> tuple[Floats, Floats]:
+        """The share of labels that differ, and the agreement that chance gives."""
+        n = self.people.sum(-1)
+        return 1 - self.alike / n, (self.people * self.judged).sum(-1) / n**2
+
+    @property
+    def whole(self) -> tuple[Floats, Floats]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            differ, chance = self.chance
+            return 1 - differ / (1 - chance), chance
+
+    def artanh(self) -> Floats:
+        """Return artanh(kappa) with half a cluster's disagreement added."""
+        differ, chance = self.chance
+        added = 0.5 / self.count
+        share = np.minimum((differ + added) / (1 + added) / (1 - chance), 2 - NEAR_ONE)  # 1 - kappa
+        return np.asarray(np.log((2 - share) / share) / 2)
+
+
+def _jackknife(tables: Floats) -> tuple[_LabelCounts, _LabelCounts]:
+    """Return the counts of all clusters together, and those without each of them, (..., G)."""
+    each = np.einsum("...ii->...", tables), tables.sum(-1), tables.sum(-2)
+    alike, people, judged = each[0].sum(-1), each[1].sum(-2), each[2].sum(-2)
+    rest = alike[..., None] - each[0], people[..., None, :] - each[1], judged[..., None, :] - each[2]
+    count = tables.shape[-3]
+    return _LabelCounts(count, alike, people, judged), _LabelCounts(count - 1, *rest)
+
+
+def _error(without: Floats) -> Floats:
+    """Return the jackknife's standard error of a number, from what it is without each cluster, (..., G)."""
+    count, apart = without.shape[-1], without - without.mean(-1, keepdims=True)
+    return np.asarray(np.sqrt((count - 1) / count * (apart**2).sum(-1)))

@@ -1,0 +1,70 @@
+"""A metric against a number: `min` and `max`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.gates.gate import BestCase, ClaimType, Gate
+from harness.records.claim_spec import ClaimSpec
+from harness.records.metrics import Metric
+from harness.records.verdict_text import format_limit
+
+
+class Bound(ClaimType):
+    """The metric of a candidate is at least, or at most, a number."""
+
+    keys = ("min", "max")
+
+    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+        name, found = metric.name, []
+        for key, bound in (("min", gate.min), ("max", gate.max)):
+            if bound is None:
+                continue
+            if metric.is_share and not 0 <= bound <= 1:
+                meant = f"; is {bound / 100:g} meant?" if 1 < bound <= 100 else ""
+                found.append(f"{key} is {bound:g}, but {name} is a proportion from 0 to 1{meant}")
+            if metric.is_log and bound < 1:
+                found.append(f"{key} is {bound:g}, but a perplexity is 1 or more")
+            if metric.is_count and bound < 0:
+                found.append(f"{key} is {bound:g}, but {name} is a count")
+            if metric.is_agreement and not -1 <= bound < 1:
+                found.append(f"{key} is {bound:g}, but {name} is an agreement, from -1 to 1")
+        return [*found, *super().mistakes_on(gate, metric, rows), *_trivial(gate, metric)]
+
+    def words(self, gate: Gate) -> str:
+        return f"at most {format_limit(gate.max)}" if gate.min is None else f"at least {format_limit(gate.min)}"
+
+    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+        return ClaimSpec("bound", -1, gate.max or 0.0) if gate.min is None else ClaimSpec("bound", 1, gate.min)
+
+    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+        """Return whether its `min` is as high as the claim's, or its `max` as low."""
+        if gate.min is not None:
+            return claim.min is not None and gate.min >= claim.min
+        return gate.max is not None and claim.max is not None and gate.max <= claim.max
+
+    def best(self, gate: Gate, metric: Metric) -> BestCase | None:
+        """Return that every row is right, or wrong, of shares of rows."""
+        if not metric.is_share or metric.combine:
+            return None
+        if gate.min is not None:
+            return BestCase(f"min = {gate.min:g}", gate.min, "even if every row is right", "where every row is right")
+        return BestCase(
+            f"max = {gate.max:g}", 1 - (gate.max or 0.0), "even if it is 0 on every row", "where it is 0 on every row"
+        )
+
+
+def _trivial(gate: Gate, metric: Metric) -> Iterator[str]:
+    """Yield why a cap or a range leaves nothing to prove, or nothing that could be proven."""
+    if not metric.is_of_rows or metric.is_share or metric.combine:
+        return
+    for key, bound in (("min", gate.min), ("max", gate.max)):
+        if bound is None or (metric.is_log and bound <= 0):
+            continue
+        limit = metric.line(bound)
+        if gate.cap is not None and 0 < gate.cap <= abs(limit):
+            yield f"cap is {gate.cap:g}, and {key} is {limit:.3g} where rows are averaged; raise the cap above it"
+        low, high = metric.row_range if gate.range is None or len(gate.range) != 2 else gate.row_range(metric)
+        if not low < limit < high:
+            where = f"outside or at an end of their range {low:g} to {high:g}"
+            yield f"{key} is {limit:.3g} where rows are averaged, {where}"

@@ -1,0 +1,66 @@
+"""In which ways rows are in clusters: by the columns that a suite declares, and by the question that they ask.
+
+It imports no statistics, so collection may import it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from harness.records.samples import Sample
+
+Labels = Sequence[str]  # of each row, which cluster of a kind it is in
+KINDS = ("clusters", "second clusters", "questions")  # in the order of `labels_of`
+
+
+def cluster_labels(samples: Sequence[Sample], *, questions: bool = True) -> tuple[Labels, Labels, Labels]:
+    """Return the cluster of each row by the declared columns, and by what it asks; one that is in none has its own."""
+    first = [s.id if s.cluster is None else s.cluster for s in samples]
+    second = [s.id if s.second_cluster is None else s.second_cluster for s in samples]
+    return first, second, [(questions and s.key) or s.id for s in samples]
+
+
+def coarsest_clusterings(clusterings: Sequence[Labels]) -> list[Labels]:
+    """Return those in which rows share a cluster, and which are not nested in another of them."""
+    grouping, found = [c for c in clusterings if len(set(c)) < len(c)], list[Labels]()
+    for i, own in enumerate(grouping):
+        others = [other for j, other in enumerate(grouping) if j < i or (j > i and not is_nested(other, own))]
+        if not any(is_nested(own, other) for other in others):
+            found.append(own)
+    return found
+
+
+def is_nested(inner: Labels, outer: Labels) -> bool:
+    """Return whether all rows of one inner cluster are in one outer cluster."""
+    first: dict[str, str] = {}
+    return all(first.setdefault(i, o) == o for i, o in zip(inner, outer, strict=True))
+
+
+def coarsest_cluster_of_rows(samples: Sequence[Sample]) -> Labels:
+    """Return the cluster of each row, of the kind of which there are fewest; a row that is in none is its own."""
+    return min(
+        coarsest_clusterings(cluster_labels(samples)), key=lambda c: len(set(c)), default=[s.id for s in samples]
+    )
+
+
+def connect_clusters(clusterings: Sequence[Labels]) -> Labels:
+    """Return one cluster for rows that clusters of any kind connect."""
+    names: dict[tuple[int, str], tuple[int, str]] = {}
+
+    def find(name: tuple[int, str]) -> tuple[int, str]:
+        while names.setdefault(name, name) != name:
+            name = names[name]
+        return name
+
+    for row in zip(*clusterings, strict=True):
+        for kind, name in enumerate(row[1:], 1):
+            names[find((kind, name))] = find((0, row[0]))
+    return [str(find((0, name))) for name in clusterings[0]]
+
+
+def count_repeated_questions(samples: Sequence[Sample]) -> dict[str, int]:
+    """Return how many rows ask what others ask, how many questions these are, and how often the most frequent is."""
+    asked = Counter(s.key for s in samples if s.key)
+    several = [n for n in asked.values() if n > 1]
+    return {"rows": sum(several), "questions": len(several), "most": max(several, default=0)}

@@ -1,0 +1,133 @@
+"""Gates with `clean_only`: judged without the rows that leak, which is said, and which can prove nothing by itself.
+
+Which rows those are is told by the contamination check alone, before anything is measured. A finding that is ignored
+does not stop the run; its rows are left out all the same, so that no flag of a command line chooses a gate's rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from harness.artifacts.digests import digest_of
+from harness.gates.gate import Gate
+from harness.gates.gate_input import as_error, error_verdict
+from harness.records.claim_spec import Note
+from harness.records.findings import Finding
+from harness.records.samples import Sample
+from harness.records.verdict_text import add_reason
+from harness.records.verdicts import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from harness.plugins import Plugins
+
+CHECK = "D10"  # the only check that is heard; it must declare that it tells leaks, and be the harness's own
+KINDS = tuple(f"{CHECK}-{kind}" for kind in ("exact", "inside", "coverage", "near", "group"))
+Leaks = Mapping[str, Mapping[str, str]]  # evaluation -> id of a row -> the code it was told under
+
+
+def collect_leaks(flags: Iterable[Finding]) -> Leaks | None:
+    """Return the rows that the contamination check told of in errors and warnings; None where it could not look."""
+    leaks: dict[str, dict[str, str]] = {}
+    for flag in flags:
+        if flag.code.partition("-")[0] != CHECK:
+            continue
+        if flag.code not in KINDS:
+            return None
+        for name, ids in flag.rows.items() if flag.severity != "note" else ():
+            for i in ids:
+                leaks.setdefault(name, {}).setdefault(i, flag.code)
+    return leaks
+
+
+def is_left_out(flag: Finding, gates: Sequence[Gate]) -> bool:
+    """Return whether there is a gate on the rows that a finding names, and every such gate leaves them out."""
+    affected = [g for g in gates if g.eval in flag.rows]
+    return flag.code in KINDS and bool(affected) and all(g.clean_only for g in affected)
+
+
+def soften_findings(flags: Iterable[Finding], gates: Sequence[Gate]) -> list[Finding]:
+    """Return the findings, an error as a warning where no gate is judged on the rows it names."""
+    result = []
+    for flag in flags:
+        if flag.severity == "error" and is_left_out(flag, gates):
+            names = ", ".join(f'"{g.id}"' for g in gates if g.eval in flag.rows)
+            flag = replace(flag, severity="warning", fix=f"left out of {names} (clean_only); better {flag.fix}")
+        result.append(flag)
+    return result
+
+
+def has_leak_check(plugins: Plugins) -> bool:
+    """Return whether the contamination check is there, and the harness's own: no other may choose a gate's rows."""
+    provided = plugins.provided.get(("check", CHECK))
+    return provided is not None and provided.about.leaks and plugins.is_own(provided)
+
+
+def count_left_out(
+    leaks: Leaks, gates: Sequence[Gate], rows: Mapping[str, Sequence[Sample]]
+) -> dict[str, dict[str, Any]]:
+    """Return for every evaluation with such a gate how many rows are left out, of how many, and a digest of which."""
+    by_eval = {}
+    for name in dict.fromkeys(g.eval for g in gates if g.clean_only):
+        ids = {s.id for s in rows[name]}  # of one that another on the same data outnumbers, not all that leak
+        leaking = sorted((i, code) for i, code in leaks.get(name, {}).items() if i in ids)
+        by_eval[name] = {"rows": len(leaking), "of": len(rows[name]), "sha256": digest_of(leaking)}
+    return by_eval
+
+
+def decide_without_leaks(
+    gate: Gate,
+    samples: Sequence[Sample],
+    leaks: Leaks | None,
+    ask: Callable[[Collection[str]], Verdict],
+    *,
+    name: str,
+    alpha: float,
+) -> Verdict:
+    """Decide a gate on the rows that do not leak; `ask` decides it without the ids it is given.
+
+    ERROR where leaks were not looked for, where they are most rows of the gate or of a slice, or make a slice too
+    small to have to prove its claim. What is refuted with the leaking rows is not proven without them.
+    """
+    if leaks is None:
+        why = f"clean_only: {CHECK} did not look for leaks, so no row is known to be clean"
+        return error_verdict(gate, name, why, alpha)
+    leaking = leaks.get(gate.eval, {})
+    rows = {s.id: s for part in gate.parts(samples).values() for s in part}
+    without = frozenset(i for i in rows if i in leaking)
+    counts = Counter(leaking[i] for i in without)
+    codes = {code: counts[code] for code in KINDS if counts[code]}
+    if why := _leaks_error(gate, samples, without):
+        said = ", ".join(f"{code} {n}" for code, n in codes.items())
+        return replace(error_verdict(gate, name, f"{why} ({said})", alpha), left_out=len(without))
+    whole = ask(())
+    if not without:
+        return add_reason(replace(whole, left_out=0), Note("no leak", {"of": len(rows)}))
+    clean = replace(ask(without), left_out=len(without), whole=whole.value, whole_baseline=whole.baseline)
+    values = [v for v in (whole.value, whole.baseline) if v is not None]
+    refuted = clean.outcome is Outcome.PASS and whole.outcome is Outcome.FAIL
+    about = {"gone": len(without), "of": len(rows), "codes": codes, "values": values, "refuted": refuted}
+    if whole.outcome is Outcome.ERROR:
+        why = f"with the {len(without)} rows that leak: {whole.why}"
+        return as_error(replace(clean, outcome=Outcome.ERROR, notes=()), why)
+    large, left = ({s.name for s in v.slices if not s.alarm} for v in (whole, clean))
+    if clean.outcome is not Outcome.ERROR and (small := sorted(large - left)):
+        why = f"{small[0]}: without the rows that leak, fewer than min_n {gate.min_n} of its rows count"
+        return add_reason(as_error(replace(clean, outcome=Outcome.ERROR, notes=()), why), Note("leaks", about))
+    if refuted:
+        clean = replace(clean, outcome=Outcome.INCONCLUSIVE, p_pass=max(clean.p_pass or 0.0, whole.p_pass or 0.0))
+    return add_reason(clean, Note("leaks", about))
+
+
+def _leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:
+    """Return why what is left without the rows that leak cannot be judged, or nothing."""
+    for name, rows in gate.parts(samples).items():
+        gone = sum(s.id in without for s in rows)
+        where, left = f"{name}: " if name else "", len(rows) - gone
+        if 2 * gone > len(rows):
+            return f"{where}{gone} of {len(rows)} rows leak, and what is left is another evaluation"
+        if gate.slice and len(rows) >= gate.min_n > left:
+            return f"{where}{gone} of {len(rows)} rows leak, and {left} are fewer than min_n {gate.min_n}"
+    return ""

@@ -1,0 +1,95 @@
+"""Gate + rows -> Verdict, in phases: eligibility, hypothesis, inference, outcome, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from harness.gates.gate import Gate
+from harness.gates.gate_input import GateInput, Unjudgeable, as_error, error_verdict, make_gate_input
+from harness.gates.hypothesis import Hypothesis, make_hypothesis
+from harness.gates.inference import infer, infer_slices
+from harness.gates.notes import add_slice_notes, autocorrelation_note, repeated_question_notes, result_notes
+from harness.gates.outcome import bar_approximate_pass, make_slice_verdict, make_verdict
+from harness.records.claim_spec import FEW_CLUSTERS, Note
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample
+from harness.records.verdict_text import add_reason, format_notes
+from harness.records.verdicts import Outcome, Verdict
+
+SLOW = (
+    "point",
+    "failures counted",
+    "cluster bootstrap",
+    "crossed bootstrap",
+)  # methods after which no slice is looked for
+
+
+def decide(
+    gate: Gate,
+    metric: Metric | None,
+    candidate: Result | None,
+    baseline: Result | None,
+    samples: Sequence[Sample],
+    alpha: float,
+    *,
+    name: str,
+    columns: Sequence[str] = (),
+    without: Collection[str] = (),
+) -> Verdict:
+    """Apply a gate to the candidate `name` at risk `alpha`; what is missing, not finite or not paired is an ERROR.
+
+    `columns` are the eval's slices, of which the worst is named when the claim was not proven; `without` holds ids
+    of rows that are left out (`harness.gates.contamination`).
+    """
+    case = make_gate_input(gate, metric, candidate, baseline, samples, alpha, without)
+    blank = error_verdict(gate, name, "", alpha, metric)
+    if isinstance(case, Unjudgeable):
+        return as_error(replace(blank, outcome=case.outcome, n=case.n, digest=case.digest), case.why)
+    whole = make_hypothesis(case, case.rows)
+    blank = replace(blank, digest=case.digest, repeated=case.repeated.get("rows", 0))
+    blank = replace(blank, value=whole.value, baseline=whole.baseline, n=len(whole.ours), weightless=whole.weightless)
+    blank = replace(blank, risk=gate.risk(case.metric), labelled=case.labelled)
+    try:
+        if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
+            return bar_approximate_pass(
+                gate, add_reason(_decide_slices(case, whole, blank), *repeated_question_notes(case))
+            )
+        verdict = make_verdict(blank, infer(whole), whole)
+    except ValueError as error:
+        return as_error(blank, str(error))
+    told = [Note("labelled", {"rows": case.labelled, "of": len(samples)})] if case.labelled else []
+    verdict = add_reason(
+        verdict, *result_notes(verdict, whole), *told, *repeated_question_notes(case), *autocorrelation_note(whole)
+    )
+    return bar_approximate_pass(gate, replace(verdict, driver=_worst_slice(case, blank, verdict, columns)))
+
+
+def _decide_slices(case: GateInput, whole: Hypothesis, blank: Verdict) -> Verdict:
+    """Decide every slice by itself, and the gate by them. Raises ValueError when that cannot be done."""
+    hypotheses = {name: make_hypothesis(case, rows) for name, rows in case.slices.items()}
+    tested = infer_slices(whole, hypotheses)
+    verdict, parts = make_slice_verdict(blank, case.gate, case.alpha, hypotheses, tested)
+    return add_slice_notes(verdict, parts, hypotheses, len(hypotheses) - len(tested), case.gate.min_n)
+
+
+def _worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, columns: Sequence[str]) -> str:
+    """Return the slice that is worst by its upper bound, where the whole was not proven and the test is quick."""
+    whole = case.gate.slice is None and not case.early and not case.labels
+    if not whole or verdict.outcome is Outcome.PASS or verdict.method in SLOW:
+        return ""
+    worst: list[tuple[float, str]] = []
+    parts = [replace(case.gate, slice=f"{column}=*").parts(case.rows) for column in columns]
+    for name, rows in (one for part in parts if len(part) > 1 for one in part.items()):
+        hypothesis = make_hypothesis(case, rows)
+        few = hypothesis.clusters is not None and len(set(hypothesis.clusters)) < FEW_CLUSTERS
+        if len(hypothesis.ours) < case.gate.min_n or few:
+            continue
+        with suppress(ValueError):  # a slice of which nothing can be said drives nothing
+            test = infer(hypothesis, ties=True)
+            note = Note(
+                "slice", {"name": name, **result_notes(make_verdict(blank, test, hypothesis), hypothesis)[0].told}
+            )
+            worst.append((hypothesis.beyond(test)[1], format_notes(blank.about, [note])))
+    return min(worst)[1] if worst else ""

@@ -1,0 +1,91 @@
+"""A metric against that of a baseline on the same rows: `versus` with `better_by` or `worse_by_at_most`."""
+
+from __future__ import annotations
+
+import math
+
+from harness.gates.gate import BestCase, ClaimType, Gate
+from harness.records.claim_spec import ClaimSpec
+from harness.records.metrics import Metric
+from harness.records.verdict_text import format_limit
+
+
+class Difference(ClaimType):
+    """The candidate is better than a baseline by more than a margin, or worse by less than one."""
+
+    keys = ("versus better_by", "versus worse_by_at_most")
+
+    def claims(self, gate: Gate) -> bool:
+        """Return whether a gate is of this kind; one that counts rows beyond a cap has a baseline, too."""
+        return gate.max_failures is None and super().claims(gate)
+
+    def mistakes(self, gate: Gate) -> list[str]:
+        found = super().mistakes(gate)
+        try:
+            if not (gate.margin >= 0 if gate.better_by is not None else gate.margin <= 0) or math.isinf(gate.margin):
+                found.append("a margin is zero or more; the metric knows its direction")
+        except ValueError as error:
+            found.append(f'a margin is "{error}", want a number in the metric\'s units or a share such as "2%"')
+        return found
+
+    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+        found = super().mistakes_on(gate, metric, rows)
+        try:
+            size = abs(gate.margin)
+        except ValueError:
+            return found  # told by `mistakes`
+        key, share = "better_by" if gate.better_by is not None else "worse_by_at_most", gate.relative or metric.is_log
+        shrinks = (metric.better == "lower") == (key == "better_by")  # the claim is about a smaller value
+        if metric.is_share and not share and size >= 1:
+            found.append(f"{key} is {size:g}, but {metric.name} is a proportion: 2 points are 0.02")
+        elif metric.is_log and not gate.relative and size >= 1:
+            what = f'write "{size:.0%}" if it is meant'
+            found.append(f"{key} is {size:g}, which for a perplexity is {size:.0%}; {what}")
+        elif share and shrinks and size >= 1:
+            found.append(f"{key} is {size:.0%}, and nothing is left of a {metric.name} that is smaller by that")
+        if gate.cap is None or not gate.cap > 0 or metric.is_share or metric.combine:
+            return found
+        unit = abs(self.oriented(gate, metric)[1])
+        if gate.relative and not metric.is_log:
+            found.append("cap: is in the metric's units, and the margin is a share; write the margin in units, too")
+        elif gate.cap <= unit:
+            why = f"a margin of {unit:.3g} is not less, so that no row could tell; raise it"
+            found.append(f"cap is {gate.cap:g}, and {why}")
+        return found
+
+    def words(self, gate: Gate) -> str:
+        if gate.worse_by_at_most is not None:
+            return f"worse than {gate.versus} by at most {format_limit(gate.worse_by_at_most)}"
+        return f"better than {gate.versus}" + (f" by {format_limit(gate.better_by)}" if gate.margin else "")
+
+    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+        return ClaimSpec("difference", -1 if metric and metric.better == "lower" else 1, gate.margin, gate.relative)
+
+    def oriented(self, gate: Gate, metric: Metric) -> tuple[int, float, float]:
+        """Return sign, margin and factor; a relative margin is a factor, which divides by nothing."""
+        sign = 1 if metric.better == "higher" else -1
+        if metric.is_log:
+            return sign, sign * math.log1p(sign * gate.margin), 1.0
+        return (sign, 0.0, 1 + sign * gate.margin) if gate.relative else (sign, gate.margin, 1.0)
+
+    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+        """Return whether its margin is as large, in the same unit; a larger share of what is negative is no more."""
+        if gate.margin == claim.margin and gate.relative == claim.relative:
+            return True
+        never_negative = metric.is_share or metric.is_log or metric.is_count
+        units = metric.is_log or (gate.relative == claim.relative and (not gate.relative or never_negative))
+        return units and gate.margin >= claim.margin
+
+    def best(self, gate: Gate, metric: Metric) -> BestCase | None:
+        """Return that every row is won, or none is lost where the candidate may be worse."""
+        closed = metric.is_share and not metric.combine and not gate.relative
+        if gate.worse_by_at_most is not None and (closed or gate.cap is not None):
+            margin = math.log1p(abs(gate.margin)) if metric.is_log else abs(gate.margin)
+            claim = f"worse_by_at_most = {format_limit(gate.worse_by_at_most)}"
+            unless = f"unless the model is better than {gate.versus}"
+            return BestCase(claim, 1 - margin / (1.0 if gate.cap is None else gate.cap), unless, "where no row changes")
+        if not closed or gate.cap is not None:
+            return None
+        even = f"even if {gate.versus} is worse on every row"
+        alike = f"where {gate.versus} is worse on every row"
+        return BestCase(f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, even, alike, mid_p=not gate.margin)

@@ -1,0 +1,107 @@
+"""How many rows fail: `max_failures`, which is counted, and nothing is inferred."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.gates.gate import ClaimType, Gate, Units
+from harness.records.claim_spec import ClaimSpec
+from harness.records.metrics import Metric
+from harness.records.samples import Score
+from harness.records.verdict_text import format_limit
+from harness.stats import hypothesis_tests
+
+
+class Failures(ClaimType):
+    """At most so many rows are wrong: by a metric that is 0 or 1, or worse than a number or baseline by over a cap."""
+
+    keys = ("max_failures",)
+    counts = True
+
+    def mistakes(self, gate: Gate) -> list[str]:
+        found = super().mistakes(gate)
+        if gate.max_failures is not None and gate.max_failures < 0:
+            found.append(f"max_failures is {gate.max_failures}, want 0 or more")
+        if gate.versus is not None and gate.cap is None:
+            found.append('"max_failures" with "versus" counts rows that lose more than a cap; give "cap"')
+        if gate.range is not None or gate.allow_approximate:
+            found.append('"max_failures" counts, and takes no risk; leave out "range" and "allow_approximate"')
+        if gate.slice or gate.decide == "point":
+            found.append('"max_failures" counts over all rows; leave out "slice" and "decide"')
+        if gate.estimand != "rows":
+            found.append('"max_failures" counts rows; leave out "estimand"')
+        if gate.clean_only:
+            found.append('"max_failures" counts over all rows, and one that fails is no leak; leave out "clean_only"')
+        return found
+
+    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+        found = super().mistakes_on(gate, metric, rows)
+        if gate.cap is None and (not metric.is_share or metric.combine):
+            found.append(f"max_failures counts rows of a 0/1 metric, and {metric.name} is a {metric.scale}")
+        if rows is not None and (gate.max_failures or 0) >= rows:
+            found.append(f"max_failures is {gate.max_failures}, and there are {rows} rows")
+        return found
+
+    def words(self, gate: Gate) -> str:
+        most = gate.max_failures or 0
+        rows = "no row" if not most else "at most one row" if most == 1 else f"at most {most} rows"
+        if gate.cap is None:
+            return f"fails on {rows}"
+        than = f"than {gate.versus} " if gate.versus else ""
+        return f"worse {than}by more than {format_limit(gate.cap)} on {rows}"
+
+    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+        return ClaimSpec("failures", -1 if metric and metric.better == "lower" else 1, gate.max_failures or 0)
+
+    def oriented(self, gate: Gate, metric: Metric) -> tuple[int, float, float]:
+        """Return that fewer are better."""
+        return -1, -float(gate.max_failures or 0), 1.0
+
+    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+        """Return whether it lets as few rows fail."""
+        return (gate.max_failures or 0) <= (claim.max_failures or 0)  # of one cap, which `Gate.covers` looks at
+
+    def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> hypothesis_tests.Test:
+        """Count the rows, or clusters with a row, that failed; bounds of their share are Clopper and Pearson's.
+
+        Clopper, Pearson 1934, Biometrika 26:404. Raises ValueError of one row, of one cluster, or of what is not 0/1.
+        """
+        (ours, theirs, clusters), name, bad = units, metric.name, 0.0 if metric.better == "higher" else 1.0
+        if len(ours) < 2:
+            raise ValueError("there is one row; one row proves nothing")
+        if gate.cap is None and (odd := find_fraction(name, ours)):
+            raise ValueError(f"{odd}; failures are counted of a 0/1 metric")
+        failed = _beyond(gate.cap, metric, ours, theirs) if gate.cap else [s.values[name] == bad for s in ours]
+        groups = clusters or [s.id for s in ours]
+        count = len(set(groups))
+        if count == 1:
+            raise ValueError(f"all {len(groups)} rows are of one cluster; it says nothing about others")
+        share = hypothesis_tests.binomial(len({u for u, f in zip(groups, failed, strict=True) if f}), count, 0.5, alpha)
+        p = (0.0, 1.0) if sum(failed) <= (gate.max_failures or 0) else (1.0, 0.0)
+        seen = count if clusters else None
+        return hypothesis_tests.Test(
+            -float(sum(failed)), -share.upper, -share.lower, *p, "failures counted", len(ours), seen
+        )
+
+    def consistent(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
+        """Return why such a count cannot be, by how many rows there are and by the value, or nothing."""
+        failed, value = verdict["estimate"], verdict["value"]
+        if not (0 <= failed <= verdict["n"] and failed == int(failed)):
+            return f"counts {failed:g} failures of {verdict['n']} rows"
+        perfect = 1.0 if metric.better == "higher" else 0.0
+        odd = gate.cap is None and not failed and value != perfect
+        return f"counts no failure, its value is {value}" if odd else ""
+
+
+def _beyond(cap: float, metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None) -> list[bool]:
+    """Return which rows are worse by more than a cap: than the baseline's, or by themselves."""
+    sign, name = 1 if metric.better == "lower" else -1, metric.name
+    others = [0.0] * len(ours) if theirs is None else [t.values[name] for t in theirs]
+    return [sign * (o.values[name] - t) > cap for o, t in zip(ours, others, strict=True)]
+
+
+def find_fraction(name: str, scores: Iterable[Score]) -> str:
+    """Return of which row a metric is neither 0 nor 1, and what it is there, or nothing."""
+    odd = next((s for s in scores if s.values.get(name, 0) not in (0, 1)), None)
+    return f'{name} of row "{odd.id}" is {odd.values[name]:g}' if odd else ""

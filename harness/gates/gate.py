@@ -1,0 +1,334 @@
+"""Gate: the assert, a claim about a metric; and Kind, what one kind of claim is."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from harness.records import verdict_text
+from harness.records.claim_spec import ClaimSpec
+from harness.records.metrics import Metric
+from harness.records.samples import Sample, Score
+from harness.records.scales import find_range_error
+from harness.records.verdicts import Risk, Verdict
+from harness.stats.result import Test
+
+PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
+MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
+SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
+Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]  # candidate, baseline, their clusters
+
+
+class BestCase(NamedTuple):
+    """A claim as its key says it, the chance that one row looks perfect although it is just wrong, and what perfect is.
+
+    `alike` says the latter of clusters: where some of their rows are imperfect they may prove more than where none is.
+    It may be shown by a mid-p, which is lenient.
+    """
+
+    claim: str
+    chance: float
+    perfect: str
+    alike: str = "where all rows are perfect"
+    mid_p: bool = False
+
+
+@dataclass(frozen=True)
+class Gate:
+    """`[[gate]]`: a claim about a metric, against a number or against a baseline on the same rows.
+
+    Margins are in the metric's own units, or a share of the baseline ("2%"); a perplexity's always are a share.
+    """
+
+    id: str
+    metric: str = ""
+    where: str = ""
+    min: float | None = None
+    max: float | None = None
+    max_failures: int | None = None
+    versus: str | None = None
+    better_by: float | str | None = None
+    worse_by_at_most: float | str | None = None
+    any_of: list[str] = field(default_factory=list)
+    severity: Literal["block", "warn"] = "block"
+    alpha: float | None = None
+    decide: Literal["risk", "point"] = "risk"
+    requires: list[str] = field(default_factory=list)
+    on: list[str] = field(default_factory=list)
+    slice: str | list[str] | None = None
+    min_n: int = MIN_N
+    estimand: Literal["rows", "clusters", "questions"] = "rows"  # what counts once in the mean
+    cap: float | None = None  # what a row can count at most, either way; nats of a perplexity
+    range: list[float] | None = None  # the least and the most that a row's value can be; nats of a perplexity
+    allow_approximate: bool = False  # may block and pass at a risk that is only approximate
+    cut_at_most: float | None = None  # the share of answers, of either side, beyond which cut ones keep it undecided
+    clean_only: bool = False  # judged without the rows that the contamination check tells of
+    group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
+    among: int = 1  # claims that share its risk, of which each may be proven at a part of it; not a key either
+
+    @property
+    def eval(self) -> str:
+        return self.metric.partition(".")[0]
+
+    @property
+    def metric_name(self) -> str:
+        return self.metric.partition(".")[2]
+
+    @property
+    def blocking(self) -> bool:
+        return self.severity == "block" and not self.group
+
+    @property
+    def slices(self) -> list[str]:
+        return [self.slice] if isinstance(self.slice, str) else self.slice or []
+
+    @property
+    def margin(self) -> float:
+        """How much better the candidate must be, or, below zero, how much worse it may be; a share if `relative`."""
+        return _size(self.better_by) if self.better_by is not None else -_size(self.worse_by_at_most or 0.0)
+
+    @property
+    def relative(self) -> bool:
+        return isinstance(self.better_by, str) or isinstance(self.worse_by_at_most, str)
+
+    @property
+    def kind(self) -> ClaimType:
+        """What kind of claim it is; where keys of several are there, of the kind that was registered last."""
+        return next((kind for kind in reversed(KINDS) if kind.claims(self)), KINDS[0])
+
+    def mistakes(self) -> list[str]:
+        """Return what is wrong with the claim itself, whatever the suite."""
+        found = self.kind.mistakes(self)
+        if not self.id or not self.id.isprintable():
+            found.append("id is empty, or holds what cannot be printed; it names the gate in every report")
+        if self.alpha is not None and not 0 < self.alpha <= 0.5:
+            found.append(f"alpha is {self.alpha}, want more than 0 and at most 0.5")
+        if self.cut_at_most is not None and not 0 <= self.cut_at_most <= 1:
+            found.append(f"cut_at_most is {self.cut_at_most:g}, want a share of answers from 0 to 1")
+        if self.min_n < 2:
+            found.append(f"min_n is {self.min_n}, want 2 or more")
+        found += [f'slice is "{s}", want COLUMN=VALUE or COLUMN=*' for s in self.slices if "=" not in s]
+        if self.id in (*self.requires, *self.any_of):
+            found.append("names itself")
+        return found
+
+    def mistakes_on(self, metric: Metric, rows: int | None = None) -> list[str]:
+        """Return what is wrong with the claim for a metric of this scale and direction, and so many rows, if known."""
+        return self.kind.mistakes_on(self, metric, rows)
+
+    def claim(self) -> str:
+        """Return the claim in words."""
+        return self.kind.words(self) + verdict_text.format_conditions(self.about(None))
+
+    def about(self, metric: Metric | None) -> ClaimSpec:
+        """Return the claim as data, about a metric, or about none where there is none."""
+        return replace(
+            self.kind.about(self, metric),
+            scale=metric.scale if metric else None,
+            slices=tuple((column, value) for column, _, value in (s.partition("=") for s in self.slices)),
+            min_n=self.min_n if self.slice else 0,
+            alike=self.estimand == "clusters",
+            by_question=self.estimand == "questions",
+            cap=None if self.kind.counts else self.cap,
+            range=None if self.range is None else (self.range[0], self.range[1]),
+            approximate=self.allow_approximate,
+            cut_at_most=self.cut_at_most,
+            clean=self.clean_only,
+        )
+
+    def row_range(self, metric: Metric) -> tuple[float, float]:
+        """Return the range of a row's value that the gate declares, or else its metric; infinite where neither does."""
+        return metric.row_range if self.range is None else (self.range[0], self.range[1])
+
+    def risk(self, metric: Metric) -> Risk:
+        """Return whether its level holds for whatever the rows may be, or only where they are not too skewed.
+
+        It holds of counts, of labels, and of a mean whose rows have a declared range or a cap.
+        """
+        own = self.kind.counts or self.kind.has_test or metric.is_count or metric.is_agreement or metric.labelled
+        known = not metric.combine and (self.cap is not None or all(map(math.isfinite, self.row_range(metric))))
+        return "exact" if own or known else "approximate"
+
+    def bars(self, risk: str) -> bool:
+        """Return whether it blocks, and may not pass at such a risk."""
+        return risk == "approximate" and self.severity == "block" and not self.allow_approximate
+
+    def covers(self, claim: Gate, metric: Metric) -> bool:
+        """Return whether who proves it has proven a claim, too: on the same rows, judged alike, and at least as strict.
+
+        Of a part of the rows that must be proven from `min_n` rows on, and of answers of which few enough are cut.
+        """
+        same = all(
+            getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range")
+        )
+        same = same and (claim.allow_approximate or not self.allow_approximate)
+        rows = set(self.slices) == set(claim.slices) and self.clean_only == claim.clean_only
+        rows = rows and (not claim.slice or self.min_n <= claim.min_n)
+        cut = claim.cut_at_most is None or (self.cut_at_most is not None and self.cut_at_most <= claim.cut_at_most)
+        return same and rows and cut and self.kind is claim.kind and self.kind.covers(self, claim, metric)
+
+    def applies_to(self, candidate: str) -> bool:
+        return not self.on or candidate in self.on
+
+    def parts(self, samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+        """Return the rows the gate is about, slice by slice; without `slice` all of them under the name ""."""
+        if self.slice is None:
+            return {"": list(samples)}
+        found: dict[str, list[Sample]] = {}
+        for declared in self.slices:
+            column, _, value = declared.partition("=")
+            if value != "*":
+                found[declared] = [s for s in samples if column in s.row and str(s.row[column]) == value]
+                continue
+            groups: dict[str, list[Sample]] = {}
+            for sample in samples:
+                groups.setdefault(f"{column}={sample.row.get(column)}", []).append(sample)
+            found |= dict(sorted(groups.items()))
+        return found
+
+
+class ClaimType:
+    """A kind of claim: the keys that say it, what they may be, its test, and what numbers of a verdict must satisfy.
+
+    A new one is a class in a file of its own, and its place in `harness.gates`.
+    """
+
+    keys: tuple[str, ...] = ()  # of `[[gate]]`; those that say it together stand in one text
+    counts = False  # it counts rows, all of them, and takes no risk
+
+    @property
+    def has_test(self) -> bool:
+        """Whether its test is its own, of which nothing else knows when it may stop, or its power."""
+        return type(self).test is not ClaimType.test
+
+    def claims(self, gate: Gate) -> bool:
+        """Return whether a gate is of this kind."""
+        return any(_is_said(gate, key) for keys in self.keys for key in keys.split())
+
+    def mistakes(self, gate: Gate) -> list[str]:
+        """Return what is wrong with the claim, whatever its metric."""
+        found = []
+        if not (gate.eval and gate.metric_name):
+            found.append(f'metric is "{gate.metric}", want EVAL.METRIC, for instance "qa.exact_match"')
+        said = {keys for kind in KINDS for keys in kind.keys if _is_said(gate, keys.split()[-1])}
+        if len(said) != 1:
+            claims = '"min", "max", "max_failures", "any_of", or "versus" with "better_by" or "worse_by_at_most"'
+            found.append(f"want one claim: {claims}")
+        elif not self.counts and any(keys.startswith("versus ") for keys in said) != (gate.versus is not None):
+            found.append('"versus" goes with "better_by" or "worse_by_at_most"')
+        if any(not math.isfinite(b) for b in (gate.min, gate.max) if b is not None):
+            found.append("a bound is a finite number")
+        if gate.cap is not None and not (gate.cap > 0 and math.isfinite(gate.cap)):
+            found.append(f"cap is {gate.cap:g}, want what a row counts at most, more than 0")
+        if gate.range is not None and (why := find_range_error("mean", gate.range, combines=False)):
+            found.append(f"range {why}")
+        elif gate.range is not None and not all(map(math.isfinite, gate.range)):
+            found.append("range has an end that is not finite; declare what a row's value can be, or a cap")
+        return found
+
+    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+        """Return what is wrong with the claim for a metric, and so many rows where that is known."""
+        name, found = metric.name, []
+        if metric.is_agreement and (gate.versus or gate.slice):
+            found.append(f'{name} is about labels, of which there are no others to compare; claim "min" or "max"')
+        if gate.clean_only and metric.is_count:
+            found.append(f'{name} is a count over all rows, of which fewer are less; leave out "clean_only"')
+        if gate.estimand != "rows" and (metric.combine or metric.is_count):
+            what = "made from all rows at once" if metric.combine else "a count over all rows"
+            found.append(f'{name} is {what}, and no mean over {gate.estimand}; leave out "estimand"')
+        if gate.range is not None and (
+            why := find_range_error(metric.scale, gate.range, combines=bool(metric.combine))
+        ):
+            why = f'is known of {name}, a proportion; leave out "range"' if metric.is_share else why
+            found.append(f"range {why}")
+        if gate.cap is not None and (metric.combine or metric.is_count or metric.is_agreement):
+            made = "made from all rows at once" if metric.combine else f"a {metric.scale}"
+            found.append(f'cap: {name} is {made}, and no mean of what rows say; leave out "cap"')
+        elif gate.cap is not None and metric.is_share:
+            found.append(f'cap: {name} is a proportion, whose range is known; leave out "cap"')
+        if gate.decide == "point" and not metric.is_count:
+            made = "made of" if metric.combine else f"a {metric.scale} of"
+            why = f"{name} is {made} rows, of which others would give another number"
+            way = 'leave out "decide", or have its evaluator say scale = "count" if it is one number about the model'
+            found.append(f'decide = "point" is for counts such as a size; {why}: {way}')
+        return found
+
+    def words(self, gate: Gate) -> str:
+        """Return the claim in words, without which rows it is about."""
+        raise NotImplementedError
+
+    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+        """Return the claim as data, without which rows it is about."""
+        raise NotImplementedError
+
+    def oriented(self, gate: Gate, metric: Metric) -> tuple[int, float, float]:
+        """Return sign, margin and factor: the claim is that sign · (candidate - factor · baseline) is above the margin.
+
+        On the scale where the metric is tested.
+        """
+        about = self.about(gate, metric)
+        return about.sign, about.sign * metric.line(about.threshold), 1.0
+
+    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+        """Return whether a gate is at least as strict as a claim of this kind on the same rows; by default never."""
+        return False
+
+    def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> Test | None:
+        """Return the test of its own, turned so that larger is better; None: the one that scale and rows choose.
+
+        Raises ValueError where the claim cannot be tested.
+        """
+        return None
+
+    def best(self, gate: Gate, metric: Metric) -> BestCase | None:
+        """Return what the best of models could prove, where that has a closed form."""
+        return None
+
+    def consistent(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
+        """Return how the estimate differs from the values it is made of, or nothing; with slices it is one slice's."""
+        value, baseline, estimate = verdict["value"], verdict["baseline"], verdict["estimate"]
+        if verdict["slices"] or verdict["method"] == "e-process" or gate.cap is not None:
+            return ""
+        if estimate is None or value is None or (gate.versus and baseline is None):
+            return "" if metric.is_log else "lacks its value or its baseline"
+        terms = [metric.line(value)]
+        if baseline is not None:
+            terms.append(-metric.line(baseline))
+        fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
+        return "" if fits else f"has estimate {estimate:g}, its values come to {math.fsum(terms):g}"
+
+
+KINDS: list[ClaimType] = []  # `harness.gates` fills it
+
+
+def _is_said(gate: Gate, key: str) -> bool:
+    return getattr(gate, key) not in (None, [])
+
+
+def find_export_obstacles(verdicts: Iterable[Verdict], gates: Sequence[Gate], candidate: str) -> list[str]:
+    """Return why a candidate may not ship: a line per blocking gate that neither passed nor is waived.
+
+    Empty when it may. A waiver covers a verdict, not the lack of one.
+    """
+    said = {v.gate: v for v in verdicts if v.candidate == candidate}
+    if not (wanted := [g for g in gates if g.blocking and g.applies_to(candidate)]):
+        return [f"no blocking gate applies to {candidate}"]
+    reasons = []
+    for gate in wanted:
+        if (verdict := said.get(gate.id)) is None:
+            reasons.append(f'gate "{gate.id}" has no verdict on {candidate}')
+        elif verdict.holds_up:
+            reasons.append(f'gate "{gate.id}" is {verdict.outcome} on {candidate}: {verdict.why}')
+    return reasons
+
+
+def _size(margin: float | str) -> float:
+    """Return a margin as a number. Raises ValueError when it is a text that is no share."""
+    if not isinstance(margin, str):
+        return margin
+    if not (share := re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*%\s*", margin)):
+        raise ValueError(margin)
+    return float(share[1]) / 100  # of very many digits: infinite, which no margin may be

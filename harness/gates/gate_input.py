@@ -1,0 +1,219 @@
+"""Phase 1 of a verdict: whether a gate can be judged, on which rows and slices, or why not.
+
+No row is left out by what it scored. It imports no statistics, so collection may import it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness.gates.clusterings import count_repeated_questions
+from harness.gates.gate import Gate
+from harness.records.claim_spec import Note
+from harness.records.metrics import Metric
+from harness.records.samples import Labels, Result, Sample, Score
+from harness.records.verdict_text import add_reason
+from harness.records.verdicts import Outcome, Verdict
+
+THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
+EXAMPLES = 3  # ids of rows that an error gives as examples
+Slices = dict[str, list[Sample]]
+
+
+@dataclass(frozen=True)
+class GateInput:
+    """A gate that can be judged: the scores by id of row, and its rows, all of them and slice by slice.
+
+    With `early` the rows stand in the random order in which they were looked at; `labels` are the metric's.
+    """
+
+    gate: Gate
+    metric: Metric
+    candidate: dict[str, Score]
+    baseline: dict[str, Score] | None
+    rows: list[Sample]
+    slices: Slices
+    alpha: float
+    digest: str
+    early: bool
+    labels: Labels | None
+    repeated: Mapping[str, int]  # of rows that ask what others ask, see `harness.gates.clusterings`
+    labelled: int = 0  # rows that people labelled on both sides, which alone decide
+
+
+@dataclass(frozen=True)
+class Unjudgeable:
+    """Why a gate cannot be judged, and what is known of it all the same."""
+
+    why: str
+    outcome: Outcome = Outcome.ERROR
+    digest: str = ""
+    n: int = 0
+
+
+def make_gate_input(
+    gate: Gate,
+    metric: Metric | None,
+    candidate: Result | None,
+    baseline: Result | None,
+    samples: Sequence[Sample],
+    alpha: float,
+    without: Collection[str] = (),
+) -> GateInput | Unjudgeable:
+    """Return what a gate is judged on, or why it cannot be: what is missing, not finite or not paired.
+
+    `without` holds ids of rows that are left out.
+    """
+    # a caveat opens no gate; an ERROR comes before an INCONCLUSIVE
+    caveats = [c for r in (candidate, baseline) if r for c in r.caveats if c.shuts(gate.metric_name)]
+    if caveat := min(caveats, key=lambda c: c.outcome != "ERROR", default=None):
+        return Unjudgeable(caveat.text, Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR)
+    kept = [s for s in samples if s.id not in without] if without else list(samples)
+    slices = gate.parts(kept)
+    why = _missing_error(gate, metric, candidate, baseline, slices)
+    if why or metric is None or candidate is None:
+        return Unjudgeable(why or "there is no result")
+    labels = candidate.labels_of(metric.name)
+    if gate.versus and baseline and labels and labels.rows and (others := baseline.labels_of(metric.name)):
+        return _labelled_case(gate, replace(metric, labelled=False), candidate, (labels, others), kept, alpha)
+    if labels and (gate.slice or gate.estimand != "rows"):
+        of = "slices" if gate.slice else f"the mean over {gate.estimand}"
+        why = f"the labels that correct {metric.name} are of all rows, and tell nothing of {of}"
+        return Unjudgeable(why, digest=candidate.digest)
+    rows = _rows(gate, kept, slices, candidate.order)
+    ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
+    for result, scores in ((candidate, ours), (baseline, theirs)):
+        if result and scores is not None and (why := _scores_error(result, scores, metric, rows, samples, gate.range)):
+            return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
+    sides = {r.subject: scores for r, scores in ((candidate, ours), (baseline, theirs)) if r and scores is not None}
+    if why := _cut_error(gate, metric, rows, sides):
+        return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest, len(rows))
+    early = bool(candidate.order)
+    # what counts rows counts all of them, and of rows asked one by one collection refuses repeats
+    by_question = not (gate.kind.counts or metric.is_count or metric.is_agreement or early)
+    again = count_repeated_questions(rows) if by_question else {}
+    return GateInput(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels, again)
+
+
+def _labelled_case(
+    gate: Gate, metric: Metric, candidate: Result, labels: tuple[Labels, Labels], kept: Sequence[Sample], alpha: float
+) -> GateInput | Unjudgeable:
+    """Return a comparison of what people said of both sides: of the rows that were labelled on both, and no others.
+
+    An instrument may err otherwise on the other model, and what it says of more rows gains little.
+    """
+    ours, theirs = (
+        {i: Score(i, {metric.name: truth}) for i, truth in zip(one.rows, one.truth, strict=True)} for one in labels
+    )
+    rows = [s for s in kept if s.id in ours and s.id in theirs]
+    slices = gate.parts(rows)
+    if why := _missing_error(gate, metric, candidate, candidate, slices) if not rows or gate.slice else "":
+        return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest)
+    rows = _rows(gate, rows, slices, ())
+    return GateInput(gate, metric, ours, theirs, rows, slices, alpha, candidate.digest, False, None, {}, len(rows))
+
+
+def error_verdict(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
+    """Return the ERROR of a gate that was not put to any row."""
+    claim, about = (gate.metric, gate.claim(), gate.blocking, gate.versus), gate.about(metric)
+    blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, group=gate.group, about=about)
+    return as_error(blank, why) if why else blank
+
+
+def as_error(verdict: Verdict, why: str) -> Verdict:
+    """Return a verdict that says why it could not be given."""
+    return add_reason(verdict, Note("error", {"text": why}))
+
+
+def _rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) -> list[Sample]:
+    """Return the rows that the gate is about, each once; in the order they were looked at, where there is one."""
+    if order:
+        by_id = {s.id: s for s in kept}
+        return [by_id[i] for i in order if i in by_id]
+    return list({s.id: s for rows in slices.values() for s in rows}.values()) if gate.slice else kept
+
+
+def _missing_error(
+    gate: Gate, metric: Metric | None, candidate: Result | None, baseline: Result | None, slices: Slices
+) -> str:
+    """Return why there is nothing to decide, or nothing to compare with, or nothing."""
+    if candidate is None:
+        return f'"{gate.eval}" was not evaluated'
+    if metric is None:
+        return f'"{gate.eval}" has no metric "{gate.metric_name}"'
+    if not slices:
+        return "there are no rows"
+    if empty := [name for name, rows in slices.items() if not rows]:
+        return f'slice "{empty[0]}" has no rows' if gate.slice else "there are no rows"
+    if not gate.versus:
+        return ""
+    if baseline is None:
+        return f'the baseline "{gate.versus}" was not evaluated'
+    if baseline.digest == candidate.digest:
+        return f"is the very model it is compared with (digest {candidate.digest[:12]}); nothing was changed"
+    if candidate.rows and baseline.rows and candidate.rows != baseline.rows:
+        return f'the baseline "{gate.versus}" was evaluated on other rows than the candidate'
+    return ""
+
+
+def _scores_error(
+    result: Result, scores: dict[str, Score], metric: Metric, rows: Sequence[Sample], samples: Sequence[Sample],
+    limits: Sequence[float] | None,
+) -> str:  # fmt: skip
+    """Return what is wrong with a result's scores of the rows, or nothing."""
+    if missing := [s.id for s in rows if s.id not in scores]:
+        return f"{len(missing)} of {len(rows)} rows got no score, {_examples(missing)}"
+    if len(scores) > len(rows) and (strange := list(scores.keys() - {s.id for s in samples})):
+        return f"was evaluated on {len(strange)} rows that are not the gate's, {_examples(strange)}"
+    if len(scores) < len(result.scores):
+        return "scored a row twice"
+    if metric.is_agreement:
+        return ""  # of labels, and of no row
+    judged = [scores[s.id] for s in rows]
+    name = metric.name
+    if metric.combine:
+        return "" if math.isfinite(metric.value(judged)) else f"{name} is not a finite number"
+    if lacking := [s.id for s in judged if name not in s.values]:
+        return f'{len(lacking)} rows have no "{name}", {_examples(lacking)}'
+    if odd := [s.id for s in judged if not (math.isfinite(s.values[name]) and math.isfinite(s.weight_of(name)))]:
+        return f"{name} is not a finite number on {len(odd)} rows, {_examples(odd)}"
+    weights = [s.weight_of(name) for s in judged]
+    if math.fsum(weights) <= 0 or min(weights) < 0:
+        return f"the weights of {name} do not sum to more than zero"
+    if metric.is_share and (beyond := [s.id for s in judged if not 0 <= s.values[name] <= 1]):
+        return f"{name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_examples(beyond)}"
+    low, high = limits or metric.row_range
+    if beyond := [s.id for s in judged if not low <= s.values[name] <= high]:
+        return f"{name} is outside its range {low:g} to {high:g} on {len(beyond)} rows, {_examples(beyond)}"
+    return ""
+
+
+def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mapping[str, dict[str, Score]]) -> str:
+    """Return that a side has too many answers that were cut for its rows to decide anything, or nothing.
+
+    Without `cut_at_most` these are thoughts that did not end, which are never an answer.
+    """
+    most, where = (THOUGHTS, " in its thought") if gate.cut_at_most is None else (gate.cut_at_most, "")
+    for name, scores in sides.items():
+        own = [scores[s.id] for s in rows]
+        if gate.cut_at_most is None:
+            cut = {s.id for s in own if s.values.get("thought_cut") == 1}
+        elif untold := [s.id for s in own if not s.ended]:
+            return f"{name}: nobody knows how {len(untold)} of {len(own)} answers ended, {_examples(untold)}"
+        else:
+            cut = {s.id for s in own if s.is_cut}
+        if len(cut) > most * len(own):
+            said = f"{name} was cut{where} on {len(cut)} of {len(own)} rows, and at most {most:g} may be"
+            others = next((scores.values() for other, scores in sides.items() if other != name), ())
+            sign = 1 if metric.better == "higher" else -1
+            ours, theirs = ({s.id: sign * s.values.get(metric.name, math.nan) for s in side} for side in (own, others))
+            lost = [i for i, value in ours.items() if value < theirs.get(i, math.nan)]
+            said += f"; {sum(i in cut for i in lost)} of its {len(lost)} losses are among them" if lost else ""
+            return f"{said}; raise max_new_tokens"
+    return ""
+
+
+def _examples(ids: Sequence[str]) -> str:
+    return "for instance " + ", ".join(f'"{i}"' for i in ids[:EXAMPLES])

@@ -1,0 +1,113 @@
+"""Gates that name others: `any_of`, one of which is enough at one risk for all, and `requires`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
+
+from harness.errors import did_you_mean
+from harness.gates.gate import ClaimType, Gate
+from harness.records.claim_spec import ClaimSpec
+from harness.records.metrics import Metric
+from harness.records.verdicts import Outcome
+from harness.stats.multiple_testing import adjust_holm
+
+COUNTED = "which counts, and takes no risk that an any_of could share; claim it in a gate of its own"
+
+
+class Group(ClaimType):
+    """One of several gates is proven."""
+
+    keys = ("any_of",)
+
+    def mistakes(self, gate: Gate) -> list[str]:
+        own = ("metric", "min", "max", "max_failures", "versus", "better_by", "worse_by_at_most", "slice")
+        more = ("decide", "clean_only", "estimand", "cap", "range", "allow_approximate", "cut_at_most")
+        stray = [[key for key in keys if getattr(gate, key) != getattr(Gate, key)] for keys in (own, more)]
+        told = (*stray[0][:1], *stray[1])
+        found = [f'"{key}" belongs to the gates that any_of names, not beside it' for key in told]
+        return found + (["any_of names one gate, want two or more"] if len(set(gate.any_of)) < 2 else [])
+
+    def words(self, gate: Gate) -> str:
+        return "any of " + ", ".join(f'"{name}"' for name in gate.any_of)
+
+    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+        return ClaimSpec("group")
+
+
+def link_groups(gates: Sequence[Gate]) -> tuple[Gate, ...]:
+    """Return the gates, each member of an `any_of` with its group, and that one's risk and candidates."""
+    groups = {member: gate for gate in gates for member in gate.any_of}
+    return tuple(
+        replace(g, group=of.id, among=len(of.any_of), on=of.on, alpha=of.alpha, severity=of.severity)
+        if (of := groups.get(g.id))
+        else g
+        for g in gates
+    )
+
+
+def holm_adjusted(p_values: Iterable[float | None]) -> list[float]:
+    """Return the members' p-values by Holm (1979); one that could not be judged counts as 1."""
+    return adjust_holm([1.0 if p is None else p for p in p_values])
+
+
+def member_p_pass(gate: Gate, risk: str, p_pass: float | None) -> float | None:
+    """Return the p-value by which a member may prove its claim; None where its risk bars it from that."""
+    return None if gate.bars(risk) else p_pass
+
+
+def group_p_fail(p_values: Iterable[float | None]) -> float:
+    """Return the p-value of all members being refuted."""
+    return max(1.0 if p is None else p for p in p_values)
+
+
+def group_outcome(outcomes: Collection[str]) -> Outcome:
+    """Return what members come to: one proven is a PASS, all refuted a FAIL; one that is missing is an ERROR then."""
+    if known := next((o for o in (Outcome.PASS, Outcome.ERROR) if o in outcomes), None):
+        return known
+    return Outcome.FAIL if set(outcomes) == {Outcome.FAIL} else Outcome.INCONCLUSIVE
+
+
+def find_member_mistakes(gates: Sequence[Gate]) -> Iterator[tuple[Gate, str]]:
+    """Yield what is wrong with the gates that `any_of` names; `gates` as they stand in the suite."""
+    by_id = {g.id: g for g in gates}
+    named = Counter(name for g in gates for name in set(g.any_of))
+    for gate in gates:
+        for member in (by_id[name] for name in dict.fromkeys(gate.any_of) if name in by_id):
+            for key, odd in (("any_of", member.any_of), ("severity", member.severity != "block"), ("on", member.on)):
+                if odd:
+                    yield gate, f'any_of names "{member.id}", which has "{key}" of its own'
+            if member.alpha is not None:
+                yield gate, f'any_of names "{member.id}", which has "alpha" of its own; the group shares one'
+            if member.kind.counts:
+                yield gate, f'any_of names "{member.id}", {COUNTED}'
+            if named[member.id] > 1:
+                yield gate, f'any_of names "{member.id}", which another any_of names too'
+
+
+def find_order_mistakes(gates: Sequence[Gate], candidates: Sequence[str]) -> list[tuple[Gate, str]]:
+    """Return what is wrong with how gates name each other: unknown ids, circles, candidates of only one of them."""
+    by_id = {g.id: g for g in gates}
+    mistakes = []
+    for gate in gates:
+        for key, names in (("requires", gate.requires), ("any_of", gate.any_of)):
+            for name in names:
+                if name not in by_id:
+                    mistake = f'{key} names "{name}", which is no gate{did_you_mean(name, by_id)}'
+                    mistakes.append((gate, f"{mistake}; it takes ids of gates, nothing else"))
+                elif lacking := [c for c in candidates if gate.applies_to(c) and not by_id[name].applies_to(c)]:
+                    mistakes.append((gate, f'{key} names "{name}", which is not judged on {lacking[0]}; see its "on"'))
+    if any("which is no gate" in mistake for _, mistake in mistakes):
+        return mistakes
+    order = TopologicalSorter[str](dict.fromkeys(by_id, ()))
+    for gate in by_id.values():
+        for name in (*gate.requires, *gate.any_of):
+            order.add(name, gate.id)  # the other way round: a circle is told from who waits to what is waited for
+    try:
+        order.prepare()
+    except CycleError as error:
+        circle = error.args[1]  # first and last the same
+        mistakes.append((by_id[circle[0]], "goes round in a circle: " + " -> ".join(circle)))
+    return mistakes

@@ -1,0 +1,165 @@
+"""Phase 2 of a verdict: the hypothesis, a gate's claim about some rows, turned so that larger is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from harness.gates import labels as by_people
+from harness.gates.clusterings import KINDS, Labels, cluster_labels, coarsest_clusterings, is_nested
+from harness.gates.gate import Units
+from harness.gates.gate_input import GateInput
+from harness.records.samples import Sample, Score
+from harness.stats.result import Test
+
+
+class Hypothesis:
+    """A gate's claim about some rows of a candidate and, in a comparison, about the same rows of its baseline.
+
+    The claim is that sign · (candidate - factor · baseline) is above `margin`; `threshold` is that margin on the
+    metric's own scale.
+    """
+
+    def __init__(
+        self, case: GateInput, ours: Sequence[Score], theirs: Sequence[Score] | None, labels: Sequence[Labels]
+    ) -> None:
+        """Leave out rows of weight 0, which say nothing of the metric, unless their value was lost.
+
+        `labels` hold the cluster of each row by kind, see `clusterings.labels_of`. Of several claims that share the
+        risk, by Holm's method, p-values are read at alpha / their number and above.
+        """
+        self.case, self.gate, self.metric, self.alpha, self.early = case, case.gate, case.metric, case.alpha, case.early
+        self.levels = [case.alpha / i for i in range(1, max(case.gate.among, len(case.slices)) + 1)]
+        weightless, name, self.labels = set[int](), case.metric.name, case.labels
+        if not (case.metric.combine or case.metric.is_count):
+            rows = zip(*([ours] if theirs is None else [ours, theirs]), strict=True)
+            weightless = {i for i, row in enumerate(rows) if not any(s.weight_of(name) or s.lost for s in row)}
+        self.ours, self.theirs, self.kinds, self.weightless = ours, theirs, list(labels), len(weightless)
+        if weightless:
+            keep = [i for i in range(len(ours)) if i not in weightless]
+            self.ours, self.kinds = [ours[i] for i in keep], [[kind[i] for i in keep] for kind in labels]
+            self.theirs = None if theirs is None else [theirs[i] for i in keep]
+        self.sign, self.margin, self.factor = case.gate.kind.oriented(case.gate, case.metric)
+        self.threshold = self.sign * self.margin
+        self.clusterings = coarsest_clusterings(self.kinds)
+        # clusters of the kind that has fewest, or None
+        self.clusters = min(self.clusterings, key=lambda c: len(set(c)), default=None)
+        # what counts alike in a mean that is not over rows, or would in another one
+        alike = KINDS[0] if self.gate.estimand == "rows" and len(set(self.kinds[0])) < len(ours) else self.gate.estimand
+        self.group_kind = alike if alike in KINDS else KINDS[-1]
+        self.groups = self.kinds[KINDS.index(self.group_kind)]
+        # what is tested of candidate and baseline: the rows, or the mean of each group; and the clusters of these
+        self.tested_in = self.clusterings
+        self.units: Units = self.ours, self.theirs, self.clusters
+        if self.gate.estimand != "rows":
+            self._average()
+
+    def _average(self) -> None:
+        """Have every group count once: as its mean, or by the weights of its rows where clusters cross groups."""
+        outer = [c for c in self.clusterings if not is_nested(c, self.groups)]
+        if all(is_nested(self.groups, c) for c in outer):
+            first = {group: i for i, group in reversed([*enumerate(self.groups)])}
+            members = [first[group] for group in dict.fromkeys(self.groups)]
+            self.tested_in = coarsest_clusterings([[c[i] for i in members] for c in outer])
+            make = self._means
+        else:
+            make = self._shared
+        clusters = min(self.tested_in, key=lambda c: len(set(c)), default=None)
+        self.units = make(self.ours), None if self.theirs is None else make(self.theirs), clusters
+
+    @cached_property
+    def lost(self) -> bool:
+        """Whether the value of some row is not known, or not wholly."""
+        return any(s.lost or s.partly_lost for rows in (self.ours, self.theirs or ()) for s in rows)
+
+    def supposing(self, best: bool | None) -> Hypothesis:
+        """Return the same with every lost value as good for the claim as can be, or as bad; with None without them.
+
+        What is left of a value that is lost in part counts as the row does.
+        """
+        pairs = zip(self.ours, self.theirs or self.ours, strict=True)
+        keep = [i for i, (s, t) in enumerate(pairs) if best is not None or not (s.lost or t.lost)]
+        good = float(bool(best) == (self.sign > 0))
+        ours = [_settled(self.ours[i], best, good) for i in keep]
+        theirs = None if self.theirs is None else [_settled(self.theirs[i], best, 1 - good) for i in keep]
+        return Hypothesis(self.case, ours, theirs, [[kind[i] for i in keep] for kind in self.kinds])
+
+    def beyond(self, test: Test) -> tuple[float, float]:
+        """Return how far the bounds of a test lie beyond the threshold, turned so that less is worse."""
+        low, high = sorted((self.sign * test.lower, self.sign * test.upper))
+        return low - self.margin, high - self.margin
+
+    @cached_property
+    def value(self) -> float:
+        """The metric of the candidate on these rows, or of the means of their clusters; corrected where labels are."""
+        units = self._known.units
+        return by_people.value_with_labels(self.metric, units[0], units[2], self.labels)
+
+    @cached_property
+    def baseline(self) -> float | None:
+        """The metric of the baseline on these rows, or of the means of their clusters."""
+        theirs = self._known.units[1]
+        return None if theirs is None else self.metric.value(theirs)
+
+    @cached_property
+    def _known(self) -> Hypothesis:
+        """The same on the rows whose value is known on both sides, which are those that the estimate is of."""
+        return self.supposing(None) if self.lost else self
+
+    @property
+    def support(self) -> tuple[float, float] | None:
+        """The range of what a row can say of the claim, turned, where it is known."""
+        if self.metric.combine:
+            return None
+        low, high = self.gate.row_range(self.metric)
+        if self.theirs is not None:  # of a factor of 0 the baseline counts nothing, however large it may be
+            low, high = (low - self.factor * high, high - self.factor * low) if self.factor else (low, high)
+        low, high = (low, high) if self.sign > 0 else (0.0 - high, 0.0 - low)  # -0.0 as an end would turn a sign
+        cap = math.inf if self.gate.cap is None else self.gate.cap
+        low, high = max(low, -cap), min(high, cap)
+        return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+    @property
+    def otherwise(self) -> float | None:
+        """The estimate with clusters that count alike, or, of a gate that counts them so, rows; None for no mean."""
+        if self.metric.combine or self.metric.is_count or self.gate.kind.counts or self.gate.cap is not None:
+            return None
+        results = [rows for rows in (self.ours, self.theirs) if rows is not None]
+        means = [self._mean(rows if self.gate.estimand != "rows" else self._means(rows)) for rows in results]
+        return means[0] - self.factor * means[1] if len(means) > 1 else means[0]
+
+    def _means(self, rows: Sequence[Score]) -> list[Score]:
+        """Return the weighted mean of each cluster as a row of its own, all of them alike."""
+        members: dict[str, list[Score]] = {}
+        for group, score in zip(self.groups, rows, strict=True):
+            members.setdefault(group, []).append(score)
+        return [Score(group, {self.metric.name: self._mean(own)}) for group, own in members.items()]
+
+    def _shared(self, rows: Sequence[Score]) -> list[Score]:
+        """Return rows with weights of which those of each group sum to 1."""
+        total: dict[str, float] = {}
+        for group, score in zip(self.groups, rows, strict=True):
+            total[group] = total.get(group, 0.0) + score.weight_of(self.metric.name)
+        pairs = zip(self.groups, rows, strict=True)
+        return [
+            replace(s, weights={}, weight=s.weight_of(self.metric.name) / (total[group] or 1.0)) for group, s in pairs
+        ]
+
+    def _mean(self, rows: Sequence[Score]) -> float:
+        return replace(self.metric, scale="mean").value(rows)
+
+
+def _settled(score: Score, best: bool | None, value: float) -> Score:
+    """Return a score with a value in place of what was lost, or as if nothing of it was."""
+    if best is None:
+        return replace(score, partly_lost={}) if score.partly_lost else score
+    return score.found(value) if score.lost or score.partly_lost else score
+
+
+def make_hypothesis(case: GateInput, rows: Sequence[Sample]) -> Hypothesis:
+    """Return the claim of a gate about some of its rows."""
+    theirs = [case.baseline[s.id] for s in rows] if case.baseline is not None else None
+    labels = cluster_labels(rows, questions=bool(case.repeated.get("rows")))
+    return Hypothesis(case, [case.candidate[s.id] for s in rows], theirs, labels)

@@ -1,0 +1,232 @@
+"""Phase 3 of a verdict: the test of a hypothesis, the one that docs/explanation/statistics.md chooses for its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from harness.gates import labels as by_people
+from harness.gates.agreement import kappa_test
+from harness.gates.bound import Bound
+from harness.gates.clusterings import connect_clusters
+from harness.gates.hypothesis import Hypothesis
+from harness.gates.min_rows import find_one_cluster_error
+from harness.records.samples import Score
+from harness.stats import hypothesis_tests
+from harness.stats.eprocess import EProcess
+
+
+def infer(hypothesis: Hypothesis, *, ties: bool = False) -> hypothesis_tests.Test:
+    """Test a hypothesis, on the metric's own scale; `ties` allows rows of which none changed.
+
+    Raises ValueError when it cannot be tested, or when nothing varies.
+    """
+    if not hypothesis.lost:
+        return _tested(hypothesis, ties)
+    # lost values count against whatever is claimed: the worst of them to prove it, and so on
+    worst, best, known = (_tested(hypothesis.supposing(best), ties) for best in (False, True, None))
+    low, high = (worst, best) if hypothesis.sign > 0 else (best, worst)
+    return replace(worst, estimate=known.estimate, lower=low.lower, upper=high.upper, p_fail=best.p_fail)
+
+
+def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict[str, hypothesis_tests.Test]:
+    """Return the tests of slices, each by itself, but for those too small to test.
+
+    Raises ValueError when no row of the whole changed, a slice that must prove the claim cannot be tested, or none can.
+    """
+    _check_ties(whole)
+    gate = whole.gate
+    tested: dict[str, hypothesis_tests.Test] = {}
+    for name, hypothesis in slices.items():
+        try:
+            tested[name] = infer(hypothesis, ties=True)
+        except ValueError as error:
+            rows = len(hypothesis.ours)
+            if rows >= gate.min_n or (name in gate.slices and not rows):
+                raise ValueError(f"{name}: {error}") from None
+    if not tested:
+        raise ValueError(f"none of {len(slices)} slices has rows enough to say anything")
+    return tested
+
+
+def _tested(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
+    if h.labels is not None or h.metric.labelled or h.metric.is_agreement:
+        return _labelled(h)
+    test = h.gate.kind.test(h.gate, h.metric, h.units, h.alpha)
+    if test is None and h.metric.is_count:
+        test = hypothesis_tests.point(_statistic(h, range(len(h.ours))), h.margin, len(h.ours))
+    elif test is None:
+        rows = len(h.ours)
+        if rows < 2:
+            raise ValueError("there is one row; one row proves nothing" if rows else "every row has weight 0")
+        if h.clusters and len(set(h.clusters)) == 1:
+            raise ValueError(find_one_cluster_error(rows, by_question=len(set(h.kinds[-1])) == 1))
+        if not (ties and h.support):
+            _check_ties(h)
+        if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
+            what = f"{h.metric.name} of the baseline is {h.baseline:g}"
+            raise ValueError(f"{what}; a share of that is no margin, write it in the metric's units")
+        test = _test_of_rows(h)
+        if h.gate.estimand != "rows" and test.clusters is None:
+            test = replace(test, clusters=test.n)
+        if math.isinf(test.lower) and math.isinf(test.upper) and test.p_pass == test.p_fail == 1:
+            raise ValueError(f"nothing varies over {rows} rows, so nothing can be inferred from them")
+    return test if h.sign > 0 else replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
+
+
+def _test_of_rows(h: Hypothesis) -> hypothesis_tests.Test:
+    """Return the test of a mean, or of a metric made from all rows at once."""
+    if h.metric.combine and not h.early:
+        if len(h.clusterings) > 1:
+            return hypothesis_tests.crossed_bootstrap(
+                partial(_statistic, h), h.clusterings, h.margin, h.alpha, support=h.support
+            )
+        units = h.clusters or [s.id for s in h.ours]
+        return hypothesis_tests.cluster_bootstrap(partial(_statistic, h), units, h.margin, h.alpha, support=h.support)
+    values, weights = row_differences(h, h.gate.cap)
+    if h.early:  # looked at one after the other
+        if len(set(weights)) > 1:
+            raise ValueError("rows have different weights, and a test that may stop early counts them alike")
+        return EProcess(h.margin, h.alpha, h.support, clustered=h.clusters is not None).update(values)
+    plain = h.units[2] is None and h.factor == 1 and len(set(weights)) == 1
+    if plain and _zeros_and_ones(h):
+        return _binary(h)
+    low, high = min(values), max(values)
+    # Of a 0/1 metric it is possible that rows all say the same, of any other it is a broken one; that no score changed
+    # is possible too, and allowed where it can prove something, see `_check_ties`.
+    unchanged = h.theirs is not None and low == high == 0 and h.support
+    if not unchanged and high - low <= 1e-12 * max(abs(low), abs(high)) and not _zeros_and_ones(h):
+        what = "has the same value" if h.theirs is None else "differs from the baseline by the same"
+        raise ValueError(f"every row {what}, {h.sign * values[0]:g}; where nothing varies nothing can be inferred")
+    crossed = len(h.tested_in) > 1
+    if h.theirs is not None and h.margin == 0 and h.factor == 1 and len(set(weights)) == 1 and not crossed:
+        ours, theirs, clusters = h.units
+        cand, base = ([h.sign * s.values[h.metric.name] for s in rows] for rows in (ours, theirs or ()))
+        return hypothesis_tests.sign_flip(cand, base, clusters, h.alpha, support=h.support)
+    test = _test_of_mean(h, values, weights)
+    if h.factor == 1 or h.support is None or test.method == "t":
+        return test
+    # A claim about a share of the baseline allows for what no row or cluster showed, by the rule of three: it varies
+    # with the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of independent rows
+    # `cluster_means.cluster_t` allows for that itself. The weaker test counts.
+    rule = _test_of_mean(h, [test.estimate] * len(weights), weights)
+    lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
+    p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
+    return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)
+
+
+def _test_of_mean(h: Hypothesis, values: list[float], weights: list[float]) -> hypothesis_tests.Test:
+    if len(h.tested_in) > 1:
+        return hypothesis_tests.crossed_t(values, weights, h.tested_in, h.margin, h.alpha, support=h.support)
+    return hypothesis_tests.cluster_t(values, weights, h.units[2], h.margin, h.alpha, support=h.support)
+
+
+def _binary(h: Hypothesis) -> hypothesis_tests.Test:
+    """Test independent 0/1 rows: a share against a number, or two shares of the same rows."""
+    (ours, theirs, _), name = h.units, h.metric.name
+    n = len(ours)
+    if theirs is None:
+        right = sum(int(s.values[name]) for s in ours)
+        if h.sign > 0:
+            return hypothesis_tests.binomial(right, n, h.threshold, h.alpha)
+        test = hypothesis_tests.binomial(n - right, n, 1 - h.threshold, h.alpha)
+        return replace(test, estimate=test.estimate - 1, lower=test.lower - 1, upper=test.upper - 1)
+    changes = [h.sign * (o.values[name] - t.values[name]) for o, t in zip(ours, theirs, strict=True)]
+    wins, losses = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+    if h.margin == 0:
+        return hypothesis_tests.mcnemar(wins, losses, n, h.alpha, h.levels)
+    return hypothesis_tests.tango(wins, losses, n, -h.margin, h.alpha)
+
+
+def _labelled(h: Hypothesis) -> hypothesis_tests.Test:
+    """Test what people's labels make of the rows, or how far instrument and people agree on them."""
+    if h.labels is None:
+        raise ValueError(f"there are no labels that tell {h.metric.name}")
+    if not isinstance(h.gate.kind, Bound):
+        what = f'labels correct the share that {h.metric.name} is; claim "min" or "max"'
+        raise ValueError(f"{what}, since its instrument may err otherwise on the other model")
+    if h.metric.is_agreement:
+        test = kappa_test(h.labels, h.threshold, h.alpha)
+    else:
+        values, weights = row_differences(h, h.gate.cap)
+        values = [h.sign * v for v in values]
+        sides = by_people.label_sides(h.labels, h.ours)
+        clusters = connect_clusters(h.clusterings) if len(h.clusterings) > 1 else h.clusters
+        test = by_people.label_corrected_test(values, weights, clusters, h.labels, h.threshold, h.alpha, sides)
+    return test if h.sign > 0 else replace(test, p_pass=test.p_fail, p_fail=test.p_pass)
+
+
+def _check_ties(h: Hypothesis) -> None:
+    """Raise ValueError where no row changed against the baseline, unless that can prove that few others would.
+
+    That takes a margin, and a known range of what another row could lose.
+    """
+    name = h.metric.name
+
+    def differ(o: Score, t: Score) -> bool:
+        if name in o.values and name in t.values:
+            return o.values[name] != t.values[name]
+        return o.values != t.values or o.answer != t.answer  # of a metric made from all rows at once
+
+    if h.theirs is None or any(differ(o, t) for o, t in zip(h.ours, h.theirs, strict=True)):
+        return
+    none_changed = f"no row of {len(h.ours)} changed against the baseline: nothing to compare"
+    if h.gate.margin >= 0:
+        raise ValueError(f'{none_changed}; allow a margin with "worse_by_at_most", or claim "min" or "max_failures"')
+    if h.support is None:
+        raise ValueError(f"{none_changed}; {name} has no known range, so another row could lose any amount")
+
+
+def row_differences(h: Hypothesis, cap: float | None) -> tuple[list[float], list[float]]:
+    """Return what each row or cluster says of the claim, and its weight: the value, or the paired difference.
+
+    Either counts as at most `cap`. Raises ValueError where a row has another weight in the baseline.
+    """
+    name = h.metric.name
+    for o, t in () if h.theirs is None else zip(h.ours, h.theirs, strict=True):
+        here, there = o.weight_of(name), t.weight_of(name)
+        if here != there and not math.isclose(here, there, rel_tol=1e-9):
+            unit = "tokens" if h.metric.is_log else "weight"
+            what = f'row "{o.id}" has {here:g} {unit} here and {there:g} in the baseline'
+            raise ValueError(f"{what}; with different tokenizers compare bits_per_byte")
+    ours, theirs, _ = h.units
+    weights = [s.weight_of(name) for s in ours]
+    limit = math.inf if cap is None else cap
+    if theirs is None:
+        said = [h.sign * s.values[name] for s in ours]
+    else:
+        pairs = zip(ours, theirs, strict=True)
+        said = [h.sign * (o.values[name] - h.factor * t.values[name]) for o, t in pairs]
+    return [max(-limit, min(limit, x)) for x in said], weights
+
+
+def estimate_without_cap(h: Hypothesis) -> float | None:
+    """Return the estimate without the gate's cap, on the metric's own scale; None without a cap."""
+    if h.gate.cap is None or h.gate.kind.counts:
+        return None
+    values, weights = row_differences(h, None)
+    return h.sign * math.fsum(v * w for v, w in zip(values, weights, strict=True)) / math.fsum(weights)
+
+
+def count_capped_rows(h: Hypothesis) -> int:
+    """Return how many rows count as the gate's cap, since they say more."""
+    if h.gate.cap is None or h.gate.kind.counts:
+        return 0
+    return sum(abs(x) > h.gate.cap for x in row_differences(h, None)[0])
+
+
+def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:
+    """Return the oriented claim's quantity, computed on some of the rows, by their numbers."""
+    chosen, sides = list(rows), [side for side in (h.ours, h.theirs) if side is not None]
+    values = [h.metric.line(h.metric.value([side[i] for i in chosen])) for side in sides]
+    return h.sign * (values[0] if h.theirs is None else values[0] - h.factor * values[1])
+
+
+def _zeros_and_ones(h: Hypothesis) -> bool:
+    """Return whether every value is 0 or 1, of a proportion."""
+    if not h.metric.is_share:
+        return False
+    ours, theirs, _ = h.units
+    return {s.values[h.metric.name] for rows in (ours, theirs or ()) for s in rows} <= {0, 1}

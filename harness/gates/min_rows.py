@@ -1,0 +1,92 @@
+"""What rows cannot prove however good the model is: closed forms, for collection imports neither numpy nor scipy."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+
+from harness.gates.clusterings import Labels, cluster_labels, coarsest_clusterings
+from harness.gates.gate import Gate
+from harness.records.claim_spec import FEW_CLUSTERS
+from harness.records.metrics import Metric
+from harness.records.samples import Sample
+from harness.stats.shares import LENIENT
+
+Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
+
+
+def count_units(gate: Gate, rows: Sequence[Sample]) -> Sizes:
+    """Return how many rows the gate is about, slice by slice, and how many of them are independent."""
+    parts = {
+        name: (len(part), cluster_labels(part, questions=not gate.kind.counts))
+        for name, part in gate.parts(rows).items()
+    }
+    return {name: (count, _fewest_clusters(count, labels)) for name, (count, labels) in parts.items()}
+
+
+def _fewest_clusters(rows: int, labels: Sequence[Labels]) -> int:
+    return min((len(set(clusters)) for clusters in coarsest_clusterings(labels)), default=rows)
+
+
+def find_one_cluster_error(rows: int, *, by_question: bool = False) -> str:
+    """Return that rows of one cluster prove nothing."""
+    if by_question:
+        return (
+            f"all {rows} rows ask the same question; it says nothing about others: ask more, or name the input's column"
+        )
+    return f"all {rows} rows are of one cluster; it says nothing about others"
+
+
+def find_unprovable_error(
+    gate: Gate, metric: Metric, rows: Sequence[Sample] | None, alpha: float, sizes: Sizes | None = None
+) -> str:
+    """Return why the best of models could not prove a claim on these rows, and what could, or nothing.
+
+    The best of models is right on every row where the claim is about a number; where it is about a baseline it
+    wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
+    number. `alpha` is the gate's, see `alpha_of`; `sizes` are the rows' by `sizes_of`, where they are computed already.
+    """
+    if gate.kind.counts or metric.is_count:
+        return ""
+    if rows is None:
+        sizes = {"": (sys.maxsize, sys.maxsize)}
+    for name, (count, units) in (sizes or count_units(gate, rows or ())).items():
+        small = gate.slice is not None and count < gate.min_n  # an alarm, which has nothing to prove
+        if count and not small and (why := _slice_error(gate, metric, count, units, alpha)):
+            return f"{name}: {why}" if name else why
+    return ""
+
+
+def find_few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
+    """Return why a verdict would rest on few clusters, or nothing."""
+    if gate.kind.counts or metric.is_count:
+        return ""
+    for name, (rows, units) in sizes.items():
+        if units < min(rows, FEW_CLUSTERS) and not (gate.slice is not None and rows < gate.min_n):
+            why = f"{units} clusters are few: below {FEW_CLUSTERS} little can be proved"
+            return f"{name}: {why}" if name else why
+    return ""
+
+
+def _slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
+    """Return why a slice of so many rows, of which `units` are independent, cannot prove the claim, or nothing."""
+    if rows == 1:
+        return "there is one row; one row proves nothing"
+    if units == 1:
+        return find_one_cluster_error(rows)
+    if (best := gate.kind.best(gate, metric)) is None:
+        return ""
+    if best.chance >= 1:
+        return f"{best.claim} cannot be proved by any number of rows{f', {best.perfect}' if gate.versus else ''}"
+    needed = min_rows(best.chance, alpha * (LENIENT if best.mid_p and units == rows else 1.0))
+    if units >= needed:
+        return ""
+    if units < rows:
+        return f"{best.claim}: {units} clusters do not prove it {best.alike}; {needed} at least do"
+    return f"{best.claim} cannot be proved on {units} rows, {best.perfect}; {needed} at least"
+
+
+def min_rows(chance: float, alpha: float) -> int:
+    """Return the fewest rows n with chance^n <= alpha, the rule of three (Hanley, Lippman-Hand 1983, JAMA 249:1743)."""
+    return 1 if chance <= 0 else math.ceil(math.log(alpha) / math.log(chance) - 1e-9)

@@ -1,0 +1,95 @@
+"""Phase 5 of a verdict: what is said of it, as kinds and numbers; `harness.records.verdict_text` writes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from harness.gates.gate_input import GateInput
+from harness.gates.hypothesis import Hypothesis
+from harness.gates.inference import count_capped_rows, row_differences
+from harness.gates.sample_size import CLOSE
+from harness.records.claim_spec import Note
+from harness.records.verdict_text import add_reason, format_notes
+from harness.records.verdicts import Outcome, Verdict
+from harness.stats.autocorrelation import lag_one_correlation
+from harness.stats.rule_of_three import rule_of_three
+
+TOGETHER = 0.01  # p-value from which on it is said that neighbouring rows go together
+
+
+def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
+    """Return estimate, interval, rows and method; what these hide; of an inconclusive verdict what would decide it."""
+    alike = hypothesis.gate.estimand != "rows"
+    shown = alike or hypothesis.clusters or verdict.method == "failures counted"  # else resampled row by row
+    told = {name: getattr(verdict, name) for name in ("value", "baseline", "n", "method", "effective")}
+    bounds = {name: float(getattr(verdict, name) or 0.0) for name in ("estimate", "lower", "upper")}
+    told |= {name: bound if math.isfinite(bound) else None for name, bound in bounds.items()}
+    told |= {"clusters": verdict.clusters if shown else None, "alike": alike, "alpha": hypothesis.alpha}
+    told |= {"crossed": list(verdict.crossed)} if verdict.crossed else {}
+    told |= {"risk": verdict.risk, "uncapped": verdict.uncapped, "beyond": count_capped_rows(hypothesis)}
+    told |= {"changed": [len(verdict.won), len(verdict.lost)]}
+    notes = [Note("found", told)]
+    if verdict.method in ("failures counted", "point"):
+        return notes
+    other, limit = hypothesis.otherwise if hypothesis.clusters else None, verdict.threshold
+    if other is not None and verdict.estimate is not None and limit is not None:
+        other += limit - hypothesis.threshold  # of a share of the baseline, see `conclude`
+        apart = (verdict.estimate - limit) * (other - limit) < 0  # on two sides of it
+        inside = (verdict.lower or 0.0) <= other <= (verdict.upper or 0.0)
+        of = "rows" if alike else hypothesis.group_kind
+        notes += [Note("sizes", {"of": of, "mean": other})] if apart and not inside else []
+    notes += [Note("weightless", {"rows": verdict.weightless})] if verdict.weightless else []
+    count = verdict.clusters or verdict.n
+    if hypothesis.support is None and hypothesis.labels is None and count >= 2:  # a row may say anything
+        of = "clusters" if verdict.clusters and hypothesis.clusters else "rows"
+        notes.append(Note("unseen", {"share": rule_of_three(count, hypothesis.alpha), "of": of}))
+    if verdict.outcome is Outcome.INCONCLUSIVE and hypothesis.labels:
+        notes.append(Note("labels", {"rows": not hypothesis.metric.is_agreement}))
+    elif verdict.outcome is Outcome.INCONCLUSIVE:
+        notes.append(_needed(verdict))
+    return notes
+
+
+def repeated_question_notes(case: GateInput) -> list[Note]:
+    """Return how many rows ask what others ask, where some do."""
+    return [Note("repeated", {**case.repeated, "of": len(case.rows)})] if case.repeated.get("rows") else []
+
+
+def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
+    """Return that neighbouring rows go together, where they are taken to be independent, or nothing."""
+    if hypothesis.clusters or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
+        return []
+    known = hypothesis.supposing(None) if hypothesis.lost else hypothesis
+    there = None if known.metric.is_count else lag_one_correlation(row_differences(known, known.gate.cap)[0])
+    if there is None or there[1] > TOGETHER:
+        return []
+    return [Note("neighbours", {"correlation": there[0], "p": there[1]})]
+
+
+def add_slice_notes(
+    verdict: Verdict, parts: Mapping[str, Verdict], hypotheses: Mapping[str, Hypothesis], untestable: int, min_n: int
+) -> Verdict:
+    """Return the verdict of a gate on slices with what is said of it and of these, so many of them `untestable`."""
+    told = {name: tuple(result_notes(part, hypotheses[name])) for name, part in parts.items()}
+    slices = [replace(s, notes=told[s.name], why=format_notes(verdict.about, told[s.name])) for s in verdict.slices]
+    large, alarms = [s for s in slices if not s.alarm], [s for s in slices if s.alarm]
+    decides = told[verdict.driver]
+    notes = [Note("slice", {"name": verdict.driver, **decides[0].told})]
+    if len(large) > 1:
+        counts = {str(o): n for o in Outcome if (n := sum(s.outcome is o for s in large))}
+        notes.append(Note("slices", {"n": len(large), "outcomes": counts}))
+    harm = [s.name for s in alarms if s.outcome is Outcome.FAIL]
+    notes += [Note("alarms", {"n": len(alarms), "min_n": min_n, "harm": harm})] if alarms else []
+    notes += [Note("untestable", {"n": untestable})] if untestable else []
+    notes += [Note("none large", {"min_n": min_n})] if not large and not harm else []
+    notes += [note for note in decides if note.kind == "sizes"]
+    notes += [_needed(verdict, such=True)] if verdict.rows_needed else []
+    notes += [note for note in decides if note.kind == "unseen"]
+    return add_reason(replace(verdict, slices=tuple(slices)), *notes)
+
+
+def _needed(verdict: Verdict, *, such: bool = False) -> Note:
+    told = {"rows": verdict.rows_needed, "range": verdict.rows_range, "such": such, "close": CLOSE, "n": verdict.n}
+    return Note("needed", told)

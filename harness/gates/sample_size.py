@@ -1,0 +1,97 @@
+"""How many rows would decide a claim that these did not: a range, because the estimate is not the truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from statistics import NormalDist
+
+from harness.gates import min_rows
+from harness.stats.arrays import special
+from harness.stats.hypothesis_tests import T_METHODS, Test
+from harness.stats.power import MOST_ROWS, POWER, pairs_power, search_rows, share_power
+
+CLOSE = 20  # times the rows at hand, beyond which a claim is too close to call
+MIDDLE = 0.5  # chance of the interval of the truth, at whose ends rows are needed that make the range
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """Rows in all that decide a claim 80 % of the time: if the estimate is the truth, and over the middle half of what
+    the truth may be, from `least` to `most`. `most` is None where it is beyond CLOSE times those at hand, or where the
+    nearer end of what the truth may be is not beyond the threshold; both are, if `rows` is too many: too close."""
+
+    rows: int
+    least: int | None = None
+    most: int | None = None
+
+
+def estimate_sample_size(
+    test: Test, threshold: float, alpha: float, discordance: float | None = None
+) -> SampleSize | None:
+    """Return how many rows would decide a claim; None where the estimate is the threshold, or its error is not known.
+
+    From the power of the exact tests, else from the standard error that the bounds imply, growing with rows and with
+    clusters alike; never fewer than the exact tests need at all. `discordance` is the share of rows that differ, of
+    paired 0/1 rows.
+    """
+    distance = test.estimate - threshold
+    width = test.estimate - test.lower if distance > 0 else test.upper - test.estimate
+    if abs(distance) <= 1e-12 * max(1.0, abs(threshold)) or not math.isfinite(width) or width <= 0:
+        return None
+    quantile = NormalDist().inv_cdf(1 - alpha)  # by which the test's bounds multiplied a standard error
+    if test.method in T_METHODS:
+        quantile = -float(special.stdtrit((test.clusters or test.n) - 1, alpha))
+    if not quantile:
+        return None  # at alpha 0.5 bounds are the estimate, and tell no error
+    case = _Estimated(test, threshold, alpha, 1 if distance > 0 else -1, width / quantile, discordance or 0.0)
+    far = CLOSE * test.n
+    rows = case.rows(test.estimate)
+    if rows > far:
+        return SampleSize(rows)
+    reach = case.sign * NormalDist().inv_cdf((1 + MIDDLE) / 2) * case.error
+    near = test.estimate - reach
+    most = case.rows(near) if case.sign * (near - threshold) > 0 else far + 1
+    return SampleSize(rows, case.rows(test.estimate + reach), most if most <= far else None)
+
+
+@dataclass(frozen=True)
+class _Estimated:
+    """A test, and on which side of the threshold its estimate lies, with which standard error."""
+
+    test: Test
+    threshold: float
+    alpha: float
+    sign: int
+    error: float
+    discordance: float
+
+    def rows(self, truth: float) -> int:
+        """Return how many rows decide the claim if this is the truth; roughly, where they are too many by far."""
+        z, test = NormalDist(), self.test
+        distance = abs(truth - self.threshold)
+        needed = test.n * ((z.inv_cdf(1 - self.alpha) + z.inv_cdf(POWER)) * self.error / distance) ** 2
+        found = math.ceil(min(needed, MOST_ROWS))
+        if found <= 2 * CLOSE * test.n:
+            powers = {"exact binomial": self.binomial, "McNemar exact": self.mcnemar, "McNemar mid-p": self.mcnemar}
+            exact = powers.get(test.method)
+            found = search_rows(partial(exact, truth), start=found) or found if exact else max(found, self.fewest)
+        return max(found, test.n + 1 if min(test.p_pass, test.p_fail) > self.alpha else 1)
+
+    def binomial(self, truth: float, rows: float) -> float:
+        p, p0 = (x if self.sign > 0 else 1 - x for x in (min(max(truth, 0.0), 1.0), self.threshold))
+        return share_power(p, p0, int(rows), self.alpha)
+
+    def mcnemar(self, truth: float, rows: float) -> float:
+        difference = min(abs(truth), 1.0)
+        return pairs_power(difference, 0.0, max(self.discordance, difference), int(rows), self.alpha)
+
+    @property
+    def fewest(self) -> int:
+        """The fewest rows that prove a difference by Tango's score: all of them won, or where none was, unchanged."""
+        if self.test.method != "Tango score":
+            return 1
+        d0 = self.sign * self.threshold
+        won = self.discordance + self.sign * self.test.estimate > 1e-9
+        return min_rows.min_rows((1 + d0) / 2 if won or d0 >= 0 else 1 + d0, self.alpha)

@@ -1,0 +1,176 @@
+"""One run from its first hook to its last: begin it, catch what ends it, export what may ship, write what was found."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from harness import plugin_errors
+from harness.artifacts.model_files import extra_files
+from harness.collection.collection import Collection
+from harness.collection.output_paths import find_write_error
+from harness.errors import CheckFailed, ExitCode, UsageError, disk_full_error, resource_error
+from harness.files import write_text
+from harness.pipeline.adjudication import Adjudicator
+from harness.pipeline.conclusions import compute_exit_code, record_conclusions
+from harness.pipeline.ledger import Ledger
+from harness.pipeline.preflight import open_model
+from harness.pipeline.record import Record, RunEnding, StageStop
+from harness.pipeline.run_context import RunContext
+from harness.pipeline.session import Options, Session, collect_checks, open_answer_cache, open_collection
+from harness.records.copies import detach_copy
+from harness.records.run import Report, Run
+from harness.release.export import Decided, export_candidate
+from harness.reports.junit import format_junit
+from harness.reports.run_folder import RunFolder
+from harness.schema import format_toml
+
+MOST_SHOWN = 5  # names of files
+
+
+def start_run(collection: Collection, options: Options) -> RunContext:
+    """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
+    if why := find_write_error(options.out / "report.json"):  # told before libraries are loaded and models opened
+        raise UsageError(f"--out {format_toml(str(options.out))}: {why}; name a folder that can be written")
+    record, checks = Record(collection), collect_checks(collection, options)
+    record.found.invocation = options.told()
+    if options.limit:
+        record.found.part = f"--limit {options.limit}: some of the rows prove nothing about the rest"
+    elif collection.deselected:
+        record.found.part = "a part of the suite proves nothing about the whole"
+    collection.plugins.manager.register(record.events)
+    record.tell("harness_run_start")
+    with record.stage("preflight", "configuration, tokenizer, lengths"):
+        session = open_collection(collection, options, checks)
+        record.found.warnings += [told for told in session.collection.warnings if told not in collection.warnings]
+        return make_context(session, record)
+
+
+def make_context(session: Session, record: Record) -> RunContext:
+    """Return a run that can begin, or be looked ahead at; no attempt is counted yet."""
+    opened, waivers, day = session.opened, record.found.waivers, record.started.date()
+    adjudicator = Adjudicator(session.collection, waivers, day, opened.lacking, None, opened.source.digest)
+    return RunContext(session, record, adjudicator)
+
+
+def run_to_end(run: RunContext, stages: Callable[[RunContext], StageStop | None]) -> Run:
+    """Run stages, and write what was found, however they end: the one place where what plugins raise is caught.
+
+    Raises UsageError where nothing can be written.
+    """
+    try:
+        run = _placed(run)
+        try:
+            stop = stages(run) or StageStop()
+            ending = RunEnding(compute_exit_code(run) if stop.code is None else stop.code, stop.why)
+        except KeyboardInterrupt:
+            why = "interrupted; what was measured is kept, and training goes on from its last checkpoint"
+            ending = RunEnding(ExitCode.INTERRUPTED, why)
+        except UsageError as error:
+            ending = RunEnding(ExitCode.USAGE, str(error))
+        except CheckFailed as error:
+            ending = RunEnding(ExitCode.FAILED, str(error))
+        except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
+            if full := resource_error(error):
+                ending = RunEnding(ExitCode.USAGE, full)
+            else:
+                theirs, trace = plugin_errors.error_location(error), traceback.format_exc()
+                code = ExitCode.USAGE if theirs else ExitCode.INTERNAL
+                ending = RunEnding(code, theirs or f"{type(error).__name__}: {error}", trace)
+        run.record.ending = ending
+        return _finish(run)
+    finally:
+        detach_listeners(run)
+
+
+def detach_listeners(run: RunContext) -> None:
+    """End what a run that was begun writes of itself as it goes; it hears nothing of later ones of its collection."""
+    run.record.events.close()
+    run.collection.plugins.manager.unregister(run.record.events)
+
+
+def _placed(run: RunContext) -> RunContext:
+    """Make the run's folder with the lock in it, and open the answers and attempts of earlier runs."""
+    options, suite, record, opened = run.session.options, run.suite, run.record, run.session.opened
+    folder, found = RunFolder(options.out, suite.name, record.started), record.found
+    run = replace(run, session=replace(run.session, folder=folder))
+    found.folder = str(folder.path)
+    found.facts["model"] = {"path": suite.model.path, **opened.source.facts}
+    found.digests |= {"base": opened.source.digest, **{name: s.digest for name, s in opened.others.items()}}
+    found.digests |= {name: ref.digest for name, ref in opened.releases.items()}
+    # What lies beside models that something is made of, or that are to ship, and would be another one, stays behind.
+    named = suite.candidate and (suite.candidate.adapter or suite.candidate.merged)
+    folders = [Path(opened.source.path)] if suite.merges or suite.trains else []
+    for place in [*folders, *([suite.resolve(named)] if named else [])]:
+        if others := extra_files(place) if place.is_dir() else []:
+            more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
+            what = f"beside the model lie {', '.join(others[:MOST_SHOWN])}{more}, which it is not read from"
+            record.warn(f'"{place}": {what}; they stay behind')
+    if options.counts and not options.select:
+        run.adjudicator.ledger = Ledger.here(record.warn)
+        run.adjudicator.ledger.lines()  # a line that was lost is told before anything is measured
+    run.lock()
+    return replace(run, session=replace(run.session, responses=open_answer_cache(options, record.warn)))
+
+
+def _finish(run: RunContext) -> Run:
+    """Write the report of a run that ended, and tell those that watch."""
+    session, record = run.session, run.record
+    assert session.folder
+    if session.responses:
+        session.responses.close()
+    items, reached = session.collection.items, {r.id for r in record.found.reports}
+    for item in (i for i in items if i.id not in reached):  # nobody watches these
+        record.found.reports.append(Report(item.id, item.subject, item.eval, "skipped", error="not reached"))
+    record_conclusions(run)
+    if not record.found.exports and any(i.subject in session.collection.candidates for i in items):
+        export_all(run, "the run ended before it was reached")
+    found = replace(record.shown(), seconds=time.monotonic() - record.clock)
+    try:
+        session.folder.finish(found)
+        if session.options.junit_xml:
+            write_text(session.options.junit_xml, format_junit(found))
+    except OSError as error:
+        there = ", ".join(one.to for one in found.exports if one.written)
+        said = f"; the export is in its place, with its verdicts: {there}" if there else ""
+        where = error.filename or session.folder.path
+        way = "make room" if disk_full_error(error) else "mend that"
+        raise UsageError(f"{where}: cannot be written: {error.strerror}; {way} and run again{said}") from None
+    record.hook.harness_run_finish(run=detach_copy(found))
+    return found
+
+
+def export_all(run: RunContext, unreached: str = "") -> None:
+    """Export every candidate that may ship, by the adjudicator's verdicts alone, or note of each why it was not.
+
+    `unreached` says why none may. Raises UsageError where what was measured is not what there was before.
+    """
+    record, adjudicator, options = run.record, run.adjudicator, run.session.options
+    if run.suite.exports and not unreached:
+        opened, results = run.session.opened, adjudicator.results.items()
+        models = {"base": (run.suite.model, opened.source)}
+        models |= {name: (run.suite.subjects[name].model, source) for name, source in opened.others.items()}
+        there = {n: (m, s) for n, (m, s) in models.items() if Path(s.path).is_dir()}
+        odd = [n for n, (m, s) in there.items() if open_model(run.collection, m).digest != s.digest]
+        changed = [f'"{name}" was replaced while it was measured; run again' for name in odd]
+        rows = sorted({name for (_, name), result in results if result.rows != record.locked_rows.get(name)})
+        changed += [f'"{n}" was judged on other rows than were locked before there was a candidate' for n in rows]
+        if changed:
+            raise UsageError(*changed)
+    for declared in run.suite.exports:
+        why = [unreached] * bool(unreached) + ["--no-export"] * (not options.export)
+        why += ["--select: the rows that chose a candidate cannot confirm it"] if options.select else []
+        why += [f"{one.name}: {one.what}" for one in record.found.flags if one.counts]
+        why += filter(None, [record.found.part, record.unmade.get(declared.name)])
+        ref = record.candidates.get(declared.candidate)
+        ledger = adjudicator.ledger.state().told() if adjudicator.ledger else None
+        judged = Decided(adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger)
+        shown, place = record.shown(), f"export to {declared.to}"
+        try:
+            record.found.exports.append(export_candidate(run.collection, declared, ref, shown, why, judged))
+        finally:
+            if place in shown.facts:  # what the exporter told of it
+                record.found.facts[place] = detach_copy(shown.facts[place])

@@ -1,0 +1,236 @@
+"""A run under way, and what every stage does with it: ask a subject, mark its answers, decide its gates, report it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from harness import plugin_errors
+from harness.answers.cache import CachedSubject, StageModels, count_requests, uncached
+from harness.artifacts.attestation import LOCK
+from harness.collection import select
+from harness.collection.collection import Collection, Item
+from harness.data.fewshot import FewShot
+from harness.errors import RAISES, CheckFailed, ExitCode, UsageError, WorkersGoneError, resource_error
+from harness.evaluation import grading
+from harness.evaluation.evaluate import evaluate, metrics_by_slice, standard_errors
+from harness.files import write_text
+from harness.gates.failures import find_fraction
+from harness.pipeline.adjudication import Adjudicator
+from harness.pipeline.record import PendingAnswers, Record, StageStop
+from harness.pipeline.session import Session
+from harness.records.copies import detach_copy
+from harness.records.models import Subject
+from harness.records.run import Report
+from harness.records.samples import Result, rows_digest
+from harness.records.verdicts import Outcome
+from harness.release.lock_writer import make_lock
+from harness.reports.report_json import dumps
+from harness.suite.tables import Suite
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A run under way: what its stages may use, what it found so far, and who decides what ships."""
+
+    session: Session
+    record: Record
+    adjudicator: Adjudicator
+
+    @property
+    def suite(self) -> Suite:
+        return self.session.suite
+
+    @property
+    def collection(self) -> Collection:
+        return self.session.collection
+
+    def ask(self, item: Item, models: StageModels, subject: Subject) -> None:
+        """Let a subject answer what will be marked when it is gone."""
+        session, task, before = self.session, self.collection.tasks[item.eval], count_requests(subject)
+        answers: Result | BaseException
+        try:
+            answers = grading.generate_answers(task, item.subject, session.prompted(item, subject), session.progress)
+        except RAISES as error:
+            if is_fatal(error, models):
+                raise
+            answers = error
+        self._hear(models)
+        asked, found = (now - then for now, then in zip(count_requests(subject), before, strict=True))
+        self.record.answers[item.subject, item.eval] = PendingAnswers(answers, asked, found, self._sent(item, subject))
+
+    def evaluate(
+        self, item: Item, models: StageModels, subject: Subject | None = None, against: Subject | None = None
+    ) -> Report:
+        """Evaluate one item, decide its gates, write its rows, tell the listeners; without a subject, mark answers.
+
+        What an evaluator raises is its report's error; what every evaluation of these models would raise goes on.
+        """
+        task, record = self.collection.tasks[item.eval], self.record
+        begun, before = time.monotonic(), self._tally(subject)
+        try:
+            result = self._result(item, subject, against)
+            if item.subject in self.collection.baselines:
+                self._refuse_fractions(result)
+        except RAISES as error:
+            if is_fatal(error, models):
+                raise
+            self._hear(models)
+            return self.crashed(item, error, time.monotonic() - begun)
+        self._hear(models)
+        self.adjudicator.results[item.subject, item.eval] = result
+        earlier = record.answers.get((item.subject, item.eval))  # what is asked now is asked of a judge
+        assert task.samples is not None and self.session.folder  # preflight read what was remote
+        remarks = task.about.remarks
+        for line in (
+            plugin_errors.checked_items(remarks, remarks(detach_copy(result.scores)), str, "lines of text")
+            if remarks
+            else ()
+        ):
+            record.warn(f"{item.subject}::{item.eval}: {line}")
+        sent = earlier.sent if earlier else self._sent(item, subject) if subject else {}
+        self.session.folder.add(result, task.samples, task.metrics, sent)
+        asked, remembered = (now - then for now, then in zip(self._tally(subject), before, strict=True))
+        missing = f"{len(result.missing)} of {len(task.samples)} rows got no score" if result.missing else None
+        report = Report(
+            item.id, item.subject, item.eval, "error" if missing else "done",
+            dict(result.metrics), standard_errors(task, result), metrics_by_slice(task, result) if result.metrics else {},
+            {m.name: m.better for m in task.metrics.values()}, self.adjudicator.after(item),
+            n=len(result.scores), of=len(task.samples), seconds=result.seconds,
+            asked=asked + (earlier.asked if earlier else 0),
+            remembered=remembered + (earlier.remembered if earlier else 0),
+            error=missing, caveats=tuple(c.text for c in result.caveats),
+            endings=dict(endings) if any(endings := Counter[str](s.ended for s in result.scores)) else {},
+        )  # fmt: skip
+        self._look_at_answers(item, result)
+        record.add(report)
+        return report
+
+    def skip(self, items: Sequence[Item], why: str) -> None:
+        """Report the items of a subject that is not there."""
+        for item in items:
+            self.record.add(Report(item.id, item.subject, item.eval, "skipped", error=why))
+
+    def crashed(self, item: Item, error: BaseException, seconds: float = 0.0) -> Report:
+        """Report an evaluation that raised."""
+        why, trace = describe_error(error)
+        why = why if trace else f"{self.collection.tasks[item.eval].spec.where}: {why}"
+        return self.failed(item, why, trace, seconds)
+
+    def failed(self, item: Item, why: str, trace: str | None, seconds: float = 0.0) -> Report:
+        """Report an evaluation that has no result, and decide the gates that waited for it."""
+        verdicts, about = self.adjudicator.after(item), (item.id, item.subject, item.eval)
+        report = Report(*about, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace)
+        self.record.add(report)
+        return report
+
+    def enough(self) -> StageStop | None:
+        """Stop at `-x` or `--maxfail`: then a failure counts also where it is of a candidate that no export ships."""
+        if not (most := self.session.options.maxfail) or sum(map(select.has_failed, self.record.found.reports)) < most:
+            return None
+        refuted = any(v.missed and v.outcome is Outcome.FAIL for v in self.adjudicator.verdicts)
+        return StageStop(ExitCode.FAILED) if refuted else StageStop()
+
+    def lock(self) -> None:
+        """Write down what the suite comes to, before there is a candidate to please, and what each evaluation asks."""
+        assert self.session.folder
+        tasks = self.collection.tasks.items()
+        text = dumps(make_lock(self.collection, self.record.shown(), self.adjudicator.leaks))
+        write_text(self.session.folder.path / LOCK, text)
+        self.record.lock = text.encode()
+        self.record.locked_rows = {name: rows_digest(t.samples) for name, t in tasks if t.samples is not None}
+
+    def marking(self, item: Item, *, rehearsal: bool = False) -> grading.Marking:
+        """Return what an evaluator that marks is given."""
+        suite, what = self.suite, f"rehearsal::{item.eval}" if rehearsal else item.id
+        place = (suite.model.path, suite.path.parent, suite.about.seed)
+        kept = self.session.kept.setdefault(item.eval, {})
+        return grading.Marking(what, *place, self.session.responses, self.session.progress, rehearsal, kept)
+
+    def _tally(self, subject: Subject | None) -> tuple[int, int]:
+        """Return how much was asked of a subject, or of those who mark, and how much of it was remembered."""
+        if subject is not None or self.session.responses is None:
+            return count_requests(subject)
+        return self.session.responses.asked, self.session.responses.found
+
+    def _result(self, item: Item, subject: Subject | None, against: Subject | None) -> Result:
+        task, answers = self.collection.tasks[item.eval], self.record.answers
+        if subject is not None and not task.marks:
+            if task.uncached:
+                subject, against = uncached(subject), uncached(against) if against else None
+            early = task.spec.stop == "early" and item.subject in self.collection.candidates
+            decided = partial(self.adjudicator.decided, item) if early else None
+            asked, progress = self.session.prompted(item, subject), self.session.progress
+            return evaluate(task, item.subject, asked, against, progress, enough=decided, seed=self.suite.about.seed)
+        # Stored answers are marked: alone, or paired with those of another subject.
+        other, answered = task.spec.against, answers[item.subject, item.eval].result
+        if task.marks != "pairs":
+            baseline = None
+        elif item.subject == other:
+            baseline = answered  # a model is not compared with itself
+        elif (other, item.eval) in answers:
+            baseline = answers[other, item.eval].result
+        else:
+            why = self.session.opened.lacking.get(other, f'"{other}" was not asked')
+            raise UsageError(f"there is nothing to compare with: {why}")
+        for found in (answered, baseline):
+            if isinstance(found, BaseException):
+                raise found
+        assert isinstance(answered, Result) and not isinstance(baseline, BaseException)
+        return answered if baseline is answered else grading.grade_answers(task, answered, baseline, self.marking(item))
+
+    def _refuse_fractions(self, result: Result) -> None:
+        """Raise UsageError where failures are to be counted of a metric that is not 0 or 1: not only after training."""
+        of = (g for g in self.suite.gates if g.eval == result.eval)
+        for gate in (g for g in of if g.max_failures is not None and g.cap is None):
+            if odd := find_fraction(gate.metric_name, result.scores):
+                what = f"max_failures counts rows of a 0/1 metric, and {odd}"
+                raise UsageError(f'gate "{gate.id}": {what}; claim min or max')
+
+    def _hear(self, models: StageModels) -> None:
+        """Take what loaded models have to say, and add what they came to know while they answered to their facts."""
+        facts = self.record.found.facts
+        self.record.found.warnings += models.notes()
+        for subject in models.loaded:
+            place = "model" if subject.name == "base" else subject.name
+            if isinstance(told := getattr(subject, "facts", None), Mapping) and told:
+                facts[place] = {**facts.get(place, {}), **told}
+
+    def _sent(self, item: Item, subject: Subject) -> dict[str, str]:
+        """Return the prompts of an item as its subject got them, by row, where it can tell."""
+        if not isinstance(subject, CachedSubject):
+            return {}
+        rows = [s for s in self.collection.tasks[item.eval].samples or () if s.input]
+        asked = self.session.prompted(item, subject)
+        assert isinstance(asked, (CachedSubject, FewShot))
+        told = asked.sent([s.input for s in rows])
+        return {s.id: text for s, text in zip(rows, told, strict=True) if text is not None}
+
+    def _look_at_answers(self, item: Item, result: Result) -> None:
+        """Run the checks of results; an odd baseline is nothing to stop for, and one warning is told once."""
+        task, reference = self.collection.tasks[item.eval], self.adjudicator.results.get(("base", item.eval))
+        facts = self.record.found.facts
+        for one in self.session.checks.run("results", result=result, task=task, reference=reference, facts=facts):
+            if item.subject not in self.collection.candidates and one.severity == "error":
+                one = replace(one, severity="note")
+            if one.severity != "warning" or one not in self.record.found.flags:
+                self.record.add(one)
+
+
+def describe_error(error: BaseException) -> tuple[str, str | None]:
+    """Return what an error says, and its traceback; what the user or the model did wrong needs none."""
+    if isinstance(error, (UsageError, CheckFailed)):  # these say all there is to know
+        return str(error), None
+    return plugin_errors.error_location(error) or f"{type(error).__name__}: {error}", "".join(
+        traceback.format_exception(error)
+    )
+
+
+def is_fatal(error: BaseException, models: StageModels | None) -> bool:
+    """Return whether an error of one evaluation would be that of every other: no model, no disk or no memory."""
+    gone = isinstance(error, WorkersGoneError) or (models is not None and error is models.broken)
+    return gone or bool(resource_error(error))

@@ -1,0 +1,92 @@
+"""What earlier runs of a suite found, for what is told before the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.collection.collection import Collection
+from harness.errors import UsageError
+from harness.gates.gate import Gate
+from harness.records.run import Run
+from harness.records.samples import Sample
+from harness.records.verdicts import Verdict
+from harness.reports.report_json import read_run, relative_paths
+from harness.reports.run_folder import metric_value, read_rows
+
+FEWEST = 30  # rows of an earlier run from which on it says more than the defaults
+
+
+@dataclass(frozen=True)
+class PastRows:
+    """The rows of an earlier run that a question was put to: as samples, and value and weight by id, of both sides.
+
+    Rows of weight 0 are none of them.
+    """
+
+    run: Run
+    samples: Sequence[Sample]
+    ours: Mapping[str, tuple[float, float]]
+    theirs: Mapping[str, tuple[float, float]] | None
+
+
+class History:
+    """What earlier runs of a suite found, the newest first."""
+
+    def __init__(self, out: Path, collection: Collection) -> None:
+        suite, self.runs, self.rows = collection.suite, list[Run](), cache(read_rows)
+        for path in sorted(out.glob(f"{suite.name}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True):
+            with suppress(UsageError):  # of an older version, of which there is nothing to learn
+                run = read_run(path)
+                self.runs += [run] if run.model in (suite.model.path, relative_paths(suite.model.path, run)) else []
+
+    def verdict(self, gate: Gate, candidate: str, fewest: int = FEWEST) -> tuple[Verdict, Run] | None:
+        """Return the last verdict on the same question with rows enough to learn from, and its run."""
+        asked = (gate.id, candidate, gate.metric, gate.versus, gate.relative)
+        for run in self.runs:
+            for v in run.verdicts:
+                relative = v.about is not None and v.about.relative
+                if (v.gate, v.candidate, v.metric, v.versus, relative) == asked and v.n >= fewest and v.method:
+                    return v, run
+        return None
+
+    def past(self, gate: Gate, candidate: str) -> PastRows | None:
+        """Return the rows of that verdict; None where they were not kept, or do not hold the metric row by row."""
+        if (found := self.verdict(gate, candidate)) is None:
+            return None
+        run, name = found[1], gate.metric_name
+        try:
+            subjects = (candidate, gate.versus) if gate.versus else (candidate,)
+            sides = [self.rows(Path(run.folder), subject, gate.eval) for subject in subjects]
+            told = [
+                {i: (metric_value(r, name), float(r["weights"].get(name, r["weight"]))) for i, r in s.items()}
+                for s in sides
+            ]
+            samples = [_sample(i, r) for i, r in sides[0].items()]
+            samples = [s for s in samples if any(s.id in side and side[s.id][1] for side in told)]
+            told = [{s.id: side[s.id] for s in samples if s.id in side} for side in told]
+        except (UsageError, LookupError, TypeError, ValueError, AttributeError):
+            return None
+        known = all(s.id in side and all(map(math.isfinite, side[s.id])) for s in samples for side in told)
+        return PastRows(run, samples, told[0], told[1] if gate.versus else None) if known else None
+
+    def seconds(self, subject: str, evaluation: str) -> float | None:
+        """Return the seconds a row took when it was last evaluated with nothing remembered."""
+        asked = (subject, evaluation, "done")
+        reports = (r for run in self.runs for r in run.reports if (r.subject, r.eval, r.outcome) == asked)
+        return next((r.seconds / r.n for r in reports if r.n and not r.remembered), None)
+
+
+def _sample(name: str, row: Mapping[str, Any]) -> Sample:
+    first, second = (one and str(one) for one in (row["cluster"], row.get("second_cluster")))
+    return Sample(name, row=dict(row["doc"]), cluster=first, key=str(row.get("key", "")), second_cluster=second)
+
+
+def run_name(run: Run) -> str:
+    """Return the name of a run's folder without the suite's."""
+    return Path(run.folder).name.removeprefix(f"{run.suite}-")

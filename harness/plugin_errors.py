@@ -1,0 +1,70 @@
+"""Whose code is at fault: the file and line of a plugin that did not come with the harness, or a function of it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.errors import CheckFailed, UsageError
+from harness.texts.escaping import shorten_text
+
+T = TypeVar("T")
+THEIRS: set[str] = set()  # the outermost names of such plugins' modules, of those that were loaded
+
+
+def error_location(error: BaseException) -> str:
+    """Return `FILE:LINE: what it raised` where the innermost plugin that did is not the harness's own, or nothing."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package in THEIRS and not isinstance(error, (UsageError, CheckFailed)):
+            return f"{_short(frame.f_code.co_filename)}:{line}: {type(error).__name__}: {error}"
+        if package.startswith("harness_"):
+            return ""
+    return ""
+
+
+def plugin_error(function: Callable[..., Any], what: str, made: Any = None) -> UsageError:
+    """Return that a plugin's function did what it may not: at the line that a generator it `made` stands at."""
+    inner = function
+    while isinstance(inner, functools.partial) or hasattr(inner, "__wrapped__"):
+        inner = inner.func if isinstance(inner, functools.partial) else inner.__wrapped__
+    code, name = getattr(inner, "__code__", None), getattr(inner, "__qualname__", type(inner).__qualname__)
+    line = getattr(getattr(made, "gi_frame", None), "f_lineno", code and code.co_firstlineno)
+    return UsageError(f"{_short(code.co_filename)}:{line}: {name}{what}" if code else f"{name}{what}")
+
+
+@contextmanager
+def blame_plugin(function: Callable[..., Any], room: str) -> Iterator[None]:
+    """Raise UsageError where a room cannot use what a plugin's function made: no plugin raised, but the room itself."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") not in (room, "contextlib"):
+            raise
+        raise plugin_error(function, f": {error}") from None
+
+
+def checked_return(function: Callable[..., Any], value: T, kind: Any, want: str) -> T:
+    """Return what a plugin's function returned. Raises UsageError where that is of another type than it must be."""
+    if isinstance(value, kind):
+        return value
+    raise plugin_error(function, f" returned {shorten_text(repr(value), 60)}; want {want}")
+
+
+def checked_items(function: Callable[..., Any], values: Any, kind: Any, want: str) -> Iterator[Any]:
+    """Yield each of what a plugin's function returned or yields. Raises UsageError as `returned` does."""
+    for value in checked_return(function, values, Iterable, want):
+        if not isinstance(value, kind):
+            raise plugin_error(function, f" yielded {shorten_text(repr(value), 60)}; want {want}", values)
+        yield value
+
+
+def _short(file: str) -> str:
+    """Return a file as a person would name it from here."""
+    return os.path.relpath(file) if Path(file).is_relative_to(Path.cwd()) else file

@@ -1,0 +1,74 @@
+"""What a model said, and how that ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+FinishReason = Literal["eos", "stop", "length", "context", "tool", "limit", ""]
+"""At a stop token, a stop string, `max_new_tokens`, the end of the context, a call of a tool, the limit of somebody
+else; nothing where the loader does not tell."""
+TRUNCATED = ("length", "context", "limit")
+WORST = ("eos", "stop", "tool", "", "limit", "context", "length")
+WORDS = {"eos": "ended", "stop": "stop", "tool": "tool", **dict.fromkeys(TRUNCATED, "cut"), "": "not told"}
+
+
+class Completion(str):
+    """An answer: a text like any other, which knows how it ended.
+
+    `tokens` were generated, the one that ends it among them, `thought_tokens` of these for a thought that is no part
+    of the text; None and 0 where nobody tells. `forced`: its thought was closed by force. `lost` counts the tokens of
+    its prompt that `truncate` cut off.
+    """
+
+    ended: FinishReason
+    tokens: int | None
+    thought_tokens: int
+    forced: bool
+    lost: int
+
+    def __new__(
+        cls, text: str = "", ended: FinishReason = "", tokens: int | None = None, thought_tokens: int = 0,
+        forced: bool = False, lost: int = 0
+    ) -> Completion:  # fmt: skip
+        made = super().__new__(cls, text)
+        vars(made).update(ended=ended, tokens=tokens, thought_tokens=thought_tokens, forced=forced, lost=lost)
+        return made
+
+    @property
+    def rank(self) -> int:
+        """Of several answers to one prompt the one with the largest counts: the worst."""
+        return WORST.index(self.ended)
+
+    @classmethod
+    def of(cls, answer: str) -> Completion:
+        """Return an answer as one that knows how it ended, or that nobody knows."""
+        return answer if isinstance(answer, Completion) else cls(answer)
+
+
+def completion_to_json(answer: str) -> Any:
+    """Return an answer as JSON has it: a list, or its text alone where it tells nothing else."""
+    return [str(answer), *vars(answer).values()] if isinstance(answer, Completion) else answer
+
+
+def completion_from_json(value: Any) -> str:
+    """Return the answer that `told` wrote; raises TypeError or ValueError where it is none."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or len(value) != 6:
+        raise TypeError("an answer is no text")
+    text, ended, tokens, thought, forced, lost = value
+    counts = [thought, lost, *([] if tokens is None else [tokens])]
+    if not isinstance(text, str) or not isinstance(forced, bool) or not all(type(n) is int and n >= 0 for n in counts):
+        raise TypeError("an answer is no text, or does not say how it ended")
+    if ended not in get_args(FinishReason):
+        raise ValueError(f"an answer ended by {str(ended)[:40]!r}, which is no ending")
+    return Completion(text, ended, tokens, thought, forced, lost)
+
+
+def format_finish_reasons(counts: Mapping[str, int]) -> str:
+    """Write how many answers ended how, in a few words: ended 361 · stop 8 · cut 31."""
+    found = dict.fromkeys(WORDS.values(), 0)
+    for ended, n in counts.items():
+        found[WORDS.get(ended, "not told")] += n
+    return " · ".join(f"{word} {n:,}" for word, n in found.items() if n)

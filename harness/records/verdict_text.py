@@ -1,0 +1,232 @@
+"""What a verdict says, in words: the only place that writes them, and nothing reads them back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.records.claim_spec import FEW_CLUSTERS, ClaimSpec, Note
+from harness.records.verdicts import Slice, Verdict
+from harness.texts.counts import count_noun
+from harness.texts.numbers import format_metric, format_p_in_sentence, format_short, typographic_minus
+
+Told = Mapping[str, Any]
+FEW = 20  # rows: of fewer, how many times as many are needed tells nobody anything
+
+
+def add_reason(verdict: Verdict, *notes: Note) -> Verdict:
+    """Return a verdict of which more is said."""
+    every = (*verdict.notes, *notes)
+    return replace(verdict, notes=every, why=format_notes(verdict.about, every))
+
+
+def format_notes(about: ClaimSpec | None, notes: Sequence[Note], *, tests: bool = True) -> str:
+    """Write what is said of a verdict; without `tests` their names are left out, which say nothing to most readers."""
+    return "; ".join(_WRITERS[note.kind](about, {**note.told, "tests": tests}) for note in notes)
+
+
+def format_brief(v: Verdict | Slice, about: ClaimSpec | None = None) -> str:
+    """Return the reason of a verdict, or of a slice of one, without the name of its test; an older one as it stands."""
+    return format_notes(getattr(v, "about", about), v.notes, tests=False) if v.notes else v.why
+
+
+def format_reason(v: Verdict, *, tests: bool = False) -> str:
+    """Return in a line what a verdict claims and why it is as it is; with `tests` as it stands in `why`."""
+    return f"{v.metric} {v.claim}".strip() + f": {v.why if tests else format_brief(v)}"
+
+
+def format_result(v: Verdict) -> str:
+    """Return the first thing that is said of a verdict: what was found, or why nothing was."""
+    return format_notes(v.about, v.notes[:1]) if v.notes else v.why
+
+
+def format_figures(v: Verdict) -> str:
+    """Return what was found without the rows that it rests on."""
+    told = next((n.told for n in v.notes if n.kind in ("found", "slice")), None)
+    return format_result(v) if told is None else _figures(v.about, told)
+
+
+def format_sample_size(v: Verdict) -> str:
+    """Return how many rows would decide a verdict, or nothing where rows are not what is missing."""
+    return next((format_notes(v.about, [note]) for note in v.notes if note.kind == "needed"), "")
+
+
+def format_size_warning(v: Verdict) -> str:
+    """Return that the sizes of clusters tell of the outcome, or nothing."""
+    return next((format_notes(v.about, [note]) for note in v.notes if note.kind == "sizes"), "")
+
+
+# -- what is claimed -----------------------------------------------------------------------------------
+
+
+def format_conditions(about: ClaimSpec) -> str:
+    """Write how the rows of a claim are counted, and which they are."""
+    text = " in the mean over clusters" if about.alike else " in the mean over questions" if about.by_question else ""
+    text += f", no row counted as more than {format_limit(about.cap)}" if about.cap is not None else ""
+    text += (
+        f", rows from {format_limit(about.range[0])} to {format_limit(about.range[1])}"
+        if about.range is not None
+        else ""
+    )
+    text += ", at an approximate risk" if about.approximate else ""
+    text += f" on {' and '.join(f'{column}={value}' for column, value in about.slices)}" if about.slices else ""
+    text += " without rows that leak" if about.clean else ""
+    return text + (
+        f", at most {format_limit(about.cut_at_most)} of the answers cut" if about.cut_at_most is not None else ""
+    )
+
+
+def format_limit(x: float | str | None) -> str:
+    """Return a number of a claim as a claim is written."""
+    if x is None or isinstance(x, str):
+        return (x or "").strip()
+    return f"{x:,.0f}" if x == int(x) and abs(x) >= 1000 else f"{x:g}"
+
+
+# -- what was found ------------------------------------------------------------------------------------
+
+
+def _found(about: ClaimSpec | None, told: Told) -> str:
+    if about and about.kind == "failures":
+        failed, n = int(told["estimate"]), told["n"]
+        text = f"{failed or 'no'} {'row' if failed <= 1 else 'rows'} of {n} failed"
+        unit = f"clusters have one, n={n} in {told['clusters']} clusters" if told["clusters"] else "rows do"
+        return f"{text}; at {1 - told['alpha']:.0%} confidence at most {told['upper']:.2%} of such {unit}"
+    text = _figures(about, told)
+    if told["method"] == "point":
+        return text
+    where = ""
+    if told["clusters"]:
+        few = told["clusters"] < FEW_CLUSTERS
+        where = f"few clusters ({told['clusters']})" if few else f"{told['clusters']} clusters"
+        where += f" (crossed, {' × '.join(map(str, told['crossed']))})" if told.get("crossed") else ""
+        where += f", so uneven that they count as {told['effective']:.0f}" if told["effective"] else ""
+        where = f", mean over {where}" if told["alike"] else f" in {where}"
+    text = f"{text}, n={told['n']}{where}" + (f", {told['method']}" if told["tests"] else "")
+    return f"{text}, approximate risk" if told.get("risk") == "approximate" else text
+
+
+def _figures(about: ClaimSpec | None, told: Told) -> str:
+    if about is None or about.kind != "difference":
+        return _interval(about, told) + _uncapped(about, told)
+    text = f"{format_short(told['value'])} against {format_short(told['baseline'])}, "
+    if about.relative and not about.is_log:
+        share = told["estimate"] / told["baseline"] if told["baseline"] else math.nan
+        text += f"{format_number(about, told['estimate'])} ({typographic_minus(f'{share:+.1%}')})"
+        if told["method"] != "point":
+            text += f" [{format_number(about, told['lower'])}, {format_number(about, told['upper'])}]"
+    else:
+        text += _interval(about, told)
+    won, lost = told["changed"]
+    text += _uncapped(about, told)
+    return text + (f", {won} won and {lost} lost" if about.is_share and (won or lost) else "")
+
+
+def _uncapped(about: ClaimSpec | None, told: Told) -> str:
+    if told.get("uncapped") is None:
+        return ""
+    beyond = told["beyond"]
+    rows = "no row" if not beyond else "1 row" if beyond == 1 else f"{beyond} rows"
+    return f", {format_number(about, told['uncapped'])} without the cap ({rows} beyond it)"
+
+
+def _interval(about: ClaimSpec | None, told: Told) -> str:
+    value, low, high = (format_number(about, told[key]) for key in ("estimate", "lower", "upper"))
+    return value if told["method"] == "point" else f"{value} [{low}, {high}]"
+
+
+def format_number(about: ClaimSpec | None, x: float | None) -> str:
+    """Write a number on the claim's scale: the metric's value, or a difference of two; none where there is no bound."""
+    if about is None or x is None:
+        return format_short(x)
+    return about.written(x) if about.kind == "difference" else format_short(about.unline(x))
+
+
+# -- what is said beside it ----------------------------------------------------------------------------
+
+
+def _needed(_: ClaimSpec | None, told: Told) -> str:
+    if told["rows"] is None:
+        return "more rows like these would not decide it"
+    if told["range"] is None and (n := told.get("n", FEW)) < FEW:  # older ones do not say how many there were
+        return f"{n} rows decide nothing: more than {told['close'] * n} would be needed"
+    if told["range"] is None:
+        return f"too close to call: more than {told['close']} times these rows would be needed"
+    least, most = told["range"]
+    unit = "such rows" if told["such"] else "rows"
+    if most is None:
+        return f"at least {_rounded_up(least)} {unit} would be needed"
+    return f"about {' to '.join(dict.fromkeys([_rounded_up(least), _rounded_up(most)]))} {unit} would decide it"
+
+
+def _approximate(_: ClaimSpec | None, told: Told) -> str:
+    ways = 'declare "range" or "cap"' if told["mean"] else "claim a share of rows instead"
+    ways = "it has few clusters of very uneven sizes, take more of them" if told["clusters"] else ways
+    return f"its risk is approximate, and the gate blocks: {ways}, or write allow_approximate = true"
+
+
+def _rounded_up(rows: int) -> str:
+    step = 10 ** max(len(str(rows)) - 2, 0)  # two significant digits
+    return f"{-(-rows // step) * step:,}"
+
+
+def _alarms(_: ClaimSpec | None, told: Told) -> str:
+    few = "a slice" if told["n"] == 1 else f"{told['n']} slices"
+    small = f"{few} below {told['min_n']} rows"
+    return f"{small}: {'harm in ' + ', '.join(told['harm']) if told['harm'] else 'no significant harm'}"
+
+
+def _group(_: ClaimSpec | None, told: Told) -> str:
+    proven = " and ".join(f'"{name}"' for name in told["proven"])
+    return f"{proven or 'none'} of {told['of']} proven, {format_p_in_sentence(told['p'])} by Holm"
+
+
+def _leaks(_: ClaimSpec | None, told: Told) -> str:
+    codes = ", ".join(f"{code} {n}" for code, n in told["codes"].items())
+    values = " against ".join(map(format_metric, told["values"]))
+    text = f"{told['gone']} of {told['of']} rows leak and are left out ({codes})"
+    text += f"; with them {values}" if values else ""
+    return text + (", where the claim is refuted: leaving out rows cannot prove it" if told["refuted"] else "")
+
+
+_WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
+    "error": lambda _, told: str(told["text"]),
+    "found": _found,
+    "sizes": lambda about, told: (
+        f"cluster sizes tell of the outcome: the mean over {told['of']} is {format_number(about, told['mean'])}"
+    ),
+    "weightless": lambda _, told: f"{told['rows']} rows of weight 0 do not count",
+    "unseen": lambda _, told: f"up to {told['share']:.1%} of all {told['of']} may be as bad as you like",
+    "approximate": _approximate,
+    "labelled": lambda _, told: f"the {told['rows']} of {told['of']} rows that people labelled decide alone",
+    "labels": lambda _, told: "more labels would decide it" + (", or more rows" if told["rows"] else ""),
+    "needed": _needed,
+    "slice": lambda about, told: f"{told['name']}: {_found(about, told)}",
+    "slices": lambda _, told: f"{told['n']} slices: {', '.join(f'{n} {o}' for o, n in told['outcomes'].items())}",
+    "alarms": _alarms,
+    "untestable": lambda _, told: f"{told['n']} too small to say anything",
+    "none large": lambda _, told: (
+        f"no slice has {told['min_n']} rows (min_n), so nothing is proven; add rows, or lower min_n"
+    ),
+    "repeated": lambda _, told: (
+        f"{told['rows']} of {told['of']} rows ask what others ask ({count_noun(told['questions'], 'question')}, "
+        f"up to {told['most']} times): a question is a cluster"
+    ),
+    "neighbours": lambda _, told: (
+        f"neighbouring rows go together (correlation {told['correlation']:.2f}, {format_p_in_sentence(told['p'])}): "
+        "is a cluster missing?"
+    ),
+    "no leak": lambda _, told: f"none of {told['of']} rows leaks",
+    "leaks": _leaks,
+    "holm": lambda _, told: f"one of {told['of']} claims, {format_p_in_sentence(told['p'])} by Holm",
+    "group": _group,
+    "member": lambda _, told: f'"{told["gate"]}" is ERROR: {told["why"]}',
+    "attempt": lambda _, told: f"attempt {told['number']}",
+    "look": lambda _, told: (
+        f"look {told['number']} at {told['at']} of {told['most']} rows, at alpha {told['alpha']:.2g}"
+    ),
+    "waiver": lambda _, told: f"its waiver {told['why']}",
+    "rows": lambda _, told: str(told["text"]),  # of others: what they are worth, and what was allowed of them
+}

@@ -1,0 +1,88 @@
+"""The claims of a lock, as an export's evidence holds it. With the standard library alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from harness import schema
+from harness.gates.gate import PARENT, Gate
+from harness.records.metrics import Metric
+from harness.records.samples import Score
+from harness.suite.tables import SuiteTable
+
+HASHED = 2  # the format of a lock from which on its digests of rows are made of those in items.jsonl
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What the lock says that a candidate's verdicts must keep to; gates as they are put to the candidate."""
+
+    about: SuiteTable
+    gates: Mapping[str, Gate]
+    metrics: Mapping[str, Mapping[str, Metric]]  # by evaluation; what makes one of all rows is not there to be called
+    combines: Mapping[str, str]  # EVAL.METRIC -> MODULE:NAME of what makes it of all rows
+    evals: Mapping[str, Mapping[str, Any]]
+    rows: Mapping[str, int]  # of every evaluation
+    left_out: Mapping[str, Mapping[str, Any]]
+    looks: Mapping[str, Sequence[int]]  # after how many rows evaluations may stop; older locks do not tell
+    parent: str | None = None  # what the candidate is a copy of
+    digests: Mapping[str, str] = field(default_factory=dict)  # of the rows of every evaluation; older locks': none
+
+    def metric(self, gate: Gate) -> Metric | None:
+        return self.metrics.get(gate.eval, {}).get(gate.metric_name)
+
+
+def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
+    """Read the claims of a lock. Raises ValueError, KeyError or TypeError where it is malformed."""
+    suite = lock["suite"]
+    parent = next((e["from_"] for e in suite["exports"] if e.get("name") == candidate), None)
+    gates: dict[str, Gate] = {}
+    for table in lock["gates"]:
+        own = {k: v for k, v in table.items() if k not in ("says", "blocking", "candidates")}
+        gate: Gate = _read(Gate, own, where="")
+        if mistakes := gate.mistakes():
+            raise ValueError(f'gate "{gate.id}": {mistakes[0]}')
+        derived = (gate.claim(), gate.blocking, gate.applies_to(candidate))
+        if derived != (table["says"], table["blocking"], candidate in table["candidates"]):
+            raise ValueError(f'gate "{gate.id}" is told in two ways')
+        if gate.id in gates:
+            raise ValueError(f'gate "{gate.id}" is there twice')
+        gates[gate.id] = replace(gate, versus=parent) if gate.versus == PARENT and parent else gate
+    if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
+        raise ValueError(f'gate "{stray[0]}" is named and not there')
+    gates = {i: replace(g, among=len(gates[g.group].any_of) if g.group in gates else 1) for i, g in gates.items()}
+    about: SuiteTable = _read(SuiteTable, suite["about"])
+    if not 0 < about.alpha <= 0.5:
+        raise ValueError(f"alpha is {about.alpha}")
+    tables = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
+    metrics: dict[str, dict[str, Metric]] = {}
+    for (name, metric), table in tables.items():
+        combine = _elsewhere if table["combine"] else None
+        limits = table.get("range")
+        known = None if limits is None else (_limit(limits[0], -math.inf), _limit(limits[1], math.inf))
+        metrics.setdefault(name, {})[metric] = Metric(metric, table["better"], table["scale"], combine, range=known)
+    combines = {f"{e}.{m}": str(t["combine"]) for (e, m), t in tables.items() if t["combine"]}
+    rows = {name: int(data["rows"]) for name, data in lock["data"].items()}
+    evals = {e["name"]: e for e in suite["evals"]}
+    looks = {name: tuple(map(int, counts)) for name, counts in lock.get("looks", {}).items()}
+    told = {name: str(data["sha256"]) for name, data in lock["data"].items()} if lock.get("format", 1) >= HASHED else {}
+    return Locked(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}), looks, parent, told)
+
+
+def _read(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
+    wrong: list[str] = []
+    if (record := schema.read_table(cls, table, lambda _, mistake: wrong.append(mistake), **given)) is None:
+        raise ValueError(wrong[0])
+    return record
+
+
+def _limit(end: Any, infinite: float) -> float:
+    """Return an end of a range, which JSON has as null where it is infinite."""
+    return infinite if end is None else float(end)
+
+
+def _elsewhere(scores: Sequence[Score]) -> float:
+    raise ValueError(f"a metric of {len(scores)} rows is made by code that is not in the evidence")

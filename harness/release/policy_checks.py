@@ -1,0 +1,129 @@
+"""What a policy demands of evidence beyond keys and gates: each refusal ends with the key that demands it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from harness.errors import did_you_mean
+from harness.gates.gate import PARENT, Gate
+from harness.records.verdicts import Outcome
+from harness.release.lock_reader import HASHED, Locked
+from harness.release.policy import ANY, Policy
+from harness.release.verdict_consistency import Verdicts
+from harness.suite.tables import SuiteTable
+
+SKEW = timedelta(hours=1)  # by which clocks may differ
+
+
+def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any], now: datetime) -> Iterator[str]:
+    """Yield why an export is none that a policy takes, whatever its gates say."""
+    suite = lock["suite"]
+    if not is_listed_suite(suite, [*policy.suites, *policy.all_of]):
+        yield f'suite "{suite["name"]}" ({suite["digest"][:16]}) is not in the policy (suites)'
+    pinned = {*policy.suites, *policy.all_of}
+    if suite["digest"] in pinned and not {ANY, suite["name"]} & pinned and "source" not in suite:
+        what = f'suite "{suite["name"]}" keeps no tables that its digest could be made of, and pins no gates'
+        yield f"{what}; say what must be proven, [[claim]], and name the suite (suites)"
+    if policy.stages and manifest["candidate"] not in policy.stages:
+        yield f"is {manifest['candidate']}, the policy wants {', '.join(policy.stages)} (stages)"
+    age = now - datetime.fromisoformat(manifest["started"])
+    if age < -SKEW:
+        yield f"was made on {manifest['started']}, which is yet to come"
+    if policy.max_age_days is not None and age > timedelta(days=policy.max_age_days):
+        yield f"was made {age.days} days ago, the policy allows {policy.max_age_days:g} (max_age_days)"
+    if not policy.remembered and (remembered := manifest["answers"]["remembered"]) != 0:
+        yield f"{remembered} answers were remembered of an earlier run; the policy takes none (remembered)"
+    if policy.versions is not None and lock["harness"] not in policy.versions:
+        yield f"harness {lock['harness']} judged it, the policy wants {' or '.join(policy.versions)} (harness)"
+    if "ignored" not in manifest and policy.ignored is not None:
+        what = f"evidence of harness {lock['harness']} does not tell which findings were ignored"
+        yield f"{what}; export again, or leave the key out (ignored)"
+    for check in (str(one["check"]) for one in manifest.get("ignored", ())):
+        if check not in (policy.ignored or ()):
+            yield f'the finding "{check}" was ignored, the policy does not take that (ignored)'
+    if policy.data and lock.get("format", 1) < HASHED:
+        yield f"harness {lock['harness']} made digests that nothing compares with the rows; export again (data)"
+    for name, digest in policy.data.items():
+        if (there := lock["data"].get(name, {}).get("sha256", digest)) != digest:
+            yield f'the rows of "{name}" are {there[:16]}, the policy wants {digest[:16]} (data)'
+    if policy.plugins is not None:
+        yield from _plugins(policy.plugins, lock["plugins"])
+
+
+def is_listed_suite(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
+    """Return whether a suite of a lock is named, or pinned by its digest."""
+    return ANY in wanted or suite["name"] in wanted or suite["digest"] in wanted
+
+
+def _plugins(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the plugins whose code is not listed; a name is a label."""
+    codes = {one.rpartition("sha256:")[2] for one in wanted}
+    for plugin in plugins:
+        if plugin["code"] not in codes:
+            others = [one for one in wanted if one.partition(" ")[0] == plugin["name"]]
+            which = f"the policy wants {' or '.join(others)}" if others else "which is not in the policy"
+            label = f" of {plugin['distribution']}" if plugin["distribution"] else ""
+            yield f'plugin "{plugin["name"]}"{label} is sha256:{plugin["code"]}, {which} (plugins)'
+
+
+@dataclass(frozen=True)
+class PolicyMatch:
+    """What of one export's evidence meets a policy's claims, and what of it another export may still show."""
+
+    lacking: Mapping[str, str]  # by what is demanded: why it is not met here
+    gates: frozenset[str]  # that meet a claim
+
+
+def match_policy(
+    policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Verdicts, candidate: str
+) -> PolicyMatch:
+    """Return what meets the claims of a policy, and which of its gates, rows and claims are not met by this export."""
+    lacking, gates = dict[str, str](), set[str]()
+    for gate in (gate for gate in policy.gates if gate not in verdicts):
+        lacking[f"gate {gate}"] = f'gate "{gate}" has no verdict on {candidate} (gates)'
+    for name in (name for name in policy.data if name not in lock["data"]):
+        lacking[f"data {name}"] = f'the lock has no rows of "{name}"{did_you_mean(name, lock["data"])} (data)'
+    for number, claim in enumerate(policy.claims):
+        gate, why = _meeting(claim, locked, verdicts, candidate)
+        if gate:
+            gates.add(gate)
+        else:
+            lacking[f"claim {number}"] = f"{claim.metric} {claim.claim()}: {why} (claim)"
+    return PolicyMatch(lacking, frozenset(gates))
+
+
+def _meeting(claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) -> tuple[str, str]:
+    """Return the gate that meets a claim, or nothing and why none does.
+
+    It keeps the candidate from shipping, or where the claim says "warn" is about it.
+    """
+    if (metric := locked.metric(claim)) is None:
+        known = [f"{name}.{one}" for name, metrics in locked.metrics.items() for one in metrics]
+        return "", f'the suite has no metric "{claim.metric}"{did_you_mean(claim.metric, known)}'
+    if mistakes := claim.mistakes_on(metric):
+        return "", mistakes[0]
+    about = [g for g in locked.gates.values() if g.metric == claim.metric and g.applies_to(candidate) and not g.group]
+    gates = [g for g in about if g.blocking or not claim.blocking]
+    named = replace(claim, versus=locked.parent) if claim.versus == PARENT and locked.parent else claim
+    covers = [g for g in gates if g.covers(named, metric)]
+    most = claim.alpha or SuiteTable.alpha
+    whys = [_verdict_error(g, locked, verdicts, None if metric.is_count or g.kind.counts else most) for g in covers]
+    if "" in whys:
+        return covers[whys.index("")].id, ""
+    if whys:
+        return "", whys[0]
+    told = ", ".join(f'"{g.id}" says {g.claim()}' for g in gates)
+    return "", f"no gate that blocks says as much; {told}" if told else "no gate that blocks is about this metric"
+
+
+def _verdict_error(gate: Gate, locked: Locked, verdicts: Verdicts, most: float | None) -> str:
+    """Return why the verdict on a gate that covers a claim is not enough, or nothing; it may risk `most`."""
+    outcome, risk = verdicts.get(gate.id, {}).get("outcome"), gate.alpha or locked.about.alpha
+    if outcome != Outcome.PASS:
+        return f'gate "{gate.id}" is {outcome}' if outcome else f'gate "{gate.id}" has no verdict'
+    if most is not None and risk > most:
+        return f'gate "{gate.id}" takes a risk of {risk:g}, want alpha of at most {most:g}'
+    return ""

@@ -1,0 +1,290 @@
+"""`harness verify --recompute`: decide the gates again from the rows in the evidence, as the run did.
+
+Needs numpy and scipy, and no model: the rows remain their producer's word, which `harness verify --replay` tests. What
+rows alone cannot tell is counted, with its reason, and is never taken for recomputed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.attestation import EVIDENCE, ITEMS
+from harness.artifacts.digests import digest_of, row_digest
+from harness.artifacts.strict_json import read_json
+from harness.errors import UsageError
+from harness.files import open_file
+from harness.gates import contamination
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
+from harness.records.samples import Caveat, Labels, Result, Sample, Score
+from harness.records.verdicts import Outcome, Verdict
+from harness.release.lock_reader import Locked
+from harness.release.verdict_consistency import NEAR, Verdicts
+from harness.reports.report_json import dumps
+from harness.stats import hypothesis_tests
+
+NEEDS = ("numpy", "scipy.special")
+COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
+FLOATS = (
+    "value", "baseline", "estimate", "uncapped", "effective", "threshold", "p_pass", "p_fail", "whole",
+    "whole_baseline",
+)  # fmt: skip
+BOUNDS = ("lower", "upper")
+NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded
+SAME = (
+    "n", "risk", "labelled", "weightless", "clusters", "crossed", "method", "left_out", "repeated", "digest", "won",
+    "lost", "won_count", "lost_count",
+)  # fmt: skip
+Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
+Results = Mapping[tuple[str, str], Result]  # and of each
+Leaks = Mapping[str, Mapping[str, str]]
+TINY = 1e-12  # below which numbers are the same whatever their ratio
+
+
+@dataclass
+class Recomputed:
+    """How many gates were judged again, why others could not be, and the first that `differs`, if one does."""
+
+    gates: list[str] = field(default_factory=list)
+    wanted: Collection[str] = ()  # those among all that block, or that a policy names
+    unable: dict[str, str] = field(default_factory=dict)
+    differs: str = ""
+
+    @property
+    def says(self) -> str:
+        done = len(self.gates)
+        rest = [f'"{gate}" not, because {why}' for gate, why in self.unable.items()]
+        return "; ".join([f"recomputed {done} of {done + len(rest)} gates", *rest])
+
+    @property
+    def share(self) -> float:
+        """The share of wanted gates that were recomputed."""
+        return sum(g in self.gates for g in self.wanted) / len(self.wanted) if self.wanted else 0.0
+
+    def short_of(self, share: float | None, named: Collection[str]) -> str:
+        """Return why a policy that wants such a share, and all those that it has `named`, refuses it, or nothing."""
+        if share and (lost := sorted(self.unable.keys() & set(named))):
+            return f'"{lost[0]}", which the policy names, not recomputed, because {self.unable[lost[0]]} (recomputed)'
+        if share is None or self.share >= share:
+            return ""
+        return f"{self.says}; {self.share:.0%} of those that block, the policy wants {share:.0%} (recomputed)"
+
+
+def recompute_verdicts(
+    export: Path, manifest: Mapping[str, Any], locked: Locked, verdicts: Verdicts, named: Collection[str] = ()
+) -> Recomputed:
+    """Decide the gates of an export again whose digests were verified, and whose outcomes follow from their numbers.
+
+    And compare the rows with the lock's. Wanted are the gates that block, and those that are `named`.
+    Raises UsageError where numpy or scipy is missing, and ValueError, KeyError or TypeError on malformed rows.
+    """
+    for module in NEEDS:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:
+            extra = f"the module {module.partition('.')[0]}; pip install 'finetune-harness[recompute]'"
+            raise UsageError(f'--recompute, or "recomputed" in a policy, needs {extra}') from None
+    recomputed = Recomputed(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
+    lines = list(read_items(export, manifest))
+    case = _CandidateEvidence(locked, manifest, verdicts, *_read(lines, manifest))
+    for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
+        if why := case.unable_error(gate):
+            recomputed.unable[gate.id] = why
+        elif why := case.difference_error(gate):
+            recomputed.differs = f'gate "{gate.id}" {why}'
+            return recomputed
+        else:
+            recomputed.gates.append(gate.id)
+    for gate in (g for g in locked.gates.values() if g.id in verdicts and g.any_of):
+        # Holm over members is made again from their p-values, whoever verifies.
+        if left := next((m for m in gate.any_of if m in recomputed.unable or m not in verdicts), None):
+            recomputed.unable[gate.id] = f'"{left}" is one of it'
+        else:
+            recomputed.gates.append(gate.id)
+    recomputed.differs = _rows_error(lines, locked) if locked.digests else ""
+    return recomputed
+
+
+# -- the rows --------------------------------------------------------------------------------------
+
+
+def read_items(export: Path, manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of an export; raises ValueError at the end where they are not those of its manifest."""
+    total, sha256 = hashlib.sha256(), manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]
+    with open_file(export / EVIDENCE / ITEMS, below=export) as f:
+        for line in f:
+            total.update(line)
+            yield read_json(line)
+    if total.hexdigest() != sha256:
+        raise ValueError(f"{ITEMS} changed while it was read")
+
+
+def _rows_error(lines: Sequence[Mapping[str, Any]], locked: Locked) -> str:
+    """Return of which evaluation the rows are not those of the lock, or differ between subjects, or nothing."""
+    digests: dict[str, dict[int, str]] = {}
+    for row in lines:
+        name, number = row["item"].partition("::")[2], row["number"]
+        digest = row_digest(row) if "id" in row else row["row"]
+        if digests.setdefault(name, {}).setdefault(number, digest) != digest:
+            return f'row {number} of "{name}" is told in two ways'
+    for name, rows in digests.items():
+        if digest_of([rows[number] for number in sorted(rows)]) != locked.digests[name]:
+            return f'the rows of "{name}" in {ITEMS} are not those of the lock'
+    return ""
+
+
+def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tuple[Samples, Results, Leaks]:
+    """Return the rows as they were judged. Raises ValueError when two lines differ about one row."""
+    samples: dict[str, dict[int, Sample]] = {}
+    leaks: dict[str, dict[str, str]] = {}
+    rows: dict[tuple[str, str], list[tuple[int, int, Score]]] = {}
+    for row in lines:
+        subject, _, name = row["item"].partition("::")
+        if "id" not in row:  # private, or not asked
+            continue
+        number, score = row["number"], score_from_row(row)
+        about = {"cluster": row["cluster"], "second_cluster": row.get("second_cluster"), "key": row.get("key", "")}
+        sample = Sample(row["id"], row=dict(row["slices"]), **about)
+        if samples.setdefault(name, {}).setdefault(number, sample) != sample:
+            raise ValueError(f'row {number} of "{name}" is told in two ways')
+        if "leak" in row:
+            leaks.setdefault(name, {})[row["id"]] = row["leak"]
+        rows.setdefault((subject, name), []).append((number, row.get("place", -1), score))
+    results = {key: _result(key, placed, manifest["evaluations"]["::".join(key)]) for key, placed in rows.items()}
+    ordered = {name: [by_number[i] for i in sorted(by_number)] for name, by_number in samples.items()}
+    for name, some in ordered.items():
+        if len({s.id for s in some}) < len(some):
+            raise ValueError(f'two rows of "{name}" have one id')
+    return ordered, results, leaks
+
+
+def score_from_row(row: Mapping[str, Any]) -> Score:
+    """Return what evidence says of a row that is not private, as it was judged."""
+
+    def number(value: Any) -> float:
+        return math.nan if value is None else float(value)
+
+    values, weights = ({str(k): number(v) for k, v in row[key].items()} for key in ("values", "weights"))
+    about: dict[str, Any] = {"ended": row.get("ended", ""), "tokens": row.get("tokens"), "answer": row["answer_hash"]}
+    about["lost"] = tuple(str(name) for name in row.get("lost", ()))
+    about["partly_lost"] = {str(name): number(share) for name, share in row.get("partly_lost", {}).items()}
+    return Score(str(row["id"]), values, number(row["weight"]), weights=weights, **about)
+
+
+def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Mapping[str, Any]) -> Result:
+    """Return a result whose rows stand as they were judged: in the data's order, or in the one they were asked in."""
+    numbers = sorted(number for number, _, _ in rows)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f'a row of "{"::".join(key)}" is there twice')
+    placed = sorted((place, score.id) for _, place, score in rows if place >= 0)
+    if placed and [place for place, _ in placed] != list(range(len(rows))):
+        raise ValueError(f'the order of the rows of "{"::".join(key)}" has gaps')
+    caveats = tuple(Caveat(c["text"], c["outcome"], tuple(c["metrics"])) for c in about["caveats"])
+    labels = []
+    for told in about.get("labels", ()):
+        truth, said, clusters, sides = (tuple(told[key]) for key in ("truth", "said", "clusters", "sides"))
+        ids = tuple(map(str, told.get("rows", ())))
+        labels.append(Labels(str(told["metric"]), truth, said, clusters, str(told["side"]), sides, ids))
+    scores = tuple(score for _, _, score in sorted(rows, key=lambda row: row[0]))
+    how: dict[str, Any] = {"order": tuple(i for _, i in placed), "caveats": caveats, "labels": tuple(labels)}
+    return Result(*key, scores, {}, about["weights"], rows=about["rows"], **how)
+
+
+# -- the gates -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _CandidateEvidence:
+    locked: Locked
+    manifest: Mapping[str, Any]
+    verdicts: Verdicts
+    samples: Samples
+    results: Results
+    leaks: Leaks
+
+    def unable_error(self, gate: Gate) -> str:
+        """Return why a gate cannot be judged again by anybody who has the evidence alone, or nothing."""
+        name, metric = gate.eval, self.locked.metric(gate)
+        combine = self.locked.combines.get(gate.metric)
+        if self.verdicts[gate.id]["outcome"] == Outcome.ERROR or metric is None:
+            return "it could not be judged"
+        if self.manifest["statistics"] != hypothesis_tests.VERSION:
+            return (
+                f"it was judged with statistics {self.manifest['statistics']}, and these are {hypothesis_tests.VERSION}"
+            )
+        if self.locked.evals[name].get("private"):
+            return f'the rows of "{name}" are private'
+        if combine and combine not in COMBINES:
+            return f"{metric.name} is made of all rows at once by {combine}, whose code or texts are not here"
+        if gate.clean_only and self.locked.evals[name].get("stop") == "early":
+            return "it stopped early, and rows that were not asked may leak"
+        return ""
+
+    def difference_error(self, gate: Gate) -> str:
+        """Decide a gate again, and return in what it differs from the evidence, or nothing."""
+        if why := self.rows_error(gate):
+            return why
+        recorded = self.verdicts[gate.id]
+        again = json.loads(dumps(asdict(self.decide(gate))))
+        if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
+            return f"cannot be judged on the rows in the evidence: {again['why']}"
+        for key in (*FLOATS, *BOUNDS):
+            if not _near(recorded[key], again[key], NEAR_BOUND if key in BOUNDS else NEAR):
+                return f"has {key} {recorded[key]}, the rows come to {again[key]}"
+        if key := next((key for key in SAME if recorded[key] != again[key]), ""):
+            return f"has another {key} than its rows come to"
+        for one, other in zip(recorded["slices"], again["slices"], strict=False):
+            same = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))
+            if not (same and all(_near(one[key], other[key], NEAR_BOUND) for key in BOUNDS)):
+                return f'says of slice "{one["name"]}" what its rows do not'
+        if len(recorded["slices"]) != len(again["slices"]):
+            return "has other slices than its rows"
+        demoted = gate.group and (again["outcome"], recorded["outcome"]) == (Outcome.PASS, Outcome.INCONCLUSIVE)
+        same = demoted or again["outcome"] == recorded["outcome"]
+        return "" if same else f"is told to be {recorded['outcome']}, its rows say {again['outcome']}"
+
+    def rows_error(self, gate: Gate) -> str:
+        """Return which rows are not there that the lock has, or are there under other weights, or nothing."""
+        name, candidate = gate.eval, self.manifest["candidate"]
+        early, there = self.locked.evals[name].get("stop") == "early", self.locked.rows.get(name)
+        for subject in (candidate, *((gate.versus,) if gate.versus else ())):
+            if (result := self.results.get((subject, name))) is None:
+                return f'has no rows of "{subject}::{name}" in {ITEMS}'
+            fewer = early and subject == candidate
+            if there is not None and len(result.scores) != there and not (fewer and len(result.scores) < there):
+                return f'has {len(result.scores)} rows of "{subject}::{name}" in {ITEMS}, the lock has {there}'
+            if bool(result.order) != fewer:
+                return f'has rows of "{subject}::{name}" in an order that its eval does not ask for'
+        leaks = sorted(self.leaks.get(name, {}).items())
+        if gate.clean_only and digest_of(leaks) != self.locked.left_out[name]["sha256"]:
+            return "leaves out other rows than those of the lock"
+        return ""
+
+    def decide(self, gate: Gate) -> Verdict:
+        """Decide a gate as `harness.pipeline.adjudication` does, at the risk it was judged at."""
+        name, metric, samples = str(self.manifest["candidate"]), self.locked.metric(gate), self.samples[gate.eval]
+        if metric and metric.combine:  # the code that makes it of all rows is ours
+            module, _, function = self.locked.combines[gate.metric].partition(":")
+            metric = replace(metric, combine=getattr(importlib.import_module(module), function))
+        ours, alpha = self.results[name, gate.eval], float(self.verdicts[gate.id]["alpha"])
+        theirs = self.results[gate.versus, gate.eval] if gate.versus else None
+        ask = partial(decide, gate, metric, ours, theirs, samples, alpha, name=name)
+        if not gate.clean_only:
+            return ask()
+        return contamination.decide_without_leaks(
+            gate, samples, self.leaks, lambda w: ask(without=w), name=name, alpha=alpha
+        )
+
+
+def _near(one: float | None, other: float | None, relative: float) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=relative, abs_tol=TINY)

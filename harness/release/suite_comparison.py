@@ -1,0 +1,115 @@
+"""`harness verify --suite FILE`: the lock and its rows beside the deployer's own copy of suite and data.
+
+No plugin is imported and nothing is fetched: what only they can read is told as not compared.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.attestation import EVIDENCE, ITEMS
+from harness.artifacts.digests import row_digest
+from harness.collection.tasks import cluster_by_prompt
+from harness.data.reading import FILES, split_slice
+from harness.data.rows import read_rows, to_samples
+from harness.errors import Mistakes
+from harness.files import open_file
+from harness.records.samples import Sample
+from harness.release.lock_writer import own_keys, rows_digest_as_in
+from harness.reports.report_json import dumps
+from harness.schema import format_toml
+from harness.suite.reader import read_suite
+from harness.suite.tables import Eval, Suite
+from harness.texts import secrets
+
+LOCKED = ("says", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
+Tables = Mapping[str, Mapping[str, Any]]  # by what they are called
+MODEL = (Sample("model"),)  # what an evaluation without data asks
+
+
+@dataclass
+class SuiteComparison:
+    """What differs, a line each, whose rows are the same, and what could not be compared."""
+
+    differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
+
+
+def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteComparison:
+    """Compare a verified lock with a copy of its suite and the data beside it; raises UsageError where it is wrong."""
+    suite, found = read_suite(file), SuiteComparison()
+    locked = lock["suite"]
+    if suite.digest != locked["digest"] and "candidate" in locked:  # which came with the command
+        suite = read_suite(file, candidate=locked["candidate"])
+    if suite.digest != locked["digest"]:
+        found.differences.append(f"its digest is {locked['digest'][:16]}, that of {file} {suite.digest[:16]}")
+        ours = {f'gate "{g.id}"': own_keys(g) for g in suite.gates}
+        found.differences += _tables({f'gate "{g["id"]}"': g for g in lock["gates"]}, ours, file)
+        evals = {f'eval "{e.name}"': {**own_keys(e), **secrets.redact_options(dict(e.options))} for e in suite.evals}
+        theirs = {f'eval "{e["name"]}"': {**e, **e["options"]} for e in locked["evals"]}
+        found.differences += _tables(theirs, evals, file, defaults=True)
+    for spec in suite.evals:
+        if spec.name in lock["data"]:
+            _compare_rows(found, suite, spec, export, lock)
+    if beside := sorted(lock["data"].keys() - {e.name for e in suite.evals}):
+        found.notes.append(f"not compared: {', '.join(beside)}")
+    return found
+
+
+def _tables(theirs: Tables, ours: Tables, file: Path, *, defaults: bool = False) -> Iterator[str]:
+    """Yield how tables of the lock differ from those of a suite, of which a lock may have keys with `defaults` more."""
+    for name in dict.fromkeys((*theirs, *ours)):
+        if name not in ours or name not in theirs:
+            yield f"{name} is not in {'the lock' if name in ours else file}"
+            continue
+        lock, copy = theirs[name], json.loads(dumps(ours[name]))
+        for key in copy if defaults else {**lock, **copy}:
+            if key not in LOCKED and lock.get(key) != copy.get(key):
+                there, here = (format_toml(one[key]) if key in one else "not there" for one in (lock, copy))
+                yield f"{key} of {name} is {there}, {here} in {file}"
+
+
+def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path, lock: Mapping[str, Any]) -> None:
+    """Add to what is the same, what differs, or what cannot be read here. Raises UsageError where rows are wrong."""
+    digest = lock["data"][spec.name]["sha256"]
+    if spec.data is None:
+        if rows_digest_as_in(lock, MODEL) != digest:
+            found.notes.append(f'rows of "{spec.name}" not compared: its evaluator brings them')
+        return
+    if Path(split_slice(spec.data, spec.where)[0]).suffix not in FILES:
+        why = f'"{spec.data}" is no file that is read without a plugin'
+        found.notes.append(f'rows of "{spec.name}" not compared: {why}')
+        return
+    # As each kind of evaluator has them read: with targets of JSON, or joined by prompt.
+    rows = read_rows(spec.data, suite.path.parent, lambda _: None, spec.where)[: spec.limit]
+    how: dict[str, Any] = {key: getattr(spec, key) for key in ("columns", "cluster", "slices", "template")}
+    readings, mistakes = list[list[Sample]](), Mistakes()
+    for json_targets in (False, True):
+        with mistakes.collecting():
+            made = to_samples(rows, spec.where, arguments=spec.chat_template_kwargs, json_targets=json_targets, **how)
+            readings += [made] if spec.cluster else [made, list(cluster_by_prompt(tuple(made)))]
+    if not readings:
+        mistakes.raise_if_any()
+    if any(rows_digest_as_in(lock, samples) == digest for samples in readings):
+        found.same.append(spec.name)
+        return
+    there, here = lock["data"][spec.name]["rows"], readings[0]
+    which = f"{there} rows, {len(here)} in the copy" if there != len(here) else _first(here, spec.name, export)
+    found.differences.append(f'rows of "{spec.name}" are not those of {spec.data}{f": {which}" if which else ""}')
+
+
+def _first(samples: list[Sample], name: str, export: Path) -> str:
+    """Return the first row that the evidence tells otherwise, or nothing where it tells rows by digests of old."""
+    with io.TextIOWrapper(open_file(export / EVIDENCE / ITEMS, below=export), "utf-8") as f:
+        for row in map(json.loads, f):
+            if row["item"].partition("::")[2] == name and "number" in row:
+                told = row_digest(row) if "id" in row else row["row"]
+                if told != samples[row["number"]].digest:
+                    return f'the first is row "{samples[row["number"]].id}"'
+    return ""

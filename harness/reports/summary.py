@@ -1,0 +1,181 @@
+"""What a run came to in one sentence, and the gate that decided it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from harness.errors import ExitCode
+from harness.records import verdict_text
+from harness.records.run import Change, Run
+from harness.records.verdicts import Outcome, Verdict
+
+GLYPHS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.INCONCLUSIVE: "?", Outcome.ERROR: "!"}  # beside its word
+RANKS = {Outcome.FAIL: 0, Outcome.ERROR: 1, Outcome.INCONCLUSIVE: 2, Outcome.PASS: 3}
+NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+NOT_ASKED = ("--no-export",)  # the reasons of an export that verdicts allow
+WORDS = {Outcome.FAIL: "failed", Outcome.ERROR: "could not be judged"}
+
+
+def sort_worst_first(run: Run) -> list[Verdict]:
+    """Return the verdicts: what holds something up, then by outcome, then the bound closest to or past its limit."""
+
+    def place(v: Verdict) -> tuple[bool, int, bool, float]:
+        return not v.holds_up, RANKS[v.outcome], not (v.blocking and v.decides), distance_to_limit(v)
+
+    return sorted(run.verdicts, key=place)
+
+
+def deciding_verdict(run: Run) -> Verdict | None:
+    """Return the verdict that decided: the worst of those that block, or where all passed the closest one."""
+    found = sort_worst_first(run)
+    return next((v for v in found if v.blocking and v.decides), found[0] if found else None)
+
+
+def largest_gain(run: Run) -> Verdict | None:
+    """Return the largest gain that a gate on what ships proved: of a share of rows, else on any other scale."""
+    asked = [(v, v.about) for v in run.verdicts if v.decides and v.outcome is Outcome.PASS and v.about and v.estimate]
+    gains = [(a.is_share, abs(v.estimate or 0.0), v) for v, a in asked if a.kind == "difference" and a.threshold >= 0]
+    return max(gains, key=lambda g: g[:2])[2] if gains else None
+
+
+def ungated_losses(run: Run) -> list[Change]:
+    """Return the losses that making what ships proved and no gate asks about, the worst first, of shares of rows first.
+
+    They are of the metrics that gates name, and of the first of each eval.
+    """
+    shipping = {v.candidate for v in run.verdicts if v.decides}
+    asked = {(v.candidate, v.metric, v.versus) for v in run.verdicts}
+    named = {v.metric for v in run.verdicts} | {f"{r.eval}.{m}" for r in run.reports for m in [*r.metrics][:1]}
+    less = {f"{r.eval}.{m}" for r in run.reports for m, way in r.better.items() if way == "lower"}
+    found = []
+    for c in run.changes:
+        name = f"{c.eval}.{c.metric}"
+        if c.after not in shipping or name not in named or (c.after, name, c.before) in asked:
+            continue
+        if c.estimate is not None and c.lower is not None and c.upper is not None:
+            lost = c.lower > 0 if name in less else c.upper < 0
+            found += [(c.is_share, abs(c.estimate), c)] if lost else []
+    return [c for *_, c in sorted(found, key=lambda f: f[:2], reverse=True)]
+
+
+def run_outcome(run: Run) -> Outcome:
+    """Return what a run came to: PASS where something may ship."""
+    gates = [v for v in run.verdicts if not v.group]
+    if run.edited:
+        return Outcome.ERROR
+    if gates and _shipping(run, gates)[0]:
+        return Outcome.PASS
+    return Outcome.FAIL if run.exit_code == ExitCode.FAILED else Outcome.INCONCLUSIVE
+
+
+def waived_and_ignored(run: Run) -> list[str]:
+    """Return in words what ships although it did not pass: each gate that is waived, each check that was ignored."""
+    waived = [v for v in sort_worst_first(run) if v.waived and v.decides]
+    said = [
+        f"{v.gate} on {v.candidate}, {v.waiver.says()}: {verdict_text.format_reason(v)}" for v in waived if v.waiver
+    ]
+    return said + ignored_errors(run)
+
+
+def ignored_errors(run: Run) -> list[str]:
+    """Return in words each error of a check that was ignored."""
+    return [f"{code} was ignored, {waiver.says()}" for code, waiver in run.passed_over.items()]
+
+
+def distance_to_limit(v: Verdict) -> float:
+    """Return how far the bound that has to clear the limit is beyond it, in half-widths of the interval.
+
+    Below zero it is on the wrong side; infinite where there is no interval.
+    """
+    counted = v.about is None or v.about.kind in ("failures", "group")
+    bound = None if v.about is None or counted else v.lower if v.about.sign > 0 else v.upper
+    if v.about is None or bound is None or v.threshold is None or v.estimate is None:
+        return math.inf if v.outcome is Outcome.PASS else -math.inf
+    beyond = v.about.sign * (bound - v.threshold)
+    half = abs(v.estimate - bound) if v.lower is None or v.upper is None else (v.upper - v.lower) / 2
+    return beyond / half if half else math.copysign(math.inf, beyond or (1 if v.outcome is Outcome.PASS else -1))
+
+
+def verdict_sentence(run: Run) -> str:
+    """Return what may ship and why not, such as "nothing ships: one gate failed, one is not proven"."""
+    return f"not verified, the report is old or was changed: {_decision(run)}" if run.edited else _decision(run)
+
+
+def _decision(run: Run) -> str:
+    if not (gates := [v for v in run.verdicts if not v.group]):
+        why = "the run broke off" if run.problem else "a check failed" if any(f.counts for f in run.flags) else ""
+        return f"nothing ships: {why} before a gate was reached" if why else "nothing ships: nothing was gated"
+    shipping, why = _shipping(run, gates)
+    if not shipping:
+        return f"nothing ships: {why}"
+    decide, others = [v for v in gates if v.decides], [v for v in gates if not v.decides]
+    passed = sum(v.outcome is Outcome.PASS for v in decide)
+    left = [v for v in decide if v.outcome is not Outcome.PASS]  # and yet keeps nothing from shipping
+    waived, warned = [v for v in left if v.waived], [v for v in left if not v.blocking and not v.waived]
+    other = [v for v in left if v not in waived and v not in warned]
+    parts = [f"{join_names(shipping)} may ship: {passed} of {_count(len(decide), 'gate')} passed"]
+    parts += [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
+    parts += _tally(warned, of=("that only warns", "that only warn"))
+    parts += (
+        [f"{join_names(sorted({v.candidate for v in other}))} may not: {', '.join(_tally(other))}"] if other else []
+    )
+    if ignoring := len(run.passed_over):
+        parts.append(f"{_count(ignoring, 'failed check', words=True)} {'is' if ignoring == 1 else 'are'} waived")
+    text = ", ".join(parts)
+    if others:
+        rest = ", ".join(_tally([v for v in others if v.outcome is not Outcome.PASS]))
+        text += f"; {_number(len(others))} more on {join_names(sorted({v.candidate for v in others}))}"
+        text += f", of which {rest}" if rest else ""
+    return text
+
+
+def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
+    """Return the candidates that may ship, or why there are none."""
+    held = [v for v in gates if v.holds_up]
+    declared = [e.candidate for e in run.exports] or [v.candidate for v in gates if v.blocking and v.decides]
+    written = [e.candidate for e in run.exports if e.written]
+    free = [c for c in dict.fromkeys(declared) if not any(v.candidate == c for v in held)]
+    findings = [f for f in run.flags if f.counts]
+    if run.problem:
+        return [], ", ".join([*_tally(held), "the run broke off"])
+    if run.selecting:
+        return [], "on select splits nothing is confirmed"
+    if run.part:
+        return [], ", ".join([*_tally(held), run.part])
+    if findings:
+        return [], ", ".join([*_tally(held), f"{_count(len(findings), 'check', words=True)} failed"])
+    if len(run.verdicts) < run.gates:
+        return [], ", ".join([*_tally(held), f"{run.gates - len(run.verdicts)} of {run.gates} gates were not put"])
+    refused = {e.candidate: e.reasons[0] for e in run.exports if not e.written and e.reasons not in ((), NOT_ASKED)}
+    if run.exit_code == 0:
+        return [c for c in free if c not in refused], next(iter(refused.values()), "no blocking gate is on what ships")
+    return list(dict.fromkeys(written)), ", ".join(_tally(held)) or "something was not evaluated"
+
+
+def _tally(verdicts: Sequence[Verdict], *, of: tuple[str, str] = ("", "")) -> list[str]:
+    """Return how many failed, could not be judged and are not proven; `of` is said of one of them, and of several.
+
+    Without it the first has the noun.
+    """
+    found: list[str] = []
+    for outcome in sorted(RANKS, key=lambda o: RANKS[o])[:-1]:
+        if n := sum(v.outcome is outcome for v in verdicts):
+            what = WORDS.get(outcome) or ("is not proven" if n == 1 else "are not proven")
+            which = of[n > 1]
+            many = f"{_number(n)} {which}".rstrip() if which or found else _count(n, "gate", words=True)
+            found.append(f"{many} {what}")
+    return found
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return names in a sentence: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _number(n: int) -> str:
+    return NUMBERS[n] if n < len(NUMBERS) else f"{n:,}"
+
+
+def _count(n: int, noun: str, *, words: bool = False) -> str:
+    return f"{_number(n) if words else n} {noun}{'' if n == 1 else 's'}"

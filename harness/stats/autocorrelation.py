@@ -1,0 +1,34 @@
+"""Whether neighbouring rows say alike things: rows that are taken to be independent and stand as they came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+from harness.stats.arrays import np
+
+FEWEST, MOST = 20, 5_000  # rows: of fewer nothing is said, of more the normal distribution is asked
+ORDERS = 999  # of the rows, drawn at random
+SEED = 20102
+
+
+def lag_one_correlation(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the correlation of rows with those after them, and how often rows in another order have as high a one.
+
+    Lag-1 autocorrelation, with the p-value of its permutation test (Wald, Wolfowitz 1943, Annals of Mathematical
+    Statistics 14:378); None of fewer than FEWEST rows, and where nothing varies.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    x = x - x.mean()
+    n, size = len(x), float(x @ x)
+    if n < FEWEST or not size > 1e-24 * n * max(1.0, float(np.abs(values).max()) ** 2):
+        return None
+    seen = float(x[:-1] @ x[1:])
+    if n > MOST:
+        return seen / size, NormalDist().cdf(-(seen / size * n + 1) / math.sqrt(n))
+    rng, above = np.random.default_rng([SEED, n]), 0
+    for _ in range(ORDERS):
+        other = rng.permutation(x)
+        above += float(other[:-1] @ other[1:]) >= seen - 1e-12 * size
+    return seen / size, (1 + above) / (ORDERS + 1)

@@ -1,0 +1,191 @@
+"""Which tests must agree on a mean of clusters: of one data set, as in a gate, or of many, as in a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from harness.stats import ratio, rule_of_three
+from harness.stats.arrays import Floats, np
+from harness.stats.ratio import Ratio
+from harness.stats.rule_of_three import Support
+
+Kind = Literal["share", "pairs", "score", "ratio"]
+P = tuple[Floats, Floats]
+SILENT = 0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
+RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
+
+
+@dataclass(frozen=True)
+class MeanTest:
+    """A test: p_pass and p_fail of every data set against a number, and the bounds of one data set at a level."""
+
+    p: Callable[[float], P]
+    bounds: Callable[[float], tuple[float, float]]
+
+
+def select_tests(
+    of: Ratio, kind: Kind, alpha: float, *, discordance: Any = None, support: Support | None = None,
+    near: float | None = None,
+) -> list[MeanTest]:  # fmt: skip
+    """Return the tests of which the weakest counts at a level.
+
+    Of one data set there are more resamples where its p-value against `near` is close to alpha.
+
+    `kind` is what the rows are: in clusters and in a `support` one wide ("share"), differences of 0/1 rows in clusters
+    ("pairs", with the `discordance` of every data set), in any other `support` ("score"), or any others ("ratio").
+    """
+    if kind == "ratio" or support is None:
+        return [_guarded(of, ratio.LEAST, ratio.STEEP)]
+    if kind == "share":
+        low = support[0]
+        first = MeanTest(lambda t: ratio.share_t(of, t, low), lambda a: ratio.share_bounds(of, a, low))
+    elif kind == "pairs":
+        first = MeanTest(lambda t: ratio.pairs_t(of, t, discordance), lambda a: ratio.pairs_bounds(of, a, discordance))
+    else:
+        first = MeanTest(partial(ratio.skewed_t, of), partial(ratio.skewed_bounds, of))
+    return [first, *_beside(of, alpha, support, near)]
+
+
+def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
+    """Return whether `worst_row` may prove what `asked` cannot: of rows, and of clusters of other sizes."""
+    if of.clusters > RESAMPLED_CLUSTERS:
+        return False
+    return independent or (alpha >= ratio.FINEST and bool((of.weights.max(-1) > of.weights.min(-1)).any()))
+
+
+def worst_row_test(of: Ratio, support: Support, alpha: float, near: float | None = None) -> MeanTest:
+    """Return the Bayesian bootstrap with a worst cluster; of clusters of other sizes it is no surer than `unseen`."""
+    median, unequal = _median(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
+    draw, p_of = partial(ratio.worst_rows, of, support), ratio.worst_mean_p
+    drawn = draw() if near is None else ratio.draw_resamples(draw, partial(p_of, threshold=near), alpha)
+
+    def p(threshold: float) -> P:
+        found, least = p_of(drawn, threshold), rule_of_three.unseen_p(median, of.weights, threshold, support)
+        up, down = (np.where(unequal, np.maximum(one, two), one) for one, two in zip(found, least, strict=True))
+        return up, down
+
+    def bounds(alpha: float) -> tuple[float, float]:
+        found = ratio.worst_mean_bounds(drawn, alpha, support)
+        if not unequal:
+            return found
+        least = rule_of_three.unseen_bounds(float(median), of.weights, alpha, support)
+        return min(found[0], least[0]), max(found[1], least[1])
+
+    return MeanTest(p, bounds)
+
+
+def _median(of: Ratio) -> tuple[Floats, Floats]:
+    """Return the median cluster's mean, (...), and the means of all, (..., G)."""
+    value = of.estimate[..., None] + of.residuals / of.weights
+    return np.asarray(np.median(value, -1)), np.asarray(value)
+
+
+def _guarded(of: Ratio, least: Any, steep: Any, *, large: bool = False) -> MeanTest:
+    given: dict[str, Any] = {"least": least, "steep": steep, "large": large}
+    return MeanTest(lambda t: ratio.guarded_t(of, t, **given), lambda a: ratio.guarded_bounds(of, a, **given))
+
+
+def _beside(of: Ratio, alpha: float, support: Support, near: float | None) -> list[MeanTest]:
+    """Return the tests that must agree: whole clusters resampled, or a guarded t where these say nothing.
+
+    They do not where clusters are very uneven, where alpha is small, and where so few vary, or such small ones, that
+    many resamples hold none of these; then nothing is proven that what was not seen would not allow. Clusters of other
+    sizes are guarded beside their resamples, the more the more uneven they are, and the more their size tells of their
+    mean: sizes are drawn as well, and the worst that was seen may happen to one as large as that of a random row.
+    """
+    rough = np.broadcast_to(1 - ratio.effective_clusters(of.weights) / of.clusters, of.estimate.shape)
+    unequal, uneven = rough > 1e-12, rough > 1 - ratio.EVEN
+    # a resample holds none of k of G clusters with a chance of (1 - k/G)^G; by weight as many vary as would be as large
+    # as the cluster of a random row
+    median, value = _median(of)
+    varies = np.abs(value - median[..., None]) > 1e-12 * np.maximum(np.abs(value), 1.0)
+    share = varies.mean(-1)
+    weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
+    by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
+    scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
+    mute = uneven | scarce | (alpha < ratio.FINEST)
+    strength = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0))
+    told = np.abs(_correlation(of.weights, value)) - 1 / np.sqrt(of.clusters)
+    strength = np.maximum(strength, np.clip(ratio.TOLD * told, 0.0, ratio.MOST_TOLD))
+    least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
+    guarded = _guarded(of, least * strength, ratio.STEEP * strength, large=True)
+    found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
+    if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST and not mute.all():
+        draw, p_of = partial(ratio.bootstrap_t, of), partial(ratio.bootstrap_p, of)
+        drawn = draw() if near is None else ratio.draw_resamples(draw, partial(p_of, threshold=near), alpha)
+        resampled = MeanTest(partial(ratio.bootstrap_p, of, drawn), partial(ratio.bootstrap_bounds, of, drawn))
+        found.append(_where(~mute, resampled))
+    return [test for test in found if test]
+
+
+def _correlation(weights: Floats, value: Floats) -> Floats:
+    """Return the correlation (...) of the sizes of clusters with their means, 0 where either does not vary."""
+    x, y = weights - weights.mean(-1, keepdims=True), value - value.mean(-1, keepdims=True)
+    scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    return np.asarray((x * y).sum(-1) / np.where(scale > 0, scale, 1.0))
+
+
+def _where(some: Any, test: MeanTest) -> MeanTest | None:
+    """Return a test of some data sets, which asks nothing of the others, or None where there are none."""
+
+    def p(threshold: float) -> P:
+        up, down = test.p(threshold)
+        return np.where(some, up, 0.0), np.where(some, down, 0.0)
+
+    return test if some.all() else MeanTest(p, test.bounds) if some.any() else None
+
+
+def _unseen(of: Ratio, support: Support) -> MeanTest:
+    """Return what the clusters that agree with the median one allow: a disaster that none of them showed.
+
+    Of clusters of other sizes what was lost is counted, too, and nothing else is assumed.
+    """
+    median, value = (np.clip(x, *support) for x in _median(of))  # of stretched ones some are beyond it
+    unequal = np.ptp(of.weights, -1) > 0
+    share = of.weights / of.weights.sum(-1, keepdims=True)
+    with np.errstate(all="ignore"):
+        below, above = (
+            np.where(unequal, (share * np.maximum(away, 0.0)).sum(-1) / np.abs(end - median), 0.0)
+            for away, end in ((median[..., None] - value, support[0]), (value - median[..., None], support[1]))
+        )
+
+    def bounds(alpha: float) -> tuple[float, float]:
+        return rule_of_three.unseen_bounds(float(median), of.weights, alpha, support, (float(below), float(above)))
+
+    return MeanTest(lambda t: rule_of_three.unseen_p(median, of.weights, t, support, (below, above)), bounds)
+
+
+def judge_datasets(
+    of: Ratio,
+    kind: Kind,
+    alpha: float,
+    *,
+    discordance: Floats | None = None,
+    independent: bool = False,
+    support: Support = (0.0, 1.0),
+) -> Callable[[float], P]:
+    """Return what gives p_pass and p_fail of every data set against a number, as `cluster_t` does one by one.
+
+    `independent` clusters are rows, see `cluster_t`.
+    """
+    known = None if kind == "ratio" else (-1.0, 1.0) if kind == "pairs" else support
+    tests, varies = select_tests(of, kind, alpha, discordance=discordance, support=known), of.varies()
+
+    def p(threshold: float) -> P:
+        parts, alike = (
+            [test.p(threshold) for test in tests],
+            rule_of_three.unseen_p(of.estimate, of.weights, threshold, known),
+        )
+        if independent:
+            parts.append(alike)
+        found = [np.maximum.reduce([part[i] for part in parts]) for i in (0, 1)]
+        if known and has_worst_row(of, alpha, independent=independent):
+            some = independent | (of.weights.max(-1) > of.weights.min(-1))
+            worst = worst_row_test(of, known, alpha).p(threshold)
+            found = [np.where(some, np.minimum(part, other), part) for part, other in zip(found, worst, strict=True)]
+        return np.where(varies, found[0], alike[0]), np.where(varies, found[1], alike[1])
+
+    return p

@@ -1,0 +1,117 @@
+"""What none or few of some clusters showed, and how often such clusters would come from a population that is worse.
+
+Clusters are independent, their weights are given, and nothing else is assumed: each may lose what it likes, as often as
+it likes, so that the largest clusters are those that the worst population loses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from harness.stats.arrays import Floats, np
+
+Support = tuple[float, float]
+TILTS = (0.02, 60.0, 40)  # of Chernoff's bound: least, most and how many, in units of one over the mean weight
+TOGETHER = 1 << 20  # numbers that are computed in one go
+
+
+def unseen_p(
+    value: Any, weights: Any, threshold: float, support: Support | None, lost: Any = (0.0, 0.0)
+) -> tuple[Any, Any]:
+    """Return p_pass and p_fail of a mean where clusters have one value, but for what few `lost`; 1 without a support.
+
+    `value` (...), `weights` (..., G). `lost` holds the shares of the weight below and above the value, (...) each, as
+    shares of what could be lost or won there. If the mean were at most the threshold, a share u = (value - threshold) /
+    (value - lowest) would be lost on average, and no more than `lost` was.
+    """
+    value = np.asarray(value, dtype=np.float64)
+    if support is None:
+        return np.ones_like(value), np.ones_like(value)
+    low, high = support
+    with np.errstate(all="ignore"):
+        down, up = (value - threshold) / (value - low), (threshold - value) / (high - value)
+    return unseen_chance(weights, lost[0], down), unseen_chance(weights, lost[1], up)
+
+
+def unseen_bounds(
+    value: float, weights: Floats, alpha: float, support: Support, lost: tuple[float, float] = (0.0, 0.0)
+) -> tuple[float, float]:
+    """Return the one-sided bounds at alpha each that invert `p`, of one data set."""
+    low, high = support
+    least = _largest(weights, lost[0], alpha)
+    most = _largest(weights, lost[1], alpha) if lost[1] != lost[0] else least
+    return value - (value - low) * least, value + (high - value) * most
+
+
+def unseen_chance(weights: Any, lost: Any, share: Any) -> Floats:
+    """Return how often clusters lose at most a share `lost` of their weight if they lose `share` of it on average.
+
+    At most so often, whatever each loses of its own weight: Chernoff's bound with the largest moments that a mean
+    allows (Hoeffding 1963, Journal of the American Statistical Association 58:13, lemma 1), the means being those that
+    make it largest, which fill up from the largest cluster. Exact where nothing is lost; of equal weights that is
+    (1 - share)^G (Hanley, Lippman-Hand 1983, JAMA 249:1743).
+    """
+    lost, share = np.broadcast_arrays(np.asarray(lost, dtype=np.float64), np.asarray(share, dtype=np.float64))
+    w = np.broadcast_to(np.asarray(weights, dtype=np.float64), (*share.shape, np.shape(weights)[-1]))
+    found = np.where(share > 0, 0.0, 1.0)  # NaN, where there is nothing to lose, is as all of it
+    asked, count = (share > 0) & (share < 1), w.shape[-1]
+    if not asked.any():
+        return found
+    w, lost, share = w[asked], lost[asked], share[asked]  # (n, G), (n,), (n,)
+    if (w == w[:, :1]).all() and not lost.any():
+        found[asked] = (1 - share) ** count
+        return found
+    w = -np.sort(-w, -1) / w.mean(-1, keepdims=True)
+    best = np.where(lost > 0, 0.0, np.minimum(_filled(w, count * share), 0.0))
+    for some, heights in _tilted(w) if lost.any() else ():
+        best = np.minimum(best, (some * count * lost + _filled(heights, count * share)).min(0, initial=0.0))
+    found[asked] = np.where(lost < share, np.exp(best), 1.0)
+    return found
+
+
+def _tilted(w: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """Yield Chernoff's tilts (T, 1), so many in one go, and their heights (T, n, G) of falling weights (n, G)."""
+    tilts = np.geomspace(*TILTS)[:, None]
+    for some in np.array_split(tilts, min(len(tilts), 1 + tilts.size * w.size // TOGETHER)):
+        yield some, w / -np.expm1(-some[..., None] * w)
+
+
+def _filled(heights: Floats, need: Floats) -> Floats:
+    """Return the log of the largest Π(level / height) over heights above a level, which they exceed by `need` in all.
+
+    `heights` (..., n, G) fall, `need` (n,).
+    """
+    level = (np.cumsum(heights, -1) - need[:, None]) / np.arange(1, heights.shape[-1] + 1)
+    last = np.maximum((heights > level).sum(-1, keepdims=True) - 1, 0)
+    level = np.take_along_axis(level, last, -1)[..., 0]
+    logs = np.take_along_axis(np.cumsum(np.log(heights), -1), last, -1)[..., 0]
+    return np.asarray((last[..., 0] + 1) * np.log(np.maximum(level, 1e-300)) - logs)
+
+
+def _largest(weights: Floats, lost: float, alpha: float) -> float:
+    """Return the largest share that may be lost on average where so little was, at alpha: `chance` solved for it."""
+    if not lost and (weights == weights[0]).all():
+        return rule_of_three(len(weights), alpha)
+    if not lost < 1:  # NaN where there was nothing to lose
+        return 1.0
+    w, count = (-np.sort(-weights) / weights.mean())[None], len(weights)
+    if not lost:
+        return _need(w, np.log([[alpha]])) / count
+    need = min(_need(heights[:, 0], math.log(alpha) - some * count * lost) for some, heights in _tilted(w))
+    return min(max(lost, need / count), 1.0)
+
+
+def _need(heights: Floats, log: Floats) -> float:
+    """Return the least `need` with which `_filled` of falling heights (T, G) comes to a log (T, 1) below zero."""
+    sizes, logs = np.arange(1, heights.shape[-1] + 1), np.cumsum(np.log(heights), -1)
+    level = np.exp((log + logs) / sizes)  # of so many filled ones
+    last = (heights > level).sum(-1, keepdims=True) - 1
+    need = np.cumsum(heights, -1) - sizes * level
+    return float(np.take_along_axis(need, last, -1).min())
+
+
+def rule_of_three(n: int, alpha: float) -> float:
+    """Return the largest share of all rows that may be as bad as they like where none of n is, at alpha."""
+    return 1.0 - float(alpha ** (1 / n))

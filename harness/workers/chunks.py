@@ -1,0 +1,256 @@
+"""Requests cut into pieces of a fixed cost, each answered as if nothing had been asked before.
+
+In half precision a row's score depends on the rows beside it. So a piece is the same whoever answers it: pieces are cut
+in the order of the texts and by cost alone, never by the number of workers, and a subject forgets its prefixes between
+two of them. Then one process, two workers and five give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Unpack
+
+from harness.records.models import Generate, Generation, Logprob, ModelRef, Progress, Subject, stream_answers
+from harness.records.samples import Prompt
+from harness.texts.escaping import shorten_text
+
+Numbered = Iterator[tuple[int, Any]]  # answers, each with the number of its request
+Ask = Callable[[int, str, Sequence[Any], Mapping[str, Any]], Numbered]
+Tell = Callable[[Progress], None]
+APPETITE = 1 << 14  # rows to hand out at once: pieces for many workers, whatever their number
+COST = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
+# Times the length of what they begin with that a piece costs at least: for answers it is run again for each piece, for
+# scores a subject may keep it.
+BEGINNINGS = {"generate": 16, "logprobs": 2, "token_kl": 2}
+TRIES = 3  # of a piece, before its row at fault is looked for
+ANSWER = 4  # characters for a token that is generated
+
+
+def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any], times: int = 1) -> list[list[int]]:
+    """Return the numbers of requests, piece by piece: in the order of their texts, and those of a prompt together.
+
+    `times` makes pieces so many times as large, as a loader may ask for.
+    """
+    texts = [_texts(request) if method == "logprobs" else (said := _text(request), said) for request in requests]
+    answer = _answer(method, options)
+    pieces, cost, first, last = list[list[int]](), 0, "", ("", "")
+    for i in sorted(range(len(texts)), key=texts.__getitem__):
+        prompt, text = texts[i]
+        shared = common_prefix_length(first, text)
+        full = cost - shared >= COST * times and cost >= BEGINNINGS[method] * shared
+        if pieces and (prompt == last[0] or not full):
+            cost += len(text) - common_prefix_length(last[1], text) + answer
+            pieces[-1].append(i)
+        else:
+            cost, first = len(text) + answer, text
+            pieces.append([i])
+        last = texts[i]
+    return pieces
+
+
+def chunk_cost(method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> int:
+    """Count the characters that requests hold, and those that may be answered."""
+    pairs = method in ("logprobs", "count_tokens")
+    return sum(len(_texts(r)[1] if pairs else _text(r)) for r in requests) + len(requests) * _answer(method, options)
+
+
+def chunk_options(method: str, numbers: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords with which some of the requests are asked: answers that are drawn have a seed each."""
+    return {**Generate(**options).some(numbers).keywords} if method == "generate" else dict(options)
+
+
+def common_prefix_length(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Count the characters or tokens that two begin with in common."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # slices are compared in C, so halving beats walking
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
+
+
+class Work:
+    """Pieces of requests by their numbers; not for several threads.
+
+    A piece is asked again whole, so that its answers have the same bits, and what was given before is not given twice.
+    One that fails three times is halved until a row is found, and what its halves answer counts for nothing.
+    """
+
+    def __init__(self, pieces: list[list[int]]) -> None:
+        self.pieces, self.left, self.waiting = pieces, len(pieces), deque(range(len(pieces)))
+        self._given, self._failed = set[int](), Counter[int]()
+        self._halves, self._halved = set[int](), list[int]()
+
+    def took(self, piece: int, rows: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """Return the new ones of a piece's rows, by their requests."""
+        if piece in self._halves:
+            return []
+        numbers = self.pieces[piece]
+        new = [(numbers[place], answer) for place, answer in rows if numbers[place] not in self._given]
+        self._given.update(number for number, _ in new)
+        return new
+
+    def ended(self, piece: int) -> list[int]:
+        """Note that a piece was answered; return the rows that are at fault together, where each half of them was."""
+        self.left -= 1
+        searched = piece in self._halves
+        self._halves.discard(piece)
+        return self._halved if searched and not self._halves else []
+
+    def failed(self, piece: int) -> list[int]:
+        """Note that a piece was not answered; return the row at fault once it is known."""
+        self._failed[piece] += 1
+        if piece not in self._halves and self._failed[piece] < TRIES:
+            self.waiting.appendleft(piece)
+            return []
+        rest = [number for number in self.pieces[piece] if number not in self._given] or self.pieces[piece]
+        if len(rest) == 1:
+            return rest
+        self._halves.discard(piece)
+        self._halved, half = self._halved or rest, len(rest) // 2
+        for part in (rest[half:], rest[:half]):
+            self._halves.add(len(self.pieces))
+            self.waiting.appendleft(len(self.pieces))
+            self.pieces.append(part)
+        self.left += 1
+        return []
+
+
+def describe_culprits(rows: Sequence[Any], why: Exception | None) -> str:
+    """Return in a line which rows are never answered: one, and how that ended, or several that are only together."""
+    first = rows[0]
+    text = first[0] or first[1] if isinstance(first, (list, tuple)) and len(first) == 2 else first
+    if isinstance(text, list):
+        text = str(text[-1].get("content")) if text and isinstance(text[-1], dict) else str(text)
+    row = (
+        f'"{shorten_text(" ".join(str(text).split()), 120)}"'  # its beginning and its end: behind examples rows differ
+    )
+    if why is None:
+        return f"{TRIES} times {len(rows)} rows were not answered, the first is {row}, and each half was: memory?"
+    return f"the row {row} is never answered: {why}"
+
+
+class Streamed:
+    """A subject whose answers come from `_stream(method, requests, options)`, one by one with their numbers."""
+
+    def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
+        """Answer each prompt; see `Subject`."""
+        return self._all("generate", prompts, options)
+
+    def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
+        """Yield (number of the prompt, answer) as answers come."""
+        return self._stream("generate", prompts, options)
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
+        """Score each continuation after its prompt; see `Subject`."""
+        return self._all("logprobs", pairs, options)
+
+    def stream_logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> Iterator[tuple[int, Logprob]]:
+        """Yield (number of the pair, score) as scores come."""
+        return self._stream("logprobs", pairs, options)
+
+    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
+        raise NotImplementedError
+
+    def _all(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+        found = dict(self._stream(method, requests, options))
+        return [found[i] for i in range(len(requests))]
+
+
+class InPieces(Streamed):
+    """A loaded subject that is asked in pieces: the one worker of a run that names no others."""
+
+    name: str  # this and all else that is not here is the subject's own
+    digest: str
+
+    def __init__(self, subject: Subject, tell: Tell, times: int = 1) -> None:
+        self.subject, self._tell, self._times = subject, tell, times
+        self.appetite = APPETITE * times
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer all else as the subject does; comparing is cut as well, where it can compare."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = getattr(self.subject, name)
+        if name == "token_kl":
+            return lambda texts, against: self._all(name, texts, {"against": against.subject})
+        return found
+
+    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
+        pieces, done = cut_chunks(method, requests, options, self._times), 0
+        for numbers in pieces:
+            forget_all(self.subject, options.get("against"))
+            asked = [requests[i] for i in numbers]
+            for number, answer in stream_answers(self.subject, method, asked, chunk_options(method, numbers, options)):
+                yield numbers[number], answer
+            done += len(numbers)
+            if len(pieces) > 1:
+                self._tell(Progress(f"{self.name}: answers", done, len(requests)))
+
+
+class Pooled(Streamed):
+    """One of a pool's models, as a Subject."""
+
+    def __init__(self, ask: Ask, of_workers: list[str], number: int, ref: ModelRef, piece: int) -> None:
+        self.appetite = APPETITE * piece
+        self.name, self.digest, self.number = ref.name, ref.digest, number
+        self._ask, self._of_workers, self._notes, self._heard = ask, of_workers, list[str](), set[str]()
+        self.facts: Mapping[str, Any] = {}  # what a worker's model came to know stays there
+
+    @property
+    def notes(self) -> list[str]:
+        """What the model says of itself, once however many workers say so, and what became of the workers."""
+        self._notes += self._of_workers
+        self._of_workers.clear()
+        return self._notes
+
+    def hear(self, notes: Any) -> None:
+        """Take what a worker's model says of itself."""
+        new = [note for note in map(str, notes) if note not in self._heard] if isinstance(notes, list) else []
+        self._heard.update(new)
+        self._notes += new
+
+    def token_kl(self, texts: Sequence[str], against: Pooled) -> list[tuple[float, int]]:
+        """Compare next-token distributions with those of another model of the same workers."""
+        return self._all("token_kl", texts, {"against": against.number})
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Count the tokens of each prompt and continuation together."""
+        return self._all("count_tokens", pairs, {})
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Write chat messages as the template does, with the answer's turn opened."""
+        return str(self._all("render", [messages], {})[0])
+
+    def __getattr__(self, name: str) -> Any:
+        """Ask a worker for a fact, such as `nbytes`."""
+        if name.startswith(("_", "stream_")):
+            raise AttributeError(name)
+        with suppress(TypeError):
+            return self._all("fact", [name], {})[0]
+        raise AttributeError(name)
+
+    def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
+        return self._ask(self.number, method, requests, options)
+
+
+def forget_all(*subjects: Any) -> None:
+    """Let subjects forget what they keep of earlier requests to be faster."""
+    for subject in subjects:
+        if forget := getattr(subject, "forget", None):
+            forget()
+
+
+def _answer(method: str, options: Mapping[str, Any]) -> int:
+    return ANSWER * Generate(**options).max_new_tokens if method == "generate" else 0
+
+
+def _text(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(str(m.get("content") or "") for m in prompt)
+
+
+def _texts(pair: tuple[Prompt, str]) -> tuple[str, str]:
+    """Return the prompt of a pair, or its text where that is whole, and all of it."""
+    prompt = _text(pair[0])
+    return prompt or pair[1], prompt + pair[1]

@@ -1,0 +1,196 @@
+"""One evaluation judged: questions to the judge, scores from its verdicts, and what must be known of it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from harness import Caveat, Labels, Marking, Progress, Sample, Score, UsageError
+from harness.internals import labels as by_people
+from harness_judge import adversaries, calibration, judge_client, prompts, rows
+from harness_judge.judge_client import JudgeClient
+from harness_judge.options import JudgeOptions
+from harness_judge.prompts import has_judge_injection
+from harness_judge.rows import MOST_ERRORS, Judged
+from harness_judge.sampled import find_pairs_error, pair_digest
+
+WORD = ("win_rate_controlled", "win_rate_raw")  # metrics of pairs that no label corrects
+ONE_SIDED = 0.95  # share of rows in which one side is the longer one beyond which length cannot be told from quality
+NAMED = 3  # rows that a line names
+
+
+def grade_with_judge(
+    samples: Sequence[Sample], answers: Sequence[str], baseline_answers: Sequence[str] | None, marking: Marking,
+    options: JudgeOptions,
+) -> Iterator[Score | Caveat | Labels]:  # fmt: skip
+    """Yield a Score a row, labels, and what must be known of all. Raises UsageError when the judge is not there."""
+    options.check_family(marking.judged)
+    budget = marking.kept.setdefault("budget", options.budget())  # of all that is judged in this run
+
+    def progress(done: int, total: int) -> None:
+        marking.progress(Progress(marking.what, done, total))
+
+    planned = rows.plan_questions(options, samples, answers, baseline_answers)
+    cases = _cases(options, samples, answers if baseline_answers is None else baseline_answers, marking.seed)
+    with closing(judge_client.open_judge_client(options, marking.responses, progress, budget)) as judge:
+        judged = ask_questions(judge, planned, options)
+        if marking.rehearsal and all(j.error for j in judged):
+            raise UsageError(f'judge "{options.model_name}": gave no verdict at all: {judged[0].error}')
+        caveats = [] if marking.rehearsal else list(_trials(judge, options, cases))
+        pairs = options.mode == "pairwise"
+        verdicts = ("win_rate", "position_flip_rate") if pairs else ("rubric", *(options.criteria or {}))
+        scores = list(rows.to_scores(judged, verdicts, options.priced()))
+        yield from scores
+        shut = (*WORD, "win_rate") if pairs else verdicts  # the rest is about the judge
+        labels, doubts = _calibrated(options, judge, marking.folder, scores, shut, judged)
+        yield from labels
+        capped = f"the judging ended at {judge.capped}, so not every row was judged; raise it"
+        found = [*([Caveat(capped, "INCONCLUSIVE")] if judge.capped else []), *_errors(judged), *caveats, *doubts]
+        yield from (Caveat(c.text, c.outcome, c.metrics or (shut if c.outcome == "ERROR" else ())) for c in found)
+        yield from map(Caveat, _notes(judge, options, judged))
+
+
+def ask_questions(judge: JudgeClient, planned: Sequence[rows.JudgeRow], options: JudgeOptions) -> list[Judged]:
+    """Put the questions of all rows at once, and read what came back."""
+    found = dict(judge.ask([q for row in planned for q in row.questions]))
+    outcomes = iter([found[i] for i in range(len(found))])
+    read = rows.score_pair if options.mode == "pairwise" else rows.score_criteria
+    return [read(row, [next(outcomes) for _ in row.questions]) for row in planned]
+
+
+def _cases(
+    options: JudgeOptions, samples: Sequence[Sample], real: Sequence[str], seed: int
+) -> list[adversaries.Exchange]:
+    """Choose rows with a real answer: the reference where there is one, else what a model said."""
+    found = []
+    for row in rows.plan_pairs(options, samples, real, real):
+        target, shown = "\n".join(row.sample.targets), row.questions[0].data
+        found.append((bool(target.strip()), shown, target or shown["answer_A"]))
+    best = [f for f in found if f[0]] or [f for f in found if f[2].strip()]
+    chosen = random.Random(seed).sample(best, min(options.adversaries, len(best)))  # noqa: S311 -- not for secrets
+    most = options.answer_chars
+    return [adversaries.Exchange(data["request"], said[:most], data.get("reference", "")) for _, data, said in chosen]
+
+
+def _trials(judge: JudgeClient, options: JudgeOptions, cases: Sequence[adversaries.Exchange]) -> Iterator[Caveat]:
+    """Hold worthless answers against real ones; one that wins shuts the gates."""
+    if not cases or judge.capped:
+        return
+    trials = ask_adversaries(judge, options, cases)
+    if won := [f"{t.adversary} ({t.score:.2f})" for t in trials if t.won]:
+        what = f"the judge prefers what is worth nothing to a real answer: {', '.join(won)}, on {len(cases)} rows"
+        yield Caveat(f"{what}; take another judge", "ERROR")
+    elif any(t.unread < t.wanted for t in trials) and not any(t.unread < t.wanted and t.score < 0.5 for t in trials):
+        what = f"the judge cannot tell what is worth nothing from a real answer: none of {len(trials)} adversaries lost"
+        yield Caveat(f"{what}, on {len(cases)} rows; take another judge", "ERROR")
+    if unread := sum(t.unread for t in trials):
+        yield Caveat(f"{unread} of {sum(t.wanted for t in trials)} adversaries got no verdict")
+
+
+def ask_adversaries(
+    judge: JudgeClient, options: JudgeOptions, cases: Sequence[adversaries.Exchange]
+) -> list[adversaries.AdversaryTrial]:
+    """Let a judge compare or check the adversaries, in its own mode."""
+    if options.mode == "pairwise":
+        return adversaries.try_pairs(judge.ask, cases, options.guideline)
+    return adversaries.try_checks(judge.ask, cases, rows.criteria_parts(options))
+
+
+def _calibrated(
+    options: JudgeOptions, judge: JudgeClient, folder: Path, scores: Sequence[Score], shut: Sequence[str],
+    judged: Sequence[Judged],
+) -> tuple[list[Labels], list[Caveat]]:  # fmt: skip
+    """Return people's labels by metric, and what is wrong with them, or without them."""
+    how, local = "run harness judge calibrate", options.backend_name == "local"
+    if not options.calibration and local:
+        what = f'the local judge "{options.model_name}" was not held against human labels'
+        return [], [Caveat(f"{what}, so its verdicts prove nothing; {how}", "ERROR")]
+    if not options.calibration and options.trust_judge:
+        return [], [Caveat("trust_judge: the judge's word is taken, which was not held against human labels")]
+    if not options.calibration:
+        what = "the judge was not held against human labels, so its word proves nothing of what people would say"
+        return [], [Caveat(f"{what}; {how}, or say trust_judge = true", "INCONCLUSIVE", tuple(shut))]
+    found = calibration.read_calibration(folder / options.calibration)
+    if expired := found.expired(judge_client.judge_identity(options, judge.models)):
+        what = f'calibration "{options.calibration}" has expired: {expired}; {how} again'
+        return [], [Caveat(what, "ERROR", ("kappa", *(shut if local or not options.trust_judge else ())))]
+    agreeing = found.agreeing()
+    if options.trust_judge:
+        return [agreeing], [Caveat("trust_judge: the judge's word is taken, and labels correct nothing")]
+    labels, doubts = [agreeing], []
+    here = {(j.row.sample.id, pair_digest(j.row)) for j in judged}
+    for metric in shut:
+        criterion = "" if options.mode == "pairwise" else metric
+        given = found.of(metric, criterion, here)
+        if metric in WORD or metric == "rubric":
+            why = f"{metric} is the judge's word, which labels do not correct"
+        elif not found.sided:
+            why = "the labels say A and B, and not whose answer is better; label candidate, baseline or tie"
+        else:
+            why = find_pairs_error(found, judged, criterion) or calibration.find_too_few_labels(given)
+            why = why or _blind(given, metric, scores)
+        if why:
+            doubts.append(Caveat(f"{why}, or say trust_judge = true", "INCONCLUSIVE", (metric,)))
+        else:
+            labels.append(given)
+    return labels, doubts
+
+
+def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
+    """Return that labels do not show the judge to tell what people prefer from what they do not, or nothing."""
+    if len(some := [s for s in scores if s.weight_of(metric) and math.isfinite(s.values[metric])]) < 2:
+        return ""  # of which nothing can be said anyway
+    ones, sides = [1.0] * len(some), by_people.label_sides(labels, some)
+    try:
+        of = by_people.label_moments([s.values[metric] for s in some], ones, None, labels, sides)
+    except ValueError as error:
+        return str(error)
+    what = f"{len(labels.truth)} labels do not show that the judge is better than chance; label more"
+    return "" if of.blind <= calibration.ALPHA else what
+
+
+def _errors(judged: Sequence[Judged]) -> Iterator[Caveat]:
+    """Report rows without a verdict; above a few, nothing is concluded from the others."""
+    if wrong := [j for j in judged if j.error and j.asked]:
+        share, first = len(wrong) / len(judged), f'for instance "{wrong[0].row.sample.id}": {wrong[0].error}'
+        what = f"{len(wrong)} of {len(judged)} rows have no verdict, {first}"
+        if share > MOST_ERRORS:
+            yield Caveat(f"{what} ({share:.1%}, at most {MOST_ERRORS:.0%} may)", "ERROR")
+        else:
+            yield Caveat(f"{what}; each counts against whatever is claimed")
+
+
+def _notes(judge: JudgeClient, options: JudgeOptions, judged: Sequence[Judged]) -> Iterator[str]:
+    """Report what was spent, and what a reader of the numbers should doubt."""
+    parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them remembered"]
+    parts += [f"{judge.again:,} tries again"] if judge.again else []
+    through = ""
+    if isinstance(judge, judge_client.JudgeDesk):
+        budget, through = judge.budget, judge.backend.at.peer.through
+        parts += [f"{budget.tokens:,} tokens in {budget.calls:,} calls of this run"] if budget.calls else []
+        parts += [f"{budget.usd:.4f} dollars at most"] if budget.calls and budget.prices.known else []
+    yield f"judge {next(reversed(judge.models), options.model_name)}{through}: {', '.join(parts)}"
+    if len(judge.models) > 1:
+        yield f"the judge changed while it judged: replies came from {', '.join(judge.models)}"
+    if shown := [j for j in judged if j.row.notes]:
+        yield f"{len(shown)} rows were not shown as they are: {_some(shown)}; the samples file tells each"
+    if suspects := [j for j in judged if has_judge_injection(j.row.answer)]:
+        yield f"{len(suspects)} answers speak to the judge: {_some(suspects)}"
+    pairs = [j for j in judged if j.row.baseline is not None and not j.error]
+    where = [prompts.prompt_as_text(j.row.sample.input) for j in pairs]
+    if len({*where}) > 1:
+        share, lower, upper = calibration.estimate_share([rows.first_position_share(j) for j in pairs], where)
+        yield f"{share:.3f} [{lower:.3f}, {upper:.3f}] of verdicts are for the answer shown first, which is always A"
+    differ = [len(j.row.answer) - len(j.row.baseline) for j in judged if j.row.baseline is not None]
+    for name, longer in (("longer", sum(d > 0 for d in differ)), ("shorter", sum(d < 0 for d in differ))):
+        if differ and longer >= ONE_SIDED * len(differ) and len(differ) > 1:
+            what = f"the answers are {name} than the baseline's in {longer} of {len(differ)} rows"
+            yield f"{what}: no control for length can tell length from quality here"
+
+
+def _some(judged: Sequence[Judged]) -> str:
+    rest = f" and {len(judged) - NAMED} more" if len(judged) > NAMED else ""
+    return ", ".join(f'"{j.row.sample.id}"' for j in judged[:NAMED]) + rest

@@ -1,0 +1,177 @@
+"""A judge, ready to be asked: a model that runs here, or one behind an API; and what it is as an instrument.
+
+Many questions to an API are looked up first, asked once, tried again, within a budget. One thread decides and writes;
+others only wait for the server. An answer is on the disk before the next call takes its place, so a kill loses the
+calls under way and nothing else.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from harness import UsageError, digest_of
+from harness.internals import Responses, http_client, keys, request_key
+from harness_judge import prompts
+from harness_judge.options import Budget, JudgeOptions
+from harness_judge.prompts import Question
+from harness_judge.service import AnthropicJudge, OpenAIJudge
+from harness_judge.verdict import Failed, Reply
+
+if TYPE_CHECKING:
+    from harness_judge.local import LocalJudge
+
+Told = Callable[[int, int], None]  # of how many questions have an answer, and how many there are
+HOPELESS = 3  # questions that come to nothing before any is answered: the judge is not there
+JudgeClient: TypeAlias = "JudgeDesk | LocalJudge"  # an API's desk, or a model that runs here
+
+
+def open_judge_client(
+    options: JudgeOptions, responses: Responses | None, progress: Told = lambda done, total: None,
+    budget: Budget | None = None,
+) -> JudgeClient:  # fmt: skip
+    """Make the judge that the options name; nothing was asked or loaded yet.
+
+    `budget` is what is left of one, else it is as the options say. Raises UsageError.
+    """
+    if options.backend_name == "local":
+        from harness_judge.local import LocalJudge
+
+        return LocalJudge(options.model_name, responses, options.local, progress)
+    return JudgeDesk(options, responses, progress, budget or options.budget())
+
+
+def judge_identity(options: JudgeOptions, models: dict[str, None]) -> dict[str, str]:
+    """Return the identity of what a calibration holds for: the model that replied, the wording, and what was asked."""
+    asked = [options.mode, options.guideline, dict(options.criteria or {}), options.reference, options.k]
+    rubric = digest_of([*asked, options.answer_chars, dict(options.body or {})])[:16]
+    return {"model": next(reversed(models), ""), "prompt": prompts.prompts_digest()[:16], "rubric": rubric}
+
+
+@dataclass(order=True)
+class _Attempt:
+    due: float
+    number: int
+    tries: int = 0
+
+
+class JudgeDesk:
+    """Where questions are put to one judge. `models` holds the ids that replied, `capped` the cap that was reached."""
+
+    def __init__(self, options: JudgeOptions, responses: Responses | None, progress: Told, budget: Budget) -> None:
+        self.backend = OpenAIJudge(options) if options.backend_name == "openai" else AnthropicJudge(options)
+        self.budget, self.responses, self.progress = budget, responses, progress
+        self.concurrency, self.tries, self.pause = options.concurrency, options.retries + 1, http_client.PAUSE
+        self.models, self.capped = dict[str, None](), ""  # the id of what replied last is the last
+        self._identity = [self.backend.identity, keys.digest_content([JudgeDesk])]  # how it is asked, and read
+        self._alias = request_key("judge", "model", self._identity)
+        self.asked = self.found = self.again = 0  # questions, those remembered, and tries beyond the first
+        self.answered = self.failed = 0
+
+    def close(self) -> None:
+        """Close the backend's connections."""
+        self.backend.close()
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | Failed]]:
+        """Yield (number, reply) for each question, remembered ones first. Raises UsageError when no judge is there."""
+        same: dict[bytes, list[int]] = {}
+        for i, question in enumerate(questions):
+            same.setdefault(self._key(question, ""), []).append(i)
+        self.asked += len(questions)
+        known: dict[int, Reply] = {}
+        if self.responses is not None:  # what the model that replied last has said; which one that was is kept too
+            model = self.responses.find([self._alias], counts=False).get(self._alias)
+            if isinstance(model, str):
+                wanted = [self._key(q, model) for q in questions]
+                values = self.responses.find(wanted, lambda value: Reply(*value))
+                known = {i: values[key] for i, key in enumerate(wanted) if key in values}
+        done = len(known)
+        self.found += done
+        for i, reply in known.items():
+            self.models.setdefault(reply.model)
+            yield i, reply
+        missing = {numbers[0]: numbers for numbers in same.values() if numbers[0] not in known}
+        for first, outcome in self._put({i: questions[i] for i in missing}):
+            for i in missing[first]:
+                done += 1
+                self.progress(done, len(questions))
+                yield i, outcome
+
+    def _key(self, question: Question, model: str) -> bytes:
+        return request_key("judge", "judgment", self._identity, model, question.messages(), question.schema, question.k)
+
+    def _put(self, by_number: Mapping[int, Question]) -> Iterator[tuple[int, Reply | Failed]]:
+        """Ask until every question has a reply, was given up, or the budget is used up."""
+        ready, later = deque(_Attempt(0.0, i) for i in by_number), list[_Attempt]()
+        with http_client.RequestThreads(min(self.concurrency, len(ready)), self.backend.ask) as pool:
+            while ready or later or pool.running:
+                while later and later[0].due <= time.monotonic():
+                    ready.appendleft(heapq.heappop(later))
+                while ready and pool.running < self.concurrency:
+                    if not self.budget.reserve(self.backend.most(by_number[ready[0].number])):
+                        break
+                    call = ready.popleft()
+                    pool.put(call, by_number[call.number])
+                if ready and not pool.running and self.budget.reached:
+                    self.capped = self.budget.reached
+                    why = f"not asked: {self.capped} was reached"
+                    yield from ((c.number, Failed(why, asked=False)) for c in (*ready, *later))
+                    return
+                if (ended := pool.take(later[0].due - time.monotonic() if later else None)) is None:
+                    continue
+                call, outcome = ended
+                if (reply := self._settle(by_number[call.number], outcome)) is not None:
+                    yield call.number, reply
+                elif (
+                    isinstance(outcome, http_client.RequestError) and (pause := self._again(call, outcome)) is not None
+                ):
+                    self.again += 1
+                    heapq.heappush(later, _Attempt(time.monotonic() + pause, call.number, call.tries + 1))
+                elif isinstance(failed := self._given_up(call, outcome, len(by_number)), Exception):
+                    while pool.running and (under_way := pool.take()):  # keep it: it was paid for
+                        self._settle(by_number[under_way[0].number], under_way[1])
+                    raise failed
+                else:
+                    yield call.number, failed
+
+    def _settle(self, question: Question, outcome: Reply | Exception) -> Reply | None:
+        """Book what a call used, and keep its reply if it is one."""
+        most = self.backend.most(question)
+        used = outcome if isinstance(outcome, Reply) else getattr(outcome, "reply", None)
+        if used is not None:
+            self.budget.settle(most, used.tokens_in, used.tokens_out)
+        elif not getattr(outcome, "charged", True):
+            self.budget.settle(most, 0, 0)
+        if not isinstance(outcome, Reply):
+            return None
+        self.answered += 1
+        if self.responses is not None:
+            if next(reversed(self.models), None) != outcome.model:
+                self.responses.keep(self._alias, outcome.model)
+            self.responses.keep(self._key(question, outcome.model), list(astuple(outcome)))
+            self.responses.flush()
+        self.models.pop(outcome.model, None)
+        self.models[outcome.model] = None
+        return outcome
+
+    def _again(self, call: _Attempt, trouble: http_client.RequestError) -> float | None:
+        """Return the seconds until the next try, or None if there is none."""
+        if not trouble.passing or call.tries + 1 >= self.tries:
+            return None
+        pause = trouble.pause(call.tries + 1, self.pause)
+        return pause if pause <= http_client.PATIENCE else None
+
+    def _given_up(self, call: _Attempt, outcome: Reply | Exception, questions: int) -> Failed | Exception:
+        """Return what a question without a reply is: a failure of its own, or the end of all."""
+        assert not isinstance(outcome, Reply)
+        if not isinstance(outcome, http_client.RequestError):
+            return outcome
+        self.failed += 1
+        why = f"{outcome}, after {call.tries + 1} tries" if call.tries else f"{outcome}"
+        if outcome.fatal or (not self.answered + self.found and self.failed >= min(HOPELESS, questions)):
+            return UsageError(f"{self.backend.where}: {why}")
+        return Failed(why)

@@ -1,0 +1,115 @@
+"""The page of two runs, and of a suite's history."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from harness import UsageError
+from harness.internals import count_noun, printable, summary
+from harness_report import pairs, svg
+from harness_report.compare import ALIKE, Compared, compare_runs
+from harness_report.formatting import GLYPHS, NONE, format_confidence, format_day, format_value, minus
+from harness_report.gates import bounds_text, gate_section, headline_gates, number_writer, shared_axes, strip_interval
+from harness_report.history import MOST, PastRun, run_rows, trend_charts
+from harness_report.metrics import tradeoff_of_runs
+from harness_report.page import FILE, fill_template, folder_name, has_changed_answers, headline_text
+from harness_report.pairs import LOST, WON
+from harness_report.reading import LoadedRun
+from harness_report.svg import FAIL, OPEN, PASS, Interval, draw_svg, make_axis, strip_spec
+
+COLOURS = {"worse": FAIL, "not told apart": OPEN, "better": PASS}
+CLASSES = {"worse": "lost", "better": "won", "not told apart": "told"}
+
+
+def render_comparison(kept: LoadedRun, other: LoadedRun | None, past: Sequence[PastRun]) -> str:
+    """Return the page of a run beside another one, and with the history of its suite.
+
+    Raises UsageError where there is neither, ModuleNotFoundError without jinja2.
+    """
+    if other is None and not past:
+        raise UsageError(f'harness report: the folder holds no run of suite "{kept.run.suite}"; name another --history')
+    page = _page(kept, compare_runs(kept, other) if other else None, past)
+    name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
+    return fill_template(
+        "beside.html", p=page, title=f"{page.glyph} {printable(kept.run.suite)}: {page.sentence}", name=name
+    )
+
+
+def _page(kept: LoadedRun, c: Compared | None, past: Sequence[PastRun]) -> SimpleNamespace:
+    outcome, facts = summary.run_outcome(kept.run), []
+    for name, one in [("This run", kept)] + ([("Against", c.before)] if c else []):
+        said = printable(summary.verdict_sentence(one.run))
+        facts.append((name, f"{format_day(one.run.started)}: {said}; {folder_name(one)}"))
+    page: dict[str, Any] = {"sentence": headline_text(kept.run), "outcome": outcome.value, "glyph": GLYPHS[outcome]}
+    page |= {
+        "heads": headline_gates(kept),
+        "facts": facts,
+        "ours": kept.ours,
+        "sure": format_confidence(kept.run.alpha),
+    }
+    page |= {"compared": c, "past": past, "lead": [], "notes": []}
+    if c:
+        facts.append(("Differs", summary.join_names([s.key for s in c.settings][:8]) or "nothing in the configuration"))
+        (theirs, ours), names = c.labels, ", ".join(b.name for b in c.same)
+        same = f"{count_noun(len(c.same), 'gate')} came to the same numbers in both runs: {names}." if names else ""
+        by = {reading: [b.metric for b in c.metrics if b.reading == reading] for reading in (*CLASSES, ALIKE)}
+        came = [f"{summary.join_names(by[r])} {'is' if len(by[r]) == 1 else 'are'} {r}" for r in CLASSES if by[r]]
+        page |= {"lead": [f"Against {theirs}: {'; '.join(came)}."] if came else [], "notes": c.notes, "same": same}
+        page |= {"gates": _gates(c), "lines": _lines(c), "alike": summary.join_names(by[ALIKE]), "labels": c.labels}
+        found = [
+            (b.metric, replace(b.pairs, theirs=theirs, ours=ours)) for b in c.metrics if has_changed_answers(b.pairs)
+        ]
+        page["changes"] = [pairs.change_section(c.now, m, m.partition(".")[0], pair, links="-") for m, pair in found]
+    if past:
+        facts.append(("History", f"{count_noun(len(past), 'run')} of {printable(kept.run.suite)}"))
+        page |= {"trends": trend_charts(past), "past_runs": run_rows(past), "runs": count_noun(len(past), "run")}
+        page |= {
+            "traded": tradeoff_of_runs(kept, [p.kept for p in past[-MOST:]]),
+            "released": any(p.release for p in past),
+        }
+        for line in page["past_runs"]:
+            own = line.path / FILE
+            line.link = Path(os.path.relpath(own, kept.folder)).as_posix() if own.is_file() else ""
+            line.ours = line.path.resolve() == kept.folder.resolve()
+    return SimpleNamespace(**page, drawn=svg.can_draw())  # which is known when all is drawn
+
+
+def _gates(c: Compared) -> list[SimpleNamespace]:
+    """Return the gates that came to other numbers, the other run's hollow and grey in the same strip."""
+    axis, found = shared_axes([c.now, c.before]), []
+    for b in c.gates:
+        earlier, write = b.before, number_writer(c.now, b.now)
+        parts = [strip_interval(earlier, other=True) if earlier else None, strip_interval(b.now)]
+        before = {"before": NONE, "before_bounds": "", "before_outcome": "not asked"}
+        if earlier:
+            told = write(earlier.estimate), bounds_text(earlier, write), str(earlier.outcome)
+            before = dict(zip(before, told, strict=True))
+        found.append(gate_section(c.now, b.now, axis(c.now, b.now), parts, links=False, **before))
+    return found
+
+
+def _lines(c: Compared) -> list[SimpleNamespace]:
+    """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
+    found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if b.reading != ALIKE]
+    parts = [None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, colour) for _, v, colour in found]
+    shares = [p for (b, _, _), p in zip(found, parts, strict=True) if p and c.now.scale(b.metric).is_share]
+    lines = []
+    for (b, v, _), part in zip(found, parts, strict=True):
+        scale, unit, write, svg = c.now.scale(b.metric), c.now.unit(b.metric), number_writer(c.now, v), ""
+        if part is not None:
+            side = -1 if c.now.is_lower(b.metric) else 1
+            tick = write if scale.is_log else (lambda x: minus(f"{x:+.3g}") if x else "0")
+            on = shares if scale.is_share else [part]
+            svg = draw_svg(strip_spec(make_axis(on, 0.0, side, tick, shares=scale.is_log, zero=True), [part]))
+        lines.append(SimpleNamespace(
+            reading=b.reading, style=CLASSES.get(b.reading, "slice"), metric=b.metric,
+            values=f"{format_value(v.baseline, unit)}, now {format_value(v.value, unit)}",
+            svg=svg, estimate=write(v.estimate), bounds=bounds_text(v, write), method=v.method or printable(v.why),
+            rows=count_noun(len(b.pairs.rows), "pair"), flips=f"{b.pairs.count(LOST)} lost, {b.pairs.count(WON)} won",
+        ))  # fmt: skip
+    return lines

@@ -1,0 +1,192 @@
+"""The sections on training and on how a run was made: series, rows as they were seen, configuration, stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import PureWindowsPath
+from types import SimpleNamespace
+from typing import Any
+
+from harness import Run, TrainingStep
+from harness.internals import count_noun, printable
+from harness_report import charts
+from harness_report.formatting import (
+    NONE,
+    escape_text,
+    format_bytes,
+    format_day,
+    format_on_scale,
+    format_seconds,
+    format_value,
+    shorten_text,
+)
+from harness_report.pairs import Part
+from harness_report.reading import LoadedRun, subtable
+from harness_report.svg import Chart
+
+SEEN = 3  # training rows that are shown
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key of the configuration; `before` is what the run it is compared with had, where that differs."""
+
+    key: str
+    value: str
+    before: str | None = None
+
+
+def training_section(kept: LoadedRun) -> SimpleNamespace | None:
+    """Return the section on training; None of a run that trained nothing."""
+    facts, steps = kept.run.facts.get("training", {}), kept.run.training
+    if not facts and not steps:
+        return None
+    said, kinds = [], [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.flags]
+    if "steps" in facts and "rows" in facts:
+        tokens = f"; {facts['tokens']:,} tokens" if _is_number(facts.get("tokens")) else ""
+        learnt = facts.get("supervised_tokens")
+        tokens += f", {learnt:,} of them learnt" if _is_number(learnt) else ""
+        said.append(f"{count_noun(facts['steps'], 'step')} over {count_noun(facts['rows'], 'row')}{tokens}.")
+    if _is_number(facts.get("trainable_parameters")) and _is_number(facts.get("total_parameters")):
+        said.append(f"{facts['trainable_parameters']:,} of {facts['total_parameters']:,} parameters trained.")
+    if "truncated_rows" in facts:
+        said.append(
+            f"{count_noun(facts['truncated_rows'], 'row')} cut." if facts["truncated_rows"] else "No row was cut."
+        )
+    if "spikes" in facts:
+        said.append(f"The loss leapt at {len(facts['spikes'])} steps." if facts["spikes"] else "No loss leapt.")
+    return SimpleNamespace(
+        said=said, charts=list(_series(steps, facts)), rows=training_row_parts(kept.run), sweep=_sweep(kept.run),
+        findings=[printable(f"{kind}: {f.name}: {f.what}" + (f"; {f.fix}" if f.fix else "")) for kind, f in kinds],
+        missing="" if steps else "This report keeps no series of the training, only its means.",
+    )  # fmt: skip
+
+
+def _sweep(run: Run) -> SimpleNamespace | None:
+    if (s := run.sweep) is None:
+        return None
+    lines = []
+    for t in s.trials:
+        change, low, high = (format_on_scale(x, s, versus=True) for x in (t.change, t.change_lower, t.change_upper))
+        change += "" if t.change_lower is None or t.change_upper is None else f" [{low}, {high}]"
+        took = NONE if t.seconds is None else format_seconds(t.seconds)
+        mark = " ✓ chosen" if s.chosen is not None and t.value == s.chosen else ""
+        lines.append([escape_text(text) for text in (f"{t.value}{mark}", format_value(t.metric), change, took)])
+    said = f"Tried on {s.rows:,} select rows, each step tested at α = {s.alpha:g}. {s.why}"
+    return SimpleNamespace(said=escape_text(said), key=escape_text(s.key), by=escape_text(s.by), trials=lines)
+
+
+def _series(steps: Sequence[TrainingStep], facts: Mapping[str, Any]) -> Iterator[Chart]:
+    loss, validation = _of(steps, "loss"), _of(steps, "validation")
+    if loss or validation:
+        lines = {name: points for name, points in (("training", loss), ("validation", validation)) if points}
+        mean = f"; mean of the run {format_value(facts['train_loss'])}" if _is_number(facts.get("train_loss")) else ""
+        ends: dict[int, float] = {}  # by epoch, but for the last
+        for step, epoch in _of(steps, "epoch")[:-1]:
+            if int(epoch) > max(ends, default=0):
+                ends[int(epoch)] = step
+        marks = list(ends.values()) if len(ends) <= 6 else []
+        epochs = "; dashed: an epoch ends" if marks else ""
+        yield charts.line_chart("Loss", f"nats a token{mean}{epochs}", lines, marks=marks)
+    if rate := _of(steps, "learning_rate"):
+        yield charts.line_chart("Learning rate", "as the optimiser had it", {"learning rate": rate})
+    speed, known = [], [(s.step, s.seconds, s.tokens) for s in steps if s.tokens is not None]
+    for (_, begun, before), (at, ended, tokens) in pairwise(known):  # totals
+        if ended > begun and tokens > before:
+            speed.append((float(at), (tokens - before) / (ended - begun)))
+    if speed:
+        mean = f"mean of the run {format_value(facts['tokens_per_second'])}" if "tokens_per_second" in facts else ""
+        yield charts.line_chart("Tokens a second", mean, {"tokens a second": speed})
+
+
+def _of(steps: Sequence[TrainingStep], key: str) -> list[tuple[float, float]]:
+    return [(float(s.step), getattr(s, key)) for s in steps if _is_number(getattr(s, key))]
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def training_row_parts(run: Run) -> list[list[Part]]:
+    """Return training rows as the model saw them, in parts, those that are learnt marked."""
+    return [[(shorten_text(s.text, 1200), s.learnt) for s in row.segments] for row in run.shown if row.segments][:SEEN]
+
+
+def settings_rows(kept: LoadedRun, before: LoadedRun | None = None) -> list[Setting]:
+    """Return the configuration as keys and values, those that were other in `before` with what they were."""
+    ours, theirs = flatten_suite(kept), flatten_suite(before) if before else {}
+    other = {k: theirs.get(k, "not set") for k, v in ours.items() if before and theirs.get(k) != v}
+    gone = [Setting(k, "not set", v) for k, v in theirs.items() if k not in ours]
+    return [*(Setting(k, v, other.get(k)) for k, v in ours.items()), *gone]
+
+
+def flatten_suite(kept: LoadedRun) -> dict[str, str]:
+    """Return the suite as dotted keys, what is secret struck out as in the lock, and without what names no choice."""
+    suite = kept.suite
+    found: dict[str, Any] = {}
+    for table in ("model", "adapter", "train", "sweep", "candidate"):
+        keys = subtable(suite, table)
+        found |= {f"{table}.{k}": v for k, v in keys.items() if k != "options"}
+        found |= {f"{table}.{k}": v for k, v in dict(keys.get("options") or {}).items()}
+    found["merge"] = suite.get("merge")
+    found |= {k: v for k, v in subtable(suite, "about").items() if k not in ("name", "description")}
+    for e in suite.get("evals", ()):
+        data = {k: e[k] for k in ("use", "data", "limit", "cluster") if k in e}  # the empty are left out below
+        found |= {f"{e['name']}.{k}": v for k, v in {**data, **(e.get("options") or {})}.items()}
+    return {k: _setting(v) for k, v in found.items() if v not in (None, "", [], {})}
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
+    if isinstance(value, str):
+        return shorten_text(value.replace("\n", "⏎"), 160) if value.strip(" ") else f'"{value}"'
+    return shorten_text(str(value), 160)
+
+
+def stage_rows(kept: LoadedRun) -> list[SimpleNamespace]:
+    """Return the stages with their time, its share of the longest, and peak memory where the report keeps it."""
+    longest = max(kept.run.stages.values(), default=0.0) or 1.0
+    peaks, found = kept.run.memory, []
+    for name, took in kept.run.stages.items():
+        keys = [k for k in (name, f"{name} (cuda)") if k in peaks]
+        used = ", ".join(format_bytes(float(peaks[k])) + k.removeprefix(name) for k in keys)
+        found.append(
+            SimpleNamespace(name=escape_text(name), seconds=format_seconds(took), share=took / longest, memory=used)
+        )
+    return found
+
+
+def attempt_sentences(run: Run) -> list[str]:
+    """Return waivers and attempts in sentences."""
+    said = [f"{w.gate}: {w.says()}" for w in run.waivers] or ["No waiver."]
+    most = max((v.attempt for v in run.verdicts), default=0)
+    said.append("First attempt at these gates." if most == 1 else f"Attempt {most} at these gates." if most else "")
+    return [printable(s) for s in said if s]
+
+
+def header_facts(kept: LoadedRun) -> list[tuple[str, str]]:
+    """Return the lines under the sentence: suite, model, what it is compared with, run, export."""
+    run, described = kept.run, str(subtable(kept.suite, "about").get("description") or "")
+    attempt = max((v.attempt for v in run.verdicts), default=0)
+    suite = ", ".join(filter(None, [run.suite, described])) + (f"; attempt {attempt}" if attempt else "")
+    model = run.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")  # without where it came from
+    table = subtable(kept.suite, "adapter")
+    rank, adapter = dict(table.get("options") or {}).get("r"), str(table.get("use", ""))
+    adapter += f" of rank {rank}" if rank else ""
+    brought = str(subtable(kept.suite, "candidate").get(kept.ours) or "").rstrip("/\\")
+    name = kept.ours + (f", which is {PureWindowsPath(brought).name}" if brought else "")  # of either kind of path
+    lines = [("Suite", suite), ("Model", ", ".join(filter(None, [model, adapter, name])))]
+    if versus := list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours)):
+        lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))
+    lines.append(("Run", f"{format_day(run.started)}, {format_seconds(run.seconds)}, exit {run.exit_code}"))
+    for e in run.exports:
+        inside = "/exports/" in e.to
+        where = "exports/" + e.to.replace("\\", "/").split("/exports/")[-1] if inside else e.to.rsplit("/", 1)[-1]
+        done = f"{where}, {format_bytes(e.bytes)}, weights {e.digest[:12]}"
+        why = "" if any(v.holds_up for v in run.verdicts) else f": {'; '.join(e.reasons)}"  # they stand above
+        lines.append(("Export", done if e.written else f"{where} was not written{why}"))
+    return [(name, escape_text(text)) for name, text in lines]

@@ -1,0 +1,119 @@
+"""Numbers, times and claims as the report writes them: digits that matter, and a real minus sign."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+from harness import Verdict
+from harness.internals import Scaled, numbers, printable, summary
+from harness.internals import verdict_text as verdicts
+
+GLYPHS, minus = summary.GLYPHS, numbers.typographic_minus
+NAMES = {
+    "acc": "accuracy", "acc_norm": "accuracy by length", "kl": "KL from the base", "bits_per_byte": "bits per byte",
+    "exact_match": "exact match",
+}  # fmt: skip
+NONE = "–"
+CUT = 2000  # characters of a text of others on the page, unless there are very many rows
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+)
+
+
+def escape_text(text: str) -> str:
+    """Return a text as it may be shown; spaces that do not break are ours and stay."""
+    return "\u00a0".join(map(printable, text.split("\u00a0")))
+
+
+def format_value(x: float | None, unit: str = "") -> str:
+    """Write a metric's value with the digits that matter; `unit` is "bytes" or "count"."""
+    if x is None or not math.isfinite(x):
+        return NONE
+    if unit == "bytes":
+        return format_bytes(x)
+    if x == int(x) and (abs(x) >= 10 or unit == "count"):
+        return minus(f"{x / 1e6:,.1f}\u00a0M" if abs(x) >= 1e6 else f"{int(x):,}")
+    return numbers.format_short(x)
+
+
+def format_bytes(x: float) -> str:
+    return numbers.format_bytes(x).replace(" ", "\u00a0")
+
+
+def format_on_scale(x: float | None, scale: Scaled, *, versus: bool, unit: str = "") -> str:
+    """Write a number on a claim's own scale: a value, or a difference; of a perplexity its logarithm is given."""
+    if x is None or not math.isfinite(x):
+        return NONE
+    x = min(x, 50) if scale.is_log else x
+    if not versus:
+        return format_value(scale.unline(x), unit)
+    return ("+" if x > 0 else "") + format_bytes(x) if unit == "bytes" else scale.written(x)
+
+
+def format_limit(x: float) -> str:
+    """Write a limit as its suite says it, without digits that say nothing."""
+    return minus(verdicts.format_limit(x))
+
+
+def format_seconds(x: float) -> str:
+    """Write a time: 12.3 s, 4 min 5 s, 2 h 10 min."""
+    if x < 60:
+        return f"{x:.1f} s"
+    whole = int(x)
+    return f"{whole // 60} min {whole % 60} s" if x < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_day(stamp: str, *, time: bool = True) -> str:
+    """Write an ISO 8601 time as 25 November 2026, 09:52 UTC."""
+    try:
+        at = datetime.fromisoformat(stamp)
+    except ValueError:
+        return stamp
+    return f"{at.day} {MONTHS[at.month - 1]} {at.year}" + (f", {at:%H:%M} UTC" if time else "")
+
+
+def format_short_day(stamp: str) -> str:
+    """Write a day as 5 Nov."""
+    number, month, *_ = [*format_day(stamp, time=False).split(), "", ""]
+    return f"{number} {month[:3]}"
+
+
+def format_confidence(alpha: float | None) -> str:
+    """Return the confidence of bounds at a risk: 95%, which is that of runs that do not say."""
+    return numbers.format_percent(1 - (alpha or 0.05))
+
+
+def metric_in_words(metric: str) -> str:
+    """Return a metric in words: EVAL.METRIC as "accuracy on capitals"."""
+    evaluation, _, name = metric.partition(".")
+    said = NAMES.get(name, name.replace("_", " "))
+    return said if evaluation in ("size", name) or not name else f"{said} on {evaluation}"
+
+
+def claim_in_words(v: Verdict, unit: str = "") -> str:
+    """Return a verdict's claim in words; one of an older report as it stands there."""
+    about, what = v.about, metric_in_words(v.metric)
+    if about is None or about.kind not in ("bound", "difference") or not v.metric:
+        return f"{what}, {v.claim}" if v.metric else v.claim
+    size = abs(about.threshold)
+    if about.kind == "bound":
+        limit = format_bytes(size) if unit == "bytes" else verdicts.format_limit(about.threshold)
+        return f"{what}, {'at least' if about.sign > 0 else 'at most'} {limit}{verdicts.format_conditions(about)}"
+    if not size:
+        return f"{what}, {v.claim}"
+    margin = f"{100 * size:g}%" if about.relative or about.is_log else verdicts.format_limit(size)
+    worse = about.threshold < 0
+    side = "below" if (about.sign > 0) == worse else "above"
+    return (
+        f"{what}, {'at most' if worse else 'more than'} {margin} {side} {v.versus}’s{verdicts.format_conditions(about)}"
+    )
+
+
+def shorten_text(text: str, most: int = CUT) -> str:
+    """Return a text of others as it may be shown: spelt out, without secrets, its middle left out when it is long."""
+    if (left := len(text) - most) > 0:
+        half = most // 2
+        text = f"{text[:half]} […{left:,} characters left out…] {text[-half:]}"
+    return printable(text, lines=True)
