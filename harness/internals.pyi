@@ -36,7 +36,6 @@ from harness.collection.context import Context as Context
 from harness.data import chat as chat
 from harness.data import encoding as encoding
 from harness.data.fewshot import choose_examples as choose_shots
-from harness.data.identity import add_question_keys as add_question_keys
 from harness.data.pypi import hash_download as hash_download
 from harness.data.rows import GROUP as GROUP
 from harness.data.rows import HELD_OUT as HELD_OUT
@@ -55,7 +54,6 @@ from harness.gates import agreement as agreement
 from harness.gates import labels as labels
 from harness.gates.decide import decide as decide
 from harness.lazy import attach_lazily as attach_lazily
-from harness.pipeline.ledger import LedgerEntry as LedgerEntry
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
 from harness.records import verdict_text as verdict_text
@@ -69,7 +67,6 @@ from harness.records.models import ThoughtBudget as ThoughtBudget
 from harness.records.scales import OnScale as OnScale
 from harness.records.scales import Scaled as Scaled
 from harness.release import LAYERS as LAYERS
-from harness.release import policy_checks as policy_checks
 from harness.release.conversions import NOTE as CONVERSION_NOTES
 from harness.release.conversions import copy_files as copy_files
 from harness.release.recomputation import score_from_row as score_from_row
@@ -110,7 +107,6 @@ from harness.texts.escaping import printable as printable
 from harness.texts.escaping import shorten_text as shorten_text
 from harness.texts.printing import print_line as print_line
 from harness.texts.secrets import is_secret as is_secret
-from harness.texts.secrets import redact_options as redact_options
 from harness.workers.child import WorkerServer as WorkerServer
 from harness.workers.chunks import common_prefix_length as common_prefix_length
 from harness.workers.gpus import assign_gpus as assign_gpus
@@ -144,7 +140,6 @@ __all__ = [
     "Eval",
     "FinishReason",
     "Gguf",
-    "LedgerEntry",
     "Model",
     "Note",
     "OnScale",
@@ -162,7 +157,6 @@ __all__ = [
     "WorkerLostError",
     "WorkerServer",
     "add_plugin_option",
-    "add_question_keys",
     "adjust_holm",
     "agreement",
     "ambiguity_error",
@@ -209,7 +203,6 @@ __all__ = [
     "number_clusters",
     "numbers",
     "open_file",
-    "policy_checks",
     "print_line",
     "printable",
     "probe_gpus",
@@ -225,7 +218,6 @@ __all__ = [
     "read_safetensors",
     "read_served",
     "read_suite",
-    "redact_options",
     "ref_from_json",
     "ref_to_json",
     "replace_folder",

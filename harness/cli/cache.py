@@ -39,9 +39,8 @@ def _cache(args: argparse.Namespace) -> int:
         for kind in ("answers", *KINDS, "damaged"):
             if some := [e for e in found if e.kind == kind]:
                 what = {"answers": "what models said", "damaged": "set aside"} | KINDS
-                print_line(
-                    f"  {kind:<10} {len(some):>5}  {format_bytes(sum(e.bytes for e in some)):>10}  {_ages(some)}  {what[kind]}"
-                )
+                size = format_bytes(sum(e.bytes for e in some))
+                print_line(f"  {kind:<10} {len(some):>5}  {size:>10}  {_ages(some)}  {what[kind]}")
         return ExitCode.OK
     gone = select_removable(found, args.older, most)
     if args.prune:

@@ -78,7 +78,7 @@ def make_parser(words: Sequence[str]) -> _Whole:
     """
     made = _Whole()
     made.add_argument("--version", action="version", version=f"harness {__version__}")
-    made.add_argument("--print-completion", choices=SHELLS, action=_Completion, help=argparse.SUPPRESS)
+    made.add_argument("--print-completion", choices=SHELLS, action=_CompletionAction, help=argparse.SUPPRESS)
     for group, builders in GROUPS.items():
         made.groups[group] += [build.__name__ for build in builders]
         for build in builders:
@@ -133,7 +133,7 @@ def _instead(left: Sequence[str], words: Sequence[str]) -> str:
     return f"; did you mean --set {where}={value or next(iter(left[1:]), '…')}?" if where else ""
 
 
-class _Completion(argparse.Action):
+class _CompletionAction(argparse.Action):
     """Print what a shell reads to complete our commands, and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:

@@ -93,8 +93,8 @@ def decode_file(path: Path, encoding: str | None, where: str) -> str:
         instead = f'write encoding = "{detect_encoding(data)}" beside it, or save it as "CSV UTF-8"'
         raise UsageError(f"{where}: {path}: is not {(encoding or 'utf-8').upper()}: {why}; {instead}") from None
     except (LookupError, ValueError):
-        what = f'no encoding is called {format_toml(encoding)}; want "utf-8", "utf-16", "cp1252", or another that Python has'
-        raise UsageError(f"{where}: {what}") from None
+        want = 'want "utf-8", "utf-16", "cp1252", or another that Python has'
+        raise UsageError(f"{where}: no encoding is called {format_toml(encoding)}; {want}") from None
 
 
 def detect_encoding(data: bytes) -> str:

@@ -139,7 +139,8 @@ class Draft:
         least = math.ceil(1000 * often / len(self.parts["confirm"])) / 1000
         constant = _filled("constant.toml", metric=name + metric, min=str(least), answer=quote_text(answer[:40]))
         suite = _filled(
-            "suite.toml", data=quote_text(self.source), name=quote_text(self.name), model=quote_text(self.model), how=how,
+            "suite.toml", data=quote_text(self.source), name=quote_text(self.name),
+            model=quote_text(self.model), how=how,
             recipe=RANDOM if self.model.startswith("tiny:") else RECIPE, eval=quote_text(_named(roles.label)),
             select='select = "data/select.jsonl"      # is there to choose by\n' if self.parts["select"] else "",
             use=use, metric=name + metric, constant=constant if metric != "token_f1" else "",

@@ -134,7 +134,8 @@ def _said(candidate: str, examples: int, claims: Sequence[Verdict]) -> str:
             whys.append(f"{v.metric} is shown not to be: {verdict_text.format_figures(v)}")
         else:
             whys.append(
-                f"{v.metric} {'; '.join(filter(None, [verdict_text.format_figures(v), verdict_text.format_sample_size(v)]))}"
+                f"{v.metric} "
+                + "; ".join(filter(None, [verdict_text.format_figures(v), verdict_text.format_sample_size(v)]))
             )
     return f"fine-tuning is not warranted by this evidence: {candidate} is not shown to be {better} ({'; '.join(whys)})"
 

@@ -98,7 +98,8 @@ class RunContext:
         missing = f"{len(result.missing)} of {len(task.samples)} rows got no score" if result.missing else None
         report = Report(
             item.id, item.subject, item.eval, "error" if missing else "done",
-            dict(result.metrics), standard_errors(task, result), metrics_by_slice(task, result) if result.metrics else {},
+            dict(result.metrics), standard_errors(task, result),
+            metrics_by_slice(task, result) if result.metrics else {},
             {m.name: m.better for m in task.metrics.values()}, self.adjudicator.after(item),
             n=len(result.scores), of=len(task.samples), seconds=result.seconds,
             asked=asked + (earlier.asked if earlier else 0),

@@ -81,7 +81,8 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
     swept = (suite.sweep.key, len(suite.sweep.values), suite.sweep.fewest) if suite.sweep else ("", 1, 1)
     return Forecast(
         suite.name, str(suite.path), suite.model.path, suite.about.seed, suite.about.alpha,
-        tuple(map(run_name, history.runs)), tuple(odds), tuple(forecast_joint_power(gates)), tuple(asked), tuple(made), *swept,
+        tuple(map(run_name, history.runs)), tuple(odds), tuple(forecast_joint_power(gates)),
+        tuple(asked), tuple(made), *swept,
         training_rows=len(collection.training or ()),
         training_tokens=count_training_tokens(collection, session.opened.source),
         methods=tuple(measurable_methods(collection)), measured=dict(measured), memory=memory,
@@ -92,7 +93,10 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
 
 
 def _stages(
-    collection: Collection, asked: Sequence[Workload], made: Sequence[PlannedArtifact], measured: Mapping[str, Measured],
+    collection: Collection,
+    asked: Sequence[Workload],
+    made: Sequence[PlannedArtifact],
+    measured: Mapping[str, Measured],
     history: History,
 ) -> list[Stage]:  # fmt: skip
     """Add up what every stage takes: rows as they took before or as they were measured, less what is remembered."""

@@ -172,7 +172,8 @@ def _lock() -> Schema:
     keys = {
         "format": {"enum": [lock_writer.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
         "gates": list_schema({"type": "object"}), "subjects": TEXTS,
-        "metrics": named_schema(named_schema(metric)), "data": named_schema(rows), "looks": named_schema(list_schema(WHOLE)),
+        "metrics": named_schema(named_schema(metric)), "data": named_schema(rows),
+        "looks": named_schema(list_schema(WHOLE)),
         "left_out": named_schema(object_schema({"rows": WHOLE, "of": WHOLE, "sha256": DIGEST})),
         "harness": TEXT, "plugins": list_schema(plugin), "python": TEXT, "packages": TEXTS,
     }  # fmt: skip

@@ -188,4 +188,5 @@ def _made_of(declared: Export, run: Run) -> str:
     said = ", ".join(f"{k} = {json.dumps(v, default=str)}" for k, v in redact_options(declared.options).items())
     told = f'made by "{declared.use}"' + (f" ({said})" if said else "")
     facts = "".join(f", {k} {v}" for k, v in redact_options(run.facts.get(declared.name, {})).items())
-    return f", {escape_markdown(f'{told} of {declared.from_}')}, weights `{run.digests[declared.from_][:16]}`{escape_markdown(facts)}"
+    parent = f"{escape_markdown(f'{told} of {declared.from_}')}, weights `{run.digests[declared.from_][:16]}`"
+    return f", {parent}{escape_markdown(facts)}"

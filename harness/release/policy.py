@@ -225,7 +225,8 @@ def _odd(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
     for plugin in policy.plugins or ():
         if not re.fullmatch(PLUGIN, plugin):
             what = "a version is a label that anybody can write; " if re.fullmatch(r"\S+ \S+", plugin) else ""
-            yield f'"plugins" has {schema.format_toml(plugin)}: {what}pin the code, "NAME sha256:CODE" of suite.lock.json'
+            pin = 'pin the code, "NAME sha256:CODE" of suite.lock.json'
+            yield f'"plugins" has {schema.format_toml(plugin)}: {what}{pin}'
 
 
 def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:

@@ -58,7 +58,7 @@ class RawMetric:
 class RawRows:
     """One task of one run, as a tool's files hold it.
 
-    `facts` are what fairness compares, by the names in `harness.rows.comparability`; `binding` tells how the rows name what
+    `facts` are what fairness compares, by the names in `harness.rows.comparability`; `binding` tells how rows name what
     answered, `bound` its revision or sha256; `sources` are the files that were read: path as given, sha256, size.
     """
 

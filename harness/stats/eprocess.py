@@ -40,7 +40,7 @@ class EProcess:
 
     One bet against θ <= threshold and one against θ >= threshold, each at alpha: the risk that either ever
     crosses wrongly is alpha, however often one looks and whenever one stops. It is about the population the
-    rows come from; never mix it with a test of `harness.stats.hypothesis_tests` at the same alpha. It costs power: where
+    rows come from; never mix it with a test of `hypothesis_tests` at the same alpha. It costs power: where
     rows are not dear, a fixed number of them proves more.
     """
 

@@ -1,6 +1,6 @@
 """What a gate can prove, before any row is scored: power, the smallest margin, the rows needed.
 
-`truth`, `threshold` and `difference` are turned so that larger is better, as in `harness.stats.hypothesis_tests`; all at a
+`truth`, `threshold` and `difference` are turned so that larger is better, as in `hypothesis_tests`; all at a
 one-sided level alpha. Independent 0/1 rows are summed over their outcomes here, all others are drawn many at
 once by `harness plan`.
 """

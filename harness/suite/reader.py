@@ -100,7 +100,8 @@ class _Reader:
         made = tables.Suite(
             self.path, about, model or tables.Model("", "[rows]", "rows"), adapter, train, candidate, subjects, evals,
             link_groups(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
-            None if candidate else sweep, rows, source if source == self.raw == secrets.redact_options(self.raw) else None,
+            None if candidate else sweep, rows,
+            source if source == self.raw == secrets.redact_options(self.raw) else None,
         )  # fmt: skip
         return made.trial(made.sweep.values[0]) if made.sweep else made
 

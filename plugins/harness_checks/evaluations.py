@@ -73,7 +73,8 @@ def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
             nested = any(a in b or b in a for a in mine for b in wanted[0]) and task.spec.use == "contains"
             if mine and wanted[0] and not mine & wanted[0] and not nested:
                 found[s.id] = (
-                    f"{quote_text(prompt_text(s.input), 40)} → {quote_text(min(wanted[0]), 30)} and {quote_text(min(mine), 30)}"
+                    f"{quote_text(prompt_text(s.input), 40)} → "
+                    f"{quote_text(min(wanted[0]), 30)} and {quote_text(min(mine), 30)}"
                 )
     return found
 

@@ -127,7 +127,8 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
         given = [(s, t) for s in task.samples or () for t in s.targets]
         if found := [(s, t) for s, t in given if PUNCTUATED.fullmatch(t.strip())]:
             plain = re.sub(r"[^\w\s]", "", found[0][1])
-            line = f'{count_of_total(len(found), len(given))} of "{name}": "{plain}" is taken for the target "{found[0][1]}"'
+            count = count_of_total(len(found), len(given))
+            line = f'{count} of "{name}": "{plain}" is taken for the target "{found[0][1]}"'
             evidence = [f'row "{s.id}": {quote_text(t, 60)}' for s, t in found]
             fix = f'say ignore_punctuation = false in "{name}", or use = "numeric" for numbers'
             yield Finding("warning", line, evidence, fix, "punctuation", {name: [s.id for s, _ in found]})
@@ -194,7 +195,8 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     if torn := [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]:
         evidence = []
         for one, two in ([same[0] for same in answers.values()][:2] for answers in torn):
-            said = f"{quote_text(one.prompt, 60)} → {quote_text(one.answer.strip(), 40)} and {quote_text(two.answer.strip(), 40)}"
+            pair = " and ".join(quote_text(row.answer.strip(), 40) for row in (one, two))
+            said = f"{quote_text(one.prompt, 60)} → {pair}"
             evidence.append(f"{_places([one, two], rows)}: {said}")
         meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
         what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several answers"

@@ -5,7 +5,8 @@ be the float64 sum rounded once, bit for bit, and the sum before it is rounded m
 runs it, to float32's own precision. How far the rounded model is from the unrounded one is measured and reported; the
 gates decide.
 
-One model at a time is in memory (`harness_lora.divergence`): a merge that could be trained can be verified on the same card.
+One model at a time is in memory (`harness_lora.divergence`): a merge that could be trained can be verified on the
+same card.
 """
 # ruff: noqa: TID253 (a process of its own)
 

@@ -77,10 +77,12 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     again = f"harness run {printable(str(suite))}"
     commands.append(f"{again:<38}  # seed {run.seed}; an unchanged suite answers from what is remembered")
     return SimpleNamespace(
-        sentence=headline_text(run), glyph=GLYPHS[outcome], outcome=outcome.value, through=[printable(c) for c in through],
+        sentence=headline_text(run), glyph=GLYPHS[outcome], outcome=outcome.value,
+        through=[printable(c) for c in through],
         lead=[_whole(c) for c in run.warranted],
         rest=[_whole(c) for c in run.conclusions if c not in (*run.warranted, *through)],
-        reasons=blocking_reasons(kept, links=links), problems=[shorten_text(p, 500) for p in problems], facts=configuration.header_facts(kept),
+        reasons=blocking_reasons(kept, links=links), problems=[shorten_text(p, 500) for p in problems],
+        facts=configuration.header_facts(kept),
         heads=headline_gates(kept), **_gates(kept, links=links), drawn=svg.can_draw(),
         metrics=metrics.metrics_table(kept), sure=format_confidence(run.alpha), min_n=metrics.slice_min_n(kept),
         endings=[(f"{r.subject}::{r.eval}", format_finish_reasons(r.endings)) for r in run.reports if r.endings],
@@ -89,7 +91,8 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         stages=stages, memory=any(s.memory for s in stages), took=format_seconds(run.seconds),
         digests=[(printable(name), digest[:24] + "…") for name, digest in run.digests.items()],
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        attempts=configuration.attempt_sentences(run), warnings=[shorten_text(w, 500) for w in run.warnings], commands=commands,
+        attempts=configuration.attempt_sentences(run), warnings=[shorten_text(w, 500) for w in run.warnings],
+        commands=commands,
         changes=changed_row_sections(kept, {e["name"] for e in rows}), slices=metrics.slice_charts(kept),
         traded=metrics.tradeoff_of_runs(kept), by_row=metrics.row_charts(kept),
         missing=[shorten_text(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here

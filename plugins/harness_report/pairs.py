@@ -224,7 +224,8 @@ def change_section(kept: LoadedRun, title: str, evaluation: str, pairs: Pairs, l
             one, other = diff_answers(*(shorten_text((row_answer(r) or "").strip(), 600) for r in (p.theirs, p.ours)))
             rows.append(SimpleNamespace(
                 outcome=OUTCOMES[p.outcome], link=f"#{quote(evaluation, '')}/{quote(p.id, '')}",
-                prompt=shorten_text(last_prompt_line(p.ours), 200), slice=shorten_text(row_slice(p.ours, kept.column(evaluation)), 80),
+                prompt=shorten_text(last_prompt_line(p.ours), 200),
+                slice=shorten_text(row_slice(p.ours, kept.column(evaluation)), 80),
                 theirs=one, ours=other, marks=(_mark(p.theirs, pairs), _mark(p.ours, pairs)), fold=i >= narrow,
             ))  # fmt: skip
     return SimpleNamespace(

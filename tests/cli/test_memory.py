@@ -63,7 +63,8 @@ def limited(code: str, megabytes: int, folder: Path, *words: str) -> subprocess.
 @pytest.mark.parametrize("ending", ["ctypes.CDLL(None).exit(1)", "os.abort()"])
 def test_a_library_that_ends_the_process_is_told(tmp_path: Path, ending: str) -> None:
     """Under a limit of memory an end without Python's own is one line, whatever code it had."""
-    code = f"import ctypes, os\nfrom harness.cli.signals import run_guarded\nraise SystemExit(run_guarded(lambda _: {ending}, None))"
+    code = "import ctypes, os\nfrom harness.cli.signals import run_guarded\n"
+    code += f"raise SystemExit(run_guarded(lambda _: {ending}, None))"
     done = limited(code, 1000, tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (4, 1), done.stderr
     assert "error: out of memory: a library ended the process" in done.stderr

@@ -135,8 +135,8 @@ def test_a_cluster_that_grows_is_asked_for_gpus(monkeypatch: pytest.MonkeyPatch)
     ray = SimpleNamespace(cluster_resources=lambda: there, available_resources=lambda: there, remote=lambda _: remote)
     monkeypatch.setattr("harness_ray.cluster.connect_ray", lambda _: ray)
     monkeypatch.setattr("harness_ray.cluster.PATIENCE", 0.0)
-    for gpus, workers in ((0, 1), (5, 2)):
-        there["GPU"] = gpus
+    for count, workers in ((0, 1), (5, 2)):
+        there["GPU"] = count
         assert len(Cluster("head:6379?gpus=2", None).start()) == workers
     assert {(one["num_gpus"], one["num_cpus"]) for one in asked} == {(2, 0)}
     with pytest.raises(UsageError, match=r'want "ray", "ray:HOST:PORT" or "ray:HOST:PORT\?gpus=1"'):

@@ -23,7 +23,8 @@ class Telling:
         for prompt, text in zip(prompts, self.subject.generate(prompts)):
             number = int(prompt.split("question ")[1].split()[0])
             cut = number < self.cut
-            found.append(Completion("" if number >= 60 - self.empty else text, "length" if cut else "eos", 32 if cut else 2))
+            text = "" if number >= 60 - self.empty else text
+            found.append(Completion(text, "length" if cut else "eos", 32 if cut else 2))
         return found
 
 

@@ -709,9 +709,9 @@ def test_labels_keep_their_digits() -> None:
     """Places are written with two decimals in a picture, labels as they are."""
     pytest.importorskip("vl_convert")
     chart = configuration.charts.line_chart("Rate", "", {"rate": [(1.0, 0.0), (2.0, 0.0025)]})
-    svg = svg.draw_svg(chart.spec, 'a "label"')
-    assert ">0.0025<" in svg and 'aria-label="a &quot;label&quot;"' in svg
-    assert not re.search(r'="[^"]*\.\d{3}', svg)
+    drawn = svg.draw_svg(chart.spec, 'a "label"')
+    assert ">0.0025<" in drawn and 'aria-label="a &quot;label&quot;"' in drawn
+    assert not re.search(r'="[^"]*\.\d{3}', drawn)
 
 
 def test_numbers_have_the_digits_that_matter() -> None:

@@ -32,16 +32,16 @@ harness/pipeline: artifacts model_selection preflight record
 harness/planning: benchmark
 harness/release: export promote signing
 harness/suite: waiving
-harness/workers: gpus child local protocol
+harness/workers: gpus child protocol
 plugins/harness_checks: batches frames
 plugins/harness_export: __init__ fp8 quantised writing
 plugins/harness_hf: classes encoding fp8 probe sabotage sources
-plugins/harness_judge: calibrate calibration commands
+plugins/harness_judge: calibration commands
 plugins/harness_lm_eval: names
 plugins/harness_lora: merge
 plugins/harness_served: statement
 plugins/harness_sft: processes train trainer worker
-plugins/harness_view: commands labels
+plugins/harness_view: labels
 """  # numbers, digests, models, names of a suite, what a process says to its own, or what a run's folder holds
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
 LEAKS = """

@@ -190,7 +190,8 @@ def program(folder: Path, code: str) -> str:
 def test_a_worker_ends_with_its_driver(tmp_path: Path) -> None:
     """When the driver is killed its pipe closes, and the worker ends in the middle of what it does."""
     code = (
-        "import sys, time; from harness.workers.gpus import worker_environment; from harness.workers.local import Child; "
+        "import sys, time; from harness.workers.gpus import worker_environment; "
+        "from harness.workers.local import Child; "
         "from harness.workers.protocol import pack_message; "
         "made = Child(sys.executable, 'w', worker_environment(None, ours=True)); made.send('{}').result(); "
         "print(made._process.pid, flush=True); time.sleep(60)"

@@ -223,9 +223,10 @@ def test_rows_that_kill_together_are_told_so(clock: Clock, monkeypatch: pytest.M
     prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
     crew = Crew(0)
     reply = crew.reply
-    many = lambda w, asked: (
-        WorkerLostError("ended by SIGKILL") if len(asked.get("requests", [])) > 15 else reply(w, asked)
-    )  # noqa: E731
+
+    def many(worker: Any, asked: Any) -> Any:
+        return WorkerLostError("ended by SIGKILL") if len(asked.get("requests", [])) > 15 else reply(worker, asked)
+
     monkeypatch.setattr(crew, "reply", many)
     with running(crew, clock, monkeypatch).loaded() as [one, _], pytest.raises(WorkersGoneError, match="each half was"):
         one.generate(prompts, max_new_tokens=1)

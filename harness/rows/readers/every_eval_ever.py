@@ -61,7 +61,8 @@ def _log(files: Files, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], 
     for log in logs:
         document = files.document(log)
         if not str(document.get("schema_version")).startswith(VERSION):
-            what = f"is of version {ask.display_name(document.get('schema_version'))} of the schema, and {VERSION}x is read"
+            version = ask.display_name(document.get("schema_version"))
+            what = f"is of version {version} of the schema, and {VERSION}x is read"
             raise UsageError(f"{log}: {what}; convert it anew with every_eval_ever 0.3")
         for result in document["evaluation_results"]:
             name = _task(result["evaluation_name"], document)

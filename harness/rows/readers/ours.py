@@ -73,7 +73,8 @@ class Ours(ask.RowReader):
             ask.collect_facts(
                 scorer=spec.get("use"), template=spec.get("template"), generation=spec.get("options"),
                 limit="none" if report["of"] in (0, report["n"]) else str(report["n"]), model=run.get("model"),
-                transformers=ask.nested_value(run, "versions", "transformers"), torch=ask.nested_value(run, "versions", "torch"),
+                transformers=ask.nested_value(run, "versions", "transformers"),
+                torch=ask.nested_value(run, "versions", "torch"),
                 seed=str(run.get("seed")), dtype=ask.nested_value(run, "facts", "model", "dtype"),
             ),
             "claimed" if digest else "none", f"sha256:{digest}" if digest else "", tuple(report.get("caveats") or ()),
