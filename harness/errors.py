@@ -55,10 +55,10 @@ class Mistakes:
     """Collect mistakes, so that all of them are reported at once."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.messages: list[str] = []
 
     def add(self, where: str, what: str) -> None:
-        self.found.append(f"{where}: {what}")
+        self.messages.append(f"{where}: {what}")
 
     @contextmanager
     def collecting(self, where: str = "") -> Iterator[None]:
@@ -66,11 +66,11 @@ class Mistakes:
         try:
             yield
         except UsageError as error:
-            self.found += [m if m.startswith(where) else f"{where} {m}" for m in error.messages]
+            self.messages += [m if m.startswith(where) else f"{where} {m}" for m in error.messages]
 
-    def raise_if_any(self) -> None:
-        if self.found:
-            raise UsageError(*dict.fromkeys(self.found))
+    def raise_errors(self) -> None:
+        if self.messages:
+            raise UsageError(*dict.fromkeys(self.messages))
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

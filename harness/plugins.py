@@ -117,14 +117,14 @@ class Plugins:
                         plugin_errors.THEIRS.add(module.partition(".")[0])
                     found[kind, name] = one = Provided(kind, name, plugin, function)
                     if wrong := list(capabilities.find_mistakes(kind, function)):
-                        mistakes.found.extend(
+                        mistakes.messages.extend(
                             f"{where}: {plugin_errors.plugin_error(function, f': {what}')}" for what in wrong
                         )
                         continue
                     given, names = CALLS.get("marker" if kind == "evaluator" and one.about.marks else kind, (None, ()))
                     if given is not None and (what := schema.find_signature_error(function, given, names)):
                         mistakes.add(where, str(plugin_errors.plugin_error(function, what)))
-        mistakes.raise_if_any()
+        mistakes.raise_errors()
         return found
 
 
@@ -169,7 +169,7 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
                         f'plugin "{name}"',
                         str(plugin_errors.plugin_error(hook, " is never called; is @hookimpl missing?")),
                     )
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     return Plugins(manager, asked)
 
 

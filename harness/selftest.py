@@ -218,7 +218,7 @@ def _undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: s
     """Return what ended an evaluation before its gates saw any row, where nothing else kept a candidate back."""
     said = [v for v in verdicts if v.candidate == candidate]
     ended = [v for v in said if v.outcome is Outcome.INCONCLUSIVE and v.value is None and v.metric]
-    back, open_ = [v for v in said if v.holds_up], {v.gate for v in ended}
+    back, open_ = [v for v in said if v.blocks_release], {v.gate for v in ended}
     gates = collection.gates(candidate)
     for gate in gates * len(gates):  # so often that a chain of them is followed to its end
         if open_.intersection((*gate.requires, *gate.any_of)):
@@ -228,7 +228,7 @@ def _undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: s
 
 def _equals(collection: Collection, results: Results) -> Iterator[Equals]:
     """Decide each gate that equal models keep on a baseline and a control whose rows were swapped at random."""
-    candidate, about = collection.candidates[0], collection.suite.about
+    candidate, about = collection.candidates[0], collection.suite.header
     for gate in collection.gates(candidate):
         ours, theirs = results.get((candidate, gate.eval)), results.get((gate.versus or "", gate.eval))
         if not gate.versus or gate.margin > 0 or ours is None or theirs is None or ours.order:
@@ -290,7 +290,7 @@ def _sabotaged(collection: Collection, label: str, saboteur: Callable[..., Any],
     out.mkdir()
     before = weights_digest(Path(base.path))
     try:
-        saboteur(Path(base.path), out, seed=collection.suite.about.seed)
+        saboteur(Path(base.path), out, seed=collection.suite.header.seed)
     except UsageError as error:
         raise NotMade(str(error)) from None
     if weights_digest(Path(base.path)) != before:

@@ -93,7 +93,7 @@ def test_a_control_that_is_skipped_leaves_the_equal_models_to_the_next(suite: Pr
 def test_impostors_answer_in_workers(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --on each is answered by two processes, and caught for the same reason."""
     started: list[str] = []
-    again = Local.again
+    again = Local.restart
     monkeypatch.setattr(Local, "again", lambda self: started.append(self.said) or again(self))
     names = ("--only", "shuffled answers", "--only", "noise in the weights")
     code, there = selftest(suite, *names, "--on", "local:2")

@@ -62,17 +62,17 @@ class ServerConnection:
         self._secrets = (key, unquote(parts.password or parts.username or ""))
         self._wrote: dict[tuple[str, str], set[str]] = {}
 
-    def clean(self, text: str, most: int = 200) -> str:
+    def redact(self, text: str, most: int = 200) -> str:
         """Make one line of what a server said, without any part of a secret and what a terminal would obey."""
         text = secrets.redact_parts(text[: 20 * most], self._secrets)
         line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return line if len(line) <= most else line[:most] + "…"
 
-    def hear(self, asked: str, reply: Any) -> None:
+    def record_model(self, asked: str, reply: Any) -> None:
         """Note who a reply says wrote it, by the model that was asked for."""
         for what, field in SIGNED.items() if isinstance(reply, dict) else ():
             if isinstance(name := reply.get(field), str) and name:
-                self._wrote.setdefault((asked, what), set()).add(self.clean(name, 100))
+                self._wrote.setdefault((asked, what), set()).add(self.redact(name, 100))
 
     def facts(self, asked: str) -> dict[str, Any]:
         """Return the proxy, and by whom replies were written so far where a model was asked for."""
@@ -163,16 +163,16 @@ class Client:
             while cause is not None and not isinstance(cause, RequestError):
                 cause = cause.__cause__
             if cause:  # of a reply that was not read to its end
-                cause.what = self.peer.clean(cause.what)
+                cause.what = self.peer.redact(cause.what)
                 raise cause from None
             sent = type(error.__cause__).__name__ not in ("ConnectError", "ProxyError")
-            why = self.peer.clean(str(error.__cause__ or error))
+            why = self.peer.redact(str(error.__cause__ or error))
             raise RequestError(f"the connection failed ({why})", passing=True, charged=sent) from None
         except sdk.APIStatusError as error:
             raise self._refusal(error) from None
         except (ValueError, RecursionError):
             raise RequestError("answered with something that is no JSON", passing=True, charged=True) from None
-        self.peer.hear(str((body or {}).get("model")), reply)
+        self.peer.record_model(str((body or {}).get("model")), reply)
         return reply
 
     def _refusal(self, error: Any) -> RequestError:
@@ -182,7 +182,7 @@ class Client:
             what = f"refuses the key that {self.variable} holds" if self.variable else "wants a key"
             hint = "export the right one" if self.variable else "name the variable that holds it with api_key_env"
             return RequestError(f"{what} (HTTP 401)", status=status, hint=hint, fatal=True)
-        said = self.peer.clean(error_message(body) or error.response.text)
+        said = self.peer.redact(error_message(body) or error.response.text)
         spent = "insufficient_quota" in json.dumps(body, default=str)  # a 429 that no waiting helps
         return RequestError(
             f"HTTP {status}: {said or 'no reason given'}",

@@ -104,7 +104,7 @@ def list_annotations(run: Run, lines: Mapping[str, int]) -> list[str]:
         if v.outcome is not Outcome.PASS:
             message = f"{v.candidate}: {v.metric} {v.claim}: {v.why}"
             message += f"; {v.waiver.says()}" if v.waiver else ""
-            kind = "error" if v.holds_up else "notice" if v.blocking and not v.waived else "warning"
+            kind = "error" if v.blocks_release else "notice" if v.blocking and not v.waived else "warning"
             found.append(format_annotation(kind, message, run.path, lines.get(v.gate), f"{v.outcome} {v.gate}"))
     return limit_annotations(found)
 

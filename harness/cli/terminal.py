@@ -277,7 +277,7 @@ class Summary:
             self.line(conclusion, "bold")
         for e in (e for e in run.exports if not e.written):
             self.line(f"not exported: {e.candidate} to {short_path(e.to)}", "bold red")
-            for reason in () if any(v.holds_up for v in run.verdicts) else e.reasons:  # they stand above
+            for reason in () if any(v.blocks_release for v in run.verdicts) else e.reasons:  # they stand above
                 self.line(f"  because {reason}")
         if run.deselected:
             self.line(f"{count_noun(len(run.deselected), 'item')} deselected")
@@ -393,7 +393,7 @@ def _folded(v: Verdict, verbosity: int) -> bool:
 
 def _idle(v: Verdict) -> str:
     """Return why a verdict that is no PASS holds nothing up, in brackets, or nothing."""
-    if v.outcome is Outcome.PASS or v.holds_up:
+    if v.outcome is Outcome.PASS or v.blocks_release:
         return ""
     if v.waived:
         return " (waived)"

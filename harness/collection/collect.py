@@ -53,11 +53,11 @@ def collect(
     check_tables(context)
     training, origins = read_training_rows(context, sources)
     tasks = {t.spec.name: t for spec in suite.evals if (t := make_task(context, sources, spec))}
-    if not context.mistakes.found:
+    if not context.mistakes.messages:
         warn_of_overlaps(context, sources)
     _check_selecting(context, tasks)
     check_gates(context, tasks)
-    context.mistakes.raise_if_any()
+    context.mistakes.raise_errors()
     prompted = {subject: _shot_evals(context, subject, tasks) for subject in suite.subjects}
     for name in dict.fromkeys(n for s, names in prompted.items() if suite.subjects[s].examples for n in names):
         tasks[name] = add_shots(context, sources, tasks[name])
@@ -65,7 +65,7 @@ def collect(
         if 0 < len(task.shots) < subject.examples:
             what = f'"{task.spec.name}" has {len(task.shots)} worked examples, and not {subject.examples}'
             context.warnings.append(f"{subject.where}: {what}; lower shots, or name more with fewshot_data")
-    context.mistakes.raise_if_any()
+    context.mistakes.raise_errors()
     if selecting and not any(e.select for e in suite.evals):
         raise UsageError(f'{suite.path}: --select: no eval has a select split; give one select = "data/select.jsonl"')
     items, rows = tuple(_items(context, tasks, prompted)), None if training is None else tuple(training)

@@ -125,6 +125,8 @@ def _check_sweep(context: Context) -> None:
         function, found = context.plugins.find(kind, table.use).function, Mistakes()
         schema.check_options(function, table.options, found.add)
         own = f"{sweep.option}: "
-        context.mistakes.found += [f"{table.where}: {m.removeprefix(own)}" for m in found.found if m.startswith(own)]
+        context.mistakes.messages += [
+            f"{table.where}: {m.removeprefix(own)}" for m in found.messages if m.startswith(own)
+        ]
         if kind == "trainer":
             _look(context, function, {sweep.option: value}, table.where)

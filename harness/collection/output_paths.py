@@ -51,7 +51,7 @@ def check_output_paths(suite: Suite, out: Path, junit_xml: Path | None) -> None:
                 mistakes.add(place.where, f"{place.says} {how} {read.name}; export to another folder")
     if junit_xml is not None and (why := find_write_error(junit_xml)):
         mistakes.add(f"--junit-xml {format_toml(str(junit_xml))}", f"{why}; name a file that can be written")
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
 
 
 def check_candidate(suite: Suite) -> None:

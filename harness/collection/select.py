@@ -24,8 +24,8 @@ def select_items(collection: Collection, keyword: str, last: Path | None) -> Col
     chosen = {i.id for i in collection.items if matches(i.id)}
     if last is not None:
         known = read_last_run(last, collection.suite.name)
-        kept = {(v.gate, v.candidate) for v in known.verdicts if v.missed}  # which kept a candidate from shipping
-        back = [v for v in known.verdicts if v.missed or (v.group, v.candidate) in kept]
+        kept = {(v.gate, v.candidate) for v in known.verdicts if v.not_passed}  # which kept a candidate from shipping
+        back = [v for v in known.verdicts if v.not_passed or (v.group, v.candidate) in kept]
         missed = {(r.subject, r.eval) for r in known.reports if r.outcome != "done"}
         missed |= {(v.candidate, v.metric.partition(".")[0]) for v in back}
         chosen &= {r.id for r in known.reports if (r.subject, r.eval) in missed}
@@ -105,4 +105,4 @@ def _unreadable(expression: str, why: str) -> UsageError:
 
 def has_failed(report: Report) -> bool:
     """Return whether an item could not be evaluated, or a blocking gate on it did not pass."""
-    return report.outcome == "error" or any(v.missed for v in report.verdicts)
+    return report.outcome == "error" or any(v.not_passed for v in report.verdicts)

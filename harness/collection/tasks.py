@@ -59,7 +59,7 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
             for m in plugin_errors.checked_items(made or function, declared, Metric, "Metrics")
         }
     except UsageError as error:
-        context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
+        context.mistakes.messages.extend(f"{spec.where}: {m}" for m in error.messages)
         return None
     except Exception as error:  # the plugin's own code; the line says whose
         complain(f'"{spec.use}" cannot name its metrics: {plugin_errors.error_location(error) or error}')
@@ -207,7 +207,7 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
     with context.mistakes.collecting():
         given = spec.chat_template_kwargs if spec.data is not None else None
         samples = add_question_keys(to_samples(rows, spec.where, **about, arguments=given), spec.template)
-        if told.found or not able.check_rows:
+        if told.messages or not able.check_rows:
             return samples
         try:
             with context.mistakes.collecting(f"{spec.where}:"):

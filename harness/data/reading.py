@@ -173,8 +173,8 @@ def read_hub(source: str, where: str) -> list[Row]:
 
 def limit_mistakes(mistakes: Mistakes, where: str) -> None:
     """Keep the first mistakes in the rows of one source, and count the others."""
-    if len(mistakes.found) > SHOWN:
-        mistakes.found[SHOWN:] = [f"{where}: and {len(mistakes.found) - SHOWN} rows more like these"]
+    if len(mistakes.messages) > SHOWN:
+        mistakes.messages[SHOWN:] = [f"{where}: and {len(mistakes.messages) - SHOWN} rows more like these"]
 
 
 def _parse(text: str, place: str) -> Any:
@@ -233,11 +233,11 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
         far = f" (line {last + 1} on; is a quote not closed?)" if "field limit" in str(error) else ""
         raise UsageError(f"{path}:{last + 1}: not valid CSV: {error}{far}; write the rows as .jsonl") from None
     known = {row[header[-1]] for row in rows} if joined else set()
-    mistakes.found += [what for what, ends in joined if not ends or known.issuperset(ends)]
-    if len(mistakes.found) > max(SHOWN, len(rows)):  # one cause
-        mistakes.found = [f"{mistakes.found[0]} {len(mistakes.found) - 1:,} rows more are like this one"]
+    mistakes.messages += [what for what, ends in joined if not ends or known.issuperset(ends)]
+    if len(mistakes.messages) > max(SHOWN, len(rows)):  # one cause
+        mistakes.messages = [f"{mistakes.messages[0]} {len(mistakes.messages) - 1:,} rows more are like this one"]
     limit_mistakes(mistakes, f"{path}")
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     return rows
 
 

@@ -92,10 +92,10 @@ def to_samples(
         if lacking := [i for i, row in enumerate(rows) if column not in row]:
             what = f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows)'
             mistakes.add(where, f"{what}; it has {quote_names(rows[0])}")
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     named = _all_named(rows, columns, template, where, json_targets=json_targets)
-    mistakes.found += [f"{where}: {what}" for what in _odd_values(named, rows, clusters, slices)]
-    mistakes.raise_if_any()
+    mistakes.messages += [f"{where}: {what}" for what in _odd_values(named, rows, clusters, slices)]
+    mistakes.raise_errors()
     if arguments is not None:
         _give_arguments(rows, named, arguments, [*columns.values(), *slices, *clusters], where)
     samples = []
@@ -110,7 +110,7 @@ def to_samples(
         mistakes.add(where, f'no column "input"; its columns are {quote_names(rows[0])}; {want}')
     if twice := [i for i, n in Counter(s.id for s in samples).items() if n > 1]:
         mistakes.add(where, f'{count_noun(len(twice), "id")} of more than one row, for instance "{twice[0]}"')
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     return samples
 
 
@@ -139,7 +139,7 @@ def to_training_rows(
             taken = _training_row(i, named[i], where, columns, template)
             made.append(taken | training_template_arguments(i, row, columns, where, arguments or {}))
     reading.limit_mistakes(mistakes, where)
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     return made
 
 
@@ -369,7 +369,7 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
             mistakes.add(where, f'columns: "{name}" is not trained on{did_you_mean(name, names)}')
         elif any(column not in row for row in rows):
             mistakes.add(where, f'no column "{column}" for {name}; its columns are {quote_names(rows[0])}')
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     named = []
     for row in rows:
         found = {**row, **{name: row[column] for name, column in columns.items()}}
@@ -391,7 +391,7 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
                 taken | training_template_arguments(i, {**row, "prompt": taken["prompt"]}, columns, where, common)
             )
     reading.limit_mistakes(mistakes, where)
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     return made
 
 

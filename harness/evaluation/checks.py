@@ -88,7 +88,7 @@ class Checks:
         for code in self.ignored:
             if self.provided and code not in titles and code.partition("-")[0] not in known:
                 mistakes.add(f'ignore "{code}"', f"is the code of no check{did_you_mean(code, [*known, *titles])}")
-        mistakes.raise_if_any()
+        mistakes.raise_errors()
 
     def of(self, stage: str) -> list[Provided]:
         return [p for p in self.provided if self.stages[p.name] == stage]
@@ -198,7 +198,7 @@ def build_trainer(collection: Collection, base: ModelRef, adapter: Any) -> Built
     if (make := collection.plugins.find("trainer", train.use).about.build) is None:
         return None
     rows, options = detach_copy(list(collection.training)), detach_copy(dict(train.options))
-    built = make(detach_copy(base), adapter, rows, seed=collection.suite.about.seed, **options)
+    built = make(detach_copy(base), adapter, rows, seed=collection.suite.header.seed, **options)
     return plugin_errors.checked_return(make, built, Built, "a harness.Built")  # type: ignore[no-any-return]
 
 

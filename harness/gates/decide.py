@@ -91,5 +91,5 @@ def _worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, columns: Seq
             note = Note(
                 "slice", {"name": name, **result_notes(make_verdict(blank, test, hypothesis), hypothesis)[0].told}
             )
-            worst.append((hypothesis.beyond(test)[1], format_notes(blank.about, [note])))
+            worst.append((hypothesis.bounds_minus_margin(test)[1], format_notes(blank.about, [note])))
     return min(worst)[1] if worst else ""

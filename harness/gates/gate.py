@@ -320,7 +320,7 @@ def find_export_obstacles(verdicts: Iterable[Verdict], gates: Sequence[Gate], ca
     for gate in wanted:
         if (verdict := said.get(gate.id)) is None:
             reasons.append(f'gate "{gate.id}" has no verdict on {candidate}')
-        elif verdict.holds_up:
+        elif verdict.blocks_release:
             reasons.append(f'gate "{gate.id}" is {verdict.outcome} on {candidate}: {verdict.why}')
     return reasons
 

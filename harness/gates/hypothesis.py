@@ -74,7 +74,7 @@ class Hypothesis:
         """Whether the value of some row is not known, or not wholly."""
         return any(s.lost or s.partly_lost for rows in (self.ours, self.theirs or ()) for s in rows)
 
-    def supposing(self, best: bool | None) -> Hypothesis:
+    def with_missing_as(self, best: bool | None) -> Hypothesis:
         """Return the same with every lost value as good for the claim as can be, or as bad; with None without them.
 
         What is left of a value that is lost in part counts as the row does.
@@ -86,7 +86,7 @@ class Hypothesis:
         theirs = None if self.theirs is None else [_settled(self.theirs[i], best, 1 - good) for i in keep]
         return Hypothesis(self.case, ours, theirs, [[kind[i] for i in keep] for kind in self.kinds])
 
-    def beyond(self, test: Test) -> tuple[float, float]:
+    def bounds_minus_margin(self, test: Test) -> tuple[float, float]:
         """Return how far the bounds of a test lie beyond the threshold, turned so that less is worse."""
         low, high = sorted((self.sign * test.lower, self.sign * test.upper))
         return low - self.margin, high - self.margin
@@ -106,7 +106,7 @@ class Hypothesis:
     @cached_property
     def _known(self) -> Hypothesis:
         """The same on the rows whose value is known on both sides, which are those that the estimate is of."""
-        return self.supposing(None) if self.lost else self
+        return self.with_missing_as(None) if self.lost else self
 
     @property
     def support(self) -> tuple[float, float] | None:
@@ -122,7 +122,7 @@ class Hypothesis:
         return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
     @property
-    def otherwise(self) -> float | None:
+    def alternative_estimate(self) -> float | None:
         """The estimate with clusters that count alike, or, of a gate that counts them so, rows; None for no mean."""
         if self.metric.combine or self.metric.is_count or self.gate.kind.counts or self.gate.cap is not None:
             return None

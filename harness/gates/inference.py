@@ -26,7 +26,7 @@ def infer(hypothesis: Hypothesis, *, ties: bool = False) -> hypothesis_tests.Tes
     if not hypothesis.lost:
         return _tested(hypothesis, ties)
     # lost values count against whatever is claimed: the worst of them to prove it, and so on
-    worst, best, known = (_tested(hypothesis.supposing(best), ties) for best in (False, True, None))
+    worst, best, known = (_tested(hypothesis.with_missing_as(best), ties) for best in (False, True, None))
     low, high = (worst, best) if hypothesis.sign > 0 else (best, worst)
     return replace(worst, estimate=known.estimate, lower=low.lower, upper=high.upper, p_fail=best.p_fail)
 

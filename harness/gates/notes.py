@@ -33,7 +33,7 @@ def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
     notes = [Note("found", told)]
     if verdict.method in ("failures counted", "point"):
         return notes
-    other, limit = hypothesis.otherwise if hypothesis.clusters else None, verdict.threshold
+    other, limit = hypothesis.alternative_estimate if hypothesis.clusters else None, verdict.threshold
     if other is not None and verdict.estimate is not None and limit is not None:
         other += limit - hypothesis.threshold  # of a share of the baseline, see `conclude`
         apart = (verdict.estimate - limit) * (other - limit) < 0  # on two sides of it
@@ -61,7 +61,7 @@ def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
     """Return that neighbouring rows go together, where they are taken to be independent, or nothing."""
     if hypothesis.clusters or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
         return []
-    known = hypothesis.supposing(None) if hypothesis.lost else hypothesis
+    known = hypothesis.with_missing_as(None) if hypothesis.lost else hypothesis
     there = None if known.metric.is_count else lag_one_correlation(row_differences(known, known.gate.cap)[0])
     if there is None or there[1] > TOGETHER:
         return []

@@ -83,7 +83,7 @@ def make_slice_verdict(
     failed, large = [s for s in slices if s.outcome is Outcome.FAIL], [s for s in slices if not s.alarm]
     # the worst by its upper bound of those that failed or of alarms alone, else by its lower bound of the large ones
     bound, among = (1, failed or slices) if failed or not large else (0, large)
-    driver = min(among, key=lambda s: hypotheses[s.name].beyond(tested[s.name])[bound]).name
+    driver = min(among, key=lambda s: hypotheses[s.name].bounds_minus_margin(tested[s.name])[bound]).name
     outcome, proofs = (
         combine_slice_outcomes([(s.outcome, s.alarm) for s in slices]),
         [tested[s.name].p_pass for s in large],

@@ -41,14 +41,16 @@ class Adjudicator:
         self.said: dict[tuple[str, str], Verdict] = {}
         self.leaks: contamination.Leaks | None = None  # rows by evaluation; None as long as nobody looked
         self.standings: dict[tuple[str, str], AttemptNumber] = {}  # by candidate and eval, once they are in the ledger
-        self.guesses: dict[tuple[str, str], AttemptNumber] = {}  # the same, of evaluations that may stop early
+        self.provisional_attempts: dict[
+            tuple[str, str], AttemptNumber
+        ] = {}  # the same, of evaluations that may stop early
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """All verdicts that were given, in their order: what may ship is read from these alone."""
         return tuple(self.said.values())
 
-    def after(self, item: Item) -> tuple[Verdict, ...]:
+    def on_evaluation_end(self, item: Item) -> tuple[Verdict, ...]:
         """Return the verdicts that can be given now that an evaluation of a candidate ended, well or not."""
         self.ended.add((item.subject, item.eval))
         if item.subject not in self.collection.candidates:
@@ -62,14 +64,14 @@ class Adjudicator:
                 self.standings[key] = self.ledger.standing(look)
                 self.ledger.record(self.standings[key], look, self.collection.suite, *key)
         for gate in self.collection.gates(item.subject, item.eval):
-            self.give(gate, item.subject)
+            self.decide_if_ready(gate, item.subject)
         return self.verdicts[before:]
 
     def look(self, candidate: str, name: str, result: Result) -> LedgerEntry:
         """Return what an evaluation tells of a candidate, under what is claimed of it."""
         return make_attempt(self.claims, candidate, name, result.digest, self.base, result)
 
-    def give(self, gate: Gate, candidate: str) -> None:
+    def decide_if_ready(self, gate: Gate, candidate: str) -> None:
         """Decide a gate, and before it those it waits for, if all that it needs has been evaluated."""
         if (candidate, gate.id) in self.said:
             return
@@ -78,16 +80,16 @@ class Adjudicator:
         if not own & chosen or any((candidate, e) not in self.ended for e in self.collection.evals(gate) & chosen):
             return
         for name in (*gate.requires, *((gate.group,) if gate.group else ())):
-            self.give(self.collection.named(self.gates[name], candidate), candidate)
+            self.decide_if_ready(self.collection.named(self.gates[name], candidate), candidate)
         if gate.group or (candidate, gate.id) in self.said:  # its group speaks for it
             return
         alpha = self.alpha(gate, candidate)
-        if gate.any_of and not self.unmet(gate, candidate):
+        if gate.any_of and not self.unmet_requirement(gate, candidate):
             self.any_of(gate, candidate, alpha)
         else:
-            self.say(self.judged(gate, candidate, alpha))
+            self.record_verdict(self.judged(gate, candidate, alpha))
 
-    def unmet(self, gate: Gate, candidate: str) -> str:
+    def unmet_requirement(self, gate: Gate, candidate: str) -> str:
         """Return which required gate did not pass, or an empty text."""
         for name in gate.requires:
             if (verdict := self.said.get((candidate, name))) is None or verdict.outcome is not Outcome.PASS:
@@ -104,7 +106,7 @@ class Adjudicator:
             if verdict.outcome is Outcome.PASS and p > alpha:
                 note = Note("holm", {"of": len(members), "p": p})
                 verdict = add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
-            self.say(verdict)
+            self.record_verdict(verdict)
         said, p = [self.said[candidate, name] for name in gate.any_of], min(adjusted)
         proven = [v.gate for v in said if v.outcome is Outcome.PASS]
         notes = [Note("group", {"proven": proven, "of": len(said), "p": p})]
@@ -118,11 +120,13 @@ class Adjudicator:
         )
         whole = replace(whole, risk=risk)
         digest = next((v.digest for v in said if v.digest), "")
-        self.say(add_reason(replace(whole, digest=digest, n=max(v.n for v in said), attempt=attempt), *notes))
+        self.record_verdict(
+            add_reason(replace(whole, digest=digest, n=max(v.n for v in said), attempt=attempt), *notes)
+        )
 
     def judged(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
         """Decide one gate by itself, unless one that it requires did not pass."""
-        if unmet := self.unmet(gate, candidate):
+        if unmet := self.unmet_requirement(gate, candidate):
             return error_verdict(gate, candidate, unmet, alpha)
         verdict, standing = self.verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
         if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
@@ -138,9 +142,11 @@ class Adjudicator:
         """Return whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
         gates = [g for g in self.collection.gates(item.subject, item.eval) if g.eval == item.eval]
         key = item.subject, item.eval
-        if self.ledger and key not in self.guesses:  # which attempt it will be; the ledger is asked once for each
+        if (
+            self.ledger and key not in self.provisional_attempts
+        ):  # which attempt it will be; the ledger is asked once for each
             with self.ledger.locked():
-                self.guesses[key] = self.ledger.standing(
+                self.provisional_attempts[key] = self.ledger.standing(
                     make_attempt(self.claims, *key, result.digest, self.base, None)
                 )
         verdicts = [self.verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
@@ -150,7 +156,7 @@ class Adjudicator:
         """Return which attempt a gate is judged as: at its rows, and at those of the gates that share its risk."""
         own = self.gates[gate.group].any_of if gate.group else gate.any_of or [gate.id]
         evals = {self.gates[name].eval for name in own}
-        known = [self.standings.get((candidate, e)) or self.guesses.get((candidate, e)) for e in evals]
+        known = [self.standings.get((candidate, e)) or self.provisional_attempts.get((candidate, e)) for e in evals]
         return max((s.number for s in known if s), default=0)
 
     def verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
@@ -169,12 +175,12 @@ class Adjudicator:
 
     def alpha(self, gate: Gate, candidate: str) -> float:
         """Return the level a gate is tested at: of its attempt, and of this look where more rows were declared."""
-        alpha = self.collection.suite.about.risk(self.number(gate, candidate), gate.alpha)
+        alpha = self.collection.suite.header.risk(self.number(gate, candidate), gate.alpha)
         task, standing = self.collection.tasks.get(gate.eval), self.standings.get((candidate, gate.eval))
         most = task.spec.rows_at_most if task else None
         return alpha if most is None or standing is None else interim_levels(standing.stages, most, alpha)[-1]
 
-    def say(self, verdict: Verdict) -> None:
+    def record_verdict(self, verdict: Verdict) -> None:
         gate, suite = self.gates[verdict.gate], self.collection.suite
         verdict = replace(verdict, decides=self.collection.decides(gate, verdict.candidate))
         if verdict.blocking and verdict.outcome is not Outcome.PASS:

@@ -90,7 +90,7 @@ def train_adapter(run: RunContext) -> Trained | StageStop:
     folder = Artifacts(run.session).adapter
     facts: dict[str, Any] = {}
     if not run.suite.candidate:
-        table, rows, found = run.suite.train, run.collection.training, run.record.found
+        table, rows, found = run.suite.train, run.collection.training, run.record.run
         assert table and rows is not None
         again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {count_noun(len(rows), 'row')}"
         with _making(run, folder) as whole, run.record.stage("train", again if whole else anew + _expected(run)):
@@ -133,7 +133,7 @@ def merge_adapter(run: RunContext, adapter: ModelRef, variant: str) -> ModelRef 
                     write_text(folder / MERGED, dumps({"facts": facts}))
                 artifact_cache.seal_folder(folder, out)
         if facts := read_facts(out / MERGED):
-            run.record.found.facts[name] = facts
+            run.record.run.facts[name] = facts
         merged = seal_candidate(ModelRef(name, str(out), options=adapter.options))
     twin = replace(adapter, quantization=None) if variant == "original" else adapter
     return run_stage_checks(run, "merged", merged=merged, twin=twin) or merged
@@ -146,7 +146,7 @@ def make_copy(run: RunContext, parent: ModelRef, declared: Export) -> ModelRef:
         out = Artifacts(run.session).copy(declared, parent)
         with _making(run, out):
             ref = conversions.make_copy(declared, parent, exporter, out, run.session.progress)
-        run.record.found.facts[declared.name] = read_facts(out / conversions.NOTE)
+        run.record.run.facts[declared.name] = read_facts(out / conversions.NOTE)
         return ref
 
 
@@ -192,7 +192,7 @@ def _call_trainer(run: RunContext, out: Path) -> StageStop | None:
             stops.append(stop)
             raise _Ended
 
-    given = supported_keywords(trainer, {"flag": flag}) | {"progress": session.progress, "seed": run.suite.about.seed}
+    given = supported_keywords(trainer, {"flag": flag}) | {"progress": session.progress, "seed": run.suite.header.seed}
     given |= {"watch": partial(_watched, session)} if table.watch else {}
     with suppress(_Ended):
         rows, options = detach_copy(list(training)), detach_copy(dict(table.given))

@@ -63,7 +63,7 @@ class AttemptClaims:
         peers = self.peers[name]
         gates = [g for g in self.collection.gates(candidate) if g.blocking and self._evals(g) & peers]
         said = sorted(digest_of(list(self._claim(gate))) for gate in gates)
-        about = {"claims": said, "seed": self.collection.suite.about.seed}
+        about = {"claims": said, "seed": self.collection.suite.header.seed}
         settings = sorted(digest_of(self._measure(peer)) for peer in peers)
         count = max([1, *(len(gate.any_of) for gate in gates)])
         return Claimed(digest_of(about), digest_of(settings), digest_of(self._measure(name)), count)
@@ -81,7 +81,7 @@ class AttemptClaims:
         spec = self.collection.tasks[gate.eval].spec
         yield gate.metric_name
         yield {key: value for key, value in asdict(gate).items() if key not in SILENT}
-        yield gate.alpha or self.collection.suite.about.alpha
+        yield gate.alpha or self.collection.suite.header.alpha
         yield {key: getattr(spec, key) for key in OF_EVAL}
         # rows that are still to come are known by how many there will be
         yield self.looks[gate.eval].digest if spec.rows_at_most is None else spec.rows_at_most

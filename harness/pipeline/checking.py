@@ -81,14 +81,14 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
                 segments += [Segment(drop_surrogates(cut), learnt)] if left > 0 else []
                 left -= len(text)
             shown.append(ShownRow(example.number, tuple(segments)))
-        record.found.shown = tuple(shown) or record.found.shown
+        record.run.shown = tuple(shown) or record.run.shown
         if rows:
-            artifact_cache.write_sealed_json(rows, [asdict(row) for row in record.found.shown])
+            artifact_cache.write_sealed_json(rows, [asdict(row) for row in record.run.shown])
         return found
 
     found = run.session.checks.recall(note, look, record.warn) if note else look()
-    if rows and not record.found.shown:
-        record.found.shown = from_json(
+    if rows and not record.run.shown:
+        record.run.shown = from_json(
             tuple[ShownRow, ...], artifact_cache.read_sealed_json(rows, record.warn) or [], "it"
         )
     return found
@@ -121,7 +121,7 @@ def run_stage_checks(run: RunContext, stage: str, **objects: Any) -> StageStop |
 def record_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> StageStop | None:
     """Add what checks found to the record; an error ends the run."""
     for one in found:
-        if one not in record.found.flags:
+        if one not in record.run.flags:
             record.add(one)
     if not (errors := [one.code for one in found if one.counts]):
         return None

@@ -36,8 +36,8 @@ Results = Mapping[tuple[str, str], Result]  # by subject and eval
 
 def compute_exit_code(run: RunContext) -> ExitCode:
     """Return the exit code of what was found: a failure outranks what could not be decided."""
-    verdicts, found = run.adjudicator.verdicts, run.record.found
-    held = [v.outcome for v in verdicts if v.holds_up]
+    verdicts, found = run.adjudicator.verdicts, run.record.run
+    held = [v.outcome for v in verdicts if v.blocks_release]
     if Outcome.FAIL in held or any(f.counts for f in found.flags):
         return ExitCode.FAILED
     if not verdicts:
@@ -53,26 +53,26 @@ def record_conclusions(run: RunContext) -> None:
     record, adjudicator, collection = run.record, run.adjudicator, run.collection
     verdicts, results = adjudicator.verdicts, adjudicator.results
     attempts = describe_attempts(
-        verdicts, collection.suite.about.attempts == "spend", [*adjudicator.standings.values()]
+        verdicts, collection.suite.header.attempts == "spend", [*adjudicator.standings.values()]
     )
     if adjudicator.ledger and adjudicator.ledger.empty and adjudicator.standings:
         attempts.append("earlier attempts at these rows are not known here: the ledger begins with this run")
     if record.compared != len(results):
         record.compared = len(results)
-        record.found.changes = tuple(measure_changes(collection, results)) or record.found.changes
-    record.found.warranted = write_conclusions(collection, results, verdicts)
+        record.run.changes = tuple(measure_changes(collection, results)) or record.run.changes
+    record.run.warranted = write_conclusions(collection, results, verdicts)
     # What a step changed is told of the metrics of gates, and of the first of each evaluation.
     named = {f"{n}.{next(iter(t.metrics))}" for n, t in collection.tasks.items() if t.metrics}
     named |= {g.metric for g in collection.suite.gates}
-    said = [*record.found.warranted]
-    for c in (c for c in record.found.changes if f"{c.eval}.{c.metric}" in named):
+    said = [*record.run.warranted]
+    for c in (c for c in record.run.changes if f"{c.eval}.{c.metric}" in named):
         merging = "merging" if c.after == "merged" else f"the merge {c.after}"
         said.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
-    attempts += unneeded_waivers(record.found.waivers, verdicts, record.found.flags)
+    attempts += unneeded_waivers(record.run.waivers, verdicts, record.run.flags)
     blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
     left_out = [f"plugins were left out of this run: -p {blocked}"] if blocked else []
-    record.found.conclusions = [
-        *ignored_errors(record.found),
+    record.run.conclusions = [
+        *ignored_errors(record.run),
         *left_out,
         *record.choices,
         *filter(None, said),
@@ -94,7 +94,7 @@ def write_conclusions(collection: Collection, results: Results, verdicts: Sequen
             better = {g.id for g in collection.suite.gates if g.versus == name and g.better_by is not None}
             if not (claims := [v for v in verdicts if v.candidate == candidate and v.gate in better]):
                 attempt = max((v.attempt for v in verdicts if v.candidate == candidate), default=0)
-                claims = _compared(collection, results, candidate, name, collection.suite.about.risk(attempt))
+                claims = _compared(collection, results, candidate, name, collection.suite.header.risk(attempt))
             if claims:
                 found.append(_said(candidate, collection.suite.subjects[name].examples, claims))
     return found
@@ -150,7 +150,7 @@ def measure_changes(collection: Collection, results: Results) -> list[Change]:
             ours, theirs = results.get((after, name)), results.get((parents[after], name))
             if ours and theirs and not task.uncached:
                 metrics = [m for m in task.metrics.values() if m.is_of_rows and not (m.combine or m.labelled)]
-                changes = (_change(task, m, ours, theirs, collection.suite.about.alpha) for m in metrics)
+                changes = (_change(task, m, ours, theirs, collection.suite.header.alpha) for m in metrics)
                 found += [change for change in changes if change]
     return found
 

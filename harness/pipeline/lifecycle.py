@@ -36,22 +36,22 @@ def start_run(collection: Collection, options: Options) -> RunContext:
     if why := find_write_error(options.out / "report.json"):  # told before libraries are loaded and models opened
         raise UsageError(f"--out {format_toml(str(options.out))}: {why}; name a folder that can be written")
     record, checks = Record(collection), collect_checks(collection, options)
-    record.found.invocation = options.told()
+    record.run.invocation = options.told()
     if options.limit:
-        record.found.part = f"--limit {options.limit}: some of the rows prove nothing about the rest"
+        record.run.part = f"--limit {options.limit}: some of the rows prove nothing about the rest"
     elif collection.deselected:
-        record.found.part = "a part of the suite proves nothing about the whole"
+        record.run.part = "a part of the suite proves nothing about the whole"
     collection.plugins.manager.register(record.events)
     record.tell("harness_run_start")
     with record.stage("preflight", "configuration, tokenizer, lengths"):
         session = open_collection(collection, options, checks)
-        record.found.warnings += [told for told in session.collection.warnings if told not in collection.warnings]
+        record.run.warnings += [told for told in session.collection.warnings if told not in collection.warnings]
         return make_context(session, record)
 
 
 def make_context(session: Session, record: Record) -> RunContext:
     """Return a run that can begin, or be looked ahead at; no attempt is counted yet."""
-    opened, waivers, day = session.opened, record.found.waivers, record.started.date()
+    opened, waivers, day = session.opened, record.run.waivers, record.started.date()
     adjudicator = Adjudicator(session.collection, waivers, day, opened.lacking, None, opened.source.digest)
     return RunContext(session, record, adjudicator)
 
@@ -95,7 +95,7 @@ def detach_listeners(run: RunContext) -> None:
 def _placed(run: RunContext) -> RunContext:
     """Make the run's folder with the lock in it, and open the answers and attempts of earlier runs."""
     options, suite, record, opened = run.session.options, run.suite, run.record, run.session.opened
-    folder, found = RunFolder(options.out, suite.name, record.started), record.found
+    folder, found = RunFolder(options.out, suite.name, record.started), record.run
     run = replace(run, session=replace(run.session, folder=folder))
     found.folder = str(folder.path)
     found.facts["model"] = {"path": suite.model.path, **opened.source.facts}
@@ -122,11 +122,11 @@ def _finish(run: RunContext) -> Run:
     assert session.folder
     if session.responses:
         session.responses.close()
-    items, reached = session.collection.items, {r.id for r in record.found.reports}
+    items, reached = session.collection.items, {r.id for r in record.run.reports}
     for item in (i for i in items if i.id not in reached):  # nobody watches these
-        record.found.reports.append(Report(item.id, item.subject, item.eval, "skipped", error="not reached"))
+        record.run.reports.append(Report(item.id, item.subject, item.eval, "skipped", error="not reached"))
     record_conclusions(run)
-    if not record.found.exports and any(i.subject in session.collection.candidates for i in items):
+    if not record.run.exports and any(i.subject in session.collection.candidates for i in items):
         export_all(run, "the run ended before it was reached")
     found = replace(record.shown(), seconds=time.monotonic() - record.clock)
     try:
@@ -163,14 +163,14 @@ def export_all(run: RunContext, unreached: str = "") -> None:
     for declared in run.suite.exports:
         why = [unreached] * bool(unreached) + ["--no-export"] * (not options.export)
         why += ["--select: the rows that chose a candidate cannot confirm it"] if options.select else []
-        why += [f"{one.name}: {one.what}" for one in record.found.flags if one.counts]
-        why += filter(None, [record.found.part, record.unmade.get(declared.name)])
+        why += [f"{one.name}: {one.what}" for one in record.run.flags if one.counts]
+        why += filter(None, [record.run.part, record.unmade.get(declared.name)])
         ref = record.candidates.get(declared.candidate)
         ledger = adjudicator.ledger.state().told() if adjudicator.ledger else None
         judged = Decided(adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger)
         shown, place = record.shown(), f"export to {declared.to}"
         try:
-            record.found.exports.append(export_candidate(run.collection, declared, ref, shown, why, judged))
+            record.run.exports.append(export_candidate(run.collection, declared, ref, shown, why, judged))
         finally:
             if place in shown.facts:  # what the exporter told of it
-                record.found.facts[place] = detach_copy(shown.facts[place])
+                record.run.facts[place] = detach_copy(shown.facts[place])

@@ -97,7 +97,7 @@ def measurement_path(session: Session, what: str) -> Path:
         model,
         keys.library_versions(),
         machine,
-        suite.about.seed,
+        suite.header.seed,
     ]
     parts += [collection.plugins.code(), keys.environment_switches()]
     if what == EVALUATION:

@@ -171,12 +171,12 @@ def _identity(folder: Path) -> str:
 
 def run_sweep(run: RunContext) -> Trained | StageStop:
     """Train trial after trial, by the rule "step" while each is better, and return the last that was."""
-    table, found = run.suite.sweep, run.record.found
+    table, found = run.suite.sweep, run.record.run
     assert table
     evaluation, _, name = table.by.partition(".")
     task = run.collection.tasks[evaluation]
     metric, rows = task.metrics[name], task.select or ()
-    alpha = table.alpha or run.suite.about.alpha
+    alpha = table.alpha or run.suite.header.alpha
     ask = partial(decide, metric=metric, samples=rows, alpha=alpha, name=table.key)
     found.sweep = Swept(table.key, table.by, alpha, len(rows), metric.scale, list(table.values), rule=table.rule)
     best: tuple[Trained, Result] | None = None

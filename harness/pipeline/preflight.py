@@ -89,7 +89,7 @@ def run_preflight(
                 checks(**table.given, **supported_keywords(checks, beside))
     if not known:
         _lengths(collection, source, mistakes)
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     if not known:
         write_text(passed, "")
     return collection, PreflightResult(source, made[0], tuple(made), candidate, others, releases, lacking)
@@ -131,7 +131,7 @@ def recipe_digest(collection: Collection, ready: PreflightResult, versions: Mapp
     used = [find("loader", suite.model.use)]
     base = [ready.source.digest, _content(ready.source), suite.model.use]
     options = schema.with_defaults(used[0].function, suite.model.options)
-    parts: list[Any] = [base, suite.about.seed, dict(versions), keys.environment_switches(), options]
+    parts: list[Any] = [base, suite.header.seed, dict(versions), keys.environment_switches(), options]
     if suite.candidate and suite.candidate.adapter:
         parts.append(keys.digest_folder(suite.resolve(suite.candidate.adapter)))
     for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):
@@ -239,7 +239,7 @@ def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None
             continue
         asked = {i.subject for i in collection.items if i.eval == task.spec.name}
         shots = [s.examples for name, s in collection.suite.subjects.items() if not s.use and name in asked]
-        pairs = _pairs(task, max(shots, default=0), collection.suite.about.seed)
+        pairs = _pairs(task, max(shots, default=0), collection.suite.header.seed)
         # What is generated at most; a target is then not part of the prompt's length.
         option = schema.list_options(task.function)[0].get("max_new_tokens")
         answer = int(task.spec.options.get("max_new_tokens", option.default)) if option else 0

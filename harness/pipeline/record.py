@@ -94,8 +94,8 @@ class Record:
         waivers, versions = read_waivers(suite.path), keys.library_versions()
         self.clock = time.monotonic()
         self.memory = MemoryPeaks()
-        self.found = Run(
-            suite.name, str(suite.path), suite.digest, suite.about.seed, suite.about.alpha, suite.model.path,
+        self.run = Run(
+            suite.name, str(suite.path), suite.digest, suite.header.seed, suite.header.alpha, suite.model.path,
             self.started.isoformat(timespec="seconds"), versions[keys.CORE],
             gates=sum(len(collection.gates(c)) for c in collection.candidates),
             shipping=len({e.candidate for e in suite.exports} & {*collection.candidates}),
@@ -104,7 +104,7 @@ class Record:
             warnings=[*collection.warnings, *invalid_waivers(waivers, suite, self.started.date())], waivers=waivers,
             versions=versions, memory=self.memory.peaks,
         )  # fmt: skip
-        self.warn = self.found.warnings.append  # for what is called and may have to
+        self.warn = self.run.warnings.append  # for what is called and may have to
         self.ending: RunEnding | None = None
         self.choices: list[str] = []  # in words, the first of the conclusions
         self.compared = 0  # results, of which the changes tell
@@ -116,8 +116,8 @@ class Record:
 
     def shown(self) -> Run:
         """Return the run as it stands."""
-        grown: dict[str, Any] = {k: copy(v) for k, v in vars(self.found).items() if isinstance(v, (list, dict))}
-        return replace(self.found, **grown, **vars(self.ending or RunEnding(ExitCode.INTERNAL)))
+        grown: dict[str, Any] = {k: copy(v) for k, v in vars(self.run).items() if isinstance(v, (list, dict))}
+        return replace(self.run, **grown, **vars(self.ending or RunEnding(ExitCode.INTERNAL)))
 
     def tell(self, hook: str, **records: Any) -> None:
         """Call a hook that watches; it gets copies, for what a listener writes must decide nothing."""
@@ -132,7 +132,7 @@ class Record:
             with self.memory.stage(name):
                 yield
         finally:
-            self.found.stages[name] = self.found.stages.get(name, 0.0) + (time.monotonic() - begun)
+            self.run.stages[name] = self.run.stages.get(name, 0.0) + (time.monotonic() - begun)
 
     def add(self, one: Report | Finding | Trial) -> None:
         """Add a report, a finding or a trial, and tell those who watch.
@@ -140,26 +140,26 @@ class Record:
         A report brings a warning for each gate that the sizes of its slices decided.
         """
         if isinstance(one, Report):
-            self.found.reports.append(one)
+            self.run.reports.append(one)
             told = [(v, verdict_text.format_size_warning(v)) for v in one.verdicts]
-            self.found.warnings += [f'gate "{v.gate}" on {v.candidate}: {sizes}' for v, sizes in told if sizes]
+            self.run.warnings += [f'gate "{v.gate}" on {v.candidate}: {sizes}' for v, sizes in told if sizes]
             self.tell("harness_report", report=one)
         elif isinstance(one, Finding):
-            self.found.flags.append(one)
+            self.run.flags.append(one)
             if one.severity == "error" and one.ignored is not None and one.waiver is None:
-                way = f"harness waive {one.code} --suite {self.found.path} --by NAME --reason TEXT --until YYYY-MM-DD"
+                way = f"harness waive {one.code} --suite {self.run.path} --by NAME --reason TEXT --until YYYY-MM-DD"
                 said = f"{one.code} was ignored without a waiver; {way}"
-                if said not in self.found.part:
-                    self.found.part = "; ".join(filter(None, [self.found.part, said]))
+                if said not in self.run.part:
+                    self.run.part = "; ".join(filter(None, [self.run.part, said]))
             self.tell("harness_flag", flag=one)
         else:
-            assert self.found.sweep
-            self.found.sweep = replace(self.found.sweep, trials=[*self.found.sweep.trials, one])
+            assert self.run.sweep
+            self.run.sweep = replace(self.run.sweep, trials=[*self.run.sweep.trials, one])
             self.tell("harness_trial", trial=one)
 
-    def made(self, ref: ModelRef) -> None:
+    def add_candidate(self, ref: ModelRef) -> None:
         """Add a candidate."""
-        self.candidates[ref.name], self.found.digests[ref.name] = ref, ref.digest
+        self.candidates[ref.name], self.run.digests[ref.name] = ref, ref.digest
 
 
 class MemoryPeaks:

@@ -121,7 +121,7 @@ def _evaluate(run: RunContext, items: Sequence[Item], models: StageModels, subje
             if marks == "answers":
                 continue
         report = run.evaluate(item, models, subject)
-        if stop := run.enough():
+        if stop := run.stop_on_maxfail():
             return stop
         if report.outcome == "error":
             scored = (item.subject, item.eval) in run.adjudicator.results  # or the evaluator raised
@@ -177,11 +177,11 @@ def evaluate_trained(trained: Trained) -> StageStop | None:
 def evaluate_family(run: RunContext, ref: ModelRef) -> StageStop | None:
     """Evaluate a candidate and gate it, then what exports make of it; a copy that fails is no matter of others."""
     wanted = run.session.wanted
-    run.record.made(ref)
+    run.record.add_candidate(ref)
     if ref.name in wanted and (stop := evaluate_candidate(run, ref)):
         return stop
     for declared in (e for e in run.suite.copies.values() if e.from_ == ref.name and e.name in wanted):
-        if any(v.holds_up and v.candidate == ref.name for v in run.adjudicator.verdicts):
+        if any(v.blocks_release and v.candidate == ref.name for v in run.adjudicator.verdicts):
             why = f"{ref.name} did not pass its gates"
             run.record.unmade[declared.name] = why
             run.skip(run.session.items(declared.name), why)
@@ -194,10 +194,10 @@ def evaluate_family(run: RunContext, ref: ModelRef) -> StageStop | None:
                 raise
             said, trace = describe_error(error)  # its gates are ERROR, and other candidates go on
             run.record.unmade[declared.name] = why = f"{declared.where}: {said}"
-            reached = {r.id for r in run.record.found.reports}
+            reached = {r.id for r in run.record.run.reports}
             for item in (i for i in run.session.items(declared.name) if i.id not in reached):
                 run.failed(item, why, trace)
-                if stop := run.enough():
+                if stop := run.stop_on_maxfail():
                     return stop
     return None
 
@@ -210,7 +210,7 @@ def evaluate_candidate(
     Answers that are to be marked wait until its models are gone, for a judge may need the room.
     """
     session, tasks, record = run.session, run.collection.tasks, run.record
-    record.made(ref)
+    record.add_candidate(ref)
     items = session.items(ref.name)
     beside = list(dict.fromkeys(run.collection.against(i) for i in items if tasks[i.eval].comparative))
     others = [session.base if name == "base" else record.candidates[name] for name in beside]
@@ -224,11 +224,11 @@ def evaluate_candidate(
                 continue
             rival = against[run.collection.against(item)] if tasks[item.eval].comparative else None
             run.evaluate(item, models, subject, rival)
-            if stop := run.enough():
+            if stop := run.stop_on_maxfail():
                 return stop
     for item in items:
         if tasks[item.eval].marks:
             run.evaluate(item, models)
-            if stop := run.enough():
+            if stop := run.stop_on_maxfail():
                 return stop
     return None

@@ -100,7 +100,7 @@ class RunContext:
             item.id, item.subject, item.eval, "error" if missing else "done",
             dict(result.metrics), standard_errors(task, result),
             metrics_by_slice(task, result) if result.metrics else {},
-            {m.name: m.better for m in task.metrics.values()}, self.adjudicator.after(item),
+            {m.name: m.better for m in task.metrics.values()}, self.adjudicator.on_evaluation_end(item),
             n=len(result.scores), of=len(task.samples), seconds=result.seconds,
             asked=asked + (earlier.asked if earlier else 0),
             remembered=remembered + (earlier.remembered if earlier else 0),
@@ -124,16 +124,16 @@ class RunContext:
 
     def failed(self, item: Item, why: str, trace: str | None, seconds: float = 0.0) -> Report:
         """Report an evaluation that has no result, and decide the gates that waited for it."""
-        verdicts, about = self.adjudicator.after(item), (item.id, item.subject, item.eval)
+        verdicts, about = self.adjudicator.on_evaluation_end(item), (item.id, item.subject, item.eval)
         report = Report(*about, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace)
         self.record.add(report)
         return report
 
-    def enough(self) -> StageStop | None:
+    def stop_on_maxfail(self) -> StageStop | None:
         """Stop at `-x` or `--maxfail`: then a failure counts also where it is of a candidate that no export ships."""
-        if not (most := self.session.options.maxfail) or sum(map(select.has_failed, self.record.found.reports)) < most:
+        if not (most := self.session.options.maxfail) or sum(map(select.has_failed, self.record.run.reports)) < most:
             return None
-        refuted = any(v.missed and v.outcome is Outcome.FAIL for v in self.adjudicator.verdicts)
+        refuted = any(v.not_passed and v.outcome is Outcome.FAIL for v in self.adjudicator.verdicts)
         return StageStop(ExitCode.FAILED) if refuted else StageStop()
 
     def lock(self) -> None:
@@ -148,7 +148,7 @@ class RunContext:
     def marking(self, item: Item, *, rehearsal: bool = False) -> grading.Marking:
         """Return what an evaluator that marks is given."""
         suite, what = self.suite, f"rehearsal::{item.eval}" if rehearsal else item.id
-        place = (suite.model.path, suite.path.parent, suite.about.seed)
+        place = (suite.model.path, suite.path.parent, suite.header.seed)
         kept = self.session.kept.setdefault(item.eval, {})
         return grading.Marking(what, *place, self.session.responses, self.session.progress, rehearsal, kept)
 
@@ -166,7 +166,7 @@ class RunContext:
             early = task.spec.stop == "early" and item.subject in self.collection.candidates
             decided = partial(self.adjudicator.decided, item) if early else None
             asked, progress = self.session.prompted(item, subject), self.session.progress
-            return evaluate(task, item.subject, asked, against, progress, enough=decided, seed=self.suite.about.seed)
+            return evaluate(task, item.subject, asked, against, progress, enough=decided, seed=self.suite.header.seed)
         # Stored answers are marked: alone, or paired with those of another subject.
         other, answered = task.spec.against, answers[item.subject, item.eval].result
         if task.marks != "pairs":
@@ -194,8 +194,8 @@ class RunContext:
 
     def _hear(self, models: StageModels) -> None:
         """Take what loaded models have to say, and add what they came to know while they answered to their facts."""
-        facts = self.record.found.facts
-        self.record.found.warnings += models.notes()
+        facts = self.record.run.facts
+        self.record.run.warnings += models.notes()
         for subject in models.loaded:
             place = "model" if subject.name == "base" else subject.name
             if isinstance(told := getattr(subject, "facts", None), Mapping) and told:
@@ -214,11 +214,11 @@ class RunContext:
     def _look_at_answers(self, item: Item, result: Result) -> None:
         """Run the checks of results; an odd baseline is nothing to stop for, and one warning is told once."""
         task, reference = self.collection.tasks[item.eval], self.adjudicator.results.get(("base", item.eval))
-        facts = self.record.found.facts
+        facts = self.record.run.facts
         for one in self.session.checks.run("results", result=result, task=task, reference=reference, facts=facts):
             if item.subject not in self.collection.candidates and one.severity == "error":
                 one = replace(one, severity="note")
-            if one.severity != "warning" or one not in self.record.found.flags:
+            if one.severity != "warning" or one not in self.record.run.flags:
                 self.record.add(one)
 
 

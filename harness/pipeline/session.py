@@ -127,7 +127,7 @@ class Session:
         if (baseline := self.suite.subjects.get(item.subject)) is None or not baseline.examples:
             return subject
         examples = fewshot.choose_examples(
-            self.collection.tasks[item.eval].shots, baseline.examples, self.suite.about.seed
+            self.collection.tasks[item.eval].shots, baseline.examples, self.suite.header.seed
         )
         return fewshot.FewShot(item.subject, subject, examples)
 

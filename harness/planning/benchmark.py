@@ -91,7 +91,7 @@ def main() -> None:
             measure = collection.plugins.find("trainer", suite.train.use).about.measure
             assert measure  # `methods_of` names no way to train without
             rows, options = list(collection.training), suite.train.options
-            found = Measured(what, **measure(session.base, adapter, rows, seed=suite.about.seed, **options))
+            found = Measured(what, **measure(session.base, adapter, rows, seed=suite.header.seed, **options))
         peaks = peak_memory()
         peak, device = (peaks["cuda"], "cuda") if peaks["cuda"] else (peaks[""], "cpu")
         load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0

@@ -80,7 +80,7 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
     swept = (suite.sweep.key, len(suite.sweep.values), suite.sweep.fewest) if suite.sweep else ("", 1, 1)
     return Forecast(
-        suite.name, str(suite.path), suite.model.path, suite.about.seed, suite.about.alpha,
+        suite.name, str(suite.path), suite.model.path, suite.header.seed, suite.header.alpha,
         tuple(map(run_name, history.runs)), tuple(odds), tuple(forecast_joint_power(gates)),
         tuple(asked), tuple(made), *swept,
         training_rows=len(collection.training or ()),
@@ -88,7 +88,7 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
         methods=tuple(measurable_methods(collection)), measured=dict(measured), memory=memory,
         stages=tuple(_stages(collection, asked, made, measured, history)),
         findings=tuple(f"{f.severity} {f.name}: {f.what}" for f in counted),
-        warnings=(*run.record.found.warnings, *doubts),
+        warnings=(*run.record.run.warnings, *doubts),
     )  # fmt: skip
 
 

@@ -125,7 +125,7 @@ def _risk(
 ) -> tuple[float, tuple[str, ...]]:
     """Return the alpha that a gate is tested at, and what that and the power of it assume."""
     alpha, assumed = gate_alpha(gate, collection.suite), []
-    if collection.suite.about.attempts == "spend" and standing and standing.number > 1:
+    if collection.suite.header.attempts == "spend" and standing and standing.number > 1:
         alpha = attempt_alpha(alpha, standing.number)
         assumed.append(f"attempt {standing.number}, tested at alpha {alpha:.2g}")
     if standing and (at_most := task.spec.rows_at_most) is not None:
@@ -142,12 +142,12 @@ def _told(case: GatePower, blank: Odds, known: bool) -> Odds:
     if case.chance is None:
         why = f": no earlier run here put it to {FEWEST} rows" if known else " before a first run"
         return replace(blank, missing=f"how much {case.metric.name} varies is not known{why}")
-    if case.hopeless:
-        assumed = [*blank.assumed, *(["its risk is approximate, and the gate blocks"] if case.barred else [])]
+    if case.cannot_pass:
+        assumed = [*blank.assumed, *(["its risk is approximate, and the gate blocks"] if case.is_barred else [])]
         return replace(blank, power=0.0, truth="whatever the model", assumed=tuple(assumed))
     effective = case.n / case.effect if case.shares and case.effect > 1 else 0.0
     return replace(
-        blank, effective=effective, power=case.chance, truth=case.supposed[1], proves=case.proves(),
+        blank, effective=effective, power=case.chance, truth=case.assumed[1], proves=case.proves(),
         needed=case.needed(), assumed=(*blank.assumed, *case.notes()),
     )  # fmt: skip
 

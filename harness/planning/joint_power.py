@@ -88,14 +88,16 @@ class _GatesTogether:
         shared: dict[str, list[GatePower]] = {}
         for name in columns:
             for case in self.asked[name].cases:
-                if case.hopeless:
+                if case.cannot_pass:
                     columns[name].append(np.zeros(runs, dtype=bool))
                 elif case.shares:
                     shared.setdefault(case.gate.metric, []).append(case)
                 elif case.drawn:
-                    columns[name].append(case.passes(case.better if better else case.again, case.bound, factor, runs))
+                    columns[name].append(
+                        case.passes(case.better if better else case.previous_estimate, case.bound, factor, runs)
+                    )
                 else:  # it passes as often as its power says
-                    chance = case.power(case.better if better else case.again, case.bound, factor)
+                    chance = case.power(case.better if better else case.previous_estimate, case.bound, factor)
                     rng = np.random.default_rng(zlib.crc32(case.gate.id.encode()))
                     columns[name].append(np.asarray(rng.random(runs) < chance))
         for cases in shared.values():
@@ -127,7 +129,7 @@ class _GatesTogether:
         if members := self.asked[name].gate.any_of:
             return 1 - math.prod(1 - self.about(member, factor) for member in members)
         cases = self.asked[name].cases
-        if any(case.hopeless for case in cases):
+        if any(case.cannot_pass for case in cases):
             return 0.0
         each = (case.formula(case.better, case.bound, factor) for case in cases)
         return math.prod(map(NormalDist().cdf, each))
@@ -143,7 +145,7 @@ def _share(passed: Bools) -> float:
 
 def _together(cases: Sequence[GatePower], better: bool, factor: float, runs: int) -> Bools:
     """Return (runs, cases): gates on one metric of 0/1 rows, judged on the same rows of the candidate."""
-    truths = [(case, case.better if better else case.again) for case in cases]
+    truths = [(case, case.better if better else case.previous_estimate) for case in cases]
     alone = [t for case, t in truths if not case.gate.versus]
     baselines = dict.fromkeys(case.gate.versus for case in cases if case.gate.versus)
     pairs = []

@@ -60,14 +60,14 @@ class GatePower:
         self.n, self.count = len(self.own), len(self.sizes)
         self.clustered = self.count < self.n
         # nothing can be inferred from so few, or the gate may not pass at the risk that its verdict has
-        self.hopeless = self.n < 2 or self.count == 1 or self.barred
+        self.cannot_pass = self.n < 2 or self.count == 1 or self.is_barred
         # whether power is drawn; else it is a formula
         self.drawn = not self.metric.combine and (self.clustered or not self.shares)
         # of the draws: metrics of one eval share the rows of an earlier run, and nothing else
         self.seed = zlib.crc32((self.gate.metric if self.shares else self.gate.eval).encode())
 
     @cached_property
-    def barred(self) -> bool:
+    def is_barred(self) -> bool:
         """Whether the gate blocks, and its verdict can only have an approximate risk."""
         sizes = np.asarray(self.sizes, dtype=float)
         uneven = self.clustered and self.gate.estimand == "rows" and bool(ratio.are_uneven(sizes))
@@ -93,13 +93,13 @@ class GatePower:
         ours, theirs = self.past.ours, self.past.theirs
         ids, factor = [s.id for s in self.past.samples], self.factor
         others = [theirs[i][0] for i in ids] if theirs is not None else [0.0] * len(ids)
-        values = [self.turned(ours[i][0] - factor * o) for i, o in zip(ids, others, strict=True)]
+        values = [self.oriented(ours[i][0] - factor * o) for i, o in zip(ids, others, strict=True)]
         support, cap = None, self.gate.cap
         if cap is not None:
             values, support = [max(-cap, min(cap, v)) for v in values], (-cap, cap)
         elif all(map(math.isfinite, ends := self.gate.row_range(self.metric))):
             low, high = ends if theirs is None else (ends[0] - factor * ends[1], ends[1] - factor * ends[0])
-            support = min(self.turned(low), self.turned(high)), max(self.turned(low), self.turned(high))
+            support = min(self.oriented(low), self.oriented(high)), max(self.oriented(low), self.oriented(high))
         clusters = coarsest_cluster_of_rows(self.past.samples)
         rows = EmpiricalRows(tuple(values), tuple(ours[i][1] for i in ids), tuple(clusters), support)
         if self.gate.estimand != "rows":
@@ -163,13 +163,13 @@ class GatePower:
             found.append(f"clusters cost a factor {self.effect:.2f}, {where}")
         return found
 
-    def turned(self, value: float) -> float:
+    def oriented(self, value: float) -> float:
         return self.sign * value + self.shift
 
     @cached_property
     def chance(self) -> float | None:
         """How often it passes, if the truth is `truth`; None where that is not known."""
-        if self.hopeless:
+        if self.cannot_pass:
             return 0.0
         return self.power(self.truth, self.bound) if self.shares or self.spread else None
 
@@ -220,28 +220,28 @@ class GatePower:
     # -- what follows ------------------------------------------------------------------------------
 
     @cached_property
-    def equal(self) -> float:
+    def null_difference(self) -> float:
         """The truth of a model that equals its baseline."""
         if self.factor == 1 or self.past is None or self.past.theirs is None:
             return 0.0
         rows = [self.past.theirs[s.id] for s in self.past.samples]
         mean = math.fsum(v * w for v, w in rows) / math.fsum(w for _, w in rows)
-        return self.turned((1 - self.factor) * mean)
+        return self.oriented((1 - self.factor) * mean)
 
     @cached_property
-    def supposed(self) -> tuple[float, str]:
+    def assumed(self) -> tuple[float, str]:
         """What power is told for, and that model in words: an equal one, one as the last, or one just good enough."""
         if self.gate.worse_by_at_most is not None:
-            return self.equal, f"if it equals {self.gate.versus}"
+            return self.null_difference, f"if it equals {self.gate.versus}"
         if self.estimate is not None:
-            return self.estimate, f"if it is {self.shown(self.back(self.estimate))} again"
-        if self.reach is None:
+            return self.estimate, f"if it is {self.shown(self.to_metric_units(self.estimate))} again"
+        if self.minimum_detectable is None:
             return self.bound, "whatever the model"
-        return self.reach, f"if it is {self.shown(self.back(self.reach))}"
+        return self.minimum_detectable, f"if it is {self.shown(self.to_metric_units(self.minimum_detectable))}"
 
     @property
     def truth(self) -> float:
-        return self.supposed[0]
+        return self.assumed[0]
 
     @cached_property
     def better(self) -> float:
@@ -252,44 +252,48 @@ class GatePower:
         return min(self.bound + BETTER, 1.0)
 
     @property
-    def again(self) -> float:
+    def previous_estimate(self) -> float:
         """The truth of a model that is as the last, where one is known."""
         return self.truth if self.estimate is None else self.estimate
 
     @cached_property
-    def reach(self) -> float | None:
+    def minimum_detectable(self) -> float | None:
         """The least good truth that is proven with the power wanted; None when there is none."""
-        most = 1.0 - self.bound if self.shares else self.far
+        most = 1.0 - self.bound if self.shares else self.search_limit
         found = self.search(lambda at: power.search_power(at, 0.0, most), lambda x: (self.bound + x, self.bound, 1.0))
         return None if found is None else self.bound + found
 
     @property
-    def far(self) -> float:
+    def search_limit(self) -> float:
         """A distance that is proven for sure."""
         return 20 * (self.spread or 0.0) / math.sqrt(self.count)
 
     def proves(self) -> str:
         """Write the smallest margin of an equal model, or the least good model, that is proven with that power."""
         if self.gate.worse_by_at_most is None:
-            return "" if self.reach is None else self.shown(self.back(self.reach))
-        most, equal = 0.99 if self.shares else self.far, self.equal
+            return "" if self.minimum_detectable is None else self.shown(self.to_metric_units(self.minimum_detectable))
+        most, equal = 0.99 if self.shares else self.search_limit, self.null_difference
         margin = self.search(lambda at: power.search_power(at, 0.0, most), lambda x: (equal, equal - x, 1.0))
         if margin is None:
             return ""
         if self.factor != 1:
-            return f"a margin of {margin * abs((1 - self.factor) / self.equal):.1%}" if self.equal else ""
+            return (
+                f"a margin of {margin * abs((1 - self.factor) / self.null_difference):.1%}"
+                if self.null_difference
+                else ""
+            )
         return f"a margin of {self.shown(-self.sign * margin).lstrip('+−')}"
 
     def needed(self) -> int | None:
         """Return about the fewest rows that have the power wanted; None where rows are not what is missing."""
         if self.truth <= self.bound:
             return None
-        if self.truth == self.reach:
+        if self.truth == self.minimum_detectable:
             return self.n  # by definition
         found = self.search(power.search_rows, lambda n: (self.truth, self.bound, n / self.n))
         return int(found) if found is not None and found <= MOST else None
 
-    def back(self, truth: float) -> float:
+    def to_metric_units(self, truth: float) -> float:
         return self.sign * (truth - self.shift)
 
     def shown(self, value: float) -> str:

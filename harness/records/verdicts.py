@@ -106,11 +106,11 @@ class Verdict:
         return self.waiver is not None and self.outcome is not Outcome.PASS
 
     @property
-    def missed(self) -> bool:
+    def not_passed(self) -> bool:
         """Return whether a gate that blocks did not pass and is not waived."""
         return self.blocking and self.outcome is not Outcome.PASS and not self.waived
 
     @property
-    def holds_up(self) -> bool:
+    def blocks_release(self) -> bool:
         """Return whether something may not ship because of it."""
-        return self.missed and self.decides
+        return self.not_passed and self.decides

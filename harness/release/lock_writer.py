@@ -84,13 +84,13 @@ def _source(suite: Suite) -> dict[str, Any]:
 def _tables(collection: Collection) -> dict[str, Any]:
     """Return the suite's tables with the defaults of every plugin's options filled in."""
     suite, use = collection.suite, partial(lock_table, collection.plugins)
-    about = own_keys(suite.about)
+    about = own_keys(suite.header)
     made: dict[str, Any] = {"about": about, "model": use("loader", suite.model), "merge": suite.merges}
     made |= {"adapter": use("adapter", suite.adapter)} if suite.adapter else {}
     made |= {"train": use("trainer", suite.train)} if suite.train else {}
     made |= {"candidate": own_keys(suite.candidate)} if suite.candidate else {}
     if sweep := suite.sweep:
-        made["sweep"] = {**own_keys(sweep), "alpha": sweep.alpha or suite.about.alpha}
+        made["sweep"] = {**own_keys(sweep), "alpha": sweep.alpha or suite.header.alpha}
         del made[sweep.table]["options"][sweep.option]  # there is no one value yet
     made["subjects"] = {name: use("loader", s) if s.use else own_keys(s) for name, s in suite.subjects.items()}
     made["evals"], folder = [], suite.path.parent

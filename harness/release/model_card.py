@@ -61,7 +61,7 @@ def write_card(
     parts = [
         "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in front.items()) + "---",
         f"# {escape_markdown(suite.name)}",
-        "\n".join(map(escape_markdown, suite.about.description.split("\n"))).strip(),
+        "\n".join(map(escape_markdown, suite.header.description.split("\n"))).strip(),
         f"Base: {markdown_code(run.model)}, weights `{run.digests.get('base', '')[:16]}`. "
         f"Licence of the base: {escape_markdown(told_by)}.",
         f"Suite: {markdown_code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "

@@ -150,7 +150,7 @@ def read_policy(path: Path, *, strict: bool = False) -> Policy:
 
     for key in (key for key, value in raw.items() if _huge(value)):
         complain(key, f'"{key}" is too large a number')
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     of_keys, of_claims = _tables(raw, "key", Key, complain), _tables(raw, "claim", Gate, complain)
     found = [schema.read_table(Key, table, complain) for table in of_keys]
     keys, claims = tuple(k for k in found if k), tuple(_claims(of_claims, complain))
@@ -161,7 +161,7 @@ def read_policy(path: Path, *, strict: bool = False) -> Policy:
     wrong = _mistakes(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else ()
     for mistake in (*wrong, *(_odd(policy, raw) if policy else ())):
         complain("", mistake)
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     assert isinstance(policy, Policy)
     return policy
 

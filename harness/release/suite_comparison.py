@@ -95,7 +95,7 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
             made = to_samples(rows, spec.where, arguments=spec.chat_template_kwargs, json_targets=json_targets, **how)
             readings += [made] if spec.cluster else [made, list(cluster_by_prompt(tuple(made)))]
     if not readings:
-        mistakes.raise_if_any()
+        mistakes.raise_errors()
     if any(rows_digest_as_in(lock, samples) == digest for samples in readings):
         found.same.append(spec.name)
         return

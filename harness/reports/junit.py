@@ -20,7 +20,7 @@ def format_junit(run: Run) -> str:
             ET.SubElement(properties, "property", name=name, value=value)
     for report in run.reports:
         cases: tuple[Verdict | None, ...] = report.verdicts or (None,)
-        if report.outcome == "error" and not any(v.missed for v in report.verdicts):
+        if report.outcome == "error" and not any(v.not_passed for v in report.verdicts):
             cases = (None, *report.verdicts)  # an item that could not be evaluated is no warning
         for verdict in cases:
             name = report.id if verdict is None else f"{report.id}::{verdict.gate}"

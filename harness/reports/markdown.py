@@ -37,7 +37,7 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
         cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), verdict_text.format_brief(v))
         warns = " (any_of)" if v.group else " (warn)"
         note = " (waived)" if v.waived else " (not what ships)" if v.blocking else warns
-        note = "" if v.outcome is Outcome.PASS or v.holds_up else note
+        note = "" if v.outcome is Outcome.PASS or v.blocks_release else note
         gates.append(f"| {GLYPHS[v.outcome]} {v.outcome}{note} | " + " | ".join(map(escape_markdown, cells)) + " |")
     if any(v.lower is not None or v.upper is not None for v in run.verdicts):
         gates.append(f"\nEach bound in brackets holds at {format_percent(1 - run.alpha)}, one-sided.")
@@ -64,7 +64,7 @@ def _said(run: Run) -> Iterator[str]:
     yield from (c for c in run.conclusions if c not in waived_and_ignored(run))
     yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.flags if f.severity != "note" and f.ignored is None)
     yield from (f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error")
-    held = any(v.holds_up for v in run.verdicts)  # and the table says why
+    held = any(v.blocks_release for v in run.verdicts)  # and the table says why
     for e in run.exports:
         done = f"exported {e.candidate} to {Path(e.to).name}, weights {e.digest[:12]}"
         yield done if e.written else f"not exported: {e.candidate}" + ("" if held else f": {'; '.join(e.reasons)}")

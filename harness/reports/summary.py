@@ -21,7 +21,7 @@ def sort_worst_first(run: Run) -> list[Verdict]:
     """Return the verdicts: what holds something up, then by outcome, then the bound closest to or past its limit."""
 
     def place(v: Verdict) -> tuple[bool, int, bool, float]:
-        return not v.holds_up, RANKS[v.outcome], not (v.blocking and v.decides), distance_to_limit(v)
+        return not v.blocks_release, RANKS[v.outcome], not (v.blocking and v.decides), distance_to_limit(v)
 
     return sorted(run.verdicts, key=place)
 
@@ -132,7 +132,7 @@ def _decision(run: Run) -> str:
 
 def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
     """Return the candidates that may ship, or why there are none."""
-    held = [v for v in gates if v.holds_up]
+    held = [v for v in gates if v.blocks_release]
     declared = [e.candidate for e in run.exports] or [v.candidate for v in gates if v.blocking and v.decides]
     written = [e.candidate for e in run.exports if e.written]
     free = [c for c in dict.fromkeys(declared) if not any(v.candidate == c for v in held)]

@@ -54,7 +54,7 @@ NEAR = 1e-9  # by which numbers differ on another processor
 def write_bundle(found: JudgedRows, folder: Path) -> None:
     """Write the evidence of judged rows. Raises OSError."""
     suite = found.suite
-    told: dict[str, Any] = {"about": asdict(suite.about), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
+    told: dict[str, Any] = {"about": asdict(suite.header), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
     told |= {"evals": [asdict(e) for e in suite.evals], "gates": [asdict(g) for g in suite.gates]}
     told |= {"source": suite.source} if suite.source is not None else {}
     write_text(folder / SUITE, dumps(told))
@@ -132,19 +132,19 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
     suite = again.suite
     about: dict[str, Any] = {"name": suite.name, "digest": suite.digest}
     if suite.source is not None:
-        about |= {"source": suite.source, "about": asdict(suite.about), "evals": [asdict(e) for e in suite.evals]}
+        about |= {"source": suite.source, "about": asdict(suite.header), "evals": [asdict(e) for e in suite.evals]}
     if why := find_source_error(about, [asdict(g) for g in suite.gates]):
         raise ValueError(why)
     lock: dict[str, Any] = {"suite": about, "harness": manifest["harness"], "data": {}, "plugins": []}
     metrics = {name: {one.metric.name: one.metric} for name, one in again.measured.items()}
-    locked = Locked(suite.about, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
+    locked = Locked(suite.header, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
     met = policy_checks.match_policy(policy, lock, locked, {v.gate: asdict(v) for v in again.verdicts}, "candidate")
     for why in (*policy_checks.find_refusals(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):
         raise ValueError(why)
     if not any(v.blocking for v in again.verdicts):
         raise ValueError("no blocking gate applies to candidate")
     for v in again.verdicts:
-        if v.holds_up or (v.gate in policy.gates and v.outcome is not Outcome.PASS):
+        if v.blocks_release or (v.gate in policy.gates and v.outcome is not Outcome.PASS):
             raise ValueError(f'gate "{v.gate}" is {v.outcome}; of rows no waiver is taken')
         if policy.max_attempts is not None and (v.attempt or 1) > policy.max_attempts:
             what = f'gate "{v.gate}" was asked {v.attempt} times, the policy allows {policy.max_attempts}'

@@ -130,7 +130,7 @@ def judge_rows(
     each = [(spec, found.measured[spec.name]) for spec in suite.evals]
     tasks = {spec.name: RowsTask(spec, evaluator, {m.metric.name: m.metric}, m.samples) for spec, m in each}
     check_gates(context, tasks)
-    context.mistakes.raise_if_any()
+    context.mistakes.raise_errors()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
     collection = Collection(suite, found.plugins, tasks, sides, ours, items)
     ledger = Ledger.here(found.warnings.append) if attempts is None else None
@@ -141,7 +141,7 @@ def judge_rows(
     for name, number in (attempts or {}).items():
         adjudicator.standings |= {(side, name): AttemptNumber(number, ()) for side in suite.rows}
     for item in items:
-        verdicts = tuple(_conditioned(v, found.measured) for v in adjudicator.after(item))
+        verdicts = tuple(_conditioned(v, found.measured) for v in adjudicator.on_evaluation_end(item))
         found.verdicts += verdicts
         one = found.measured[item.eval]
         result, metric = one.results[item.subject], one.metric
@@ -207,7 +207,7 @@ def _check_evals(context: Context) -> None:
         plain = Eval(spec.name, spec.use, spec.where, cluster=spec.cluster, slices=spec.slices, options=spec.options)
         for key in (f.name for f in fields(Eval) if getattr(spec, f.name) != getattr(plain, f.name)):
             context.mistakes.add(spec.where, f'"{key}" is of rows that are asked here; leave it out')
-    context.mistakes.raise_if_any()
+    context.mistakes.raise_errors()
 
 
 def _conditioned(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:

@@ -65,7 +65,7 @@ def make_run(found: JudgedRows) -> Run:
     """Return judged rows as a run."""
     suite, standings, version = found.suite, [*found.standings.values()], __version__
     conclusions = [line for one in found.measured.values() for line in format_provenance(one, found)]
-    conclusions += describe_attempts(found.verdicts, suite.about.attempts == "spend", standings)
+    conclusions += describe_attempts(found.verdicts, suite.header.attempts == "spend", standings)
     runs = {side: run for one in found.measured.values() for side, run in one.runs.items()}
     notes = [note for one in found.measured.values() for run in one.runs.values() for note in run.notes]
     digests = {side: result.digest for one in found.measured.values() for side, result in one.results.items()}
@@ -74,7 +74,7 @@ def make_run(found: JudgedRows) -> Run:
         files = enumerate(one.sources, 1)
         sources = {f"file {i}": f"{Path(p).name}, {n:,} bytes, sha256 {d}" for i, (p, d, n) in files}
         facts[side] = {"model": one.model, "tool": one.tool, **one.facts, "binding": one.binding, **sources}
-    held = {v.outcome for v in found.verdicts if v.holds_up}
+    held = {v.outcome for v in found.verdicts if v.blocks_release}
     if Outcome.FAIL in held:  # which outranks what could not be decided, and no gate that blocks is no success
         code = ExitCode.FAILED
     elif any(v.blocking for v in found.verdicts):
@@ -82,7 +82,7 @@ def make_run(found: JudgedRows) -> Run:
     else:
         code = ExitCode.NOTHING_GATED
     return Run(
-        suite.name, str(suite.path), suite.digest, 0, suite.about.alpha, next(iter(runs.values())).model,
+        suite.name, str(suite.path), suite.digest, 0, suite.header.alpha, next(iter(runs.values())).model,
         found.started.isoformat(timespec="seconds"), version, gates=len(suite.gates), exit_code=code,
         items=tuple(r.id for r in found.reports), reports=found.reports, conclusions=conclusions,
         facts=facts, warnings=[*found.warnings, *dict.fromkeys(notes)],
@@ -100,7 +100,7 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
     keys = ("better", "scale", "combine", "range")
     metrics = {n: {m.name: {key: getattr(m, key) for key in keys}} for n, m in each.items()}
     gates = [{**asdict(g), "says": g.claim(), "blocking": g.blocking} for g in suite.gates]
-    told = {"name": suite.name, "digest": suite.digest, "about": asdict(suite.about), "evals": evals}
+    told = {"name": suite.name, "digest": suite.digest, "about": asdict(suite.header), "evals": evals}
     lock = {"suite": told, "metrics": metrics, "gates": gates, "harness": __version__}
     write_text(folder.path / LOCK, dumps(lock))
     for one in found.measured.values():
@@ -124,7 +124,7 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     options |= {"cluster": spec.cluster} if spec.cluster else {}
     options |= {"slices": spec.slices} if spec.slices else {}
     claim = {k: v for k, v in asdict(gate).items() if k not in CHANGED and v != asdict(type(gate)("x"))[k]}
-    about = {"name": found.suite.name, "alpha": found.suite.about.alpha}
+    about = {"name": found.suite.name, "alpha": found.suite.header.alpha}
     tables: list[tuple[str, Mapping[str, Any]]] = [("[suite]", about)]
     tables += ((f"[rows.{side}]", {"path": place}) for side, place in relative.items())
     tables += [("[[eval]]", {"name": spec.name, "use": "rows", **options})]

@@ -62,7 +62,7 @@ def read_suite(
     for override in overrides:
         with mistakes.collecting():
             _override(raw, override)
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     if candidate is not None:
         raw["candidate"] = _candidate(candidate) if isinstance(candidate, str) else dict(candidate)
     secrets.register_secrets(raw)
@@ -93,7 +93,7 @@ class _Reader:
         checks = self.one("checks", tables.Ignored) or tables.Ignored("[checks]")
         merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
         self.coherent(about, adapter, train, candidate)
-        self.mistakes.raise_if_any()
+        self.mistakes.raise_errors()
         assert about and (model or rows)  # or raise_if_any raised
         source = secrets.drop_secret_options(self.raw)
         digest = digest_of(source)  # a digest of a short password would tell it
@@ -135,7 +135,7 @@ class _Reader:
                 for key, inner in (table if isinstance(table, dict) else {"": table}).items():
                     if what := schema.find_value_error({key: inner}):
                         self.complain((name, i), f"[{name}]", key, f"{schema.format_toml(key)} {what}" if key else what)
-        self.mistakes.raise_if_any()
+        self.mistakes.raise_errors()
 
     def coherent(
         self, about: tables.SuiteTable | None, adapter: tables.Use | None, train: tables.Train | None,
@@ -274,7 +274,7 @@ class _Reader:
         if not isinstance(table, dict):
             complain("", f"is {schema.format_toml(table)}, want a table")
             return None
-        mistakes_before = len(self.mistakes.found)
+        mistakes_before = len(self.mistakes.messages)
         if "train" not in self.raw:
             complain("", "needs a [train] whose trials it compares")
         given = {key: value for key, value in table.items() if not isinstance(value, dict)}
@@ -300,7 +300,7 @@ class _Reader:
         [(name, option, values)] = options
         if problem := _order_error(values, by_step=rule == "step"):
             complain(name, f'"{name}.{option}" is {schema.format_toml(values)}, {problem}')
-        if len(self.mistakes.found) > mistakes_before:
+        if len(self.mistakes.messages) > mistakes_before:
             return None
         line = self.lines.get(("sweep", 0, name))
         where = f"{self.path}:{line}: [sweep]" if line else f"{self.path}: [sweep]"

@@ -275,7 +275,7 @@ class Suite:
     """One suite: model, adapter and train (or a candidate made elsewhere), subjects, evals, gates, merge, exports."""
 
     path: Path
-    about: SuiteTable
+    header: SuiteTable
     model: Model
     adapter: Use | None
     train: Train | None
@@ -294,7 +294,7 @@ class Suite:
 
     @property
     def name(self) -> str:
-        return self.about.name
+        return self.header.name
 
     @property
     def trains(self) -> bool:
@@ -359,5 +359,5 @@ def find_name_error(name: str) -> str:
 
 def gate_alpha(gate: Gate, suite: Suite) -> float:
     """Return the risk a gate is tested at; Holm gives the best of the gates in `any_of` its share of it."""
-    alpha = gate.alpha or suite.about.alpha
+    alpha = gate.alpha or suite.header.alpha
     return alpha / suite.members[gate.group] if gate.group else alpha

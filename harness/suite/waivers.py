@@ -92,7 +92,7 @@ def read_waivers(suite: Path) -> list[Waiver]:
         except (ValueError, TypeError, RecursionError):
             want = ", ".join(f'"{f.name}"' for f in dataclasses.fields(Waiver))
             mistakes.add(f"{path}:{number}", f"is no waiver; want texts {want}, dates as YYYY-MM-DD")
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     return found
 
 
@@ -143,7 +143,7 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     named = {g.id: g for g in suite.gates}
     return {
         **keys,
-        "alpha": gate.alpha or suite.about.alpha,
+        "alpha": gate.alpha or suite.header.alpha,
         "eval": spec and _of_eval(spec),
         "baseline": dataclasses.asdict(dataclasses.replace(baseline, where="")) if baseline else None,
         "members": [[name, _whole_claim(named[name], suite)] for name in gate.any_of if name in named],

@@ -82,7 +82,7 @@ class Work:
         self._given, self._failed = set[int](), Counter[int]()
         self._halves, self._halved = set[int](), list[int]()
 
-    def took(self, piece: int, rows: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
+    def take_rows(self, piece: int, rows: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
         """Return the new ones of a piece's rows, by their requests."""
         if piece in self._halves:
             return []
@@ -91,14 +91,14 @@ class Work:
         self._given.update(number for number, _ in new)
         return new
 
-    def ended(self, piece: int) -> list[int]:
+    def mark_answered(self, piece: int) -> list[int]:
         """Note that a piece was answered; return the rows that are at fault together, where each half of them was."""
         self.left -= 1
         searched = piece in self._halves
         self._halves.discard(piece)
         return self._halved if searched and not self._halves else []
 
-    def failed(self, piece: int) -> list[int]:
+    def mark_failed(self, piece: int) -> list[int]:
         """Note that a piece was not answered; return the row at fault once it is known."""
         self._failed[piece] += 1
         if piece not in self._halves and self._failed[piece] < TRIES:
@@ -205,7 +205,7 @@ class Pooled(Streamed):
         self._of_workers.clear()
         return self._notes
 
-    def hear(self, notes: Any) -> None:
+    def add_notes(self, notes: Any) -> None:
         """Take what a worker's model says of itself."""
         new = [note for note in map(str, notes) if note not in self._heard] if isinstance(notes, list) else []
         self._heard.update(new)

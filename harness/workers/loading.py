@@ -63,12 +63,12 @@ class ModelCache:
         self._most, self._held = most, dict[str, tuple[ExitStack, list[Subject]]]()
         self.tell: Tell = lambda _: None  # of the suite that runs
 
-    def told(self, sign: Progress) -> None:
+    def forward_progress(self, sign: Progress) -> None:
         """Pass a sign of life on to whoever watches now."""
         self.tell(sign)
 
     @contextmanager
-    def borrowed(self, key: str, load: Callable[[], Loaded]) -> Iterator[list[Subject]]:
+    def borrow(self, key: str, load: Callable[[], Loaded]) -> Iterator[list[Subject]]:
         """Yield the models of a key, loaded unless they are here; where memory runs out others make room for them."""
         stack, subjects = self._held.pop(key) if key in self._held else self._loaded(load)
         try:
@@ -139,16 +139,16 @@ def load_models(
         if about.remote:
             opens = partial(load_each, loader, own)  # cut there
         elif crew:
-            pool = Pool(crew, Opening.of(plugins, loaders.suite, model.use, own), shelf.told, loaders.patience)
+            pool = Pool(
+                crew, Opening.of(plugins, loaders.suite, model.use, own), shelf.forward_progress, loaders.patience
+            )
             opens = pool.loaded
             if crew.elsewhere:
                 stack.callback(pool.close)
         else:
-            opens = partial(load_in_process, loader, own, shelf.told)
+            opens = partial(load_in_process, loader, own, shelf.forward_progress)
         if not (about.remote or (crew and crew.elsewhere)):
-            opens = partial(
-                shelf.borrowed, digest_of([id(loader), loaders.on, [ref_to_json(ref) for ref in own]]), opens
-            )
+            opens = partial(shelf.borrow, digest_of([id(loader), loaders.on, [ref_to_json(ref) for ref in own]]), opens)
         models = StageModels(opens)
         stack.callback(models.close)
         identify = about.identity if responses else None

@@ -46,9 +46,9 @@ class Local:
 
     def start(self) -> list[Worker]:
         """Start the processes."""
-        return [self.again() for _ in range(self.count)]
+        return [self.restart() for _ in range(self.count)]
 
-    def again(self) -> Worker:
+    def restart(self) -> Worker:
         """Start one more, on the GPU of the one that it follows; one alone has all GPUs, as this process would."""
         self.started += 1
         device = self.gpus[(self.started - 1) % self.count] if self.gpus else None

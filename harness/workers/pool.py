@@ -166,11 +166,11 @@ class Pool:
                 task, came = found
                 why = came if isinstance(came, (WorkerLostError, _Wrong)) else None
                 if came is None or why:
-                    if fault := work.failed(task.piece) if why else work.ended(task.piece):
+                    if fault := work.mark_failed(task.piece) if why else work.mark_answered(task.piece):
                         raise self._gone(describe_culprits([requests[i] for i in fault], why))
                 elif isinstance(came, Exception):
                     raise came
-                elif rows := work.took(task.piece, came):
+                elif rows := work.take_rows(task.piece, came):
                     done += len(rows)
                     if several:
                         facts = {"workers": len(self.alive), **({"lost": self.lost} if self.lost else {})}
@@ -298,7 +298,7 @@ class Pool:
             if self._failed >= DEATHS:
                 raise self._gone(str(why)) from None
             self.notes.append(f"{protocol.describe_workers(self.workers.said)}: {worker.name} was lost ({why}){then}")
-            if (successor := self.workers.again()) is None:
+            if (successor := self.workers.restart()) is None:
                 return None
             worker, failed, then = successor, True, ""
             self.alive.append(worker)

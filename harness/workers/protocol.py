@@ -60,7 +60,7 @@ class Workers(Protocol):
     def start(self) -> list[Worker]:
         """Start them; raises UsageError where they cannot be started."""
 
-    def again(self) -> Worker | None:
+    def restart(self) -> Worker | None:
         """Start one in the place of a lost one, or return None: it goes on with fewer."""
 
 

@@ -47,7 +47,7 @@ class ApiOptions:
             mistakes.add("timeout", f"is {self.timeout:g}, want a number of seconds above 0")
         for name in sorted(OURS & set(self.body or ())):
             mistakes.add("body", f'"{name}" is decided by the harness; remove it')
-        mistakes.raise_if_any()
+        mistakes.raise_errors()
 
     @property
     def url(self) -> str:

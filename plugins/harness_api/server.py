@@ -66,7 +66,7 @@ class Server(http_client.Client):
                 lambda: read(self.send(path, body, timeout or self.timeout)), tries or self.tries, stop
             )
         except http_client.RequestError as trouble:
-            what = f"{self.where}: {self.peer.clean(str(trouble), 300)}"
+            what = f"{self.where}: {self.peer.redact(str(trouble), 300)}"
             if not trouble.passing:
                 raise RequestRefused(f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble) from None
             asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > http_client.PATIENCE else ""
@@ -111,7 +111,7 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
         raise UsageError(f"{server.where}: knows neither {CHAT} nor {COMPLETIONS}; does base_url lack its /v1?")
     text = {"auto": plain or chat, "chat": chat, "completions": plain}[options.endpoint]
     if text is None:
-        why = server.peer.clean(str(refusals[0].trouble))
+        why = server.peer.redact(str(refusals[0].trouble))
         raise UsageError(f'{server.where}: answers nothing at "{options.endpoint}", {why}')
     scoring = _scoring(server, asked, options) if plain else None
     if scoring is None and options.logprobs in replies.WAYS:
@@ -120,7 +120,7 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
     tokenizes = _tokenizes(server, model)
     facts: dict[str, Any] = {
         "server": server.url,
-        "served by": server.peer.clean(str(entry.get("owned_by") or "unknown"), 100),
+        "served by": server.peer.redact(str(entry.get("owned_by") or "unknown"), 100),
         "text prompts": text.path if text.path == COMPLETIONS else f"one user message to {CHAT}",
         "messages": chat.path if chat else "not answered",
         "log-probs of prompts": scoring or "not offered",
@@ -142,7 +142,7 @@ def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
             return {}  # not every server has the list; the probes tell
         raise
     if listed and model not in listed:
-        known = [server.peer.clean(name, 100) for name in listed]
+        known = [server.peer.redact(name, 100) for name in listed]
         raise UsageError(f'{server.where}: serves no model "{model}"{did_you_mean(model, known)}')
     return listed.get(model, {})
 

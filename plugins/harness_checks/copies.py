@@ -47,7 +47,7 @@ def near_copies(tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
         likeness = row_similarity(rows)
         copies = [i for i, most in enumerate(likeness.max(-1).tolist()) if most >= ALIKE]
         if len(copies) >= SHARE * len(rows):
-            yield _finding(loose, rows, likeness, copies, suite.about.alpha)
+            yield _finding(loose, rows, likeness, copies, suite.header.alpha)
 
 
 def _finding(

@@ -61,7 +61,7 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
         yield from _groups(rows, group)
         most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
         if group[0].shots and most and group[0].spec.fewshot_data:
-            shots = choose_shots(group[0].shots, most, suite.about.seed)
+            shots = choose_shots(group[0].shots, most, suite.header.seed)
             yield from _compare("few-shot examples", texts_of_samples(shots), group, evaluated)
     for chosen_by, confirmed in product(tasks_by_data(tasks), repeat=2):
         words = zip(("select", "confirm"), (chosen_by, confirmed), strict=True)

@@ -75,7 +75,7 @@ def calibrate_judge(
     if judge.capped:
         raise UsageError(f"{labels}: the judging ended at {judge.capped}; raise it, since a part calibrates nothing")
     made = _compare(
-        found, judged, options, judge_client.judge_identity(options, judge.models), str(labels), read.about.seed
+        found, judged, options, judge_client.judge_identity(options, judge.models), str(labels), read.header.seed
     )
     path = out or labels.with_suffix(".calibration.json")
     write_calibration(path, made)
@@ -118,7 +118,7 @@ def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
         if n > 1:
             what = f'row "{row_id}"' + (f', criterion "{criterion}",' if criterion else "")
             mistakes.add(str(path), f"{what} has {n} labels, want one; settle it first")
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
     return labelled
 
 

@@ -77,7 +77,7 @@ class Service:
         kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
         tokens = sum(int(usage.get(kind) or 0) for kind in kinds), int(usage.get("output_tokens") or 0)
         said = Reply(self.hide(text), str(body.get("model") or model), *tokens)
-        return said, self.peer.clean(str(body.get("stop_reason") or ""))
+        return said, self.peer.redact(str(body.get("stop_reason") or ""))
 
 
 class API:
@@ -157,7 +157,7 @@ class OpenAIJudge(API):
         message, ended = choices[0].get("message") or {}, choices[0].get("finish_reason")
         usage, problem = body.get("usage") or {}, ""
         if message.get("refusal") or ended == "content_filter":
-            problem = f"the judge refused: {self.at.peer.clean(str(message.get('refusal') or ended))}"
+            problem = f"the judge refused: {self.at.peer.redact(str(message.get('refusal') or ended))}"
         elif ended == "length":
             problem = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
         said, model = self.at.hide(str(message.get("content") or "")), str(body.get("model") or self.model)

@@ -34,7 +34,7 @@ def check_targets(targets: Collection[str] | None, names: Iterable[str], *, opti
             mistakes.add(f'{option} "{target}"', f"matches no {kind} of the base{did_you_mean(target, last)}")
     if isinstance(targets, str) and targets != "all-linear" and not any(re.fullmatch(targets, n) for n in names):
         mistakes.add(f'target_modules "{targets}"', "this expression matches no module of the base; a list names ends")
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Lora:
                 for key in sorted(set(value) - keys):
                     what = f"is no field of PEFT's {nested.__name__}{did_you_mean(key, keys)}"
                     mistakes.add(f'option "{name}.{key}"', what)
-        mistakes.raise_if_any()
+        mistakes.raise_errors()
 
     def peft_config(self) -> Any:
         """Return a new LoraConfig (PEFT writes into it, so it is not kept)."""
@@ -114,7 +114,7 @@ class Lora:
         for key in (*(self.fields.get("rank_pattern") or {}), *(self.fields.get("alpha_pattern") or {})):
             if not any(re.match(rf"(.*\.)?({key})$", name) for name in known):
                 mistakes.add(f'rank_pattern or alpha_pattern "{key}"', "matches no module of the base; remove it")
-        mistakes.raise_if_any()
+        mistakes.raise_errors()
         for option in ("modules_to_save", "exclude_modules"):
             check_targets(_list(self.fields.get(option)), names + stored, option=option)
         self._check_ends(Path(base))

@@ -187,6 +187,6 @@ def header_facts(kept: LoadedRun) -> list[tuple[str, str]]:
         inside = "/exports/" in e.to
         where = "exports/" + e.to.replace("\\", "/").split("/exports/")[-1] if inside else e.to.rsplit("/", 1)[-1]
         done = f"{where}, {format_bytes(e.bytes)}, weights {e.digest[:12]}"
-        why = "" if any(v.holds_up for v in run.verdicts) else f": {'; '.join(e.reasons)}"  # they stand above
+        why = "" if any(v.blocks_release for v in run.verdicts) else f": {'; '.join(e.reasons)}"  # they stand above
         lines.append(("Export", done if e.written else f"{where} was not written{why}"))
     return [(name, escape_text(text)) for name, text in lines]

@@ -224,7 +224,7 @@ def blocking_reasons(kept: LoadedRun, *, links: bool) -> list[SimpleNamespace]:
             outcome=v.outcome.value, glyph=GLYPHS[v.outcome], name=printable(f"{v.gate} on {v.candidate}"),
             said=printable(verdict_text.format_reason(v)), rows=linked_rows(kept, v, links),
         )
-        for v in summary.sort_worst_first(kept.run) if v.holds_up
+        for v in summary.sort_worst_first(kept.run) if v.blocks_release
     ]  # fmt: skip
 
 

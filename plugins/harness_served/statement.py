@@ -35,7 +35,7 @@ def clean_data(value: Any, runtime: Runtime) -> Any:
         return {clean_data(str(k), runtime): clean_data(v, runtime) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [clean_data(one, runtime) for one in value]
-    return printable(runtime.server.peer.clean(value, MAX_WORD_CHARS)) if isinstance(value, str) else value
+    return printable(runtime.server.peer.redact(value, MAX_WORD_CHARS)) if isinstance(value, str) else value
 
 
 def write_statement(

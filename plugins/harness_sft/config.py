@@ -90,7 +90,7 @@ def check_config_fields(**options: Any) -> None:
         known = all(version(name) == kept for name, kept in VERSIONS.items())
     except PackageNotFoundError:  # it is the known one that would be installed
         known = True
-    find_option_mistakes(options, FIELDS if known else {**FIELDS, **dict.fromkeys(options, Any)}).raise_if_any()
+    find_option_mistakes(options, FIELDS if known else {**FIELDS, **dict.fromkeys(options, Any)}).raise_errors()
 
 
 def find_option_mistakes(
@@ -176,7 +176,7 @@ def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[
         chosen = recipe.get(other) or defaults.get(other) or "sigmoid"  # which is what DPOConfig makes of none
         if recipe.get(name) and not effective.intersection([chosen] if isinstance(chosen, str) else chosen):
             mistakes.add(name, f"has no effect with this {other}; want {' or '.join(sorted(effective))}, or remove it")
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
 
 
 def _check_values(recipe: Mapping[str, Any]) -> None:
@@ -202,7 +202,7 @@ def _check_values(recipe: Mapping[str, Any]) -> None:
             mistakes.add(f'report_to "{name}"', f"is unknown{did_you_mean(name, REPORTS)}")
         elif find_spec(name) is None:
             mistakes.add(f'report_to "{name}"', f"is not installed; pip install 'finetune-harness[{name}]'")
-    mistakes.raise_if_any()
+    mistakes.raise_errors()
 
 
 def _check_gpu(kernels: str) -> None:

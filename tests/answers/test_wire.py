@@ -162,7 +162,7 @@ def test_certificates_of_the_environment_are_those_that_count(tmp_path: Path, mo
 )
 def test_no_part_of_a_key_comes_back_from_a_server(form: str) -> None:
     """Also the password of the proxy, which may answer in its place; one line, of a bounded length."""
-    said = http_client.ServerConnection(AWAY, KEY).clean(f"you sent\n{form} \x1b[2J" + "x" * 1000)
+    said = http_client.ServerConnection(AWAY, KEY).redact(f"you sent\n{form} \x1b[2J" + "x" * 1000)
     assert said.startswith("you sent ") and "***" in said and len(said) == 201 and said.isprintable()
     assert not [KEY[i : i + 8] for i in range(len(KEY) - 7) if KEY[i : i + 8] in said]
 
@@ -172,7 +172,7 @@ def test_the_password_of_a_proxy_does_not_come_back(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HTTP_PROXY", "http://me:hunter%2322@proxy:3128")
     basic = b64encode(b"me:hunter#22").decode()
     assert "hunter" not in (
-        said := http_client.ServerConnection(AWAY).clean(f"407: hunter#22, hunter%2322, Basic {basic}")
+        said := http_client.ServerConnection(AWAY).redact(f"407: hunter#22, hunter%2322, Basic {basic}")
     )
     assert basic[4:12] not in said
 
@@ -181,9 +181,9 @@ def test_names_in_replies_are_bounded() -> None:
     """Eight of them are told, sorted, and how many more there were."""
     peer = http_client.ServerConnection("http://127.0.0.1:1/v1")
     for number in range(30):
-        peer.hear("small", {"model": f"m{number % 11:02}", "system_fingerprint": "fp" if number else None})
+        peer.record_model("small", {"model": f"m{number % 11:02}", "system_fingerprint": "fp" if number else None})
     for odd in (None, [], {"model": 3}, {"model": ""}):
-        peer.hear("small", odd)
+        peer.record_model("small", odd)
     names = [f"m{n:02}" for n in range(8)]
     assert peer.facts("small") == {"models that replied": [*names, "and 3 more"], "system fingerprints": ["fp"]}
     assert peer.facts("other") == {}

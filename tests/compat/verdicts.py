@@ -240,7 +240,7 @@ def decide_case(case: Drawn) -> dict[str, dict[str, Any]]:
     for item, result in zip(items, (case.theirs, case.ours), strict=True):
         if result:
             court.results[item.subject, item.eval] = result
-        court.after(item)
+        court.on_evaluation_end(item)
     return {v.gate: json.loads(dumps(dataclasses.asdict(v))) | {"why": v.why} for v in court.verdicts}
 
 

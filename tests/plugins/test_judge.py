@@ -757,7 +757,7 @@ def test_shown_texts_cannot_move_the_terminal() -> None:
     """Answers are a model's: escapes, controls, directions and halves of pairs are spelt out, not obeyed."""
     judgment = {"order": "candidate first", "verdict": "tie", "reason": "\x1b]0;title\x07"}
     row = {"id": "q", "target": "", "arguments": [["a\nb"]], "resps": [["\x1b[2J\u202ec\ud800 é"]]}
-    assert service.Service("openai", "http://127.0.0.1:9").peer.clean("no\x1b[2J\n way") == "no [2J way"
+    assert service.Service("openai", "http://127.0.0.1:9").peer.redact("no\x1b[2J\n way") == "no [2J way"
     lines = describe_dispute("merged::qa", {**row, "details": {"judgments": [judgment]}})
     assert lines[1:] == [
         "  request   a\\nb",

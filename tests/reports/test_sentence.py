@@ -37,7 +37,7 @@ REFUSED = Exported("folder", "merged", "out", False, ("a reason",))
 def made(*verdicts: Verdict, **fields: Any) -> Run:
     reports = [Report("s::merged::qa", "merged", "qa", "done", better={"acc": "higher", "loss": "lower"})]
     reports[0] = replace(reports[0], verdicts=verdicts)
-    codes = [v.outcome for v in verdicts if v.holds_up]
+    codes = [v.outcome for v in verdicts if v.blocks_release]
     given: dict[str, Any] = {"exit_code": int(bool(codes)), "gates": len(verdicts), "reports": reports}
     return Run("s", "s.toml", "", 0, 0.05, "m", "2026-11-26T09:00:00+00:00", "0", **given | fields)
 

@@ -112,8 +112,8 @@ def test_what_is_searched_for_has_the_power_asked_for(where: str) -> None:
     rows = case.needed()
     assert rows is not None
     assert case.power(case.truth, case.bound, rows / case.n) == pytest.approx(0.8, abs=0.05)
-    if case.reach is not None:
-        assert case.power(case.reach, case.bound) == pytest.approx(0.8, abs=0.05)
+    if case.minimum_detectable is not None:
+        assert case.power(case.minimum_detectable, case.bound) == pytest.approx(0.8, abs=0.05)
 
 
 def test_all_cells_of_the_page_are_found_by_their_names() -> None:

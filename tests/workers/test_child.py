@@ -291,7 +291,7 @@ def test_a_worker_alone_sees_every_gpu(
     monkeypatch.setattr(local, "Child", lambda python, name, env: given.append(env["CUDA_VISIBLE_DEVICES"]))
     crew = Local(count)
     crew.start()
-    crew.again()
+    crew.restart()
     assert given == seen
 
 

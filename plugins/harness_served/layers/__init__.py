@@ -55,5 +55,5 @@ def _same_model(parity: Parity, began: Mapping[str, Any]) -> LayerVerdict:
     told = {k: v for k, v in began.items() if k not in DULL and v is not None}
     if not set(told) - {"id", "owned_by"}:
         return LayerVerdict(UNSEEN, f"{runtime.name} tells nothing but names; {runtime.hint}")
-    said = ", ".join(f"{k} {runtime.server.peer.clean(str(v), 100)}" for k, v in told.items())
+    said = ", ".join(f"{k} {runtime.server.peer.redact(str(v), 100)}" for k, v in told.items())
     return LayerVerdict(SAME, f"{runtime.name}: {said}; at the end as at the start", "told")
