@@ -61,7 +61,7 @@ class Cluster:
             raise UsageError(f'--on "{self.said}": {what}')
         return [self._actor(ray) for _ in range(count)]
 
-    def again(self) -> Worker | None:
+    def restart(self) -> Worker | None:
         """Start an actor where there is room; None where there is none soon, as when a node went away."""
         import ray
 

@@ -47,7 +47,7 @@ class Says:
     def start(self) -> list[Worker]:
         return [self]
 
-    def again(self) -> Worker | None:
+    def restart(self) -> Worker | None:
         return Says(self.where, self.text)
 
     def send(self, message: str, hear: Callable[[str], None]) -> Future[str]:

@@ -25,7 +25,7 @@ def told(rows: Rows, *, cluster: str | None = None) -> list[Finding]:
     samples = tuple(Sample(str(i), row["input"], row.get("label", ""), row) for i, row in enumerate(rows))
     spec = Eval("e", "exact_match", "suite.toml:1", data="test.jsonl", cluster=cluster, columns={"target": "label"})
     task: Any = SimpleNamespace(spec=spec, samples=samples, select=None, brings_rows=False)
-    suite: Any = SimpleNamespace(about=SimpleNamespace(alpha=0.05))
+    suite: Any = SimpleNamespace(header=SimpleNamespace(alpha=0.05))
     return list(near_copies({"e": task}, suite))
 
 

@@ -83,7 +83,7 @@ class Crew:
     def start(self) -> list[Worker]:
         return [self.made() for _ in range(3)]
 
-    def again(self) -> Worker | None:
+    def restart(self) -> Worker | None:
         return self.made() if len(self.all) < self.most else None
 
     def made(self) -> Worker:
