@@ -245,7 +245,7 @@ class Pool:
             return protocol.error_from_json(reply["error"])
         try:
             for subject, notes in zip(self.subjects, reply.get("notes", []), strict=False):
-                subject.hear(notes)
+                subject.add_notes(notes)
             for subject, digest in zip(self.subjects, reply.get("digests", []), strict=False):
                 subject.digest = subject.digest or str(digest)
             rows = protocol.read_rows(task.method, reply.get("rows"), task.wanted) if task.method else []
