@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import astuple
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 from harness.answers.store import Responses, request_key
 from harness.errors import RAISES, UsageError
@@ -18,6 +18,13 @@ from harness.texts.escaping import drop_surrogates
 
 T = TypeVar("T")
 Stream = Generator[tuple[int, T], None, None]  # (number of the request, answer)
+
+
+class RequestCount(NamedTuple):
+    """Requests of a subject, and those that were answered from the cache."""
+
+    requests: int
+    cache_hits: int
 
 
 class StageModels:
@@ -248,6 +255,6 @@ def uncached(subject: Subject) -> Subject:
     return subject.loaded if isinstance(subject, CachedSubject) else subject
 
 
-def count_requests(subject: Subject | None) -> tuple[int, int]:
+def count_requests(subject: Subject | None) -> RequestCount:
     """Count the requests so far, and those that were answered from the cache."""
-    return (subject.asked, subject.found) if isinstance(subject, CachedSubject) else (0, 0)
+    return RequestCount(subject.asked, subject.found) if isinstance(subject, CachedSubject) else RequestCount(0, 0)

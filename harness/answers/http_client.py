@@ -19,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -44,6 +44,13 @@ MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version"
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")  # the first that is set is taken
 SIGNED = {"models that replied": "model", "system fingerprints": "system_fingerprint"}  # a fact, and a reply's field
 MOST_NAMED = 8  # of each
+
+
+class ReadKey(NamedTuple):
+    """The key in a variable, and what is wrong with it."""
+
+    key: str
+    error: str
 
 
 class ServerConnection:
@@ -195,12 +202,12 @@ class Client:
         )
 
 
-def read_key(variable: str) -> tuple[str, str]:
+def read_key(variable: str) -> ReadKey:
     """Return the key in a variable, and what is wrong with it, or nothing."""
     key = os.environ.get(variable, "").strip()
     if key and not (key.isascii() and key.isprintable()):
-        return "", f"the environment variable {variable} holds characters that no key has; look at it"
-    return key, "" if key else "is not set"
+        return ReadKey("", f"the environment variable {variable} holds characters that no key has; look at it")
+    return ReadKey(key, "" if key else "is not set")
 
 
 def is_openai(url: str) -> bool:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.errors import UsageError
 from harness.files import cache_dir
@@ -30,6 +31,13 @@ ROOM = 5e9  # bytes in the cache, below which it is told: a model of 1 B and wha
 PATIENCE = 120.0  # seconds for another interpreter
 BITS = "import bitsandbytes.cextension as c; print(type(c.lib).__name__)"
 INSTALLED = "import importlib.metadata as m; print(m.version('vllm'))"
+
+
+class Driver(NamedTuple):
+    """NVIDIA's driver, and how many GPUs its library counts."""
+
+    version: str
+    gpus: int
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ def _versions() -> Iterator[Line]:
             yield Line("versions", ODD if wrong else FINE, f"{told}{how}")
 
 
-def read_nvml() -> tuple[str, int]:
+def read_nvml() -> Driver:
     """Return NVIDIA's driver and how many GPUs its library counts; nothing where there is none."""
     version, count = ctypes.create_string_buffer(80), ctypes.c_uint(0)
     with suppress(OSError, AttributeError):
@@ -143,8 +151,8 @@ def read_nvml() -> tuple[str, int]:
             lambda: library.nvmlDeviceGetCount_v2(ctypes.byref(count)),
         ]
         if any(call() for call in calls):
-            return "", 0
-    return version.value.decode("ascii", "replace"), count.value
+            return Driver("", 0)
+    return Driver(version.value.decode("ascii", "replace"), count.value)
 
 
 def _version(package: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from harness.gates.gate import BestCase, ClaimType, Gate
+from harness.gates.gate import BestCase, ClaimType, Gate, Oriented
 from harness.records.claim_spec import ClaimSpec
 from harness.records.metrics import Metric
 from harness.records.verdict_text import format_limit
@@ -61,12 +61,12 @@ class Difference(ClaimType):
     def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
         return ClaimSpec("difference", -1 if metric and metric.better == "lower" else 1, gate.margin, gate.relative)
 
-    def oriented(self, gate: Gate, metric: Metric) -> tuple[int, float, float]:
+    def oriented(self, gate: Gate, metric: Metric) -> Oriented:
         """Return sign, margin and factor; a relative margin is a factor, which divides by nothing."""
         sign = 1 if metric.better == "higher" else -1
         if metric.is_log:
-            return sign, sign * math.log1p(sign * gate.margin), 1.0
-        return (sign, 0.0, 1 + sign * gate.margin) if gate.relative else (sign, gate.margin, 1.0)
+            return Oriented(sign, sign * math.log1p(sign * gate.margin), 1.0)
+        return Oriented(sign, 0.0, 1 + sign * gate.margin) if gate.relative else Oriented(sign, gate.margin, 1.0)
 
     def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
         """Return whether its margin is as large, in the same unit; a larger share of what is negative is no more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.gates.gate import ClaimType, Gate, Units
+from harness.gates.gate import ClaimType, Gate, Oriented, Units
 from harness.records.claim_spec import ClaimSpec
 from harness.records.metrics import Metric
 from harness.records.samples import Score
@@ -54,9 +54,9 @@ class Failures(ClaimType):
     def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
         return ClaimSpec("failures", -1 if metric and metric.better == "lower" else 1, gate.max_failures or 0)
 
-    def oriented(self, gate: Gate, metric: Metric) -> tuple[int, float, float]:
+    def oriented(self, gate: Gate, metric: Metric) -> Oriented:
         """Return that fewer are better."""
-        return -1, -float(gate.max_failures or 0), 1.0
+        return Oriented(-1, -float(gate.max_failures or 0), 1.0)
 
     def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
         """Return whether it lets as few rows fail."""

@@ -15,11 +15,20 @@ from harness.records.samples import Sample, Score
 from harness.records.scales import find_range_error
 from harness.records.verdicts import Risk, Verdict
 from harness.stats.result import Test
+from harness.stats.values import Range
 
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
 SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
 Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]  # candidate, baseline, their clusters
+
+
+class Oriented(NamedTuple):
+    """A claim turned so that larger is better: sign · (candidate - factor · baseline) is above the margin."""
+
+    sign: int
+    margin: float
+    factor: float
 
 
 class BestCase(NamedTuple):
@@ -139,9 +148,9 @@ class Gate:
             clean=self.clean_only,
         )
 
-    def row_range(self, metric: Metric) -> tuple[float, float]:
+    def row_range(self, metric: Metric) -> Range:
         """Return the range of a row's value that the gate declares, or else its metric; infinite where neither does."""
-        return metric.row_range if self.range is None else (self.range[0], self.range[1])
+        return metric.row_range if self.range is None else Range(self.range[0], self.range[1])
 
     def risk(self, metric: Metric) -> Risk:
         """Return whether its level holds for whatever the rows may be, or only where they are not too skewed.
@@ -264,13 +273,13 @@ class ClaimType:
         """Return the claim as data, without which rows it is about."""
         raise NotImplementedError
 
-    def oriented(self, gate: Gate, metric: Metric) -> tuple[int, float, float]:
+    def oriented(self, gate: Gate, metric: Metric) -> Oriented:
         """Return sign, margin and factor: the claim is that sign · (candidate - factor · baseline) is above the margin.
 
         On the scale where the metric is tested.
         """
         about = self.about(gate, metric)
-        return about.sign, about.sign * metric.line(about.threshold), 1.0
+        return Oriented(about.sign, about.sign * metric.line(about.threshold), 1.0)
 
     def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
         """Return whether a gate is at least as strict as a claim of this kind on the same rows; by default never."""

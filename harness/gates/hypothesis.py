@@ -13,6 +13,7 @@ from harness.gates.gate import Units
 from harness.gates.gate_input import GateInput
 from harness.records.samples import Sample, Score
 from harness.stats.result import Test
+from harness.stats.values import Bounds, Range
 
 
 class Hypothesis:
@@ -86,10 +87,10 @@ class Hypothesis:
         theirs = None if self.theirs is None else [_settled(self.theirs[i], best, 1 - good) for i in keep]
         return Hypothesis(self.case, ours, theirs, [[kind[i] for i in keep] for kind in self.kinds])
 
-    def bounds_minus_margin(self, test: Test) -> tuple[float, float]:
+    def bounds_minus_margin(self, test: Test) -> Bounds:
         """Return how far the bounds of a test lie beyond the threshold, turned so that less is worse."""
         low, high = sorted((self.sign * test.lower, self.sign * test.upper))
-        return low - self.margin, high - self.margin
+        return Bounds(low - self.margin, high - self.margin)
 
     @cached_property
     def value(self) -> float:
@@ -109,7 +110,7 @@ class Hypothesis:
         return self.with_missing_as(None) if self.lost else self
 
     @property
-    def support(self) -> tuple[float, float] | None:
+    def support(self) -> Range | None:
         """The range of what a row can say of the claim, turned, where it is known."""
         if self.metric.combine:
             return None
@@ -119,7 +120,7 @@ class Hypothesis:
         low, high = (low, high) if self.sign > 0 else (0.0 - high, 0.0 - low)  # -0.0 as an end would turn a sign
         cap = math.inf if self.gate.cap is None else self.gate.cap
         low, high = max(low, -cap), min(high, cap)
-        return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+        return Range(low, high) if math.isfinite(low) and math.isfinite(high) else None
 
     @property
     def alternative_estimate(self) -> float | None:

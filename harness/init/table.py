@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from string import Template
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.data import reading
 from harness.data.rows import read_rows
@@ -46,6 +46,14 @@ NEAR = "that are nearly rows of another part"
 TEMPLATES = Path(__file__).parent / "templates"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
+
+
+class EvaluatorDraft(NamedTuple):
+    """The metric that fits the answers, the lines of its evaluator, and what the answers are."""
+
+    metric: str
+    lines: str
+    answers: str
 
 
 def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
@@ -109,11 +117,11 @@ class Draft:
         """Return how often each label stands in a part."""
         return Counter(str(row[self.roles.label]) for row in self.parts[part])
 
-    def evaluator(self) -> tuple[str, str, str]:
+    def evaluator(self) -> EvaluatorDraft:
         """Return the metric that fits the answers, the lines of its evaluator, and what the answers are."""
         if self.choices:
             lines = f'use = "multiple_choice"\nchoices = [{", ".join(map(quote_text, self.choices))}]'
-            return "acc", lines, "choices"
+            return EvaluatorDraft("acc", lines, "choices")
         answers = [str(row[self.roles.label]) for rows in self.parts.values() for row in rows]
         marks = {mark for text in answers for mark in ".," if mark in text}
         use = metric = "exact_match" if fmean(len(text.split()) for text in answers) <= WORDS else "token_f1"
@@ -124,7 +132,7 @@ class Draft:
             if marks == {","}:
                 lines, kind = lines + '\ndecimal = ","', "numbers with a decimal comma"
         lines += "\nstop = []" * any("\n" in text for text in answers)
-        return metric, f'use = "{use}"\n{lines}', kind
+        return EvaluatorDraft(metric, f'use = "{use}"\n{lines}', kind)
 
     def files(self) -> dict[str, str]:
         """Return the suite and the rows of its parts."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from harness import plugin_errors
 from harness.answers.cache import CachedSubject, StageModels, count_requests, uncached
@@ -31,6 +32,13 @@ from harness.records.verdicts import Outcome
 from harness.release.lock_writer import make_lock
 from harness.reports.report_json import dumps
 from harness.suite.tables import Suite
+
+
+class ErrorDescription(NamedTuple):
+    """What an error says, and its traceback where it is a bug."""
+
+    message: str
+    traceback: str | None
 
 
 @dataclass(frozen=True)
@@ -222,12 +230,13 @@ class RunContext:
                 self.record.add(one)
 
 
-def describe_error(error: BaseException) -> tuple[str, str | None]:
+def describe_error(error: BaseException) -> ErrorDescription:
     """Return what an error says, and its traceback; what the user or the model did wrong needs none."""
     if isinstance(error, (UsageError, CheckFailed)):  # these say all there is to know
-        return str(error), None
-    return plugin_errors.error_location(error) or f"{type(error).__name__}: {error}", "".join(
-        traceback.format_exception(error)
+        return ErrorDescription(str(error), None)
+    return ErrorDescription(
+        plugin_errors.error_location(error) or f"{type(error).__name__}: {error}",
+        "".join(traceback.format_exception(error)),
     )
 
 

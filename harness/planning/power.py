@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from harness.gates.clusterings import coarsest_cluster_of_rows
 from harness.gates.gate import Gate
@@ -28,6 +29,13 @@ BETTER = 0.03  # by how much a model is taken to be better than a gate on 0/1 ro
 MOST = 100_000  # rows; what would need more is not a matter of rows
 SEARCHED = 1000  # draws where power is searched for
 Find = Callable[[Callable[[float], float]], float | None]
+
+
+class AssumedTruth(NamedTuple):
+    """The truth that power is computed for, and that model in words."""
+
+    truth: float
+    words: str
 
 
 @dataclass
@@ -229,15 +237,17 @@ class GatePower:
         return self.oriented((1 - self.factor) * mean)
 
     @cached_property
-    def assumed(self) -> tuple[float, str]:
+    def assumed(self) -> AssumedTruth:
         """What power is told for, and that model in words: an equal one, one as the last, or one just good enough."""
         if self.gate.worse_by_at_most is not None:
-            return self.null_difference, f"if it equals {self.gate.versus}"
+            return AssumedTruth(self.null_difference, f"if it equals {self.gate.versus}")
         if self.estimate is not None:
-            return self.estimate, f"if it is {self.shown(self.to_metric_units(self.estimate))} again"
+            return AssumedTruth(self.estimate, f"if it is {self.shown(self.to_metric_units(self.estimate))} again")
         if self.minimum_detectable is None:
-            return self.bound, "whatever the model"
-        return self.minimum_detectable, f"if it is {self.shown(self.to_metric_units(self.minimum_detectable))}"
+            return AssumedTruth(self.bound, "whatever the model")
+        return AssumedTruth(
+            self.minimum_detectable, f"if it is {self.shown(self.to_metric_units(self.minimum_detectable))}"
+        )
 
     @property
     def truth(self) -> float:

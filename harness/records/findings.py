@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from harness.records.waivers import Waiver
 
 Severity = Literal["error", "warning", "note"]  # how bad a finding is: an error stops the run
+
+
+class FindingNames(NamedTuple):
+    """What a finding can be ignored by."""
+
+    code: str
+    check: str
+    title: str
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,10 @@ class Finding:
         return self.severity == "error" and self.ignored is None
 
     @property
-    def names(self) -> tuple[str, str, str]:
+    def names(self) -> FindingNames:
         """Return what it can be ignored by: its code, its check's, and that one's title."""
         check = self.code.partition("-")[0]
-        return self.code, check, self.title or check
+        return FindingNames(self.code, check, self.title or check)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from harness import plugin_errors
 from harness.records import scales
 from harness.records.samples import Score
 from harness.records.scales import Scale, Scaled
+from harness.stats.values import Range
 
 Better = Literal["higher", "lower"]
 NUMBER = (float, SupportsFloat)  # what is a float is told at once: a protocol's methods are looked up one by one
@@ -34,9 +35,11 @@ class Metric(Scaled):
     range: tuple[float, float] | None = None
 
     @property
-    def row_range(self) -> tuple[float, float]:
+    def row_range(self) -> Range:
         """The declared range of a row's value; infinite where none is."""
-        return self.range or ((0.0, 1.0) if self.is_share else (-math.inf, math.inf))
+        if self.range:
+            return Range(*self.range)
+        return Range(0.0, 1.0) if self.is_share else Range(-math.inf, math.inf)
 
     def value(self, scores: Sequence[Score]) -> float:
         """Combine rows; NaN when there are none, or when one lacks the metric."""

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.artifacts.gguf import FACTORS, find_gguf, read_gguf
 from harness.records.models import ModelRef
@@ -35,6 +35,13 @@ LICENCES = {  # how a licence's text begins -> the Hub's name for it
     "llama 3.1 community": "llama3.1",
     "gemma terms of use": "gemma",
 }
+
+
+class BaseLicence(NamedTuple):
+    """The Hub's name for a base's licence, and where it was read."""
+
+    name: str
+    source: str
 
 
 def write_card(
@@ -89,19 +96,19 @@ def _yaml(value: Any) -> str:
     return escape_controls(json.dumps(value, ensure_ascii=False))
 
 
-def find_base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
+def find_base_licence(folder: Path, facts: Mapping[str, Any]) -> BaseLicence:
     """Return the Hub's name for a base's licence, "unknown" if need be, and where it was read."""
     if said := facts.get("license"):
-        return str(said), f"{said}, by its own metadata"
+        return BaseLicence(str(said), f"{said}, by its own metadata")
     readme = folder / "README.md"
     front = readme.read_text("utf-8") if readme.is_file() else ""
     if found := re.search(r"\A---\n.*?^license:\s*(\S+)", front, re.M | re.S):
-        return found[1].strip("\"'"), f"{found[1]}, by its model card"
+        return BaseLicence(found[1].strip("\"'"), f"{found[1]}, by its model card")
     for path in sorted(folder.glob("LICEN[CS]E*")):
         text = " ".join(path.read_text("utf-8", "replace")[:400].lower().split())
         named = next((name for words, name in LICENCES.items() if words in text), "other")
-        return named, f"{named}, see `model/{path.name}`"
-    return "unknown", "not told by its files; find it out before you pass the model on"
+        return BaseLicence(named, f"{named}, see `model/{path.name}`")
+    return BaseLicence("unknown", "not told by its files; find it out before you pass the model on")
 
 
 def usage_markdown(ref: ModelRef, base: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE
@@ -19,6 +19,13 @@ from harness.release.verify import verify_export
 from harness.texts.secrets import TOKENS
 
 SECRETS = {what: re.compile(pattern.encode()) for what, pattern in TOKENS.items()}
+
+
+class SignedExport(NamedTuple):
+    """The id of the key that signed, and the root digest that the claims are about."""
+
+    keyid: str
+    root: str
 
 
 def generate_key(name: Path) -> tuple[Path, Path]:
@@ -43,7 +50,7 @@ def generate_key(name: Path) -> tuple[Path, Path]:
     return private, told
 
 
-def sign_export(folder: Path, key: Path, *, unrecomputed: bool = False) -> tuple[str, str]:
+def sign_export(folder: Path, key: Path, *, unrecomputed: bool = False) -> SignedExport:
     """Sign the claims of an export that were verified; return the id of the key, and the root that they are about.
 
     What is not consistent or tells a secret is not signed. Gates are judged again from their rows; with
@@ -68,7 +75,7 @@ def sign_export(folder: Path, key: Path, *, unrecomputed: bool = False) -> tuple
     new = [make_envelope(p, signer) for p in dict.fromkeys(e.payload for e in envelopes) if p not in signed]
     with reporting_write_errors(path):
         write_text(path, text + "".join(f"{e.line()}\n" for e in new), below=folder)
-    return keyid, found.root
+    return SignedExport(keyid, found.root)
 
 
 def make_envelope(payload: bytes, signer: Any) -> attestation.Envelope:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from harness import schema
 from harness.gates import group
-from harness.gates.gate import Gate
+from harness.gates.gate import Gate, Oriented
 from harness.gates.outcome import combine_slice_outcomes, decide_outcome
 from harness.records import verdict_text
 from harness.records.claim_spec import Note
@@ -199,7 +199,7 @@ class _VerdictCheck:
         there = self.locked.left_out.get(gate.eval, {}).get("rows", 0) if gate.clean_only else 0
         if (gone or 0) > there or ((gone or 0) < there and gate.slice is None):
             yield f"was judged without {gone} rows, the lock tells of {there} that leak"
-        sign, margin = self.oriented
+        sign, margin, _ = self.oriented
         limit = sign * margin
         if self.gate.relative and not self.metric.is_log:  # a share of the baseline, with slices of the driver's
             found = next((n["told"] for n in v.get("notes") or () if n["kind"] in ("found", "slice")), v)
@@ -261,9 +261,9 @@ class _VerdictCheck:
         return metric
 
     @property
-    def oriented(self) -> tuple[int, float]:
-        """Which way the claim is, and its margin, turned so that larger is better."""
-        return self.gate.kind.oriented(self.gate, self.metric)[:2]
+    def oriented(self) -> Oriented:
+        """The claim turned so that larger is better."""
+        return self.gate.kind.oriented(self.gate, self.metric)
 
     def sides_error(self) -> str:
         """Return that the estimate is on the wrong side of the threshold, so neither proven nor refuted, or nothing.

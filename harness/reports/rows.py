@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.artifacts.attestation import LOCK
 from harness.errors import UsageError, did_you_mean
@@ -19,6 +19,20 @@ from harness.texts.counts import count_noun
 from harness.texts.numbers import format_metric
 
 ORDER = {"lost": 0, "wrong": 1, "won": 2, "right": 3, "": 4}
+
+
+class CorrectnessMetric(NamedTuple):
+    """The metric that tells right rows from wrong ones, and the subject that it is compared with."""
+
+    metric: str
+    baseline: str | None
+
+
+class LostAndWon(NamedTuple):
+    """How many rows a gate lost and won."""
+
+    lost: int
+    won: int
 
 
 @dataclass(frozen=True)
@@ -89,16 +103,16 @@ def read_all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = Fals
     return RowList(evaluation, metric, found, len(wanted), len(changes))
 
 
-def correctness_metric(run: Run, candidate: str, evaluation: str) -> tuple[str, str | None]:
+def correctness_metric(run: Run, candidate: str, evaluation: str) -> CorrectnessMetric:
     """Return by which metric right and wrong rows of an eval are told apart, and against which subject.
 
     It is that of the first gate that compares the candidate's rows, else of the first on it, else the eval's first.
     """
     mine = [v for v in run.verdicts if (v.candidate, v.metric.partition(".")[0]) == (candidate, evaluation)]
     if chosen := next((v for v in mine if v.versus), next(iter(mine), None)):
-        return chosen.metric.partition(".")[2], chosen.versus
+        return CorrectnessMetric(chosen.metric.partition(".")[2], chosen.versus)
     report = next((r for r in run.reports if (r.subject, r.eval, r.outcome) == (candidate, evaluation, "done")), None)
-    return (next(iter(report.metrics), "") if report else ""), None
+    return CorrectnessMetric((next(iter(report.metrics), "") if report else ""), None)
 
 
 def read_private_evals(folder: Path) -> frozenset[str]:
@@ -114,9 +128,9 @@ def read_private_evals(folder: Path) -> frozenset[str]:
         raise UsageError(f"{folder / LOCK}: cannot be read; run the suite again") from None
 
 
-def count_lost_and_won(verdict: Verdict) -> tuple[int, int]:
+def count_lost_and_won(verdict: Verdict) -> LostAndWon:
     """Return how many rows a gate lost and won, also those that are not listed; older reports count only these."""
-    return verdict.lost_count or len(verdict.lost), verdict.won_count or len(verdict.won)
+    return LostAndWon(verdict.lost_count or len(verdict.lost), verdict.won_count or len(verdict.won))
 
 
 def format_failed_rows(verdict: Verdict, failed: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 from harness.stats.arrays import np
 
@@ -13,7 +14,14 @@ ORDERS = 999  # of the rows, drawn at random
 SEED = 20102
 
 
-def lag_one_correlation(values: Sequence[float]) -> tuple[float, float] | None:
+class Autocorrelation(NamedTuple):
+    """The correlation of rows with those after them, and its permutation p-value."""
+
+    correlation: float
+    p: float
+
+
+def lag_one_correlation(values: Sequence[float]) -> Autocorrelation | None:
     """Return the correlation of rows with those after them, and how often rows in another order have as high a one.
 
     Lag-1 autocorrelation, with the p-value of its permutation test (Wald, Wolfowitz 1943, Annals of Mathematical
@@ -26,9 +34,9 @@ def lag_one_correlation(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     seen = float(x[:-1] @ x[1:])
     if n > MOST:
-        return seen / size, NormalDist().cdf(-(seen / size * n + 1) / math.sqrt(n))
+        return Autocorrelation(seen / size, NormalDist().cdf(-(seen / size * n + 1) / math.sqrt(n)))
     rng, above = np.random.default_rng([SEED, n]), 0
     for _ in range(ORDERS):
         other = rng.permutation(x)
         above += float(other[:-1] @ other[1:]) >= seen - 1e-12 * size
-    return seen / size, (1 + above) / (ORDERS + 1)
+    return Autocorrelation(seen / size, (1 + above) / (ORDERS + 1))

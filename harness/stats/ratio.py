@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.stats import tango
 from harness.stats.arrays import Bools, Floats, np, special
+from harness.stats.values import Bounds
 
 RESAMPLES = 1999
 SEED = 20101  # of all resamples: fixed, so that a verdict does not change when nothing changed, nor by another try
@@ -110,7 +111,7 @@ def skewed_t(of: Ratio, threshold: float) -> tuple[Floats, Floats]:
     return special.stdtr(of.clusters - 1, -g), special.stdtr(of.clusters - 1, g)
 
 
-def skewed_bounds(of: Ratio, alpha: float) -> tuple[float, float]:
+def skewed_bounds(of: Ratio, alpha: float) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `skewed_t`, of one data set."""
     critical = -float(special.stdtrit(of.clusters - 1, alpha))
     estimate, error, a = float(of.estimate), float(of.error), float(of.skew)
@@ -118,7 +119,7 @@ def skewed_bounds(of: Ratio, alpha: float) -> tuple[float, float]:
     def inverse(g: float) -> float:
         return g if abs(a) < 1e-9 else 3 / a * (math.cbrt(1 + a * (g - a / 6)) - 1)
 
-    return estimate - error * inverse(critical), estimate - error * inverse(-critical)
+    return Bounds(estimate - error * inverse(critical), estimate - error * inverse(-critical))
 
 
 def guarded_t(
@@ -141,12 +142,12 @@ def guarded_t(
     return p[0], p[1]
 
 
-def guarded_bounds(
-    of: Ratio, alpha: float, least: Any = LEAST, steep: Any = STEEP, *, large: bool = False
-) -> tuple[float, float]:
+def guarded_bounds(of: Ratio, alpha: float, least: Any = LEAST, steep: Any = STEEP, *, large: bool = False) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `guarded_t`, of one data set."""
     (low, below, df_low), (high, above, df_high) = (_guarded(of, sign, least, steep, large) for sign in (1, -1))
-    return float(low + below * special.stdtrit(df_low, alpha)), float(high - above * special.stdtrit(df_high, alpha))
+    return Bounds(
+        float(low + below * special.stdtrit(df_low, alpha)), float(high - above * special.stdtrit(df_high, alpha))
+    )
 
 
 def _guarded(of: Ratio, sign: int, least: Any, steep: Any, large: bool) -> tuple[Floats, Floats, Floats]:
@@ -232,12 +233,12 @@ def share_t(of: Ratio, threshold: float, low: float = 0.0) -> tuple[Floats, Floa
     return special.stdtr(of.clusters - 1, -z), special.stdtr(of.clusters - 1, z)
 
 
-def share_bounds(of: Ratio, alpha: float, low: float = 0.0) -> tuple[float, float]:
+def share_bounds(of: Ratio, alpha: float, low: float = 0.0) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `share_t`, of one data set."""
     p, n = (float(x) for x in _effective(of, low))
     square = float(special.stdtrit(of.clusters - 1, alpha)) ** 2 / n
     centre, reach = p + square / 2, math.sqrt(square * (p * (1 - p) + square / 4))
-    return low + (centre - reach) / (1 + square), low + (centre + reach) / (1 + square)
+    return Bounds(low + (centre - reach) / (1 + square), low + (centre + reach) / (1 + square))
 
 
 def _effective(of: Ratio, low: float) -> tuple[Floats, Floats]:
@@ -257,11 +258,11 @@ def pairs_t(of: Ratio, threshold: float, discordance: Any) -> tuple[Floats, Floa
     return special.stdtr(df, -z), special.stdtr(df, z)
 
 
-def pairs_bounds(of: Ratio, alpha: float, discordance: float) -> tuple[float, float]:
+def pairs_bounds(of: Ratio, alpha: float, discordance: float) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `pairs_t`, of one data set."""
     wins, losses, n = (float(x) for x in _effective_pairs(of, discordance))
     reach = -float(special.stdtrit(pan_wall(of), alpha))
-    return tango.invert_statistic(wins, losses, n, reach), tango.invert_statistic(wins, losses, n, -reach)
+    return Bounds(tango.invert_statistic(wins, losses, n, reach), tango.invert_statistic(wins, losses, n, -reach))
 
 
 def _effective_pairs(of: Ratio, discordance: Any) -> tuple[Floats, Floats, Floats]:
@@ -313,15 +314,15 @@ def bootstrap_p(of: Ratio, drawn: Floats, threshold: float) -> tuple[Floats, Flo
     return (1 + (~(drawn < t)).sum(-1)) / size, (1 + (~(drawn > t)).sum(-1)) / size
 
 
-def bootstrap_bounds(of: Ratio, drawn: Floats, alpha: float) -> tuple[float, float]:
+def bootstrap_bounds(of: Ratio, drawn: Floats, alpha: float) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `bootstrap_p`, of one data set."""
     allowed = math.floor(alpha * (len(drawn) + 1) + 1e-9) - 1
     if allowed < 0:
-        return -math.inf, math.inf
+        return Bounds(-math.inf, math.inf)
     highest = np.sort(np.where(np.isnan(drawn), math.inf, drawn))[::-1][allowed]
     lowest = np.sort(np.where(np.isnan(drawn), -math.inf, drawn))[allowed]
     estimate, error = float(of.estimate), float(of.error)
-    return estimate - error * float(highest), estimate - error * float(lowest)
+    return Bounds(estimate - error * float(highest), estimate - error * float(lowest))
 
 
 def worst_rows(of: Ratio, support: tuple[float, float], batch: int = 0) -> Floats:
@@ -351,11 +352,13 @@ def worst_mean_p(means: Floats, threshold: float) -> tuple[Floats, Floats]:
     return (1 + (low <= threshold).sum(-1)) / size, (1 + (high >= threshold).sum(-1)) / size
 
 
-def worst_mean_bounds(means: Floats, alpha: float, support: tuple[float, float]) -> tuple[float, float]:
+def worst_mean_bounds(means: Floats, alpha: float, support: tuple[float, float]) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `worst_mean_p`, of one data set."""
     low, high = means
     allowed = math.floor(alpha * (low.shape[-1] + 1) + 1e-9) - 1
-    return support if allowed < 0 else (float(np.sort(low)[allowed]), float(np.sort(high)[::-1][allowed]))
+    return (
+        Bounds(*support) if allowed < 0 else Bounds(float(np.sort(low)[allowed]), float(np.sort(high)[::-1][allowed]))
+    )
 
 
 @lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ from typing import ClassVar
 from harness.stats import rule_of_three
 from harness.stats.arrays import Floats
 from harness.stats.rule_of_three import Support
+from harness.stats.values import PValues
 
 Judged = tuple[float, float, float, float]  # lower, upper, p_pass, p_fail
 
@@ -39,9 +40,9 @@ class Test:
     __test__: ClassVar[bool] = False  # pytest must not collect it where a test imports it
 
 
-def to_floats(pair: tuple[Floats, Floats]) -> tuple[float, float]:
-    """Return two arrays of shape () as numbers."""
-    return float(pair[0]), float(pair[1])
+def to_floats(pair: tuple[Floats, Floats]) -> PValues:
+    """Return two p-values, arrays of shape (), as numbers."""
+    return PValues(float(pair[0]), float(pair[1]))
 
 
 def combine_weakest(parts: Sequence[Judged], support: Support | None) -> Judged:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.stats.arrays import Floats, np
+from harness.stats.values import Bounds
 
 Support = tuple[float, float]
 TILTS = (0.02, 60.0, 40)  # of Chernoff's bound: least, most and how many, in units of one over the mean weight
@@ -37,12 +38,12 @@ def unseen_p(
 
 def unseen_bounds(
     value: float, weights: Floats, alpha: float, support: Support, lost: tuple[float, float] = (0.0, 0.0)
-) -> tuple[float, float]:
+) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `p`, of one data set."""
     low, high = support
     least = _largest(weights, lost[0], alpha)
     most = _largest(weights, lost[1], alpha) if lost[1] != lost[0] else least
-    return value - (value - low) * least, value + (high - value) * most
+    return Bounds(value - (value - low) * least, value + (high - value) * most)
 
 
 def unseen_chance(weights: Any, lost: Any, share: Any) -> Floats:

@@ -13,6 +13,7 @@ from harness.stats.arrays import Ints, distributions, np, special
 from harness.stats.inputs import check_counts, check_level
 from harness.stats.result import Test
 from harness.stats.significance import ROUNDING, is_significant
+from harness.stats.values import Bounds
 
 LENIENT = 1.2  # times alpha that McNemar's mid-p may be wrong over all rows, so that it is taken
 SMOOTH = 300  # rows that differ, on average, from which on its size is hardly more than alpha
@@ -39,7 +40,7 @@ def _tail(successes: int, n: int, p: float) -> float:
     return float(special.betainc(successes, n - successes + 1, p)) if successes else 1.0
 
 
-def wilson(successes: int, n: int, alpha: float) -> tuple[float, float]:
+def wilson(successes: int, n: int, alpha: float) -> Bounds:
     """Return Wilson's score bounds of a share, one-sided at alpha each: for display, it decides nothing.
 
     Source: Wilson 1927, Journal of the American Statistical Association 22:209.
@@ -49,7 +50,7 @@ def wilson(successes: int, n: int, alpha: float) -> tuple[float, float]:
     p, z = successes / n, _quantile(alpha)
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0)
+    return Bounds(max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0))
 
 
 def mcnemar(wins: int, losses: int, n: int, alpha: float, levels: Sequence[float] = ()) -> Test:

@@ -12,9 +12,10 @@ from typing import Any
 
 from harness.stats.arrays import np, optimize, special
 from harness.stats.significance import is_significant
+from harness.stats.values import PValues
 
 
-def exact_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
+def exact_p(b: int, c: int, n: int, d0: float) -> PValues:
     """Return how probable a score as high, and one as low, is if the difference is d0, all else as fitted.
 
     Summed over how many rows may have changed: the score rises with wins, so of each number the tables that count are a
@@ -31,7 +32,7 @@ def exact_p(b: int, c: int, n: int, d0: float) -> tuple[float, float]:
     share, seen = min((q + d0) / changed, 1.0) if changed else 0.5, float(score_statistic(b, c, n, d0))
     high = chance @ _at_least(min_tango_wins(k, n, d0, seen - 1e-9), k, share)
     low = chance @ (1 - _at_least(min_tango_wins(k, n, d0, seen + 1e-9), k, share))
-    return min(float(high), 1.0), min(float(low), 1.0)
+    return PValues(min(float(high), 1.0), min(float(low), 1.0))
 
 
 def min_tango_wins(k: Any, n: int, d0: float, z: float) -> Any:

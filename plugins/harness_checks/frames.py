@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import Finding, Prompt, TrainingRow, quote_text
 from harness.internals import HELD_OUT, chat, prompt_text
@@ -17,6 +17,13 @@ ENDS = ":>]}=|#"  # how words end that stand before or after a question, and are
 COMPARED, RENDERED = 250, 20  # rows at least, where there are as many
 Aspect = Callable[[Prompt], str | None]
 Write = Callable[[Any, bool, Mapping[str, Any]], str | None]  # messages, whether the answer is opened, arguments
+
+
+class Frame(NamedTuple):
+    """The words before and after the questions of nearly all texts."""
+
+    before: str
+    after: str
 
 
 def compare_frames(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) -> Iterator[Finding]:
@@ -40,24 +47,24 @@ def compare_frames(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write:
             yield from _framed(ours, theirs)
 
 
-def find_frame(texts: Sequence[str]) -> tuple[str, str]:
+def find_frame(texts: Sequence[str]) -> Frame:
     """Return the words before and after the questions of nearly all texts: whole lines, or what ends as a label does.
 
     "Question: Who?\\nAnswer:" among others of its kind has "Question:" and "\\nAnswer:"; words that questions merely
     have in common are no frame, and neither is their punctuation.
     """
     if len(texts) < FEWEST or len(set(texts)) < FEWEST:
-        return "", ""
+        return Frame("", "")
     texts = texts[:: max(1, len(texts) // COMPARED)]
     before = _shared([text[:LONGEST] for text in texts])
     after = _shared([text[-LONGEST:][::-1] for text in texts])[::-1]
     head = max(before.rfind("\n"), *(before.rfind(end) for end in ENDS)) + 1
     line, words = after.find("\n"), after.split()
     if line >= 0:
-        return before[:head], after[line:]
+        return Frame(before[:head], after[line:])
     label = words[-1] if words and words[-1][-1] in ENDS else ""
     place = after.rfind(label) if label[:-1] else 0  # 0: a part of a word
-    return before[:head], after[place:] if place else ""
+    return Frame(before[:head], after[place:] if place else "")
 
 
 def system_message(prompt: Prompt) -> str | None:

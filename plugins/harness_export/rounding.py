@@ -10,7 +10,7 @@ Measured with ggml's own quantisers on normal, heavy-tailed, sparse and tiny num
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -22,6 +22,13 @@ INEXACT = 2**-9  # of a block's largest number: what a step of its own, as F16 o
 HALF_OF_F16 = 2**-25  # of the smallest number that the scales of GGUF's blocks can be
 MOST = 0.5  # of a tensor, its relative error where an importance matrix chose the scales
 NUMBERS = 1 << 22  # compared at a time
+
+
+class SquaredError(NamedTuple):
+    """The squares of what numbers are off by, and of the parent's."""
+
+    error: float
+    total: float
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ CODES = {
 EXACT = ("F32", "F16", "BF16")
 
 
-def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bool = False) -> tuple[float, float]:
+def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bool = False) -> SquaredError:
     """Compare a tensor with its parent's; `blocks` are its rows' bytes, `weighed` by an importance matrix.
 
     Returns the squares of what it is off by and of the parent's numbers. Raises CheckFailed where it is another.
@@ -75,10 +82,10 @@ def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bo
         found += compare_rounding(name, wanted, here, step / 2 + slack + np.where(ends, beyond, 0))
     if weighed and found[0] > MOST**2 * found[1]:
         raise CheckFailed(f'"{name}" is not its parent\'s, rounded: its relative error is over {MOST}')
-    return found[0], found[1]
+    return SquaredError(found[0], found[1])
 
 
-def compare_rounding(name: str, there: Any, here: Any, allowed: Any) -> tuple[float, float]:
+def compare_rounding(name: str, there: Any, here: Any, allowed: Any) -> SquaredError:
     """Return the squares of what numbers are off by and of the parent's; raises CheckFailed beyond what is allowed."""
     off = np.abs(here - there)
     if not (off <= allowed).all():  # NaN is not
@@ -86,5 +93,6 @@ def compare_rounding(name: str, there: Any, here: Any, allowed: Any) -> tuple[fl
     return _squares(there, here)
 
 
-def _squares(there: Any, here: Any) -> tuple[float, float]:
-    return float(np.square(here - there, dtype=np.float64).sum()), float(np.square(there, dtype=np.float64).sum())
+def _squares(there: Any, here: Any) -> SquaredError:
+    off = float(np.square(here - there, dtype=np.float64).sum())
+    return SquaredError(off, float(np.square(there, dtype=np.float64).sum()))

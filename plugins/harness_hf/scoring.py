@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -36,6 +36,13 @@ PROBE = (20, 12, 6)  # tokens on which sharing is tried first: of two contexts' 
 # nats per token that all checked pairs may be from their plain scores on average, as `ONCE` says of each
 ON_AVERAGE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
 FEW = 8  # pairs; an average of fewer says little
+
+
+class Agreement(NamedTuple):
+    """KL in nats a token, and the share of first choices that stay the same."""
+
+    kl: float
+    kept: float
 
 
 @dataclass
@@ -298,9 +305,9 @@ def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) ->
     return logprobs.double().tolist(), greedy.tolist()
 
 
-def kl_and_agreement(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
+def kl_and_agreement(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> Agreement:
     """Return KL(before ‖ after) in nats a token, and the share of first choices kept, of log-probabilities (T, V)."""
     pairs = list(zip(before, after, strict=True))
     tokens = sum(len(p) for p, _ in pairs)
     kl = sum(float((p.exp() * (p - q)).sum()) for p, q in pairs) / tokens
-    return kl, sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in pairs) / tokens
+    return Agreement(kl, sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in pairs) / tokens)

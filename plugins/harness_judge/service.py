@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 from harness import UsageError
@@ -16,6 +16,13 @@ from harness_judge.verdict import Reply
 
 OVERHEAD = 256  # tokens that a server may put around what we send
 ENDED = ("end_turn", "stop_sequence")  # Anthropic's, of a whole answer
+
+
+class TokenLimits(NamedTuple):
+    """The most tokens that a question can use."""
+
+    tokens_in: int
+    tokens_out: int
 
 
 class Service:
@@ -98,10 +105,10 @@ class API:
         """Close its connections."""
         self.client.close()
 
-    def most(self, question: Question) -> tuple[int, int]:
+    def most(self, question: Question) -> TokenLimits:
         """Return the most tokens a question can use, in and out: none is shorter than a byte of UTF-8."""
         sent = [*(m["content"] for m in question.messages()), json.dumps(dict(question.schema))]
-        return sum(len(text.encode("utf-8", "replace")) for text in sent) + OVERHEAD, self.verdict_tokens
+        return TokenLimits(sum(len(text.encode("utf-8", "replace")) for text in sent) + OVERHEAD, self.verdict_tokens)
 
     def ask(self, question: Question) -> Reply:
         """Put a question, once. Raises Trouble, also for a reply that is no JSON: that was not answered."""

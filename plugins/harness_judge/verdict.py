@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 TURNED = {"A": "B", "B": "A", "tie": "tie"}
+
+
+class PairVerdict(NamedTuple):
+    """ "A", "B" or "tie", and the reason."""
+
+    verdict: str
+    reason: str
 
 
 class NoVerdict(ValueError):
@@ -43,12 +50,12 @@ def require_reply(outcome: object) -> Reply:
     raise NoVerdict(str(getattr(outcome, "why", "there is no reply")))
 
 
-def parse_pair_verdict(reply: Reply) -> tuple[str, str]:
+def parse_pair_verdict(reply: Reply) -> PairVerdict:
     """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdict."""
     found = _read(reply)
     if (verdict := found.get("verdict")) not in TURNED:
         raise NoVerdict(f"the verdict is {_show(verdict)}, want A, B or tie")
-    return str(verdict), str(found.get("reason", ""))
+    return PairVerdict(str(verdict), str(found.get("reason", "")))
 
 
 def parse_criteria_verdict(reply: Reply, criteria: Iterable[str]) -> dict[str, tuple[bool, str]]:

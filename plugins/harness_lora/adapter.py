@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from harness import Mistakes, Progress, UsageError, did_you_mean
 from harness.internals import schema, subprocess_call
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, refused_fields
-from harness_lora.files import WEIGHTS, adapter_error, find_tensor, read_config, read_headers, read_note, split_name
+from harness_lora.files import (
+    WEIGHTS,
+    AdapterTensor,
+    adapter_error,
+    find_tensor,
+    read_config,
+    read_headers,
+    read_note,
+    split_name,
+)
 from harness_lora.targets import matches_target
 
 Told = Callable[[Progress], None] | None  # who hears how far a merge is
@@ -268,17 +277,17 @@ def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
 
 
 def _shape_for(
-    made: Mapping[tuple[str, str], tuple[int, ...]], module: str, part: str, config: LoraConfig
+    made: Mapping[AdapterTensor, tuple[int, ...]], module: str, part: str, config: LoraConfig
 ) -> tuple[int, ...] | None:
     """Return the shape of the base's tensor that a part of an adapter is for, or None where it tells none."""
-    shape = made[module, part]
+    shape = made[AdapterTensor(module, part)]
     if part in ("", "base_layer", "lora_bias"):
         return shape
     if part == "lora_embedding_A":
-        return (shape[-1], *made.get((module, "lora_embedding_B"), ())[:1])
+        return (shape[-1], *made.get(AdapterTensor(module, "lora_embedding_B"), ())[:1])
     if part != "lora_A":
         return None
-    before, b = shape[-1], made.get((module, "lora_B"), ())
+    before, b = shape[-1], made.get(AdapterTensor(module, "lora_B"), ())
     if config.use_bdlora and any(name in module for name in config.use_bdlora.target_modules_bd_a or ()):
         before *= config.use_bdlora.nblocks
     return (*b[:1], before)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import cpu_offload
@@ -32,6 +32,13 @@ LINES = [json.loads(line) for line in Path(__file__).with_name("texts.jsonl").re
 CHATS: list[list[dict[str, str]]] = [line for line in LINES if isinstance(line, list)]
 TEXTS: list[str] = [line for line in LINES if isinstance(line, str)]
 PROMPTS = ("What is the capital of France?", "Say hello.")
+
+
+class LoadingGpu(NamedTuple):
+    """The GPU that models are loaded on, and its free bytes."""
+
+    device: str
+    free: int
 
 
 @dataclass
@@ -131,9 +138,9 @@ def _ends(model: PreTrainedModel, path: str, stops: set[int | None]) -> list[int
     return [next((i for i in row if i in stops), None) for row in out[:, given["input_ids"].shape[1] :].tolist()]
 
 
-def loading_gpu() -> tuple[str, int] | None:
+def loading_gpu() -> LoadingGpu | None:
     """Return the GPU that models are loaded on, and its free bytes; None where there is none."""
-    return ("cuda:0", torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None
+    return LoadingGpu("cuda:0", torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None
 
 
 def device_for(size: int) -> str:

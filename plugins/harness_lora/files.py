@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import UsageError
 from harness.internals import read_safetensors, schema, weight_files
@@ -17,6 +17,15 @@ from harness.internals import read_safetensors, schema, weight_files
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 CHECKED: dict[str, Any] = {"r": int, "lora_alpha": float, "rank_pattern": dict, "alpha_pattern": dict}
+
+
+class AdapterTensor(NamedTuple):
+    """The module that a tensor of an adapter belongs to, and which part of it it is."""
+
+    module: str
+    part: str
+
+
 CHECKED |= {"target_modules": list[str] | str | None, "modules_to_save": list[str] | None}
 NOTES = ("unsloth_",)  # how keys begin that other tools note there, and PEFT leaves alone
 ADAPTER_NOTE = "harness-adapter.json"  # the trainer's: digest and dtype of the base, recipe, facts
@@ -51,7 +60,7 @@ def read_headers(folder: Path, file: str = "") -> dict[str, Header]:
     return found
 
 
-def split_name(key: str) -> tuple[str, str]:
+def split_name(key: str) -> AdapterTensor:
     """Split a tensor's name in an adapter: ("model.layers.0.mlp.up_proj", "lora_A"), or (module, "") of a whole one.
 
     What is for a bias has the bias's name for a module, and a base's own weight that was saved along is "base_layer".
@@ -59,11 +68,11 @@ def split_name(key: str) -> tuple[str, str]:
     name = key.removeprefix("base_model.model.")  # what PEFT puts before every name
     if found := LORA_PART.fullmatch(name):
         if (found["part"], found["rest"]) == ("lora_B", "bias"):
-            return f"{found['module']}.bias", "lora_bias"
-        return found["module"].removesuffix(".token_adapter"), found["part"]
+            return AdapterTensor(f"{found['module']}.bias", "lora_bias")
+        return AdapterTensor(found["module"].removesuffix(".token_adapter"), found["part"])
     if name.endswith(".base_layer.weight"):
-        return name.removesuffix(".base_layer.weight"), "base_layer"
-    return name.removesuffix(".weight").replace(".base_layer.bias", ".bias"), ""
+        return AdapterTensor(name.removesuffix(".base_layer.weight"), "base_layer")
+    return AdapterTensor(name.removesuffix(".weight").replace(".base_layer.bias", ".bias"), "")
 
 
 def find_tensor(module: str, there: Collection[str]) -> str | None:

@@ -20,7 +20,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from harness import CheckFailed, UsageError
 from harness.internals import formats
 from harness_lora.fields import REWRITTEN, refused_fields
-from harness_lora.files import WEIGHTS, Header, read_config, read_headers, split_name
+from harness_lora.files import WEIGHTS, AdapterTensor, Header, read_config, read_headers, split_name
 from harness_lora.skeleton import Layout, Place, Target, adapt_skeleton, adapted_targets
 
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
@@ -106,7 +106,9 @@ def make_plan(
     for (module, part), tensor in parts.items():
         target = known.get(module) or Target(layout.parameter(module), module)
         found, tied = layout.tensors(target.parameter), module in twins
-        if tied and not part and (twin := parts.get((twins[module], ""))) is not None:  # trained as one, saved twice
+        if (
+            tied and not part and (twin := parts.get(AdapterTensor(twins[module], ""))) is not None
+        ):  # trained as one, saved twice
             tied = not torch.equal(tensor, twin)
             if not found and not tied:
                 continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -29,6 +29,13 @@ FORMAT = 1  # of the JSON
 INDENT = 16  # columns of a verdict's word
 STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow", "worse": "red", "better": "green"}
 Line = Table | Text | str | tuple[str, str, Text]  # of a terminal; a tuple is a word, its style, and what it is of
+
+
+class RunLabels(NamedTuple):
+    """The names of two runs."""
+
+    earlier: str
+    later: str
 
 
 @dataclass(frozen=True)
@@ -74,14 +81,14 @@ class Compared:
     notes: list[str]  # what a reader must know before believing it
 
     @property
-    def labels(self) -> tuple[str, str]:
+    def labels(self) -> RunLabels:
         """The names of both runs, the earlier first: their days, else the hours, else their folders."""
         runs = (self.before, self.now)
         days = [format_day(k.run.started, time=False) for k in runs]
         hours = [format_day(k.run.started).rpartition(", ")[2] for k in runs]
         folders = [printable(k.folder.resolve().name) for k in runs]
         one, other = next((names for names in (days, hours) if names[0] != names[1]), folders)
-        return one, other
+        return RunLabels(one, other)
 
 
 def compare_runs(now: LoadedRun, before: LoadedRun) -> Compared:

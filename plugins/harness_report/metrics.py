@@ -95,12 +95,8 @@ def _bounds(kept: LoadedRun, name: str, column: str) -> dict[str, tuple[float, f
     parts: dict[str, dict[str, Row]] = {}
     for key, row in kept.rows(kept.ours, evaluation).items():
         parts.setdefault(row_slice(row, column), {})[key] = row
-    gate, measured, alpha, found = (
-        Gate("slice", name, min=0.5, severity="warn"),
-        gate_metric(kept, name),
-        kept.run.alpha,
-        {},
-    )
+    gate, measured, alpha = Gate("slice", name, min=0.5, severity="warn"), gate_metric(kept, name), kept.run.alpha
+    found: dict[str, tuple[float, float]] = {}
     for label, rows in parts.items():
         if all(row.get("cluster") is None for row in rows.values()):
             right = sum(row_value(row, metric) or 0.0 for row in rows.values())

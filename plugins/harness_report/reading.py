@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from sys import intern
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import Metric, Report, Result, Run, Sample, Score, UsageError, read_run
 from harness.internals import OnScale, correctness_metric, open_file, prompt_of, read_answers
@@ -18,6 +18,13 @@ from harness.internals import OnScale, correctness_metric, open_file, prompt_of,
 Row = dict[str, Any]
 Rows = Mapping[str, Row]  # by id
 UNREAD = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every page
+
+
+class RowsAgainst(NamedTuple):
+    """The metric that tells right rows from wrong ones, and the baseline that they are compared with."""
+
+    metric: str
+    baseline: str
 
 
 @dataclass
@@ -92,10 +99,10 @@ class LoadedRun:
         found = (r for r in self.run.reports if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
         return next(found, None)
 
-    def against(self, evaluation: str) -> tuple[str, str]:
+    def against(self, evaluation: str) -> RowsAgainst:
         """Return the metric and the baseline by which rows of an evaluation are told apart."""
         metric, against = correctness_metric(self.run, self.ours, evaluation)
-        return metric, against or str(self.evals.get(evaluation, {}).get("against", "base"))
+        return RowsAgainst(metric, against or str(self.evals.get(evaluation, {}).get("against", "base")))
 
     def rows(self, subject: str, evaluation: str) -> dict[str, Row]:
         """Return an item's rows by id; where they cannot be read none, which `missing` says once."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import UsageError, cache_dir, digest_of, write_text
 from harness.internals import printable
@@ -59,6 +59,13 @@ DASHED = {"type": "rule", "color": BASE, "strokeDash": [2, 2]}
 DOT = {"type": "point", "filled": True, "opacity": 1, "size": 58}
 
 Layer = dict[str, Any]
+
+
+class Bar(NamedTuple):
+    """From where to where a bar is drawn."""
+
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -154,11 +161,11 @@ class Interval:
     hollow: bool = False
 
     @property
-    def bar(self) -> tuple[float, float] | None:
+    def bar(self) -> Bar | None:
         """From where to where a bar is drawn, if it is."""
         if self.lower is None or self.upper is None or self.upper <= self.lower:
             return None
-        return self.lower, self.upper
+        return Bar(self.lower, self.upper)
 
 
 @dataclass(frozen=True)

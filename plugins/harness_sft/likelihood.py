@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -31,6 +31,13 @@ LOGITS = 1 << 24  # numbers in one tensor of logits, at most
 OPTIONAL = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")  # TRL's names and order
 TOKENS = 128  # of one row, that are looked at: the logits of a few, however large the vocabulary
 NATS = 1e-3  # that a log-probability may be off, beside what rounding the largest logit makes, at most
+
+
+class Mismatch(NamedTuple):
+    """The largest difference in nats, and the limit."""
+
+    worst: float
+    limit: float
 
 
 def choose_loss(model: Any, batch: Mapping[str, Any], *references: Any, dtype: torch.dtype | None = None) -> str:
@@ -54,7 +61,7 @@ def choose_loss(model: Any, batch: Mapping[str, Any], *references: Any, dtype: t
     return f"TRL's fused head {off} the log-probabilities of {name}: trained on its own logits, which take more memory"
 
 
-def logprob_mismatch(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | None = None) -> tuple[float, float]:
+def logprob_mismatch(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | None = None) -> Mismatch:
     """Return by how many nats, at most, what is trained on is off the model's own log-probabilities, and the limit.
 
     They are those of supervised tokens of one row, without dropout. It is infinite where TRL's way raises, and 0 where
@@ -80,17 +87,17 @@ def logprob_mismatch(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | 
         for module in training:
             module.training = True
     if own is None or not mask.any():
-        return 0.0, NATS
+        return Mismatch(0.0, NATS)
     z = own.logits[:, :-1].float()[mask.to(own.logits.device)]
     chosen = z.gather(1, targets[mask].to(z.device)[:, None])[:, 0]
     logp = chosen - z.logsumexp(-1)
     limit = NATS + torch.finfo(dtype or model.dtype).eps * float(torch.stack([chosen, z.amax(-1)]).abs().max())
     if not logp.isfinite().all():
-        return 0.0, limit
+        return Mismatch(0.0, limit)
     if found is None:
-        return math.inf, limit
+        return Mismatch(math.inf, limit)
     trained = found.log_probs[mask.to(found.log_probs.device)].float().to(z.device)
-    return float((trained - logp).abs().max().nan_to_num(math.inf)), limit
+    return Mismatch(float((trained - logp).abs().max().nan_to_num(math.inf)), limit)
 
 
 def use_own_logits(model: Any) -> None:

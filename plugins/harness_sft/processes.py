@@ -18,7 +18,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from harness import Adapter, Finding, Progress, UsageError, write_text
 from harness.internals import assign_gpus, disk_full_error, error_from_json, list_gpus, ref_to_json, shorten_text
@@ -52,6 +52,13 @@ QUIET, HUNG = 600.0, 1800.0  # seconds without a step after which that is told, 
 SLOW = 20  # usual steps after which it is told, where these are longer, and after twice as many ended
 ENDS = 3600.0  # seconds before the first step and after the last: models are loaded, kernels compiled, weights written
 CONNECTIONS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # the processes are on one machine
+
+
+class PaceWarning(NamedTuple):
+    """What to say where no step has come for too long, and whether the training ends."""
+
+    message: str
+    is_over: bool
 
 
 def reject_processes(processes: int | str, recipe: Mapping[str, Any], accumulated: int) -> None:
@@ -290,20 +297,20 @@ class Pace:
     def usual(self) -> float:
         return median(self.took[1:] or [0.0])
 
-    def look(self) -> tuple[str, bool]:
+    def look(self) -> PaceWarning:
         """Return what is to be told, where no step has come for too long, and whether that is the end."""
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, LATE), now  # in more this process was stopped itself
         self.since, self.idle = self.since + passed, self.idle + passed
         self.silent = [seconds + passed for seconds in self.silent]
         if self.idle < QUIET:
-            return "", False
+            return PaceWarning("", False)
         end = max(HUNG, 2 * SLOW * self.usual()) if self.between else ENDS
         hung = self.idle >= end
         if not hung and (self.told or self.idle < max(QUIET, SLOW * self.usual())):
-            return "", False
+            return PaceWarning("", False)
         self.told = True
         gone = " and ".join(str(number) for number, seconds in enumerate(self.silent) if seconds > self.idle / 2)
         who = f"rank {gone} of {len(self.silent)} said nothing" if gone else "all ranks live, and no step came"
         then = "was ended" if hung else f"is ended after {end / 60:.0f} minutes without a step"
-        return f"{who} for {self.idle / 60:.0f} minutes; the training {then}", hung
+        return PaceWarning(f"{who} for {self.idle / 60:.0f} minutes; the training {then}", hung)

@@ -33,7 +33,7 @@ from harness.internals import (
 )
 from harness_report import comparison, page, reading
 from harness_report import formatting as spelt
-from harness_view.labels import DRAWS, RANDOM, Queue, label_queues
+from harness_view.labels import DRAWS, RANDOM, LabelId, Queue, label_queues
 from harness_view.runs import REPORT, Runs
 
 OURS = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
@@ -162,7 +162,7 @@ class Pages:
 
     def _write(self, name: str, said: dict[str, str]) -> None:
         queue, by = _queue(label_queues(self._folder(name)), said), said.get("by", "").strip()
-        question = queue.questions.get((said.get("id", ""), said.get("criterion", "")))
+        question = queue.questions.get(LabelId(said.get("id", ""), said.get("criterion", "")))
         if not by or question is None or said.get("pressed") not in (MET if question.criterion else PAIR):
             raise UsageError("that is no label of this run; go back and try again")
         with reporting_write_errors(queue.path, "; make room and try again"):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import Labels, UsageError, read_run
 from harness.internals import (
@@ -32,6 +32,13 @@ MET = {"1": "yes", "2": "no"}
 TRUTH = {"candidate": SAYS["A"], "baseline": SAYS["B"], "tie": SAYS["tie"], "yes": SAYS["met"], "no": SAYS["not met"]}
 
 
+class LabelId(NamedTuple):
+    """The row, and the criterion."""
+
+    row: str
+    criterion: str
+
+
 @dataclass(frozen=True)
 class ToLabel:
     """One thing to say: which of two answers is better, or whether an answer meets a criterion."""
@@ -40,8 +47,8 @@ class ToLabel:
     criterion: str = ""
 
     @property
-    def id(self) -> tuple[str, str]:
-        return str(self.row["id"]), self.criterion
+    def id(self) -> LabelId:
+        return LabelId(str(self.row["id"]), self.criterion)
 
     @property
     def prompt(self) -> str:
@@ -82,7 +89,7 @@ class Queue:
     path: Path
     drawn: str
     seed: int  # of the random order in which rows are asked, so that those that were answered are a random sample
-    questions: Mapping[tuple[str, str], ToLabel]
+    questions: Mapping[LabelId, ToLabel]
 
     def said(self) -> list[dict[str, Any]]:
         """Return the labels there are. Raises UsageError where the file holds anything else."""
@@ -121,7 +128,7 @@ class Queue:
 
     def standing(self) -> list[str]:
         """Return in lines how many labels there are, how far they and the judge agree, and what is lacking."""
-        said: dict[tuple[str, str], set[str]] = {}
+        said: dict[LabelId, set[str]] = {}
         for line in self.said():
             said.setdefault(_key(line), set()).add(line["label"])
         known = [(self.questions[k], TRUTH[min(labels)]) for k, labels in said.items() if k in self.questions]
@@ -136,8 +143,8 @@ class Queue:
         return [*found, lacking or "Enough for a calibration; more prove more"]
 
 
-def _key(line: Mapping[str, Any]) -> tuple[str, str]:
-    return str(line["id"]), str(line.get("criterion", ""))
+def _key(line: Mapping[str, Any]) -> LabelId:
+    return LabelId(str(line["id"]), str(line.get("criterion", "")))
 
 
 def _agreed(known: Sequence[tuple[ToLabel, float]]) -> list[str]:
