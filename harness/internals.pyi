@@ -7,7 +7,6 @@ from harness.answers import keys as keys
 from harness.answers.cache import CachedSubject as CachedSubject
 from harness.answers.cache import StageModels as StageModels
 from harness.answers.reasoning import generate_final_answers as final_answers
-from harness.answers.store import Responses as Responses
 from harness.answers.store import request_key as request_key
 from harness.artifacts import formats as formats
 from harness.artifacts.artifact_cache import is_sealed as is_sealed
@@ -19,7 +18,6 @@ from harness.artifacts.attestation import SERVED as SERVED
 from harness.artifacts.attestation import format_decimal as format_decimal
 from harness.artifacts.attestation import statement_bytes as statement_bytes
 from harness.artifacts.digests import template_digest as template_digest
-from harness.artifacts.digests import weights_digest as weights_digest
 from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
 from harness.artifacts.gguf import Gguf as Gguf
 from harness.artifacts.gguf import find_gguf as find_gguf
@@ -37,8 +35,6 @@ from harness.data import chat as chat
 from harness.data import encoding as encoding
 from harness.data.fewshot import choose_examples as choose_shots
 from harness.data.pypi import hash_download as hash_download
-from harness.data.rows import GROUP as GROUP
-from harness.data.rows import HELD_OUT as HELD_OUT
 from harness.data.rows import read_rows as read_rows
 from harness.errors import disk_full_error as disk_full_error
 from harness.errors import memory_error as memory_error
@@ -57,18 +53,11 @@ from harness.lazy import attach_lazily as attach_lazily
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
 from harness.records import verdict_text as verdict_text
-from harness.records.claim_spec import Note as Note
-from harness.records.completion import FinishReason as FinishReason
 from harness.records.completion import format_finish_reasons as format_finish_reasons
-from harness.records.findings import Severity as Severity
 from harness.records.findings import mark_learnt_tokens as marked_text
 from harness.records.findings import prompt_text as prompt_text
-from harness.records.models import ThoughtBudget as ThoughtBudget
 from harness.records.scales import OnScale as OnScale
-from harness.records.scales import Scaled as Scaled
 from harness.release import LAYERS as LAYERS
-from harness.release.conversions import NOTE as CONVERSION_NOTES
-from harness.release.conversions import copy_files as copy_files
 from harness.release.recomputation import score_from_row as score_from_row
 from harness.release.releases import promotion_history as promotions
 from harness.release.served import read_served as read_served
@@ -84,7 +73,6 @@ from harness.reports.markdown import format_run_markdown as format_run_markdown
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import correctness_metric as correctness_metric
-from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import find_newest as find_newest
 from harness.reports.run_folder import prompt_of as prompt_of
 from harness.reports.run_folder import read_rows as read_answers
@@ -114,7 +102,6 @@ from harness.workers.gpus import gpu_device_files as gpu_device_files
 from harness.workers.gpus import list_gpus as list_gpus
 from harness.workers.gpus import probe_gpus as probe_gpus
 from harness.workers.gpus import read_gpu as read_gpu
-from harness.workers.protocol import Worker as Worker
 from harness.workers.protocol import WorkerLostError as WorkerLostError
 from harness.workers.protocol import error_from_json as error_from_json
 from harness.workers.protocol import error_to_json as error_to_json
@@ -123,37 +110,26 @@ from harness.workers.protocol import ref_from_json as ref_from_json
 from harness.workers.protocol import ref_to_json as ref_to_json
 
 __all__ = [
-    "CONVERSION_NOTES",
     "EVENTS",
-    "GROUP",
-    "HELD_OUT",
     "LAYERS",
     "LOCK",
     "MANIFEST",
     "MODEL",
     "ROPE_FACTORS",
     "SERVED",
-    "TRAINING_LOGS",
     "CachedSubject",
     "Collection",
     "Context",
     "Eval",
-    "FinishReason",
     "Gguf",
     "Model",
-    "Note",
     "OnScale",
     "ReplayRows",
-    "Responses",
     "RunProgress",
-    "Scaled",
-    "Severity",
     "StageModels",
     "Suite",
     "Task",
-    "ThoughtBudget",
     "Verified",
-    "Worker",
     "WorkerLostError",
     "WorkerServer",
     "add_plugin_option",
@@ -167,7 +143,6 @@ __all__ = [
     "choose_shots",
     "cluster_t",
     "common_prefix_length",
-    "copy_files",
     "copy_range",
     "correctness_metric",
     "count_noun",
@@ -238,7 +213,6 @@ __all__ = [
     "verdict_text",
     "verify_export",
     "weight_files",
-    "weights_digest",
     "whole_text",
     "wilson",
     "write_every_eval_ever",

@@ -29,7 +29,7 @@ from harness.records import verdict_text
 from harness.records.completion import format_finish_reasons
 from harness.records.findings import Built, Finding
 from harness.records.models import Progress as Sign
-from harness.records.run import Report, Run, Swept, Trial
+from harness.records.run import ItemResult, Run, Swept, Trial
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.events import RunProgress
 from harness.reports.summary import sort_worst_first, verdict_sentence, waived_and_ignored
@@ -103,17 +103,17 @@ class Terminal(Screen):
             self.line(f"  {progress.what} {progress.done}/{progress.total}{told}  {facts}".rstrip())
 
     @hookimpl
-    def harness_report(self, run: Run, report: Report) -> None:
+    def harness_item_finish(self, run: Run, item: ItemResult) -> None:
         self.clear()
         if self.verbosity >= 0:
-            self.item(report)
+            self.item(item)
             self.warnings(run)
 
     @hookimpl
-    def harness_flag(self, run: Run, flag: Finding) -> None:
+    def harness_finding(self, run: Run, finding: Finding) -> None:
         self.clear()
         if self.verbosity >= 0:
-            print_finding(self, flag)
+            print_finding(self, finding)
 
     @hookimpl
     def harness_trial(self, run: Run, trial: Trial) -> None:
@@ -158,7 +158,7 @@ class Terminal(Screen):
             self.line("  " + " · ".join(format_fact(k, v) for k, v in facts.items() if k in MODEL_FACTS))
             self.opened = True
 
-    def item(self, report: Report) -> None:
+    def item(self, report: ItemResult) -> None:
         name = f"  {report.subject}::{report.eval}"
         if report.outcome == "skipped":
             self.line(f"{name}  skipped: {report.error}", "dim")
@@ -218,7 +218,7 @@ class Terminal(Screen):
         if v.waiver:
             self.line(f"{INDENT}{v.waiver.says()}", "yellow")
 
-    def slices(self, report: Report) -> None:
+    def slices(self, report: ItemResult) -> None:
         names = ["n", *report.metrics]
         for column, values in report.slices.items():
             rows = [[value, *(format_metric(metrics.get(name)) for name in names)] for value, metrics in values.items()]

@@ -12,10 +12,11 @@ from typing import Any, Unpack
 
 from harness import plugin_errors, schema
 from harness.collection.collection import COMPARATIVE, Task
+from harness.errors import did_you_mean
 from harness.records.completion import TRUNCATED, Completion
 from harness.records.copies import copy_record, detach_copy
 from harness.records.metrics import NUMBER
-from harness.records.models import Generation, Progress, Subject, ThoughtBudget, split_chunks
+from harness.records.models import ExtendedSubject, Generation, Progress, Subject, ThoughtBudget, split_chunks
 from harness.records.samples import Prompt, Result, Sample, Score, rows_digest
 from harness.stats.eprocess import interim_sizes
 from harness.texts.escaping import drop_surrogates
@@ -63,7 +64,7 @@ def evaluate(
     progress(Progress(what, 0, len(samples)))
     done = 0
     for end in interim_sizes(len(samples)) if enough else [len(samples)]:
-        for rows in split_chunks(samples[done:end], appetite(task, subject)):
+        for rows in split_chunks(samples[done:end], batch_rows(task, subject)):
             found = list(iterate_scores(task, task.function(heard, detach_copy(rows), **options), rows))
             said = dict(zip((s.id for s in rows), heard.heard([s.input for s in rows]), strict=True))
             scores += [add_finish_reason(score, said[score.id], task) for score in found]
@@ -74,9 +75,9 @@ def evaluate(
     return result(samples[:done])
 
 
-def appetite(task: Task, subject: Subject) -> int:
+def batch_rows(task: Task, subject: Subject) -> int:
     """Return how many rows to hand out at once; what is timed is asked a few at a time."""
-    return CHUNK if task.uncached else getattr(subject, "appetite", None) or CHUNK
+    return CHUNK if task.uncached else getattr(subject, "preferred_batch_rows", None) or CHUNK
 
 
 def validate_score(score: Score) -> Score:
@@ -173,7 +174,11 @@ class EndingsKeeper:
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("_", "stream_")):
             raise AttributeError(name)
-        return getattr(self._subject, name)
+        try:
+            return getattr(self._subject, name)
+        except AttributeError:
+            close = did_you_mean(name, [n for n in dir(ExtendedSubject) if not n.startswith("_")])
+            raise AttributeError(f'the model "{self._subject.name}" has no "{name}"{close}') from None
 
 
 def add_finish_reason(score: Score, said: Completion | None, task: Task) -> Score:

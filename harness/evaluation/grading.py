@@ -15,7 +15,7 @@ from harness import schema
 from harness.answers import reasoning
 from harness.answers.store import Responses
 from harness.collection.collection import Task
-from harness.evaluation.evaluate import EndingsKeeper, add_finish_reason, appetite, iterate_scores
+from harness.evaluation.evaluate import EndingsKeeper, add_finish_reason, batch_rows, iterate_scores
 from harness.gates import labels as by_people
 from harness.records.completion import Completion
 from harness.records.copies import copy_record, detach_copy
@@ -52,7 +52,7 @@ def generate_answers(task: Task, name: str, subject: Subject, progress: Callable
     how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
     scores: list[Score] = []
     asked: Any = EndingsKeeper(subject, task.thought_budget)
-    for rows in split_chunks(samples, appetite(task, subject)):
+    for rows in split_chunks(samples, batch_rows(task, subject)):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
         for s, (said, all_) in zip(
             rows, reasoning.generate_final_answers(asked, [s.input for s in rows], **how), strict=True

@@ -22,7 +22,7 @@ from harness.pipeline.record import Record, RunEnding, StageStop
 from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Options, Session, collect_checks, open_answer_cache, open_collection
 from harness.records.copies import detach_copy
-from harness.records.run import Report, Run
+from harness.records.run import ItemResult, Run
 from harness.release.export import Decided, export_candidate
 from harness.reports.junit import format_junit
 from harness.reports.run_folder import RunFolder
@@ -124,7 +124,7 @@ def _finish(run: RunContext) -> Run:
         session.responses.close()
     items, reached = session.collection.items, {r.id for r in record.run.reports}
     for item in (i for i in items if i.id not in reached):  # nobody watches these
-        record.run.reports.append(Report(item.id, item.subject, item.eval, "skipped", error="not reached"))
+        record.run.reports.append(ItemResult(item.id, item.subject, item.eval, "skipped", error="not reached"))
     record_conclusions(run)
     if not record.run.exports and any(i.subject in session.collection.candidates for i in items):
         export_all(run, "the run ended before it was reached")

@@ -21,7 +21,7 @@ from harness.records import verdict_text
 from harness.records.copies import detach_copy
 from harness.records.findings import Finding
 from harness.records.models import ModelRef
-from harness.records.run import Report, Run, Trial
+from harness.records.run import ItemResult, Run, Trial
 from harness.records.samples import Result
 from harness.reports.events import Events
 from harness.suite.waivers import invalid_waivers, read_waivers
@@ -134,16 +134,16 @@ class Record:
         finally:
             self.run.stages[name] = self.run.stages.get(name, 0.0) + (time.monotonic() - begun)
 
-    def add(self, one: Report | Finding | Trial) -> None:
+    def add(self, one: ItemResult | Finding | Trial) -> None:
         """Add a report, a finding or a trial, and tell those who watch.
 
         A report brings a warning for each gate that the sizes of its slices decided.
         """
-        if isinstance(one, Report):
+        if isinstance(one, ItemResult):
             self.run.reports.append(one)
             told = [(v, verdict_text.format_size_warning(v)) for v in one.verdicts]
             self.run.warnings += [f'gate "{v.gate}" on {v.candidate}: {sizes}' for v, sizes in told if sizes]
-            self.tell("harness_report", report=one)
+            self.tell("harness_item_finish", item=one)
         elif isinstance(one, Finding):
             self.run.flags.append(one)
             if one.severity == "error" and one.ignored is not None and one.waiver is None:
@@ -151,7 +151,7 @@ class Record:
                 said = f"{one.code} was ignored without a waiver; {way}"
                 if said not in self.run.part:
                     self.run.part = "; ".join(filter(None, [self.run.part, said]))
-            self.tell("harness_flag", flag=one)
+            self.tell("harness_finding", finding=one)
         else:
             assert self.run.sweep
             self.run.sweep = replace(self.run.sweep, trials=[*self.run.sweep.trials, one])

@@ -15,7 +15,7 @@ from harness.artifacts import attestation
 from harness.records.completion import FinishReason
 from harness.records.findings import Finding
 from harness.records.models import Progress
-from harness.records.run import Report, Run, Trial
+from harness.records.run import ItemResult, Run, Trial
 from harness.records.samples import Labels
 from harness.records.verdicts import Verdict
 from harness.release import lock_writer
@@ -103,7 +103,7 @@ def value_schema(want: Any) -> Schema:
 
 
 def _event() -> Schema:
-    report, run = (record_schema(cls)["properties"] for cls in (Report, Run))
+    report, run = (record_schema(cls)["properties"] for cls in (ItemResult, Run))
     kinds = {
         "run_start": {k: run[k] for k in events.BEGUN},
         "stage": {"stage": TEXT, "detail": TEXT},

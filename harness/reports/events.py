@@ -17,7 +17,7 @@ from harness.files import open_file, open_for_writing, split_json_lines, try_loc
 from harness.hookspec import hookimpl
 from harness.records.findings import Finding
 from harness.records.models import Progress
-from harness.records.run import Report, Run, Trial
+from harness.records.run import ItemResult, Run, Trial
 from harness.records.verdicts import Verdict
 from harness.reports.report_json import from_json, json_safe, relative_paths
 from harness.texts.counts import count_noun
@@ -68,15 +68,15 @@ class Events:
             self.write("progress", **asdict(progress))
 
     @hookimpl
-    def harness_report(self, run: Run, report: Report) -> None:
-        told = {key: value for key, value in asdict(report).items() if key not in ("verdicts", "traceback")}
+    def harness_item_finish(self, run: Run, item: ItemResult) -> None:
+        told = {key: value for key, value in asdict(item).items() if key not in ("verdicts", "traceback")}
         self.write("report", run, **told)
-        for verdict in report.verdicts:
+        for verdict in item.verdicts:
             self.write("verdict", run, **asdict(verdict))
 
     @hookimpl
-    def harness_flag(self, run: Run, flag: Finding) -> None:
-        self.write("finding", run, **asdict(flag))
+    def harness_finding(self, run: Run, finding: Finding) -> None:
+        self.write("finding", run, **asdict(finding))
 
     @hookimpl
     def harness_trial(self, run: Run, trial: Trial) -> None:
@@ -195,7 +195,7 @@ def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Pa
             new = found.progress is None or found.progress.what != sign.what
             found = replace(found, progress=sign, **({"since": at, "before": sign.done} if new else {}))
         elif kind == "report":
-            run.reports.append(from_json(Report, told, "it"))
+            run.reports.append(from_json(ItemResult, told, "it"))
             found = replace(found, progress=None, since=None)
         elif kind == "verdict":
             last = run.reports[-1]

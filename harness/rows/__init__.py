@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import schema
 from harness.errors import UsageError
 from harness.hookspec import hookimpl
 from harness.rows.records import RowsOptions
+
+if TYPE_CHECKING:
+    from harness import Evaluator
 
 
 @schema.accepts_options(RowsOptions)
@@ -24,5 +27,5 @@ def rows(subject: Any, samples: Any, options: RowsOptions) -> Any:
 
 
 @hookimpl
-def harness_evaluators() -> dict[str, Any]:
+def harness_evaluators() -> dict[str, Evaluator]:
     return {"rows": rows}

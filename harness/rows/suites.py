@@ -24,7 +24,7 @@ from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry
 from harness.plugins import Plugins, load_plugins
 from harness.records import verdict_text
 from harness.records.claim_spec import Note
-from harness.records.run import Report
+from harness.records.run import ItemResult
 from harness.records.samples import Result
 from harness.records.verdicts import Verdict
 from harness.records.waivers import Waiver
@@ -65,7 +65,7 @@ class JudgedRows:
     plugins: Plugins
     waivers: list[Waiver]
     measured: dict[str, MeasuredRows] = field(default_factory=dict)
-    reports: list[Report] = field(default_factory=list)
+    reports: list[ItemResult] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     standings: Mapping[tuple[str, str], AttemptNumber] = field(default_factory=dict)
@@ -145,7 +145,7 @@ def judge_rows(
         found.verdicts += verdicts
         one = found.measured[item.eval]
         result, metric = one.results[item.subject], one.metric
-        found.reports.append(Report(
+        found.reports.append(ItemResult(
             item.id, item.subject, item.eval, "done", dict(result.metrics), better={metric.name: metric.better},
             verdicts=verdicts, n=len(result.scores), of=len(one.samples), caveats=tuple(c.text for c in result.caveats),
         ))  # fmt: skip

@@ -20,7 +20,7 @@ from harness.records.copies import detach_copy
 from harness.records.models import ModelRef, Progress, Subject
 from harness.suite.tables import Model
 from harness.texts.counts import count_noun
-from harness.workers.chunks import APPETITE, InPieces, Tell
+from harness.workers.chunks import PREFERRED_BATCH_ROWS, InPieces, Tell
 from harness.workers.local import parse_workers
 from harness.workers.pool import Opening, Pool
 from harness.workers.protocol import ref_to_json
@@ -158,13 +158,13 @@ def load_models(
             identities = [identify(detach_copy(ref), **ref.options) if identify else None for ref in refs]
             if crew and not crew.elsewhere and identify:
                 pool.identities = tuple(identities)
-        appetite = None if about.remote else APPETITE * about.piece
+        preferred_batch_rows = None if about.remote else PREFERRED_BATCH_ROWS * about.piece
         subjects: list[Subject] = []
         for i, (ref, identity) in enumerate(zip(refs, identities, strict=True)):
             if identity is None or responses is None:
                 subjects.append(models[i])
             else:
-                subjects.append(CachedSubject(ref, identity, models, i, responses, appetite))
+                subjects.append(CachedSubject(ref, identity, models, i, responses, preferred_batch_rows))
         yield models, subjects
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness import CheckFailed, Completion, Logprob
-from harness.internals import FinishReason, http_client
+from harness import CheckFailed, Completion, FinishReason, Logprob
+from harness.internals import http_client
 
 STRINGS = ("stop_reason", "matched_stop")  # where vLLM and SGLang tell the stop string
 ENDED: dict[Any, FinishReason] = {

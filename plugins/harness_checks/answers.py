@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness import Finding, Result, Sample, Score, checker, quote_text
-from harness.internals import Severity, Task, prompt_text, schema
+from harness import Finding, Result, Sample, Score, Severity, checker, quote_text
+from harness.internals import Task, prompt_text, schema
 from harness_checks.evaluations import has_words
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model

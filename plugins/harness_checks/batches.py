@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import harness_hf
-from harness import Built, Example, Finding, ModelRef, TrainingRow, checker, quote_text
-from harness.internals import Severity, chat, marked_text, prompt_text
+from harness import Built, Example, Finding, ModelRef, Severity, TrainingRow, checker, quote_text
+from harness.internals import chat, marked_text, prompt_text
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, compare_frames, row_messages
 from harness_checks.lint import JUDGED, count_of_total, name_row, row_numbers

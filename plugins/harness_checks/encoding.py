@@ -15,13 +15,14 @@ from harness import (
     ModelRef,
     Prompt,
     Sample,
+    Severity,
     TrainingRow,
     UsageError,
     checker,
     quote_text,
     target_as_continuation,
 )
-from harness.internals import Severity, Task, chat, encoding, schema
+from harness.internals import Task, chat, encoding, schema
 from harness_checks.lint import count_of_total, name_row
 from harness_hf import RowEncoder, Tokens, is_context_turn
 

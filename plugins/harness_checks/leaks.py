@@ -11,8 +11,8 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from harness import Finding, Sample, TrainingRow, checker, quote_text
-from harness.internals import HELD_OUT, Suite, Task, choose_shots, prompt_text
+from harness import HELD_OUT, Finding, Sample, TrainingRow, checker, quote_text
+from harness.internals import Suite, Task, choose_shots, prompt_text
 from harness_checks.frames import MOST, find_frame, system_message
 from harness_checks.lint import row_numbers
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import harness_hf
-from harness import Finding, ModelRef, TrainingRow, checker, quote_text
-from harness.internals import Severity, Task, chat, prompt_text
+from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote_text
+from harness.internals import Task, chat, prompt_text
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
 

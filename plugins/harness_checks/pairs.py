@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import Finding, ModelRef, TrainingRow, checker, quote_text
-from harness.internals import HELD_OUT, Suite, prompt_text
+from harness import HELD_OUT, Finding, ModelRef, TrainingRow, checker, quote_text
+from harness.internals import Suite, prompt_text
 from harness_checks.lint import count_of_total, name_row
 from harness_checks.trained import read_training_note
 

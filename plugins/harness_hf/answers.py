@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness import CheckFailed, Completion, Sampling, UsageError
-from harness.internals import FinishReason, ThoughtBudget
+from harness import CheckFailed, Completion, FinishReason, Sampling, ThoughtBudget, UsageError
 from harness_hf.tokens import Tokens
 
 

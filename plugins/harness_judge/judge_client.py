@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from harness import UsageError, digest_of
-from harness.internals import Responses, http_client, keys, request_key
+from harness import Responses, UsageError, digest_of
+from harness.internals import http_client, keys, request_key
 from harness_judge import prompts
 from harness_judge.options import Budget, JudgeOptions
 from harness_judge.prompts import Question

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
 import harness
-from harness import Completion, Generate, Generation, Logprob, ModelRef, Prompt, Subject, UsageError
-from harness.internals import FinishReason, schema
+from harness import Completion, FinishReason, Generate, Generation, Logprob, ModelRef, Prompt, Subject, UsageError
+from harness.internals import schema
 from harness_judge.options import Anthropic
 
 if TYPE_CHECKING:

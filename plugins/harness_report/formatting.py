@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from harness import Verdict
-from harness.internals import Scaled, numbers, printable, summary
+from harness import Scaled, Verdict
+from harness.internals import numbers, printable, summary
 from harness.internals import verdict_text as verdicts
 
 GLYPHS, minus = summary.GLYPHS, numbers.typographic_minus

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-from harness import Gate, Report, Verdict
+from harness import Gate, ItemResult, Verdict
 from harness.internals import decide, printable, summary, wilson
 from harness_report import charts
 from harness_report.formatting import NAMES, NONE, format_short_day, format_value, metric_in_words, minus
@@ -71,7 +71,7 @@ def slice_min_n(kept: LoadedRun) -> int:
     return max((g["min_n"] for g in kept.lock.get("gates", ()) if g.get("min_n")), default=Gate.min_n)
 
 
-def _slices(kept: LoadedRun, mine: Report, other: Report, metric: str, column: str) -> Chart | None:
+def _slices(kept: LoadedRun, mine: ItemResult, other: ItemResult, metric: str, column: str) -> Chart | None:
     """Draw the slices of a metric by how they changed, the worst first."""
     name = f"{mine.eval}.{metric}"
     share, least, sign = kept.scale(name).is_share, slice_min_n(kept), -1 if kept.is_lower(name) else 1

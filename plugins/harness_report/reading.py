@@ -12,7 +12,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
-from harness import Metric, Report, Result, Run, Sample, Score, UsageError, read_run
+from harness import ItemResult, Metric, Result, Run, Sample, Score, UsageError, read_run
 from harness.internals import OnScale, correctness_metric, open_file, prompt_of, read_answers
 
 Row = dict[str, Any]
@@ -95,7 +95,7 @@ class LoadedRun:
         found = next((c.before for c in self.run.changes if c.after == self.ours), "adapter")
         return found if found in self.subjects and found != self.ours else ""
 
-    def report(self, subject: str, evaluation: str) -> Report | None:
+    def report(self, subject: str, evaluation: str) -> ItemResult | None:
         found = (r for r in self.run.reports if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
         return next(found, None)
 

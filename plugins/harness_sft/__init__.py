@@ -27,7 +27,7 @@ from harness_sft.rows import select_columns
 from harness_sft.rows import take_columns as take_columns
 
 if TYPE_CHECKING:
-    from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
+    from harness import Adapter, Built, Finding, ModelRef, Progress, Subject, Trainer
     from harness_sft.job import base_placement as base_placement
     from harness_sft.train import train as train
     from harness_sft.trainer import CheckedTrainerMixin as CheckedTrainerMixin
@@ -45,7 +45,7 @@ SFT = Method(
 
 
 @hookimpl
-def harness_trainers() -> dict[str, Any]:
+def harness_trainers() -> dict[str, Trainer]:
     return {"sft": sft}
 
 

@@ -21,6 +21,7 @@ import harness_hf
 from harness import (
     CheckFailed,
     Completion,
+    FinishReason,
     Generate,
     Generation,
     Logprob,
@@ -30,7 +31,7 @@ from harness import (
     cache_dir,
     digest_of,
 )
-from harness.internals import FinishReason, hold_exclusively, replace_folder, try_lock
+from harness.internals import hold_exclusively, replace_folder, try_lock
 from harness_hf import Answer, Described, Ending, Marks, Tokens, format_one_line
 from harness_lora import Merge, check_base, check_mergeable, make_plan, merge_threads, read_config
 from harness_vllm import environment, scoring

@@ -21,7 +21,7 @@ from harness import hookspec
 from harness.cli.catalogue import OTHERS
 from harness.cli.parser import make_parser
 from harness.errors import ExitCode
-from harness.plugins import KINDS, load_plugins
+from harness.plugins import HOOKS, load_plugins
 from harness.suite.json_schema import TABLES, table_keys
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def looked_up() -> Iterator[str]:
     """Yield everything that a person may look up by its name."""
     yield from (name for name in vars(hookspec) if name.startswith("harness_"))
     yield from (key for cls in TABLES.values() for key in table_keys(cls))
-    yield from (name for (kind, name) in load_plugins(None).provided if kind in KINDS and kind != "saboteur")
+    yield from (name for (kind, name) in load_plugins(None).provided if kind in HOOKS and kind != "saboteur")
     yield from (f"harness {name}" for name in generated._commands(make_parser(["help"])).choices)
     yield from (f"exit {int(code)}" if code == ExitCode.INCONCLUSIVE else code.name for code in ExitCode)
     yield from (f"[{table}]" for table in OTHERS)

@@ -14,7 +14,7 @@ from harness.pipeline.lifecycle import run_to_end, start_run
 from harness.pipeline.record import StageStop
 from harness.pipeline.run import Options, open_run, prepare_collection, run_stages
 from harness.pipeline.run_context import RunContext
-from harness.records.run import Report, Run
+from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.testing import ROWS, SUITE, Project
 
@@ -58,7 +58,7 @@ def test_a_record_decides_nothing(suite: Project) -> None:
     verdict = Verdict("floor", "merged", Outcome.PASS, "so it says", "qa.exact_match", "at least 0.5", True)
 
     def claims(run: RunContext) -> None:
-        run.record.add(Report("suite.toml::merged::qa", "merged", "qa", "done", verdicts=(verdict,)))
+        run.record.add(ItemResult("suite.toml::merged::qa", "merged", "qa", "done", verdicts=(verdict,)))
 
     found = run_to_end(run, claims)
     assert found.verdicts == [verdict]

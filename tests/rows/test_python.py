@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 
 import harness
 from harness import Outcome, UsageError
+from harness.rows import api
 from tests.helpers.others import asked
 
 Table = Callable[..., Path]
 BASE, WORSE = [1] * 300 + [0] * 100, [0] * 8 + [1] * 292 + [0] * 99 + [1]
+OF_OTHERS = {"--log_samples", "--no-log-samples", "--to", "--out"}  # of lm_eval and Inspect, or of the command alone
 pytest_plugins = ["pytester"]
 
 
@@ -69,8 +72,16 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said", "why"),
     [
-        (asked(BASE), {"worse_by_at_mst": 0.1}, 'did you mean "worse_by_at_most"'),
-        (asked(BASE), {}, "what is claimed"),
+        (asked(BASE), {}, r"one of\n  worse_by_at_most=0.02 .*\n  better_by=0 .*\n  min=0.8 "),
+        (asked(BASE), {"min": 0.1, "alpha": 2}, "^alpha is 2, want more than 0"),
+        (asked(BASE), {"worse_by_at_most": 0.1}, "want BASE and CANDIDATE, or CANDIDATE alone with min or max"),
+        ([{"id": "a", "score": 7.5}], {"min": 0.1}, 'say better="higher" or better="lower"; in a suite'),
+        ([{"id": "a", "points": 1}], {"min": 0.1}, 'name it, score="COLUMN"'),
+        (
+            [{"id": "a", "score": "x"}],
+            {"min": 0.1},
+            r"is no number; an empty score is a missing row, missing says what",
+        ),
         (3, {"min": 0.1}, "is of int; give a path"),
         ([1, 2], {"min": 0.1}, "is of list; give a path"),
         ({"a": "x"}, {"min": 0.1}, '"x" is no number'),
@@ -84,6 +95,25 @@ def test_what_cannot_be_gated_is_told(rows: Any, said: dict[str, Any], why: str)
         harness.gate(rows, **said)
 
 
+def test_a_misspelt_argument_is_a_type_error() -> None:
+    """Python names the function and the argument; nothing is read."""
+    with pytest.raises(TypeError, match=r"^gate\(\) got an unexpected keyword argument 'worse_by_at_mst'"):
+        harness.gate(asked(BASE), asked(WORSE), worse_by_at_mst=0.1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^run\(\) got an unexpected keyword argument 'limt'"):
+        harness.run("suite.toml", limt=3)  # type: ignore[call-arg]
+
+
+def test_errors_of_the_command_name_arguments_in_python() -> None:
+    """Whatever option the rows' messages name is an argument of `harness.gate`, with its value; others are left."""
+    option = re.compile(r"--[a-z][a-z_-]*")
+    texts = [p.read_text("utf-8") for p in (Path(api.__file__).parent).rglob("*.py") if p.name != "commands.py"]
+    named = {found for text in texts for found in option.findall(text)} - OF_OTHERS
+    for name in named:
+        assert "--" not in api.OPTION.sub(api._argument, f"rows: {name} X"), name
+    rewritten = api.OPTION.sub(api._argument, "say --scale mean, --repeats 3: or --allow shots, --only-common")
+    assert rewritten == 'say scale="mean", repeats=3: or allow="shots", only_common=True'
+
+
 @pytest.mark.slow
 def test_the_fixture_of_pytest_fails_unless_it_is_proven(pytester: pytest.Pytester) -> None:
     """A test passes where the claim is proven; not proven fails, or skips where that was said, with its lines."""
@@ -91,17 +121,17 @@ def test_the_fixture_of_pytest_fails_unless_it_is_proven(pytester: pytest.Pytest
         BASE = {str(i): int(i >= 100) for i in range(400)}
         ROWS = {str(i): int(i >= 100 + i % 2 * 8 * (i < 116)) for i in range(400)}
 
-        def test_proven(gate):
-            assert gate(BASE, ROWS).worse_by_at_most(0.06).outcome == "PASS"
+        def test_proven(harness_gate):
+            assert harness_gate(BASE, ROWS).worse_by_at_most(0.06).outcome == "PASS"
 
-        def test_open(gate):
-            gate(BASE, ROWS, alpha=0.05).worse_by_at_most(0.02)
+        def test_open(harness_gate):
+            harness_gate(BASE, ROWS, alpha=0.05).worse_by_at_most(0.02)
 
-        def test_refuted(gate):
-            gate(ROWS).at_least(0.9)
+        def test_refuted(harness_gate):
+            harness_gate(ROWS).at_least(0.9)
 
-        def test_no_rows(gate):
-            gate("nowhere.csv").at_least(0.9)
+        def test_no_rows(harness_gate):
+            harness_gate("nowhere.csv").at_least(0.9)
     """)
     done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     done.assert_outcomes(passed=1, failed=3)

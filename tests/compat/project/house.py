@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness import (
-    Built, Caveat, Finding, Marking, Metric, Progress, Report, Run, Sampling, Score, UsageError, hookimpl, metric,
+    Built, Caveat, Finding, Marking, Metric, Progress, ItemResult, Run, Sampling, Score, UsageError, hookimpl, metric,
 )  # fmt: skip
 from harness.evaluation.checks import STAGES
 from harness.records.run import Trial
@@ -366,13 +366,13 @@ def harness_progress(progress: Progress):
 
 
 @hookimpl
-def harness_report(run, report: Report):
-    seen("report", report.subject, report.eval, report.outcome)
+def harness_item_finish(run, item: ItemResult):
+    seen("report", item.subject, item.eval, item.outcome)
 
 
 @hookimpl
-def harness_flag(run, flag: Finding):
-    seen("flag", flag.code)
+def harness_finding(run, finding: Finding):
+    seen("flag", finding.code)
 
 
 @hookimpl
