@@ -190,7 +190,7 @@ def harness_progress(progress: Progress) -> None:
 
 
 @hookspec
-def harness_report(run: Run, report: Report) -> None:
+def harness_item_finish(run: Run, item: Report) -> None:
     """Watch one item end."""
 
 

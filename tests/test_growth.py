@@ -93,7 +93,7 @@ from harness import hookimpl
 SEEN = []
 
 @hookimpl
-def harness_report(run, report):
+def harness_item_finish(run, item):
     SEEN.append(run)
 
 @hookimpl

@@ -95,10 +95,10 @@ class Terminal(Screen):
             self.line(f"  {progress.what} {progress.done}/{progress.total}{told}  {facts}".rstrip())
 
     @hookimpl
-    def harness_report(self, run: Run, report: Report) -> None:
+    def harness_item_finish(self, run: Run, item: Report) -> None:
         self.clear()
         if self.verbosity >= 0:
-            self.item(report)
+            self.item(item)
             self.warnings(run)
 
     @hookimpl

@@ -143,7 +143,7 @@ class Record:
             self.found.reports.append(one)
             told = [(v, words.sizes(v)) for v in one.verdicts]
             self.found.warnings += [f'gate "{v.gate}" on {v.candidate}: {sizes}' for v, sizes in told if sizes]
-            self.tell("harness_report", report=one)
+            self.tell("harness_item_finish", item=one)
         elif isinstance(one, Finding):
             self.found.flags.append(one)
             if one.severity == "error" and one.ignored is not None and one.waiver is None:

@@ -68,10 +68,10 @@ class Events:
             self.write("progress", **asdict(progress))
 
     @hookimpl
-    def harness_report(self, run: Run, report: Report) -> None:
-        told = {key: value for key, value in asdict(report).items() if key not in ("verdicts", "traceback")}
+    def harness_item_finish(self, run: Run, item: Report) -> None:
+        told = {key: value for key, value in asdict(item).items() if key not in ("verdicts", "traceback")}
         self.write("report", run, **told)
-        for verdict in report.verdicts:
+        for verdict in item.verdicts:
             self.write("verdict", run, **asdict(verdict))
 
     @hookimpl

@@ -25,14 +25,14 @@ BAD = ("--set", "train.skill=0.2")  # below the floor of one half
 LISTENERS = {
     "replaces a report": """
 @hookimpl
-def harness_report(run, report):
-    passed = tuple(replace(v, outcome=Outcome.PASS, p_pass=0.0) for v in report.verdicts)
-    run.reports[-1] = replace(report, verdicts=passed)
+def harness_item_finish(run, item):
+    passed = tuple(replace(v, outcome=Outcome.PASS, p_pass=0.0) for v in item.verdicts)
+    run.reports[-1] = replace(item, verdicts=passed)
 """,
     "writes into frozen verdicts": """
 @hookimpl
-def harness_report(run, report):
-    for v in (*report.verdicts, *(v for r in run.reports for v in r.verdicts)):
+def harness_item_finish(run, item):
+    for v in (*item.verdicts, *(v for r in run.reports for v in r.verdicts)):
         object.__setattr__(v, "outcome", Outcome.PASS)
         object.__setattr__(v, "blocking", False)
         object.__setattr__(v, "decides", False)
@@ -60,18 +60,18 @@ def harness_run_finish(run):
 """,
     "ends the process at a report": """
 @hookimpl
-def harness_report(run, report):
+def harness_item_finish(run, item):
     sys.exit(0)
 """,
     "raises what is no Exception": """
 @hookimpl
-def harness_report(run, report):
+def harness_item_finish(run, item):
     class Odd(BaseException): pass
     raise Odd
 """,
     "breaks the pipe": """
 @hookimpl
-def harness_report(run, report):
+def harness_item_finish(run, item):
     raise BrokenPipeError
 """,
 }

@@ -432,7 +432,7 @@ from harness import hookimpl
 
 
 @hookimpl
-def harness_report(run, report):
+def harness_item_finish(run, item):
     for path in Path(run.folder).rglob("*.json*"):
         path.write_text("spoilt")
 """

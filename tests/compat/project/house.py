@@ -366,8 +366,8 @@ def harness_progress(progress: Progress):
 
 
 @hookimpl
-def harness_report(run, report: Report):
-    seen("report", report.subject, report.eval, report.outcome)
+def harness_item_finish(run, item: Report):
+    seen("report", item.subject, item.eval, item.outcome)
 
 
 @hookimpl
