@@ -155,11 +155,11 @@ def harness_checks() -> Provided:  # type: ignore[empty-body]
 
 
 @hookspec
-def harness_workers() -> Provided:  # type: ignore[empty-body]
+def harness_worker_backends() -> Provided:  # type: ignore[empty-body]
     """Return workers for `--on NAME:PLACE`: `workers(place, *, python) -> Workers`, started when they are needed.
 
     They carry messages to processes that answer with a loader's models, elsewhere if need be, and know nothing of them:
-    see `protocol` in the package that is called as this hook. At the other end its `Desk().replies(message)` yields
+    see the protocol of the workers' package. At the other end its `Desk().replies(message)` yields
     what is said back, in any environment that has the harness and the loader's plugin. `python` is another interpreter,
     where the suite's [model] names one. Raises UsageError at a place that is none. A worker that died is `Lost`, of the
     same package, never another error.

@@ -27,7 +27,16 @@ CALLS = {  # what the callables of a kind are given beside their options: by pos
     "marker": (("samples", "answers", "baseline_answers"), ("marking",)),  # an evaluator that marks
     "exporter": (("ref", "to"), ()),
 }
-KINDS = ("loader", "adapter", "trainer", "evaluator", "exporter", "saboteur", "check", "workers")  # of `use`
+HOOKS = {  # kind of callable -> the hook that provides it
+    "loader": "harness_loaders",
+    "adapter": "harness_adapters",
+    "trainer": "harness_trainers",
+    "evaluator": "harness_evaluators",
+    "exporter": "harness_exporters",
+    "saboteur": "harness_saboteurs",
+    "check": "harness_checks",
+    "workers": "harness_worker_backends",
+}
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,7 @@ class Plugins:
     def _gather(self) -> dict[tuple[str, str], Provided]:
         mistakes = Mistakes()
         found: dict[tuple[str, str], Provided] = {}
-        for kind in KINDS:
-            hook = f"harness_{kind.removesuffix('s')}s"
+        for kind, hook in HOOKS.items():
             for implementation in getattr(self.manager.hook, hook).get_hookimpls():
                 plugin = implementation.plugin_name
                 theirs = implementation.function.__module__.partition(".")[0] in blame.THEIRS

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @hookimpl
-def harness_workers() -> dict[str, Any]:
+def harness_worker_backends() -> dict[str, Any]:
     return {"ray": workers}
 
 
