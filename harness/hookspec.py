@@ -195,7 +195,7 @@ def harness_item_finish(run: Run, item: Report) -> None:
 
 
 @hookspec
-def harness_flag(run: Run, flag: Finding) -> None:
+def harness_finding(run: Run, finding: Finding) -> None:
     """Watch a check find something."""
 
 

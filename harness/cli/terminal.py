@@ -102,10 +102,10 @@ class Terminal(Screen):
             self.warnings(run)
 
     @hookimpl
-    def harness_flag(self, run: Run, flag: Finding) -> None:
+    def harness_finding(self, run: Run, finding: Finding) -> None:
         self.clear()
         if self.verbosity >= 0:
-            tell_flag(self, flag)
+            tell_flag(self, finding)
 
     @hookimpl
     def harness_trial(self, run: Run, trial: Trial) -> None:

@@ -151,7 +151,7 @@ class Record:
                 said = f"{one.code} was ignored without a waiver; {way}"
                 if said not in self.found.part:
                     self.found.part = "; ".join(filter(None, [self.found.part, said]))
-            self.tell("harness_flag", flag=one)
+            self.tell("harness_finding", finding=one)
         else:
             assert self.found.sweep
             self.found.sweep = replace(self.found.sweep, trials=[*self.found.sweep.trials, one])

@@ -75,8 +75,8 @@ class Events:
             self.write("verdict", run, **asdict(verdict))
 
     @hookimpl
-    def harness_flag(self, run: Run, flag: Finding) -> None:
-        self.write("finding", run, **asdict(flag))
+    def harness_finding(self, run: Run, finding: Finding) -> None:
+        self.write("finding", run, **asdict(finding))
 
     @hookimpl
     def harness_trial(self, run: Run, trial: Trial) -> None:

@@ -371,8 +371,8 @@ def harness_item_finish(run, item: Report):
 
 
 @hookimpl
-def harness_flag(run, flag: Finding):
-    seen("flag", flag.code)
+def harness_finding(run, finding: Finding):
+    seen("flag", finding.code)
 
 
 @hookimpl
