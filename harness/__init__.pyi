@@ -38,7 +38,7 @@ from harness.records.models import ModelRef as ModelRef
 from harness.records.models import Progress as Progress
 from harness.records.models import Sampling as Sampling
 from harness.records.models import Subject as Subject
-from harness.records.run import Report as Report
+from harness.records.run import ItemResult as ItemResult
 from harness.records.run import Run as Run
 from harness.records.run import TrainingStep as TrainingStep
 from harness.records.said import Said as Said
@@ -66,6 +66,7 @@ __all__ = [
     "Gate",
     "Generate",
     "Generation",
+    "ItemResult",
     "Labels",
     "Logprob",
     "Marking",
@@ -75,7 +76,6 @@ __all__ = [
     "Outcome",
     "Progress",
     "Prompt",
-    "Report",
     "Result",
     "Run",
     "Said",

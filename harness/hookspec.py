@@ -20,7 +20,7 @@ import pluggy
 if TYPE_CHECKING:
     from harness.records.findings import Finding
     from harness.records.models import Progress
-    from harness.records.run import Report, Run, Trial
+    from harness.records.run import ItemResult, Run, Trial
 
 hookspec = pluggy.HookspecMarker("harness")
 hookimpl = pluggy.HookimplMarker("harness")
@@ -190,7 +190,7 @@ def harness_progress(progress: Progress) -> None:
 
 
 @hookspec
-def harness_item_finish(run: Run, item: Report) -> None:
+def harness_item_finish(run: Run, item: ItemResult) -> None:
     """Watch one item end."""
 
 

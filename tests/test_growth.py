@@ -19,7 +19,7 @@ from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.record import Watched
 from harness.records import frozen
 from harness.records.metrics import Metric
-from harness.records.run import Report, Run
+from harness.records.run import ItemResult, Run
 from harness.records.samples import Result, Sample, Score
 from harness.reports import rows as rows_module
 from harness.reports.rows import all_rows
@@ -111,7 +111,7 @@ def test_a_run_that_is_watched_stays_as_it_was(project: Project) -> None:
 
 def test_a_run_that_is_watched_is_a_run() -> None:
     """It can be taken apart, changed and sent away as any other, and nothing of it is the record's own."""
-    run = Run("s", "p", "d", 1, 0.05, "m", "t", "0", reports=[Report("i", "b", "e", "done", {"m": 1.0})])
+    run = Run("s", "p", "d", 1, 0.05, "m", "t", "0", reports=[ItemResult("i", "b", "e", "done", {"m": 1.0})])
     seen = Watched.of(run)
     seen.reports[0].metrics["m"] = 0.0
     seen.reports.append(seen.reports[0])
@@ -133,7 +133,7 @@ def kept(folder: Path, rows: int, subjects: Sequence[str] = ("base", "merged")) 
     place = RunFolder(folder / str(rows), "fake", datetime.now(UTC))
     for n, subject in enumerate(subjects):
         place.add(scored(subject, rows, n), asked(rows), METRICS, {})
-    reports = [Report(s, s, "qa", "done", {"m": 0.6}, better={"m": "higher"}, n=rows) for s in subjects]
+    reports = [ItemResult(s, s, "qa", "done", {"m": 0.6}, better={"m": "higher"}, n=rows) for s in subjects]
     return Run("fake", "p", "d", 1, 0.05, "m", "t", "0", reports=reports), place.path
 
 

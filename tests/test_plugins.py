@@ -19,7 +19,10 @@ BROKEN = {
         'did you mean "harness_evaluators"?',
     ),
     "no dict": (HEAD + "@hookimpl\ndef harness_evaluators():\n    return [1]\n", "returned no dict"),
-    "a hook with a wrong argument": (HEAD + "@hookimpl\ndef harness_item_finish(runn):\n    pass\n", "harness_item_finish"),
+    "a hook with a wrong argument": (
+        HEAD + "@hookimpl\ndef harness_item_finish(runn):\n    pass\n",
+        "harness_item_finish",
+    ),
 }
 
 

@@ -20,7 +20,7 @@ from harness.hookspec import hookimpl
 from harness.records import words
 from harness.records.findings import Built, Finding
 from harness.records.models import Progress as Sign
-from harness.records.run import Report, Run, Swept, Trial
+from harness.records.run import ItemResult, Run, Swept, Trial
 from harness.records.said import endings
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.events import Underway
@@ -95,7 +95,7 @@ class Terminal(Screen):
             self.line(f"  {progress.what} {progress.done}/{progress.total}{told}  {facts}".rstrip())
 
     @hookimpl
-    def harness_item_finish(self, run: Run, item: Report) -> None:
+    def harness_item_finish(self, run: Run, item: ItemResult) -> None:
         self.clear()
         if self.verbosity >= 0:
             self.item(item)
@@ -150,7 +150,7 @@ class Terminal(Screen):
             self.line("  " + " · ".join(describe(k, v) for k, v in facts.items() if k in MODEL_FACTS))
             self.opened = True
 
-    def item(self, report: Report) -> None:
+    def item(self, report: ItemResult) -> None:
         name = f"  {report.subject}::{report.eval}"
         if report.outcome == "skipped":
             self.line(f"{name}  skipped: {report.error}", "dim")
@@ -208,7 +208,7 @@ class Terminal(Screen):
         if v.waiver:
             self.line(f"{INDENT}{v.waiver.says()}", "yellow")
 
-    def slices(self, report: Report) -> None:
+    def slices(self, report: ItemResult) -> None:
         names = ["n", *report.metrics]
         for column, values in report.slices.items():
             rows = [[value, *(number(metrics.get(name)) for name in names)] for value, metrics in values.items()]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.collection.collected import Collection
 from harness.errors import UsageError
-from harness.records.run import Report
+from harness.records.run import ItemResult
 from harness.reports.run_folder import last_run
 from harness.schema import LONGEST
 
@@ -103,6 +103,6 @@ def _unreadable(expression: str, why: str) -> UsageError:
     return UsageError(f'-k "{shown}": {why}; want parts of names with and, or, not and parentheses')
 
 
-def failed(report: Report) -> bool:
+def failed(report: ItemResult) -> bool:
     """Return whether an item could not be evaluated, or a blocking gate on it did not pass."""
     return report.outcome == "error" or any(v.missed for v in report.verdicts)

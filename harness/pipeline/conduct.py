@@ -23,7 +23,7 @@ from harness.pipeline.preflight import open_model
 from harness.pipeline.record import Record, RunEnding, Stop
 from harness.pipeline.session import Options, Session, checks_of, open_collection, remembered
 from harness.records.frozen import isolated
-from harness.records.run import Report, Run
+from harness.records.run import ItemResult, Run
 from harness.release.export import Decided, export
 from harness.reports.run_folder import RunFolder
 from harness.schema import show
@@ -124,7 +124,7 @@ def _finish(run: Execution) -> Run:
         session.responses.close()
     items, reached = session.collection.items, {r.id for r in record.found.reports}
     for item in (i for i in items if i.id not in reached):  # nobody watches these
-        record.found.reports.append(Report(item.id, item.subject, item.eval, "skipped", error="not reached"))
+        record.found.reports.append(ItemResult(item.id, item.subject, item.eval, "skipped", error="not reached"))
     conclude(run)
     if not record.found.exports and any(i.subject in session.collection.candidates for i in items):
         export_all(run, "the run ended before it was reached")

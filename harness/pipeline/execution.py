@@ -25,7 +25,7 @@ from harness.pipeline.record import Answered, Record, Stop
 from harness.pipeline.session import Session
 from harness.records.frozen import isolated
 from harness.records.models import Subject
-from harness.records.run import Report
+from harness.records.run import ItemResult
 from harness.records.samples import Result, rows_digest
 from harness.records.verdicts import Outcome
 from harness.release.lockfile import lock
@@ -65,7 +65,7 @@ class Execution:
 
     def evaluate(
         self, item: Item, models: Models, subject: Subject | None = None, against: Subject | None = None
-    ) -> Report:
+    ) -> ItemResult:
         """Evaluate one item, decide its gates, write its rows, tell the listeners; without a subject, mark answers.
 
         What an evaluator raises is its report's error; what every evaluation of these models would raise goes on.
@@ -92,7 +92,7 @@ class Execution:
         self.session.folder.add(result, task.samples, task.metrics, sent)
         asked, remembered = (now - then for now, then in zip(self._tally(subject), before, strict=True))
         missing = f"{len(result.missing)} of {len(task.samples)} rows got no score" if result.missing else None
-        report = Report(
+        report = ItemResult(
             item.id, item.subject, item.eval, "error" if missing else "done",
             dict(result.metrics), standard_errors(task, result), sliced(task, result) if result.metrics else {},
             {m.name: m.better for m in task.metrics.values()}, self.adjudicator.after(item),
@@ -109,18 +109,18 @@ class Execution:
     def skip(self, items: Sequence[Item], why: str) -> None:
         """Report the items of a subject that is not there."""
         for item in items:
-            self.record.add(Report(item.id, item.subject, item.eval, "skipped", error=why))
+            self.record.add(ItemResult(item.id, item.subject, item.eval, "skipped", error=why))
 
-    def crashed(self, item: Item, error: BaseException, seconds: float = 0.0) -> Report:
+    def crashed(self, item: Item, error: BaseException, seconds: float = 0.0) -> ItemResult:
         """Report an evaluation that raised."""
         why, trace = told_of(error)
         why = why if trace else f"{self.collection.tasks[item.eval].spec.where}: {why}"
         return self.failed(item, why, trace, seconds)
 
-    def failed(self, item: Item, why: str, trace: str | None, seconds: float = 0.0) -> Report:
+    def failed(self, item: Item, why: str, trace: str | None, seconds: float = 0.0) -> ItemResult:
         """Report an evaluation that has no result, and decide the gates that waited for it."""
         verdicts, about = self.adjudicator.after(item), (item.id, item.subject, item.eval)
-        report = Report(*about, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace)
+        report = ItemResult(*about, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace)
         self.record.add(report)
         return report
 

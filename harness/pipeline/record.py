@@ -21,7 +21,7 @@ from harness.records import words
 from harness.records.findings import Finding
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef
-from harness.records.run import Report, Run, Trial
+from harness.records.run import ItemResult, Run, Trial
 from harness.records.samples import Result
 from harness.reports.events import Events
 from harness.suite.waivers import read_waivers, void
@@ -134,12 +134,12 @@ class Record:
         finally:
             self.found.stages[name] = self.found.stages.get(name, 0.0) + (time.monotonic() - begun)
 
-    def add(self, one: Report | Finding | Trial) -> None:
+    def add(self, one: ItemResult | Finding | Trial) -> None:
         """Add a report, a finding or a trial, and tell those who watch.
 
         A report brings a warning for each gate that the sizes of its slices decided.
         """
-        if isinstance(one, Report):
+        if isinstance(one, ItemResult):
             self.found.reports.append(one)
             told = [(v, words.sizes(v)) for v in one.verdicts]
             self.found.warnings += [f'gate "{v.gate}" on {v.candidate}: {sizes}' for v, sizes in told if sizes]

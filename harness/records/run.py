@@ -22,7 +22,7 @@ def is_plain_name(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Report:
+class ItemResult:
     """One item done: its metrics, its verdicts, its rows and seconds; `error` when it could not be evaluated."""
 
     id: str
@@ -187,7 +187,7 @@ class Run:
     folder: str = ""
     seconds: float = 0.0
     exit_code: int = ExitCode.INTERNAL
-    reports: list[Report] = field(default_factory=list)
+    reports: list[ItemResult] = field(default_factory=list)
     exports: list[Exported] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     waivers: list[Waiver] = field(default_factory=list)  # of the suite, in force or not

@@ -17,7 +17,7 @@ from harness.files import lines_of, locked, open_file, open_for_writing
 from harness.hookspec import hookimpl
 from harness.records.findings import Finding
 from harness.records.models import Progress
-from harness.records.run import Report, Run, Trial
+from harness.records.run import ItemResult, Run, Trial
 from harness.records.verdicts import Verdict
 from harness.reports.report_json import made, placed, plain
 from harness.texts.counts import counted
@@ -68,7 +68,7 @@ class Events:
             self.write("progress", **asdict(progress))
 
     @hookimpl
-    def harness_item_finish(self, run: Run, item: Report) -> None:
+    def harness_item_finish(self, run: Run, item: ItemResult) -> None:
         told = {key: value for key, value in asdict(item).items() if key not in ("verdicts", "traceback")}
         self.write("report", run, **told)
         for verdict in item.verdicts:
@@ -191,7 +191,7 @@ def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Pa
             new = found.progress is None or found.progress.what != sign.what
             found = replace(found, progress=sign, **({"since": at, "before": sign.done} if new else {}))
         elif kind == "report":
-            run.reports.append(made(Report, told, "it"))
+            run.reports.append(made(ItemResult, told, "it"))
             found = replace(found, progress=None, since=None)
         elif kind == "verdict":
             last = run.reports[-1]

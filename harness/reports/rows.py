@@ -12,7 +12,7 @@ from typing import Any
 from harness.artifacts.attestation import LOCK
 from harness.errors import UsageError, did_you_mean
 from harness.files import open_file
-from harness.records.run import Report, Run
+from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Verdict
 from harness.reports.run_folder import asked_of, each_row, value_of
 from harness.texts.counts import counted
@@ -130,7 +130,7 @@ def _failed(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) ->
     return sorted((i for i, value in values.items() if about.fails(value)), key=lambda i: about.sign * values[i])
 
 
-def _change(report: Report, metric: str, mine: Any, other: Any) -> str:
+def _change(report: ItemResult, metric: str, mine: Any, other: Any) -> str:
     """Return what became of a row that is right or wrong; of other numbers nothing can be said."""
     best = 1.0 if report.better.get(metric) == "higher" else 0.0
     if mine not in (0.0, 1.0):

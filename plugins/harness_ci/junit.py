@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 from harness.records import words
-from harness.records.run import Report, Run
+from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.texts.shown import shown
 
@@ -61,7 +61,7 @@ def _severity(verdict: Verdict) -> str:
     return "block" if verdict.blocking else "any_of" if verdict.group else "warn"
 
 
-def _junit_outcome(case: ET.Element, report: Report, verdict: Verdict | None) -> None:
+def _junit_outcome(case: ET.Element, report: ItemResult, verdict: Verdict | None) -> None:
     """Add what came of a case; what holds nothing up is skipped, so that no CI is red for a run that ships."""
     if verdict is None:
         if report.outcome != "done":

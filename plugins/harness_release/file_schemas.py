@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from harness.artifacts import attestation
 from harness.records.findings import Finding
 from harness.records.models import Progress
-from harness.records.run import Report, Run, Trial
+from harness.records.run import ItemResult, Run, Trial
 from harness.records.said import Ended
 from harness.records.samples import Labels
 from harness.records.verdicts import Verdict
@@ -93,7 +93,7 @@ def value(want: Any) -> Schema:
 
 
 def _event() -> Schema:
-    report, run = (record(cls)["properties"] for cls in (Report, Run))
+    report, run = (record(cls)["properties"] for cls in (ItemResult, Run))
     kinds = {
         "run_start": {k: run[k] for k in events.BEGUN},
         "stage": {"stage": TEXT, "detail": TEXT},

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-from harness import Gate, Report, Verdict
+from harness import Gate, ItemResult, Verdict
 from harness.internals import decide, sentence, shown, wilson
 from harness_report import charts
 from harness_report.drawing import Chart
@@ -61,7 +61,7 @@ def min_n_of(kept: Kept) -> int:
     return max((g["min_n"] for g in kept.lock.get("gates", ()) if g.get("min_n")), default=Gate.min_n)
 
 
-def _slices(kept: Kept, mine: Report, other: Report, metric: str, column: str) -> Chart | None:
+def _slices(kept: Kept, mine: ItemResult, other: ItemResult, metric: str, column: str) -> Chart | None:
     """Draw the slices of a metric by how they changed, the worst first."""
     name = f"{mine.eval}.{metric}"
     share, least, sign = kept.scale(name).is_share, min_n_of(kept), -1 if kept.is_lower(name) else 1

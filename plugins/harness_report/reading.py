@@ -12,7 +12,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from harness import Metric, Report, Result, Run, Sample, Score, UsageError, read_run
+from harness import ItemResult, Metric, Result, Run, Sample, Score, UsageError, read_run
 from harness.internals import OnScale, asked_of, open_file, read_answers, told_apart
 
 Row = dict[str, Any]
@@ -88,7 +88,7 @@ class Kept:
         found = next((c.before for c in self.run.changes if c.after == self.ours), "adapter")
         return found if found in self.subjects and found != self.ours else ""
 
-    def report(self, subject: str, evaluation: str) -> Report | None:
+    def report(self, subject: str, evaluation: str) -> ItemResult | None:
         found = (r for r in self.run.reports if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
         return next(found, None)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness import Gate, Report, Result, UsageError, Verdict, digest_of
+from harness import Gate, ItemResult, Result, UsageError, Verdict, digest_of
 from harness.internals import (
     Adjudicator,
     Collection,
@@ -71,7 +71,7 @@ class JudgedRows:
     plugins: Plugins
     waivers: list[Waiver]
     measured: dict[str, MeasuredRows] = field(default_factory=dict)
-    reports: list[Report] = field(default_factory=list)
+    reports: list[ItemResult] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     standings: Mapping[tuple[str, str], Standing] = field(default_factory=dict)
@@ -149,7 +149,7 @@ def judged(
         found.verdicts += verdicts
         one = found.measured[item.eval]
         result, metric = one.results[item.subject], one.metric
-        found.reports.append(Report(
+        found.reports.append(ItemResult(
             item.id, item.subject, item.eval, "done", dict(result.metrics), better={metric.name: metric.better},
             verdicts=verdicts, n=len(result.scores), of=len(one.samples), caveats=tuple(c.text for c in result.caveats),
         ))  # fmt: skip

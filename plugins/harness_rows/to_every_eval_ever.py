@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness import Report, Run, UsageError, digest_of, read_run, write_text
+from harness import ItemResult, Run, UsageError, digest_of, read_run, write_text
 from harness.internals import LOCK, OnScale, asked_of, open_file, read_answers, read_json, struck, writing
 
 SCHEMA = "0.3.0"
@@ -34,7 +34,7 @@ def write(folder: Path, out: Path | None = None) -> list[Path]:
         return [_write_one(run, report, scales.get(report.eval, {}), folder, out, below) for report in reports]
 
 
-def _write_one(run: Run, report: Report, scales: Mapping[str, Any], folder: Path, out: Path, below: Path) -> Path:
+def _write_one(run: Run, report: ItemResult, scales: Mapping[str, Any], folder: Path, out: Path, below: Path) -> Path:
     owner, model = _name(run.suite), _name(report.subject)
     place = f"data/{_name(report.eval)}/{owner}/{model}"
     digest = digest_of([run.digest, run.started, run.digests, report.id])
@@ -71,7 +71,7 @@ def _write_one(run: Run, report: Report, scales: Mapping[str, Any], folder: Path
     return out / place / f"{named}.json"
 
 
-def _result(run: Run, report: Report, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
+def _result(run: Run, report: ItemResult, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is said of a metric over all rows, and what gates decided on it."""
     bounds = {"metric_unit": "proportion", "score_type": "continuous", "min_score": 0.0, "max_score": 1.0}
     uncertainty: dict[str, Any] = {"num_samples": report.n}
@@ -91,7 +91,7 @@ def _result(run: Run, report: Report, metric: str, about: Mapping[str, Any]) -> 
     }  # fmt: skip
 
 
-def _lines(row: Mapping[str, Any], report: Report, metrics: list[str]) -> Iterator[dict[str, Any]]:
+def _lines(row: Mapping[str, Any], report: ItemResult, metrics: list[str]) -> Iterator[dict[str, Any]]:
     """Yield a record for each metric that a row has a number of, one without a result where it has none."""
     asked, answer = asked_of(row), row["resps"][0][0]
     raw = asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)

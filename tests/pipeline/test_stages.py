@@ -14,7 +14,7 @@ from harness.pipeline.conduct import begin, conduct
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Stop
 from harness.pipeline.run import Options, opened, prepare, stages
-from harness.records.run import Report, Run
+from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.testing import ROWS, SUITE, Project
 
@@ -58,7 +58,7 @@ def test_a_record_decides_nothing(suite: Project) -> None:
     verdict = Verdict("floor", "merged", Outcome.PASS, "so it says", "qa.exact_match", "at least 0.5", True)
 
     def claims(run: Execution) -> None:
-        run.record.add(Report("suite.toml::merged::qa", "merged", "qa", "done", verdicts=(verdict,)))
+        run.record.add(ItemResult("suite.toml::merged::qa", "merged", "qa", "done", verdicts=(verdict,)))
 
     found = conduct(run, claims)
     assert found.verdicts == [verdict]

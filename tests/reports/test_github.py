@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.records.run import Report, Run
+from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.report_json import read_run
 from harness.suite.lines import gate_lines
@@ -187,7 +187,7 @@ def test_rows_of_private_evals_are_in_no_summary(job: Project) -> None:
 
 def run_of(verdicts: list[Verdict]) -> Run:
     """Return a run with one report."""
-    report = Report("s::merged::qa", "merged", "qa", "done", {"em": 0.5}, verdicts=tuple(verdicts))
+    report = ItemResult("s::merged::qa", "merged", "qa", "done", {"em": 0.5}, verdicts=tuple(verdicts))
     return Run("s", "s.toml", "d", 17, 0.05, "m", "2026-11-26T00:00:00+00:00", "0.1.0", len(verdicts), reports=[report])
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.records.about import About
 from harness.records.findings import Finding
-from harness.records.run import Change, Exported, Report, Run
+from harness.records.run import Change, Exported, ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 from harness.reports.sentence import distance, driver, gain, outcome, unsaid, verdict_sentence, worst_first
@@ -27,7 +27,7 @@ REFUSED = Exported("folder", "merged", "out", False, ("a reason",))
 
 
 def made(*verdicts: Verdict, **fields: Any) -> Run:
-    reports = [Report("s::merged::qa", "merged", "qa", "done", better={"acc": "higher", "loss": "lower"})]
+    reports = [ItemResult("s::merged::qa", "merged", "qa", "done", better={"acc": "higher", "loss": "lower"})]
     reports[0] = replace(reports[0], verdicts=verdicts)
     codes = [v.outcome for v in verdicts if v.holds_up]
     given: dict[str, Any] = {"exit_code": int(bool(codes)), "gates": len(verdicts), "reports": reports}

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness import (
-    Built, Caveat, Finding, Marking, Metric, Progress, Report, Run, Sampling, Score, UsageError, hookimpl, metric,
+    Built, Caveat, Finding, Marking, Metric, Progress, ItemResult, Run, Sampling, Score, UsageError, hookimpl, metric,
 )  # fmt: skip
 from harness.evaluation.checks import STAGES
 from harness.records.run import Trial
@@ -366,7 +366,7 @@ def harness_progress(progress: Progress):
 
 
 @hookimpl
-def harness_item_finish(run, item: Report):
+def harness_item_finish(run, item: ItemResult):
     seen("report", item.subject, item.eval, item.outcome)
 
 
