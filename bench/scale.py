@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness_workers.pieces import APPETITE
+from harness_workers.pieces import PREFERRED_BATCH_ROWS
 
 SLOTS = 256  # rows that a replica answers at a time before it becomes slower (a GPU that serves)
 STEP = 0.02  # seconds for a token of every row in work, as long as there are so many at most
@@ -43,11 +43,11 @@ def seconds(piece: Sequence[int], slots: int = SLOTS) -> float:
     return STEP * max(work)
 
 
-def simulated(rows: Sequence[int], replicas: int, appetite: int, size: int) -> float:
-    """Return the share of the replicas' throughput that is reached, of rows handed out `appetite` at a time."""
+def simulated(rows: Sequence[int], replicas: int, batch_rows: int, size: int) -> float:
+    """Return the share of the replicas' throughput that is reached, of rows handed out `batch_rows` at a time."""
     took = 0.0
-    for start in range(0, len(rows), appetite):
-        block = rows[start : start + appetite]
+    for start in range(0, len(rows), batch_rows):
+        block = rows[start : start + batch_rows]
         free = [0.0] * replicas
         for at in range(0, len(block), size):
             heapq.heapreplace(free, free[0] + seconds(block[at : at + size]))
@@ -65,9 +65,15 @@ def paper() -> Iterator[str]:
     rows = lengths(ROWS)
     yield "| rows handed out | rows of a piece | 1 replica | 8 | 64 |"
     yield "|---|---|---|---|---|"
-    for appetite, size in ((64, 64), (APPETITE, 64), (APPETITE, 512), (APPETITE, 2048), (ROWS, 2048)):
-        found = (f"{100 * simulated(rows, n, appetite, size):.1f} %" for n in (1, 8, 64))
-        yield f"| {appetite:,} | {size:,} | {' | '.join(found)} |"
+    for batch_rows, size in (
+        (64, 64),
+        (PREFERRED_BATCH_ROWS, 64),
+        (PREFERRED_BATCH_ROWS, 512),
+        (PREFERRED_BATCH_ROWS, 2048),
+        (ROWS, 2048),
+    ):
+        found = (f"{100 * simulated(rows, n, batch_rows, size):.1f} %" for n in (1, 8, 64))
+        yield f"| {batch_rows:,} | {size:,} | {' | '.join(found)} |"
     yield ""
     yield "| model | prompt tokens a second, one H100 | 10^8 rows of ten examples, whole | with shared beginnings |"
     yield "|---|---|---|---|"

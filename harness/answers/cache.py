@@ -70,9 +70,9 @@ class CachedSubject:
         models: Models,
         number: int,
         responses: Responses,
-        appetite: int | None = None,
+        preferred_batch_rows: int | None = None,
     ) -> None:
-        self.name, self.digest, self.appetite = ref.name, ref.digest, appetite
+        self.name, self.digest, self.preferred_batch_rows = ref.name, ref.digest, preferred_batch_rows
         self.identity, self.responses = f"{identity} {ref.digest}", responses  # a loader may forget the weights
         self._models, self._number = models, number
         self.asked = self.found = 0

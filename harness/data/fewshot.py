@@ -24,9 +24,9 @@ class FewShot:
         return self.subject.digest
 
     @property
-    def appetite(self) -> int | None:
+    def preferred_batch_rows(self) -> int | None:
         """Return the rows to be given at once, as the subject wants them."""
-        return getattr(self.subject, "appetite", None)
+        return getattr(self.subject, "preferred_batch_rows", None)
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt after the examples."""

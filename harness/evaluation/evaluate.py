@@ -63,7 +63,7 @@ def evaluate(
     progress(Progress(what, 0, len(samples)))
     done = 0
     for end in looks(len(samples)) if enough else [len(samples)]:
-        for rows in chunks(samples[done:end], appetite(task, subject)):
+        for rows in chunks(samples[done:end], batch_rows(task, subject)):
             found = list(scores_of(task, task.function(heard, isolated(rows), **options), rows))
             said = dict(zip((s.id for s in rows), heard.heard([s.input for s in rows]), strict=True))
             scores += [ended(score, said[score.id], task) for score in found]
@@ -74,9 +74,9 @@ def evaluate(
     return result(samples[:done])
 
 
-def appetite(task: Task, subject: Subject) -> int:
+def batch_rows(task: Task, subject: Subject) -> int:
     """Return how many rows to hand out at once; what is timed is asked a few at a time."""
-    return CHUNK if task.uncached else getattr(subject, "appetite", None) or CHUNK
+    return CHUNK if task.uncached else getattr(subject, "preferred_batch_rows", None) or CHUNK
 
 
 def taken(score: Score) -> Score:

@@ -16,7 +16,7 @@ from harness.answers import thought
 from harness.answers.store import Responses
 from harness.claims import labels as by_people
 from harness.collection.collected import Task
-from harness.evaluation.evaluate import EndingsKeeper, appetite, ended, scores_of
+from harness.evaluation.evaluate import EndingsKeeper, batch_rows, ended, scores_of
 from harness.records.frozen import isolated, plain
 from harness.records.models import Progress, Subject, chunks
 from harness.records.said import Said
@@ -52,7 +52,7 @@ def answer(task: Task, name: str, subject: Subject, progress: Callable[[Progress
     how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
     scores: list[Score] = []
     asked: Any = EndingsKeeper(subject, task.thought_budget)
-    for rows in chunks(samples, appetite(task, subject)):
+    for rows in chunks(samples, batch_rows(task, subject)):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
         for s, (said, all_) in zip(rows, thought.answers(asked, [s.input for s in rows], **how), strict=True):
             scores.append(ended(Score(s.id, {}, answer=whole(str(said))), Said.of(all_), task))

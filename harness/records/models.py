@@ -136,7 +136,7 @@ class Subject(Protocol):
     before a text without a prompt; `notes`, a list of what a person should know about how answers came to be, which the
     report takes over; `facts`, what it came to know of itself, which join those of its source; `forget()`, which drops
     what it keeps of earlier requests to be faster, so that an answer depends on those that are asked with it alone;
-    and `appetite`, the rows that an evaluator should be given at once (64).
+    and `preferred_batch_rows`, the rows that an evaluator should be given at once (64).
     """
 
     @property

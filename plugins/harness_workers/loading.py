@@ -19,7 +19,7 @@ from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Progress, Subject
 from harness.texts.counts import counted
 from harness_workers.local import workers
-from harness_workers.pieces import APPETITE, InPieces, Tell
+from harness_workers.pieces import PREFERRED_BATCH_ROWS, InPieces, Tell
 from harness_workers.pool import Opening, Pool
 from harness_workers.protocol import told_ref
 
@@ -139,13 +139,13 @@ def load(session: Session, refs: Sequence[ModelRef], model: Model | None) -> Ite
             identities = [identify(isolated(ref), **ref.options) if identify else None for ref in refs]
             if crew and not crew.elsewhere and identify:
                 pool.identities = tuple(identities)
-        appetite = None if about.remote else APPETITE * about.piece
+        preferred_batch_rows = None if about.remote else PREFERRED_BATCH_ROWS * about.piece
         subjects: list[Subject] = []
         for i, (ref, identity) in enumerate(zip(refs, identities, strict=True)):
             if identity is None or responses is None:
                 subjects.append(models[i])
             else:
-                subjects.append(CachedSubject(ref, identity, models, i, responses, appetite))
+                subjects.append(CachedSubject(ref, identity, models, i, responses, preferred_batch_rows))
         yield models, subjects
 
 

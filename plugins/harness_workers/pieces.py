@@ -19,7 +19,7 @@ from harness.texts.shown import shorten
 Numbered = Iterator[tuple[int, Any]]  # answers, each with the number of its request
 Ask = Callable[[int, str, Sequence[Any], Mapping[str, Any]], Numbered]
 Tell = Callable[[Progress], None]
-APPETITE = 1 << 14  # rows to hand out at once: pieces for many workers, whatever their number
+PREFERRED_BATCH_ROWS = 1 << 14  # rows to hand out at once: pieces for many workers, whatever their number
 COST = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
 # Times the length of what they begin with that a piece costs at least: for answers it is run again for each piece, for
 # scores a subject may keep it.
@@ -164,7 +164,7 @@ class InPieces(Streamed):
 
     def __init__(self, subject: Subject, tell: Tell, times: int = 1) -> None:
         self.subject, self._tell, self._times = subject, tell, times
-        self.appetite = APPETITE * times
+        self.preferred_batch_rows = PREFERRED_BATCH_ROWS * times
 
     def __getattr__(self, name: str) -> Any:
         """Answer all else as the subject does; comparing is cut as well, where it can compare."""
@@ -191,7 +191,7 @@ class Pooled(Streamed):
     """One of a pool's models, as a Subject."""
 
     def __init__(self, ask: Ask, of_workers: list[str], number: int, ref: ModelRef, piece: int) -> None:
-        self.appetite = APPETITE * piece
+        self.preferred_batch_rows = PREFERRED_BATCH_ROWS * piece
         self.name, self.digest, self.number = ref.name, ref.digest, number
         self._ask, self._of_workers, self._notes, self._heard = ask, of_workers, list[str](), set[str]()
         self.facts: Mapping[str, Any] = {}  # what a worker's model came to know stays there
