@@ -4,15 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.answers.store import Responses as Responses
 from harness.artifacts.digests import digest_of as digest_of
+from harness.artifacts.digests import weights_digest as weights_digest
 from harness.capabilities import adapter as adapter
 from harness.capabilities import checker as checker
 from harness.capabilities import evaluator as evaluator
 from harness.capabilities import exporter as exporter
 from harness.capabilities import loader as loader
 from harness.capabilities import trainer as trainer
+from harness.claims.gate import Best as BestCase
 from harness.claims.gate import Gate as Gate
+from harness.claims.gate import Kind as ClaimType
+from harness.claims.gate import Units as ClaimUnits
+from harness.data.encoding import AnswerTokens as AnswerTokens
+from harness.data.encoding import cut_answer as cut_answer
 from harness.data.pypi import fetch_wheel as fetch_wheel
+from harness.data.rows import GROUP as GROUP
+from harness.data.rows import HELD_OUT as HELD_OUT
 from harness.data.rows import continuation as continuation
 from harness.errors import CheckFailed as CheckFailed
 from harness.errors import ExitCode as ExitCode
@@ -24,10 +33,38 @@ from harness.evaluation.grading import Marking as Marking
 from harness.files import cache_dir as cache_dir
 from harness.files import write_text as write_text
 from harness.hookspec import hookimpl as hookimpl
+from harness.protocols import AdapterFactory as AdapterFactory
+from harness.protocols import BaseEvaluator as BaseEvaluator
+from harness.protocols import BaseExporter as BaseExporter
+from harness.protocols import BaseLoader as BaseLoader
+from harness.protocols import BaseTrainer as BaseTrainer
+from harness.protocols import Check as Check
+from harness.protocols import CheckedSuite as CheckedSuite
+from harness.protocols import CheckedTask as CheckedTask
+from harness.protocols import EvalTable as EvalTable
+from harness.protocols import Evaluator as Evaluator
+from harness.protocols import Exporter as Exporter
+from harness.protocols import Loader as Loader
+from harness.protocols import LoadModels as LoadModels
+from harness.protocols import Marker as Marker
+from harness.protocols import OnFinding as OnFinding
+from harness.protocols import OnProgress as OnProgress
+from harness.protocols import Options as Options
+from harness.protocols import PluginTable as PluginTable
+from harness.protocols import Saboteur as Saboteur
+from harness.protocols import Trainer as Trainer
+from harness.protocols import Watch as Watch
+from harness.protocols import Worker as Worker
+from harness.protocols import WorkerBackend as WorkerBackend
+from harness.protocols import Workers as Workers
+from harness.records.about import About as About
+from harness.records.about import Note as Note
 from harness.records.findings import Built as Built
 from harness.records.findings import Example as Example
 from harness.records.findings import Finding as Finding
+from harness.records.findings import Severity as Severity
 from harness.records.findings import TrainingRow as TrainingRow
+from harness.records.metrics import Better as Better
 from harness.records.metrics import Metric as Metric
 from harness.records.metrics import metric as metric
 from harness.records.models import Adapter as Adapter
@@ -37,10 +74,20 @@ from harness.records.models import Logprob as Logprob
 from harness.records.models import ModelRef as ModelRef
 from harness.records.models import Progress as Progress
 from harness.records.models import Sampling as Sampling
+from harness.records.models import Seal as Seal
+from harness.records.models import Source as Source
 from harness.records.models import Subject as Subject
+from harness.records.models import ThoughtBudget as ThoughtBudget
+from harness.records.run import Change as Change
+from harness.records.run import Exported as Exported
 from harness.records.run import ItemResult as ItemResult
 from harness.records.run import Run as Run
+from harness.records.run import Segment as Segment
+from harness.records.run import ShownRow as ShownRow
+from harness.records.run import Swept as Swept
 from harness.records.run import TrainingStep as TrainingStep
+from harness.records.run import Trial as Trial
+from harness.records.said import Ended as Ended
 from harness.records.said import Said as Said
 from harness.records.samples import Caveat as Caveat
 from harness.records.samples import Labels as Labels
@@ -49,49 +96,116 @@ from harness.records.samples import Result as Result
 from harness.records.samples import Sample as Sample
 from harness.records.samples import Score as Score
 from harness.records.scales import Scale as Scale
+from harness.records.scales import Scaled as Scaled
 from harness.records.verdicts import Outcome as Outcome
+from harness.records.verdicts import Risk as Risk
+from harness.records.verdicts import Slice as Slice
 from harness.records.verdicts import Verdict as Verdict
+from harness.records.waivers import Waiver as Waiver
+from harness.release.conversions import NOTE as CONVERSION_NOTES
+from harness.release.conversions import copy_files as copy_files
 from harness.reports.report_json import read_run as read_run
+from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import write_steps as write_steps
-from harness_rows.gated import Gated
+from harness.stats.result import Test as HypothesisTest
+from harness_rows.gated import Gated as Gated
+from harness_workers import Desk as WorkerServer
+from harness_workers.protocol import Lost as WorkerLostError
 
 __all__ = [
+    "CONVERSION_NOTES",
+    "GROUP",
+    "HELD_OUT",
+    "TRAINING_LOGS",
+    "About",
     "Adapter",
+    "AdapterFactory",
+    "AnswerTokens",
+    "BaseEvaluator",
+    "BaseExporter",
+    "BaseLoader",
+    "BaseTrainer",
+    "BestCase",
+    "Better",
     "Built",
     "Caveat",
+    "Change",
+    "Check",
     "CheckFailed",
+    "CheckedSuite",
+    "CheckedTask",
+    "ClaimType",
+    "ClaimUnits",
+    "Ended",
+    "EvalTable",
+    "Evaluator",
     "Example",
     "ExitCode",
+    "Exported",
+    "Exporter",
     "Finding",
     "Gate",
+    "Gated",
     "Generate",
     "Generation",
+    "HypothesisTest",
     "ItemResult",
     "Labels",
+    "LoadModels",
+    "Loader",
     "Logprob",
+    "Marker",
     "Marking",
     "Metric",
     "Mistakes",
     "ModelRef",
+    "Note",
+    "OnFinding",
+    "OnProgress",
+    "Options",
     "Outcome",
+    "PluginTable",
     "Progress",
     "Prompt",
+    "Responses",
     "Result",
+    "Risk",
     "Run",
+    "Saboteur",
     "Said",
     "Sample",
     "Sampling",
     "Scale",
+    "Scaled",
     "Score",
+    "Seal",
+    "Segment",
+    "Severity",
+    "ShownRow",
+    "Slice",
+    "Source",
     "Subject",
+    "Swept",
+    "ThoughtBudget",
+    "Trainer",
     "TrainingRow",
     "TrainingStep",
+    "Trial",
     "UsageError",
     "Verdict",
+    "Waiver",
+    "Watch",
+    "Worker",
+    "WorkerBackend",
+    "WorkerLostError",
+    "WorkerServer",
+    "Workers",
     "adapter",
     "cache_dir",
     "checker",
     "continuation",
+    "copy_files",
+    "cut_answer",
     "did_you_mean",
     "digest_of",
     "evaluator",
@@ -105,6 +219,7 @@ __all__ = [
     "read_run",
     "run",
     "trainer",
+    "weights_digest",
     "write_steps",
     "write_text",
 ]

@@ -33,7 +33,8 @@ def slip(function: Callable[..., Any], what: str, made: Any = None) -> UsageErro
     inner = function
     while isinstance(inner, functools.partial) or hasattr(inner, "__wrapped__"):
         inner = inner.func if isinstance(inner, functools.partial) else inner.__wrapped__
-    code, name = getattr(inner, "__code__", None), getattr(inner, "__qualname__", type(inner).__qualname__)
+    name = getattr(inner, "__qualname__", type(inner).__qualname__)
+    code = getattr(inner, "__code__", getattr(getattr(inner, "__call__", None), "__code__", None))  # noqa: B004
     line = getattr(getattr(made, "gi_frame", None), "f_lineno", code and code.co_firstlineno)
     return UsageError(f"{_short(code.co_filename)}:{line}: {name}{what}" if code else f"{name}{what}")
 

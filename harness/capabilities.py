@@ -1,18 +1,24 @@
 """What a plugin's callable can do beyond being called: one frozen description for each kind of callable.
 
-A plugin declares it with the decorator of the kind, or as attributes of the function, which is the same: the
-decorator sets them. Only `of` reads them.
+A plugin declares it with the decorator of the kind, which sets attributes of the function, or by the methods of a
+subclass of the kind's base class (`harness.protocols`). Only `of` reads them.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
+from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
-Given = Callable[..., Any] | None
+from harness.protocols import Options
+from harness.records.findings import Built
+from harness.records.metrics import Metric
+from harness.records.models import Source
+from harness.records.samples import Prompt, Sample, Score
+
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 CLOSE = 0.8  # how much alike a name and a capability are, for the name to be a misspelt one
@@ -30,7 +36,8 @@ class Capabilities:
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Self:
         """Return what a callable declares; raises TypeError where that is of a wrong type."""
-        return cls(**{f.name: getattr(function, f.name) for f in fields(cls) if hasattr(function, f.name)})
+        found = {f.name: getattr(function, f.name) for f in fields(cls) if hasattr(function, f.name)}
+        return cls(**{name: value for name, value in found.items() if not getattr(value, "is_optional", False)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +48,14 @@ class LoaderCapabilities(Capabilities):
     files there that a model is loaded from.
     """
 
-    open: Given = None
-    identity: Given = None
-    probe: Given = None
-    reads: Given = None
-    needs: Given = None
+    open: Callable[..., Source] | None = None
+    identity: Callable[..., str | None] | None = None
+    probe: Callable[[str], object] | None = None
+    reads: Callable[[Path], Iterable[str]] | None = None
+    needs: Callable[[Options], Iterable[str]] | None = None
     remote: bool = False  # a candidate's path is a name, not a folder
     piece: int = 1  # times as many requests as others' models are given at once: what serves wants dozens
-    lacks: tuple[str, ...] = ()  # what its subjects cannot that others can: "token_kl", or a base in "4-bit"
+    lacks: Sequence[str] = ()  # what its subjects cannot that others can: "token_kl", or a base in "4-bit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,7 @@ class AdapterCapabilities(Capabilities):
     """Of `adapter(*, …)`."""
 
     reads_foreign: bool = False  # it reads and merges adapters made elsewhere, where the suite has no [adapter]
-    measured_like: tuple[str, ...] = ()  # adapters with the same options, which `harness plan` measures beside it
+    measured_like: Sequence[str] = ()  # adapters with the same options, which `harness plan` measures beside it
     whole: bool = False  # it returns None: all weights are trained, and what a trainer writes is a whole model
 
 
@@ -64,29 +71,29 @@ class AdapterCapabilities(Capabilities):
 class TrainerCapabilities(Capabilities):
     """Of `train(ref, adapter, rows, out, *, progress, seed, …)`; `look` is a `check` that imports no library."""
 
-    look: Given = None
-    check: Given = None
-    build: Given = None
-    measure: Given = None
-    memory: Given = None  # bytes that each process holds at least, by what they are
-    columns: tuple[str, ...] = ()  # what a row must have, where that is not an answer or a text to learn
+    look: Callable[..., object] | None = None
+    check: Callable[..., object] | None = None
+    build: Callable[..., Built] | None = None
+    measure: Callable[..., Mapping[str, Any]] | None = None
+    memory: Callable[..., Mapping[str, int]] | None = None  # bytes that each process needs at least
+    columns: Sequence[str] = ()  # what a row must have, where that is not an answer or a text to learn
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatorCapabilities(Capabilities):
     """Of `evaluate(subject, samples, *, …)`, or of `mark(samples, answers, baseline_answers, *, marking, …)`."""
 
-    metrics_for: Given = None
-    rows_for: Given = None
-    check: Given = None
-    needs: Given = None
-    remarks: Given = None
-    adversaries: Given = None
-    estimate: Given = None
-    check_rows: Given = None
-    counts: Given = None  # whether a row counts in a metric; the others have weight 0 in it
+    metrics_for: Callable[..., Iterable[Metric]] | None = None
+    rows_for: Callable[[Options, Path], list[dict[str, Any]]] | None = None
+    check: Callable[[Options, Path, str], object] | None = None
+    needs: Callable[[Options], Iterable[str]] | None = None
+    remarks: Callable[[Sequence[Score]], Iterable[str]] | None = None
+    adversaries: Callable[[Options], Mapping[str, Callable[[Prompt], str]]] | None = None
+    estimate: Callable[[Options, Sequence[Sample], int, Sequence[Callable[[Prompt], str]]], str] | None = None
+    check_rows: Callable[[Sequence[Sample], Options, Path], object] | None = None
+    counts: Callable[[str, Sample], bool] | None = None  # whether a row counts in a metric
     marks: str | Callable[..., str] = ""  # "answers" or "pairs", or a function of the options that says which
-    asks: tuple[str, ...] = ()  # methods of a subject that not every loader's has, such as "token_kl"
+    asks: Sequence[str] = ()  # methods of a subject that not every loader's has, such as "token_kl"
     uncached: bool = False  # it measures time, and gets models that remember nothing
     json_targets: bool = False  # a target is any JSON value, of which it gets the text
 
@@ -95,8 +102,8 @@ class EvaluatorCapabilities(Capabilities):
 class ExporterCapabilities(Capabilities):
     """Of `export(ref, to, *, …)`."""
 
-    check: Given = None
-    open_options: Given = None
+    check: Callable[[Path, Options], object] | None = None
+    open_options: Callable[[Options], Mapping[str, Any]] | None = None
     converts: bool = False  # it makes other weights, which are a candidate of their own
 
 
@@ -120,7 +127,7 @@ def mistakes_of(kind: str, function: Callable[..., Any]) -> Iterator[str]:
     except TypeError as error:
         yield str(error)
     known = [f.name for f in fields(KINDS[kind])]
-    for name in vars(function) if inspect.isfunction(function) else ():
+    for name in vars(function) if inspect.isfunction(function) else vars(type(function)):
         close = difflib.get_close_matches(name, known, n=1, cutoff=CLOSE)
         if close and name not in known and not name.startswith("_"):
             yield f'"{name}" is no capability; did you mean "{close[0]}"?'
@@ -141,10 +148,14 @@ def _wanted(field: Field[Any], value: Any) -> str:
     return "" if callable(value) or value in ("", "answers", "pairs") else '"answers", "pairs" or a function'
 
 
-def _declares(kind: Callable[P, Capabilities]) -> Callable[P, Callable[[F], F]]:
+def _declares(kind: Callable[P, Capabilities], name: str) -> Callable[P, Callable[[F], F]]:
     """Return the decorator of a kind; it raises TypeError at a capability that there is not."""
 
     def declare(*args: P.args, **given: P.kwargs) -> Callable[[F], F]:
+        try:
+            inspect.signature(kind).bind(*args, **given)
+        except TypeError as error:
+            raise TypeError(f"{name}() {error}") from None
         kind(*args, **given)
 
         def attach(function: F) -> F:
@@ -156,15 +167,15 @@ def _declares(kind: Callable[P, Capabilities]) -> Callable[P, Callable[[F], F]]:
     return declare
 
 
-loader = _declares(LoaderCapabilities)
+loader = _declares(LoaderCapabilities, "loader")
 """Declare what a loader can do beyond being called."""
-adapter = _declares(AdapterCapabilities)
+adapter = _declares(AdapterCapabilities, "adapter")
 """Declare what an adapter can do beyond being called."""
-trainer = _declares(TrainerCapabilities)
+trainer = _declares(TrainerCapabilities, "trainer")
 """Declare what a trainer can do beyond being called."""
-evaluator = _declares(EvaluatorCapabilities)
+evaluator = _declares(EvaluatorCapabilities, "evaluator")
 """Declare what an evaluator can do beyond being called."""
-exporter = _declares(ExporterCapabilities)
+exporter = _declares(ExporterCapabilities, "exporter")
 """Declare what an exporter can do beyond being called."""
-checker = _declares(CheckCapabilities)
+checker = _declares(CheckCapabilities, "checker")
 """Declare what a check can do beyond being called."""

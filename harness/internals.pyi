@@ -6,13 +6,11 @@ from harness.answers import keys as keys
 from harness.answers import wire as wire
 from harness.answers.cache import CachedSubject as CachedSubject
 from harness.answers.cache import Models as Models
-from harness.answers.store import Responses as Responses
 from harness.answers.store import request_key as request_key
 from harness.answers.thought import answers as final_answers
 from harness.artifacts import formats as formats
 from harness.artifacts.attestation import LOCK as LOCK
 from harness.artifacts.digests import template_digest as template_digest
-from harness.artifacts.digests import weights_digest as weights_digest
 from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
 from harness.artifacts.gguf import Gguf as Gguf
 from harness.artifacts.gguf import gguf_of as gguf_of
@@ -37,8 +35,6 @@ from harness.data.fewshot import choose as choose_shots
 from harness.data.identity import key_of as key_of
 from harness.data.identity import keyed as keyed
 from harness.data.pypi import sha256_of as sha256_of
-from harness.data.rows import GROUP as GROUP
-from harness.data.rows import HELD_OUT as HELD_OUT
 from harness.data.rows import read_rows as read_rows
 from harness.errors import disk_full as disk_full
 from harness.errors import out_of_memory as out_of_memory
@@ -60,19 +56,11 @@ from harness.pipeline.ledger import attempts_said as attempts_said
 from harness.plugins import Plugins as Plugins
 from harness.plugins import load_plugins as load_plugins
 from harness.records import words as words
-from harness.records.about import Note as Note
-from harness.records.findings import Severity as Severity
 from harness.records.findings import marked as marked_text
 from harness.records.findings import text_of as text_of
-from harness.records.models import ThoughtBudget as ThoughtBudget
-from harness.records.said import Ended as Ended
 from harness.records.said import endings as endings
 from harness.records.scales import OnScale as OnScale
-from harness.records.scales import Scaled as Scaled
-from harness.records.waivers import Waiver as Waiver
 from harness.release import demands as demands
-from harness.release.conversions import NOTE as CONVERSION_NOTES
-from harness.release.conversions import copy_files as copy_files
 from harness.release.locked import Locked as Locked
 from harness.release.policy import Policy as Policy
 from harness.release.previous import history as promotions
@@ -85,7 +73,6 @@ from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import made as made_of
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import told_apart as told_apart
-from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import RunFolder as RunFolder
 from harness.reports.run_folder import asked_of as asked_of
 from harness.reports.run_folder import newest as newest
@@ -113,18 +100,13 @@ from harness.texts.shown import shown as shown
 from harness.texts.shown import whole as whole_text
 
 __all__ = [
-    "CONVERSION_NOTES",
     "EVENTS",
-    "GROUP",
-    "HELD_OUT",
     "LOCK",
     "ROPE_FACTORS",
-    "TRAINING_LOGS",
     "Adjudicator",
     "CachedSubject",
     "Collection",
     "Context",
-    "Ended",
     "Eval",
     "Gguf",
     "Item",
@@ -133,22 +115,16 @@ __all__ = [
     "Look",
     "Model",
     "Models",
-    "Note",
     "OnScale",
     "Plugins",
     "Policy",
-    "Responses",
     "RunFolder",
-    "Scaled",
     "ScoredRows",
-    "Severity",
     "Standing",
     "Suite",
     "SuiteTable",
     "Task",
-    "ThoughtBudget",
     "Underway",
-    "Waiver",
     "agreement",
     "append_line",
     "asked_of",
@@ -158,7 +134,6 @@ __all__ = [
     "check_gates",
     "choose_shots",
     "cluster_t",
-    "copy_files",
     "copy_range",
     "counted",
     "decide",
@@ -216,7 +191,6 @@ __all__ = [
     "to_json",
     "told_apart",
     "weight_files",
-    "weights_digest",
     "whole_text",
     "wilson",
     "wire",

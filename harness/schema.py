@@ -107,6 +107,7 @@ def with_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> d
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a callable's parameters; one that only type checkers can resolve is left out."""
+    function = _function_of(function)
     with suppress(*UNREADABLE):
         return get_type_hints(function)
     found, inner = {}, inspect.unwrap(function)
@@ -115,6 +116,12 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
             one = types.SimpleNamespace(__annotations__={name: want})
             found[name] = get_type_hints(one, dict(getattr(inner, "__globals__", {})))[name]
     return found
+
+
+def _function_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `__call__` of an instance, where it is written in Python; anything else as it is."""
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - the function itself, not whether there is one
+    return call if inspect.isfunction(call) else function
 
 
 def wants(function: Callable[..., Any], name: str) -> bool:

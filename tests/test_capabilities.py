@@ -64,7 +64,7 @@ def test_declared_either_way(project: Project, how: dict[str, str]) -> None:
     [
         (
             {"decorator": "@evaluator(uncahed=True)"},
-            "TypeError: EvaluatorCapabilities.__init__() got an unexpected keyword",
+            "TypeError: evaluator() got an unexpected keyword argument 'uncahed'",
         ),
         ({"decorator": "@evaluator(uncached=1)"}, "TypeError: uncached is 1, want true or false"),
         (

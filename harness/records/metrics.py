@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, SupportsFloat, TypeVar
+from typing import Any, Literal, SupportsFloat, TypeVar
 
 from harness import blame
 from harness.records import scales
@@ -57,7 +57,7 @@ class Metric(Scaled):
 
 # of all evaluators that generate: cut by a limit, with nothing said, both; a thought closed by force
 ENDINGS = {name: Metric(name, "lower", "proportion") for name in ("cut", "empty", "thought_cut", "forced")}
-Evaluator = TypeVar("Evaluator", bound=Callable[..., Iterable[Score]])
+F = TypeVar("F", bound=Callable[..., Iterable[Any]])
 
 
 def metric(
@@ -67,7 +67,7 @@ def metric(
     scale: Scale = "mean",
     combine: Callable[[Sequence[Score]], float] | None = None,
     range: tuple[float, float] | None = None,
-) -> Callable[[Evaluator], Evaluator]:
+) -> Callable[[F], F]:
     """Declare a metric of an evaluator; several may be stacked, the topmost is named first.
 
     `range` is the least and the most that a row can be; without one the risk of a gate on a mean is approximate.
@@ -78,7 +78,7 @@ def metric(
     if range is not None and (why := scales.find_range_error(scale, range, combines=combine is not None)):
         raise ValueError(f'metric "{name}": range {why}')
 
-    def declare(evaluator: Evaluator) -> Evaluator:
+    def declare(evaluator: F) -> F:
         known: tuple[Metric, ...] = getattr(evaluator, "metrics", ())
         evaluator.metrics = (Metric(name, better, scale, combine, range=range), *known)  # type: ignore[attr-defined]
         return evaluator

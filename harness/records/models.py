@@ -169,12 +169,19 @@ class Distributions(Protocol):
 
 
 class Source(Protocol):
-    """A model that is on this machine but not in memory: what preflight may ask of it."""
+    """A model that is on this machine but not in memory: what preflight may ask of it.
 
-    path: str
-    digest: str
-    context: int | None
-    facts: Mapping[str, Any]  # what a person would like to know: architecture, parameters, dtype, bytes
+    `context` is in tokens, None where it is unknown; `facts` (parameters, dtype, bytes) are for the report.
+    """
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def context(self) -> int | None: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Return the number of tokens of each prompt and continuation together, as the subject would see them."""
@@ -187,7 +194,8 @@ class Adapter(Protocol):
     it is not the adapter on that base, return facts for the report. `merge` may take `progress` as well.
     """
 
-    quantization: Mapping[str, Any] | None
+    @property
+    def quantization(self) -> Mapping[str, Any] | None: ...
 
     def check(self) -> None:
         """Build the real configuration objects; raises UsageError on what they refuse."""

@@ -24,6 +24,7 @@ from harness.capabilities import loader, trainer
 from harness.errors import UsageError
 from harness.hookspec import hookimpl
 from harness.parts import part
+from harness.protocols import AdapterFactory, Loader, Trainer
 from harness.records.models import Logprob, ModelRef, Progress
 from harness.records.run import Run, TrainingStep
 from harness.records.samples import Prompt
@@ -193,12 +194,12 @@ def write_fake(folder: Path, skill: float) -> Path:
 
 
 @hookimpl
-def harness_loaders() -> dict[str, Any]:
+def harness_loaders() -> dict[str, Loader]:
     return {"fake": load}
 
 
 @hookimpl
-def harness_adapters() -> dict[str, Any]:
+def harness_adapters() -> dict[str, AdapterFactory]:
     def fake(*, loses: float = 0.0) -> FakeAdapter:
         """A number instead of an adapter."""
         return FakeAdapter(loses)
@@ -207,7 +208,7 @@ def harness_adapters() -> dict[str, Any]:
 
 
 @hookimpl
-def harness_trainers() -> dict[str, Any]:
+def harness_trainers() -> dict[str, Trainer]:
     return {"fake": train}
 
 

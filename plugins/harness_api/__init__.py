@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import digest_of, hookimpl, loader
 from harness.internals import attach, keys, schema
 from harness_api.options import ApiOptions as ApiOptions
 
 if TYPE_CHECKING:  # what is imported when it is asked for
-    from harness import ModelRef, Subject
+    from harness import Loader, ModelRef, Subject
     from harness_api.replies import choice as choice
     from harness_api.replies import table as table
     from harness_api.scoring import fields_of as fields_of
@@ -26,7 +26,7 @@ __getattr__, _ = attach(__name__, __file__)
 
 
 @hookimpl
-def harness_loaders() -> dict[str, Any]:
+def harness_loaders() -> dict[str, Loader]:
     return {"api": load}
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness import CheckFailed, Logprob, Said
-from harness.internals import Ended, wire
+from harness import CheckFailed, Ended, Logprob, Said
+from harness.internals import wire
 
 STRINGS = ("stop_reason", "matched_stop")  # where vLLM and SGLang tell the stop string
 ENDED: dict[Any, Ended] = {

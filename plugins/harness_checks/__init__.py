@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-from harness import Finding, hookimpl
+from harness import Check, hookimpl
 from harness_checks import (
     answers,
     batches,
@@ -24,7 +22,7 @@ from harness_checks import (
 
 
 @hookimpl
-def harness_checks() -> dict[str, Callable[..., Iterator[Finding]]]:
+def harness_checks() -> dict[str, Check]:
     return {
         "D1": batches.end_token, "D2": batches.end_of_turn, "D3": batches.nothing_supervised,
         "D4": batches.rows_that_vanish, "D5": batches.cut_rows, "D6": batches.doubled_start,

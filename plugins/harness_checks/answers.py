@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness import Finding, Result, Sample, Score, checker, quote
-from harness.internals import Severity, Task, schema, text_of
+from harness import Finding, Result, Sample, Score, Severity, checker, quote
+from harness.internals import Task, schema, text_of
 from harness_checks.evaluations import has_words
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model

@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import harness_hf
-from harness import Built, Example, Finding, ModelRef, TrainingRow, checker, quote
-from harness.internals import Severity, chat, marked_text, text_of
+from harness import Built, Example, Finding, ModelRef, Severity, TrainingRow, checker, quote
+from harness.internals import chat, marked_text, text_of
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, differ, messages_of
 from harness_checks.lint import JUDGED, counted, numbers, place

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness import Finding, TrainingRow, quote
-from harness.internals import HELD_OUT, Task, schema, text_of
+from harness import HELD_OUT, Finding, TrainingRow, quote
+from harness.internals import Task, schema, text_of
 
 MANY, SOME = 0.05, 0.01  # of the rows
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,5});")

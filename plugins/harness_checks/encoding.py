@@ -15,13 +15,14 @@ from harness import (
     ModelRef,
     Prompt,
     Sample,
+    Severity,
     TrainingRow,
     UsageError,
     checker,
     continuation,
     quote,
 )
-from harness.internals import Severity, Task, chat, encoding, schema
+from harness.internals import Task, chat, encoding, schema
 from harness_checks.lint import counted, place
 from harness_hf import RowEncoder, Tokens, is_context
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import Finding, Prompt, TrainingRow, quote
-from harness.internals import HELD_OUT, chat, text_of
+from harness import HELD_OUT, Finding, Prompt, TrainingRow, quote
+from harness.internals import chat, text_of
 
 MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is none
 FEWEST = 4  # prompts: what fewer have in common may be chance

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Sample, TrainingRow, checker, continuation, quote
-from harness.internals import HELD_OUT, Suite, Task, schema
+from harness import HELD_OUT, Finding, ModelRef, Sample, TrainingRow, checker, continuation, quote
+from harness.internals import Suite, Task, schema
 from harness_checks.lint import JUDGED, counted, numbers
 from harness_hf import Tokens
 

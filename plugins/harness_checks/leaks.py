@@ -11,8 +11,8 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from harness import Finding, Sample, TrainingRow, checker, quote
-from harness.internals import HELD_OUT, Suite, Task, choose_shots, text_of
+from harness import HELD_OUT, Finding, Sample, TrainingRow, checker, quote
+from harness.internals import Suite, Task, choose_shots, text_of
 from harness_checks.frames import MOST, frame_of, system_of
 from harness_checks.lint import numbers
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import harness_hf
-from harness import Finding, ModelRef, TrainingRow, checker, quote
-from harness.internals import Severity, Task, chat, text_of
+from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote
+from harness.internals import Task, chat, text_of
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import messages_of
 

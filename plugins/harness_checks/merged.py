@@ -17,8 +17,8 @@ from typing import Any
 
 import harness_hf
 import harness_lora
-from harness import Finding, ModelRef, TrainingRow, UsageError, checker, quote
-from harness.internals import Severity, weight_files
+from harness import Finding, ModelRef, Severity, TrainingRow, UsageError, checker, quote
+from harness.internals import weight_files
 from harness_checks.frames import prompt_of
 from harness_checks.tokenizer_files import (
     PLAIN,

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import Finding, ModelRef, TrainingRow, checker, quote
-from harness.internals import HELD_OUT, Suite, text_of
+from harness import HELD_OUT, Finding, ModelRef, TrainingRow, checker, quote
+from harness.internals import Suite, text_of
 from harness_checks.lint import counted, place
 from harness_checks.trained import note_of
 

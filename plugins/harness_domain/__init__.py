@@ -4,9 +4,7 @@ multiple choice, library metrics, latency and size.
 
 from __future__ import annotations
 
-from typing import Any
-
-from harness import hookimpl
+from harness import Evaluator, Marker, hookimpl
 from harness_domain.choices import multiple_choice
 from harness_domain.cost import latency, latency_within, size
 from harness_domain.documents import json
@@ -17,6 +15,6 @@ from harness_domain.tools import tool_calls
 
 
 @hookimpl
-def harness_evaluators() -> dict[str, Any]:
+def harness_evaluators() -> dict[str, Evaluator | Marker]:
     answers = (exact_match, contains, token_f1, regex, numeric, json, tool_calls, regression)
     return {one.__name__: one for one in (*answers, multiple_choice, hf_metric, latency, latency_within, size)}

@@ -8,13 +8,13 @@ on this machine or on the Hub; who loads it says. A GGUF file holds other weight
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import ModelRef, UsageError, exporter, hookimpl
-from harness.internals import copy_files, gguf_of
+from harness import Exporter, ModelRef, UsageError, copy_files, exporter, hookimpl
+from harness.internals import gguf_of
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
 PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
@@ -22,7 +22,7 @@ Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "
 
 
 @hookimpl
-def harness_exporters() -> dict[str, Callable[..., Path]]:
+def harness_exporters() -> dict[str, Exporter]:
     from harness_export.fp8 import fp8
     from harness_export.quantised import int8, nf4
 

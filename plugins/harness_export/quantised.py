@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import CheckFailed, ModelRef, Progress, UsageError, exporter
-from harness.internals import CONVERSION_NOTES, formats, isolated
+from harness import CONVERSION_NOTES, CheckFailed, ModelRef, Progress, UsageError, exporter
+from harness.internals import formats, isolated
 
 if TYPE_CHECKING:
     from torch import Tensor

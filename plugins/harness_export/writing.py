@@ -22,8 +22,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileTy
 from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
-from harness import CheckFailed, UsageError
-from harness.internals import CONVERSION_NOTES, ROPE_FACTORS, Gguf, isolated, read_gguf, template_digest
+from harness import CONVERSION_NOTES, CheckFailed, UsageError
+from harness.internals import ROPE_FACTORS, Gguf, isolated, read_gguf, template_digest
 from harness_export.k_quants import K_QUANTS
 from harness_export.llama import Llama, metadata_of, name_of, read_config, reorder
 from harness_export.rounding import CODES, EXACT, compare_blocks

@@ -13,7 +13,7 @@ from harness import hookimpl, loader
 from harness.internals import attach, schema
 
 if TYPE_CHECKING:  # what is imported when it is asked for
-    from harness import ModelRef, Subject
+    from harness import Loader, ModelRef, Saboteur, Subject
     from harness_hf.answers import Answer as Answer
     from harness_hf.answers import Ending as Ending
     from harness_hf.answers import Marks as Marks
@@ -69,12 +69,12 @@ __getattr__, _ = attach(__name__, __file__)
 
 
 @hookimpl
-def harness_loaders() -> dict[str, Any]:
+def harness_loaders() -> dict[str, Loader]:
     return {"hf": load}
 
 
 @hookimpl
-def harness_saboteurs() -> dict[str, Any]:
+def harness_saboteurs() -> dict[str, Saboteur]:
     from harness_hf import sabotage
 
     return {"base nudged": sabotage.nudged, "noise in the weights": sabotage.noise, "NaN weights": sabotage.nan}

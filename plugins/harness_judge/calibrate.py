@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import Mistakes, Sample, UsageError, cache_dir, did_you_mean, digest_of
-from harness.internals import Responses, agreement, asked_of, numbered, read_answers, read_rows, read_suite
+from harness import Mistakes, Responses, Sample, UsageError, cache_dir, did_you_mean, digest_of
+from harness.internals import agreement, asked_of, numbered, read_answers, read_rows, read_suite
 from harness_judge import bench, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, share_of, write
 from harness_judge.marking import put

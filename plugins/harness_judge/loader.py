@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
 import harness
-from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Subject, UsageError
-from harness.internals import Ended, schema
+from harness import Ended, Generate, Generation, Logprob, ModelRef, Prompt, Said, Subject, UsageError
+from harness.internals import schema
 from harness_judge.options import Anthropic
 
 if TYPE_CHECKING:

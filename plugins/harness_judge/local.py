@@ -13,8 +13,8 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from harness import ModelRef, Subject
-from harness.internals import CachedSubject, Models, Responses
+from harness import ModelRef, Responses, Subject
+from harness.internals import CachedSubject, Models
 from harness_judge.prompts import Question, cut
 from harness_judge.verdict import Failed, Reply
 

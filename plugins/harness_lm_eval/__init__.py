@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import Metric, Sample, Score, Subject, evaluator, hookimpl
+from harness import Evaluator, Metric, Sample, Score, Subject, evaluator, hookimpl
 from harness.internals import schema
 from harness_lm_eval import hub, scores
 from harness_lm_eval.find import find
@@ -56,5 +56,5 @@ def lm_eval(subject: Subject, samples: Sequence[Sample], options: TaskOptions, *
 
 
 @hookimpl
-def harness_evaluators() -> dict[str, Any]:
+def harness_evaluators() -> dict[str, Evaluator]:
     return {"lm_eval": lm_eval}

@@ -15,6 +15,7 @@ from harness_lora.adapter import Lora
 from harness_lora.adapter import check_targets as check_targets
 
 if TYPE_CHECKING:  # what is imported when it is asked for
+    from harness import AdapterFactory, Saboteur
     from harness_lora.fields import MOVES_BASE as MOVES_BASE
     from harness_lora.files import ADAPTER_NOTE as ADAPTER_NOTE
     from harness_lora.files import Header as Header
@@ -38,12 +39,12 @@ __getattr__, _ = attach(__name__, __file__)
 
 
 @hookimpl
-def harness_adapters() -> dict[str, Any]:
+def harness_adapters() -> dict[str, AdapterFactory]:
     return {"lora": lora, "qlora": qlora, "none": none}
 
 
 @hookimpl
-def harness_saboteurs() -> dict[str, Any]:
+def harness_saboteurs() -> dict[str, Saboteur]:
     return {"untrained adapter": untrained}
 
 

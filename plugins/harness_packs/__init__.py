@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness import hookimpl
+from harness import Evaluator, hookimpl
 from harness_packs.pack import pack
 from harness_packs.store import read_builtin
 
 
 @hookimpl
-def harness_evaluators() -> dict[str, Any]:
+def harness_evaluators() -> dict[str, Evaluator]:
     return {"pack": pack}
 
 

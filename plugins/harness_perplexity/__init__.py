@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from harness import Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, hookimpl, metric
+from harness import Evaluator, Prompt, Sample, Score, Subject, UsageError, continuation, evaluator, hookimpl, metric
 
 
 @metric("perplexity", better="lower", scale="perplexity", range=(0.0, math.inf))  # of nats: text is at most certain
@@ -55,5 +55,5 @@ def _text(sample: Sample, column: str) -> str:
 
 
 @hookimpl
-def harness_evaluators() -> dict[str, Any]:
+def harness_evaluators() -> dict[str, Evaluator]:
     return {"perplexity": perplexity, "drift": drift}

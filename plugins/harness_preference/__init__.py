@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import harness
 import harness_sft
-from harness import Adapter, Finding, ModelRef, Progress, Subject, hookimpl
+from harness import Adapter, Evaluator, Finding, ModelRef, Progress, Subject, Trainer, hookimpl
 from harness.internals import schema
 from harness_preference.evaluator import preference
 from harness_preference.methods import METHODS
@@ -45,12 +44,12 @@ class KTO(Training, Preference):
 
 
 @hookimpl
-def harness_trainers() -> dict[str, Any]:
+def harness_trainers() -> dict[str, Trainer]:
     return {"dpo": dpo, "kto": kto}
 
 
 @hookimpl
-def harness_evaluators() -> dict[str, Any]:
+def harness_evaluators() -> dict[str, Evaluator]:
     return {"preference": preference}
 
 

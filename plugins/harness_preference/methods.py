@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import Adapter, ModelRef, UsageError
-from harness.internals import HELD_OUT
+from harness import HELD_OUT, Adapter, ModelRef, UsageError
 from harness_lora import MOVES_BASE
 from harness_sft import Method, Row, Select, check_shapes, later, name_rows, place, take_columns
 

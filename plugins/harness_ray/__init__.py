@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import hookimpl
 
 if TYPE_CHECKING:
+    from harness import WorkerBackend
     from harness_ray.cluster import Cluster
 
 
 @hookimpl
-def harness_worker_backends() -> dict[str, Any]:
+def harness_worker_backends() -> dict[str, WorkerBackend]:
     return {"ray": workers}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from harness import Verdict
-from harness.internals import Scaled, numbers, sentence, shown
+from harness import Scaled, Verdict
+from harness.internals import numbers, sentence, shown
 from harness.internals import words as verdicts
 
 GLYPHS, minus = sentence.GLYPHS, numbers.minus

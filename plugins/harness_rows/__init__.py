@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness import UsageError, hookimpl
+from harness import Evaluator, UsageError, hookimpl
 from harness.internals import schema
 from harness_rows.records import RowsOptions
 
@@ -23,5 +23,5 @@ def rows(subject: Any, samples: Any, options: RowsOptions) -> Any:
 
 
 @hookimpl
-def harness_evaluators() -> dict[str, Any]:
+def harness_evaluators() -> dict[str, Evaluator]:
     return {"rows": rows}

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness import Gate, ItemResult, Result, UsageError, Verdict, digest_of
+from harness import Gate, ItemResult, Note, Result, UsageError, Verdict, Waiver, digest_of
 from harness.internals import (
     Adjudicator,
     Collection,
@@ -23,14 +23,12 @@ from harness.internals import (
     Ledger,
     Look,
     Model,
-    Note,
     Plugins,
     ScoredRows,
     Standing,
     Suite,
     SuiteTable,
     Task,
-    Waiver,
     check_gates,
     load_plugins,
     words,

@@ -28,7 +28,7 @@ from harness_sft.rows import take_columns as take_columns
 from harness_workers import nodes
 
 if TYPE_CHECKING:
-    from harness import Adapter, Built, Finding, ModelRef, Progress, Subject
+    from harness import Adapter, Built, Finding, ModelRef, Progress, Subject, Trainer
     from harness_sft.job import place as place
     from harness_sft.train import train_by as train_by
     from harness_sft.trainer import Checked as Checked
@@ -42,7 +42,7 @@ SFT = Method(
 
 
 @hookimpl
-def harness_trainers() -> dict[str, Any]:
+def harness_trainers() -> dict[str, Trainer]:
     return {"sft": sft}
 
 

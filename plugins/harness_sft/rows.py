@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness import UsageError
-from harness.internals import GROUP, HELD_OUT, chat
+from harness import GROUP, HELD_OUT, UsageError
+from harness.internals import chat
 from harness_hf import CONTEXT_MARKS, is_context, turns_of
 
 if TYPE_CHECKING:

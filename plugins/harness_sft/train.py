@@ -24,8 +24,8 @@ from transformers import GenerationConfig, PreTrainedModel, set_seed
 from trl import SFTConfig
 
 import harness_hf
-from harness import Adapter, CheckFailed, Progress, UsageError, digest_of, write_steps, write_text
-from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
+from harness import TRAINING_LOGS, Adapter, CheckFailed, Progress, UsageError, digest_of, write_steps, write_text
+from harness.internals import folder_in_place, seal_folder
 from harness_hf import load_model
 from harness_lora import (
     ADAPTER_NOTE,

@@ -15,7 +15,7 @@ from harness_vllm import environment
 from harness_vllm.environment import Flags
 
 if TYPE_CHECKING:
-    from harness import ModelRef, Subject
+    from harness import Loader, ModelRef, Subject
     from harness_hf import LocalSource
 
 # An engine runs empty at the end of each piece, for its prefix cache is emptied there. Pieces of 32 times 64 rows fill
@@ -26,7 +26,7 @@ LACKS = ("token_kl", "4-bit")
 
 
 @hookimpl
-def harness_loaders() -> dict[str, Any]:
+def harness_loaders() -> dict[str, Loader]:
     return {"vllm": load}
 
 

@@ -18,8 +18,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import harness_hf
-from harness import CheckFailed, Generate, Generation, Logprob, ModelRef, Prompt, Said, UsageError, cache_dir, digest_of
-from harness.internals import Ended, exclusive, folder_in_place, locked
+from harness import (
+    CheckFailed,
+    Ended,
+    Generate,
+    Generation,
+    Logprob,
+    ModelRef,
+    Prompt,
+    Said,
+    UsageError,
+    cache_dir,
+    digest_of,
+)
+from harness.internals import exclusive, folder_in_place, locked
 from harness_hf import Answer, Described, Ending, Marks, Tokens, one_line
 from harness_lora import Merge, check_base, check_mergeable, make_plan, read_config, workers
 from harness_vllm import environment, scoring

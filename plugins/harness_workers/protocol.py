@@ -11,13 +11,14 @@ import os
 import struct
 import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from harness.answers.store import plain
 from harness.errors import CheckFailed, UsageError
+from harness.protocols import Worker as Worker
+from harness.protocols import Workers as Workers
 from harness.records import said
 from harness.records.models import Logprob, ModelRef, Sampling, Seal, ThoughtBudget
 
@@ -33,35 +34,6 @@ RAISED: dict[str, type[Exception]] = {  # what a worker's error may become here;
 
 class Lost(Exception):
     """A worker that answers no more, and why; any other error is the model's own."""
-
-
-class Worker(Protocol):
-    """One that answers messages, in their order.
-
-    `name` says which it is, for a person; `beats` that it gives a sign of life every BEAT seconds while it is at one.
-    """
-
-    name: str
-    beats: bool
-
-    def send(self, message: str, hear: Callable[[str], None]) -> Future[str]:
-        """Give a message; its future holds the reply, or raises Lost. Signs before it are heard, in any thread."""
-
-    def close(self, why: str = "") -> None:
-        """End it, whatever it is doing, and all that it started; who waits for a reply is told why."""
-
-
-class Workers(Protocol):
-    """What `--on` names. `elsewhere` says that they run in another environment, whose identity only they can tell."""
-
-    elsewhere: bool
-    said: str  # as `--on` says it
-
-    def start(self) -> list[Worker]:
-        """Start them; raises UsageError where they cannot be started."""
-
-    def again(self) -> Worker | None:
-        """Start one in the place of a lost one, or return None: it goes on with fewer."""
 
 
 def write(stream: IO[bytes], message: str) -> None:

@@ -20,7 +20,7 @@ from docs import generated
 from harness import hookspec
 from harness.cli.parser import parser
 from harness.errors import ExitCode
-from harness.plugins import KINDS, load_plugins
+from harness.plugins import HOOKS, load_plugins
 from harness_release.catalogue import OTHERS
 from harness_release.json_schema import TABLES, keys_of
 
@@ -126,7 +126,7 @@ def looked_up() -> Iterator[str]:
     """Yield everything that a person may look up by its name."""
     yield from (name for name in vars(hookspec) if name.startswith("harness_"))
     yield from (key for cls in TABLES.values() for key in keys_of(cls))
-    yield from (name for (kind, name) in load_plugins(None).provided if kind in KINDS and kind != "saboteur")
+    yield from (name for (kind, name) in load_plugins(None).provided if kind in HOOKS and kind != "saboteur")
     yield from (f"harness {name}" for name in generated._commands(parser(["help"])).choices)
     yield from (f"exit {int(code)}" if code == ExitCode.INCONCLUSIVE else code.name for code in ExitCode)
     yield from (f"[{table}]" for table in OTHERS)

@@ -64,7 +64,8 @@ def test_a_training_that_is_reused_has_its_curve(suite: Project) -> None:
 TELLS = """
 from pathlib import Path
 from harness import TrainingStep, hookimpl, write_steps
-from harness.internals import TRAINING_LOGS
+from harness import TRAINING_LOGS
+
 from harness.testing import write_fake
 
 def tells(ref, adapter, rows, out: Path, *, progress, seed, skill: float = 0.9):
