@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.answers.store import Responses as Responses
 from harness.artifacts.digests import digest_of as digest_of
@@ -226,5 +226,52 @@ __all__ = [
 
 __version__: str
 
-def gate(base: Any, candidate: Any = None, **said: Any) -> Gated: ...
-def run(suite: str | Path, *, overrides: Sequence[str] = (), **options: Any) -> Run: ...
+def gate(
+    base: Any,
+    candidate: Any = None,
+    *,
+    worse_by_at_most: float | str | None = None,
+    better_by: float | str | None = None,
+    min: float | None = None,
+    max: float | None = None,
+    cap: float | None = None,
+    range: Sequence[float] | None = None,
+    alpha: float = 0.05,
+    metric: str = "",
+    tool: str = "",
+    better: Literal["higher", "lower"] | None = None,
+    scale: Literal["proportion", "mean", "perplexity"] | None = None,
+    id: str | None = None,
+    score: str | None = None,
+    input: str | None = None,
+    target: str | None = None,
+    weight: str | None = None,
+    repeat: str | None = None,
+    repeats: int = 0,
+    cluster: str | Sequence[str] | None = None,
+    slice: str | Sequence[str] = (),
+    missing: Literal["refuse", "wrong"] = "refuse",
+    allow: str | Sequence[str] = (),
+    only_common: bool = False,
+) -> Gated: ...
+def run(
+    suite: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    candidate: str | Path | None = None,
+    candidates: Sequence[str | Path] = (),
+    out: str | Path = "reports",
+    keyword: str = "",
+    maxfail: int = 0,
+    last_failed: bool = False,
+    limit: int | None = None,
+    export: bool = True,
+    select: bool = False,
+    cache: bool = True,
+    plugins: Sequence[str] = (),
+    on: str = "",
+    patience: float = 600.0,
+    ignore: Sequence[str] = (),
+    junit_xml: str | Path | None = None,
+    listeners: Sequence[object] = (),
+) -> Run: ...

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+import re
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import Outcome, Run, UsageError, Verdict, did_you_mean
+from harness import Outcome, Run, UsageError, Verdict
 from harness_rows import commands, suites, writing
 from harness_rows.suites import JudgedRows
 
-NO_OPTIONS = ("rows", "command", "group", "out", "junit_xml", "write_suite", "github")  # which are of the command alone
+VALUES = {  # option of the command -> what its value looks like in an error
+    **dict.fromkeys(("worse-by-at-most", "better-by", "min", "max", "cap", "alpha", "repeats"), r"[\d.]+%?"),
+    **dict.fromkeys(("id", "score", "input", "target", "weight", "repeat", "cluster", "slice"), "COLUMN"),
+    "metric": r"[^\s;)]+(?<![.,:])",
+    "scale": "proportion|mean|perplexity",
+    "missing": "refuse|wrong",
+    "allow": r"[\w-]+",
+    **dict.fromkeys(("as", "higher", "lower", "only-common"), "(?!)"),
+}
+OPTION = re.compile(rf"--(?P<name>{'|'.join(VALUES)})(?![\w-])(?P<rest> \S+)?")
 COLUMNS = ("to_pylist", "to_list", "tolist")  # how a column of Arrow, polars or pandas, or of NumPy, becomes a list
 
 
@@ -21,12 +32,12 @@ COLUMNS = ("to_pylist", "to_list", "tolist")  # how a column of Arrow, polars or
 class Gated:
     """What came of a gate on rows: PASS, FAIL, INCONCLUSIVE or ERROR, which is no truth value."""
 
-    found: JudgedRows
+    _judged: JudgedRows
 
     @property
     def verdict(self) -> Verdict:
         """The verdict, with estimate, bounds and why."""
-        return self.found.verdicts[0]
+        return self._judged.verdicts[0]
 
     @property
     def outcome(self) -> Outcome:
@@ -36,48 +47,44 @@ class Gated:
     @cached_property
     def run(self) -> Run:
         """It as a run, which `report` writes."""
-        return writing.run_of(self.found)
+        return writing.run_of(self._judged)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row a pair: its name, and what each side scored, None where it has no score."""
-        (one,) = self.found.measured.values()
+        (one,) = self._judged.measured.values()
         name, sides = one.metric.name, one.results.items()
         scores = {side: {s.id: s.values[name] for s in result.scores} for side, result in sides}
         return [{"id": s.id, **{side: own.get(s.id) for side, own in scores.items()}} for s in one.samples]
 
     def report(self, path: str | Path = "reports") -> Path:
         """Write report, page and evidence into a new folder there, and return it. Raises UsageError where it cannot."""
-        writing.write_run(self.found, self.run, Path(path))
-        self.found.plugins.hook.harness_run_finish(run=self.run)
+        writing.write_run(self._judged, self.run, Path(path))
+        self._judged.plugins.hook.harness_run_finish(run=self.run)
         return Path(self.run.folder)
 
     def __bool__(self) -> bool:
         raise TypeError("a verdict is PASS, FAIL, INCONCLUSIVE or ERROR, and no truth; look at .outcome")
 
     def __str__(self) -> str:
-        return "\n".join(writing.lines(self.found, self.run))
+        return "\n".join(writing.lines(self._judged, self.run))
 
     def _repr_html_(self) -> str:
         return self.run._repr_html_()
 
 
-def gate(base: Any, candidate: Any = None, **said: Any) -> Gated:
-    """Gate rows of a base and a candidate, or of a candidate alone, and count it as an attempt.
-
-    Rows are a path, a list of dicts, a mapping from names to scores, or a frame of pandas, polars or Arrow. All else
-    is said in the words of `harness gate`: `worse_by_at_most=0.02`, `metric="TASK:NAME"`, `better="lower"`.
-
-    Raises UsageError where rows cannot be read or compared, or nothing is claimed.
-    """
+def gate(base: Any, candidate: Any = None, **options: Any) -> Gated:
+    """Gate rows of a base and a candidate, or of a candidate alone; `options` are the keywords of `harness.gate`."""
     given = {"base": base, "candidate": candidate} if candidate is not None else {"candidate": base}
+    with _errors_of_arguments():
+        return _gate(given, Namespace(**options, rows=[*given]))
+
+
+def _gate(given: Mapping[str, Any], args: Namespace) -> Gated:
+    """Gate rows by side, as the command would by `args`."""
+    args.slice, allowed = ([v] if isinstance(v, str) else [*v] for v in (args.slice, args.allow))
+    args.allow = ",".join(allowed)
+    args.cluster = args.cluster if args.cluster is None or isinstance(args.cluster, str) else [*args.cluster]
     held = {side: rows for side, rows in given.items() if not isinstance(rows, (str, Path))}
-    parser = ArgumentParser()  # so that what was said is as the command has it
-    commands.gate(parser)
-    known = {name: v for name, v in vars(parser.parse_args([*given])).items() if name not in NO_OPTIONS}
-    if odd := [name for name in said if name not in known]:
-        raise UsageError(f'gate: has no "{odd[0]}"{did_you_mean(odd[0], known)}')
-    listed = {name: v.split(",") if isinstance(v := said.get(name, ()), str) else [*v] for name in ("slice", "allow")}
-    args = Namespace(**known | said | {"rows": [*given], "slice": listed["slice"], "allow": ",".join(listed["allow"])})
     options = commands.options_of(args)
     if any(isinstance(rows, Mapping) for rows in held.values()):
         options = {"id": "id", "score": "score"} | options
@@ -86,6 +93,29 @@ def gate(base: Any, candidate: Any = None, **said: Any) -> Gated:
     suite = suites.suite_of(commands.claim_of(args), paths, options, args.alpha, **about)
     lines = {side: enumerate(_lines(rows, side), 1) for side, rows in held.items()}
     return Gated(suites.judged(suite, runs=suites.runs_of(suite, lines)))
+
+
+@contextmanager
+def _errors_of_arguments() -> Iterator[None]:
+    """Name arguments of `harness.gate` in errors, where the command names its options."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(*(OPTION.sub(_argument, message) for message in error.messages)) from None
+
+
+def _argument(option: re.Match[str]) -> str:
+    """Return an option of the command as the argument in Python, with its value where one follows."""
+    name, rest = option["name"], option["rest"] or ""
+    if name in ("higher", "lower"):
+        return f'better="{name}"{rest}'
+    if name == "only-common":
+        return f"only_common=True{rest}"
+    name, value = {"as": "tool"}.get(name, name.replace("-", "_")), re.match(rf" ({VALUES[name]})", rest)
+    if value is None:
+        return f"{name}{rest}"
+    written = value[1] if re.fullmatch(r"[\d.]+", value[1]) else f'"{value[1]}"'
+    return f"{name}={written}{rest[value.end() :]}"
 
 
 def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:

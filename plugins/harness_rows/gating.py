@@ -144,7 +144,7 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     elif is_binary:
         better, because = "higher", "every value is 0 or 1"
     else:
-        say = 'say --higher or --lower, which is better = "higher" in a suite and in Python'
+        say = 'say --higher or --lower; in a suite, better = "higher"'
         raise UsageError(f"{shown(name)}: which direction is better is not known; {say}")
     metric, ranges = (
         Metric(name, cast("Better", better), cast("Scale", scale)),

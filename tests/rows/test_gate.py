@@ -163,7 +163,7 @@ def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
         (
             {"score": 41.2},
             [],
-            'is not known; say --higher or --lower, which is better = "higher" in a suite and in Python',
+            'is not known; say --higher or --lower; in a suite, better = "higher"',
         ),
         ({"score": 41.2}, ["--scale", "proportion", "--higher"], "41.2 is no share; divide by 100"),
         ({"score": "1,5"}, [], '"1,5" is no number'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import pytest
 
 import harness
+import harness_rows
 from harness import Outcome, UsageError
+from harness_rows import gated
 from tests.helpers.others import asked
 
 Table = Callable[..., Path]
 BASE, WORSE = [1] * 300 + [0] * 100, [0] * 8 + [1] * 292 + [0] * 99 + [1]
+OF_OTHERS = {"--log_samples", "--no-log-samples", "--to", "--out"}  # of lm_eval, Inspect, and what the command writes
 pytest_plugins = ["pytester"]
 
 
@@ -69,8 +73,16 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said", "why"),
     [
-        (asked(BASE), {"worse_by_at_mst": 0.1}, 'did you mean "worse_by_at_most"'),
-        (asked(BASE), {}, "what is claimed"),
+        (asked(BASE), {}, r"one of\n  worse_by_at_most=0.02 .*\n  better_by=0 .*\n  min=0.8 "),
+        (asked(BASE), {"min": 0.1, "alpha": 2}, "^alpha is 2, want more than 0"),
+        (asked(BASE), {"worse_by_at_most": 0.1}, "want BASE and CANDIDATE, or CANDIDATE alone with min or max"),
+        ([{"id": "a", "score": 7.5}], {"min": 0.1}, 'say better="higher" or better="lower"; in a suite'),
+        ([{"id": "a", "points": 1}], {"min": 0.1}, 'name it, score="COLUMN"'),
+        (
+            [{"id": "a", "score": "x"}],
+            {"min": 0.1},
+            r"is no number; an empty score is a missing row, missing says what",
+        ),
         (3, {"min": 0.1}, "is of int; give a path"),
         ([1, 2], {"min": 0.1}, "is of list; give a path"),
         ({"a": "x"}, {"min": 0.1}, '"x" is no number'),
@@ -82,6 +94,27 @@ def test_what_cannot_be_gated_is_told(rows: Any, said: dict[str, Any], why: str)
     """A word that is none, no claim, and what holds no rows."""
     with pytest.raises(UsageError, match=why):
         harness.gate(rows, **said)
+
+
+def test_a_misspelt_argument_is_a_type_error() -> None:
+    """Python names the function and the argument; nothing is read."""
+    with pytest.raises(TypeError, match=r"^gate\(\) got an unexpected keyword argument 'worse_by_at_mst'"):
+        harness.gate(asked(BASE), asked(WORSE), worse_by_at_mst=0.1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^run\(\) got an unexpected keyword argument 'limt'"):
+        harness.run("suite.toml", limt=3)  # type: ignore[call-arg]
+
+
+def test_errors_of_the_command_name_arguments_in_python() -> None:
+    """Whatever option the rows' messages name is an argument of `harness.gate`, with its value; others are left."""
+    option = re.compile(r"--[a-z][a-z_-]*")
+    texts = [
+        p.read_text("utf-8") for p in (Path(harness_rows.__file__).parent).rglob("*.py") if p.name != "commands.py"
+    ]
+    named = {found for text in texts for found in option.findall(text)} - OF_OTHERS
+    for name in named:
+        assert "--" not in gated.OPTION.sub(gated._argument, f"rows: {name} X"), name
+    rewritten = gated.OPTION.sub(gated._argument, "say --scale mean, --repeats 3: or --allow shots, --only-common")
+    assert rewritten == 'say scale="mean", repeats=3: or allow="shots", only_common=True'
 
 
 @pytest.mark.slow
