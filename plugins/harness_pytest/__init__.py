@@ -1,12 +1,15 @@
-"""The fixture `gate` of pytest: a test passes where a claim about rows that another tool scored is proven."""
+"""The pytest fixture `harness_gate`: a test passes where a claim about rows that another tool scored is proven."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from harness import Gated
 
 OPTION = "--harness-inconclusive"
 
@@ -25,23 +28,23 @@ class Claims:
     said: dict[str, Any]
     inconclusive: str
 
-    def worse_by_at_most(self, margin: float | str) -> Any:
+    def worse_by_at_most(self, margin: float | str) -> Gated:
         """Claim that the candidate is worse by at most that, and return what came of it."""
         return self._prove(worse_by_at_most=margin)
 
-    def better_by(self, margin: float | str) -> Any:
+    def better_by(self, margin: float | str) -> Gated:
         """Claim that the candidate is better by more than that."""
         return self._prove(better_by=margin)
 
-    def at_least(self, limit: float) -> Any:
+    def at_least(self, limit: float) -> Gated:
         """Claim that the candidate alone is at least that."""
         return self._prove(min=limit)
 
-    def at_most(self, limit: float) -> Any:
+    def at_most(self, limit: float) -> Gated:
         """Claim that the candidate alone is at most that."""
         return self._prove(max=limit)
 
-    def _prove(self, **claim: Any) -> Any:
+    def _prove(self, **claim: Any) -> Gated:
         import harness
 
         __tracebackhide__ = True
@@ -57,6 +60,6 @@ class Claims:
 
 
 @pytest.fixture
-def gate(request: pytest.FixtureRequest) -> Callable[..., Claims]:
+def harness_gate(request: pytest.FixtureRequest) -> Callable[..., Claims]:
     """Return what takes rows of a base and a candidate, and options of `harness gate`, and claims something of them."""
     return lambda *rows, **said: Claims(rows, said, request.config.getoption(OPTION))

@@ -124,17 +124,17 @@ def test_the_fixture_of_pytest_fails_unless_it_is_proven(pytester: pytest.Pytest
         BASE = {str(i): int(i >= 100) for i in range(400)}
         ROWS = {str(i): int(i >= 100 + i % 2 * 8 * (i < 116)) for i in range(400)}
 
-        def test_proven(gate):
-            assert gate(BASE, ROWS).worse_by_at_most(0.06).outcome == "PASS"
+        def test_proven(harness_gate):
+            assert harness_gate(BASE, ROWS).worse_by_at_most(0.06).outcome == "PASS"
 
-        def test_open(gate):
-            gate(BASE, ROWS, alpha=0.05).worse_by_at_most(0.02)
+        def test_open(harness_gate):
+            harness_gate(BASE, ROWS, alpha=0.05).worse_by_at_most(0.02)
 
-        def test_refuted(gate):
-            gate(ROWS).at_least(0.9)
+        def test_refuted(harness_gate):
+            harness_gate(ROWS).at_least(0.9)
 
-        def test_no_rows(gate):
-            gate("nowhere.csv").at_least(0.9)
+        def test_no_rows(harness_gate):
+            harness_gate("nowhere.csv").at_least(0.9)
     """)
     done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     done.assert_outcomes(passed=1, failed=3)
