@@ -16,8 +16,7 @@ from harness.lazy import attach
 if TYPE_CHECKING:
     from typing import Literal
 
-    from harness.records.run import Run
-    from harness_rows.gated import Gated
+    from harness import Gated, Run
 
 # Threads that share a computation spin for each other before they sleep: 3 ms by themselves, at every layer, in which
 # whoever wants the core waits for them, as they do for him. It must be said before torch is there, and changes no bits.
