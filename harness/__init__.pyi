@@ -111,6 +111,7 @@ from harness.stats.result import Test as HypothesisTest
 from harness_rows.gated import Gated as Gated
 from harness_workers import Desk as WorkerServer
 from harness_workers.protocol import Lost as WorkerLostError
+from harness_workers.protocol import is_sign as is_heartbeat
 
 __all__ = [
     "CONVERSION_NOTES",
@@ -213,6 +214,7 @@ __all__ = [
     "fetch_wheel",
     "gate",
     "hookimpl",
+    "is_heartbeat",
     "loader",
     "metric",
     "quote",
