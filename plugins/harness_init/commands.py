@@ -27,6 +27,8 @@ def _init(args: argparse.Namespace) -> int:
     """Write a suite that runs and passes, for a task or on a table, and the suites' JSON Schema, which editors read."""
     import shlex
 
+    if args.plugin is not None:
+        return _init_plugin(args)
     from harness.files import write_text
     from harness.plugins import load_plugins
     from harness_init import table
@@ -60,21 +62,49 @@ def _init(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _init_plugin(args: argparse.Namespace) -> int:
+    """Write a package with a plugin, its test and its entry point, into a folder of its name."""
+    import shlex
+
+    from harness.files import write_text
+    from harness_init import table
+    from harness_init.plugin import package_files
+
+    others = [name for name in ("task", "data", *table.OPTIONS) if getattr(args, name) is not None]
+    if others:
+        raise UsageError(f"--plugin writes a package, and --{others[0]} is for a suite; give one of them")
+    folder, files = args.folder / args.plugin, package_files(args.plugin)
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder}: exists and is not empty; choose another name or folder")
+    for name, text in files.items():
+        write_text(folder / name, text)
+    print(*(folder / name for name in files), sep="\n")
+    args.document = {"written": [str(folder / name) for name in files]}
+    print(
+        f"next: cd {shlex.quote(str(folder))} && pip install --editable . --group dev && mypy && pytest",
+        file=sys.stderr,
+    )
+    return ExitCode.OK
+
+
 def suites_of(task: str) -> list[str]:
     """Return the suites of a task in the order in which they are run."""
     return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
 
 
 def init(one: argparse.ArgumentParser) -> None:
-    """write a suite on your table, or with example data, that runs"""
+    """write a suite that runs, on your table or with example data, or a plugin"""
     command(
         one,
         _init,
         "harness init mine && harness run mine/suite.toml",
         "harness init --task chat mine",
         "harness init mine --data mood.csv --input message --label mood",
+        "harness init --plugin my-plugin",
     )
     one.add_argument("--task", choices=TASKS, help="what the model is to do with example data, by default qa")
+    what = "write a package with a plugin, into a folder of this name"
+    one.add_argument("--plugin", metavar="NAME", help=what)
     one.add_argument("--data", metavar="FILE", help="your rows: .csv, .tsv, .json, .jsonl or .parquet, cut in three")
     one.add_argument("--input", metavar="COLUMN", help="of --data: what is asked; found where it is clear")
     one.add_argument("--label", metavar="COLUMN", help="of --data: the label or answer that is wanted; likewise")

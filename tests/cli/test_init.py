@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,3 +55,61 @@ def test_unknown_task_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFi
         main(["init", str(tmp_path), "--task", "clasify"])
     err = capsys.readouterr().err
     assert (ended.value.code, "classify" in err, list(tmp_path.iterdir())) == (4, True, [])
+
+
+def test_a_plugin_is_a_package_of_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has an entry point of its name; nothing is written into a folder that holds something."""
+    assert main(["init", str(tmp_path), "--plugin", "my-plugin"]) == 0
+    said, folder = capsys.readouterr(), tmp_path / "my-plugin"
+    written = sorted(path.relative_to(tmp_path).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert sorted(Path(line).relative_to(tmp_path).as_posix() for line in said.out.splitlines()) == written
+    project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["entry-points"]["harness"] == {"my-plugin": "my_plugin.plugin"}
+    assert "next: cd " in said.err and "mypy && pytest" in said.err
+    assert main(["init", str(tmp_path), "--plugin", "my-plugin"]) == 4
+    assert "exists and is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--plugin", "My Plugin"], "is not a package name"),
+        (["--plugin", "json"], "is the name of another module"),
+        (["--plugin", "harness-x"], "is the name of another module"),
+        (["--plugin", "hf"], "is the name of an installed plugin"),
+        (["--plugin", "mine", "--task", "qa"], "--task is for a suite"),
+        (["--plugin", "mine", "--label", "x"], "--label is for a suite"),
+    ],
+)
+def test_a_plugin_that_cannot_be_is_one_line(
+    words: list[str], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that no package can have, or options of a suite: exit 4, and nothing is written."""
+    assert main(["init", str(tmp_path), *words]) == 4
+    assert why in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_a_plugin_package_passes_strict_mypy_and_its_tests(tmp_path: Path) -> None:
+    """What is written is installed, is found by its entry point, and passes its own checks."""
+    pytest.importorskip("mypy")
+    assert main(["init", str(tmp_path), "--plugin", "my-plugin"]) == 0
+    folder, site = tmp_path / "my-plugin", tmp_path / "site"
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(site),
+        str(folder),
+    ]
+    for command in (install, [sys.executable, "-m", "mypy"], [sys.executable, "-m", "pytest", "-q"]):
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(site)}
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
