@@ -69,8 +69,9 @@ COMMANDS = {  # a page -> its title and the groups of `harness help` that it lis
 TESTING = ("Project", "CommandOutcome", "write_fake", "FakeSubject", "FakeSource", "FakeAdapter", "StubJudge")
 HELPERS = "Helpers"
 ROOMS = {  # headings of the Python API -> the modules whose names stand there
-    "Run and read": ("harness", "harness.suite", "harness.reports", "harness.records.run"),
+    "Run and read": ("harness", "harness.suite", "harness.reports", "harness.records.run", "harness_rows"),
     "Declare a plugin": ("harness.hookspec", "harness.capabilities", "harness.records.metrics", "harness.lazy"),
+    "Kinds of plugins": ("harness.protocols", "harness_workers"),
     "What is asked and answered": ("harness.records.models", "harness.records.samples", "harness.collection"),
     "What is decided and found": (
         "harness.claims",
@@ -364,9 +365,8 @@ def python_page(title: str, headings: Sequence[str]) -> str:
     lines = [
         f"# {title}",
         "",
-        "What `harness` gives to scripts and plugins; nothing inside it is meant to be imported.",
-        "Its names are stable: they change with a new minor version, after one that warns of it.",
-        "`harness.internals` has what the plugins of this distribution use beside them, and moves without a word.",
+        "The names that scripts and plugins import from `harness`; its modules are private.",
+        "A name is deprecated for a minor version before it is removed.",
     ]
     lines += ["[Helpers](python-helpers.md) have a page of their own."]
     for heading in headings:

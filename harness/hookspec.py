@@ -2,7 +2,7 @@
 
 A hook is `harness_` and a noun for what a plugin provides, a dict of name -> callable, or `harness_` and an event that
 it listens to. One table of a suite calls one callable, whose keyword-only parameters are the options of that table:
-names, types and defaults are read from the signature. `harness.protocols` has a Protocol for every kind of callable.
+names, types and defaults are read from the signature. `harness` has a Protocol for every kind of callable.
 
 No hook can open a gate: none filters items, none returns a verdict, and every record, row or option that a plugin gets
 is a copy.

@@ -19,7 +19,8 @@ from harness.stats.result import Test
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
 SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
-Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]  # candidate, baseline, their clusters
+Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]
+"""Rows of the candidate, of the baseline if there is one, and the cluster of each row."""
 
 
 class Best(NamedTuple):

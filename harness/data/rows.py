@@ -27,8 +27,10 @@ NAMES = {ours: [a for a, of in ALIASES.items() if of == ours] for ours in ("inpu
 PAIR = ("input", "target")
 NO_CHAT = "for a chat template, and is no chat; give messages, or drop them"
 ANSWERS = ("completion", "chosen", "rejected")  # columns of training rows that follow the prompt
-GROUP = "group"  # marks a training row with what it belongs to: rows of one group are held out together
-HELD_OUT = "held_out"  # marks a training row that is only validated with
+GROUP = "group"
+"""The key of a training row that names its group; rows of one group are held out together."""
+HELD_OUT = "held_out"
+"""The key of a training row that is for validation only."""
 LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
 
 

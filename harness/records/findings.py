@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 
 from harness.records.waivers import Waiver
 
-Severity = Literal["error", "warning", "note"]  # how bad a finding is: an error stops the run
+Severity = Literal["error", "warning", "note"]
+"""How bad a finding is: an error stops the run."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from harness.records.samples import Score
 from harness.records.scales import Scale, Scaled
 
 Better = Literal["higher", "lower"]
+"""Which direction of a metric is better."""
 NUMBER = (float, SupportsFloat)  # what is a float is told at once: a protocol's methods are looked up one by one
 
 

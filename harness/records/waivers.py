@@ -9,7 +9,7 @@ IGNORED = "its errors are ignored"  # the claim of a waiver that is for a check
 
 @dataclass(frozen=True)
 class Waiver:
-    """One line of `<suite>.waivers.jsonl`: who lets which claim of a gate be broken, why, and until when.
+    """One line of `SUITE.waivers.jsonl`: who lets which claim of a gate be broken, why, and until when.
 
     `until` is the last day it is in force and `added` the day it was written, both ISO 8601, UTC. `claim` is for
     people; `digest` is that of the whole claim, and "" in lines that were written before there was one. Where the claim

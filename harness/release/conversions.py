@@ -24,7 +24,8 @@ from harness.records.frozen import isolated
 from harness.records.models import ModelRef, Seal
 from harness.suite.tables import Export
 
-NOTE = f"{OURS}copy.json"  # in which an exporter leaves facts about a copy, for the report
+NOTE = f"{OURS}copy.json"
+"""The file in which an exporter writes facts for the report, as JSON: {"facts": {…}}. It is not shipped."""
 
 
 def folder_of(work: Path, declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> Path:
