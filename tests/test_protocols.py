@@ -1,0 +1,166 @@
+"""Plugins as subclasses of base classes: instances whose overridden methods are what the decorators declare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import BaseEvaluator, BaseExporter, BaseLoader, BaseTrainer, Sample, capabilities, protocols
+from harness.testing import ROWS, SUITE, TRAIN, Project
+
+EVALUATOR = '''
+from harness import BaseEvaluator, Metric, Score, UsageError, hookimpl
+
+
+class Words(BaseEvaluator):
+    """Look for a word in answers."""
+
+    metrics = (Metric("has", "higher", "proportion"),)
+
+    def __call__(self, subject, samples, *, word: str = "w1", limit: int = 16):
+        for s, a in zip(samples, subject.generate([s.input for s in samples], max_new_tokens=limit), strict=True):
+            yield Score(s.id, {"has": float(word in a)}, answer=a)
+
+    def check_rows(self, samples, options, folder):
+        if any("bad" in str(s.input) for s in samples):
+            raise UsageError("bad rows")
+
+    def remarks(self, scores):
+        return [f"{len(scores)} answers were read"]
+
+METHOD
+
+@hookimpl
+def harness_evaluators():
+    return {"words": Words()}
+'''
+LOADER = '''
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness import BaseLoader, BaseTrainer, BaseExporter, copy_files, hookimpl
+from harness.testing import FakeSource, FakeSubject, write_fake
+from harness.testing import open_source as open_fake
+
+
+class Load(BaseLoader):
+    """Load fakes."""
+
+    @contextmanager
+    def __call__(self, refs, *, dtype: str = "auto"):
+        folders = [r.adapter or Path(r.path) for r in refs]
+        skills = [json.loads((folder / "skill.json").read_text())["skill"] for folder in folders]
+        yield [FakeSubject(r.name, skill, r.digest) for r, skill in zip(refs, skills, strict=True)]
+
+    def open(self, path, *, dtype: str = "auto"):
+        return open_fake(path)
+
+
+class Train(BaseTrainer):
+    """Write a fake adapter."""
+
+    def __call__(self, ref, adapter, rows, out, *, progress, seed, skill: float = 0.9):
+        return write_fake(out, skill)
+
+    def check(self, *, skill: float = 0.9):
+        print(f"skill is {skill}")
+
+
+class Copy(BaseExporter):
+    """Copy a model."""
+
+    def __call__(self, ref, to):
+        copy_files(ref, to)
+        return to
+
+
+@hookimpl
+def harness_loaders():
+    return {"mine": Load()}
+
+
+@hookimpl
+def harness_trainers():
+    return {"mine": Train()}
+
+
+@hookimpl
+def harness_exporters():
+    return {"mine": Copy()}
+'''
+EVAL = '[[eval]]\nname = "words"\nuse = "words"\ndata = "test.jsonl"\n'
+
+
+def written(project: Project, plugin: str, suite: str = SUITE) -> Project:
+    return project.write({"harnessfile.py": plugin, "suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN})
+
+
+def test_an_evaluator_may_be_a_class(project: Project) -> None:
+    """Options come from `__call__`, overridden methods are called, and others are not there."""
+    done = written(project, EVALUATOR.replace("METHOD", ""), SUITE + EVAL).run()
+    assert done.code == 0, done.out + done.err
+    assert "60 answers were read" in done.out
+    listed = project.harness("plugins", "words").out
+    assert "Look for a word in answers." in listed
+    assert 'word: a string, default "w1"' in listed and "limit: an integer, default 16" in listed
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("METHOD", "    def row_for(self, options, folder):\n        return []"), '"row_for" is no capability'),
+        (("def __call__(self, subject, samples, *,", "def __call__(self, subject, *,"), "harnessfile.py:10: Words"),
+        (("metrics = (Metric", "uncached = 1\n    metrics = (Metric"), "uncached is 1, want true or false"),
+    ],
+)
+def test_a_wrong_class_is_one_line_at_collection(project: Project, change: tuple[str, str], said: str) -> None:
+    """A misspelt method, a wrong call or a wrong value exits 4 with its name and place."""
+    done = written(project, EVALUATOR.replace(*change).replace("METHOD", ""), SUITE + EVAL).run("--collect-only")
+    assert (done.code, said in done.err) == (4, True), done.err
+
+
+def test_an_option_of_a_class_has_its_type(project: Project) -> None:
+    """A value of another type than the annotation's is a mistake at its line; so are rows that it refuses."""
+    plugin = EVALUATOR.replace("METHOD", "")
+    done = written(project, plugin, SUITE + EVAL + "limit = true\n").run("--collect-only")
+    assert (done.code, '"limit" is true, want an integer' in done.err) == (4, True)
+    bad = [{**ROWS[0], "input": "bad w0"}, *ROWS[1:]]
+    done = project.write({"suite.toml": SUITE + EVAL, "test.jsonl": bad}).run("--collect-only")
+    assert (done.code, "bad rows" in done.err) == (4, True)
+
+
+def test_a_run_of_classes_ships(project: Project) -> None:
+    """Loader, trainer and exporter may be classes; a loader without `identity` has nothing cached."""
+    suite = SUITE.replace('[model]\nuse = "fake"', '[model]\nuse = "mine"').replace(
+        '[train]\nuse = "fake"', '[train]\nuse = "mine"'
+    )
+    suite = suite.replace('use = "safetensors"', 'use = "mine"')
+    done = written(project, LOADER, suite).run()
+    assert done.code == 0, done.out + done.err
+    assert "skill is 0.9" in done.out and (project.folder / "exports/fake/model").is_dir()
+    assert "cached" not in project.run().out.partition("merged")[0]
+
+
+def test_what_is_not_overridden_is_not_declared() -> None:
+    """A subclass that overrides nothing declares what a plain function does; each base has the kind's attributes."""
+
+    class Plain(BaseEvaluator):
+        def __call__(self, subject: Any, samples: Sequence[Sample]) -> Iterator[Any]:
+            yield from ()
+
+        def needs(self, options: protocols.Options) -> Sequence[str]:
+            return ("numpy",)
+
+    found = capabilities.EvaluatorCapabilities.of(Plain())
+    assert found.needs is not None and [*found.needs({})] == ["numpy"]
+    assert (found.rows_for, found.check, found.counts, found.marks) == (None, None, None, "")
+    kinds = {"evaluator": BaseEvaluator, "loader": BaseLoader, "trainer": BaseTrainer, "exporter": BaseExporter}
+    for kind, base in kinds.items():
+        own = {name for name in vars(base) if not name.startswith("_")} - {"metrics"}
+        assert own == {*capabilities.KINDS[kind].__dataclass_fields__}, kind
+    with pytest.raises(NotImplementedError):
+        BaseLoader().open(str(Path()))
