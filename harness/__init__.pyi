@@ -68,6 +68,7 @@ from harness.records.metrics import Better as Better
 from harness.records.metrics import Metric as Metric
 from harness.records.metrics import metric as metric
 from harness.records.models import Adapter as Adapter
+from harness.records.models import Distributions as Distributions
 from harness.records.models import Generate as Generate
 from harness.records.models import Generation as Generation
 from harness.records.models import Logprob as Logprob
@@ -137,6 +138,7 @@ __all__ = [
     "CheckedTask",
     "ClaimType",
     "ClaimUnits",
+    "Distributions",
     "Ended",
     "EvalTable",
     "Evaluator",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DECISIONS = ROOT / "docs/decisions"
-TEXTS = {path.name: path.read_text("utf-8") for path in sorted(DECISIONS.glob("*.md")) if path.name != "index.md"}
+TEXTS = {path.name: path.read_text("utf-8") for path in sorted(DECISIONS.glob("*.md")) if path.name[0].isdigit()}
 LINE = re.compile(r"^- \[(\d{4})\]\((\S+)\): (.+?)(?: \(superseded (?:in part )?by (\d{4})\))?$", re.M)
 SUPERSEDED = re.compile(r"# .+\n\nSuperseded by \[(\d{4})\]\((\S+)\)")
 

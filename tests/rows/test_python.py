@@ -17,7 +17,7 @@ from tests.helpers.others import asked
 
 Table = Callable[..., Path]
 BASE, WORSE = [1] * 300 + [0] * 100, [0] * 8 + [1] * 292 + [0] * 99 + [1]
-OF_OTHERS = {"--log_samples", "--no-log-samples", "--to", "--out"}  # of lm_eval, Inspect, and what the command writes
+OF_OTHERS = {"--log_samples", "--no-log-samples", "--to", "--out"}  # of lm_eval and Inspect, or of the command alone
 pytest_plugins = ["pytester"]
 
 
