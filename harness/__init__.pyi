@@ -69,6 +69,7 @@ from harness.records.metrics import Metric as Metric
 from harness.records.metrics import metric as metric
 from harness.records.models import Adapter as Adapter
 from harness.records.models import Distributions as Distributions
+from harness.records.models import ExtendedSubject as ExtendedSubject
 from harness.records.models import Generate as Generate
 from harness.records.models import Generation as Generation
 from harness.records.models import Logprob as Logprob
@@ -146,6 +147,7 @@ __all__ = [
     "ExitCode",
     "Exported",
     "Exporter",
+    "ExtendedSubject",
     "Finding",
     "Gate",
     "Gated",

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import BaseEvaluator, BaseExporter, BaseLoader, BaseTrainer, Sample, capabilities, protocols
+from harness import (
+    BaseEvaluator,
+    BaseExporter,
+    BaseLoader,
+    BaseTrainer,
+    ExtendedSubject,
+    Sample,
+    capabilities,
+    protocols,
+)  # fmt: skip
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
 EVALUATOR = '''
@@ -164,3 +174,16 @@ def test_what_is_not_overridden_is_not_declared() -> None:
         assert own == {*capabilities.KINDS[kind].__dataclass_fields__}, kind
     with pytest.raises(NotImplementedError):
         BaseLoader().open(str(Path()))
+
+
+def test_optional_members_of_a_subject_are_spelled_out() -> None:
+    """What the harness looks up in a subject is a member of ExtendedSubject, or the harness's own bookkeeping."""
+    looked = re.compile(r"getattr\((?:self\.)?_?(?:subject|loaded), ?\"(\w+)\"")
+    root = Path(__file__).parent.parent
+    texts = [path.read_text("utf-8") for top in ("harness", "plugins") for path in (root / top).rglob("*.py")]
+    named = {name for text in texts for name in looked.findall(text)}
+    members = {
+        name for kind in ExtendedSubject.__mro__ for name in (*vars(kind), *vars(kind).get("__annotations__", {}))
+    }
+    assert {"notes", "facts", "nbytes", "token_kl", "render"} <= named
+    assert named - members <= {"sent", "model"}  # of the cache, and of the loader "hf" alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, cast
+from typing import Any, Protocol, TypedDict, Unpack, cast
 
 from harness import blame
 from harness.records.samples import Prompt
@@ -130,13 +130,7 @@ class Subject(Protocol):
     Scores with `truncate` are lm_eval's in all: it gives the white space that ends a text prompt to the continuation,
     cuts a token that straddles both where the prompt's tokens end, and puts a second BOS before a whole text that its
     tokenizer gave one.
-    It may have more, and works without: `stream_generate` and `stream_logprobs` take the same arguments and yield
-    (number, answer) as answers come, in any order, so that a killed run keeps them; `count_tokens(pairs)`, `context`
-    in tokens; `render(messages)`, the chat template with the answer's turn opened; `prefix`, the text of the token
-    before a text without a prompt; `notes`, a list of what a person should know about how answers came to be, which the
-    report takes over; `facts`, what it came to know of itself, which join those of its source; `forget()`, which drops
-    what it keeps of earlier requests to be faster, so that an answer depends on those that are asked with it alone;
-    and `preferred_batch_rows`, the rows that an evaluator should be given at once (64).
+    `ExtendedSubject` has the members that a subject may have beside these.
     """
 
     @property
@@ -166,6 +160,40 @@ class Distributions(Protocol):
 
     def token_kl(self, texts: Sequence[str], against: Any) -> list[tuple[float, int]]:
         """Return for each text the sum over its tokens of KL(against ‖ self), in nats, and the number of tokens."""
+
+
+class ExtendedSubject(Subject, Distributions, Protocol):
+    """A Subject with every optional member; a loader's may lack any of them, so ask by `getattr` with a default.
+
+    `context` is in tokens, `nbytes` the size of the weights in bytes. `prefix` is the text of the token before a text
+    without a prompt, `notes` what a reader should know about how answers came to be, `facts` what the subject came to
+    know of itself, for the report. `preferred_batch_rows` is how many rows an evaluator should pass at once (64).
+    """
+
+    context: int | None
+    nbytes: int
+    parameters: int
+    prefix: str
+    notes: list[str]
+    facts: Mapping[str, Any]
+    preferred_batch_rows: int | None
+
+    def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
+        """Return the number of tokens of each prompt and continuation together."""
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Return chat messages as the template writes them, with the answer's turn opened."""
+
+    def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
+        """Yield number and answer as answers come, in any order, so that an interrupted run keeps them."""
+
+    def stream_logprobs(
+        self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False
+    ) -> Iterator[tuple[int, Logprob]]:
+        """Yield number and score as scores come, in any order."""
+
+    def forget(self) -> None:
+        """Drop what earlier requests left behind to be faster, so that an answer depends on its own request alone."""
 
 
 class Source(Protocol):
