@@ -187,3 +187,11 @@ def test_optional_members_of_a_subject_are_spelled_out() -> None:
     }
     assert {"notes", "facts", "nbytes", "token_kl", "render"} <= named
     assert named - members <= {"sent", "model"}  # of the cache, and of the loader "hf" alone
+
+
+def test_a_misspelt_member_of_a_subject_is_named_at_once(project: Project) -> None:
+    """The error names the model and the line of the plugin, and what was meant; no frame of a wrapper shows."""
+    plugin = EVALUATOR.replace("METHOD", "").replace("subject.generate(", "subject.genrate(")
+    done = written(project, plugin, SUITE + EVAL).run()
+    assert 'AttributeError: the model "base" has no "genrate"; did you mean "generate"?' in done.out + done.err
+    assert re.search(r"harnessfile\.py:\d+: AttributeError", done.out + done.err)

@@ -12,9 +12,10 @@ from typing import Any, Unpack
 
 from harness import blame, schema
 from harness.collection.collected import COMPARATIVE, Task
+from harness.errors import did_you_mean
 from harness.records.frozen import isolated, plain
 from harness.records.metrics import NUMBER
-from harness.records.models import Generation, Progress, Subject, ThoughtBudget, chunks
+from harness.records.models import ExtendedSubject, Generation, Progress, Subject, ThoughtBudget, chunks
 from harness.records.said import CUT, Said
 from harness.records.samples import Prompt, Result, Sample, Score, rows_digest
 from harness.stats.eprocess import looks
@@ -171,7 +172,11 @@ class EndingsKeeper:
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("_", "stream_")):
             raise AttributeError(name)
-        return getattr(self._subject, name)
+        try:
+            return getattr(self._subject, name)
+        except AttributeError:
+            close = did_you_mean(name, [n for n in dir(ExtendedSubject) if not n.startswith("_")])
+            raise AttributeError(f'the model "{self._subject.name}" has no "{name}"{close}') from None
 
 
 def ended(score: Score, said: Said | None, task: Task) -> Score:

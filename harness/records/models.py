@@ -170,13 +170,20 @@ class ExtendedSubject(Subject, Distributions, Protocol):
     know of itself, for the report. `preferred_batch_rows` is how many rows an evaluator should pass at once (64).
     """
 
-    context: int | None
-    nbytes: int
-    parameters: int
-    prefix: str
-    notes: list[str]
-    facts: Mapping[str, Any]
-    preferred_batch_rows: int | None
+    @property
+    def context(self) -> int | None: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def prefix(self) -> str: ...
+    @property
+    def notes(self) -> list[str]: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+    @property
+    def preferred_batch_rows(self) -> int | None: ...
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Return the number of tokens of each prompt and continuation together."""
