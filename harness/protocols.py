@@ -8,15 +8,17 @@ the callable are the options of its table in a suite; the Protocols leave them o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from harness.records.findings import Built, Finding
 from harness.records.metrics import Metric
 from harness.records.models import Adapter, ModelRef, Progress, Source, Subject
 from harness.records.samples import Caveat, Labels, Prompt, Sample, Score
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Options = dict[str, Any]
 """The options of a plugin's table, as the suite has them: only those that it names."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness import Evaluator, UsageError, hookimpl
+from harness import UsageError, hookimpl
 from harness.internals import schema
 from harness_rows.records import RowsOptions
+
+if TYPE_CHECKING:
+    from harness import Evaluator
 
 
 @schema.takes(RowsOptions)
