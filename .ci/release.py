@@ -15,7 +15,7 @@ DIST = Path("dist")
 
 def main() -> int:
     """Refuse what is not ready, one line each and exit 1; else build, check, and print the commands that are left."""
-    version = re.findall(r'^__version__ = "(.+)"$', Path("harness/__init__.py").read_text("utf-8"), re.MULTILINE)[0]
+    version = re.findall(r'^__version__ = "(.+)"$', Path("harness/version.py").read_text("utf-8"), re.MULTILINE)[0]
     if wrong := list(refusals(version)):
         print(*(f"error: {line}" for line in wrong), sep="\n", file=sys.stderr)
         return 1
@@ -36,7 +36,7 @@ def refusals(version: str) -> Iterator[str]:
     if dirty := output("git", "status", "--porcelain").splitlines():
         yield f"{dirty[0][2:].strip()} is not as it was committed, one of {len(dirty)}; commit or remove what there is"
     if output("git", "tag", "--list", f"v{version}"):
-        yield f"v{version} is tagged already; raise __version__ in harness/__init__.py"
+        yield f"v{version} is tagged already; raise __version__ in harness/version.py"
     if not re.search(rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$", changelog(), re.MULTILINE):
         yield f"CHANGELOG.md has no section {version}; towncrier build --version {version} writes it"
     if left := sorted(p.name for p in Path("changelog.d").glob("*") if p.name != "README.md"):

@@ -13,12 +13,12 @@ import numpy as np
 
 from harness.claims.decide import decide
 from harness.claims.gate import Gate
+from harness.planning.chance import GateOnRows
+from harness.planning.past import PastRows
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome
-from harness_plan.chance import GateOnRows
-from harness_plan.past import PastRows
 
 ALPHA = 0.05
 KNOWN = 100_000  # rows of the earlier run

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness_workers.pieces import PREFERRED_BATCH_ROWS
+from harness.workers.pieces import PREFERRED_BATCH_ROWS
 
 SLOTS = 256  # rows that a replica answers at a time before it becomes slower (a GPU that serves)
 STEP = 0.02  # seconds for a token of every row in work, as long as there are so many at most
@@ -87,9 +87,9 @@ def measure(model: str, rows: int, words: int = 0) -> Iterator[str]:
     import harness_hf
     from bench import texts
     from harness.records.models import ModelRef
-    from harness_workers.loading import load_here
-    from harness_workers.local import Local
-    from harness_workers.pool import Opening, Pool
+    from harness.workers.loading import load_here
+    from harness.workers.local import Local
+    from harness.workers.pool import Opening, Pool
 
     options = {"dtype": "bfloat16", "device": "cpu", "threads": 1}
     ref = ModelRef("base", str(harness_hf.open_source(model).path), options=options)

@@ -65,7 +65,7 @@ def through(setting: Setting, prompts: int, shots: int, max_new_tokens: int, doc
     """Answer and score the same through the plugin, in a worker of vLLM's environment."""
     from harness.plugins import load_plugins
     from harness.records.models import ModelRef
-    from harness_workers import load_now
+    from harness.workers.loading import load_now
 
     options = {"python": str(PYTHON), "dtype": setting.dtype, "max_model_len": CONTEXT}
     pairs, _ = choice._workload(documents, shots, choice.texts.BEGINNING)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import hookspec, testing
+from harness.cli.catalogue import as_data
 from harness.cli.parser import parser
 from harness.evaluation.checks import BUILD, STAGES, title_of
 from harness.plugins import Plugins, load_plugins
+from harness.release.file_schemas import file_schemas
 from harness.schema import show
-from harness_release.catalogue import as_data
-from harness_release.file_schemas import file_schemas
-from harness_release.json_schema import TABLES, Schema, json_schema, keys_of
+from harness.suite.json_schema import TABLES, Schema, json_schema, keys_of
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -69,9 +69,9 @@ COMMANDS = {  # a page -> its title and the groups of `harness help` that it lis
 TESTING = ("Project", "CommandOutcome", "write_fake", "FakeSubject", "FakeSource", "FakeAdapter", "StubJudge")
 HELPERS = "Helpers"
 ROOMS = {  # headings of the Python API -> the modules whose names stand there
-    "Run and read": ("harness", "harness.suite", "harness.reports", "harness.records.run", "harness_rows"),
+    "Run and read": ("harness", "harness.suite", "harness.reports", "harness.records.run", "harness.rows"),
     "Declare a plugin": ("harness.hookspec", "harness.capabilities", "harness.records.metrics", "harness.lazy"),
-    "Kinds of plugins": ("harness.protocols", "harness_workers"),
+    "Kinds of plugins": ("harness.protocols", "harness.workers"),
     "What is asked and answered": ("harness.records.models", "harness.records.samples", "harness.collection"),
     "What is decided and found": (
         "harness.claims",

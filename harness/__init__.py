@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.lazy import attach
+from harness.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 # whoever wants the core waits for them, as they do for him. It must be said before torch is there, and changes no bits.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "3000"
-__version__ = "0.1.0"
 __getattr__, _names = attach(__name__, __file__)
 __all__ = [*_names, "gate", "run"]
 
@@ -128,6 +128,6 @@ def gate(
     Raises UsageError where rows cannot be read, paired or compared fairly, or the claim is missing or wrong.
     """
     given = dict(locals())
-    from harness.parts import part
+    from harness.rows import gated
 
-    return part("gate")(**given)  # type: ignore[no-any-return]
+    return gated.gate(**given)

@@ -109,11 +109,11 @@ from harness.release.conversions import copy_files as copy_files
 from harness.reports.report_json import read_run as read_run
 from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import write_steps as write_steps
+from harness.rows.gated import Gated as Gated
 from harness.stats.result import Test as HypothesisTest
-from harness_rows.gated import Gated as Gated
-from harness_workers import Desk as WorkerServer
-from harness_workers.protocol import Lost as WorkerLostError
-from harness_workers.protocol import is_sign as is_heartbeat
+from harness.workers.child import Desk as WorkerServer
+from harness.workers.protocol import Lost as WorkerLostError
+from harness.workers.protocol import is_sign as is_heartbeat
 
 __all__ = [
     "CONVERSION_NOTES",

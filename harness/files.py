@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from harness.errors import NO_ROOM, UsageError, disk_full
 
+HARNESSFILE = "harnessfile.py"  # beside a suite: plugins of its own
 CHUNK = 1 << 22  # bytes copied at a time
 USED = "used.lock"  # in the cache folder; held by every process that uses it
 _used: dict[Path, int] = {}

@@ -10,6 +10,11 @@ from harness.answers.store import request_key as request_key
 from harness.answers.thought import answers as final_answers
 from harness.artifacts import formats as formats
 from harness.artifacts.attestation import LOCK as LOCK
+from harness.artifacts.attestation import MANIFEST as MANIFEST
+from harness.artifacts.attestation import MODEL as MODEL
+from harness.artifacts.attestation import SERVED as SERVED
+from harness.artifacts.attestation import decimal as decimal
+from harness.artifacts.attestation import payload as payload
 from harness.artifacts.digests import template_digest as template_digest
 from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
 from harness.artifacts.gguf import Gguf as Gguf
@@ -24,15 +29,14 @@ from harness.artifacts.strict import read_json as read_json
 from harness.claims import agreement as agreement
 from harness.claims import labels as labels
 from harness.claims.decide import decide as decide
-from harness.collection.collect import check_gates as check_gates
+from harness.cli.options import command as command
+from harness.cli.options import with_plugins as with_plugins
 from harness.collection.collected import Collection as Collection
-from harness.collection.collected import Item as Item
 from harness.collection.collected import Task as Task
 from harness.collection.context import Context as Context
 from harness.data import chat as chat
 from harness.data import encoding as encoding
 from harness.data.fewshot import choose as choose_shots
-from harness.data.identity import key_of as key_of
 from harness.data.identity import keyed as keyed
 from harness.data.pypi import sha256_of as sha256_of
 from harness.data.rows import read_rows as read_rows
@@ -47,37 +51,36 @@ from harness.files import locked as locked
 from harness.files import open_file as open_file
 from harness.files import writing as writing
 from harness.lazy import attach as attach
-from harness.parts import part as part
-from harness.pipeline.adjudication import Adjudicator as Adjudicator
-from harness.pipeline.ledger import Ledger as Ledger
 from harness.pipeline.ledger import Look as Look
-from harness.pipeline.ledger import Standing as Standing
-from harness.pipeline.ledger import attempts_said as attempts_said
-from harness.plugins import Plugins as Plugins
-from harness.plugins import load_plugins as load_plugins
+from harness.pipeline.replay import Again as Again
+from harness.pipeline.replay import again as again
 from harness.records import words as words
 from harness.records.findings import marked as marked_text
 from harness.records.findings import text_of as text_of
 from harness.records.said import endings as endings
 from harness.records.scales import OnScale as OnScale
+from harness.release import LAYERS as LAYERS
 from harness.release import demands as demands
-from harness.release.locked import Locked as Locked
-from harness.release.policy import Policy as Policy
 from harness.release.previous import history as promotions
-from harness.release.source import find_source_error as find_source_error
+from harness.release.recompute import score_in as score_in
+from harness.release.served import read_served as read_served
+from harness.release.signing import enveloped as enveloped
+from harness.release.signing import signer_of as signer_of
+from harness.release.verified import Verified as Verified
+from harness.release.verify import verify as verify
 from harness.reports import sentence as sentence
 from harness.reports.events import FILE as EVENTS
 from harness.reports.events import Underway as Underway
 from harness.reports.events import read_events as read_events
+from harness.reports.markdown import run_markdown as run_markdown
 from harness.reports.report_json import dumps as dumps
-from harness.reports.report_json import made as made_of
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import told_apart as told_apart
-from harness.reports.run_folder import RunFolder as RunFolder
 from harness.reports.run_folder import asked_of as asked_of
 from harness.reports.run_folder import newest as newest
 from harness.reports.run_folder import read_rows as read_answers
 from harness.reports.run_folder import read_steps as read_steps
+from harness.rows.to_every_eval_ever import write as write_every_eval_ever
 from harness.stats.multiple import holm as holm
 from harness.stats.significance import is_significant as is_significant
 from harness.stats.tests import cluster_t as cluster_t
@@ -86,114 +89,139 @@ from harness.stats.tests import wilson as wilson
 from harness.suite.reader import read_suite as read_suite
 from harness.suite.tables import Eval as Eval
 from harness.suite.tables import Model as Model
-from harness.suite.tables import ScoredRows as ScoredRows
 from harness.suite.tables import Suite as Suite
-from harness.suite.tables import SuiteTable as SuiteTable
-from harness.suite.waivers import read_waivers as read_waivers
 from harness.texts import numbers as numbers
 from harness.texts.counts import counted as counted
+from harness.texts.printing import say as say
 from harness.texts.secrets import is_secret as is_secret
 from harness.texts.secrets import struck as struck
 from harness.texts.shown import markdown as markdown
 from harness.texts.shown import shorten as shorten
 from harness.texts.shown import shown as shown
 from harness.texts.shown import whole as whole_text
+from harness.workers.cards import card as card
+from harness.workers.cards import enough as enough
+from harness.workers.cards import gpus as gpus
+from harness.workers.cards import here as here
+from harness.workers.cards import nodes as nodes
+from harness.workers.child import Desk as Desk
+from harness.workers.pieces import common as common
+from harness.workers.protocol import Lost as Lost
+from harness.workers.protocol import is_sign as is_sign
+from harness.workers.protocol import read_error as read_error
+from harness.workers.protocol import read_ref as read_ref
+from harness.workers.protocol import told_error as told_error
+from harness.workers.protocol import told_ref as told_ref
 
 __all__ = [
     "EVENTS",
+    "LAYERS",
     "LOCK",
+    "MANIFEST",
+    "MODEL",
     "ROPE_FACTORS",
-    "Adjudicator",
+    "SERVED",
+    "Again",
     "CachedSubject",
     "Collection",
     "Context",
+    "Desk",
     "Eval",
     "Gguf",
-    "Item",
-    "Ledger",
-    "Locked",
     "Look",
+    "Lost",
     "Model",
     "Models",
     "OnScale",
-    "Plugins",
-    "Policy",
-    "RunFolder",
-    "ScoredRows",
-    "Standing",
     "Suite",
-    "SuiteTable",
     "Task",
     "Underway",
+    "Verified",
+    "again",
     "agreement",
     "append_line",
     "asked_of",
     "attach",
-    "attempts_said",
+    "card",
     "chat",
-    "check_gates",
     "choose_shots",
     "cluster_t",
+    "command",
+    "common",
     "copy_range",
     "counted",
     "decide",
+    "decimal",
     "demands",
     "disk_full",
     "dumps",
     "endings",
+    "enough",
+    "enveloped",
     "exclusive",
     "final_answers",
-    "find_source_error",
     "folder_in_place",
     "formats",
     "gguf_of",
+    "gpus",
+    "here",
     "holm",
     "is_sealed",
     "is_secret",
+    "is_sign",
     "is_significant",
     "isolated",
-    "key_of",
     "keyed",
     "keys",
     "labels",
     "lines_of",
-    "load_plugins",
     "locked",
-    "made_of",
     "markdown",
     "marked_text",
     "meant_otherwise",
     "newest",
+    "nodes",
     "numbered",
     "numbers",
     "open_file",
     "out_of_memory",
-    "part",
+    "payload",
     "promotions",
     "read_answers",
+    "read_error",
     "read_events",
     "read_gguf",
     "read_json",
+    "read_ref",
     "read_rows",
     "read_safetensors",
+    "read_served",
     "read_suite",
-    "read_waivers",
     "request_key",
+    "run_markdown",
+    "say",
     "schema",
+    "score_in",
     "seal_folder",
     "sentence",
     "sha256_of",
     "shorten",
     "shown",
+    "signer_of",
     "struck",
     "template_digest",
     "text_of",
     "to_json",
     "told_apart",
+    "told_error",
+    "told_ref",
+    "verify",
     "weight_files",
     "whole_text",
     "wilson",
     "wire",
+    "with_plugins",
     "words",
+    "write_every_eval_ever",
     "writing",
 ]

@@ -17,7 +17,7 @@ import pluggy
 from harness import blame, capabilities, hookspec, schema
 from harness.answers import keys
 from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
-from harness.parts import DISTRIBUTION, HARNESSFILE
+from harness.files import HARNESSFILE
 
 CALLS = {  # what the callables of a kind are given beside their options: by position, by name
     "loader": (("refs",), ()),
@@ -71,7 +71,7 @@ class Plugins:
             return found
         # Entry points that are of a group beside ours, for a name that nothing provides.
         points = [(dist.name, p) for dist in importlib.metadata.distributions() for p in dist.entry_points]
-        ours = {p.group for name, p in points if name == DISTRIBUTION} | {"harness.notebook"}
+        ours = {p.group for name, p in points if name == keys.DISTRIBUTION} | {"harness.notebook"}
         near = [p for _, p in points if keys.GROUP in p.group and p.group not in ours]
         lost = [f'the entry point "{p.name}" is in the group "{p.group}", want "{keys.GROUP}"' for p in near]
         why = "".join(f"; {line}" for line in [*self.idle, *lost])
@@ -137,7 +137,7 @@ class Plugins:
 def _own_packages() -> dict[str, str]:
     """Return the package of each plugin by its name, of those that were installed with the harness itself."""
     try:
-        points = importlib.metadata.distribution(DISTRIBUTION).entry_points
+        points = importlib.metadata.distribution(keys.DISTRIBUTION).entry_points
     except importlib.metadata.PackageNotFoundError:
         return {}
     return {p.name: p.module.partition(".")[0] for p in points if p.group == keys.GROUP}

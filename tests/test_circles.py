@@ -50,9 +50,15 @@ def named(text: str, known: Set[str]) -> Iterator[str]:
             yield from (place for place in places if place in known)
 
 
+# a Run opens its folder and draws itself, in methods
+OWN_METHODS = {("harness.records.run", "harness.reports.notebook")}
+
+
 def graph_of(texts: Mapping[str, str], *, by_name: bool = False) -> Graph:
     """Return which modules each module imports, itself left out; `by_name` also what it imports by a text."""
     graph = {name: set(imported(text, texts.keys())) - {name} for name, text in texts.items()}
+    for module, other in OWN_METHODS:
+        graph.get(module, set()).discard(other)
     more = {name: set(named(text, texts.keys())) - {name} for name, text in texts.items()} if by_name else {}
     return {name: found | more.get(name, set()) for name, found in graph.items()}
 

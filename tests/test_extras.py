@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from harness.testing import ROWS, SUITE, TRAIN, write_fake
-from harness_judge.testing import StubJudge
+from harness.testing.judge import StubJudge
 
 pytestmark = pytest.mark.packaging
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from tests.helpers.git import git
 
 ROOT = Path(__file__).parent.parent
 FILES = {
-    "harness/__init__.py": '__version__ = "1.2.3"\n',
+    "harness/version.py": '__version__ = "1.2.3"\n',
     "CHANGELOG.md": "# Changes\n\n## 1.2.3 (2026-11-26)\n",
     "changelog.d/README.md": "how\n",
     "README.md": "# a package\n",
@@ -100,7 +100,7 @@ def test_release_wants_what_is_committed(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
         "error: README.md is not as it was committed, one of 2; commit or remove what there is",
-        "error: v1.2.3 is tagged already; raise __version__ in harness/__init__.py",
+        "error: v1.2.3 is tagged already; raise __version__ in harness/version.py",
     ]
 
 

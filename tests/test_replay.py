@@ -15,10 +15,10 @@ import pytest
 
 from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.artifacts.digests import digest_of, weights_digest
+from harness.pipeline.replay import _difference
 from harness.records.samples import Sample, Score
 from harness.release.export import as_kept, scores_of
 from harness.testing import ROWS, SUITE, CommandOutcome, Project, write_fake
-from harness_release.replay import _difference
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import REAL, TEXTS, ran
 

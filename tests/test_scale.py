@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import scale
-from harness_workers import cards
+from harness.workers import cards
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/use-many-machines.md"
 

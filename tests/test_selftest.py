@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.records.models import Sampling
+from harness.selftest import Constant, Shuffled
 from harness.testing import SUITE, FakeSubject, Project
-from harness_selftest.selftest import Constant, Shuffled
-from harness_workers.local import Local
+from harness.workers.local import Local
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
 NAMES += ["train rows in the test"]
@@ -137,7 +137,7 @@ def test_disguises_spoil_answers() -> None:
 def test_the_smoke_suite_catches_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
     """On a real model too, the untrained adapter among them."""
     pytest.importorskip("transformers")
-    from harness_selftest.selftest import selftest as run
+    from harness.selftest import selftest as run
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     found = run(Path(__file__).parent.parent / "suites/smoke.toml")

@@ -27,11 +27,10 @@ from typing import Any
 
 from harness.artifacts.digests import digest_of, file_digest, weights_digest
 from harness.errors import UsageError
-from harness.parts import GROUP as PARTS
-from harness.parts import part
 from harness.records.models import ModelRef
 
 GROUP = "harness"  # of entry points
+DISTRIBUTION = "finetune-harness"
 CORE = "harness"
 WEIGHTS = (".safetensors", ".gguf")
 NO_CODE = ("__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv")
@@ -125,7 +124,7 @@ class _Code:
         self.content: dict[str, Any] = {}
         self.versions: dict[str, str | None] = {}
         self.seen = {CORE}
-        for one in [*([sys.modules[CORE], part("load")] if core else []), *objects]:  # which cuts what is asked
+        for one in [*([sys.modules[CORE]] if core else []), *objects]:
             module = _module_of(one)  # or the name of one that there is none of
             top = module if isinstance(module, str) else _top(module).__name__
             file = None if isinstance(module, str) else getattr(_top(module), "__file__", None)
@@ -229,7 +228,7 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
 @functools.cache
 def _points() -> dict[str, str | None]:
     """Return the top-level modules of the harness and of its installed plugins, with the distribution of each."""
-    points = [p for group in (GROUP, PARTS) for p in importlib.metadata.entry_points(group=group)]
+    points = list(importlib.metadata.entry_points(group=GROUP))
     told = {id(dist): f"{dist.name} {dist.version}" for dist in {id(p.dist): p.dist for p in points if p.dist}.values()}
     return {CORE: None, **{p.module.partition(".")[0]: told.get(id(p.dist)) for p in points}}
 

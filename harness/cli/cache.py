@@ -8,9 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from harness.cli.options import command
-from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 from harness.texts.numbers import size
+from harness.texts.printing import say
 from harness.texts.shown import shown
 
 if TYPE_CHECKING:

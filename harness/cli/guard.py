@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from harness.errors import MEMORY_ADVICE, ExitCode
-from harness.parts import HARNESSFILE
+from harness.files import HARNESSFILE
 
 # What C libraries print before they call exit(1) or abort(): told in our line instead.
 LAST_WORDS = (b"OpenBLAS", b"libgomp", b"OMP:", b"terminate called", b"  what():", b"memory allocation of")

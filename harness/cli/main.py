@@ -15,7 +15,7 @@ from harness.cli import streams
 from harness.cli.guard import as_interrupts, guarded
 from harness.cli.parser import arguments as parsed
 from harness.errors import ExitCode, UsageError, of_the_machine
-from harness.parts import part
+from harness.texts.printing import say
 from harness.texts.shown import shown
 
 FORMAT = 1  # of the documents of --json; raised when what reads an older one would misread it
@@ -36,10 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
 
 
+def _job(args: argparse.Namespace) -> AbstractContextManager[Any]:
+    from harness.cli.github import Job
+
+    return Job(args)
+
+
 def _ended(args: argparse.Namespace) -> int:
     """Run a command; with --json, and in a job of GitHub's, what it prints goes where it can do no harm."""
     asked = getattr(args, "github", False) or os.environ.get("GITHUB_ACTIONS") == "true"
-    job: AbstractContextManager[Any] = part("job")(args) if asked else nullcontext()  # obeys nothing that models say
+    job: AbstractContextManager[Any] = _job(args) if asked else nullcontext()  # obeys nothing that models say
     errors: list[str] = []
     with streams.reserved(documented(args)) as write, job as args.job:
         try:
@@ -74,5 +80,5 @@ def documented(args: argparse.Namespace) -> bool:
 
 def _refused(messages: Sequence[str]) -> int:
     for message in messages:
-        streams.say(f"error: {message}", sys.stderr)
+        say(f"error: {message}", sys.stderr)
     return ExitCode.USAGE

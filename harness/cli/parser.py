@@ -10,10 +10,10 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness import __version__
-from harness.cli import cache, run, verify
+from harness.cli import cache, doctor, gate, init, plan, release, run, selftest, verify
 from harness.cli.options import Parser, with_json
 from harness.errors import EVERYDAY, RAISES, ExitCode, UsageError, did_you_mean
+from harness.version import __version__
 
 EXIT_CODES = (
     "exit codes: 0 every blocking gate passed or is waived, 1 a gate failed, 2 interrupted, "
@@ -22,12 +22,12 @@ EXIT_CODES = (
 )
 BROUGHT = "harness.commands"  # entry points of commands that installed plugins bring
 Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
-GROUPS: dict[str, tuple[Build | str, ...]] = {  # a name is where one of a plugin stands; others are at the end
-    "start": ("init", "doctor"),
-    "run": (run.run, run.check, "plan", "selftest"),
-    "look": (run.show, "explain"),
-    "ship": ("waive", verify.verify, "keygen", "sign", "promote"),
-    "extend": ("plugins", "schema", cache.cache),
+GROUPS: dict[str, tuple[Build, ...]] = {  # a plugin's command stands at the end of the group that it sets
+    "start": (init.init, doctor.doctor),
+    "run": (run.run, run.check, plan.plan, selftest.selftest, gate.gate),
+    "look": (run.show, release.explain),
+    "ship": (release.waive, verify.verify, release.keygen, release.sign, release.promote),
+    "extend": (release.plugins, release.schema, cache.cache),
 }
 EXAMPLES = """examples:
   harness init mine && harness run mine/suite.toml
@@ -80,14 +80,13 @@ def parser(words: Sequence[str]) -> _Whole:
     made.add_argument("--version", action="version", version=f"harness {__version__}")
     made.add_argument("--print-completion", choices=SHELLS, action=_Completion, help=argparse.SUPPRESS)
     for group, builders in GROUPS.items():
-        made.groups[group] += [one if isinstance(one, str) else one.__name__ for one in builders]
-        for build in (one for one in builders if not isinstance(one, str)):
+        made.groups[group] += [build.__name__ for build in builders]
+        for build in builders:
             made.add(build.__name__, build)
     if words and words[0] in made.commands.choices:
         return made
     from importlib.metadata import entry_points  # it brings email and socket, which `harness verify` does without
 
-    placed = {name for names in made.groups.values() for name in names}
     for point in sorted(entry_points(group=BROUGHT), key=lambda p: p.name):
         where = f'command "{point.name}" of {point.value}'
         if point.name in made.commands.choices:
@@ -96,8 +95,7 @@ def parser(words: Sequence[str]) -> _Whole:
             brought = made.add(point.name, point.load())
         except RAISES as error:
             raise UsageError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
-        if point.name not in placed:
-            made.groups.get(brought.get_default("group"), made.groups["extend"]).append(point.name)
+        made.groups.get(brought.get_default("group"), made.groups["extend"]).append(point.name)
     return made
 
 

@@ -20,10 +20,9 @@ from harness.cli.options import (
     with_verbosity,
     with_workers,
 )
-from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
 from harness.files import write_text
-from harness.parts import part
+from harness.texts.printing import say
 
 if TYPE_CHECKING:
     from harness.claims.gate import Gate
@@ -101,7 +100,9 @@ def _run(args: argparse.Namespace) -> int:
         if len(args.suite) > 1 or args.collect_only or args.select or args.keyword or args.limit:
             raise UsageError(f"{rows[0].path}: [rows]: is run whole and by itself; leave out the other words")
         try:
-            return int(part("rows")(rows[0], args))
+            from harness.rows.writing import run_rows
+
+            return run_rows(rows[0], args)
         except ModuleNotFoundError as error:
             raise UsageError(f"{rows[0].path}: {needs.said([error.name or 'of a plugin'])}") from None
     if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
@@ -117,12 +118,13 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
     from harness.pipeline.run import run_suite
     from harness.reports.events import Events
     from harness.reports.report_json import to_json
+    from harness.workers.loading import Shelf
 
     codes, told = [], []
     others = [args.job] if args.job else []  # of what watches all runs: a job of GitHub's, a file of events
     several = len(args.suite) > 1
     with ExitStack() as closed:
-        shelf = closed.enter_context(closing(part("shelf")(SHELF if several else 0)))
+        shelf = closed.enter_context(closing(Shelf(SHELF if several else 0)))
         others += [closed.enter_context(closing(Events(args.events)))] if args.events else []
         for path in args.suite:
             try:

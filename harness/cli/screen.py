@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape as unmarked
 
-from harness.cli.streams import on_screen
 from harness.records import words
 from harness.records.verdicts import Outcome, Verdict
+from harness.texts.printing import on_screen
 from harness.texts.shown import bounded, shown
 from harness.texts.wrapping import wrapped
 

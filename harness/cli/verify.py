@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.options import PLUGIN_HELP, command, with_plugins
-from harness.cli.streams import say
 from harness.errors import ExitCode, UsageError
-from harness.parts import part
+from harness.texts.printing import say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.release.policy import Policy
+    from harness.release.verified import Verified
 
 STRICT = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
 
@@ -26,7 +28,9 @@ def _verify(args: argparse.Namespace) -> int:
     from harness.release.verify import verify
 
     if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
-        return int(part("rows_bundle")(args.export, args, _policy(args)[0]))
+        from harness.rows.bundle import verify_bundle
+
+        return verify_bundle(args.export, args, _policy(args)[0])
     if args.replay is not None and args.suite is None:
         raise UsageError("--replay asks the rows of a suite; name it, --suite SUITE")
     if args.told_as and args.json:
@@ -35,7 +39,7 @@ def _verify(args: argparse.Namespace) -> int:
         raise UsageError("--sign-with signs what --as prints; give --as too, or harness sign to sign the export")
     policy, demands = _policy(args)
     named = args.policy.name if args.policy else ""
-    write = part("attest")(args.told_as, policy, named, args.sign_with) if args.told_as else None
+    write = _writer(args, policy, named) if args.told_as else None
     last = None
     with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
         last = current(args.export)
@@ -44,7 +48,9 @@ def _verify(args: argparse.Namespace) -> int:
         args.export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy, served=args.served
     )
     if found.ok and args.replay is not None:
-        again = part("replay")(found, args.suite, args.replay, args.seed, args.plugins)
+        from harness.pipeline.replay import replay
+
+        again = replay(found, args.suite, args.replay, args.seed, args.plugins)
         found.notes += again.notes
         found.ok = not again.differs
         if again.differs:
@@ -53,7 +59,9 @@ def _verify(args: argparse.Namespace) -> int:
             found.steps["replay"] = again.says
     if found.ok and args.summary:
         try:
-            found.steps["summary"] = part("summary")(args.summary, found, policy)
+            from harness.release.vsa import held
+
+            found.steps["summary"] = held(args.summary, found, policy)
         except ExportRefused as error:
             found.ok, found.refused = False, f"summary: {error}"
     document = write(found) if write else ""
@@ -84,6 +92,12 @@ def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     if args.key is None:
         raise UsageError("--policy strict trusts the key that you name: --key FILE, the .pub file of harness keygen")
     return policy.read_policy(args.key, strict=True), policy.STRICT.splitlines()
+
+
+def _writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[Verified], str]:
+    from harness.release.attest import writer
+
+    return writer(args.told_as, policy, name, args.sign_with)
 
 
 def verify(one: argparse.ArgumentParser) -> None:

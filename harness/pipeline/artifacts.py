@@ -18,9 +18,9 @@ from harness.artifacts import kept
 from harness.errors import ExitCode
 from harness.evaluation.evaluate import evaluate
 from harness.files import cache_dir, folder_in_place, read_facts, write_text
-from harness.parts import part
 from harness.pipeline.checking import look, tell_findings
 from harness.pipeline.execution import Execution
+from harness.pipeline.measurements import known
 from harness.pipeline.preflight import recipe_digest, wanted
 from harness.pipeline.record import Stop
 from harness.pipeline.session import Session
@@ -168,7 +168,7 @@ def _making(run: Execution, out: Path) -> Iterator[bool]:
 def _expected(run: Execution) -> str:
     """Return how long the training takes where somebody had `harness plan` measure it."""
     own = "full" if run.collection.whole else run.suite.adapter and run.suite.adapter.use
-    seconds = [one.whole for one in part("measured")(run.session, own or "").values() if one.whole]
+    seconds = [one.whole for one in known(run.session, own or "").values() if one.whole]
     return "".join(f"; about {duration(s)}, as harness plan measured" for s in seconds)
 
 

@@ -16,7 +16,6 @@ from harness.collection.collected import Collection, trials
 from harness.errors import ExitCode, UsageError
 from harness.evaluation import checks as check
 from harness.files import cache_dir
-from harness.parts import part
 from harness.pipeline import preflight
 from harness.pipeline.execution import Execution
 from harness.pipeline.record import Record, Stop
@@ -28,6 +27,7 @@ from harness.reports.report_json import made
 from harness.schema import show
 from harness.texts.counts import counted
 from harness.texts.shown import whole
+from harness.workers.loading import load_now
 
 LONGEST = 20_000  # characters of a training row that a report shows
 
@@ -130,7 +130,7 @@ def _data(session: Session) -> dict[str, Any]:
     model, plugins = session.suite.model, session.collection.plugins
     load: Callable[..., Any] = partial(plugins.find("loader", model.use).function, **model.options)
     if "python" in model.options:  # of another environment, in a worker there
-        load = partial(part("load_now"), plugins, session.suite.path, model.use, options=model.options)
+        load = partial(load_now, plugins, session.suite.path, model.use, options=model.options)
     return check.data_objects(session.collection, session.base, load)
 
 

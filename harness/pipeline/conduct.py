@@ -14,7 +14,6 @@ from harness.collection.collected import Collection
 from harness.collection.places import no_file
 from harness.errors import CheckFailed, ExitCode, UsageError, disk_full, of_the_machine
 from harness.files import write_text
-from harness.parts import part
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.conclusions import conclude, exit_code
 from harness.pipeline.execution import Execution
@@ -25,6 +24,7 @@ from harness.pipeline.session import Options, Session, checks_of, open_collectio
 from harness.records.frozen import isolated
 from harness.records.run import ItemResult, Run
 from harness.release.export import Decided, export
+from harness.reports.junit import junit
 from harness.reports.run_folder import RunFolder
 from harness.schema import show
 
@@ -132,7 +132,7 @@ def _finish(run: Execution) -> Run:
     try:
         session.folder.finish(found)
         if session.options.junit_xml:
-            write_text(session.options.junit_xml, part("junit")(found))
+            write_text(session.options.junit_xml, junit(found))
     except OSError as error:
         there = ", ".join(one.to for one in found.exports if one.written)
         said = f"; the export is in its place, with its verdicts: {there}" if there else ""

@@ -21,7 +21,6 @@ from harness.data import fewshot
 from harness.errors import UsageError
 from harness.evaluation.checks import Checks, data_objects
 from harness.files import cache_dir
-from harness.parts import part
 from harness.pipeline import preflight
 from harness.plugins import load_plugins
 from harness.records.frozen import isolated
@@ -31,6 +30,8 @@ from harness.suite.reader import read_override, read_suite
 from harness.suite.tables import Model, Suite
 from harness.suite.waivers import ignoring, read_waivers
 from harness.texts import secrets
+from harness.workers.loading import Loaders, load
+from harness.workers.local import workers
 
 CLEANED = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
 TRAINED = ("training data", "validation data")
@@ -130,7 +131,9 @@ class Session:
 
     def load(self, refs: Sequence[ModelRef], model: Model | None = None) -> Loading:
         """Yield models and a subject for each; none is loaded before something is asked that is not remembered."""
-        return part("load")(self, refs, model)  # type: ignore[no-any-return]
+        model, options = model or self.suite.model, self.options
+        about = Loaders(self.collection.plugins, self.suite.path, options.on, options.patience, options.shelf)
+        return load(about, refs, model, self.responses, self.progress)
 
 
 def prepare(path: Path, options: Options) -> Collection:
@@ -145,7 +148,7 @@ def prepare(path: Path, options: Options) -> Collection:
     plugins = load_plugins(path, options.plugins)
     for listener in options.listeners:
         plugins.manager.register(listener)
-    part("workers")(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
+    workers(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
     collection = collect(suite, plugins, limit=options.limit, selecting=options.select, ahead=options.ahead)
     check_places(suite, options.out, options.junit_xml)
     if not plugins.find("loader", suite.model.use).about.remote:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.errors import ExitCode
-from harness.parts import part
 from harness.records.findings import Finding
 from harness.records.scales import Scaled
 from harness.records.verdicts import Outcome, Verdict
@@ -243,11 +242,17 @@ class Run:
 
         Raises UsageError where the folder holds none.
         """
-        return part("notebook").rows(self, evaluation)  # type: ignore[no-any-return]
+        from harness.reports import notebook
+
+        return notebook.rows(self, evaluation)
 
     def frame(self, evaluation: str) -> Any:
         """Return `rows` as a pandas DataFrame. Raises UsageError where pandas is not installed."""
-        return part("notebook").frame(self, evaluation)
+        from harness.reports import notebook
+
+        return notebook.frame(self, evaluation)
 
     def _repr_html_(self) -> str:
-        return part("notebook").html(self)  # type: ignore[no-any-return]
+        from harness.reports import notebook
+
+        return notebook.html(self)

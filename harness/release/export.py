@@ -33,12 +33,12 @@ from harness.claims.gate import ships
 from harness.collection.collected import Collection, Task
 from harness.errors import CheckFailed, UsageError
 from harness.files import folder_in_place, write_text
-from harness.parts import part
 from harness.records.frozen import isolated
 from harness.records.models import ModelRef
 from harness.records.run import Exported, Run
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
+from harness.release import model_card
 from harness.release.conversions import copy_files
 from harness.release.previous import keep_first
 from harness.reports.report_json import dumps, placed, plain, to_json
@@ -194,7 +194,7 @@ def _write_evidence(
     write_text(evidence / ITEMS, (json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
     write_text(evidence / REPORT, to_json(public))
     strange = attestation.of_others(json.loads(judged.lock))
-    write_text(work / CARD, part("card")(collection.suite, declared, ref, run, strange))
+    write_text(work / CARD, model_card.write(collection.suite, declared, ref, run, strange))
     beside = hash_files(work, [name for name, _ in walk(work) if not name.startswith(f"{MODEL}/")])
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,6 @@ from harness.answers import keys
 from harness.artifacts.digests import digest_of, file_digest
 from harness.claims import contamination
 from harness.collection.collected import Collection
-from harness.parts import DISTRIBUTION
-from harness.parts import GROUP as PARTS
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.records.run import Run
@@ -148,9 +147,11 @@ def _label(module: str) -> str | None:
 
     Whoever runs the harness can write it, so nothing but people may read it.
     """
-    named = (p for group in (keys.GROUP, PARTS) for p in importlib.metadata.entry_points(group=group))
+    named = importlib.metadata.entry_points(group=keys.GROUP)
     dist = next((p.dist for p in named if p.dist and p.module.partition(".")[0] == module), None)
-    dist = importlib.metadata.distribution(DISTRIBUTION) if module == keys.CORE else dist
+    if module == keys.CORE:
+        with suppress(importlib.metadata.PackageNotFoundError):  # of a fork by another name
+            dist = importlib.metadata.distribution(keys.DISTRIBUTION)
     file = getattr(sys.modules.get(module), "__file__", None)
     if dist is None or file is None:
         return None

@@ -22,7 +22,6 @@ from harness.artifacts.digests import Hashed, digest_of, hash_files, root_digest
 from harness.artifacts.stamps import stamps_of
 from harness.artifacts.strict import MALFORMED, read_json
 from harness.errors import UsageError
-from harness.parts import part
 from harness.release import demands
 from harness.release.locked import Locked, read_lock
 from harness.release.outcome import verdicts_error
@@ -399,7 +398,9 @@ class _Verification:
     def compare_suite(self) -> str:
         """Return what is as in the deployer's copy of the suite. Raises ExportRefused where anything differs."""
         assert self.suite
-        found = part("compare_suite")(self.suite, self.folder, self.evidence.lock)
+        from harness.release.compared import compare_suite
+
+        found = compare_suite(self.suite, self.folder, self.evidence.lock)
         self.verified.notes += [f"suite: {note}" for note in found.notes]
         if found.differences:
             first, *rest = found.differences

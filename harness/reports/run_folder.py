@@ -21,10 +21,10 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.files import open_file, write_text
-from harness.parts import part
 from harness.records.metrics import Metric
 from harness.records.run import Run, TrainingStep, is_plain_name
 from harness.records.samples import Result, Sample
+from harness.reports.junit import junit
 from harness.reports.report_json import dumps, made, placed, read_run, to_json
 from harness.texts.secrets import hide
 
@@ -94,7 +94,7 @@ class RunFolder:
                 "artifact": {"subject": subject, "digest": run.digests.get(subject, "")},
             }
             write_text(self.path / subject / f"results_{self.stamp}.json", dumps(placed(told, run)))
-        write_text(self.path / "junit.xml", part("junit")(run))
+        write_text(self.path / "junit.xml", junit(run))
         write_text(self.path / "report.json", to_json(run))
 
 

@@ -141,11 +141,11 @@ def not_finite(merged: ModelRef) -> Iterator[Finding]:
     A NaN in one row of the embeddings shows only where a prompt has that token, and no evaluation may have it. Every
     tensor of a merged model, and of a candidate that was made elsewhere, is read once.
     """
+    if not weight_files(Path(merged.path)):
+        return  # another loader's model, in files of its own
     import torch
     from safetensors import safe_open
 
-    if not weight_files(Path(merged.path)):
-        return  # another loader's model, in files of its own
     odd = []
     for name, header in read_headers(Path(merged.path)).items():
         with safe_open(header.file, "pt") as opened:

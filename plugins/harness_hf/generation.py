@@ -23,12 +23,11 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from harness import CheckFailed, Generate, Said, UsageError
-from harness.internals import out_of_memory
+from harness.internals import common, out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.answers import Answer, Choose, Ending, Marks, chosen, draw, likeliest
 from harness_hf.attention import beside, can_cascade
 from harness_hf.tokens import Tokens
-from harness_workers import common
 
 ROWS = 64  # answered at a time, at most
 KEPT = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at most

@@ -17,10 +17,9 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 
 from harness import CheckFailed, UsageError
-from harness.internals import meant_otherwise, read_safetensors
+from harness.internals import card, here, meant_otherwise, read_safetensors
 from harness_hf.classes import config_for, find_class, load_config
 from harness_hf.linear import use_onednn
-from harness_workers import card, here
 
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|(attn|attention)\.bias$|position_ids$")  # that old files hold
 BLOCK = 64  # numbers that share a scale in NF4

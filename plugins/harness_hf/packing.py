@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from harness_workers import common
+from harness.internals import common
 
 WORTH_CACHING = 16  # tokens: a shorter shared prefix costs less to run again than a forward pass of its own
 

@@ -20,13 +20,12 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from harness import UsageError
-from harness.internals import out_of_memory
+from harness.internals import common, out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.attention import can_tile, tiled
 from harness_hf.linear import pieces
 from harness_hf.packing import PackedRow, Planner
 from harness_hf.tokens import Pair
-from harness_workers import common
 
 BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; measured on the CPU, guessed elsewhere
 STEPS = 4  # in which a first prefix is run, of a budget

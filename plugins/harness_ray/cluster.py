@@ -17,9 +17,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from harness import UsageError
-from harness.internals import is_secret, shorten
-from harness_workers import Desk, Lost, Worker, is_sign
+from harness import UsageError, Worker
+from harness.internals import Desk, Lost, is_secret, is_sign, shorten
 
 INSTALL = "pip install 'finetune-harness[ray]'"
 STORE = 100 << 20  # bytes of shared memory: messages are small

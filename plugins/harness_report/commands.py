@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from harness import ExitCode, UsageError, write_text
-from harness.internals import part, writing
+from harness.internals import writing
 
 
 def report(parser: ArgumentParser) -> None:
@@ -54,11 +54,13 @@ def _report(args: Namespace) -> int:
     from harness_report.reading import before, read_folder
 
     if args.form:
-        sys.stdout.write("".join(f"{path}\n" for path in part("every_eval_ever")(args.run, args.o)))
+        from harness.internals import write_every_eval_ever
+
+        sys.stdout.write("".join(f"{path}\n" for path in write_every_eval_ever(args.run, args.o)))
         return ExitCode.OK
     kept = read_folder(args.run)
     if args.markdown and args.against is None:
-        from harness_ci import run_markdown
+        from harness.internals import run_markdown
 
         sys.stdout.write(run_markdown(kept.run, kept.folder))
         return ExitCode.OK

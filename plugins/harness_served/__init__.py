@@ -1,6 +1,6 @@
 """`harness parity`: is what answers behind a URL the model that was exported?"""
 
-from harness.release import LAYERS as LAYERS
+from harness.internals import LAYERS as LAYERS
 
 IDENTITY = LAYERS[0]
 WANTED = ("ids", "stops", "logprobs")  # what must be the same, unless others are named

@@ -11,14 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.options import command, with_plugins
-from harness.cli.streams import say
-from harness.errors import UsageError, did_you_mean
-from harness.texts.shown import shown
+from harness import UsageError, did_you_mean
+from harness.internals import command, say, shown, with_plugins
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
 
 if TYPE_CHECKING:
-    from harness.release.verified import Verified
+    from harness.internals import Verified
 
 ARITHMETICS = ("float32", "f16", "bf16", "q8")
 COST = "asks some 80 requests and at most {} tokens of {}{} (the layers {})"
@@ -68,7 +66,7 @@ def wanted_layers(text: str) -> tuple[str, ...]:
 
 
 def _parity(args: Namespace) -> int:
-    from harness.release.verify import verify
+    from harness.internals import verify
 
     if args.still:
         from harness_served.dialects import find
@@ -99,8 +97,7 @@ def _parity(args: Namespace) -> int:
 
 def measured(args: Namespace, names: Sequence[str], export: Verified | None = None) -> int:
     """Compare a runtime with the model in a folder, which a statement is about once it is verified."""
-    from harness.artifacts.attestation import MODEL
-    from harness_release import again
+    from harness.internals import MODEL, again
     from harness_served.dialects import find
     from harness_served.layers import compare
     from harness_served.parity import Parity, exit_of
@@ -159,8 +156,7 @@ def _base(export: Verified, named: str) -> str:
     What the export says of it is another's word, and is only printed: nothing is fetched or loaded for it.
     Raises UsageError unless it is the very base that the adapter was gated on, and whole.
     """
-    from harness.artifacts.attestation import LOCK, MANIFEST, MODEL
-    from harness.artifacts.strict import read_json
+    from harness.internals import LOCK, MANIFEST, MODEL, read_json
 
     manifest, lock = (read_json(export.raw[name]) for name in (MANIFEST, LOCK))
     if not (about := manifest.get("adapter")):

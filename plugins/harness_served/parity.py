@@ -18,7 +18,7 @@ from harness_served.conversations import PROSE, made
 from harness_served.runtime import GREEDY, Runtime, RuntimeAnswer
 
 if TYPE_CHECKING:
-    from harness_release import Again
+    from harness.internals import Again
     from harness_served.reference import Reference, TokenScores
 
 Verdict = Literal["same", "differs", "not proven", "cannot be seen"]

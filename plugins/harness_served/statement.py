@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from harness import digest_of
-from harness.artifacts.attestation import SERVED, decimal, payload
-from harness.files import write_text
-from harness.release.served import read_served
-from harness.texts.shown import shown
-from harness_release import enveloped, signer_of
+from harness import digest_of, write_text
+from harness.internals import SERVED, decimal, enveloped, payload, read_served, shown, signer_of
 from harness_served.conversations import user
 from harness_served.parity import DIFFERS, Parity
 from harness_served.runtime import GREEDY, Runtime

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import hookimpl
-from harness.internals import attach, schema
+from harness.internals import attach, nodes, schema
 from harness_sft.config import build_config, look
 from harness_sft.job import Method as Method
 from harness_sft.job import TrainingJob as TrainingJob
@@ -25,7 +25,6 @@ from harness_sft.rows import encode_dataset as encode_dataset
 from harness_sft.rows import name_rows as name_rows
 from harness_sft.rows import select_columns
 from harness_sft.rows import take_columns as take_columns
-from harness_workers import nodes
 
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject, Trainer

@@ -27,7 +27,7 @@ BYTES = 16  # a parameter that is trained in full: itself, its gradient and two 
 
 
 def measure(job: TrainingJob) -> dict[str, Any]:
-    """Train a few steps, of an adapter or of all weights, and return the fields of `harness_plan.benchmark.Measured`.
+    """Train a few steps, of an adapter or of all weights, and return the fields of a `Measured`.
 
     The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
     and what a full training keeps of each do not fit into memory.

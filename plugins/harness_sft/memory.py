@@ -11,10 +11,10 @@ from peft import get_peft_model
 from torch import nn
 
 from harness import UsageError
+from harness.internals import gpus
 from harness_hf import quiet, resolve_device, skeleton
 from harness_lora import restrict_targets
 from harness_sft.job import TrainingJob, place
-from harness_workers import gpus
 
 BLOCK, NESTED = 64, 256  # numbers that share a scale in 4 bits, and scales that share one with double quantisation
 MOMENTS = {"adafactor": 0, "sgd": 0}  # bytes a trained number, by the beginning of the optimizer's name; Adam's are 8

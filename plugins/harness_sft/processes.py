@@ -21,10 +21,9 @@ from statistics import median
 from typing import IO, Any
 
 from harness import Adapter, Finding, Progress, UsageError, write_text
-from harness.internals import disk_full, shorten
+from harness.internals import disk_full, enough, gpus, read_error, shorten, told_ref
 from harness_sft.job import TrainingJob, run_again
 from harness_sft.ranks import raise_finding
-from harness_workers import enough, gpus, read_error, told_ref
 
 JOB, EVENTS, STOP, STORE, SAID = "job.json", "events.jsonl", "stop", "store", "said.txt"
 ALONE = {  # options that mean another training in several processes, and why

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import Finding, Progress
+from harness.internals import read_ref, told_error
 from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, ToldAdapter
-from harness_workers import read_ref, told_error
 
 PATIENCE = timedelta(days=1)  # what a process waits for the others: how long is too long the parent knows
 

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Run, UsageError
-from harness.internals import asked_of, numbers, read_answers, sentence, shown, to_json
-from harness_ci import run_markdown
+from harness.internals import asked_of, numbers, read_answers, run_markdown, sentence, shown, to_json
 
 MOST = 1000  # rows of the table of what changed
 LONGEST = 2000  # characters of a text in it

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import harness_workers
+import harness
 from harness import testing
 from harness.answers import keys
 from harness.artifacts import kept
@@ -500,11 +500,11 @@ def test_how_models_are_asked_is_code(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, *map(str, places)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    own = Path(harness_workers.__file__).parent
-    shutil.copytree(own, tmp_path / own.name)
+    own = Path(harness.__file__).parent
+    shutil.copytree(own, tmp_path / own.name, ignore=shutil.ignore_patterns("__pycache__"))
     before = known(tmp_path)
     assert before == known()
-    pieces = tmp_path / own.name / "pieces.py"
+    pieces = tmp_path / own.name / "workers/pieces.py"
     pieces.write_text(pieces.read_text("utf-8").replace("COST = 1 << 15", "COST = 1 << 14"), "utf-8")
     assert known(tmp_path) != before
 

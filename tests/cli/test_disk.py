@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import UsageError, disk_full, of_the_machine
 from harness.files import append_line, folder_in_place, write_text
-from harness_workers.protocol import read_error, told_error
+from harness.workers.protocol import read_error, told_error
 
 SAYS = "No space left on device"
 TORCH = "[enforce fail at inline_container.cc:672] . unexpected pos 15936 vs 15828"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.init import SCHEMA, TASKS, suites_of
 from harness.cli.main import main
 from harness.pipeline.run import Options, prepare
-from harness_init.commands import SCHEMA, TASKS, suites_of
 
 
 @pytest.mark.parametrize("task", TASKS)

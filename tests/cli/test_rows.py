@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.reports.markdown import run_markdown
 from harness.reports.report_json import read_run
 from harness.reports.rows import all_rows, changed_rows, private_evals
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness_ci.markdown import run_markdown
 
 FIT = """
 [[eval]]

@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from harness.cli.screen import Screen, fact
-from harness.cli.streams import say
 from harness.cli.terminal import Summary, Terminal, outcomes
 from harness.records.about import About, Note
 from harness.records.models import Progress
@@ -21,6 +20,7 @@ from harness.records.words import brief, written
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.texts.counts import counted
 from harness.texts.numbers import percent
+from harness.texts.printing import say
 from harness.texts.wrapping import paragraphs
 
 WARN = SUITE + '\n[[gate]]\nid = "perfect"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'

@@ -20,11 +20,11 @@ from harness.data.fewshot import with_examples
 from harness.data.identity import known_by
 from harness.data.rows import read_rows, to_samples, to_training_rows
 from harness.errors import UsageError
+from harness.planning.workload import _pair
 from harness.records.models import ModelRef
 from harness.records.samples import Sample
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_domain import exact_match
-from harness_plan.workload import _pair
 
 ASKED = [{"role": "user", "content": "one say one"}]
 TOOL = {"type": "function", "function": {"name": "find"}}

@@ -28,7 +28,7 @@ import harness.testing
 from harness.cli.parser import arguments
 from harness.errors import UsageError
 from harness.plugins import load_plugins
-from harness_release.json_schema import json_schema
+from harness.suite.json_schema import json_schema
 from tests.docs.blocks import LANGUAGES, Block, blocks_of, commands, loads, simple_commands
 
 ROOT = Path(__file__).parents[2]

@@ -18,11 +18,11 @@ import pytest
 import harness
 from docs import generated
 from harness import hookspec
+from harness.cli.catalogue import OTHERS
 from harness.cli.parser import parser
 from harness.errors import ExitCode
 from harness.plugins import HOOKS, load_plugins
-from harness_release.catalogue import OTHERS
-from harness_release.json_schema import TABLES, keys_of
+from harness.suite.json_schema import TABLES, keys_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

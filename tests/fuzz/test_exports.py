@@ -11,11 +11,11 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, SERVED, payload
+from harness.release.attest import writer
 from harness.release.policy import read_policy
+from harness.release.signing import enveloped as enveloped_by
+from harness.release.signing import signer_of
 from harness.release.verify import verify
-from harness_release.attest import writer
-from harness_release.signing import enveloped as enveloped_by
-from harness_release.signing import signer_of
 from tests.fuzz.breaking import TOML_VALUES, VALUES, dumps, lines, structures, texts
 from tests.fuzz.driving import fuzz, harness
 from tests.helpers.suites import ran

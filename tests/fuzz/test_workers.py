@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from harness.answers import keys
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import Logprob, ModelRef
-from harness_workers.child import Desk
-from harness_workers.pool import Opening, Pool
-from harness_workers.protocol import PROTOCOL, RAISED, Worker
+from harness.workers.child import Desk
+from harness.workers.pool import Opening, Pool
+from harness.workers.protocol import PROTOCOL, RAISED, Worker
 from tests.fuzz.breaking import dumps, structures, texts
 from tests.fuzz.driving import fuzz
 

@@ -15,6 +15,8 @@ from harness.claims.decide import decide
 from harness.claims.gate import KINDS, Best, Gate, Kind, Units
 from harness.claims.min_rows import unprovable_error
 from harness.collection.collected import Collection, Item, Task
+from harness.planning.gate_power import odds_of
+from harness.planning.past import History
 from harness.records.about import About
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -23,8 +25,6 @@ from harness.release.locked import Locked
 from harness.release.outcome import verdicts_error
 from harness.stats import tests
 from harness.suite import tables
-from harness_plan.gate_power import odds_of
-from harness_plan.past import History
 
 SECONDS = Metric("seconds", "lower", "mean")
 ALPHA = 0.05

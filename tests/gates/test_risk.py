@@ -13,13 +13,13 @@ import pytest
 from harness.claims.decide import decide
 from harness.claims.gate import Gate
 from harness.claims.group import grouped
+from harness.init import table
 from harness.pipeline.session import Options, prepare
 from harness.records.metrics import Metric, metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.policy import read_policy
 from harness.testing import Project
-from harness_init import table
 
 ROOT = Path(__file__).parents[2]
 RATING = Metric("rating", "higher")
@@ -185,7 +185,7 @@ def test_members_of_a_group_are_barred_by_its_severity() -> None:
         assert one.bars("approximate") is bars
 
 
-EXAMPLES = (p for p in (ROOT / "plugins/harness_init/examples").glob("*/suite.toml") if (p.parent / "data").exists())
+EXAMPLES = (p for p in (ROOT / "harness/init/examples").glob("*/suite.toml") if (p.parent / "data").exists())
 SHIPPED = [*sorted((ROOT / "suites").glob("*.toml")), *sorted(EXAMPLES)]  # the candidate's is made of that of "qa"
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from harness.errors import UsageError
+from harness.workers import cards
+from harness.workers.local import Local
 from harness_hf import resolve_device
 from harness_sft.processes import refuse
-from harness_workers import cards
-from harness_workers.local import Local
 from tests.helpers.gpus import H100, L4, machine
 
 OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver"

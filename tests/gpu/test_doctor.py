@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from harness.cli import doctor_report as examination
+from harness.cli.doctor_report import FAILS, FINE, ODD, Line, examine
 from harness.errors import UsageError
 from harness.testing import Project
-from harness_doctor import examination
-from harness_doctor.examination import FAILS, FINE, ODD, Line, examine
+from harness.workers import cards
+from harness.workers.cards import Card
+from harness.workers.local import Local
 from harness_hf import models
-from harness_workers import cards
-from harness_workers.cards import Card
-from harness_workers.local import Local
 from tests.helpers.gpus import H100, L4, machine
 
 OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver"

@@ -11,6 +11,9 @@ import torch
 
 from harness.errors import UsageError
 from harness.records.models import ModelRef
+from harness.workers import cards
+from harness.workers.cards import Card
+from harness.workers.local import Local
 from harness_hf import models
 from harness_hf.scoring import Scorer
 from harness_ray.cluster import Cluster
@@ -18,9 +21,6 @@ from harness_sft.job import place
 from harness_sft.processes import resolve
 from harness_vllm import engine
 from harness_vllm.environment import Flags
-from harness_workers import cards
-from harness_workers.cards import Card
-from harness_workers.local import Local
 from tests.helpers.gpus import L4, machine
 
 

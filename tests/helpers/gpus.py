@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness_workers import cards
+from harness.workers import cards
 
 TORCH = """\
 import contextlib, json, os, types

@@ -14,12 +14,12 @@ import pytest
 
 from harness.claims.decide import decide
 from harness.claims.gate import Gate
+from harness.planning.chance import ICC
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome
 from harness.stats import power
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness_plan.chance import ICC
 
 MARGIN = """
 [[gate]]
@@ -541,7 +541,7 @@ def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: p
     """On the tiny model: the same steps and tokens as a real training, for QLoRA, LoRA and all weights."""
     pytest.importorskip("torch")
     from harness.pipeline.run import Options, opened
-    from harness_plan import benchmark
+    from harness.planning import benchmark
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     smoke = Path(__file__).parents[2] / "suites/smoke.toml"

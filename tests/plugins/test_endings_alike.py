@@ -14,8 +14,8 @@ import harness_hf
 from harness.records.models import ModelRef
 from harness.records.said import Said, read, told
 from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.workers.protocol import TOLD, read_rows
 from harness_api.replies import text_of
-from harness_workers.protocol import TOLD, read_rows
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

@@ -17,8 +17,8 @@ from harness.artifacts.digests import file_digest, template_digest, weights_dige
 from harness.artifacts.formats import check_files, shipping
 from harness.artifacts.gguf import read_gguf
 from harness.errors import CheckFailed
+from harness.release import model_card
 from harness_hf import restore, sources
-from harness_release import model_card
 from tests.helpers.llamas import TEXTS, build
 
 pytest.importorskip("gguf")

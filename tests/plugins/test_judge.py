@@ -29,6 +29,7 @@ from harness.evaluation.grading import Marking
 from harness.internals import wire
 from harness.suite.reader import read_suite
 from harness.testing import SUITE, TRAIN, Project
+from harness.testing.judge import StubJudge, fenced
 from harness_judge import adversaries, bench, calibration, evaluator, prompts, rows, service, verdict
 from harness_judge.bench import JudgeDesk, _Attempt
 from harness_judge.calibrate import calibrate
@@ -36,7 +37,6 @@ from harness_judge.calibration import place_of
 from harness_judge.disputes import describe, disputed
 from harness_judge.marking import held, mark
 from harness_judge.options import JudgeOptions, Prices, family
-from harness_judge.testing import StubJudge, fenced
 from harness_judge.verdict import Failed
 from tests.helpers.late import late
 

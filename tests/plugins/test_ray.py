@@ -21,8 +21,8 @@ os.environ["RAY_raylet_start_wait_time_s"] = "300"  # beside busy processes a no
 from pathlib import Path
 from harness import UsageError
 from harness.records.models import ModelRef
-from harness_workers import pieces
-from harness_workers.pool import Opening, Pool
+from harness.workers import pieces
+from harness.workers.pool import Opening, Pool
 from harness_ray.cluster import Cluster, connected
 pieces.COST = 300
 prompts = [f"question {i} say w{i}" for i in range(200)]

@@ -21,6 +21,7 @@ import pytest
 
 import harness_report
 from harness import Outcome, TrainingStep, UsageError
+from harness.cli.github import annotations_of
 from harness.internals import OnScale
 from harness.records import words as verdict_words
 from harness.records.about import Note
@@ -28,11 +29,10 @@ from harness.records.findings import Finding
 from harness.records.run import Change
 from harness.records.waivers import Waiver
 from harness.release.previous import Promotion
+from harness.reports.junit import junit
+from harness.reports.markdown import run_markdown
 from harness.reports.report_json import to_json
 from harness.testing import SUITE, Project
-from harness_ci import run_markdown
-from harness_ci.github import annotations_of
-from harness_ci.junit import junit
 from harness_report import drawing, made, metrics, page, pairs, words
 from harness_report.history import sparkline
 from harness_report.page import embedded, render

@@ -12,10 +12,10 @@ import pytest
 
 from harness.answers import asking
 from harness.errors import UsageError
+from harness.pipeline.replay import again
 from harness.release.verify import verify
 from harness.testing import ROWS as SIX
 from harness.testing import SUITE, FakeSubject, Project
-from harness_release import again
 from harness_served.dialects import find
 from harness_served.layers import gates
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity

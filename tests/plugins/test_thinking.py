@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.internals import final_answers
 from harness.records.models import Generate, ModelRef, ThoughtBudget
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness_workers.protocol import read_options, told_options
+from harness.workers.protocol import read_options, told_options
 from tests.helpers.late import late
 
 torch = pytest.importorskip("torch")

@@ -23,8 +23,8 @@ from harness.capabilities import LoaderCapabilities
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Sampling
 from harness.testing import Project
+from harness.workers.loading import load_here
 from harness_vllm import environment, scoring
-from harness_workers.loading import load_here
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -344,8 +344,8 @@ def answer(fake: Any, ids: list[int]) -> Iterator[int]:
 def test_a_worker_answers_in_vllms_environment(tiny_model: Path, apart: str, fake: Any, tmp_path: Path) -> None:
     """Its identity is told there, it holds no key, and a suite's other settings make another identity."""
     from harness.plugins import load_plugins
-    from harness_workers.local import workers
-    from harness_workers.pool import Opening, Pool
+    from harness.workers.local import workers
+    from harness.workers.pool import Opening, Pool
 
     pair = ("a prompt that is a little longer", " yes")
     identities = []

@@ -20,10 +20,10 @@ from harness.artifacts.digests import file_digests, root_digest
 from harness.cli.main import main
 from harness.errors import UsageError
 from harness.pipeline.run import Options
+from harness.release.attest import writer
 from harness.release.policy import read_policy
 from harness.release.verify import signers, verify
 from harness.testing import SUITE
-from harness_release.attest import writer
 from tests.helpers.exports import reseal
 from tests.helpers.late import late
 from tests.helpers.suites import EXPORTER, WHOLE, ran

@@ -10,8 +10,8 @@ import pytest
 from jsonschema import Draft4Validator
 
 from harness.cli.main import main
+from harness.release.file_schemas import file_schemas
 from harness.testing import SUITE, Project
-from harness_release.file_schemas import file_schemas
 from tests.helpers.suites import ran
 
 FILES = {  # a schema -> the files of a project that it describes

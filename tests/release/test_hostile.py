@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, SERVED, payload
+from harness.release.signing import enveloped, signer_of
 from harness.release.verify import verify
 from harness.testing import SUITE, Project
-from harness_release.signing import enveloped, signer_of
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import ran
 

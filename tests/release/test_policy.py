@@ -483,7 +483,7 @@ import sys
 from harness.cli.main import main
 assert main(["verify", "exports/domain", "--suite", "suite.toml"]) == 0
 assert not {"torch", "numpy"} & set(sys.modules)
-part = {"harness_release", "harness_release.compared"}
+part = {"harness_release", "harness.release.compared"}
 assert {name for name in sys.modules if name.startswith("harness_")} == part
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=once, capture_output=True, text=True)
@@ -534,7 +534,7 @@ def test_every_key_of_a_policy_is_named_where_it_is_not_demanded() -> None:
 
 def test_strict(once: Path, exports: Path, project: Project) -> None:
     """The strict policy is a list that is printed and documented; an export that meets it is verified."""
-    from harness_release.signing import sign
+    from harness.release.signing import sign
 
     assert STRICT in (Path(__file__).parents[2] / "docs/how-to/demand-what-must-hold.md").read_text("utf-8")
     strict = ("--policy", "strict", "--key", str(once / "release.pub"))

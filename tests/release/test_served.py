@@ -16,9 +16,9 @@ from harness.artifacts.attestation import SERVED, STATEMENT, payload
 from harness.errors import UsageError
 from harness.release.policy import ServedDemands, read_policy
 from harness.release.served import CHECKS
+from harness.release.signing import enveloped, sign, signer_of
 from harness.release.verify import Verified, verify
 from harness.testing import SUITE, Project
-from harness_release.signing import enveloped, sign, signer_of
 from tests.helpers.suites import ran
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, ITEMS
+from harness.release import signing
 from harness.testing import SUITE, Project
-from harness_release import signing
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import ran
 

@@ -106,7 +106,7 @@ def test_claims_are_in_toto_statements(export: Path) -> None:
 
 def test_signing_twice_adds_nothing(signed: Path, export: Path) -> None:
     """A second signature with the same key would say nothing new, and one with another key is a line of its own."""
-    from harness_release.signing import keygen, sign
+    from harness.release.signing import keygen, sign
 
     before = (export / EVIDENCE / CLAIMS).read_text("utf-8")
     sign(export, signed / "release.key")
@@ -418,7 +418,7 @@ def reseal_quietly(export: Path) -> None:
 
 def test_evidence_of_another_run(signed: Path, export: Path, policy: Policy, project: Project) -> None:
     """A file, or all, of the evidence of another run speaks of other bytes, even if it was signed."""
-    from harness_release.signing import sign
+    from harness.release.signing import sign
 
     other = shutil.copytree(signed / "exports/fake", export.parent / "other")
     put("config.json", '{"other": 1}')(other)

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.cli.github import LONGEST, MOST, annotation, annotations_of, at_most
 from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
+from harness.reports.junit import junit
+from harness.reports.markdown import FLIPS, LARGEST, run_markdown
 from harness.reports.report_json import read_run
 from harness.suite.lines import gate_lines
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness_ci.github import LONGEST, MOST, annotation, annotations_of, at_most
-from harness_ci.junit import junit
-from harness_ci.markdown import FLIPS, LARGEST, run_markdown
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = (

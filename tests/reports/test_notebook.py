@@ -13,8 +13,8 @@ import pytest
 import harness
 from harness.errors import UsageError
 from harness.records.run import Run
+from harness.reports import notebook
 from harness.testing import ROWS, SUITE, Project
-from harness_report import notebook
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness import UsageError
-from harness_rows import beside
-from harness_rows.readers import read
-from harness_rows.records import Wanted
+from harness.rows import beside
+from harness.rows.readers import read
+from harness.rows.records import Wanted
 
 Table = Callable[..., Path]
 WANT = Wanted(slices=["kind"], cluster=["article"], weight="w", repeat="try")

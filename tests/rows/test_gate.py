@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts.strict import read_json
-from harness_rows.guard import why_of
+from harness.rows.guard import why_of
 from tests.helpers.others import CLAIM, Said, asked
 
 Gate, Table = Callable[..., Said], Callable[..., Path]

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from harness import UsageError
-from harness_rows.fairness import UNFAIR, compare
-from harness_rows.gating import choose
-from harness_rows.pairing import pair
-from harness_rows.readers import read
-from harness_rows.readers.asking import facts_of
-from harness_rows.records import RawRows, Wanted
+from harness.rows.fairness import UNFAIR, compare
+from harness.rows.gating import choose
+from harness.rows.pairing import pair
+from harness.rows.readers import read
+from harness.rows.readers.asking import facts_of
+from harness.rows.records import RawRows, Wanted
 from tests.helpers.others import Said
 
 Gate = Callable[..., Said]

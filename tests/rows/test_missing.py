@@ -8,8 +8,8 @@ import pytest
 
 from harness import Gate, Outcome
 from harness.plugins import load_plugins
-from harness_rows.records import RawMetric, RawRow, RawRows
-from harness_rows.suites import judged, suite_of
+from harness.rows.records import RawMetric, RawRow, RawRows
+from harness.rows.suites import judged, suite_of
 
 TIMES, ROWS = 60, 400
 NONE: dict[str, float] = {}

@@ -9,8 +9,8 @@ import pytest
 
 from harness import Sample, UsageError
 from harness.data.identity import key_of, keyed
-from harness_rows.pairing import PairedRows, pair
-from harness_rows.records import RawRow, RawRows
+from harness.rows.pairing import PairedRows, pair
+from harness.rows.records import RawRow, RawRows
 from tests.helpers.others import Said, asked
 
 Gate, Table = Callable[..., Said], Callable[..., Path]

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 import harness
-import harness_rows
 from harness import Outcome, UsageError
-from harness_rows import gated
+from harness.rows import gated
 from tests.helpers.others import asked
 
 Table = Callable[..., Path]
@@ -107,9 +106,7 @@ def test_a_misspelt_argument_is_a_type_error() -> None:
 def test_errors_of_the_command_name_arguments_in_python() -> None:
     """Whatever option the rows' messages name is an argument of `harness.gate`, with its value; others are left."""
     option = re.compile(r"--[a-z][a-z_-]*")
-    texts = [
-        p.read_text("utf-8") for p in (Path(harness_rows.__file__).parent).rglob("*.py") if p.name != "commands.py"
-    ]
+    texts = [p.read_text("utf-8") for p in (Path(gated.__file__).parent).rglob("*.py") if p.name != "commands.py"]
     named = {found for text in texts for found in option.findall(text)} - OF_OTHERS
     for name in named:
         assert "--" not in gated.OPTION.sub(gated._argument, f"rows: {name} X"), name

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from harness import UsageError
-from harness_rows.guard import Files
-from harness_rows.pairing import pair
-from harness_rows.readers import READERS, read, reader
-from harness_rows.records import RawRow, RawRows, Wanted
+from harness.rows.guard import Files
+from harness.rows.pairing import pair
+from harness.rows.readers import READERS, read, reader
+from harness.rows.records import RawRow, RawRows, Wanted
 from tests.helpers.others import Said
 
 FILES = Path(__file__).parents[1] / "fixtures" / "rows"
@@ -153,7 +153,7 @@ def packed(path: Path, members: dict[str, bytes]) -> Path:
 def test_inspect_zips_that_lead_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bomb, a name that leads out and a member that is no sample are refused, each in a line."""
     header = Files(INSPECT).members(INSPECT / "one_error.eval")["header.json"]()
-    monkeypatch.setattr("harness_rows.guard.MEMBER", 1 << 20)
+    monkeypatch.setattr("harness.rows.guard.MEMBER", 1 << 20)
     bomb = packed(tmp_path / "bomb.eval", {"header.json": header, "samples/a.json": b" " * (1 << 21)})
     assert "inflates to more than" in refused(bomb)
     assert "leads out" in refused(packed(tmp_path / "out.eval", {"header.json": header, "../samples/a.json": b"{}"}))

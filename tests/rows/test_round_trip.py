@@ -15,10 +15,10 @@ from harness import Sample, Score
 from harness.cli.main import main
 from harness.release.export import as_kept, scores_of
 from harness.reports.run_folder import asked_of, row_of
+from harness.rows.readers import read, reader
+from harness.rows.records import Wanted
+from harness.rows.to_every_eval_ever import write
 from harness.testing import SUITE, Project
-from harness_rows.readers import read, reader
-from harness_rows.records import Wanted
-from harness_rows.to_every_eval_ever import write
 from tests.helpers.others import Said
 from tests.helpers.suites import ran
 

@@ -14,10 +14,10 @@ import pytest
 from harness.artifacts.digests import digest_of
 from harness.cli.main import main
 from harness.errors import UsageError
-from harness_rows.fairness import ANSWERS, NAMES, compare
-from harness_rows.pairing import pair
-from harness_rows.readers import read
-from harness_rows.records import RawRows, Wanted
+from harness.rows.fairness import ANSWERS, NAMES, compare
+from harness.rows.pairing import pair
+from harness.rows.readers import read
+from harness.rows.records import RawRows, Wanted
 from tests.helpers.others import Said
 
 Gate = Callable[..., Said]
@@ -182,7 +182,7 @@ def test_a_parquet_that_unpacks_without_end_is_refused(
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet
 
-    from harness_rows.readers import tables
+    from harness.rows.readers import tables
 
     monkeypatch.setattr(tables, "WHOLE", 1 << 24)
     text = pa.array(["x" * 100_000] * 1000)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness import UsageError
-from harness_rows.readers import read
-from harness_rows.records import Wanted
+from harness.rows.readers import read
+from harness.rows.records import Wanted
 from tests.helpers.others import Said, asked
 
 Gate, Table = Callable[..., Said], Callable[..., Path]
@@ -76,7 +76,7 @@ def test_a_lone_surrogate_is_a_text(gate: Gate, tmp_path: Path) -> None:
 
 def test_a_file_that_is_being_written_is_refused(tmp_path: Path, table: Table) -> None:
     """A file that changes while it is read holds nobody's rows."""
-    from harness_rows.guard import Files
+    from harness.rows.guard import Files
 
     path = table("rows", asked([1] * 5000))
     lines = Files(tmp_path).lines(path)

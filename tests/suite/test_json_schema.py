@@ -12,8 +12,8 @@ import pytest
 from jsonschema import Draft4Validator
 
 from harness.plugins import load_plugins
+from harness.suite.json_schema import json_schema
 from harness.testing import SUITE, Project
-from harness_release.json_schema import json_schema
 
 ROOT = Path(__file__).parents[2]
 SUITES = sorted((ROOT / "suites").glob("*.toml"))

@@ -15,33 +15,33 @@ from harness.texts import secrets
 ROOT = Path(__file__).parents[2]
 WRITES = {"print", "write", "writelines", "write_text", "append_line", "log_text", "add_text"}
 TRIED = """
-harness/cli: guard main parser run screen streams terminal verify
-harness/reports: events run_folder
+harness/cli: github guard main parser run screen streams terminal verify
 harness/pipeline: conduct execution ledger
-plugins/harness_ci: github
+harness/reports: events run_folder
+harness/rows: bundle to_every_eval_ever writing
+harness/texts: printing
 plugins/harness_report: __init__ beside commands compare drawing gates history page
-plugins/harness_rows: bundle to_every_eval_ever writing
 plugins/harness_trackers: log
 """  # by the canary below, or in test_secrets (a suite's options), test_trackers and tests/rows
 NO_TEXT_OF_OTHERS = """
 harness: files isolated
 harness/artifacts: kept
+harness/cli: init plan_report release selftest
+harness/init: table
 harness/pipeline: artifacts choice preflight record
-harness/release: export
+harness/planning: benchmark
+harness/release: export promote signing
+harness/suite: waiving
+harness/workers: cards child local protocol
 plugins/harness_checks: batches frames
 plugins/harness_export: __init__ fp8 quantised writing
 plugins/harness_hf: classes encoding fp8 probe sabotage sources
-plugins/harness_init: commands table
-plugins/harness_judge: calibrate calibration commands testing
+plugins/harness_judge: calibrate calibration commands
 plugins/harness_lm_eval: names
 plugins/harness_lora: merge
-plugins/harness_plan: benchmark terminal
-plugins/harness_release: commands promote signing waiving
-plugins/harness_selftest: commands
 plugins/harness_served: statement
 plugins/harness_sft: processes train trainer worker
 plugins/harness_view: commands labels
-plugins/harness_workers: cards child local protocol
 """  # numbers, digests, models, names of a suite, what a process says to its own, or what a run's folder holds
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
 LEAKS = """

@@ -124,7 +124,7 @@ def test_errors_of_the_command_line_are_one_line_each(project: Project, text: st
 def test_a_line_of_millions_of_characters_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
     """An error of others is printed with its beginning and its length; reports have all of it."""
     from harness.cli.screen import Screen
-    from harness.cli.streams import say
+    from harness.texts.printing import say
 
     say("x" * 2_000_000)
     Screen().line("y" * 2_000_000)

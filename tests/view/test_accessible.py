@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.testing import SUITE, TRAIN, Project
-from harness_judge.testing import StubJudge
+from harness.testing.judge import StubJudge
 from tests.helpers.browser import CHROMIUM, Browser, browser
 from tests.helpers.late import late
 from tests.helpers.serving import Served, served

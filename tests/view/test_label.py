@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import pytest
 
 from harness.testing import SUITE, TRAIN, Project
-from harness_judge.testing import StubJudge
+from harness.testing.judge import StubJudge
 from tests.helpers.browser import CHROMIUM, browser
 from tests.helpers.late import late
 from tests.helpers.serving import Served, served

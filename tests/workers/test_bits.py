@@ -12,10 +12,10 @@ import pytest
 
 from harness.errors import UsageError
 from harness.records.models import ModelRef, Sampling
-from harness_workers import cards, pieces
-from harness_workers.loading import load_here
-from harness_workers.local import Local
-from harness_workers.pool import Opening, Pool
+from harness.workers import cards, pieces
+from harness.workers.loading import load_here
+from harness.workers.local import Local
+from harness.workers.pool import Opening, Pool
 
 OPTIONS = {"dtype": "bfloat16", "device": "cpu", "threads": 1}
 

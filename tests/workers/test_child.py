@@ -17,11 +17,11 @@ import pytest
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef
 from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
-from harness_workers import cards, local
-from harness_workers.cards import environment
-from harness_workers.local import Child, Local
-from harness_workers.pool import Opening, Pool, WorkersGone
-from harness_workers.protocol import LENGTH, PROTOCOL, Lost, packed, read_error, told_error, unpacked
+from harness.workers import cards, local
+from harness.workers.cards import environment
+from harness.workers.local import Child, Local
+from harness.workers.pool import Opening, Pool, WorkersGone
+from harness.workers.protocol import LENGTH, PROTOCOL, Lost, packed, read_error, told_error, unpacked
 from tests.helpers.gpus import L4, machine
 
 ASK = {"do": "ask", "number": 0, "options": {}}
@@ -182,8 +182,8 @@ def program(folder: Path, code: str) -> str:
 def test_a_worker_ends_with_its_driver(tmp_path: Path) -> None:
     """When the driver is killed its pipe closes, and the worker ends in the middle of what it does."""
     code = (
-        "import sys, time; from harness_workers.cards import environment; from harness_workers.local import Child; "
-        "from harness_workers.protocol import packed; "
+        "import sys, time; from harness.workers.cards import environment; from harness.workers.local import Child; "
+        "from harness.workers.protocol import packed; "
         "made = Child(sys.executable, 'w', environment(None, ours=True)); made.send('{}').result(); "
         "print(made._process.pid, flush=True); time.sleep(60)"
     )
@@ -295,11 +295,11 @@ def test_a_worker_alone_sees_every_gpu(
             "worker 3 cannot be started: ended with 1: No module named harness",
         ),
         (
-            "import sys, harness; harness.__version__ = '0.0.1'\nfrom harness_workers.child import main; main()",
+            "import sys, harness; harness.__version__ = '0.0.1'\nfrom harness.workers.child import main; main()",
             f"worker 1 has harness 0.0.1 (protocol {PROTOCOL}), this is",
         ),
         (
-            "import harness.plugins as p, harness_workers.child as c\n"
+            "import harness.plugins as p, harness.workers.child as c\n"
             "c.load_plugins = lambda suite, asked: p.load_plugins(None, ())\nc.main()",
             'worker 1: no loader "apart"',
         ),
@@ -319,7 +319,7 @@ def test_a_model_answers_in_an_environment_of_its_own(suite: Project) -> None:
     """An interpreter in [model] is a worker of it, whose identity is its own and whose prints disturb nobody."""
     path = json.dumps(
         program(
-            suite.folder, f"import sys; sys.path[:0] = {sys.path!r}\nfrom harness_workers.child import main\nmain()"
+            suite.folder, f"import sys; sys.path[:0] = {sys.path!r}\nfrom harness.workers.child import main\nmain()"
         )
     )
     text = SUITE.replace('use = "fake"\npath = "base"', f'use = "apart"\npath = "base"\npython = {path}')
@@ -337,7 +337,7 @@ def test_a_worker_that_is_not_the_models_interpreter_is_refused(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 of one loses nothing; the note says so, and no process is left."""
-    from harness_workers import pieces
+    from harness.workers import pieces
 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(cards, "NODES", ())

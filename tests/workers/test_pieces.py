@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from harness_workers.pieces import COST, InPieces, common, cut
+from harness.workers.pieces import COST, InPieces, common, cut
 
 
 def asked(rng: random.Random) -> list[tuple[str, str]]:

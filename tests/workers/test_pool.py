@@ -14,9 +14,9 @@ import pytest
 from harness.answers import keys
 from harness.errors import CheckFailed, UsageError
 from harness.records.models import ModelRef, Progress, Sampling
-from harness_workers import pieces, pool
-from harness_workers.pool import Opening, Pool, WorkersGone
-from harness_workers.protocol import PROTOCOL, Lost, Worker
+from harness.workers import pieces, pool
+from harness.workers.pool import Opening, Pool, WorkersGone
+from harness.workers.protocol import PROTOCOL, Lost, Worker
 
 OPENING = Opening("fake", [ModelRef("one", "x"), ModelRef("two", "y")], "suite.toml", [])
 ABOUT = {"protocol": PROTOCOL, "harness": keys.versions()["harness"], "versions": {"torch": "2"}}
@@ -413,7 +413,7 @@ def test_workers_that_die_while_they_load_stop_the_run(clock: Clock, monkeypatch
 def test_the_opening_names_models_as_they_are(tmp_path: Path) -> None:
     """References go there and back."""
     from harness.records.models import Seal
-    from harness_workers.protocol import read_ref
+    from harness.workers.protocol import read_ref
 
     seal = Seal("w", {"a": "b"}, None, "base")
     refs = [ModelRef("a", "p", "d", tmp_path, {"load_in_4bit": True}, {"dtype": "float32"}, seal), ModelRef("b", "q")]

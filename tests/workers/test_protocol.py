@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.records.models import Logprob
-from harness_workers.protocol import read_rows
+from harness.workers.protocol import read_rows
 
 NONE: list[tuple[str, Any]] = [
     *(("logprobs", [total, 3, 5, True]) for total in (5.0, math.nan, math.inf, True, "1", None, 0.1)),

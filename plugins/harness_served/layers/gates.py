@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness import Gate, ModelRef, Outcome, Result, UsageError, Verdict
-from harness.internals import decide
-from harness.release.recompute import score_in
+from harness.internals import Again, decide, score_in
 from harness_api import load
-from harness_release import Again
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
 
 WORSE = 0.03  # of a proportion, and a share of what else is measured, where no gate of the suite says how much

@@ -1,0 +1,29 @@
+"""`harness doctor`: the command, whose parser is all that `harness --help` imports."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+from harness.cli.options import command, with_workers
+from harness.errors import ExitCode
+
+
+def doctor(parser: ArgumentParser) -> None:
+    """what of this machine a run would use, and what keeps it from running"""
+    command(parser, _doctor, "harness doctor", "harness doctor --on local:2", "harness doctor --python vllm/bin/python")
+    parser.add_argument("--device", default="auto", help='as [model] names it: "auto", "cpu", "cuda" …')
+    parser.add_argument("--python", metavar="PATH", help="look at this interpreter's environment, as [model] python")
+    with_workers(parser)
+
+
+def _doctor(args: Namespace) -> int:
+    """Print a line for each thing looked at; 4 where a run would fail."""
+    from harness.cli.doctor_report import FAILS, SIGNS, examine
+    from harness.cli.terminal import Terminal
+
+    found, terminal = examine(args.device, args.on, args.python), Terminal()
+    for line in found:
+        terminal.line(f"{SIGNS[line.state]} {line.name:<13} {line.said}", "red" if line.state == FAILS else "", hang=16)
+    args.document = {"lines": [asdict(line) for line in found]}
+    return ExitCode.USAGE if any(line.state == FAILS for line in found) else ExitCode.OK

@@ -1,0 +1,137 @@
+"""A job of GitHub Actions, by itself or with `--github`: annotations, a summary, no command in what models say."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+import uuid
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from harness.files import open_for_writing
+from harness.hookspec import hookimpl
+from harness.records.run import Run
+from harness.records.verdicts import Outcome
+from harness.reports.markdown import run_markdown
+from harness.reports.sentence import worst_first
+from harness.suite.lines import gate_lines
+from harness.texts.secrets import hide
+from harness.texts.shown import markdown, shown
+
+MOST = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
+LONGEST = 1000  # characters of a message
+TELLING = ("run", "gate", "check", "plan", "selftest", "show", "judge", "verify")  # commands that print texts of models
+PLACE = re.compile(r"([^:\n]+\.toml)(?::(\d+))?: (.*)")  # file, line, what
+
+
+class Job:
+    """A command in a job: while it is open the runner obeys nothing of what is printed, which holds texts of models.
+
+    It listens to the runs of the command, and annotates them and its mistakes when it closes, if it was concluded.
+    """
+
+    def __init__(self, args: Namespace) -> None:
+        command = str(getattr(args, "documented", "")).partition(" ")[0]
+        stops, self.gates = command in TELLING, command in ("run", "gate")
+        with suppress(OSError, ValueError):  # a file no runner reads: our commands would stand in it
+            stops = stops and not stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+        self.token = uuid.uuid4().hex if stops else ""
+        self.of_runs, self.annotations = list[str](), list[str]()
+
+    def __enter__(self) -> Job:
+        if self.token:
+            print(f"::stop-commands::{self.token}", flush=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.token:
+            print(f"::{self.token}::")
+        for command in self.annotations:  # the runner reads both streams
+            print(command, file=sys.stdout if self.token else sys.stderr)
+
+    @hookimpl
+    def harness_run_finish(self, run: Run) -> None:
+        self.of_runs += annotations_of(run, gate_lines(Path(run.path)))
+        self._append("GITHUB_STEP_SUMMARY", hide(run_markdown(run, Path(run.folder) if run.folder else None)))
+        if run.folder:  # for the steps that follow, which need not look for it
+            self._append("GITHUB_OUTPUT", f"folder={shown(run.folder)}\n")
+
+    def _append(self, variable: str, text: str) -> None:
+        """Append to a file of the runner's; one that cannot be written changes no verdict."""
+        try:
+            if path := os.environ.get(variable):
+                with os.fdopen(open_for_writing(Path(path), os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as file:
+                    file.write(text)
+        except OSError as error:
+            name = "summary" if variable == "GITHUB_STEP_SUMMARY" else variable
+            self.of_runs.append(annotation("warning", f"the {name} cannot be written: {error.strerror}"))
+
+    def conclude(self, mistakes: Sequence[str]) -> None:
+        """Annotate the mistakes of the command line, at the line of the suite where they name one, and its runs."""
+        found = []
+        for message in mistakes:
+            place = PLACE.match(message)
+            file, line, what = place.groups() if place else ("", None, message)
+            found.append(annotation("error", what, file, int(line) if line else None))
+        if self.gates and mistakes:
+            self._append("GITHUB_STEP_SUMMARY", refusal_markdown(mistakes))
+        self.annotations = [*at_most(found), *self.of_runs]
+
+
+def refusal_markdown(mistakes: Sequence[str]) -> str:
+    """Return as Markdown that a run was refused, and why."""
+    lines = [f"- {markdown(message)[:LONGEST]}" for message in mistakes[:MOST]]
+    lines += [f"- and {len(mistakes) - MOST} more, in the log"] if len(mistakes) > MOST else []
+    return "\n".join(["## Refused: there is no verdict, and nothing may ship", "", *lines, ""])
+
+
+def annotations_of(run: Run, lines: Mapping[str, int]) -> list[str]:
+    """Return workflow commands that put what is wrong beside a suite, the worst first, at most MOST of a kind.
+
+    `lines` are those of the gates in the suite, by id.
+    """
+    problems = [(line, "the run broke off") for line in (run.problem or "").splitlines()]
+    problems += [(f"{f.what}; {f.fix}".rstrip("; "), f.name) for f in run.flags if f.counts]
+    problems += [(r.error or "", f"ERROR {r.id}") for r in run.reports if r.outcome == "error" and not r.verdicts]
+    found = [annotation("error", what, run.path, None, title) for what, title in problems]
+    for v in worst_first(run):
+        if v.outcome is not Outcome.PASS:
+            message = f"{v.candidate}: {v.metric} {v.claim}: {v.why}"
+            message += f"; {v.waiver.says()}" if v.waiver else ""
+            kind = "error" if v.holds_up else "notice" if v.blocking and not v.waived else "warning"
+            found.append(annotation(kind, message, run.path, lines.get(v.gate), f"{v.outcome} {v.gate}"))
+    return at_most(found)
+
+
+def at_most(found: Sequence[str]) -> list[str]:
+    """Return the first MOST commands of each kind; the last of these says how many more there are."""
+    kept: list[str] = []
+    for kind in ("error", "warning", "notice"):
+        mine = [one for one in found if one.startswith((f"::{kind} ", f"::{kind}::"))]
+        if len(mine) > MOST:
+            rest = len(mine) - MOST + 1
+            mine = [*mine[: MOST - 1], annotation(kind, f"and {rest} more, in the log and the summary")]
+        kept += mine
+    return kept
+
+
+def annotation(kind: str, message: str, file: str = "", line: int | None = None, title: str = "") -> str:
+    """Return a workflow command of one line, whatever its texts are."""
+    text = shown(message)
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    if file:  # from the root of the repository, where it lies in it
+        root, path = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve(), Path(file).resolve()
+        file = path.relative_to(root).as_posix() if path.is_relative_to(root) else file
+    told = [("file", file), ("line", str(line or "")), ("title", title)]
+    pairs = ((name, _data(shown(value)).replace(":", "%3A").replace(",", "%2C")) for name, value in told if value)
+    given = ",".join(f"{name}={value}" for name, value in pairs)
+    return f"::{kind} {given}::{_data(text)}" if given else f"::{kind}::{_data(text)}"
+
+
+def _data(text: str) -> str:
+    """Escape the message of a command as the runner reads it; in a property colons and commas are escaped as well."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

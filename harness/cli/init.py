@@ -1,0 +1,115 @@
+"""`harness init`; imported for the help, so it is light."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from harness.cli.options import command
+from harness.errors import ExitCode, UsageError
+
+EXAMPLES = Path(__file__).parents[1] / "init/examples"  # a folder a task, of files that are written as they lie there
+ROWS, SCHEMA = ("data/train.jsonl", "data/test.jsonl"), "suite.schema.json"
+TASKS = {  # each runs and passes as it is, on a model that it builds; what a folder lacks is that of qa
+    "classify": ("suite.toml", "data/train.csv", "data/test.csv"),
+    "qa": ("suite.toml", "harnessfile.py", *ROWS),
+    "chat": ("suite.toml", *ROWS),
+    "tools": ("suite.toml", *ROWS),
+    "preference": ("suite.toml", *ROWS),
+    "candidate": ("suite.toml", "train.toml", *ROWS),
+}
+
+
+def _init(args: argparse.Namespace) -> int:
+    """Write a suite that runs and passes, for a task or on a table, and the suites' JSON Schema, which editors read."""
+    import shlex
+
+    if args.plugin is not None:
+        return _init_plugin(args)
+    from harness.files import write_text
+    from harness.init import table
+    from harness.plugins import load_plugins
+    from harness.suite.json_schema import json_schema
+
+    task, of_data = args.task or "qa", [f"--{name}" for name in table.OPTIONS if getattr(args, name) is not None]
+    if args.data and args.task:
+        raise UsageError("--task brings rows of its own, and --data names yours; give one of them")
+    if of_data and not args.data:
+        raise UsageError(f"{of_data[0]}: is about a table, which --data FILE names")
+    suite, folder = args.folder / "suite.toml", shlex.quote(str(args.folder))
+    for name in (*(table.FILES if args.data else TASKS[task]), SCHEMA):
+        if (args.folder / name).exists():
+            raise UsageError(f"{args.folder / name}: is there already; choose an empty folder")
+    if args.data:
+        files, told = table.files_of(args)
+        commands = [f"harness {word} {shlex.quote(str(suite))}" for word in ("check", "plan", "run")]
+    else:
+        owns = {name: EXAMPLES / task / name for name in TASKS[task]}
+        files = {n: (own if own.exists() else EXAMPLES / "qa" / n).read_text("utf-8") for n, own in owns.items()}
+        told, commands = {}, [f"harness run {shlex.quote(str(suite))}"]
+        if len(suites := suites_of(task)) > 1:  # which find each other in their folder
+            commands = [f"cd {folder}"] * (args.folder != Path()) + [f"harness run {name}" for name in suites]
+    for name, text in files.items():
+        write_text(args.folder / name, text)
+    made = json_schema(load_plugins(suite))  # with the plugins of a harnessfile that is among them
+    files[SCHEMA] = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+    write_text(args.folder / SCHEMA, files[SCHEMA])
+    print(*(args.folder / name for name in files), sep="\n")
+    args.document = {"written": [str(args.folder / name) for name in files], **told}
+    print(f"next: {' && '.join(commands)}", file=sys.stderr)
+    return ExitCode.OK
+
+
+def _init_plugin(args: argparse.Namespace) -> int:
+    """Write a package with a plugin, its test and its entry point, into a folder of its name."""
+    import shlex
+
+    from harness.files import write_text
+    from harness.init import table
+    from harness.init.plugin import package_files
+
+    others = [name for name in ("task", "data", *table.OPTIONS) if getattr(args, name) is not None]
+    if others:
+        raise UsageError(f"--plugin writes a package, and --{others[0]} is for a suite; give one of them")
+    folder, files = args.folder / args.plugin, package_files(args.plugin)
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder}: exists and is not empty; choose another name or folder")
+    for name, text in files.items():
+        write_text(folder / name, text)
+    print(*(folder / name for name in files), sep="\n")
+    args.document = {"written": [str(folder / name) for name in files]}
+    print(
+        f"next: cd {shlex.quote(str(folder))} && pip install --editable . --group dev && mypy && pytest",
+        file=sys.stderr,
+    )
+    return ExitCode.OK
+
+
+def suites_of(task: str) -> list[str]:
+    """Return the suites of a task in the order in which they are run."""
+    return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
+
+
+def init(one: argparse.ArgumentParser) -> None:
+    """write a suite that runs, on your table or with example data, or a plugin"""
+    command(
+        one,
+        _init,
+        "harness init mine && harness run mine/suite.toml",
+        "harness init --task chat mine",
+        "harness init mine --data mood.csv --input message --label mood",
+        "harness init --plugin my-plugin",
+    )
+    one.add_argument("--task", choices=TASKS, help="what the model is to do with example data, by default qa")
+    what = "write a package with a plugin, into a folder of this name"
+    one.add_argument("--plugin", metavar="NAME", help=what)
+    one.add_argument("--data", metavar="FILE", help="your rows: .csv, .tsv, .json, .jsonl or .parquet, cut in three")
+    one.add_argument("--input", metavar="COLUMN", help="of --data: what is asked; found where it is clear")
+    one.add_argument("--label", metavar="COLUMN", help="of --data: the label or answer that is wanted; likewise")
+    one.add_argument("--group", metavar="COLUMN", help="of --data: whose rows stay together, as of a user; likewise")
+    one.add_argument("--separator", metavar="CHARACTER", help="of --data: what parts its columns; likewise")
+    one.add_argument("--encoding", metavar="NAME", help="of --data: such as utf-16 or cp1252; likewise")
+    one.add_argument("--model", metavar="PATH", help="of --data: the base, as in [model]; by default SmolLM2-135M")
+    one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")

@@ -1,0 +1,179 @@
+"""A Forecast in words: what `harness plan` prints."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from harness.cli.terminal import Terminal
+from harness.pipeline.measurements import EVALUATION, FULL
+from harness.planning.forecast import Forecast
+from harness.planning.gate_power import Odds
+from harness.planning.joint import Joint
+from harness.stats.power import POWER
+from harness.texts.numbers import duration
+
+INDENT = " " * 11
+WIDTH = 80  # columns of what is said of gates
+BUSY = 1.2  # processes that want to run, a processor: above it a measurement says little of an idle machine
+NAMES = {FULL: "full fine-tune", "lora": "LoRA", "qlora": "QLoRA", EVALUATION: "evaluation"}
+SHOWN = 8  # findings of the checks
+
+
+def tell(forecast: Forecast, terminal: Terminal) -> None:
+    """Print a forecast."""
+    terminal.rule(f"harness plan: {forecast.suite}")
+    terminal.line(f"suite  {forecast.path} · seed {forecast.seed} · alpha {forecast.alpha:g}")
+    terminal.line(f"model  {forecast.model}")
+    runs = forecast.runs
+    known = f"{len(runs)} earlier run{'s' if len(runs) > 1 else ''}, the last of {runs[0]}" if runs else ""
+    terminal.line(f"known  {known or 'no earlier run is here, so defaults are assumed'}")
+    for warning in forecast.warnings:
+        terminal.line(f"warning: {warning}", "yellow")
+    _gates(forecast, terminal)
+    found = forecast.findings
+    terminal.console.print()
+    terminal.line(f"data: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''} of the checks", "bold")
+    for line in found[:SHOWN]:
+        terminal.line(f"  {line}")
+    if len(found) > SHOWN:
+        terminal.line(f"  and {len(found) - SHOWN} more")
+    if found:
+        terminal.line(f"  the whole of it: harness check {forecast.path}", "dim")
+    _requests(forecast, terminal)
+    _training(forecast, terminal)
+    _time(forecast, terminal)
+
+
+def _gates(forecast: Forecast, terminal: Terminal) -> None:
+    together = {j.candidate: j for j in forecast.joint}
+    alike: dict[tuple[Odds, ...], tuple[list[str], list[Odds]]] = {}  # candidates about which the same is to be said
+    for candidate in dict.fromkeys(o.candidate for o in forecast.odds):
+        own = [o for o in forecast.odds if o.candidate == candidate]
+        same = tuple(replace(o, candidate="", warning="") for o in own)
+        alike.setdefault(same, ([], own))[0].append(candidate)
+    for names, odds in alike.values():
+        terminal.console.print()
+        terminal.line(f"gates on {' and '.join(names)}: how often such a model passes", "bold")
+        for one in odds:
+            note = f' (one of "{one.group}")' if one.group else "" if one.blocking else " (warn)"
+            unknown = "?" if one.kind == "inferred" else "–"
+            details = [one.missing] if one.missing else []
+            if one.power is not None:
+                proven = f"proven 80% of the time at {one.proves}" if one.proves else ""
+                rows = f"so with {one.needed:,} rows" if one.needed not in (None, one.rows) else ""
+                details.append("; ".join(filter(None, (one.truth, proven, rows))))
+            size = f"n={one.rows:,}" + (f" in {one.clusters:,} clusters" if one.clusters else "")
+            size += f", like {one.effective:,.0f} independent rows" if one.clusters and one.effective else ""
+            details.append("; ".join([*([size] if one.rows else []), *one.assumed]))
+            chance = unknown if one.power is None else _share(one.power)
+            _entry(terminal, chance, f"{one.gate}: {one.claim}{note}", details)
+        if joint := next((together[name] for name in names if name in together), None):
+            gates = f"these {joint.gates} gates" if joint.gates > 1 else "this gate"
+            model = f"a model truly {joint.points:g} points better than asked" if joint.points else "a model"
+            ships = f"{model} ships {_share(joint.better)} of the time with {gates}"
+            _entry(terminal, _share(joint.better), ships, _joint(joint), "bold")
+            if joint.again is not None:
+                _entry(terminal, _share(joint.again), "all together, of a model that is as in the last run", (), "bold")
+
+
+def _entry(terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = "") -> None:
+    """Print a number, what it is of, and below that the details, no wider than WIDTH."""
+    for i, line in enumerate(textwrap.wrap(text, WIDTH - len(INDENT))):
+        terminal.line(f"  {number:>7}  {line}" if i == 0 else f"{INDENT}{line}", style)
+    for detail in details:
+        for line in textwrap.wrap(detail, WIDTH - len(INDENT)):
+            terminal.line(f"{INDENT}{line}", "dim")
+
+
+def _share(power: float) -> str:
+    """Write a power; never as certain what is not."""
+    return ">99%" if power >= 0.995 else "<1%" if 0 < power < 0.005 else f"{power:.0%}"
+
+
+def _joint(joint: Joint) -> Iterator[str]:
+    if joint.factor and joint.rows:
+        sizes = dict.fromkeys(joint.rows.values())
+        rows = [f"{n:,} of {', '.join(name for name, m in joint.rows.items() if m == n)}" for n in sizes]
+        yield f"80% needs {joint.factor:.2g} times the rows: {'; '.join(rows)}"
+    elif joint.better < POWER:
+        yield "no number of rows would make it 80%"
+    if joint.costliest and joint.without > joint.better and _share(joint.without) != _share(joint.better):
+        yield f'"{joint.costliest}" costs most: {_share(joint.without)} without it'
+    if joint.assumed:
+        yield "; ".join(joint.assumed)
+    if joint.unknown:
+        yield "not counted: " + ", ".join(f'"{name}"' for name in joint.unknown)
+
+
+def _requests(forecast: Forecast, terminal: Terminal) -> None:
+    terminal.console.print()
+    terminal.line("requests: what is asked, and what of it is remembered", "bold")
+    rows = [["evaluation", "rows", "requests", "cached", "tokens", "computed", "answers"]]
+    for a in forecast.asked:
+        name = f"{a.subject}::{a.eval}"
+        if not a.requests:
+            rows.append([name, f"{a.rows:,}", *["–"] * 5])
+            continue
+        tokens, unique = (f"{n:,}" if n is not None else "?" for n in (a.tokens, a.unique))
+        answers = f"≤ {a.answers:,}" if a.answers else "–"
+        rows.append([name, f"{a.rows:,}", f"{a.requests:,}", f"{a.remembered:,}", tokens, unique, answers])
+    terminal.columns(rows, indent="  ")
+    for a in forecast.asked:
+        if a.note:
+            terminal.line(f"  {a.subject}::{a.eval}: {a.note}", "dim")
+    for made in forecast.made:
+        terminal.line(f"  {made.name}: {f'is there, {made.path}' if made.there else 'is to be made'}")
+
+
+def _training(forecast: Forecast, terminal: Terminal) -> None:
+    if not forecast.training_rows and EVALUATION not in forecast.measured:
+        return
+    terminal.console.print()
+    tokens = f", about {forecast.training_tokens:,} tokens once over" if forecast.training_tokens else ""
+    terminal.line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
+    if forecast.sweep:
+        least, all_ = forecast.fewest, forecast.trials
+        most = f"{least} trainings of it at least, {all_} at most" if all_ > least else f"{all_} trainings"
+        terminal.line(f"  {forecast.sweep} is swept: {most}; the first is told, and the others taken to be like it")
+    if forecast.memory:
+        parts = " + ".join(f"{size / 1e9:,.2f} GB of {name}" for name, size in forecast.memory.items())
+        terminal.line(f"  memory of each process, at least: {parts} = {sum(forecast.memory.values()) / 1e9:,.2f} GB")
+    if not forecast.measured:
+        how = f"harness plan {forecast.path} --measure"
+        terminal.line(f"  time and memory are not known before they are measured: {how}")
+        return
+    rows, own = [["", "tokens/s", "peak memory", "whole training"]], forecast.methods[:1]
+    for one in (forecast.measured[what] for what in (*forecast.methods, EVALUATION) if what in forecast.measured):
+        name = NAMES.get(one.what, one.what) + (" (this suite)" if one.what in own else "")
+        peak = "–" if one.error else f"{one.peak / 1e9:.2f} GB"
+        if one.error or one.whole is None:
+            rows.append([name, "–", peak, "–"])
+        else:
+            rows.append([name, f"{one.rate:,.1f}", peak, f"{duration(one.whole)}, {one.whole_steps:,} steps"])
+    terminal.columns(rows, indent="  ")
+    for one in forecast.measured.values():
+        if one.error:
+            terminal.line(f"  {NAMES.get(one.what, one.what)}: {one.error}", "yellow")
+    busy = [one for one in forecast.measured.values() if one.load > BUSY and one.device == "cpu" and one.steps]
+    for one in busy[:1]:
+        idle = f"an idle one may take {duration(one.idle)} for the training by {NAMES.get(one.what, one.what)}"
+        terminal.line(f"  measured while the machine was busy; {idle}", "yellow")
+
+
+def _time(forecast: Forecast, terminal: Terminal) -> None:
+    if not any(stage.seconds for stage in forecast.stages):
+        return
+    parts = []
+    for stage in forecast.stages:
+        unknown = f" and {stage.unknown} unknown" if stage.unknown and stage.seconds else ""
+        most = f" to {duration(stage.most)}" if stage.most is not None and stage.most > stage.seconds else ""
+        known = duration(stage.seconds) + most if stage.seconds or not stage.unknown else "?"
+        parts.append(f"{stage.name} {known}{unknown}")
+    terminal.console.print()
+    least = sum(stage.seconds for stage in forecast.stages)
+    longest = sum(stage.seconds if stage.most is None else stage.most for stage in forecast.stages)
+    whole = duration(least) + (f" to {duration(longest)}" if longest > least else "")
+    some = "at least " if any(stage.unknown for stage in forecast.stages) else "about "
+    terminal.line(f"the whole run: {some}{whole} ({', '.join(parts)})", "bold")

@@ -1,0 +1,64 @@
+"""`harness selftest`: the command, whose parser is all that `harness --help` imports."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.options import command, run_options, with_candidate, with_overrides, with_plugins, with_workers
+from harness.texts.printing import say
+
+if TYPE_CHECKING:
+    from harness.selftest import ControlTrial
+
+HANG = 9  # column at which what is said of a model goes on
+
+
+def selftest(one: argparse.ArgumentParser) -> None:
+    """put models that must not ship through a suite"""
+    command(one, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
+    one.add_argument("suite", type=Path, metavar="SUITE")
+    one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
+    one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    with_candidate(one)
+    with_workers(one)
+    with_plugins(one)
+    with_overrides(one)
+
+
+def _selftest(args: argparse.Namespace) -> int:
+    from harness.cli.screen import Screen
+    from harness.selftest import selftest as put_through
+
+    to_stderr = partial(say, to=sys.stderr)
+    found = put_through(args.suite, run_options(args), only=args.only, told=_print_trial, said=to_stderr)
+    for equal in found.equals:  # how often a gate blocked and passed two equal models
+        rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
+        word, style = ("clean", "green") if equal.clean else ("BLOCKS", "bold red")
+        Screen().entry(word.ljust(6), style, f"  {equal.gate}: equal models {rates}", HANG)
+    tried = [t for t in found.trials if not t.skipped]
+    caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
+    rest = f", {len(undecided)} not judged" if undecided else ""
+    print(f"{len(caught)} of {len(tried)} impostors caught{rest}")
+    args.document = {"trials": [asdict(t) for t in found.trials], "equals": [asdict(e) for e in found.equals]}
+    return found.exit_code
+
+
+def _print_trial(trial: ControlTrial) -> None:
+    from harness.cli.screen import Screen
+    from harness.texts.numbers import duration
+
+    screen, about = Screen(), f"{trial.name:<32} {duration(trial.seconds):>9}"
+    if trial.skipped:
+        screen.entry("skipped", "dim", f" {about}  {trial.skipped}", HANG)
+    elif trial.undecided:
+        screen.entry("unknown", "yellow", f" {about}  {trial.undecided}", HANG)
+    elif trial.caught:
+        screen.entry("caught", "green", f"  {about}  {trial.caught[0]}", HANG)
+    else:
+        screen.entry("SHIPS", "bold red", f"   {about}  {trial.why}", HANG)
+        screen.line(f"        no gate keeps it back; {trial.fix}", hang=HANG)

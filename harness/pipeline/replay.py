@@ -1,0 +1,276 @@
+"""`harness verify --replay N`: ask the shipped model some rows again, and compare them with the evidence.
+
+What is run is the suite that the deployer names, never what the export says; the lock is only compared with it.
+The model is the one in the export's model/, nothing is remembered, and what could not be replayed is no pass.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.answers.keys import versions
+from harness.artifacts.attestation import LOCK, MANIFEST, MODEL
+from harness.artifacts.digests import digest_of
+from harness.artifacts.strict import read_json
+from harness.claims.gate import Gate
+from harness.collection.collect import collect
+from harness.collection.collected import Collection, Task
+from harness.errors import UsageError
+from harness.evaluation.evaluate import evaluate
+from harness.pipeline.preflight import make_adapter, open_folder, open_model
+from harness.plugins import Plugins, load_plugins
+from harness.records.metrics import ENDINGS
+from harness.records.models import ModelRef, Source
+from harness.records.samples import Result, Score
+from harness.release.export import as_kept, scores_of
+from harness.release.lockfile import digest_as_in, plugins_of, table_of
+from harness.release.previous import shipped
+from harness.release.recompute import read_items
+from harness.release.verified import Verified
+from harness.suite.reader import read_suite
+from harness.suite.tables import Suite
+from harness.workers.loading import load_now
+
+NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
+# of an eval, beside its options: which rows are asked, and how
+ASKED = ("use", "data", "columns", "template", "limit", "chat_template_kwargs", "thought_budget")
+HASHES = {"doc_hash": "the row", "prompt_hash": "the prompt", "target_hash": "the target", "answer_hash": "the answer"}
+_Said = Mapping[int, Mapping[str, Any]]  # what the evidence says of the rows of one evaluation, by their number
+
+
+@dataclass
+class Replayed:
+    """What came of it: how many rows were compared, in which evals, and the first that `differs`, if one does."""
+
+    seed: int
+    rows: int = 0
+    evals: list[str] = field(default_factory=list)
+    differs: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def says(self) -> str:
+        return f"{self.rows} rows of {', '.join(self.evals)} asked again (seed {self.seed}), as in the evidence"
+
+
+@dataclass(frozen=True)
+class _ReplayEvidence:
+    """What an export says of its candidate; `rows` are those of items.jsonl, by evaluation."""
+
+    candidate: str
+    weights: str
+    lock: Mapping[str, Any]
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def replay(export: Verified, suite: Path, rows: int, seed: int | None = None, plugins: Sequence[str] = ()) -> Replayed:
+    """Ask the model in an export that was verified `rows` random rows of the suite that it passed.
+
+    Without a seed one is drawn. Raises UsageError when nothing can be replayed: no torch, no data, other data or
+    another evaluation than in the evidence, or no row that one model alone can answer.
+    """
+    if rows < 1:
+        raise UsageError(f"--replay is {rows}, want 1 or more")
+    found = Replayed(secrets.randbelow(1 << 32) if seed is None else seed)
+    try:
+        asked = again(export, suite, rows, found.seed, plugins)
+        collection, told, model = asked.collection, asked.told, asked.collection.suite.model
+        found.notes += [*asked.notes, *_circumstances(collection, told)]
+        ref = _ref(collection, Path(export.folder) / MODEL, told)
+        if ref.digest != told.weights:
+            found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, the evidence is about {told.weights[:16]}"
+            return found
+        with load_now(collection.plugins, suite, model.use, [ref], model.options) as [subject]:
+            _compare(found, asked, subject)
+        export.check_unchanged()
+        if not found.rows:
+            raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--replay needs the module {error.name}; pip install 'finetune-harness[hf]'") from None
+    return found
+
+
+@dataclass(frozen=True)
+class Again:
+    """Rows of the evidence that can be asked again: those that were drawn, by evaluation, in the suite's order."""
+
+    collection: Collection
+    told: _ReplayEvidence
+    known: Mapping[str, _Said]
+    drawn: Mapping[str, Sequence[int]]
+    gates: Sequence[Gate]
+    notes: Sequence[str]
+
+    @property
+    def rows(self) -> int:
+        """How many were drawn."""
+        return sum(map(len, self.drawn.values()))
+
+    def ask(self, name: str, subject: Any) -> Result:
+        """Put the drawn rows of an evaluation to whoever answers now."""
+        task = self.collection.tasks[name]
+        samples = tuple((task.samples or ())[i] for i in self.drawn[name])
+        return evaluate(replace(task, samples=samples), self.told.candidate, subject, None, lambda _: None)
+
+
+def again(export: Verified, suite: Path, rows: int, seed: int, plugins: Sequence[str] = ()) -> Again:
+    """Draw rows of an export's evidence that one model alone can answer, as the suite has them.
+
+    Raises UsageError where there are none, or the suite has other rows or evaluations than the evidence.
+    """
+    folder, manifest, lock = Path(export.folder), read_json(export.raw[MANIFEST]), read_json(export.raw[LOCK])
+    kept, notes, candidate = dict[str, list[Mapping[str, Any]]](), list[str](), str(manifest["candidate"])
+    for row in read_items(folder, manifest):
+        subject, _, name = row["item"].partition("::")
+        if subject == candidate and ("id" in row or "sha256" in row):  # it was asked
+            kept.setdefault(name, []).append(row)
+    told = _ReplayEvidence(candidate, manifest["weights"], lock, kept)
+    table, loaded = read_suite(suite, candidate=str(folder / MODEL)), load_plugins(suite, plugins)
+    collection = _collection(notes, told, table, loaded)
+    known = dict[str, _Said]()
+    for name, task in collection.tasks.items():
+        said, samples = told.rows[name], task.samples or ()
+        if any("id" in row for row in said):
+            numbers = {s.id: i for i, s in enumerate(samples)}
+            known[name] = {numbers[row["id"]]: row for row in said if row["id"] in numbers}
+        else:  # private rows have no names, but stand in order
+            known[name] = dict(enumerate(said)) if len(said) == len(samples) else {}
+    if not (pairs := [(name, number) for name, numbered in known.items() for number in numbered]):
+        raise UsageError("; ".join(["--replay: no row can be asked again", *notes]))
+    drawn = random.Random(seed).sample(pairs, min(rows, len(pairs)))  # noqa: S311 -- told, to be drawn again
+    asked = {name: sorted(number for e, number in drawn if e == name) for name in known}
+    there = {name: numbers for name, numbers in asked.items() if numbers}
+    return Again(collection, told, known, there, table.gates, notes)
+
+
+def _compare(found: Replayed, asked: Again, subject: Any) -> None:
+    different, blind = [], 0
+    tolerance = NEAR if asked.collection.suite.model.options.get("dtype") == "float32" else ROUGH
+    for name, numbers in asked.drawn.items():
+        result, samples = asked.ask(name, subject), asked.collection.tasks[name].samples or ()
+        scores = {s.id: s for s in result.scores}
+        for number in numbers:
+            said, sample = asked.known[name][number], samples[number]
+            row = as_kept(number, sample, scores.get(sample.id, Score(sample.id, {})), list(result.metrics))
+            why = _difference(said, row, tolerance)
+            if why is None:
+                blind += 1
+                continue
+            found.rows += 1
+            found.evals += [name] if name not in found.evals else []
+            if why:
+                which = f"row {number}" if "sha256" in said else f'row "{row["id"]}"'
+                different.append(f'{which} of "{name}": {why}')
+    if different:
+        found.differs = f"{different[0]} ({len(different)} of {asked.rows} rows differ, seed {found.seed})"
+    if blind:
+        found.notes.append(f"replay: {blind} private rows have log-probabilities, which no digest can be near to")
+
+
+# -- what is asked ---------------------------------------------------------------------------------
+
+
+def _collection(notes: list[str], told: _ReplayEvidence, suite: Suite, loaded: Plugins) -> Collection:
+    """Collect those evaluations of the suite that the candidate has rows of and can answer alone."""
+    if lost := sorted(told.rows.keys() - {e.name for e in suite.evals}):
+        hint = "which the export passed; name the suite that it passed"
+        raise UsageError(f'{suite.path}: has no eval "{lost[0]}", {hint}')
+    evals = []
+    for spec in suite.evals:
+        task = Task(spec, loaded.find("evaluator", spec.use).function, {}, None)
+        why = "compares with another model" if task.comparative else "measures time" if task.uncached else ""
+        if why := "is marked when all answers are there" if task.marks else why:
+            notes.append(f'replay: "{spec.name}" {why}; left out')
+        elif spec.name in told.rows:
+            evals.append(replace(spec, select=None, fewshot_data=None, stop="end"))
+    bare: dict[str, Any] = {"train": None, "candidate": None, "choose": None, "subjects": {}, "gates": ()}
+    bare |= {"merges": (), "exports": (), "evals": tuple(evals)}
+    collection = collect(replace(suite, **bare), loaded, remote=True)
+    for task in collection.tasks.values():
+        _check_same(collection, task, told)
+    return collection
+
+
+def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> None:
+    """Raise UsageError unless an eval and its rows are those of the evidence."""
+    locked = {e["name"]: e for e in told.lock["suite"]["evals"]}.get(task.spec.name, {})
+    here = json.loads(json.dumps(table_of(collection.plugins, "evaluator", task.spec), default=str))
+    ours, theirs = ({k: t.get(k) or None for k in ASKED} | t.get("options", {}) for t in (here, locked))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            mine, other = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (ours, theirs))
+            raise UsageError(f"{task.spec.where}: {key} is {mine}, {other} in the evidence; name the suite it passed")
+    samples = task.samples or ()
+    if digest_as_in(told.lock, samples) == told.lock["data"].get(task.spec.name, {}).get("sha256"):
+        return
+    said = {r["id"]: r for r in told.rows[task.spec.name] if "id" in r}
+    changed = [s.id for s in samples if s.id in said and digest_of(s.row) != said[s.id]["doc_hash"]]
+    why = "is not what was evaluated" + (f', for instance row "{changed[0]}"' if changed else "")
+    raise UsageError(f'{task.spec.where}: data "{task.spec.data}" {why}; nothing was replayed')
+
+
+def _circumstances(collection: Collection, told: _ReplayEvidence) -> Iterator[str]:
+    """Yield what is otherwise here than it was when the model was judged: it may explain a difference."""
+    there, model = told.lock["suite"]["model"], table_of(collection.plugins, "loader", collection.suite.model)
+    options = {"use": (model["use"], there["use"])}
+    options |= {k: (model["options"].get(k), v) for k, v in there["options"].items() if v != "(secret)"}
+    for name, (here, then) in options.items():
+        if here != then:
+            yield f"replay: [model] {name} is {json.dumps(here)}, {json.dumps(then)} in the evidence"
+    now = versions()
+    for name, then in told.lock["packages"].items():
+        if now.get(name) != then:
+            yield f"replay: {name} is {now.get(name) or 'not here'}, {then} in the evidence"
+    codes = {p["name"]: p["code"] for p in plugins_of(collection.plugins)}
+    for plugin in told.lock["plugins"]:
+        if codes.get(plugin["name"]) != plugin["code"]:
+            yield f'replay: the code of plugin "{plugin["name"]}" is not that of the evidence'
+
+
+def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef:
+    """Return the model in an export's model/, an adapter on the very base it was judged on."""
+
+    def base() -> Source:
+        opened, judged = open_model(collection, collection.suite.model), told.lock["subjects"]["base"]
+        if opened.digest != judged:
+            raise UsageError(f"[model] path: holds weights {opened.digest[:16]}, the base had {judged[:16]}")
+        return opened
+
+    adapter, folder = partial(make_adapter, collection), partial(open_folder, collection)
+    return shipped(told.candidate, model, base, adapter, folder, collection.suite.model.options)
+
+
+# -- what is compared ------------------------------------------------------------------------------
+
+
+def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: float) -> str | None:
+    """Return how a row differs from the evidence, or an empty text; None where that cannot be known."""
+    ours = scores_of(row)
+    rough = row["resps"] == [[None]] and any(v is not None and v != round(v) for v in ours["values"].values())
+    if "sha256" in said:
+        # as it is kept, also where nobody knows how its answer ended, and as it was before anybody asked
+        bare = {key: value for key, value in row.items() if key not in ("ended", "tokens")}
+        unknown = {**bare, **{name: math.nan for name in ENDINGS if name in row["metrics"]}}
+        metrics = [name for name in row["metrics"] if name not in ENDINGS]
+        before = {**{key: value for key, value in bare.items() if key not in ENDINGS}, "metrics": metrics}
+        same = said["sha256"] in map(digest_of, (row, unknown, before))
+        return "" if same else None if rough else "its digest is another"
+    for key, what in HASHES.items():
+        if ours[key] != said[key]:
+            return f"{what} is another"
+    pairs = {n: (ours["values"].get(n), said["values"].get(n)) for n in ours["values"].keys() | said["values"].keys()}
+    pairs = {n: both for n, both in pairs.items() if n not in ENDINGS or both[1] is not None}
+    pairs |= {"its weight": (ours["weight"], said["weight"])}
+    for name, (here, there) in sorted(pairs.items()):
+        near = rough and here is not None and there is not None and math.isclose(here, there, abs_tol=tolerance)
+        if here != there and not near:
+            return f"{name} is {here}, {there} in the evidence"
+    return "" if ours["weights"] == said["weights"] else "its weights are others"

@@ -1,0 +1,130 @@
+"""How fast and how large: a few real steps and rows in a process of their own, kept for this model and recipe.
+
+`python -m harness.planning.benchmark` is that process: it reads what to measure from stdin and writes what it found to
+a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from harness import schema
+from harness.collection.collected import Item, Task
+from harness.errors import UsageError
+from harness.evaluation import grading
+from harness.evaluation.evaluate import evaluate
+from harness.files import write_text
+from harness.pipeline.measurements import (
+    EVALUATION,
+    FULL,
+    Measured,
+    adapter_options,
+    measurement_path,
+    methods_of,
+    thread_count,
+)
+from harness.pipeline.session import Session
+from harness.planning.workload import training_tokens
+from harness.workers.loading import load_now
+
+ROWS = 16  # of each evaluation that are timed
+
+
+def at_rate(session: Session, rate: float) -> dict[str, Measured]:
+    """Return what the training takes at so many tokens a second, as somebody has seen elsewhere."""
+    collection, table, what = session.collection, session.suite.train, methods_of(session.collection)
+    tokens = training_tokens(collection, session.opened.source) if table and what else None
+    if not table or not tokens or not rate > 0:
+        raise UsageError(f"--rate {rate:g}: want tokens a second of a training here, whose rows are known")
+    options = schema.with_defaults(collection.plugins.find("trainer", table.use).function, table.options)
+    whole = round(tokens * float(options.get("num_train_epochs") or 1))
+    return {what[0]: Measured(what[0], tokens=round(rate), seconds=1.0, whole_tokens=whole)}
+
+
+def measure(session: Session) -> dict[str, Measured]:
+    """Measure everything anew, each in a process of its own, so that nothing else is in its memory; and keep it."""
+    found = {}
+    words = [sys.executable, "-P", "-m", measure.__module__]
+    options = {name: getattr(session.options, name) for name in ("ahead", "candidate", "limit", "overrides", "plugins")}
+    for what in (*methods_of(session.collection), EVALUATION):
+        print(f"measuring {what} …", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "measured.json"
+            asked = {"what": what, "suite": str(session.suite.path), "options": options, "out": str(out)}
+            done = subprocess.run(words, input=json.dumps(asked), capture_output=True, text=True, check=False)
+            try:
+                found[what] = Measured(**json.loads(out.read_text("utf-8")))
+            except (OSError, ValueError, TypeError):
+                lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"ended with {done.returncode}"]
+                killed = "was killed, which is what a system does that is out of memory"
+                found[what] = Measured(what, error=killed if done.returncode == -9 else lines[-1][:300])
+        if not found[what].error:
+            write_text(measurement_path(session, what), json.dumps(asdict(found[what])))
+    return found
+
+
+def main() -> None:
+    """Measure what stdin asks for."""
+    from harness.pipeline.record import peak_memory
+    from harness.pipeline.run import Options, opened
+
+    asked = json.load(sys.stdin)
+    given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in asked["options"].items()}
+    session = opened(Path(asked["suite"]), Options(**given)).session
+    what, collection, suite = asked["what"], session.collection, session.suite
+    try:
+        if what == EVALUATION:
+            found = _evaluation(session)
+        else:
+            assert suite.train and suite.adapter and collection.training is not None
+            make = None if what == FULL else collection.plugins.find("adapter", what).function
+            adapter = make(**adapter_options(collection, what)) if make else None
+            measure = collection.plugins.find("trainer", suite.train.use).about.measure
+            assert measure  # `methods_of` names no way to train without
+            rows, options = list(collection.training), suite.train.options
+            found = Measured(what, **measure(session.base, adapter, rows, seed=suite.about.seed, **options))
+        peaks = peak_memory()
+        peak, device = (peaks["cuda"], "cuda") if peaks["cuda"] else (peaks[""], "cpu")
+        load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+        found = replace(found, peak=peak, device=device, threads=thread_count(), load=load)
+    except UsageError as error:
+        found = Measured(what, error=str(error))
+    write_text(Path(asked["out"]), json.dumps(asdict(found)))
+
+
+def _evaluation(session: Session) -> Measured:
+    """Time some rows of every evaluation on the base, and with worked examples where it is asked so."""
+    suite, collection, seconds = session.suite, session.collection, dict[str, float]()
+    timed: dict[Item, Task] = {}  # the base's own, those with examples, and the candidates'
+    for item in collection.items:
+        baseline = suite.subjects.get(item.subject)
+        if not baseline or not (baseline.use or baseline.released):
+            timed.setdefault(item if baseline else replace(item, subject="base"), collection.tasks[item.eval])
+    begun = time.monotonic()
+    with load_now(collection.plugins, suite.path, suite.model.use, [session.base], suite.model.options) as [subject]:
+        setup = time.monotonic() - begun
+        for item, task in timed.items():
+            asked = session.prompted(item, subject)
+            rows: Sequence[Any] = task.samples or ()
+            for some in (rows[:1], rows[:ROWS]):  # the first row pays for what is set up once
+                begun = time.monotonic()
+                short = replace(task, samples=tuple(some))
+                if task.marks:  # what marks is another model, in another place
+                    grading.answer(short, "base", asked, lambda _: None)
+                else:
+                    evaluate(short, "base", asked, subject, lambda _: None)
+                seconds[f"{item.subject}::{item.eval}"] = (time.monotonic() - begun) / max(1, len(some))
+    return Measured(EVALUATION, setup=setup, rows=seconds)
+
+
+if __name__ == "__main__":
+    main()

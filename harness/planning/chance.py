@@ -1,0 +1,297 @@
+"""One gate on its rows before any is scored: how likely it is to be proven, what could be, and what that assumes.
+
+What is not known yet is that of the last run of the suite where there is one, else DISCORDANCE and ICC.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from harness.claims.clusterings import units_of
+from harness.claims.gate import Gate
+from harness.planning.drawn import RUNS, Claim, Rows, Shares
+from harness.planning.past import PastRows, name_of
+from harness.records.metrics import Metric
+from harness.records.run import Run
+from harness.records.verdicts import Verdict
+from harness.stats import power, ratio
+from harness.stats.arrays import Bools, distributions, np
+from harness.texts.numbers import minus
+
+ICC = 0.2  # correlation of rows in one cluster, where no run has shown it
+BETTER = 0.03  # by how much a model is taken to be better than a gate on 0/1 rows asks, for all gates together
+MOST = 100_000  # rows; what would need more is not a matter of rows
+SEARCHED = 1000  # draws where power is searched for
+Find = Callable[[Callable[[float], float]], float | None]
+
+
+@dataclass
+class GateOnRows:
+    """A gate on some rows, turned so that larger is better: how likely the truth is shown to be above `bound`.
+
+    `clusters` are those of all rows of the eval, `chosen` the numbers of the gate's own (None: all). `past` are such
+    rows of an earlier run, `before` its verdict.
+    """
+
+    gate: Gate
+    metric: Metric
+    clusters: tuple[str, ...]
+    chosen: tuple[int, ...] | None
+    alpha: float
+    past: PastRows | None
+    before: tuple[Verdict, Run] | None
+
+    def __post_init__(self) -> None:
+        self.sign, margin, self.factor = self.gate.kind.oriented(self.gate, self.metric)
+        self.before = self.before if self.metric.combine else None  # else the rows tell more
+        run = self.past.run if self.past else self.before[1] if self.before else None
+        self.where = f"as in {name_of(run)}" if run else "assumed"
+        # what is added to a turned value: 1 where it is the share of rows that are 0
+        self.shift = 1.0 if self.shares and not self.gate.versus and self.sign < 0 else 0.0
+        self.bound = margin + self.shift
+        # the cluster of every row that the gate is about
+        self.own = self.clusters if self.chosen is None else tuple(self.clusters[i] for i in self.chosen)
+        self.sizes = list(Counter(self.own).values())
+        self.n, self.count = len(self.own), len(self.sizes)
+        self.clustered = self.count < self.n
+        # nothing can be inferred from so few, or the gate may not pass at the risk that its verdict has
+        self.hopeless = self.n < 2 or self.count == 1 or self.barred
+        # whether power is drawn; else it is a formula
+        self.drawn = not self.metric.combine and (self.clustered or not self.shares)
+        # of the draws: metrics of one eval share the rows of an earlier run, and nothing else
+        self.seed = zlib.crc32((self.gate.metric if self.shares else self.gate.eval).encode())
+
+    @cached_property
+    def barred(self) -> bool:
+        """Whether the gate blocks, and its verdict can only have an approximate risk."""
+        sizes = np.asarray(self.sizes, dtype=float)
+        uneven = self.clustered and self.gate.estimand == "rows" and bool(ratio.uneven(sizes))
+        few = uneven and ratio.has_few_drawn_sizes(float(ratio.effective(sizes)))
+        return self.gate.bars("approximate" if few else self.gate.risk(self.metric))
+
+    # -- what is assumed ---------------------------------------------------------------------------
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether rows are 0/1 and count alike, or are taken to: nothing between 0 and 1 varies more."""
+        about_rows = not (self.metric.combine or self.metric.labelled or self.gate.estimand != "rows")
+        if not self.metric.is_share or self.gate.relative or not about_rows:
+            return False
+        rows = [*self.past.ours.values(), *(self.past.theirs or {}).values()] if self.past else []
+        return all(value in (0, 1) and weight == 1 for value, weight in rows)
+
+    @cached_property
+    def then(self) -> Rows | None:
+        """The rows of the last run, as the claim is about them."""
+        if self.past is None or self.metric.combine or self.metric.labelled:
+            return None
+        ours, theirs = self.past.ours, self.past.theirs
+        ids, factor = [s.id for s in self.past.samples], self.factor
+        others = [theirs[i][0] for i in ids] if theirs is not None else [0.0] * len(ids)
+        values = [self.turned(ours[i][0] - factor * o) for i, o in zip(ids, others, strict=True)]
+        support, cap = None, self.gate.cap
+        if cap is not None:
+            values, support = [max(-cap, min(cap, v)) for v in values], (-cap, cap)
+        elif all(map(math.isfinite, ends := self.gate.row_range(self.metric))):
+            low, high = ends if theirs is None else (ends[0] - factor * ends[1], ends[1] - factor * ends[0])
+            support = min(self.turned(low), self.turned(high)), max(self.turned(low), self.turned(high))
+        clusters = units_of(self.past.samples)
+        rows = Rows(tuple(values), tuple(ours[i][1] for i in ids), tuple(clusters), support)
+        if self.gate.estimand != "rows":
+            return rows.of_clusters
+        return rows if len(set(clusters)) < len(clusters) else replace(rows, clusters=None)
+
+    @cached_property
+    def share(self) -> float | None:
+        """The share of rows that the candidate got right in the last run."""
+        if self.past is None:
+            return None
+        right = sum(self.past.ours[s.id][0] for s in self.past.samples) / len(self.past.samples)
+        return right if self.sign > 0 else 1 - right
+
+    @cached_property
+    def estimate(self) -> float | None:
+        """What the last run found, turned."""
+        if self.then is not None:
+            return self.then.mean
+        v = self.before[0] if self.before else None
+        return None if v is None or v.estimate is None else self.sign * (v.estimate - (v.threshold or 0.0)) + self.bound
+
+    @cached_property
+    def spread(self) -> float | None:
+        """The error of the last run for one row, or cluster, instead of all; None where it is not known."""
+        if self.then is not None:
+            return self.then.spread or None
+        v = self.before[0] if self.before else None
+        if v is None or v.lower is None or v.upper is None or v.alpha is None:
+            return None
+        width, count = (v.upper - v.lower) / 2, v.clusters or v.n
+        if not math.isfinite(width) or width <= 0:
+            return None
+        return width / float(distributions.t.isf(v.alpha, max(count - 1, 1))) * math.sqrt(count)
+
+    @cached_property
+    def discordance(self) -> float:
+        """The share of 0/1 rows on which candidate and baseline differ."""
+        if self.then is None:
+            return power.DISCORDANCE
+        changed = sum(map(abs, self.then.values)) / len(self.then.values)
+        return changed or min(3 / len(self.then.values), power.DISCORDANCE)  # the rule of three
+
+    @cached_property
+    def icc(self) -> float:
+        known = self.then.icc if self.then else None
+        return ICC if known is None else known
+
+    @property
+    def effect(self) -> float:
+        """By how much clusters multiply the rows needed."""
+        return power.design_effect(self.sizes, self.icc) if self.clustered else 1.0
+
+    def notes(self) -> list[str]:
+        if not self.shares:
+            return [f"a row varies by {(self.spread or 0.0) * math.sqrt(self.n / self.count):.3g}, {self.where}"]
+        found = [f"{self.discordance:.1%} of rows differ, {self.where}"] if self.gate.versus else []
+        if self.clustered:
+            known = self.then is not None and self.then.icc is not None
+            where = self.where if known else f"assumed (correlation {ICC:g})"
+            found.append(f"clusters cost a factor {self.effect:.2f}, {where}")
+        return found
+
+    def turned(self, value: float) -> float:
+        return self.sign * value + self.shift
+
+    @cached_property
+    def chance(self) -> float | None:
+        """How often it passes, if the truth is `truth`; None where that is not known."""
+        if self.hopeless:
+            return 0.0
+        return self.power(self.truth, self.bound) if self.shares or self.spread else None
+
+    # -- power -------------------------------------------------------------------------------------
+
+    def power(self, truth: float, bound: float, factor: float = 1.0, runs: int = RUNS) -> float:
+        """Return how often `factor` times the rows prove that the truth is above the bound."""
+        if self.drawn:
+            return float(self.passes(truth, bound, factor, runs).mean())
+        n = round(self.n * factor)
+        if not self.shares:
+            return power.mean_power(truth, bound, self.spread or 0.0, round(self.count * factor), self.alpha)
+        if not self.gate.versus:
+            return power.share_power(truth, bound, n, self.alpha)
+        return power.pairs_power(truth, -bound, self.differ(truth), n, self.alpha)
+
+    def passes(self, truth: float, bound: float, factor: float, runs: int) -> Bools:
+        """Return on which of `runs` draws it passes."""
+        if not self.shares:
+            assert self.then is not None
+            return self.then.passes(truth, bound, self.alpha, round(self.count * factor), self.seed, runs)
+        versus = self.gate.versus
+        right, pairs = ((1 + truth) / 2, ((truth, self.differ(truth)),)) if versus else (truth, ())
+        claim = Claim(bound, self.alpha, 0 if versus else None)
+        return Shares(right, pairs, self.own, self.icc).passes((claim,), self.seed, runs, factor)[:, 0]
+
+    def differ(self, difference: float) -> float:
+        """Return the discordance, which is not less than a difference."""
+        return min(max(self.discordance, abs(difference)), 1.0)
+
+    def formula(self, truth: float, bound: float, factor: float) -> float:
+        """Return about what `power` would, as a normal deviate, from a normal error."""
+        spread, rows = self.spread or 0.0, self.count * factor
+        if self.shares:
+            middle = (truth + bound) / 2
+            square = self.differ(truth) - truth**2 if self.gate.versus else middle * (1 - middle)
+            spread, rows = math.sqrt(max(square, 1e-6) * self.effect), self.n * factor
+        return power.normal_deviate(truth - bound, spread / math.sqrt(rows), self.alpha)
+
+    def search(self, find: Find, place: Callable[[float], tuple[float, float, float]]) -> float | None:
+        """Return what `find` finds on the power at `place`s: truth, bound and factor of the rows."""
+        if not self.drawn:
+            return find(lambda x: self.power(*place(x)))
+        return power.corrected(find, lambda x: self.formula(*place(x)), lambda x: self.power(*place(x), SEARCHED))
+
+    # -- what follows ------------------------------------------------------------------------------
+
+    @cached_property
+    def equal(self) -> float:
+        """The truth of a model that equals its baseline."""
+        if self.factor == 1 or self.past is None or self.past.theirs is None:
+            return 0.0
+        rows = [self.past.theirs[s.id] for s in self.past.samples]
+        mean = math.fsum(v * w for v, w in rows) / math.fsum(w for _, w in rows)
+        return self.turned((1 - self.factor) * mean)
+
+    @cached_property
+    def supposed(self) -> tuple[float, str]:
+        """What power is told for, and that model in words: an equal one, one as the last, or one just good enough."""
+        if self.gate.worse_by_at_most is not None:
+            return self.equal, f"if it equals {self.gate.versus}"
+        if self.estimate is not None:
+            return self.estimate, f"if it is {self.shown(self.back(self.estimate))} again"
+        if self.reach is None:
+            return self.bound, "whatever the model"
+        return self.reach, f"if it is {self.shown(self.back(self.reach))}"
+
+    @property
+    def truth(self) -> float:
+        return self.supposed[0]
+
+    @cached_property
+    def better(self) -> float:
+        """What the power of all gates together is told for: an equal model, or one that is 3 points better than asked;
+        where that says nothing, one as the last."""
+        if not self.shares or self.gate.worse_by_at_most is not None:
+            return self.truth
+        return min(self.bound + BETTER, 1.0)
+
+    @property
+    def again(self) -> float:
+        """The truth of a model that is as the last, where one is known."""
+        return self.truth if self.estimate is None else self.estimate
+
+    @cached_property
+    def reach(self) -> float | None:
+        """The least good truth that is proven with the power wanted; None when there is none."""
+        most = 1.0 - self.bound if self.shares else self.far
+        found = self.search(lambda at: power.smallest(at, 0.0, most), lambda x: (self.bound + x, self.bound, 1.0))
+        return None if found is None else self.bound + found
+
+    @property
+    def far(self) -> float:
+        """A distance that is proven for sure."""
+        return 20 * (self.spread or 0.0) / math.sqrt(self.count)
+
+    def proves(self) -> str:
+        """Write the smallest margin of an equal model, or the least good model, that is proven with that power."""
+        if self.gate.worse_by_at_most is None:
+            return "" if self.reach is None else self.shown(self.back(self.reach))
+        most, equal = 0.99 if self.shares else self.far, self.equal
+        margin = self.search(lambda at: power.smallest(at, 0.0, most), lambda x: (equal, equal - x, 1.0))
+        if margin is None:
+            return ""
+        if self.factor != 1:
+            return f"a margin of {margin * abs((1 - self.factor) / self.equal):.1%}" if self.equal else ""
+        return f"a margin of {self.shown(-self.sign * margin).lstrip('+−')}"
+
+    def needed(self) -> int | None:
+        """Return about the fewest rows that have the power wanted; None where rows are not what is missing."""
+        if self.truth <= self.bound:
+            return None
+        if self.truth == self.reach:
+            return self.n  # by definition
+        found = self.search(power.rows_for, lambda n: (self.truth, self.bound, n / self.n))
+        return int(found) if found is not None and found <= MOST else None
+
+    def back(self, truth: float) -> float:
+        return self.sign * (truth - self.shift)
+
+    def shown(self, value: float) -> str:
+        """Write a value in the metric's units, a perplexity's change as a share."""
+        if self.metric.is_log:
+            return minus(f"{math.expm1(value):+.1%}") if self.gate.versus else f"{math.exp(value):.4g}"
+        return minus(f"{value:+.3g}" if self.gate.versus else f"{value:.3g}")

@@ -1,0 +1,128 @@
+"""`harness plan`: what a run can prove, what it will ask, take and need, and what of it is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.collection.collected import Collection
+from harness.pipeline.attempt import AttemptClaims, look_of
+from harness.pipeline.checking import recalled_before_training
+from harness.pipeline.execution import Execution
+from harness.pipeline.ledger import Ledger, tells
+from harness.pipeline.measurements import EVALUATION, FULL, Measured, methods_of
+from harness.planning.gate_power import Odds, odds_of
+from harness.planning.joint import Joint, joint_of
+from harness.planning.past import History, name_of
+from harness.planning.workload import Made, Workload, made_of, requests_of, training_tokens
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the run: about how many seconds it takes, and how many of its evaluations that does not count.
+
+    `most` is what it takes when a sweep goes on to its last trial.
+    """
+
+    name: str
+    seconds: float = 0.0
+    unknown: int = 0
+    most: float | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Everything `harness plan` tells, as data."""
+
+    suite: str
+    path: str
+    model: str
+    seed: int
+    alpha: float
+    runs: tuple[str, ...]  # earlier ones that were learned from, the newest first
+    odds: tuple[Odds, ...]
+    joint: tuple[Joint, ...]
+    asked: tuple[Workload, ...]
+    made: tuple[Made, ...]
+    sweep: str = ""
+    trials: int = 1  # of a sweep at most
+    fewest: int = 1  # of them at least
+    training_rows: int = 0
+    training_tokens: int | None = None  # of all rows once
+    methods: tuple[str, ...] = ()
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)  # bytes that each process of a training holds at least
+    stages: tuple[Stage, ...] = ()
+    findings: tuple[str, ...] = ()  # of the checks before training
+    warnings: tuple[str, ...] = ()
+
+
+def forecast(run: Execution, measured: Mapping[str, Measured]) -> Forecast:
+    """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
+    collection, suite, session = run.collection, run.suite, run.session
+    history = History(session.options.out, collection)
+    ledger = Ledger.here(lambda _: None)
+    telling = [name for name, task in collection.tasks.items() if tells(task)]
+    looks = [(c, e) for c in collection.candidates for e in telling if e in collection.chosen[c]]
+    # which attempt other weights would be at the rows of every evaluation, by candidate and eval
+    claims = AttemptClaims(collection)
+    attempts = {key: ledger.standing(look_of(claims, *key, "", "", None)) for key in looks}
+    gates = odds_of(collection, history, attempts)
+    odds = [g.odds for g in gates]
+    asked, made = requests_of(run), made_of(session)
+    order = ("error", "warning", "note").index  # of what the checks before training find
+    counted = sorted((f for f in recalled_before_training(run) if f.ignored is None), key=lambda f: order(f.severity))
+    table, memory = suite.train, dict[str, int]()
+    if table and suite.trains and (needs := collection.plugins.find("trainer", table.use).about.memory):
+        memory = needs(session.base, session.opened.adapter, **table.given)
+    doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
+    swept = (suite.sweep.key, len(suite.sweep.values), suite.sweep.fewest) if suite.sweep else ("", 1, 1)
+    return Forecast(
+        suite.name, str(suite.path), suite.model.path, suite.about.seed, suite.about.alpha,
+        tuple(map(name_of, history.runs)), tuple(odds), tuple(joint_of(gates)), tuple(asked), tuple(made), *swept,
+        training_rows=len(collection.training or ()),
+        training_tokens=training_tokens(collection, session.opened.source),
+        methods=tuple(methods_of(collection)), measured=dict(measured), memory=memory,
+        stages=tuple(_stages(collection, asked, made, measured, history)),
+        findings=tuple(f"{f.severity} {f.name}: {f.what}" for f in counted),
+        warnings=(*run.record.found.warnings, *doubts),
+    )  # fmt: skip
+
+
+def _stages(
+    collection: Collection, asked: Sequence[Workload], made: Sequence[Made], measured: Mapping[str, Measured],
+    history: History,
+) -> list[Stage]:  # fmt: skip
+    """Add up what every stage takes: rows as they took before or as they were measured, less what is remembered."""
+    there = {m.name for m in made if m.there}
+    stages = [_evaluations("baselines", [a for a in asked if a.subject in collection.baselines], measured, history)]
+    if collection.suite.trains and collection.suite.adapter:
+        own = measured.get(FULL if collection.whole else collection.suite.adapter.use)
+        whole = own.whole if own else None
+        if sweep := collection.suite.sweep:
+            evaluation = sweep.by.partition(".")[0]
+            rows = Workload("adapter", evaluation, len(collection.tasks[evaluation].select or ()))
+            once, left = _evaluations("select", [rows], measured, history), [not m.there for m in made]
+            few, every, each = sum(left[: sweep.fewest]), sum(left), whole or 0.0  # each as long as the first
+            stages.append(Stage("train", each * few, every if whole is None else 0, most=each * every))
+            least, most = once.seconds * sweep.fewest, once.seconds * len(left)
+            stages.append(Stage("select", least, once.unknown, most=most))
+        else:
+            done = ("merged" if collection.whole else "adapter") in there
+            stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
+    for name in collection.candidates:
+        stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))
+    return stages
+
+
+def _evaluations(name: str, asked: Sequence[Workload], measured: Mapping[str, Measured], history: History) -> Stage:
+    seconds, unknown = 0.0, 0
+    rows = measured[EVALUATION].rows if EVALUATION in measured else {}
+    for one in asked:
+        measured_here = (rows.get(f"{subject}::{one.eval}") for subject in (one.subject, "base"))
+        known = (row for row in (history.seconds(one.subject, one.eval), *measured_here) if row is not None)
+        if (row := next(known, None)) is None:
+            unknown += 1
+        else:
+            seconds += row * one.rows * (1 - one.remembered / one.requests if one.requests else 1)
+    return Stage(name, seconds, unknown)

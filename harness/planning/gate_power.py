@@ -1,0 +1,172 @@
+"""Before any row is scored: how likely every gate is to be proven, what its rows could prove, and rows needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.claims.clusterings import units_of
+from harness.claims.gate import Gate
+from harness.claims.min_rows import unprovable_error
+from harness.collection.collected import Collection, Task
+from harness.pipeline.ledger import Standing
+from harness.planning.chance import GateOnRows
+from harness.planning.past import FEWEST, History, name_of
+from harness.records import words
+from harness.records.run import Run
+from harness.records.verdicts import Verdict
+from harness.stats import power
+from harness.stats.multiple import levels
+from harness.stats.tests import spent
+from harness.suite.tables import alpha_of
+
+
+@dataclass(frozen=True)
+class Odds:
+    """What a gate can prove on a candidate.
+
+    `power` is how often a model passes that is as `truth` says; without one, `missing` says what is not known.
+    `proves` is the smallest claim that is proven with power 0.8, in the metric's units, and `needed` how many rows
+    the claim itself would take for that; None where no number of rows would. A gate that is not a matter of power
+    (`kind` "counted", "point", "alarm") has none.
+    """
+
+    gate: str
+    claim: str
+    candidate: str
+    blocking: bool
+    kind: str = "inferred"
+    rows: int = 0
+    clusters: int | None = None
+    effective: float = 0.0  # independent rows that say as much as rows in clusters
+    alpha: float = 0.05
+    power: float | None = None
+    truth: str = ""
+    assumed: tuple[str, ...] = ()
+    proves: str = ""
+    needed: int | None = None
+    missing: str = ""
+    warning: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class GateOdds:
+    """A gate on a candidate: its odds, and the questions about rows that it is, none where power is no matter."""
+
+    gate: Gate
+    odds: Odds
+    cases: tuple[GateOnRows, ...] = ()
+    decides: bool = True
+
+
+def odds_of(collection: Collection, history: History, attempts: Mapping[tuple[str, str], Standing]) -> list[GateOdds]:
+    """Return every gate on every candidate with its odds; `attempts` are those to come, by candidate and eval."""
+    found = []
+    for candidate in collection.candidates:
+        gates = collection.gates(candidate)
+        each = {g.id: _asked(collection, g, candidate, history, attempts) for g in gates if not g.any_of}
+        for gate in gates:
+            one = each.get(gate.id) or GateOdds(gate, _group(gate, candidate, each))
+            found.append(replace(one, decides=collection.decides(gate, candidate)))
+    return found
+
+
+def _asked(
+    collection: Collection, gate: Gate, candidate: str, history: History, attempts: Mapping[tuple[str, str], Standing]
+) -> GateOdds:
+    task = collection.tasks[gate.eval]
+    metric = task.metrics[gate.metric_name]
+    alpha, assumed = _risk(collection, gate, task, attempts.get((candidate, gate.eval)))
+    about: dict[str, Any] = {"alpha": alpha, "assumed": assumed, "group": gate.group}
+    blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, **about)
+    if gate.kind.counts or metric.is_count:
+        return GateOdds(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
+    samples = task.rows_of(metric.name) or ()
+    if metric.is_agreement:
+        what = "labels decide it, and rows do not"
+        return GateOdds(gate, replace(blank, kind="labels", rows=len(samples), missing=what))
+    if gate.kind.has_test:
+        return GateOdds(gate, replace(blank, rows=len(samples), missing="the power of its own test is not known"))
+    every, parts = task.samples or (), gate.parts(samples)
+    number = {s.id: i for i, s in enumerate(every)}
+    if not (large := {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}):
+        what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass"
+        return GateOdds(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
+    past, verdict = history.past(gate, candidate), history.verdict(gate, candidate)
+    then = gate.parts(past.samples) if past else {}
+    clusters, cases = tuple(units_of(every)), list[GateOnRows]()
+    for name, rows in large.items():
+        chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
+        own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None
+        cases.append(GateOnRows(gate, metric, clusters, chosen, alpha, own, verdict if len(parts) == 1 else None))
+    worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
+    odds = _told(worst, blank, bool(history.runs))
+    if len(cases) > 1:
+        known = [c.chance for c in cases if c.chance is not None]
+        note = f"{len(cases)} slices must all pass; the smallest is {list(large)[cases.index(worst)]}"
+        whole = math.prod(known) if len(known) == len(cases) else None
+        odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
+    if not unprovable_error(gate, metric, samples, alpha_of(gate, collection.suite)):  # else told at collection
+        odds = replace(odds, warning=unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
+    return GateOdds(gate, odds, tuple(cases))
+
+
+def _risk(collection: Collection, gate: Gate, task: Task, standing: Standing | None) -> tuple[float, tuple[str, ...]]:
+    """Return the alpha that a gate is tested at, and what that and the power of it assume."""
+    alpha, assumed = alpha_of(gate, collection.suite), []
+    if collection.suite.about.attempts == "spend" and standing and standing.number > 1:
+        alpha = spent(alpha, standing.number)
+        assumed.append(f"attempt {standing.number}, tested at alpha {alpha:.2g}")
+    if standing and (at_most := task.spec.rows_at_most) is not None:
+        alpha = levels(standing.stages, at_most, alpha)[-1]
+        assumed.append(f"look at {standing.stages[-1]} of {at_most} rows, at alpha {alpha:.2g}")
+    if task.spec.stop == "early":
+        assumed.append("power as without stopping early, which costs some")
+    return alpha, tuple(assumed)
+
+
+def _told(case: GateOnRows, blank: Odds, known: bool) -> Odds:
+    """Return how likely a case is to be proven, and what could be; earlier runs may be `known` that do not tell."""
+    blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None)
+    if case.chance is None:
+        why = f": no earlier run here put it to {FEWEST} rows" if known else " before a first run"
+        return replace(blank, missing=f"how much {case.metric.name} varies is not known{why}")
+    if case.hopeless:
+        assumed = [*blank.assumed, *(["its risk is approximate, and the gate blocks"] if case.barred else [])]
+        return replace(blank, power=0.0, truth="whatever the model", assumed=tuple(assumed))
+    effective = case.n / case.effect if case.shares and case.effect > 1 else 0.0
+    return replace(
+        blank, effective=effective, power=case.chance, truth=case.supposed[1], proves=case.proves(),
+        needed=case.needed(), assumed=(*blank.assumed, *case.notes()),
+    )  # fmt: skip
+
+
+def _doubt(odds: Odds) -> str:
+    """Warn of a gate that more often than not would not say PASS of the model it is meant to pass."""
+    if odds.power is None or odds.power >= 0.5:
+        return ""
+    cure = f"{odds.needed:,} rows would make it {power.POWER:.0%}" if odds.needed else "no number of rows would help"
+    return f"{odds.candidate} passes {odds.power:.0%} of the time {odds.truth}; {cure}"
+
+
+def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
+    """Return the odds of what is counted or compared as it is: there is no power, only what was seen before."""
+    rows, kind = len(task.rows_of(gate.metric_name) or ()), "counted" if gate.kind.counts else "point"
+    what = "failures are counted, nothing is inferred" if gate.kind.counts else "decided by its value"
+    if gate.kind.counts and rows > 1:
+        share = 1 - blank.alpha ** (1 / rows)  # Clopper and Pearson's upper bound of no failures in n rows
+        what += f"; no failure in {rows} rows shows that at most {share:.2%} of such rows fail"
+    seen = [f"{past[0].outcome} in {name_of(past[1])}: {words.first(past[0])}"] if past else []
+    return replace(blank, kind=kind, rows=rows, missing=what, assumed=(*blank.assumed, *seen))
+
+
+def _group(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:
+    """Return the odds that one of several gates is proven, each at its share of the risk."""
+    members = [each[name].odds for name in gate.any_of if name in each]
+    blank = Odds(gate.id, gate.claim(), candidate, gate.blocking, kind="group", rows=max(m.rows for m in members))
+    if len(known := [m.power for m in members if m.power is not None]) < len(members):
+        return replace(blank, missing="the odds of a member are not known")
+    return replace(blank, power=1 - math.prod(1 - p for p in known), truth="if its members are independent")

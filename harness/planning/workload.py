@@ -1,0 +1,280 @@
+"""What a run will ask its models, without loading one: requests, tokens, and how many are remembered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from harness import schema
+from harness.answers.cache import CachedSubject, Models
+from harness.artifacts.digests import weights_digest
+from harness.collection.collected import COMPARATIVE, Collection, Item, Task, trials
+from harness.data import chat
+from harness.errors import UsageError
+from harness.evaluation import grading
+from harness.evaluation.evaluate import CHUNK
+from harness.pipeline.artifacts import Artifacts
+from harness.pipeline.execution import Execution
+from harness.pipeline.session import Session, remembered
+from harness.records.models import Logprob, ModelRef, Source, Subject, chunks
+from harness.records.samples import Prompt
+from harness.release import conversions
+from harness.release.conversions import sealed
+from harness.suite.tables import Model
+
+Pair = tuple[Prompt, str]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one evaluation of one subject asks: requests, how many of them are remembered, tokens they hold.
+
+    `unique` counts tokens that are computed when prompts are shared, `answers` those that are generated at most.
+    `note` says why less is known.
+    """
+
+    subject: str
+    eval: str
+    rows: int
+    requests: int = 0
+    remembered: int = 0
+    tokens: int | None = None
+    unique: int | None = None
+    answers: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run would make and finds there: the trained adapter, merged models, copies; and where."""
+
+    name: str
+    there: bool
+    path: str
+
+
+class Unloaded(Exception):
+    """Something was asked that only the model itself can answer."""
+
+
+class Listener:
+    """A subject that notes what it is asked, and answers from the cache, or with nothing."""
+
+    def __init__(self, ref: ModelRef, cached: CachedSubject | None) -> None:
+        self.name, self.digest, self.cached = ref.name, ref.digest, cached
+        self.calls: list[tuple[list[Pair], bool]] = []  # (prompt, continuation), and whether prompts are computed once
+        self.answers = 0
+
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, **options: Any) -> list[str]:
+        """Note the prompts; what is not remembered is answered with an empty text."""
+        self.calls.append(([(p, "") for p in prompts], False))
+        self.answers += max_new_tokens * len(prompts)
+        return self._remembered([""] * len(prompts), "generate", prompts, max_new_tokens=max_new_tokens, **options)
+
+    def logprobs(self, pairs: Sequence[Pair], **options: Any) -> list[Logprob]:
+        """Note the pairs; what is not remembered gets one nat."""
+        self.calls.append((list(pairs), True))
+        unknown = [Logprob(-1.0, 1, max(1, len(c.encode())), False) for _, c in pairs]
+        return self._remembered(unknown, "logprobs", pairs, **options)
+
+    def token_kl(self, texts: Sequence[str], against: Listener) -> list[tuple[float, int]]:
+        """Note the texts; what is not remembered differs by nothing."""
+        self.calls.append(([("", text) for text in texts], False))
+        unknown = [(0.0, 1)] * len(texts)
+        return self._remembered(unknown, "token_kl", texts, against.cached) if against.cached else unknown
+
+    def __getattr__(self, name: str) -> Any:
+        """Look facts such as `nbytes` up; no model is loaded for them."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if self.cached is None:
+            raise Unloaded(name)
+        return getattr(self.cached, name)
+
+    def _remembered(self, unknown: list[Any], method: str, *arguments: Any, **options: Any) -> list[Any]:
+        try:
+            return getattr(self.cached, method)(*arguments, **options) if self.cached else unknown
+        except Unloaded:
+            return unknown
+
+
+def requests_of(run: Execution) -> list[Workload]:
+    """Return what every evaluation would ask. Raises UsageError when an evaluator refuses its rows."""
+    session = replace(run.session, responses=remembered(run.session.options, run.record.warn))
+    try:
+        ears = _Ears(session)
+        return [ears.asked(item) for item in session.collection.items]
+    finally:
+        if session.responses:
+            session.responses.close()
+
+
+def made_of(session: Session) -> list[Made]:
+    """Return what a run would make of exactly this recipe, and whether it is there."""
+    return [*_merged(session), *(made for made, _ in _copies(session))]
+
+
+def _merged(session: Session) -> list[Made]:
+    suite, whole = session.suite, session.collection.whole
+    if not (session.opened.adapter or whole):
+        return []
+    if sweep := suite.sweep:  # what is merged depends on which of them is chosen
+        folders = [Artifacts(replace(session, collection=t)).adapter for t in trials(session.collection)]
+        what = f"{'model' if whole else 'adapter'} with {sweep.option}"
+        names = [f"{what} = {schema.show(value)}" for value in sweep.values]
+        return [Made(name, f.is_dir(), str(f)) for name, f in zip(names, folders, strict=True)]
+    places = Artifacts(session)
+    found = {"merged" if whole else "adapter": places.adapter} if suite.trains else {}
+    for variant in () if whole else suite.merges:  # of several, which is the candidate is chosen in the run
+        found[f"merged-{variant}" if suite.choose else suite.merged(variant)] = places.merged(variant)
+    return [Made(name, folder.is_dir(), str(folder)) for name, folder in found.items()]
+
+
+def _copies(session: Session) -> Iterator[tuple[Made, ModelRef]]:
+    """Yield every copy that an export makes; where it lies depends on its parent, so that must be there."""
+    suite, elsewhere, places = session.suite, session.opened.candidate, Artifacts(session)
+    parents = {made.name: made.path for made in _merged(session) if made.there} if suite.copies else {}
+    parents |= {"merged": elsewhere.path} if elsewhere else {}
+    for name, declared in suite.copies.items():
+        folder, options = places.work / name, suite.model.options
+        if path := parents.get(declared.from_):
+            exporter = session.collection.plugins.find("exporter", declared.use).function
+            digest = elsewhere.digest if elsewhere else weights_digest(Path(path))
+            parent = ModelRef(declared.from_, path, digest, options=options)
+            folder = places.copy(declared, parent)
+            options = conversions.opened(declared, parent, exporter)
+        yield Made(name, folder.is_dir(), str(folder)), ModelRef(name, str(folder), options=options)
+
+
+def training_tokens(collection: Collection, source: Source) -> int | None:
+    """Count the tokens of the training rows, once over, as text or with the model's own chat template."""
+    if collection.training is None:
+        return None
+    rows: list[Mapping[str, Any]] = []
+    for row in collection.training:
+        both = ("chosen", "rejected") if "chosen" in row else ()
+        rows += [{**row, "completion": row[name]} for name in both] or [row]
+    return sum(source.count_tokens([_pair(row) for row in rows]))
+
+
+def _pair(row: Mapping[str, Any]) -> Pair:
+    messages, given = row.get("messages"), chat.of_training(row)
+    if isinstance(messages, list) and messages:
+        return chat.joined(messages[:-1], given), str(messages[-1].get("content") or "")
+    if "prompt" in row:
+        prompt, completion = row["prompt"], row.get("completion", "")
+        text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
+        return (chat.joined(prompt, given) if isinstance(prompt, list) else prompt), text
+    return "", str(row.get("text", ""))
+
+
+class _Ears:
+    """Listens to every evaluation of a run, and counts the tokens of the same requests once."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.counted: dict[Any, tuple[int, int]] = {}
+        suite, ready, base = session.suite, session.opened, session.base
+        # the models that are there, by subject, with the table that loads each
+        self.refs: dict[str, tuple[ModelRef, Model]] = {"base": (base, suite.model)}
+        for name, baseline in suite.subjects.items():
+            if name in ready.others:
+                self.refs[name] = session.baseline(name), baseline.model
+            elif name in ready.releases or not baseline.released:
+                self.refs[name] = session.baseline(name) if baseline.released else base, suite.model
+        if ready.candidate:
+            merged = ModelRef("merged", ready.candidate.path, ready.candidate.digest, options=suite.model.options)
+            self.refs["merged"] = merged, suite.model
+        there = {made.name: Path(made.path) for made in made_of(session) if made.there}
+        if ready.adapter and ("adapter" in there or not suite.trains):
+            folder, quantization = Artifacts(session).adapter, ready.adapter.quantization
+            on = replace(base, name="adapter", adapter=folder, quantization=quantization)
+            self.refs["adapter"] = sealed(on, base=base.digest), suite.model
+        for name in session.collection.candidates:
+            if name in there and name != "adapter":
+                self.refs[name] = sealed(ModelRef(name, str(there[name]), options=suite.model.options)), suite.model
+        self.refs |= {ref.name: (sealed(ref), suite.model) for made, ref in _copies(session) if made.there}
+
+    def asked(self, item: Item) -> Workload:
+        collection, ready = self.session.collection, self.session.opened
+        task = collection.tasks[item.eval]
+        blank = Workload(item.subject, item.eval, len(task.samples or ()))
+        if item.subject in ready.lacking:
+            return replace(blank, note="nothing was released yet")
+        if task.uncached:
+            return replace(blank, note="it measures time, so nothing is remembered")
+        listener = self.listener(item.subject)
+        against = self.listener(collection.against(item)) if task.comparative else None
+        if listener.cached:
+            self.session.prompted(item, listener.cached)  # which says whether old answers are asked again
+        subject: Any = self.session.prompted(item, listener)
+        problem = _listen(task, subject, against, listener)
+        if not (requests := sum(len(pairs) for pairs, _ in listener.calls)):
+            return replace(blank, note=problem)
+        fewshot = subject is not listener and item.subject
+        key = (item.eval, fewshot, item.subject if item.subject in ready.others else "")
+        if key not in self.counted:
+            source, total, unique = ready.others.get(item.subject, ready.source), 0, 0
+            for pairs, shared in listener.calls:
+                each = source.count_tokens(pairs)
+                total += sum(each)
+                unique += _shared(source, pairs, each) if shared else sum(each)
+            self.counted[key] = total, unique
+        found = listener.cached.found if listener.cached else 0
+        counts = requests, found, *self.counted[key], listener.answers
+        return Workload(item.subject, item.eval, blank.rows, *counts, problem)
+
+    def listener(self, name: str) -> Listener:
+        """Return a listener that answers what is remembered of a model that is there."""
+        responses = self.session.responses
+        if name not in self.refs:
+            return Listener(ModelRef(name, ""), None)
+        ref, model = self.refs[name]
+        identify = self.session.collection.plugins.find("loader", model.use).about.identity
+        identity = identify(ref, **ref.options) if identify and responses else None
+        if identity is None or responses is None:
+            return Listener(ref, None)
+
+        def refuse() -> NoReturn:
+            raise Unloaded(name)
+
+        return Listener(ref, CachedSubject(ref, identity, Models(refuse), 0, responses))
+
+
+def _listen(task: Task, subject: Subject, against: Any, listener: Listener) -> str:
+    """Run an evaluator on a listener, chunk by chunk; return what kept it from asking all it would."""
+    if task.marks:
+        grading.answer(task, listener.name, subject, lambda _: None)
+        return "without the calls that mark the answers"
+    options: dict[str, Any] = dict(task.spec.options)
+    if task.comparative:
+        options[COMPARATIVE] = against
+    if schema.wants(task.function, "folder"):
+        options["folder"] = task.folder
+    for rows in chunks(task.samples or (), CHUNK):
+        before = len(listener.calls)
+        try:
+            list(task.function(subject, rows, **options))
+        except Exception as error:
+            if len(listener.calls) > before:
+                continue  # it was given answers that no model gave; what it asked first is known
+            if isinstance(error, UsageError):  # it refused the rows before it asked anything
+                raise UsageError(*(f"{task.spec.where}: {m}" for m in error.messages)) from None
+            return "" if isinstance(error, Unloaded) else f"what it asks cannot be told beforehand: {error}"
+    return ""
+
+
+def _shared(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int:
+    """Count a prompt once however many continuations it has, and the lines that all text prompts begin with."""
+    if not (prompts := {repr(p): p for p, _ in pairs if p}):
+        return sum(counts)
+    alone = dict(zip(prompts, source.count_tokens([(p, "") for p in prompts.values()]), strict=True))
+    repeated = sum(alone[repr(p)] for p, _ in pairs if p) - sum(alone.values())
+    texts = [p for p in prompts.values() if isinstance(p, str)]
+    same = os.path.commonprefix(texts) if len(texts) == len(prompts) > 1 else ""  # noqa: RUF071 - of any texts
+    front = same.rpartition("\n")[0]
+    lines = source.count_tokens([(front, "")])[0] * (len(texts) - 1) if front else 0
+    return sum(counts) - repeated - lines

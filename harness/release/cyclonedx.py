@@ -1,0 +1,134 @@
+"""A CycloneDX 1.6 bill of materials of an export: the model, what it was made of, and what its gates found."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from harness.answers import keys
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MODEL, decimal
+from harness.errors import UsageError
+from harness.release.evidence import ReadEvidence, read_evidence
+from harness.release.policy import Policy
+from harness.release.verified import Verified
+
+MADE = "machine-learning-model"
+SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:finetune-harness")  # of serial numbers
+WEIGHTS = "the sha256 is of its tensors, as the harness digests them, and of no one file"
+ROWS = "the sha256 is of its rows, as the harness digests them, and of no file"
+TREE = "the sha256 is the root digest of model/, as OpenSSF model signing has it"
+Part = dict[str, Any]
+
+
+def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+    """Return what writes a bill of materials; raises UsageError at a key, for nothing signs it."""
+    if key:
+        raise UsageError("--as cyclonedx is not signed; leave out --sign-with, or sign what is printed")
+    return lambda found: bom(found, read_evidence(found)) if found.ok else ""
+
+
+def bom(found: Verified, evidence: ReadEvidence) -> str:
+    """Return the bill of materials as JSON, the same for the same evidence and notes."""
+    lock, manifest = evidence.lock, evidence.manifest
+    data = [
+        _part("data", f"rows:{name}", name, rows["sha256"], f"{rows['rows']} rows; {ROWS}", data=[{"type": "dataset"}])
+        for name, rows in lock["data"].items()
+    ]
+    files = [_part("file", name, name, sha) for name, sha in evidence.files.items()]
+    plugins = []
+    for number, one in enumerate(lock["plugins"]):
+        name, version, *changed = [*(one["distribution"] or "").split(" ", 2), ""][:3]
+        whole = bool(name) and not "".join(changed)  # else its code is not that of the package
+        about = {"group": name, "version": version, "purl": _library("", name, version)["purl"]} if whole else {}
+        label = f", of {one['distribution']}" if name and not whole else ""
+        says = f"a plugin{label}; the sha256 is of its code"
+        plugins.append(_part("library", f"plugin:{number}", one["name"], one["code"], says, **about))
+    packages = [_library(f"package:{n}", n, v) for n, v in lock["packages"].items() if n != keys.CORE]
+    parts = [*data, *plugins, *packages, *(f for f in files if not f["name"].startswith(f"{MODEL}/"))]
+    tool = {"type": "application", "name": "finetune-harness", "version": lock["harness"]}
+    model = _model(found, evidence) | {"components": [f for f in files if f["name"].startswith(f"{MODEL}/")]}
+    made = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(SPACE, json.dumps(found.read, sort_keys=True))}",
+        "version": 1,
+        "metadata": {"timestamp": manifest["started"], "tools": {"components": [tool]}, "component": model},
+        "components": parts,
+        "dependencies": [{"ref": "model", "dependsOn": [part["bom-ref"] for part in data]}],
+        "declarations": _declarations(evidence),
+    }
+    return json.dumps(made, indent=1) + "\n"
+
+
+def _model(found: Verified, evidence: ReadEvidence) -> Part:
+    lock, manifest = evidence.lock, evidence.manifest
+    before = {"base": {"candidate": lock["suite"]["model"]["path"], "weights": lock["subjects"].get("base", "")}}
+    before = {"parent": manifest["made_of"]} | before if "made_of" in manifest else before
+    ancestors = [_part(MADE, ref, one["candidate"], one["weights"], WEIGHTS) for ref, one in before.items()]
+    metrics = dict.fromkeys(json.dumps(m) for g in evidence.gates for m in _metrics(g))  # several gates ask the same
+    failed = [f'gate "{g["gate"]}" is {g["outcome"]}: {g["why"]}' for g in evidence.gates if g["outcome"] != "PASS"]
+    card = {
+        "modelParameters": {"task": "text-generation", "datasets": [{"ref": f"rows:{name}"} for name in lock["data"]]},
+        "quantitativeAnalysis": {"performanceMetrics": [json.loads(metric) for metric in metrics]},
+        "considerations": {"technicalLimitations": [*failed, *found.notes]},
+        "properties": [{"name": "finetune-harness:weights", "value": manifest["weights"]}],
+    }
+    claims = {"alg": "SHA-256", "content": found.read[CLAIMS]}
+    return _part(
+        MADE, "model", manifest["name"], found.root, f"{manifest['candidate']}; {TREE}",
+        version=found.root[:16], modelCard=card, pedigree={"ancestors": ancestors},
+        externalReferences=[{"type": "attestation", "url": f"{EVIDENCE}/{CLAIMS}", "hashes": [claims]}],
+    )  # fmt: skip
+
+
+def _metrics(gate: Mapping[str, Any]) -> Iterator[Part]:
+    """Yield the numbers of a gate: the metric, what it changed from the baseline, and the bounds on each slice.
+
+    Bounds are one-sided, at the gate's risk each.
+    """
+    value, versus, name = _number(gate, "value"), gate["versus"], gate["metric"]
+    bounds = {"confidenceInterval": found} if (found := _bounds(gate)) else {}
+    of = {"slice": gate["driver"]} if gate["driver"] else {}  # whose numbers are the gate's
+    if value:
+        yield {"type": name, "value": value, **of, **({} if versus else bounds)}
+    if versus and bounds:
+        yield {"type": f"{name}, change from {versus}", "value": _number(gate, "estimate"), **of, **bounds}
+    for one in gate["slices"]:
+        if found := _bounds(one):
+            told = f"{name}, change from {versus}" if versus else name
+            yield {"type": told, "slice": one["name"], "confidenceInterval": found}
+
+
+def _bounds(told: Mapping[str, Any]) -> dict[str, str]:
+    found = {"lowerBound": _number(told, "lower"), "upperBound": _number(told, "upper")}
+    return {key: number for key, number in found.items() if number}
+
+
+def _number(told: Mapping[str, Any], key: str) -> str:
+    return "" if told[key] is None else decimal(told[key])
+
+
+def _library(ref: str, name: str, version: str) -> Part:
+    return _part("library", ref, name, version=version, purl=f"pkg:pypi/{quote(name.lower())}@{quote(version)}")
+
+
+def _part(kind: str, ref: str, name: str, sha256: str = "", says: str = "", **more: Any) -> Part:
+    hashed = {"hashes": [{"alg": "SHA-256", "content": sha256}]} if sha256 else {}
+    return {"type": kind, "bom-ref": ref, "name": name, **({"description": says} if says else {}), **hashed, **more}
+
+
+def _declarations(evidence: ReadEvidence) -> Part:
+    """Return what is claimed of the model: the gates that passed, as gates.json has them."""
+    file = f"{EVIDENCE}/{GATES}"
+    claims = [
+        {"bom-ref": f"gate:{g['gate']}", "target": "model", "predicate": f"{g['metric']} {g['claim']}".strip()}
+        | {"reasoning": g["why"], "evidence": ["gates"]}
+        for g in evidence.gates
+        if g["outcome"] == "PASS"
+    ]
+    found = {"bom-ref": "gates", "propertyName": file, "data": [{"name": file, "contents": {"url": file}}]}
+    return {"claims": claims, "evidence": [found]}

@@ -1,0 +1,61 @@
+"""The signature of a model folder as OpenSSF model signing has it, which `model_signing verify key` accepts.
+
+Predicate https://model_signing/signature/v1.0, in a Sigstore bundle without a log. Theirs are ECDSA keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.attestation import MODEL, PAYLOAD, payload
+from harness.errors import UsageError
+from harness.release.evidence import ReadEvidence, read_evidence
+from harness.release.policy import Policy
+from harness.release.signing import read_private
+from harness.release.verified import Verified
+
+KIND = "https://model_signing/signature/v1.0"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
+
+
+def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+    """Return what signs with a private key on a curve that model_signing takes; raises UsageError at any other."""
+    if key is None:
+        raise UsageError("--as model-signing is a signature; give --sign-with FILE, a private EC key")
+    private = read_private(key, "--sign-with")
+    if getattr(getattr(private, "curve", None), "name", "") not in CURVES:
+        make = f"openssl ecparam -name prime256v1 -genkey -noout -out {key}"
+        raise UsageError(f"--sign-with {key}: is no EC key, P-256 for instance, as model-signing wants it; {make}")
+    return lambda found: bundle(found, read_evidence(found), private) if found.ok else ""
+
+
+def bundle(found: Verified, evidence: ReadEvidence, private: Any) -> str:
+    """Return the bundle over the files in model/, under the digests that were verified."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from securesystemslib.dsse import Envelope
+
+    files = {n.removeprefix(f"{MODEL}/"): sha for n, sha in evidence.files.items() if n.startswith(f"{MODEL}/")}
+    ordered = sorted(files, key=lambda name: name.split("/"))  # as the root digest has them
+    predicate = {
+        "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False},
+        "resources": [{"name": name, "algorithm": "sha256", "digest": files[name]} for name in ordered],
+    }
+    statement = payload(KIND, [{"name": MODEL, "digest": {"sha256": found.root}}], predicate)
+    digest = getattr(hashes, CURVES[private.curve.name])()
+    signature = private.sign(Envelope(statement, PAYLOAD, {}).pae(), ec.ECDSA(digest))
+    told = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    public = private.public_key().public_bytes(*told)
+    envelope = {
+        "payload": base64.b64encode(statement).decode(),
+        "payloadType": PAYLOAD,
+        "signatures": [{"sig": base64.b64encode(signature).decode(), "keyid": ""}],
+    }
+    material = {"publicKey": {"hint": hashlib.sha256(public).hexdigest()}, "tlogEntries": []}
+    return json.dumps({"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": envelope}) + "\n"

@@ -1,0 +1,122 @@
+"""A SLSA verification summary: that an export met a policy, or did not, for those who deploy it further.
+
+https://slsa.dev/verification_summary/v1. The levels are our own: none says how anything was built.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from harness.artifacts.attestation import CLAIMS, EVIDENCE, MODEL, STATEMENT, Envelope, payload, read_envelopes
+from harness.artifacts.digests import file_digest, root_digest, walk
+from harness.artifacts.strict import MALFORMED, read_json
+from harness.errors import UsageError
+from harness.release.evidence import read_evidence
+from harness.release.policy import ExportRefused, Policy, check_signers, signers
+from harness.release.signing import enveloped, signer_of
+from harness.release.verified import Verified
+from harness.texts.shown import shown
+from harness.version import __version__
+
+KIND = "https://slsa.dev/verification_summary/v1"
+URN, LEVEL = "urn:finetune-harness", "FINETUNE_HARNESS"
+
+
+def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+    """Return what writes summaries under a policy of a file, signed with the deployer's key if need be.
+
+    Raises UsageError without a policy.
+    """
+    if policy is None:
+        raise UsageError("--as vsa says that a policy was met; give --policy FILE too")
+    about = {"uri": f"{URN}:policy:{quote(name)}", "digest": {"sha256": policy.digest}}
+    return partial(summary, about, signer_of(key, "--sign-with") if key else None)
+
+
+def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
+    """Return the summary of an export that was verified, or refused: a statement, or in an envelope signed by `signer`.
+
+    Of an export whose model cannot be hashed there is none, and a note says why.
+    """
+    name, model = Path(found.folder).resolve().name, Path(found.folder) / MODEL
+    try:
+        root = found.root or root_digest({name: file_digest(model / name) for name, _ in walk(model)})
+    except (OSError, ValueError) as error:
+        found.notes.append(f"no summary is written, for there are no bytes that it could be about: {error}")
+        return ""
+    claims = found.read.get(CLAIMS)
+    told = {
+        "verifier": {"id": f"{URN}:verify", "version": {"finetune-harness": __version__}},
+        "timeVerified": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "resourceUri": f"{URN}:export:{quote(name)}",
+        "policy": policy,
+        "inputAttestations": [{"name": f"{EVIDENCE}/{CLAIMS}", "digest": {"sha256": claims}}] if claims else [],
+        "verificationResult": "PASSED" if found.ok else "FAILED",
+        "verifiedLevels": levels(found) if found.ok else ["FAILED"],
+        "slsaVersion": "1.1",
+        **({} if found.ok else {f"{URN}:refused": found.refused}),
+    }
+    statement = payload(KIND, [{"name": name, "digest": {"sha256": root}}], told)
+    return (enveloped(statement, signer).line() if signer else statement.decode()) + "\n"
+
+
+def levels(found: Verified) -> list[str]:
+    """Return what was verified of an export, beyond its bytes; each name is said once, and no waiver goes unsaid."""
+    evidence = read_evidence(found)
+    blocking = [g for g in evidence.gates if g["blocking"]]
+    waived = any(g["outcome"] != "PASS" for g in blocking) or bool(evidence.manifest.get("ignored"))
+    left = [g for g in blocking if g["gate"] in found.unable or g["outcome"] == "ERROR"]
+    held = {
+        "GATED_WITH_WAIVERS" if waived else "GATED": True,
+        "SIGNED": bool(found.signed_by),
+        "RECOMPUTED": "recompute" in found.steps and not left,
+        "REPLAYED": "replay" in found.steps,
+    }
+    return [f"{LEVEL}_{name}" for name, holds in held.items() if holds]
+
+
+def held(path: Path, found: Verified, policy: Policy | None) -> str:
+    """Return what the summaries in a file, one a line, say of an export that is verified.
+
+    Raises ExportRefused where one is of another root or says FAILED, they are of several policies, or too few keys of
+    the policy signed them, and UsageError where it holds no summary.
+    """
+    try:
+        text = path.read_text("utf-8")
+        envelopes = [Envelope(text.encode(), {})] if "_type" in text[:200] else read_envelopes(text)
+        said = [_read_summary(envelope) for envelope in envelopes]
+    except OSError as error:
+        raise UsageError(f"--summary {path}: cannot be read: {error.strerror}") from None
+    except MALFORMED as error:
+        why = " ".join(str(error).split())
+        raise UsageError(f"--summary {path}: is no verification summary: {type(error).__name__}: {why}") from None
+    for envelope, (root, result, says, _) in zip(envelopes, said, strict=True):
+        if root != found.root:
+            raise ExportRefused(f"{path} is of another root ({root[:16]}), this export has {found.root[:16]}")
+        if policy and not signers(envelope, policy):
+            raise ExportRefused(f"{path} is signed by no key of the policy")
+        if result != "PASSED":
+            raise ExportRefused(f"{path} says {json.dumps(says)}")
+    if len({about for *_, about in said}) > 1:
+        raise ExportRefused(f"{path} has summaries under several policies; name a file of one")
+    if not policy:
+        return f"{said[0][2]}, by whom is not known: no policy"
+    return f"{said[0][2]}, signed by {', '.join(check_signers(envelopes, policy, str(path)))}"
+
+
+def _read_summary(envelope: Envelope) -> tuple[str, str, str, str]:
+    """Return the root of a summary, its result, what it says in a line, and its policy."""
+    statement = read_json(envelope.payload)
+    told = statement["predicate"]
+    if (statement["_type"], statement["predicateType"]) != (STATEMENT, KIND):
+        raise ValueError(f"its predicate is {statement['predicateType']}")
+    (subject,) = statement["subject"]
+    root, result = str(subject["digest"]["sha256"]), str(told["verificationResult"])
+    says = f"{result} on {told['timeVerified']} under {told['policy']['uri']}, {', '.join(told['verifiedLevels'])}"
+    return root, result, shown(says), json.dumps(told["policy"], sort_keys=True)

@@ -1,0 +1,31 @@
+"""Rows that other tools scored: read, paired, compared fairly, and decided as our own are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness import schema
+from harness.errors import UsageError
+from harness.hookspec import hookimpl
+from harness.rows.records import RowsOptions
+
+if TYPE_CHECKING:
+    from harness import Evaluator
+
+
+@schema.takes(RowsOptions)
+def rows(subject: Any, samples: Any, options: RowsOptions) -> Any:
+    """Read one metric of rows that another tool scored; of suites with [rows], which ask no model.
+
+    `task`, `metric` and lm_eval's `filter` are named where a run holds several, `tool` where its files do not tell who
+    wrote them, `better` and `scale` where they do not say. `id`, `score`, `input`, `target`, `weight` and `repeat` are
+    columns of a table, and `input = "none"` reads no input. `repeats` is how many answers each row has. `missing` says
+    what a row or a repeat without a score is: no verdict, or "wrong". `allow` names differences between the runs that
+    are meant, such as "template"; `only_common` judges the rows that both were asked.
+    """
+    raise UsageError('use = "rows" reads what others scored, and asks no model; it goes with [rows], not with [model]')
+
+
+@hookimpl
+def harness_evaluators() -> dict[str, Evaluator]:
+    return {"rows": rows}

@@ -1,0 +1,60 @@
+"""Two large files read at a time: the second by a process of its own, which hands its rows over as columns."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields, replace
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from harness import isolated
+from harness.errors import CheckFailed, UsageError
+from harness.rows.readers import located, read
+from harness.rows.records import RawRow, RawRows, Wanted
+
+LARGE = 1 << 25  # bytes, from which a process of its own is worth its start
+FILES = 1000  # of a folder, that are looked at for its size
+
+
+def read_all(paths: Sequence[str], want: Wanted) -> list[RawRows]:
+    """Read the rows of a base and a candidate, or of one; both at a time where both are large. Raises UsageError."""
+    places = [located(path)[0] for path in paths] if len(paths) > 1 else []
+    looked = [islice(place.rglob("*"), FILES) if place.is_dir() else [place] for place in places]
+    if min((sum(f.stat().st_size for f in some if f.is_file()) for some in looked), default=0) < LARGE:
+        return [read(path, want) for path in paths]
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
+        into = Path(folder, "rows")
+        question = {"path": paths[-1], "want": asdict(want), "into": str(into)}
+        asked = beside.submit(isolated.ask, "harness.rows.beside", question, f"{paths[-1]}: cannot be read")
+        found = [read(path, want) for path in paths[:-1]]
+        try:
+            asked.result()
+        except CheckFailed as error:  # what the other process says of the file
+            raise UsageError(str(error)) from None
+        run, columns = pickle.loads(into.read_bytes())  # noqa: S301 (written by the process above)
+    rows = list(map(RawRow, *columns))
+    del columns
+    for theirs, own in zip(found[-1].rows, rows, strict=False):  # of what both were asked in one order, one copy
+        own.key = theirs.key if own.key == theirs.key else own.key
+        own.content = theirs.content if own.content == theirs.content else own.content
+    return [*found, replace(run, rows=rows)]
+
+
+def _answer(path: str, want: dict[str, Any], into: str) -> Mapping[str, Any]:
+    """Read the rows of a file into another one, a column a field."""
+    gc.disable()
+    run = read(path, Wanted(**want))
+    with Path(into).open("wb") as f:
+        columns = [list(map(attrgetter(one.name), run.rows)) for one in fields(RawRow)]
+        pickle.dump((replace(run, rows=()), columns), f)
+    return {}
+
+
+if __name__ == "__main__":
+    isolated.answer(_answer)

@@ -1,0 +1,201 @@
+"""The evidence of a gate on rows of others: the rows as they were read, from which the verdicts come out again.
+
+manifest.json   what was read (sha256 and size of each file), the binding, and the digests of the other files
+suite.json      the suite, its gates and how its rows are read
+items.jsonl     a line a row: evaluation, side and all that the reader found
+verdicts.json   what was decided
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.strict import read_json
+from harness.claims.gate import Gate
+from harness.data.pypi import sha256_of
+from harness.errors import ExitCode
+from harness.files import open_file, write_text
+from harness.records.verdicts import Outcome
+from harness.release import demands
+from harness.release.locked import Locked
+from harness.release.policy import Policy
+from harness.release.source import find_source_error
+from harness.reports.report_json import dumps
+from harness.reports.report_json import made as made_of
+from harness.rows.records import RawRow, RawRows
+from harness.rows.suites import JudgedRows, Runs, judged, rows_suite, runs_of
+from harness.suite.tables import Eval, ScoredRows, Suite, SuiteTable
+from harness.texts.shown import shown
+from harness.version import __version__
+
+FORMAT, FOLDER = "rows 1", "gate"
+SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json", "manifest.json"
+WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
+BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
+TOLD = {  # keys of a policy that a bundle tells of; whatever else one demands refuses it
+    "suites", "gates", "stages", "max_age_days", "max_attempts", "recomputed", "remembered", "waivers", "ignored",
+    "data", "harness", "binding", "claims", "digest",
+}  # fmt: skip
+TABLES = {"keys": "[[key]]", "served": "[served]"}  # as they stand in a policy
+MAX_FILE_BYTES = 1 << 30  # of one file: bundles are written of at most 50,000 rows
+NEAR = 1e-9  # by which numbers differ on another processor
+
+
+def write_bundle(found: JudgedRows, folder: Path) -> None:
+    """Write the evidence of judged rows. Raises OSError."""
+    suite = found.suite
+    told: dict[str, Any] = {"about": asdict(suite.about), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
+    told |= {"evals": [asdict(e) for e in suite.evals], "gates": [asdict(g) for g in suite.gates]}
+    told |= {"source": suite.source} if suite.source is not None else {}
+    write_text(folder / SUITE, dumps(told))
+    sides = {(e, s): run for e, one in found.measured.items() for s, run in one.runs.items()}
+    lines = (json.dumps([e, s, asdict(row)]) + "\n" for (e, s), run in sides.items() for row in run.rows)
+    write_text(folder / ITEMS, lines)
+    write_text(folder / VERDICTS, dumps([asdict(v) for v in found.verdicts]))
+    runs = [{"eval": e, "side": s, **asdict(replace(run, rows=()))} for (e, s), run in sides.items()]
+    manifest = {
+        "format": FORMAT, "path": str(suite.path), "digest": suite.digest,
+        "started": found.started.isoformat(timespec="seconds"), "harness": __version__,
+        "attempts": {e: standing.number for (_, e), standing in found.standings.items()},
+        "runs": [{k: v for k, v in run.items() if k != "rows"} for run in runs],  # these have a file of their own
+        "files": {name: sha256_of(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
+    }  # fmt: skip
+    write_text(folder / MANIFEST, dumps(manifest))
+
+
+def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
+    """Say whether a bundle is what was written, and its verdicts what its rows, or the sources again, come to."""
+    try:
+        steps = _verified(folder, args, policy)
+        code, refused = ExitCode.OK, ""
+    except Exception as error:  # of evidence that somebody made whatever is raised is a refusal
+        steps, code, refused = {}, ExitCode.REFUSED, shown(str(error) or type(error).__name__)
+    args.document = {"folder": str(folder), "ok": not refused, "refused": refused, "steps": steps}
+    for name, told in steps.items():
+        print(f"{name}: {shown(told)}")
+    if refused:
+        print(f"refused: {folder}: {refused}", file=sys.stderr)
+    return code
+
+
+def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str, str]:
+    """Return the steps that were passed. Raises ValueError and others at the first that was not."""
+    if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
+        raise ValueError("rows of others are no export: there is no model to ask again, and nothing to state of one")
+    manifest = read_json(_read(folder, MANIFEST))
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"is no bundle of this version ({FORMAT})")
+    told, raw = manifest["files"], {name: _read(folder, name) for name in (SUITE, ITEMS, VERDICTS)}
+    there = {name: hashlib.sha256(data).hexdigest() for name, data in raw.items()}
+    if odd := next((name for name in {**there, **told} if told.get(name) != there.get(name)), ""):
+        raise ValueError(f"{odd} is not what was written")
+    bound = {f"{r['side']}: {r['binding']}" + (f" ({r['bound']})" if r["bound"] else "") for r in manifest["runs"]}
+    steps = {"files": f"{len(told)} as they were written", "binding": ", ".join(sorted(bound))}
+    verdicts = read_json(raw[VERDICTS])
+    if args.recompute or args.sources or policy:
+        suite, runs = _kept(raw, manifest)
+        again = judged(suite, runs=runs, attempts=manifest["attempts"])
+        for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
+            if odd := [key for key in one if key != WAIVER and not _alike(one[key], other[key])]:
+                raise ValueError(f'gate "{one["gate"]}": its rows come to another {odd[0]}')
+        steps["recompute"] = f"recomputed {len(verdicts)} of {len(verdicts)} gates"
+        if policy:
+            steps["policy"] = _allowed(policy, manifest, again)
+        if args.sources:
+            steps["sources"] = _same_sources(suite, runs, args.sources)
+    steps["verdicts"] = ", ".join(f"{v['outcome']} {v['gate']}" for v in verdicts)
+    return steps
+
+
+def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> str:
+    """Return what a policy took. Raises ValueError at the first demand that rows do not meet, or tell nothing of."""
+    if policy.binding is None:
+        raise ValueError("rows of others are taken on trust, and the policy takes none (binding)")
+    for side, run in ((side, run) for one in again.measured.values() for side, run in one.runs.items()):
+        if BINDINGS.index(run.binding) < BINDINGS.index(policy.binding):
+            raise ValueError(f'{side} is bound by "{run.binding}", the policy wants "{policy.binding}" (binding)')
+    for name in (f.name for f in fields(Policy) if f.name not in TOLD):
+        if getattr(policy, name) != getattr(Policy([]), name):
+            raise ValueError(f"the evidence of rows does not tell what the policy demands ({TABLES.get(name, name)})")
+    told = {"candidate": "candidate", "started": manifest["started"], "ignored": []}
+    told["answers"] = {"remembered": "nobody knows how many"}
+    suite = again.suite
+    about: dict[str, Any] = {"name": suite.name, "digest": suite.digest}
+    if suite.source is not None:
+        about |= {"source": suite.source, "about": asdict(suite.about), "evals": [asdict(e) for e in suite.evals]}
+    if why := find_source_error(about, [asdict(g) for g in suite.gates]):
+        raise ValueError(why)
+    lock: dict[str, Any] = {"suite": about, "harness": manifest["harness"], "data": {}, "plugins": []}
+    metrics = {name: {one.metric.name: one.metric} for name, one in again.measured.items()}
+    locked = Locked(suite.about, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
+    met = demands.found(policy, lock, locked, {v.gate: asdict(v) for v in again.verdicts}, "candidate")
+    for why in (*demands.refused(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):
+        raise ValueError(why)
+    if not any(v.blocking for v in again.verdicts):
+        raise ValueError("no blocking gate applies to candidate")
+    for v in again.verdicts:
+        if v.holds_up or (v.gate in policy.gates and v.outcome is not Outcome.PASS):
+            raise ValueError(f'gate "{v.gate}" is {v.outcome}; of rows no waiver is taken')
+        if policy.max_attempts is not None and (v.attempt or 1) > policy.max_attempts:
+            what = f'gate "{v.gate}" was asked {v.attempt} times, the policy allows {policy.max_attempts}'
+            raise ValueError(f"{what} (max_attempts)")
+    return f'binding is at least "{policy.binding}"'
+
+
+def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
+    """Return how many rows were read again and are the same. Raises ValueError where they are not."""
+    given = zip(("base", "candidate")[-len(paths) :], paths, strict=True)
+    scored = {side: replace(suite.rows[side], path=str(Path(path).absolute())) for side, path in given}
+    count = 0
+    for name, there in runs_of(replace(suite, rows=scored)).items():
+        for side, run in there.items():
+            told = runs[name][side]
+            if [*run.rows] != [*told.rows] or run.facts != told.facts or run.metrics != told.metrics:
+                raise ValueError(f"{side} of {name}: the sources hold other rows than the bundle")
+            count += len(run.rows)
+    return f"{count:,} rows read again, and the same"
+
+
+def _read(folder: Path, name: str) -> bytes:
+    """Return the bytes of a file, which are read once and never through a link."""
+    with open_file(folder / name, below=folder) as f:
+        if len(data := f.read(MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
+            raise ValueError(f"{name} is too large to be evidence")
+    return data
+
+
+def _kept(raw: Mapping[str, bytes], manifest: Mapping[str, Any]) -> tuple[Suite, Runs]:
+    told = read_json(raw[SUITE])
+    evals = tuple(made_of(Eval, e, "eval") for e in told["evals"])
+    gates = tuple(made_of(Gate, g, "gate") for g in told["gates"])
+    rows = {name: made_of(ScoredRows, r, name) for name, r in told["rows"].items()}
+    about = made_of(SuiteTable, told["about"], "suite")
+    suite = rows_suite(Path(Path(manifest["path"]).name), about, evals, gates, manifest["digest"], rows)
+    suite = replace(suite, source=told.get("source"))
+    items: dict[tuple[str, str], list[RawRow]] = {}
+    for name, side, row in map(read_json, io.BytesIO(raw[ITEMS])):
+        items.setdefault((name, side), []).append(RawRow(**row))
+    found: dict[str, dict[str, RawRows]] = {}
+    for run in manifest["runs"]:
+        name, side = run.pop("eval"), run.pop("side")
+        whole = replace(made_of(RawRows, {**run, "rows": []}, "runs"), rows=items[name, side])
+        found.setdefault(name, {})[side] = whole
+    return suite, found
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=NEAR, abs_tol=NEAR)
+    if isinstance(one, (list, dict)) and type(one) is type(other) and len(one) == len(other):
+        return all(_alike(one[k], other[k]) for k in (one if isinstance(one, dict) else range(len(one))))
+    return bool(one == other)

@@ -1,0 +1,143 @@
+"""`harness.gate`: rows that another tool scored, gated from Python; files, lists, mappings and frames alike."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.cli import gate as commands
+from harness.errors import UsageError
+from harness.records.run import Run
+from harness.records.verdicts import Outcome, Verdict
+from harness.rows import suites, writing
+from harness.rows.suites import JudgedRows
+
+VALUES = {  # option of the command -> what its value looks like in an error
+    **dict.fromkeys(("worse-by-at-most", "better-by", "min", "max", "cap", "alpha", "repeats"), r"[\d.]+%?"),
+    **dict.fromkeys(("id", "score", "input", "target", "weight", "repeat", "cluster", "slice"), "COLUMN"),
+    "metric": r"[^\s;)]+(?<![.,:])",
+    "scale": "proportion|mean|perplexity",
+    "missing": "refuse|wrong",
+    "allow": r"[\w-]+",
+    **dict.fromkeys(("as", "higher", "lower", "only-common"), "(?!)"),
+}
+OPTION = re.compile(rf"--(?P<name>{'|'.join(VALUES)})(?![\w-])(?P<rest> \S+)?")
+COLUMNS = ("to_pylist", "to_list", "tolist")  # how a column of Arrow, polars or pandas, or of NumPy, becomes a list
+
+
+@dataclass(frozen=True)
+class Gated:
+    """What came of a gate on rows: PASS, FAIL, INCONCLUSIVE or ERROR, which is no truth value."""
+
+    _judged: JudgedRows
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict, with estimate, bounds and why."""
+        return self._judged.verdicts[0]
+
+    @property
+    def outcome(self) -> Outcome:
+        """What was decided."""
+        return self.verdict.outcome
+
+    @cached_property
+    def run(self) -> Run:
+        """It as a run, which `report` writes."""
+        return writing.run_of(self._judged)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row a pair: its name, and what each side scored, None where it has no score."""
+        (one,) = self._judged.measured.values()
+        name, sides = one.metric.name, one.results.items()
+        scores = {side: {s.id: s.values[name] for s in result.scores} for side, result in sides}
+        return [{"id": s.id, **{side: own.get(s.id) for side, own in scores.items()}} for s in one.samples]
+
+    def report(self, path: str | Path = "reports") -> Path:
+        """Write report, page and evidence into a new folder there, and return it. Raises UsageError where it cannot."""
+        writing.write_run(self._judged, self.run, Path(path))
+        self._judged.plugins.hook.harness_run_finish(run=self.run)
+        return Path(self.run.folder)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a verdict is PASS, FAIL, INCONCLUSIVE or ERROR, and no truth; look at .outcome")
+
+    def __str__(self) -> str:
+        return "\n".join(writing.lines(self._judged, self.run))
+
+    def _repr_html_(self) -> str:
+        return self.run._repr_html_()
+
+
+def gate(base: Any, candidate: Any = None, **options: Any) -> Gated:
+    """Gate rows of a base and a candidate, or of a candidate alone; `options` are the keywords of `harness.gate`."""
+    given = {"base": base, "candidate": candidate} if candidate is not None else {"candidate": base}
+    with _errors_of_arguments():
+        return _gate(given, Namespace(**options, rows=[*given]))
+
+
+def _gate(given: Mapping[str, Any], args: Namespace) -> Gated:
+    """Gate rows by side, as the command would by `args`."""
+    args.slice, allowed = ([v] if isinstance(v, str) else [*v] for v in (args.slice, args.allow))
+    args.allow = ",".join(allowed)
+    args.cluster = args.cluster if args.cluster is None or isinstance(args.cluster, str) else [*args.cluster]
+    held = {side: rows for side, rows in given.items() if not isinstance(rows, (str, Path))}
+    options = commands.options_of(args)
+    if any(isinstance(rows, Mapping) for rows in held.values()):
+        options = {"id": "id", "score": "score"} | options
+    paths = {side: f"{side} in Python" if side in held else str(Path(rows).absolute()) for side, rows in given.items()}
+    about = {"cluster": commands.clusters_of(args.cluster), "slices": args.slice}
+    suite = suites.suite_of(commands.claim_of(args), paths, options, args.alpha, **about)
+    lines = {side: enumerate(_lines(rows, side), 1) for side, rows in held.items()}
+    return Gated(suites.judged(suite, runs=suites.runs_of(suite, lines)))
+
+
+@contextmanager
+def _errors_of_arguments() -> Iterator[None]:
+    """Name arguments of `harness.gate` in errors, where the command names its options."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(*(OPTION.sub(_argument, message) for message in error.messages)) from None
+
+
+def _argument(option: re.Match[str]) -> str:
+    """Return an option of the command as the argument in Python, with its value where one follows."""
+    name, rest = option["name"], option["rest"] or ""
+    if name in ("higher", "lower"):
+        return f'better="{name}"{rest}'
+    if name == "only-common":
+        return f"only_common=True{rest}"
+    name, value = {"as": "tool"}.get(name, name.replace("-", "_")), re.match(rf" ({VALUES[name]})", rest)
+    if value is None:
+        return f"{name}{rest}"
+    written = value[1] if re.fullmatch(r"[\d.]+", value[1]) else f'"{value[1]}"'
+    return f"{name}={written}{rest[value.end() :]}"
+
+
+def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
+    """Yield rows of whatever holds them as the lines of a table. Raises UsageError where that is none."""
+    names = getattr(rows, "column_names", None) or getattr(rows, "columns", None)
+    if isinstance(rows, Mapping):
+        yield from ({"id": str(name), "score": _plain(score)} for name, score in rows.items())
+    elif names is not None:
+        columns = []
+        for column in (rows[name] for name in names):
+            how = next((how for how in COLUMNS if hasattr(column, how)), None)
+            columns.append(list(getattr(column, how)()) if how else list(column))
+        yield from (dict(zip(map(str, names), row, strict=True)) for row in zip(*columns, strict=True))
+    elif isinstance(rows, (list, tuple)) and all(isinstance(row, Mapping) for row in rows):
+        yield from ({name: _plain(value) for name, value in row.items()} for row in rows)
+    else:
+        raise UsageError(f"{side}: is of {type(rows).__name__}; give a path, dicts, names with scores, or a frame")
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as Python's."""
+    return value.item() if hasattr(value, "item") else value

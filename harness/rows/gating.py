@@ -1,0 +1,293 @@
+"""Two runs that another tool scored -> an evaluation as ours are: paired, compared fairly, of one metric.
+
+Which metric is meant, which way is better and how its rows combine is told, or known by name, or refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from harness.artifacts.digests import digest_of
+from harness.errors import UsageError, did_you_mean
+from harness.records.metrics import Metric
+from harness.records.samples import Caveat, Result, Sample, Score
+from harness.records.scales import Scale
+from harness.rows import fairness, pairing
+from harness.rows.fairness import Differences
+from harness.rows.pairing import PairedRows, Rows
+from harness.rows.readers.asking import is_equal
+from harness.rows.records import Better, RawRow, RawRows, Wanted
+from harness.texts.counts import counted
+from harness.texts.shown import shown
+
+EXAMPLES = 3  # rows and reasons that are named
+KINDS = 60  # characters of a reason by which errors are counted
+DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
+MOST = 50_000  # rows that are written one by one, and so held until then
+UNKNOWN = "unknown of both sides: "
+TRUST = "rows are taken on trust; no bytes are bound"
+NONE: Mapping[str, float] = {}  # one for all scores, of which there may be millions
+SAID = {
+    "error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are absent",
+    "short": "have fewer repeats than they should",
+}  # fmt: skip
+SHARES = {
+    "acc", "acc_norm", "accuracy", "contains", "correct", "em", "exact_match", "f1", "includes", "is_correct", "match",
+    "pass", "pass@1", "pass_rate", "passed", "precision", "recall", "success", "win_rate",
+}  # fmt: skip
+HIGHER = {*SHARES, "auc", "bertscore", "bleu", "chrf", "mcc", "meteor", "reward", "rouge1", "rouge2", "rougel"}
+LOWER = {
+    "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
+    "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
+}  # fmt: skip
+LARGEST = 1e100  # of a score: sums of such are numbers
+STATES = ("scored", "error", "limit", "skipped", "unscored", "absent", "short")
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """The rows of two runs as an evaluation of ours: samples, results by subject, and what was found on the way."""
+
+    name: str  # of the evaluation
+    want: Wanted
+    runs: Mapping[str, RawRows]
+    pairs: PairedRows
+    metric: Metric
+    because: str  # its direction is known
+    fair: Differences
+    samples: tuple[Sample, ...]
+    results: Mapping[str, Result]
+    states: Mapping[str, Mapping[str, int]]
+    notes: Sequence[str] = ()
+
+    @property
+    def conditions(self) -> list[str]:
+        """Under which conditions a verdict on these rows stands, each a part of its reason; the last says its trust."""
+        found = [f"{UNKNOWN}{', '.join(self.fair.unknown)}"] if self.fair.unknown else []
+        found += [f"allowed: {text}" for text in self.fair.allowed]
+        if any(self.pairs.dropped):
+            one, other = self.pairs.dropped
+            what = f"{counted(one, 'row')} of base and {other:,} of candidate alone are not judged"
+            found.append(f"{what} (--only-common)")
+        lost = {side: sum(told.values()) - told.get("scored", 0) for side, told in self.states.items()}
+        if self.want.missing == "wrong" and any(lost.values()):
+            told = " and ".join(f"{n:,} of {side}" for side, n in lost.items() if n)
+            how = "count as worst to prove the claim and as best to refute it (--missing wrong)"
+            found.append(f"rows without a score, {told}, {how}")
+        found += self.notes
+        run = self.runs["candidate"]
+        bound = {"none": TRUST, "named": f"rows are taken on trust, of what calls itself {shown(run.bound)}"}
+        return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {shown(run.bound)}")]
+
+
+def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
+    """Return the rows of a base and a candidate, or of a candidate alone, as an evaluation.
+
+    Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
+    """
+    candidate, base, same = runs["candidate"], runs.get("base"), ""
+    read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
+    if base and read[0] and read[0] == read[1] and base.rows == candidate.rows:
+        same = f"base and candidate are the same bytes (sha256 {read[0][0][0][:4]}…)"
+        if fairness.IDENTICAL not in fairness.allowed_names(want.allow or ()):
+            raise UsageError(f"{same}; gate what the candidate scored, or --allow identical if they are rightly equal")
+    metric, because = choose([*runs.values()], want)
+    pairs = pairing.pair(base or candidate, candidate, only_common=want.only_common)
+    fair = fairness.compare(base, candidate, pairs, want.allow or ())
+    fair = replace(fair, allowed=(*fair.allowed, *([same] if same else [])))
+    if want.missing == "wrong" and worst_of(metric) is None:
+        raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
+    del candidate, base
+    samples = tuple(_samples(pairs))
+    rows = {"base": pairs.base, "candidate": pairs.candidate}
+    few = pairs.few(want.repeats)
+    notes = [f"{counted(few, 'row')} with fewer repeats than the {pairs.usual} of most"] if few else []
+    columns = {side: _column(side, pairs, metric, want) for side in runs}
+    if len(samples) > MOST:  # what is needed no more is half of the memory
+        for side in rows:
+            runs |= {side: replace(runs[side], rows=())} if side in runs else {}
+            rows[side].found.clear()
+    results = {side: _result(side, name, runs[side], samples, column, metric) for side, column in columns.items()}
+    states = {side: column.states for side, column in columns.items()}
+    return MeasuredRows(name, want, runs, pairs, metric, because, fair, samples, results, states, notes)
+
+
+def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
+    """Return the metric that is meant, and by what its direction is known. Raises UsageError if not settled."""
+    first = runs[0]
+    unread = {n: m.unreadable for run in runs for n, m in run.metrics.items() if m.unreadable}
+    readable = [n for n in first.metrics if n not in unread and all(n in run.metrics for run in runs)]
+    where = shown(first.task)
+    if want.metric in unread:
+        raise UsageError(f'{where}: "{want.metric}" {unread[want.metric]}; it cannot be read from these rows')
+    if want.metric and want.metric not in readable:
+        raise UsageError(f'{where}: no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
+    if not want.metric and len(readable) != 1:
+        known = ", ".join(f"{shown(n)} ({_mean(first.rows, n):.3g})" for n in readable)
+        what = f"has metrics {known}; name one, --metric {shown(readable[0])}" if readable else "has no metric to read"
+        raise UsageError(f"{where}: {what}")
+    name = want.metric or readable[0]
+    values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
+    for run in runs:
+        if heavy := next((w for row in run.rows if not 0 <= (w := weight_of(row, name)) <= LARGEST), None):
+            raise UsageError(f"{where}: a row has weight {heavy:g}, want 0 to {LARGEST:g}")
+    if odd := [v for v in values if not abs(v) <= LARGEST]:
+        raise UsageError(f"{where}: {shown(name)} is {odd[0]:g} on {len(odd):,} rows, which is no score")
+    known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
+    scale = want.scale or _one(runs, name, "scale") or ("proportion" if known in SHARES or is_binary else "mean")
+    if want.better:
+        better, because = str(want.better), "as said"
+    elif told := _one(runs, name, "better"):
+        better, because = told, "says the file"
+    elif known in HIGHER or known in LOWER:
+        better, because = "lower" if known in LOWER else "higher", "by its name"
+    elif is_binary:
+        better, because = "higher", "every value is 0 or 1"
+    else:
+        say = 'say --higher or --lower; in a suite, better = "higher"'
+        raise UsageError(f"{shown(name)}: which direction is better is not known; {say}")
+    metric, ranges = (
+        Metric(name, cast("Better", better), cast("Scale", scale)),
+        {run.metrics[name].range for run in runs},
+    )
+    if len(ranges) == 1 and not metric.is_share:  # runs that declare two ranges declare none
+        metric = replace(metric, range=ranges.pop())
+    if metric.is_share and (beyond := [v for v in values if not 0 <= v <= 1]):
+        raise UsageError(f"{shown(name)}: {beyond[0]:g} is no share; divide by 100, or say --scale mean")
+    for run in runs:
+        _check_sum(run, metric)
+    return metric, because
+
+
+def weight_of(row: RawRow, name: str) -> float:
+    """Return what a row counts in a metric."""
+    return row.weight * row.lengths.get(name, 1.0)
+
+
+def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
+    """Return what files tell of a metric, all of them the same. Raises UsageError where they do not."""
+    told = {str(v) for run in runs if (v := getattr(run.metrics[name], what)) is not None}
+    if len(told) > 1:
+        raise UsageError(f"{shown(name)}: {what} is {' and '.join(sorted(told))}; the runs mean other metrics by it")
+    return next(iter(told), "")
+
+
+def _check_sum(run: RawRows, metric: Metric) -> None:
+    """Raise UsageError where a tool's own number over its scored rows is not what these rows make."""
+    if (total := run.metrics[metric.name].total) is None:
+        return
+    rows = [(v, weight_of(row, metric.name)) for row in run.rows if (v := row.values.get(metric.name)) is not None]
+    whole = math.fsum(w for _, w in rows)
+    found = metric.unline(math.fsum(v * w for v, w in rows) / whole) if whole else math.nan
+    if not is_equal(found, total):
+        what = f"the rows give {found:.6g}, its results file says {total:.6g}"
+        raise UsageError(f"{shown(run.task)} {metric.name}: {what}; the file is cut, or of another run")
+
+
+def _mean(rows: Iterable[RawRow], name: str) -> float:
+    values = [v for row in rows if (v := row.values.get(name)) is not None and abs(v) <= LARGEST]
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def worst_of(metric: Metric) -> float | None:
+    """Return the worst value that a row may have, where the scale has one."""
+    return (0.0 if metric.better == "higher" else 1.0) if metric.is_share else None
+
+
+def _samples(pairs: PairedRows) -> list[Sample]:
+    """Return the rows as they are judged. Raises UsageError where the sides tell of other clusters or slices.
+
+    Their keys, here and in the ledger of attempts, are what was asked, else their ids, which say less: the same ids
+    are taken for the same rows, whatever a file or a task is called.
+    """
+    found = []
+    for name, theirs, ours in zip(pairs.names, pairs.base, pairs.candidate, strict=True):
+        one = (ours or theirs)[0]
+        key = digest_of(["id", name])[:DIGITS] if pairs.how == "id" else one.content
+        other = theirs[0] if theirs else one
+        about = [getattr(one, f) or getattr(other, f) for f in ("cluster", "second_cluster", "slices")]
+        if [
+            getattr(other, f) or told for f, told in zip(("cluster", "second_cluster", "slices"), about, strict=True)
+        ] != about:
+            raise UsageError(f'row "{shown(name)}" is of another cluster or slice in base than in candidate')
+        cluster, second, slices = about
+        found.append(Sample(name, row=slices, cluster=cluster or None, key=key, second_cluster=second or None))
+    return found
+
+
+def _state(rows: Rows, name: str, wanted: int) -> str:
+    """Return what came of a row: scored, or the worst of what came of its repeats, of which so many are wanted."""
+    found = {"unscored" if row.state == "scored" and name not in row.values else row.state for row in rows}
+    whole = "scored" if len(rows) >= wanted else "short"
+    return next((state for state in STATES[1:] if state in found), whole) if rows else "absent"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a side scored, row by row: None where nothing is known, and the share of repeats without a score.
+
+    `counts` says whether these count, or there is no verdict for them; `lost` says why.
+    """
+
+    values: Sequence[float | None]
+    shares: Sequence[float]
+    weights: Sequence[float]
+    states: Mapping[str, int]
+    counts: bool = False
+    lost: str = ""
+
+
+def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Column:
+    """Return what a side scored. Raises UsageError where a row has more repeats than are demanded."""
+    name, wanted = metric.name, pairs.wanted(side, want.repeats)
+    rows, others = (pairs.base, pairs.candidate) if side == "base" else (pairs.candidate, pairs.base)
+    weights = [weight_of((own or other)[0], name) for own, other in zip(rows, others, strict=True)]
+    known = [[row.values[name] for row in own if row.state == "scored" and name in row.values] for own in rows]
+    if over := [i for i, (own, n) in enumerate(zip(rows, wanted, strict=True)) if len(own) > n]:
+        what = f'"{shown(pairs.names[over[0]])}" has {len(rows[over[0]])} repeats in {side}'
+        raise UsageError(f"--repeats {want.repeats}: {what}; say how many each row has")
+    values = [math.fsum(own) / len(own) if own else None for own in known]
+    shares = [1 - len(own) / n for own, n in zip(known, wanted, strict=True)]
+    if not any(shares):
+        return Column(values, shares, weights, {"scored": len(values)})
+    each = zip(pairs.names, rows, wanted, shares, strict=True)
+    lost = [(called, own, _state(own, name, n)) for called, own, n, share in each if share]
+    told = ", ".join(
+        f"{counted(n, 'row')} {SAID.get(s, 'have no score')}" for s, n in Counter(s for *_, s in lost).items()
+    )
+    why = Counter(row.why[:KINDS] for _, own, _ in lost for row in own if row.why)
+    reasons = f" ({', '.join(f'{n} {shown(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
+    some = ", ".join(f'"{shown(called)}"' for called, *_ in lost[:EXAMPLES])
+    whole = " all of them, whatever the log says;" if len(lost) == len(rows) else ""
+    says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or --missing wrong"
+    states = Counter(_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
+    counts = want.missing == "wrong" and worst_of(metric) is not None and any(v is not None for v in values)
+    return Column(values, shares, weights, states, counts, says)
+
+
+def _result(side: str, name: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric) -> Result:
+    """Return a run as a result of ours, known by the weights it is said to be of, else by what it scored.
+
+    That a base and a candidate that score alike are one model nobody knows.
+    """
+    values = {v: {metric.name: v} for v in {*column.values} if v is not None}  # one for all rows that scored alike
+    scores, missing, lost = list[Score](), list[str](), (metric.name,)
+    for s, v, share, w in zip(samples, column.values, column.shares, column.weights, strict=True):
+        if share and not column.counts:
+            missing.append(s.id)
+        elif v is None:
+            scores.append(Score(s.id, {metric.name: 0.0}, w, weights={metric.name: 0.0}, details=NONE, lost=lost))
+        else:
+            part = {metric.name: share} if share else NONE
+            scores.append(Score(s.id, values[v], w, weights=NONE, details=NONE, partly_lost=part))
+    told = zip((s.key for s in samples), map(str, column.values), column.shares, column.weights, strict=True)
+    digest = hashlib.sha256(f"{side} {sorted(told)}".encode())
+    caveats = (Caveat(column.lost, "ERROR"),) if missing else ()
+    means = {metric.name: metric.value(scores)} if scores else {}
+    known = run.bound.removeprefix("sha256:") if run.binding == "claimed" else digest.hexdigest()
+    return Result(side, name, tuple(scores), means, known, tuple(missing), caveats=caveats)

@@ -1,0 +1,201 @@
+"""Files of others: read once, whole or not at all, within limits; what is odd is refused with its place."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from harness.artifacts.strict import read_json
+from harness.errors import UsageError
+from harness.files import open_file
+from harness.texts.shown import shorten, shown
+
+WHOLE = 1 << 30  # bytes of a file that is read as one text
+LINES = 1 << 36  # of one that is read line by line
+LINE = 1 << 26  # of a line
+MEMBER = 1 << 28  # of a member of a zip, inflated
+MEMBERS = 1 << 20  # members of a zip
+LINK, ZSTD = 0xA, 93  # a member that is a link, by its mode; how it is packed
+BOM = b"\xef\xbb\xbf"
+HEAD = 1 << 16  # bytes by which a file is known
+WHY = 200  # characters of what a tool says of an error
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+class Files:
+    """The files that one run is read from; `sources` are their paths as given, sha256 and sizes.
+
+    With `below`, a folder that the harness wrote, what lies in it is opened through no link.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.below: Path | None = None
+        self._read: dict[str, tuple[str, int]] = {}
+
+    @property
+    def sources(self) -> tuple[tuple[str, str, int], ...]:
+        """What was read so far."""
+        return tuple((name, *told) for name, told in sorted(self._read.items()))
+
+    def listed(self, pattern: str) -> list[Path]:
+        """Return files of a folder by a pattern, sorted. Raises UsageError at one that lies elsewhere, by a link."""
+        inside, found = self.root.resolve(), sorted(self.root.glob(pattern))
+        for path in found:
+            if not path.resolve().is_relative_to(inside):
+                raise UsageError(f"{path}: is a link that leads out of {self.root}; copy the file there")
+        return [path for path in found if path.is_file()]
+
+    def whole(self, path: Path) -> bytes:
+        """Return the bytes of a file. Raises UsageError where it cannot be read, is too large, or is being written."""
+        with _opened(path, WHOLE, self.below) as f:
+            data = f.read()
+            self._keep(path, f, hashlib.sha256(data).hexdigest(), len(data))
+        return data
+
+    def document(self, path: Path) -> Any:
+        """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN."""
+        return parsed(self.whole(path).removeprefix(BOM), f"{path}")
+
+    def lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the objects of JSON lines with their numbers, from 1. Raises UsageError at one that cannot be read."""
+        digest, size = hashlib.sha256(), 0
+        with _opened(path, LINES, self.below) as f:
+            for number, line in enumerate(iter(partial(f.readline, LINE + 1), b""), 1):
+                digest.update(line)
+                size += len(line)
+                if len(line) > LINE:
+                    what = f"has more than {LINE:,} bytes; is it a file of JSON lines?"
+                    raise UsageError(f"{path} line {number:,}: {what}")
+                text = line.removeprefix(BOM) if number == 1 else line
+                if not text.isspace() and text:
+                    row = parsed(text, f"{path} line {number:,}", "; lines are never skipped")
+                    if not isinstance(row, dict):
+                        raise UsageError(f"{path} line {number:,}: is no object; lines are never skipped")
+                    yield number, row
+            self._keep(path, f, digest.hexdigest(), size)
+
+    def members(self, path: Path) -> dict[str, Callable[[], bytes]]:
+        """Return what reads each member of a zip, by name. Raises UsageError at names that lead out or stand twice."""
+        data = self.whole(path)
+        try:
+            infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+            raise UsageError(f"{path}: is no whole zip: {error}; is it still being written?") from None
+        found: dict[str, Callable[[], bytes]] = {info.filename: partial(_inflated, data, info, path) for info in infos}
+        odd = [n for n in found if n.startswith("/") or ".." in n.split("/")]
+        odd += [info.filename for info in infos if info.external_attr >> 28 == LINK]
+        if odd or len(found) < len(infos) or len(infos) > MEMBERS:
+            out = f'a member "{shorten(odd[0], 80)}" that leads out of it' if odd else ""
+            raise UsageError(f"{path}: has {out or 'members of one name, or too many'}")
+        return found
+
+    def _keep(self, path: Path, f: IO[bytes], digest: str, size: int) -> None:
+        """Note what was read. Raises UsageError where the file changed meanwhile."""
+        there, told = os.fstat(f.fileno()), self._read.get(str(path))
+        if there.st_size != size or (told and told != (digest, size)):
+            raise UsageError(f"{path}: is still being written; wait until its run has ended")
+        self._read[str(path)] = digest, size
+
+
+def head_of(path: Path) -> bytes:
+    """Return the first bytes of a file, none of a folder. Raises UsageError where there is neither."""
+    if path.is_dir():
+        return b""
+    with _opened(path, LINES) as f:
+        return f.read(HEAD)
+
+
+def parsed(text: bytes | str, where: str, hint: str = "", *, constants: bool = False) -> Any:
+    """Return strict JSON, NaN and infinities only where told. Raises UsageError with the place and what is wrong."""
+    try:
+        return read_json(text, constants=constants)
+    except RecursionError:
+        why = "it is nested too deeply"
+    except UnicodeDecodeError as error:
+        why = f"it is not UTF-8 at byte {error.start}"
+    except ValueError as error:
+        why = "a number has thousands of digits" if "digits" in str(error) else shorten(str(error), 80)
+    raise UsageError(f"{where}: cannot be read{hint} ({why})")
+
+
+def number(value: Any, where: str) -> float | None:
+    """Return a score as a number, None where there is none: null, empty, NaN. Raises UsageError at anything else."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lower() in ("true", "false"):
+            return float(text.lower() == "true")
+        if text.lower() in ("", "nan", "null", "none"):
+            return None
+        value = float(text) if NUMBER.fullmatch(text) and len(text) < 400 else value
+    if isinstance(value, (bool, int, float)):
+        try:
+            return None if value != value else float(value)
+        except OverflowError:
+            raise UsageError(f"{where}: holds a whole number that no float can; write a score") from None
+    if value is None:
+        return None
+    what = shorten(repr(value) if not isinstance(value, str) else value, 40)
+    raise UsageError(f'{where}: "{what}" is no number; an empty score is a missing row, --missing says what it counts')
+
+
+def why_of(error: Any) -> str:
+    """Return what a tool says of an error as one line of a report, without secrets; of a table its message."""
+    text = error.get("message") or error if isinstance(error, dict) else error
+    return shorten(shown(" ".join(str(text).split())), WHY - 4)
+
+
+def _inflated(data: bytes, info: zipfile.ZipInfo, path: Path) -> bytes:
+    """Return the bytes of a member of a zip. Raises UsageError where they are not those, or too many."""
+    where, start = f'{path}: member "{shorten(info.filename, 80)}"', info.header_offset
+    try:
+        start += 30 + sum(struct.unpack("<HH", data[start + 26 : start + 30]))  # its name, and what else is told there
+        packed = data[start : start + info.compress_size]
+        if info.compress_type == ZSTD:
+            found = _zstd(packed, where)
+        elif info.compress_type == zipfile.ZIP_DEFLATED:
+            found = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, MEMBER + 1)
+        else:
+            found = packed
+    except (struct.error, zlib.error) as error:
+        raise UsageError(f"{where}: cannot be read: {error}") from None
+    if len(found) > MEMBER:
+        raise UsageError(f"{where}: inflates to more than {MEMBER:,} bytes")
+    if len(found) != info.file_size or zlib.crc32(found) != info.CRC:
+        raise UsageError(f"{where}: is not what its zip says it is; is it still being written?")
+    return found
+
+
+def _zstd(packed: bytes, where: str) -> bytes:
+    try:
+        import zstandard
+    except ModuleNotFoundError:
+        what = "is packed with zstd, which needs pip install 'finetune-harness[gate]'"
+        raise UsageError(f"{where}: {what}; or inspect log convert --to json") from None
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(packed) as stream:
+            return bytes(stream.read(MEMBER + 1))
+    except zstandard.ZstdError as error:
+        raise UsageError(f"{where}: cannot be read: {error}") from None
+
+
+def _opened(path: Path, most: int, below: Path | None = None) -> IO[bytes]:
+    try:
+        confined = below is not None and path.is_relative_to(below)
+        f = open_file(path, below=below) if confined else open_file(path, follow=True)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{path}: cannot be read: {why}; name a file or a folder of rows") from None
+    if (size := os.fstat(f.fileno()).st_size) > most:
+        f.close()
+        raise UsageError(f"{path}: has {size:,} bytes, and at most {most:,} are read")
+    return f

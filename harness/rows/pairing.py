@@ -1,0 +1,209 @@
+"""Which row of one run is which of the other: by what it asks, else by a name that means something, never by place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.errors import UsageError
+from harness.rows.records import RawRow, RawRows
+from harness.texts.shown import shown
+
+EXAMPLES = 3  # names of rows that an error gives
+How = Literal["content", "id"]
+Rows = tuple[RawRow, ...]  # all that a run has of one row: its repeats, mostly one
+Grouped = dict[str, "RawRow | Rows"]  # by what a row is known by; one alone, as most of millions, without a tuple
+
+
+class Side(Sequence[Rows]):
+    """The rows of one run, in the order of the pairs, each with its repeats."""
+
+    def __init__(self, found: list[RawRow | Rows]) -> None:
+        self.found = found
+
+    def __getitem__(self, i: Any) -> Any:
+        return _all(self.found[i])
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __iter__(self) -> Iterator[Rows]:
+        return map(_all, self.found)
+
+
+@dataclass(frozen=True)
+class PairedRows:
+    """The rows of two runs, by name; a side that lacks a row has none of it.
+
+    `dropped` counts the rows that only one side has and nobody judges, `renamed` the names that mean another question
+    on the other side, `repeats` the most that a row has on each.
+    """
+
+    how: How
+    names: list[str]
+    base: Side
+    candidate: Side
+    dropped: tuple[int, int] = (0, 0)
+    renamed: int = 0
+    repeats: tuple[int, int] = (1, 1)
+
+    def wanted(self, side: str, repeats: int = 0) -> list[int]:
+        """Return how many repeats a side should have of each row: as many as are demanded, or as the other side has.
+
+        Where a side has another number of them throughout, as many as it has of a row at most.
+        """
+        if repeats or self.repeats[0] != self.repeats[1] or self.repeats == (1, 1):
+            return [repeats or self.repeats[side == "candidate"]] * len(self.names)
+        return [max(map(len, pair)) for pair in zip(self.base, self.candidate, strict=True)]
+
+    @property
+    def usual(self) -> int:
+        """How many repeats most rows have."""
+        return Counter(self.wanted("candidate")).most_common(1)[0][0]
+
+    def few(self, repeats: int = 0) -> int:
+        """Return how many rows have fewer repeats on both sides than most, where no number is demanded."""
+        if repeats or max(self.repeats) == 1:
+            return 0
+        return sum(n < self.usual for n in self.wanted("candidate"))
+
+
+def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
+    """Pair the rows of two runs. Raises UsageError where they cannot be, or one has rows that the other has not."""
+    sides = {"base": base.rows, "candidate": candidate.rows}
+    how = _way(sides)
+    named = _names_mean(base.rows) and _names_mean(candidate.rows)
+    several = _several(sides.values()) if how == "content" and named else frozenset[str]()
+    left, right = (_grouped(rows, how, named, several, side) for side, rows in sides.items())
+    renamed, together = 0, zip(base.rows, candidate.rows, strict=False)
+    if how == "content" and any(one.key != other.key or one.content != other.content for one, other in together):
+        there = {row.key: row.content for row in base.rows if row.key}
+        renamed = len({row.key for row in candidate.rows if there.get(row.key, row.content) != row.content})
+        del there  # of millions
+    for known in left.keys() & right.keys() if len(left) < len(base.rows) or len(right) < len(candidate.rows) else ():
+        theirs, ours = _all(left[known]), _all(right[known])
+        if len(ours) != len(theirs) and (_are_copies(ours) or _are_copies(theirs)):
+            what = f'"{_called(theirs[0])}" asks what {len(theirs)} rows of base and {len(ours)} of candidate ask'
+            raise UsageError(f"rows: {what}; without names these cannot be told apart, give --id COLUMN")
+    same = left.keys() == right.keys()
+    only_left, only_right = ([] if same else [k for k in a if k not in b] for a, b in ((left, right), (right, left)))
+    if (only_left or only_right) and not only_common:
+        raise UsageError(_uneven((base, candidate), (left, right), (only_left, only_right), renamed))
+    # What one side has and could not score is missing, and never left out.
+    lost = [k for k in only_left if _is_lost(_all(left[k]))], [k for k in only_right if _is_lost(_all(right[k]))]
+    kept = [*left] if same else [*(k for k in left if k in right), *lost[0], *lost[1]]
+    if not kept:
+        raise UsageError("rows: base and candidate have none in common; were they asked the same questions?")
+    dropped = len(only_left) - len(lost[0]), len(only_right) - len(lost[1])
+    return _named(how, kept, left, right, dropped, renamed)
+
+
+def _way(sides: dict[str, Sequence[RawRow]]) -> How:
+    """Return by what rows are paired. Raises UsageError where nothing tells them."""
+    for side, rows in sides.items():
+        if not rows:
+            raise UsageError(f"{side}: holds no rows")
+    if all(row.content for rows in sides.values() for row in rows):
+        return "content"
+    for side, rows in sides.items():
+        if not _names_mean(rows):
+            what = "rows are known by no input and no name" if not rows[0].key else "names of rows are running numbers"
+            raise UsageError(f"{side}: {what}, and places pair nothing; give --id COLUMN, or --input COLUMN")
+    return "id"
+
+
+def _names_mean(rows: Sequence[RawRow]) -> bool:
+    return not any(row.numbered or not row.key for row in rows)
+
+
+def _several(sides: Iterable[Sequence[RawRow]]) -> frozenset[str]:
+    """Return the contents that rows of several names share: there alone a name tells, and else it may change."""
+    found = set[str]()
+    for rows in sides:
+        if len({row.content for row in rows}) < len(rows):
+            first: dict[str, str] = {}
+            found |= {row.content for row in rows if first.setdefault(row.content, row.key) != row.key}
+    return frozenset(found)
+
+
+def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[str], side: str) -> Grouped:
+    """Return rows by what they are known by, with all repeats of each. Raises UsageError at a row that stands twice."""
+    found: Grouped = {row.key: row for row in rows} if how == "id" else {row.content: row for row in rows}
+    if len(found) == len(rows) and not several:  # as of most, and quicker of millions
+        return found
+    found = {}
+    for row in rows:
+        known = row.key if how == "id" else f"{row.content} {row.key}" if row.content in several else row.content
+        if (before := found.setdefault(known, row)) is not row:
+            found[known] = (*_all(before), row)
+    for same in found.values() if named else ():
+        if isinstance(same, tuple) and _are_copies(same):
+            values = " and ".join(dict.fromkeys(f"{v:g}" for row in same for v in row.values.values()))
+            what = f'id "{shown(same[0].key)}" stands twice in {side}' + (f" with scores {values}" if values else "")
+            raise UsageError(f"{what}; name the repeat's column with --repeat, or mend the file")
+    return found
+
+
+def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[list[str]], renamed: int) -> str:
+    if renamed and len(only[0]) == len(sides[0]):
+        there = {row.key: row.content for row in runs[0].rows}
+        name = shown(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
+        what = f'"{name}" is another question than base\'s "{name}" on {renamed:,} of {len(sides[1]):,} rows'
+        return f"candidate: {what}; gate runs that were asked the same"
+    limits = [f" (limit {n})" if (n := run.facts.get("limit", "")) not in ("", "none") else "" for run in runs]
+    named = zip(("base", "candidate"), sides, limits, strict=True)
+    told = [f"{side}: {len(known):,} rows{limit}" for side, known, limit in named]
+    names = [_called(_all(sides[i][k])[0]) for i in (0, 1) for k in only[i][:EXAMPLES]][:EXAMPLES]
+    some = f"only in base {len(only[0]):,}, only in candidate {len(only[1]):,}, for instance "
+    said = f"{', '.join(told)}; {some}" + ", ".join(f'"{shown(name)}"' for name in names)
+    return f"{said}; gate what both were asked with --only-common"
+
+
+def _named(
+    how: How, kept: list[str], left: Grouped, right: Grouped, dropped: tuple[int, int], renamed: int
+) -> PairedRows:
+    """Return pairs in the order of the base's file; copies are told apart by a number."""
+    names = [_called(_all(left.get(k) or right[k])[0]) for k in kept]
+    base, candidate = [left.get(k, ()) for k in kept], [right.get(k, ()) for k in kept]
+    if len({*names}) == len(names) and tuple not in {*map(type, base), *map(type, candidate)}:
+        return PairedRows(how, names, Side(base), Side(candidate), dropped, renamed)
+    taken, names, base, candidate = Counter(names), [], [], []
+    for known in kept:
+        theirs, ours = _all(left.get(known)), _all(right.get(known))
+        called = _called((theirs or ours)[0])
+        called = called if taken[called] == 1 else f"{called}#{known[:8]}"
+        if not (_are_copies(theirs) or _are_copies(ours)):
+            names.append(called)
+            base.append(left.get(known, ()))
+            candidate.append(right.get(known, ()))
+            continue
+        # Which copy is which nobody knows; judged as one question, their sum is the same however they are paired.
+        for number in range(max(len(theirs), len(ours))):
+            names.append(f"{called}~{number}")
+            base.append(_sorted(theirs)[number : number + 1])
+            candidate.append(_sorted(ours)[number : number + 1])
+    sides = Side(base), Side(candidate)
+    return PairedRows(how, names, *sides, dropped, renamed, (max(map(len, sides[0])), max(map(len, sides[1]))))
+
+
+def _all(found: RawRow | Rows | None) -> Rows:
+    return () if found is None else found if isinstance(found, tuple) else (found,)
+
+
+def _are_copies(rows: Rows) -> bool:
+    """Return whether rows that are known by the same are no repeats of one."""
+    return len(rows) > 1 and len({row.repeat for row in rows}) < len(rows)
+
+
+def _sorted(rows: Rows) -> Rows:
+    return tuple(sorted(rows, key=lambda row: (row.state, sorted(row.values.items()))))
+
+
+def _is_lost(rows: Rows) -> bool:
+    return any(row.state != "scored" or not row.values for row in rows)
+
+
+def _called(row: RawRow) -> str:
+    return row.key or row.content[:12]

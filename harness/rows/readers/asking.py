@@ -1,0 +1,168 @@
+"""What readers of all formats make of a file in the same way: keys of questions, facts, and the sum check."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.artifacts.digests import digest_of
+from harness.data.identity import keyed
+from harness.errors import UsageError, did_you_mean
+from harness.records.samples import Sample
+from harness.rows.guard import Files, number
+from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
+from harness.texts.counts import counted
+from harness.texts.secrets import struck
+from harness.texts.shown import shorten, shown
+
+EXACT = 1e-9  # by which a tool's own number may differ from that of its rows
+Told = Mapping[str, Any]  # a table of a file
+
+
+class RowReader:
+    """What reads the rows of one tool: `words` stand in the beginning of its files, `files` lie in its folders."""
+
+    name: ClassVar[str]
+    words: ClassVar[tuple[str, ...]] = ()
+    files: ClassVar[tuple[str, ...]] = ()
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Return whether this tool wrote it, by what it holds; the head of a folder is empty."""
+        if path.is_dir():
+            return any(next(path.glob(pattern), None) for pattern in self.files)
+        return all(word.encode() in head for word in self.words)
+
+    def read(self, path: Path, want: Wanted) -> RawRows:
+        """Return the rows of one task. Raises UsageError at what cannot be read, is unsettled, or never written so."""
+        files = Files(path if path.is_dir() else path.parent)
+        try:
+            found = self.rows(files, path, want)
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            what = f"is not what {self.name} writes ({type(error).__name__}: {shorten(str(error), 60)})"
+            raise UsageError(f"{path}: {what}; write it anew with a version that is known") from None
+        if not found.rows:
+            raise UsageError(f"{path}: holds no rows")
+        return replace(found, sources=files.sources)
+
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+        """Return the rows of one task, but for the files that were read."""
+        raise NotImplementedError
+
+
+def content_of(asked: Any, wanted: Any, **beside: Any) -> str:
+    """Return what tells a question from others: a text or a chat, the answers that are wanted, lists."""
+    plain = isinstance(asked, str) or (isinstance(asked, list) and all(isinstance(m, dict) for m in asked))
+    targets = [str(t) for t in wanted] if isinstance(wanted, list) else str("" if wanted is None else wanted)
+    row = {name: value for name, value in beside.items() if value}
+    return keyed([Sample("", asked if plain else json.dumps(asked, sort_keys=True), targets, row)], None)[0].key
+
+
+def prompt_of(sent: Any) -> str:
+    """Return the digest of what was sent to a model, "" where that is not known."""
+    return digest_of(sent) if sent else ""
+
+
+def fact(value: Any) -> str:
+    """Return a setting as a text by which two runs are compared, "" where there is none; an empty table is one."""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, sort_keys=True)
+
+
+def facts_of(**told: Any) -> dict[str, str]:
+    """Return the facts of a run that its file tells, under their names; `_` stands for a space."""
+    return {name.replace("_", " "): text for name, value in struck(told).items() if (text := fact(value))}
+
+
+def names(value: Any, model: str) -> bool:
+    """Return whether a setting has a model's name somewhere in it, as a text of its own."""
+    if isinstance(value, Mapping):
+        return any(names(one, model) for one in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(names(one, model) for one in value)
+    return bool(model) and value == model
+
+
+def called(name: Any) -> str:
+    """Return a name of a file as an error shows it."""
+    return shorten(shown(str(name)), 60)
+
+
+def about(columns: Told, want: Wanted, where: str) -> dict[str, Any]:
+    """Return cluster and slices of a row, from the columns that a user names. Raises UsageError at one that is not."""
+
+    def text(name: str) -> str:
+        if name not in columns:
+            raise UsageError(f'{where}: has no column "{name}"{did_you_mean(name, columns)}')
+        return fact(columns[name]) or str(columns[name])
+
+    found: dict[str, Any] = {"slices": {name: text(name) for name in want.slices}}
+    return found | dict(zip(("cluster", "second_cluster"), map(text, want.cluster), strict=False))
+
+
+SAY = {"task": "--metric TASK:NAME", "prompt": "--metric TASK:NAME", "provider": "#LABEL", "subject": "#SUBJECT"}
+
+
+def one_of(found: Sequence[str], wanted: str, path: Path, what: str, say: str = "") -> str:
+    """Return the one of its name, or the only one. Raises UsageError with all of them."""
+    names = list(dict.fromkeys(found))
+    if wanted in names or (len(names) == 1 and not wanted):
+        return wanted or names[0]
+    if wanted:
+        raise UsageError(f'{path}: has no {what} "{called(wanted)}"{did_you_mean(wanted, names)}')
+    some, say = ", ".join(map(called, names[:8])), shown(say or SAY[what])
+    raise UsageError(f"{path}: holds rows of {len(names)} {what}s ({some}); name one with {say}")
+
+
+def at(table: Any, *keys: str) -> Any:
+    """Return what stands in tables under keys, each in the one before; None where there is nothing."""
+    for key in keys:
+        table = (table or {}).get(key)
+    return table
+
+
+def scores(told: Told, where: str) -> dict[str, float]:
+    """Return the metrics that have a number. Raises UsageError at what is neither one nor nothing."""
+    found = {str(name): number(value, f"{where} {called(name)}") for name, value in told.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def numbered(rows: list[RawRow], keys: Iterable[Any]) -> list[RawRow]:
+    """Return rows, of which keys name nothing where they are places: whole numbers, one and all."""
+    places = all(isinstance(k, int) or str(k).isdecimal() for k in keys)
+    return [replace(row, numbered=True) for row in rows] if places else rows
+
+
+def noted(*told: tuple[int, str, str]) -> tuple[str, ...]:
+    """Return notes: how many, of what, and what of them; none where there are none."""
+    return tuple(f"{counted(n, noun)} {what}" for n, noun, what in told if n)
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def totalled(where: str, name: str, rows: list[RawRow], every: list[float], told: Any, about: RawMetric) -> RawMetric:
+    """Return a metric with the tool's own number, where it is that of the scored rows.
+
+    Raises UsageError where it is not that of `every` row that the tool counts.
+    """
+    total = agreed(f"{where} {called(name)}", mean(every), told) if every else None
+    scored = [row.values[name] for row in rows if name in row.values]
+    return replace(about, total=total if total is not None and scored and is_equal(mean(scored), total) else None)
+
+
+def is_equal(ours: float, theirs: float) -> bool:
+    return math.isclose(ours, theirs, rel_tol=EXACT, abs_tol=EXACT)
+
+
+def agreed(where: str, ours: float, theirs: Any) -> float | None:
+    """Return the tool's own number. Raises UsageError where its rows give another."""
+    if isinstance(theirs, bool) or not isinstance(theirs, (int, float)):
+        return None
+    if not is_equal(ours, theirs):
+        what = "the file is cut, or of another run"
+        raise UsageError(f"{where}: the rows give {ours:.10g}, the file says {theirs:.10g}; {what}")
+    return float(theirs)

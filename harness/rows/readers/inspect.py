@@ -1,0 +1,243 @@
+"""Inspect's logs, .eval and .json: each sample says how it ended, and the log's "success" says nothing of that."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.rows.guard import BOM, NUMBER, Files, parsed, why_of
+from harness.rows.readers import asking as ask
+from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
+
+VERSION = 2  # of the format
+WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+MEANS = ("accuracy", "mean")  # metrics of Inspect that are the mean of a score
+ATTACHED = "attachment://"  # a text that stands elsewhere in its sample
+
+
+@dataclass
+class _Found:
+    """The samples of a log: rows, the id of each, and by score and id every number that Inspect counts."""
+
+    rows: list[RawRow] = field(default_factory=list)
+    ids: list[Any] = field(default_factory=list)
+    counted: dict[str, dict[Any, list[float]]] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    halves: int = 0
+
+    def count(self, key: Any, scores: ask.Told, reducer: str = "") -> dict[str, float]:
+        """Count the scores of a sample, and return its numbers; one that is a table has its metrics under its keys."""
+        values: dict[str, float] = {}
+        for score, said in scores.items():
+            told = said.get("value") if isinstance(said, dict) else None
+            for inner, value in told.items() if isinstance(told, dict) else [("", told)]:
+                name = (f"{score}/{inner}" if inner else score) + reducer
+                if isinstance(number := _number(value), str):
+                    self.unreadable.setdefault(name, number)
+                elif not math.isnan(number):
+                    values[name] = number
+                    self.counted.setdefault(name, {}).setdefault(key, []).append(number)
+                    self.halves += value == "P"
+        return values
+
+
+class Inspect(ask.RowReader):
+    """Logs of Inspect, of a version that is known."""
+
+    name, words, files = "inspect", ('"version"', '"status"', '"eval"', '"task_id"'), ("*.eval",)
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        if not head.startswith(b"PK"):
+            return super().sniff(path, head)
+        try:
+            with zipfile.ZipFile(path) as log:
+                return not {"header.json", "_journal/start.json"}.isdisjoint(log.namelist())
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return path.suffix == ".eval"  # cut, which is said when it is read
+
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+        logs = files.listed("*.eval") if path.is_dir() else [path]
+        if len(logs) != 1:
+            raise UsageError(f"{path}: holds {len(logs)} runs; name one of its files, such as {logs[-1].name}")
+        header, samples, reductions = _opened(files, logs[0])
+        told = header.get("eval")
+        if header.get("version") != VERSION or not isinstance(told, dict):
+            what = f"is of version {ask.called(header.get('version'))} of Inspect's format, and {VERSION} is read"
+            raise UsageError(f"{path}: {what}; write it anew with inspect log convert")
+        if not isinstance(results := header.get("results"), dict):
+            why = f'its run ended as "{ask.called(header.get("status"))}" before all was scored'
+            raise UsageError(f"{path}: {why}; run it again, a part of the rows proves nothing of the rest")
+        task = ask.one_of([str(told.get("task", ""))], want.task, path, "task")
+        found = _rows(samples, want, f"{path}")
+        _whole(told, found, results, path)
+        halves = found.halves  # of the samples alone
+        reducers = sorted({str(r["reducer"]) for r in reductions if r.get("reducer") not in (None, "mean")})
+        rows = _reduced(found, reductions, f"{path}") if reducers else found.rows
+        totals = _totals(results, found.counted)
+        lacks = "has no number on any row" if found.counted else ""  # else all failed, which is missing and no mistake
+        metrics = {n: RawMetric(unreadable=found.unreadable.get(n, lacks)) for n in {**totals, **found.unreadable}}
+        for name, by_id in found.counted.items():
+            every, bad = [ask.mean(v) for v in by_id.values()], found.unreadable.get(name, "")
+            metric = ask.totalled(f"{path}", name, rows, every, totals.get(name), RawMetric())
+            metrics[name] = RawMetric(unreadable=bad) if bad else metric
+        ended, half = sum(row.state == "limit" for row in rows), "counted one half, for being partly right"
+        limit = "ended at a limit, where Inspect scored what there was"
+        notes = ask.noted((halves, "answer", half), (ended, "sample", limit))
+        tool = f"inspect_ai {told.get('packages', {}).get('inspect_ai', '?')}"
+        facts = _facts(told, header.get("plan") or {}, reducers)
+        return RawRows(tool, str(told.get("model", "")), task, metrics, rows, facts, notes=notes)
+
+
+def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]:
+    """Return header, samples one by one, and reductions. Raises UsageError where the log has not ended."""
+    read = partial(parsed, constants=True)  # NaN is how Inspect writes that a sample was not scored
+    with log.open("rb") as f:
+        packed = f.read(2) == b"PK"
+    if packed:
+        members = files.members(log)
+        if "header.json" not in members:
+            raise UsageError(f"{log}: is the log of a run that has not ended; wait for it, or run it again")
+        document = read(members["header.json"](), f"{log} header.json")
+        names = [n for n in members if n.startswith("samples/") and n.endswith(".json")]
+        samples = (read(members[n](), f"{log} {n}") for n in names) if names else None
+        last = members.get("reductions.json")
+        reductions = read(last(), f"{log} reductions.json") if last else []
+    else:
+        document = read(files.whole(log).removeprefix(BOM), f"{log}")
+        samples = document.get("samples") if isinstance(document.get("samples"), list) else None
+        reductions = document.get("reductions") or []
+    if samples is None:
+        raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
+    return document, samples, reductions
+
+
+def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
+    found = _Found()
+    for sample in samples:
+        key, here = sample.get("id"), f'{where} sample "{ask.called(sample.get("id"))}"'
+        if not isinstance(key, (str, int)) or not isinstance(sample.get("epoch"), int):
+            raise UsageError(f"{here}: has no id or no epoch; it is no sample of Inspect")
+        state: State = "scored"
+        reason = ""
+        if error := sample.get("error"):  # which wins over a score
+            state, reason = "error", why_of(error)
+        elif sample.get("invalidation"):
+            state, reason = "skipped", "invalidated in its log"
+        elif limit := sample.get("limit"):
+            told = f"{limit.get('type')} limit {limit.get('limit')}" if isinstance(limit, dict) else limit
+            state, reason = "limit", why_of(told)
+        asked, values = _resolved(sample.get("input"), sample), found.count(key, sample.get("scores") or {})
+        state = "unscored" if state == "scored" and not values else state
+        messages = [] if state == "error" else sample.get("messages") or []
+        sent = takewhile(lambda m: isinstance(m, dict) and m.get("role") != "assistant", messages)
+        found.ids.append(key)
+        found.rows.append(RawRow(
+            key=str(key), content=ask.content_of(asked, sample.get("target"), choices=sample.get("choices")),
+            prompt=ask.prompt_of([[m.get("role"), _resolved(m.get("content"), sample)] for m in sent]),
+            values=values if state == "scored" else {}, state=state, why=reason, repeat=sample["epoch"],
+            **ask.about(sample.get("metadata") or {}, want, here),
+        ))  # fmt: skip
+    found.rows = ask.numbered(found.rows, found.ids)
+    return found
+
+
+def _number(value: Any) -> float | str:
+    """Return a score as Inspect counts it, NaN for one that is none, or why it is no number."""
+    if isinstance(value, str):
+        word = WORDS.get(value, WORDS.get(value.lower()) if len(value) > 1 else None)
+        value = word if word is not None else float(value) if NUMBER.fullmatch(value) else value
+    if isinstance(value, (bool, int, float)):
+        return float(value) if abs(value) < 1e300 or value != value else "holds numbers that are too large"
+    if value is None:
+        return math.nan
+    return f'holds "{ask.called(str(value))[:40]}", which is no number'
+
+
+def _resolved(value: Any, sample: ask.Told) -> Any:
+    """Return a text, or messages without what is not of the question, with attachments in their place."""
+    if isinstance(value, str):
+        attached = sample.get("attachments") or {}
+        return attached.get(value.removeprefix(ATTACHED), value) if value.startswith(ATTACHED) else value
+    if isinstance(value, list):
+        return [_resolved(one, sample) for one in value]
+    if isinstance(value, dict):
+        return {k: _resolved(v, sample) for k, v in value.items() if k not in ("id", "source")}
+    return value
+
+
+def _whole(told: ask.Told, found: _Found, results: ask.Told, path: Path) -> None:
+    """Raise UsageError where a log has not each sample of its run, each once."""
+    ids = ask.at(told, "dataset", "sample_ids") or []
+    asked = len(ids) * int(ask.at(told, "config", "epochs") or 1) or results.get("total_samples")
+    there = {(type(i), i, row.repeat) for i, row in zip(found.ids, found.rows, strict=True)}
+    if len(there) < len(found.rows):
+        raise UsageError(f"{path}: holds a sample twice, of the same id and epoch; it cannot be read")
+    if asked != len(there):
+        raise UsageError(f"{path}: holds {len(there):,} of the {asked:,} samples its run asked; run it again")
+
+
+def _totals(results: ask.Told, known: ask.Told) -> dict[str, Any]:
+    """Return what Inspect says of each score over all samples, by our names; None where that is no mean."""
+    found: dict[str, Any] = {}
+    for score in results.get("scores") or []:
+        short = {str(k).rpartition("/")[2]: m.get("value") for k, m in (score.get("metrics") or {}).items()}
+        reducer = "" if score.get("reducer") in (None, "mean") else f"/{score['reducer']}"
+        name, alone = f"{score['name']}{reducer}", score["name"] == score.get("scorer")
+        name = name if alone or name in known else f"{score.get('scorer')}/{name}"
+        found[name] = next((short[m] for m in MEANS if m in short), None)
+    return found
+
+
+def _reduced(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[RawRow]:
+    """Return a row for each sample: its scores are what its epochs were reduced to, and its state is their worst."""
+    rows: dict[Any, RawRow] = {}
+    for key, row in zip(found.ids, found.rows, strict=True):
+        if rows.setdefault(key, replace(row, repeat=0, values={})).state == "scored" != row.state:
+            rows[key] = replace(row, repeat=0, values={})
+    found.counted.clear()
+    for reduction in reductions:
+        reducer = reduction.get("reducer")
+        for sample in reduction["samples"]:
+            if (key := sample.get("sample_id")) not in rows:
+                raise UsageError(f'{where}: reduces a sample "{ask.called(key)}" that it does not hold; it is cut')
+            found.count(key, {str(reduction["scorer"]): sample}, "" if reducer in (None, "mean") else f"/{reducer}")
+    for key, row in rows.items():
+        if row.state == "scored":
+            row.values = {n: by_id[key][0] for n, by_id in found.counted.items() if key in by_id}
+    return [*rows.values()]
+
+
+def _own_scorers(told: ask.Told) -> str | None:
+    """Return the scorers that ask the model under test how good its answers are, as Inspect does by default."""
+    model, roles, found = told.get("model"), told.get("model_roles") or {}, []
+    for scorer in told.get("scorers") or []:
+        name, options = str(scorer.get("name")), scorer.get("options") or {}
+        named = options.get("model") or ask.at(roles, options.get("model_role") or "grader", "model")
+        judges = named if isinstance(named, list) else [named]
+        if name.rpartition("/")[2].startswith("model_graded") and (not any(judges) or model in judges):
+            found.append(name)
+    return ", ".join(found) or None
+
+
+def _facts(told: ask.Told, plan: ask.Told, reducers: list[str]) -> dict[str, str]:
+    config = told.get("config") or {}
+    roles, limits = told.get("model_roles"), {k: v for k, v in config.items() if k.endswith("_limit") and v is not None}
+    generation = {**(told.get("model_generate_config") or {}), **(plan.get("config") or {}), **limits}
+    return ask.facts_of(
+        task_version=str(told.get("task_version", "")),
+        template=[[s.get("solver"), s.get("params")] for s in plan.get("steps") or []],
+        scorer=[[s.get("name"), s.get("options"), s.get("metrics")] for s in told.get("scorers") or []],
+        generation=generation, judge=roles, judged_by_itself=_own_scorers(told),
+        limit=str(config.get("limit") or "none"),
+        epochs=" ".join([str(config.get("epochs") or 1), *reducers]),
+        task_args=told.get("task_args"), model=told.get("model"), model_args=told.get("model_args"),
+        backend=str(told.get("model", "")).split("/")[0], git=told.get("revision"),
+        shuffled=str(ask.at(told, "dataset", "shuffled")),
+    )  # fmt: skip

@@ -1,0 +1,186 @@
+"""Folders of lm-evaluation-harness: `results_DATE.json` and, with --log_samples, `samples_TASK_DATE.jsonl`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.digests import digest_of
+from harness.data.identity import keyed
+from harness.errors import UsageError
+from harness.records.samples import Sample
+from harness.rows.guard import Files
+from harness.rows.readers import asking as ask
+from harness.rows.records import Better, Binding, RawMetric, RawRow, RawRows, Wanted
+
+DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
+BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
+CODE = ("def ", "<function", "functools")  # how lm_eval writes a template that is a function
+OWN = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"}  # of a row
+Line = dict[str, Any]
+
+
+class LmEval(ask.RowReader):
+    """Reads the newest run in a folder of lm_eval's, or that of one samples file."""
+
+    name, files = "lm_eval", ("**/samples_*.jsonl", "**/results_*.json")
+    words = ('"doc_hash"', '"filtered_resps"', '"metrics"')
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Return whether a file is a line of samples with lm_eval's hashes, or a folder holds such."""
+        return super().sniff(path, head.partition(b"\n")[0])
+
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+        found = [path] if path.is_file() else files.listed("**/samples_*.jsonl")
+        dated = [(m[2], m[1], p) for p in found if (m := re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", p.name))]
+        if not dated:
+            raise UsageError(f"{path}: holds no rows that are known; lm_eval needs --log_samples")
+        task = ask.one_of(sorted({name for _, name, _ in dated}), want.task, path, "task")
+        date, _, samples = max((d, str(p), p) for d, name, p in dated if name == task)
+        old = sorted({d for d, name, _ in dated if name == task} - {date})
+        notes = (f"of {len(old) + 1} runs in {path} the newest, {date}, is read; before it {old[-1]}",) if old else ()
+        results = samples.with_name(f"results_{date}.json")
+        told = files.document(results) if results.is_file() else {}
+        if not isinstance(told, dict):
+            raise UsageError(f"{results}: is no results file of lm_eval")
+        lines, name = _of_filter(files.lines(samples), task, want)
+        tables = {k: _table(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")}
+        counted = tables["n-samples"].get("effective")
+        if isinstance(counted, int) and counted != len(lines):
+            what = f"has {len(lines):,} rows, and its results file counted {counted:,}"
+            raise UsageError(f"{samples}: {what}; it is cut, or of two runs")
+        named = dict.fromkeys(m for line in lines for m in line["metrics"])
+        metrics = {m: _metric(m, name, lines, tables) for m in named}
+        rows = _rows(samples, lines, metrics, tables["configs"], want)
+        config = _table(told, "config")
+        model = str(told.get("model_name") or _table(config, "model_args").get("pretrained") or files.root.name)
+        binding: Binding = "named" if config.get("model_sha") else "none"
+        return RawRows(
+            f"lm_eval {told.get('lm_eval_version', 'of an unknown version')}", model, task,
+            {m: metric for m, (metric, _) in metrics.items()}, rows, _facts(told, tables["configs"], task, name),
+            binding, str(config.get("model_sha") or ""), notes,
+        )  # fmt: skip
+
+
+def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tuple[list[Line], str]:
+    """Return the lines of one filter: a file has a line for each."""
+    found: dict[str, list[Line]] = {}
+    for number, line in lines:
+        metrics = line.get("metrics")
+        if not isinstance(metrics, list) or not all(isinstance(m, str) for m in metrics) or "doc" not in line:
+            raise UsageError(f"{task}: line {number:,} is no row of lm_eval; lines are never skipped")
+        if odd := OWN.intersection(metrics):
+            what = f'a metric is called "{min(odd)}", and lm_eval wrote it over what the row had there'
+            raise UsageError(f"{task}: {what}")
+        found.setdefault(str(line.get("filter", "none")), []).append(line)
+    if not found:
+        raise UsageError(f"{task}: holds no rows")
+    metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
+    name = ask.one_of([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
+    return found[name], name
+
+
+def _metric(name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str, ask.Told]) -> tuple[RawMetric, float]:
+    """Return what is known of a metric, and what its rows are multiplied by: by which the tool's own number is made.
+
+    A pair of numbers is a log-likelihood and how many units it is of.
+    """
+    better = tables["higher_is_better"].get(name)
+    direction: Better | None = None if better is None else "higher" if better else "lower"
+    told = tables["results"].get(f"{name},{filter_}")
+    total = float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
+    values = [v for line in lines if (v := line.get(name)) is not None]
+    if values and all(map(_is_pair, values)):
+        nats = -sum(float(v[0]) for v in values) / sum(float(v[1]) for v in values)
+        bits = total is not None and math.isclose(nats / math.log(2), total, rel_tol=1e-9)
+        return RawMetric(direction, "mean" if bits else "perplexity", total), -1 / math.log(2) if bits else -1.0
+    if not all(map(_is_number, values)):
+        return RawMetric(direction, None, total, unreadable="holds printed arrays, not numbers"), 1.0
+    mean = sum(map(float, values)) / len(values) if values else math.nan
+    if total and total > 0 and mean < 0 and math.isclose(-mean, math.log(total), rel_tol=1e-9):
+        return RawMetric(direction, "perplexity", total), -1.0  # exp of minus the mean, as lm_eval makes it
+    return RawMetric(direction, None, total), 1.0
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number, as large as floats can be at most."""
+    return isinstance(value, (bool, int, float)) and (not isinstance(value, int) or abs(value) < 10**300)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[1] < math.inf
+
+
+def _rows(
+    samples: Path, lines: Sequence[Line], metrics: Mapping[str, tuple[RawMetric, float]], config: ask.Told, want: Wanted
+) -> list[RawRow]:
+    """Return lines as rows. Their place is no name; what was asked is told by the columns of the task's templates."""
+    docs = [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
+    name = want.id or ("id" if all("id" in doc for doc in docs) else "")
+    found, asked = [], _asked(config, docs, [line.get("target", "") for line in lines])
+    for number, (line, doc, sample) in enumerate(zip(lines, docs, keyed(asked, None), strict=True), 1):
+        values, lengths = dict[str, float](), dict[str, float]()
+        for metric, (about, factor) in metrics.items():
+            if about.unreadable or (value := line.get(metric)) is None or metric not in line["metrics"]:
+                continue
+            if _is_pair(value):
+                values[metric], lengths[metric] = factor * value[0] / value[1], float(value[1])
+            else:
+                values[metric] = factor * float(value)
+        values = {m: v for m, v in values.items() if not math.isnan(v)}
+        key = str(doc.get(name, "")) if name else str(line.get("doc_id", ""))
+        found.append(RawRow(
+            key, not name, sample.key, str(line.get("prompt_hash", "")), values, "scored" if values else "unscored",
+            lengths=lengths, **ask.about(doc, want, f"{samples} row {number:,}"),
+        ))  # fmt: skip
+    return found
+
+
+def _asked(config: ask.Told, docs: Sequence[ask.Told], targets: Sequence[Any]) -> list[Sample]:
+    """Return what rows ask, as rows of ours do: one text, and the lists to choose from.
+
+    It stands in the columns that the task's templates name, else in all but a name of the row.
+    """
+    first, names = docs[0], list[str]()
+    for key in ("doc_to_text", "doc_to_choice"):
+        if isinstance(text := config.get(key), str) and not text.startswith(CODE):
+            names += [text] if text in first else [n for part in BRACES.findall(text) for n in WORD.findall(part)]
+    columns = sorted({n for n in names if n in first}) or sorted(c for c in first if c != "id")
+    found = []
+    for doc, target in zip(docs, targets, strict=True):
+        lists = {c: doc[c] for c in columns if isinstance(doc.get(c), (list, dict))}
+        text = "\n".join(str(doc.get(c, "")) for c in columns if c not in lists)
+        wanted = [str(t) for t in target] if isinstance(target, list) else str(target)
+        found.append(Sample("", text, wanted, row=lists))
+    return found
+
+
+def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, str]:
+    """Return what fairness compares; a model's path and dtype stand in a task's metadata too, and are no task."""
+    run, args = _table(told, "config"), _table(_table(told, "config"), "model_args")
+    shots = _table(told, "n-shot").get(task, config.get("num_fewshot"))
+    seed = run.get("fewshot_seed") if shots else None
+    system = told.get("system_instruction")
+    limit = "none" if (most := run.get("limit")) is None else most
+    return {} if not told else ask.facts_of(
+        shots=None if shots is None else f"{shots} shots" + (f", seed {seed}" if seed is not None else ""),
+        template=str(told.get("chat_template_sha") or "none")[:16],
+        system=digest_of(system)[:16] if system else "none",
+        task_version=str(_table(told, "versions").get(task, "")),
+        filter={"name": name, "filters": config.get("filter_list")},
+        scorer=[config.get("metric_list"), config.get("output_type")],
+        generation={**_table(config, "generation_kwargs"), **_table(run, "gen_kwargs")},
+        epochs=config.get("repeats"), limit=f"{limit:g}" if isinstance(limit, (int, float)) else limit,
+        dtype=str(run.get("model_dtype") or args.get("dtype") or "").removeprefix("torch."),
+        batch=run.get("batch_size"), device=run.get("device"), backend=run.get("model"),
+        max_length=told.get("max_length"), transformers=told.get("transformers_version"), git=told.get("git_hash"),
+        model=told.get("model_name"), revision=run.get("model_revision"),
+    )  # fmt: skip
+
+
+def _table(value: Any, key: str) -> ask.Told:
+    found = value.get(key) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}

@@ -1,0 +1,88 @@
+"""NeMo Evaluator's results.jsonl, with eval-*.json beside it: what failed has a reward of 0 there, and is no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.rows.guard import Files, number, why_of
+from harness.rows.readers import asking as ask
+from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
+
+ROWS, BUNDLE = "results.jsonl", "eval-*.json"
+STATES: Mapping[str, State] = {"infra_error": "error", "system": "error", "tool_infra": "error", "graceful": "limit"}
+SCORER = "scorer:"
+UNTOLD = "NeMo's files do not tell system prompt and generation settings; they were not compared"
+
+
+class Nemo(ask.RowReader):
+    """The folder of one benchmark of a run of NeMo Evaluator, or one with several of them."""
+
+    name, words = "nemo", ('"problem_idx"', '"reward"', '"expected_answer"', '"scoring_details"')
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        return bool(_folders(path)) if path.is_dir() else super().sniff(path, head)
+
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+        folders = _folders(path) if path.is_dir() else [path.parent]
+        names = [folder.name for folder in folders]  # of benchmarks, as far as a file system takes them
+        folder = folders[names.index(ask.one_of(names, want.task, path, "task"))] if len(folders) > 1 else folders[0]
+        if not (bundles := sorted(folder.glob(BUNDLE))):
+            raise UsageError(f"{path}: has no {BUNDLE} beside {ROWS}, which tells model and totals; copy it there")
+        told = files.document(bundles[-1])  # named by their times; a run anew writes rows over, and a file more
+        rows, rewards = _rows(files, folder / ROWS, want)
+        bench, config = told["benchmark"], told["config"]
+        name = ask.one_of([str(bench["name"])], "" if len(folders) > 1 else want.task, path, "task")
+        if rows and told["n_results"] != len(rows):
+            what = f"holds {len(rows):,} rows of {told['n_results']:,}; the file is cut, or another's"
+            raise UsageError(f"{path}: {what}")
+        totals = {"reward": ask.at(bench, "scores", "summary", "mean")}
+        scorers = {k.removeprefix(SCORER): v for k, v in bench["scores"].items() if k.startswith(SCORER)}
+        totals |= {name: v["correct"] / v["total"] for name, v in scorers.items()}
+        metrics = {}
+        for metric, values in rewards.items():
+            about = RawMetric("higher", "proportion" if metric != "reward" or "pass@1" in bench["scores"] else None)
+            metrics[metric] = ask.totalled(f"{path}", metric, rows, values, totals.get(metric), about)
+        facts = ask.facts_of(
+            model=config.get("model"), epochs=str(bench.get("repeats") or 1), scorer=config.get("scorers"),
+            limit=str(config.get("max_problems") or "none"), url=config.get("base_url"),
+        )  # fmt: skip
+        failed = sum(row.state != "scored" for row in rows)
+        notes = (UNTOLD, *ask.noted((failed, "row", "failed, which NeMo counts as 0")))
+        notes += (f"{len(bundles) - 1:,} older {BUNDLE} were not read",) if len(bundles) > 1 else ()
+        tool = f"nemo_evaluator {told.get('sdk_version', '?')}"
+        return RawRows(tool, str(config.get("model", "")), name, metrics, rows, facts, notes=notes)
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return the folders with rows of NeMo Evaluator: a folder itself, or those in it."""
+    found = [one.parent for one in (path / ROWS, *sorted(path.glob(f"*/{ROWS}"))) if one.is_file()]
+    return [folder for folder in found if next(folder.glob(BUNDLE), None)]
+
+
+def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[str, list[float]]]:
+    """Return rows, and what NeMo Evaluator counts by metric: every reward, those of failures too."""
+    rows, every = list[RawRow](), dict[str, list[float]]()
+    for line, row in files.lines(path):
+        where, values = f"{path} line {line:,}", dict[str, float]()
+        details, reason = row["scoring_details"], ""
+        state: State = "scored"
+        if category := details.get("error_category"):  # an "error" alone may be that of code which an answer wrote
+            state, reason = STATES.get(str(category), "error"), why_of(details.get("error") or category)
+        elif isinstance(judge := details.get("judge"), dict) and judge.get("error"):
+            state, reason = "error", why_of(judge["error"])  # one that did not judge is a failure whatever its reward
+        for scorer, value in {"reward": row["reward"], **(row.get("scorer_rewards") or {})}.items():
+            name = scorer.removeprefix(SCORER)  # as one can say it: a colon stands between a task and its metric
+            if (found := number(value, f"{where} {ask.called(name)}")) is None:
+                raise UsageError(f"{where}: {ask.called(name)} has no number, and NeMo gives every row one")
+            every.setdefault(name, []).append(found)
+            scored = details.get(scorer) if scorer != "reward" else None
+            if not (isinstance(scored, dict) and "error" in scored):  # a scorer that failed gives 0
+                values[name] = found
+        rows.append(RawRow(
+            key=str(row["problem_idx"]), numbered=True, repeat=int(row["repeat"]), state=state, why=reason,
+            content=ask.content_of(row["prompt"], row["expected_answer"]), prompt=ask.prompt_of(row["prompt"]),
+            values=values if state == "scored" else {}, **ask.about(row.get("metadata") or {}, want, where),
+        ))  # fmt: skip
+    return rows, every

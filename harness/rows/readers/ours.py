@@ -1,0 +1,149 @@
+"""Rows of our own: a run's folder in reports/, one subject's folder in it, or the evidence of an export."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from harness.artifacts.attestation import LOCK
+from harness.artifacts.digests import digest_of
+from harness.errors import UsageError
+from harness.records.run import Run
+from harness.records.scales import OnScale
+from harness.reports.report_json import made as made_of
+from harness.reports.run_folder import asked_of
+from harness.rows.guard import Files, head_of
+from harness.rows.readers import asking as ask
+from harness.rows.records import Better, RawMetric, RawRow, RawRows, Wanted
+from harness.texts.counts import counted
+
+REPORT, ITEMS, EVIDENCE = "report.json", "items.jsonl", "evidence"
+NAMED = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+\.jsonl")
+LARGEST = 700.0  # nats whose exponential a float holds
+
+
+class Ours(ask.RowReader):
+    """Rows that the harness wrote; `#SUBJECT` behind the path of a run or of evidence names the model."""
+
+    name = "ours"
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Return whether the harness wrote this: a line of rows has a key that no other tool writes."""
+        if path.is_dir():
+            rows = _items(path) or next((p for to in ("", "*/") for p in path.glob(f"{to}samples_*.jsonl")), None)
+            return rows is not None and _report(path) is not None and self.sniff(rows, head_of(rows))
+        line = head.partition(b"\n")[0]
+        return all(key in line for key in (b'"cluster"', b'"weights"', b'"doc_hash"')) or line.startswith(b'{"item": ')
+
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+        if (place := _report(path)) is None:
+            raise UsageError(f"{path}: has no {REPORT}; its run did not end, or a file was taken from its folder")
+        files.below = place.parent if path.is_dir() else None  # a file that is named may be a link
+        run, items = files.document(place), _items(path)
+        whole = made_of(Run, {k: v for k, v in run.items() if k not in ("format", "sha256")}, "it")
+        if odd := whole.find_odd_name():
+            raise UsageError(f"{place}: {odd} is no name of a suite, a subject or an eval")
+        reports = [r for r in run["reports"] if r["outcome"] != "skipped"]
+        folder = path if path.is_dir() else path.parent
+        label = folder.name if items is None and folder != place.parent else want.label
+        subject = ask.one_of([r["subject"] for r in reports], label, path, "subject")
+        mine = [r for r in reports if r["subject"] == subject]
+        task = ask.one_of([r["eval"] for r in mine], want.task or _task(path), path, "task")
+        report = next(r for r in mine if r["eval"] == task)
+        if report["outcome"] != "done":
+            why = ask.called(report["error"])
+            raise UsageError(f"{path}: {ask.called(subject)} could not be evaluated on {ask.called(task)}: {why}")
+        lines = _of_item(files, items, subject, task) if items else files.lines(_samples(path, place, subject, task))
+        rows = [_row(one, want, f"{path} line {line:,}") for line, one in lines]
+        if len(rows) != report["n"]:
+            raise UsageError(f"{path}: holds {len(rows):,} rows of {report['n']:,}; the file is cut, or of another run")
+        lock, digest = place.with_name(LOCK), run.get("digests", {}).get(subject, "")
+        locked = files.document(lock) if lock.is_file() else {}
+        scales = locked.get("metrics", {}).get(task, {})
+        spec: dict[str, Any] = {one["name"]: one for one in ask.at(locked, "suite", "evals") or []}.get(task, {})
+        return RawRows(
+            f"finetune-harness {run['harness']}", subject, task, _metrics(report, rows, scales, f"{path}"), rows,
+            ask.facts_of(
+                scorer=spec.get("use"), template=spec.get("template"), generation=spec.get("options"),
+                limit="none" if report["of"] in (0, report["n"]) else str(report["n"]), model=run.get("model"),
+                transformers=ask.at(run, "versions", "transformers"), torch=ask.at(run, "versions", "torch"),
+                seed=str(run.get("seed")), dtype=ask.at(run, "facts", "model", "dtype"),
+            ),
+            "claimed" if digest else "none", f"sha256:{digest}" if digest else "", tuple(report.get("caveats") or ()),
+        )  # fmt: skip
+
+
+def _report(path: Path) -> Path | None:
+    folder = path if path.is_dir() else path.parent
+    return next((p for p in (folder / REPORT, folder / EVIDENCE / REPORT, folder.parent / REPORT) if p.is_file()), None)
+
+
+def _items(path: Path) -> Path | None:
+    """Return the rows of an export, which are in one file."""
+    return next((p for p in (path, path / ITEMS, path / EVIDENCE / ITEMS) if p.name == ITEMS and p.is_file()), None)
+
+
+def _task(path: Path) -> str:
+    return match[1] if (match := NAMED.fullmatch(path.name)) else ""
+
+
+def _samples(path: Path, report: Path, subject: str, task: str) -> Path:
+    found = [path] if path.is_file() else sorted((report.parent / subject).glob("samples_*.jsonl"))
+    found = [one for one in found if _task(one) == task]
+    if len(found) != 1:
+        what = f"{counted(len(found), 'file')} of rows of {ask.called(task)} on {ask.called(subject)}"
+        raise UsageError(f"{path}: holds {what}; name the folder that a run wrote")
+    return found[0]
+
+
+def _of_item(files: Files, path: Path, subject: str, task: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of an evaluation of a subject. Raises UsageError where they are private."""
+    for line, row in files.lines(path):
+        if row["item"] == f"{subject}::{task}":
+            if "id" not in row:
+                raise UsageError(f"{path}: {ask.called(task)} is private, its rows are digests; name the run's folder")
+            yield line, row
+
+
+def _row(line: ask.Told, want: Wanted, where: str) -> RawRow:
+    """Return a line as a row; what was lost has no value, and a perplexity is in nats."""
+    told, nats = line.get("values", line), line.get("nats") or {}
+    lost = (*line.get("lost", ()), *line.get("partly_lost", ()))
+    names = [n for n in (line["values"] if "values" in line else line["metrics"]) if n not in lost]
+    values = ask.scores({n: nats.get(n, told.get(n)) for n in names}, where)
+    lengths = {n: float(line["weights"].get(n, line["weight"])) for n in values}
+    own: dict[str, Any] = {c: str(line[c]) for c in ("cluster", "second_cluster") if line.get(c)}
+    sent = line["prompt_hash"] if "values" in line else digest_of(line.get("rendered") or asked_of(line))
+    return RawRow(
+        key=str(line["id"]), content=line.get("key") or "", prompt=sent, values=values,
+        state="scored" if values else "unscored", lengths={n: w for n, w in lengths.items() if w != 1},
+        **own | ask.about({**(line.get("doc") or {}), **(line.get("slices") or {})}, want, where),
+    )  # fmt: skip
+
+
+def _metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str) -> dict[str, RawMetric]:
+    """Return metrics. Raises UsageError where the report's numbers are not those of its rows."""
+    found = {}
+    for name, better in report["better"].items():
+        here = [(r.values[name], r.lengths.get(name, 1.0)) for r in rows if name in r.values]
+        scale = scales.get(name, {}).get("scale")
+        if not here or (scale and not OnScale(scale).is_of_rows):
+            alone = f'is on the scale "{scale}", of which a row alone says nothing'
+            found[name] = RawMetric(unreadable=alone if here else "has no number on any row")
+            continue
+        weight = math.fsum(w for _, w in here)
+        ours, told = math.fsum(v * w for v, w in here) / weight if weight else math.nan, report["metrics"].get(name)
+        is_log = told is not None and not ask.is_equal(ours, told) and ask.is_equal(math.exp(min(ours, LARGEST)), told)
+        total = told if is_log else ask.agreed(f"{where} {ask.called(name)}", ours, told)
+        limits = scales.get(name, {}).get("range")
+        ends = limits and (_end(limits[0], -math.inf), _end(limits[1], math.inf))
+        found[name] = RawMetric(cast("Better", better), "perplexity" if is_log else scale, total, ends)
+    return found
+
+
+def _end(told: float | None, infinite: float) -> float:
+    """Return an end of a range; JSON has null where it is infinite."""
+    return infinite if told is None else float(told)

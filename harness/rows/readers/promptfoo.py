@@ -1,0 +1,92 @@
+"""promptfoo's output.json: repeats stand as tests, a test without assertions succeeds, one that broke only fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.rows.guard import Files, why_of
+from harness.rows.readers import asking as ask
+from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
+
+VERSION = 3  # of the format
+ERROR = 2  # failureReason: no answer came; 1 is an assertion that failed, 0 none
+SUCCESS = "success"
+BROKE = (  # what promptfoo says of an assertion that itself failed; nothing else tells it from one that did not hold
+    "Custom function threw error", "Invalid regex pattern:", "Scoring function error:", "Python code execution failed",
+    "Ruby code execution failed", "Webhook error", "Error executing",
+)  # fmt: skip
+
+
+class Promptfoo(ask.RowReader):
+    """An export of promptfoo eval, of one provider and prompt; `#LABEL` behind its path names the provider."""
+
+    name, words = "promptfoo", ('"evalId"', '"results"')
+
+    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+        document = files.document(path)
+        if (results := document["results"]).get("version") != VERSION:
+            what = f"is of version {ask.called(results.get('version'))} of promptfoo's format, and {VERSION} is read"
+            raise UsageError(f"{path}: {what}; export it anew with a newer promptfoo")
+        prompts = results["prompts"]
+        provider = ask.one_of([p["provider"] for p in prompts], want.label, path, "provider")
+        labels = [p["label"] if p["provider"] == provider else None for p in prompts]
+        task = ask.one_of([label for label in labels if label is not None], want.task, path, "prompt")
+        place = labels.index(task)
+        mine = [row for row in results["results"] if row["promptIdx"] == place]
+        rows = _rows(mine, want, f"{path}")
+        metrics = _metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}") if rows else {}
+        named = [p for p in ask.at(document, "config", "providers") or [] if isinstance(p, dict)]
+        own = [p.get("config") or {} for p in named if provider in (p.get("label"), p.get("id"))]
+        facts = ask.facts_of(
+            model=provider, template=prompts[place].get("raw"), generation=own[-1] if own else {},
+            judge=(judge := ask.at(document, "config", "defaultTest", "options", "provider")),
+            judged_by_itself="its assertions" if ask.names(judge, provider) else None,
+        )  # fmt: skip
+        broke, bare = (sum(row.state == state for row in rows) for state in ("error", "unscored"))
+        lost = "without an answer or by an assertion that broke, which promptfoo counts as 0"
+        unasked = "without an assertion, which promptfoo counts as success"
+        notes = ask.noted((broke, "test", lost), (bare, "test", unasked))
+        tool = f"promptfoo {(document.get('metadata') or {}).get('promptfooVersion', '?')}"
+        return RawRows(tool, provider, task, metrics, rows, facts, notes=notes)
+
+
+def _rows(tests: Sequence[ask.Told], want: Wanted, where: str) -> list[RawRow]:
+    """Return rows; of one that stands several times, without a number, each is a repeat."""
+    rows, seen = list[RawRow](), Counter[tuple[str, str]]()
+    for test in tests:
+        case = test["testCase"]
+        key, here = str(case.get("description") or ""), f"{where} test {ask.called(test.get('testIdx'))}"
+        content = ask.content_of(ask.fact(test["vars"]), "", assertions=case.get("assert"))
+        state, reason = _state(test)
+        values = ask.scores({SUCCESS: bool(test["success"]), **(test.get("namedScores") or {})}, here)
+        rows.append(RawRow(
+            key=key, numbered=not key, content=content, prompt=ask.prompt_of(test["prompt"]["raw"]),
+            values=values if state == "scored" else {}, state=state, why=reason, repeat=seen[content, key],
+            **ask.about({**test["vars"], **(case.get("metadata") or {})}, want, here),
+        ))  # fmt: skip
+        seen[content, key] += 1
+    return rows
+
+
+def _state(test: ask.Told) -> tuple[State, str]:
+    """Return how a test ended: an assertion that failed is a score, one that broke is none."""
+    graded = test.get("gradingResult") or {}
+    if test.get("failureReason") == ERROR or not graded:
+        return "error", why_of(test.get("error") or "no answer")
+    parts = graded.get("componentResults") or []
+    for one in (graded, *parts):
+        if ask.at(one, "metadata", "graderError") or str(one.get("reason", "")).startswith(BROKE):
+            return "error", why_of(one.get("reason"))
+    return ("scored", "") if parts else ("unscored", why_of(graded.get("reason")))
+
+
+def _metrics(tests: Sequence[ask.Told], rows: Sequence[RawRow], told: ask.Told, where: str) -> dict[str, RawMetric]:
+    """Return metrics. Raises UsageError where promptfoo's own counts, of all tests, are not those of the tests."""
+    ask.agreed(f"{where} tests that pass", sum(bool(test["success"]) for test in tests), told.get("testPassCount"))
+    for name, total in (told.get("namedScores") or {}).items():
+        ask.agreed(f"{where} {ask.called(name)}", sum((t.get("namedScores") or {}).get(name, 0) for t in tests), total)
+    names = dict.fromkeys([SUCCESS, *(name for row in rows for name in row.values)])
+    return {n: RawMetric("higher", "proportion" if n == SUCCESS else None) for n in names}

@@ -1,0 +1,105 @@
+"""What a reader makes of another tool's files: RawRow and RawMetric -> RawRows; nothing is judged here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+UNSET = "none"  # in the place of a column that is there and is not to be read
+COLUMNS = ("id", "score", "input", "target", "weight", "repeat")  # of a table, which a user names
+State = Literal["scored", "error", "limit", "skipped", "unscored"]
+Better = Literal["higher", "lower"]
+Binding = Literal["none", "named", "claimed"]
+
+
+@dataclass(slots=True)  # not frozen: of millions, each would take six times as long to make
+class RawRow:
+    """One answer that another tool scored.
+
+    `key` is the name that the file gives the row, "" where it has none; a `numbered` one is a place or running number,
+    so that it names nothing. `content` tells what was asked, before template and shots, and what is wanted
+    (`harness.data.identity`), `prompt` is the sha256 of what was sent; "" is unknown.
+    `values` holds only what was scored, by metric; of a perplexity it is nats per unit, and `lengths` its units.
+    `why` is of an error or a limit, in the tool's words, at most 200 characters.
+    """
+
+    key: str = ""
+    numbered: bool = False
+    content: str = ""
+    prompt: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+    state: State = "scored"
+    why: str = ""
+    repeat: int = 0
+    weight: float = 1.0
+    cluster: str = ""
+    second_cluster: str = ""
+    slices: Mapping[str, str] = field(default_factory=dict)
+    lengths: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RawMetric:
+    """What a file, or its tool, tells of a metric.
+
+    `range` is the least and the most that a row can be, `total` the tool's own number over its scored
+    rows, `unreadable` why its rows cannot be read.
+    """
+
+    better: Better | None = None
+    scale: str | None = None
+    total: float | None = None
+    range: tuple[float, float] | None = None
+    unreadable: str = ""
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """One task of one run, as a tool's files hold it.
+
+    `facts` are what fairness compares, by the names in `harness.rows.fairness`; `binding` tells how the rows name what
+    answered, `bound` its revision or sha256; `sources` are the files that were read: path as given, sha256, size.
+    """
+
+    tool: str
+    model: str
+    task: str
+    metrics: Mapping[str, RawMetric]
+    rows: Sequence[RawRow]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    binding: Binding = "none"
+    bound: str = ""
+    notes: tuple[str, ...] = ()
+    sources: tuple[tuple[str, str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class RowsOptions:
+    """The options of `rows`; their meanings are told there."""
+
+    task: str = ""
+    metric: str = ""
+    filter: str = ""
+    tool: str = ""
+    better: Literal["", "higher", "lower"] = ""
+    scale: Literal["", "proportion", "mean", "perplexity"] = ""
+    id: str = ""
+    score: str = ""
+    input: str = ""
+    target: str = ""
+    weight: str = ""
+    repeat: str = ""
+    repeats: int = 0
+    missing: Literal["refuse", "wrong"] = "refuse"
+    allow: list[str] | None = None
+    only_common: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted(RowsOptions):
+    """What a user asked for of a file; "" is whatever there is one of. `label` stands after "#" in a path."""
+
+    cluster: Sequence[str] = ()
+    slices: Sequence[str] = ()
+    label: str = ""

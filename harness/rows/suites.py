@@ -1,0 +1,213 @@
+"""Suites whose models others asked: the file with [rows], and the one that the words of `harness gate` come to."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from harness.artifacts.digests import digest_of
+from harness.claims.gate import Gate
+from harness.collection.collect import check_gates
+from harness.collection.collected import Collection, Item, Task
+from harness.collection.context import Context
+from harness.errors import UsageError
+from harness.pipeline.adjudication import Adjudicator
+from harness.pipeline.ledger import Ledger, Look, Standing
+from harness.plugins import Plugins, load_plugins
+from harness.records import words
+from harness.records.about import Note
+from harness.records.run import ItemResult
+from harness.records.samples import Result
+from harness.records.verdicts import Verdict
+from harness.records.waivers import Waiver
+from harness.rows import rows as evaluator
+from harness.rows.beside import read_all
+from harness.rows.fairness import allowed_names
+from harness.rows.gating import MeasuredRows, measure
+from harness.rows.readers.tables import Lines, table
+from harness.rows.records import UNSET, RawRows, Wanted
+from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
+
+Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
+
+
+class RowsTask(Task):
+    """An evaluation that others made: what its rows ask is known by digest alone."""
+
+    @cached_property
+    def keys(self) -> list[tuple[str, ...]]:
+        return [(s.key,) for s in self.samples or ()]
+
+
+class RowsAdjudicator(Adjudicator):
+    """The verdicts on rows of others; a candidate is known by what it scored on all questions that are the same."""
+
+    def look(self, candidate: str, name: str, result: Result) -> Look:
+        peers = sorted(self.claims.peers[name])
+        found = sorted(self.results[candidate, peer].digest for peer in peers)
+        return replace(super().look(candidate, name, result), weights=digest_of(found))
+
+
+@dataclass
+class JudgedRows:
+    """A suite of rows, and what came of it: evaluations, reports with their verdicts, and what to know of them."""
+
+    suite: Suite
+    started: datetime
+    plugins: Plugins
+    waivers: list[Waiver]
+    measured: dict[str, MeasuredRows] = field(default_factory=dict)
+    reports: list[ItemResult] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    standings: Mapping[tuple[str, str], Standing] = field(default_factory=dict)
+
+
+def suite_of(gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], alpha: float, **about: Any) -> Suite:
+    """Return the suite that the words of `harness gate` come to: one evaluation, one gate."""
+    where = "harness gate"
+    scored = {side: ScoredRows(path, where) for side, path in paths.items()}
+    name = re.sub(r"[^\w-]", "_", str(options.get("task") or "rows"))[:80]
+    spec = Eval(name, "rows", where, options=options, **about)
+    gate = replace(gate, metric=f"{name}.{options.get('metric') or '?'}", where=where)
+    digest = digest_of([asdict(gate), dict(options), dict(paths), about])
+    return rows_suite(Path("gate.toml"), SuiteTable("gate", alpha=alpha), (spec,), (gate,), digest, scored)
+
+
+def rows_suite(
+    path: Path, about: SuiteTable, evals: tuple[Eval, ...], gates: tuple[Gate, ...], digest: str,
+    rows: Mapping[str, ScoredRows],
+) -> Suite:  # fmt: skip
+    """Return a suite without a model."""
+    return Suite(
+        path, about, Model("", "[rows]", "rows"), adapter=None, train=None, candidate=None, subjects={}, evals=evals,
+        gates=gates, merges=(), exports=(), digest=digest, rows=rows,
+    )  # fmt: skip
+
+
+@contextmanager
+def _without_garbage() -> Iterator[None]:
+    """Look for no garbage: while very many rows are held, that takes half of the time, and finds none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_garbage()
+def judged(
+    suite: Suite, plugins: Plugins | None = None, waivers: Sequence[Waiver] = (), runs: Runs | None = None,
+    attempts: Mapping[str, int] | None = None,
+) -> JudgedRows:  # fmt: skip
+    """Judge the gates of a suite on its rows, or on `runs` of which it was told before which attempts they are.
+
+    Without `plugins` those that are installed listen, and no harnessfile is executed. Raises UsageError with what
+    cannot be read or compared.
+    """
+    found = JudgedRows(suite, datetime.now(UTC), plugins or load_plugins(None), [*waivers])
+    sides, ours = (("base",) if "base" in suite.rows else ()), ("candidate",)
+    context = Context(suite, found.plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
+    _check_evals(context)
+    there = runs_of(suite) if runs is None else runs
+    found.measured = {spec.name: measure(spec.name, there[spec.name], wanted_of(spec)) for spec in suite.evals}
+    names = {f"{name}.?": f"{name}.{one.metric.name}" for name, one in found.measured.items()}
+    gates = tuple(replace(gate, metric=names.get(gate.metric, gate.metric)) for gate in suite.gates)
+    found.suite = suite = replace(suite, gates=gates)
+    context = replace(context, suite=suite)
+    each = [(spec, found.measured[spec.name]) for spec in suite.evals]
+    tasks = {spec.name: RowsTask(spec, evaluator, {m.metric.name: m.metric}, m.samples) for spec, m in each}
+    check_gates(context, tasks)
+    context.mistakes.raise_if_any()
+    items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
+    collection = Collection(suite, found.plugins, tasks, sides, ours, items)
+    ledger = Ledger.here(found.warnings.append) if attempts is None else None
+    lacking = {} if "base" in suite.rows else {"base": "there are no rows of a base; add [rows.base]"}
+    adjudicator = RowsAdjudicator(collection, found.waivers, found.started.date(), lacking, ledger)
+    for name, one in found.measured.items():
+        adjudicator.results |= {(side, name): result for side, result in one.results.items()}
+    for name, number in (attempts or {}).items():
+        adjudicator.standings |= {(side, name): Standing(number, ()) for side in suite.rows}
+    for item in items:
+        verdicts = tuple(_conditioned(v, found.measured) for v in adjudicator.after(item))
+        found.verdicts += verdicts
+        one = found.measured[item.eval]
+        result, metric = one.results[item.subject], one.metric
+        found.reports.append(ItemResult(
+            item.id, item.subject, item.eval, "done", dict(result.metrics), better={metric.name: metric.better},
+            verdicts=verdicts, n=len(result.scores), of=len(one.samples), caveats=tuple(c.text for c in result.caveats),
+        ))  # fmt: skip
+    found.standings = adjudicator.standings
+    return found
+
+
+@_without_garbage()
+def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> Runs:
+    """Read the rows of each evaluation of a suite, of both sides, but for those that are `held`. Raises UsageError."""
+    found: dict[str, dict[str, RawRows]] = {}
+    for spec in suite.evals:
+        want = wanted_of(spec)
+        paths = {s: str(suite.path.parent / Path(one.path).expanduser()) for s, one in sorted(suite.rows.items())}
+        there = [side for side in paths if side not in held]
+        runs = dict(zip(there, read_all([paths[side] for side in there], want), strict=True))
+        runs |= {side: table(Path(side), held[side], want) for side in paths if side in held}
+        found[spec.name] = {}
+        for side in paths:
+            one, run = suite.rows[side], _without_unset(runs[side], spec)
+            if one.weights and not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
+                raise UsageError(f'{one.where}: weights is "{one.weights[:80]}", want "sha256:" and 64 hex digits')
+            found[spec.name][side] = replace(run, binding="claimed", bound=one.weights) if one.weights else run
+    return found
+
+
+def wanted_of(spec: Eval) -> Wanted:
+    """Return what an evaluation asks of its rows. Raises UsageError at what is unfair by no name."""
+    if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
+        raise UsageError(f"{spec.where}: cluster names {len(spec.clusters)} columns, want one, or two that differ")
+    clusters = tuple(column for column in spec.clusters if column != UNSET)
+    want = Wanted(**{**spec.options, "input": _input(spec)}, cluster=clusters, slices=spec.slices)
+    allowed_names(want.allow or ())
+    if want.repeats < 0:
+        raise UsageError(f"{spec.where}: repeats is {want.repeats}, want how many answers each row has")
+    return want
+
+
+def _input(spec: Eval) -> str:
+    column = str(spec.options.get("input", ""))
+    return "" if column == UNSET else column
+
+
+def _without_unset(run: RawRows, spec: Eval) -> RawRows:
+    """Return a run without what its reader found and the user unset: what rows ask, or their clusters."""
+    if spec.options.get("input") == UNSET:
+        run = replace(run, rows=[replace(row, content="") for row in run.rows])
+    if UNSET in spec.clusters:
+        run = replace(run, rows=[replace(row, cluster="", second_cluster="") for row in run.rows])
+    return run
+
+
+def _check_evals(context: Context) -> None:
+    """Raise UsageError where an evaluation asks for what only a model could give, or says what no option may be."""
+    for spec in context.suite.evals:
+        context.use("evaluator", "rows", spec.options, spec.where)
+        if spec.use != "rows":
+            context.mistakes.add(spec.where, f'use is "{spec.use}", which asks a model; of [rows] it is "rows"')
+        plain = Eval(spec.name, spec.use, spec.where, cluster=spec.cluster, slices=spec.slices, options=spec.options)
+        for key in (f.name for f in fields(Eval) if getattr(spec, f.name) != getattr(plain, f.name)):
+            context.mistakes.add(spec.where, f'"{key}" is of rows that are asked here; leave it out')
+    context.mistakes.raise_if_any()
+
+
+def _conditioned(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:
+    one = measured.get(verdict.metric.partition(".")[0]) or next(iter(measured.values()))
+    return words.noted(verdict, *(Note("rows", {"text": text}) for text in one.conditions))

@@ -1,0 +1,230 @@
+"""A verdict on rows of others, written as a run of ours is: folder, page, JUnit, and a few lines on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.attestation import LOCK
+from harness.errors import ExitCode, UsageError
+from harness.files import write_text, writing
+from harness.pipeline.ledger import attempts_said
+from harness.plugins import load_plugins
+from harness.records import words
+from harness.records.run import Run
+from harness.records.verdicts import Outcome, Verdict
+from harness.reports.junit import junit
+from harness.reports.report_json import dumps, to_json
+from harness.reports.run_folder import RunFolder
+from harness.rows.bundle import FOLDER, write_bundle
+from harness.rows.gating import EXAMPLES, MOST, UNKNOWN, MeasuredRows
+from harness.rows.suites import JudgedRows, judged
+from harness.suite.tables import Suite
+from harness.suite.waivers import read_waivers
+from harness.texts import numbers
+from harness.texts.counts import counted
+from harness.texts.shown import shown
+from harness.version import __version__
+
+WIDTH = 80
+CHANGED = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
+
+
+def run_rows(suite: Suite, args: Namespace) -> int:
+    """Run a suite with [rows], whose paths are relative to its folder, and return the exit code."""
+    return conclude(judged(suite, load_plugins(suite.path), read_waivers(suite.path)), args)
+
+
+def conclude(found: JudgedRows, args: Namespace) -> int:
+    """Write what was found, print it, and return the exit code. Raises UsageError where nothing can be written."""
+    run = run_of(found)
+    try:
+        write_run(found, run, args.out)
+        if args.junit_xml:
+            write_text(args.junit_xml, junit(run))
+    except OSError as error:
+        raise UsageError(f"{error.filename}: cannot be written: {error.strerror}; make room, or say --out") from None
+    if args.job:
+        found.plugins.manager.register(args.job)
+    found.plugins.hook.harness_run_finish(run=run)
+    args.document = {"run": json.loads(to_json(run))}
+    for line in lines(found, run):
+        print(line)
+    return run.exit_code
+
+
+def run_of(found: JudgedRows) -> Run:
+    """Return judged rows as a run."""
+    suite, standings, version = found.suite, [*found.standings.values()], __version__
+    conclusions = [line for one in found.measured.values() for line in said(one, found)]
+    conclusions += attempts_said(found.verdicts, suite.about.attempts == "spend", standings)
+    runs = {side: run for one in found.measured.values() for side, run in one.runs.items()}
+    notes = [note for one in found.measured.values() for run in one.runs.values() for note in run.notes]
+    digests = {side: result.digest for one in found.measured.values() for side, result in one.results.items()}
+    facts: dict[str, dict[str, Any]] = {}
+    for side, one in runs.items():
+        files = enumerate(one.sources, 1)
+        sources = {f"file {i}": f"{Path(p).name}, {n:,} bytes, sha256 {d}" for i, (p, d, n) in files}
+        facts[side] = {"model": one.model, "tool": one.tool, **one.facts, "binding": one.binding, **sources}
+    held = {v.outcome for v in found.verdicts if v.holds_up}
+    if Outcome.FAIL in held:  # which outranks what could not be decided, and no gate that blocks is no success
+        code = ExitCode.FAILED
+    elif any(v.blocking for v in found.verdicts):
+        code = ExitCode.INCONCLUSIVE if held else ExitCode.OK
+    else:
+        code = ExitCode.NOTHING_GATED
+    return Run(
+        suite.name, str(suite.path), suite.digest, 0, suite.about.alpha, next(iter(runs.values())).model,
+        found.started.isoformat(timespec="seconds"), version, gates=len(suite.gates), exit_code=code,
+        items=tuple(r.id for r in found.reports), reports=found.reports, conclusions=conclusions,
+        facts=facts, warnings=[*found.warnings, *dict.fromkeys(notes)],
+        digests=digests, waivers=found.waivers, seconds=(datetime.now(UTC) - found.started).total_seconds(),
+    )  # fmt: skip
+
+
+def write_run(found: JudgedRows, run: Run, out: Path) -> None:
+    """Write the folder of a run. Raises OSError."""
+    folder = RunFolder(out, run.suite, found.started)
+    run.folder = str(folder.path)
+    suite = found.suite
+    evals = [{"name": e.name, "use": e.use, "slices": e.slices, "options": dict(e.options)} for e in suite.evals]
+    each = {name: one.metric for name, one in found.measured.items()}
+    keys = ("better", "scale", "combine", "range")
+    metrics = {n: {m.name: {key: getattr(m, key) for key in keys}} for n, m in each.items()}
+    gates = [{**asdict(g), "says": g.claim(), "blocking": g.blocking} for g in suite.gates]
+    told = {"name": suite.name, "digest": suite.digest, "about": asdict(suite.about), "evals": evals}
+    lock = {"suite": told, "metrics": metrics, "gates": gates, "harness": __version__}
+    write_text(folder.path / LOCK, dumps(lock))
+    for one in found.measured.values():
+        for result in one.results.values() if len(one.samples) <= MOST else ():
+            folder.add(result, one.samples, {one.metric.name: one.metric}, {})
+    if all(len(one.samples) <= MOST for one in found.measured.values()):
+        write_bundle(found, folder.path / FOLDER)
+    else:
+        run.warnings.append(f"of more than {MOST:,} rows the report alone is written, and no evidence")
+    folder.finish(run)
+
+
+def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None:
+    """Write what was said and found out as a suite. Raises UsageError where that is impossible."""
+    (spec,), (gate,) = found.suite.evals, found.suite.gates
+    one = found.measured[spec.name]
+    relative = {side: os.path.relpath(place, path.absolute().parent) for side, place in paths.items()}
+    options = {"task": one.runs["candidate"].task, **spec.options, "metric": one.metric.name}
+    if one.runs["candidate"].tool == "table":
+        del options["task"]  # which is the file's name
+    options |= {"cluster": spec.cluster} if spec.cluster else {}
+    options |= {"slices": spec.slices} if spec.slices else {}
+    claim = {k: v for k, v in asdict(gate).items() if k not in CHANGED and v != asdict(type(gate)("x"))[k]}
+    about = {"name": found.suite.name, "alpha": found.suite.about.alpha}
+    tables: list[tuple[str, Mapping[str, Any]]] = [("[suite]", about)]
+    tables += ((f"[rows.{side}]", {"path": place}) for side, place in relative.items())
+    tables += [("[[eval]]", {"name": spec.name, "use": "rows", **options})]
+    tables += [("[[gate]]", {"id": gate.id, "metric": gate.metric, **claim})]
+    toml = partial(json.dumps, ensure_ascii=False)  # of texts, numbers, lists of texts and truth the same
+    text = "\n".join("\n".join([title, *(f"{k} = {toml(v)}" for k, v in keys.items()), ""]) for title, keys in tables)
+    with writing(path, "; name another file"):
+        write_text(path, text)
+
+
+def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
+    """Return what a reader must know of how a verdict came about, a line each."""
+    pairs, metric, both = one.pairs, one.metric, "base" in one.runs
+    how = f"paired by {pairs.how}" if both else "rows of one run, which pair with nothing"
+    if all(set(states) == {"scored"} for states in one.states.values()):
+        scored = "all scored on both sides" if both else "all scored"
+    else:
+        each = [(side, sorted(n.items(), key=lambda told: told[0] != "scored")) for side, n in one.states.items()]
+        scored = " · ".join(f"{side} " + ", ".join(f"{n:,} {state}" for state, n in told) for side, told in each)
+    standing = found.standings.get(("candidate", one.name))
+    attempt = f" · {counted(standing.number, 'attempt')}" if standing else ""
+    told = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
+    name = f"{one.runs['candidate'].task} {metric.name}"
+    told.append(f"metric     {name} · {metric.better} is better ({one.because}) · {metric.scale}")
+    if pairs.repeats != (1, 1):
+        told.append(f"repeats    base {pairs.repeats[0]}, candidate {pairs.repeats[1]}; a row is their mean")
+    if pairs.renamed:
+        told.append(f"names      {pairs.renamed:,} mean another question on the other side; content was followed")
+    if both and one.results["base"].scores == one.results["candidate"].scores:
+        told.append(f"same       not one of {len(pairs.names):,} rows differs in value; was the adapter applied?")
+    told += [f"told       {line}" for line in one.fair.told]
+    return [shown(line) for line in told]
+
+
+def lines(found: JudgedRows, run: Run) -> Iterator[str]:
+    """Yield what is printed, at most 80 columns wide where words allow it."""
+    runs = {side: one for measured in found.measured.values() for side, one in measured.runs.items()}
+    for side, one in runs.items():
+        settings = [one.tool, *(one.facts[k] for k in ("backend", "dtype") if k in one.facts), one.model]
+        yield from _wrapped(f"{side:<10} {shown(' · '.join(settings))}")
+    for line in (*run.conclusions, *(f"warning    {w}" for w in run.warnings)):
+        yield from _wrapped(shown(line))
+    for verdict in found.verdicts:
+        yield ""
+        yield from _verdict(verdict, found)
+    yield ""
+    for trust in dict.fromkeys(one.conditions[-1] for one in found.measured.values()):
+        yield from _wrapped(f"{trust[:1].upper()}{trust[1:]}.")
+    if run.folder:
+        page = Path(run.folder) / "report.html"
+        yield f"report: {page if page.is_file() else run.folder}"
+
+
+def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
+    """Yield a verdict: the estimate and its bound against the limit, then what these rest on."""
+    about, head, indent = v.about, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
+    if about is None or v.estimate is None or v.outcome is Outcome.ERROR:
+        yield from _wrapped(f"{head}{words.first(v)}{_unknown(v, found)}", indent)
+        one = found.measured.get(v.metric.partition(".")[0])
+        for side, result in one.results.items() if one and v.outcome is Outcome.ERROR else ():
+            for row in result.missing[:EXAMPLES]:
+                yield f'{indent}{side} "{shown(row)}" has no score'
+        return
+    least = (about.sign > 0) != (v.outcome is Outcome.FAIL)  # of a refuted claim the other bound is beyond the limit
+    bound, side = (v.lower, "at least") if least else (v.upper, "at most")
+    points = about.is_share and v.baseline is not None
+    three = (v.estimate, bound, v.threshold)
+    told = [numbers.minus(f"{100 * x:+.1f}") if points and x is not None else words.figure(about, x) for x in three]
+    values = f"{words.figure(None, v.baseline)} → {words.figure(None, v.value)}   " if v.baseline is not None else ""
+    unit = " points" if points else ""
+    kind = ", approximate risk" if v.risk == "approximate" else ""
+    if about.relative and not about.is_log and v.baseline:
+        shares = ["–" if x is None else numbers.minus(f"{x / v.baseline:+.1%}") for x in three[:2]]
+        told = [
+            f"{told[0]}{unit} ({shares[0]})",
+            shares[1],
+            numbers.minus(f"{100 * about.sign * about.threshold:+.3g}%"),
+        ]
+        unit = ""
+    yield from _wrapped(
+        f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]}){kind}{_unknown(v, found)}", indent
+    )
+    changed = f" pairs, {v.lost_count:,} lost, {v.won_count:,} won" if v.baseline is not None else " rows"
+    p = v.p_fail if v.outcome is Outcome.FAIL else v.p_pass
+    chance = "" if p is None else f" · {numbers.chance(p)}"
+    yield from _wrapped(f"{indent}{v.n:,}{changed} · {v.method}, risk {numbers.percent(v.alpha or 0)}{chance}", indent)
+    if v.uncapped is not None:
+        yield f"{indent}{words.figure(about, v.uncapped)} without the cap"
+    for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
+        if note.kind not in ("found", "attempt") and not str(note.told.get("text", "")).startswith(UNKNOWN):
+            yield from _wrapped(f"{indent}{shown(words.written(about, [note]))}", indent)
+    if v.driver:
+        yield from _wrapped(f"{indent}worst: {shown(v.driver)}", indent)
+
+
+def _unknown(v: Verdict, found: JudgedRows) -> str:
+    """Return which facts that change answers neither side tells, as the end of a verdict's first line."""
+    one = found.measured.get(v.metric.partition(".")[0])
+    return f"; {UNKNOWN}{', '.join(one.fair.unknown)}" if one and one.fair.unknown else ""
+
+
+def _wrapped(line: str, indent: str = " " * 11) -> list[str]:
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]

@@ -1,0 +1,182 @@
+"""The GPUs that a process gets, as PyTorch in a process like it sees them, and the environment that gives it one.
+
+/proc is not asked how many there are: WSL2 and ROCm have none there, LXD hides them, and in a container they may be the
+host's. Imports torch inside functions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.errors import UsageError
+from harness.texts import secrets
+from harness.texts.shown import shorten
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+VISIBLE = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")  # ROCm reads both, the first of them first
+NODES = ("/dev/nvidia[0-9]*", "/dev/nvmap", "/dev/dxg", "/dev/kfd")  # a driver's: NVIDIA, Jetson, WSL2, ROCm
+PATIENCE = 120.0  # seconds for a driver to answer
+FULL = 0.05  # of a card: less free memory than that, and nothing loads
+
+
+class Card(NamedTuple):
+    """A GPU: what it is called, its bytes and those that are free, and whether it computes in bfloat16."""
+
+    kind: str
+    memory: int
+    free: int
+    bf16: bool
+
+    def full(self, number: int | str) -> str:
+        """Return that it is full, or nothing."""
+        if self.free >= FULL * self.memory:
+            return ""
+        left = f"{self.free / 1e9:.1f} of {self.memory / 1e9:.1f} GB are free"
+        return f"GPU {number} is full: {left}; end what holds it (nvidia-smi says what), or hide it"
+
+
+class Seen(NamedTuple):
+    """What a process sees: its PyTorch, whether that was built for GPUs, why it can use none, and those that it can."""
+
+    torch: str
+    built: bool
+    error: str
+    cards: tuple[Card, ...] = ()
+
+    def why_none(self) -> str:
+        """Return why it sees no GPU, and what to do; nothing where it does, or they are hidden from it."""
+        variable, named = chosen()
+        if self.cards or named == []:
+            return ""
+        if not nodes():
+            return "no driver has a GPU on this machine; nvidia-smi or rocminfo must list one"
+        if not self.built:
+            return f"PyTorch {self.torch} is built for CPUs; install a build for CUDA or ROCm (pytorch.org)"
+        if "too old" in self.error or named is None:
+            how = f"PyTorch {self.torch} cannot use the driver: {self.error}"
+            return f"{how}; update the driver, or install a build for it"
+        return f'{variable} = "{os.environ[variable]}" names no GPU of this machine; nvidia-smi -L lists them'
+
+    def refusal(self, device: str) -> str:
+        """Return why a model cannot be loaded on a device: "auto" passes no GPU over that PyTorch was built for."""
+        why = self.why_none() if device.partition(":")[0] in ("auto", "cuda") else ""
+        passed_over = device == "auto" and not (nodes() and self.built)
+        return f'[model] device "{device}": {why}; or set device = "cpu"' if why and not passed_over else ""
+
+
+def nodes() -> list[str]:
+    """Return the device files by which a driver says that it has a GPU."""
+    return sorted(str(p) for place in NODES for p in Path("/").glob(place.lstrip("/")))
+
+
+def chosen() -> tuple[str, list[str] | None]:
+    """Return the variable that chooses GPUs, and what it names; None where it is not set."""
+    variable = next((name for name in VISIBLE if name in os.environ), VISIBLE[-1])
+    if variable not in os.environ:
+        return variable, None
+    return variable, [name for name in os.environ[variable].split(",") if name.strip() not in ("", "-1")]
+
+
+def here() -> Seen:
+    """Return what this process sees."""
+    import torch
+
+    built = bool(torch.version.cuda or torch.version.hip)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells of an old driver, and goes on
+        if torch.cuda.is_available():
+            return Seen(torch.__version__, built, "", tuple(map(card, range(torch.cuda.device_count()))))
+    try:
+        if built and chosen()[1] != []:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return Seen(torch.__version__, built, " ".join(str(error).split()).partition(". ")[0])
+    return Seen(torch.__version__, built, "")
+
+
+def card(number: int) -> Card:
+    """Return a GPU of this process; what it has reserved itself counts as free."""
+    import torch
+
+    about = torch.cuda.get_device_properties(number)
+    free = torch.cuda.mem_get_info(number)[0] + torch.cuda.memory_reserved(number)
+    with torch.cuda.device(number):
+        return Card(about.name, about.total_memory, free, torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def gpus(python: str | None = None) -> list[str]:
+    """Return the GPUs that processes of an interpreter may use, each by the name that gives it to one."""
+    return [name for name, _ in named_cards(python)]
+
+
+def named_cards(python: str | None = None) -> list[tuple[str, Card]]:
+    """Return the GPUs with their names; of a card that is cut in instances (MIG) a process has one by its name."""
+    if not nodes():
+        return []
+    _, named = chosen()
+    if named and all(name.startswith("MIG-") for name in named):
+        return [(name, one) for name in named for one in seen(python, name).cards[:1]]
+    cards = seen(python).cards
+    return list(zip(named if named is not None else map(str, range(len(cards))), cards, strict=False))
+
+
+def enough(who: str, count: int, python: str | None = None, each: int = 0) -> list[str]:
+    """Return the GPU that each of so many processes may have, or `each` of them; none where none is asked or there.
+
+    Raises UsageError where there are fewer, or fewer cores, or where two of them would have GPUs of two kinds.
+    """
+    found = named_cards(python)
+    there, what = (len(found), "GPUs") if found or each else (os.cpu_count() or 1, "cores, and no GPU")
+    if count > (most := there // (each or 1)):
+        cut = "; name its instances in CUDA_VISIBLE_DEVICES" if any(" MIG " in one.kind for _, one in found) else ""
+        raise UsageError(f"{who}: this machine has {there} {what}; ask for {most} at most{cut}")
+    if len(kinds := sorted({one.kind for _, one in found[: count * (each or 1)]})) > 1:
+        what = f"{' and '.join(kinds)} would not give the same bits"
+        raise UsageError(f"{who}: {what}; name GPUs of one kind in {chosen()[0]}")
+    names, each = [name for name, _ in found], each or 1
+    return [",".join(names[i : i + each]) for i in range(0, len(names) - each + 1, each)]
+
+
+def seen(python: str | None = None, device: str | None = None) -> Seen:
+    """Return what a process of an interpreter sees, with one device or all of this one's; raises UsageError."""
+    return _seen(python or sys.executable, tuple(sorted(environment(device, ours=python is None).items())))
+
+
+@cache
+def _seen(python: str, told: tuple[tuple[str, str], ...]) -> Seen:
+    command = [python, "-m", "harness.workers.cards"]
+    try:
+        done = subprocess.run(command, env=dict(told), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except OSError as error:
+        raise UsageError(f'python "{python}": {error.strerror}; want the interpreter of an environment') from None
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"the driver of the GPUs did not answer for {PATIENCE:g} s; look with nvidia-smi") from None
+    with suppress(ValueError, TypeError):
+        version, built, why, found = json.loads(done.stdout.splitlines()[-1] if done.stdout else "")
+        return Seen(version, built, why, tuple(Card(*one) for one in found))
+    return Seen("", False, shorten((done.stderr.strip().splitlines() or ["it said nothing"])[-1]))
+
+
+def environment(device: str | None, *, ours: bool) -> dict[str, str]:
+    """Return the environment of a worker: one GPU or one thread unless told, nobody's keys, and our modules if ours."""
+    found = {k: v for k, v in os.environ.items() if not secrets.is_secret(k) and secrets.hide(v) == v}
+    if device is not None:
+        found[chosen()[0]] = device
+    for name in THREADS:
+        found.setdefault(name, os.environ.get("OMP_NUM_THREADS", "1"))
+    found["PYTHONSAFEPATH"] = "1"  # nothing is imported from the folder that this process happens to be in
+    if ours:
+        found["PYTHONPATH"] = os.pathsep.join(p or "." for p in sys.path)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(here()))

@@ -1,0 +1,160 @@
+"""The worker's side: answer messages with a loader's models, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from harness.answers import keys
+from harness.errors import RAISES, UsageError
+from harness.plugins import load_plugins
+from harness.records.models import ModelRef, streamed
+from harness.workers import protocol
+from harness.workers.loading import load_each
+from harness.workers.pieces import fresh
+
+OFTEN = 1.0  # seconds between two messages with rows
+BEAT = 0.5  # seconds between two signs of life
+
+
+class Desk:
+    """What answers one message after the other: open models, load them, ask them."""
+
+    def __init__(self) -> None:
+        self._refs: list[ModelRef] = []
+        self._loader: Any = None
+        self._loaded = ExitStack()  # until the process ends
+        self._subjects: Sequence[Any] = ()
+
+    def replies(self, text: str) -> Iterator[str]:
+        """Yield signs with rows as they come, and the reply to a message: what it asks for, or the error it came to."""
+        try:
+            message = protocol.unpacked(text)
+            if message.get("do") == "ask":
+                yield from self.ask(message)
+                return
+            do = {"open": self.open, "load": self.load}.get(str(message.get("do")))
+            if do is None:
+                raise ValueError(f"a worker knows no message {message.get('do')!r}")
+            yield protocol.packed(do(message))
+        except RAISES as error:
+            yield protocol.packed({"error": protocol.told_error(error)})
+
+    def open(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Find the loader and name the models, without loading any; tell what this environment is."""
+        versions = keys.versions()
+        about = {"protocol": protocol.PROTOCOL, "harness": versions[keys.CORE], "versions": versions}
+        if (message["protocol"], message["harness"]) != (protocol.PROTOCOL, versions[keys.CORE]):
+            return {"about": about, "identity": []}  # refused by the driver, which can name both
+        suite = Path(message["suite"]) if message["suite"] else None
+        loader = load_plugins(suite, message["plugins"]).find("loader", message["loader"])
+        self._loader, identify = loader.function, loader.about.identity
+        self._refs = [protocol.read_ref(told) for told in message["refs"]]
+        return {"about": about, "identity": [identify(ref, **ref.options) if identify else None for ref in self._refs]}
+
+    def load(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Load the models into memory."""
+        if self._loader is None:
+            raise ValueError("no models were opened")
+        self._subjects = self._loaded.enter_context(load_each(self._loader, self._refs))
+        return {"digests": [subject.digest for subject in self._subjects], "notes": self.notes()}
+
+    def ask(self, message: dict[str, Any]) -> Iterator[str]:
+        """Ask one model a piece of requests; yield its rows as they come, the last with what it says of itself."""
+        method, requests = message["method"], message["requests"]
+        if method not in protocol.METHODS:
+            raise ValueError(f"a worker knows no method {method!r}")
+        options = protocol.read_options(message["options"])
+        subject = self._subjects[message["number"]]
+        if method == "fact":
+            answers: Iterator[tuple[int, Any]] = enumerate([getattr(subject, name) for name in requests])
+        elif method == "render":
+            answers = enumerate([subject.render(messages) for messages in requests])
+        else:
+            if method == "token_kl":
+                options["against"] = self._subjects[options["against"]]
+                if not hasattr(subject, method):
+                    what = 'does not give token distributions; use a model that does, such as those of "hf"'
+                    raise UsageError(f'"{subject.name}" {what}')
+            fresh(subject, options.get("against"))
+            pairs = method in ("logprobs", "count_tokens")
+            answers = streamed(subject, method, [tuple(r) for r in requests] if pairs else requests, options)
+        rows, told = list[Any](), time.monotonic()
+        for number, answer in answers:
+            rows.append((number, protocol.TOLD[method](answer) if method in protocol.TOLD else answer))
+            if time.monotonic() - told > OFTEN:
+                yield protocol.sign(rows=rows)
+                rows, told = [], time.monotonic()
+        yield protocol.packed({"rows": rows, "notes": self.notes()})
+
+    def notes(self) -> list[list[str]]:
+        """Take what each model has to say about itself."""
+        found = []
+        for subject in self._subjects:
+            said = getattr(subject, "notes", [])
+            found.append(list(said))
+            said.clear()
+        return found
+
+
+def main() -> None:
+    """Answer messages from stdin on stdout until stdin ends, which ends this process whatever it is doing.
+
+    What else is printed goes to stderr.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's to tell
+    heard, said = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    messages: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(heard, messages), daemon=True).start()
+    desk, mouth, busy = Desk(), threading.Lock(), threading.Event()
+    threading.Thread(target=_beat, args=(said, mouth, busy), daemon=True).start()
+    while True:
+        message = messages.get()
+        busy.set()
+        for reply in desk.replies(message):
+            _say(said, mouth, reply)
+        busy.clear()
+
+
+def _say(said: IO[bytes], mouth: threading.Lock, message: str) -> None:
+    try:
+        with mouth:
+            protocol.write(said, message)
+    except OSError:  # nobody reads
+        _end()
+
+
+def _beat(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None:
+    """Tell that this process lives, however long the model takes: it computes without the interpreter's lock."""
+    while True:
+        time.sleep(BEAT)
+        busy.wait()
+        _say(said, mouth, protocol.sign())
+
+
+def _listen(heard: IO[bytes], messages: queue.SimpleQueue[str]) -> None:
+    """Pass messages on; when there are no more, end."""
+    try:
+        while (message := protocol.read(heard)) is not None:
+            messages.put(message)
+    except ValueError as error:
+        print(error, file=sys.stderr, flush=True)
+    _end()
+
+
+def _end() -> None:
+    """End at once, with all that was started here: the driver is gone, or wants no more."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(0)

@@ -1,0 +1,127 @@
+"""What `--on` names: child processes over pipes, one a GPU or of one thread each, or workers that a plugin provides."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import IO, Any
+
+from harness.errors import UsageError, did_you_mean
+from harness.plugins import Plugins
+from harness.texts.shown import shorten
+from harness.workers.cards import enough, environment
+from harness.workers.protocol import Lost, Worker, Workers, is_sign, read, typed, write
+
+LOCAL, KIND, PYTHON = "local", "workers", "python"
+GRACE = 5.0  # seconds that a process has to end by itself
+
+
+class Local:
+    """`--on local:N`: N child processes of this interpreter, or of another; `local:NxG` gives each G GPUs."""
+
+    def __init__(self, place: str, python: str | None = None) -> None:
+        self.said, self.elsewhere, self.python = f"local:{place}", python is not None, python or sys.executable
+        if not (found := re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", place)):
+            what = 'want a number of workers, such as "local:2", or "local:2x4" with four GPUs each'
+            raise UsageError(f"{typed(self.said)}: {what}")
+        self.count, self.started = int(found[1]), 0
+        self.gpus = [] if place == "1" else enough(typed(self.said), self.count, python, int(found[2] or 0))
+
+    def start(self) -> list[Worker]:
+        """Start the processes."""
+        return [self.again() for _ in range(self.count)]
+
+    def again(self) -> Worker:
+        """Start one more, on the GPU of the one that it follows; one alone has all GPUs, as this process would."""
+        self.started += 1
+        device = self.gpus[(self.started - 1) % self.count] if self.gpus else None
+        return Child(self.python, f"worker {self.started}", environment(device, ours=not self.elsewhere))
+
+
+class Child:
+    """A process that answers messages."""
+
+    beats = True
+
+    def __init__(self, python: str, name: str, environment: dict[str, str]) -> None:
+        self.name, self.python, self._ended, self._killed = name, python, "", False
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)  # a pipe that nobody reads holds nobody up
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        own: Any = {"start_new_session": True}  # Ctrl-C is the driver's, and what it starts ends with it
+        try:
+            command = [python, "-m", __package__]
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(command, env=environment, **pipes, **own)
+        except OSError as error:
+            self._errors.close()
+            raise UsageError(f'python "{python}": {error.strerror}; want the interpreter of an environment') from None
+
+    def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
+        """Give a message; its future holds the reply, or raises Lost."""
+        return self._thread.submit(self._exchange, message, hear)
+
+    def _exchange(self, message: str, hear: Callable[[str], None]) -> str:
+        assert self._process.stdin and self._process.stdout
+        try:
+            write(self._process.stdin, message)
+            while (reply := read(self._process.stdout)) is not None:
+                if not is_sign(reply):
+                    return reply
+                hear(reply)
+        except ValueError as error:
+            self._kill(f"{error}, and it was ended")
+        except OSError:
+            pass  # how it ended says why
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE)
+        code, words = self._process.returncode, ""  # and the last that it said
+        left = f"ended with {code}" if code else "it said no more"
+        if code and code < 0:
+            known = {s.value: s.name for s in signal.Signals}
+            left = f"ended by {known.get(-code, f'signal {-code}')}"
+        with suppress(OSError, ValueError):
+            self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 10_000))
+            lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+            words = f": {shorten(lines[-1])}" if lines else ""
+        raise Lost(f"{self._ended or left}{words}")
+
+    def close(self, why: str = "it was ended") -> None:
+        """End the process and all that it started."""
+        self._kill(why)
+        self._thread.shutdown(wait=True)
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+
+    def _kill(self, why: str) -> None:
+        if not self._killed:  # once: what is gone may have left its number
+            self._killed, self._ended = True, why if self._process.poll() is None else ""
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def workers(on: str, plugins: Plugins, options: Mapping[str, Any]) -> Workers | None:
+    """Return the workers that answer for a model of these options, not started; None for this process.
+
+    `on` is NAME:PLACE. A model whose loader has an option `python` and is given one needs a process of that interpreter
+    in any case. Raises UsageError where there are none such, or not so many.
+    """
+    python = options.get(PYTHON)
+    name, _, place = on.partition(":")
+    if not on:
+        return Local("1", python) if python else None
+    if name == LOCAL:
+        return Local(place, python)
+    known = [LOCAL, *(n for kind, n in plugins.provided if kind == KIND)]
+    if name not in known:
+        raise UsageError(f"{typed(on)}: there are no such workers{did_you_mean(name, known)}")
+    made: Workers = plugins.find(KIND, name).function(place, python=python)
+    return made

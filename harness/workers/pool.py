@@ -1,0 +1,332 @@
+"""Models that answer in workers: pieces go to whoever is free, and one that a worker died on goes to another.
+
+Nothing is lost or doubled when workers die: a piece counts once it was answered whole. The answers are those of one
+process, for pieces do not depend on who answers them or in which order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from statistics import median
+from typing import Any
+
+from harness.answers import keys
+from harness.errors import WorkersGone
+from harness.plugins import Plugins
+from harness.records.models import ModelRef, Progress, Subject
+from harness.workers import protocol
+from harness.workers.pieces import Numbered, Pooled, Tell, Work, at_fault, cost_of, cut, some
+from harness.workers.protocol import Lost, Worker, Workers
+
+DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
+PATIENCE = 600.0  # seconds that a worker may be silent, unless the user says another number
+LIVES = 6  # times that: for one that lives to load, or to give a row
+HUNG = 10  # times what others took for as much work, if that is longer
+SLOWEST = 20.0  # characters asked and answered a second, before any is known to have been
+TICK = 1.0  # seconds between two looks at the clock
+VERSION = keys.versions()[keys.CORE]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What workers open: models of a loader, with the plugins of a suite."""
+
+    loader: str
+    refs: Sequence[ModelRef]
+    suite: str
+    plugins: Sequence[str]
+    piece: int = 1
+
+    @classmethod
+    def of(cls, plugins: Plugins, suite: Path, loader: str, refs: Sequence[ModelRef]) -> Opening:
+        """Return what opens models with the plugins that are loaded here."""
+        return cls(loader, refs, str(suite.resolve()), plugins.asked, plugins.find("loader", loader).about.piece)
+
+    def message(self) -> str:
+        """Return it as it is sent."""
+        told = [protocol.told_ref(ref) for ref in self.refs]
+        about = {"protocol": protocol.PROTOCOL, "harness": VERSION}
+        return protocol.packed({"do": "open", **about, **vars(self), "refs": told, "plugins": list(self.plugins)})
+
+
+class _Wrong(Exception):
+    """What a worker said that is no answer; it lives, and may be asked again."""
+
+
+@dataclass(eq=False)
+class _Errand:
+    """What a worker is at: a piece that somebody waits for, one that nobody does any more, or opening and loading."""
+
+    worker: Worker
+    heard: float  # when it last said anything
+    moved: float  # when it began, or last gave a row
+    method: str = ""  # "" while it opens and loads
+    piece: int = 0
+    wanted: set[int] = field(default_factory=set)  # places in the piece that are not answered yet
+    cost: int = 0
+    owner: object = None
+
+
+class Pool:
+    """The workers of a stage and their models; not for several threads.
+
+    `identities` are of each model, as the first worker tells them; another's must be the same.
+    """
+
+    def __init__(self, workers: Workers, opening: Opening, tell: Tell, patience: float = PATIENCE) -> None:
+        self.workers, self.opening, self._tell, self.patience = workers, opening, tell, patience
+        self.identities: tuple[str | None, ...] | None = None
+        self.notes: list[str] = []
+        self.subjects = [Pooled(self.ask, self.notes, i, ref, opening.piece) for i, ref in enumerate(opening.refs)]
+        self.alive, self.lost = list[Worker](), 0
+        self._idle: deque[Worker] = deque()
+        self._at: dict[Future[str], _Errand] = {}
+        self._said: SimpleQueue[tuple[_Errand, str]] = SimpleQueue()  # signs, from whatever thread heard them
+        self._kept: list[tuple[_Errand, Any]] = []  # what came while another asked
+        self._took = defaultdict[str, list[float]](list)  # seconds a character, by method
+        self._failed = 0  # workers that died in a row before they had loaded
+        self._about: Mapping[str, Any] = {}
+
+    def open(self) -> tuple[str | None, ...]:
+        """Start the workers, unless they are, and return their models' identities; raises UsageError."""
+        if not self.alive:
+            self.alive = self.workers.start()
+            try:
+                for worker, task, future in [(w, *self._begin(w, self.opening.message())) for w in self.alive]:
+                    try:
+                        self._check(worker, task, future)
+                    except Lost as lost:
+                        self._succeed(worker, lost)
+                if not self.alive:
+                    raise self._gone("no worker is left")
+            except BaseException:
+                self.close()
+                raise
+        assert self.identities is not None
+        return self.identities
+
+    @contextmanager
+    def loaded(self) -> Iterator[list[Subject]]:
+        """Yield the models once a worker has loaded them; those that still load join later. Ends the workers."""
+        try:
+            self.open()
+            for worker in self.alive:
+                self._load(worker)
+            while not self._idle:
+                self._next(None)
+            yield list(self.subjects)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self.alive:
+            worker.close()
+        self.alive, self._at = [], {}
+        self._idle.clear()
+
+    def ask(self, number: int, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
+        """Yield (number of the request, answer) as they come.
+
+        Raises what the model raises, and WorkersGone where no worker is left or a row is not answered three times.
+        """
+        whole = method in ("fact", "render", "count_tokens")
+        work = Work([list(range(len(requests)))] if whole else cut(method, requests, options, self.opening.piece))
+        owner, several, done = object(), len(work.pieces) > 1, 0
+        try:
+            while work.left:
+                while work.waiting and self._idle:
+                    numbers = work.pieces[piece := work.waiting.popleft()]
+                    asked, how = [requests[i] for i in numbers], some(method, numbers, options)
+                    now, cost = time.monotonic(), cost_of(method, asked, how)
+                    task = _Errand(self._idle.popleft(), now, now, method, piece, set(range(len(asked))), cost, owner)
+                    told = {"do": "ask", "method": method, "number": number, "requests": asked}
+                    message = protocol.packed({**told, "options": protocol.told_options(how)})
+                    self._at[self._send(message, task)] = task
+                if (found := self._next(owner)) is None:
+                    continue
+                task, came = found
+                why = came if isinstance(came, (Lost, _Wrong)) else None
+                if came is None or why:
+                    if fault := work.failed(task.piece) if why else work.ended(task.piece):
+                        raise self._gone(at_fault([requests[i] for i in fault], why))
+                elif isinstance(came, Exception):
+                    raise came
+                elif rows := work.took(task.piece, came):
+                    done += len(rows)
+                    if several:
+                        facts = {"workers": len(self.alive), **({"lost": self.lost} if self.lost else {})}
+                        self._tell(Progress(f"{self.subjects[number].name}: answers", done, len(requests), facts))
+                    yield from rows
+        finally:
+            for task in self._at.values():
+                task.owner = None if task.owner is owner else task.owner  # nobody waits for it any more
+            self._kept = [(task, came) for task, came in self._kept if task.owner is not owner]
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def _send(self, message: str, task: _Errand) -> Future[str]:
+        return task.worker.send(message, lambda said: self._said.put((task, said)))
+
+    def _begin(self, worker: Worker, message: str) -> tuple[_Errand, Future[str]]:
+        task = _Errand(worker, now := time.monotonic(), now)
+        return task, self._send(message, task)
+
+    def _load(self, worker: Worker) -> None:
+        task, loaded = self._begin(worker, protocol.packed({"do": "load"}))
+        self._at[loaded] = task
+
+    def _next(self, owner: object) -> tuple[_Errand, Any] | None:
+        """Return what came of an owner's pieces, rows or an error, or None if nothing did yet.
+
+        Lost workers are replaced here, and who has loaded is free.
+        """
+        if not (self._at or self._kept):
+            raise self._gone("no worker is left")
+        ready = any(task.owner is owner for task, _ in self._kept)
+        ended, running = wait(self._at, timeout=0 if ready else TICK, return_when=FIRST_COMPLETED)
+        self._hear()
+        for future in running:
+            self._end_if_hung(self._at[future])
+        for future in ended:
+            task = self._at.pop(future)
+            came = self._reply(future, task)
+            if isinstance(came, Lost):
+                self._again(task.worker, came, loading=not task.method)
+            else:
+                self._idle.append(task.worker)
+                if isinstance(came, Exception) and not task.method:
+                    raise came
+            self._kept += [(task, came)] if isinstance(came, Exception) else [(task, came), (task, None)]
+        for i, (task, came) in enumerate(self._kept):
+            if task.owner is owner:
+                del self._kept[i]
+                return task, came
+        self._kept = [(task, came) for task, came in self._kept if task.owner is not None]
+        return None
+
+    def _hear(self) -> None:
+        """Take the signs that came: who gives them lives, and rows are somebody's."""
+        while not self._said.empty():
+            task, said = self._said.get()
+            task.heard = time.monotonic()
+            with suppress(ValueError, TypeError):  # what is wrong with them shows in the end: they are still wanted
+                if told := protocol.unpacked(said).get("rows"):
+                    self._kept.append((task, protocol.read_rows(task.method, told, task.wanted)))
+                    task.moved = task.heard
+
+    def _reply(self, future: Future[str], task: _Errand) -> list[tuple[int, Any]] | Exception:
+        """Return the last rows as what they must be, or the error that came instead of them."""
+        try:
+            reply = protocol.unpacked(future.result())
+        except Lost as lost:
+            return lost
+        except ValueError as error:
+            return Lost(f"what it said is no message: {error}")
+        if "error" in reply:
+            return protocol.read_error(reply["error"])
+        try:
+            for subject, notes in zip(self.subjects, reply.get("notes", []), strict=False):
+                subject.hear(notes)
+            for subject, digest in zip(self.subjects, reply.get("digests", []), strict=False):
+                subject.digest = subject.digest or str(digest)
+            rows = protocol.read_rows(task.method, reply.get("rows"), task.wanted) if task.method else []
+            if task.wanted:
+                raise ValueError(f"it left out {len(task.wanted)} of them")
+        except (TypeError, ValueError) as error:
+            return _Wrong(f"{task.worker.name}: {error}") if task.method else Lost(f"what it said is no reply: {error}")
+        if not task.method:
+            self._failed = 0
+            return []
+        self._took[task.method].append((time.monotonic() - task.moved) / max(1, task.cost))
+        return rows
+
+    # -- who answers -------------------------------------------------------------------------------
+
+    def _end_if_hung(self, task: _Errand) -> None:
+        """End a worker that is silent, or lives and does not move; its future tells that it is lost, and why."""
+        now = time.monotonic()
+        if task.worker.beats and now - task.heard > self.patience:
+            task.worker.close(f"it was silent for {self.patience:g} s and was ended; --patience allows more")
+        elif now - task.moved > LIVES * self.patience:  # or what others took, of whom the median is not for each look
+            took = self._took[task.method]
+            others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST * self.patience / PATIENCE
+            if now - task.moved > (most := max(LIVES * self.patience, others)):
+                what = "gave no row" if task.method else "had not loaded"
+                task.worker.close(f"it lived and {what} for {most:g} s and was ended; --patience allows more")
+
+    def _again(self, worker: Worker, why: Lost, *, loading: bool) -> None:
+        """Note a loss, and start a successor."""
+        then = "" if loading else ", and what it was at went to another"
+        if loading and self._failed + 1 >= DEATHS:
+            why = Lost(f"{DEATHS} workers died while they loaded the model, the last {why}")
+        self.lost += 1
+        if successor := self._succeed(worker, why, failed=loading, then=then):
+            self._load(successor)
+
+    def _succeed(self, worker: Worker, why: Lost, *, failed: bool = True, then: str = "") -> Worker | None:
+        """Put another in a worker's place, or in that of one that does not open either, as where a machine goes away.
+
+        None where there is none to be had; raises WorkersGone after three.
+        """
+        while True:
+            worker.close()
+            self.alive.remove(worker)
+            self._failed += failed
+            if self._failed >= DEATHS:
+                raise self._gone(str(why)) from None
+            self.notes.append(f"{protocol.typed(self.workers.said)}: {worker.name} was lost ({why}){then}")
+            if (successor := self.workers.again()) is None:
+                return None
+            worker, failed, then = successor, True, ""
+            self.alive.append(worker)
+            try:
+                self._check(worker, *self._begin(worker, self.opening.message()))
+            except Lost as lost:
+                why = lost
+            else:
+                return worker
+
+    def _check(self, worker: Worker, task: _Errand, future: Future[str]) -> None:
+        """Refuse a worker of another harness, or whose models answer as others than the first one's; raises Lost."""
+        try:
+            while not future.done():
+                wait([future], timeout=TICK, return_when=FIRST_COMPLETED)
+                self._hear()
+                self._end_if_hung(task)
+            reply = protocol.unpacked(future.result())
+        except (Lost, ValueError) as why:
+            raise Lost(f"{worker.name} cannot be started: {why}") from None
+        about = found if isinstance(found := reply.get("about"), dict) else {}
+        if "error" in reply:
+            error = protocol.read_error(reply["error"])
+            raise self._gone(f"{worker.name}: {error}") from error
+        if (about.get("protocol"), about.get("harness")) != (protocol.PROTOCOL, VERSION):
+            theirs = f"harness {about.get('harness')} (protocol {about.get('protocol')})"
+            what = f"{theirs}, this is {VERSION} ({protocol.PROTOCOL})"
+            raise self._gone(f"{worker.name} has {what}; install the same there")
+        told = tuple(given) if isinstance(given := reply.get("identity"), list) else ()
+        if len(told) != len(self.opening.refs) or not all(one is None or isinstance(one, str) for one in told):
+            raise Lost(f"{worker.name} does not say what its models are")
+        if self.identities is None:
+            self.identities, self._about = told, about
+        if told != self.identities:
+            pairs = zip(self.opening.refs, told, self.identities, strict=False)
+            name, *two = next(((r.name, t, o) for r, t, o in pairs if t != o), ("all", None, None))
+            first = (self._about or {"versions": keys.versions()}).get("versions", {})
+            before, now = (one if isinstance(one, dict) else {} for one in (first, about.get("versions")))
+            changed = [n for n in {**before, **now} if now.get(n) != before.get(n)]
+            what = "; ".join(f"{n} {now.get(n)} against {before.get(n)}" for n in changed)
+            what = what or 'the same versions, so another machine, weights, code or meaning of "auto"'
+            identity = f'identity {str(two[0])[:16]} of model "{name}", others have {str(two[1])[:16]}'
+            raise self._gone(f"{worker.name} has {identity}: {what}")
+
+    def _gone(self, why: str) -> WorkersGone:
+        return WorkersGone(f"{protocol.typed(self.workers.said)}: {why}")

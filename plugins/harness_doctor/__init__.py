@@ -1,1 +1,0 @@
-"""What of this machine a run would use, and what would keep it from running."""

@@ -1,6 +1,0 @@
-"""`python -m harness_workers`: one worker, in whichever environment has the harness and the loader's plugin."""
-
-from harness_workers.child import main
-
-if __name__ == "__main__":
-    main()
