@@ -31,6 +31,7 @@ from harness.files import write_text as write_text
 from harness.gates.gate import BestCase as BestCase
 from harness.gates.gate import ClaimType as ClaimType
 from harness.gates.gate import Gate as Gate
+from harness.gates.gate import Oriented as Oriented
 from harness.gates.gate import Units as ClaimUnits
 from harness.hookspec import hookimpl as hookimpl
 from harness.protocols import AdapterFactory as AdapterFactory
@@ -64,6 +65,7 @@ from harness.records.completion import FinishReason as FinishReason
 from harness.records.findings import Built as Built
 from harness.records.findings import Example as Example
 from harness.records.findings import Finding as Finding
+from harness.records.findings import FindingNames as FindingNames
 from harness.records.findings import Severity as Severity
 from harness.records.findings import TrainingRow as TrainingRow
 from harness.records.metrics import Better as Better
@@ -111,6 +113,9 @@ from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import write_steps as write_steps
 from harness.rows.api import Gated as Gated
 from harness.stats.result import Test as HypothesisTest
+from harness.stats.values import Bounds as Bounds
+from harness.stats.values import PValues as PValues
+from harness.stats.values import Range as Range
 from harness.workers.child import WorkerServer as WorkerServer
 from harness.workers.protocol import WorkerLostError as WorkerLostError
 from harness.workers.protocol import is_heartbeat as is_heartbeat
@@ -129,6 +134,7 @@ __all__ = [
     "BaseTrainer",
     "BestCase",
     "Better",
+    "Bounds",
     "Built",
     "Caveat",
     "Change",
@@ -149,6 +155,7 @@ __all__ = [
     "Exporter",
     "ExtendedSubject",
     "Finding",
+    "FindingNames",
     "FinishReason",
     "Gate",
     "Gated",
@@ -169,10 +176,13 @@ __all__ = [
     "OnFinding",
     "OnProgress",
     "Options",
+    "Oriented",
     "Outcome",
+    "PValues",
     "PluginTable",
     "Progress",
     "Prompt",
+    "Range",
     "Responses",
     "Result",
     "Risk",

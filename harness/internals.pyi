@@ -95,17 +95,14 @@ from harness.texts.escaping import printable as printable
 from harness.texts.escaping import shorten_text as shorten_text
 from harness.texts.printing import print_line as print_line
 from harness.texts.secrets import is_secret as is_secret
-from harness.workers.child import WorkerServer as WorkerServer
 from harness.workers.chunks import common_prefix_length as common_prefix_length
 from harness.workers.gpus import assign_gpus as assign_gpus
 from harness.workers.gpus import gpu_device_files as gpu_device_files
 from harness.workers.gpus import list_gpus as list_gpus
 from harness.workers.gpus import probe_gpus as probe_gpus
 from harness.workers.gpus import read_gpu as read_gpu
-from harness.workers.protocol import WorkerLostError as WorkerLostError
 from harness.workers.protocol import error_from_json as error_from_json
 from harness.workers.protocol import error_to_json as error_to_json
-from harness.workers.protocol import is_heartbeat as is_heartbeat
 from harness.workers.protocol import ref_from_json as ref_from_json
 from harness.workers.protocol import ref_to_json as ref_to_json
 
@@ -130,8 +127,6 @@ __all__ = [
     "Suite",
     "Task",
     "Verified",
-    "WorkerLostError",
-    "WorkerServer",
     "add_plugin_option",
     "adjust_holm",
     "agreement",
@@ -164,7 +159,6 @@ __all__ = [
     "hash_download",
     "hold_exclusively",
     "http_client",
-    "is_heartbeat",
     "is_sealed",
     "is_secret",
     "is_significant",

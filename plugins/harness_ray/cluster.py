@@ -17,8 +17,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from harness import UsageError, Worker
-from harness.internals import WorkerLostError, WorkerServer, is_heartbeat, is_secret, shorten_text
+from harness import UsageError, Worker, WorkerLostError, WorkerServer, is_heartbeat
+from harness.internals import is_secret, shorten_text
 
 INSTALL = "pip install 'finetune-harness[ray]'"
 STORE = 100 << 20  # bytes of shared memory: messages are small
